@@ -1,0 +1,53 @@
+"""One exception tree: whatever propscope raises on purpose is a `PropscopeError`.
+
+The command line prints such an error as one line and a hint, and exits with 2; anything else is a defect.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PropscopeError(Exception):
+    """A failure that the caller can mend; `hint` says how, and may be empty."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class InputError(PropscopeError, ValueError):
+    """A value that the caller passed is not valid; the message names it, what came and what is valid."""
+
+
+class StoreError(PropscopeError, OSError):
+    """A result file cannot be read or written; an earlier file under that name is untouched."""
+
+    # OSError.__str__ formats errno pairs; a message of one line is all that is wanted here.
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class MissingDependencyError(PropscopeError, ImportError):
+    """An optional package is not installed; the hint quotes the pip command."""
+
+    def __init__(self, package: str, *, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs {package}, which is not installed",
+            hint=f"pip install 'propscope[{extra}]'",
+        )
+
+
+def unknown_name(what: str, name: str, choices: Iterable[str]) -> InputError:
+    """Return the error for a name that no table holds, with the nearest name as its hint.
+
+    `what` is the noun ("activation"), `name` what came, `choices` every valid name.
+    """
+    valid = sorted(choices)
+    near = difflib.get_close_matches(name.lower(), valid, n=1, cutoff=0.5)
+    guess = f"did you mean {near[0]!r}? " if near else ""
+    return InputError(
+        f"unknown {what} {name!r}; valid are {', '.join(valid)}",
+        hint=f"{guess}A function of your own is written package.module:callable".strip(),
+    )

@@ -1,0 +1,100 @@
+"""The one table that maps every recorded quantity to its type, label, symbol and unit.
+
+Tables, files, frames and plots all read it, so a quantity has one name everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Kind = Literal["int", "float", "text"]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A quantity: `name` in files and frames, `label` in words, `symbol` in mathtext, `unit` ("1" for a pure number).
+
+    A missing int is -1, a missing float NaN, a missing text empty.
+    """
+
+    name: str
+    kind: Kind
+    label: str
+    symbol: str = ""
+    unit: str = "1"
+
+
+SUMMARY_FIELDS = (
+    Field("count", "int", "elements seen", "n"),
+    Field("mean", "float", "mean of the finite elements", r"\langle x \rangle"),
+    Field("std", "float", "standard deviation about the mean", r"\sigma"),
+    Field("rms", "float", "root mean square", r"\sqrt{\langle x^2 \rangle}"),
+    Field("min", "float", "smallest finite element", r"\min"),
+    Field("max", "float", "largest finite element", r"\max"),
+    Field("zero_fraction", "float", "share of zeros"),
+    Field("nan_count", "int", "NaN elements"),
+    Field("posinf_count", "int", "+Inf elements"),
+    Field("neginf_count", "int", "-Inf elements"),
+)
+
+
+def _directed(direction: str, what: str) -> tuple[Field, ...]:
+    return tuple(replace(f, name=f"{direction}_{f.name}", label=f"{what}: {f.label}") for f in SUMMARY_FIELDS)
+
+
+SITE_FIELDS = (
+    Field("index", "int", "position in execution order"),
+    Field("name", "text", "module, with #call for later calls"),
+    Field("kind", "text", "class or function"),
+    Field("role", "text", "role in the network"),
+    Field("layer", "int", "layer, from 1", "l"),
+    Field("shape", "text", "shape of the first batch"),
+    Field("dtype", "text", "element type"),
+    Field("activation", "text", "nonlinearity that the value enters"),
+    Field("samples", "int", "input rows seen"),
+    Field("units", "int", "units"),
+    Field("dead_units", "int", "units flat on every sample"),
+    Field("symmetric_units", "int", "units equal to another unit"),
+    Field("flat_fraction", "float", "share where the nonlinearity is flat"),
+    Field("mean_cosine", "float", "mean cosine between samples", r"\langle \cos \rangle"),
+    Field("effective_rank", "float", "effective rank of the sampled rows"),
+    *_directed("forward", "value"),
+    *_directed("backward", "gradient"),
+)
+
+PARAMETER_FIELDS = (
+    Field("index", "int", "position in the module's order"),
+    Field("name", "text", "parameter"),
+    Field("shape", "text", "shape"),
+    Field("dtype", "text", "element type"),
+    Field("symmetric_units", "int", "rows equal to another row"),
+    Field("value_norm", "float", "L2 norm of the value", r"\|W\|"),
+    Field("gradient_norm", "float", "L2 norm of the gradient", r"\|\partial L/\partial W\|"),
+    *_directed("value", "value"),
+    *_directed("gradient", "gradient"),
+)
+
+PROFILE_FIELDS = (
+    Field("labels", "text", "labels, a JSON object"),
+    Field("initializer", "text", "initializer of the weights"),
+    Field("activation", "text", "nonlinearity"),
+    Field("depth", "int", "layers", "L"),
+    Field("width", "text", "units a layer"),
+    Field("seed", "int", "seed of network and input"),
+    Field("spec", "text", "everything that was asked for, a JSON object"),
+    Field("propscope_version", "text", "propscope version"),
+    Field("torch_version", "text", "torch version"),
+    Field("python_version", "text", "Python version"),
+    Field("commit", "text", "commit of the working directory"),
+    Field("device", "text", "device"),
+    Field("dtype", "text", "element type"),
+    Field("created", "text", "time of the run, UTC, ISO 8601"),
+    Field("wall_seconds", "float", "time that the recorded run took", unit="s"),
+    Field("samples", "int", "input rows seen"),
+    Field("batches", "int", "forward passes seen"),
+    Field("histogram_limit", "int", "elements of a tensor that its histogram counts, 0 for all"),
+    Field("flat_threshold", "float", "eps of the flat fraction"),
+)
+
+TABLES = {"profile": PROFILE_FIELDS, "site": SITE_FIELDS, "parameter": PARAMETER_FIELDS}

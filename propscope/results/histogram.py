@@ -1,0 +1,209 @@
+"""`LogHistogram`: a histogram that needs no range beforehand and merges exactly.
+
+A value's bin is read off its own float32 bits: sign, exponent and the top three bits of the mantissa, so each octave
+holds 8 bins, of relative width 1/8 at its lower and 1/15 at its upper end. Zero, NaN and the two infinities have a bin
+each. Only occupied bins are kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+BIN_COUNT = 4096
+ZERO = 0
+POSINF = 2040
+NAN = 2047
+NEGINF = 4088
+_SIGN = 2048
+_LARGEST = float(2.0**128)
+
+Floats = NDArray[np.float64]
+
+
+def _edges() -> tuple[Floats, Floats, NDArray[np.int64]]:
+    magnitude = np.arange(_SIGN, dtype=np.uint32) << np.uint32(20)
+    with np.errstate(invalid="ignore"):
+        floor = magnitude.view(np.float32).astype(np.float64)
+    ceiling = np.append(floor[1:], np.nan)
+    # Bin 1 takes the subnormals below 2^-129 too, which share the bits of bin 0 with zero.
+    floor[1], ceiling[ZERO], ceiling[POSINF - 1] = 0.0, 0.0, _LARGEST
+    floor[POSINF], ceiling[POSINF] = np.inf, np.inf
+    floor[POSINF + 1 :], ceiling[POSINF + 1 :] = np.nan, np.nan
+    code = np.arange(_SIGN)
+    rank = np.concatenate([code, -code])
+    rank[POSINF + 1 : _SIGN] = BIN_COUNT
+    rank[NEGINF + 1 :] = BIN_COUNT
+    return np.concatenate([floor, -ceiling]), np.concatenate([ceiling, -floor]), rank
+
+
+_LOWER, _UPPER, _RANK = _edges()
+
+
+def bin_codes(values: ArrayLike) -> NDArray[np.uint16]:
+    """Return the bin of each value, same shape, uint16; float64 values are rounded to float32 without reaching Inf."""
+    wide = np.asarray(values)
+    limit = np.finfo(np.float32).max
+    if wide.dtype == np.float64:
+        wide = np.where(np.isfinite(wide), np.clip(wide, -limit, limit), wide)
+    narrow = np.ascontiguousarray(wide, dtype=np.float32)
+    codes = (narrow.view(np.uint32) >> np.uint32(20)).astype(np.uint16)
+    nonzero = narrow != 0
+    codes[(codes == ZERO) & nonzero] = 1
+    codes[(codes == _SIGN) & nonzero] = _SIGN + 1
+    codes[~nonzero] = ZERO
+    codes[np.isnan(narrow)] = NAN
+    return codes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LogHistogram:
+    """Counts of values in logarithmic bins, 8 an octave, for each sign.
+
+    `bins`: the occupied bins' codes, ascending, uint16, shape (n,). `counts`: how many values each holds, int64,
+    shape (n,). `a + b` is exact and associative, with `LogHistogram.empty()` as the neutral element.
+    """
+
+    bins: NDArray[np.uint16]
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def empty(cls) -> LogHistogram:
+        """Return the histogram of no values."""
+        return cls(np.empty(0, np.uint16), np.empty(0, np.int64))
+
+    @classmethod
+    def of(cls, values: ArrayLike) -> LogHistogram:
+        """Return the histogram of an array of any shape; NaN and Inf are counted in bins of their own."""
+        return cls.from_dense(np.bincount(bin_codes(values).ravel(), minlength=BIN_COUNT))
+
+    @classmethod
+    def from_dense(cls, counts: ArrayLike) -> LogHistogram:
+        """Return the histogram with one count for each of the 4096 bins, shape (4096,)."""
+        dense = np.asarray(counts, dtype=np.int64)
+        occupied = np.flatnonzero(dense)
+        return cls(occupied.astype(np.uint16), dense[occupied])
+
+    def dense(self) -> NDArray[np.int64]:
+        """Return a count for every bin, shape (4096,)."""
+        counts = np.zeros(BIN_COUNT, np.int64)
+        counts[self.bins] = self.counts
+        return counts
+
+    def __add__(self, other: LogHistogram) -> LogHistogram:
+        if not self.bins.size or not other.bins.size:
+            return self if self.bins.size else other
+        return LogHistogram.from_dense(self.dense() + other.dense())
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, LogHistogram):
+            return NotImplemented
+        return np.array_equal(self.bins, other.bins) and np.array_equal(self.counts, other.counts)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"LogHistogram({self.total} values in {self.bins.size} bins)"
+
+    def _count(self, code: int) -> int:
+        return int(self.counts[self.bins == code].sum())
+
+    @property
+    def total(self) -> int:
+        """Number of values, NaN and Inf included."""
+        return int(self.counts.sum())
+
+    @property
+    def zero_count(self) -> int:
+        """Number of values that are zero, of either sign."""
+        return self._count(ZERO)
+
+    @property
+    def nan_count(self) -> int:
+        """Number of NaN values."""
+        return self._count(NAN)
+
+    @property
+    def posinf_count(self) -> int:
+        """Number of +Inf values."""
+        return self._count(POSINF)
+
+    @property
+    def neginf_count(self) -> int:
+        """Number of -Inf values."""
+        return self._count(NEGINF)
+
+    @property
+    def finite(self) -> LogHistogram:
+        """The same without NaN and the infinities."""
+        kept = ~np.isin(self.bins, (POSINF, NAN, NEGINF))
+        return LogHistogram(self.bins[kept], self.counts[kept])
+
+    @property
+    def lower(self) -> Floats:
+        """Lower edge of each occupied bin, shape (n,); NaN for the NaN bin."""
+        return _LOWER[self.bins]
+
+    @property
+    def upper(self) -> Floats:
+        """Upper edge of each occupied bin, shape (n,); NaN for the NaN bin."""
+        return _UPPER[self.bins]
+
+    @property
+    def centers(self) -> Floats:
+        """Midpoint of each occupied bin, shape (n,); NaN for the NaN bin, +-Inf for the infinite ones."""
+        with np.errstate(invalid="ignore"):
+            return (self.lower + self.upper) / 2
+
+    def quantile(self, q: float) -> float:
+        """Return the value below which a share `q` (0 to 1) of the values lies, linear within a bin.
+
+        NaN values are left out, infinite ones are not. NaN when there are no values. Exact to a bin's width, 12.5%.
+        """
+        kept = self.bins != NAN
+        order = np.argsort(_RANK[self.bins[kept]], kind="stable")
+        bins, counts = self.bins[kept][order], self.counts[kept][order]
+        if not counts.size:
+            return float("nan")
+        cumulative = np.cumsum(counts)
+        at = min(int(np.searchsorted(cumulative, q * cumulative[-1])), bins.size - 1)
+        low, high = float(_LOWER[bins[at]]), float(_UPPER[bins[at]])
+        if not np.isfinite(low) or low == high:
+            return low
+        inside = (q * cumulative[-1] - (cumulative[at] - counts[at])) / counts[at]
+        return low + (high - low) * float(np.clip(inside, 0, 1))
+
+    def mass(self, edges: ArrayLike) -> Floats:
+        """Return the number of finite values between consecutive `edges`, shape (len(edges) - 1,), not rounded.
+
+        `edges` ascend in value. A bin that straddles an edge is divided in proportion to its width; zeros fall into
+        the interval that starts at or contains 0. This turns the logarithmic bins into linear ones for drawing.
+        """
+        at = np.asarray(edges, dtype=np.float64)
+        finite = self.finite
+        width = finite.upper - finite.lower
+        solid = width > 0
+        low, width, weight = finite.lower[solid], width[solid], finite.counts[solid]
+        below = np.clip((at[:, None] - low) / width, 0, 1) @ weight
+        share = np.diff(below)
+        zeros = finite.counts[~solid].sum()
+        slot = int(np.searchsorted(at, 0.0, side="right")) - 1
+        if zeros and at[0] <= 0 <= at[-1]:
+            share[min(slot, share.size - 1)] += zeros
+        return share
+
+    def share(self, low: float, high: float) -> float:
+        """Return the share of all values (NaN and Inf in the denominator) whose magnitude is in [low, high).
+
+        A bin that straddles a limit is divided in proportion to its width. NaN when there are no values.
+        """
+        if not self.total:
+            return float("nan")
+        near, far = np.minimum(abs(self.lower), abs(self.upper)), np.maximum(abs(self.lower), abs(self.upper))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            part = (np.minimum(far, high) - np.maximum(near, low)) / (far - near)
+        point = (near == far) & (near >= low) & (near < high)
+        part = np.where(near == far, point.astype(float), np.clip(part, 0, 1))
+        return float(np.nansum(part * self.counts) / self.total)

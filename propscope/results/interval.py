@@ -1,0 +1,53 @@
+"""Averages over seeds, on logarithms, since a single network's gain wanders log-normally.
+
+Hanin and Nica 2020 (Products of many large random matrices and gradients in deep neural networks): at finite width
+ln q is Gaussian with a variance of order depth / width, so means of raw ratios are dominated by rare seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A geometric mean `center` with the limits of its 95% interval; `count` values. NaN limits below two values."""
+
+    center: float
+    low: float
+    high: float
+    count: int
+
+    def __pow__(self, power: float) -> Interval:
+        limits = sorted((self.low**power, self.high**power)) if self.count > 1 else (self.low, self.high)
+        return Interval(self.center**power, limits[0], limits[1], self.count)
+
+
+def geometric_interval(values: Iterable[float]) -> Interval:
+    """Return the geometric mean of positive `values` with its 95% Student interval on logarithms.
+
+    A zero (vanished) pulls the mean and the lower limit to 0, an Inf (overflowed) the mean and the upper limit to Inf;
+    both at once give NaN. NaN values are left out. With one value, or none, the limits are NaN.
+    """
+    array = np.array([value for value in values if not math.isnan(value)], dtype=np.float64)
+    nan = float("nan")
+    if not array.size:
+        return Interval(nan, nan, nan, 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log(array)
+        center = float(np.exp(logs.mean()))
+    usable = logs[np.isfinite(logs)]
+    if array.size < 2:
+        return Interval(center, nan, nan, 1)
+    if usable.size < 2:
+        return Interval(center, center, center, array.size)
+    from scipy.special import stdtrit
+
+    half = float(stdtrit(usable.size - 1, 0.975)) * float(usable.std(ddof=1)) / math.sqrt(usable.size)
+    low = 0.0 if (array == 0).any() else math.exp(float(usable.mean()) - half)
+    high = math.inf if np.isinf(array).any() else math.exp(float(usable.mean()) + half)
+    return Interval(center, low, high, array.size)
