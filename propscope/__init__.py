@@ -1,0 +1,60 @@
+"""propscope: how a signal travels through a deep network, forward and backward, layer by layer.
+
+The public names are imported on first use, so that reading a result file never imports torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "NetworkProfile": "propscope.results",
+    "Parameter": "propscope.results",
+    "ProfileSet": "propscope.results",
+    "PropscopeError": "propscope.errors",
+    "Site": "propscope.results",
+    "TensorSummary": "propscope.results",
+    "LogHistogram": "propscope.results",
+    "load": "propscope.store",
+    "save": "propscope.store",
+    "profile": "propscope.measure",
+    "track": "propscope.measure",
+    "profile_mlp": "propscope.sweep",
+}
+
+__all__ = [
+    "LogHistogram",
+    "NetworkProfile",
+    "Parameter",
+    "ProfileSet",
+    "PropscopeError",
+    "Site",
+    "TensorSummary",
+    "load",
+    "profile",
+    "profile_mlp",
+    "save",
+    "track",
+]
+
+if TYPE_CHECKING:
+    from propscope.errors import PropscopeError
+    from propscope.measure import profile, track
+    from propscope.results import LogHistogram, NetworkProfile, Parameter, ProfileSet, Site, TensorSummary
+    from propscope.store import load, save
+    from propscope.sweep import profile_mlp
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'propscope' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
