@@ -90,7 +90,7 @@ def profile_row(profile: NetworkProfile) -> Row:
         "labels": json.dumps(dict(labels)),
         "initializer": str(labels.get("initializer", "")),
         "activation": str(labels.get("activation", "")),
-        "depth": labels.get("depth", -1),
+        "depth": depth if isinstance(depth := labels.get("depth"), int) else -1,
         "width": str(labels.get("width", "")),
         "seed": _or_missing(profile.provenance.seed),
     }
@@ -127,7 +127,7 @@ def _or_nan(value: float | None) -> float:
 
 
 def _int(value: int) -> int | None:
-    return None if value < 0 else int(value)
+    return None if value == -1 else int(value)
 
 
 def _float(value: float) -> float | None:

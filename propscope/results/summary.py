@@ -82,7 +82,9 @@ class TensorSummary:
     def __add__(self, other: TensorSummary) -> TensorSummary:
         if not self.count or not other.count:
             return self if self.count else other
-        mean, std = _merge_moments(self, other)
+        mean, std = merge_moments(
+            (self.finite_count, self.mean, self.std), (other.finite_count, other.mean, other.std)
+        )
         share = other.count / (self.count + other.count)
         both = self.histogram is not None and other.histogram is not None
         return TensorSummary(
@@ -99,16 +101,17 @@ class TensorSummary:
         )
 
 
-def _merge_moments(a: TensorSummary, b: TensorSummary) -> tuple[float, float]:
-    if not a.finite_count or not b.finite_count:
-        kept = a if a.finite_count else b
-        return kept.mean, kept.std
-    total = a.finite_count + b.finite_count
-    share = b.finite_count / total
-    apart = b.mean - a.mean
-    # hypot of the parts does not overflow or underflow where the sum of squares would.
-    within = math.hypot(a.std * math.sqrt(1 - share), b.std * math.sqrt(share))
-    return a.mean + apart * share, math.hypot(within, abs(apart) * math.sqrt(share * (1 - share)))
+def merge_moments(a: tuple[int, float, float], b: tuple[int, float, float]) -> tuple[float, float]:
+    """Return (mean, std) of two groups of elements together, each given as (count, mean, population std).
+
+    Chan, Golub, LeVeque 1983, eq. 2.1, on deviations: hypot does not overflow or underflow where the squares would.
+    """
+    if not a[0] or not b[0]:
+        return (b if not a[0] else a)[1:]
+    share = b[0] / (a[0] + b[0])
+    apart = b[1] - a[1]
+    within = math.hypot(a[2] * math.sqrt(1 - share), b[2] * math.sqrt(share))
+    return a[1] + apart * share, math.hypot(within, abs(apart) * math.sqrt(share * (1 - share)))
 
 
 def _present(choose: type[min] | type[max], a: float, b: float) -> float:  # type: ignore[valid-type]

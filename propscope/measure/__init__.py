@@ -1,0 +1,2 @@
+from propscope.measure.recorder import Recorder, track
+__all__ = ["Recorder", "track"]

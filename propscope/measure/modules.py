@@ -1,0 +1,109 @@
+"""What propscope knows of module classes: their role, their axis of units, which are nonlinearities."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+from propscope.measure.saturation import FlatRegion, flat_region
+from propscope.results.network import Role
+
+_ACTIVATIONS: tuple[type[nn.Module], ...] = (
+    nn.Threshold,
+    nn.ReLU,
+    nn.RReLU,
+    nn.Hardtanh,
+    nn.Sigmoid,
+    nn.Hardsigmoid,
+    nn.Tanh,
+    nn.SiLU,
+    nn.Mish,
+    nn.Hardswish,
+    nn.ELU,
+    nn.CELU,
+    nn.SELU,
+    nn.GELU,
+    nn.Hardshrink,
+    nn.LeakyReLU,
+    nn.LogSigmoid,
+    nn.Softplus,
+    nn.Softshrink,
+    nn.PReLU,
+    nn.Softsign,
+    nn.Tanhshrink,
+)
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
+_CHANNEL_FIRST = (_NormBase, nn.GroupNorm, nn.LocalResponseNorm)
+# Packages whose activation classes are elementwise functions without being torch's own.
+_ACTIVATION_HOMES = ("propscope.networks.activations", "transformers.activations")
+
+
+def is_activation(module: nn.Module) -> bool:
+    """Return whether the module is an elementwise nonlinearity."""
+    if isinstance(module, _ACTIVATIONS):
+        return True
+    return type(module).__module__ in _ACTIVATION_HOMES and not any(True for _ in module.children())
+
+
+def role_of(module: nn.Module) -> Role:
+    """Return the role that a module's output has by the module's class alone."""
+    if is_activation(module):
+        return "activation"
+    if isinstance(module, _NORMS) or type(module).__name__.endswith(("RMSNorm", "LayerNorm")):
+        return "norm"
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        return "embedding"
+    if isinstance(module, nn.MultiheadAttention) or type(module).__name__.endswith("Attention"):
+        return "attention"
+    return "residual" if type(module).__name__ == "Add" else "other"
+
+
+def has_units(module: nn.Module) -> bool:
+    """Return whether the module's output has units that can be dead or symmetric: one per row of a weight."""
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.dim() > 1 and not isinstance(module, (nn.Embedding, nn.EmbeddingBag))
+
+
+def unit_axis_of(module: nn.Module, output: Tensor, inherited: int | None) -> int:
+    """Return the axis of units of a module's output; `inherited` is that of its input, where known.
+
+    Convolutions and batch norms have channels where their class puts them, elementwise modules where their input has
+    them; otherwise an image (4-D, 5-D) has them on axis 1 and everything else last.
+    """
+    if isinstance(module, _ConvNd):
+        return output.dim() - len(module.kernel_size) - 1
+    if isinstance(module, _CHANNEL_FIRST):
+        return 1 if output.dim() > 2 else -1
+    if has_units(module) or isinstance(module, (nn.LayerNorm, nn.Embedding)):
+        return -1
+    if inherited is not None:
+        return inherited
+    return 1 if output.dim() > 3 else -1
+
+
+class FlatRegions:
+    """The flat region of each kind of nonlinearity met, computed once a kind."""
+
+    def __init__(self) -> None:
+        self._known: dict[object, FlatRegion | None] = {}
+
+    def of(self, module: nn.Module) -> FlatRegion | None:
+        """Return the module's flat region; None where its derivative cannot be taken."""
+        key = self._key(module)
+        if key not in self._known:
+            try:
+                self._known[key] = flat_region(module)
+            except Exception:  # a user's own class may refuse a float64 vector in ways that cannot be foreseen
+                self._known[key] = None
+        return self._known[key]
+
+    @staticmethod
+    def _key(module: nn.Module) -> object:
+        public = {name: value for name, value in vars(module).items() if name[0] != "_" and name != "training"}
+        if next(module.parameters(), None) is not None:
+            return id(module)
+        try:
+            return hash((type(module), tuple(sorted(public.items(), key=lambda item: item[0]))))
+        except TypeError:
+            return id(module)

@@ -1,0 +1,134 @@
+"""Exact moments of the elements of one CPU tensor, in as few passes over memory as the data allow.
+
+Measured for 131,072 float32 elements on 2 cores: sum 6 us, dot 4 us, aminmax 14 us, against std 40 us and var_mean
+315 us. So the second moment comes from a dot product, and the rare tensors for which that is not accurate (mean large
+against the deviation, squares beyond float32, NaN or Inf) are found by looking at the result and done again with care.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from propscope.results.summary import merge_moments
+
+# Squares of smaller or larger float32 numbers lose accuracy to the ends of the exponent range.
+_SMALLEST_POWER = 1e-30
+_LARGEST_POWER = 1e30
+# Below this share of variance in the second moment, cancellation would cost more than 1e-6 of the deviation.
+_CANCELLATION = 0.1
+# A float32 dot product of more elements of few distinct values (half precision) accumulates an error beyond 1e-6.
+_DOT = 1 << 16
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """`finite` elements with `mean`, population `std`, `low`, `high` (NaN if none); counts of the non-finite ones."""
+
+    finite: int
+    mean: float
+    std: float
+    low: float
+    high: float
+    nan: int = 0
+    posinf: int = 0
+    neginf: int = 0
+
+    def __add__(self, other: Moments) -> Moments:
+        mean, std = merge_moments((self.finite, self.mean, self.std), (other.finite, other.mean, other.std))
+        if self.finite and other.finite:
+            low, high = min(self.low, other.low), max(self.high, other.high)
+        else:
+            low, high = (self.low, self.high) if self.finite else (other.low, other.high)
+        return Moments(
+            self.finite + other.finite,
+            mean,
+            std,
+            low,
+            high,
+            self.nan + other.nan,
+            self.posinf + other.posinf,
+            self.neginf + other.neginf,
+        )
+
+
+NO_MOMENTS = Moments(0, math.nan, math.nan, math.nan, math.nan)
+
+
+class _Scratch(threading.local):
+    """Results land here: reading four adjacent numbers at once is cheaper than four tensors, and allocates nothing."""
+
+    def __init__(self) -> None:
+        self.cells = {dtype: torch.empty(4, dtype=dtype, device="cpu") for dtype in (torch.float32, torch.float64)}
+        self.slots = {dtype: cell.unbind() for dtype, cell in self.cells.items()}
+        self.views = {dtype: cell.numpy() for dtype, cell in self.cells.items()}
+
+
+_scratch = _Scratch()
+
+
+def moments_of(flat: Tensor, extremes: tuple[float, float] | None = None) -> Moments:
+    """Return the moments of a 1-D CPU tensor of any floating dtype; half precision is accumulated in float32.
+
+    `extremes`: the smallest and the largest element, when the caller knows them already.
+    """
+    count = flat.numel()
+    if not count:
+        return NO_MOMENTS
+    if flat.dtype not in (torch.float32, torch.float64):
+        flat = flat.float()
+    if count > _CHUNK:
+        whole = NO_MOMENTS
+        for part in flat.split(_CHUNK):
+            whole = whole + moments_of(part)
+        return whole
+    total, power, low, high = _reduce(flat, extremes)
+    if low == high == 0.0:
+        return Moments(count, 0.0, 0.0, 0.0, 0.0)
+    mean, power = total / count, power / count
+    if not _SMALLEST_POWER < power < _LARGEST_POWER:
+        if math.isfinite(low) and math.isfinite(high):
+            return _rescaled(flat, low, high)
+        return _masked(flat)
+    variance = power - mean * mean
+    if variance < _CANCELLATION * power:
+        rest, power, _, _ = _reduce(flat - mean, (low, high))
+        variance = power / count - (rest / count) ** 2
+        mean += rest / count
+    return Moments(count, mean, math.sqrt(max(variance, 0.0)), low, high)
+
+
+def _reduce(flat: Tensor, extremes: tuple[float, float] | None) -> tuple[float, float, float, float]:
+    slots, view = _scratch.slots[flat.dtype], _scratch.views[flat.dtype]
+    torch.sum(flat, 0, out=slots[0])
+    if extremes is None:
+        torch.aminmax(flat, out=(slots[2], slots[3]))
+    power = 0.0
+    for part in flat.split(_DOT) if flat.numel() > _DOT else (flat,):
+        torch.dot(part, part, out=slots[1])
+        # The array is a view of CPU memory: unlike item() it cannot become a synchronization on another device.
+        power += float(view[1])
+    total, _, low, high = view.tolist()
+    return (total, power, low, high) if extremes is None else (total, power, *extremes)
+
+
+def _rescaled(flat: Tensor, low: float, high: float) -> Moments:
+    """Divide finite elements by the largest magnitude, so that no square leaves the range of float64."""
+    scale = max(abs(low), abs(high))
+    unit = moments_of(flat.double() / scale, (low / scale, high / scale))
+    return Moments(unit.finite, unit.mean * scale, unit.std * scale, low, high)
+
+
+def _masked(flat: Tensor) -> Moments:
+    """Leave out, and count, what is not finite."""
+    array = flat.numpy()
+    nan = int(np.isnan(array).sum())
+    posinf, neginf = int((array == np.inf).sum()), int((array == -np.inf).sum())
+    kept = moments_of(flat[torch.from_numpy(np.isfinite(array))])
+    return Moments(kept.finite, kept.mean, kept.std, kept.low, kept.high, nan, posinf, neginf)

@@ -1,0 +1,63 @@
+"""`ParameterAccumulator`: gathers one parameter's gradients, and its value once, when asked."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from propscope.measure.device import DeviceTensor
+from propscope.measure.host import HostTensor
+from propscope.measure.sites import Options
+from propscope.measure.units import DeviceUnits, HostUnits
+from propscope.results.network import Parameter
+
+
+class ParameterAccumulator:
+    """Gathers one parameter."""
+
+    __slots__ = ("_gradient", "_options", "_parameter", "name")
+
+    def __init__(self, name: str, parameter: Tensor, options: Options) -> None:
+        self.name = name
+        self._parameter = parameter
+        self._options = options
+        self._gradient: HostTensor | DeviceTensor | None = None
+
+    def see_gradient(self, gradient: Tensor) -> None:
+        """Take in the gradient of one backward pass; the zeros that a sparse one leaves out count as zeros."""
+        gradient = gradient.detach()
+        missing = 0
+        if gradient.is_sparse:
+            dense = gradient.numel()
+            gradient = gradient.coalesce().values()
+            missing = dense - gradient.numel()
+        if gradient.is_complex():
+            gradient = gradient.abs()
+        if self._gradient is None:
+            self._gradient = self._options.accumulator(gradient)
+        self._gradient.add(gradient)
+        self._gradient.add_zeros(missing)
+
+    def record(self) -> Parameter | None:
+        """Return the parameter as it is now, with the gradients gathered; None for what has no floating values."""
+        value = self._parameter.detach()
+        if not (value.is_floating_point() or value.is_complex()):
+            return None
+        if value.is_complex():
+            value = value.abs()
+        seen = self._options.accumulator(value)
+        symmetric, extremes = None, None
+        if value.dim() > 1 and value.numel() and self._options.stats == "all":
+            # Rows as units: a transposed view lets the units' code serve.
+            rows = value.reshape(value.shape[0], -1).t()
+            units = HostUnits(len(value)) if self._options.may_look(value) else DeviceUnits(len(value))
+            extremes = units.see(rows, -1)
+            symmetric = units.symmetric
+        seen.add(value, extremes)
+        return Parameter(
+            name=self.name,
+            shape=tuple(value.shape),
+            dtype=str(value.dtype).removeprefix("torch."),
+            value=seen.summary(),
+            gradient=self._gradient.summary() if self._gradient is not None else None,
+            symmetric_units=symmetric,
+        )

@@ -1,0 +1,104 @@
+"""Where a nonlinearity is flat, by its own derivative, whatever the nonlinearity.
+
+A value z is flat when abs(phi'(z)) < eps * max abs(phi'), with eps = sech^2(2) = 0.0707: abs(z) > 2 for tanh and
+abs(z) > 4 for sigmoid follow from the one rule. The derivative is evaluated once, at the centre of every bin of the
+log histogram, so that a flat fraction is a sum over counts.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from propscope.results.histogram import BIN_COUNT, NAN, NEGINF, POSINF, LogHistogram
+
+FLAT_THRESHOLD = 1 / math.cosh(2) ** 2
+
+_CENTERS = LogHistogram(np.arange(BIN_COUNT, dtype=np.uint16), np.ones(BIN_COUNT, np.int64)).centers
+_FINITE = np.flatnonzero(np.isfinite(_CENTERS))
+_BY_VALUE = _FINITE[np.argsort(_CENTERS[_FINITE], kind="stable")]
+# Bins of 1/8 octave this far out are beyond every kink; derivatives there overflow in composite formulas (mish, gelu).
+_LIMIT = 1e4
+
+
+@dataclass(frozen=True, slots=True)
+class FlatRegion:
+    """The flat set of one nonlinearity.
+
+    `flat`: whether each histogram bin is flat, bool, shape (4096,), False for the NaN bin. `bounds`: ascending values
+    of z where flat and responsive intervals meet; `first_flat`: whether the interval below the first bound is flat.
+    """
+
+    flat: NDArray[np.bool_]
+    bounds: NDArray[np.float64]
+    first_flat: bool
+
+    def fraction(self, histogram: LogHistogram) -> float | None:
+        """Return the share of the histogram's values (NaN left out) that are flat; None when there are none."""
+        kept = histogram.bins != NAN
+        total = int(histogram.counts[kept].sum())
+        if not total:
+            return None
+        return float(histogram.counts[kept & self.flat[histogram.bins]].sum() / total)
+
+    def is_flat(self, values: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """Return whether each value is flat, same shape; NaN is not."""
+        odd = np.searchsorted(self.bounds, values) % 2 == 1
+        result: NDArray[np.bool_] = odd != self.first_flat
+        return result & ~np.isnan(values)
+
+
+def flat_region(module: nn.Module) -> FlatRegion:
+    """Return the flat set of an elementwise activation module, from autograd in float64; the module is not touched.
+
+    A module with a slope per channel (PReLU) is taken with its mean slope. Raises what the module raises when it
+    cannot take a 1-D float64 tensor.
+    """
+    # Hooks are bound to whoever watches the model: copied along, they would take the recorder and the model with them.
+    bare = copy.copy(module)
+    bare.__dict__.update({name: OrderedDict() for name in vars(module) if name.endswith("_hooks")})
+    twin = copy.deepcopy(bare).double().cpu().eval()
+    for name, parameter in list(twin.named_parameters(recurse=False)):
+        if parameter.numel() > 1:
+            setattr(twin, name, nn.Parameter(parameter.detach().mean().reshape(1)))
+    if hasattr(twin, "inplace"):
+        twin.inplace = False  # type: ignore[assignment]
+    order = _BY_VALUE
+    steep = np.abs(_derivative(twin, np.clip(_CENTERS[order], -_LIMIT, _LIMIT)))
+    flat_in_order = steep < FLAT_THRESHOLD * steep.max()
+    flat = np.zeros(BIN_COUNT, bool)
+    flat[order] = flat_in_order
+    flat[POSINF], flat[NEGINF] = flat_in_order[-1], flat_in_order[0]
+    bounds = _refine(twin, order, flat_in_order, float(steep.max()))
+    return FlatRegion(flat, bounds, bool(flat_in_order[0]))
+
+
+def _derivative(module: nn.Module, at: NDArray[np.float64]) -> NDArray[np.float64]:
+    with torch.inference_mode(False), torch.enable_grad():
+        z = torch.from_numpy(np.ascontiguousarray(at)).requires_grad_()
+        value = module.forward(z)
+        (slope,) = torch.autograd.grad(value.sum(), z)
+    return np.nan_to_num(slope.numpy())
+
+
+def _refine(
+    module: nn.Module, order: NDArray[np.int64], flat: NDArray[np.bool_], steepest: float
+) -> NDArray[np.float64]:
+    """Bisect each change between flat and responsive to float32 accuracy."""
+    changes = np.flatnonzero(flat[1:] != flat[:-1])
+    low, high = _CENTERS[order[changes]], _CENTERS[order[changes + 1]]
+    low_flat = flat[changes]
+    if not changes.size:
+        return np.empty(0)
+    for _ in range(60):
+        middle = (low + high) / 2
+        same = (np.abs(_derivative(module, middle)) < FLAT_THRESHOLD * steepest) == low_flat
+        low, high = np.where(same, middle, low), np.where(same, high, middle)
+    return (low + high) / 2

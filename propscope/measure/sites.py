@@ -1,0 +1,161 @@
+"""`SiteAccumulator`: gathers what one site shows, forward and backward, over every batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from propscope.measure.device import DeviceTensor
+from propscope.measure.geometry import effective_rank, mean_cosine
+from propscope.measure.host import HostTensor
+from propscope.measure.sampling import HISTOGRAM_LIMIT, gram
+from propscope.measure.saturation import FlatRegion
+from propscope.measure.units import DeviceUnits, HostUnits
+from propscope.results.network import Role, Site
+
+Stats = Literal["all", "moments"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is recorded of each tensor.
+
+    `stats`: "all", or "moments" for count, mean, std, rms, extremes, zeros and non-finite counts alone.
+    `histogram_limit`: elements of one tensor that its histogram counts at most, 0 for all. `look`: whether results may
+    be looked at on the way, which is free on the CPU and stops the queue of any other device; None: by the device.
+    """
+
+    stats: Stats = "all"
+    histogram_limit: int = HISTOGRAM_LIMIT
+    look: bool | None = None
+
+    def may_look(self, tensor: Tensor) -> bool:
+        """Return whether values of this tensor may be read on the way."""
+        return tensor.device.type == "cpu" if self.look is None else self.look
+
+    def accumulator(self, tensor: Tensor) -> HostTensor | DeviceTensor:
+        """Return a new accumulator for tensors like this one."""
+        kind = HostTensor if self.may_look(tensor) else DeviceTensor
+        return kind(limit=self.histogram_limit, histogram=self.stats == "all")
+
+
+class SiteAccumulator:
+    """Gathers one site. `unit_axis`: the axis of units (channels), None where the site has none."""
+
+    __slots__ = (
+        "_backward",
+        "_forward",
+        "_gram",
+        "_options",
+        "_region",
+        "_samples",
+        "_units",
+        "activation",
+        "dtype",
+        "has_units",
+        "kind",
+        "name",
+        "role",
+        "shape",
+        "unit_axis",
+    )
+
+    def __init__(
+        self, tensor: Tensor, *, name: str, kind: str, role: Role, unit_axis: int, has_units: bool, options: Options
+    ) -> None:
+        self.name = name
+        self.kind = kind
+        self.role: Role = role
+        self.unit_axis = unit_axis
+        self.has_units = has_units
+        self.shape = tuple(tensor.shape)
+        self.dtype = str(tensor.dtype).removeprefix("torch.")
+        self.activation = ""
+        self._options = options
+        self._forward: HostTensor | DeviceTensor | None = None
+        self._backward: HostTensor | DeviceTensor | None = None
+        self._units: HostUnits | DeviceUnits | None = None
+        self._region: FlatRegion | None = None
+        self._gram: Tensor | None = None
+        self._samples = 0
+
+    def see_forward(self, value: Tensor) -> None:
+        """Take in a detached value."""
+        if value.is_complex():
+            value = value.abs()
+        if self._forward is None:
+            self._forward = self._options.accumulator(value)
+        self._samples += value.shape[0] if value.dim() else 1
+        extremes = None
+        if self._options.stats == "all" and value.dim() > 1 and value.numel():
+            if self.has_units:
+                extremes = self._see_units(value)
+            self._see_geometry(value)
+        self._forward.add(value, extremes)
+
+    def see_backward(self, gradient: Tensor) -> None:
+        """Take in the gradient of the loss with respect to the value."""
+        gradient = gradient.detach()
+        if gradient.is_complex():
+            gradient = gradient.abs()
+        if self._backward is None:
+            self._backward = self._options.accumulator(gradient)
+        self._backward.add(gradient)
+
+    def enter(self, value: Tensor, activation: str, region: FlatRegion) -> None:
+        """Note that the value, just seen, enters a nonlinearity: the site is a pre-activation."""
+        if self.activation not in ("", activation):
+            return
+        self.role, self.activation, self._region = "pre-activation", activation, region
+        if self._options.stats != "all" or value.dim() < 2 or not value.numel():
+            return
+        if not self.has_units:
+            self.has_units = True
+            self._see_units(value)
+        if self._units is not None:
+            self._units.enter(value, self.unit_axis, region)
+
+    def _see_units(self, value: Tensor) -> tuple[float, float] | None:
+        if self._units is None:
+            count = value.shape[self.unit_axis]
+            self._units = HostUnits(count) if self._options.may_look(value) else DeviceUnits(count)
+        return self._units.see(value, self.unit_axis)
+
+    def _see_geometry(self, value: Tensor) -> None:
+        # Autocast would lower the product of a float32 network's samples to half precision.
+        if torch.is_autocast_enabled(value.device.type):
+            with torch.autocast(value.device.type, enabled=False):
+                products = gram(value, self.unit_axis)
+        else:
+            products = gram(value, self.unit_axis)
+        if products is not None:
+            self._gram = products
+
+    def record(self, *, name: str | None = None, layer: int | None = None) -> Site:
+        """Return what was gathered; waits for the device."""
+        forward = self._forward.summary() if self._forward is not None else None
+        products = None if self._gram is None else self._gram.cpu().numpy()
+        flat = None
+        if self._region is not None and forward is not None and forward.histogram is not None:
+            flat = self._region.fraction(forward.histogram)
+        return Site(
+            name=name or self.name,
+            kind=self.kind,
+            role=self.role,
+            shape=self.shape,
+            dtype=self.dtype,
+            layer=layer,
+            activation=self.activation,
+            forward=forward,
+            backward=self._backward.summary() if self._backward is not None else None,
+            samples=self._samples,
+            units=None if self._units is None else self._units.units,
+            dead_units=None if self._units is None else self._units.dead,
+            symmetric_units=None if self._units is None else self._units.symmetric,
+            flat_fraction=flat,
+            mean_cosine=None if products is None else mean_cosine(products),
+            effective_rank=None if products is None else effective_rank(products),
+        )

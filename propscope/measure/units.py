@@ -1,0 +1,153 @@
+"""Figures of a site's units over every sample seen: which are dead, and which compute the same thing.
+
+On the CPU both follow from each unit's smallest and largest pre-activation, which give the tensor's extremes too; the
+tensor itself is looked at only for the few units where those leave it open. On other devices nothing may be read
+back, so the tensor is compared with the flat region's bounds, and equal units are found by a hash of their bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from propscope.measure.saturation import FlatRegion
+
+Bools = NDArray[np.bool_]
+
+
+def unit_columns(tensor: Tensor, unit_axis: int) -> Tensor:
+    """Return a view (or a copy where no view exists) with the units last, shape (observations, units)."""
+    if unit_axis in (-1, tensor.dim() - 1):
+        return tensor.reshape(-1, tensor.shape[-1])
+    return tensor.movedim(unit_axis, -1).flatten(0, -2)
+
+
+def unit_extremes(tensor: Tensor, unit_axis: int) -> tuple[Tensor, Tensor]:
+    """Return each unit's smallest and largest value, shape (units,) each; NaN where a unit has one."""
+    if unit_axis in (-1, tensor.dim() - 1):
+        columns = tensor.reshape(-1, tensor.shape[-1])
+        return columns.amin(0), columns.amax(0)
+    # Innermost axis first: a reduction over contiguous memory is vectorized, one over several axes at once is not.
+    maps = tensor.reshape(tensor.shape[0], tensor.shape[1], -1)
+    return maps.amin(2).amin(0), maps.amax(2).amax(0)
+
+
+class HostUnits:
+    """Accumulates the unit figures of one site on the CPU."""
+
+    __slots__ = ("_alive", "_group", "_high", "_low", "units")
+
+    def __init__(self, units: int) -> None:
+        self.units = units
+        self._alive: Bools | None = None
+        self._group: NDArray[np.int64] | None = np.zeros(units, np.int64)
+        self._low: NDArray[np.floating] = np.empty(0)
+        self._high: NDArray[np.floating] = np.empty(0)
+
+    def see(self, tensor: Tensor, unit_axis: int) -> tuple[float, float]:
+        """Take in the units' values and return the tensor's extremes; call `enter` next where a nonlinearity follows."""
+        low, high = unit_extremes(tensor, unit_axis)
+        if low.dtype == torch.bfloat16:
+            low, high = low.float(), high.float()
+        self._low, self._high = low.numpy(), high.numpy()
+        if self._group is not None:
+            self._part(tensor, unit_axis)
+        return float(self._low.min()), float(self._high.max())
+
+    def enter(self, tensor: Tensor, unit_axis: int, region: FlatRegion) -> None:
+        """Mark the units that respond to any sample; `tensor` is the value that `see` was called with."""
+        if self._alive is None:
+            self._alive = np.zeros(self.units, bool)
+        if not region.bounds.size:
+            self._alive |= not region.first_flat
+            return
+        self._alive |= ~(region.is_flat(self._low) & region.is_flat(self._high))
+        if region.bounds.size == 1:
+            return
+        # Both extremes are flat, on different sides: only the samples tell whether any lies between.
+        apart = np.searchsorted(region.bounds, self._low) != np.searchsorted(region.bounds, self._high)
+        unsure = np.flatnonzero(~self._alive & apart)
+        if unsure.size:
+            columns = unit_columns(tensor, unit_axis)[:, torch.from_numpy(unsure)].float().numpy()
+            self._alive[unsure] = ~region.is_flat(columns).all(axis=0)
+
+    def _part(self, tensor: Tensor, unit_axis: int) -> None:
+        """Part the groups of units that were equal so far by the new extremes, then by the values themselves."""
+        ordered = np.sort(self._low)
+        if not (ordered[1:] == ordered[:-1]).any():
+            self._group = None
+            return
+        key = np.stack([self._group, self._low, self._high])  # type: ignore[list-item]
+        _, group, sizes = np.unique(key, axis=1, return_inverse=True, return_counts=True)
+        shared = np.flatnonzero(sizes[group.ravel()] > 1)
+        if not shared.size:
+            self._group = None
+            return
+        group = group.ravel().astype(np.int64)
+        columns = unit_columns(tensor, unit_axis)[:, torch.from_numpy(shared)].float().numpy()
+        _, exact = np.unique(columns, axis=1, return_inverse=True)
+        group[shared] = exact.ravel() + self.units
+        self._group = group
+
+    @property
+    def dead(self) -> int | None:
+        """Number of units that were flat on every sample; None where no nonlinearity follows."""
+        return None if self._alive is None else int((~self._alive).sum())
+
+    @property
+    def symmetric(self) -> int:
+        """Number of units that equal another unit on every sample."""
+        if self._group is None or self.units < 2:
+            return 0
+        _, sizes = np.unique(self._group, return_counts=True)
+        return int(sizes[sizes > 1].sum())
+
+
+class DeviceUnits:
+    """The same on a device that must not be waited for."""
+
+    __slots__ = ("_alive", "_hash", "units")
+
+    def __init__(self, units: int) -> None:
+        self.units = units
+        self._alive: Tensor | None = None
+        self._hash: Tensor | None = None
+
+    def see(self, tensor: Tensor, unit_axis: int) -> None:
+        """Take in the units' values."""
+        columns = unit_columns(tensor, unit_axis)
+        new = hash_columns(columns.float())
+        self._hash = new if self._hash is None else self._hash * 31 + new
+
+    def enter(self, tensor: Tensor, unit_axis: int, region: FlatRegion) -> None:
+        """Mark the units that respond to any sample."""
+        columns = unit_columns(tensor, unit_axis).float()
+        inside = torch.zeros_like(columns, dtype=torch.bool)
+        edges = [-np.inf, *region.bounds.tolist(), np.inf]
+        for low, high in list(zip(edges[:-1], edges[1:], strict=True))[int(region.first_flat) :: 2]:
+            inside |= (columns > low) & (columns <= high)
+        alive = inside.any(0)
+        self._alive = alive if self._alive is None else self._alive | alive
+
+    @property
+    def dead(self) -> int | None:
+        """Number of units that were flat on every sample; waits for the device."""
+        return None if self._alive is None else int((~self._alive).sum().cpu())
+
+    @property
+    def symmetric(self) -> int:
+        """Number of units that equal another unit on every sample; waits for the device."""
+        if self._hash is None:
+            return 0
+        _, sizes = np.unique(self._hash.cpu().numpy(), return_counts=True)
+        return int(sizes[sizes > 1].sum())
+
+
+def hash_columns(columns: Tensor) -> Tensor:
+    """Return an int64 hash of each column's float32 bits, shape (units,); sums of products, so exact in any order."""
+    bits = (columns.contiguous() + 0.0).view(torch.int32).to(torch.int64)
+    position = torch.arange(1, len(bits) + 1, device=bits.device, dtype=torch.int64)
+    weights = (position * 0x5851F42D4C957F2D + 0x14057B7EF767814F) | 1
+    return (bits * weights[:, None]).sum(0)
