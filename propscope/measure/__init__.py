@@ -1,2 +1,3 @@
 from propscope.measure.recorder import Recorder, track
+
 __all__ = ["Recorder", "track"]

@@ -109,5 +109,3 @@ def _settle(counts: NDArray[np.int64], values: NDArray[np.float32], *, clean: bo
             return
     if not clean:
         counts[:] = np.bincount(bin_codes(values), minlength=BIN_COUNT)
-
-

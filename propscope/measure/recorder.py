@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,7 +24,7 @@ from propscope.measure.outputs import tensors_in
 from propscope.measure.parameters import ParameterAccumulator
 from propscope.measure.provenance import provenance
 from propscope.measure.sites import Options, SiteAccumulator, Stats
-from propscope.results.network import Label, NetworkProfile
+from propscope.results.network import Label, NetworkProfile, Role
 
 _WRAPPERS = re.compile(r"(^|(?<=\.))(module|_orig_mod)(\.|$)")
 
@@ -47,7 +47,12 @@ class Recorder:
     """Watches `model` between `with` and its end; `profile()` returns what was seen, then or later."""
 
     def __init__(
-        self, model: nn.Module, *, options: Options | None = None, layer_of: Callable[[str], int | None] | None = None
+        self,
+        model: nn.Module,
+        *,
+        options: Options | None = None,
+        activations: Collection[nn.Module] = (),
+        layer_of: Callable[[str], int | None] | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
@@ -55,6 +60,7 @@ class Recorder:
         self._options = options or Options()
         if self._options.stats not in ("all", "moments"):
             raise InputError(f"stats is {self._options.stats!r}; valid are 'all' and 'moments'")
+        self._activations = {id(module) for module in activations}
         self._layer_of = layer_of or (lambda name: None)
         self._handles: list[RemovableHandle] = []
         self._tensor_handles: list[RemovableHandle] = []
@@ -78,7 +84,7 @@ class Recorder:
         self._handles.append(self._model.register_forward_pre_hook(self._begin, prepend=True))
         for path, module in self._model.named_modules():
             name = clean_name(path)
-            if is_activation(module):
+            if self._is_activation(module):
                 self._handles.append(module.register_forward_pre_hook(partial(self._before_activation, name)))
             self._handles.append(module.register_forward_hook(partial(self._after, name)))
         known = {accumulator.name: accumulator for accumulator in self._parameters}
@@ -100,7 +106,9 @@ class Recorder:
         self._tensor_handles.clear()
         self._seen.clear()
 
-    def profile(self, *, labels: dict[str, Label] | None = None, spec: str = "{}", seed: int | None = None) -> NetworkProfile:
+    def profile(
+        self, *, labels: dict[str, Label] | None = None, spec: str = "{}", seed: int | None = None
+    ) -> NetworkProfile:
         """Return what was seen so far: sites in execution order, parameters with their present values.
 
         Waits for the device. A direction that was not seen is None at each site.
@@ -128,6 +136,14 @@ class Recorder:
         # Only now is it known whether a first call was the only one.
         name = f"{key}#0" if f"{key}#1" in self._sites else key
         return site.record(name=name, layer=self._layer_of(key))
+
+    def _is_activation(self, module: nn.Module) -> bool:
+        return id(module) in self._activations or is_activation(module)
+
+    def _role_of(self, module: nn.Module | None) -> Role:
+        if module is None:
+            return "other"
+        return "activation" if self._is_activation(module) else role_of(module)
 
     def _begin(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._batches += 1
@@ -177,8 +193,10 @@ class Recorder:
                 tensor,
                 name=path,
                 kind="input" if module is None else type(module).__name__,
-                role="other" if module is None else role_of(module),
-                unit_axis=(1 if tensor.dim() > 3 else -1) if module is None else unit_axis_of(module, tensor, inherited),
+                role=self._role_of(module),
+                unit_axis=(1 if tensor.dim() > 3 else -1)
+                if module is None
+                else unit_axis_of(module, tensor, inherited),
                 has_units=module is not None and has_units(module),
                 options=self._options,
             )
@@ -217,5 +235,3 @@ def track(model: nn.Module, *, stats: Stats = "all", histogram_limit: int | None
     """
     limit = Options().histogram_limit if histogram_limit is None else histogram_limit
     return Recorder(model, options=Options(stats=stats, histogram_limit=limit))
-
-

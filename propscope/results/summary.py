@@ -82,9 +82,7 @@ class TensorSummary:
     def __add__(self, other: TensorSummary) -> TensorSummary:
         if not self.count or not other.count:
             return self if self.count else other
-        mean, std = merge_moments(
-            (self.finite_count, self.mean, self.std), (other.finite_count, other.mean, other.std)
-        )
+        mean, std = merge_moments((self.finite_count, self.mean, self.std), (other.finite_count, other.mean, other.std))
         share = other.count / (self.count + other.count)
         both = self.histogram is not None and other.histogram is not None
         return TensorSummary(

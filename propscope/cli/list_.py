@@ -1,0 +1,52 @@
+"""`propscope list`: what can be built, with formulas and sources."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from propscope.cli.options import Json
+
+if TYPE_CHECKING:
+    from propscope.results.table import Table
+
+
+def list_(json: Json = False) -> None:
+    """Print the activations, the initializers and the inputs, with their parameters, formulas and sources."""
+    from propscope.cli.output import print_json, print_table
+    from propscope.networks import ACTIVATIONS, INITIALIZERS, INPUTS
+
+    kinds = {"activations": ACTIVATIONS, "initializers": INITIALIZERS, "inputs": INPUTS}
+    if json:
+        print_json({kind: [_document(entry) for entry in entries] for kind, entries in kinds.items()})
+        return
+    for kind, entries in kinds.items():
+        print_table(_table(kind, entries))
+        print()
+    print("Parameters follow colons: leaky_relu:negative_slope=0.1. Your own: package.module:callable.")
+
+
+def _document(entry: Any) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "aliases": list(entry.aliases),
+        "parameters": {parameter.name: parameter.default for parameter in entry.parameters},
+        "formula": entry.formula,
+        "source": entry.source,
+        **({"recommended_for": list(entry.recommended_for)} if hasattr(entry, "recommended_for") else {}),
+    }
+
+
+def _table(kind: str, entries: tuple[Any, ...]) -> Table:
+    from propscope.results.table import Table
+
+    documents = [_document(entry) for entry in entries]
+    names = tuple(documents[0])
+    rows = tuple(tuple(_cell(document[name]) for name in names) for document in documents)
+    headings = tuple(name.replace("_", " ") for name in names)
+    return Table(kind, headings, rows, left=frozenset(headings))
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={default}" for name, default in value.items())
+    return ", ".join(value) if isinstance(value, list) else str(value)

@@ -1,0 +1,53 @@
+"""Options that several commands share, and the reading of lists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from propscope.errors import InputError
+
+if TYPE_CHECKING:
+    from propscope.results import ProfileSet
+
+File = Annotated[Path, typer.Argument(help="A result file.", show_default=False)]
+Act = Annotated[Optional[str], typer.Option("--act", help="Only these activations, comma-separated.")]  # noqa: UP045
+Init = Annotated[Optional[str], typer.Option("--init", help="Only these initializers, comma-separated.")]  # noqa: UP045
+Depth = Annotated[Optional[str], typer.Option("--depth", help="Only these depths, comma-separated.")]  # noqa: UP045
+Width = Annotated[Optional[str], typer.Option("--width", help="Only these widths, comma-separated.")]  # noqa: UP045
+Seed = Annotated[Optional[str], typer.Option("--seed", help="Only these seeds, comma-separated.")]  # noqa: UP045
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
+
+
+def numbers(text: str, option: str) -> list[int]:
+    """Return the whole numbers of a comma-separated list; raises `InputError` naming the option."""
+    found = []
+    for part in text.split(","):
+        try:
+            found.append(int(part))
+        except ValueError:
+            raise InputError(
+                f"{option} has {part.strip()!r}; valid are whole numbers, comma-separated", hint=f"{option} 10,20"
+            ) from None
+    return found
+
+
+def load_selected(
+    file: Path, *, act: str | None, init: str | None, depth: str | None, width: str | None, seed: str | None
+) -> ProfileSet:
+    """Return the profiles of a file that the options leave; names may be aliases where torch is not needed to know."""
+    from propscope.store import load
+
+    labels: dict[str, list[str | int]] = {}
+    for name, text in (("activation", act), ("initializer", init)):
+        if text is not None:
+            labels[name] = [part.strip() for part in text.split(",")]
+    for name, text in (("depth", depth), ("seed", seed)):
+        if text is not None:
+            labels[name] = list(numbers(text, f"--{name}"))
+    if width is not None:
+        labels["width"] = [int(part) if part.isdecimal() else part for part in map(str.strip, width.split(","))]
+    return load(file, **labels)

@@ -1,0 +1,66 @@
+"""How tables and JSON reach the terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+from typing import Any
+
+from propscope.results import NetworkProfile, ProfileSet
+from propscope.results.grid import summarize_pairs
+from propscope.results.interval import Interval
+from propscope.results.layout import grid_table
+from propscope.results.rows import parameter_row, profile_row, site_row
+from propscope.results.table import Table
+
+
+def print_table(table: Table) -> None:
+    """Print a table to the width of the terminal, and at full width where stdout is none."""
+    print(table.to_text(width=terminal_width()))
+
+
+def terminal_width() -> int | None:
+    """Return the terminal's width in characters; None where stdout is no terminal."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def print_grid(profiles: ProfileSet) -> None:
+    """Print the table of pairs; where the terminal is too narrow for it, without the intervals."""
+    width = terminal_width()
+    table = grid_table(profiles)
+    if width is not None and max(map(len, table.to_text().splitlines()[: len(table.rows) + 4])) > width:
+        table = grid_table(profiles, intervals=False)
+    print(table.to_text(width=width))
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document; NaN, which JSON has not, becomes null, and infinities become "inf" and "-inf"."""
+    print(json.dumps(_plain(document), indent=2))
+
+
+def grid_document(profiles: ProfileSet) -> list[dict[str, Any]]:
+    """Return one object a pair, with the figures of its table row."""
+    return [{name: getattr(pair, name) for name in pair.__dataclass_fields__} for pair in summarize_pairs(profiles)]
+
+
+def profile_document(profile: NetworkProfile) -> dict[str, Any]:
+    """Return a profile as one object: its row, its sites, its parameters."""
+    return {
+        "profile": profile_row(profile),
+        "sites": [site_row(site, index) for index, site in enumerate(profile.sites)],
+        "parameters": [parameter_row(parameter, index) for index, parameter in enumerate(profile.parameters)],
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Interval):
+        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value

@@ -1,0 +1,45 @@
+"""Runs the application so that whatever goes wrong ends in one line and the right exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from propscope.errors import PropscopeError
+
+WRONG_USE = 2
+STOPPED = 130
+
+
+def guarded(app: typer.Typer, arguments: list[str]) -> int:
+    """Run `app` on `arguments` and return the exit code; errors that are the caller's go to stderr as one line."""
+    try:
+        result = app(arguments, standalone_mode=False, prog_name="propscope")
+        sys.stdout.flush()
+    except PropscopeError as error:
+        return report(str(error), error.hint)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return STOPPED
+    except BrokenPipeError:
+        # The reader (head, less) has gone; Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        usage = getattr(error, "format_message", None)
+        if usage is None:
+            raise
+        if type(error).__name__ == "Abort":
+            return STOPPED
+        return report(usage().strip().replace("\n", " "), "propscope --help lists commands, COMMAND --help its options")
+    return result if isinstance(result, int) else 0
+
+
+def report(message: str, hint: str) -> int:
+    """Print one line, and a hint on a second where there is one, to stderr; return the exit code of wrong use."""
+    print(f"error: {message}", file=sys.stderr)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)
+    return WRONG_USE

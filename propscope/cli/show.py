@@ -1,0 +1,29 @@
+"""`propscope show`: a stored file's table, or one pair layer by layer."""
+
+from __future__ import annotations
+
+from propscope.cli.options import Act, Depth, File, Init, Json, Seed, Width, load_selected
+
+
+def show(
+    file: File,
+    act: Act = None,
+    init: Init = None,
+    depth: Depth = None,
+    width: Width = None,
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """Print the table of a result file; when one pair is left, layer by layer, its seeds taken together."""
+    from propscope.cli.output import grid_document, print_grid, print_json, print_table, profile_document
+    from propscope.results.layout import profile_table
+    from propscope.results.pooling import pooled
+
+    profiles = load_selected(file, act=act, init=init, depth=depth, width=width, seed=seed)
+    groups = profiles.groups("seed")
+    selected = any(option is not None for option in (act, init, depth, width, seed))
+    if len(groups) == 1 and (selected or len(profiles) == 1):
+        one = pooled(profiles)
+        print_json(profile_document(one)) if json else print_table(profile_table(one))
+        return
+    print_json(grid_document(profiles)) if json else print_grid(profiles)
