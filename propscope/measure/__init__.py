@@ -1,3 +1,7 @@
-from propscope.measure.recorder import Recorder, track
+"""What is seen: statistics of one tensor, the recorder and its hooks, the one-call profiler."""
 
-__all__ = ["Recorder", "track"]
+from propscope.measure.profiler import profile
+from propscope.measure.recorder import Recorder, track
+from propscope.measure.sites import Options
+
+__all__ = ["Options", "Recorder", "profile", "track"]

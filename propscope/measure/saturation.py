@@ -2,7 +2,7 @@
 
 A value z is flat when abs(phi'(z)) < eps * max abs(phi'), with eps = sech^2(2) = 0.0707: abs(z) > 2 for tanh and
 abs(z) > 4 for sigmoid follow from the one rule. The derivative is evaluated once, at the centre of every bin of the
-log histogram, so that a flat fraction is a sum over counts.
+log histogram, and the bounds between are bisected; a flat fraction is then a sum over a histogram's counts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from propscope.results.histogram import BIN_COUNT, NAN, NEGINF, POSINF, LogHistogram
+from propscope.results.histogram import BIN_COUNT, LogHistogram
 
 FLAT_THRESHOLD = 1 / math.cosh(2) ** 2
 
@@ -26,27 +26,32 @@ _FINITE = np.flatnonzero(np.isfinite(_CENTERS))
 _BY_VALUE = _FINITE[np.argsort(_CENTERS[_FINITE], kind="stable")]
 # Bins of 1/8 octave this far out are beyond every kink; derivatives there overflow in composite formulas (mish, gelu).
 _LIMIT = 1e4
+_BEYOND = 2.0**129
 
 
 @dataclass(frozen=True, slots=True)
 class FlatRegion:
     """The flat set of one nonlinearity.
 
-    `flat`: whether each histogram bin is flat, bool, shape (4096,), False for the NaN bin. `bounds`: ascending values
-    of z where flat and responsive intervals meet; `first_flat`: whether the interval below the first bound is flat.
+    `bounds`: ascending values of z where flat and responsive intervals meet; `first_flat`: whether the interval below
+    the first bound is flat.
     """
 
-    flat: NDArray[np.bool_]
     bounds: NDArray[np.float64]
     first_flat: bool
 
     def fraction(self, histogram: LogHistogram) -> float | None:
-        """Return the share of the histogram's values (NaN left out) that are flat; None when there are none."""
-        kept = histogram.bins != NAN
-        total = int(histogram.counts[kept].sum())
+        """Return the share of the histogram's values (NaN left out) that are flat; None when there are none.
+
+        A bin that straddles a bound is divided in proportion to its width.
+        """
+        total = histogram.total - histogram.nan_count
         if not total:
             return None
-        return float(histogram.counts[kept & self.flat[histogram.bins]].sum() / total)
+        masses = histogram.mass(np.concatenate([[-_BEYOND], self.bounds, [_BEYOND]]))
+        masses[0] += histogram.neginf_count
+        masses[-1] += histogram.posinf_count
+        return float(masses[int(not self.first_flat) :: 2].sum() / total)
 
     def is_flat(self, values: NDArray[np.floating]) -> NDArray[np.bool_]:
         """Return whether each value is flat, same shape; NaN is not."""
@@ -73,11 +78,8 @@ def flat_region(module: nn.Module) -> FlatRegion:
     order = _BY_VALUE
     steep = np.abs(_derivative(twin, np.clip(_CENTERS[order], -_LIMIT, _LIMIT)))
     flat_in_order = steep < FLAT_THRESHOLD * steep.max()
-    flat = np.zeros(BIN_COUNT, bool)
-    flat[order] = flat_in_order
-    flat[POSINF], flat[NEGINF] = flat_in_order[-1], flat_in_order[0]
     bounds = _refine(twin, order, flat_in_order, float(steep.max()))
-    return FlatRegion(flat, bounds, bool(flat_in_order[0]))
+    return FlatRegion(bounds, bool(flat_in_order[0]))
 
 
 def _derivative(module: nn.Module, at: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,0 +1,76 @@
+"""`profile`: one call that runs a model on a batch and returns what was seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from propscope.errors import InputError
+from propscope.measure.outputs import tensors_in
+from propscope.measure.recorder import Recorder
+from propscope.measure.sampling import HISTOGRAM_LIMIT
+from propscope.measure.sites import Options, Stats
+from propscope.measure.undisturbed import undisturbed
+from propscope.results.network import NetworkProfile
+
+
+def profile(
+    model: nn.Module,
+    batch: Any,
+    loss: Callable[[Any], Tensor] | None = None,
+    *,
+    seed: int = 0,
+    stats: Stats = "all",
+    histogram_limit: int = HISTOGRAM_LIMIT,
+) -> NetworkProfile:
+    """Run `model` forward and backward on one batch and return its profile; the model is left as it was found.
+
+    `batch`: a tensor, a tuple or list of positional arguments, or a mapping of keyword arguments. `loss`: a function
+    of the model's output that returns a scalar tensor; None sends a gradient drawn from N(0, 1) with `seed` into the
+    first floating output, so that the backward curve shows the network and not the loss (a scalar output is taken as
+    the loss itself). Where no gradient can flow, the profile is of the forward pass alone. The model's mode, train or
+    eval, is kept. Raises `InputError` for a model, batch or loss that is none; what the model raises passes through.
+    """
+    recorder = Recorder(model, options=Options(stats=stats, histogram_limit=histogram_limit))
+    if loss is not None and not callable(loss):
+        raise InputError(f"loss is a {type(loss).__name__}; valid is a function of the model's output, or None")
+    with undisturbed(model), recorder:
+        output = _call(model, batch)
+        _backward(output, loss, seed)
+    return recorder.profile(seed=seed)
+
+
+def _call(model: nn.Module, batch: Any) -> Any:
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    if isinstance(batch, (tuple, list)):
+        return model(*batch)
+    if isinstance(batch, Tensor):
+        return model(batch)
+    raise InputError(f"batch is a {type(batch).__name__}; valid is a tensor, or a tuple, list or dict of arguments")
+
+
+def _backward(output: Any, loss: Callable[[Any], Tensor] | None, seed: int) -> None:
+    if loss is not None:
+        value = loss(output)
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise InputError(f"loss returned {what}; expected a tensor with one element")
+        if value.requires_grad:
+            value.backward()
+        return
+    for _, tensor in tensors_in(output):
+        if tensor.requires_grad and (tensor.is_floating_point() or tensor.is_complex()):
+            tensor.backward(_cotangent(tensor, seed))
+            return
+
+
+def _cotangent(output: Tensor, seed: int) -> Tensor:
+    if output.dim() == 0:
+        return torch.ones_like(output)
+    generator = torch.Generator().manual_seed(seed)
+    dtype = torch.complex128 if output.is_complex() else torch.float64
+    return torch.randn(output.shape, generator=generator, dtype=dtype).to(output)

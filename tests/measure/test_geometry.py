@@ -1,0 +1,70 @@
+"""Mean cosine and effective rank against their definitions."""
+
+import numpy as np
+import pytest
+import torch
+
+from propscope.measure.geometry import effective_rank, mean_cosine
+from propscope.measure.sampling import gram, sample_rows, stride_for
+
+
+def test_mean_cosine_over_all_pairs():
+    rows = np.random.default_rng(0).normal(size=(7, 5))
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    pairs = [unit[i] @ unit[j] for i in range(7) for j in range(7) if i != j]
+    assert mean_cosine(rows @ rows.T) == pytest.approx(np.mean(pairs))
+
+
+def test_equal_rows_have_cosine_one_and_rank_one():
+    rows = np.ones((4, 3))
+    assert mean_cosine(rows @ rows.T) == pytest.approx(1)
+    assert effective_rank(rows @ rows.T) == pytest.approx(1)
+
+
+def test_orthogonal_rows_have_full_rank():
+    assert mean_cosine(np.eye(6)) == pytest.approx(0)
+    assert effective_rank(3 * np.eye(6)) == pytest.approx(6)
+
+
+def test_effective_rank_is_the_entropy_of_the_spectrum():
+    share = np.array([0.5, 0.3, 0.2])
+    assert effective_rank(np.diag(share)) == pytest.approx(np.exp(-(share * np.log(share)).sum()))
+
+
+def test_zero_and_non_finite_vectors_are_left_out():
+    products = np.diag([1.0, 1.0, 0.0, np.nan])
+    products[3] = products[:, 3] = np.nan
+    assert mean_cosine(products) is None
+    assert mean_cosine(np.eye(2)) == pytest.approx(0)
+    assert effective_rank(np.zeros((3, 3))) is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "unit_axis", "expected"),
+    [
+        ((256, 512), -1, (32, 512)),
+        ((4, 16, 8), -1, (32, 8)),
+        ((8, 3, 5, 5), 1, (8, 75)),
+        ((2, 10_000), -1, (2, 910)),
+        ((1, 5), -1, None),
+        ((5,), -1, None),
+        ((0, 5), -1, None),
+    ],
+)
+def test_rows_sampled(shape, unit_axis, expected):
+    rows = sample_rows(torch.zeros(shape), unit_axis)
+    assert (None if rows is None else tuple(rows.shape)) == expected
+
+
+def test_half_precision_products_are_taken_in_float32():
+    tensor = torch.full((4, 1000), 0.1, dtype=torch.bfloat16)
+    assert gram(tensor, -1).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("count", "limit", "period"), [(131072, 8192, 512), (1000, 10, 7), (5, 0, 5), (10**7, 8192, 3 * 2**10)]
+)
+def test_strides_share_no_factor_with_the_row(count, limit, period):
+    stride = stride_for(count, limit, period)
+    assert np.gcd(stride, period) == 1
+    assert -(-count // stride) <= (limit or count)
