@@ -1,0 +1,168 @@
+"""What a result file costs: `python benches/store.py` prints a table and writes outputs/store.json, within a minute.
+
+132 profiles at depth 20 are written, read and merged, then one profile is loaded out of 10,000. Each summary is that of
+16384 numbers of its own, sampled from a network whose signal grows or decays, so that no two histograms agree.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from propscope.results import NetworkProfile, Parameter, ProfileSet, Provenance, Site, TensorSummary
+from propscope.store import load, merge, save
+
+GRID, MANY, DEPTH, WIDTH, SAMPLES = 132, 10_000, 20, 256, 16384
+OUTPUT = Path(__file__).parents[1] / "outputs" / "store.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A quantity's median and range over repeated runs, and what was promised (None: nothing)."""
+
+    what: str
+    unit: str
+    median: float
+    low: float
+    high: float
+    promise: float | None = None
+
+
+class Sampler:
+    """Summaries of fresh windows of a long normal sample, scaled."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = np.random.default_rng(seed)
+        self._pool = self.random.standard_normal(1 << 23).astype(np.float32)
+
+    def summary(self, scale: float, *, rectified: bool = False) -> TensorSummary:
+        """Return the summary of SAMPLES normal numbers, or of their positive parts."""
+        start = int(self.random.integers(self._pool.size - SAMPLES))
+        values = self._pool[start : start + SAMPLES] * np.float32(scale * math.exp(self.random.normal(0, 0.05)))
+        return TensorSummary.of(np.maximum(values, 0) if rectified else values)
+
+    def profile(self, number: int) -> NetworkProfile:
+        """Return a profile of 2 * DEPTH sites and parameters, its gains drawn around those of a poor initializer."""
+        forward, backward = np.exp(self.random.normal(-0.1, 0.2, 2))
+        sites: list[Site] = []
+        parameters: list[Parameter] = []
+        for layer in range(1, DEPTH + 1):
+            out, back = forward**layer, backward ** (DEPTH - layer)
+            for kind, role in (("Linear", "pre-activation"), ("ReLU", "activation")):
+                sites.append(
+                    Site(
+                        f"layers.{layer - 1}.{kind.lower()}",
+                        kind,
+                        role,  # type: ignore[arg-type]
+                        (256, WIDTH),
+                        layer=layer,
+                        activation="relu" if kind == "Linear" else "",
+                        forward=self.summary(out, rectified=kind == "ReLU"),
+                        backward=self.summary(back),
+                        samples=256,
+                        units=WIDTH,
+                        dead_units=int(self.random.integers(20)),
+                        symmetric_units=0,
+                        flat_fraction=self.random.random(),
+                        mean_cosine=self.random.random(),
+                        effective_rank=256 * self.random.random(),
+                    )
+                )
+            for name, shape in (("weight", (WIDTH, WIDTH)), ("bias", (WIDTH,))):
+                value, gradient = self.summary(forward / 16), self.summary(out * back)
+                parameters.append(Parameter(f"layers.{layer - 1}.{name}", shape, value, gradient))
+        labels = {"initializer": f"initializer_{number % 22}", "activation": f"activation_{number // 22}"}
+        spec = json.dumps(labels | {"depth": DEPTH, "width": WIDTH, "batch": 256, "input": "normal", "loss": "random"})
+        provenance = Provenance(
+            spec, 0, "0.1.0", "2.13.0", "3.11.7", "0" * 40, wall_seconds=0.1, samples=256, batches=1
+        )
+        return NetworkProfile(
+            tuple(sites), tuple(parameters), {**labels, "depth": DEPTH, "width": WIDTH, "seed": 0}, provenance
+        )
+
+
+def seconds(run: Callable[[int], object], repeats: int) -> list[float]:
+    taken = []
+    for number in range(repeats):
+        start = time.perf_counter()
+        run(number)
+        taken.append(time.perf_counter() - start)
+    return taken
+
+
+def measured(what: str, unit: str, values: list[float], promise: float | None = None) -> Measured:
+    return Measured(what, unit, statistics.median(values), min(values), max(values), promise)
+
+
+def grid_figures(grid: ProfileSet, directory: Path) -> list[Measured]:
+    path, merged = directory / "grid.h5", directory / "merged.h5"
+    written = seconds(lambda _: save(path, grid, overwrite=True), 7)
+    return [
+        measured(f"write {GRID} profiles", "s", written, 0.5),
+        measured(f"size of {GRID} profiles", "MB", [path.stat().st_size / 1e6], 20),
+        measured(f"read {GRID} profiles", "s", seconds(lambda _: load(path), 5)),
+        measured(
+            f"merge {GRID} and {GRID} profiles", "s", seconds(lambda _: merge([path, path], merged, overwrite=True), 3)
+        ),
+    ]
+
+
+def many_figures(grid: ProfileSet, directory: Path) -> list[Measured]:
+    path = directory / "many.h5"
+    copies = range(math.ceil(MANY / GRID))
+    many = ProfileSet.of(replace(p, labels={**p.labels, "seed": seed}) for seed in copies for p in grid)[:MANY]
+    written = seconds(lambda _: save(path, many), 1)
+
+    def load_one(number: int) -> None:
+        labels = many[(number * 197 + 31) % MANY].labels
+        found = load(path, **labels)
+        assert len(found) == 1
+        assert found[0].labels == labels
+
+    load_one(0)
+    # A reader starts with neither this process's million records in its collector nor the file on its way to the disk.
+    gc.freeze()
+    os.sync()
+    return [
+        measured(f"write {MANY} profiles", "s", written),
+        measured(f"size of {MANY} profiles", "MB", [path.stat().st_size / 1e6]),
+        measured(f"load one of {MANY} profiles", "ms", [1e3 * taken for taken in seconds(load_one, 101)], 50),
+    ]
+
+
+def occupied_bins(grid: ProfileSet) -> float:
+    forward = [site.forward for profile in grid for site in profile.sites if site.role == "pre-activation"]
+    return statistics.mean(s.histogram.bins.size for s in forward if s is not None and s.histogram is not None)
+
+
+def main() -> None:
+    sampler = Sampler(0)
+    grid = ProfileSet.of(sampler.profile(number) for number in range(GRID))
+    bins = occupied_bins(grid)
+    with tempfile.TemporaryDirectory() as directory:
+        figures = [*grid_figures(grid, Path(directory)), *many_figures(grid, Path(directory))]
+    print(f"depth {DEPTH}: {2 * DEPTH} sites, {2 * DEPTH} parameters; {bins:.0f} bins a pre-activation")
+    print(f"{'':32} {'median':>8} {'least':>8} {'most':>8} {'promise':>8}")
+    for figure in figures:
+        promise = "" if figure.promise is None else f"{figure.promise:g}"
+        name = f"{figure.what} [{figure.unit}]"
+        print(f"{name:32} {figure.median:8.3g} {figure.low:8.3g} {figure.high:8.3g} {promise:>8}")
+    document = {"cpus": os.cpu_count(), "bins": bins, "figures": [asdict(figure) for figure in figures]}
+    OUTPUT.parent.mkdir(exist_ok=True)
+    OUTPUT.write_text(json.dumps(document, indent=2) + "\n")
+    kept = all(figure.promise is None or figure.median <= figure.promise for figure in figures)
+    print(f"{'every promise kept' if kept else 'A PROMISE IS BROKEN'}; written to {OUTPUT}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Interleaved timing: every contender runs once a round, so that what the machine does meanwhile hits all alike."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+OUTPUTS = Path(__file__).resolve().parents[1] / "outputs"
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds of one contender over the rounds: median, quartiles, and the median of its ratio to bare in each round."""
+
+    median: float
+    low: float
+    high: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+
+
+def interleave(
+    contenders: Mapping[str, Callable[[], object]], *, rounds: int, warm_up: int = 3
+) -> dict[str, Timing]:
+    """Return the timing of each contender; the first is the bare one that the ratios refer to."""
+    for _ in range(warm_up):
+        for contender in contenders.values():
+            contender()
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, contender in contenders.items():
+            start = time.perf_counter()
+            contender()
+            seconds[name].append(time.perf_counter() - start)
+    bare = next(iter(seconds.values()))
+    return {name: _timing(taken, [a / b for a, b in zip(taken, bare, strict=True)]) for name, taken in seconds.items()}
+
+
+def _timing(seconds: list[float], ratios: list[float]) -> Timing:
+    low, median, high = statistics.quantiles(seconds, n=4)
+    ratio_low, ratio, ratio_high = statistics.quantiles(ratios, n=4)
+    return Timing(median, low, high, ratio, ratio_low, ratio_high)
+
+
+def lines(title: str, timings: Mapping[str, Timing]) -> list[str]:
+    """Return a readable table: milliseconds and ratio, each with its quartiles."""
+    found = [title, f"  {'':42} {'ms':>9} {'quartiles':>17}   {'ratio':>6} {'quartiles':>13}"]
+    for name, timing in timings.items():
+        spread = f"{1e3 * timing.low:.2f} to {1e3 * timing.high:.2f}"
+        ratios = f"{timing.ratio_low:.2f} to {timing.ratio_high:.2f}"
+        found.append(f"  {name:42} {1e3 * timing.median:9.2f} {spread:>17}   {timing.ratio:6.2f} {ratios:>13}")
+    return found
+
+
+def write(name: str, figures: Mapping[str, Any]) -> Path:
+    """Write a bench's figures to outputs/NAME.json, with the machine they come from."""
+    import torch
+
+    OUTPUTS.mkdir(exist_ok=True)
+    path = OUTPUTS / f"{name}.json"
+    machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "python": platform.python_version()}
+    path.write_text(json.dumps({"machine": machine, **figures}, indent=2, default=asdict) + "\n")
+    return path

@@ -1,0 +1,58 @@
+"""What is built and profiled: activations, initializers, MLPs and their inputs, each picked by a spec string."""
+
+from propscope.networks.activations import (
+    ACTIVATIONS,
+    Activation,
+    ActivationSpec,
+    Erf,
+    FunctionActivation,
+    Sin,
+    parse_activation,
+)
+from propscope.networks.initialize import initialize_
+from propscope.networks.initializers import (
+    INITIALIZERS,
+    SQUARE_DEFAULTS,
+    Initializer,
+    InitializerSpec,
+    parse_initializer,
+)
+from propscope.networks.inputs import INPUTS, SCALES, InputBatch, InputSource, default_features, make_input
+from propscope.networks.layers import MLP, Add, Layer, ResidualLayer
+from propscope.networks.mlp import MLPSpec, parse_width
+from propscope.networks.randomness import global_stream, stream
+from propscope.networks.spec import ParsedSpec, SpecParameter, parse_spec, split_list
+
+__all__ = [
+    "ACTIVATIONS",
+    "INITIALIZERS",
+    "INPUTS",
+    "MLP",
+    "SCALES",
+    "SQUARE_DEFAULTS",
+    "Activation",
+    "ActivationSpec",
+    "Add",
+    "Erf",
+    "FunctionActivation",
+    "Initializer",
+    "InitializerSpec",
+    "InputBatch",
+    "InputSource",
+    "Layer",
+    "MLPSpec",
+    "ParsedSpec",
+    "ResidualLayer",
+    "Sin",
+    "SpecParameter",
+    "default_features",
+    "global_stream",
+    "initialize_",
+    "make_input",
+    "parse_activation",
+    "parse_initializer",
+    "parse_spec",
+    "parse_width",
+    "split_list",
+    "stream",
+]

@@ -1,0 +1,121 @@
+"""Inputs that are data: scikit-learn's digits, `.npy` and `.pt` files; nothing in a file is ever executed."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from propscope.errors import InputError, MissingDependencyError
+
+Rows = tuple[Tensor, Tensor | None]
+
+
+@lru_cache(maxsize=1)
+def digits() -> Rows:
+    """Return scikit-learn's handwritten digits: float64 values 0 to 16, shape (1797, 64), and labels, shape (1797,).
+
+    Alpaydin, Kaynak 1998, UCI. Raises `MissingDependencyError` without scikit-learn.
+    """
+    package = importlib.util.find_spec("sklearn")
+    if package is None:
+        raise MissingDependencyError("scikit-learn", extra="data", purpose="the input digits")
+    # Reading the file that the package ships takes 20 ms, importing the package more than a second.
+    places = [Path(place) / "datasets" / "data" / "digits.csv.gz" for place in package.submodule_search_locations or ()]
+    for place in filter(Path.exists, places):
+        table = torch.from_numpy(np.loadtxt(place, delimiter=","))
+        return table[:, :-1].contiguous(), table[:, -1].long()
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    return torch.from_numpy(data.data).double(), torch.from_numpy(data.target).long()
+
+
+def npy_file(path: Path) -> Rows:
+    """Return a numpy array's rows as float64, shape (rows, features), dimensions after the first flattened.
+
+    Raises `InputError` for a file that cannot be read, and for what `_rows` refuses.
+    """
+    _must_exist(path)
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise _unreadable(path, "numpy array", error) from error
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{path} holds elements of type {array.dtype}; valid are real numbers")
+    return _rows(path, torch.from_numpy(array.astype(np.float64))), None
+
+
+def pt_file(path: Path) -> Rows:
+    """Return the rows of a saved tensor, a pair (x, y), or a dict with one tensor or with "x" and "y".
+
+    `y` holds whole numbers of at least 0, one a row: class labels. Raises `InputError` for a file that cannot be read
+    with weights_only, that holds something else, and for what `_rows` refuses.
+    """
+    _must_exist(path)
+    try:
+        held: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # A damaged archive raises whatever its bytes happen to spell.
+        raise _unreadable(path, "torch file that loads with weights_only=True", error) from error
+    x, y = _pair(held)
+    if not isinstance(x, Tensor) or not (y is None or isinstance(y, Tensor)):
+        raise InputError(
+            f"{path} holds a {type(held).__name__}; valid are a tensor, a pair (x, y) of tensors, and a dict with one "
+            "tensor or with x and y"
+        )
+    if x.is_complex() or x.is_quantized or x.layout != torch.strided:
+        raise InputError(f"{path} holds elements of type {x.dtype} ({x.layout}); valid are dense real numbers")
+    return _rows(path, x.detach().double()), None if y is None else _labels(path, y, len(x))
+
+
+def _pair(held: Any) -> tuple[Any, Any]:
+    if isinstance(held, dict):
+        return next(iter(held.values())) if len(held) == 1 else held.get("x"), held.get("y") if len(held) == 2 else None
+    if isinstance(held, (tuple, list)):
+        return tuple(held) if len(held) == 2 else (None, None)
+    return held, None
+
+
+def _must_exist(path: Path) -> None:
+    if not path.is_file():
+        problem = "is a directory" if path.is_dir() else "does not exist"
+        raise InputError(f"the input file {path} {problem}", hint="give the path of a .npy or .pt file")
+
+
+def _unreadable(path: Path, what: str, error: Exception) -> InputError:
+    problem = (str(error).splitlines() or [""])[0]
+    return InputError(f"{path} is no readable {what} ({type(error).__name__}: {problem})", hint="save it again")
+
+
+def _rows(path: Path, values: Tensor) -> Tensor:
+    if values.ndim < 2:
+        raise InputError(
+            f"{path} has shape {tuple(values.shape)}; valid is (rows, features)",
+            hint="reshape a single sample to (1, features)",
+        )
+    if not values.numel():
+        raise InputError(f"{path} has shape {tuple(values.shape)}, without any element; valid is (rows, features)")
+    values = values.flatten(1)
+    if not (finite := values.isfinite()).all():
+        row, column = (~finite).nonzero()[0].tolist()
+        raise InputError(
+            f"{path} has {int(values.isnan().sum())} NaN and {int(values.isinf().sum())} infinite values, the first in "
+            f"row {row}, feature {column}; valid are finite numbers",
+            hint="drop or replace these rows",
+        )
+    return values
+
+
+def _labels(path: Path, y: Tensor, rows: int) -> Tensor:
+    whole = not (y.is_floating_point() or y.is_complex())
+    if not whole or y.shape != (rows,) or bool((y < 0).any()):
+        raise InputError(
+            f"y in {path} has type {y.dtype} and shape {tuple(y.shape)}; valid are class labels, whole numbers of at "
+            f"least 0, shape ({rows},)"
+        )
+    return y.long()

@@ -1,0 +1,165 @@
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+
+from propscope.errors import InputError, MissingDependencyError
+from propscope.networks import data_files
+from propscope.networks.data_files import digits, npy_file, pt_file
+
+
+@pytest.fixture
+def fresh_digits():
+    digits.cache_clear()
+    yield
+    digits.cache_clear()
+
+
+def test_digits_are_scikit_learns(fresh_digits):
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    values, targets = digits()
+    assert np.array_equal(values.numpy(), data.data)
+    assert np.array_equal(targets.numpy(), data.target)
+    assert (values.dtype, targets.dtype) == (torch.float64, torch.int64)
+
+
+def test_digits_come_from_the_package_when_the_file_has_moved(fresh_digits, monkeypatch, tmp_path):
+    values, targets = digits()
+    digits.cache_clear()
+    real = importlib.util.find_spec
+
+    def moved(name, *more):
+        found = real(name, *more)
+        if name == "sklearn":
+            found.submodule_search_locations[:] = [str(tmp_path)]
+        return found
+
+    places = list(real("sklearn").submodule_search_locations)
+    import sklearn.datasets
+
+    monkeypatch.setattr(data_files.importlib.util, "find_spec", moved)
+    try:
+        again, labels = digits()
+    finally:
+        real("sklearn").submodule_search_locations[:] = places
+        assert sklearn.datasets
+    assert torch.equal(values, again)
+    assert torch.equal(targets, labels)
+
+
+def test_digits_without_scikit_learn(fresh_digits, monkeypatch):
+    monkeypatch.setattr(data_files.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match="digits needs scikit-learn") as caught:
+        digits()
+    assert caught.value.hint == "pip install 'propscope[data]'"
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "uint8", "int32", "bool"])
+def test_npy(tmp_path, dtype):
+    array = np.arange(24).reshape(4, 3, 2).astype(dtype)
+    np.save(tmp_path / "x.npy", array)
+    values, targets = npy_file(tmp_path / "x.npy")
+    assert values.dtype == torch.float64
+    assert np.array_equal(values.numpy(), array.reshape(4, 6).astype(float))
+    assert targets is None
+
+
+@pytest.mark.parametrize(
+    "array, message",
+    [
+        (np.zeros(5), r"x\.npy has shape \(5,\); valid is \(rows, features\)"),
+        (np.float64(3), r"has shape \(\)"),
+        (np.zeros((0, 5)), r"shape \(0, 5\), without any element"),
+        (np.zeros((5, 0)), r"shape \(5, 0\), without any element"),
+        (np.array([["a"]]), "elements of type <U1; valid are real numbers"),
+        (np.zeros((2, 2), complex), "elements of type complex128"),
+        (np.zeros((2, 2), "datetime64[s]"), "elements of type datetime64"),
+        (np.array([[1, 2], [3, np.nan]]), "1 NaN and 0 infinite values, the first in row 1, feature 1"),
+        (np.array([[1, -np.inf, np.inf]]), "0 NaN and 2 infinite values, the first in row 0, feature 1"),
+    ],
+)
+def test_npy_refuses(tmp_path, array, message):
+    np.save(tmp_path / "x.npy", array)
+    with pytest.raises(InputError, match=message):
+        npy_file(tmp_path / "x.npy")
+
+
+def test_pickles_are_not_executed(tmp_path):
+    np.save(tmp_path / "x.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(InputError, match=r"x\.npy is no readable numpy array"):
+        npy_file(tmp_path / "x.npy")
+    torch.save(print, tmp_path / "x.pt")
+    with pytest.raises(InputError, match=r"x\.pt is no readable torch file that loads with weights_only"):
+        pt_file(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("read, name", [(npy_file, "x.npy"), (pt_file, "x.pt")])
+def test_missing_and_damaged_files(tmp_path, read, name):
+    with pytest.raises(InputError, match="does not exist"):
+        read(tmp_path / name)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match="is a directory"):
+        read(tmp_path / "folder")
+    for content in (b"", b"nonsense", b"\x93NUMPY\x01\x00"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match="is no readable") as caught:
+            read(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def test_truncated_files(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((100, 100)))
+    torch.save(torch.zeros(100, 100), tmp_path / "x.pt")
+    for read, name in ((npy_file, "x.npy"), (pt_file, "x.pt")):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(InputError, match="is no readable"):
+            read(tmp_path / name)
+
+
+X, Y = torch.arange(12.0).reshape(4, 3), torch.tensor([0, 2, 1, 1])
+
+
+@pytest.mark.parametrize(
+    "held, labelled",
+    [
+        (X, False),
+        (X.requires_grad_(False).half(), False),
+        ({"features": X}, False),
+        ((X, Y), True),
+        ([X, Y.int()], True),
+        ({"x": X, "y": Y.to(torch.uint8)}, True),
+        (X.reshape(4, 3, 1, 1), False),
+    ],
+)
+def test_pt(tmp_path, held, labelled):
+    torch.save(held, tmp_path / "x.pt")
+    values, targets = pt_file(tmp_path / "x.pt")
+    assert torch.equal(values, X.double())
+    assert targets is None if not labelled else torch.equal(targets, Y)
+
+
+@pytest.mark.parametrize(
+    "held, message",
+    [
+        (3, "holds a int; valid are a tensor"),
+        ({"a": X, "b": X}, "holds a dict"),
+        ((X, X, X), "holds a tuple"),
+        ({"x": X, "y": "labels"}, "holds a dict"),
+        (X.to(torch.complex64), r"elements of type torch\.complex64"),
+        (X.to_sparse(), "valid are dense real numbers"),
+        (X[0], r"shape \(3,\)"),
+        (X[:0], "without any element"),
+        (X / 0, "1 NaN and 11 infinite"),
+        ((X, Y[:3]), r"y in .* shape \(3,\); valid are class labels, .* shape \(4,\)"),
+        ((X, Y.float()), r"y in .* has type torch\.float32"),
+        ((X, Y - 1), "of at least 0"),
+    ],
+)
+def test_pt_refuses(tmp_path, held, message):
+    torch.save(held, tmp_path / "x.pt")
+    with pytest.raises(InputError, match=message):
+        pt_file(tmp_path / "x.pt")

@@ -1,0 +1,272 @@
+import dataclasses
+import json
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from propscope.errors import InputError
+from propscope.networks.activations import parse_activation
+from propscope.networks.initializers import SQUARE_DEFAULTS
+from propscope.networks.mlp import MLPSpec, parse_width
+
+
+def equal(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_names_and_shapes():
+    mlp = MLPSpec(3, width=(8, 6, 4), input_size=5, output_size=2, norm="layer", dropout=0.1).build(seed=0)
+    assert [tuple(layer.linear.weight.shape) for layer in mlp.layers] == [(8, 5), (6, 8), (4, 6)]
+    names = [name for name, module in mlp.named_modules() if not list(module.children())]
+    parts = ["linear", "norm", "activation", "dropout"]
+    assert names == [f"layers.{layer}.{part}" for layer in range(3) for part in parts] + ["output"]
+    assert mlp(torch.zeros(7, 5)).shape == (7, 2)
+
+
+def test_plain_network_has_nothing_more():
+    mlp = MLPSpec(2, width=4).build(seed=0)
+    names = [name for name, module in mlp.named_modules() if not list(module.children())]
+    assert names == ["layers.0.linear", "layers.0.activation", "layers.1.linear", "layers.1.activation"]
+    assert mlp.layers[0].linear.weight.shape == (4, 4)
+    assert mlp.output is None
+
+
+def test_forward_is_the_formula():
+    mlp = MLPSpec(3, width=6, activation="tanh", bias=0.5).build(seed=0)
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    h = x
+    for layer in mlp.layers:
+        h = torch.tanh(h @ layer.linear.weight.T + layer.linear.bias)
+    torch.testing.assert_close(mlp(x), h)
+
+
+@pytest.mark.parametrize("norm", ["none", "rms"])
+def test_residual_convention(norm):
+    mlp = MLPSpec(4, width=6, input_size=3, activation="tanh", residual=True, norm=norm, bias=0.1).build(seed=0)
+    assert [name for name, m in mlp.named_modules() if type(m).__name__ == "Add"] == [
+        f"layers.{i}.add" for i in (1, 2, 3)
+    ]
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    weights = [(layer.linear.weight, layer.linear.bias) for layer in mlp.layers]
+
+    def phi(z):
+        if norm == "rms":
+            z = z / (z.square().mean(1, keepdim=True) + torch.finfo(torch.float32).eps).sqrt()
+        return torch.tanh(z)
+
+    z = x @ weights[0][0].T + weights[0][1]
+    for weight, bias in weights[1:]:
+        z = z + phi(z) @ weight.T + bias
+    torch.testing.assert_close(mlp(x), phi(z))
+
+
+def test_residual_variance_grows_as_theory_says():
+    # q' = q + sigma_w^2 E[phi^2]: for relu with He, E[phi^2] = q/2 and sigma_w^2 = 2, so q doubles.
+    mlp = MLPSpec(6, width=1024, residual=True).build(seed=1)
+    q = []
+    for layer in mlp.layers:
+        (layer.linear if layer.add is None else layer.add).register_forward_hook(
+            lambda m, i, o: q.append(o.square().mean().item())
+        )
+    mlp(torch.randn(64, 1024, generator=torch.Generator().manual_seed(0)))
+    assert len(q) == 6
+    for before, after in pairwise(q):
+        assert after / before == pytest.approx(2, rel=0.08)
+
+
+def test_same_seed_same_network_and_torch_left_alone():
+    before = torch.get_rng_state()
+    for name in SQUARE_DEFAULTS:
+        spec = MLPSpec(2, width=16, initializer=name, activation="prelu", output_size=3, norm="batch")
+        assert equal(spec.build(seed=4), spec.build(seed=4))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_seeds_and_initializers_have_streams_of_their_own():
+    def weight(seed, initializer):
+        return MLPSpec(1, width=64, initializer=initializer).build(seed=seed).layers[0].linear.weight.flatten()
+
+    first = weight(0, "he_normal")
+    for other in (weight(1, "he_normal"), weight(0, "xavier_normal"), weight(0, "normal:std=1")):
+        assert abs(torch.corrcoef(torch.stack([first, other]))[0, 1]) < 0.06
+
+
+def test_weights_do_not_depend_on_what_is_around_them():
+    plain = MLPSpec(3, width=8).build(seed=0)
+    for more in ({"activation": "tanh"}, {"norm": "batch"}, {"bias": 0.3}, {"dropout": 0.5}, {"residual": True}):
+        other = MLPSpec(3, width=8, **more).build(seed=0)
+        for a, b in zip(plain.layers, other.layers, strict=True):
+            assert torch.equal(a.linear.weight, b.linear.weight)
+    deeper = MLPSpec(5, width=8).build(seed=0)
+    assert torch.equal(plain.layers[2].linear.weight, deeper.layers[2].linear.weight)
+
+
+def test_layers_differ():
+    mlp = MLPSpec(2, width=8).build(seed=0)
+    assert not torch.equal(mlp.layers[0].linear.weight, mlp.layers[1].linear.weight)
+
+
+def test_biases():
+    def biases(**more):
+        return MLPSpec(2, width=5000, input_size=4, initializer="zeros", **more).build(seed=0).layers[0].linear.bias
+
+    assert (biases() == 0).all()
+    assert (biases(bias=0.0) == 0).all()
+    assert biases(bias=0.3).std().item() == pytest.approx(0.3, rel=0.05)
+    default = MLPSpec(1, width=5000, input_size=4, initializer="default")
+    assert 0.49 < default.build(seed=0).layers[0].linear.bias.abs().max() <= 0.5
+    assert (dataclasses.replace(default, bias=0.0).build(seed=0).layers[0].linear.bias == 0).all()
+
+
+def test_depth_1000():
+    mlp = MLPSpec(1000, width=8, residual=True, norm="rms").build(seed=0)
+    x = torch.ones(2, 8, requires_grad=True)
+    mlp(x).sum().backward()
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_dtype(dtype):
+    mlp = MLPSpec(2, width=8, activation="prelu", norm="layer", output_size=2).build(seed=0, dtype=dtype)
+    assert {parameter.dtype for parameter in mlp.parameters()} == {dtype}
+    assert mlp(torch.ones(3, 8, dtype=dtype)).dtype == dtype
+    if dtype != torch.float64:
+        wide = MLPSpec(2, width=8, activation="prelu").build(seed=0)
+        assert torch.equal(mlp.layers[0].linear.weight, wide.layers[0].linear.weight.to(dtype))
+
+
+@pytest.mark.parametrize("more, kind", [({"dropout": 0.2}, nn.Dropout), ({"alpha_dropout": 0.2}, nn.AlphaDropout)])
+def test_dropout(more, kind):
+    layer = MLPSpec(1, width=4, **more).build(seed=0).layers[0]
+    assert type(layer.dropout) is kind
+    assert layer.dropout.p == 0.2
+
+
+@pytest.mark.parametrize("norm, kind", [("batch", nn.BatchNorm1d), ("layer", nn.LayerNorm), ("rms", nn.RMSNorm)])
+def test_norms(norm, kind):
+    mlp = MLPSpec(3, width=64, norm=norm).build(seed=0)
+    assert type(mlp.layers[0].norm) is kind
+    seen = []
+    mlp.layers[2].norm.register_forward_hook(lambda m, i, o: seen.append(o.detach()))
+    mlp(torch.randn(32, 64, generator=torch.Generator().manual_seed(0)))
+    assert seen[0].square().mean() == pytest.approx(1, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "depth, width, widths, label",
+    [
+        (3, 7, (7, 7, 7), "7"),
+        (3, (256, 64), (256, 128, 64), "256-64"),
+        (5, [64, 1024], (64, 128, 256, 512, 1024), "64-1024"),
+        (4, (100, 10), (100, 46, 22, 10), "100-10"),
+        (3, (5, 9, 2), (5, 9, 2), "5-9-2"),
+        (2, (5, 9), (5, 9), "5-9"),
+        (4, (8, 1), (8, 4, 2, 1), "8-1"),
+        (3, [12], (12, 12, 12), "12"),
+    ],
+)
+def test_widths(depth, width, widths, label):
+    spec = MLPSpec(depth, width=width)
+    assert spec.widths == widths
+    assert spec.width_label == label
+    assert MLPSpec(depth, width=parse_width(label)) == spec
+    assert [layer.linear.out_features for layer in spec.build(seed=0).layers] == list(widths)
+
+
+@pytest.mark.parametrize("text", ["", "0", "a", "4-", "-4", "4-0", "4.5", "3--4"])
+def test_parse_width_refuses(text):
+    with pytest.raises(InputError, match="width is"):
+        parse_width(text)
+
+
+def test_spec_is_canonical_hashable_and_plain():
+    spec = MLPSpec(2, activation="swish", initializer="kaiming_normal:a=0", width=[4, 2])
+    assert (spec.activation, spec.initializer, spec.width) == ("silu", "he_normal", (4, 2))
+    assert spec == MLPSpec(2, activation=parse_activation("silu"), width=(4, 2))
+    assert hash(spec) == hash(dataclasses.replace(spec))
+    assert json.loads(json.dumps(dataclasses.asdict(spec)))["activation"] == "silu"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"width": (9, 3), "input_size": 4, "output_size": 5},
+        {"norm": "batch", "activation": "prelu"},
+        {"norm": "rms", "residual": True, "input_size": 3},
+        {"norm": "layer", "output_size": 1},
+    ],
+)
+def test_parameter_bytes(more):
+    spec = MLPSpec(4, **{"width": 6, **more})
+    for dtype, size in ((torch.float32, 4), (torch.bfloat16, 2), (torch.float64, 8)):
+        assert spec.parameter_bytes(dtype) == size * sum(p.numel() for p in spec.build(seed=0).parameters())
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"depth": 0}, "depth is 0; valid is a whole number of at least 1"),
+        ({"depth": -3}, "depth is -3"),
+        ({"depth": 2.0}, "depth is 2.0"),
+        ({"depth": True}, "depth is True"),
+        ({"width": 0}, "width is 0; valid is"),
+        ({"width": (4, 0, 4)}, "width is 0"),
+        ({"width": "256"}, "width is '256'"),
+        ({"width": (4, 4, 4, 4)}, "width lists 4 numbers for depth 3; valid are one number, 3 numbers, or two"),
+        ({"width": ()}, "width lists 0 numbers"),
+        ({"depth": 1, "width": (4, 2)}, "width lists 2 numbers for depth 1"),
+        ({"input_size": 0}, "input_size is 0"),
+        ({"output_size": -1}, "output_size is -1"),
+        ({"bias": -0.1}, "bias is -0.1; valid is a finite standard deviation"),
+        ({"bias": math.inf}, "bias is inf"),
+        ({"bias": "zeros"}, "bias is 'zeros'"),
+        ({"norm": "group"}, "norm is 'group'; valid is one of none, batch, layer, rms"),
+        ({"dropout": 1.0}, "dropout is 1.0; valid is a probability"),
+        ({"alpha_dropout": -0.1}, "alpha_dropout is -0.1"),
+        ({"dropout": math.nan}, "dropout is nan"),
+        ({"dropout": 0.1, "alpha_dropout": 0.1}, "both set"),
+        ({"residual": True, "width": (8, 4)}, "width is 8-4; a residual network needs equal widths"),
+        ({"activation": "reluu"}, "unknown activation 'reluu'"),
+        ({"initializer": "he"}, "unknown initializer 'he'"),
+        ({"initializer": "dirac"}, "dirac fills convolutions"),
+    ],
+)
+def test_refuses(arguments, message):
+    with pytest.raises(InputError, match=message):
+        MLPSpec(**{"depth": 3, **arguments})
+
+
+@pytest.mark.parametrize("more", [{"width": 10**7}, {"width": 10**30}, {"width": 4000, "depth": 10**9}])
+def test_absurd_sizes_are_refused_before_memory_is_taken(more):
+    spec = MLPSpec(**{"depth": 3, **more})
+    with pytest.raises(InputError, match=r"width .* need [\d,.]+ GB for parameters and gradients; this machine has"):
+        spec.build(seed=0)
+
+
+def test_refuses_integer_types():
+    with pytest.raises(InputError, match=r"dtype is torch\.int64"):
+        MLPSpec(1).build(seed=0, dtype=torch.int64)
+
+
+def test_own_activation_is_drawn_from_the_seed(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(
+        "import torch\n"
+        "class Noisy(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.weight = torch.nn.Parameter(torch.randn(()))\n"
+        "    def forward(self, x):\n        return self.weight * x\n"
+    )
+    before = torch.get_rng_state()
+    spec = MLPSpec(2, width=4, activation=f"{file}:Noisy")
+    first = spec.build(seed=0)
+    assert equal(first, spec.build(seed=0))
+    assert first.layers[0].activation.weight != spec.build(seed=1).layers[0].activation.weight
+    assert first.layers[0].activation.weight != first.layers[1].activation.weight
+    assert spec.parameter_bytes() == 4 * (2 * 20 + 2)
+    assert torch.equal(torch.get_rng_state(), before)
