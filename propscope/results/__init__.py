@@ -1,8 +1,17 @@
 """Frozen records of what was measured, and what follows from them by arithmetic; numpy only, never torch."""
 
 from propscope.results.histogram import LogHistogram
-from propscope.results.network import NetworkProfile, Parameter, Provenance, Site
+from propscope.results.network import CoverageNote, NetworkProfile, Parameter, Provenance, Site
 from propscope.results.profile_set import ProfileSet
 from propscope.results.summary import TensorSummary
 
-__all__ = ["LogHistogram", "NetworkProfile", "Parameter", "ProfileSet", "Provenance", "Site", "TensorSummary"]
+__all__ = [
+    "CoverageNote",
+    "LogHistogram",
+    "NetworkProfile",
+    "Parameter",
+    "ProfileSet",
+    "Provenance",
+    "Site",
+    "TensorSummary",
+]

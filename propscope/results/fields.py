@@ -59,6 +59,9 @@ SITE_FIELDS = (
     Field("flat_fraction", "float", "share where the nonlinearity is flat"),
     Field("mean_cosine", "float", "mean cosine between samples", r"\langle \cos \rangle"),
     Field("effective_rank", "float", "effective rank of the sampled rows"),
+    Field("attention_entropy", "float", "mean entropy of the attention's rows", "H", "nat"),
+    Field("largest_logit", "float", "largest logit before the softmax"),
+    Field("branch_share", "float", "share of a residual sum's mean square that the branch brings"),
     *_directed("forward", "value"),
     *_directed("backward", "gradient"),
 )
@@ -95,6 +98,7 @@ PROFILE_FIELDS = (
     Field("batches", "int", "forward passes seen"),
     Field("histogram_limit", "int", "elements of a tensor that its histogram counts, 0 for all"),
     Field("flat_threshold", "float", "eps of the flat fraction"),
+    Field("coverage", "text", "what was not seen and why, a JSON list of [name, what, reason]"),
 )
 
 TABLES = {"profile": PROFILE_FIELDS, "site": SITE_FIELDS, "parameter": PARAMETER_FIELDS}

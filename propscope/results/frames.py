@@ -59,7 +59,8 @@ def to_frame(profiles: ProfileSet, table: TableName) -> pandas.DataFrame:
 def to_xarray(profiles: ProfileSet) -> xarray.Dataset:
     """Return layer-wise quantities, dimensions (*labels, layer): NaN where no profile has those labels.
 
-    `layer` counts the signal sites from 1. With labels missing on some profiles, those count as "".
+    `layer` counts the signal sites from 1. With labels missing on some profiles, those count as "". Raises `InputError`
+    when two profiles have the same labels.
     """
     try:
         import xarray
@@ -71,8 +72,15 @@ def to_xarray(profiles: ProfileSet) -> xarray.Dataset:
     columns: dict[str, NDArray[np.float64]] = {
         name: np.full(shape, np.nan) for name in itertools.chain(_QUANTITIES, _FIGURES)
     }
+    taken: set[tuple[int, ...]] = set()
     for profile in profiles:
         at = tuple(values.index(profile.labels.get(name, "")) for name, values in axes.items())
+        if at in taken:
+            raise InputError(
+                f"two profiles have the labels {dict(profile.labels)}; a dataset has one cell for each",
+                hint="select, or give each profile a label of its own",
+            )
+        taken.add(at)
         for name, values in _layers(profile).items():
             columns[name][at][: values.size] = values
     names = {**{name: entry[2] for name, entry in _QUANTITIES.items()}, **_FIGURES}

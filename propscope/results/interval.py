@@ -31,7 +31,8 @@ def geometric_interval(values: Iterable[float]) -> Interval:
     """Return the geometric mean of positive `values` with its 95% Student interval on logarithms.
 
     A zero (vanished) pulls the mean and the lower limit to 0, an Inf (overflowed) the mean and the upper limit to Inf;
-    both at once give NaN. NaN values are left out. With one value, or none, the limits are NaN.
+    with both at once the mean is NaN. NaN values are left out. With one value, or none, the limits are NaN; with fewer
+    than two that have a finite logarithm, they are the least and the greatest value.
     """
     array = np.array([value for value in values if not math.isnan(value)], dtype=np.float64)
     nan = float("nan")
@@ -44,10 +45,12 @@ def geometric_interval(values: Iterable[float]) -> Interval:
     if array.size < 2:
         return Interval(center, nan, nan, 1)
     if usable.size < 2:
-        return Interval(center, center, center, array.size)
+        return Interval(center, float(array.min()), float(array.max()), array.size)
     from scipy.special import stdtrit
 
     half = float(stdtrit(usable.size - 1, 0.975)) * float(usable.std(ddof=1)) / math.sqrt(usable.size)
-    low = 0.0 if (array == 0).any() else math.exp(float(usable.mean()) - half)
-    high = math.inf if np.isinf(array).any() else math.exp(float(usable.mean()) + half)
+    with np.errstate(over="ignore", under="ignore"):
+        low, high = np.exp(usable.mean() + np.array([-half, half])).tolist()
+    low = 0.0 if (array == 0).any() else low
+    high = math.inf if np.isinf(array).any() else high
     return Interval(center, low, high, array.size)

@@ -28,8 +28,10 @@ def grid_table(profiles: ProfileSet, *, intervals: bool = True) -> Table:
     """
     pairs = summarize_pairs(profiles)
     axes = profiles.axes
-    leading = tuple(name for name in ("activation", "initializer") if len(axes.get(name, ())) > 1)
-    named = leading + tuple(name for name in axes if name not in (*leading, "seed") and len(axes[name]) > 1)
+    # A label that some profiles lack tells them from the others as well as a different value.
+    varied = [name for name in axes if len({profile.labels.get(name, "") for profile in profiles}) > 1]
+    leading = tuple(name for name in ("activation", "initializer") if name in varied)
+    named = leading + tuple(name for name in varied if name not in (*leading, "seed"))
     fixed = [f"{name} {axes[name][0]}" for name in axes if name not in (*named, "seed")]
     seeds = {pair.seeds for pair in pairs}
     count = f"{min(seeds)} to {max(seeds)}" if len(seeds) > 1 else str(next(iter(seeds), 0))

@@ -31,6 +31,9 @@ class Site:
     (equal to another unit on every sample), `flat_fraction` (share of pre-activations with
     abs(phi') < eps * max abs(phi')). Geometry of the samples' vectors: `mean_cosine` over pairs of samples,
     `effective_rank` = exp(entropy of the normalized squared singular values) of the matrix of sampled rows.
+
+    Of attention: `attention_entropy`, the mean entropy of its rows in nats, and `largest_logit` before the softmax.
+    Of a residual sum: `branch_share`, mean square of the branch over that of stream and branch together.
     """
 
     name: str
@@ -49,6 +52,18 @@ class Site:
     flat_fraction: float | None = None
     mean_cosine: float | None = None
     effective_rank: float | None = None
+    attention_entropy: float | None = None
+    largest_logit: float | None = None
+    branch_share: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CoverageNote:
+    """What a profile does not show, or shows in another way than asked: `name`, `what` it is, the `reason`."""
+
+    name: str
+    what: Literal["module", "output", "operation", "parameter", "model"]
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +120,15 @@ class Provenance:
 class NetworkProfile:
     """The sites in execution order, the parameters, the labels that tell this profile from others, the provenance.
 
-    `labels` hold one coordinate an axis: initializer, activation, depth, width, seed for a grid of MLPs.
+    `labels` hold one coordinate an axis: initializer, activation, depth, width, seed for a grid of MLPs. `coverage`
+    names what was not seen, and why.
     """
 
     sites: tuple[Site, ...]
     parameters: tuple[Parameter, ...] = ()
     labels: Mapping[str, Label] = field(default_factory=dict)
     provenance: Provenance = Provenance()
+    coverage: tuple[CoverageNote, ...] = ()
 
     def __getitem__(self, name: str) -> Site:
         """Return the site of that name; KeyError lists none of the others, see `sites`."""
@@ -126,9 +143,13 @@ class NetworkProfile:
 
     @property
     def signal_sites(self) -> tuple[Site, ...]:
-        """The sites that gains are measured between: the pre-activations, or all sites where there are not two."""
+        """The sites that gains are measured between: the pre-activations, or all sites where there are not two.
+
+        A layered network, one whose pre-activations know their layer, has its pre-activations also when it is one.
+        """
         chosen = self.with_role("pre-activation")
-        return chosen if len(chosen) > 1 else self.sites
+        layered = any(site.layer is not None for site in chosen)
+        return chosen if layered or len(chosen) > 1 else self.sites
 
     def signal_rms(self, direction: Direction) -> Floats:
         """Return the rms at each signal site, shape (len(signal_sites),).
@@ -160,7 +181,9 @@ class NetworkProfile:
         start, end = (rms[0], rms[-1]) if direction == "forward" else (rms[-1], rms[0])
         if np.isinf(rms).any():
             return float("inf")
-        return float(end / start) if start > 0 else (0.0 if end == 0 else float("nan"))
+        if start > 0:
+            return float(end / start)
+        return 0.0 if start == end == 0 else float("nan")
 
     @property
     def nonfinite_count(self) -> int:

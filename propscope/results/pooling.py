@@ -12,6 +12,14 @@ from propscope.results.network import NetworkProfile, Parameter, Site
 from propscope.results.profile_set import ProfileSet
 from propscope.results.summary import TensorSummary
 
+_AVERAGED = (
+    "flat_fraction",
+    "mean_cosine",
+    "effective_rank",
+    "attention_entropy",
+    "largest_logit",
+    "branch_share",
+)
 T = TypeVar("T", int, TensorSummary)
 
 
@@ -19,8 +27,9 @@ def pooled(profiles: ProfileSet) -> NetworkProfile:
     """Return one profile of several networks with the same sites: elements, samples and units of all together.
 
     Summaries merge exactly, so rms is the root of the mean second moment over the networks; counts of units add up;
-    flat fraction, cosine and rank are averages. The seed is dropped from the labels. Raises `InputError` for networks
-    whose sites differ, and for none.
+    flat fraction, cosine and rank are averages. In the labels `networks`, their number, takes the seed's place, and the
+    provenance is the first one's but for the seed and the sums. Raises `InputError` for networks whose sites differ,
+    and for none.
     """
     members = profiles.profiles
     if not members:
@@ -35,7 +44,14 @@ def pooled(profiles: ProfileSet) -> NetworkProfile:
         first,
         sites=tuple(_site(group) for group in zip(*(member.sites for member in members), strict=True)),
         parameters=tuple(_parameter(group) for group in zip(*(member.parameters for member in members), strict=True)),
-        labels={name: value for name, value in first.labels.items() if name != "seed"},
+        labels={name: value for name, value in first.labels.items() if name != "seed"} | {"networks": len(members)},
+        provenance=replace(
+            first.provenance,
+            seed=None,
+            wall_seconds=sum(member.provenance.wall_seconds for member in members),
+            samples=sum(member.provenance.samples for member in members),
+            batches=sum(member.provenance.batches for member in members),
+        ),
     )
 
 
@@ -48,9 +64,7 @@ def _site(sites: Sequence[Site]) -> Site:
         units=_sum(site.units for site in sites),
         dead_units=_sum(site.dead_units for site in sites),
         symmetric_units=_sum(site.symmetric_units for site in sites),
-        flat_fraction=_average(site.flat_fraction for site in sites),
-        mean_cosine=_average(site.mean_cosine for site in sites),
-        effective_rank=_average(site.effective_rank for site in sites),
+        **{name: _average(getattr(site, name) for site in sites) for name in _AVERAGED},
     )
 
 

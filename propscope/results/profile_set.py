@@ -56,7 +56,8 @@ class ProfileSet:
 
     def subset(self, **labels: Label | Iterable[Label]) -> ProfileSet:
         """Return the profiles whose labels have these values (one value or several for each), always as a set."""
-        return ProfileSet(tuple(p for p in self.profiles if _matches(p, self._wanted(labels))))
+        wanted = self._wanted(labels)
+        return ProfileSet(tuple(profile for profile in self.profiles if _matches(profile, wanted)))
 
     def select(self, **labels: Label | Iterable[Label]) -> NetworkProfile | ProfileSet:
         """Return the one profile with these labels, or the `ProfileSet` of those that have them when several do.
@@ -74,7 +75,8 @@ class ProfileSet:
             if name not in known:
                 raise InputError(f"no profile has a label {name!r}; the labels are {', '.join(known) or 'none'}")
         return {
-            name: (value,) if isinstance(value, (str, int, float)) else tuple(value) for name, value in labels.items()
+            name: tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
+            for name, value in labels.items()
         }
 
     def groups(self, over: str = "seed") -> dict[tuple[tuple[str, Label], ...], ProfileSet]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from propscope.results.fields import SUMMARY_FIELDS
 from propscope.results.histogram import LogHistogram
-from propscope.results.network import NetworkProfile, Parameter, Provenance, Site
+from propscope.results.network import CoverageNote, NetworkProfile, Parameter, Provenance, Site
 from propscope.results.summary import TensorSummary
 
 TableName = Literal["profile", "site", "parameter"]
@@ -18,7 +18,14 @@ Row = dict[str, Any]
 _STORED = tuple(field.name for field in SUMMARY_FIELDS if field.name != "rms")
 _PROVENANCE = tuple(name for name in Provenance.__dataclass_fields__ if name != "seed")
 _UNIT_COUNTS = ("units", "dead_units", "symmetric_units")
-_UNIT_FIGURES = ("flat_fraction", "mean_cosine", "effective_rank")
+_FIGURES = (
+    "flat_fraction",
+    "mean_cosine",
+    "effective_rank",
+    "attention_entropy",
+    "largest_logit",
+    "branch_share",
+)
 
 
 def site_row(site: Site, index: int) -> Row:
@@ -35,7 +42,7 @@ def site_row(site: Site, index: int) -> Row:
         "samples": site.samples,
     }
     row.update({name: _or_missing(getattr(site, name)) for name in _UNIT_COUNTS})
-    row.update({name: _or_nan(getattr(site, name)) for name in _UNIT_FIGURES})
+    row.update({name: _or_nan(getattr(site, name)) for name in _FIGURES})
     return row | _summary_row("forward", site.forward) | _summary_row("backward", site.backward)
 
 
@@ -53,7 +60,7 @@ def site_from_row(row: Mapping[str, Any], forward: LogHistogram | None, backward
         backward=_summary_from_row("backward", row, backward),
         samples=int(row["samples"]),
         **{name: _int(row[name]) for name in _UNIT_COUNTS},
-        **{name: _float(row[name]) for name in _UNIT_FIGURES},
+        **{name: _float(row[name]) for name in _FIGURES},
     )
 
 
@@ -94,6 +101,7 @@ def profile_row(profile: NetworkProfile) -> Row:
         "width": str(labels.get("width", "")),
         "seed": _or_missing(profile.provenance.seed),
     }
+    row["coverage"] = json.dumps([(note.name, note.what, note.reason) for note in profile.coverage])
     return row | {name: getattr(profile.provenance, name) for name in _PROVENANCE}
 
 
@@ -102,7 +110,9 @@ def profile_from_row(
 ) -> NetworkProfile:
     """Return the profile that `profile_row` made the row of, around its sites and parameters."""
     kept = {name: row[name] for name in _PROVENANCE}
-    return NetworkProfile(sites, parameters, json.loads(row["labels"]), Provenance(seed=_int(row["seed"]), **kept))
+    origin = Provenance(seed=_int(row["seed"]), **kept)
+    coverage = tuple(CoverageNote(*note) for note in json.loads(row["coverage"]))
+    return NetworkProfile(sites, parameters, json.loads(row["labels"]), origin, coverage)
 
 
 def _summary_row(prefix: str, summary: TensorSummary | None) -> Row:

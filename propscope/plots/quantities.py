@@ -1,0 +1,149 @@
+"""The quantities that are drawn as curves, one row of panels each, and their averages over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from propscope.plots.tracks import Track, positions_of, site_track, weight_track
+from propscope.results import NetworkProfile
+from propscope.results.fields import PARAMETER_FIELDS, SUMMARY_FIELDS, Field
+from propscope.results.interval import Interval, geometric_interval
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+_FIELDS = {field.name: field for field in (*PARAMETER_FIELDS, *SUMMARY_FIELDS)}
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A quantity along the depth: `reads` a field of the summaries on a `track`, or their norm.
+
+    `subject` says of what in words, `symbol` in mathtext; `travels` which way the signal runs through the layers; a
+    quantity that is `signed` is averaged as it is, every other one on logarithms.
+    """
+
+    subject: str
+    symbol: str
+    reads: Literal["std", "mean", "rms", "gradient_norm"]
+    track: Callable[[NetworkProfile], Track]
+    travels: Literal["up", "down"]
+    signed: bool = False
+
+    @property
+    def field(self) -> Field:
+        """The quantity's name, label and symbol everywhere else."""
+        return _FIELDS[self.reads]
+
+    def values(self, track: Track) -> list[float]:
+        """Return the value at each position of a track: NaN where not seen, Inf where an element is not finite."""
+        return [
+            _value(None if summary is None or not summary.count else summary.nonfinite_count, read)
+            for summary, read in zip(track.summaries, self._reads(track), strict=True)
+        ]
+
+    def _reads(self, track: Track) -> Iterable[float]:
+        if self.reads == "gradient_norm":
+            return track.norms
+        return [math.nan if summary is None else getattr(summary, self.reads) for summary in track.summaries]
+
+
+def _value(nonfinite: int | None, read: float) -> float:
+    if nonfinite is None:
+        return math.nan
+    return math.inf if nonfinite else float(read)
+
+
+QUANTITIES = (
+    Quantity(
+        "Forward: activation h", r"\sigma(h)", "std", lambda p: site_track(p, "activation", "forward"), travels="up"
+    ),
+    Quantity(
+        "Forward: activation h",
+        r"\langle h \rangle",
+        "mean",
+        lambda p: site_track(p, "activation", "forward"),
+        travels="up",
+        signed=True,
+    ),
+    Quantity(
+        "Backward: dL/dz",
+        r"\mathrm{rms}(\partial L/\partial z)",
+        "rms",
+        lambda p: site_track(p, "pre-activation", "backward"),
+        travels="down",
+    ),
+    Quantity(
+        "Weights W",
+        r"\|\partial L/\partial W\|",
+        "gradient_norm",
+        lambda p: weight_track(p, "gradient"),
+        travels="down",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Curve:
+    """One line: the average over `profiles` networks at each position, with its 95% interval, all shape (n,).
+
+    `center` is 0 where a network's value is exactly zero and Inf where one is not finite; `vanished` and `nonfinite`
+    count those networks. NaN where nothing was seen; NaN limits with fewer than two networks.
+    """
+
+    name: str
+    positions: Ints
+    center: Floats
+    low: Floats
+    high: Floats
+    vanished: Ints
+    nonfinite: Ints
+    profiles: int
+
+
+def curve_of(name: str, quantity: Quantity, tracks: Iterable[Track]) -> Curve:
+    """Return the curve of one line from the tracks of its networks, one a seed."""
+    tracks = list(tracks)
+    positions = positions_of(tracks)
+    at = {position: index for index, position in enumerate(positions)}
+    values = np.full((len(tracks), len(positions)), np.nan)
+    for row, track in zip(values, tracks, strict=True):
+        row[[at[position] for position in track.positions]] = quantity.values(track)
+    average = arithmetic_interval if quantity.signed else geometric_interval
+    intervals = [average(column) for column in values.T.tolist()]
+    nonfinite = np.isinf(values).sum(axis=0)
+    center = np.array([interval.center for interval in intervals], dtype=np.float64)
+    return Curve(
+        name=name,
+        positions=np.array(positions, dtype=np.int64),
+        center=np.where(nonfinite > 0, np.inf, center),
+        low=np.array([interval.low for interval in intervals], dtype=np.float64),
+        high=np.array([interval.high for interval in intervals], dtype=np.float64),
+        vanished=np.zeros(len(positions), np.int64) if quantity.signed else (values == 0).sum(axis=0),
+        nonfinite=nonfinite,
+        profiles=len(tracks),
+    )
+
+
+def arithmetic_interval(values: Iterable[float]) -> Interval:
+    """Return the arithmetic mean of `values` with its 95% Student interval on them as they are.
+
+    NaN values are left out. NaN limits with fewer than two values, or when one is infinite, as the mean then is.
+    """
+    array = np.array([value for value in values if not math.isnan(value)], dtype=np.float64)
+    if array.size < 2 or np.isinf(array).any():
+        center = float(array.sum()) if array.size else math.nan
+        return Interval(center, math.nan, math.nan, array.size)
+    from scipy.special import stdtrit
+
+    # Scaling first keeps the squares of numbers near the limits of float64 from overflowing.
+    scale = float(np.abs(array).max()) or 1.0
+    center = float((array / scale).mean()) * scale
+    half = float(stdtrit(array.size - 1, 0.975)) * float((array / scale).std(ddof=1)) / math.sqrt(array.size) * scale
+    return Interval(center, center - half, center + half, array.size)

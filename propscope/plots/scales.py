@@ -1,0 +1,186 @@
+"""The vertical or horizontal scale that a set of values asks for, and where a value stands on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
+from numpy.typing import ArrayLike, NDArray
+
+from propscope.plots.style import power_of_ten, short
+
+Floats = NDArray[np.float64]
+
+DECADES_ABOVE = 5.0
+DECADES_BELOW = 9.0
+# Less would make the wandering of one healthy network look like a trend.
+DECADES_AT_LEAST = 2.0
+_TICKS = 7
+_PAD = 0.04
+# Matplotlib's transforms multiply limits; beyond this they would overflow.
+_LARGEST = 1e100
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """An axis from `low` to `high`: linear, logarithmic, or symlog (linear within +-`linear_below`).
+
+    `clipped`: whether there are finite values beyond its limits.
+    """
+
+    kind: Literal["linear", "log", "symlog"]
+    low: float
+    high: float
+    linear_below: float = math.nan
+    clipped: bool = False
+
+    def _units(self, values: ArrayLike) -> Floats:
+        array = np.asarray(values, dtype=np.float64)
+        if self.kind == "linear":
+            return array
+        with np.errstate(divide="ignore", invalid="ignore"):
+            if self.kind == "log":
+                return np.log10(array)
+            # As matplotlib's symlog scale of base 10 and linscale 1, in units of the linear range.
+            size = np.abs(array) / self.linear_below
+            return np.asarray(np.sign(array) * np.where(size <= 1, size * 10 / 9, 10 / 9 + np.log10(size)))
+
+    def fraction(self, values: ArrayLike) -> Floats:
+        """Return where values stand on the axis, 0 at its low and 1 at its high end, held within; NaN stays NaN."""
+        low, high = self._units([self.low, self.high])
+        return np.asarray(np.clip((self._units(values) - low) / (high - low), 0.0, 1.0))
+
+    @property
+    def ticks(self) -> tuple[float, ...]:
+        """At most 7 powers of ten in range; with 0 and both signs for symlog; none for a linear axis.
+
+        A short logarithmic axis has 2 and 5 between the powers.
+        """
+        if self.kind == "linear":
+            return ()
+        if self.kind == "log":
+            low, high = math.log10(self.low), math.log10(self.high)
+            if high - low > 2.5:
+                return tuple(10.0**e for e in exponents(low, high, _TICKS))
+            powers = range(math.floor(low), math.ceil(high) + 1)
+            return tuple(x for e in powers for x in (10.0**e, 2 * 10.0**e, 5 * 10.0**e) if self.low <= x <= self.high)
+        sizes = [10.0**e for e in range(round(math.log10(self.linear_below)), 300) if 10.0**e <= self._far]
+        step = -(-len(sizes) // 3)
+        both = [0.0, *sizes[::step], *(-size for size in sizes[::step])]
+        return tuple(sorted(tick for tick in both if self.low <= tick <= self.high))
+
+    @property
+    def _far(self) -> float:
+        return max(abs(self.low), abs(self.high))
+
+    def apply(self, axes: Axes) -> Axes:
+        """Set an axes' y axis to this scale and its ticks."""
+        if self.kind == "symlog":
+            axes.set_yscale("symlog", linthresh=self.linear_below)
+        elif self.kind == "log":
+            axes.set_yscale("log")
+        axes.set_ylim(self.low, self.high)
+        if self.kind == "linear":
+            axes.yaxis.set_major_locator(MaxNLocator(6))
+        else:
+            axes.yaxis.set_major_locator(FixedLocator(self.ticks))
+            axes.yaxis.set_major_formatter(FixedFormatter(_spell(self.ticks)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        return axes
+
+
+def exponents(low: float, high: float, at_most: int) -> list[int]:
+    """Return at most so many evenly spaced whole exponents between two, 0 among them when it lies there."""
+    first, last = math.ceil(low - 1e-9), math.floor(high + 1e-9)
+    step = max(1, -(-(last - first + 1) // at_most))
+    # A multiple of the step keeps 1 = 10^0 among the ticks.
+    return [e for e in range(first, last + 1) if e % step == 0]
+
+
+def _spell(ticks: Sequence[float]) -> list[str]:
+    if all(tick == 0 or 0.01 <= abs(tick) < 1e4 for tick in ticks):
+        return [short(tick) for tick in ticks]
+    return [_power(tick) for tick in ticks]
+
+
+def _power(value: float) -> str:
+    if value == 0:
+        return "0"
+    exponent = math.floor(math.log10(abs(value)) + 1e-9)
+    lead = round(abs(value) / 10.0**exponent)
+    if lead != 1 and abs(exponent) <= 1:
+        return short(value)
+    return ("−" if value < 0 else "") + (f"{lead}·" if lead != 1 else "") + power_of_ten(exponent)
+
+
+def log_window(values: ArrayLike, *, anchors: ArrayLike) -> tuple[float, float]:
+    """Return the decades (log10) that a logarithmic axis shows: those of the positive values, 2 at least, 14 at most.
+
+    Where there are more, the window lies 9 decades below to 5 above the anchor: of `anchors`, the values from which the
+    signals start, the one nearest to 1, so that the healthy networks are always in sight. Without positive values it
+    lies around 1.
+    """
+    logs, starts = _decades(values), _decades(anchors)
+    if not logs.size:
+        return -1.0, 1.0
+    low, high = float(logs.min()), float(logs.max())
+    if high - low > DECADES_ABOVE + DECADES_BELOW:
+        anchor = float(starts[np.abs(starts).argmin()]) if starts.size else high
+        high = min(high, anchor + DECADES_ABOVE)
+        low = max(low, high - DECADES_ABOVE - DECADES_BELOW)
+    short_by = max(0.0, DECADES_AT_LEAST - (high - low)) / 2
+    return low - short_by, high + short_by
+
+
+def _decades(values: ArrayLike) -> Floats:
+    array = np.asarray(values, dtype=np.float64).ravel()
+    # Within 300 decades of 1, so that the ends of an axis are ordinary numbers even with room around them.
+    return np.clip(np.log10(array[np.isfinite(array) & (array > 0)]), -300, 300)
+
+
+def log_scale(values: ArrayLike, *, anchors: ArrayLike, limits: ArrayLike = ()) -> Scale:
+    """Return the logarithmic scale that shows `log_window`, with a little room at both ends.
+
+    It makes room for the `limits` of the values' intervals too, up to a factor of 3.
+    """
+    logs = _decades(values)
+    bands = 10 ** np.clip(_decades(limits), logs.min() - 0.5, logs.max() + 0.5) if logs.size else np.empty(0)
+    low, high = log_window(np.concatenate([10**logs, bands]), anchors=anchors)
+    clipped = bool(logs.size and (logs.min() < low or logs.max() > high))
+    room = _PAD * (high - low)
+    return Scale("log", 10 ** (low - room), 10 ** (high + room), clipped=clipped)
+
+
+def signed_scale(curves: Sequence[Floats], *, limits: ArrayLike = (), spread: float = 0.0) -> Scale:
+    """Return the scale for curves of either sign: linear, or symlog when some are more than 20 times the typical one.
+
+    `spread` is the standard deviation beside which a mean is large or small: the axis reaches to half of it at
+    least, and makes room for the `limits` of the values' intervals, up to half as far again as the values. A curve
+    beyond a million times the typical one leaves the axis.
+    """
+    finite = [curve[np.isfinite(curve)] for curve in curves]
+    sizes = [min(float(np.abs(values).max()), _LARGEST) for values in finite if values.any()]
+    least = min(spread / 2, _LARGEST) if math.isfinite(spread) else 0.0
+    typical = max(float(np.median(sizes)) if sizes else 0.0, least)
+    if typical == 0:
+        return Scale("linear", -1.0, 1.0)
+    values = np.concatenate([[0.0], *finite])
+    low, high = float(values.min()), float(values.max())
+    if max(-low, high) <= min(20 * typical, _LARGEST):
+        bands = np.asarray(limits, dtype=np.float64)
+        reach = np.clip(bands[np.isfinite(bands)], 1.5 * min(low, -least), 1.5 * max(high, least))
+        low, high = min([low, *reach]), max([high, *reach])
+        low, high = (min(low, -least), max(high, least)) if max(-low, high) < least else (low, high)
+        room = _PAD * (high - low)
+        return Scale("linear", low - room, high + room)
+    linear = 10.0 ** math.floor(math.log10(typical) - 1)
+    edge = min(1e6 * typical, _LARGEST)
+    clipped = low < -edge or high > edge
+    low, high = max(low, -edge), min(high, edge)
+    # Both ends reach past the linear range, so that 0 stands off the edge and a tick marks the first power.
+    return Scale("symlog", min(1.5 * low, -1.5 * linear), max(1.5 * high, 1.5 * linear), linear, clipped)

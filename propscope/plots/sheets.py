@@ -1,0 +1,122 @@
+"""Which profiles share a picture, which of them form one line, and what a picture says about its run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from propscope.results import NetworkProfile, ProfileSet
+
+SEED = "seed"
+LINE = "initializer"
+COLUMN = "activation"
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """The profiles of one picture, and the `suffix` that tells its file from the others of its plot."""
+
+    suffix: str
+    profiles: ProfileSet
+
+
+def lines(
+    profiles: ProfileSet, *, columns: Sequence[str] = (), members: ProfileSet | None = None
+) -> dict[str, ProfileSet]:
+    """Return the profiles (or those `members` of them) that make one line or row, by its name, in their order.
+
+    They differ in their seed alone, and in the labels that `columns` keep apart elsewhere. The name is the initializer,
+    with every other label that varies among `profiles`: "he_normal, depth 50"; "model" where there is neither.
+    """
+    varying = [name for name, values in profiles.axes.items() if name not in (SEED, LINE, *columns) and len(values) > 1]
+    together: dict[str, list[NetworkProfile]] = {}
+    for profile in profiles if members is None else members:
+        parts = [str(profile.labels[LINE])] if LINE in profile.labels else []
+        parts += [f"{name} {profile.labels[name]}" for name in varying if name in profile.labels]
+        together.setdefault(", ".join(parts) or "model", []).append(profile)
+    return {name: ProfileSet.of(members) for name, members in together.items()}
+
+
+def columns(profiles: ProfileSet) -> dict[str, ProfileSet]:
+    """Return the profiles of each activation, in the order of first appearance; "" where none is named."""
+    together: dict[str, list[NetworkProfile]] = {}
+    for profile in profiles:
+        together.setdefault(str(profile.labels.get(COLUMN, "")), []).append(profile)
+    return {name: ProfileSet.of(members) for name, members in together.items()}
+
+
+def sheets(profiles: ProfileSet, *, within: Sequence[str], lines_at_most: int, columns_at_most: int) -> list[Sheet]:
+    """Return the pictures that a set takes: one for each combination of labels that are not drawn `within` one.
+
+    Seeds always share a picture. Profiles without an initializer are told apart by their other labels, as lines of one
+    picture. More than `lines_at_most` lines, or `columns_at_most` activations, make further pictures.
+    """
+    inside = {SEED, *within}
+    if LINE not in profiles.axes:
+        inside |= profiles.axes.keys() - {COLUMN}
+    apart = [name for name, values in profiles.axes.items() if name not in inside and len(values) > 1]
+    together: dict[tuple[str, ...], list[NetworkProfile]] = {}
+    for profile in profiles:
+        key = tuple(_spell(name, profile) for name in apart)
+        together.setdefault(key, []).append(profile)
+    pages: list[Sheet] = []
+    for key, members in together.items():
+        for extra, page in _pages(ProfileSet.of(members), within, lines_at_most, columns_at_most):
+            pages.append(Sheet("-".join(filter(None, (*key, *extra))), page))
+    return _unique(pages)
+
+
+def _spell(name: str, profile: NetworkProfile) -> str:
+    value = profile.labels.get(name, "none")
+    return str(value) if name == COLUMN else f"{name}{value}"
+
+
+def _pages(
+    profiles: ProfileSet, within: Sequence[str], lines_at_most: int, columns_at_most: int
+) -> list[tuple[tuple[str, ...], ProfileSet]]:
+    by_column = columns(profiles) if COLUMN in within else {"": profiles}
+    pages: list[tuple[tuple[str, ...], ProfileSet]] = []
+    for chosen in _portions(list(by_column), columns_at_most):
+        wanted = ProfileSet.of(profile for name in chosen for profile in by_column[name])
+        by_line = lines(wanted, columns=within)
+        portions = _portions(list(by_line), lines_at_most)
+        for number, names in enumerate(portions, start=1):
+            extra = ("+".join(chosen) if len(chosen) < len(by_column) else "", f"{number}" if len(portions) > 1 else "")
+            pages.append((extra, ProfileSet.of(profile for name in names for profile in by_line[name])))
+    return pages
+
+
+def _portions(names: list[str], at_most: int) -> list[list[str]]:
+    count = -(-len(names) // at_most)
+    return [names[i * len(names) // count : (i + 1) * len(names) // count] for i in range(count)]
+
+
+def _unique(pages: list[Sheet]) -> list[Sheet]:
+    seen: dict[str, int] = {}
+    unique = []
+    for page in pages:
+        suffix = re.sub(r"[^\w.=+-]+", "_", page.suffix)
+        seen[suffix] = seen.get(suffix, 0) + 1
+        unique.append(Sheet(suffix if seen[suffix] == 1 else f"{suffix}-{seen[suffix]}", page.profiles))
+    return unique
+
+
+def facts(profiles: ProfileSet, *, seeds: str = "") -> str:
+    """Return what was run in one line: activation, the labels that all share, seeds (and what became of them), batch.
+
+    A fact that is not known, or not the same for all, is left out.
+    """
+    axes = profiles.axes
+    shared = {name: values[0] for name, values in axes.items() if len(values) == 1 and name not in (SEED, LINE)}
+    parts = [str(shared.pop(COLUMN))] if COLUMN in shared else []
+    parts += [f"{name} {value}" for name, value in shared.items()]
+    if len(axes.get(LINE, ())) == 1:
+        parts.insert(0, str(axes[LINE][0]))
+    count = len(axes.get(SEED, ()))
+    if count:
+        parts.append(f"{count} seeds{seeds}" if count > 1 else "1 seed")
+    batches = {p.provenance.samples // p.provenance.batches for p in profiles if p.provenance.batches}
+    if len(batches) == 1:
+        parts.append(f"batch {batches.pop()}")
+    return " · ".join(parts)

@@ -1,0 +1,9 @@
+"""Result files: one HDF5 file of flat tables, readable without propscope; docs/schema.md states them completely."""
+
+from propscope.store.atomic import check_target
+from propscope.store.merge import merge
+from propscope.store.read import load
+from propscope.store.schema import SCHEMA_VERSION
+from propscope.store.write import save
+
+__all__ = ["SCHEMA_VERSION", "check_target", "load", "merge", "save"]

@@ -1,0 +1,81 @@
+"""The tables of a result file and their columns, derived from `results.fields`; docs/schema.md says the same in prose.
+
+A column that is added, removed or changed in meaning raises `SCHEMA_VERSION`, and a file of every earlier version stays
+in tests/data to prove that it can be read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from propscope.results.fields import TABLES as FIELDS
+from propscope.results.fields import Field
+from propscope.results.rows import TableName
+
+FORMAT = "propscope"
+SCHEMA_VERSION = 1
+
+StoredType = Literal["int64", "float64", "text", "uint16", "uint64"]
+StoredTable = Literal["profile", "site", "parameter", "histogram"]
+
+_STORED_AS: dict[str, StoredType] = {"int": "int64", "float": "float64", "text": "text"}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One dataset, 1-D, of a table: `stored` is its type, `refers` the table whose row numbers it holds, or ""."""
+
+    name: str
+    stored: StoredType
+    meaning: str
+    unit: str = "1"
+    refers: StoredTable | Literal[""] = ""
+
+
+DIRECTIONS: dict[TableName, tuple[str, ...]] = {"site": ("forward", "backward"), "parameter": ("value", "gradient")}
+
+# What xarray shows beside the row number: enough to tell one row from another.
+COORDINATES: dict[StoredTable, tuple[str, ...]] = {
+    "profile": ("initializer", "activation", "depth", "width", "seed"),
+    "site": ("profile", "index", "name", "role", "layer"),
+    "parameter": ("profile", "index", "name"),
+    "histogram": (),
+}
+
+
+def _measured(fields: tuple[Field, ...]) -> tuple[Column, ...]:
+    return tuple(Column(field.name, _STORED_AS[field.kind], field.label, field.unit) for field in fields)
+
+
+def _entry_table(table: Literal["site", "parameter"]) -> tuple[Column, ...]:
+    ranges = []
+    for direction in DIRECTIONS[table]:
+        first = f"{direction}: first row of its histogram, -1 where none was recorded"
+        ranges.append(Column(f"{direction}_histogram_start", "int64", first, refers="histogram"))
+        ranges.append(Column(f"{direction}_histogram_length", "int64", f"{direction}: rows of its histogram"))
+    return (
+        Column(table, "int64", "row number, the dimension's coordinate", refers=table),
+        Column("profile", "int64", "row of its profile", refers="profile"),
+        *_measured(FIELDS[table]),
+        *ranges,
+    )
+
+
+TABLES: dict[StoredTable, tuple[Column, ...]] = {
+    "profile": (
+        Column("profile", "int64", "row number, the dimension's coordinate", refers="profile"),
+        *_measured(FIELDS["profile"]),
+        Column("site_start", "int64", "row of its first site", refers="site"),
+        Column("site_count", "int64", "sites"),
+        Column("parameter_start", "int64", "row of its first parameter", refers="parameter"),
+        Column("parameter_count", "int64", "parameters"),
+    ),
+    "site": _entry_table("site"),
+    "parameter": _entry_table("parameter"),
+    "histogram": (
+        Column("bin", "uint16", "bin: the value's sign, exponent and top three mantissa bits"),
+        # A recording over many batches passes 2^32 elements, and the high bytes of small counts compress to nothing.
+        Column("count", "uint64", "values in the bin"),
+    ),
+}

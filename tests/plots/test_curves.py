@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+from synthetic_profiles import INITIALIZERS, constant, grid, mlp, model, sixteen
+
+from propscope.plots.curve_panels import draw_curves, position_ticks
+from propscope.plots.curves import Curves, Panel, prepare_curves
+from propscope.plots.style import styled
+from propscope.results import NetworkProfile, ProfileSet
+
+CASES = {
+    "one initializer, one seed": ProfileSet((mlp(),)),
+    "sixteen initializers": sixteen(),
+    "two activations": grid(activations=("relu", "tanh"), seeds=2, depths=(6,), width=16),
+    "depth 1": grid(depths=(1,), seeds=2),
+    "depth 2": grid(depths=(2,), seeds=1),
+    "depth 100": grid(("he_normal", "normal:std=1", "default"), depths=(100,), seeds=2, width=12, batch=8),
+    "two depths": grid(("he_normal", "default"), depths=(3, 5), seeds=2),
+    "all zero": ProfileSet((constant(0.0),)),
+    "all NaN": ProfileSet((constant(math.nan),)),
+    "all Inf": ProfileSet((constant(math.inf, seed=0), constant(math.inf, seed=1))),
+    "forward only": grid(backward=False, seeds=2, depths=(4,)),
+    "any model": ProfileSet((model(),)),
+    "two models": ProfileSet((model(seed=1, model="resnet"), model(seed=2, model="vit"))),
+}
+
+
+def prepared(profiles: ProfileSet) -> Curves:
+    curves = prepare_curves(profiles)
+    assert curves is not None
+    return curves
+
+
+def panel(profiles: ProfileSet, row: int, column: int = 0) -> Panel:
+    found = prepared(profiles).panels[row][column]
+    assert found is not None
+    return found
+
+
+def drawn(profiles: ProfileSet) -> Figure:
+    with styled():
+        figure = draw_curves(prepared(profiles))
+        FigureCanvasAgg(figure).draw()
+    return figure
+
+
+def texts(figure: Figure) -> list[tuple[str, Bbox]]:
+    found = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    return [(text.get_text(), text.get_window_extent()) for text in found]
+
+
+def test_rows_are_quantities_and_columns_activations() -> None:
+    curves = prepared(CASES["two activations"])
+    assert [[found.column for found in row if found] for row in curves.panels] == [["relu", "tanh"]] * 4
+    assert curves.names == ("he_normal", "xavier_normal", "normal:std=0.01", "zeros")
+    for row in curves.panels:
+        assert row[0] is not None
+        assert row[1] is not None
+        assert row[0].scale == row[1].scale
+    assert curves.header.facts == "depth 6 · width 16 · 2 seeds · batch 32"
+    assert "95% interval" in curves.header.reading
+
+
+def test_a_vanished_layer_is_stated() -> None:
+    forward = panel(grid(("he_normal", "zeros"), seeds=3, depths=(5,)), 0)
+    he, zeros = forward.curves
+    np.testing.assert_array_equal(zeros.vanished, [3] * 5)
+    assert not he.vanished.any()
+    assert [(label.names, label.note) for label in forward.labels] == [
+        (("he_normal",), ""),
+        (("zeros",), "zero throughout"),
+    ]
+    assert forward.labels[1].end == 0.0
+
+
+def test_the_layers_from_which_a_signal_is_gone_are_stated() -> None:
+    profile = mlp("normal:std=0.01", "tanh", depth=60, width=16)
+    forward, _, backward, _ = (panel(ProfileSet((profile,)), row) for row in range(4))
+    rms = np.array([site.forward.std for site in profile.with_role("activation")])
+    first = int(np.flatnonzero(rms == 0)[0]) + 1
+    assert forward.labels[0].note == f"zero at {first}–60"
+    rms = np.array([site.backward.rms for site in profile.with_role("pre-activation")])
+    assert backward.labels[0].note == f"zero at 1–{int(np.flatnonzero(rms == 0)[-1]) + 1}"
+
+
+def test_an_overflow_is_stated_with_the_seeds_it_struck() -> None:
+    both = ProfileSet((constant(1.0, depth=3, seed=0), constant(math.inf, depth=3, seed=1)))
+    for row in (1, 2, 3):
+        assert panel(both, row).labels[0].note == "NaN/Inf throughout (1 of 2 seeds)"
+        assert panel(both, row).labels[0].end == 1.0
+
+
+def test_a_curve_that_leaves_its_axis_says_where_it_ends() -> None:
+    forward = panel(grid(("he_normal", "normal:std=0.01"), seeds=1, depths=(20,)), 0)
+    end = forward.curves[1].center[-1]
+    assert forward.scale.clipped
+    assert end < forward.scale.low
+    assert forward.labels[1].note.startswith("↓")
+    assert float(forward.labels[1].note[2:].replace("−", "-")) == pytest.approx(end, rel=0.05)
+
+
+def test_curves_that_coincide_share_a_label() -> None:
+    wide = grid(("he_normal", "xavier_normal", "lecun_normal", "normal:std=0.01"), seeds=1, depths=(10,))
+    assert [label.names for label in panel(wide, 0).labels] == [
+        ("he_normal",),
+        ("xavier_normal", "lecun_normal"),
+        ("normal:std=0.01",),
+    ]
+
+
+def test_names_stand_where_the_signal_ends() -> None:
+    profiles = grid(("he_normal", "xavier_normal"), seeds=1)
+    assert [panel(profiles, row).side for row in (0, 2)] == ["right", "left"]
+
+
+def test_only_what_was_recorded_gets_a_panel() -> None:
+    assert [row[0].quantity.reads for row in prepared(CASES["forward only"]).panels if row[0]] == ["std", "mean"]
+    assert [row[0].quantity.reads for row in prepared(CASES["any model"]).panels if row[0]] == ["std", "mean", "rms"]
+    assert prepare_curves(ProfileSet((NetworkProfile(()),))) is None
+    assert prepare_curves(ProfileSet(())) is None
+
+
+def test_depths_in_one_picture_are_lines_of_their_own() -> None:
+    assert prepared(CASES["two depths"]).names == (
+        "he_normal, depth 3",
+        "default, depth 3",
+        "he_normal, depth 5",
+        "default, depth 5",
+    )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_case_is_drawn_with_all_text_inside_and_none_overlapping(case: str) -> None:
+    figure = drawn(CASES[case])
+    width, height = figure.get_size_inches() * figure.dpi
+    found = texts(figure)
+    for text, box in found:
+        assert box.x0 >= 0, text
+        assert box.y0 >= 0, text
+        assert box.x1 <= width, text
+        assert box.y1 <= height, text
+    for (text, box), (other, another) in itertools.combinations(found, 2):
+        # A pixel of the line spacing may be shared.
+        overlap = Bbox.intersection(box, another)
+        assert overlap is None or min(overlap.width, overlap.height) < 2, (text, other)
+
+
+def test_every_name_is_written_beside_every_panel() -> None:
+    figure = drawn(CASES["sixteen initializers"])
+    for axes in figure.axes:
+        written = " ".join(text.get_text() for text in axes.texts).replace("\n", " ").replace(": ", ":")
+        for name in INITIALIZERS:
+            assert name in written
+
+
+def test_marks_stand_on_the_edges() -> None:
+    figure = drawn(ProfileSet((constant(0.0, initializer="zeros"), constant(math.inf, initializer="ones"))))
+    axes = figure.axes[0]
+    marks = {line.get_marker(): line.get_ydata()[0] for line in axes.lines if line.get_marker() in ("v", "^")}
+    edges = {"v": 0.0, "^": 1.0}
+    assert {marker: marks[marker] for marker in edges} == edges
+
+
+def test_position_ticks_hold_the_first_and_round_numbers() -> None:
+    assert position_ticks(1, 1) == [1]
+    assert position_ticks(1, 2) == [1, 2]
+    assert position_ticks(1, 20) == [1, 5, 10, 15, 20]
+    assert position_ticks(4, 59) == [4, 10, 20, 30, 40, 50]
+    assert position_ticks(1, 1000) == [1, 200, 400, 600, 800, 1000]

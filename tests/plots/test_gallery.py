@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import pytest
+from synthetic_profiles import grid, mlp, model
+
+import propscope.plots.gallery
+from propscope.errors import InputError, StoreError
+from propscope.plots import PLOTS, draw_all
+from propscope.results import ProfileSet
+
+SMALL = grid(("he_normal", "zeros"), depths=(3,), seeds=2, width=8, batch=4)
+
+
+def test_every_plot_becomes_a_picture(tmp_path: Path) -> None:
+    paths = draw_all(SMALL, tmp_path / "new" / "folder", stem="run")
+    assert [path.name for path in paths] == [
+        "run-curves.png",
+        "run-activations.png",
+        "run-gradients.png",
+        "run-weights.png",
+        "run-weight-gradients.png",
+        "run-overview.png",
+    ]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+    assert sorted(path.name for path in paths[0].parent.iterdir()) == sorted(path.name for path in paths)
+
+
+def test_several_activations_and_depths_are_told_apart(tmp_path: Path) -> None:
+    profiles = grid(("he_normal",), ("relu", "tanh"), depths=(2, 3), seeds=1, width=8, batch=4)
+    paths = draw_all(profiles, tmp_path, stem="run", only=["overview", "weights"])
+    assert [path.name for path in paths] == [
+        "run-weights-relu-depth2.png",
+        "run-weights-relu-depth3.png",
+        "run-weights-tanh-depth2.png",
+        "run-weights-tanh-depth3.png",
+        "run-overview-depth2.png",
+        "run-overview-depth3.png",
+    ]
+
+
+def test_other_formats(tmp_path: Path) -> None:
+    paths = draw_all(SMALL, tmp_path, stem="run", only=["overview", "activations"], formats=("svg", "pdf"))
+    assert [path.suffix for path in paths] == [".svg", ".pdf"] * 2
+    assert b"<svg" in paths[0].read_bytes()
+    assert paths[1].read_bytes().startswith(b"%PDF")
+
+
+def test_what_was_not_recorded_is_left_out(tmp_path: Path) -> None:
+    paths = draw_all(ProfileSet((mlp(depth=2, backward=False),)), tmp_path, stem="run")
+    assert [path.name for path in paths] == [
+        f"run-{name}.png" for name in ("curves", "activations", "weights", "overview")
+    ]
+    with pytest.raises(InputError, match=r"nothing to draw for gradients"):
+        draw_all(ProfileSet((mlp(depth=2, backward=False),)), tmp_path, stem="run", only=["gradients"])
+    with pytest.raises(InputError, match="0 profiles"):
+        draw_all(ProfileSet(()), tmp_path, stem="run")
+    assert len(draw_all(ProfileSet((model(20),)), tmp_path, stem="model")) == 4
+
+
+def test_a_picture_that_exists_is_kept_unless_told(tmp_path: Path) -> None:
+    (tmp_path / "run-weights.png").write_text("mine")
+    with pytest.raises(InputError, match=r"run-weights.png exists") as caught:
+        draw_all(SMALL, tmp_path, stem="run")
+    assert "overwrite" in caught.value.hint
+    assert [path.name for path in tmp_path.iterdir()] == ["run-weights.png"]
+    assert (tmp_path / "run-weights.png").read_text() == "mine"
+    draw_all(SMALL, tmp_path, stem="run", only=["weights"], overwrite=True)
+    assert (tmp_path / "run-weights.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message", "hint"),
+    [
+        ({"only": ["curve"]}, "unknown plot 'curve'; valid are curves, ", "curves"),
+        ({"only": []}, "no plot is named", ""),
+        ({"formats": ["gif"]}, "unknown format 'gif'; valid are png, pdf, svg", ""),
+        ({"formats": []}, "no format is named", ""),
+        ({"stem": "a/b"}, "stem 'a/b' is no file name", "directory"),
+        ({"stem": ""}, "stem '' is no file name", "directory"),
+    ],
+)
+def test_wrong_use_names_what_came_and_what_is_valid(
+    wrong: dict[str, object], message: str, hint: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        draw_all(SMALL, tmp_path, **{"stem": "run", **wrong})  # type: ignore[arg-type]
+    assert hint in caught.value.hint
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot write"):
+        draw_all(SMALL, tmp_path / "file", stem="run", only=["overview"])
+
+
+def test_a_picture_is_never_left_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(source: Path, goal: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "run-overview.png").write_text("mine")
+    monkeypatch.setattr(propscope.plots.gallery.os, "replace", full)
+    with pytest.raises(StoreError, match="No space left"):
+        draw_all(SMALL, tmp_path, stem="run", only=["overview"], overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["run-overview.png"]
+    assert (tmp_path / "run-overview.png").read_text() == "mine"
+
+
+def test_matplotlib_is_left_as_it_was(tmp_path: Path) -> None:
+    before = dict(mpl.rcParams)
+    draw_all(SMALL, tmp_path, stem="run")
+    assert dict(mpl.rcParams) == before
+
+
+def test_the_users_settings_do_not_reach_the_pictures(tmp_path: Path) -> None:
+    only = ["curves"]
+    plain = draw_all(SMALL, tmp_path, stem="plain", only=only)[0].read_bytes()
+    with mpl.rc_context({"font.size": 20, "figure.autolayout": True, "savefig.bbox": "tight", "axes.grid": True}):
+        assert draw_all(SMALL, tmp_path, stem="odd", only=only)[0].read_bytes() == plain
+
+
+def test_drawing_needs_neither_torch_nor_pyplot() -> None:
+    code = (
+        "import sys, pathlib, tempfile\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from synthetic_profiles import grid\n"
+        "from propscope.plots import draw_all\n"
+        "with tempfile.TemporaryDirectory() as folder:\n"
+        "    draw_all(grid(depths=(2,), seeds=2, width=8), pathlib.Path(folder), stem='run')\n"
+        "sys.exit(' '.join({'torch', 'matplotlib.pyplot'} & set(sys.modules)) or 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.strip()) == (0, "")
+
+
+def test_the_table_of_plots_is_complete() -> None:
+    assert [plot.name for plot in PLOTS] == [
+        "curves",
+        "activations",
+        "gradients",
+        "weights",
+        "weight-gradients",
+        "overview",
+    ]
+    assert all(plot.title and plot.shows for plot in PLOTS)

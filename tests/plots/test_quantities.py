@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from synthetic_profiles import constant, mlp
+
+from propscope.plots.quantities import QUANTITIES, arithmetic_interval, curve_of
+from propscope.results import NetworkProfile, Site, TensorSummary
+from propscope.results.interval import geometric_interval
+
+STD, MEAN, BACKWARD, NORM = QUANTITIES
+
+
+def network(*values: float, spread: float = 0.0) -> NetworkProfile:
+    """A network whose activations and gradients at layer l are value_l +- spread."""
+    sites: list[Site] = []
+    for layer, value in enumerate(values, start=1):
+        seen = TensorSummary.of(np.array([value - spread, value + spread]))
+        sites += [
+            Site(role, "", role, (2,), layer=layer, forward=seen, backward=seen)
+            for role in ("pre-activation", "activation")
+        ]
+    return NetworkProfile(tuple(sites))
+
+
+def test_each_quantity_reads_its_field_of_its_tensors() -> None:
+    profile = mlp(depth=3)
+    activations, before = profile.with_role("activation"), profile.with_role("pre-activation")
+    weights = [p for p in profile.parameters if p.name.endswith(".weight")]
+    expected = {
+        STD: [site.forward.std for site in activations],
+        MEAN: [site.forward.mean for site in activations],
+        BACKWARD: [site.backward.rms for site in before],
+        NORM: [weight.gradient_norm for weight in weights],
+    }
+    for quantity, values in expected.items():
+        curve = curve_of("he", quantity, [quantity.track(profile)])
+        assert curve.center == pytest.approx(values)
+        np.testing.assert_array_equal(curve.positions, [1, 2, 3])
+        assert np.isnan(curve.low).all()
+        assert quantity.field.label
+    assert [quantity.field.name for quantity in QUANTITIES] == ["std", "mean", "rms", "gradient_norm"]
+
+
+def test_magnitudes_are_averaged_on_logarithms_over_seeds() -> None:
+    seeds = [network(0.0, spread=spread) for spread in (1.0, 10.0, 100.0)]
+    curve = curve_of("a", STD, [STD.track(seed) for seed in seeds])
+    interval = geometric_interval([1.0, 10.0, 100.0])
+    assert curve.profiles == 3
+    assert (curve.center[0], curve.low[0], curve.high[0]) == pytest.approx((10.0, interval.low, interval.high))
+
+
+def test_the_mean_is_averaged_as_it_is() -> None:
+    curve = curve_of("a", MEAN, [MEAN.track(network(value)) for value in (-1.0, 0.0, 4.0)])
+    # Student: t(0.975, 2) = 4.3027, standard deviation sqrt(7).
+    assert curve.center[0] == pytest.approx(1.0)
+    assert curve.high[0] - 1 == pytest.approx(4.302653 * math.sqrt(7 / 3), rel=1e-6)
+    assert not curve.vanished.any()
+
+
+def test_zeros_and_overflows_are_counted_and_never_missing() -> None:
+    seeds = [network(1.0, 0.0, 0.0), network(1.0, 1.0, 0.0), network(1.0, 1.0, math.inf)]
+    curve = curve_of("a", BACKWARD, [BACKWARD.track(seed) for seed in seeds])
+    np.testing.assert_array_equal(curve.vanished, [0, 1, 2])
+    np.testing.assert_array_equal(curve.nonfinite, [0, 0, 1])
+    np.testing.assert_array_equal(curve.center, [1.0, 0.0, np.inf])
+
+
+def test_nan_elements_make_a_layer_not_finite_however_few() -> None:
+    summary = TensorSummary.of(np.array([1.0] * 99 + [np.nan]))
+    profile = NetworkProfile((Site("a", "", "activation", (1,), layer=1, forward=summary),))
+    assert STD.values(STD.track(profile)) == [math.inf]
+
+
+def test_what_was_not_seen_is_nan() -> None:
+    profile = mlp(depth=2, backward=False)
+    assert np.isnan(BACKWARD.values(BACKWARD.track(profile))).all()
+    assert np.isnan(NORM.values(NORM.track(profile))).all()
+    empty = NetworkProfile((Site("a", "", "activation", (0,), layer=1, forward=TensorSummary.empty()),))
+    assert np.isnan(STD.values(STD.track(empty))).all()
+
+
+def test_networks_of_different_depth_share_the_union_of_positions() -> None:
+    curve = curve_of("a", BACKWARD, [BACKWARD.track(constant(1.0, depth=depth)) for depth in (1, 3)])
+    np.testing.assert_array_equal(curve.positions, [1, 2, 3])
+    np.testing.assert_array_equal(curve.center, [1, 1, 1])
+
+
+def test_an_arithmetic_interval_needs_two_finite_values() -> None:
+    assert math.isnan(arithmetic_interval([2.0]).low)
+    assert arithmetic_interval([2.0, math.nan]).center == 2.0
+    assert arithmetic_interval([2.0, math.inf]).center == math.inf
+    assert math.isnan(arithmetic_interval([]).center)
+    huge = arithmetic_interval([1e300, -1e300, 1.7e308])
+    assert math.isfinite(huge.center)

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from propscope.plots.style import Header, line_style, percent, power_of_ten, short, wrap
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (-0.0, "0"),
+        (0.562, "0.56"),
+        (-0.0123, "−0.012"),
+        (99.96, "100"),
+        (0.00999, "0.01"),
+        (390.4, "390"),
+        (2330, "2330"),
+        (1.2e-5, "1.2e−5"),
+        (-3.04e12, "−3e12"),
+        (math.inf, "∞"),
+        (-math.inf, "−∞"),
+        (math.nan, "NaN"),
+    ],
+)
+def test_short_numbers(value: float, text: str) -> None:
+    assert short(value) == text
+
+
+def test_a_share_is_none_or_all_only_when_it_is_exactly_so() -> None:
+    assert [percent(share) for share in (0, 1e-9, 0.01, 0.5, 0.9999, 1)] == ["0%", "<1%", "1%", "50%", ">99%", "100%"]
+
+
+def test_text_wraps_at_blanks_then_colons_then_anywhere() -> None:
+    assert wrap("he_normal, xavier_normal", 14) == ["he_normal,", "xavier_normal"]
+    assert wrap("sparse:sparsity=0.9:std=0.01", 16) == ["sparse:", "sparsity=0.9:", "std=0.01"]
+    assert wrap("a" * 7, 3) == ["aaa", "aaa", "a"]
+    assert wrap("", 5) == [""]
+
+
+def test_sixteen_lines_differ_without_their_colours() -> None:
+    styles = [line_style(index) for index in range(16)]
+    assert len({(str(style.dash), style.marker, style.filled) for style in styles}) == 16
+
+
+def test_powers_of_ten() -> None:
+    assert [power_of_ten(exponent) for exponent in (-12, 0, 1, 3)] == ["10⁻¹²", "1", "10", "10³"]
+
+
+def test_a_header_grows_with_its_text() -> None:
+    header = Header("Title", "facts", "word " * 60)
+    assert header.height(6) > header.height(20)
+    assert all(len(row) < 90 for row in header.lines(6)[1])

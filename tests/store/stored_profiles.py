@@ -1,0 +1,159 @@
+"""Hand-built profiles for the tests of the store, and how to compare two of them to the last bit.
+
+`python tests/store/stored_profiles.py` writes tests/data/schema-<version>.h5, once for each schema version.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+
+from propscope.results import (
+    CoverageNote,
+    LogHistogram,
+    NetworkProfile,
+    Parameter,
+    ProfileSet,
+    Provenance,
+    Site,
+    TensorSummary,
+)
+from propscope.store import SCHEMA_VERSION, save
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+def plain(value: Any) -> Any:
+    """Return a record as nested tuples that are equal when every bit is: NaN equals NaN, 1 is not 1.0 nor True."""
+    if isinstance(value, LogHistogram):
+        assert (value.bins.dtype, value.counts.dtype) == (np.uint16, np.int64)
+        return tuple(value.bins.tolist()), tuple(value.counts.tolist())
+    if dataclasses.is_dataclass(value):
+        return tuple((f.name, plain(getattr(value, f.name))) for f in dataclasses.fields(value))
+    if isinstance(value, Mapping):
+        return tuple((name, plain(entry)) for name, entry in value.items())
+    return tuple(map(plain, value)) if isinstance(value, tuple) else repr(value)
+
+
+def small_profile(initializer: str = "he_normal", activation: str = "relu", seed: int = 0) -> NetworkProfile:
+    """Return a profile of two sites and one parameter, its numbers different for every seed."""
+    values = np.linspace(-1, 2, 7) * (seed + 1)
+    forward = TensorSummary.of(values)
+    moments = dataclasses.replace(forward, histogram=None)
+    sites = (
+        Site("layers.0", "Linear", "pre-activation", (7, 1), layer=1, activation=activation, forward=forward, units=1),
+        Site("layers.0.act", "ReLU", "activation", (7, 1), layer=1, forward=moments, backward=TensorSummary.empty()),
+    )
+    parameter = Parameter("layers.0.weight", (1, 7), TensorSummary.of([1.0, np.nan, np.inf, 0.0]))
+    return NetworkProfile(
+        sites,
+        (parameter,),
+        {"initializer": initializer, "activation": activation, "depth": 1, "width": 7, "seed": seed},
+        Provenance(seed=seed, spec='{"depth": 1}', torch_version="2.13.0", wall_seconds=0.25, samples=7, batches=1),
+    )
+
+
+def small_set() -> ProfileSet:
+    """Return six profiles: two initializers by three seeds, the seeds varying fastest."""
+    return ProfileSet.of(small_profile(name, seed=seed) for name in ("he_normal", "zeros") for seed in range(3))
+
+
+_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
+_NUMBER = st.floats(allow_nan=True, allow_infinity=True)
+_INT = st.integers(0, 2**63 - 1)
+_COUNT = st.integers(0, 3) | st.integers(0, 2**61)
+_SHAPE = st.lists(st.integers(0, 2**40), max_size=3).map(tuple)
+_LABEL = _TEXT | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.booleans()
+
+
+@st.composite
+def histograms(draw: st.DrawFn) -> LogHistogram:
+    counts = draw(st.dictionaries(st.integers(0, 4095), st.integers(1, 2**62), max_size=6))
+    bins = sorted(counts)
+    return LogHistogram(np.array(bins, np.uint16), np.array([counts[b] for b in bins], np.int64))
+
+
+@st.composite
+def summaries(draw: st.DrawFn) -> TensorSummary:
+    nonfinite = [draw(_COUNT) for _ in range(3)]
+    moments = [draw(_NUMBER) for _ in range(5)]
+    return TensorSummary(sum(nonfinite) + draw(_COUNT), *moments, *nonfinite, histogram=draw(st.none() | histograms()))
+
+
+_SITES = st.builds(
+    Site,
+    name=_TEXT,
+    kind=_TEXT,
+    role=st.sampled_from(["pre-activation", "activation", "norm", "other"]),
+    shape=_SHAPE,
+    dtype=_TEXT,
+    layer=st.none() | _INT,
+    activation=_TEXT,
+    forward=st.none() | summaries(),
+    backward=st.none() | summaries(),
+    samples=_INT,
+    units=st.none() | _INT,
+    dead_units=st.none() | _INT,
+    symmetric_units=st.none() | _INT,
+    flat_fraction=st.none() | st.floats(allow_nan=False),
+    mean_cosine=st.none() | st.floats(allow_nan=False),
+    effective_rank=st.none() | st.floats(allow_nan=False),
+    attention_entropy=st.none() | st.floats(allow_nan=False),
+    largest_logit=st.none() | st.floats(allow_nan=False),
+    branch_share=st.none() | st.floats(allow_nan=False),
+)
+
+_PARAMETERS = st.builds(
+    Parameter,
+    name=_TEXT,
+    shape=_SHAPE,
+    value=summaries(),
+    gradient=st.none() | summaries(),
+    dtype=_TEXT,
+    symmetric_units=st.none() | _INT,
+)
+
+_PROVENANCES = st.builds(
+    Provenance,
+    spec=_TEXT,
+    seed=st.none() | _INT,
+    propscope_version=_TEXT,
+    torch_version=_TEXT,
+    python_version=_TEXT,
+    commit=_TEXT,
+    device=_TEXT,
+    dtype=_TEXT,
+    created=_TEXT,
+    wall_seconds=_NUMBER,
+    samples=_INT,
+    batches=_INT,
+    histogram_limit=_INT,
+    flat_threshold=_NUMBER,
+)
+
+_PROFILES = st.builds(
+    NetworkProfile,
+    sites=st.lists(_SITES, max_size=3).map(tuple),
+    parameters=st.lists(_PARAMETERS, max_size=2).map(tuple),
+    labels=st.dictionaries(st.sampled_from(["initializer", "activation", "depth", "width", "seed"]) | _TEXT, _LABEL),
+    provenance=_PROVENANCES,
+    coverage=st.lists(
+        st.builds(CoverageNote, name=_TEXT, what=st.sampled_from(["module", "output"]), reason=_TEXT), max_size=2
+    ).map(tuple),
+)
+
+# An example takes 0.1 s, so that shrinking a failure would take minutes; the examples are small as they come.
+few_examples = settings(
+    max_examples=30, deadline=None, phases=[phase for phase in Phase if phase not in (Phase.shrink, Phase.explain)]
+)
+
+profile_sets = st.lists(_PROFILES, max_size=3).map(ProfileSet.of)
+
+if __name__ == "__main__":
+    save(DATA / f"schema-{SCHEMA_VERSION}.h5", small_set())
