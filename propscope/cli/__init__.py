@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import typer
+import typer
 
 
 def build() -> typer.Typer:
     """Return the application with every command; importing a command imports nothing heavy."""
-    import typer
-
     from propscope.cli import list_, merge, plot, profile, show
 
     app = typer.Typer(
         name="propscope",
         help="Measure how a signal travels through a deep network, forward and backward, layer by layer.",
-        no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
@@ -31,7 +26,8 @@ def build() -> typer.Typer:
     app.command("merge")(merge.merge)
 
     @app.callback(invoke_without_command=True)
-    def version_option(
+    def without_command(
+        context: typer.Context,
         version: bool = typer.Option(False, "--version", help="Print the version and stop.", is_eager=True),
     ) -> None:
         if version:
@@ -39,6 +35,8 @@ def build() -> typer.Typer:
 
             print(f"propscope {__version__}")
             raise typer.Exit
+        if context.invoked_subcommand is None:
+            print(context.get_help())
 
     return app
 

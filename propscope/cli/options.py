@@ -24,21 +24,22 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that
 
 def numbers(text: str, option: str) -> list[int]:
     """Return the whole numbers of a comma-separated list; raises `InputError` naming the option."""
-    found = []
-    for part in text.split(","):
+
+    def number(part: str) -> int:
         try:
-            found.append(int(part))
+            return int(part)
         except ValueError:
             raise InputError(
                 f"{option} has {part.strip()!r}; valid are whole numbers, comma-separated", hint=f"{option} 10,20"
             ) from None
-    return found
+
+    return [number(part) for part in text.split(",")]
 
 
 def load_selected(
     file: Path, *, act: str | None, init: str | None, depth: str | None, width: str | None, seed: str | None
 ) -> ProfileSet:
-    """Return the profiles of a file that the options leave; names may be aliases where torch is not needed to know."""
+    """Return the profiles of a file that the options leave; names are those in the file, since aliases need torch."""
     from propscope.store import load
 
     labels: dict[str, list[str | int]] = {}

@@ -12,8 +12,10 @@ from propscope.results import NetworkProfile, ProfileSet
 from propscope.results.grid import summarize_pairs
 from propscope.results.interval import Interval
 from propscope.results.layout import grid_table
-from propscope.results.rows import parameter_row, profile_row, site_row
+from propscope.results.rows import Row, parameter_row, profile_row, site_row
 from propscope.results.table import Table
+
+_NESTED = ("labels", "spec", "shape", "coverage")
 
 
 def print_table(table: Table) -> None:
@@ -47,10 +49,20 @@ def grid_document(profiles: ProfileSet) -> list[dict[str, Any]]:
 
 def profile_document(profile: NetworkProfile) -> dict[str, Any]:
     """Return a profile as one object: its row, its sites, its parameters."""
+    sites = [site_row(site, index) for index, site in enumerate(profile.sites)]
+    parameters = [parameter_row(parameter, index) for index, parameter in enumerate(profile.parameters)]
     return {
-        "profile": profile_row(profile),
-        "sites": [site_row(site, index) for index, site in enumerate(profile.sites)],
-        "parameters": [parameter_row(parameter, index) for index, parameter in enumerate(profile.parameters)],
+        "profile": _unpacked(profile_row(profile)),
+        "sites": [_unpacked(row) for row in sites],
+        "parameters": [_unpacked(row) for row in parameters],
+    }
+
+
+def _unpacked(row: Row) -> Row:
+    """Return a row without what only a flat table needs: -1 for a missing whole number, and JSON within text."""
+    return {
+        name: json.loads(value) if name in _NESTED else None if isinstance(value, int) and value == -1 else value
+        for name, value in row.items()
     }
 
 

@@ -18,7 +18,7 @@ def plot(
     ] = None,
     only: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="Only these pictures, comma-separated: curves, activations, gradients, weights, overview."),
+        typer.Option(help="Only these: curves, activations, gradients, weights, weight-gradients, overview."),
     ] = None,
     format: Annotated[str, typer.Option(help="png, pdf or svg; a comma-separated list.")] = "png",
     act: Act = None,

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from propscope.cli.options import Json, Overwrite, numbers
-from propscope.errors import InputError
+from propscope.errors import InputError, PropscopeError
 
 if TYPE_CHECKING:
-    from propscope.results import ProfileSet
+    from propscope.results import NetworkProfile, ProfileSet
     from propscope.sweep import Grid
 
 _NETWORK, _INPUT, _OUTPUT = "Network", "Input and loss", "Results"
@@ -70,8 +70,6 @@ def profile(
     json: Json = False,
 ) -> None:
     """Compare initializers on deep MLPs: record every layer, store it, print a table, draw the curves."""
-    from propscope.store.atomic import check_target
-
     started = time.perf_counter()
     wanted = {
         "depth": numbers(depth, "--depth"),
@@ -90,17 +88,18 @@ def profile(
         "dtype": dtype,
         "device": device,
     }
-    if output is not None:
-        check_target(output, overwrite=overwrite)
     grid = _grid(width, act, init, wanted)
-    path = output or unused(Path("outputs"), _stem(grid))
-    profiles, stopped = _measure(grid, quiet=json)
-    if not profiles:
-        raise KeyboardInterrupt
-    _keep(profiles, path, plots=plots, overwrite=overwrite, json=json, started=started)
+    profiles, stopped = _measure(grid, output, overwrite=overwrite, quiet=json)
+    if profiles:
+        # Only now: another run may have taken a name meanwhile.
+        path = output or _unused(grid)
+        _keep(profiles, path, plots=plots, overwrite=overwrite, json=json, started=started)
+        if stopped:
+            print(f"stopped after {len(profiles)} of {len(grid)} networks; those are kept", file=sys.stderr)
+        if isinstance(stopped, KeyboardInterrupt):
+            raise typer.Exit(130)
     if stopped:
-        print(f"stopped after {len(profiles)} of {len(grid)} networks; those are kept", file=sys.stderr)
-        raise typer.Exit(130)
+        raise stopped
 
 
 def _grid(width: str, act: str, init: str | None, options: dict[str, object]) -> Grid:
@@ -115,21 +114,27 @@ def _grid(width: str, act: str, init: str | None, options: dict[str, object]) ->
     )
 
 
-def _measure(grid: Grid, *, quiet: bool) -> tuple[ProfileSet, bool]:
-    """Return the finished profiles, and whether the user stopped the run before its end."""
+def _measure(
+    grid: Grid, output: Path | None, *, overwrite: bool, quiet: bool
+) -> tuple[ProfileSet, KeyboardInterrupt | PropscopeError | None]:
+    """Return the finished profiles, and what stopped the run before its end."""
     from tqdm import tqdm
 
     from propscope.results import ProfileSet
+    from propscope.store import check_target
     from propscope.sweep import run
 
-    done = []
+    profiles = run(grid)
+    # After everything that may be wrong with what was asked for, and before any work.
+    check_target(output or _unused(grid), overwrite=overwrite)
+    done: list[NetworkProfile] = []
     silent = quiet or not sys.stderr.isatty()
     try:
-        for profile in tqdm(run(grid), total=len(grid), unit="net", disable=silent, leave=False, file=sys.stderr):
+        for profile in tqdm(profiles, total=len(grid), unit="net", disable=silent, leave=False, file=sys.stderr):
             done.append(profile)  # noqa: PERF402  an interrupt must find what is finished
-    except KeyboardInterrupt:
-        return ProfileSet.of(done), True
-    return ProfileSet.of(done), False
+    except (KeyboardInterrupt, PropscopeError) as error:
+        return ProfileSet.of(done), error
+    return ProfileSet.of(done), None
 
 
 def _keep(profiles: ProfileSet, path: Path, *, plots: bool, overwrite: bool, json: bool, started: float) -> None:
@@ -149,21 +154,19 @@ def _keep(profiles: ProfileSet, path: Path, *, plots: bool, overwrite: bool, jso
         print_json({"pairs": grid_document(profiles), **document})
         return
     print_grid(profiles)
-    print(f"file      {path}")
+    print(f"\nfile      {path}")
     for number, picture in enumerate(pictures):
         print(f"{'' if number else 'pictures':10}{picture}")
-    print(f"{len(profiles)} networks in {seconds:.1f} s")
+    print(f"{len(profiles)} network{'s' * (len(profiles) != 1)} in {seconds:.1f} s")
 
 
-def _stem(grid: Grid) -> str:
-    parts = ["mlp", *(name.split(":")[0] for name in grid.activation[:3]), *(f"d{depth}" for depth in grid.depth[:3])]
-    return "-".join(parts)
-
-
-def unused(directory: Path, stem: str) -> Path:
-    """Return a path for a result file that does not exist yet, numbered from the second on."""
+def _unused(grid: Grid) -> Path:
+    """Return a path in outputs/ that does not exist yet, numbered from the second on."""
+    # An activation of the user's may be the path of a file.
+    names = [Path(name.split(":")[0]).stem for name in grid.activation[:3]]
+    stem = "-".join(["mlp", *names, *(f"d{depth}" for depth in grid.depth[:3])])
     for number in range(1, 100_000):
-        path = directory / (f"{stem}.h5" if number == 1 else f"{stem}-{number}.h5")
+        path = Path("outputs") / (f"{stem}.h5" if number == 1 else f"{stem}-{number}.h5")
         if not path.exists():
             return path
-    raise InputError(f"{directory} is full of files named {stem}; name one with --output")
+    raise InputError(f"outputs/ is full of files named {stem}; name one with --output")

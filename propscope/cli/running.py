@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
+from typing import Any
 
 import typer
 
@@ -24,17 +26,35 @@ def guarded(app: typer.Typer, arguments: list[str]) -> int:
         print("stopped", file=sys.stderr)
         return STOPPED
     except BrokenPipeError:
-        # The reader (head, less) has gone; Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader (head, less) has gone.
+        _drop_output()
         return 0
+    except OSError as error:
+        if error.filename is None:
+            _drop_output()
+        where = f" {error.filename}" if error.filename else ""
+        return report(f"cannot read or write{where}: {error.strerror or error}", "make room, or use another place")
     except Exception as error:
         usage = getattr(error, "format_message", None)
         if usage is None:
             raise
         if type(error).__name__ == "Abort":
             return STOPPED
-        return report(usage().strip().replace("\n", " "), "propscope --help lists commands, COMMAND --help its options")
+        return report(_named(usage(), error), "propscope --help lists commands, COMMAND --help its options")
     return result if isinstance(result, int) else 0
+
+
+def _named(message: str, error: Exception) -> str:
+    # Newer typers let pydantic say what is wrong with a value, and pydantic does not say which value.
+    problems: list[Any] = getattr(error.__cause__, "errors", list)()
+    came = f"; it is {problems[0]['input']!r}" if problems else ""
+    return " ".join(message.split()) + came
+
+
+def _drop_output() -> None:
+    # Python would complain again when it flushes at exit. A stand-in for stdout may have no descriptor.
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def report(message: str, hint: str) -> int:

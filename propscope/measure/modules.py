@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from propscope.measure.saturation import FlatRegion, flat_region
+from propscope.measure.saturation import FlatRegion, flat_region, flat_region_of
 from propscope.results.network import Role
 
 _ACTIVATIONS: tuple[type[nn.Module], ...] = (
@@ -77,23 +80,40 @@ def unit_axis_of(module: nn.Module, output: Tensor, inherited: int | None) -> in
         return 1 if output.dim() > 2 else -1
     if has_units(module) or isinstance(module, (nn.LayerNorm, nn.Embedding)):
         return -1
+    return axis_of_unknown(output, inherited)
+
+
+def axis_of_unknown(output: Tensor, inherited: int | None) -> int:
+    """Return the axis of units of what no class tells about: that of its input, or as an image or a sequence has it."""
     if inherited is not None:
         return inherited
     return 1 if output.dim() > 3 else -1
 
 
 class FlatRegions:
-    """The flat region of each kind of nonlinearity met, computed once a kind."""
+    """The flat region of each kind of nonlinearity met, computed once a kind; None where no derivative can be had."""
 
     def __init__(self) -> None:
         self._known: dict[object, FlatRegion | None] = {}
 
-    def of(self, module: nn.Module) -> FlatRegion | None:
-        """Return the module's flat region; None where its derivative cannot be taken."""
-        key = self._key(module)
+    def of_module(self, module: nn.Module) -> FlatRegion | None:
+        """Return the flat region of an elementwise module."""
+        return self._of(self._key(module), lambda: flat_region(module))
+
+    def of_function(
+        self, function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> FlatRegion | None:
+        """Return the flat region of an elementwise function, called with these arguments after the tensor."""
+        rest = {name: value for name, value in kwargs.items() if name not in ("input", "inplace")}
+        values = (*args, *rest.values())
+        key = (function, repr(args), repr(rest)) if not any(isinstance(v, Tensor) for v in values) else object()
+        # On a copy, since the function may work in place.
+        return self._of(key, lambda: flat_region_of(lambda z: function(z.clone(), *args, **rest)))
+
+    def _of(self, key: object, compute: Callable[[], FlatRegion]) -> FlatRegion | None:
         if key not in self._known:
             try:
-                self._known[key] = flat_region(module)
+                self._known[key] = compute()
             except Exception:  # a user's own class may refuse a float64 vector in ways that cannot be foreseen
                 self._known[key] = None
         return self._known[key]

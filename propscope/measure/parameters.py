@@ -37,6 +37,16 @@ class ParameterAccumulator:
         self._gradient.add(gradient)
         self._gradient.add_zeros(missing)
 
+    @property
+    def has_gradient(self) -> bool:
+        """Whether any gradient was seen."""
+        return self._gradient is not None
+
+    @property
+    def why_no_gradient(self) -> str:
+        """Why none was seen."""
+        return "no gradient reached it" if self._parameter.requires_grad else "frozen: requires_grad is False"
+
     def record(self) -> Parameter | None:
         """Return the parameter as it is now, with the gradients gathered; None for what has no floating values."""
         value = self._parameter.detach()

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from propscope.errors import InputError
+from propscope.measure.filters import Patterns
 from propscope.measure.outputs import tensors_in
-from propscope.measure.recorder import Recorder
+from propscope.measure.recorder import track
 from propscope.measure.sampling import HISTOGRAM_LIMIT
-from propscope.measure.sites import Options, Stats
+from propscope.measure.sites import Stats
 from propscope.measure.undisturbed import undisturbed
 from propscope.results.network import NetworkProfile
 
@@ -23,6 +24,10 @@ def profile(
     loss: Callable[[Any], Tensor] | None = None,
     *,
     seed: int = 0,
+    include: Patterns = None,
+    exclude: Patterns = None,
+    kinds: Iterable[str] | None = None,
+    depth: int | None = None,
     stats: Stats = "all",
     histogram_limit: int = HISTOGRAM_LIMIT,
 ) -> NetworkProfile:
@@ -32,14 +37,29 @@ def profile(
     of the model's output that returns a scalar tensor; None sends a gradient drawn from N(0, 1) with `seed` into the
     first floating output, so that the backward curve shows the network and not the loss (a scalar output is taken as
     the loss itself). Where no gradient can flow, the profile is of the forward pass alone. The model's mode, train or
-    eval, is kept. Raises `InputError` for a model, batch or loss that is none; what the model raises passes through.
+    eval, is kept. `include`, `exclude`, `kinds`, `depth`, `stats` and `histogram_limit` are as in `track`.
+
+    Raises `InputError` for a model, batch or loss that is none. What the model raises passes through, with the profile
+    up to there as its attribute `partial_profile`; the profile's coverage says where it stopped.
     """
-    recorder = Recorder(model, options=Options(stats=stats, histogram_limit=histogram_limit))
+    recorder = track(
+        model,
+        include=include,
+        exclude=exclude,
+        kinds=kinds,
+        depth=depth,
+        stats=stats,
+        histogram_limit=histogram_limit,
+    )
     if loss is not None and not callable(loss):
         raise InputError(f"loss is a {type(loss).__name__}; valid is a function of the model's output, or None")
-    with undisturbed(model), recorder:
-        output = _call(model, batch)
-        _backward(output, loss, seed)
+    try:
+        with undisturbed(model), recorder:
+            output = _call(model, batch)
+            _backward(output, loss, seed)
+    except Exception as error:
+        error.partial_profile = recorder.profile(seed=seed)  # type: ignore[attr-defined]
+        raise
     return recorder.profile(seed=seed)
 
 

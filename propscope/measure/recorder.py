@@ -1,46 +1,35 @@
 """`Recorder`: hooks that watch a model run, and leave it as it was.
 
-Forward hooks see every module's output; a hook on each output tensor, set inside them, sees its gradient (full
-backward hooks would break on in-place activations); a hook on each parameter sees its gradient in each pass. A tensor
-is summarized at once and forgotten.
+Forward hooks see every module's output, a torch function mode the functional operations between them; a hook on each
+output tensor, set there, sees its gradient (full backward hooks would break on in-place activations); a hook on each
+parameter sees its gradient in each pass. A tensor is summarized at once and forgotten.
 """
 
 from __future__ import annotations
 
-import re
 import time
-import weakref
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from propscope.errors import InputError
-from propscope.measure.modules import FlatRegions, has_units, is_activation, role_of, unit_axis_of
-from propscope.measure.outputs import tensors_in
+from propscope.measure.filters import Filter, Patterns
+from propscope.measure.function_mode import FunctionWatch, hides_operations
+from propscope.measure.modules import is_activation, role_of
+from propscope.measure.observer import Observer, Place, in_backward
 from propscope.measure.parameters import ParameterAccumulator
 from propscope.measure.provenance import provenance
-from propscope.measure.sites import Options, SiteAccumulator, Stats
-from propscope.results.network import Label, NetworkProfile, Role
+from propscope.measure.sampling import HISTOGRAM_LIMIT
+from propscope.measure.scaling import unscaling
+from propscope.measure.sites import Options, Stats
+from propscope.measure.wrappers import clean_name, is_wrapper, seen_in_full, unwrapped
+from propscope.results.network import CoverageNote, Label, NetworkProfile
 
-_WRAPPERS = re.compile(r"(^|(?<=\.))(module|_orig_mod)(\.|$)")
-
-
-def clean_name(name: str) -> str:
-    """Return a module's dotted name without the parts that DataParallel and compiled wrappers add."""
-    return _WRAPPERS.sub("", name).rstrip(".")
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """A tensor that is a site already: a container returns its last child's output, and that is one site."""
-
-    tensor: weakref.ref[Tensor]
-    version: int
-    site: SiteAccumulator
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 
 class Recorder:
@@ -51,60 +40,109 @@ class Recorder:
         model: nn.Module,
         *,
         options: Options | None = None,
+        kept: Filter | None = None,
+        functions: bool = True,
         activations: Collection[nn.Module] = (),
+        loss_scale: Any = None,
         layer_of: Callable[[str], int | None] | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
-        self._model = model
+        self._outer = model
+        self._model = unwrapped(model)
         self._options = options or Options()
         if self._options.stats not in ("all", "moments"):
             raise InputError(f"stats is {self._options.stats!r}; valid are 'all' and 'moments'")
+        self._kept = kept or Filter()
+        self._functions = functions
         self._activations = {id(module) for module in activations}
         self._layer_of = layer_of or (lambda name: None)
-        self._handles: list[RemovableHandle] = []
-        self._tensor_handles: list[RemovableHandle] = []
-        self._prune_at = 4096
-        self._sites: dict[str, SiteAccumulator] = {}
-        self._parameters: list[ParameterAccumulator] = []
-        self._calls: dict[str, int] = {}
-        self._seen: dict[int, _Seen] = {}
-        self._regions = FlatRegions()
-        self._active = False
-        self._batches = 0
-        self._samples = 0
+        self._unscale = unscaling(loss_scale)
+        self._parameters: dict[str, ParameterAccumulator] = {}
+        self._places: dict[str, Place] = {}
+        self._observer = Observer(
+            options=self._options, kept=self._kept, root=self._model, paths=self._places, unscale=self._unscale
+        )
+        self._notes: tuple[CoverageNote, ...] = ()
+        self._stack = ExitStack()
         self._started = 0.0
         self._seconds = 0.0
 
     def __enter__(self) -> Recorder:
-        if self._active:
+        if self._observer.active:
             raise InputError("this recorder is tracking already; leave its `with` block first")
-        self._active = True
+        self._observer.active = True
         self._started = time.perf_counter()
-        self._handles.append(self._model.register_forward_pre_hook(self._begin, prepend=True))
-        for path, module in self._model.named_modules():
-            name = clean_name(path)
-            if self._is_activation(module):
-                self._handles.append(module.register_forward_pre_hook(partial(self._before_activation, name)))
-            self._handles.append(module.register_forward_hook(partial(self._after, name)))
-        known = {accumulator.name: accumulator for accumulator in self._parameters}
-        for path, parameter in self._model.named_parameters():
-            name = clean_name(path)
-            if name not in known:
-                known[name] = ParameterAccumulator(name, parameter, self._options)
-                self._parameters.append(known[name])
-            if parameter.requires_grad:
-                self._handles.append(parameter.register_hook(partial(self._after_gradient, known[name])))
+        with ExitStack() as stack:
+            self._notes = stack.enter_context(seen_in_full(self._outer))
+            self._hook(stack)
+            if self._functions:
+                stack.enter_context(FunctionWatch(self._observer))
+            self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self._active = False
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._stack.close()
+        self._observer.close()
         self._seconds += time.perf_counter() - self._started
-        for handle in self._handles + self._tensor_handles:
-            handle.remove()
-        self._handles.clear()
-        self._tensor_handles.clear()
-        self._seen.clear()
+        if error is not None and self._observer.stack:
+            place = self._observer.stack[-1]
+            first = next(iter(str(error).strip().splitlines()), "")
+            reason = f"the run stopped in here: {type(error).__name__}: {first}"
+            self._notes += (CoverageNote(place.path, "module", reason),)
+        self._observer.stack.clear()
+
+    def _hook(self, stack: ExitStack) -> None:
+        def keep(handle: Any) -> None:
+            stack.callback(handle.remove)
+
+        keep(self._model.register_forward_pre_hook(self._begin, prepend=True))
+        for path, module in self._model.named_modules():
+            if is_wrapper(module):
+                continue
+            place = self._place(clean_name(path), module)
+            self._places[place.path] = place
+            keep(module.register_forward_pre_hook(partial(self._before, place)))
+            keep(module.register_forward_hook(partial(self._after, place)))
+        for path, parameter in self._model.named_parameters():
+            name = clean_name(path)
+            if not self._kept.keeps(name, "parameter", None) and self._kept.include is not None:
+                continue
+            if name not in self._parameters:
+                self._parameters[name] = ParameterAccumulator(name, parameter, self._options)
+            if parameter.requires_grad:
+                keep(parameter.register_hook(partial(self._after_gradient, self._parameters[name])))
+
+    def _place(self, path: str, module: nn.Module) -> Place:
+        known = id(module) in self._activations or is_activation(module)
+        role = "activation" if known else role_of(module)
+        return Place(path, module, role, hides_operations(module, role))
+
+    def _begin(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if not in_backward():
+            with torch._C.DisableTorchFunction():
+                self._observer.begin(inputs)
+
+    def _before(self, place: Place, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        observer = self._observer
+        observer.stack.append(place)
+        if place.role == "activation" and inputs:
+            with torch._C.DisableTorchFunction():
+                region = observer.regions.of_module(module)
+                observer.activation_input(place.path, inputs[0], type(module).__name__, region)
+
+    def _after(self, place: Place, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        stack = self._observer.stack
+        # Modules whose exception the model caught are still on the stack.
+        while stack and stack.pop() is not place:
+            pass
+        with torch._C.DisableTorchFunction():
+            self._observer.module_output(place, inputs, output)
+
+    def _after_gradient(self, parameter: ParameterAccumulator, gradient: Tensor) -> None:
+        if self._observer.active:
+            with torch._C.DisableTorchFunction():
+                parameter.see_gradient(gradient if self._unscale is None else self._unscale(gradient))
 
     def profile(
         self, *, labels: dict[str, Label] | None = None, spec: str = "{}", seed: int | None = None
@@ -114,10 +152,15 @@ class Recorder:
         Waits for the device. A direction that was not seen is None at each site.
         """
         first = next(iter(self._model.parameters()), None)
-        seconds = self._seconds + (time.perf_counter() - self._started if self._active else 0.0)
-        parameters = [accumulator.record() for accumulator in self._parameters]
+        observer = self._observer
+        seconds = self._seconds + (time.perf_counter() - self._started if observer.active else 0.0)
+        parameters = [accumulator.record() for accumulator in self._parameters.values()]
         return NetworkProfile(
-            sites=tuple(self._record(key, site) for key, site in self._sites.items()),
+            sites=tuple(
+                # Only now is it known whether a first call was the only one.
+                site.record(name=f"{key}#0" if f"{key}#1" in observer.sites else key, layer=self._layer_of(key))
+                for key, site in observer.sites.items()
+            ),
             parameters=tuple(parameter for parameter in parameters if parameter is not None),
             labels=labels or {},
             provenance=provenance(
@@ -126,112 +169,54 @@ class Recorder:
                 device=str(first.device) if first is not None else "cpu",
                 dtype=str(first.dtype).removeprefix("torch.") if first is not None else "",
                 wall_seconds=seconds,
-                samples=self._samples,
-                batches=self._batches,
+                samples=observer.samples,
+                batches=observer.batches,
                 histogram_limit=self._options.histogram_limit,
             ),
+            coverage=tuple(self._coverage()),
         )
 
-    def _record(self, key: str, site: SiteAccumulator) -> Any:
-        # Only now is it known whether a first call was the only one.
-        name = f"{key}#0" if f"{key}#1" in self._sites else key
-        return site.record(name=name, layer=self._layer_of(key))
-
-    def _is_activation(self, module: nn.Module) -> bool:
-        return id(module) in self._activations or is_activation(module)
-
-    def _role_of(self, module: nn.Module | None) -> Role:
-        if module is None:
-            return "other"
-        return "activation" if self._is_activation(module) else role_of(module)
-
-    def _begin(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self._batches += 1
-        self._calls.clear()
-        self._seen.clear()
-        if len(self._tensor_handles) > self._prune_at:
-            # A handle refers to its tensor's hooks weakly: a dead reference belongs to a graph that is gone.
-            self._tensor_handles = [handle for handle in self._tensor_handles if handle.hooks_dict_ref() is not None]
-            self._prune_at = 2 * len(self._tensor_handles) + 4096
-        for _, tensor in tensors_in(inputs):
-            self._samples += tensor.shape[0] if tensor.dim() else 1
-            break
-
-    def _after(self, name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        call = self._calls.get(name, 0)
-        self._calls[name] = call + 1
-        path = f"{name}#{call}" if call else name
-        source = self._site_of(inputs[0]) if inputs and isinstance(inputs[0], Tensor) else None
-        for suffix, tensor in tensors_in(output):
-            site = self._site_of(tensor)
-            if site is None:
-                site = self._observe(path + suffix, module, tensor, source)
-            if site is not None and module is self._model and site.role == "other":
-                site.role = "output"
-
-    def _before_activation(self, name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if not inputs or not isinstance(inputs[0], Tensor):
-            return
-        value = inputs[0]
-        site = self._site_of(value)
-        if site is None:
-            call = self._calls.get(name, 0)
-            site = self._observe(f"{name}.input#{call}" if call else f"{name}.input", None, value, None)
-        region = self._regions.of(module)
-        if site is not None and region is not None:
-            site.enter(value.detach(), type(module).__name__, region)
-
-    def _observe(
-        self, path: str, module: nn.Module | None, tensor: Tensor, source: SiteAccumulator | None
-    ) -> SiteAccumulator | None:
-        if not (tensor.is_floating_point() or tensor.is_complex()):
-            return None
-        site = self._sites.get(path)
-        if site is None:
-            inherited = source.unit_axis if source is not None and len(source.shape) == tensor.dim() else None
-            site = self._sites[path] = SiteAccumulator(
-                tensor,
-                name=path,
-                kind="input" if module is None else type(module).__name__,
-                role=self._role_of(module),
-                unit_axis=(1 if tensor.dim() > 3 else -1)
-                if module is None
-                else unit_axis_of(module, tensor, inherited),
-                has_units=module is not None and has_units(module),
-                options=self._options,
-            )
-        site.see_forward(tensor.detach())
-        if tensor.requires_grad:
-            self._tensor_handles.append(tensor.register_hook(partial(self._after_backward, site)))
-        self._seen[id(tensor)] = _Seen(weakref.ref(tensor), _version(tensor), site)
-        return site
-
-    def _site_of(self, tensor: Tensor) -> SiteAccumulator | None:
-        seen = self._seen.get(id(tensor))
-        if seen is None or seen.tensor() is not tensor or seen.version != _version(tensor):
-            return None
-        return seen.site
-
-    def _after_backward(self, site: SiteAccumulator, gradient: Tensor) -> None:
-        if self._active:
-            site.see_backward(gradient)
-
-    def _after_gradient(self, parameter: ParameterAccumulator, gradient: Tensor) -> None:
-        if self._active:
-            parameter.see_gradient(gradient)
+    def _coverage(self) -> Iterable[CoverageNote]:
+        observer = self._observer
+        yield from self._notes
+        for path, place in self._places.items():
+            if path not in observer.called and not isinstance(place.module, _CONTAINERS):
+                yield CoverageNote(path, "module", f"{type(place.module).__name__} was never called")
+        yield from observer.unmeasured.values()
+        for path, site in observer.sites.items():
+            if site.dtype.startswith("complex"):
+                yield CoverageNote(path, "output", "complex values are measured by their magnitude")
+        for name, count in observer.unrecorded.most_common():
+            if count:
+                yield CoverageNote(name, "operation", f"called {count} times between modules, not recorded")
+        for name, accumulator in self._parameters.items():
+            if not accumulator.has_gradient:
+                yield CoverageNote(name, "parameter", accumulator.why_no_gradient)
 
 
-def _version(tensor: Tensor) -> int:
-    # Tensors made in inference mode keep no version; they cannot be told from their in-place successors.
-    return -1 if tensor.is_inference() else tensor._version
-
-
-def track(model: nn.Module, *, stats: Stats = "all", histogram_limit: int | None = None) -> Recorder:
+def track(
+    model: nn.Module,
+    *,
+    include: Patterns = None,
+    exclude: Patterns = None,
+    kinds: Iterable[str] | None = None,
+    depth: int | None = None,
+    stats: Stats = "all",
+    histogram_limit: int = HISTOGRAM_LIMIT,
+    loss_scale: Any = None,
+) -> Recorder:
     """Return a context manager that watches `model` in the caller's own loop and changes nothing in it.
 
-    `stats`: "all", or "moments" for moments and counts alone. `histogram_limit`: elements of one tensor that a
-    histogram counts at most (default 8192, 0 for all). `recorder.profile()` inside or after the block returns a
-    `NetworkProfile`; several batches and backward passes are merged in it.
+    `include`, `exclude`: regular expressions searched in site names, or module types, one or several. `kinds`: names
+    of classes or functions to record alone. `depth`: how many levels of modules below the model. `stats`: "all", or
+    "moments" for moments and counts alone. `histogram_limit`: elements of one tensor that a histogram counts at most,
+    0 for all. `loss_scale`: the factor that the loss was multiplied with, a number or a `GradScaler`; gradients are
+    recorded without it. `recorder.profile()` inside or after the block returns a `NetworkProfile`; several batches
+    and backward passes are merged in it. Raises `InputError` for what is not valid.
     """
-    limit = Options().histogram_limit if histogram_limit is None else histogram_limit
-    return Recorder(model, options=Options(stats=stats, histogram_limit=limit))
+    return Recorder(
+        model,
+        options=Options(stats=stats, histogram_limit=histogram_limit),
+        kept=Filter.of(include, exclude, kinds, depth),
+        loss_scale=loss_scale,
+    )

@@ -10,12 +10,13 @@ from __future__ import annotations
 import copy
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from propscope.results.histogram import BIN_COUNT, LogHistogram
 
@@ -75,23 +76,28 @@ def flat_region(module: nn.Module) -> FlatRegion:
             setattr(twin, name, nn.Parameter(parameter.detach().mean().reshape(1)))
     if hasattr(twin, "inplace"):
         twin.inplace = False  # type: ignore[assignment]
+    return flat_region_of(twin.forward)
+
+
+def flat_region_of(function: Callable[[Tensor], Tensor]) -> FlatRegion:
+    """Return the flat set of an elementwise function of a float64 vector."""
     order = _BY_VALUE
-    steep = np.abs(_derivative(twin, np.clip(_CENTERS[order], -_LIMIT, _LIMIT)))
+    steep = np.abs(_derivative(function, np.clip(_CENTERS[order], -_LIMIT, _LIMIT)))
     flat_in_order = steep < FLAT_THRESHOLD * steep.max()
-    bounds = _refine(twin, order, flat_in_order, float(steep.max()))
+    bounds = _refine(function, order, flat_in_order, float(steep.max()))
     return FlatRegion(bounds, bool(flat_in_order[0]))
 
 
-def _derivative(module: nn.Module, at: NDArray[np.float64]) -> NDArray[np.float64]:
+def _derivative(function: Callable[[Tensor], Tensor], at: NDArray[np.float64]) -> NDArray[np.float64]:
     with torch.inference_mode(False), torch.enable_grad():
         z = torch.from_numpy(np.ascontiguousarray(at)).requires_grad_()
-        value = module.forward(z)
+        value = function(z)
         (slope,) = torch.autograd.grad(value.sum(), z)
     return np.nan_to_num(slope.numpy())
 
 
 def _refine(
-    module: nn.Module, order: NDArray[np.int64], flat: NDArray[np.bool_], steepest: float
+    function: Callable[[Tensor], Tensor], order: NDArray[np.int64], flat: NDArray[np.bool_], steepest: float
 ) -> NDArray[np.float64]:
     """Bisect each change between flat and responsive to float32 accuracy."""
     changes = np.flatnonzero(flat[1:] != flat[:-1])
@@ -101,6 +107,6 @@ def _refine(
         return np.empty(0)
     for _ in range(60):
         middle = (low + high) / 2
-        same = (np.abs(_derivative(module, middle)) < FLAT_THRESHOLD * steepest) == low_flat
+        same = (np.abs(_derivative(function, middle)) < FLAT_THRESHOLD * steepest) == low_flat
         low, high = np.where(same, middle, low), np.where(same, high, middle)
     return (low + high) / 2

@@ -46,7 +46,9 @@ class SiteAccumulator:
     """Gathers one site. `unit_axis`: the axis of units (channels), None where the site has none."""
 
     __slots__ = (
+        "_attention",
         "_backward",
+        "_branch",
         "_forward",
         "_gram",
         "_options",
@@ -81,6 +83,8 @@ class SiteAccumulator:
         self._region: FlatRegion | None = None
         self._gram: Tensor | None = None
         self._samples = 0
+        self._attention: tuple[Tensor, Tensor, int] | None = None
+        self._branch: tuple[Tensor, Tensor] | None = None
 
     def see_forward(self, value: Tensor) -> None:
         """Take in a detached value."""
@@ -117,6 +121,19 @@ class SiteAccumulator:
             self._see_units(value)
         if self._units is not None:
             self._units.enter(value, self.unit_axis, region)
+
+    def see_attention(self, entropy: Tensor, largest: Tensor) -> None:
+        """Take in one call's mean row entropy and largest logit, 0-d tensors."""
+        before = self._attention
+        if before is not None:
+            entropy, largest = before[0] + entropy, torch.maximum(before[1], largest)
+        self._attention = (entropy, largest, 1 if before is None else before[2] + 1)
+
+    def see_branch(self, branch: Tensor, stream: Tensor) -> None:
+        """Take in one residual sum's mean squares of branch and stream, 0-d tensors."""
+        if self._branch is not None:
+            branch, stream = self._branch[0] + branch, self._branch[1] + stream
+        self._branch = (branch, stream)
 
     def _see_units(self, value: Tensor) -> tuple[float, float] | None:
         if self._units is None:
@@ -158,4 +175,13 @@ class SiteAccumulator:
             flat_fraction=flat,
             mean_cosine=None if products is None else mean_cosine(products),
             effective_rank=None if products is None else effective_rank(products),
+            attention_entropy=None if self._attention is None else float(self._attention[0]) / self._attention[2],
+            largest_logit=None if self._attention is None else float(self._attention[1]),
+            branch_share=self._branch_share(),
         )
+
+    def _branch_share(self) -> float | None:
+        if self._branch is None:
+            return None
+        branch, stream = (float(square) for square in self._branch)
+        return branch / (branch + stream) if branch + stream > 0 else None

@@ -68,7 +68,7 @@ PLOTS = (
         prepare=prepare_curves,
         draw=draw_curves,
         within=(LINE, COLUMN),
-        columns_at_most=3,
+        columns_at_most=2,
     ),
     _histograms(ACTIVATIONS, "histograms of the activations, a row an initializer, a column a layer"),
     _histograms(GRADIENTS, "histograms of the gradients with respect to the pre-activations"),

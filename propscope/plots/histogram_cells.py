@@ -19,8 +19,8 @@ from propscope.results.histogram import ZERO
 
 Floats = NDArray[np.float64]
 
-# A smaller share beyond the axis is the tail that every distribution has.
-NOTABLE = 0.01
+# Of the values that make a shape: a smaller share beyond the axis is the tail that every shape has.
+_NOTABLE = 0.01
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,6 +68,10 @@ class Cell:
     rows: tuple[str, ...]
     seen: bool = True
 
+    def notable(self, share: float) -> bool:
+        """Whether a share beyond the axis is more than the tail that every shape has."""
+        return share > 0 and share >= _NOTABLE * (1 - self.zero - self.nan - self.inf)
+
 
 def cell_of(summary: TensorSummary | None, axis: Axis) -> Cell:
     """Return the cell of a tensor; an empty or missing summary gives a cell without a shape."""
@@ -101,7 +105,7 @@ def _with_rows(cell: Cell, summary: TensorSummary) -> Cell:
         rows = []
     out = cell.below + cell.above
     broken = " and ".join(name for name, share in (("NaN", cell.nan), ("Inf", cell.inf)) if share)
-    shares = ((broken, cell.nan + cell.inf), ("zero", cell.zero), ("out", out if out >= NOTABLE else 0.0))
+    shares = ((broken, cell.nan + cell.inf), ("zero", cell.zero), ("out", out if cell.notable(out) else 0.0))
     notes = [f"{percent(share)} {what}" for what, share in shares if share > 0]
     if summary.histogram is None:
         notes.append("no histogram")

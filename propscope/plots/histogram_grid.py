@@ -12,7 +12,7 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from propscope.plots.histogram_cells import NOTABLE, Cell
+from propscope.plots.histogram_cells import Cell
 from propscope.plots.histograms import HistogramGrid
 from propscope.plots.lettering import Lettering, draw_lettering
 from propscope.plots.style import (
@@ -146,7 +146,7 @@ def _shapes(place: _Place, at: Points, *, mirrored: bool) -> Iterator[Points]:
 def _draw_arrows(axes: Axes, seen: list[_Place], *, mirrored: bool) -> None:
     """Point beyond the end of the axis where a notable share of a cell's values is."""
     for side, end, marker in (("below", -0.015, "<"), ("above", WIDTH + 0.03, ">")):
-        beyond = [place for place in seen if getattr(place.cell, side) >= NOTABLE / 2]
+        beyond = [place for place in seen if place.cell.notable(2 * getattr(place.cell, side))]
         axes.plot(
             [place.left + end for place in beyond],
             [_line(place, mirrored) + (0 if mirrored else 0.06) for place in beyond],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import reduce
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from propscope.errors import InputError
 from propscope.results.network import NetworkProfile, Parameter, Site
@@ -56,6 +56,7 @@ def pooled(profiles: ProfileSet) -> NetworkProfile:
 
 
 def _site(sites: Sequence[Site]) -> Site:
+    averages: dict[str, Any] = {name: _average(getattr(site, name) for site in sites) for name in _AVERAGED}
     return replace(
         sites[0],
         forward=_sum(site.forward for site in sites),
@@ -64,7 +65,7 @@ def _site(sites: Sequence[Site]) -> Site:
         units=_sum(site.units for site in sites),
         dead_units=_sum(site.dead_units for site in sites),
         symmetric_units=_sum(site.symmetric_units for site in sites),
-        **{name: _average(getattr(site, name) for site in sites) for name in _AVERAGED},
+        **averages,
     )
 
 

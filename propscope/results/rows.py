@@ -48,6 +48,8 @@ def site_row(site: Site, index: int) -> Row:
 
 def site_from_row(row: Mapping[str, Any], forward: LogHistogram | None, backward: LogHistogram | None) -> Site:
     """Return the site that `site_row` made the row of, with its histograms."""
+    counts: dict[str, Any] = {name: _int(row[name]) for name in _UNIT_COUNTS}
+    figures: dict[str, Any] = {name: _float(row[name]) for name in _FIGURES}
     return Site(
         name=row["name"],
         kind=row["kind"],
@@ -59,8 +61,8 @@ def site_from_row(row: Mapping[str, Any], forward: LogHistogram | None, backward
         forward=_summary_from_row("forward", row, forward),
         backward=_summary_from_row("backward", row, backward),
         samples=int(row["samples"]),
-        **{name: _int(row[name]) for name in _UNIT_COUNTS},
-        **{name: _float(row[name]) for name in _FIGURES},
+        **counts,
+        **figures,
     )
 
 

@@ -25,8 +25,7 @@ class Table:
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        title = Text(self.title, style="")
-        drawn = RichTable(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False)
+        drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
         for column in self.columns:
             drawn.add_column(column, justify="left" if column in self.left else "right", no_wrap=width is None)
         for row in self.rows:
@@ -36,7 +35,7 @@ class Table:
         # In a notebook a console shows what it is given, whatever the file.
         Console(file=buffer, width=width or 10_000, color_system=None, force_jupyter=False).print(drawn)
         body = "\n".join(line.rstrip() for line in buffer.getvalue().rstrip().splitlines())
-        return "\n".join([body, *(("", *self.notes) if self.notes else ())])
+        return "\n".join([self.title, body, *(("", *self.notes) if self.notes else ())])
 
     def to_html(self) -> str:
         """Return the table as an HTML element."""

@@ -95,8 +95,8 @@ def _append(writer: TableWriter, profiles: ProfileSet) -> None:
             writer.append(table, dict(zip(names, values, strict=True)))
     if batch.histograms:
         bins = np.concatenate([histogram.bins for histogram in batch.histograms])
-        counts = np.concatenate([histogram.counts for histogram in batch.histograms])
-        writer.append("histogram", {"bin": bins, "count": counts.view(np.uint64)})
+        counts = np.concatenate([histogram.counts for histogram in batch.histograms], dtype=np.uint64, casting="unsafe")
+        writer.append("histogram", {"bin": bins, "count": counts})
 
 
 def _profile_row(profile: NetworkProfile) -> Row:

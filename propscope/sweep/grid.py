@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import operator
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -44,7 +46,7 @@ class Grid:
     `loss`: "cotangent" sends a random unit-variance gradient into the output; "mse" and "cross-entropy" are against
     the input's own labels where it has them, and random ones elsewhere. The rest is as in `MLPSpec`.
 
-    Raises `InputError` for anything that is not valid.
+    Raises `InputError` for anything that is not valid, and for a network that does not fit in memory.
     """
 
     activation: tuple[str, ...]
@@ -71,21 +73,21 @@ class Grid:
         for name in ("activation", "initializer", "depth", "width", "seeds"):
             if not getattr(self, name):
                 raise InputError(f"{name} lists nothing; give at least one")
-        for seed in self.seeds:
-            if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-                raise InputError(f"seed is {seed!r}; valid is a whole number of at least 0")
+        object.__setattr__(self, "seeds", tuple(_whole("seed", seed, 0) for seed in self.seeds))
+        object.__setattr__(self, "batch", _whole("batch", self.batch, 1))
+        object.__setattr__(self, "histogram_limit", _whole("histogram_limit", self.histogram_limit, 0))
         if self.loss not in LOSSES:
             raise InputError(f"loss is {self.loss!r}; valid is one of {', '.join(LOSSES)}")
         if self.dtype not in _DTYPES:
             raise InputError(f"dtype is {self.dtype!r}; valid is one of {', '.join(_DTYPES)}")
-        if self.histogram_limit < 0:
-            raise InputError(f"histogram_limit is {self.histogram_limit}; valid is 0 (all elements) or more")
         try:
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:
             reason = str(error).strip().splitlines()[0]
             raise InputError(f"device {self.device!r} cannot be used: {reason}", hint="valid here is cpu") from error
-        next(self.cells())
+        # All of them now: a mistake in the last must not cost the work on those before it.
+        for network in self.networks():
+            self._check_memory(network)
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -96,18 +98,38 @@ class Grid:
         return len(self.activation) * len(self.initializer) * len(self.depth) * len(self.width) * len(self.seeds)
 
     def cells(self) -> Iterator[Cell]:
-        """Yield every network, seeds innermost, so that a pair is finished before the next begins."""
+        """Yield every network with every seed, seeds innermost, so that a pair is finished before the next begins."""
+        for network in self.networks():
+            labels = self._labels(network)
+            for seed in self.seeds:
+                yield Cell(network, seed, {**labels, "seed": seed})
+
+    def networks(self) -> Iterator[MLPSpec]:
+        """Yield every combination of activation, initializer, depth and width."""
         shared = {field.name: getattr(self, field.name) for field in fields(MLPSpec) if field.name in _PASSED_ON}
         for activation, initializer, depth, width in itertools.product(
             self.activation, self.initializer, self.depth, self.width
         ):
             network = MLPSpec(depth, width=width, activation=activation, initializer=initializer, **shared)
-            first = network.widths[0] if self.input_size is None else self.input_size
+            first = network.width if isinstance(network.width, int) else network.width[0]
             if self.input_size is None and (features := default_features(self.input, first)) is not None:
                 network = replace(network, input_size=features)
-            labels = self._labels(network)
-            for seed in self.seeds:
-                yield Cell(network, seed, {**labels, "seed": seed})
+            yield network
+
+    def _check_memory(self, network: MLPSpec) -> None:
+        """Refuse what cannot fit before the system ends the process for it."""
+        if torch.device(self.device).type != "cpu" or not hasattr(os, "sysconf"):
+            return
+        units = network.width * network.depth if isinstance(network.width, int) else sum(network.widths)
+        values = self.batch * (units * 2 + (network.input_size or 0))
+        needed = values * self.torch_dtype.itemsize + 2 * network.parameter_bytes(self.torch_dtype)
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if needed > total:
+            raise InputError(
+                f"depth {network.depth}, width {network.width_label}, batch {self.batch} need {needed / 1e9:,.1f} GB; "
+                f"this machine has {total / 1e9:.1f} GB",
+                hint="choose a smaller width, depth or batch",
+            )
 
     def _labels(self, network: MLPSpec) -> dict[str, Label]:
         labels: dict[str, Label] = {
@@ -122,7 +144,7 @@ class Grid:
         }
         for name, usual in unusual.items():
             value = getattr(self, name)
-            if value != usual and name != "input_size":
+            if value != usual:
                 labels[name] = str(value) if isinstance(value, bool) else value
         return labels
 
@@ -140,3 +162,13 @@ def canonical(names: tuple[str, ...], what: Literal["activation", "initializer"]
     """Return specs in their canonical form, each once, in order."""
     parse = parse_activation if what == "activation" else parse_initializer
     return tuple(dict.fromkeys(parse(name).label for name in names))
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    try:
+        number = -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = -1
+    if number < least:
+        raise InputError(f"{name} is {value!r}; valid is a whole number of at least {least}")
+    return number

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -13,22 +13,34 @@ from torch import Tensor, nn
 from propscope.errors import InputError
 from propscope.measure.recorder import Recorder
 from propscope.measure.sites import Options
-from propscope.networks import MLP, InputBatch, make_input, split_list, stream
+from propscope.networks import (
+    MLP,
+    InputBatch,
+    Layer,
+    MLPSpec,
+    global_stream,
+    make_input,
+    parse_activation,
+    split_list,
+    stream,
+)
 from propscope.results.network import NetworkProfile
 from propscope.results.profile_set import ProfileSet
 from propscope.sweep.grid import RANDOM_CLASSES, Cell, Grid, canonical
 
+_NO_MEMORY = ("out of memory", "allocate memory", "enough memory")
+
 
 def run(grid: Grid) -> Iterator[NetworkProfile]:
-    """Yield the profile of each cell of the grid, in the order of `Grid.cells`.
+    """Return the profiles of the grid's cells, in the order of `Grid.cells`, each made when it is asked for.
 
-    Nothing is drawn from torch's global generator. Overflow inside a network is a result, not an error.
+    Nothing is drawn from torch's global generator. Overflow inside a network is a result, not an error. Raises
+    `InputError` at once when the input cannot be had, and later when a network does not fit in memory after all.
     """
 
     # Every pair meets the same inputs, so that a difference between pairs is the pairs'.
     @lru_cache(maxsize=64)
     def batch_for(features: int | None, seed: int) -> InputBatch:
-        _check_memory(grid, features)
         return make_input(
             grid.input,
             batch=grid.batch,
@@ -39,90 +51,96 @@ def run(grid: Grid) -> Iterator[NetworkProfile]:
             device=grid.device,
         )
 
-    for cell in grid.cells():
-        yield _profile(grid, cell, batch_for(cell.network.input_size, cell.seed))
+    first = next(grid.cells()).network
+    if grid.norm == "batch" and len(batch_for(first.input_size, grid.seeds[0]).values) < 2:
+        raise InputError("norm is batch, but the batch has one row; valid are two or more", hint="choose another norm")
+    classes = _classes(grid, (batch_for(first.input_size, seed) for seed in grid.seeds))
+    return (_profile(grid, cell, batch_for(cell.network.input_size, cell.seed), classes) for cell in grid.cells())
 
 
-def _profile(grid: Grid, cell: Cell, batch: InputBatch) -> NetworkProfile:
-    from dataclasses import replace
-
+def _profile(grid: Grid, cell: Cell, batch: InputBatch, classes: int | None) -> NetworkProfile:
     network = replace(cell.network, input_size=batch.values.shape[1])
     if grid.loss == "cross-entropy" and network.output_size is None:
-        network = replace(network, output_size=_classes(batch))
-    net = network.build(seed=cell.seed, device=grid.device, dtype=grid.torch_dtype)
-    activations = [layer.activation for layer in net.layers]
-    recorder = Recorder(
-        net,
-        options=Options(histogram_limit=grid.histogram_limit),
-        activations=activations,  # a user's own class is a nonlinearity here because the spec says so
-        layer_of=_layer_of,
-    )
-    # Dropout is the only draw in a forward pass.
-    with torch.random.fork_rng(devices=_cuda(grid.device)):
-        torch.manual_seed(cell.seed)
-        with recorder:
-            _backward(net, batch, grid, cell)
+        network = replace(network, output_size=classes or RANDOM_CLASSES)
+    try:
+        net = network.build(seed=cell.seed, device=grid.device, dtype=grid.torch_dtype)
+        recorder = Recorder(
+            net,
+            options=Options(histogram_limit=grid.histogram_limit),
+            # A user's own class is a nonlinearity here because the spec says so.
+            activations=[layer.activation for layer in net.layers if isinstance(layer, Layer)],
+            layer_of=_layer_of,
+            functions=False,
+        )
+        # Dropout is the only draw in a forward pass. The caller may have switched gradients off.
+        dropout = global_stream(stream(cell.seed, "dropout"), (torch.device(grid.device),))
+        with dropout, torch.inference_mode(False), torch.enable_grad(), recorder:
+            _backward(net, batch, grid, cell, classes)
+    except InputError:
+        raise
+    except Exception as error:
+        if (problem := _problem(error, network, grid)) is None:
+            raise
+        raise problem from error
     return recorder.profile(labels=cell.labels, spec=grid.spec(cell), seed=cell.seed)
 
 
-def _backward(net: MLP, batch: InputBatch, grid: Grid, cell: Cell) -> None:
+def _problem(error: Exception, network: MLPSpec, grid: Grid) -> InputError | None:
+    # torch has no one type for this: its CPU allocator raises a bare RuntimeError.
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+        return InputError(
+            f"depth {network.depth}, width {network.width_label}, batch {grid.batch} ran out of memory",
+            hint="choose a smaller width, depth or batch",
+        )
+    if parse_activation(network.activation).custom:
+        problem = " ".join(str(error).split())
+        return InputError(
+            f"activation {network.activation!r} failed on a tensor of shape ({grid.batch}, {network.widths[0]}) "
+            f"({type(error).__name__}: {problem})",
+            hint="valid are an nn.Module class and a function of a tensor, elementwise and differentiable",
+        )
+    return None
+
+
+def _backward(net: MLP, batch: InputBatch, grid: Grid, cell: Cell, classes: int | None) -> None:
     output = net(batch.values)
     generator = stream(cell.seed, "targets", grid.loss)
     if grid.loss == "cotangent":
-        drawn = torch.randn(output.shape, generator=generator, dtype=torch.float64)
-        output.backward(drawn.to(output))
-        return
-    if grid.loss == "cross-entropy":
-        nn.functional.cross_entropy(output, _class_targets(batch, output, generator)).backward()
-        return
-    nn.functional.mse_loss(output, _regression_targets(batch, output, generator)).backward()
+        torch.autograd.backward(output, _drawn(output, generator))
+    elif grid.loss == "cross-entropy":
+        labels = batch.targets
+        if labels is None:
+            labels = torch.randint(output.shape[1], (len(output),), generator=generator).to(output.device)
+        torch.autograd.backward(nn.functional.cross_entropy(output, labels))
+    else:
+        target = _drawn(output, generator)
+        if batch.targets is not None and classes is not None and output.shape[1] >= classes:
+            target = nn.functional.one_hot(batch.targets, output.shape[1]).to(output)
+        torch.autograd.backward(nn.functional.mse_loss(output, target))
 
 
-def _classes(batch: InputBatch) -> int:
-    return RANDOM_CLASSES if batch.targets is None else int(batch.targets.max()) + 1
+def _drawn(output: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output)
 
 
-def _class_targets(batch: InputBatch, output: Tensor, generator: torch.Generator) -> Tensor:
-    if batch.targets is None:
-        return torch.randint(output.shape[1], (len(output),), generator=generator).to(output.device)
-    if int(batch.targets.max()) >= output.shape[1]:
+def _classes(grid: Grid, batches: Iterable[InputBatch]) -> int | None:
+    """Return how many classes the labels of all seeds have, so that every seed gets the same network."""
+    largest = -1
+    for batch in batches:
+        if batch.targets is None:
+            return None
+        largest = max(largest, int(batch.targets.max()))
+    if grid.loss == "cross-entropy" and grid.output_size is not None and largest >= grid.output_size:
         raise InputError(
-            f"output_size is {output.shape[1]}, but the labels of {batch.name} go up to {int(batch.targets.max())}",
+            f"output_size is {grid.output_size}, but the labels of {grid.input} go up to {largest}",
             hint="leave output_size out, or make it larger",
         )
-    return batch.targets
-
-
-def _regression_targets(batch: InputBatch, output: Tensor, generator: torch.Generator) -> Tensor:
-    if batch.targets is not None and output.shape[1] > int(batch.targets.max()):
-        return nn.functional.one_hot(batch.targets, output.shape[1]).to(output)
-    return torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output)
+    return largest + 1
 
 
 def _layer_of(name: str) -> int | None:
     parts = name.split(".")
     return int(parts[1]) + 1 if parts[0] == "layers" and len(parts) > 1 else None
-
-
-def _cuda(device: str) -> list[int]:
-    place = torch.device(device)
-    return [place.index or 0] if place.type == "cuda" else []
-
-
-def _check_memory(grid: Grid, features: int | None) -> None:
-    """Refuse what cannot fit before the system ends the process for it."""
-    if torch.device(grid.device).type != "cpu" or not hasattr(os, "sysconf"):
-        return
-    cell = next(grid.cells())
-    values = grid.batch * (sum(cell.network.widths) * 2 + (features or 0))
-    needed = values * grid.torch_dtype.itemsize + 2 * cell.network.parameter_bytes(grid.torch_dtype)
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > total:
-        raise InputError(
-            f"depth {cell.network.depth}, width {cell.network.width_label}, batch {grid.batch} need "
-            f"{needed / 1e9:,.1f} GB; this machine has {total / 1e9:.1f} GB",
-            hint="choose a smaller width, depth or batch",
-        )
 
 
 def profile_mlp(
@@ -187,11 +205,11 @@ def make_grid(
 
 
 def _names(value: str | Iterable[str]) -> tuple[str, ...]:
-    return tuple(split_list(value)) if isinstance(value, str) else tuple(value)
+    return tuple(split_list(value)) if isinstance(value, str) else _axis(value)
 
 
 def _axis(value: Any) -> tuple[Any, ...]:
-    listed = tuple(value) if isinstance(value, (list, tuple, range)) else (value,)
+    listed = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
     return tuple(dict.fromkeys(tuple(item) if isinstance(item, list) else item for item in listed))
 
 

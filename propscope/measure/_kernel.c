@@ -1,0 +1,331 @@
+/* One pass over the float32 (or bfloat16) elements of a CPU tensor: moments, extremes, extremes of each unit, histogram.
+
+   The element order in memory is all that counts: any block is seen as rows of `width` columns, eight rows at a time, so
+   that plain loops over columns vectorize on every machine. Eight elements are summed in float32, the rest in double:
+   a longer float32 sum of equal numbers would be off by more than 1e-7. Built with -ffinite-math-only: whether a number
+   is NaN or infinite must be asked of its bits. */
+
+#ifndef Py_LIMITED_API
+#define Py_LIMITED_API 0x030A0000
+#endif
+#include <Python.h>
+
+#include <float.h>
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
+#define EACH_CPU __attribute__((target_clones("avx512f", "arch=haswell", "default")))
+#else
+#define EACH_CPU
+#endif
+
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
+
+enum { LANES = 128, RUN_LANES = 16, TILE = 256, SHORT_RUN = 32, PROBES = 32, HELD = 512 };
+/* Zeros alternate between spare bins: adding to one bin again and again would wait for itself each time. */
+enum { SIGN = 2048, NOT_A_NUMBER = 2047, BINS = 4096, SPARE = 8 };
+static const uint32_t INFINITE_BITS = 0x7f800000u, NAN_BITS = 0x7fc00000u;
+
+typedef struct {
+    const void *data;
+    int bfloat16;
+    size_t count;
+    float scale, shift;
+    float *buffer;
+    double sum[TILE], square[TILE];
+    int32_t zeros[TILE];
+    int32_t *bins;
+    size_t stride, next, held;
+    uint32_t sample[HELD];
+} Pass;
+
+typedef struct {
+    size_t finite, nan, posinf, neginf, zeros;
+    double mean, std, low, high;
+} Figures;
+
+/* Elements as (outer, units, inner) with the extremes of each unit; units 0: none wanted. */
+typedef struct {
+    size_t outer, units, inner;
+    float *low, *high, *scratch;
+} Layout;
+
+static inline uint32_t bits_of(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+static inline int is_finite(double value) {
+    uint64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return (bits >> 52 & 0x7ff) != 0x7ff;
+}
+
+static inline int is_infinite(double value) {
+    uint64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits << 1 == (uint64_t)0x7ff << 53;
+}
+
+static inline float element(const Pass *pass, size_t at) {
+    if (!pass->bfloat16) return ((const float *)pass->data)[at];
+    uint32_t bits = (uint32_t)((const uint16_t *)pass->data)[at] << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+EACH_CPU static void widen(const uint16_t *restrict from, float *restrict to, size_t count) {
+    uint32_t *bits = (uint32_t *)(void *)to;
+    for (size_t i = 0; i < count; i++) bits[i] = (uint32_t)from[i] << 16;
+}
+
+/* Eight rows, `pitch` elements apart. */
+EACH_CPU static void see_eight(const float *restrict x, size_t pitch, size_t width, float scale, float shift,
+                               double *restrict sum, double *restrict square, int32_t *restrict zeros,
+                               float *restrict low, float *restrict high) {
+    for (size_t j = 0; j < width; j++) {
+        float a = x[j], b = x[j + pitch], c = x[j + 2 * pitch], d = x[j + 3 * pitch];
+        float e = x[j + 4 * pitch], f = x[j + 5 * pitch], g = x[j + 6 * pitch], h = x[j + 7 * pitch];
+        low[j] = MIN(low[j], MIN(MIN(MIN(a, b), MIN(c, d)), MIN(MIN(e, f), MIN(g, h))));
+        high[j] = MAX(high[j], MAX(MAX(MAX(a, b), MAX(c, d)), MAX(MAX(e, f), MAX(g, h))));
+        /* Written so that a mask can steer each addition. */
+        int32_t zero = zeros[j];
+        zero = a == 0 ? zero + 1 : zero, zero = b == 0 ? zero + 1 : zero;
+        zero = c == 0 ? zero + 1 : zero, zero = d == 0 ? zero + 1 : zero;
+        zero = e == 0 ? zero + 1 : zero, zero = f == 0 ? zero + 1 : zero;
+        zero = g == 0 ? zero + 1 : zero, zero = h == 0 ? zero + 1 : zero;
+        zeros[j] = zero;
+        a = a * scale - shift, b = b * scale - shift, c = c * scale - shift, d = d * scale - shift;
+        e = e * scale - shift, f = f * scale - shift, g = g * scale - shift, h = h * scale - shift;
+        sum[j] += (double)(((a + b) + (c + d)) + ((e + f) + (g + h)));
+        square[j] += (double)(((a * a + b * b) + (c * c + d * d)) + ((e * e + f * f) + (g * g + h * h)));
+    }
+}
+
+EACH_CPU static void see_one(const float *restrict x, size_t width, float scale, float shift, double *restrict sum,
+                             double *restrict square, int32_t *restrict zeros, float *restrict low,
+                             float *restrict high) {
+    for (size_t j = 0; j < width; j++) {
+        float a = x[j];
+        low[j] = MIN(low[j], a);
+        high[j] = MAX(high[j], a);
+        zeros[j] += a == 0;
+        a = a * scale - shift;
+        sum[j] += (double)a;
+        square[j] += (double)(a * a);
+    }
+}
+
+/* Turns the sampled elements' bits into bins, as `results.histogram.bin_codes` does. */
+EACH_CPU static void encode(uint32_t *restrict sample, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        uint32_t size = sample[i] & 0x7fffffffu, code = sample[i] >> 20;
+        code += size < 1u << 20;
+        code = size == 0 ? BINS + (uint32_t)(i % SPARE) : code;
+        sample[i] = size > INFINITE_BITS ? NOT_A_NUMBER : code;
+    }
+}
+
+static void count_held(Pass *pass) {
+    encode(pass->sample, pass->held);
+    for (size_t i = 0; i < pass->held; i++) pass->bins[pass->sample[i]]++;
+    pass->held = 0;
+}
+
+/* Takes the elements that fall on the stride; x[0] is element `from` of the tensor. */
+static void take_sample(Pass *pass, const float *x, size_t from, size_t length) {
+    size_t stride = pass->stride, at = pass->next - from, held = pass->held;
+    while (at < length) {
+        for (; at < length && held < HELD; at += stride) pass->sample[held++] = bits_of(x[at]);
+        pass->held = held;
+        if (held == HELD) {
+            count_held(pass);
+            held = 0;
+        }
+    }
+    pass->next = from + at;
+}
+
+/* Sees `length` elements from `from` on as rows of `width` columns, the last one perhaps short. */
+static void sweep(Pass *pass, size_t from, size_t length, size_t width, float *low, float *high) {
+    size_t end = from + length;
+    for (size_t at = from, size; at < end; at += size) {
+        size_t rows = (end - at) / width >= 8 ? 8 : 1, columns = MIN(width, end - at);
+        size = rows * columns;
+        const float *x = (const float *)pass->data + at;
+        if (pass->bfloat16) {
+            widen((const uint16_t *)pass->data + at, pass->buffer, size);
+            x = pass->buffer;
+        }
+        for (size_t j = 0; j < columns; j += TILE) {
+            size_t some = MIN(TILE, columns - j);
+            if (rows == 8)
+                see_eight(x + j, width, some, pass->scale, pass->shift, pass->sum, pass->square, pass->zeros, low + j,
+                          high + j);
+            else
+                see_one(x + j, some, pass->scale, pass->shift, pass->sum, pass->square, pass->zeros, low + j, high + j);
+        }
+        if (pass->bins && pass->next < at + size) take_sample(pass, x, at, size);
+    }
+}
+
+static void clear(float *low, float *high, size_t count) {
+    for (size_t i = 0; i < count; i++) low[i] = FLT_MAX, high[i] = -FLT_MAX;
+}
+
+static void join(float *low, float *high, const float *lows, const float *highs, size_t count) {
+    float least = *low, most = *high;
+    for (size_t i = 0; i < count; i++) least = MIN(least, lows[i]), most = MAX(most, highs[i]);
+    *low = least, *high = most;
+}
+
+static size_t width_of(const Layout *layout, size_t count) {
+    size_t period = layout->units * layout->inner;
+    if (!layout->units) return MIN(LANES, MAX(count / 8, 1));
+    if (layout->inner > SHORT_RUN) return RUN_LANES;
+    return period >= LANES ? period : period * MAX(MIN(LANES / period, layout->outer / 8), 1);
+}
+
+/* Sees all elements once; returns the smallest and the largest. */
+static void see_all(Pass *pass, const Layout *layout, float *low, float *high) {
+    size_t width = width_of(layout, pass->count), units = layout->units, inner = layout->inner;
+    float *lows = layout->scratch, *highs = layout->scratch + width;
+    memset(pass->sum, 0, sizeof pass->sum);
+    memset(pass->square, 0, sizeof pass->square);
+    memset(pass->zeros, 0, sizeof pass->zeros);
+    *low = FLT_MAX, *high = -FLT_MAX;
+    clear(layout->low, layout->high, units);
+    if (units && inner > SHORT_RUN) {
+        for (size_t run = 0; run < layout->outer * units; run++) {
+            clear(lows, highs, width);
+            sweep(pass, run * inner, inner, width, lows, highs);
+            join(layout->low + run % units, layout->high + run % units, lows, highs, width);
+        }
+    } else if (units && inner == 1 && width == units) {
+        sweep(pass, 0, pass->count, width, layout->low, layout->high);
+    } else {
+        clear(lows, highs, width);
+        sweep(pass, 0, pass->count, width, lows, highs);
+        if (!units) join(low, high, lows, highs, width);
+        for (size_t at = 0; units && at < width; at += inner)
+            join(layout->low + at / inner % units, layout->high + at / inner % units, lows + at, highs + at, inner);
+    }
+    if (units) join(low, high, layout->low, layout->high, units);
+    if (pass->bins) {
+        count_held(pass);
+        for (int i = BINS; i < BINS + SPARE; i++) pass->bins[0] += pass->bins[i], pass->bins[i] = 0;
+        pass->bins = NULL;
+    }
+}
+
+/* Returns a power of two that brings numbers up to `largest` to about 1, or 1 where their squares are safe already. */
+static float scale_for(double largest) {
+    if (largest == 0 || (largest > 1e-9 && largest < 1e9)) return 1;
+    int exponent = -ilogb(largest);
+    return ldexpf(1, MAX(-126, MIN(126, exponent)));
+}
+
+/* Guesses scale and mean from a few elements; a wrong guess is found out afterwards. */
+static void probe(Pass *pass) {
+    double sum = 0, largest = 0;
+    pass->scale = 1, pass->shift = 0;
+    for (uint32_t i = 0; i < PROBES; i++) {
+        double value = element(pass, (size_t)((uint64_t)(i * 2654435769u) * pass->count >> 32));
+        if (!is_finite(value)) return;
+        sum += value;
+        largest = MAX(largest, fabs(value));
+    }
+    pass->scale = scale_for(largest);
+    pass->shift = (float)(sum / PROBES * pass->scale);
+}
+
+/* For any numbers: in double, leaving out and counting what is not finite. */
+static Figures see_with_care(const Pass *pass) {
+    Figures found = {0};
+    double sum = 0, rest = 0, square = 0;
+    found.low = FLT_MAX, found.high = -FLT_MAX;
+    for (size_t i = 0; i < pass->count; i++) {
+        float value = element(pass, i);
+        uint32_t bits = bits_of(value);
+        if ((bits & INFINITE_BITS) == INFINITE_BITS) {
+            found.nan += (bits & ~(1u << 31)) > INFINITE_BITS;
+            found.posinf += bits == INFINITE_BITS;
+            found.neginf += bits == (INFINITE_BITS | 1u << 31);
+            continue;
+        }
+        found.finite++;
+        found.zeros += value == 0;
+        found.low = MIN(found.low, value);
+        found.high = MAX(found.high, value);
+        sum += value;
+    }
+    if (!found.finite) return found;
+    double n = (double)found.finite, mean = sum / n;
+    for (size_t i = 0; i < pass->count; i++) {
+        float value = element(pass, i);
+        if ((bits_of(value) & INFINITE_BITS) == INFINITE_BITS) continue;
+        rest += value - mean;
+        square += (value - mean) * (value - mean);
+    }
+    double variance = square / n - rest / n * (rest / n);
+    found.mean = mean + rest / n;
+    found.std = sqrt(MAX(variance, 0));
+    return found;
+}
+
+/* The extremes of each unit where some elements are not finite: NaN for a unit that has one. */
+static void see_units_with_care(const Pass *pass, const Layout *layout) {
+    clear(layout->low, layout->high, layout->units);
+    for (size_t i = 0; i < pass->count; i++) {
+        size_t unit = i / layout->inner % layout->units;
+        float value = element(pass, i), *low = layout->low + unit, *high = layout->high + unit;
+        if ((bits_of(*low) & ~(1u << 31)) > INFINITE_BITS) continue;
+        if ((bits_of(value) & ~(1u << 31)) > INFINITE_BITS) {
+            memcpy(low, &NAN_BITS, sizeof *low);
+            memcpy(high, &NAN_BITS, sizeof *high);
+            continue;
+        }
+        if (value < *low || *low == FLT_MAX) *low = value;
+        if (value > *high || *high == -FLT_MAX) *high = value;
+    }
+}
+
+static Figures summarize(Pass *pass, const Layout *layout) {
+    Figures found = {0};
+    float low, high;
+    probe(pass);
+    for (int attempt = 0; attempt < 4; attempt++) {
+        double sum = 0, square = 0, n = (double)pass->count;
+        size_t zeros = 0;
+        see_all(pass, layout, &low, &high);
+        for (int i = 0; i < TILE; i++) sum += pass->sum[i], square += pass->square[i], zeros += (size_t)pass->zeros[i];
+        double power = square / n, shift = sum / n, largest = MAX(fabs((double)low), fabs((double)high));
+        int overflow = is_infinite(square) && is_finite(low) && is_finite(high);
+        if (!is_finite(square) && !overflow) {
+            if (layout->units) see_units_with_care(pass, layout);
+            break;
+        }
+        found = (Figures){.finite = pass->count, .zeros = zeros, .mean = low, .std = 0, .low = low, .high = high};
+        if (low == high) return found;
+        if (overflow || power < 1e-30 || power > 1e30) {
+            pass->scale = scale_for(largest), pass->shift = 0;
+            if (overflow || power > 1e30 || pass->scale != 1) continue;
+            break;
+        }
+        double variance = power - shift * shift;
+        if (variance < 0.5 * power) {
+            pass->shift += (float)shift;
+            continue;
+        }
+        found.mean = (pass->shift + shift) / pass->scale;
+        found.std = sqrt(variance) / pass->scale;
+        return found;
+    }
+    return see_with_care(pass);
+}

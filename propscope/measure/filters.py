@@ -1,0 +1,69 @@
+"""Which sites are recorded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from propscope.errors import InputError
+
+Pattern = str | type[nn.Module]
+Patterns = Pattern | Sequence[Pattern] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Keeps a site when something in `include` matches (or that is None), nothing in `exclude` does, its kind is among
+    `kinds` (or that is None), and its module lies at most `depth` levels below the model (or that is None).
+
+    A pattern is a regular expression, searched in the site's name, or a module type.
+    """
+
+    include: tuple[re.Pattern[str] | type[nn.Module], ...] | None = None
+    exclude: tuple[re.Pattern[str] | type[nn.Module], ...] = ()
+    kinds: frozenset[str] | None = None
+    depth: int | None = None
+
+    @classmethod
+    def of(cls, include: Patterns, exclude: Patterns, kinds: Iterable[str] | None, depth: int | None) -> Filter:
+        """Return the filter of what a user wrote; raises `InputError` for a pattern or depth that is not valid."""
+        if depth is not None and depth < 0:
+            raise InputError(f"depth is {depth}; valid is 0 (the model's own output) or more")
+        return cls(
+            None if include is None else _patterns(include, "include"),
+            () if exclude is None else _patterns(exclude, "exclude"),
+            None if kinds is None else frozenset([kinds] if isinstance(kinds, str) else kinds),
+            depth,
+        )
+
+    def keeps(self, name: str, kind: str, module: nn.Module | None) -> bool:
+        """Return whether the site `name` of this kind, made by or in `module`, is recorded."""
+        if self.kinds is not None and kind not in self.kinds:
+            return False
+        if self.depth is not None and (name.count(".") + 1 if name else 0) > self.depth:
+            return False
+        if any(_matches(pattern, name, module) for pattern in self.exclude):
+            return False
+        return self.include is None or any(_matches(pattern, name, module) for pattern in self.include)
+
+
+def _matches(pattern: re.Pattern[str] | type[nn.Module], name: str, module: nn.Module | None) -> bool:
+    return isinstance(module, pattern) if isinstance(pattern, type) else pattern.search(name) is not None
+
+
+def _patterns(given: Pattern | Sequence[Pattern], what: str) -> tuple[re.Pattern[str] | type[nn.Module], ...]:
+    found: list[re.Pattern[str] | type[nn.Module]] = []
+    for pattern in [given] if isinstance(given, (str, type)) else given:
+        if isinstance(pattern, str):
+            try:
+                found.append(re.compile(pattern))
+            except re.error as error:
+                raise InputError(f"{what} has {pattern!r}, no regular expression: {error}") from None
+        elif isinstance(pattern, type) and issubclass(pattern, nn.Module):
+            found.append(pattern)
+        else:
+            raise InputError(f"{what} has {pattern!r}; valid are regular expressions and module types")
+    return tuple(found)

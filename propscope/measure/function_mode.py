@@ -1,0 +1,125 @@
+"""`FunctionWatch`: shows the observer the functional operations of a forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from propscope.measure.attention import row_entropy, sampled_logits
+from propscope.measure.functions import BY_FUNCTION, Operation, is_residual_sum
+from propscope.measure.observer import Observer, in_backward
+from propscope.results.network import Role
+
+_ROLES: dict[str, Role] = {
+    "activation": "activation",
+    "norm": "norm",
+    "softmax": "attention",
+    "attention": "attention",
+    "residual": "residual",
+}
+# What only looks at a tensor, or moves its elements: there is no new signal to record.
+# fmt: off
+_MOVES = frozenset((
+    "view", "reshape", "permute", "transpose", "t", "contiguous", "clone", "detach", "to", "float", "half",
+    "bfloat16", "double", "type_as", "size", "dim", "numel", "flatten", "unflatten", "squeeze", "unsqueeze",
+    "expand", "expand_as", "repeat", "repeat_interleave", "chunk", "split", "unbind", "narrow", "select",
+    "__getitem__", "__get__", "__set__", "__setitem__", "stack", "cat", "concat", "zeros_like", "ones_like",
+    "empty_like", "full_like", "arange", "zeros", "ones", "empty", "full", "tensor", "register_hook",
+    "requires_grad_", "backward", "item", "is_floating_point", "is_complex", "movedim", "roll", "pad",
+    "masked_fill", "where", "copy_", "new_zeros", "new_ones", "index_select", "gather", "dropout",
+))
+# fmt: on
+
+
+class FunctionWatch(TorchFunctionMode):
+    """Active while tracking; hands each call on unchanged."""
+
+    def __init__(self, observer: Observer) -> None:
+        super().__init__()
+        self._observer = observer
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        observer = self._observer
+        if not observer.stack or observer.stack[-1].opaque:
+            return func(*args, **kwargs)
+        operation = BY_FUNCTION.get(func)
+        if operation is None or (operation.role == "residual" and not is_residual_sum(args)):
+            result = func(*args, **kwargs)
+            name = getattr(func, "__name__", "")
+            if operation is None and name not in _MOVES and isinstance(result, Tensor) and not in_backward():
+                observer.unrecorded[name] += result.is_floating_point()
+            return result
+        return self._recorded(operation, func, args, kwargs)
+
+    def _recorded(
+        self, operation: Operation, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        observer = self._observer
+        place = observer.stack[-1]
+        name = observer.path_of_function(place.path, operation.name)
+        value = args[0] if args else kwargs.get("input")
+        share = None
+        if operation.role == "activation":
+            region = observer.regions.of_function(func, args[1:], kwargs)
+            observer.activation_input(name, value, operation.name, region)
+        elif operation.role == "residual" and not in_backward():
+            # Before an in-place sum overwrites one of them.
+            share = self._share(*args[:2])
+        source = observer.seen(value) if isinstance(value, Tensor) else None
+        result = func(*args, **kwargs)
+        path = observer.path_of_call(name)
+        if not isinstance(result, Tensor) or observer.seen(result) is not None:
+            return result
+        site = observer.observe(
+            path,
+            result,
+            kind=operation.name,
+            role=_ROLES[operation.role],
+            source=None if source is None else source.site,
+        )
+        if site is None or in_backward():
+            return result
+        if share is not None:
+            site.see_branch(*share)
+        elif operation.role == "softmax" and isinstance(value, Tensor):
+            site.see_attention(row_entropy(result.detach()), value.detach().amax())
+        elif operation.role == "attention" and len(args) > 1:
+            self._see_attention(site, args, kwargs)
+        return result
+
+    def _share(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean squares of the branch and of the stream: the stream is what was seen first."""
+        seen = self._observer.seen(a), self._observer.seen(b)
+        orders = [-1 if one is None else one.order for one in seen]
+        stream, branch = (a, b) if orders[0] <= orders[1] else (b, a)
+        squares = [
+            torch.linalg.vector_norm(one.detach().float()).square() / max(one.numel(), 1) for one in (branch, stream)
+        ]
+        return squares[0], squares[1]
+
+    @staticmethod
+    def _see_attention(site: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        query, key = args[0].detach(), args[1].detach()
+        with torch.autocast(query.device.type, enabled=False):
+            logits = sampled_logits(query, key, args[3:], kwargs)
+            if logits is not None:
+                # A row whose keys are all masked is NaN by torch's own rule; it has no entropy.
+                weights = torch.nan_to_num(torch.softmax(logits, -1))
+                site.see_attention(row_entropy(weights), logits.amax())
+
+
+def hides_operations(module: nn.Module, role: Role) -> bool:
+    """Return whether the operations inside a module are the module's own site, and not sites of their own."""
+    if role in ("activation", "norm", "residual"):
+        return True
+    home = type(module).__module__
+    composite = (nn.MultiheadAttention, nn.Transformer)
+    own = home.startswith("torch.nn.") and not home.endswith(".transformer") and not isinstance(module, composite)
+    return own and next(module.children(), None) is None

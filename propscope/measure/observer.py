@@ -1,0 +1,235 @@
+"""`Observer`: turns what hooks and the function mode are called with into sites.
+
+It keeps the order, the names and the roles of the sites, and notes what could not be seen.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from propscope.measure.filters import Filter
+from propscope.measure.modules import FlatRegions, axis_of_unknown, has_units, unit_axis_of
+from propscope.measure.outputs import tensors_in
+from propscope.measure.saturation import FlatRegion
+from propscope.measure.sites import Options, SiteAccumulator
+from propscope.results.network import CoverageNote, Role
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A tensor that is a site already: a container returns its last child's output, and that is one site."""
+
+    tensor: weakref.ref[Tensor]
+    version: int
+    site: SiteAccumulator
+    order: int
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A module in the model: its clean `path`, the `role` of its output, whether it hides the operations inside."""
+
+    path: str
+    module: nn.Module
+    role: Role
+    opaque: bool
+
+
+class Observer:
+    """Gathers the sites of one recorder; every method is called from a hook or the function mode."""
+
+    def __init__(
+        self,
+        *,
+        options: Options,
+        kept: Filter,
+        root: nn.Module,
+        paths: Collection[str],
+        unscale: Callable[[Tensor], Tensor] | None,
+    ) -> None:
+        self.sites: dict[str, SiteAccumulator] = {}
+        self.unmeasured: dict[str, CoverageNote] = {}
+        self.unrecorded: Counter[str] = Counter()
+        self.called: set[str] = set()
+        self.regions = FlatRegions()
+        self.stack: list[Place] = []
+        self.active = False
+        self.batches = 0
+        self.samples = 0
+        self._options = options
+        self._kept = kept
+        self._root = root
+        self._paths = paths
+        self._unscale = unscale
+        self._calls: dict[str, int] = {}
+        self._recalls: dict[str, int] = {}
+        self._watched: set[str] = set()
+        self._seen: dict[int, Seen] = {}
+        self._handles: list[RemovableHandle] = []
+        self._prune_at = 4096
+
+    def begin(self, inputs: Any) -> None:
+        """Start a forward pass of the model."""
+        self.batches += 1
+        self._calls.clear()
+        self._recalls.clear()
+        self._watched.clear()
+        self._seen.clear()
+        self.stack.clear()
+        if len(self._handles) > self._prune_at:
+            # A handle refers to its tensor's hooks weakly: a dead reference belongs to a graph that is gone.
+            self._handles = [handle for handle in self._handles if handle.hooks_dict_ref() is not None]
+            self._prune_at = 2 * len(self._handles) + 4096
+        for _, tensor in tensors_in(inputs):
+            self.samples += tensor.shape[0] if tensor.dim() else 1
+            break
+
+    def close(self) -> None:
+        """Take every hook off the tensors that are still alive."""
+        self.active = False
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._seen.clear()
+
+    def path_of_function(self, inside: str, name: str) -> str:
+        """Return the name of an operation's sites inside a module: with () where a module there has the same name."""
+        path = f"{inside}.{name}" if inside else name
+        return f"{path}()" if path in self._paths else path
+
+    def path_of_call(self, name: str) -> str:
+        """Return the site name of the call of `name` that ends now: the name, with #1, #2 from the second on."""
+        if in_backward():
+            # A checkpoint runs a part again; its calls come in the reverse order of the first time.
+            again = self._recalls.get(name, 0)
+            self._recalls[name] = again + 1
+            call = max(self._calls.get(name, 1) - 1 - again, 0)
+        else:
+            call = self._calls.get(name, 0)
+            self._calls[name] = call + 1
+        return f"{name}#{call}" if call else name
+
+    def module_output(self, place: Place, inputs: Any, output: Any) -> None:
+        """Record what a module returned."""
+        self.called.add(place.path)
+        path = self.path_of_call(place.path)
+        source = self._source(inputs)
+        for suffix, tensor in tensors_in(output):
+            seen = self.seen(tensor)
+            site = seen.site if seen is not None else None
+            if site is None:
+                axis = partial(unit_axis_of, place.module, tensor)
+                site = self.observe(
+                    path + suffix,
+                    tensor,
+                    kind=type(place.module).__name__,
+                    role=place.role,
+                    axis=axis,
+                    source=source,
+                    units=has_units(place.module),
+                    module=place.module,
+                )
+            if site is not None and place.module is self._root and site.role == "other":
+                site.role = "output"
+
+    def activation_input(self, path: str, value: Any, activation: str, region: FlatRegion | None) -> None:
+        """Note that a tensor is about to enter a nonlinearity; a tensor that is no site yet becomes one."""
+        if in_backward() or not isinstance(value, Tensor):
+            return
+        seen = self.seen(value)
+        site = seen.site if seen is not None else self.observe(f"{path}.input", value, kind="input", role="other")
+        if site is not None and region is not None:
+            site.enter(value.detach(), activation, region)
+
+    def observe(
+        self,
+        path: str,
+        tensor: Tensor,
+        *,
+        kind: str,
+        role: Role,
+        axis: Callable[[int | None], int] | None = None,
+        source: SiteAccumulator | None = None,
+        units: bool = False,
+        module: nn.Module | None = None,
+    ) -> SiteAccumulator | None:
+        """Record a tensor as the site `path`, and its gradient when it comes; None where that cannot be."""
+        if not self._kept.keeps(path, kind, module):
+            return None
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            reason = f"{str(tensor.dtype).removeprefix('torch.')} values have no gradient; they are not measured"
+            self.unmeasured.setdefault(path, CoverageNote(path, "output", reason))
+            return None
+        try:
+            return self._record(path, tensor, kind, role, axis, source, units)
+        except (NotImplementedError, RuntimeError, TypeError) as error:
+            # Tensor subclasses and exotic layouts support what they choose; the model must go on.
+            self.sites.pop(path, None)
+            reason = f"could not be measured: {str(error).strip().splitlines()[0]}"
+            self.unmeasured.setdefault(path, CoverageNote(path, "output", reason))
+            return None
+
+    def _record(
+        self,
+        path: str,
+        tensor: Tensor,
+        kind: str,
+        role: Role,
+        axis: Callable[[int | None], int] | None,
+        source: SiteAccumulator | None,
+        units: bool,
+    ) -> SiteAccumulator:
+        site = self.sites.get(path)
+        again = in_backward()
+        if site is None:
+            inherited = source.unit_axis if source is not None and len(source.shape) == tensor.dim() else None
+            unit_axis = axis_of_unknown(tensor, inherited) if axis is None else axis(inherited)
+            site = SiteAccumulator(
+                tensor, name=path, kind=kind, role=role, unit_axis=unit_axis, has_units=units, options=self._options
+            )
+            self.sites[path] = site
+        if not again:
+            site.see_forward(tensor.detach())
+        # A recomputed value carries the gradient only where the first pass ran without a graph.
+        if tensor.requires_grad and not (again and path in self._watched):
+            self._watched.add(path)
+            self._handles.append(tensor.register_hook(partial(self._gradient, site)))
+        self._seen[id(tensor)] = Seen(weakref.ref(tensor), _version(tensor), site, len(self._seen))
+        return site
+
+    def seen(self, tensor: Tensor) -> Seen | None:
+        """Return the site that a tensor, unchanged since, is."""
+        seen = self._seen.get(id(tensor))
+        if seen is None or seen.tensor() is not tensor or seen.version != _version(tensor):
+            return None
+        return seen
+
+    def _source(self, inputs: Any) -> SiteAccumulator | None:
+        if isinstance(inputs, tuple) and inputs and isinstance(inputs[0], Tensor):
+            seen = self.seen(inputs[0])
+            return None if seen is None else seen.site
+        return None
+
+    def _gradient(self, site: SiteAccumulator, gradient: Tensor) -> None:
+        if self.active:
+            with torch._C.DisableTorchFunction():
+                site.see_backward(gradient if self._unscale is None else self._unscale(gradient))
+
+
+def in_backward() -> bool:
+    """Return whether a backward pass is running, which is when checkpoints run their forward again."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def _version(tensor: Tensor) -> int:
+    # Tensors made in inference mode keep no version; they cannot be told from their in-place successors.
+    return -1 if tensor.is_inference() else tensor._version

@@ -1,0 +1,67 @@
+"""Compiled and parallel wrappers: what is inside them, and how to see it run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+
+from propscope.results.network import CoverageNote
+
+_PARTS = re.compile(r"(^|(?<=\.))(module|_orig_mod)(\.|$)")
+_PARALLEL = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel")
+
+
+def clean_name(name: str) -> str:
+    """Return a module's or parameter's dotted name without the parts that wrappers add."""
+    return _PARTS.sub("", name).rstrip(".")
+
+
+def is_wrapper(module: nn.Module) -> bool:
+    """Return whether a module only passes on to the one inside it."""
+    return "_orig_mod" in module._modules or type(module).__name__ in _PARALLEL
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside any number of wrappers."""
+    while is_wrapper(model):
+        model = next(iter(model.children()))
+    return model
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Return whether any part of the model goes through torch.compile."""
+    return any(
+        "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None
+        for module in model.modules()
+    )
+
+
+@contextmanager
+def seen_in_full(model: nn.Module) -> Iterator[tuple[CoverageNote, ...]]:
+    """Switch off what would run past the hooks, restore it at the end, and yield notes of what was switched off."""
+    notes = []
+    with ExitStack() as stack:
+        if is_compiled(model):
+            _run_eager(stack)
+            notes.append(
+                CoverageNote("", "model", "torch.compile was off while tracking: the eager model was measured")
+            )
+        if any(isinstance(module, (nn.MultiheadAttention, nn.TransformerEncoder)) for module in model.modules()):
+            before = torch.backends.mha.get_fastpath_enabled()
+            torch.backends.mha.set_fastpath_enabled(False)
+            stack.callback(torch.backends.mha.set_fastpath_enabled, before)
+            if before and not model.training:
+                reason = "the fast path of nn.TransformerEncoder and nn.MultiheadAttention was off while tracking"
+                notes.append(CoverageNote("", "model", reason))
+        yield tuple(notes)
+
+
+def _run_eager(stack: ExitStack) -> None:
+    if hasattr(torch.compiler, "set_stance"):
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+    else:  # before torch 2.6
+        stack.enter_context(torch._dynamo.config.patch(disable=True))  # type: ignore[attr-defined]
