@@ -27,8 +27,8 @@
 
 enum { LANES = 128, RUN_LANES = 16, TILE = 256, SHORT_RUN = 32, PROBES = 32, HELD = 512 };
 /* Zeros alternate between spare bins: adding to one bin again and again would wait for itself each time. */
-enum { SIGN = 2048, NOT_A_NUMBER = 2047, BINS = 4096, SPARE = 8 };
-static const uint32_t INFINITE_BITS = 0x7f800000u, NAN_BITS = 0x7fc00000u;
+enum { NOT_A_NUMBER = 2047, BINS = 4096, SPARE = 8 };
+static const uint32_t SIGN_BIT = 1u << 31, INFINITE_BITS = 0x7f800000u, NAN_BITS = 0x7fc00000u;
 
 typedef struct {
     const void *data;
@@ -60,6 +60,12 @@ static inline uint32_t bits_of(float value) {
     return bits;
 }
 
+static inline float float_of(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
 static inline int is_finite(double value) {
     uint64_t bits;
     memcpy(&bits, &value, sizeof bits);
@@ -74,10 +80,7 @@ static inline int is_infinite(double value) {
 
 static inline float element(const Pass *pass, size_t at) {
     if (!pass->bfloat16) return ((const float *)pass->data)[at];
-    uint32_t bits = (uint32_t)((const uint16_t *)pass->data)[at] << 16;
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
+    return float_of((uint32_t)((const uint16_t *)pass->data)[at] << 16);
 }
 
 EACH_CPU static void widen(const uint16_t *restrict from, float *restrict to, size_t count) {
@@ -125,7 +128,7 @@ EACH_CPU static void see_one(const float *restrict x, size_t width, float scale,
 /* Turns the sampled elements' bits into bins, as `results.histogram.bin_codes` does. */
 EACH_CPU static void encode(uint32_t *restrict sample, size_t count) {
     for (size_t i = 0; i < count; i++) {
-        uint32_t size = sample[i] & 0x7fffffffu, code = sample[i] >> 20;
+        uint32_t size = sample[i] & ~SIGN_BIT, code = sample[i] >> 20;
         code += size < 1u << 20;
         code = size == 0 ? BINS + (uint32_t)(i % SPARE) : code;
         sample[i] = size > INFINITE_BITS ? NOT_A_NUMBER : code;
@@ -254,9 +257,9 @@ static Figures see_with_care(const Pass *pass) {
         float value = element(pass, i);
         uint32_t bits = bits_of(value);
         if ((bits & INFINITE_BITS) == INFINITE_BITS) {
-            found.nan += (bits & ~(1u << 31)) > INFINITE_BITS;
+            found.nan += (bits & ~SIGN_BIT) > INFINITE_BITS;
             found.posinf += bits == INFINITE_BITS;
-            found.neginf += bits == (INFINITE_BITS | 1u << 31);
+            found.neginf += bits == (INFINITE_BITS | SIGN_BIT);
             continue;
         }
         found.finite++;
@@ -281,18 +284,19 @@ static Figures see_with_care(const Pass *pass) {
 
 /* The extremes of each unit where some elements are not finite: NaN for a unit that has one. */
 static void see_units_with_care(const Pass *pass, const Layout *layout) {
-    clear(layout->low, layout->high, layout->units);
+    for (size_t unit = 0; unit < layout->units; unit++) {
+        layout->low[unit] = float_of(INFINITE_BITS);
+        layout->high[unit] = float_of(INFINITE_BITS | SIGN_BIT);
+    }
     for (size_t i = 0; i < pass->count; i++) {
         size_t unit = i / layout->inner % layout->units;
         float value = element(pass, i), *low = layout->low + unit, *high = layout->high + unit;
-        if ((bits_of(*low) & ~(1u << 31)) > INFINITE_BITS) continue;
-        if ((bits_of(value) & ~(1u << 31)) > INFINITE_BITS) {
-            memcpy(low, &NAN_BITS, sizeof *low);
-            memcpy(high, &NAN_BITS, sizeof *high);
+        if ((bits_of(*low) & ~SIGN_BIT) > INFINITE_BITS) continue;
+        if ((bits_of(value) & ~SIGN_BIT) > INFINITE_BITS) {
+            *low = *high = float_of(NAN_BITS);
             continue;
         }
-        if (value < *low || *low == FLT_MAX) *low = value;
-        if (value > *high || *high == -FLT_MAX) *high = value;
+        *low = MIN(*low, value), *high = MAX(*high, value);
     }
 }
 
@@ -329,3 +333,152 @@ static Figures summarize(Pass *pass, const Layout *layout) {
     }
     return see_with_care(pass);
 }
+
+/* Whether no two units have the same extremes. NaN equals nothing. */
+static int all_differ(const float *low, const float *high, size_t units, uint32_t *table, size_t slots) {
+    memset(table, 0, slots * sizeof *table);
+    for (size_t unit = 0; unit < units; unit++) {
+        /* Adding 0 makes the two zeros one. */
+        uint64_t a = bits_of(low[unit] + 0.0f), b = bits_of(high[unit] + 0.0f);
+        if ((a & ~SIGN_BIT) > INFINITE_BITS || (b & ~SIGN_BIT) > INFINITE_BITS) continue;
+        size_t at = (size_t)(((a << 32 | b) * 0x9E3779B97F4A7C15u) >> 32) & (slots - 1);
+        for (; table[at]; at = (at + 1) & (slots - 1)) {
+            size_t other = table[at] - 1;
+            if (low[other] == low[unit] && high[other] == high[unit]) return 0;
+        }
+        table[at] = (uint32_t)unit + 1;
+    }
+    return 1;
+}
+
+#if defined(__GNUC__)
+typedef float Lane __attribute__((vector_size(64), aligned(4), may_alias));
+#else
+typedef float Lane;
+#endif
+enum { LANE = sizeof(Lane) / sizeof(float), BLOCK = 4 };
+
+/* Inner products of `count` rows, `pitch` elements apart: out[i * count + j]. */
+EACH_CPU static void multiply(const float *rows, size_t count, size_t pitch, size_t length, float *out) {
+    for (size_t i = 0; i < count; i += BLOCK) {
+        for (size_t j = 0; j <= i; j += BLOCK) {
+            Lane sums[BLOCK][BLOCK] = {0};
+            const float *a[BLOCK], *b[BLOCK];
+            for (size_t k = 0; k < BLOCK; k++) {
+                a[k] = rows + MIN(i + k, count - 1) * pitch;
+                b[k] = rows + MIN(j + k, count - 1) * pitch;
+            }
+            size_t at = 0;
+            for (; at + LANE <= length; at += LANE) {
+                Lane right[BLOCK];
+                for (size_t l = 0; l < BLOCK; l++) right[l] = *(const Lane *)(b[l] + at);
+                for (size_t k = 0; k < BLOCK; k++) {
+                    Lane left = *(const Lane *)(a[k] + at);
+                    for (size_t l = 0; l < BLOCK; l++) sums[k][l] += left * right[l];
+                }
+            }
+            for (size_t k = 0; k < BLOCK && i + k < count; k++) {
+                for (size_t l = 0; l < BLOCK && j + l < count; l++) {
+                    float parts[LANE], total = 0;
+                    memcpy(parts, &sums[k][l], sizeof parts);
+                    for (size_t m = 0; m < LANE; m++) total += parts[m];
+                    for (size_t m = at; m < length; m++) total += a[k][m] * b[l][m];
+                    out[(i + k) * count + j + l] = out[(j + l) * count + i + k] = total;
+                }
+            }
+        }
+    }
+}
+
+/* Reads `count` arguments: sizes and addresses, as Python integers. */
+static int read_arguments(PyObject *const *given, Py_ssize_t found, Py_ssize_t count, size_t *values) {
+    if (found != count) {
+        PyErr_Format(PyExc_TypeError, "expected %zd arguments, received %zd", count, found);
+        return 0;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        values[i] = PyLong_AsSize_t(given[i]);
+        if (values[i] == (size_t)-1 && PyErr_Occurred()) return 0;
+    }
+    return 1;
+}
+
+static PyObject *tuple_of(const Figures *found) {
+    double nan = 0;
+    uint64_t bits = 0x7ff8000000000000u;
+    memcpy(&nan, &bits, sizeof nan);
+    int any = found->finite > 0;
+    const size_t counts[] = {found->nan, found->posinf, found->neginf, found->zeros};
+    const double figures[] = {found->mean, found->std, found->low, found->high};
+    PyObject *tuple = PyTuple_New(9);
+    if (!tuple) return NULL;
+    for (int i = 0; i < 9; i++) {
+        PyObject *item = i == 0  ? PyLong_FromSize_t(found->finite)
+                         : i < 5 ? PyFloat_FromDouble(any ? figures[i - 1] : nan)
+                                 : PyLong_FromSize_t(counts[i - 5]);
+        if (!item || PyTuple_SetItem(tuple, i, item)) {
+            Py_DECREF(tuple);
+            return NULL;
+        }
+    }
+    return tuple;
+}
+
+static PyObject *py_summarize(PyObject *self, PyObject *const *given, Py_ssize_t found) {
+    size_t v[9];
+    float small[2 * TILE];
+    if (!read_arguments(given, found, 9, v)) return NULL;
+    Pass pass = {.data = (const void *)v[0], .bfloat16 = v[1] != 0, .bins = (int32_t *)v[7], .stride = v[8]};
+    Layout layout = {v[2], v[3], v[4], (float *)v[5], (float *)v[6], small};
+    pass.count = layout.outer * MAX(layout.units, 1) * layout.inner;
+    if (!pass.data || !pass.count || (pass.bins && !pass.stride) || (layout.units && !(layout.low && layout.high))) {
+        PyErr_SetString(PyExc_ValueError, "there is no memory to read: a null address, no elements or stride 0");
+        return NULL;
+    }
+    size_t width = width_of(&layout, pass.count);
+    if (width > TILE) layout.scratch = malloc(2 * width * sizeof(float));
+    if (pass.bfloat16) pass.buffer = malloc(8 * width * sizeof(float));
+    PyObject *result = NULL;
+    if (!layout.scratch || (pass.bfloat16 && !pass.buffer)) {
+        PyErr_NoMemory();
+    } else {
+        Figures figures = summarize(&pass, &layout);
+        result = tuple_of(&figures);
+    }
+    if (layout.scratch != small) free(layout.scratch);
+    free(pass.buffer);
+    return result;
+}
+
+static PyObject *py_all_differ(PyObject *self, PyObject *const *given, Py_ssize_t found) {
+    size_t v[3], slots = 16;
+    if (!read_arguments(given, found, 3, v)) return NULL;
+    while (slots < 2 * v[2]) slots *= 2;
+    uint32_t *table = malloc(slots * sizeof *table);
+    if (!table) return PyErr_NoMemory();
+    int differ = all_differ((const float *)v[0], (const float *)v[1], v[2], table, slots);
+    free(table);
+    return PyBool_FromLong(differ);
+}
+
+static PyObject *py_gram(PyObject *self, PyObject *const *given, Py_ssize_t found) {
+    size_t v[5];
+    if (!read_arguments(given, found, 5, v)) return NULL;
+    multiply((const float *)v[0], v[1], v[2], v[3], (float *)v[4]);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef METHODS[] = {
+    {"summarize", (PyCFunction)(void (*)(void))py_summarize, METH_FASTCALL,
+     "summarize(data, bfloat16, outer, units, inner, low, high, bins, stride): one pass over the elements."},
+    {"all_differ", (PyCFunction)(void (*)(void))py_all_differ, METH_FASTCALL,
+     "all_differ(low, high, units): whether no two units have the same extremes."},
+    {"gram", (PyCFunction)(void (*)(void))py_gram, METH_FASTCALL,
+     "gram(rows, count, pitch, length, out): inner products of rows, pitch elements apart."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot SLOTS[] = {{0, NULL}};
+static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_kernel", NULL, 0, METHODS, SLOTS, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__kernel(void) { return PyModuleDef_Init(&MODULE); }

@@ -49,6 +49,12 @@ class Filter:
             return False
         return self.include is None or any(_matches(pattern, name, module) for pattern in self.include)
 
+    def keeps_parameter(self, name: str) -> bool:
+        """Return whether the parameter `name` is recorded: by the expressions alone, as it is no module."""
+        if any(_matches(pattern, name, None) for pattern in self.exclude):
+            return False
+        return self.include is None or any(_matches(pattern, name, None) for pattern in self.include)
+
 
 def _matches(pattern: re.Pattern[str] | type[nn.Module], name: str, module: nn.Module | None) -> bool:
     return isinstance(module, pattern) if isinstance(pattern, type) else pattern.search(name) is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -112,10 +114,7 @@ class FlatRegions:
 
     def _of(self, key: object, compute: Callable[[], FlatRegion]) -> FlatRegion | None:
         if key not in self._known:
-            try:
-                self._known[key] = compute()
-            except Exception:  # a user's own class may refuse a float64 vector in ways that cannot be foreseen
-                self._known[key] = None
+            self._known[key] = _apart(compute)
         return self._known[key]
 
     @staticmethod
@@ -127,3 +126,21 @@ class FlatRegions:
             return hash((type(module), tuple(sorted(public.items(), key=lambda item: item[0]))))
         except TypeError:
             return id(module)
+
+
+def _apart(compute: Callable[[], FlatRegion]) -> FlatRegion | None:
+    """Run in a thread of its own, where none of the caller's modes hold: autocast, saved-tensor hooks, no_grad.
+
+    What an activation checkpoint saves is counted; a derivative taken in its midst would be counted too.
+    """
+    found: list[FlatRegion] = []
+
+    def run() -> None:
+        # A user's own class may refuse a float64 vector in ways that cannot be foreseen.
+        with contextlib.suppress(Exception):
+            found.append(compute())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return found[0] if found else None

@@ -12,14 +12,22 @@ from torch import Tensor
 def tensors_in(value: Any) -> Iterator[tuple[str, Tensor]]:
     """Yield (suffix, tensor) for each tensor in nested tuples, lists, mappings and dataclasses, in their order.
 
-    The suffix is "" for a tensor that stands alone, "[0]", "[1][0]" or "[logits]" for one inside.
+    The suffix is "" for a tensor that stands alone, "[0]", "[1][0]" or "[logits]" for one inside. A structure that
+    holds itself is followed once.
     """
     if isinstance(value, Tensor):
         yield "", value
-        return
+    else:
+        yield from _inside(value, ())
+
+
+def _inside(value: Any, above: tuple[int, ...]) -> Iterator[tuple[str, Tensor]]:
     for key, part in _parts(value):
-        for suffix, tensor in tensors_in(part):
-            yield f"[{key}]{suffix}", tensor
+        if isinstance(part, Tensor):
+            yield f"[{key}]", part
+        elif id(part) not in above:
+            for suffix, tensor in _inside(part, (*above, id(value))):
+                yield f"[{key}]{suffix}", tensor
 
 
 def _parts(value: Any) -> Iterator[tuple[Any, Any]]:

@@ -10,15 +10,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from propscope.errors import InputError
 from propscope.measure.filters import Filter, Patterns
 from propscope.measure.function_mode import FunctionWatch, hides_operations
+from propscope.measure.hooks import Hook
 from propscope.measure.modules import is_activation, role_of
 from propscope.measure.observer import Observer, Place, in_backward
 from propscope.measure.parameters import ParameterAccumulator
@@ -63,6 +64,7 @@ class Recorder:
         self._observer = Observer(
             options=self._options, kept=self._kept, root=self._model, paths=self._places, unscale=self._unscale
         )
+        self._waiting: list[tuple[str, nn.Parameter]] = []
         self._notes: tuple[CoverageNote, ...] = ()
         self._stack = ExitStack()
         self._started = 0.0
@@ -73,12 +75,15 @@ class Recorder:
             raise InputError("this recorder is tracking already; leave its `with` block first")
         self._observer.active = True
         self._started = time.perf_counter()
-        with ExitStack() as stack:
-            self._notes = stack.enter_context(seen_in_full(self._outer))
-            self._hook(stack)
+        try:
+            self._notes = self._stack.enter_context(seen_in_full(self._outer))
+            self._hook()
             if self._functions:
-                stack.enter_context(FunctionWatch(self._observer))
-            self._stack = stack.pop_all()
+                self._stack.enter_context(FunctionWatch(self._observer))
+        except BaseException:
+            self._observer.active = False
+            self._stack.close()
+            raise
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -92,26 +97,36 @@ class Recorder:
             self._notes += (CoverageNote(place.path, "module", reason),)
         self._observer.stack.clear()
 
-    def _hook(self, stack: ExitStack) -> None:
+    def _hook(self) -> None:
         def keep(handle: Any) -> None:
-            stack.callback(handle.remove)
+            self._stack.callback(handle.remove)
 
-        keep(self._model.register_forward_pre_hook(self._begin, prepend=True))
+        keep(self._model.register_forward_pre_hook(Hook(self._begin), prepend=True))
         for path, module in self._model.named_modules():
             if is_wrapper(module):
                 continue
             place = self._place(clean_name(path), module)
             self._places[place.path] = place
-            keep(module.register_forward_pre_hook(partial(self._before, place)))
-            keep(module.register_forward_hook(partial(self._after, place)))
+            keep(module.register_forward_pre_hook(Hook(self._before, place)))
+            keep(module.register_forward_hook(Hook(self._after, place)))
         for path, parameter in self._model.named_parameters():
             name = clean_name(path)
-            if not self._kept.keeps(name, "parameter", None) and self._kept.include is not None:
+            if self._kept.keeps_parameter(name):
+                self._waiting.append((name, parameter))
+        self._hook_parameters()
+
+    def _hook_parameters(self) -> None:
+        """Watch the parameters that have a shape by now; those of lazy modules get one in their first forward."""
+        waiting = self._waiting
+        self._waiting = [(name, parameter) for name, parameter in waiting if is_lazy(parameter)]
+        for name, parameter in waiting:
+            if is_lazy(parameter):
                 continue
             if name not in self._parameters:
                 self._parameters[name] = ParameterAccumulator(name, parameter, self._options)
             if parameter.requires_grad:
-                keep(parameter.register_hook(partial(self._after_gradient, self._parameters[name])))
+                hook = Hook(self._after_gradient, self._parameters[name])
+                self._stack.callback(parameter.register_hook(hook).remove)  # type: ignore[no-untyped-call]
 
     def _place(self, path: str, module: nn.Module) -> Place:
         known = id(module) in self._activations or is_activation(module)
@@ -137,6 +152,8 @@ class Recorder:
         while stack and stack.pop() is not place:
             pass
         with torch._C.DisableTorchFunction():
+            if self._waiting:
+                self._hook_parameters()
             self._observer.module_output(place, inputs, output)
 
     def _after_gradient(self, parameter: ParameterAccumulator, gradient: Tensor) -> None:
@@ -151,7 +168,7 @@ class Recorder:
 
         Waits for the device. A direction that was not seen is None at each site.
         """
-        first = next(iter(self._model.parameters()), None)
+        first = next((p for p in self._model.parameters() if not is_lazy(p)), None)
         observer = self._observer
         seconds = self._seconds + (time.perf_counter() - self._started if observer.active else 0.0)
         parameters = [accumulator.record() for accumulator in self._parameters.values()]

@@ -55,6 +55,7 @@ class SiteAccumulator:
         "_region",
         "_samples",
         "_units",
+        "_varies",
         "activation",
         "dtype",
         "has_units",
@@ -84,6 +85,7 @@ class SiteAccumulator:
         self._gram: Tensor | None = None
         self._samples = 0
         self._attention: tuple[Tensor, Tensor, int] | None = None
+        self._varies = False
         self._branch: tuple[Tensor, Tensor] | None = None
 
     def see_forward(self, value: Tensor) -> None:
@@ -116,7 +118,7 @@ class SiteAccumulator:
         self.role, self.activation, self._region = "pre-activation", activation, region
         if self._options.stats != "all" or value.dim() < 2 or not value.numel():
             return
-        if not self.has_units:
+        if not self.has_units and not self._varies:
             self.has_units = True
             self._see_units(value)
         if self._units is not None:
@@ -136,8 +138,12 @@ class SiteAccumulator:
         self._branch = (branch, stream)
 
     def _see_units(self, value: Tensor) -> tuple[float, float] | None:
+        count = value.shape[self.unit_axis]
+        if self._units is not None and self._units.units != count:
+            # A length that changes from batch to batch is no number of units.
+            self.has_units, self._units, self._varies = False, None, True
+            return None
         if self._units is None:
-            count = value.shape[self.unit_axis]
             self._units = HostUnits(count) if self._options.may_look(value) else DeviceUnits(count)
         return self._units.see(value, self.unit_axis)
 

@@ -42,19 +42,13 @@ def load(path: str | os.PathLike[str], /, **labels: Label | Iterable[Label]) -> 
 def _matching(tables: TableReader, labels: Mapping[str, Any]) -> list[int]:
     wanted = {name: _choices(value) for name, value in labels.items()}
     # Of 10,000 profiles' labels, parsing takes as long as reading; few hold the text that is asked for.
-    tokens = [_spelling(values[0]) for values in wanted.values() if len(values) == 1]
-    held = tables.labels(tokens)
+    texts = [values[0] for values in wanted.values() if len(values) == 1 and isinstance(values[0], str)]
+    held = tables.labels(text.encode() for text in texts if json.dumps(text) == f'"{text}"')
     for name, values in wanted.items():
-        held = {row: profile for row, profile in held.items() if profile.get(name) in values}
+        held = {row: profile for row, profile in held.items() if name in profile and profile[name] in values}
     if not held:
         raise _no_match(tables, wanted)
     return list(held)
-
-
-def _spelling(value: Label) -> bytes:
-    """Return bytes that the JSON text of labels with this value holds however it is spelled; b"" is held by any."""
-    spelled = json.dumps(value)
-    return spelled.encode() if spelled == f'"{value}"' else b""
 
 
 def _no_match(tables: TableReader, wanted: Mapping[str, tuple[Label, ...]]) -> InputError:

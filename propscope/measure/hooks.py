@@ -1,0 +1,33 @@
+"""Hooks that do not travel: a model that is copied or saved while it is watched takes none of them along."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+
+def inert(*arguments: Any, **named: Any) -> None:
+    """Do nothing: what a watched model's copy has in a hook's place."""
+
+
+def _inert() -> Callable[..., None]:
+    return inert
+
+
+class Hook:
+    """Calls `function` with `bound` arguments first; copied or pickled, it becomes `inert`."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, function: Callable[..., None], *bound: Any) -> None:
+        self._call = partial(function, *bound)
+
+    def __call__(self, *arguments: Any) -> None:
+        self._call(*arguments)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
+        return inert
+
+    def __reduce__(self) -> tuple[Callable[[], Callable[..., None]], tuple[()]]:
+        return _inert, ()
