@@ -21,14 +21,24 @@
 #else
 #define EACH_CPU
 #endif
+#if defined(__GNUC__)
+#define PART_OF_CALLER static inline __attribute__((always_inline))
+#else
+#define PART_OF_CALLER static inline
+#endif
 
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 
-enum { LANES = 128, RUN_LANES = 16, TILE = 256, SHORT_RUN = 32, PROBES = 32, HELD = 512 };
+enum { LANES = 128, RUN_LANES = 32, TILE = 256, SHORT_RUN = 32, PROBES = 32 };
 /* Zeros alternate between spare bins: adding to one bin again and again would wait for itself each time. */
-enum { NOT_A_NUMBER = 2047, BINS = 4096, SPARE = 8 };
+enum { SIGN = 2048, POSINF = 2040, NOT_A_NUMBER = 2047, SPECIAL = 18, BINS = 4096, SPARE = 4 };
 static const uint32_t SIGN_BIT = 1u << 31, INFINITE_BITS = 0x7f800000u, NAN_BITS = 0x7fc00000u;
+
+typedef struct {
+    double sum[TILE], square[TILE];
+    int32_t zeros[TILE];
+} Lanes;
 
 typedef struct {
     const void *data;
@@ -36,11 +46,9 @@ typedef struct {
     size_t count;
     float scale, shift;
     float *buffer;
-    double sum[TILE], square[TILE];
-    int32_t zeros[TILE];
     int32_t *bins;
-    size_t stride, next, held;
-    uint32_t sample[HELD];
+    size_t stride, next;
+    Lanes lanes;
 } Pass;
 
 typedef struct {
@@ -89,70 +97,85 @@ EACH_CPU static void widen(const uint16_t *restrict from, float *restrict to, si
 }
 
 /* Eight rows, `pitch` elements apart. */
-EACH_CPU static void see_eight(const float *restrict x, size_t pitch, size_t width, float scale, float shift,
-                               double *restrict sum, double *restrict square, int32_t *restrict zeros,
-                               float *restrict low, float *restrict high) {
+PART_OF_CALLER void see_rows(const float *restrict x, size_t pitch, size_t width, float scale, float shift,
+                             Lanes *restrict lanes, float *restrict low, float *restrict high) {
     for (size_t j = 0; j < width; j++) {
         float a = x[j], b = x[j + pitch], c = x[j + 2 * pitch], d = x[j + 3 * pitch];
         float e = x[j + 4 * pitch], f = x[j + 5 * pitch], g = x[j + 6 * pitch], h = x[j + 7 * pitch];
         low[j] = MIN(low[j], MIN(MIN(MIN(a, b), MIN(c, d)), MIN(MIN(e, f), MIN(g, h))));
         high[j] = MAX(high[j], MAX(MAX(MAX(a, b), MAX(c, d)), MAX(MAX(e, f), MAX(g, h))));
         /* Written so that a mask can steer each addition. */
-        int32_t zero = zeros[j];
+        int32_t zero = lanes->zeros[j];
         zero = a == 0 ? zero + 1 : zero, zero = b == 0 ? zero + 1 : zero;
         zero = c == 0 ? zero + 1 : zero, zero = d == 0 ? zero + 1 : zero;
         zero = e == 0 ? zero + 1 : zero, zero = f == 0 ? zero + 1 : zero;
         zero = g == 0 ? zero + 1 : zero, zero = h == 0 ? zero + 1 : zero;
-        zeros[j] = zero;
+        lanes->zeros[j] = zero;
         a = a * scale - shift, b = b * scale - shift, c = c * scale - shift, d = d * scale - shift;
         e = e * scale - shift, f = f * scale - shift, g = g * scale - shift, h = h * scale - shift;
-        sum[j] += (double)(((a + b) + (c + d)) + ((e + f) + (g + h)));
-        square[j] += (double)(((a * a + b * b) + (c * c + d * d)) + ((e * e + f * f) + (g * g + h * h)));
+        lanes->sum[j] += (double)(((a + b) + (c + d)) + ((e + f) + (g + h)));
+        lanes->square[j] += (double)(((a * a + b * b) + (c * c + d * d)) + ((e * e + f * f) + (g * g + h * h)));
     }
 }
 
-EACH_CPU static void see_one(const float *restrict x, size_t width, float scale, float shift, double *restrict sum,
-                             double *restrict square, int32_t *restrict zeros, float *restrict low,
-                             float *restrict high) {
+EACH_CPU static void see_eight(const float *x, size_t pitch, size_t width, float scale, float shift, Lanes *lanes,
+                               float *low, float *high) {
+    see_rows(x, pitch, width, scale, shift, lanes, low, high);
+}
+
+EACH_CPU static void see_eight_plain(const float *x, size_t pitch, size_t width, Lanes *lanes, float *low,
+                                     float *high) {
+    see_rows(x, pitch, width, 1, 0, lanes, low, high);
+}
+
+EACH_CPU static void see_one(const float *restrict x, size_t width, float scale, float shift, Lanes *restrict lanes,
+                             float *restrict low, float *restrict high) {
     for (size_t j = 0; j < width; j++) {
         float a = x[j];
         low[j] = MIN(low[j], a);
         high[j] = MAX(high[j], a);
-        zeros[j] += a == 0;
+        lanes->zeros[j] += a == 0;
         a = a * scale - shift;
-        sum[j] += (double)a;
-        square[j] += (double)(a * a);
+        lanes->sum[j] += (double)a;
+        lanes->square[j] += (double)(a * a);
     }
 }
 
-/* Turns the sampled elements' bits into bins, as `results.histogram.bin_codes` does. */
-EACH_CPU static void encode(uint32_t *restrict sample, size_t count) {
-    for (size_t i = 0; i < count; i++) {
-        uint32_t size = sample[i] & ~SIGN_BIT, code = sample[i] >> 20;
-        code += size < 1u << 20;
-        code = size == 0 ? BINS + (uint32_t)(i % SPARE) : code;
-        sample[i] = size > INFINITE_BITS ? NOT_A_NUMBER : code;
-    }
-}
-
-static void count_held(Pass *pass) {
-    encode(pass->sample, pass->held);
-    for (size_t i = 0; i < pass->held; i++) pass->bins[pass->sample[i]]++;
-    pass->held = 0;
-}
-
-/* Takes the elements that fall on the stride; x[0] is element `from` of the tensor. */
-static void take_sample(Pass *pass, const float *x, size_t from, size_t length) {
-    size_t stride = pass->stride, at = pass->next - from, held = pass->held;
-    while (at < length) {
-        for (; at < length && held < HELD; at += stride) pass->sample[held++] = bits_of(x[at]);
-        pass->held = held;
-        if (held == HELD) {
-            count_held(pass);
-            held = 0;
+/* Counts the elements that fall on the stride by their top bits; x[0] is element `from` of the tensor. */
+static void count_bins(Pass *pass, const float *x, size_t from, size_t length) {
+    int32_t *restrict bins = pass->bins;
+    size_t stride = pass->stride, at = pass->next - from;
+    for (; at + (SPARE - 1) * stride < length; at += SPARE * stride) {
+        for (size_t i = 0; i < SPARE; i++) {
+            uint32_t bits = bits_of(x[at + i * stride]);
+            bins[bits << 1 ? bits >> 20 : BINS + i]++;
         }
     }
+    for (; at < length; at += stride) {
+        uint32_t bits = bits_of(x[at]);
+        bins[bits << 1 ? bits >> 20 : BINS]++;
+    }
     pass->next = from + at;
+}
+
+/* Bins whose top bits leave open what the element is: the smallest subnormals, infinities and NaN. */
+static size_t special(size_t i) { return (i & 1) * SIGN + (i < 2 ? 0 : POSINF + i / 2 - 1); }
+
+static void set_aside(int32_t *bins, int32_t *kept) {
+    for (size_t i = 0; i < SPECIAL; i++) kept[i] = bins[special(i)], bins[special(i)] = 0;
+}
+
+/* Brings the table to the bins of `results.histogram.bin_codes`. */
+static void settle(const Pass *pass, const int32_t *kept) {
+    int32_t *bins = pass->bins, any = 0;
+    for (size_t i = 0; i < SPECIAL; i++) any |= bins[special(i)], bins[special(i)] = kept[i];
+    for (size_t i = BINS; i < BINS + SPARE; i++) bins[0] += bins[i], bins[i] = 0;
+    for (size_t i = 0; any && i < pass->count; i += pass->stride) {
+        uint32_t bits = bits_of(element(pass, i)), size = bits & ~SIGN_BIT;
+        if (size > INFINITE_BITS) bins[NOT_A_NUMBER]++;
+        else if (size == INFINITE_BITS) bins[bits >> 20]++;
+        else if (size && size < 1u << 20) bins[(bits >> 20) + 1]++;
+    }
 }
 
 /* Sees `length` elements from `from` on as rows of `width` columns, the last one perhaps short. */
@@ -168,13 +191,14 @@ static void sweep(Pass *pass, size_t from, size_t length, size_t width, float *l
         }
         for (size_t j = 0; j < columns; j += TILE) {
             size_t some = MIN(TILE, columns - j);
-            if (rows == 8)
-                see_eight(x + j, width, some, pass->scale, pass->shift, pass->sum, pass->square, pass->zeros, low + j,
-                          high + j);
+            if (rows == 1)
+                see_one(x + j, some, pass->scale, pass->shift, &pass->lanes, low + j, high + j);
+            else if (pass->scale == 1 && pass->shift == 0)
+                see_eight_plain(x + j, width, some, &pass->lanes, low + j, high + j);
             else
-                see_one(x + j, some, pass->scale, pass->shift, pass->sum, pass->square, pass->zeros, low + j, high + j);
+                see_eight(x + j, width, some, pass->scale, pass->shift, &pass->lanes, low + j, high + j);
         }
-        if (pass->bins && pass->next < at + size) take_sample(pass, x, at, size);
+        if (pass->bins && pass->next < at + size) count_bins(pass, x, at, size);
     }
 }
 
@@ -199,9 +223,9 @@ static size_t width_of(const Layout *layout, size_t count) {
 static void see_all(Pass *pass, const Layout *layout, float *low, float *high) {
     size_t width = width_of(layout, pass->count), units = layout->units, inner = layout->inner;
     float *lows = layout->scratch, *highs = layout->scratch + width;
-    memset(pass->sum, 0, sizeof pass->sum);
-    memset(pass->square, 0, sizeof pass->square);
-    memset(pass->zeros, 0, sizeof pass->zeros);
+    int32_t kept[SPECIAL];
+    if (pass->bins) set_aside(pass->bins, kept);
+    memset(&pass->lanes, 0, sizeof pass->lanes);
     *low = FLT_MAX, *high = -FLT_MAX;
     clear(layout->low, layout->high, units);
     if (units && inner > SHORT_RUN) {
@@ -220,11 +244,8 @@ static void see_all(Pass *pass, const Layout *layout, float *low, float *high) {
             join(layout->low + at / inner % units, layout->high + at / inner % units, lows + at, highs + at, inner);
     }
     if (units) join(low, high, layout->low, layout->high, units);
-    if (pass->bins) {
-        count_held(pass);
-        for (int i = BINS; i < BINS + SPARE; i++) pass->bins[0] += pass->bins[i], pass->bins[i] = 0;
-        pass->bins = NULL;
-    }
+    if (pass->bins) settle(pass, kept);
+    pass->bins = NULL;
 }
 
 /* Returns a power of two that brings numbers up to `largest` to about 1, or 1 where their squares are safe already. */
@@ -236,16 +257,17 @@ static float scale_for(double largest) {
 
 /* Guesses scale and mean from a few elements; a wrong guess is found out afterwards. */
 static void probe(Pass *pass) {
-    double sum = 0, largest = 0;
+    double sum = 0, square = 0, largest = 0;
     pass->scale = 1, pass->shift = 0;
     for (uint32_t i = 0; i < PROBES; i++) {
         double value = element(pass, (size_t)((uint64_t)(i * 2654435769u) * pass->count >> 32));
         if (!is_finite(value)) return;
-        sum += value;
+        sum += value, square += value * value;
         largest = MAX(largest, fabs(value));
     }
     pass->scale = scale_for(largest);
-    pass->shift = (float)(sum / PROBES * pass->scale);
+    /* A mean this small costs no accuracy, and without it the pass is faster. */
+    if (sum * sum > square * PROBES / 8) pass->shift = (float)(sum / PROBES * pass->scale);
 }
 
 /* For any numbers: in double, leaving out and counting what is not finite. */
@@ -308,7 +330,7 @@ static Figures summarize(Pass *pass, const Layout *layout) {
         double sum = 0, square = 0, n = (double)pass->count;
         size_t zeros = 0;
         see_all(pass, layout, &low, &high);
-        for (int i = 0; i < TILE; i++) sum += pass->sum[i], square += pass->square[i], zeros += (size_t)pass->zeros[i];
+        for (int i = 0; i < TILE; i++) sum += pass->lanes.sum[i], square += pass->lanes.square[i], zeros += (size_t)pass->lanes.zeros[i];
         double power = square / n, shift = sum / n, largest = MAX(fabs((double)low), fabs((double)high));
         int overflow = is_infinite(square) && is_finite(low) && is_finite(high);
         if (!is_finite(square) && !overflow) {

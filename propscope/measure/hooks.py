@@ -24,6 +24,7 @@ class Hook:
         self._call = partial(function, *bound)
 
     def __call__(self, *arguments: Any) -> None:
+        """Pass the arguments on, behind the bound ones."""
         self._call(*arguments)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:

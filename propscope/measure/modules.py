@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
 
 from propscope.measure.saturation import FlatRegion, flat_region, flat_region_of
 from propscope.results.network import Role
@@ -66,8 +67,14 @@ def role_of(module: nn.Module) -> Role:
 
 def has_units(module: nn.Module) -> bool:
     """Return whether the module's output has units that can be dead or symmetric: one per row of a weight."""
-    weight = getattr(module, "weight", None)
-    return isinstance(weight, Tensor) and weight.dim() > 1 and not isinstance(module, (nn.Embedding, nn.EmbeddingBag))
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        return False
+    # Not by attribute: reading a parametrized weight computes it, and a spectral norm takes a step of its own then.
+    weight = module._parameters.get("weight")
+    if weight is None:
+        parametrized = module._modules.get("parametrizations")
+        return parametrized is not None and "weight" in parametrized._modules
+    return is_lazy(weight) or weight.dim() > 1
 
 
 def unit_axis_of(module: nn.Module, output: Tensor, inherited: int | None) -> int:
@@ -80,7 +87,7 @@ def unit_axis_of(module: nn.Module, output: Tensor, inherited: int | None) -> in
         return output.dim() - len(module.kernel_size) - 1
     if isinstance(module, _CHANNEL_FIRST):
         return 1 if output.dim() > 2 else -1
-    if has_units(module) or isinstance(module, (nn.LayerNorm, nn.Embedding)):
+    if isinstance(module, (nn.Linear, nn.Bilinear, nn.LayerNorm, nn.Embedding)):
         return -1
     return axis_of_unknown(output, inherited)
 

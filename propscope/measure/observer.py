@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from propscope.measure.filters import Filter
-from propscope.measure.modules import FlatRegions, axis_of_unknown, has_units, unit_axis_of
+from propscope.measure.modules import FlatRegions, axis_of_unknown, unit_axis_of
 from propscope.measure.outputs import tensors_in
 from propscope.measure.saturation import FlatRegion
 from propscope.measure.sites import Options, SiteAccumulator
@@ -36,12 +36,16 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A module in the model: its clean `path`, the `role` of its output, whether it hides the operations inside."""
+    """A module in the model: its `path`, the `role` of its output, whether it is `opaque` (hides the operations inside)
+
+    and whether its output has `units` that can be dead or symmetric.
+    """
 
     path: str
     module: nn.Module
     role: Role
     opaque: bool
+    units: bool
 
 
 class Observer:
@@ -71,6 +75,8 @@ class Observer:
         self._paths = paths
         self._unscale = unscale
         self._calls: dict[str, int] = {}
+        self._repeated: set[str] = set()
+        self._first_calls: dict[str, tuple[str, str]] = {}
         self._recalls: dict[str, int] = {}
         self._watched: set[str] = set()
         self._seen: dict[int, Seen] = {}
@@ -116,7 +122,14 @@ class Observer:
         else:
             call = self._calls.get(name, 0)
             self._calls[name] = call + 1
+        if call:
+            self._repeated.add(name)
         return f"{name}#{call}" if call else name
+
+    def full_name(self, path: str) -> str:
+        """Return a site's name: only at the end is it known whether a first call was the only one."""
+        name, suffix = self._first_calls.get(path, (path, ""))
+        return f"{name}#0{suffix}" if name in self._repeated else path
 
     def module_output(self, place: Place, inputs: Any, output: Any) -> None:
         """Record what a module returned."""
@@ -127,6 +140,8 @@ class Observer:
             seen = self.seen(tensor)
             site = seen.site if seen is not None else None
             if site is None:
+                if path == place.path:
+                    self._first_calls[path + suffix] = (path, suffix)
                 axis = partial(unit_axis_of, place.module, tensor)
                 site = self.observe(
                     path + suffix,
@@ -135,7 +150,7 @@ class Observer:
                     role=place.role,
                     axis=axis,
                     source=source,
-                    units=has_units(place.module),
+                    units=place.units,
                     module=place.module,
                 )
             if site is not None and place.module is self._root and site.role == "other":
@@ -146,7 +161,10 @@ class Observer:
         if in_backward() or not isinstance(value, Tensor):
             return
         seen = self.seen(value)
-        site = seen.site if seen is not None else self.observe(f"{path}.input", value, kind="input", role="other")
+        if seen is None:
+            site = self.observe(self.path_of_call(f"{path}.input"), value, kind="input", role="other")
+        else:
+            site = seen.site
         if site is not None and region is not None:
             site.enter(value.detach(), activation, region)
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from propscope.measure.device import DeviceTensor
 from propscope.measure.host import HostTensor
-from propscope.measure.sites import Options
+from propscope.measure.sites import Options, measurable
 from propscope.measure.units import DeviceUnits, HostUnits
 from propscope.results.network import Parameter
 
@@ -30,8 +30,7 @@ class ParameterAccumulator:
             dense = gradient.numel()
             gradient = gradient.coalesce().values()
             missing = dense - gradient.numel()
-        if gradient.is_complex():
-            gradient = gradient.abs()
+        gradient = measurable(gradient)
         if self._gradient is None:
             self._gradient = self._options.accumulator(gradient)
         self._gradient.add(gradient)
@@ -52,8 +51,7 @@ class ParameterAccumulator:
         value = self._parameter.detach()
         if not (value.is_floating_point() or value.is_complex()):
             return None
-        if value.is_complex():
-            value = value.abs()
+        value = measurable(value)
         seen = self._options.accumulator(value)
         symmetric, extremes = None, None
         if value.dim() > 1 and value.numel() and self._options.stats == "all":

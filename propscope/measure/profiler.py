@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from propscope.errors import InputError
 from propscope.measure.filters import Patterns
@@ -53,6 +54,11 @@ def profile(
     )
     if loss is not None and not callable(loss):
         raise InputError(f"loss is a {type(loss).__name__}; valid is a function of the model's output, or None")
+    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+        raise InputError(
+            "the model has parameters of lazy modules, which get their shape in the first forward pass",
+            hint="run the model once on a batch first",
+        )
     try:
         with undisturbed(model), recorder:
             output = _call(model, batch)

@@ -20,14 +20,14 @@ from propscope.errors import InputError
 from propscope.measure.filters import Filter, Patterns
 from propscope.measure.function_mode import FunctionWatch, hides_operations
 from propscope.measure.hooks import Hook
-from propscope.measure.modules import is_activation, role_of
+from propscope.measure.modules import has_units, is_activation, role_of
 from propscope.measure.observer import Observer, Place, in_backward
 from propscope.measure.parameters import ParameterAccumulator
 from propscope.measure.provenance import provenance
 from propscope.measure.sampling import HISTOGRAM_LIMIT
 from propscope.measure.scaling import unscaling
 from propscope.measure.sites import Options, Stats
-from propscope.measure.wrappers import clean_name, is_wrapper, seen_in_full, unwrapped
+from propscope.measure.wrappers import seen_in_full, unwrapped, walk, walk_parameters
 from propscope.results.network import CoverageNote, Label, NetworkProfile
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
@@ -102,15 +102,12 @@ class Recorder:
             self._stack.callback(handle.remove)
 
         keep(self._model.register_forward_pre_hook(Hook(self._begin), prepend=True))
-        for path, module in self._model.named_modules():
-            if is_wrapper(module):
-                continue
-            place = self._place(clean_name(path), module)
+        for path, module in walk(self._model):
+            place = self._place(path, module)
             self._places[place.path] = place
             keep(module.register_forward_pre_hook(Hook(self._before, place)))
             keep(module.register_forward_hook(Hook(self._after, place)))
-        for path, parameter in self._model.named_parameters():
-            name = clean_name(path)
+        for name, parameter in walk_parameters(self._model):
             if self._kept.keeps_parameter(name):
                 self._waiting.append((name, parameter))
         self._hook_parameters()
@@ -131,7 +128,7 @@ class Recorder:
     def _place(self, path: str, module: nn.Module) -> Place:
         known = id(module) in self._activations or is_activation(module)
         role = "activation" if known else role_of(module)
-        return Place(path, module, role, hides_operations(module, role))
+        return Place(path, module, role, hides_operations(module, role), has_units(module))
 
     def _begin(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         if not in_backward():
@@ -174,8 +171,7 @@ class Recorder:
         parameters = [accumulator.record() for accumulator in self._parameters.values()]
         return NetworkProfile(
             sites=tuple(
-                # Only now is it known whether a first call was the only one.
-                site.record(name=f"{key}#0" if f"{key}#1" in observer.sites else key, layer=self._layer_of(key))
+                site.record(name=observer.full_name(key), layer=self._layer_of(key))
                 for key, site in observer.sites.items()
             ),
             parameters=tuple(parameter for parameter in parameters if parameter is not None),

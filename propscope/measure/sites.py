@@ -90,8 +90,7 @@ class SiteAccumulator:
 
     def see_forward(self, value: Tensor) -> None:
         """Take in a detached value."""
-        if value.is_complex():
-            value = value.abs()
+        value = measurable(value)
         if self._forward is None:
             self._forward = self._options.accumulator(value)
         self._samples += value.shape[0] if value.dim() else 1
@@ -104,9 +103,7 @@ class SiteAccumulator:
 
     def see_backward(self, gradient: Tensor) -> None:
         """Take in the gradient of the loss with respect to the value."""
-        gradient = gradient.detach()
-        if gradient.is_complex():
-            gradient = gradient.abs()
+        gradient = measurable(gradient.detach())
         if self._backward is None:
             self._backward = self._options.accumulator(gradient)
         self._backward.add(gradient)
@@ -191,3 +188,10 @@ class SiteAccumulator:
             return None
         branch, stream = (float(square) for square in self._branch)
         return branch / (branch + stream) if branch + stream > 0 else None
+
+
+def measurable(tensor: Tensor) -> Tensor:
+    """Return the magnitude of complex values, and memory that holds what the tensor says: no negation left to do."""
+    if tensor.is_complex():
+        return tensor.abs()
+    return tensor.resolve_neg() if tensor.is_neg() else tensor

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 
 @contextmanager
@@ -18,12 +17,12 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
     Inside, every parameter's `grad` is None.
     """
-    gradients = [(parameter, parameter.grad) for parameter in model.parameters() if not is_lazy(parameter)]
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     buffers = [
         (module, name, buffer, buffer.detach().clone())
         for module in model.modules()
         for name, buffer in module._buffers.items()
-        if buffer is not None and not is_lazy(buffer)
+        if buffer is not None
     ]
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  the global one is the one to restore
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}

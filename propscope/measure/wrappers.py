@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -11,13 +10,39 @@ from torch import nn
 
 from propscope.results.network import CoverageNote
 
-_PARTS = re.compile(r"(^|(?<=\.))(module|_orig_mod)(\.|$)")
 _PARALLEL = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel")
 
 
-def clean_name(name: str) -> str:
-    """Return a module's or parameter's dotted name without the parts that wrappers add."""
-    return _PARTS.sub("", name).rstrip(".")
+def walk(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield (dotted path, module) for each module once, as `named_modules` does, without the wrappers.
+
+    What a wrapper wraps has the wrapper's own path: the parts `module` and `_orig_mod` that wrappers add are not in
+    it, while a child that its author named so keeps its name.
+    """
+    seen: set[int] = set()
+
+    def inside(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+        if id(module) in seen:
+            return
+        seen.add(id(module))
+        wraps = is_wrapper(module)
+        if not wraps:
+            yield path, module
+        for name, child in module._modules.items():
+            if child is not None:
+                yield from inside(path if wraps else f"{path}.{name}" if path else name, child)
+
+    yield from inside("", model)
+
+
+def walk_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield (dotted path, parameter) for each parameter once, under the paths of `walk`."""
+    seen: set[int] = set()
+    for path, module in walk(model):
+        for name, parameter in module._parameters.items():
+            if parameter is not None and id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield f"{path}.{name}" if path else name, parameter
 
 
 def is_wrapper(module: nn.Module) -> bool:

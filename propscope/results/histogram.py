@@ -48,7 +48,9 @@ def bin_codes(values: ArrayLike) -> NDArray[np.uint16]:
     limit = np.finfo(np.float32).max
     if wide.dtype == np.float64:
         wide = np.where(np.isfinite(wide), np.clip(wide, -limit, limit), wide)
-    narrow = np.ascontiguousarray(wide, dtype=np.float32)
+    # A signalling NaN is a value like any other.
+    with np.errstate(invalid="ignore"):
+        narrow = np.ascontiguousarray(wide, dtype=np.float32)
     codes = (narrow.view(np.uint32) >> np.uint32(20)).astype(np.uint16)
     nonzero = narrow != 0
     codes[(codes == ZERO) & nonzero] = 1

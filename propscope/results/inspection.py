@@ -15,7 +15,7 @@ from propscope.results.precision import (
     spell,
     worst_in,
 )
-from propscope.results.problems import THRESHOLDS, find_problems, first_problem
+from propscope.results.problems import find_problems, first_problem, rules_for
 from propscope.results.sparkline import sparkline
 from propscope.results.table import number, percent
 from propscope.results.tree import Range, TreeLine, sorted_lines, tree_lines
@@ -121,7 +121,8 @@ def _drawn(lines: Sequence[TreeLine], style: _Style) -> list[str]:
     marks = ["", "", *("!" if line.words else "" for line in lines)]
     lead = "! " if marked else ""
     return [
-        " ".join(row).rstrip() for row in zip(*([[f"{mark:{len(lead)}}" for mark in marks], *columns][not lead :]), strict=True)
+        " ".join(row).rstrip()
+        for row in zip(*([[f"{mark:{len(lead)}}" for mark in marks], *columns][not lead :]), strict=True)
     ]
 
 
@@ -158,8 +159,9 @@ def _short(text: str, room: int, *, tail: bool = False) -> str:
 
 def _notes(profile: NetworkProfile, lines: Sequence[TreeLine]) -> str:
     notes = ["", _GAIN_NOTE]
-    if any(line.words for line in lines):
-        notes += [f"! {'; '.join(THRESHOLDS)}."]
+    rules = rules_for(word for line in lines for word in line.words)
+    if rules:
+        notes += [f"! {'; '.join(rules)}."]
     if profile.sites and all(site.backward is None for site in profile.sites):
         notes += ["No gradient was seen: the forward pass alone is shown."]
     return "\n".join([*notes, ""])
@@ -214,5 +216,6 @@ def _precision(profile: NetworkProfile) -> str:
 def _wrapped(text: str, width: int | None) -> str:
     room = min(width or 120, 120)
     return "\n".join(
-        "\n".join(textwrap.wrap(line, room, subsequent_indent="  ", break_on_hyphens=False)) for line in text.split("\n")
+        "\n".join(textwrap.wrap(line, room, subsequent_indent="  ", break_on_hyphens=False))
+        for line in text.split("\n")
     )

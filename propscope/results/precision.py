@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from propscope.errors import InputError
 from propscope.results.histogram import LogHistogram
-from propscope.results.network import NetworkProfile, Site
+from propscope.results.network import Direction, NetworkProfile, Site
 from propscope.results.summary import TensorSummary
 from propscope.results.table import Table, number
 
@@ -66,6 +66,15 @@ class Headroom:
         return self.overflow + self.zero
 
 
+@dataclass(frozen=True, slots=True)
+class Worst:
+    """What a format would hurt most: the name of the `site`, the `direction`, the `shares` lost."""
+
+    site: str
+    direction: Direction
+    shares: Headroom
+
+
 def number_format(name: str | Format) -> Format:
     """Return the format of a name (fp16, bf16, fp8_e4m3, fp8_e5m2); raises `InputError` for another."""
     if isinstance(name, Format):
@@ -79,30 +88,31 @@ def number_format(name: str | Format) -> Format:
     return _INDEX[name]
 
 
-def headroom(histogram: LogHistogram, format: str | Format) -> Headroom:
-    """Return the shares of a histogram's values that would overflow, become subnormal or zero, rounded to nearest even.
+def headroom(histogram: LogHistogram, format: str | Format, *, scale: float = 1.0) -> Headroom:
+    """Return the shares of a histogram's values, times `scale`, that would overflow, become subnormal or zero.
 
-    A value of half the smallest subnormal or less becomes zero. Limits inside a bin divide it in proportion to its
-    width (12.5% at most). Of magnitudes below 2^-129, where the histogram has one bin, half counts as zero in bf16.
+    Rounded to nearest even: half the smallest subnormal, or less, becomes zero. Limits inside a bin divide it in
+    proportion to its width (12.5% at most); of magnitudes below 2^-129, where the histogram has one bin, half counts as
+    zero in bf16.
     """
     to = number_format(format)
     half = to.smallest_subnormal / 2
     return Headroom(
-        overflow=histogram.share(to.overflow, math.inf),
-        subnormal=histogram.share(half, to.smallest_normal - half),
-        zero=histogram.share(_NONZERO, half),
+        overflow=histogram.share(to.overflow / scale, math.inf),
+        subnormal=histogram.share(half / scale, (to.smallest_normal - half) / scale),
+        zero=histogram.share(_NONZERO, half / scale),
     )
 
 
-def summary_headroom(summary: TensorSummary | None, format: str | Format) -> Headroom | None:
+def summary_headroom(summary: TensorSummary | None, format: str | Format, *, scale: float = 1.0) -> Headroom | None:
     """Return the same of a summary, whose exact extremes correct the histogram: no overflow where the largest fits.
 
     None without a summary, without a histogram and without values.
     """
     if summary is None or summary.histogram is None or not summary.histogram.total:
         return None
-    shares = headroom(summary.histogram, format)
-    if largest_magnitude(summary) < number_format(format).overflow:
+    shares = headroom(summary.histogram, format, scale=scale)
+    if largest_magnitude(summary) * scale < number_format(format).overflow:
         return Headroom(0.0, shares.subnormal, shares.zero)
     # A histogram that samples a large tensor may have missed the few values that overflow.
     return Headroom(max(shares.overflow, 1 / summary.count), shares.subnormal, shares.zero)
@@ -121,11 +131,16 @@ def recommended_loss_scale(profile: NetworkProfile) -> int | None:
     where torch.amp.GradScaler's doublings of 2^16 have long met an overflow. The margin is for other batches. It holds
     for the loss that was profiled. None where no gradient was seen, or none but zeros (Micikevicius et al. 2018).
     """
-    largest = max((largest_magnitude(summary) for summary in _gradients(profile)), default=0.0)
+    largest = largest_gradient(profile)
     if not largest:
         return None
     exponent = math.floor(math.log2(_FP16.largest / LOSS_SCALE_MARGIN) - math.log2(largest))
     return int(2 ** min(max(exponent, 0), int(math.log2(LARGEST_LOSS_SCALE))))
+
+
+def largest_gradient(profile: NetworkProfile) -> float:
+    """Return the largest finite magnitude among all gradients seen, of sites and parameters; 0 where there is none."""
+    return max((largest_magnitude(summary) for summary in _gradients(profile)), default=0.0)
 
 
 def _gradients(profile: NetworkProfile) -> Iterable[TensorSummary]:
@@ -173,21 +188,28 @@ def _share(share: float) -> str:
 
 
 def _severity(site: Site) -> tuple[float, float, float]:
-    found = [part for part in (summary_headroom(s, _FP16) for s in (site.forward, site.backward)) if part is not None]
-    return (
-        max((part.overflow for part in found), default=0.0),
-        max((part.zero for part in found), default=0.0),
-        max((part.subnormal for part in found), default=0.0),
-    )
+    found = (summary_headroom(summary, _FP16) for summary in (site.forward, site.backward))
+    return max((_order(shares) for shares in found if shares is not None), default=(0.0, 0.0, 0.0))
 
 
-def worst_in_fp16(profile: NetworkProfile) -> tuple[str, str, Headroom] | None:
-    """Return (site, "forward" or "backward", shares) of the tensor that fp16 would hurt most; None where nothing is."""
+def _order(shares: Headroom) -> tuple[float, float, float]:
+    return shares.overflow, shares.zero, shares.subnormal
+
+
+def worst_in(profile: NetworkProfile, format: str | Format, *, loss_scale: float = 1.0) -> Worst | None:
+    """Return the tensor that a format would hurt most, gradients times `loss_scale`; None where it hurts none.
+
+    Overflow is worse than zeros, and these are worse than subnormal numbers.
+    """
     found = [
-        (site.name or "(model)", way, shares)
+        Worst(site.name or "(model)", way, shares)
         for site in profile.sites
-        for way in ("forward", "backward")
-        if (shares := summary_headroom(getattr(site, way), _FP16)) is not None
+        for way, scale in _directions(loss_scale)
+        if (shares := summary_headroom(getattr(site, way), format, scale=scale)) is not None
     ]
-    worst = max(found, key=lambda entry: (entry[2].overflow, entry[2].zero, entry[2].subnormal), default=None)
-    return None if worst is None or not (worst[2].lost or worst[2].subnormal) else worst
+    worst = max(found, key=lambda entry: _order(entry.shares), default=None)
+    return worst if worst is not None and any(_order(worst.shares)) else None
+
+
+def _directions(loss_scale: float) -> tuple[tuple[Direction, float], ...]:
+    return ("forward", 1.0), ("backward", loss_scale)

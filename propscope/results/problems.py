@@ -6,7 +6,7 @@ import math
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from propscope.results.network import Direction, NetworkProfile, Site
@@ -20,14 +20,23 @@ _PEERS = 3
 _EVIDENCE = 16
 _STRETCH = 4.0
 _BOUNDED = frozenset({"tanh", "sigmoid", "hardtanh", "hardsigmoid", "softsign", "erf", "relu6", "sin"})
-_STEADIED = frozenset({"norm", "attention", "embedding"})
 
-THRESHOLDS = (
-    f"x: gain beyond {JUMP:g} or below {1 / JUMP:g}, or that far from the gain of layers of its kind (norms: rms)",
-    f"vanishing, exploding: rms x{1 / DRIFT:g} or x{DRIFT:g} along the network; grad: of the gradient",
-    f"saturated: over {SATURATED:.0%} flat; inactive: over {INACTIVE:.0%} (rectifiers); dead: over {DEAD:.0%} of units",
-    f"alike: mean cosine between samples above {ALIKE:g}",
+# Which words of `Problem.word` each rule gives, and the rule.
+_RULES = (
+    (r"x\d", f"x: gain beyond {JUMP:g} or below {1 / JUMP:g}, or that far from that of its kind (norms: rms)"),
+    (r"vanishing|exploding", f"vanishing, exploding: rms x{1 / DRIFT:g}, x{DRIFT:g} along the network"),
+    (r"grad", "grad: of the gradient"),
+    (r"saturated", f"saturated: over {SATURATED:.0%} flat"),
+    (r"inactive", f"inactive: over {INACTIVE:.0%} flat"),
+    (r"dead", f"dead: over {DEAD:.0%} of the units"),
+    (r"alike", f"alike: mean cosine between samples above {ALIKE:g}"),
 )
+
+
+def rules_for(words: Iterable[str]) -> tuple[str, ...]:
+    """Return the rules, with their thresholds, that gave these words."""
+    text = "\n".join(words)
+    return tuple(rule for pattern, rule in _RULES if re.search(pattern, text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +133,8 @@ def _jumps(profile: NetworkProfile, gains: tuple[Gains, ...], direction: Directi
         # A forward gain is taken from the signal site before, a backward one from the site after.
         other = profile.sites[at[place - 1] if direction == "forward" and place else at[min(place + 1, len(at) - 1)]]
         site = profile.sites[index]
-        if _far(value) and _comparable(site, other) and site.role not in _STEADIED and other.role not in _STEADIED:
+        later = site if direction == "forward" else other
+        if _far(value) and _comparable(site, other) and not _steadied(later):
             beside = f" (x{number(value / typical, 2)} its neighbours')" if typical and _far(value / typical) else ""
             message = f"{direction} gain {number(value, 2)}{beside}"
             yield Problem(index, site.name, f"{grad}x{number(value, 2)}", message, direction)
@@ -148,13 +158,14 @@ def _odd_steps(profile: NetworkProfile, gains: tuple[Gains, ...]) -> Iterator[Pr
             continue
         ratio = factor / statistics.median(factors[i] for i in peers)
         if _far(ratio):
-            what = "rms" if site.role == "norm" else "forward gain over its input,"
-            message = f"{what} {number(factor, 2)} is x{number(ratio, 2)} that of the other {site.kind} sites"
+            what = "rms {}" if _is_norm(site) else "forward gain {} over its input"
+            what = what.format(number(factor, 2))
+            message = f"{what} is x{number(ratio, 2)} that of the other {site.kind} sites"
             yield Problem(index, site.name, f"x{number(ratio, 2)}", message)
 
 
 def _factor(site: Site, gains: Gains) -> float | None:
-    if site.role == "norm":
+    if _is_norm(site):
         return site.forward.rms if site.forward is not None and _sound(site.forward) else None
     return gains.step
 
@@ -162,7 +173,7 @@ def _factor(site: Site, gains: Gains) -> float | None:
 def _drifts(profile: NetworkProfile) -> Iterator[Problem]:
     chosen = [(i, s) for i, s in enumerate(profile.sites) if s.role == "pre-activation"]
     if len(chosen) < 2:
-        chosen = [(i, s) for i, s in enumerate(profile.sites) if s.role not in _STEADIED and s.kind != "softmax"]
+        chosen = [(i, s) for i, s in enumerate(profile.sites) if not _steadied(s)]
     for direction in ("forward", "backward"):
         seen = [(i, s.name, v) for i, s in chosen if (v := getattr(s, direction)) is not None and _sound(v)]
         if direction == "backward":
@@ -186,13 +197,25 @@ def _strained(profile: NetworkProfile) -> Iterator[Problem]:
         bounded = kind.lower() in _BOUNDED
         if flat is not None and flat > (SATURATED if bounded else INACTIVE):
             word = "saturated" if bounded else "inactive"
-            yield Problem(index, site.name, word, f"{percent(flat)} of the values are where {kind} is flat", grave=False)
+            yield Problem(
+                index, site.name, word, f"{percent(flat)} of the values are where {kind} is flat", grave=False
+            )
         if site.units and site.dead_units and site.dead_units / site.units > DEAD and _evidence(site) >= _EVIDENCE:
             message = f"{site.dead_units} of {site.units} units are dead on all {site.samples} samples"
             yield Problem(index, site.name, "dead", message, grave=False)
         if site.role == "pre-activation" and site.mean_cosine is not None and site.mean_cosine > ALIKE:
             message = f"mean cosine between samples {site.mean_cosine:.4f}: inputs are no longer told apart"
             yield Problem(index, site.name, "alike", message, grave=False)
+
+
+def _is_norm(site: Site) -> bool:
+    # A norm's output that enters a nonlinearity has the role of a pre-activation.
+    return site.role == "norm" or "norm" in site.kind.lower()
+
+
+def _steadied(site: Site) -> bool:
+    """Return whether a site's scale follows from its kind, not from the scale of what enters."""
+    return _is_norm(site) or site.role in ("attention", "embedding") or "softmax" in site.kind.lower()
 
 
 def _step(sites: tuple[Site, ...], index: int) -> float | None:

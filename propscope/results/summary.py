@@ -45,7 +45,9 @@ class TensorSummary:
     def of(cls, values: ArrayLike) -> TensorSummary:
         """Return the summary of an array of any shape, computed in float64; the reference for every faster way."""
         array = np.asarray(values)
-        wide = array.astype(np.float64).ravel()
+        # A signalling NaN is a value like any other.
+        with np.errstate(invalid="ignore"):
+            wide = array.astype(np.float64).ravel()
         finite = wide[np.isfinite(wide)]
         nan = float("nan")
         # Scaling first keeps the squares of numbers near the limits of float64 from overflowing.
