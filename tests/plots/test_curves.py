@@ -169,6 +169,18 @@ def test_marks_stand_on_the_edges() -> None:
     assert {marker: marks[marker] for marker in edges} == edges
 
 
+def test_a_mark_stands_where_the_signal_is_first_gone_on_its_way() -> None:
+    profile = mlp("normal:std=0.01", "tanh", depth=60, width=16)
+    figure = drawn(ProfileSet((profile,)))
+    rms = np.array([site.forward.std for site in profile.with_role("activation")])
+    back = np.array([site.backward.rms for site in profile.with_role("pre-activation")])
+    expected = {0: np.flatnonzero(rms == 0)[0] + 1, 2: np.flatnonzero(back == 0)[-1] + 1}
+    for number, position in expected.items():
+        (mark,) = (line for line in figure.axes[number].lines if line.get_marker() == "v")
+        assert mark.get_xdata()[0] == position
+        assert mark.get_markersize() > 5
+
+
 def test_position_ticks_hold_the_first_and_round_numbers() -> None:
     assert position_ticks(1, 1) == [1]
     assert position_ticks(1, 2) == [1, 2]

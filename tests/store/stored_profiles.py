@@ -150,7 +150,7 @@ _PROFILES = st.builds(
 
 # An example takes 0.1 s, so that shrinking a failure would take minutes; the examples are small as they come.
 few_examples = settings(
-    max_examples=30, deadline=None, phases=[phase for phase in Phase if phase not in (Phase.shrink, Phase.explain)]
+    max_examples=25, deadline=None, phases=[phase for phase in Phase if phase not in (Phase.shrink, Phase.explain)]
 )
 
 profile_sets = st.lists(_PROFILES, max_size=3).map(ProfileSet.of)

@@ -17,7 +17,7 @@ from propscope.results import ProfileSet
 from propscope.store import load, merge, save, table_writer
 
 
-@settings(few_examples, max_examples=10)
+@settings(few_examples, max_examples=8)
 @given(st.lists(profile_sets, min_size=1, max_size=3))
 def test_a_merge_is_a_sum(sets: list[ProfileSet]) -> None:
     with tempfile.TemporaryDirectory() as directory:

@@ -14,14 +14,21 @@ import pytest
 from stored_profiles import DATA, plain, small_profile, small_set
 
 from propscope.errors import InputError, StoreError
-from propscope.results import ProfileSet
+from propscope.results import NetworkProfile, ProfileSet
 from propscope.store import load, merge, save
 from propscope.store.table_reader import TableReader
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("saved") / "run.h5"
+    save(path, small_set())
+    return path.read_bytes()
+
+
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
-    save(tmp_path / "run.h5", small_set())
+def file(tmp_path: Path, saved: bytes) -> Path:
+    (tmp_path / "run.h5").write_bytes(saved)
     return tmp_path / "run.h5"
 
 
@@ -44,6 +51,19 @@ def test_labels_select_as_in_a_profile_set(file: Path, labels: dict[str, Any], r
     assert plain(found) == plain(small_set().subset(**labels))
 
 
+@pytest.mark.parametrize("value", ["größe", 'a "quoted" \\ name', "normal:std=0.01", "", "1", 1, 2.5, True])
+def test_any_label_can_be_selected_by(tmp_path: Path, value: Any) -> None:
+    profiles = [NetworkProfile((), labels={"net": net, "other": "1"}) for net in ("none", value)]
+    save(tmp_path / "run.h5", ProfileSet.of(profiles))
+    assert plain(load(tmp_path / "run.h5", net=value)) == plain(ProfileSet.of(profiles[1:]))
+    assert len(load(tmp_path / "run.h5", net=[value])) == 1
+    assert len(load(tmp_path / "run.h5", net=[value, "none"])) == 2
+
+
+def test_numpy_numbers_select_too(file: Path) -> None:
+    assert len(load(file, seed=np.int64(1))) == len(load(file, seed=np.array([1]))) == 2
+
+
 def test_a_label_may_be_called_path(tmp_path: Path) -> None:
     profile = small_profile()
     object.__setattr__(profile, "labels", {"path": "left"})
@@ -61,6 +81,8 @@ def test_a_label_may_be_called_path(tmp_path: Path) -> None:
             "has initializer zeros; seed 7; there are initializer he_normal, zeros; s",
         ),
         ({"seed": "1"}, "has seed 1; there are seed 0, 1, 2"),
+        ({"seed": None}, "has seed None; there are seed 0, 1, 2"),
+        ({"lr": None}, "has a label 'lr'; the labels are activation, depth, initializer, seed, width"),
         ({"seed": []}, "has seed ; there are seed 0, 1, 2"),
     ],
 )
@@ -157,7 +179,7 @@ def test_changed_bytes_never_surprise(file: Path) -> None:
     whole = file.read_bytes()
     generator = np.random.default_rng(0)
     refused = 0
-    for _ in range(100):
+    for _ in range(60):
         changed = bytearray(whole)
         changed[generator.integers(len(whole))] ^= 1 << int(generator.integers(8))
         file.write_bytes(changed)

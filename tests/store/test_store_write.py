@@ -223,7 +223,7 @@ def test_a_full_disk_leaves_the_earlier_file(tmp_path: Path) -> None:
     save(path, small_set())
     earlier = path.read_bytes()
     other = small_profile(seed=9)
-    for limit in [*range(0, len(earlier), 9000), len(earlier) - 1]:
+    for limit in [*range(0, len(earlier), 15000), len(earlier) - 1]:
         for attempt in (lambda: save(path, small_set(), overwrite=True), lambda: merge([path], path, overwrite=True)):
             with _file_size_limit(limit), pytest.raises(StoreError) as caught:
                 attempt()
@@ -291,6 +291,19 @@ def test_an_interrupt_while_writing_leaves_nothing(tmp_path: Path, monkeypatch: 
     _disk(monkeypatch, room=room, failure=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         save(tmp_path / "run.h5", small_set())
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_first_failure_is_the_one_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _disk(monkeypatch, room=0, failure=KeyboardInterrupt())
+
+    def write_and_fail() -> None:
+        with atomic.new_file(tmp_path / "run.h5", overwrite=False) as (file, _):
+            file.flush()
+            raise RuntimeError("what follows from it")
+
+    with pytest.raises(KeyboardInterrupt):
+        write_and_fail()
     assert os.listdir(tmp_path) == []
 
 
