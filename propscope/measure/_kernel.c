@@ -486,8 +486,12 @@ static PyObject *py_all_differ(PyObject *self, PyObject *const *given, Py_ssize_
 static PyObject *py_gram(PyObject *self, PyObject *const *given, Py_ssize_t found) {
     size_t v[5];
     if (!read_arguments(given, found, 5, v)) return NULL;
+    if (!v[0] || !v[1] || !v[4]) {
+        PyErr_SetString(PyExc_ValueError, "there is no memory to read: a null address or no rows");
+        return NULL;
+    }
     multiply((const float *)v[0], v[1], v[2], v[3], (float *)v[4]);
-    Py_RETURN_NONE;
+    return PyFloat_FromDouble(((float *)v[4])[v[1] * v[1] - 1]);
 }
 
 static PyMethodDef METHODS[] = {
@@ -496,7 +500,7 @@ static PyMethodDef METHODS[] = {
     {"all_differ", (PyCFunction)(void (*)(void))py_all_differ, METH_FASTCALL,
      "all_differ(low, high, units): whether no two units have the same extremes."},
     {"gram", (PyCFunction)(void (*)(void))py_gram, METH_FASTCALL,
-     "gram(rows, count, pitch, length, out): inner products of rows, pitch elements apart."},
+     "gram(rows, count, pitch, length, out): inner products of rows, pitch elements apart; returns the last."},
     {NULL, NULL, 0, NULL},
 };
 

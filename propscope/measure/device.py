@@ -13,6 +13,7 @@ from torch import Tensor
 
 from propscope.measure.moments import NO_MOMENTS, Moments
 from propscope.measure.sampling import flatten, stride_for
+from propscope.measure.units import DeviceUnits, HostUnits
 from propscope.results.histogram import BIN_COUNT, NAN, ZERO, LogHistogram
 from propscope.results.summary import TensorSummary
 
@@ -23,17 +24,20 @@ _SIGN = 2048
 class DeviceTensor:
     """Accumulates tensors of any shape and floating dtype; `summary()` waits for the device, nothing else does."""
 
-    __slots__ = ("_counts", "_limit", "_pending", "_zeros", "count")
+    __slots__ = ("_counts", "_histogram", "_limit", "_pending", "_zeros", "count")
 
     def __init__(self, *, limit: int, histogram: bool = True) -> None:
         self._limit = limit
         self._pending: list[Tensor] = []
         self._counts: Tensor | None = None
-        self._zeros = None if histogram else torch.zeros((), device="cpu")
+        self._histogram = histogram
+        self._zeros = torch.zeros((), dtype=torch.int64, device="cpu")
         self.count = 0
 
-    def add(self, tensor: Tensor, extremes: tuple[float, float] | None = None) -> None:
-        """Take a detached tensor in; `extremes` is not used, as it would have to be read back first."""
+    def add(self, tensor: Tensor, units: HostUnits | DeviceUnits | None = None, unit_axis: int = -1) -> None:
+        """Take a detached tensor in, and its `units`, when it has any."""
+        if units is not None:
+            units.see(tensor, unit_axis)
         flat = flatten(tensor)
         count = flat.numel()
         if not count:
@@ -43,8 +47,8 @@ class DeviceTensor:
         self._pending.append(_moments_row(flat))
         if len(self._pending) >= _FOLD_AT:
             self._pending = [_fold(torch.stack(self._pending))]
-        if self._zeros is not None:
-            self._zeros = self._zeros.to(flat.device) + (flat == 0).sum()
+        self._zeros = self._zeros.to(flat.device) + (flat == 0).sum()
+        if not self._histogram:
             return
         sample = flat[:: stride_for(count, self._limit, tensor.shape[-1] if tensor.dim() else 1)]
         counts = bin_counts(sample)
@@ -63,19 +67,16 @@ class DeviceTensor:
             finite, nan, posinf, neginf = (int(value) for value in row[:4])
             figures = row[4:] if finite else [math.nan] * 4
             moments = moments + Moments(finite, *figures, nan=nan, posinf=posinf, neginf=neginf)
-        histogram, zeros, of = None, 0.0, self.count
-        if self._zeros is not None:
-            zeros = float(self._zeros.cpu())
-        else:
-            histogram = LogHistogram.empty() if self._counts is None else LogHistogram.from_dense(self._counts.cpu())
-            zeros, of = histogram.zero_count, histogram.total
+        histogram = LogHistogram.empty() if self._histogram else None
+        if self._counts is not None:
+            histogram = LogHistogram.from_dense(self._counts.cpu())
         return TensorSummary(
             count=self.count,
             mean=moments.mean,
             std=moments.std,
             min=moments.low,
             max=moments.high,
-            zero_fraction=zeros / of if of else math.nan,
+            zero_fraction=int(self._zeros.cpu()) / self.count if self.count else math.nan,
             nan_count=moments.nan,
             posinf_count=moments.posinf,
             neginf_count=moments.neginf,

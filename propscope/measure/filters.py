@@ -45,13 +45,17 @@ class Filter:
             return False
         if self.depth is not None and (name.count(".") + 1 if name else 0) > self.depth:
             return False
-        if any(_matches(pattern, name, module) for pattern in self.exclude):
+        if self.excludes(name, module):
             return False
         return self.include is None or any(_matches(pattern, name, module) for pattern in self.include)
 
+    def excludes(self, name: str, module: nn.Module | None) -> bool:
+        """Return whether the caller named the site `name` as one that is not wanted."""
+        return any(_matches(pattern, name, module) for pattern in self.exclude)
+
     def keeps_parameter(self, name: str) -> bool:
         """Return whether the parameter `name` is recorded: by the expressions alone, as it is no module."""
-        if any(_matches(pattern, name, None) for pattern in self.exclude):
+        if self.excludes(name, None):
             return False
         return self.include is None or any(_matches(pattern, name, None) for pattern in self.include)
 

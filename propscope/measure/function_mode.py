@@ -72,10 +72,10 @@ class FunctionWatch(TorchFunctionMode):
         elif operation.role == "residual" and not in_backward():
             # Before an in-place sum overwrites one of them.
             share = self._share(*args[:2])
-        source = observer.seen(value) if isinstance(value, Tensor) else None
+        source = observer.seen.find(value) if isinstance(value, Tensor) else None
         result = func(*args, **kwargs)
         path = observer.path_of_call(name)
-        if not isinstance(result, Tensor) or observer.seen(result) is not None:
+        if not isinstance(result, Tensor) or observer.seen.find(result) is not None:
             return result
         site = observer.observe(
             path,
@@ -96,9 +96,7 @@ class FunctionWatch(TorchFunctionMode):
 
     def _share(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean squares of the branch and of the stream: the stream is what was seen first."""
-        seen = self._observer.seen(a), self._observer.seen(b)
-        orders = [-1 if one is None else one.order for one in seen]
-        stream, branch = (a, b) if orders[0] <= orders[1] else (b, a)
+        stream, branch = (a, b) if self._observer.seen.order_of(a) <= self._observer.seen.order_of(b) else (b, a)
         squares = [
             torch.linalg.vector_norm(one.detach().float()).square() / max(one.numel(), 1) for one in (branch, stream)
         ]

@@ -11,77 +11,100 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from propscope.measure import kernel
 from propscope.measure.moments import NO_MOMENTS, moments_of
 from propscope.measure.sampling import flatten, stride_for
+from propscope.measure.units import DeviceUnits, HostUnits
 from propscope.results.histogram import BIN_COUNT, ZERO, LogHistogram, bin_codes
 from propscope.results.summary import TensorSummary
 
 _NEGATIVE_ZERO = 2048
-_PROMOTE_AT = 2**31 - 2**24
+# A table counts in 32 bits, half the memory; before it could overflow it is emptied into one of 64.
+_FULL = 2**31 - 1
 
 
 class HostTensor:
     """Accumulates tensors of any shape and floating dtype; `summary()` at any time. `limit` 0: no sampling."""
 
-    __slots__ = ("_counted", "_counts", "_limit", "_moments", "_zeros", "count")
+    __slots__ = ("_address", "_counted", "_emptied", "_histogram", "_limit", "_moments", "_table", "count")
 
     def __init__(self, *, limit: int, histogram: bool = True) -> None:
         self._limit = limit
+        self._histogram = histogram
         self._moments = NO_MOMENTS
-        self._counts: NDArray[np.int32] | NDArray[np.int64] | None = np.zeros(0, np.int32) if histogram else None
+        self._table: NDArray[np.int32] | None = None
+        self._address = 0
         self._counted = 0
-        self._zeros = 0
+        self._emptied: NDArray[np.int64] | None = None
         self.count = 0
 
-    def add(self, tensor: Tensor, extremes: tuple[float, float] | None = None) -> None:
-        """Take a detached CPU tensor in; `extremes`: its smallest and largest element, where known."""
-        flat = flatten(tensor)
-        count = flat.numel()
+    def add(self, tensor: Tensor, units: HostUnits | DeviceUnits | None = None, unit_axis: int = -1) -> None:
+        """Take a detached CPU tensor in, and in the same pass its `units`, when it has any."""
+        count = tensor.numel()
         if not count:
             return
         self.count += count
-        moments = moments_of(flat, extremes)
-        self._moments = self._moments + moments if self._moments is not NO_MOMENTS else moments
-        if self._counts is not None:
+        stride = 1
+        if self._histogram:
             stride = stride_for(count, self._limit, tensor.shape[-1] if tensor.dim() else 1)
-            self._add_histogram(flat if stride == 1 else flat[::stride], clean=moments.finite == count)
+            self._make_room(-(-count // stride))
+        if not kernel.can_read(tensor):
+            extremes = units.see(tensor, unit_axis) if units is not None else None
+            self._add_in_passes(flatten(tensor), stride, extremes)
+            return
+        if isinstance(units, HostUnits):
+            moments = units.see_with(tensor, unit_axis, self._address, stride)
         else:
-            self._zeros += count - int(torch.count_nonzero(flat).numpy())
+            dense = tensor if tensor.is_contiguous() else flatten(tensor)
+            moments = kernel.summarize(dense, self._address, stride)
+        self._moments = moments if self._moments is NO_MOMENTS else self._moments + moments
+
+    def _add_in_passes(self, flat: Tensor, stride: int, extremes: tuple[float, float] | None) -> None:
+        moments = moments_of(flat, extremes)
+        zeros = flat.numel() - int(torch.count_nonzero(flat).numpy())
+        self._moments = self._moments + moments._replace(zeros=zeros)
+        if self._histogram:
+            sample = flat if stride == 1 else flat[::stride]
+            self._count_bins(sample, clean=moments.finite == flat.numel())
 
     def add_zeros(self, count: int) -> None:
         """Take in `count` zeros that are not stored, as in a sparse gradient."""
         if not count:
             return
-        zeros = torch.zeros(1, device="cpu")
-        self.add(zeros.expand(count) if self._counts is None else zeros.expand(count).contiguous())
+        self.add(torch.zeros(1, device="cpu").expand(count))
 
-    def _add_histogram(self, sample: Tensor, *, clean: bool) -> None:
+    def _make_room(self, count: int) -> None:
+        if self._table is None:
+            memory = torch.zeros(kernel.TABLE, dtype=torch.int32, device="cpu")
+            self._table, self._address = memory.numpy(), memory.data_ptr()
+        if self._counted + count > _FULL:
+            self._emptied = self._table[:BIN_COUNT] + (np.int64(0) if self._emptied is None else self._emptied)
+            self._table[:] = 0
+            self._counted = 0
+        self._counted += count
+
+    def _count_bins(self, sample: Tensor, *, clean: bool) -> None:
         values = _as_float32(sample)
         codes = (values.view(np.uint32) >> np.uint32(20)).view(np.int32)
         counts = torch.bincount(torch.from_numpy(codes), minlength=BIN_COUNT).numpy()
         _settle(counts, values, clean=clean)
-        self._counted += values.size
-        if self._counts is None or not self._counts.size:
-            self._counts = counts.astype(np.int32)
-            return
-        if self._counted > _PROMOTE_AT and self._counts.dtype == np.int32:
-            self._counts = self._counts.astype(np.int64)
-        self._counts += counts
+        assert self._table is not None
+        self._table[:BIN_COUNT] += counts
 
     def summary(self) -> TensorSummary:
         """Return what was accumulated; count 0 and NaN moments when nothing was."""
         moments = self._moments
-        histogram, zeros, of = None, self._zeros, self.count
-        if self._counts is not None:
-            histogram = LogHistogram.from_dense(self._counts) if self._counts.size else LogHistogram.empty()
-            zeros, of = histogram.zero_count, histogram.total
+        histogram = LogHistogram.empty() if self._histogram else None
+        if self._table is not None:
+            counts = self._table[:BIN_COUNT]
+            histogram = LogHistogram.from_dense(counts if self._emptied is None else counts + self._emptied)
         return TensorSummary(
             count=self.count,
             mean=moments.mean,
             std=moments.std,
             min=moments.low,
             max=moments.high,
-            zero_fraction=zeros / of if of else float("nan"),
+            zero_fraction=moments.zeros / self.count if self.count else float("nan"),
             nan_count=moments.nan,
             posinf_count=moments.posinf,
             neginf_count=moments.neginf,

@@ -1,15 +1,18 @@
-"""The compiled pass over a CPU tensor's memory, where it was built; `host.py` and `units.py` do without it otherwise.
+"""The compiled pass over a CPU tensor's memory; `host.py` and `units.py` do without it where it was not built.
 
 `PROPSCOPE_KERNEL=0` in the environment leaves it unused, for comparison and for tracing a fault.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from propscope.measure.moments import Moments
 
 if TYPE_CHECKING:
     from propscope.measure import _kernel
@@ -19,15 +22,67 @@ else:
     except ImportError:
         _kernel = None
 
-AVAILABLE = _kernel is not None and os.environ.get("PROPSCOPE_KERNEL", "1") != "0"
+BUILT = _kernel is not None
+AVAILABLE = BUILT and os.environ.get("PROPSCOPE_KERNEL", "1") != "0"
 # Cells of a table of bins: those of `LogHistogram`, then some that the kernel works in and leaves at 0.
 TABLE = 4100
+# Bins and numbers of zeros are 32-bit.
 MOST = 1 << 30
-
-# The kernel reads float32 and bfloat16 as they are.
-_READ = {torch.float32: 0, torch.bfloat16: 1}
 
 
 def can_read(tensor: Tensor) -> bool:
-    """Return whether the kernel takes this CPU tensor, as it is or converted."""
-    return AVAILABLE and tensor.dtype is not torch.float64 and tensor.numel() <= MOST and tensor.data_ptr() != 0
+    """Return whether the kernel takes this tensor: CPU memory that is there, of any dtype but float64."""
+    return (
+        AVAILABLE
+        and tensor.is_cpu
+        and tensor.dtype is not torch.float64
+        and 0 < tensor.numel() <= MOST
+        and tensor.data_ptr() != 0
+    )
+
+
+def summarize(tensor: Tensor, table: int = 0, stride: int = 1) -> Moments:
+    """Return a contiguous tensor's moments; add every stride-th element to the bins at address `table`.
+
+    The table is int32, shape (TABLE,), and the caller's to keep from overflowing.
+    """
+    return _call(tensor, 1, 0, tensor.numel(), 0, 0, table, stride)
+
+
+def summarize_units(tensor: Tensor, unit_axis: int, low: int, high: int, table: int = 0, stride: int = 1) -> Moments:
+    """Do the same for any memory layout and write each unit's extremes to `low` and `high`, float32, shape (units,)."""
+    units = tensor.shape[unit_axis]
+    if unit_axis in (-1, tensor.dim() - 1):
+        return _call(tensor.contiguous(), tensor.numel() // units, units, 1, low, high, table, stride)
+    last = tensor.movedim(unit_axis, -1)
+    if last.is_contiguous():
+        return _call(last, tensor.numel() // units, units, 1, low, high, table, stride)
+    shape = tensor.shape[:unit_axis] if unit_axis >= 0 else tensor.shape[: tensor.dim() + unit_axis]
+    outer = math.prod(shape)
+    return _call(tensor.contiguous(), outer, units, tensor.numel() // (outer * units), low, high, table, stride)
+
+
+def _call(tensor: Tensor, outer: int, units: int, inner: int, low: int, high: int, table: int, stride: int) -> Moments:
+    if tensor.dtype is not torch.float32 and tensor.dtype is not torch.bfloat16:
+        tensor = tensor.float()
+    half = tensor.dtype is torch.bfloat16
+    # Past the class's own constructor, which would look at every field again.
+    return tuple.__new__(
+        Moments, _kernel.summarize(tensor.data_ptr(), half, outer, units, inner, low, high, table, stride)
+    )
+
+
+def all_differ(low: int, high: int, units: int) -> bool:
+    """Return whether no two units have the same extremes."""
+    return _kernel.all_differ(low, high, units)
+
+
+def gram(rows: Tensor) -> tuple[Tensor, float]:
+    """Return the inner products of a float32 matrix' rows, shape (rows, rows), and the last of them.
+
+    Each row's elements are adjacent in memory.
+    """
+    count = rows.shape[0]
+    products = torch.empty(count, count, device="cpu")
+    last = _kernel.gram(rows.data_ptr(), count, rows.stride(0), rows.shape[1], products.data_ptr())
+    return products, last

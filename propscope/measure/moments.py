@@ -1,4 +1,6 @@
-"""Exact moments of the elements of one CPU tensor, in as few passes over memory as the data allow.
+"""Exact moments of the elements of one CPU tensor with torch, in as few passes over memory as the data allow.
+
+For float64, and for everything where `kernel.py` is not there to do it in one pass.
 
 Measured for 131,072 float32 elements on 2 cores: sum 6 us, dot 4 us, aminmax 14 us, against std 40 us and var_mean
 315 us. So the second moment comes from a dot product, and the rare tensors for which that is not accurate (mean large
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,9 +29,11 @@ _DOT = 1 << 16
 _CHUNK = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Moments:
-    """`finite` elements with `mean`, population `std`, `low`, `high` (NaN if none); counts of the non-finite ones."""
+class Moments(NamedTuple):
+    """`finite` elements with `mean`, population `std`, `low`, `high` (NaN if none); counts of the others and of zeros.
+
+    A tuple, as making one costs a tenth of a microsecond; `+` is the merge.
+    """
 
     finite: int
     mean: float
@@ -39,8 +43,9 @@ class Moments:
     nan: int = 0
     posinf: int = 0
     neginf: int = 0
+    zeros: int = 0
 
-    def __add__(self, other: Moments) -> Moments:
+    def __add__(self, other: Moments) -> Moments:  # type: ignore[override]
         mean, std = merge_moments((self.finite, self.mean, self.std), (other.finite, other.mean, other.std))
         if self.finite and other.finite:
             low, high = min(self.low, other.low), max(self.high, other.high)
@@ -55,6 +60,7 @@ class Moments:
             self.nan + other.nan,
             self.posinf + other.posinf,
             self.neginf + other.neginf,
+            self.zeros + other.zeros,
         )
 
 

@@ -5,7 +5,6 @@ It keeps the order, the names and the roles of the sites, and notes what could n
 
 from __future__ import annotations
 
-import weakref
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -20,18 +19,9 @@ from propscope.measure.filters import Filter
 from propscope.measure.modules import FlatRegions, axis_of_unknown, unit_axis_of
 from propscope.measure.outputs import tensors_in
 from propscope.measure.saturation import FlatRegion
+from propscope.measure.seen import SeenTensors
 from propscope.measure.sites import Options, SiteAccumulator
 from propscope.results.network import CoverageNote, Role
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A tensor that is a site already: a container returns its last child's output, and that is one site."""
-
-    tensor: weakref.ref[Tensor]
-    version: int
-    site: SiteAccumulator
-    order: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +55,7 @@ class Observer:
         self.unrecorded: Counter[str] = Counter()
         self.called: set[str] = set()
         self.regions = FlatRegions()
+        self.seen = SeenTensors()
         self.stack: list[Place] = []
         self.active = False
         self.batches = 0
@@ -79,7 +70,6 @@ class Observer:
         self._first_calls: dict[str, tuple[str, str]] = {}
         self._recalls: dict[str, int] = {}
         self._watched: set[str] = set()
-        self._seen: dict[int, Seen] = {}
         self._handles: list[RemovableHandle] = []
         self._prune_at = 4096
 
@@ -89,7 +79,7 @@ class Observer:
         self._calls.clear()
         self._recalls.clear()
         self._watched.clear()
-        self._seen.clear()
+        self.seen.clear()
         self.stack.clear()
         if len(self._handles) > self._prune_at:
             # A handle refers to its tensor's hooks weakly: a dead reference belongs to a graph that is gone.
@@ -105,7 +95,7 @@ class Observer:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._seen.clear()
+        self.seen.clear()
 
     def path_of_function(self, inside: str, name: str) -> str:
         """Return the name of an operation's sites inside a module: with () where a module there has the same name."""
@@ -137,9 +127,9 @@ class Observer:
         path = self.path_of_call(place.path)
         source = self._source(inputs)
         for suffix, tensor in tensors_in(output):
-            seen = self.seen(tensor)
+            seen = self.seen.find(tensor)
             site = seen.site if seen is not None else None
-            if site is None:
+            if seen is None:
                 if path == place.path:
                     self._first_calls[path + suffix] = (path, suffix)
                 axis = partial(unit_axis_of, place.module, tensor)
@@ -160,7 +150,7 @@ class Observer:
         """Note that a tensor is about to enter a nonlinearity; a tensor that is no site yet becomes one."""
         if in_backward() or not isinstance(value, Tensor):
             return
-        seen = self.seen(value)
+        seen = self.seen.find(value)
         if seen is None:
             site = self.observe(self.path_of_call(f"{path}.input"), value, kind="input", role="other")
         else:
@@ -182,6 +172,8 @@ class Observer:
     ) -> SiteAccumulator | None:
         """Record a tensor as the site `path`, and its gradient when it comes; None where that cannot be."""
         if not self._kept.keeps(path, kind, module):
+            if self._kept.excludes(path, module):
+                self.seen.remember(tensor, None)
             return None
         if not (tensor.is_floating_point() or tensor.is_complex()):
             reason = f"{str(tensor.dtype).removeprefix('torch.')} values have no gradient; they are not measured"
@@ -221,19 +213,17 @@ class Observer:
         if tensor.requires_grad and not (again and path in self._watched):
             self._watched.add(path)
             self._handles.append(tensor.register_hook(partial(self._gradient, site)))
-        self._seen[id(tensor)] = Seen(weakref.ref(tensor), _version(tensor), site, len(self._seen))
+        self.seen.remember(tensor, site)
         return site
 
-    def seen(self, tensor: Tensor) -> Seen | None:
-        """Return the site that a tensor, unchanged since, is."""
-        seen = self._seen.get(id(tensor))
-        if seen is None or seen.tensor() is not tensor or seen.version != _version(tensor):
-            return None
-        return seen
+    def note_input(self, inputs: tuple[Any, ...]) -> None:
+        """Note that a tensor was there when a module was entered: in a residual sum it is the stream."""
+        if inputs and isinstance(inputs[0], Tensor) and not in_backward():
+            self.seen.enter(inputs[0])
 
     def _source(self, inputs: Any) -> SiteAccumulator | None:
         if isinstance(inputs, tuple) and inputs and isinstance(inputs[0], Tensor):
-            seen = self.seen(inputs[0])
+            seen = self.seen.find(inputs[0])
             return None if seen is None else seen.site
         return None
 
@@ -246,8 +236,3 @@ class Observer:
 def in_backward() -> bool:
     """Return whether a backward pass is running, which is when checkpoints run their forward again."""
     return torch._C._current_graph_task_id() != -1
-
-
-def _version(tensor: Tensor) -> int:
-    # Tensors made in inference mode keep no version; they cannot be told from their in-place successors.
-    return -1 if tensor.is_inference() else tensor._version

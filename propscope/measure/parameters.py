@@ -53,19 +53,15 @@ class ParameterAccumulator:
             return None
         value = measurable(value)
         seen = self._options.accumulator(value)
-        symmetric, extremes = None, None
+        units: HostUnits | DeviceUnits | None = None
         if value.dim() > 1 and value.numel() and self._options.stats == "all":
-            # Rows as units: a transposed view lets the units' code serve.
-            rows = value.reshape(value.shape[0], -1).t()
             units = HostUnits(len(value)) if self._options.may_look(value) else DeviceUnits(len(value))
-            extremes = units.see(rows, -1)
-            symmetric = units.symmetric
-        seen.add(value, extremes)
+        seen.add(value, units, 0)
         return Parameter(
             name=self.name,
             shape=tuple(value.shape),
             dtype=str(value.dtype).removeprefix("torch."),
             value=seen.summary(),
             gradient=self._gradient.summary() if self._gradient is not None else None,
-            symmetric_units=symmetric,
+            symmetric_units=None if units is None else units.symmetric,
         )

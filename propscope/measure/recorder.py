@@ -138,6 +138,8 @@ class Recorder:
     def _before(self, place: Place, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         observer = self._observer
         observer.stack.append(place)
+        if self._functions:
+            observer.note_input(inputs)
         if place.role == "activation" and inputs:
             with torch._C.DisableTorchFunction():
                 region = observer.regions.of_module(module)

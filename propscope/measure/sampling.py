@@ -8,9 +8,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from propscope.measure import kernel
+
 HISTOGRAM_LIMIT = 8192
 GEOMETRY_ROWS = 32
 GEOMETRY_FEATURES = 1024
+_SAFE = (1e-20, 1e20)
 
 
 @lru_cache(maxsize=4096)
@@ -57,10 +60,28 @@ def sample_rows(tensor: Tensor, unit_axis: int) -> Tensor | None:
 
 
 def gram(tensor: Tensor, unit_axis: int) -> Tensor | None:
-    """Return the inner products of the sampled rows, (rows, rows), or None; see `sample_rows`."""
+    """Return the inner products of the sampled rows, (rows, rows), or None; see `sample_rows`.
+
+    The rows are divided by their largest magnitude first, where squares of theirs would leave float32's range: what is
+    read off the products does not depend on the scale.
+    """
     rows = sample_rows(tensor, unit_axis)
     if rows is None:
         return None
     if rows.dtype not in (torch.float32, torch.float64):
         rows = rows.float()
+    if tensor.device.type != "cpu":
+        return _scaled_products(rows)
+    if rows.dtype is torch.float32 and rows.stride(1) == 1 and kernel.can_read(rows):
+        products, corner = kernel.gram(rows)
+    else:
+        products = torch.mm(rows, rows.t())
+        corner = float(products.numpy()[-1, -1])
+    # A corner speaks for the whole: rows of one layer differ by less than the ten decades of margin.
+    return products if _SAFE[0] < abs(corner) < _SAFE[1] else _scaled_products(rows)
+
+
+def _scaled_products(rows: Tensor) -> Tensor:
+    largest = torch.where(torch.isfinite(rows), rows, 0.0).abs().amax()
+    rows = rows / torch.where(largest > 0, largest, 1.0)
     return torch.mm(rows, rows.t())

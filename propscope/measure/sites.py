@@ -94,12 +94,12 @@ class SiteAccumulator:
         if self._forward is None:
             self._forward = self._options.accumulator(value)
         self._samples += value.shape[0] if value.dim() else 1
-        extremes = None
+        units = None
         if self._options.stats == "all" and value.dim() > 1 and value.numel():
             if self.has_units:
-                extremes = self._see_units(value)
+                units = self._units_of(value)
             self._see_geometry(value)
-        self._forward.add(value, extremes)
+        self._forward.add(value, units, self.unit_axis)
 
     def see_backward(self, gradient: Tensor) -> None:
         """Take in the gradient of the loss with respect to the value."""
@@ -117,7 +117,9 @@ class SiteAccumulator:
             return
         if not self.has_units and not self._varies:
             self.has_units = True
-            self._see_units(value)
+            units = self._units_of(value)
+            if units is not None:
+                units.see(value, self.unit_axis)
         if self._units is not None:
             self._units.enter(value, self.unit_axis, region)
 
@@ -134,7 +136,7 @@ class SiteAccumulator:
             branch, stream = self._branch[0] + branch, self._branch[1] + stream
         self._branch = (branch, stream)
 
-    def _see_units(self, value: Tensor) -> tuple[float, float] | None:
+    def _units_of(self, value: Tensor) -> HostUnits | DeviceUnits | None:
         count = value.shape[self.unit_axis]
         if self._units is not None and self._units.units != count:
             # A length that changes from batch to batch is no number of units.
@@ -142,7 +144,7 @@ class SiteAccumulator:
             return None
         if self._units is None:
             self._units = HostUnits(count) if self._options.may_look(value) else DeviceUnits(count)
-        return self._units.see(value, self.unit_axis)
+        return self._units
 
     def _see_geometry(self, value: Tensor) -> None:
         # Autocast would lower the product of a float32 network's samples to half precision.

@@ -7,11 +7,15 @@ back, so the tensor is compared with the flat region's bounds, and equal units a
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from propscope.measure import kernel
+from propscope.measure.moments import Moments
 from propscope.measure.saturation import FlatRegion
 
 Bools = NDArray[np.bool_]
@@ -30,31 +34,51 @@ def unit_extremes(tensor: Tensor, unit_axis: int) -> tuple[Tensor, Tensor]:
         columns = tensor.reshape(-1, tensor.shape[-1])
         return columns.amin(0), columns.amax(0)
     # Innermost axis first: a reduction over contiguous memory is vectorized, one over several axes at once is not.
-    maps = tensor.reshape(tensor.shape[0], tensor.shape[1], -1)
-    return maps.amin(2).amin(0), maps.amax(2).amax(0)
+    maps = tensor.flatten(unit_axis + 1).movedim(unit_axis, 0)
+    units = len(maps)
+    return maps.amin(-1).reshape(units, -1).amin(1), maps.amax(-1).reshape(units, -1).amax(1)
 
 
 class HostUnits:
     """Accumulates the unit figures of one site on the CPU."""
 
-    __slots__ = ("_alive", "_group", "_high", "_low", "units")
+    __slots__ = ("_alive", "_extremes", "_group", "_high", "_low", "units")
 
     def __init__(self, units: int) -> None:
         self.units = units
         self._alive: Bools | None = None
         self._group: NDArray[np.int64] | None = np.zeros(units, np.int64)
+        self._extremes: Tensor | None = None
         self._low: NDArray[np.floating] = np.empty(0)
         self._high: NDArray[np.floating] = np.empty(0)
 
     def see(self, tensor: Tensor, unit_axis: int) -> tuple[float, float]:
         """Take in the units' values and return the tensor's extremes; call `enter` next where a nonlinearity follows."""
-        low, high = unit_extremes(tensor, unit_axis)
-        if low.dtype == torch.bfloat16:
-            low, high = low.float(), high.float()
-        self._low, self._high = low.numpy(), high.numpy()
-        if self._group is not None:
-            self._part(tensor, unit_axis)
+        if kernel.can_read(tensor):
+            self.see_with(tensor, unit_axis)
+        else:
+            low, high = unit_extremes(tensor, unit_axis)
+            if low.dtype == torch.bfloat16:
+                low, high = low.float(), high.float()
+            self._low, self._high = low.numpy(), high.numpy()
+            if self._group is not None:
+                self._part(tensor, unit_axis)
         return float(self._low.min()), float(self._high.max())
+
+    def see_with(self, tensor: Tensor, unit_axis: int, table: int = 0, stride: int = 1) -> Moments:
+        """Take in the units' values and return the tensor's moments from the same pass; see `kernel.summarize`."""
+        if self._extremes is None:
+            self._extremes = torch.empty(2, self.units, device="cpu")
+            self._low, self._high = self._extremes.numpy()
+        low = self._extremes.data_ptr()
+        high = low + 4 * self.units
+        moments = kernel.summarize_units(tensor, unit_axis, low, high, table, stride)
+        if self._group is not None:
+            if kernel.all_differ(low, high, self.units):
+                self._group = None
+            else:
+                self._part(tensor, unit_axis)
+        return moments
 
     def enter(self, tensor: Tensor, unit_axis: int, region: FlatRegion) -> None:
         """Mark the units that respond to any sample; `tensor` is the value that `see` was called with."""
@@ -63,9 +87,12 @@ class HostUnits:
         if not region.bounds.size:
             self._alive |= not region.first_flat
             return
-        self._alive |= ~(region.is_flat(self._low) & region.is_flat(self._high))
         if region.bounds.size == 1:
+            # The extreme that is further from the flat side decides; NaN on neither side counts as alive.
+            bound = region.bounds[0]
+            self._alive |= ~(self._high <= bound if region.first_flat else self._low > bound)
             return
+        self._alive |= ~(region.is_flat(self._low) & region.is_flat(self._high))
         # Both extremes are flat, on different sides: only the samples tell whether any lies between.
         apart = np.searchsorted(region.bounds, self._low) != np.searchsorted(region.bounds, self._high)
         unsure = np.flatnonzero(~self._alive & apart)
@@ -75,21 +102,15 @@ class HostUnits:
 
     def _part(self, tensor: Tensor, unit_axis: int) -> None:
         """Part the groups of units that were equal so far by the new extremes, then by the values themselves."""
-        ordered = np.sort(self._low)
-        if not (ordered[1:] == ordered[:-1]).any():
-            self._group = None
-            return
-        key = np.stack([self._group, self._low, self._high])  # type: ignore[list-item]
-        _, group, sizes = np.unique(key, axis=1, return_inverse=True, return_counts=True)
-        shared = np.flatnonzero(sizes[group.ravel()] > 1)
-        if not shared.size:
-            self._group = None
-            return
-        group = group.ravel().astype(np.int64)
-        columns = unit_columns(tensor, unit_axis)[:, torch.from_numpy(shared)].float().numpy()
-        _, exact = np.unique(columns, axis=1, return_inverse=True)
-        group[shared] = exact.ravel() + self.units
-        self._group = group
+        group = _classes(self._high, self._low, self._group)
+        sizes = np.bincount(group)
+        shared = np.flatnonzero(sizes[group] > 1)
+        if shared.size:
+            columns = unit_columns(tensor, unit_axis)[:, torch.from_numpy(shared)]
+            exact = hash_columns(columns.float()).numpy()
+            group[shared] = self.units + _classes(exact, group[shared])
+            shared = np.flatnonzero(np.bincount(group)[group] > 1)
+        self._group = group if shared.size else None
 
     @property
     def dead(self) -> int | None:
@@ -143,6 +164,17 @@ class DeviceUnits:
             return 0
         _, sizes = np.unique(self._hash.cpu().numpy(), return_counts=True)
         return int(sizes[sizes > 1].sum())
+
+
+def _classes(*keys: NDArray[Any]) -> NDArray[np.int64]:
+    """Return a number for each entry, shape (n,): the same for those whose keys are all equal. NaN equals nothing."""
+    order = np.lexsort(keys)
+    step = np.zeros(len(order), np.int64)
+    for key in keys:
+        step[1:] |= key[order[1:]] != key[order[:-1]]
+    found = np.empty_like(step)
+    found[order] = np.cumsum(step)
+    return found
 
 
 def hash_columns(columns: Tensor) -> Tensor:

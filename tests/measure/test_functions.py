@@ -1,0 +1,253 @@
+"""Functional operations, filters, loss scales, attention and residual figures, as a recorder sees them."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import propscope
+from propscope.errors import InputError
+from propscope.measure.attention import row_entropy, sampled_logits
+from propscope.measure.functions import BY_FUNCTION, OPERATIONS, Operation, index
+
+
+class Functional(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+        self.function = function
+
+    def forward(self, x):
+        return self.function(self.linear(x))
+
+
+def names(model, x, **options):
+    return [site.name for site in propscope.profile(model, x, **options).sites]
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (F.relu, "relu"),
+        (lambda x: x.relu(), "relu"),
+        (torch.relu_, "relu"),
+        (lambda x: F.relu(x, inplace=True), "relu"),
+        (lambda x: F.gelu(x, approximate="tanh"), "gelu"),
+        (torch.tanh, "tanh"),
+        (lambda x: x.sigmoid(), "sigmoid"),
+        (lambda x: F.leaky_relu(x, 0.2), "leaky_relu"),
+        (F.softplus, "softplus"),
+        (F.silu, "silu"),
+    ],
+)
+def test_functional_nonlinearities_are_sites(function, name):
+    profile = propscope.profile(Functional(function), torch.randn(6, 8))
+    assert [(site.name, site.role) for site in profile.sites] == [("linear", "pre-activation"), (name, "activation")]
+    assert profile["linear"].activation == name
+    assert profile["linear"].flat_fraction is not None
+    assert profile["linear"].backward is not None
+
+
+def test_a_functional_nonlinearity_is_as_flat_as_its_module():
+    x = torch.randn(500, 8) * 3
+    torch.manual_seed(0)
+    functional = propscope.profile(Functional(lambda z: F.hardtanh(z, -0.5, 0.5)), x)["linear"]
+    torch.manual_seed(0)
+    module = propscope.profile(Functional(nn.Hardtanh(-0.5, 0.5)), x)["linear"]
+    assert functional.flat_fraction == module.flat_fraction > 0
+    assert functional.dead_units == module.dead_units
+
+
+def test_operations_inside_modules_that_are_sites_are_not_recorded_again():
+    assert names(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.LayerNorm(4), nn.GELU()), torch.randn(3, 4)) == list(
+        "0123"
+    )
+
+
+def test_an_operation_named_like_a_child_is_told_from_it():
+    model = Functional(F.relu)
+    model.relu = nn.Identity()
+    assert names(model, torch.randn(3, 8)) == ["linear", "relu()"]
+
+
+def test_nothing_outside_the_model_is_recorded():
+    model = nn.Linear(4, 4)
+    with propscope.track(model) as recorder:
+        F.relu(model(torch.randn(3, 4))).sum().backward()
+    assert [site.name for site in recorder.profile().sites] == [""]
+
+
+class Residual(nn.Module):
+    def __init__(self, scale, inplace):
+        super().__init__()
+        self.stem, self.branch = nn.Linear(16, 16), nn.Linear(16, 16)
+        self.scale, self.inplace = scale, inplace
+
+    def forward(self, x):
+        stream = self.stem(x)
+        branch = self.branch(stream) * self.scale
+        if self.inplace:
+            branch += stream
+            return branch
+        return stream + branch
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("scale", [0.1, 30.0])
+def test_a_branch_has_its_share_of_the_stream(scale, inplace):
+    model, x = Residual(scale, inplace), torch.randn(64, 16)
+    with torch.no_grad():
+        stream = model.stem(x)
+        branch = model.branch(stream) * scale
+    expected = float(branch.square().mean() / (branch.square().mean() + stream.square().mean()))
+    site = propscope.profile(model, x)["add"]
+    assert site.role == "residual"
+    assert site.branch_share == pytest.approx(expected, rel=1e-5)
+
+
+def test_sums_of_other_kinds_are_no_residuals():
+    def sums(x):
+        return (x + 1.0) + torch.ones(8)
+
+    assert names(Functional(sums), torch.randn(3, 8)) == ["linear", ""]
+
+
+def test_softmax_shows_entropy_and_largest_logit():
+    x = torch.randn(2, 5, 8)
+    model = Functional(lambda z: torch.softmax(z, -1))
+    with torch.no_grad():
+        logits = model.linear(x)
+        weights = logits.softmax(-1)
+    site = propscope.profile(model, x)["softmax"]
+    assert site.role == "attention"
+    assert site.attention_entropy == pytest.approx(float(-(weights * weights.log()).sum(-1).mean()), rel=1e-5)
+    assert site.largest_logit == pytest.approx(float(logits.max()), rel=1e-6)
+
+
+def test_entropy_is_between_certainty_and_indifference():
+    assert float(row_entropy(torch.eye(5))) == 0
+    assert float(row_entropy(torch.full((3, 8), 1 / 8))) == pytest.approx(math.log(8))
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize("causal", [False, True])
+def test_sampled_logits_are_those_of_attention(kv_heads, causal):
+    q, k = torch.randn(1, 4, 6, 8), torch.randn(1, kv_heads, 6, 8)
+    full = q @ k.repeat_interleave(4 // kv_heads, 1).transpose(-1, -2) / math.sqrt(8)
+    if causal:
+        full = full.masked_fill(torch.ones(6, 6).triu(1).bool(), -math.inf)
+    found = sampled_logits(q, k, (), {"is_causal": causal})
+    assert torch.allclose(found, full[0], atol=1e-6)
+
+
+def test_masks_are_followed_and_strange_ones_left():
+    q = k = torch.randn(2, 3, 4, 8)
+    mask = torch.ones(4, 4).tril().bool()
+    found = sampled_logits(q, k, (mask,), {})
+    assert torch.isinf(found[0, 0, 1:]).all()
+    assert sampled_logits(q, k, (torch.ones(7, 4).bool(),), {}) is None
+    assert sampled_logits(q[0, 0], k[0, 0], (), {}) is None
+
+
+def test_scaled_dot_product_attention_is_a_site():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.qkv = nn.Linear(8, 24)
+
+        def forward(self, x):
+            q, k, v = (part.unsqueeze(1) for part in self.qkv(x).chunk(3, -1))
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    site = propscope.profile(Attention(), torch.randn(2, 6, 8))["scaled_dot_product_attention"]
+    assert site.role == "attention"
+    assert 0 < site.attention_entropy < math.log(6)
+
+
+def test_filters():
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Sequential(nn.Linear(4, 4), nn.Tanh())), torch.randn(3, 4)
+    assert names(model, x) == ["0", "1", "2.0", "2.1"]
+    assert names(model, x, include=r"^2\.") == ["2.0", "2.1"]
+    assert names(model, x, include=nn.Linear) == ["0", "2.0"]
+    assert names(model, x, exclude=[nn.Tanh, "^0$"]) == ["1", "2.0"]
+    assert names(model, x, kinds=["ReLU", "Tanh"]) == ["1", "2.1"]
+    assert names(model, x, depth=1) == ["0", "1", "2"]
+    profile = propscope.profile(model, x, include="^0")
+    assert [parameter.name for parameter in profile.parameters] == ["0.weight", "0.bias"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"include": "("}, "include has '\\('"),
+        ({"exclude": [3]}, "exclude has 3"),
+        ({"depth": -1}, "depth is -1"),
+        ({"loss_scale": 0}, "loss_scale is 0"),
+        ({"loss_scale": "2"}, "loss_scale is a str"),
+    ],
+)
+def test_wrong_options_are_named(options, message):
+    with pytest.raises(InputError, match=message):
+        propscope.track(nn.Linear(2, 2), **options)
+
+
+@pytest.mark.parametrize("scale", [65536.0, SimpleNamespace(get_scale=lambda: 65536.0, _scale=torch.tensor(65536.0))])
+def test_gradients_are_recorded_without_the_loss_scale(scale):
+    model, x = nn.Sequential(nn.Linear(8, 8), nn.Tanh()), torch.randn(5, 8)
+    found = []
+    for factor, given in ((1.0, None), (65536.0, scale)):
+        model.zero_grad()
+        with propscope.track(model, loss_scale=given) as recorder:
+            (model(x).sum() * factor).backward()
+        found.append(recorder.profile())
+    for a, b in zip(found[0].sites, found[1].sites, strict=True):
+        assert a.backward.rms == pytest.approx(b.backward.rms, rel=1e-6)
+    assert found[0].parameters[0].gradient_norm == pytest.approx(found[1].parameters[0].gradient_norm, rel=1e-6)
+
+
+def test_coverage_says_what_was_not_seen():
+    class Partial(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused = nn.Linear(4, 4), nn.Linear(4, 4)
+            self.frozen = nn.Parameter(torch.ones(4), requires_grad=False)
+
+        def forward(self, x):
+            return torch.exp(self.used(x) * self.frozen), x.argmax(1)
+
+    notes = {(note.what, note.name): note.reason for note in propscope.profile(Partial(), torch.randn(3, 4)).coverage}
+    assert "never called" in notes["module", "unused"]
+    assert "int64" in notes["output", "[1]"]
+    assert "not recorded" in notes["operation", "exp"]
+    assert "no gradient" in notes["parameter", "unused.weight"]
+    assert "frozen" in notes["parameter", "frozen"]
+
+
+def test_a_run_that_stops_keeps_what_was_seen():
+    class Fails(nn.Module):
+        def forward(self, x):
+            raise RuntimeError("in the middle\nof it")
+
+    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(Fails()))
+    with pytest.raises(RuntimeError, match="in the middle") as caught:
+        propscope.profile(model, torch.randn(3, 4))
+    profile = caught.value.partial_profile
+    assert [site.name for site in profile.sites] == ["0"]
+    assert ("1.0", "module") in [(note.name, note.what) for note in profile.coverage]
+
+
+def test_a_compiled_model_is_measured_eagerly_and_says_so():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    compiled = torch.compile(model, backend="eager")
+    profile = propscope.profile(compiled, torch.randn(3, 4))
+    assert [site.name for site in profile.sites] == ["0", "1"]
+    assert any("torch.compile" in note.reason for note in profile.coverage)
+
+
+def test_one_callable_belongs_to_one_operation():
+    assert len(BY_FUNCTION) == sum(len(operation.functions) for operation in OPERATIONS)
+    with pytest.raises(InputError, match="both claim"):
+        index((Operation("a", "norm", (F.relu,)), Operation("b", "norm", (F.relu,))))
