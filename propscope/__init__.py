@@ -23,6 +23,7 @@ _HOMES = {
     "profile": "propscope.measure",
     "track": "propscope.measure",
     "profile_mlp": "propscope.sweep",
+    "summary": "propscope.measure",
 }
 
 __all__ = [
@@ -37,12 +38,13 @@ __all__ = [
     "profile",
     "profile_mlp",
     "save",
+    "summary",
     "track",
 ]
 
 if TYPE_CHECKING:
     from propscope.errors import PropscopeError
-    from propscope.measure import profile, track
+    from propscope.measure import profile, summary, track
     from propscope.results import LogHistogram, NetworkProfile, Parameter, ProfileSet, Site, TensorSummary
     from propscope.store import load, save
     from propscope.sweep import profile_mlp

@@ -3,6 +3,6 @@
 from propscope.measure.profiler import profile
 from propscope.measure.recorder import Recorder, track
 from propscope.measure.sites import Options
-from propscope.measure.summary import summary
+from propscope.measure.summarize import summary
 
 __all__ = ["Options", "Recorder", "profile", "summary", "track"]

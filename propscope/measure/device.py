@@ -65,8 +65,8 @@ class DeviceTensor:
         moments = NO_MOMENTS
         for row in torch.stack(self._pending).cpu().tolist() if self._pending else []:
             finite, nan, posinf, neginf = (int(value) for value in row[:4])
-            figures = row[4:] if finite else [math.nan] * 4
-            moments = moments + Moments(finite, *figures, nan=nan, posinf=posinf, neginf=neginf)
+            mean, std, low, high = row[4:] if finite else [math.nan] * 4
+            moments = moments + Moments(finite, mean, std, low, high, nan, posinf, neginf)
         histogram = LogHistogram.empty() if self._histogram else None
         if self._counts is not None:
             histogram = LogHistogram.from_dense(self._counts.cpu())

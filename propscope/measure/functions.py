@@ -78,7 +78,7 @@ OPERATIONS = (
     Operation(
         "add",
         "residual",
-        (torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__, Tensor.__radd__),  # type: ignore[attr-defined]
+        (torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__, Tensor.__radd__),
     ),
 )
 
@@ -101,4 +101,4 @@ def is_residual_sum(args: tuple[Any, ...]) -> bool:
     if len(args) < 2 or not all(isinstance(arg, Tensor) for arg in args[:2]):
         return False
     a, b = args[:2]
-    return a.shape == b.shape and a.dim() > 1 and a.is_floating_point() and b.is_floating_point()
+    return bool(a.shape == b.shape and a.dim() > 1 and a.is_floating_point() and b.is_floating_point())

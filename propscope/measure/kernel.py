@@ -42,7 +42,7 @@ def can_read(tensor: Tensor) -> bool:
 
 
 def summarize(tensor: Tensor, table: int = 0, stride: int = 1) -> Moments:
-    """Return a contiguous tensor's moments; add every stride-th element to the bins at address `table`.
+    """Return the tensor's moments; add every stride-th element to the bins at address `table`.
 
     The table is int32, shape (TABLE,), and the caller's to keep from overflowing.
     """
@@ -53,18 +53,20 @@ def summarize_units(tensor: Tensor, unit_axis: int, low: int, high: int, table: 
     """Do the same for any memory layout and write each unit's extremes to `low` and `high`, float32, shape (units,)."""
     units = tensor.shape[unit_axis]
     if unit_axis in (-1, tensor.dim() - 1):
-        return _call(tensor.contiguous(), tensor.numel() // units, units, 1, low, high, table, stride)
-    last = tensor.movedim(unit_axis, -1)
-    if last.is_contiguous():
+        return _call(tensor, tensor.numel() // units, units, 1, low, high, table, stride)
+    last = tensor if tensor.is_contiguous() else tensor.movedim(unit_axis, -1)
+    if last is not tensor and last.is_contiguous():
         return _call(last, tensor.numel() // units, units, 1, low, high, table, stride)
     shape = tensor.shape[:unit_axis] if unit_axis >= 0 else tensor.shape[: tensor.dim() + unit_axis]
     outer = math.prod(shape)
-    return _call(tensor.contiguous(), outer, units, tensor.numel() // (outer * units), low, high, table, stride)
+    return _call(tensor, outer, units, tensor.numel() // (outer * units), low, high, table, stride)
 
 
 def _call(tensor: Tensor, outer: int, units: int, inner: int, low: int, high: int, table: int, stride: int) -> Moments:
     if tensor.dtype is not torch.float32 and tensor.dtype is not torch.bfloat16:
         tensor = tensor.float()
+    # The address is that of `tensor`, which must live until the call returns.
+    tensor = tensor.contiguous()
     half = tensor.dtype is torch.bfloat16
     # Past the class's own constructor, which would look at every field again.
     return tuple.__new__(

@@ -25,7 +25,7 @@ _LARGEST_POWER = 1e30
 # Below this share of variance in the second moment, cancellation would cost more than 1e-6 of the deviation.
 _CANCELLATION = 0.1
 # A float32 dot product of more elements of few distinct values (half precision) accumulates an error beyond 1e-6.
-_DOT = 1 << 16
+_DOT = 1 << 15
 _CHUNK = 1 << 20
 
 

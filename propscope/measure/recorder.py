@@ -123,7 +123,7 @@ class Recorder:
                 self._parameters[name] = ParameterAccumulator(name, parameter, self._options)
             if parameter.requires_grad:
                 hook = Hook(self._after_gradient, self._parameters[name])
-                self._stack.callback(parameter.register_hook(hook).remove)  # type: ignore[no-untyped-call]
+                self._stack.callback(parameter.register_hook(hook).remove)
 
     def _place(self, path: str, module: nn.Module) -> Place:
         known = id(module) in self._activations or is_activation(module)

@@ -35,7 +35,7 @@ def flatten(tensor: Tensor) -> Tensor:
     """Return the elements as 1-D, in memory order where the tensor is dense, so that nothing is copied."""
     if tensor.is_contiguous():
         return tensor.view(-1)
-    order = sorted(range(tensor.dim()), key=lambda axis: (-tensor.stride(axis), -tensor.shape[axis]))
+    order = sorted(range(tensor.dim()), key=lambda axis: (tensor.stride()[axis], tensor.shape[axis]), reverse=True)
     arranged = tensor.permute(order)
     return arranged.view(-1) if arranged.is_contiguous() else tensor.reshape(-1)
 

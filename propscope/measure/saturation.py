@@ -57,8 +57,8 @@ class FlatRegion:
     def is_flat(self, values: NDArray[np.floating]) -> NDArray[np.bool_]:
         """Return whether each value is flat, same shape; NaN is not."""
         odd = np.searchsorted(self.bounds, values) % 2 == 1
-        result: NDArray[np.bool_] = odd != self.first_flat
-        return result & ~np.isnan(values)
+        result: NDArray[np.bool_] = (odd != self.first_flat) & ~np.isnan(values)
+        return result
 
 
 def flat_region(module: nn.Module) -> FlatRegion:
@@ -93,7 +93,8 @@ def _derivative(function: Callable[[Tensor], Tensor], at: NDArray[np.float64]) -
         z = torch.from_numpy(np.ascontiguousarray(at)).requires_grad_()
         value = function(z)
         (slope,) = torch.autograd.grad(value.sum(), z)
-    return np.nan_to_num(slope.numpy())
+    steepness: NDArray[np.float64] = np.nan_to_num(slope.numpy())
+    return steepness
 
 
 def _refine(

@@ -7,6 +7,7 @@ back, so the tensor is compared with the flat region's bounds, and equal units a
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ class HostUnits:
         self._high: NDArray[np.floating] = np.empty(0)
 
     def see(self, tensor: Tensor, unit_axis: int) -> tuple[float, float]:
-        """Take in the units' values and return the tensor's extremes; call `enter` next where a nonlinearity follows."""
+        """Take in the units' values, return the tensor's extremes; call `enter` next where a nonlinearity follows."""
         if kernel.can_read(tensor):
             self.see_with(tensor, unit_axis)
         else:
@@ -102,9 +103,8 @@ class HostUnits:
 
     def _part(self, tensor: Tensor, unit_axis: int) -> None:
         """Part the groups of units that were equal so far by the new extremes, then by the values themselves."""
-        group = _classes(self._high, self._low, self._group)
-        sizes = np.bincount(group)
-        shared = np.flatnonzero(sizes[group] > 1)
+        group = _classes(self._high, self._low, *([] if self._group is None else [self._group]))
+        shared = np.flatnonzero(np.bincount(group)[group] > 1)
         if shared.size:
             columns = unit_columns(tensor, unit_axis)[:, torch.from_numpy(shared)]
             exact = hash_columns(columns.float()).numpy()
@@ -147,7 +147,7 @@ class DeviceUnits:
         columns = unit_columns(tensor, unit_axis).float()
         inside = torch.zeros_like(columns, dtype=torch.bool)
         edges = [-np.inf, *region.bounds.tolist(), np.inf]
-        for low, high in list(zip(edges[:-1], edges[1:], strict=True))[int(region.first_flat) :: 2]:
+        for low, high in list(pairwise(edges))[int(region.first_flat) :: 2]:
             inside |= (columns > low) & (columns <= high)
         alive = inside.any(0)
         self._alive = alive if self._alive is None else self._alive | alive

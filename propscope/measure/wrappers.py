@@ -89,4 +89,4 @@ def _run_eager(stack: ExitStack) -> None:
     if hasattr(torch.compiler, "set_stance"):
         stack.enter_context(torch.compiler.set_stance("force_eager"))
     else:  # before torch 2.6
-        stack.enter_context(torch._dynamo.config.patch(disable=True))  # type: ignore[attr-defined]
+        stack.enter_context(torch._dynamo.config.patch(disable=True))

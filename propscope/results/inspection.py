@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -179,19 +181,29 @@ def _parameters(profile: NetworkProfile) -> str:
     said = f"parameters: {total:,} in {len(profile.parameters)} tensors"
     if len(without) == len(profile.parameters):
         return f"{said}; none got a gradient"
-    return f"{said}; without gradient: {_listed(without)}" if without else f"{said}, each with a gradient"
+    return f"{said}; {len(without)} without gradient" if without else f"{said}, each with a gradient"
 
 
 def _coverage(profile: NetworkProfile) -> list[str]:
     together: dict[tuple[str, str], list[str]] = {}
     for note in profile.coverage:
         together.setdefault((note.what, note.reason), []).append(note.name)
-    return [f"not seen as usual: {what} {_listed(names)}: {reason}" for (what, reason), names in together.items()]
+    return [
+        f"coverage: {what}{'s' * (len(names) > 1)} {_listed(names)}: {reason}"
+        for (what, reason), names in together.items()
+    ]
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(name or "(model)" for name in names[:_NAMES_SHOWN])
-    return shown + (f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else "")
+    """Return names, those that differ in numbers alone together: "h.*.attn.dropout (12)"."""
+    together = Counter(re.sub(r"\d+", "*", name) for name in names)
+    shown = dict.fromkeys(
+        f"{alike} ({together[alike]})" if together[alike] > 2 else name or "(model)"
+        for name in names
+        for alike in [re.sub(r"\d+", "*", name)]
+    )
+    rest = len(shown) - _NAMES_SHOWN
+    return ", ".join(list(shown)[:_NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _precision(profile: NetworkProfile) -> str:
@@ -200,7 +212,7 @@ def _precision(profile: NetworkProfile) -> str:
     if scale is not None:
         largest = number(largest_gradient(profile), 2)
         parts.append(
-            f"fp16 loss scale {scale} (2^{scale.bit_length() - 1}; largest gradient {largest}, "
+            f"fp16 loss scale {scale} = 2^{scale.bit_length() - 1} for this loss (largest gradient {largest}, "
             f"margin x{LOSS_SCALE_MARGIN:g})"
         )
     for name, after in (("fp16", scale or 1), ("bf16", 1)):

@@ -110,7 +110,8 @@ def _gains(profile: NetworkProfile) -> dict[int, tuple[float | None, float | Non
     sites = profile.signal_sites
     forward: Iterable[float | None] = [None, *profile.forward_gains.tolist()]
     backward: Iterable[float | None] = [*profile.backward_gains.tolist(), None]
-    return {id(site): pair for site, pair in zip(sites, zip(forward, backward, strict=True), strict=True)}
+    # Without any site there is one None too many.
+    return {id(site): pair for site, pair in zip(sites, zip(forward, backward, strict=True), strict=False)}
 
 
 def _site_cells(site: Site, gain: float | None, backward_gain: float | None) -> tuple[str, ...]:

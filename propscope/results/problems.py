@@ -97,8 +97,7 @@ def first_problem(problems: tuple[Problem, ...]) -> Problem | None:
     The gradient passes the sites from the last to the first, so its trouble starts at the last in execution order.
     """
     grave = [problem for problem in problems if problem.grave]
-    forward = [problem for problem in grave if problem.direction == "forward"]
-    if forward:
+    if forward := [problem for problem in grave if problem.direction == "forward"]:
         return forward[0]
     sudden = [problem for problem in grave if not problem.word.endswith("ing")]
     if sudden:

@@ -56,17 +56,19 @@ class ProfileSet:
 
     def subset(self, **labels: Label | Iterable[Label]) -> ProfileSet:
         """Return the profiles whose labels have these values (one value or several for each), always as a set."""
-        wanted = self._wanted(labels)
-        return ProfileSet(tuple(profile for profile in self.profiles if _matches(profile, wanted)))
+        return self._having(self._wanted(labels))
 
     def select(self, **labels: Label | Iterable[Label]) -> NetworkProfile | ProfileSet:
         """Return the one profile with these labels, or the `ProfileSet` of those that have them when several do.
 
         Raises `InputError` for a label that no profile carries and when nothing is left.
         """
-        found = self.subset(**labels)
+        if not labels and not self.profiles:
+            raise InputError("the set holds no profile to select")
+        wanted = self._wanted(labels)
+        found = self._having(wanted)
         if not found.profiles:
-            raise InputError(f"no profile has {_spell(labels)}; there are {_spell(self.axes)}")
+            raise InputError(f"no profile has {_spell(wanted)}; there are {_spell(self.axes)}")
         return found.profiles[0] if len(found) == 1 else found
 
     def _wanted(self, labels: Mapping[str, Any]) -> dict[str, tuple[Label, ...]]:
@@ -78,6 +80,9 @@ class ProfileSet:
             name: tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
             for name, value in labels.items()
         }
+
+    def _having(self, wanted: Mapping[str, tuple[Label, ...]]) -> ProfileSet:
+        return ProfileSet(tuple(profile for profile in self.profiles if _matches(profile, wanted)))
 
     def groups(self, over: str = "seed") -> dict[tuple[tuple[str, Label], ...], ProfileSet]:
         """Return the profiles that differ in the label `over` alone together, keyed by their other labels."""
@@ -120,7 +125,5 @@ def _matches(profile: NetworkProfile, wanted: Mapping[str, tuple[Label, ...]]) -
     return all(profile.labels.get(name) in values for name, values in wanted.items())
 
 
-def _spell(labels: Mapping[str, Any]) -> str:
-    return "; ".join(
-        f"{name} {', '.join(map(str, value)) if isinstance(value, tuple) else value}" for name, value in labels.items()
-    )
+def _spell(labels: Mapping[str, tuple[Label, ...]]) -> str:
+    return "; ".join(f"{name} {', '.join(map(str, values))}" for name, values in labels.items())

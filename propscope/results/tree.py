@@ -106,20 +106,23 @@ def tree_lines(profile: NetworkProfile, *, depth: int | None = None, title: str 
 def sorted_lines(profile: NetworkProfile, *, sort: str, top: int | None = None) -> tuple[TreeLine, ...]:
     """Return one line a site, the worst first: `sort` by gain, backward, flat, dead or nonfinite, `top` lines at most.
 
-    A gain is worse the farther it is from 1. Sites that do not have the figure, or none of it, are left out. Raises
-    `InputError` for another sort, and for a top below 1.
+    A gain is worse the farther it is from 1, and sites with a grave problem in its direction come before the others.
+    Sites that do not have the figure, or none of it, are left out. Raises `InputError` for another sort, and for a top
+    below 1.
     """
     if sort not in SORTS:
         raise InputError(f"sort is {sort!r}; valid is one of {', '.join(SORTS)}")
     if top is not None and top < 1:
         raise InputError(f"top is {top}; valid is a whole number of at least 1")
-    gains = site_gains(profile)
-    ranked = [(SORTS[sort](site, gains[index]), index) for index, site in enumerate(profile.sites)]
-    ranked.sort(key=lambda entry: -entry[0])
-    lines = _Lines(profile, find_problems(profile))
-    return tuple(
-        lines.site(profile.sites[index].name or "(model)", index) for figure, index in ranked[:top] if figure > 0
-    )
+    gains, problems = site_gains(profile), find_problems(profile)
+    # A norm hides a layer's odd scale from the gains between signal sites, so what was found comes first.
+    direction = {"gain": "forward", "backward": "backward"}.get(sort)
+    found = {problem.index for problem in problems if problem.grave and problem.direction == direction}
+    ranked = [(index in found, SORTS[sort](site, gains[index]), index) for index, site in enumerate(profile.sites)]
+    ranked.sort(key=lambda entry: (-entry[0], -entry[1]))
+    lines = _Lines(profile, problems)
+    kept = [index for bad, figure, index in ranked if bad or figure > 0]
+    return tuple(lines.site(profile.sites[index].name or "(model)", index) for index in kept[:top])
 
 
 class _Lines:
@@ -139,7 +142,7 @@ class _Lines:
             for place, child in enumerate(children):
                 last = place == len(children) - 1
                 label = f"{lead}{'└─' if last else '├─'}{child.label}"
-                if child.children and level >= depth and keep not in child.sites():
+                if child.children and level >= depth and keep not in set(child.sites()):
                     lines.append(self._together(label, list(child.sites())))
                 else:
                     lines.append(self._own(label, child))
@@ -156,7 +159,9 @@ class _Lines:
         site = self._sites[index]
         histogram = None if site.forward is None else site.forward.histogram
         words = tuple(self._words.get(index, ()))
-        return TreeLine(label, site.kind, site.shape, self._figures([index]), histogram, words)
+        # A function's site is named after it.
+        kind = "function" if re.sub(r"[#\[].*", "", label).endswith(site.kind) and site.kind.islower() else site.kind
+        return TreeLine(label, kind, site.shape, self._figures([index]), histogram, words)
 
     def _together(self, label: str, members: list[int]) -> TreeLine:
         words = dict.fromkeys(word for index in members for word in self._words.get(index, ()))

@@ -1,0 +1,58 @@
+"""What the whole grid costs against its bare parts, and what storing it costs.
+
+    python benches/grid.py [--rounds 5]
+
+Bare: building the same networks with the same initializers, drawing the same input, one forward and one backward pass,
+nothing recorded. propscope: `profile_mlp`. Stored: `save` of the result. 16 initializers, ReLU, depth 20, width 256,
+batch 256, one seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from timing import interleave, lines, write
+
+import propscope
+from propscope.networks import SQUARE_DEFAULTS, MLPSpec, make_input
+from propscope.results import ProfileSet
+
+
+def bare() -> None:
+    """Run every network of the grid, recording nothing."""
+    for initializer in SQUARE_DEFAULTS:
+        net = MLPSpec(20, width=256, activation="relu", initializer=initializer).build(seed=0)
+        output = net(make_input("normal", batch=256, features=256, seed=0).values)
+        output.backward(torch.randn(output.shape))
+
+
+def measured() -> ProfileSet:
+    """Run the grid as a user does."""
+    return propscope.profile_mlp(depth=20, width=256, activation="relu", initializer=SQUARE_DEFAULTS, seeds=1)
+
+
+def main() -> None:
+    """Measure, print, write outputs/grid.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    arguments = parser.parse_args()
+    timings = interleave({"bare": bare, "propscope": measured}, rounds=arguments.rounds, warm_up=1)
+    print("\n".join(lines("16 initializers, ReLU, 20 x 256, batch 256", timings)))
+    profiles = measured()
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "grid.h5"
+        start = time.perf_counter()
+        propscope.save(path, profiles)
+        seconds = time.perf_counter() - start
+        megabytes = path.stat().st_size / 1e6
+    share = seconds / (timings["propscope"].median + seconds)
+    print(f"  storing {1e3 * seconds:.0f} ms, {100 * share:.1f}% of the run; {megabytes:.1f} MB for {len(profiles)} networks")
+    print(write("grid", {"timings": timings, "store_seconds": seconds, "store_share": share, "megabytes": megabytes}))
+
+
+if __name__ == "__main__":
+    main()

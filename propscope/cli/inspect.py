@@ -1,0 +1,188 @@
+"""`propscope inspect`: the signal in an existing model, as a tree of its modules."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from propscope.cli.options import Json, Overwrite
+from propscope.errors import InputError
+
+if TYPE_CHECKING:
+    from propscope.cli.inspection import Outcome
+
+_MODEL, _INPUT, _VIEW, _OUTPUT = "Model", "Input and loss", "View", "Results"
+
+
+def inspect(
+    target: Annotated[
+        str, typer.Argument(help="module:callable or file.py:callable that returns a model.", show_default=False)
+    ],
+    arg: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="name=value, an argument of the callable; repeatable.", rich_help_panel=_MODEL),
+    ] = None,
+    config: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="name=value,...: the configuration of a model of transformers.", rich_help_panel=_MODEL),
+    ] = None,
+    checkpoint: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Weights to load: a state_dict, read with weights_only.", rich_help_panel=_MODEL),
+    ] = None,
+    init: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Initializer for every layer that it fits; see `propscope list`.", rich_help_panel=_MODEL),
+    ] = None,
+    train: Annotated[bool, typer.Option("--train/--eval", help="Mode of the model.", rich_help_panel=_MODEL)] = True,
+    dtype: Annotated[
+        str, typer.Option(help="float32, float64, bfloat16 or float16.", rich_help_panel=_MODEL)
+    ] = "float32",
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps.", rich_help_panel=_MODEL)] = "cpu",
+    input_shape: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Shape to draw, 8,3,32,32; again for each further argument.", rich_help_panel=_INPUT),
+    ] = None,
+    input_kind: Annotated[
+        str, typer.Option(help="float (N(0, 1)), tokens or image (smooth noise).", rich_help_panel=_INPUT)
+    ] = "float",
+    input: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help=".pt or .npy file: a tensor, a tuple or a dict of arguments.", rich_help_panel=_INPUT),
+    ] = None,
+    loss: Annotated[
+        str, typer.Option(help="cotangent (N(0, 1) at the output), cross-entropy, mse or sum.", rich_help_panel=_INPUT)
+    ] = "cotangent",
+    seeds: Annotated[int, typer.Option(help="Models built anew, taken together.", rich_help_panel=_INPUT)] = 1,
+    batches: Annotated[int, typer.Option(help="Batches drawn for each.", rich_help_panel=_INPUT)] = 1,
+    include: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Record only sites whose name has this regular expression.", rich_help_panel=_VIEW),
+    ] = None,
+    exclude: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Record no site whose name has it.", rich_help_panel=_VIEW),
+    ] = None,
+    sort: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Worst site first by gain, backward, flat, dead or nonfinite.", rich_help_panel=_VIEW),
+    ] = None,
+    top: Annotated[Optional[int], typer.Option(help="Only so many sites.", rich_help_panel=_VIEW)] = None,  # noqa: UP045
+    depth: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Collapse modules this many levels down. [default: what fits]", rich_help_panel=_VIEW),
+    ] = None,
+    precision: Annotated[
+        bool, typer.Option("--precision", help="Add what fp16, bf16 and fp8 would lose.", rich_help_panel=_VIEW)
+    ] = False,
+    store: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Result file to write.", rich_help_panel=_OUTPUT),
+    ] = None,
+    plots: Annotated[
+        bool,
+        typer.Option("--plots", help="Draw the pictures, beside the file or in outputs/.", rich_help_panel=_OUTPUT),
+    ] = False,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Run an existing model and show its signal, forward and backward, module by module; the first fault on top."""
+    from propscope.cli.inspection import Request, run
+
+    started = time.perf_counter()
+    _check_view(sort, top, depth)
+    if store is not None:
+        from propscope.store import check_target
+
+        check_target(store, overwrite=overwrite)
+    for name, number in (("--seeds", seeds), ("--batches", batches)):
+        if number < 1:
+            raise InputError(f"{name} is {number}; valid is a whole number of at least 1")
+    request = Request(
+        target=target,
+        arguments=tuple(arg or ()),
+        config=config,
+        checkpoint=checkpoint,
+        init=init,
+        train=train,
+        dtype=dtype,
+        device=device,
+        shapes=tuple(input_shape or ()),
+        kinds=input_kind,
+        file=input,
+        loss=loss,
+        seeds=seeds,
+        batches=batches,
+        include=include,
+        exclude=exclude,
+    )
+    outcome = run(request)
+    document: dict[str, Any] = {"target": target, "model": outcome.title, "input": outcome.input, "file": None}
+    document |= {"pictures": [], "stopped": outcome.stopped}
+    if store is not None and len(outcome.profiles):
+        from propscope.store import save
+
+        save(store, outcome.profiles, overwrite=overwrite)
+        document["file"] = str(store)
+    if plots and outcome.stopped is None:
+        document["pictures"] = _draw(outcome, store, target, overwrite)
+    document["seconds"] = time.perf_counter() - started
+    if outcome.shown is not None:
+        _print(outcome, document, json=json, sort=sort, top=top, depth=depth, precision=precision)
+    if outcome.stopped is not None:
+        raise InputError(outcome.stopped, hint=outcome.hint)
+
+
+def _check_view(sort: str | None, top: int | None, depth: int | None) -> None:
+    """Refuse what the tree would refuse, before the work."""
+    from propscope.results import NetworkProfile
+    from propscope.results.inspection import inspection
+
+    inspection(NetworkProfile(()), sort=sort, top=top, depth=depth)
+
+
+def _draw(outcome: Outcome, store: Path | None, target: str, overwrite: bool) -> list[str]:
+    from propscope.plots import draw_all
+
+    directory = Path("outputs") if store is None else store.parent
+    stem = f"inspect-{target.rpartition(':')[2]}" if store is None else store.stem
+    # A new file's pictures are new too; without a file they belong to whoever drew them.
+    pictures = draw_all(outcome.profiles, directory, stem=stem, overwrite=overwrite or store is not None)
+    return [str(picture) for picture in pictures]
+
+
+def _print(
+    outcome: Outcome,
+    document: dict[str, Any],
+    *,
+    json: bool,
+    sort: str | None,
+    top: int | None,
+    depth: int | None,
+    precision: bool,
+) -> None:
+    from propscope.cli.inspection import outcome_document
+    from propscope.cli.output import print_json, print_table
+    from propscope.results.inspection import inspection
+    from propscope.results.precision import precision_table
+    from propscope.results.terminal import width_of, write
+
+    shown = outcome.shown
+    assert shown is not None
+    if json:
+        print_json(document | outcome_document(shown))
+        return
+    print(outcome.headline)
+    width = width_of(sys.stdout)
+    write(inspection(shown, title=outcome.title, sort=sort, top=top, depth=depth, width=width), sys.stdout)
+    if precision:
+        print()
+        print_table(precision_table(shown))
+    for name in ("file", "pictures"):
+        for place, path in enumerate(filter(None, [document[name]] if name == "file" else document[name])):
+            print(f"{'' if place else name:10}{path}")
+    print(f"{document['seconds']:.1f} s")
