@@ -39,5 +39,8 @@ benches: $(READY)
 	$(BIN)/python benches/grid.py
 	$(BIN)/python benches/store.py
 
+pictures: $(READY)
+	$(BIN)/python benches/pictures.py
+
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

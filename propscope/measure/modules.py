@@ -99,40 +99,57 @@ def axis_of_unknown(output: Tensor, inherited: int | None) -> int:
     return 1 if output.dim() > 3 else -1
 
 
+# What the type and the public attributes of a module, or a function and its arguments, determine. Shared by all
+# recorders, since a grid has hundreds of them.
+_DETERMINED: dict[object, FlatRegion | None] = {}
+
+
 class FlatRegions:
     """The flat region of each kind of nonlinearity met, computed once a kind; None where no derivative can be had."""
 
     def __init__(self) -> None:
-        self._known: dict[object, FlatRegion | None] = {}
+        # By identity, for as long as the recorder knows the module.
+        self._own: dict[int, FlatRegion | None] = {}
 
     def of_module(self, module: nn.Module) -> FlatRegion | None:
         """Return the flat region of an elementwise module."""
-        return self._of(self._key(module), lambda: flat_region(module))
+        key = _determining(module)
+        if key is None:
+            return _once(self._own, id(module), lambda: flat_region(module))
+        return _once(_DETERMINED, key, lambda: flat_region(module))
 
     def of_function(
         self, function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> FlatRegion | None:
         """Return the flat region of an elementwise function, called with these arguments after the tensor."""
         rest = {name: value for name, value in kwargs.items() if name not in ("input", "inplace")}
-        values = (*args, *rest.values())
-        key = (function, repr(args), repr(rest)) if not any(isinstance(v, Tensor) for v in values) else object()
-        # On a copy, since the function may work in place.
-        return self._of(key, lambda: flat_region_of(lambda z: function(z.clone(), *args, **rest)))
 
-    def _of(self, key: object, compute: Callable[[], FlatRegion]) -> FlatRegion | None:
-        if key not in self._known:
-            self._known[key] = _apart(compute)
-        return self._known[key]
+        def compute() -> FlatRegion:
+            # On a copy, since the function may work in place.
+            return flat_region_of(lambda z: function(z.clone(), *args, **rest))
 
-    @staticmethod
-    def _key(module: nn.Module) -> object:
-        public = {name: value for name, value in vars(module).items() if name[0] != "_" and name != "training"}
-        if next(module.parameters(), None) is not None:
-            return id(module)
-        try:
-            return hash((type(module), tuple(sorted(public.items(), key=lambda item: item[0]))))
-        except TypeError:
-            return id(module)
+        if any(isinstance(value, Tensor) for value in (*args, *rest.values())):
+            return _apart(compute)
+        return _once(_DETERMINED, (function, repr(args), repr(rest)), compute)
+
+
+def _determining(module: nn.Module) -> object | None:
+    """Return what determines a module without parameters; None for the others."""
+    if next(module.parameters(), None) is not None:
+        return None
+    public = [(name, vars(module)[name]) for name in sorted(vars(module)) if name[0] != "_" and name != "training"]
+    key = (type(module), tuple(public))
+    try:
+        hash(key)
+    except TypeError:
+        return None
+    return key
+
+
+def _once(known: dict[Any, FlatRegion | None], key: object, compute: Callable[[], FlatRegion]) -> FlatRegion | None:
+    if key not in known:
+        known[key] = _apart(compute)
+    return known[key]
 
 
 def _apart(compute: Callable[[], FlatRegion]) -> FlatRegion | None:

@@ -60,7 +60,8 @@ def number(value: float | int | None, digits: int = 3) -> str:
     if isinstance(value, int) or value == 0 or math.isinf(value):
         return str(value) if isinstance(value, int) else ("0" if value == 0 else ("inf" if value > 0 else "-inf"))
     if 1e-3 <= abs(value) < 1e5:
-        places = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
+        rounded = float(f"{value:.{digits - 1}e}")
+        places = max(digits - 1 - math.floor(math.log10(abs(rounded))), 0)
         return f"{value:.{places}f}"
     mantissa, exponent = f"{value:.{digits - 2}e}".split("e")
     return f"{mantissa}e{int(exponent)}"
