@@ -38,6 +38,7 @@ benches: $(READY)
 	$(BIN)/python benches/overhead.py
 	$(BIN)/python benches/grid.py
 	$(BIN)/python benches/store.py
+	$(BIN)/python benches/inspect_models.py
 
 pictures: $(READY)
 	$(BIN)/python benches/pictures.py

@@ -50,7 +50,10 @@ def main() -> None:
         seconds = time.perf_counter() - start
         megabytes = path.stat().st_size / 1e6
     share = seconds / (timings["propscope"].median + seconds)
-    print(f"  storing {1e3 * seconds:.0f} ms, {100 * share:.1f}% of the run; {megabytes:.1f} MB for {len(profiles)} networks")
+    print(
+        f"  storing {1e3 * seconds:.0f} ms, {100 * share:.1f}% of the run; "
+        f"{megabytes:.1f} MB for {len(profiles)} networks"
+    )
     print(write("grid", {"timings": timings, "store_seconds": seconds, "store_share": share, "megabytes": megabytes}))
 
 

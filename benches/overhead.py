@@ -182,7 +182,7 @@ def main() -> None:
     for name, (width, batch) in WORKLOADS.items():
         workload = Workload(width, batch)
         try:
-            from torch.utils.tensorboard import SummaryWriter  # type: ignore[attr-defined]
+            from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             print("TensorBoard is not installed; pip install tensorboard to have it in the comparison")
         else:
@@ -193,7 +193,9 @@ def main() -> None:
         print("\n".join(lines(f"MLP {name}", found[name])))
         memory[name] = {contender: peak(name, contender) for contender in ("bare", "propscope")}
         ratio = memory[name]["propscope"] / memory[name]["bare"]
-        print(f"  peak memory {memory[name]['bare']:.0f} MB bare, {memory[name]['propscope']:.0f} MB, ratio {ratio:.3f}")
+        print(
+            f"  peak memory {memory[name]['bare']:.0f} MB bare, {memory[name]['propscope']:.0f} MB, ratio {ratio:.3f}"
+        )
     print(write("overhead", {"timings": found, "peak_megabytes": memory}))
     print(draw(found))
 

@@ -16,7 +16,7 @@ OUTPUTS = Path(__file__).resolve().parents[1] / "outputs"
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds of one contender over the rounds: median, quartiles, and the median of its ratio to bare in each round."""
+    """Seconds of one contender over the rounds, median and quartiles, and the same of its ratio to bare in each round."""
 
     median: float
     low: float
@@ -26,9 +26,7 @@ class Timing:
     ratio_high: float
 
 
-def interleave(
-    contenders: Mapping[str, Callable[[], object]], *, rounds: int, warm_up: int = 3
-) -> dict[str, Timing]:
+def interleave(contenders: Mapping[str, Callable[[], object]], *, rounds: int, warm_up: int = 3) -> dict[str, Timing]:
     """Return the timing of each contender; the first is the bare one that the ratios refer to."""
     for _ in range(warm_up):
         for contender in contenders.values():

@@ -1,0 +1,171 @@
+"""What watching costs by family of models: an MLP, a ResNet, a GPT-2, against tutorial hooks, delve and torchlens.
+
+    python benches/inspect_models.py [--rounds 15]
+
+Forward and backward, float32. "propscope" records every module's output, every functional operation, every parameter,
+forward and backward, inside an open `track` block; "moments" the same with stats="moments". delve and torchlens are
+compared where they are installed (pip install delve torchlens); torchlens has no backward statistics, so it runs its
+forward pass and the bare backward. The file is not called inspect.py, as Python's own module of that name would then
+be found here instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib.util
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from timing import interleave, lines, write
+from torch import Tensor, nn
+
+import propscope
+
+Step = Callable[[], object]
+
+
+def mlp() -> tuple[nn.Module, Tensor]:
+    """Return 20 layers of 512 units with ReLU, batch 256."""
+    layers = [layer for _ in range(20) for layer in (nn.Linear(512, 512), nn.ReLU())]
+    return nn.Sequential(*layers), torch.randn(256, 512)
+
+
+def resnet() -> tuple[nn.Module, Tensor]:
+    """Return the examples' residual network, in-place ReLU and batch norm, on 3 x 64 x 64 images, batch 16."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+    import models  # type: ignore[import-not-found]
+
+    return models.resnet(width=64, blocks=2), torch.randn(16, 3, 64, 64)
+
+
+def gpt2() -> tuple[nn.Module, Tensor]:
+    """Return a GPT-2 of width 384, 6 layers, on 8 sequences of 128 tokens."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(n_layer=6, n_embd=384, n_head=6, vocab_size=1000, n_positions=128)
+    config.bos_token_id = config.eos_token_id = 0
+    return GPT2LMHeadModel(config), torch.randint(1000, (8, 128))
+
+
+FAMILIES: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
+    "MLP 20 x 512, batch 256": mlp,
+    "ResNet on 3 x 64 x 64, batch 16": resnet,
+    "GPT-2, width 384, sequence 128, batch 8": gpt2,
+}
+
+
+def contenders(model: nn.Module, batch: Tensor) -> dict[str, Step]:
+    """Return every way to run the step, the bare one first."""
+
+    def loss(output: Any) -> Tensor:
+        tensor = output if isinstance(output, Tensor) else output[0]
+        return tensor.square().mean()
+
+    def bare() -> None:
+        model.zero_grad(set_to_none=True)
+        loss(model(batch)).backward()
+
+    def tracked(**options: Any) -> Step:
+        def run() -> None:
+            with propscope.track(model, **options):
+                bare()
+
+        return run
+
+    def tutorial() -> None:
+        def see(tensor: Tensor) -> None:
+            tensor = tensor.detach()
+            _ = tensor.mean().item(), tensor.std().item(), tensor.min().item(), tensor.max().item(), tensor.histc(64)
+
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and output.is_floating_point():
+                see(output)
+                if output.requires_grad:
+                    output.register_hook(lambda gradient: see(gradient))
+
+        leaves = [module for module in model.modules() if not list(module.children())]
+        handles = [module.register_forward_hook(hook) for module in leaves]
+        bare()
+        for handle in handles:
+            handle.remove()
+        for parameter in model.parameters():
+            see(parameter)
+            if parameter.grad is not None:
+                see(parameter.grad)
+
+    found: dict[str, Step] = {
+        "bare": bare,
+        "propscope": tracked(),
+        "propscope, moments": tracked(stats="moments"),
+        "tutorial: mean, std, min, max, histc": tutorial,
+    }
+    if importlib.util.find_spec("torchlens"):
+        found["torchlens"] = _torchlens(model, batch, bare)
+    if importlib.util.find_spec("delve") and isinstance(model, nn.Sequential):
+        found["delve"] = _delve(model, batch)
+    return found
+
+
+def _torchlens(model: nn.Module, batch: Tensor, bare: Step) -> Step:
+    import torchlens
+
+    def run() -> None:
+        torchlens.log_forward_pass(model, batch, vis_opt="none")
+        bare()
+
+    return run
+
+
+def _delve(model: nn.Module, batch: Tensor) -> Step:
+    from delve import SaturationTracker
+
+    # delve never takes its hooks off, so it watches a copy of the model.
+    twin = copy.deepcopy(model)
+    tracker = SaturationTracker(f"{tempfile.mkdtemp()}/run", save_to="csv", modules=twin, stats=["lsat", "mtrace"])
+
+    def run() -> None:
+        twin.zero_grad(set_to_none=True)
+        twin(batch).square().mean().backward()
+        tracker.add_saturations()
+
+    return run
+
+
+def peak(family: str, contender: str) -> float:
+    """Return the peak resident set, in MB, of a process that runs one contender five times."""
+    command = [sys.executable, str(Path(__file__).resolve()), "--peak", family, contender]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def main() -> None:
+    """Measure, print, write outputs/inspect.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.peak:
+        run = contenders(*FAMILIES[arguments.peak[0]]())[arguments.peak[1]]
+        for _ in range(5):
+            run()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return
+    found, memory = {}, {}
+    for family, build in FAMILIES.items():
+        torch.manual_seed(0)
+        found[family] = interleave(contenders(*build()), rounds=arguments.rounds, warm_up=2)
+        print("\n".join(lines(family, found[family])))
+        memory[family] = {name: peak(family, name) for name in ("bare", "propscope")}
+        ratio = memory[family]["propscope"] / memory[family]["bare"]
+        print(f"  peak memory {memory[family]['bare']:.0f} MB bare, ratio {ratio:.3f}", flush=True)
+    print(write("inspect", {"timings": found, "peak_megabytes": memory}))
+
+
+if __name__ == "__main__":
+    main()
