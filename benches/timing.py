@@ -16,7 +16,7 @@ OUTPUTS = Path(__file__).resolve().parents[1] / "outputs"
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds of one contender over the rounds, median and quartiles, and the same of its ratio to bare in each round."""
+    """Seconds of one contender, median and quartiles over the rounds, and the same of its ratio to bare in each."""
 
     median: float
     low: float
