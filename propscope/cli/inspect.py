@@ -165,7 +165,7 @@ def _print(
     depth: int | None,
     precision: bool,
 ) -> None:
-    from propscope.cli.inspection import outcome_document
+    from propscope.cli.inspection_document import inspection_document
     from propscope.cli.output import print_json, print_table
     from propscope.results.inspection import inspection
     from propscope.results.precision import precision_table
@@ -174,7 +174,7 @@ def _print(
     shown = outcome.shown
     assert shown is not None
     if json:
-        print_json(document | outcome_document(shown))
+        print_json(document | inspection_document(shown))
         return
     print(outcome.headline)
     width = width_of(sys.stdout)

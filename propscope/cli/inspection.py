@@ -14,15 +14,13 @@ import torch
 from torch import nn
 
 from propscope.cli.batches import Drawn, Held, make_loss, make_source, moved, spelled_shapes
-from propscope.cli.output import profile_document
 from propscope.cli.targets import find_target, one_line, searched
 from propscope.errors import InputError, PropscopeError
 from propscope.measure import profile
 from propscope.results import NetworkProfile, ProfileSet, Site
 from propscope.results.pooling import pooled
-from propscope.results.precision import FORMATS, recommended_loss_scale, summary_headroom
-from propscope.results.problems import find_problems, first_problem
 
+_HOME = Path(__file__).parents[1]
 _DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
 
 
@@ -83,7 +81,6 @@ def run(request: Request) -> Outcome:
     """
     dtype, device = _dtype(request.dtype), _device(request.device)
     make_loss(request.loss, seed=0)
-    source = make_source(request.shapes, request.kinds, request.file)
     profiles: list[NetworkProfile] = []
     stopped: str | None = None
     title, shapes = "", ""
@@ -97,6 +94,7 @@ def run(request: Request) -> Outcome:
             checkpoint=request.checkpoint,
             init=request.init,
         )
+        source = make_source(request.shapes, request.kinds, request.file)
         for seed in range(request.seeds):
             built = target.build(seed=seed, device=device, dtype=dtype)
             model, notes = built.model.train(request.train), built.notes
@@ -138,10 +136,31 @@ def _profiled(model: nn.Module, batch: Any, request: Request, seed: int) -> Netw
     except PropscopeError:
         raise
     except Exception as error:  # The user's model may fail in any way.
+        if _raised_here(error) and _runs_alone(model, batch):
+            raise
         partial: NetworkProfile | None = getattr(error, "partial_profile", None)
         place = _place(partial, model)
         message = f"the model stopped{place} on input {spelled_shapes(batch)}: {one_line(error)}"
         raise _Stopped(partial, message) from error
+
+
+def _raised_here(error: Exception) -> bool:
+    """Return whether the error came up in propscope's own code, where the functions of a watched model are called."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return frame is not None and Path(frame.tb_frame.f_code.co_filename).is_relative_to(_HOME)
+
+
+def _runs_alone(model: nn.Module, batch: Any) -> bool:
+    """Return whether the model takes the batch when nothing watches: then what was raised is a defect of propscope."""
+    arguments = batch if isinstance(batch, (tuple, dict)) else (batch,)
+    try:
+        with torch.no_grad():
+            model(**arguments) if isinstance(arguments, dict) else model(*arguments)
+    except Exception:  # That it fails is the answer.
+        return False
+    return True
 
 
 def _place(partial: NetworkProfile | None, model: nn.Module) -> str:
@@ -198,39 +217,6 @@ def _shown(profiles: ProfileSet, stopped: str | None) -> NetworkProfile | None:
     except InputError:
         # Experts of a mixture, for one, run or do not run by the seed.
         return profiles[0]
-
-
-def outcome_document(shown: NetworkProfile) -> dict[str, Any]:
-    """Return what was seen as one object: the problems, the precision, the profile's row, sites and parameters."""
-    problems = find_problems(shown)
-    first = first_problem(problems)
-
-    def plain(problem: Any) -> dict[str, Any]:
-        return {name: getattr(problem, name) for name in problem.__dataclass_fields__}
-
-    return {
-        "first_problem": None if first is None else plain(first),
-        "problems": [plain(problem) for problem in problems],
-        "precision": {
-            "recommended_loss_scale": recommended_loss_scale(shown),
-            "sites": [
-                {"name": site.name, "forward": _headroom(site.forward), "backward": _headroom(site.backward)}
-                for site in shown.sites
-            ],
-        },
-        **profile_document(shown),
-    }
-
-
-def _headroom(summary: Any) -> dict[str, Any] | None:
-    shares = {entry.name: summary_headroom(summary, entry) for entry in FORMATS}
-    if None in shares.values():
-        return None
-    return {
-        name: {"overflow": part.overflow, "subnormal": part.subnormal, "zero": part.zero}
-        for name, part in shares.items()
-        if part is not None
-    }
 
 
 def _dtype(name: str) -> torch.dtype:

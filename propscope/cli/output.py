@@ -32,7 +32,8 @@ def print_grid(profiles: ProfileSet) -> None:
     """Print the table of pairs; where the terminal is too narrow for it, without the intervals."""
     width = terminal_width()
     table = grid_table(profiles)
-    if width is not None and max(map(len, table.to_text().splitlines()[: len(table.rows) + 4])) > width:
+    # The first line is the title, which may wrap.
+    if width is not None and max(map(len, table.to_text().splitlines()[1 : len(table.rows) + 5])) > width:
         table = grid_table(profiles, intervals=False)
     print(table.to_text(width=width))
 

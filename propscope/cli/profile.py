@@ -94,10 +94,11 @@ def profile(
         # Only now: another run may have taken a name meanwhile.
         path = output or _unused(grid)
         _keep(profiles, path, plots=plots, overwrite=overwrite, json=json, started=started)
-        if stopped:
-            print(f"stopped after {len(profiles)} of {len(grid)} networks; those are kept", file=sys.stderr)
-        if isinstance(stopped, KeyboardInterrupt):
-            raise typer.Exit(130)
+    if isinstance(stopped, KeyboardInterrupt) or (stopped and profiles):
+        kept = "; those are kept" if profiles else ""
+        print(f"stopped after {len(profiles)} of {len(grid)} networks{kept}", file=sys.stderr)
+    if isinstance(stopped, KeyboardInterrupt):
+        raise typer.Exit(130)
     if stopped:
         raise stopped
 

@@ -25,8 +25,8 @@ def guarded(app: typer.Typer, arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return STOPPED
-    except BrokenPipeError:
-        # The reader (head, less) has gone.
+    except (BrokenPipeError, SystemExit):
+        # The reader (head, less) has gone; typer makes an exit with 1 of it.
         _drop_output()
         return 0
     except OSError as error:
@@ -35,11 +35,12 @@ def guarded(app: typer.Typer, arguments: list[str]) -> int:
         where = f" {error.filename}" if error.filename else ""
         return report(f"cannot read or write{where}: {error.strerror or error}", "make room, or use another place")
     except Exception as error:
+        # Older typers make this of an interrupt.
+        if type(error).__name__ == "Abort":
+            return STOPPED
         usage = getattr(error, "format_message", None)
         if usage is None:
             raise
-        if type(error).__name__ == "Abort":
-            return STOPPED
         return report(_named(usage(), error), "propscope --help lists commands, COMMAND --help its options")
     return result if isinstance(result, int) else 0
 

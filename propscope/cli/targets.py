@@ -48,8 +48,7 @@ class Target:
         Then come the checkpoint and the initializer. Raises `InputError` for arguments that the callable does not
         take, for one that fails or returns no module, and for a checkpoint or initializer that does not fit.
         """
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with _seeded(seed):
             model = self._make()
         notes = []
         if self.checkpoint is not None:
@@ -74,7 +73,9 @@ class Target:
                 f"target {self.name!r} failed: {one_line(error)}", hint="change --arg or --config, or mend it"
             ) from error
         if not isinstance(model, nn.Module):
-            raise InputError(f"target {self.name!r} returned a {type(model).__name__}; valid is a torch.nn.Module")
+            raise InputError(
+                f"target {self.name!r} returned {type(model).__name__}; valid is a torch.nn.Module", hint=_HOW
+            )
         return model
 
     def _config(self) -> tuple[Any, ...]:
@@ -109,11 +110,20 @@ def find_target(
     if home.endswith(".py") and not Path(home).is_file():
         raise InputError(f"target {name!r}: the file {home} does not exist", hint=_HOW)
     try:
-        found = load_callable(name, "target")
+        # A module may build its models, or draw, while it is imported.
+        with _seeded(0):
+            found = load_callable(name, "target")
     except InputError as error:
         raise InputError(str(error), hint=_HOW) from error
     pairs = re.split(r",(?=\s*[A-Za-z_]\w*\s*=)", config) if config else []
     return Target(name, found, _values(arguments, "--arg"), _values(pairs, "--config"), checkpoint, init)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 @contextmanager

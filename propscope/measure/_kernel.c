@@ -30,7 +30,7 @@
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 
-enum { LANES = 128, RUN_LANES = 32, TILE = 256, SHORT_RUN = 32, PROBES = 32 };
+enum { LANES = 128, RUN_LANES = 16, STRETCH = 4096, TILE = 256, SHORT_RUN = 32, PROBES = 32 };
 /* Zeros alternate between spare bins: adding to one bin again and again would wait for itself each time. */
 enum { SIGN = 2048, POSINF = 2040, NOT_A_NUMBER = 2047, SPECIAL = 18, BINS = 4096, SPARE = 4 };
 static const uint32_t SIGN_BIT = 1u << 31, INFINITE_BITS = 0x7f800000u, NAN_BITS = 0x7fc00000u;
@@ -96,6 +96,12 @@ EACH_CPU static void widen(const uint16_t *restrict from, float *restrict to, si
     for (size_t i = 0; i < count; i++) bits[i] = (uint32_t)from[i] << 16;
 }
 
+static const float *elements(const Pass *pass, size_t at, size_t count) {
+    if (!pass->bfloat16) return (const float *)pass->data + at;
+    widen((const uint16_t *)pass->data + at, pass->buffer, count);
+    return pass->buffer;
+}
+
 /* Eight rows, `pitch` elements apart. */
 PART_OF_CALLER void see_rows(const float *restrict x, size_t pitch, size_t width, float scale, float shift,
                              Lanes *restrict lanes, float *restrict low, float *restrict high) {
@@ -128,8 +134,8 @@ EACH_CPU static void see_eight_plain(const float *x, size_t pitch, size_t width,
     see_rows(x, pitch, width, 1, 0, lanes, low, high);
 }
 
-EACH_CPU static void see_one(const float *restrict x, size_t width, float scale, float shift, Lanes *restrict lanes,
-                             float *restrict low, float *restrict high) {
+PART_OF_CALLER void see_row(const float *restrict x, size_t width, float scale, float shift, Lanes *restrict lanes,
+                            float *restrict low, float *restrict high) {
     for (size_t j = 0; j < width; j++) {
         float a = x[j];
         low[j] = MIN(low[j], a);
@@ -139,6 +145,30 @@ EACH_CPU static void see_one(const float *restrict x, size_t width, float scale,
         lanes->sum[j] += (double)a;
         lanes->square[j] += (double)(a * a);
     }
+}
+
+EACH_CPU static void see_one(const float *x, size_t width, float scale, float shift, Lanes *lanes, float *low,
+                             float *high) {
+    see_row(x, width, scale, shift, lanes, low, high);
+}
+
+PART_OF_CALLER void join(float *low, float *high, const float *lows, const float *highs, size_t count) {
+    float least = *low, most = *high;
+    for (size_t i = 0; i < count; i++) least = MIN(least, lows[i]), most = MAX(most, highs[i]);
+    *low = least, *high = most;
+}
+
+/* A stretch of one unit's elements. */
+EACH_CPU static void see_run(const float *x, size_t length, float scale, float shift, Lanes *lanes, float *low,
+                             float *high) {
+    float lows[RUN_LANES], highs[RUN_LANES];
+    size_t at = 0;
+    for (size_t i = 0; i < RUN_LANES; i++) lows[i] = *low, highs[i] = *high;
+    for (; at + 8 * RUN_LANES <= length; at += 8 * RUN_LANES)
+        see_rows(x + at, RUN_LANES, RUN_LANES, scale, shift, lanes, lows, highs);
+    for (; at + RUN_LANES <= length; at += RUN_LANES) see_row(x + at, RUN_LANES, scale, shift, lanes, lows, highs);
+    see_row(x + at, length - at, scale, shift, lanes, lows, highs);
+    join(low, high, lows, highs, RUN_LANES);
 }
 
 /* Counts the elements that fall on the stride by their top bits; x[0] is element `from` of the tensor. */
@@ -184,11 +214,7 @@ static void sweep(Pass *pass, size_t from, size_t length, size_t width, float *l
     for (size_t at = from, size; at < end; at += size) {
         size_t rows = (end - at) / width >= 8 ? 8 : 1, columns = MIN(width, end - at);
         size = rows * columns;
-        const float *x = (const float *)pass->data + at;
-        if (pass->bfloat16) {
-            widen((const uint16_t *)pass->data + at, pass->buffer, size);
-            x = pass->buffer;
-        }
+        const float *x = elements(pass, at, size);
         for (size_t j = 0; j < columns; j += TILE) {
             size_t some = MIN(TILE, columns - j);
             if (rows == 1)
@@ -206,16 +232,10 @@ static void clear(float *low, float *high, size_t count) {
     for (size_t i = 0; i < count; i++) low[i] = FLT_MAX, high[i] = -FLT_MAX;
 }
 
-static void join(float *low, float *high, const float *lows, const float *highs, size_t count) {
-    float least = *low, most = *high;
-    for (size_t i = 0; i < count; i++) least = MIN(least, lows[i]), most = MAX(most, highs[i]);
-    *low = least, *high = most;
-}
-
 static size_t width_of(const Layout *layout, size_t count) {
     size_t period = layout->units * layout->inner;
     if (!layout->units) return MIN(LANES, MAX(count / 8, 1));
-    if (layout->inner > SHORT_RUN) return RUN_LANES;
+    if (layout->inner > SHORT_RUN) return STRETCH / 8;
     return period >= LANES ? period : period * MAX(MIN(LANES / period, layout->outer / 8), 1);
 }
 
@@ -229,10 +249,12 @@ static void see_all(Pass *pass, const Layout *layout, float *low, float *high) {
     *low = FLT_MAX, *high = -FLT_MAX;
     clear(layout->low, layout->high, units);
     if (units && inner > SHORT_RUN) {
-        for (size_t run = 0; run < layout->outer * units; run++) {
-            clear(lows, highs, width);
-            sweep(pass, run * inner, inner, width, lows, highs);
-            join(layout->low + run % units, layout->high + run % units, lows, highs, width);
+        for (size_t at = 0, size; at < pass->count; at += size) {
+            size_t unit = at / inner % units;
+            size = MIN(STRETCH, inner - at % inner);
+            const float *x = elements(pass, at, size);
+            see_run(x, size, pass->scale, pass->shift, &pass->lanes, layout->low + unit, layout->high + unit);
+            if (pass->bins && pass->next < at + size) count_bins(pass, x, at, size);
         }
     } else if (units && inner == 1 && width == units) {
         sweep(pass, 0, pass->count, width, layout->low, layout->high);
@@ -412,6 +434,21 @@ EACH_CPU static void multiply(const float *rows, size_t count, size_t pitch, siz
     }
 }
 
+/* Writes the codes and the counts of the bins that hold anything; returns their number. */
+static size_t list_occupied(const int32_t *bins, uint16_t *codes, int64_t *counts) {
+    size_t found = 0;
+    for (size_t i = 0; i < BINS; i += 8) {
+        int32_t any = 0;
+        for (size_t j = i; j < i + 8; j++) any |= bins[j];
+        for (size_t j = i; any && j < i + 8; j++) {
+            if (!bins[j]) continue;
+            codes[found] = (uint16_t)j;
+            counts[found++] = bins[j];
+        }
+    }
+    return found;
+}
+
 /* Reads `count` arguments: sizes and addresses, as Python integers. */
 static int read_arguments(PyObject *const *given, Py_ssize_t found, Py_ssize_t count, size_t *values) {
     if (found != count) {
@@ -494,11 +531,27 @@ static PyObject *py_gram(PyObject *self, PyObject *const *given, Py_ssize_t foun
     return PyFloat_FromDouble(((float *)v[4])[v[1] * v[1] - 1]);
 }
 
+static PyObject *py_occupied(PyObject *self, PyObject *const *given, Py_ssize_t found) {
+    size_t v[1];
+    uint16_t codes[BINS];
+    int64_t counts[BINS];
+    if (!read_arguments(given, found, 1, v)) return NULL;
+    Py_ssize_t size = (Py_ssize_t)list_occupied((const int32_t *)v[0], codes, counts);
+    PyObject *first = PyBytes_FromStringAndSize((const char *)codes, size * (Py_ssize_t)sizeof *codes);
+    PyObject *second = PyBytes_FromStringAndSize((const char *)counts, size * (Py_ssize_t)sizeof *counts);
+    PyObject *both = first && second ? PyTuple_Pack(2, first, second) : NULL;
+    Py_XDECREF(first);
+    Py_XDECREF(second);
+    return both;
+}
+
 static PyMethodDef METHODS[] = {
     {"summarize", (PyCFunction)(void (*)(void))py_summarize, METH_FASTCALL,
      "summarize(data, bfloat16, outer, units, inner, low, high, bins, stride): one pass over the elements."},
     {"all_differ", (PyCFunction)(void (*)(void))py_all_differ, METH_FASTCALL,
      "all_differ(low, high, units): whether no two units have the same extremes."},
+    {"occupied", (PyCFunction)(void (*)(void))py_occupied, METH_FASTCALL,
+     "occupied(bins): the codes, uint16, and the counts, int64, of the bins that hold anything, as bytes."},
     {"gram", (PyCFunction)(void (*)(void))py_gram, METH_FASTCALL,
      "gram(rows, count, pitch, length, out): inner products of rows, pitch elements apart; returns the last."},
     {NULL, NULL, 0, NULL},

@@ -19,7 +19,7 @@ from propscope.results.histogram import BIN_COUNT, ZERO, LogHistogram, bin_codes
 from propscope.results.summary import TensorSummary
 
 _NEGATIVE_ZERO = 2048
-# A table counts in 32 bits, half the memory; before it could overflow it is emptied into one of 64.
+# A table counts in 32 bits, half the memory; before it could overflow it is emptied into a histogram.
 _FULL = 2**31 - 1
 
 
@@ -35,7 +35,7 @@ class HostTensor:
         self._table: NDArray[np.int32] | None = None
         self._address = 0
         self._counted = 0
-        self._emptied: NDArray[np.int64] | None = None
+        self._emptied: LogHistogram | None = None
         self.count = 0
 
     def add(self, tensor: Tensor, units: HostUnits | DeviceUnits | None = None, unit_axis: int = -1) -> None:
@@ -61,7 +61,8 @@ class HostTensor:
 
     def _add_in_passes(self, flat: Tensor, stride: int, extremes: tuple[float, float] | None) -> None:
         moments = moments_of(flat, extremes)
-        zeros = flat.numel() - int(torch.count_nonzero(flat).numpy())
+        # Counting the values themselves would branch on each of them.
+        zeros = int(np.count_nonzero((flat == 0).numpy()))
         self._moments = self._moments + moments._replace(zeros=zeros)
         if self._histogram:
             sample = flat if stride == 1 else flat[::stride]
@@ -78,7 +79,8 @@ class HostTensor:
             memory = torch.zeros(kernel.TABLE, dtype=torch.int32, device="cpu")
             self._table, self._address = memory.numpy(), memory.data_ptr()
         if self._counted + count > _FULL:
-            self._emptied = self._table[:BIN_COUNT] + (np.int64(0) if self._emptied is None else self._emptied)
+            table = LogHistogram.from_dense(self._table[:BIN_COUNT])
+            self._emptied = table if self._emptied is None else self._emptied + table
             self._table[:] = 0
             self._counted = 0
         self._counted += count
@@ -96,8 +98,12 @@ class HostTensor:
         moments = self._moments
         histogram = LogHistogram.empty() if self._histogram else None
         if self._table is not None:
-            counts = self._table[:BIN_COUNT]
-            histogram = LogHistogram.from_dense(counts if self._emptied is None else counts + self._emptied)
+            if kernel.AVAILABLE:
+                histogram = kernel.histogram(self._address)
+            else:
+                histogram = LogHistogram.from_dense(self._table[:BIN_COUNT])
+            if self._emptied is not None:
+                histogram = histogram + self._emptied
         return TensorSummary(
             count=self.count,
             mean=moments.mean,

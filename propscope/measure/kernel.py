@@ -9,10 +9,12 @@ import math
 import os
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from propscope.measure.moments import Moments
+from propscope.results.histogram import LogHistogram
 
 if TYPE_CHECKING:
     from propscope.measure import _kernel
@@ -79,12 +81,16 @@ def all_differ(low: int, high: int, units: int) -> bool:
     return _kernel.all_differ(low, high, units)
 
 
-def gram(rows: Tensor) -> tuple[Tensor, float]:
-    """Return the inner products of a float32 matrix' rows, shape (rows, rows), and the last of them.
+def histogram(table: int) -> LogHistogram:
+    """Return the histogram of the bins at address `table`."""
+    codes, counts = _kernel.occupied(table)
+    return LogHistogram(np.frombuffer(codes, np.uint16), np.frombuffer(counts, np.int64))
 
-    Each row's elements are adjacent in memory.
+
+def gram(data: int, count: int, pitch: int, length: int) -> tuple[Tensor, float]:
+    """Return the inner products of `count` float32 rows, shape (count, count), and the last of them.
+
+    The rows start `pitch` elements apart from address `data` on.
     """
-    count = rows.shape[0]
     products = torch.empty(count, count, device="cpu")
-    last = _kernel.gram(rows.data_ptr(), count, rows.stride(0), rows.shape[1], products.data_ptr())
-    return products, last
+    return products, _kernel.gram(data, count, pitch, length, products.data_ptr())

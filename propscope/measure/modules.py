@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
@@ -67,7 +68,7 @@ def role_of(module: nn.Module) -> Role:
 
 def has_units(module: nn.Module) -> bool:
     """Return whether the module's output has units that can be dead or symmetric: one per row of a weight."""
-    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag, torch.jit.ScriptModule)):
         return False
     # Not by attribute: reading a parametrized weight computes it, and a spectral norm takes a step of its own then.
     weight = module._parameters.get("weight")

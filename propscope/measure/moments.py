@@ -46,22 +46,15 @@ class Moments(NamedTuple):
     zeros: int = 0
 
     def __add__(self, other: Moments) -> Moments:  # type: ignore[override]
-        mean, std = merge_moments((self.finite, self.mean, self.std), (other.finite, other.mean, other.std))
-        if self.finite and other.finite:
-            low, high = min(self.low, other.low), max(self.high, other.high)
+        a, a_mean, a_std, a_low, a_high, a_nan, a_posinf, a_neginf, a_zeros = self
+        b, b_mean, b_std, b_low, b_high, b_nan, b_posinf, b_neginf, b_zeros = other
+        mean, std = merge_moments((a, a_mean, a_std), (b, b_mean, b_std))
+        if a and b:
+            low, high = b_low if b_low < a_low else a_low, b_high if b_high > a_high else a_high
         else:
-            low, high = (self.low, self.high) if self.finite else (other.low, other.high)
-        return Moments(
-            self.finite + other.finite,
-            mean,
-            std,
-            low,
-            high,
-            self.nan + other.nan,
-            self.posinf + other.posinf,
-            self.neginf + other.neginf,
-            self.zeros + other.zeros,
-        )
+            low, high = (a_low, a_high) if a else (b_low, b_high)
+        nan, posinf, neginf = a_nan + b_nan, a_posinf + b_posinf, a_neginf + b_neginf
+        return tuple.__new__(Moments, (a + b, mean, std, low, high, nan, posinf, neginf, a_zeros + b_zeros))
 
 
 NO_MOMENTS = Moments(0, math.nan, math.nan, math.nan, math.nan)

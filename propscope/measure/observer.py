@@ -175,6 +175,9 @@ class Observer:
             if self._kept.excludes(path, module):
                 self.seen.remember(tensor, None)
             return None
+        if tensor.is_meta:
+            self.unmeasured.setdefault(path, CoverageNote(path, "output", "it is on the meta device: no values"))
+            return None
         if not (tensor.is_floating_point() or tensor.is_complex()):
             reason = f"{str(tensor.dtype).removeprefix('torch.')} values have no gradient; they are not measured"
             self.unmeasured.setdefault(path, CoverageNote(path, "output", reason))

@@ -14,12 +14,13 @@ from propscope.results.network import Parameter
 class ParameterAccumulator:
     """Gathers one parameter."""
 
-    __slots__ = ("_gradient", "_options", "_parameter", "name")
+    __slots__ = ("_gradient", "_options", "_parameter", "_was_frozen", "name")
 
     def __init__(self, name: str, parameter: Tensor, options: Options) -> None:
         self.name = name
         self._parameter = parameter
         self._options = options
+        self._was_frozen = not parameter.requires_grad
         self._gradient: HostTensor | DeviceTensor | None = None
 
     def see_gradient(self, gradient: Tensor) -> None:
@@ -44,12 +45,14 @@ class ParameterAccumulator:
     @property
     def why_no_gradient(self) -> str:
         """Why none was seen."""
-        return "no gradient reached it" if self._parameter.requires_grad else "frozen: requires_grad is False"
+        if self._was_frozen:
+            return "frozen: requires_grad was False when tracking began"
+        return "no gradient reached it"
 
     def record(self) -> Parameter | None:
         """Return the parameter as it is now, with the gradients gathered; None for what has no floating values."""
         value = self._parameter.detach()
-        if not (value.is_floating_point() or value.is_complex()):
+        if value.is_meta or not (value.is_floating_point() or value.is_complex()):
             return None
         value = measurable(value)
         seen = self._options.accumulator(value)

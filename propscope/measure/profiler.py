@@ -60,7 +60,7 @@ def profile(
             hint="run the model once on a batch first",
         )
     try:
-        with undisturbed(model), recorder:
+        with undisturbed(model, batch), recorder:
             output = _call(model, batch)
             _backward(output, loss, seed)
     except Exception as error:

@@ -7,6 +7,7 @@ parameter sees its gradient in each pass. A tensor is summarized at once and for
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack
@@ -66,6 +67,7 @@ class Recorder:
         )
         self._waiting: list[tuple[str, nn.Parameter]] = []
         self._notes: tuple[CoverageNote, ...] = ()
+        self._stopped: tuple[int, Place | None] = (0, None)
         self._stack = ExitStack()
         self._started = 0.0
         self._seconds = 0.0
@@ -90,23 +92,25 @@ class Recorder:
         self._stack.close()
         self._observer.close()
         self._seconds += time.perf_counter() - self._started
-        if error is not None and self._observer.stack:
-            place = self._observer.stack[-1]
+        if error is not None and self._stopped[0] == id(error) and (place := self._stopped[1]) is not None:
             first = next(iter(str(error).strip().splitlines()), "")
             reason = f"the run stopped in here: {type(error).__name__}: {first}"
             self._notes += (CoverageNote(place.path, "module", reason),)
+        self._stopped = (0, None)
         self._observer.stack.clear()
 
     def _hook(self) -> None:
         def keep(handle: Any) -> None:
             self._stack.callback(handle.remove)
 
-        keep(self._model.register_forward_pre_hook(Hook(self._begin), prepend=True))
         for path, module in walk(self._model):
             place = self._place(path, module)
             self._places[place.path] = place
-            keep(module.register_forward_pre_hook(Hook(self._before, place)))
-            keep(module.register_forward_hook(Hook(self._after, place)))
+            if isinstance(module, torch.jit.ScriptModule):
+                # What is compiled calls no Python hooks, and its outermost module takes none with keywords.
+                continue
+            keep(module.register_forward_pre_hook(Hook(self._before, place), with_kwargs=True))
+            keep(module.register_forward_hook(Hook(self._after, place), always_call=True))
         for name, parameter in walk_parameters(self._model):
             if self._kept.keeps_parameter(name):
                 self._waiting.append((name, parameter))
@@ -130,26 +134,31 @@ class Recorder:
         role = "activation" if known else role_of(module)
         return Place(path, module, role, hides_operations(module, role), has_units(module))
 
-    def _begin(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if not in_backward():
-            with torch._C.DisableTorchFunction():
-                self._observer.begin(inputs)
-
-    def _before(self, place: Place, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def _before(self, place: Place, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         observer = self._observer
-        observer.stack.append(place)
-        if self._functions:
-            observer.note_input(inputs)
-        if place.role == "activation" and inputs:
-            with torch._C.DisableTorchFunction():
+        inputs = args or tuple(kwargs.values())
+        with torch._C.DisableTorchFunction():
+            # Whatever is called from outside, the model or a part of it, starts a pass of its own.
+            if not observer.stack and not in_backward():
+                observer.begin(inputs)
+            observer.stack.append(place)
+            if self._functions:
+                observer.note_input(inputs)
+            if place.role == "activation" and inputs:
                 region = observer.regions.of_module(module)
                 observer.activation_input(place.path, inputs[0], type(module).__name__, region)
 
     def _after(self, place: Place, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         stack = self._observer.stack
-        # Modules whose exception the model caught are still on the stack.
         while stack and stack.pop() is not place:
             pass
+        error = sys.exc_info()[1] if output is None else None
+        if error is not None:
+            # Called on the way out of an exception; the innermost module is the first to be.
+            # By identity alone: an exception holds its frames, and those the model's tensors.
+            if id(error) != self._stopped[0]:
+                self._stopped = (id(error), place)
+            return
         with torch._C.DisableTorchFunction():
             if self._waiting:
                 self._hook_parameters()
@@ -195,7 +204,9 @@ class Recorder:
         observer = self._observer
         yield from self._notes
         for path, place in self._places.items():
-            if path not in observer.called and not isinstance(place.module, _CONTAINERS):
+            if isinstance(place.module, torch.jit.ScriptModule):
+                yield CoverageNote(path, "module", "TorchScript calls no hooks: nothing in here was seen")
+            elif path not in observer.called and not isinstance(place.module, _CONTAINERS):
                 yield CoverageNote(path, "module", f"{type(place.module).__name__} was never called")
         yield from observer.unmeasured.values()
         for path, site in observer.sites.items():

@@ -65,6 +65,9 @@ def gram(tensor: Tensor, unit_axis: int) -> Tensor | None:
     The rows are divided by their largest magnitude first, where squares of theirs would leave float32's range: what is
     read off the products does not depend on the scale.
     """
+    products, corner = _compiled_products(tensor, unit_axis)
+    if _SAFE[0] < abs(corner) < _SAFE[1]:
+        return products
     rows = sample_rows(tensor, unit_axis)
     if rows is None:
         return None
@@ -72,13 +75,23 @@ def gram(tensor: Tensor, unit_axis: int) -> Tensor | None:
         rows = rows.float()
     if tensor.device.type != "cpu":
         return _scaled_products(rows)
-    if rows.dtype is torch.float32 and rows.stride(1) == 1 and kernel.can_read(rows):
-        products, corner = kernel.gram(rows)
-    else:
-        products = torch.mm(rows, rows.t())
-        corner = float(products.numpy()[-1, -1])
+    products = torch.mm(rows, rows.t())
+    corner = float(products.numpy()[-1, -1])
     # A corner speaks for the whole: rows of one layer differ by less than the ten decades of margin.
     return products if _SAFE[0] < abs(corner) < _SAFE[1] else _scaled_products(rows)
+
+
+def _compiled_products(tensor: Tensor, unit_axis: int) -> tuple[Tensor | None, float]:
+    """Return the products of `sample_rows` and the last of them, where the kernel can tell; else None and NaN."""
+    count, dimensions = tensor.numel(), tensor.dim()
+    if dimensions < 2 or tensor.dtype is not torch.float32 or not tensor.is_contiguous() or not kernel.can_read(tensor):
+        return None, math.nan
+    rows = count // tensor.shape[-1] if unit_axis in (-1, dimensions - 1) else tensor.shape[0]
+    features = count // rows
+    if rows < 2 or features > GEOMETRY_FEATURES:
+        return None, math.nan
+    step = -(-rows // GEOMETRY_ROWS)
+    return kernel.gram(tensor.data_ptr(), -(-rows // step), step * features, features)
 
 
 def _scaled_products(rows: Tensor) -> Tensor:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from propscope.measure.outputs import tensors_in
+
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
+def undisturbed(model: nn.Module, batch: Any = ()) -> Iterator[None]:
     """Restore gradients, buffers and the random states of torch, numpy and Python at the end, also after an exception.
 
-    Inside, every parameter's `grad` is None.
+    Inside, `grad` is None for every parameter, and for every leaf of the batch.
     """
-    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    leaves = [tensor for _, tensor in tensors_in(batch) if tensor.is_leaf]
+    gradients = [(tensor, tensor.grad) for tensor in (*model.parameters(), *leaves)]
     buffers = [
         (module, name, buffer, buffer.detach().clone())
         for module in model.modules()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -25,6 +26,9 @@ def walk(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         if id(module) in seen:
             return
         seen.add(id(module))
+        if isinstance(module, torch.jit.ScriptModule):
+            yield path, module
+            return
         wraps = is_wrapper(module)
         if not wraps:
             yield path, module
@@ -39,7 +43,9 @@ def walk_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Yield (dotted path, parameter) for each parameter once, under the paths of `walk`."""
     seen: set[int] = set()
     for path, module in walk(model):
-        for name, parameter in module._parameters.items():
+        # A scripted module keeps its parameters out of Python's reach but for this.
+        own = module.named_parameters() if isinstance(module, torch.jit.ScriptModule) else module._parameters.items()
+        for name, parameter in own:
             if parameter is not None and id(parameter) not in seen:
                 seen.add(id(parameter))
                 yield f"{path}.{name}" if path else name, parameter
@@ -70,8 +76,11 @@ def seen_in_full(model: nn.Module) -> Iterator[tuple[CoverageNote, ...]]:
     """Switch off what would run past the hooks, restore it at the end, and yield notes of what was switched off."""
     notes = []
     with ExitStack() as stack:
-        if is_compiled(model):
+        # Compiled functions that the model calls would be traced together with the hooks. Where torch has not
+        # loaded its compiler, nothing is compiled, and loading it would take seconds.
+        if "torch._dynamo" in sys.modules:
             _run_eager(stack)
+        if is_compiled(model):
             notes.append(
                 CoverageNote("", "model", "torch.compile was off while tracking: the eager model was measured")
             )

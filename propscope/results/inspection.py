@@ -28,6 +28,7 @@ _GAIN_NOTE = (
     "histogram, linear, symmetric about 0 where both signs occur."
 )
 _NAMES_SHOWN = 4
+_STOP = "the run stopped in here"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,9 @@ def inspection(
 def _headline(profile: NetworkProfile) -> str:
     problems = find_problems(profile)
     first = first_problem(problems)
+    stop = next((note for note in profile.coverage if note.reason.startswith(_STOP)), None)
+    if stop is not None:
+        return f"stopped in {stop.name or '(model)'}{stop.reason.removeprefix(_STOP)}\n"
     if first is None:
         return f"no problem seen at {len(profile.sites)} sites\n"
     others = len({problem.index for problem in problems}) - 1
@@ -165,7 +169,9 @@ def _notes(profile: NetworkProfile, lines: Sequence[TreeLine]) -> str:
     if rules:
         notes += [f"! {'; '.join(rules)}."]
     if profile.sites and all(site.backward is None for site in profile.sites):
-        notes += ["No gradient was seen: the forward pass alone is shown."]
+        notes += [
+            "No gradient was seen (no backward pass, or an output that needs none): the forward pass alone is shown."
+        ]
     return "\n".join([*notes, ""])
 
 

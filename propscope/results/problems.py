@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import re
 import statistics
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from propscope.results.gains import Gains, extent, is_chain, is_norm, is_sound, place_of, same_stack, site_gains
 from propscope.results.network import Direction, NetworkProfile, Site
 from propscope.results.summary import TensorSummary
 from propscope.results.table import number, percent
@@ -18,7 +19,6 @@ DRIFT = 1e4
 SATURATED, INACTIVE, DEAD, ALIKE = 0.5, 0.9, 0.5, 0.999
 _PEERS = 3
 _EVIDENCE = 16
-_STRETCH = 4.0
 _BOUNDED = frozenset({"tanh", "sigmoid", "hardtanh", "hardsigmoid", "softsign", "erf", "relu6", "sin"})
 
 # Which words of `Problem.word` each rule gives, and the rule.
@@ -52,26 +52,6 @@ class Problem:
     message: str
     direction: Direction = "forward"
     grave: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Gains:
-    """A site's gains: `forward` and `backward` between signal sites, `step` over the site run before; None: no gain."""
-
-    forward: float | None = None
-    backward: float | None = None
-    step: float | None = None
-
-
-def site_gains(profile: NetworkProfile) -> tuple[Gains, ...]:
-    """Return the gains of every site, in execution order; `forward` and `backward` are None off the signal sites."""
-    signal = profile.signal_sites
-    forward = dict(zip(map(id, signal), [None, *profile.forward_gains.tolist()], strict=True)) if signal else {}
-    backward = dict(zip(map(id, signal), [*profile.backward_gains.tolist(), None], strict=True)) if signal else {}
-    return tuple(
-        Gains(_known(forward.get(id(site))), _known(backward.get(id(site))), _step(profile.sites, index))
-        for index, site in enumerate(profile.sites)
-    )
 
 
 def find_problems(profile: NetworkProfile) -> tuple[Problem, ...]:
@@ -132,8 +112,7 @@ def _jumps(profile: NetworkProfile, gains: tuple[Gains, ...], direction: Directi
         # A forward gain is taken from the signal site before, a backward one from the site after.
         other = profile.sites[at[place - 1] if direction == "forward" and place else at[min(place + 1, len(at) - 1)]]
         site = profile.sites[index]
-        later = site if direction == "forward" else other
-        if _far(value) and _comparable(site, other) and not _steadied(later):
+        if _far(value) and is_chain(site, other) and not (direction == "forward" and is_norm(site)):
             beside = f" (x{number(value / typical, 2)} its neighbours')" if typical and _far(value / typical) else ""
             message = f"{direction} gain {number(value, 2)}{beside}"
             yield Problem(index, site.name, f"{grad}x{number(value, 2)}", message, direction)
@@ -141,40 +120,60 @@ def _jumps(profile: NetworkProfile, gains: tuple[Gains, ...], direction: Directi
 
 def _odd_steps(profile: NetworkProfile, gains: tuple[Gains, ...]) -> Iterator[Problem]:
     """Find layers that scale the signal unlike their kind: norms behind them hide that from the gains."""
+    sites = profile.sites
     flagged = {problem.index for problem in _jumps(profile, gains, "forward")}
+    steps = {
+        index: gain.step
+        for index, gain in enumerate(gains)
+        # A sum is as large as the larger of its branches, and these are looked at themselves.
+        if gain.step is not None and sites[index].kind.lower() != "add" and same_stack(sites[index - 1], sites[index])
+    }
+
+    def near(index: int) -> tuple[str, ...]:
+        return sites[index].kind, sites[index - 1].kind, place_of(sites[index].name, parts=2)
+
     exact: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    by_kind: dict[str, list[int]] = defaultdict(list)
-    factors = {index: factor for index in range(len(gains)) if (factor := _factor(profile.sites[index], gains[index]))}
-    for index in factors:
-        site = profile.sites[index]
-        exact[site.kind, re.sub(r"\d+", "*", site.name)].append(index)
-        by_kind[site.kind].append(index)
-    for index, factor in factors.items():
-        site = profile.sites[index]
-        group = exact[site.kind, re.sub(r"\d+", "*", site.name)]
-        peers = [i for i in (group if len(group) > _PEERS else by_kind[site.kind]) if i != index]
-        if index in flagged or len(peers) < _PEERS:
+    similar: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for index in steps:
+        exact[sites[index].kind, place_of(sites[index].name)].append(index)
+        similar[near(index)].append(index)
+    for index in sorted(steps.keys() - flagged):
+        site = sites[index]
+        group = exact[site.kind, place_of(site.name)]
+        # The site run before is the input only as a rule: a layer is held against those with the same before it.
+        group = group if len(group) > 2 else similar[near(index)]
+        peers = [other for other in group if other != index]
+        if len(peers) < 2:
             continue
-        ratio = factor / statistics.median(factors[i] for i in peers)
-        if _far(ratio):
-            what = "rms {}" if _is_norm(site) else "forward gain {} over its input"
-            what = what.format(number(factor, 2))
-            message = f"{what} is x{number(ratio, 2)} that of the other {site.kind} sites"
-            yield Problem(index, site.name, f"x{number(ratio, 2)}", message)
-
-
-def _factor(site: Site, gains: Gains) -> float | None:
-    if _is_norm(site):
-        return site.forward.rms if site.forward is not None and _sound(site.forward) else None
-    return gains.step
+        ratio = steps[index] / statistics.median(steps[other] for other in peers)
+        if not _far(ratio):
+            continue
+        message = f"forward gain {number(steps[index], 2)} over its input"
+        if is_norm(site):
+            # What a norm gives does not depend on what enters: it is at fault only where its own scale is odd.
+            rms = {other: summary.rms for other in group if (summary := sites[other].forward) is not None}
+            ratio = rms[index] / statistics.median(rms[other] for other in peers)
+            message = f"rms {number(rms[index], 2)}"
+            if not _far(ratio):
+                continue
+        yield Problem(
+            index,
+            site.name,
+            f"x{number(ratio, 2)}",
+            f"{message} is x{number(ratio, 2)} that of the other {site.kind} sites",
+        )
 
 
 def _drifts(profile: NetworkProfile) -> Iterator[Problem]:
+    """Find where the signal has faded or grown beyond use, among the sites of the kind that is most common."""
     chosen = [(i, s) for i, s in enumerate(profile.sites) if s.role == "pre-activation"]
+    read: Callable[[Site], str] = lambda site: site.activation.lower()  # noqa: E731
     if len(chosen) < 2:
-        chosen = [(i, s) for i, s in enumerate(profile.sites) if not _steadied(s)]
+        chosen, read = [(i, s) for i, s in enumerate(profile.sites) if s.role == "other"], lambda site: site.kind
+    common = Counter(read(site) for _, site in chosen).most_common(1)
+    chosen = [(i, s) for i, s in chosen if common and read(s) == common[0][0]]
     for direction in ("forward", "backward"):
-        seen = [(i, s.name, v) for i, s in chosen if (v := getattr(s, direction)) is not None and _sound(v)]
+        seen = [(i, s.name, v) for i, s in chosen if (v := getattr(s, direction)) is not None and is_sound(v)]
         if direction == "backward":
             seen.reverse()
         for passed, (index, name, summary) in enumerate(seen):
@@ -207,44 +206,9 @@ def _strained(profile: NetworkProfile) -> Iterator[Problem]:
             yield Problem(index, site.name, "alike", message, grave=False)
 
 
-def _is_norm(site: Site) -> bool:
-    # A norm's output that enters a nonlinearity has the role of a pre-activation.
-    return site.role == "norm" or "norm" in site.kind.lower()
-
-
-def _steadied(site: Site) -> bool:
-    """Return whether a site's scale follows from its kind, not from the scale of what enters."""
-    return _is_norm(site) or site.role in ("attention", "embedding") or "softmax" in site.kind.lower()
-
-
-def _step(sites: tuple[Site, ...], index: int) -> float | None:
-    here, before = sites[index].forward, sites[index - 1].forward if index else None
-    if here is None or before is None or not _sound(here) or not _sound(before):
-        return None
-    return here.rms / before.rms
-
-
-def _sound(summary: TensorSummary) -> bool:
-    return bool(summary.count) and not summary.nonfinite_count and summary.rms > 0
-
-
-def _known(value: float | None) -> float | None:
-    return None if value is None or math.isnan(value) else value
-
-
 def _far(ratio: float) -> bool:
     return ratio > JUMP or ratio < 1 / JUMP
 
 
-def _extent(site: Site) -> int:
-    """Return over how many positions a sample spreads: pooling changes an element's rms without being at fault."""
-    return math.prod(site.shape[2:] if len(site.shape) > 3 else site.shape[1:-1])
-
-
-def _comparable(site: Site, other: Site) -> bool:
-    a, b = _extent(site), _extent(other)
-    return bool(a and b) and 1 / _STRETCH <= a / b <= _STRETCH
-
-
 def _evidence(site: Site) -> int:
-    return site.samples * _extent(site)
+    return site.samples * extent(site)

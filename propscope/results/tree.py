@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from propscope.errors import InputError
+from propscope.results.gains import Gains, site_gains
 from propscope.results.histogram import LogHistogram
 from propscope.results.network import NetworkProfile, Site
-from propscope.results.problems import Gains, Problem, find_problems, first_problem, site_gains
+from propscope.results.problems import Problem, find_problems, first_problem
 
 LINES_AT_MOST = 120
 _DOT = re.compile(r"\.(?![^\[]*\])")
@@ -160,7 +161,8 @@ class _Lines:
         histogram = None if site.forward is None else site.forward.histogram
         words = tuple(self._words.get(index, ()))
         # A function's site is named after it.
-        kind = "function" if re.sub(r"[#\[].*", "", label).endswith(site.kind) and site.kind.islower() else site.kind
+        function = site.kind.islower() and site.kind != "input" and label.split("#")[0].endswith(site.kind)
+        kind = "function" if function else site.kind
         return TreeLine(label, kind, site.shape, self._figures([index]), histogram, words)
 
     def _together(self, label: str, members: list[int]) -> TreeLine:

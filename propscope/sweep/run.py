@@ -40,6 +40,7 @@ def run(grid: Grid) -> Iterator[NetworkProfile]:
 
     # Every pair meets the same inputs, so that a difference between pairs is the pairs'.
     @lru_cache(maxsize=64)
+    @torch.inference_mode(False)
     def batch_for(features: int | None, seed: int) -> InputBatch:
         return make_input(
             grid.input,
@@ -58,6 +59,9 @@ def run(grid: Grid) -> Iterator[NetworkProfile]:
     return (_profile(grid, cell, batch_for(cell.network.input_size, cell.seed), classes) for cell in grid.cells())
 
 
+# The caller may have switched gradients off.
+@torch.inference_mode(False)
+@torch.enable_grad()
 def _profile(grid: Grid, cell: Cell, batch: InputBatch, classes: int | None) -> NetworkProfile:
     network = replace(cell.network, input_size=batch.values.shape[1])
     if grid.loss == "cross-entropy" and network.output_size is None:
@@ -72,9 +76,8 @@ def _profile(grid: Grid, cell: Cell, batch: InputBatch, classes: int | None) -> 
             layer_of=_layer_of,
             functions=False,
         )
-        # Dropout is the only draw in a forward pass. The caller may have switched gradients off.
-        dropout = global_stream(stream(cell.seed, "dropout"), (torch.device(grid.device),))
-        with dropout, torch.inference_mode(False), torch.enable_grad(), recorder:
+        # Dropout is the only draw in a forward pass.
+        with global_stream(stream(cell.seed, "dropout"), (torch.device(grid.device),)), recorder:
             _backward(net, batch, grid, cell, classes)
     except InputError:
         raise

@@ -1,20 +1,48 @@
 """HostTensor and DeviceTensor against the float64 reference, and against themselves over splits."""
 
 import math
+from itertools import pairwise
+from unittest import mock
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from propscope.measure import kernel
 from propscope.measure.device import DeviceTensor, bin_counts
 from propscope.measure.host import HostTensor
 from propscope.measure.moments import moments_of
 from propscope.results.histogram import LogHistogram
 from propscope.results.summary import TensorSummary
 
-KINDS = [HostTensor, DeviceTensor]
+
+class WithoutKernel(HostTensor):
+    """As where the extension was not built."""
+
+    def add(self, *arguments):
+        with mock.patch.object(kernel, "AVAILABLE", False):
+            super().add(*arguments)
+
+    def summary(self):
+        with mock.patch.object(kernel, "AVAILABLE", False):
+            return super().summary()
+
+
+class WithKernel(HostTensor):
+    """As where it was, whatever the environment says."""
+
+    def add(self, *arguments):
+        with mock.patch.object(kernel, "AVAILABLE", kernel.BUILT):
+            super().add(*arguments)
+
+    def summary(self):
+        with mock.patch.object(kernel, "AVAILABLE", kernel.BUILT):
+            return super().summary()
+
+
+NO_KERNEL = pytest.mark.skipif(not kernel.BUILT, reason="the extension was not built")
+KINDS = [pytest.param(WithKernel, marks=NO_KERNEL), WithoutKernel, DeviceTensor]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
 
@@ -109,7 +137,7 @@ def test_float64_beyond_float32(kind):
 def test_any_split_in_any_order_gives_the_same(kind, dtype, values, cuts, random):
     whole = torch.tensor(values, dtype=torch.float32).to(dtype)
     edges = [0, *sorted(min(cut, len(values)) for cut in cuts), len(values)]
-    parts = [whole[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    parts = [whole[a:b] for a, b in pairwise(edges)]
     random.shuffle(parts)
     expected = reference(whole)
     assert_same(summarize(kind, *parts), expected)
@@ -157,6 +185,13 @@ def test_any_memory_layout(kind, arrange):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_zeros_are_exact_though_the_histogram_samples(kind):
+    tensor = torch.ones(256, 512)
+    tensor[3, 1] = tensor[200, 7] = 0.0
+    assert summarize(kind, tensor, limit=100).zero_fraction == 2 / tensor.numel()
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_sampling_counts_a_share_and_says_so(kind):
     tensor = torch.randn(256, 512, generator=torch.Generator().manual_seed(4))
     found = summarize(kind, tensor, limit=1000)
@@ -198,10 +233,11 @@ def test_device_bins_are_the_reference_bins(values):
     assert LogHistogram.from_dense(bin_counts(tensor)) == LogHistogram.of(tensor.numpy())
 
 
-def test_counts_do_not_overflow_in_a_long_run(monkeypatch):
-    monkeypatch.setattr("propscope.measure.host._PROMOTE_AT", 100)
-    accumulator = HostTensor(limit=0)
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_counts_do_not_overflow_in_a_long_run(kind, monkeypatch):
+    monkeypatch.setattr("propscope.measure.host._FULL", 100)
+    accumulator = kind(limit=0)
     for _ in range(4):
         accumulator.add(torch.ones(60))
-    assert accumulator._counts.dtype == np.int64
+        assert accumulator._table.max() <= 100
     assert accumulator.summary().histogram.total == 240

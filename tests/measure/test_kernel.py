@@ -1,0 +1,314 @@
+"""The compiled pass against numpy, element by element: every length, alignment, layout and kind of number."""
+
+import math
+import os
+import subprocess
+import sys
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from propscope.measure import kernel
+from propscope.measure.moments import Moments
+from propscope.measure.sampling import gram, stride_for
+from propscope.measure.saturation import FlatRegion
+from propscope.measure.units import HostUnits, unit_columns
+from propscope.results.histogram import BIN_COUNT, LogHistogram
+from propscope.results.summary import TensorSummary
+
+pytestmark = pytest.mark.skipif(not kernel.BUILT, reason="the extension was not built")
+
+BITS = st.integers(0, 2**32 - 1)
+LARGEST = float(np.finfo(np.float32).max)
+CORNERS = [0.0, -0.0, math.nan, math.inf, -math.inf, 1e-45, -1e-45, 1e-40, 1.2e-38, LARGEST, -LARGEST, 1.0]
+
+
+@pytest.fixture(autouse=True)
+def _on():
+    with mock.patch.object(kernel, "AVAILABLE", True):
+        yield
+
+
+def see(tensor, *, stride=1, unit_axis=None):
+    """Return moments, histogram and, with a unit axis, each unit's extremes; the table must be left as it should be."""
+    table = torch.zeros(kernel.TABLE, dtype=torch.int32)
+    if unit_axis is None:
+        moments, extremes = kernel.summarize(tensor, table.data_ptr(), stride), None
+    else:
+        extremes = torch.empty(2, tensor.shape[unit_axis])
+        low, high = extremes[0].data_ptr(), extremes[1].data_ptr()
+        moments = kernel.summarize_units(tensor, unit_axis, low, high, table.data_ptr(), stride)
+    assert not table[BIN_COUNT:].any()
+    assert kernel.histogram(table.data_ptr()) == LogHistogram.from_dense(table[:BIN_COUNT].numpy())
+    return moments, LogHistogram.from_dense(table[:BIN_COUNT].numpy()), extremes
+
+
+# A sum of eight squares is rounded four times: two numbers that make up all of the deviation can be off by this.
+WORST = 3e-7
+
+
+def assert_moments(found, values, tolerance=1e-7):
+    expected = TensorSummary.of(values)
+    assert (found.finite, found.nan, found.posinf, found.neginf) == (
+        expected.finite_count,
+        expected.nan_count,
+        expected.posinf_count,
+        expected.neginf_count,
+    )
+    assert found.zeros == int((values == 0).sum())
+    if not expected.finite_count:
+        assert all(math.isnan(figure) for figure in found[1:5])
+        return
+    assert (found.low, found.high) == (expected.min, expected.max)
+    assert found.mean == pytest.approx(expected.mean, rel=tolerance, abs=tolerance * expected.std + 1e-300)
+    assert found.std == pytest.approx(expected.std, rel=tolerance, abs=1e-11 * abs(expected.mean))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("offset", [0, 1, 3])
+def test_every_length_and_alignment(dtype, offset):
+    memory = (torch.randn(1300, generator=torch.Generator().manual_seed(0)) * 3 + 1).to(dtype)
+    for length in [*range(1, 201), 1023, 1024, 1025, 1032, 1151]:
+        part = memory[offset : offset + length]
+        moments, histogram, _ = see(part)
+        assert_moments(moments, part.float().numpy())
+        assert histogram == LogHistogram.of(part.float().numpy())
+
+
+@pytest.mark.parametrize("corner", CORNERS)
+def test_one_odd_number_at_every_place(corner):
+    for length in (1, 7, 8, 63, 130):
+        for place in range(length):
+            values = torch.linspace(1, 2, length)
+            values[place] = corner
+            moments, histogram, _ = see(values)
+            assert_moments(moments, values.numpy())
+            assert histogram == LogHistogram.of(values.numpy())
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(BITS, min_size=1, max_size=300))
+@example([0x7F800001, 0xFF800001, 0x7FFFFFFF, 0x7F800000, 0xFF800000, 0x80000000, 0, 1, 0x80000001, 0x000FFFFF])
+def test_any_bits(bits):
+    values = np.array(bits, np.uint32).view(np.float32)
+    moments, histogram, _ = see(torch.from_numpy(values))
+    assert_moments(moments, values, WORST)
+    assert histogram == LogHistogram.of(values)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(BITS, min_size=1, max_size=200), st.integers(0, 2**16 - 1))
+def test_any_bfloat16_bits(bits, first):
+    tensor = torch.from_numpy(np.array([first, *bits], np.uint32).astype(np.uint16).view(np.int16)).view(torch.bfloat16)
+    moments, histogram, _ = see(tensor)
+    assert_moments(moments, tensor.float().numpy(), WORST)
+    assert histogram == LogHistogram.of(tensor.float().numpy())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("count", [300, 60_000, 1_000_000])
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [(0, 1), (1e4, 1), (-1e4, 0.01), (3, 1e-3), (1e30, 1e29), (1e-30, 1e-30), (0, 1e-42), (0, 1e37), (5e-10, 1e-17)],
+)
+def test_accuracy(mean, std, count, dtype):
+    generator = torch.Generator().manual_seed(count)
+    tensor = (torch.randn(count, generator=generator, dtype=torch.float64) * std + mean).to(dtype)
+    moments, _, _ = see(tensor)
+    assert_moments(moments, tensor.double().numpy())
+
+
+def test_few_distinct_values_do_not_bias_the_sum_of_squares():
+    for step in (0.1, 1 / 3, 1.7):
+        values = torch.where(torch.arange(100_000) % 3 == 0, step, -step)
+        assert_moments(see(values)[0], values.numpy(), 1.5e-7)
+
+
+def test_a_first_guess_that_misleads():
+    # The probes see one value nearly everywhere, or a magnitude that the rest leaves far behind.
+    sparse = torch.zeros(100_000)
+    sparse[777] = 1.0
+    assert_moments(see(sparse)[0], sparse.numpy())
+    for outlier in (1e30, 3e38, 1e-30):
+        values = torch.full((100_000,), 1e-25)
+        values[12_345] = outlier
+        assert_moments(see(values)[0], values.numpy())
+    two = torch.cat([torch.full((90_000,), 1e8), torch.full((10_000,), 1e8 + 8)])
+    assert_moments(see(two)[0], two.numpy())
+
+
+def test_a_constant_has_no_deviation():
+    for value in (0.1, -3e38, 1e-45, 7.0):
+        moments, _, _ = see(torch.full((5000,), value))
+        assert moments.std == 0.0
+        assert moments.mean == moments.low == moments.high
+
+
+@pytest.mark.parametrize("shape", [(5, 1), (200, 3), (31, 10), (9, 100), (16, 256), (3, 700), (40, 257), (1, 5000)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_units_in_columns(shape, dtype):
+    tensor = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    moments, histogram, (low, high) = see(tensor, unit_axis=-1)
+    assert_moments(moments, tensor.float().numpy())
+    assert histogram == LogHistogram.of(tensor.float().numpy())
+    assert torch.equal(low, tensor.float().amin(0))
+    assert torch.equal(high, tensor.float().amax(0))
+
+
+MAPS = [(3, 4, 5, 1), (2, 3, 1, 2), (20, 3, 2, 2), (5, 64, 4, 4), (4, 7, 7, 7), (2, 5, 65, 65), (1, 2, 130, 1)]
+
+
+@pytest.mark.parametrize("shape", MAPS)
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("odd", [None, math.nan, math.inf])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_units_on_any_axis(shape, axis, odd, channels_last):
+    tensor = torch.randn(shape, generator=torch.Generator().manual_seed(2))
+    if odd is not None:
+        tensor.view(-1)[[0, tensor.numel() // 2]] = odd
+    if channels_last:
+        tensor = tensor.contiguous(memory_format=torch.channels_last)
+    for part in (tensor, tensor.bfloat16()):
+        moments, histogram, extremes = see(part, unit_axis=axis)
+        wide = part.float()
+        assert_moments(moments, wide.numpy())
+        assert histogram == LogHistogram.of(wide.contiguous().numpy())
+        columns = unit_columns(wide, axis)
+        assert torch.equal(extremes[0].nan_to_num(9e9), columns.amin(0).nan_to_num(9e9))
+        assert torch.equal(extremes[1].nan_to_num(-9e9), columns.amax(0).nan_to_num(-9e9))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 6000), st.integers(1, 300), st.integers(1, 40), st.booleans())
+def test_every_stride_takes_the_elements_it_should(count, units, stride, half):
+    tensor = torch.randn(count, generator=torch.Generator().manual_seed(count))
+    tensor = tensor.relu().bfloat16() if half else tensor
+    expected = LogHistogram.of(tensor[::stride].float().numpy())
+    assert see(tensor, stride=stride)[1] == expected
+    rows = tensor[: count // units * units].view(-1, units)
+    if len(rows):
+        expected = LogHistogram.of(rows.reshape(-1)[::stride].float().numpy())
+        assert see(rows, stride=stride, unit_axis=1)[1] == expected
+        assert see(rows, stride=stride, unit_axis=0)[1] == expected
+
+
+def test_bins_add_up_over_tensors():
+    table = torch.zeros(kernel.TABLE, dtype=torch.int32)
+    parts = [torch.tensor(CORNERS), torch.randn(100), torch.tensor(CORNERS[::-1]), torch.zeros(9)]
+    for part in parts:
+        kernel.summarize(part, table.data_ptr(), 1)
+    assert kernel.histogram(table.data_ptr()) == LogHistogram.of(torch.cat(parts).numpy())
+
+
+def test_memory_that_is_not_contiguous_is_copied():
+    tensor = torch.arange(60.0)
+    assert_moments(kernel.summarize(tensor[::7]), tensor[::7].numpy())
+    assert_moments(kernel.summarize(torch.ones(1).expand(50)), np.ones(50, np.float32))
+
+
+def test_what_the_kernel_leaves_to_torch():
+    assert kernel.can_read(torch.ones(3))
+    assert not kernel.can_read(torch.ones(3, dtype=torch.float64))
+    assert not kernel.can_read(torch.ones(0))
+    assert not kernel.can_read(torch.ones(3, device="meta"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ((0, 0, 1, 0, 5, 0, 0, 0, 1), ValueError),
+        ((64, 0, 1, 0, 0, 0, 0, 0, 1), ValueError),
+        ((64, 0, 1, 0, 5, 0, 0, 64, 0), ValueError),
+        ((64, 0, 1, 5, 1, 0, 0, 0, 1), ValueError),
+        ((64,), TypeError),
+        ((-1, 0, 1, 0, 5, 0, 0, 0, 1), OverflowError),
+        (("x", 0, 1, 0, 5, 0, 0, 0, 1), TypeError),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, error):
+    with pytest.raises(error):
+        kernel._kernel.summarize(*arguments)
+
+
+@pytest.mark.parametrize(("low", "high", "differ"), [
+    ([1, 2, 3], [4, 4, 4], True),
+    ([1, 1, 3], [4, 5, 4], True),
+    ([1, 1, 3], [4, 4, 4], False),
+    ([0.0, -0.0], [1, 1], False),
+    ([math.nan, math.nan], [1, 1], True),
+    ([-math.inf, -math.inf], [1, 1], False),
+    ([1], [1], True),
+])  # fmt: skip
+def test_units_that_differ(low, high, differ):
+    pair = torch.tensor([low, high], dtype=torch.float32)
+    assert kernel.all_differ(pair[0].data_ptr(), pair[1].data_ptr(), len(low)) is differ
+
+
+def test_many_units_that_differ():
+    low = torch.arange(5000.0)
+    assert kernel.all_differ(low.data_ptr(), low.data_ptr(), 5000)
+    low[4999] = 17.0
+    assert not kernel.all_differ(low.data_ptr(), low.data_ptr(), 5000)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10**6), st.lists(st.integers(0, 3), min_size=2, max_size=12), st.integers(1, 3))
+def test_symmetric_and_dead_units_are_those_without_the_kernel(seed, pattern, batches):
+    generator = torch.Generator().manual_seed(seed)
+    regions = [
+        FlatRegion(np.array([0.0]), True),
+        FlatRegion(np.array([0.5]), False),
+        FlatRegion(np.array([-1, 1.0]), True),
+    ]
+    found = []
+    for available in (True, False):
+        generator.manual_seed(seed)
+        units = [HostUnits(len(pattern)) for _ in regions]
+        with mock.patch.object(kernel, "AVAILABLE", available):
+            for _ in range(batches):
+                values = torch.randint(-2, 3, (6, 4), generator=generator).float()[:, pattern]
+                for unit, region in zip(units, regions, strict=True):
+                    extremes = unit.see(values, -1)
+                    assert extremes == (float(values.min()), float(values.max()))
+                    unit.enter(values, -1, region)
+        found.append([(unit.dead, unit.symmetric) for unit in units])
+    assert found[0] == found[1]
+
+
+def test_units_equal_in_one_batch_only_are_not_symmetric():
+    for available in (True, False):
+        with mock.patch.object(kernel, "AVAILABLE", available):
+            units = HostUnits(4)
+            units.see(torch.tensor([[1.0, 1.0, 2.0, 2.0]]), -1)
+            units.see(torch.tensor([[5.0, 6.0, 5.0, 5.0]]), -1)
+            assert units.symmetric == 2
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (3, 15), (32, 16), (200, 256), (61, 1000), (64, 1025), (33, 17)])
+def test_inner_products(shape):
+    tensor = torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    assert torch.allclose(gram(tensor.float(), -1).double(), gram(tensor, -1), rtol=1e-5, atol=1e-4)
+
+
+def test_inner_products_of_maps():
+    tensor = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    assert torch.allclose(gram(tensor.float(), 1).double(), gram(tensor, 1), rtol=1e-5, atol=1e-4)
+
+
+def test_the_environment_switches_it_off():
+    code = "from propscope.measure import kernel; print(kernel.BUILT, kernel.AVAILABLE)"
+    environment = {**os.environ, "PROPSCOPE_KERNEL": "0"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.split() == ["True", "False"]
+
+
+def test_moments_merge_as_the_whole():
+    values = torch.randn(5000, generator=torch.Generator().manual_seed(4)) + 3
+    parts = [kernel.summarize(part) for part in values.split(stride_for(5000, 7, 1))]
+    whole = sum(parts[1:], start=parts[0])
+    assert isinstance(whole, Moments)
+    assert_moments(whole, values.numpy(), 2e-7)
