@@ -295,7 +295,7 @@ static void probe(Pass *pass) {
 /* For any numbers: in double, leaving out and counting what is not finite. */
 static Figures see_with_care(const Pass *pass) {
     Figures found = {0};
-    double sum = 0, rest = 0, square = 0;
+    double sum = 0, square = 0;
     found.low = FLT_MAX, found.high = -FLT_MAX;
     for (size_t i = 0; i < pass->count; i++) {
         float value = element(pass, i);
@@ -313,16 +313,14 @@ static Figures see_with_care(const Pass *pass) {
         sum += value;
     }
     if (!found.finite) return found;
-    double n = (double)found.finite, mean = sum / n;
+    double n = (double)found.finite;
+    found.mean = sum / n;
     for (size_t i = 0; i < pass->count; i++) {
         float value = element(pass, i);
         if ((bits_of(value) & INFINITE_BITS) == INFINITE_BITS) continue;
-        rest += value - mean;
-        square += (value - mean) * (value - mean);
+        square += (value - found.mean) * (value - found.mean);
     }
-    double variance = square / n - rest / n * (rest / n);
-    found.mean = mean + rest / n;
-    found.std = sqrt(MAX(variance, 0));
+    found.std = sqrt(square / n);
     return found;
 }
 
@@ -382,9 +380,10 @@ static Figures summarize(Pass *pass, const Layout *layout) {
 static int all_differ(const float *low, const float *high, size_t units, uint32_t *table, size_t slots) {
     memset(table, 0, slots * sizeof *table);
     for (size_t unit = 0; unit < units; unit++) {
-        /* Adding 0 makes the two zeros one. */
-        uint64_t a = bits_of(low[unit] + 0.0f), b = bits_of(high[unit] + 0.0f);
+        uint64_t a = bits_of(low[unit]), b = bits_of(high[unit]);
         if ((a & ~SIGN_BIT) > INFINITE_BITS || (b & ~SIGN_BIT) > INFINITE_BITS) continue;
+        /* The two zeros are equal. */
+        a = a == SIGN_BIT ? 0 : a, b = b == SIGN_BIT ? 0 : b;
         size_t at = (size_t)(((a << 32 | b) * 0x9E3779B97F4A7C15u) >> 32) & (slots - 1);
         for (; table[at]; at = (at + 1) & (slots - 1)) {
             size_t other = table[at] - 1;

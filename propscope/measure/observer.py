@@ -123,7 +123,6 @@ class Observer:
 
     def module_output(self, place: Place, inputs: Any, output: Any) -> None:
         """Record what a module returned."""
-        self.called.add(place.path)
         path = self.path_of_call(place.path)
         source = self._source(inputs)
         for suffix, tensor in tensors_in(output):

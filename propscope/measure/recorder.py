@@ -142,6 +142,7 @@ class Recorder:
             if not observer.stack and not in_backward():
                 observer.begin(inputs)
             observer.stack.append(place)
+            observer.called.add(place.path)
             if self._functions:
                 observer.note_input(inputs)
             if place.role == "activation" and inputs:

@@ -1,0 +1,79 @@
+"""How the tests of the command line run it, and what they expect of every refusal."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from propscope.cli import main
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command line did: its exit code and what it wrote to stdout and stderr."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The message of a refusal, which must be all that was said but for a hint: no traceback, nothing on stdout."""
+        lines = self.err.splitlines()
+        assert self.code == 2, self
+        assert self.out == "", self
+        assert [line.partition(": ")[0] for line in lines] in (["error"], ["error", "hint"]), self
+        return lines[0].removeprefix("error: ")
+
+    @property
+    def hint(self) -> str:
+        """The hint of a refusal."""
+        assert self.error
+        return self.err.splitlines()[1].removeprefix("hint: ")
+
+    @property
+    def document(self) -> Any:
+        """The one JSON document that stdout is."""
+        assert (self.code, self.err) == (0, ""), self
+        return json.loads(self.out, parse_constant=_refuse)
+
+
+def _refuse(constant: str) -> None:
+    raise AssertionError(f"{constant} is no JSON")
+
+
+class Command:
+    """Runs command lines in this process: `command("show", "run.h5")`."""
+
+    def __init__(self, capsys: Any) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *arguments: object) -> Outcome:
+        self._capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        return Outcome(code, *self._capsys.readouterr())
+
+    def fine(self, *arguments: object) -> str:
+        """Run a command line that must succeed and say nothing on stderr, and return its stdout."""
+        outcome = self(*arguments)
+        assert (outcome.code, outcome.err) == (0, ""), outcome
+        return outcome.out
+
+
+def files(place: Path) -> dict[str, bytes]:
+    """Return every file below a directory with what it holds, and empty directories too."""
+    return {
+        str(path.relative_to(place)): path.read_bytes() if path.is_file() else b"" for path in sorted(place.rglob("*"))
+    }
+
+
+def process(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run `python -m propscope` in a process of its own."""
+    line = [sys.executable, "-m", "propscope", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(line, capture_output=True, text=True, timeout=120, env=environment, **options)

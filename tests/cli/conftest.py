@@ -1,0 +1,47 @@
+"""A place of its own for each test, one thread, and a small result file to read."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import Command
+
+from propscope.store import save
+from propscope.sweep import profile_mlp
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """The working directory of the test, empty."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def command(capsys, place):
+    """Run a command line in this process, in a working directory of its own."""
+    return Command(capsys)
+
+
+@pytest.fixture(scope="session")
+def _written(tmp_path_factory):
+    path = tmp_path_factory.mktemp("written") / "run.h5"
+    pairs = {"activation": ["relu", "tanh"], "initializer": ["he_normal", "zeros"]}
+    save(path, profile_mlp(3, 8, **pairs, seeds=2, batch=8, histogram_limit=64))
+    return path.read_bytes()
+
+
+@pytest.fixture
+def run_file(place, _written):
+    """A result file of two activations by two initializers by two seeds, depth 3, width 8, batch 8."""
+    path = Path("run.h5")
+    path.write_bytes(_written)
+    return path

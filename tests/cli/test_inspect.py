@@ -1,0 +1,447 @@
+"""`propscope inspect`: each option on a tiny model, and each way to use it wrongly."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from propscope import ProfileSet, load
+from propscope.cli import main
+
+MODELS = """
+import torch
+from torch import nn
+
+def good(hidden: int = 8, classes: int = 3, act: str = "relu", bias=True):
+    kind = {"relu": nn.ReLU, "tanh": nn.Tanh}[act]
+    return nn.Sequential(nn.Linear(4, hidden, bias=bias), kind(), nn.Linear(hidden, hidden), kind(),
+                         nn.Linear(hidden, classes))
+
+def needs(hidden):
+    return good(hidden)
+
+def number():
+    return 3
+
+def fails():
+    raise RuntimeError("two\\nlines")
+
+value = 5
+ready = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+
+class Breaks(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.act, self.second = nn.Linear(4, 4), nn.ReLU(), nn.Linear(5, 4)
+
+    def forward(self, x):
+        return self.second(self.act(self.first(x)))
+
+class BreaksBackward(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+
+    def forward(self, x):
+        y = self.first(x).sigmoid()
+        return y * y.detach().clone().requires_grad_() + Bad.apply(y)
+
+class Bad(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise ValueError("no way back")
+
+class NoGradient(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+
+    def forward(self, x):
+        with torch.no_grad():
+            return self.first(x).relu()
+
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.out = nn.Embedding(7, 4), nn.Linear(4, 7)
+
+    def forward(self, ids):
+        print("models print")
+        return {"logits": self.out(self.table(ids))}
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.drop = nn.Linear(4, 3), nn.Linear(5, 3), nn.Dropout(0.5)
+
+    def forward(self, x, y):
+        return self.drop(self.a(x) + self.b(y))
+
+def bare():
+    return nn.Sequential(nn.ReLU(), nn.Softmax(1))
+
+def image():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 1))
+
+class Config:
+    def __init__(self, width=4, kinds=None):
+        if width % 2:
+            raise ValueError("width must be even")
+        self.width, self.kinds, self.vocab_size = width, kinds, 11
+
+class Configured(nn.Module):
+    config_class = Config
+
+    def __init__(self, config, scale=1.0):
+        super().__init__()
+        self.config, self.scale = config, scale
+        self.table, self.out = nn.Embedding(11, config.width), nn.Linear(config.width, 11)
+
+    def forward(self, ids):
+        return self.out(self.table(ids)) * self.scale
+"""
+
+
+@pytest.fixture(autouse=True)
+def models(tmp_path, monkeypatch):
+    (tmp_path / "nets.py").write_text(MODELS)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(capsys):
+    def call(*arguments, code=0):
+        arguments = [str(argument) for argument in arguments]
+        if not any(option.startswith("--input") for option in arguments) and code == 0:
+            arguments += ["--input-shape", "6,4"]
+        assert main(["inspect", *arguments]) == code
+        return capsys.readouterr()
+
+    return call
+
+
+def document(run, *arguments, code=0):
+    return json.loads(run(*arguments, "--json", code=code).out)
+
+
+class TestRuns:
+    def test_a_file(self, run):
+        shown = run("nets.py:good")
+        assert shown.err == ""
+        lines = shown.out.splitlines()
+        assert lines[0] == "nets.py:good: Sequential, input 6,4 float32, train, loss cotangent"
+        assert lines[1].startswith(("no problem", "first problem"))
+        assert [line.split()[0].lstrip("├└─") for line in lines if "Linear" in line] == ["0", "2", "4"]
+        assert "parameters: 139 in 6 tensors, each with a gradient" in shown.out
+
+    def test_a_module_of_the_working_directory(self, run):
+        assert run("nets:good").out.startswith("nets:good: Sequential")
+        sys.modules.pop("nets", None)
+
+    def test_a_module_object(self, run):
+        assert "Linear" in run("nets.py:ready").out
+
+    def test_arguments(self, run):
+        found = document(run, "nets.py:good", "--arg", "hidden=6", "--arg", "act=tanh", "--arg", "bias=False")
+        assert [site["shape"] for site in found["sites"]] == [[6, 6]] * 4 + [[6, 3]]
+        assert found["sites"][1]["kind"] == "Tanh"
+        assert "0.bias" not in {parameter["name"] for parameter in found["parameters"]}
+
+    def test_configuration(self, run):
+        arguments = ("nets.py:Configured", "--input-shape", "2,5", "--input-kind", "tokens")
+        found = document(run, *arguments, "--config", "width=6,kinds=['a', 'b']", "--arg", "scale=2.0")
+        assert found["sites"][0]["shape"] == [2, 5, 6]
+        assert document(run, *arguments)["sites"][0]["shape"] == [2, 5, 4]
+
+    def test_tokens_and_nothing_else_on_stdout(self, run):
+        shown = run("nets.py:Words", "--input-shape", "2,5", "--input-kind", "tokens", "--json")
+        assert json.loads(shown.out)["input"] == "2,5 int64"
+        assert "models print" in shown.err
+
+    def test_several_inputs(self, run):
+        found = document(run, "nets.py:Two", "--input-shape", "6,4", "--input-shape", "6,5")
+        assert found["input"] == "6,4 float32; 6,5 float32"
+
+    def test_image(self, run):
+        shown = run("nets.py:image", "--input-shape", "2,3,8,8", "--input-kind", "image", "--loss", "cross-entropy")
+        assert "Conv2d" in shown.out
+
+    @pytest.mark.parametrize("loss", ["cotangent", "cross-entropy", "mse", "sum"])
+    def test_losses(self, run, loss):
+        found = document(run, "nets.py:good", "--loss", loss)
+        gradient = found["sites"][-1]["backward_rms"]
+        if loss == "sum":
+            assert gradient == 1.0
+        elif loss == "cross-entropy":
+            assert 0 < gradient < 1 / 6
+        else:
+            assert gradient > 0
+
+    @pytest.mark.parametrize("loss", ["cross-entropy", "mse"])
+    def test_losses_of_sequences_and_dicts(self, run, loss):
+        arguments = ("nets.py:Words", "--input-shape", "2,5", "--input-kind", "tokens", "--loss", loss)
+        assert document(run, *arguments)["sites"][-1]["backward_rms"] > 0
+
+    def test_classes_are_on_the_last_axis_of_sequences_and_on_axis_1_of_images(self):
+        from propscope.cli.batches import make_loss
+
+        for shape, classes in (((2, 5, 7), 7), ((4, 3), 3), ((2, 6, 4, 4), 6)):
+            loss = make_loss("cross-entropy", seed=0)({"out": torch.zeros(shape)})
+            assert loss.item() == pytest.approx(np.log(classes), rel=1e-6)
+
+    def test_files_of_input(self, run, models):
+        np.save(models / "x.npy", np.ones((5, 4)))
+        torch.save({"x": torch.ones(3, 4, dtype=torch.float64), "y": torch.ones(3, 5)}, models / "xy.pt")
+        torch.save((torch.ones(2, 4), torch.ones(2, 5)), models / "tuple.pt")
+        assert document(run, "nets.py:good", "--input", "x.npy")["input"] == "5,4 float32"
+        assert document(run, "nets.py:Two", "--input", "xy.pt")["input"] == "3,4 float32; 3,5 float32"
+        assert document(run, "nets.py:Two", "--input", "tuple.pt", "--dtype", "float64")["input"] == (
+            "2,4 float64; 2,5 float64"
+        )
+
+    def test_seeds_are_taken_together(self, run):
+        one = document(run, "nets.py:good")
+        three = document(run, "nets.py:good", "--seeds", 3)
+        assert [site["forward_count"] for site in three["sites"]] == [3 * s["forward_count"] for s in one["sites"]]
+        assert three["profile"]["labels"]["networks"] == 3
+
+    def test_the_weights_are_those_of_manual_seed(self, run):
+        torch.manual_seed(0)
+        norm = torch.nn.Linear(4, 8).weight.norm().item()
+        before = torch.get_rng_state()
+        assert document(run, "nets.py:good")["parameters"][0]["value_norm"] == pytest.approx(norm, rel=1e-6)
+        assert torch.equal(before, torch.get_rng_state())
+
+    def test_batches_are_of_one_model(self, run):
+        one, two = (document(run, "nets.py:good", "--batches", number) for number in (1, 2))
+        for a, b in zip(one["parameters"], two["parameters"], strict=True):
+            assert a["value_norm"] == b["value_norm"]
+        for a, b in zip(one["sites"], two["sites"], strict=True):
+            assert (b["forward_count"], b["samples"]) == (2 * a["forward_count"], 2 * a["samples"])
+            assert b["units"] == a["units"]
+            assert b["dead_units"] is None or b["dead_units"] <= a["dead_units"]
+        assert one["sites"][0]["forward_mean"] != two["sites"][0]["forward_mean"]
+
+    def test_init_sets_the_layers(self, run):
+        shown = run("nets.py:good", "--init", "zeros")
+        assert "init zeros (6 of 6 parameters set)" in shown.out.splitlines()[0]
+        assert shown.out.splitlines()[1].startswith("first problem: 0: all 48 values are zero")
+
+    def test_checkpoint(self, run, models):
+        weights = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+        state = {f"module.{name}": torch.full_like(value, 0.5) for name, value in weights.state_dict().items()}
+        torch.save({"model_state_dict": state, "epoch": 3}, models / "w.pt")
+        found = document(run, "nets.py:ready", "--checkpoint", "w.pt")
+        assert {parameter["value_mean"] for parameter in found["parameters"]} == {0.5}
+
+    def test_train_and_eval(self, run):
+        arguments = ("nets.py:Two", "--input-shape", "6,4", "--input-shape", "6,5")
+        dropped = document(run, *arguments, "--train")["sites"][-1]["forward_zero_fraction"]
+        kept = document(run, *arguments, "--eval")["sites"][-1]["forward_zero_fraction"]
+        assert dropped > 0.1
+        assert kept == 0
+
+    def test_dtype(self, run):
+        assert document(run, "nets.py:good", "--dtype", "bfloat16")["profile"]["dtype"] == "bfloat16"
+
+    def test_include_and_exclude(self, run):
+        names = [
+            site["name"] for site in document(run, "nets.py:good", "--include", "[024]", "--exclude", "2")["sites"]
+        ]
+        assert names == ["0", "4"]
+
+    def test_views(self, run):
+        top = run("nets.py:good", "--sort", "gain", "--top", 1).out
+        assert top.count("Linear") == 1
+        assert "sites" in run("nets.py:good", "--depth", 1).out
+        assert "Precision headroom" in run("nets.py:good", "--precision").out
+
+    def test_store_and_plots(self, run, models):
+        shown = run("nets.py:good", "--store", "out/run.h5", "--plots", "--seeds", 2, "--init", "he_normal")
+        kept = load(models / "out" / "run.h5")
+        assert isinstance(kept, ProfileSet)
+        assert kept.axes == {"model": ("nets.py:good",), "initializer": ("he_normal",), "seed": (0, 1)}
+        assert json.loads(kept[0].provenance.spec)["shapes"] == ["6,4"]
+        assert {path.suffix for path in (models / "out").iterdir()} == {".h5", ".png"}
+        assert "file      out/run.h5" in shown.out
+        assert "out/run-curves.png" in shown.out
+
+    def test_what_exists_is_kept(self, run):
+        run("nets.py:good", "--store", "run.h5")
+        assert "--overwrite" in run("nets.py:good", "--store", "run.h5", "--input-shape", "6,4", code=2).err
+        run("nets.py:good", "--store", "run.h5", "--overwrite")
+
+    def test_json_has_the_problems_and_the_precision(self, run):
+        found = document(run, "nets.py:good", "--init", "zeros")
+        assert found["first_problem"]["word"] == "zero"
+        assert len(found["precision"]["sites"]) == len(found["sites"]) == 5
+        assert found["precision"]["recommended_loss_scale"] >= 1
+        assert found["stopped"] is None
+
+    def test_no_parameters(self, run):
+        shown = run("nets.py:bare")
+        assert "parameters: none" in shown.out
+        assert "No gradient was seen" in shown.out
+
+    def test_no_gradient_is_said(self, run):
+        assert "No gradient was seen" in run("nets.py:NoGradient").out
+
+
+def failure(run, *arguments):
+    """The message of a failing call, one line, and its hint."""
+    shown = run(*arguments, code=2)
+    lines = shown.err.splitlines()
+    assert lines[0].startswith("error: ")
+    assert len(lines) <= 2
+    assert "Traceback" not in shown.err
+    return shown
+
+
+class TestBadUse:
+    @pytest.mark.parametrize(
+        ("target", "said"),
+        [
+            ("nowhere.net:build", "cannot import 'nowhere.net'"),
+            ("missing.py:build", "the file missing.py does not exist"),
+            ("nets.py", "names no callable"),
+            ("nets.py:nothing", "has no attribute 'nothing'"),
+            ("nets.py:value", "cannot be called"),
+            ("nets.py:number", "returned int; valid is a torch.nn.Module"),
+            ("nets.py:fails", "failed: RuntimeError: two lines"),
+            ("nets.py:needs", "missing a required argument: 'hidden'; it takes hidden"),
+        ],
+    )
+    def test_target(self, run, target, said):
+        assert said in failure(run, target, "--input-shape", "6,4").err
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            (("--arg", "width=3"), "unexpected keyword argument 'width'; it takes hidden=8, classes=3, act='relu'"),
+            (("--arg", "hidden"), "--arg has 'hidden'; valid is name=value"),
+            (("--arg", "hidden=2", "--arg", "hidden=3"), "--arg gives hidden twice"),
+            (("--arg", "act=none"), "failed: KeyError"),
+            (("--config", "width=3"), "has no config_class"),
+            (("--init", "nonsense"), "unknown initializer 'nonsense'"),
+            (("--init", "dirac"), "no layer has such a weight"),
+            (("--dtype", "int8"), "--dtype is 'int8'"),
+            (("--device", "nowhere"), "--device 'nowhere' cannot be used"),
+            (("--loss", "huber"), "--loss is 'huber'; valid is one of cotangent, cross-entropy, mse, sum"),
+            (("--input-kind", "sound"), "--input-kind has 'sound'"),
+            (("--input-kind", "tokens"), "no tokens can be drawn"),
+            (("--input-kind", "image"), "batch,channels,height,width"),
+            (("--input-kind", "float,float"), "names 2 kinds for 1 --input-shape"),
+            (("--sort", "size"), "sort is 'size'"),
+            (("--top", "0"), "top is 0"),
+            (("--depth", "0"), "depth is 0"),
+            (("--seeds", "0"), "--seeds is 0"),
+            (("--batches", "0"), "--batches is 0"),
+            (("--include", "["), "no regular expression"),
+            (("--checkpoint", "none.pt"), "the checkpoint none.pt does not exist"),
+            (("--input", "x.pt"), "--input and --input-shape are both given"),
+        ],
+    )
+    def test_options(self, run, options, said):
+        assert said in failure(run, "nets.py:good", "--input-shape", "6,4", *options).err
+
+    @pytest.mark.parametrize("shape", ["6,x", "6,0", "", "6,-4", "6.5"])
+    def test_shape(self, run, shape):
+        assert f"--input-shape is {shape!r}" in failure(run, "nets.py:good", "--input-shape", shape).err
+
+    def test_a_bad_view_is_refused_before_the_work(self, run):
+        assert "sort is 'size'" in failure(run, "nets.py:fails", "--input-shape", "6,4", "--sort", "size").err
+
+    def test_no_input(self, run):
+        assert "no input is given" in failure(run, "nets.py:good").err
+
+    def test_a_configuration_that_is_refused(self, run):
+        shown = failure(run, "nets.py:Configured", "--config", "width=3", "--input-shape", "2,5")
+        assert "Config refuses the configuration: ValueError: width must be even" in shown.err
+
+    def test_a_shape_that_the_model_rejects(self, run):
+        shown = failure(run, "nets.py:good", "--input-shape", "6,5")
+        assert "the model stopped in 0 (Linear) on input 6,5 float32: RuntimeError: mat1 and mat2" in shown.err
+        assert shown.out == ""
+
+    def test_what_ran_before_a_failure_is_shown_and_kept(self, run, models):
+        shown = failure(run, "nets.py:Breaks", "--input-shape", "6,4", "--store", "part.h5")
+        assert "stopped in second (Linear)" in shown.err
+        assert shown.out.splitlines()[1].startswith("stopped in second: RuntimeError")
+        assert "first" in shown.out
+        assert [site.name for site in load(models / "part.h5")[0].sites] == ["first", "act"]
+        found = document(run, "nets.py:Breaks", "--input-shape", "6,4", code=2)
+        assert "second" in found["stopped"]
+
+    def test_a_failure_on_the_way_back(self, run):
+        shown = failure(run, "nets.py:BreaksBackward", "--input-shape", "6,4")
+        assert "ValueError: no way back" in shown.err
+        assert "first" in shown.out
+
+    def test_checkpoints_that_do_not_fit(self, run, models):
+        torch.save({"0.weight": torch.zeros(2, 2), "extra": torch.zeros(1)}, models / "other.pt")
+        torch.save([1, 2], models / "list.pt")
+        (models / "junk.pt").write_text("junk")
+        said = failure(run, "nets.py:ready", "--input-shape", "6,4", "--checkpoint", "other.pt").err
+        assert "3 missing (0.bias, 2.weight, 2.bias); 1 unexpected (extra)" in said
+        assert "1 of another shape (0.weight (2, 2) for (4, 4))" in said
+        said = failure(run, "nets.py:ready", "--input-shape", "6,4", "--checkpoint", "list.pt").err
+        assert "holds a list; valid is a state_dict" in said
+        said = failure(run, "nets.py:ready", "--input-shape", "6,4", "--checkpoint", "junk.pt").err
+        assert "weights_only=True" in said
+
+    def test_input_files(self, run, models):
+        torch.save(torch.tensor([[1.0, float("nan")], [float("inf"), 0.0]]), models / "nan.pt")
+        np.save(models / "text.npy", np.array(["a"]))
+        torch.save({"a": "b"}, models / "words.pt")
+        (models / "junk.npy").write_text("junk")
+        expected = {
+            "nan.pt": "nan.pt has 1 NaN and 1 infinite values, the first at (0, 1)",
+            "text.npy": "elements of type <U1",
+            "words.pt": "valid are a tensor, a tuple or a dict",
+            "junk.npy": "no readable numpy array",
+            "none.npy": "does not exist",
+            "none.pt": "does not exist",
+        }
+        for name, said in expected.items():
+            assert said in failure(run, "nets.py:good", "--input", name).err
+
+    def test_a_defect_of_propscope_is_not_blamed_on_the_model(self, run, monkeypatch):
+        from propscope.cli import inspection
+
+        def broken(*arguments, **options):
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(inspection, "_HOME", inspection.Path(__file__).parent)
+        monkeypatch.setattr(inspection, "profile", broken)
+        with pytest.raises(ZeroDivisionError):
+            main(["inspect", "nets.py:good", "--input-shape", "6,4"])
+
+
+@pytest.mark.parametrize("name", ["broken_sigmoid", "misscaled_resnet"])
+def test_examples_name_their_fault_in_the_first_screen(name):
+    from pathlib import Path
+
+    script = Path(__file__).parents[2] / "examples" / f"{name}.py"
+    done = subprocess.run([sys.executable, "-W", "error", script], capture_output=True, text=True, check=True)
+    first = done.stdout.splitlines()[0]
+    expected = {"broken_sigmoid": "first problem: 0: backward rms", "misscaled_resnet": "first problem: stage2.1.conv1"}
+    assert first.startswith(expected[name])
+
+
+def test_summary_prints_the_tree_and_returns_the_profile(capsys):
+    import propscope
+
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    seen = propscope.summary(model, torch.randn(8, 4), sort="gain", top=1)
+    assert isinstance(seen, propscope.NetworkProfile)
+    assert len(seen.sites) == 3
+    assert capsys.readouterr().out.splitlines()[0] == "no problem seen at 3 sites"
+    assert all(parameter.grad is None for parameter in model.parameters())

@@ -1,0 +1,127 @@
+"""The two tables that people read, by value."""
+
+import math
+
+from result_records import layered
+
+from propscope.results import NetworkProfile, ProfileSet, Site, TensorSummary
+from propscope.results.layout import grid_table, profile_table
+
+FIGURES = {"flat_fraction": 0.5, "dead_units": 1, "symmetric_units": 2, "mean_cosine": 0.3, "effective_rank": 1.5}
+
+
+def cells(table, row=0):
+    return dict(
+        zip((name.replace("-\n", "").replace("\n", " ") for name in table.columns), table.rows[row], strict=True)
+    )
+
+
+def pair(initializer, seed, **labels):
+    return layered(
+        [2.0, 4.0],
+        [3.0, 12.0],
+        figures=FIGURES,
+        initializer=initializer,
+        activation="relu",
+        depth=2,
+        seed=seed,
+        **labels,
+    )
+
+
+def test_a_row_of_the_grid():
+    table = grid_table(ProfileSet.of(pair(name, seed) for name in ("he_normal", "zeros") for seed in range(2)))
+    assert table.title == "2 pairs, activation relu, depth 2, 2 seeds"
+    assert cells(table) == {
+        "initializer": "he_normal",
+        "forward a layer": "2.00",
+        "forward over depth": "2.00",
+        "backward a layer": "0.250",
+        "backward over depth": "0.250",
+        "std first activation": "1.00",
+        "std last activation": "2.00",
+        "flat": "50%",
+        "dead": "50%",
+        "cosine": "0.30",
+        "nonfinite": "0",
+    }
+    assert table.left == {"initializer"}
+
+
+def test_the_interval_stands_behind_the_factor():
+    profiles = ProfileSet.of([layered([1.0, 2.0], seed=0), layered([1.0, 2.2], seed=1)])
+    assert cells(grid_table(profiles))["forward over depth"] == "2.10 [1.1, 3.8]"
+    assert cells(grid_table(profiles, intervals=False))["forward over depth"] == "2.10"
+    assert cells(grid_table(profiles[:1]))["forward over depth"] == "2.00"
+
+
+def test_a_vanished_and_an_overflowed_seed():
+    profiles = ProfileSet.of(layered([1.0, last], seed=seed) for seed, last in enumerate([0.0, 2.0]))
+    assert cells(grid_table(profiles))["forward over depth"] == "0 [0, 2.0]"
+    profiles = ProfileSet.of(layered([1.0, last], seed=seed) for seed, last in enumerate([math.inf, 2.0]))
+    assert cells(grid_table(profiles))["forward over depth"] == "inf [2.0, inf]"
+    assert cells(grid_table(profiles))["nonfinite"] == "4"
+
+
+def test_what_is_not_there_is_a_dash():
+    row = cells(grid_table(ProfileSet.of([layered([1.0, 1.0])])))
+    assert (row["backward over depth"], row["flat"], row["dead"], row["cosine"]) == ("-", "-", "-", "-")
+
+
+def test_every_label_that_varies_is_a_column():
+    profiles = ProfileSet.of(
+        layered([1.0], initializer="a", activation=activation, width=width, seed=0)
+        for activation in ("relu", "tanh")
+        for width in (4, "8-4")
+    )
+    table = grid_table(profiles)
+    assert table.columns[:2] == ("activation", "width")
+    assert [row[:2] for row in table.rows] == [("relu", "4"), ("relu", "8-4"), ("tanh", "4"), ("tanh", "8-4")]
+    assert table.title == "4 pairs, initializer a, 1 seed"
+
+
+def test_a_label_that_only_some_have_is_a_column():
+    table = grid_table(ProfileSet.of([pair("he_normal", 0), pair("he_normal", 1), pair("he_normal", 0, norm="batch")]))
+    assert table.title == "2 pairs, initializer he_normal, activation relu, depth 2, 1 to 2 seeds"
+    assert [row[0] for row in table.rows] == ["", "batch"]
+    assert table.columns[0] == "norm"
+
+
+def test_no_pairs():
+    assert grid_table(ProfileSet(())).title == "0 pairs, 0 seeds"
+    assert grid_table(ProfileSet(())).rows == ()
+
+
+def test_rows_of_a_network():
+    table = profile_table(pair("he_normal", 3))
+    assert table.title == "initializer he_normal, activation relu, depth 2, seed 3: 4 sites, 1 parameters"
+    assert cells(table) == {
+        "layer": "1",
+        "site": "layers.0.linear",
+        "kind": "Linear",
+        "role": "pre-activation",
+        "forward mean": "0",
+        "forward std": "2.00",
+        "forward rms": "2.00",
+        "gain": "",
+        "backward rms": "3.00",
+        "backward gain": "0.250",
+        "flat": "50%",
+        "dead": "1/2",
+        "equal": "2/2",
+        "cosine": "0.30",
+        "rank": "1.50",
+        "nonfinite": "0",
+    }
+    assert [row[3] for row in table.rows] == ["pre-activation", "activation"] * 2
+    last = cells(table, 2)
+    assert (last["gain"], last["backward gain"]) == ("2.00", "")
+    activation = cells(table, 1)
+    assert (activation["gain"], activation["flat"], activation["dead"], activation["backward rms"]) == ("", "", "", "-")
+
+
+def test_the_model_itself_has_a_name_and_no_layer():
+    site = Site("", "Net", "output", (1, 1), forward=TensorSummary.of([1.0, math.nan, math.inf]))
+    row = cells(profile_table(NetworkProfile((site,))))
+    assert (row["layer"], row["site"], row["nonfinite"], row["forward rms"]) == ("", "(model)", "2", "1.00")
+    assert profile_table(NetworkProfile((site,))).title == "1 sites, 0 parameters"
