@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from propscope.measure.attention import row_entropy, sampled_logits
 from propscope.measure.functions import BY_FUNCTION, Operation, is_residual_sum
 from propscope.measure.observer import Observer, in_backward
+from propscope.measure.sites import SiteAccumulator
 from propscope.results.network import Role
 
 _ROLES: dict[str, Role] = {
@@ -61,38 +62,54 @@ class FunctionWatch(TorchFunctionMode):
     def _recorded(
         self, operation: Operation, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        # A tensor of the user's own class would see what is done here to its own count.
+        with torch._C.DisableTorchFunction():
+            name, source, share = self._before(operation, func, args, kwargs)
+        result = func(*args, **kwargs)
+        if isinstance(result, Tensor):
+            with torch._C.DisableTorchFunction():
+                self._after(operation, self._observer.path_of_call(name), source, share, args, kwargs, result)
+        return result
+
+    def _before(
+        self, operation: Operation, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[str, SiteAccumulator | None, tuple[Tensor, Tensor] | None]:
+        """Return the operation's name, the site that enters it, and a sum's shares, before it may overwrite them."""
         observer = self._observer
-        place = observer.stack[-1]
-        name = observer.path_of_function(place.path, operation.name)
+        name = observer.path_of_function(observer.stack[-1].path, operation.name)
         value = args[0] if args else kwargs.get("input")
         share = None
         if operation.role == "activation":
             region = observer.regions.of_function(func, args[1:], kwargs)
             observer.activation_input(name, value, operation.name, region)
         elif operation.role == "residual" and not in_backward():
-            # Before an in-place sum overwrites one of them.
             share = self._share(*args[:2])
-        source = observer.seen.find(value) if isinstance(value, Tensor) else None
-        result = func(*args, **kwargs)
-        path = observer.path_of_call(name)
-        if not isinstance(result, Tensor) or observer.seen.find(result) is not None:
-            return result
-        site = observer.observe(
-            path,
-            result,
-            kind=operation.name,
-            role=_ROLES[operation.role],
-            source=None if source is None else source.site,
-        )
+        seen = observer.seen.find(value) if isinstance(value, Tensor) else None
+        return name, None if seen is None else seen.site, share
+
+    def _after(
+        self,
+        operation: Operation,
+        path: str,
+        source: SiteAccumulator | None,
+        share: tuple[Tensor, Tensor] | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        result: Tensor,
+    ) -> None:
+        observer = self._observer
+        if observer.seen.find(result) is not None:
+            return
+        site = observer.observe(path, result, kind=operation.name, role=_ROLES[operation.role], source=source)
         if site is None or in_backward():
-            return result
+            return
+        value = args[0] if args else kwargs.get("input")
         if share is not None:
             site.see_branch(*share)
         elif operation.role == "softmax" and isinstance(value, Tensor):
             site.see_attention(row_entropy(result.detach()), value.detach().amax())
         elif operation.role == "attention" and len(args) > 1:
             self._see_attention(site, args, kwargs)
-        return result
 
     def _share(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean squares of the branch and of the stream: the stream is what was seen first."""
@@ -103,7 +120,7 @@ class FunctionWatch(TorchFunctionMode):
         return squares[0], squares[1]
 
     @staticmethod
-    def _see_attention(site: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _see_attention(site: SiteAccumulator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         query, key = args[0].detach(), args[1].detach()
         with torch.autocast(query.device.type, enabled=False):
             logits = sampled_logits(query, key, args[3:], kwargs)

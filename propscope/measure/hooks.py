@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 
-def inert(*arguments: Any, **named: Any) -> None:
-    """Do nothing: what a watched model's copy has in a hook's place."""
-
-
-def _inert() -> Callable[..., None]:
-    return inert
+def inert() -> Callable[..., None]:
+    """Return a function that takes anything and does nothing, and that can be unpickled without propscope."""
+    return nullcontext().__exit__
 
 
 class Hook:
-    """Calls `function` with `bound` arguments first; copied or pickled, it becomes `inert`."""
+    """Calls `function` with `bound` arguments first; copied or pickled, it becomes `inert()`."""
 
     __slots__ = ("_call",)
 
@@ -28,7 +26,7 @@ class Hook:
         self._call(*arguments)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
-        return inert
+        return inert()
 
-    def __reduce__(self) -> tuple[Callable[[], Callable[..., None]], tuple[()]]:
-        return _inert, ()
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, str]]:
+        return getattr, (nullcontext(), "__exit__")

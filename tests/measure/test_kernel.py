@@ -128,8 +128,18 @@ def test_few_distinct_values_do_not_bias_the_sum_of_squares():
         assert_moments(see(values)[0], values.numpy(), 1.5e-7)
 
 
-def test_a_first_guess_that_misleads():
-    # The probes see one value nearly everywhere, or a magnitude that the rest leaves far behind.
+@pytest.mark.parametrize(("mean", "std"), [(1e4, 1), (0, 1e-22), (0, 1e-25), (0, 1e25), (1e-25, 1e-27), (1e30, 1e28)])
+@pytest.mark.parametrize("shown", [0.0, 1.0, -1e4])
+def test_probes_that_mislead(mean, std, shown):
+    # The elements that scale and mean are guessed from, as the kernel picks them.
+    count = 1_000_000
+    probed = np.arange(32, dtype=np.uint64) * 2654435769 % 2**32 * count >> 32
+    values = (torch.randn(count, generator=torch.Generator().manual_seed(5), dtype=torch.float64) * std + mean).float()
+    values[probed.astype(np.int64)] = shown
+    assert_moments(see(values)[0], values.numpy())
+
+
+def test_magnitudes_far_apart():
     sparse = torch.zeros(100_000)
     sparse[777] = 1.0
     assert_moments(see(sparse)[0], sparse.numpy())
@@ -239,6 +249,7 @@ def test_wrong_arguments_are_refused(arguments, error):
     ([1, 1, 3], [4, 5, 4], True),
     ([1, 1, 3], [4, 4, 4], False),
     ([0.0, -0.0], [1, 1], False),
+    ([-1, -1], [-0.0, 0.0], False),
     ([math.nan, math.nan], [1, 1], True),
     ([-math.inf, -math.inf], [1, 1], False),
     ([1], [1], True),
@@ -251,6 +262,9 @@ def test_units_that_differ(low, high, differ):
 def test_many_units_that_differ():
     low = torch.arange(5000.0)
     assert kernel.all_differ(low.data_ptr(), low.data_ptr(), 5000)
+    same = torch.zeros(5000)
+    assert kernel.all_differ(same.data_ptr(), low.data_ptr(), 5000)
+    assert kernel.all_differ(low.data_ptr(), same.data_ptr(), 5000)
     low[4999] = 17.0
     assert not kernel.all_differ(low.data_ptr(), low.data_ptr(), 5000)
 
