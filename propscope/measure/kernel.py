@@ -92,5 +92,5 @@ def gram(data: int, count: int, pitch: int, length: int) -> tuple[Tensor, float]
 
     The rows start `pitch` elements apart from address `data` on.
     """
-    products = torch.empty(count, count, device="cpu")
+    products = torch.empty(count, count, dtype=torch.float32, device="cpu")
     return products, _kernel.gram(data, count, pitch, length, products.data_ptr())

@@ -69,7 +69,7 @@ class HostUnits:
     def see_with(self, tensor: Tensor, unit_axis: int, table: int = 0, stride: int = 1) -> Moments:
         """Take in the units' values and return the tensor's moments from the same pass; see `kernel.summarize`."""
         if self._extremes is None:
-            self._extremes = torch.empty(2, self.units, device="cpu")
+            self._extremes = torch.empty(2, self.units, dtype=torch.float32, device="cpu")
             self._low, self._high = self._extremes.numpy()
         low = self._extremes.data_ptr()
         high = low + 4 * self.units

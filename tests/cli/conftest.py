@@ -1,21 +1,12 @@
-"""A place of its own for each test, one thread, and a small result file to read."""
+"""A place of its own for each test, and a small result file to read."""
 
 from pathlib import Path
 
 import pytest
-import torch
 from command_line import Command
 
 from propscope.store import save
 from propscope.sweep import profile_mlp
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
