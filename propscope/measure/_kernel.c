@@ -461,51 +461,48 @@ static int read_arguments(PyObject *const *given, Py_ssize_t found, Py_ssize_t c
     return 1;
 }
 
-static PyObject *tuple_of(const Figures *found) {
-    double nan = 0;
-    uint64_t bits = 0x7ff8000000000000u;
-    memcpy(&nan, &bits, sizeof nan);
-    int any = found->finite > 0;
-    const size_t counts[] = {found->nan, found->posinf, found->neginf, found->zeros};
-    const double figures[] = {found->mean, found->std, found->low, found->high};
-    PyObject *tuple = PyTuple_New(9);
-    if (!tuple) return NULL;
-    for (int i = 0; i < 9; i++) {
-        PyObject *item = i == 0  ? PyLong_FromSize_t(found->finite)
-                         : i < 5 ? PyFloat_FromDouble(any ? figures[i - 1] : nan)
-                                 : PyLong_FromSize_t(counts[i - 5]);
-        if (!item || PyTuple_SetItem(tuple, i, item)) {
-            Py_DECREF(tuple);
-            return NULL;
-        }
+/* Adds to (finite, mean, std, low, high, nan, posinf, neginf, zeros); the formula of `merge_moments`. */
+static void merge(double *whole, const Figures *part) {
+    double before = whole[0], n = (double)part->finite, total = before + n;
+    whole[5] += (double)part->nan, whole[6] += (double)part->posinf, whole[7] += (double)part->neginf;
+    whole[8] += (double)part->zeros;
+    if (n == 0) return;
+    if (before == 0) {
+        whole[0] = n, whole[1] = part->mean, whole[2] = part->std, whole[3] = part->low, whole[4] = part->high;
+        return;
     }
-    return tuple;
+    double share = n / total, apart = part->mean - whole[1];
+    double within = hypot(whole[2] * sqrt(1 - share), part->std * sqrt(share));
+    whole[0] = total;
+    whole[1] += apart * share;
+    whole[2] = hypot(within, fabs(apart) * sqrt(share * (1 - share)));
+    whole[3] = MIN(whole[3], part->low), whole[4] = MAX(whole[4], part->high);
 }
 
 static PyObject *py_summarize(PyObject *self, PyObject *const *given, Py_ssize_t found) {
-    size_t v[9];
+    size_t v[10];
     float small[2 * TILE];
-    if (!read_arguments(given, found, 9, v)) return NULL;
-    Pass pass = {.data = (const void *)v[0], .bfloat16 = v[1] != 0, .bins = (int32_t *)v[7], .stride = v[8]};
+    if (!read_arguments(given, found, 10, v)) return NULL;
+    Pass pass = {.data = (const void *)v[0], .bfloat16 = v[1] != 0, .bins = (int32_t *)v[8], .stride = v[9]};
     Layout layout = {v[2], v[3], v[4], (float *)v[5], (float *)v[6], small};
     pass.count = layout.outer * MAX(layout.units, 1) * layout.inner;
-    if (!pass.data || !pass.count || (pass.bins && !pass.stride) || (layout.units && !(layout.low && layout.high))) {
+    if (!pass.data || !v[7] || !pass.count || (pass.bins && !pass.stride) ||
+        (layout.units && !(layout.low && layout.high))) {
         PyErr_SetString(PyExc_ValueError, "there is no memory to read: a null address, no elements or stride 0");
         return NULL;
     }
     size_t width = width_of(&layout, pass.count);
     if (width > TILE) layout.scratch = malloc(2 * width * sizeof(float));
     if (pass.bfloat16) pass.buffer = malloc(8 * width * sizeof(float));
-    PyObject *result = NULL;
-    if (!layout.scratch || (pass.bfloat16 && !pass.buffer)) {
-        PyErr_NoMemory();
-    } else {
+    int enough = layout.scratch && (pass.buffer || !pass.bfloat16);
+    if (enough) {
         Figures figures = summarize(&pass, &layout);
-        result = tuple_of(&figures);
+        merge((double *)v[7], &figures);
     }
     if (layout.scratch != small) free(layout.scratch);
     free(pass.buffer);
-    return result;
+    if (!enough) return PyErr_NoMemory();
+    Py_RETURN_NONE;
 }
 
 static PyObject *py_all_differ(PyObject *self, PyObject *const *given, Py_ssize_t found) {
@@ -546,7 +543,7 @@ static PyObject *py_occupied(PyObject *self, PyObject *const *given, Py_ssize_t 
 
 static PyMethodDef METHODS[] = {
     {"summarize", (PyCFunction)(void (*)(void))py_summarize, METH_FASTCALL,
-     "summarize(data, bfloat16, outer, units, inner, low, high, bins, stride): one pass over the elements."},
+     "summarize(data, bfloat16, outer, units, inner, low, high, figures, bins, stride): one pass over the elements."},
     {"all_differ", (PyCFunction)(void (*)(void))py_all_differ, METH_FASTCALL,
      "all_differ(low, high, units): whether no two units have the same extremes."},
     {"occupied", (PyCFunction)(void (*)(void))py_occupied, METH_FASTCALL,

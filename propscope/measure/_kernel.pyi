@@ -1,10 +1,18 @@
 """Addresses are those of CPU memory, from `Tensor.data_ptr()`; 0 where nothing is wanted."""
 
-Figures = tuple[int, float, float, float, float, int, int, int, int]
-
 def summarize(
-    data: int, bfloat16: int, outer: int, units: int, inner: int, low: int, high: int, bins: int, stride: int, /
-) -> Figures: ...
+    data: int,
+    bfloat16: int,
+    outer: int,
+    units: int,
+    inner: int,
+    low: int,
+    high: int,
+    figures: int,
+    bins: int,
+    stride: int,
+    /,
+) -> None: ...
 def all_differ(low: int, high: int, units: int, /) -> bool: ...
 def gram(rows: int, count: int, pitch: int, length: int, out: int, /) -> float: ...
 def occupied(bins: int, /) -> tuple[bytes, bytes]: ...

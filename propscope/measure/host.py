@@ -26,16 +26,15 @@ _FULL = 2**31 - 1
 class HostTensor:
     """Accumulates tensors of any shape and floating dtype; `summary()` at any time. `limit` 0: no sampling."""
 
-    __slots__ = ("_address", "_counted", "_emptied", "_histogram", "_limit", "_moments", "_table", "count")
+    __slots__ = ("_counted", "_emptied", "_histogram", "_limit", "_moments", "_state", "count")
 
     def __init__(self, *, limit: int, histogram: bool = True) -> None:
         self._limit = limit
         self._histogram = histogram
+        self._state: kernel.State | None = None
         self._moments = NO_MOMENTS
-        self._table: NDArray[np.int32] | None = None
-        self._address = 0
+        self._emptied = LogHistogram.empty()
         self._counted = 0
-        self._emptied: LogHistogram | None = None
         self.count = 0
 
     def add(self, tensor: Tensor, units: HostUnits | DeviceUnits | None = None, unit_axis: int = -1) -> None:
@@ -44,29 +43,42 @@ class HostTensor:
         if not count:
             return
         self.count += count
+        state = self._state
+        if state is None:
+            state = self._state = kernel.State(bins=self._histogram)
         stride = 1
         if self._histogram:
             stride = stride_for(count, self._limit, tensor.shape[-1] if tensor.dim() else 1)
-            self._make_room(-(-count // stride))
+            sampled = -(-count // stride)
+            self._counted += sampled
+            if self._counted > _FULL:
+                self._emptied = self._emptied + state.histogram
+                state.bins[:] = 0
+                self._counted = sampled
         if not kernel.can_read(tensor):
             extremes = units.see(tensor, unit_axis) if units is not None else None
-            self._add_in_passes(flatten(tensor), stride, extremes)
-            return
-        if isinstance(units, HostUnits):
-            moments = units.see_with(tensor, unit_axis, self._address, stride)
+            self._add_in_passes(flatten(tensor), stride, extremes, state)
+        elif isinstance(units, HostUnits):
+            units.see_with(tensor, unit_axis, state, stride)
         else:
-            dense = tensor if tensor.is_contiguous() else flatten(tensor)
-            moments = kernel.summarize(dense, self._address, stride)
-        self._moments = moments if self._moments is NO_MOMENTS else self._moments + moments
+            kernel.summarize(tensor if tensor.is_contiguous() else flatten(tensor), state, stride)
 
-    def _add_in_passes(self, flat: Tensor, stride: int, extremes: tuple[float, float] | None) -> None:
+    def _add_in_passes(
+        self, flat: Tensor, stride: int, extremes: tuple[float, float] | None, state: kernel.State
+    ) -> None:
         moments = moments_of(flat, extremes)
-        # Counting the values themselves would branch on each of them.
-        zeros = int(np.count_nonzero((flat == 0).numpy()))
+        # Counting the values themselves would branch on each; torch takes ten times as long to compare them.
+        values = flat if flat.dtype is torch.float64 else flat.float()
+        zeros = int(np.count_nonzero(values.numpy() == 0))
         self._moments = self._moments + moments._replace(zeros=zeros)
         if self._histogram:
             sample = flat if stride == 1 else flat[::stride]
-            self._count_bins(sample, clean=moments.finite == flat.numel())
+            counts = _bin_counts(sample, clean=moments.finite == flat.numel())
+            if sample.numel() > _FULL:
+                self._emptied = self._emptied + LogHistogram.from_dense(counts)
+                self._counted = 0
+            else:
+                state.bins += counts
 
     def add_zeros(self, count: int) -> None:
         """Take in `count` zeros that are not stored, as in a sparse gradient."""
@@ -74,36 +86,13 @@ class HostTensor:
             return
         self.add(torch.zeros(1, device="cpu").expand(count))
 
-    def _make_room(self, count: int) -> None:
-        if self._table is None:
-            memory = torch.zeros(kernel.TABLE, dtype=torch.int32, device="cpu")
-            self._table, self._address = memory.numpy(), memory.data_ptr()
-        if self._counted + count > _FULL:
-            table = LogHistogram.from_dense(self._table[:BIN_COUNT])
-            self._emptied = table if self._emptied is None else self._emptied + table
-            self._table[:] = 0
-            self._counted = 0
-        self._counted += count
-
-    def _count_bins(self, sample: Tensor, *, clean: bool) -> None:
-        values = _as_float32(sample)
-        codes = (values.view(np.uint32) >> np.uint32(20)).view(np.int32)
-        counts = torch.bincount(torch.from_numpy(codes), minlength=BIN_COUNT).numpy()
-        _settle(counts, values, clean=clean)
-        assert self._table is not None
-        self._table[:BIN_COUNT] += counts
-
     def summary(self) -> TensorSummary:
         """Return what was accumulated; count 0 and NaN moments when nothing was."""
-        moments = self._moments
-        histogram = LogHistogram.empty() if self._histogram else None
-        if self._table is not None:
-            if kernel.AVAILABLE:
-                histogram = kernel.histogram(self._address)
-            else:
-                histogram = LogHistogram.from_dense(self._table[:BIN_COUNT])
-            if self._emptied is not None:
-                histogram = histogram + self._emptied
+        moments, state = self._moments, self._state
+        histogram = self._emptied if self._histogram else None
+        if state is not None:
+            moments = state.moments if moments is NO_MOMENTS else moments + state.moments
+            histogram = self._emptied + state.histogram if self._histogram else None
         return TensorSummary(
             count=self.count,
             mean=moments.mean,
@@ -116,6 +105,14 @@ class HostTensor:
             neginf_count=moments.neginf,
             histogram=histogram,
         )
+
+
+def _bin_counts(sample: Tensor, *, clean: bool) -> NDArray[np.int64]:
+    values = _as_float32(sample)
+    codes = (values.view(np.uint32) >> np.uint32(20)).view(np.int32)
+    counts: NDArray[np.int64] = torch.bincount(torch.from_numpy(codes), minlength=BIN_COUNT).numpy()
+    _settle(counts, values, clean=clean)
+    return counts
 
 
 def _as_float32(sample: Tensor) -> NDArray[np.float32]:

@@ -64,9 +64,11 @@ class _Scratch(threading.local):
     """Results land here: reading four adjacent numbers at once is cheaper than four tensors, and allocates nothing."""
 
     def __init__(self) -> None:
-        self.cells = {dtype: torch.empty(4, dtype=dtype, device="cpu") for dtype in (torch.float32, torch.float64)}
-        self.slots = {dtype: cell.unbind() for dtype, cell in self.cells.items()}
-        self.views = {dtype: cell.numpy() for dtype, cell in self.cells.items()}
+        # Made inside the caller's inference mode, they could not be written to outside of it.
+        with torch.inference_mode(False):
+            self.cells = {dtype: torch.empty(4, dtype=dtype, device="cpu") for dtype in (torch.float32, torch.float64)}
+            self.slots = {dtype: cell.unbind() for dtype, cell in self.cells.items()}
+            self.views = {dtype: cell.numpy() for dtype, cell in self.cells.items()}
 
 
 _scratch = _Scratch()

@@ -62,6 +62,7 @@ class Observer:
         self.samples = 0
         self._options = options
         self._kept = kept
+        self._keeps_all = kept == Filter()
         self._root = root
         self._paths = paths
         self._unscale = unscale
@@ -170,7 +171,7 @@ class Observer:
         module: nn.Module | None = None,
     ) -> SiteAccumulator | None:
         """Record a tensor as the site `path`, and its gradient when it comes; None where that cannot be."""
-        if not self._kept.keeps(path, kind, module):
+        if not self._keeps_all and not self._kept.keeps(path, kind, module):
             if self._kept.excludes(path, module):
                 self.seen.remember(tensor, None)
             return None

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from propscope.measure import kernel
-from propscope.measure.moments import Moments
 from propscope.measure.saturation import FlatRegion
 
 Bools = NDArray[np.bool_]
@@ -43,20 +42,21 @@ def unit_extremes(tensor: Tensor, unit_axis: int) -> tuple[Tensor, Tensor]:
 class HostUnits:
     """Accumulates the unit figures of one site on the CPU."""
 
-    __slots__ = ("_alive", "_extremes", "_group", "_high", "_low", "units")
+    __slots__ = ("_alive", "_extremes", "_group", "_high", "_low", "_low_at", "units")
 
     def __init__(self, units: int) -> None:
         self.units = units
         self._alive: Bools | None = None
         self._group: NDArray[np.int64] | None = np.zeros(units, np.int64)
         self._extremes: Tensor | None = None
+        self._low_at = 0
         self._low: NDArray[np.floating] = np.empty(0)
         self._high: NDArray[np.floating] = np.empty(0)
 
     def see(self, tensor: Tensor, unit_axis: int) -> tuple[float, float]:
         """Take in the units' values, return the tensor's extremes; call `enter` next where a nonlinearity follows."""
         if kernel.can_read(tensor):
-            self.see_with(tensor, unit_axis)
+            self.see_with(tensor, unit_axis, kernel.State(bins=False))
         else:
             low, high = unit_extremes(tensor, unit_axis)
             if low.dtype == torch.bfloat16:
@@ -66,20 +66,22 @@ class HostUnits:
                 self._part(tensor, unit_axis)
         return float(self._low.min()), float(self._high.max())
 
-    def see_with(self, tensor: Tensor, unit_axis: int, table: int = 0, stride: int = 1) -> Moments:
-        """Take in the units' values and return the tensor's moments from the same pass; see `kernel.summarize`."""
+    def see_with(self, tensor: Tensor, unit_axis: int, state: kernel.State, stride: int = 1) -> None:
+        """Take in the units' values, and in the same pass the tensor into `state`; see `kernel.summarize`."""
         if self._extremes is None:
             self._extremes = torch.empty(2, self.units, dtype=torch.float32, device="cpu")
-            self._low, self._high = self._extremes.numpy()
         low = self._extremes.data_ptr()
+        # A copy of this object has memory of its own.
+        if low != self._low_at:
+            self._low_at = low
+            self._low, self._high = self._extremes.numpy()
         high = low + 4 * self.units
-        moments = kernel.summarize_units(tensor, unit_axis, low, high, table, stride)
+        kernel.summarize_units(tensor, unit_axis, low, high, state, stride)
         if self._group is not None:
             if kernel.all_differ(low, high, self.units):
                 self._group = None
             else:
                 self._part(tensor, unit_axis)
-        return moments
 
     def enter(self, tensor: Tensor, unit_axis: int, region: FlatRegion) -> None:
         """Mark the units that respond to any sample; `tensor` is the value that `see` was called with."""

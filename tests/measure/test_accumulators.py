@@ -239,5 +239,7 @@ def test_counts_do_not_overflow_in_a_long_run(kind, monkeypatch):
     accumulator = kind(limit=0)
     for _ in range(4):
         accumulator.add(torch.ones(60))
-        assert accumulator._table.max() <= 100
-    assert accumulator.summary().histogram.total == 240
+        assert accumulator._state.bins.max() <= 100
+    accumulator.add(torch.ones(150))
+    accumulator.add(torch.ones(60))
+    assert accumulator.summary().histogram.total == 450

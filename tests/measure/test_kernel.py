@@ -1,7 +1,9 @@
 """The compiled pass against numpy, element by element: every length, alignment, layout and kind of number."""
 
+import copy
 import math
 import os
+import pickle
 import subprocess
 import sys
 from unittest import mock
@@ -13,8 +15,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from propscope.measure import kernel
-from propscope.measure.moments import Moments
-from propscope.measure.sampling import gram, stride_for
+from propscope.measure.host import HostTensor
+from propscope.measure.moments import NO_MOMENTS
+from propscope.measure.sampling import gram
 from propscope.measure.saturation import FlatRegion
 from propscope.measure.units import HostUnits, unit_columns
 from propscope.results.histogram import BIN_COUNT, LogHistogram
@@ -35,16 +38,17 @@ def _on():
 
 def see(tensor, *, stride=1, unit_axis=None):
     """Return moments, histogram and, with a unit axis, each unit's extremes; the table must be left as it should be."""
-    table = torch.zeros(kernel.TABLE, dtype=torch.int32)
+    state = kernel.State(bins=True)
     if unit_axis is None:
-        moments, extremes = kernel.summarize(tensor, table.data_ptr(), stride), None
+        kernel.summarize(tensor, state, stride)
+        extremes = None
     else:
         extremes = torch.empty(2, tensor.shape[unit_axis])
-        low, high = extremes[0].data_ptr(), extremes[1].data_ptr()
-        moments = kernel.summarize_units(tensor, unit_axis, low, high, table.data_ptr(), stride)
-    assert not table[BIN_COUNT:].any()
-    assert kernel.histogram(table.data_ptr()) == LogHistogram.from_dense(table[:BIN_COUNT].numpy())
-    return moments, LogHistogram.from_dense(table[:BIN_COUNT].numpy()), extremes
+        kernel.summarize_units(tensor, unit_axis, extremes[0].data_ptr(), extremes[1].data_ptr(), state, stride)
+    assert not state.bins.base[BIN_COUNT:4100].any()
+    histogram = LogHistogram.from_dense(state.bins)
+    assert state.histogram == histogram
+    return state.moments, histogram, extremes
 
 
 # A sum of eight squares is rounded four times: two numbers that make up all of the deviation can be off by this.
@@ -206,18 +210,47 @@ def test_every_stride_takes_the_elements_it_should(count, units, stride, half):
         assert see(rows, stride=stride, unit_axis=0)[1] == expected
 
 
-def test_bins_add_up_over_tensors():
-    table = torch.zeros(kernel.TABLE, dtype=torch.int32)
-    parts = [torch.tensor(CORNERS), torch.randn(100), torch.tensor(CORNERS[::-1]), torch.zeros(9)]
+def test_tensors_add_up():
+    state = kernel.State(bins=True)
+    parts = [torch.tensor([math.nan]), torch.tensor(CORNERS), torch.randn(100), torch.tensor(CORNERS[::-1])]
+    parts += [torch.zeros(9), torch.tensor([math.inf])]
     for part in parts:
-        kernel.summarize(part, table.data_ptr(), 1)
-    assert kernel.histogram(table.data_ptr()) == LogHistogram.of(torch.cat(parts).numpy())
+        kernel.summarize(part, state)
+    whole = torch.cat(parts).numpy()
+    assert state.histogram == LogHistogram.of(whole)
+    assert_moments(state.moments, whole)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(BITS, min_size=1, max_size=20), min_size=1, max_size=6))
+def test_the_merge_is_that_of_moments(parts):
+    state, expected = kernel.State(bins=False), NO_MOMENTS
+    for part in parts:
+        tensor = torch.from_numpy(np.array(part, np.uint32).view(np.float32))
+        kernel.summarize(tensor, state)
+        expected = expected + see(tensor)[0]
+    assert state.moments == pytest.approx(expected, rel=1e-12, abs=0, nan_ok=True)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, copy.copy, lambda it: pickle.loads(pickle.dumps(it))])
+def test_a_copy_has_memory_of_its_own(duplicate):
+    original, units = HostTensor(limit=0), HostUnits(3)
+    values = torch.tensor([[1.0, 2.0, 3.0], [4.0, 2.0, 0.0]])
+    original.add(values, units, -1)
+    state = duplicate(original._state)
+    kernel.summarize(values, state)
+    assert (original._state.moments.finite, state.moments.finite) == (6, 12)
+    assert (original._state.histogram.total, state.histogram.total) == (6, 12)
+    twin = copy.deepcopy(units)
+    twin.see(values + 5, -1)
+    assert units._low.tolist() == [1.0, 2.0, 0.0]
+    assert twin._low.tolist() == [6.0, 7.0, 5.0]
 
 
 def test_memory_that_is_not_contiguous_is_copied():
     tensor = torch.arange(60.0)
-    assert_moments(kernel.summarize(tensor[::7]), tensor[::7].numpy())
-    assert_moments(kernel.summarize(torch.ones(1).expand(50)), np.ones(50, np.float32))
+    assert_moments(see(tensor[::7])[0], tensor[::7].numpy())
+    assert_moments(see(torch.ones(1).expand(50))[0], np.ones(50, np.float32))
 
 
 def test_what_the_kernel_leaves_to_torch():
@@ -230,13 +263,14 @@ def test_what_the_kernel_leaves_to_torch():
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        ((0, 0, 1, 0, 5, 0, 0, 0, 1), ValueError),
-        ((64, 0, 1, 0, 0, 0, 0, 0, 1), ValueError),
-        ((64, 0, 1, 0, 5, 0, 0, 64, 0), ValueError),
-        ((64, 0, 1, 5, 1, 0, 0, 0, 1), ValueError),
+        ((0, 0, 1, 0, 5, 0, 0, 64, 0, 1), ValueError),
+        ((64, 0, 1, 0, 0, 0, 0, 64, 0, 1), ValueError),
+        ((64, 0, 1, 0, 5, 0, 0, 64, 64, 0), ValueError),
+        ((64, 0, 1, 5, 1, 0, 0, 64, 0, 1), ValueError),
         ((64,), TypeError),
-        ((-1, 0, 1, 0, 5, 0, 0, 0, 1), OverflowError),
-        (("x", 0, 1, 0, 5, 0, 0, 0, 1), TypeError),
+        ((64, 0, 1, 0, 5, 0, 0, 0, 0, 1), ValueError),
+        ((-1, 0, 1, 0, 5, 0, 0, 64, 0, 1), OverflowError),
+        (("x", 0, 1, 0, 5, 0, 0, 64, 0, 1), TypeError),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, error):
@@ -318,11 +352,3 @@ def test_the_environment_switches_it_off():
     environment = {**os.environ, "PROPSCOPE_KERNEL": "0"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.split() == ["True", "False"]
-
-
-def test_moments_merge_as_the_whole():
-    values = torch.randn(5000, generator=torch.Generator().manual_seed(4)) + 3
-    parts = [kernel.summarize(part) for part in values.split(stride_for(5000, 7, 1))]
-    whole = sum(parts[1:], start=parts[0])
-    assert isinstance(whole, Moments)
-    assert_moments(whole, values.numpy(), 2e-7)
