@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import copy
 import importlib.util
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timing import interleave, lines, write
+from timing import interleave, lines, peak_resident, write
 from torch import Tensor, nn
 
 import propscope
@@ -154,7 +153,7 @@ def main() -> None:
         run = contenders(*FAMILIES[arguments.peak[0]]())[arguments.peak[1]]
         for _ in range(5):
             run()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(peak_resident())
         return
     found, memory = {}, {}
     for family, build in FAMILIES.items():

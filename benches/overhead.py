@@ -10,7 +10,6 @@ leaving and `profile()`, parameters included. Peak memory is the resident set of
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from timing import OUTPUTS, Timing, interleave, lines, write
+from timing import OUTPUTS, Timing, interleave, lines, peak_resident, write
 from torch import Tensor, nn
 
 import propscope
@@ -151,7 +150,7 @@ def _peak_here(workload_name: str, contender: str) -> float:
     run = {"bare": workload.step, "propscope": workload.whole}[contender]
     for _ in range(10):
         run()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_resident()
 
 
 def draw(found: dict[str, dict[str, Timing]]) -> Path:

@@ -57,6 +57,15 @@ def lines(title: str, timings: Mapping[str, Timing]) -> list[str]:
     return found
 
 
+def peak_resident() -> float:
+    """Return this process's own peak resident set in MB, from Linux's account of its present program.
+
+    `resource.getrusage` would start from the peak of the process that started this one.
+    """
+    status = Path("/proc/self/status").read_text()
+    return float(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
+
+
 def write(name: str, figures: Mapping[str, Any]) -> Path:
     """Write a bench's figures to outputs/NAME.json, with the machine they come from."""
     import torch

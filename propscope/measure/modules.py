@@ -114,10 +114,12 @@ class FlatRegions:
 
     def of_module(self, module: nn.Module) -> FlatRegion | None:
         """Return the flat region of an elementwise module."""
-        key = _determining(module)
-        if key is None:
-            return _once(self._own, id(module), lambda: flat_region(module))
-        return _once(_DETERMINED, key, lambda: flat_region(module))
+        if id(module) not in self._own:
+            key, known = _determining(module), _DETERMINED
+            self._own[id(module)] = (
+                _apart(lambda: flat_region(module)) if key is None else _once(known, key, lambda: flat_region(module))
+            )
+        return self._own[id(module)]
 
     def of_function(
         self, function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -32,6 +32,7 @@ from propscope.measure.wrappers import seen_in_full, unwrapped, walk, walk_param
 from propscope.results.network import CoverageNote, Label, NetworkProfile
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+_SILENT = (nn.Sequential, nn.Identity, *_CONTAINERS)
 
 
 class Recorder:
@@ -80,7 +81,10 @@ class Recorder:
         try:
             self._notes = self._stack.enter_context(seen_in_full(self._outer))
             self._hook()
-            if self._functions:
+            # Where every operation is some module's own, as in nn.Sequential of layers, there is none to watch for.
+            if self._functions and not all(
+                place.opaque or type(place.module) in _SILENT for place in self._places.values()
+            ):
                 self._stack.enter_context(FunctionWatch(self._observer))
         except BaseException:
             self._observer.active = False

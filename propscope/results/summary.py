@@ -18,7 +18,7 @@ class TensorSummary:
     `count` elements in all; of these `nan_count`, `posinf_count` and `neginf_count` are not finite. `mean`, `std`
     (population, about the mean), `min` and `max` are over the finite elements, exact over all of them, and NaN when
     there are none. `zero_fraction` is the share of `count` that is zero. `histogram` may rest on a sample of a large
-    tensor (then `histogram.total < count`), and so may `zero_fraction`; it is None where only moments were recorded.
+    tensor (then `histogram.total < count`); it is None where only moments were recorded.
 
     `a + b` is the summary of both tensors' elements together (Chan, Golub, LeVeque 1983, eq. 2.1), with
     `TensorSummary.empty()` as the neutral element.
