@@ -146,6 +146,8 @@ def peak(workload_name: str, contender: str) -> float:
 
 
 def _peak_here(workload_name: str, contender: str) -> float:
+    # The bare one loads the same code, so that the ratio is of what a run takes.
+    assert callable(propscope.track)
     workload = Workload(*WORKLOADS[workload_name])
     run = {"bare": workload.step, "propscope": workload.whole}[contender]
     for _ in range(10):

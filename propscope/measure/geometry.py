@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 def _usable(gram: ArrayLike) -> NDArray[np.float64]:
     products = np.asarray(gram, dtype=np.float64)
     lengths = np.sqrt(np.abs(np.diagonal(products)))
-    if np.isfinite(products.sum()) and lengths.all():
+    if np.isfinite(products).all() and lengths.all():
         return products
     kept = np.isfinite(products).all(axis=1) & (lengths > 0)
     return products[np.ix_(kept, kept)]

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 import torch
+import torch._dynamo.testing
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
