@@ -169,11 +169,15 @@ def draw(found: dict[str, dict[str, Timing]]) -> Path:
         axes.bar_label(bars, [f"{ratio:.2f}" for ratio in ratios], padding=3)
     axes.set_yticks(np.arange(len(names)), names)
     axes.invert_yaxis()
-    axes.set_xlabel("time of a step, forward and backward, relative to the bare step")
-    axes.set_xlim(0, 1.12 * max(timing.ratio for timings in found.values() for timing in timings.values()))
+    axes.set_xlabel("time of a step, forward and backward, relative to the bare step (logarithmic)")
+    axes.set_xscale("log")
+    axes.set_xlim(0.9, 1.6 * max(timing.ratio for timings in found.values() for timing in timings.values()))
+    ticks = [1, 2, 5, 10, 20, 50, 100]
+    axes.set_xticks(ticks, map(str, ticks))
+    axes.minorticks_off()
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title("What it costs to record every activation, gradient and parameter", loc="left")
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(loc="upper right", frameon=False)
     path = OUTPUTS / "overhead.png"
     figure.savefig(path)
     return path
