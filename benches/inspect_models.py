@@ -116,7 +116,7 @@ def _torchlens(model: nn.Module, batch: Tensor, bare: Step) -> Step:
     import torchlens
 
     def run() -> None:
-        torchlens.log_forward_pass(model, batch, vis_opt="none")
+        torchlens.trace(model, batch)
         bare()
 
     return run
@@ -127,7 +127,7 @@ def _delve(model: nn.Module, batch: Tensor) -> Step:
 
     # delve never takes its hooks off, so it watches a copy of the model.
     twin = copy.deepcopy(model)
-    tracker = SaturationTracker(f"{tempfile.mkdtemp()}/run", save_to="csv", modules=twin, stats=["lsat", "mtrace"])
+    tracker = SaturationTracker(f"{tempfile.mkdtemp()}/run", save_to="csv", modules=twin, stats=["lsat"])
 
     def run() -> None:
         twin.zero_grad(set_to_none=True)
