@@ -127,7 +127,7 @@ def _delve(model: nn.Module, batch: Tensor) -> Step:
 
     # delve never takes its hooks off, so it watches a copy of the model.
     twin = copy.deepcopy(model)
-    tracker = SaturationTracker(f"{tempfile.mkdtemp()}/run", save_to="csv", modules=twin, stats=["lsat"])
+    tracker = SaturationTracker(f"{tempfile.mkdtemp()}/run", save_to="csv", modules=twin, stats=["lsat"], device="cpu")
 
     def run() -> None:
         twin.zero_grad(set_to_none=True)
