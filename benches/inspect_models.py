@@ -5,8 +5,8 @@
 Forward and backward, float32. "propscope" records every module's output, every functional operation, every parameter,
 forward and backward, inside an open `track` block; "moments" the same with stats="moments". delve and torchlens are
 compared where they are installed (pip install delve torchlens); torchlens has no backward statistics, so it runs its
-forward pass and the bare backward. The file is not called inspect.py, as Python's own module of that name would then
-be found here instead.
+forward pass and the bare backward; importing it wraps every function of torch, which slows all contenders. The file
+is not called inspect.py, as Python's own module of that name would then be found here instead.
 """
 
 from __future__ import annotations

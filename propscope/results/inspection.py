@@ -19,6 +19,7 @@ from propscope.results.precision import (
 )
 from propscope.results.problems import find_problems, first_problem, rules_for
 from propscope.results.sparkline import sparkline
+from propscope.results.streams import attention_sentence, stream_sentence
 from propscope.results.table import number, percent
 from propscope.results.tree import Range, TreeLine, sorted_lines, tree_lines
 
@@ -176,7 +177,14 @@ def _notes(profile: NetworkProfile, lines: Sequence[TreeLine]) -> str:
 
 
 def _facts(profile: NetworkProfile) -> list[str]:
-    return [line for line in (_parameters(profile), *_coverage(profile), _precision(profile)) if line]
+    sentences = (
+        stream_sentence(profile),
+        attention_sentence(profile),
+        _parameters(profile),
+        *_coverage(profile),
+        _precision(profile),
+    )
+    return [line for line in sentences if line]
 
 
 def _parameters(profile: NetworkProfile) -> str:
