@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from propscope.measure.moments import NO_MOMENTS, Moments
+from propscope.measure.moments import NO_MOMENTS, Moments, summary_of
 from propscope.measure.sampling import flatten, stride_for
 from propscope.measure.units import DeviceUnits, HostUnits
 from propscope.results.histogram import BIN_COUNT, NAN, ZERO, LogHistogram
@@ -70,18 +70,7 @@ class DeviceTensor:
         histogram = LogHistogram.empty() if self._histogram else None
         if self._counts is not None:
             histogram = LogHistogram.from_dense(self._counts.cpu())
-        return TensorSummary(
-            count=self.count,
-            mean=moments.mean,
-            std=moments.std,
-            min=moments.low,
-            max=moments.high,
-            zero_fraction=int(self._zeros.cpu()) / self.count if self.count else math.nan,
-            nan_count=moments.nan,
-            posinf_count=moments.posinf,
-            neginf_count=moments.neginf,
-            histogram=histogram,
-        )
+        return summary_of(moments, count=self.count, zeros=int(self._zeros.cpu()), histogram=histogram)
 
 
 def _wide(tensor: Tensor) -> torch.dtype:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from propscope.measure import kernel
-from propscope.measure.moments import NO_MOMENTS, moments_of
+from propscope.measure.moments import NO_MOMENTS, moments_of, summary_of
 from propscope.measure.sampling import flatten, stride_for
 from propscope.measure.units import DeviceUnits, HostUnits
 from propscope.results.histogram import BIN_COUNT, ZERO, LogHistogram, bin_codes
@@ -93,18 +93,7 @@ class HostTensor:
         if state is not None:
             moments = state.moments if moments is NO_MOMENTS else moments + state.moments
             histogram = self._emptied + state.histogram if self._histogram else None
-        return TensorSummary(
-            count=self.count,
-            mean=moments.mean,
-            std=moments.std,
-            min=moments.low,
-            max=moments.high,
-            zero_fraction=moments.zeros / self.count if self.count else float("nan"),
-            nan_count=moments.nan,
-            posinf_count=moments.posinf,
-            neginf_count=moments.neginf,
-            histogram=histogram,
-        )
+        return summary_of(moments, count=self.count, zeros=moments.zeros, histogram=histogram)
 
 
 def _bin_counts(sample: Tensor, *, clean: bool) -> NDArray[np.int64]:

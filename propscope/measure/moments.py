@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from propscope.results.summary import merge_moments
+from propscope.results.histogram import LogHistogram
+from propscope.results.summary import TensorSummary, merge_moments
 
 # Squares of smaller or larger float32 numbers lose accuracy to the ends of the exponent range.
 _SMALLEST_POWER = 1e-30
@@ -58,6 +59,22 @@ class Moments(NamedTuple):
 
 
 NO_MOMENTS = Moments(0, math.nan, math.nan, math.nan, math.nan)
+
+
+def summary_of(moments: Moments, *, count: int, zeros: int, histogram: LogHistogram | None) -> TensorSummary:
+    """Return the summary of `count` elements, `zeros` of them zero, with these moments."""
+    return TensorSummary(
+        count=count,
+        mean=moments.mean,
+        std=moments.std,
+        min=moments.low,
+        max=moments.high,
+        zero_fraction=zeros / count if count else math.nan,
+        nan_count=moments.nan,
+        posinf_count=moments.posinf,
+        neginf_count=moments.neginf,
+        histogram=histogram,
+    )
 
 
 class _Scratch(threading.local):
