@@ -14,11 +14,12 @@ ALLOWED = {
     "errors": set(),
     "results": {"errors"},
     "networks": {"errors", "results"},
+    "theory": {"errors", "results", "networks"},
     "measure": {"errors", "results", "networks"},
-    "sweep": {"errors", "results", "networks", "measure"},
+    "sweep": {"errors", "results", "networks", "theory", "measure"},
     "store": {"errors", "results"},
     "plots": {"errors", "results"},
-    "cli": {"errors", "results", "networks", "measure", "sweep", "store", "plots"},
+    "cli": {"errors", "results", "networks", "theory", "measure", "sweep", "store", "plots"},
 }
 WITHOUT_TORCH = ("results", "store", "plots")
 

@@ -1,12 +1,13 @@
 """Frozen records of what was measured, and what follows from them by arithmetic; numpy only, never torch."""
 
 from propscope.results.histogram import LogHistogram
-from propscope.results.network import CoverageNote, NetworkProfile, Parameter, Provenance, Site
+from propscope.results.network import CoverageNote, Expected, NetworkProfile, Parameter, Provenance, Site
 from propscope.results.profile_set import ProfileSet
 from propscope.results.summary import TensorSummary
 
 __all__ = [
     "CoverageNote",
+    "Expected",
     "LogHistogram",
     "NetworkProfile",
     "Parameter",

@@ -19,6 +19,24 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
+class Expected:
+    """What infinite-width theory expects at a site, and how far a network of finite width strays from it.
+
+    `forward_mean`, `forward_std`, `forward_rms` of the values; `backward_rms` of the gradient; `mean_cosine` between
+    samples. `forward_log_std`, `backward_log_std`: standard deviation over seeds of ln rms, the seed band. NaN where
+    theory says nothing.
+    """
+
+    forward_mean: float = math.nan
+    forward_std: float = math.nan
+    forward_rms: float = math.nan
+    forward_log_std: float = math.nan
+    backward_rms: float = math.nan
+    backward_log_std: float = math.nan
+    mean_cosine: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
 class Site:
     """One tensor that a network produces at one place: a module's output or a functional activation.
 
@@ -34,6 +52,10 @@ class Site:
 
     Of attention: `attention_entropy`, the mean entropy of its rows in nats, and `largest_logit` before the softmax.
     Of a residual sum: `branch_share`, mean square of the branch over that of stream and branch together.
+
+    `expected`: what theory predicts here. `jacobian`: summary of the singular values of d site / d input, over the
+    samples it was computed for, `jacobian_condition` their largest over their smallest, geometric mean over samples
+    (Inf: rank-deficient), `jacobian_square_variance` the variance of their squares over the squared mean of these.
     """
 
     name: str
@@ -55,6 +77,10 @@ class Site:
     attention_entropy: float | None = None
     largest_logit: float | None = None
     branch_share: float | None = None
+    expected: Expected | None = None
+    jacobian: TensorSummary | None = None
+    jacobian_condition: float | None = None
+    jacobian_square_variance: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
