@@ -15,7 +15,8 @@ Kind = Literal["int", "float", "text"]
 class Field:
     """A quantity: `name` in files and frames, `label` in words, `symbol` in mathtext, `unit` ("1" for a pure number).
 
-    A missing int is -1, a missing float NaN, a missing text empty.
+    A missing int is -1, a missing float NaN, a missing text empty. `since`: the first version of the result file that
+    has it.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Field:
     label: str
     symbol: str = ""
     unit: str = "1"
+    since: int = 1
 
 
 SUMMARY_FIELDS = (
@@ -39,8 +41,22 @@ SUMMARY_FIELDS = (
 )
 
 
-def _directed(direction: str, what: str) -> tuple[Field, ...]:
-    return tuple(replace(f, name=f"{direction}_{f.name}", label=f"{what}: {f.label}") for f in SUMMARY_FIELDS)
+def _directed(direction: str, what: str, since: int = 1) -> tuple[Field, ...]:
+    return tuple(
+        replace(f, name=f"{direction}_{f.name}", label=f"{what}: {f.label}", since=since) for f in SUMMARY_FIELDS
+    )
+
+
+# What theory expects at a site: `expected_` and the name of a field of `Expected`.
+EXPECTED_FIELDS = (
+    Field("forward_mean", "float", "theory: mean of the values", since=2),
+    Field("forward_std", "float", "theory: standard deviation of the values", since=2),
+    Field("forward_rms", "float", "theory: root mean square of the values", since=2),
+    Field("forward_log_std", "float", "theory: standard deviation over seeds of ln forward_rms", since=2),
+    Field("backward_rms", "float", "theory: root mean square of the gradient", since=2),
+    Field("backward_log_std", "float", "theory: standard deviation over seeds of ln backward_rms", since=2),
+    Field("mean_cosine", "float", "theory: mean cosine between samples", since=2),
+)
 
 
 SITE_FIELDS = (
@@ -62,8 +78,17 @@ SITE_FIELDS = (
     Field("attention_entropy", "float", "mean entropy of the attention's rows", "H", "nat"),
     Field("largest_logit", "float", "largest logit before the softmax"),
     Field("branch_share", "float", "share of a residual sum's mean square that the branch brings"),
+    *(replace(f, name=f"expected_{f.name}") for f in EXPECTED_FIELDS),
+    Field("jacobian_condition", "float", "largest over smallest singular value of d site / d input", since=2),
+    Field(
+        "jacobian_square_variance",
+        "float",
+        "variance of the squared singular values over their squared mean",
+        since=2,
+    ),
     *_directed("forward", "value"),
     *_directed("backward", "gradient"),
+    *_directed("jacobian", "singular values", since=2),
 )
 
 PARAMETER_FIELDS = (

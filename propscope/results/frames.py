@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from propscope.errors import InputError, MissingDependencyError
-from propscope.results.fields import TABLES
+from propscope.results.fields import EXPECTED_FIELDS, TABLES
 from propscope.results.profile_set import ProfileSet
 from propscope.results.rows import TableName, parameter_row, profile_row, site_row
 
@@ -24,12 +24,17 @@ _QUANTITIES = {
     "forward_std": ("forward", "std", "standard deviation of the pre-activations"),
     "forward_rms": ("forward", "rms", "root mean square of the pre-activations"),
     "backward_rms": ("backward", "rms", "root mean square of the gradient with respect to the pre-activations"),
+    "jacobian_rms": ("jacobian", "rms", "root mean square of the singular values of d pre-activation / d input"),
+    "jacobian_max": ("jacobian", "max", "largest singular value of d pre-activation / d input"),
 }
 _FIGURES = {
     "flat_fraction": "share of pre-activations where the nonlinearity is flat",
     "mean_cosine": "mean cosine between samples",
     "effective_rank": "effective rank of the sampled rows",
+    "jacobian_condition": "condition number of d pre-activation / d input",
+    "jacobian_square_variance": "variance of its squared singular values over their squared mean",
 }
+_EXPECTED = {f"expected_{field.name}": field.label for field in EXPECTED_FIELDS}
 
 
 def to_frame(profiles: ProfileSet, table: TableName) -> pandas.DataFrame:
@@ -70,7 +75,7 @@ def to_xarray(profiles: ProfileSet) -> xarray.Dataset:
     depth = max((len(profile.signal_sites) for profile in profiles), default=0)
     shape = (*(len(values) for values in axes.values()), depth)
     columns: dict[str, NDArray[np.float64]] = {
-        name: np.full(shape, np.nan) for name in itertools.chain(_QUANTITIES, _FIGURES)
+        name: np.full(shape, np.nan) for name in itertools.chain(_QUANTITIES, _FIGURES, _EXPECTED)
     }
     taken: set[tuple[int, ...]] = set()
     for profile in profiles:
@@ -83,7 +88,7 @@ def to_xarray(profiles: ProfileSet) -> xarray.Dataset:
         taken.add(at)
         for name, values in _layers(profile).items():
             columns[name][at][: values.size] = values
-    names = {**{name: entry[2] for name, entry in _QUANTITIES.items()}, **_FIGURES}
+    names = {**{name: entry[2] for name, entry in _QUANTITIES.items()}, **_FIGURES, **_EXPECTED}
     dims = (*axes, "layer")
     return xarray.Dataset(
         {name: (dims, column, {"long_name": names[name], "units": "1"}) for name, column in columns.items()},
@@ -105,4 +110,9 @@ def _layers(profile: NetworkProfile) -> dict[str, NDArray[np.float64]]:
         name: column(lambda site, d=direction, f=field: getattr(getattr(site, d), f, None))
         for name, (direction, field, _) in _QUANTITIES.items()
     }
-    return directed | {name: column(lambda site, f=name: getattr(site, f)) for name in _FIGURES}
+    figures = {name: column(lambda site, f=name: getattr(site, f)) for name in _FIGURES}
+    expected = {
+        name: column(lambda site, f=name: getattr(site.expected, f.removeprefix("expected_"), None))
+        for name in _EXPECTED
+    }
+    return directed | figures | expected

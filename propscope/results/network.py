@@ -88,7 +88,7 @@ class CoverageNote:
     """What a profile does not show, or shows in another way than asked: `name`, `what` it is, the `reason`."""
 
     name: str
-    what: Literal["module", "output", "operation", "parameter", "model"]
+    what: Literal["module", "output", "operation", "parameter", "model", "theory"]
     reason: str
 
 

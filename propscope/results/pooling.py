@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import reduce
 from typing import Any, TypeVar
 
 from propscope.errors import InputError
-from propscope.results.network import NetworkProfile, Parameter, Site
+from propscope.results.interval import geometric_interval
+from propscope.results.network import Expected, NetworkProfile, Parameter, Site
 from propscope.results.profile_set import ProfileSet
 from propscope.results.summary import TensorSummary
 
@@ -19,6 +21,7 @@ _AVERAGED = (
     "attention_entropy",
     "largest_logit",
     "branch_share",
+    "jacobian_square_variance",
 )
 T = TypeVar("T", int, TensorSummary)
 
@@ -27,9 +30,10 @@ def pooled(profiles: ProfileSet) -> NetworkProfile:
     """Return one profile of several networks with the same sites: elements, samples and units of all together.
 
     Summaries merge exactly, so rms is the root of the mean second moment over the networks; counts of units add up;
-    flat fraction, cosine and rank are averages. In the labels `networks`, their number, takes the seed's place, and the
-    provenance is the first one's but for the seed and the sums. Raises `InputError` for networks whose sites differ,
-    and for none.
+    flat fraction, cosine and rank are averages, the Jacobian's condition a geometric one. What theory expects is pooled
+    in the same way, but its log_std stays that of one network, as a root mean square. In the labels `networks`, their
+    number, takes the seed's place, and the provenance is the first one's but for the seed and the sums. Raises
+    `InputError` for networks whose sites differ, and for none.
     """
     members = profiles.profiles
     if not members:
@@ -65,8 +69,45 @@ def _site(sites: Sequence[Site]) -> Site:
         units=_sum(site.units for site in sites),
         dead_units=_sum(site.dead_units for site in sites),
         symmetric_units=_sum(site.symmetric_units for site in sites),
+        expected=_expected([site.expected for site in sites if site.expected is not None]),
+        jacobian=_sum(site.jacobian for site in sites),
+        jacobian_condition=_geometric(site.jacobian_condition for site in sites),
         **averages,
     )
+
+
+def _expected(members: Sequence[Expected]) -> Expected | None:
+    # As text, since NaN does not equal itself.
+    if len(set(map(repr, members))) < 2:
+        return members[0] if members else None
+    mean = _mean([member.forward_mean for member in members])
+    # About the common mean: the second moment is the mean of the second moments.
+    apart = 0.0 if math.isnan(mean) else _root_mean_square([member.forward_mean - mean for member in members])
+    return Expected(
+        forward_mean=mean,
+        forward_std=math.hypot(_root_mean_square([member.forward_std for member in members]), apart),
+        forward_rms=_root_mean_square([member.forward_rms for member in members]),
+        forward_log_std=_root_mean_square([member.forward_log_std for member in members]),
+        backward_rms=_root_mean_square([member.backward_rms for member in members]),
+        backward_log_std=_root_mean_square([member.backward_log_std for member in members]),
+        mean_cosine=_mean([member.mean_cosine for member in members]),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return math.fsum(known) / len(known) if known else math.nan
+
+
+def _root_mean_square(values: Sequence[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    # A hypotenuse does not overflow or underflow where the squares would.
+    return math.hypot(*known) / math.sqrt(len(known)) if known else math.nan
+
+
+def _geometric(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return geometric_interval(known).center if known else None
 
 
 def _parameter(parameters: Sequence[Parameter]) -> Parameter:

@@ -7,15 +7,16 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from propscope.results.fields import SUMMARY_FIELDS
+from propscope.results.fields import EXPECTED_FIELDS, SUMMARY_FIELDS
 from propscope.results.histogram import LogHistogram
-from propscope.results.network import CoverageNote, NetworkProfile, Parameter, Provenance, Site
+from propscope.results.network import CoverageNote, Expected, NetworkProfile, Parameter, Provenance, Site
 from propscope.results.summary import TensorSummary
 
 TableName = Literal["profile", "site", "parameter"]
 Row = dict[str, Any]
 
 _STORED = tuple(field.name for field in SUMMARY_FIELDS if field.name != "rms")
+_EXPECTED = tuple(field.name for field in EXPECTED_FIELDS)
 _PROVENANCE = tuple(name for name in Provenance.__dataclass_fields__ if name != "seed")
 _UNIT_COUNTS = ("units", "dead_units", "symmetric_units")
 _FIGURES = (
@@ -26,6 +27,7 @@ _FIGURES = (
     "largest_logit",
     "branch_share",
 )
+_JACOBIAN = ("jacobian_condition", "jacobian_square_variance")
 
 
 def site_row(site: Site, index: int) -> Row:
@@ -43,13 +45,23 @@ def site_row(site: Site, index: int) -> Row:
     }
     row.update({name: _or_missing(getattr(site, name)) for name in _UNIT_COUNTS})
     row.update({name: _or_nan(getattr(site, name)) for name in _FIGURES})
-    return row | _summary_row("forward", site.forward) | _summary_row("backward", site.backward)
+    row.update({f"expected_{name}": getattr(site.expected, name, math.nan) for name in _EXPECTED})
+    row.update({name: _or_nan(getattr(site, name)) for name in _JACOBIAN})
+    for direction in ("forward", "backward", "jacobian"):
+        row |= _summary_row(direction, getattr(site, direction))
+    return row
 
 
-def site_from_row(row: Mapping[str, Any], forward: LogHistogram | None, backward: LogHistogram | None) -> Site:
-    """Return the site that `site_row` made the row of, with its histograms."""
+def site_from_row(
+    row: Mapping[str, Any],
+    forward: LogHistogram | None,
+    backward: LogHistogram | None,
+    jacobian: LogHistogram | None = None,
+) -> Site:
+    """Return the site that `site_row` made the row of, with its histograms; an expectation of NaN alone is None."""
     counts: dict[str, Any] = {name: _int(row[name]) for name in _UNIT_COUNTS}
-    figures: dict[str, Any] = {name: _float(row[name]) for name in _FIGURES}
+    figures: dict[str, Any] = {name: _float(row[name]) for name in (*_FIGURES, *_JACOBIAN)}
+    expected = {name: float(row[f"expected_{name}"]) for name in _EXPECTED}
     return Site(
         name=row["name"],
         kind=row["kind"],
@@ -61,6 +73,8 @@ def site_from_row(row: Mapping[str, Any], forward: LogHistogram | None, backward
         forward=_summary_from_row("forward", row, forward),
         backward=_summary_from_row("backward", row, backward),
         samples=int(row["samples"]),
+        expected=None if all(map(math.isnan, expected.values())) else Expected(**expected),
+        jacobian=_summary_from_row("jacobian", row, jacobian),
         **counts,
         **figures,
     )

@@ -85,8 +85,10 @@ def _profiles(tables: TableReader, start: int, stop: int) -> Iterator[NetworkPro
     for row, own_sites, own_parameters in zip(rows, sites, parameters, strict=True):
         profile = profile_from_row(
             row,
-            tuple(site_from_row(r, held.of(r, "forward"), held.of(r, "backward")) for r in own_sites),
-            tuple(parameter_from_row(r, held.of(r, "value"), held.of(r, "gradient")) for r in own_parameters),
+            tuple(site_from_row(r, *(held.of(r, name) for name in DIRECTIONS["site"])) for r in own_sites),
+            tuple(
+                parameter_from_row(r, *(held.of(r, name) for name in DIRECTIONS["parameter"])) for r in own_parameters
+            ),
         )
         if not isinstance(profile.labels, dict):
             raise ValueError(f"the labels of profile {row['profile']} are not one JSON object")

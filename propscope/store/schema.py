@@ -6,34 +6,44 @@ in tests/data to prove that it can be read.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from propscope.results.fields import TABLES as FIELDS
 from propscope.results.fields import Field
 from propscope.results.rows import TableName
 
 FORMAT = "propscope"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 StoredType = Literal["int64", "float64", "text", "uint16", "uint64"]
 StoredTable = Literal["profile", "site", "parameter", "histogram"]
 
 _STORED_AS: dict[str, StoredType] = {"int": "int64", "float": "float64", "text": "text"}
+_MISSING: dict[str, Any] = {"int": -1, "float": math.nan, "text": b""}
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One dataset, 1-D, of a table: `stored` is its type, `refers` the table whose row numbers it holds, or ""."""
+    """One dataset, 1-D, of a table: `stored` is its type, `refers` the table whose row numbers it holds, or "".
+
+    `since`: the first version that has it; `missing`: what every row of an older file has there.
+    """
 
     name: str
     stored: StoredType
     meaning: str
     unit: str = "1"
     refers: StoredTable | Literal[""] = ""
+    since: int = 1
+    missing: Any = None
 
 
-DIRECTIONS: dict[TableName, tuple[str, ...]] = {"site": ("forward", "backward"), "parameter": ("value", "gradient")}
+DIRECTIONS: dict[TableName, tuple[str, ...]] = {
+    "site": ("forward", "backward", "jacobian"),
+    "parameter": ("value", "gradient"),
+}
 
 # What xarray shows beside the row number: enough to tell one row from another.
 COORDINATES: dict[StoredTable, tuple[str, ...]] = {
@@ -45,15 +55,21 @@ COORDINATES: dict[StoredTable, tuple[str, ...]] = {
 
 
 def _measured(fields: tuple[Field, ...]) -> tuple[Column, ...]:
-    return tuple(Column(field.name, _STORED_AS[field.kind], field.label, field.unit) for field in fields)
+    return tuple(
+        Column(f.name, _STORED_AS[f.kind], f.label, f.unit, since=f.since, missing=_MISSING[f.kind]) for f in fields
+    )
 
 
 def _entry_table(table: Literal["site", "parameter"]) -> tuple[Column, ...]:
     ranges = []
     for direction in DIRECTIONS[table]:
+        since = next(field.since for field in FIELDS[table] if field.name == f"{direction}_count")
         first = f"{direction}: first row of its histogram, -1 where none was recorded"
-        ranges.append(Column(f"{direction}_histogram_start", "int64", first, refers="histogram"))
-        ranges.append(Column(f"{direction}_histogram_length", "int64", f"{direction}: rows of its histogram"))
+        length = f"{direction}: rows of its histogram"
+        ranges += [
+            Column(f"{direction}_histogram_start", "int64", first, refers="histogram", since=since, missing=-1),
+            Column(f"{direction}_histogram_length", "int64", length, since=since, missing=0),
+        ]
     return (
         Column(table, "int64", "row number, the dimension's coordinate", refers=table),
         Column("profile", "int64", "row of its profile", refers="profile"),

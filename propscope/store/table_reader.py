@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 from numpy.typing import NDArray
 
 from propscope.errors import PropscopeError, StoreError
@@ -37,6 +38,7 @@ _DAMAGE = (
 class TableReader:
     """The columns of an open file, each of the right type, all columns of a table equally long.
 
+    `datasets` has not the columns that the file is too old for; they read as missing in every row.
     Rows are half-open ranges from `start` to `stop`; every method raises `StoreError` when they cannot be read.
     """
 
@@ -52,7 +54,10 @@ class TableReader:
         with reading(self.path):
             if not 0 <= start <= stop <= self.rows(table):
                 raise ValueError(f"rows {start} to {stop} of table {table} are wanted, it has {self.rows(table)}")
-            values: NDArray[Any] = self.datasets[table][column][start:stop]
+            if (dataset := self.datasets[table].get(column)) is None:
+                (absent,) = (entry for entry in TABLES[table] if entry.name == column)
+                return np.full(stop - start, absent.missing, object if absent.stored == "text" else absent.stored)
+            values: NDArray[Any] = dataset[start:stop]
             return values
 
     def take(self, table: StoredTable, start: int, stop: int) -> list[Row]:
@@ -85,8 +90,8 @@ def open_tables(path: str | os.PathLike[str]) -> Iterator[TableReader]:
     """
     with _open(path) as file:
         with reading(path):
-            _check_schema(path, file)
-            tables = TableReader(path, {table: _columns(file, table) for table in TABLES})
+            version = _check_schema(path, file)
+            tables = TableReader(path, {table: _columns(file, table, version) for table in TABLES})
         yield tables
 
 
@@ -122,7 +127,7 @@ def _open(path: str | os.PathLike[str]) -> h5py.File:
         return h5py.File(path, "r")
 
 
-def _check_schema(path: str | os.PathLike[str], file: h5py.File) -> None:
+def _check_schema(path: str | os.PathLike[str], file: h5py.File) -> int:
     if file.attrs.get("format") != FORMAT:
         raise StoreError(f"{path} is HDF5, but not a result file of propscope", hint="name a file that propscope wrote")
     version = int(file.attrs["schema_version"])
@@ -134,12 +139,13 @@ def _check_schema(path: str | os.PathLike[str], file: h5py.File) -> None:
         )
     if version < 1:
         raise ValueError(f"schema_version is {version}")
+    return version
 
 
-def _columns(file: h5py.File, table: StoredTable) -> dict[str, h5py.Dataset]:
+def _columns(file: h5py.File, table: StoredTable, version: int) -> dict[str, h5py.Dataset]:
     if not isinstance(group := file.get(table), h5py.Group):
         raise ValueError(f"table {table} is missing")
-    columns = {column.name: _column(group, table, column) for column in TABLES[table]}
+    columns = {column.name: _column(group, table, column) for column in TABLES[table] if column.since <= version}
     first = TABLES[table][0].name
     rows = columns[first].shape[0]
     for name, dataset in columns.items():

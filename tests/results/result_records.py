@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from propscope.results import NetworkProfile, Parameter, Provenance, Site, TensorSummary
+from propscope.results import Expected, NetworkProfile, Parameter, Provenance, Site, TensorSummary
 
 
 def signal(rms: float | None) -> TensorSummary | None:
@@ -22,10 +22,14 @@ def layered(
     backward: Sequence[float | None] | None = None,
     *,
     activations: bool = True,
+    expected: Sequence[Expected | None] = (),
     figures: Mapping[str, Any] | None = None,
     **labels: Any,
 ) -> NetworkProfile:
-    """Return a network with one pre-activation a layer, and its activation at half the rms, all numbers as given."""
+    """Return a network with one pre-activation a layer, and its activation at half the rms, all numbers as given.
+
+    `expected`: of each site in execution order; the sites after the last one given have none.
+    """
     sites: list[Site] = []
     for number, rms in enumerate(forward):
         place = {"shape": (2, 2), "layer": number + 1, "samples": 2, "units": 2}
@@ -46,6 +50,8 @@ def layered(
             half = None if rms is None else rms / 2
             name = f"layers.{number}.activation"
             sites.append(Site(name, "ReLU", "activation", forward=signal(half), mean_cosine=0.25, **place))
+    for number, expectation in enumerate(expected):
+        sites[number] = dataclasses.replace(sites[number], expected=expectation)
     weight = Parameter("layers.0.linear.weight", (2, 2), TensorSummary.of([1.0, 2.0, 2.0, 4.0]))
     return NetworkProfile(tuple(sites), (weight,), labels, Provenance(seed=labels.get("seed"), samples=2, batches=1))
 

@@ -8,7 +8,7 @@ import pytest
 from result_records import layered
 
 from propscope.errors import InputError, MissingDependencyError
-from propscope.results import ProfileSet
+from propscope.results import Expected, ProfileSet, TensorSummary
 
 pytest.importorskip("pandas")
 pytest.importorskip("xarray")
@@ -71,6 +71,22 @@ def test_the_dataset(profiles):
     assert (data.mean_cosine.values == 0.5).all()
     assert np.isnan(data.flat_fraction).all()
     assert data.forward_rms.attrs["long_name"] == "root mean square of the pre-activations"
+
+
+def test_what_is_expected_stands_beside_what_was_seen():
+    expected = [Expected(forward_rms=1.5, backward_log_std=0.25), None, Expected(forward_rms=2.5)]
+    jacobian = {"jacobian": TensorSummary.of([3.0, 4.0]), "jacobian_condition": 8.0}
+    profiles = ProfileSet.of([layered([1.0, 2.0], expected=expected, figures=jacobian, seed=0)])
+    frame = profiles.to_frame()
+    assert frame.expected_forward_rms.tolist() == pytest.approx([1.5, math.nan, 2.5, math.nan], nan_ok=True)
+    assert frame.jacobian_max.tolist() == pytest.approx([4.0, math.nan] * 2, nan_ok=True)
+    data = profiles.to_xarray()
+    assert data.expected_forward_rms.sel(seed=0).values.tolist() == [1.5, 2.5]
+    assert data.expected_backward_log_std.values[0, 0] == 0.25
+    assert data.jacobian_max.values.tolist() == [[4.0, 4.0]]
+    assert data.jacobian_rms.values[0, 0] == pytest.approx(math.sqrt(12.5))
+    assert data.jacobian_condition.values.tolist() == [[8.0, 8.0]]
+    assert data.expected_mean_cosine.attrs["long_name"] == "theory: mean cosine between samples"
 
 
 def test_cells_and_layers_that_no_profile_has_are_nan():

@@ -7,7 +7,7 @@ import math
 import pytest
 from result_records import layered, with_gradient
 
-from propscope.results import NetworkProfile, Parameter, Provenance, Site, TensorSummary
+from propscope.results import Expected, NetworkProfile, Parameter, Provenance, Site, TensorSummary
 from propscope.results.fields import PARAMETER_FIELDS, PROFILE_FIELDS, SITE_FIELDS, TABLES
 from propscope.results.rows import (
     parameter_from_row,
@@ -59,6 +59,10 @@ FULL = Site(
     flat_fraction=0.5,
     mean_cosine=-1.0,
     effective_rank=1.25,
+    expected=Expected(forward_mean=0.0, forward_rms=1.5, backward_log_std=0.25),
+    jacobian=TensorSummary.of([0.0, 2.0]),
+    jacobian_condition=math.inf,
+    jacobian_square_variance=1.0,
 )
 
 
@@ -66,7 +70,8 @@ FULL = Site(
 def test_a_site_and_back(site):
     forward = site.forward and site.forward.histogram
     backward = site.backward and site.backward.histogram
-    assert plain(site_from_row(site_row(site, 7), forward, backward)) == plain(site)
+    jacobian = site.jacobian and site.jacobian.histogram
+    assert plain(site_from_row(site_row(site, 7), forward, backward, jacobian)) == plain(site)
 
 
 def test_what_is_missing_is_marked():
@@ -76,6 +81,26 @@ def test_what_is_missing_is_marked():
     assert math.isnan(row["mean_cosine"])
     # Seen, but empty, is not the same as not seen.
     assert site_row(FULL, 0)["backward_count"] == 0
+    assert row["jacobian_count"] == -1
+    assert math.isnan(row["expected_forward_rms"])
+
+
+def test_an_expectation_is_spread_over_its_columns():
+    row = site_row(FULL, 0)
+    assert (row["expected_forward_mean"], row["expected_forward_rms"], row["expected_backward_log_std"]) == (
+        0,
+        1.5,
+        0.25,
+    )
+    assert math.isnan(row["expected_mean_cosine"])
+    assert (row["jacobian_max"], row["jacobian_condition"], row["jacobian_square_variance"]) == (2.0, math.inf, 1.0)
+    fields = {f"expected_{field.name}" for field in dataclasses.fields(Expected)}
+    assert fields == {name for name in row if name.startswith("expected_")}
+
+
+def test_an_expectation_that_says_nothing_comes_back_as_none():
+    row = site_row(dataclasses.replace(FULL, expected=Expected()), 0)
+    assert site_from_row(row, None, None).expected is None
 
 
 def test_the_rms_is_in_the_row_and_follows_from_the_moments():

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from propscope.results import (
     CoverageNote,
+    Expected,
     LogHistogram,
     NetworkProfile,
     Parameter,
@@ -64,6 +65,24 @@ def small_set() -> ProfileSet:
     return ProfileSet.of(small_profile(name, seed=seed) for name in ("he_normal", "zeros") for seed in range(3))
 
 
+def predicted_profile(seed: int = 0) -> NetworkProfile:
+    """Return a profile that holds what the second version of the file added, at its first site alone."""
+    profile = small_profile(seed=seed)
+    first, *others = profile.sites
+    expected = Expected(0.0, 1.5, 1.5, 0.25, backward_rms=2.0 + seed, mean_cosine=0.5)
+    values = TensorSummary.of([0.0, 1.0, 2.0 + seed])
+    first = dataclasses.replace(
+        first, expected=expected, jacobian=values, jacobian_condition=np.inf, jacobian_square_variance=0.75
+    )
+    note = CoverageNote("", "theory", "nothing is known of the second site")
+    return dataclasses.replace(profile, sites=(first, *others), coverage=(note,))
+
+
+def of_version(version: int) -> ProfileSet:
+    """Return the profiles that tests/data/schema-<version>.h5 holds."""
+    return small_set() if version == 1 else ProfileSet.of(predicted_profile(seed) for seed in range(2))
+
+
 _TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 _NUMBER = st.floats(allow_nan=True, allow_infinity=True)
 _INT = st.integers(0, 2**63 - 1)
@@ -84,6 +103,13 @@ def summaries(draw: st.DrawFn) -> TensorSummary:
     nonfinite = [draw(_COUNT) for _ in range(3)]
     moments = [draw(_NUMBER) for _ in range(5)]
     return TensorSummary(sum(nonfinite) + draw(_COUNT), *moments, *nonfinite, histogram=draw(st.none() | histograms()))
+
+
+@st.composite
+def expectations(draw: st.DrawFn) -> Expected:
+    # One of NaN alone says nothing, and is None when it is read again.
+    known = draw(st.floats(allow_nan=False))
+    return Expected(*[draw(_NUMBER) for _ in range(6)], mean_cosine=known)
 
 
 _SITES = st.builds(
@@ -107,6 +133,10 @@ _SITES = st.builds(
     attention_entropy=st.none() | st.floats(allow_nan=False),
     largest_logit=st.none() | st.floats(allow_nan=False),
     branch_share=st.none() | st.floats(allow_nan=False),
+    expected=st.none() | expectations(),
+    jacobian=st.none() | summaries(),
+    jacobian_condition=st.none() | st.floats(allow_nan=False),
+    jacobian_square_variance=st.none() | st.floats(allow_nan=False),
 )
 
 _PARAMETERS = st.builds(
@@ -156,4 +186,4 @@ few_examples = settings(
 profile_sets = st.lists(_PROFILES, max_size=3).map(ProfileSet.of)
 
 if __name__ == "__main__":
-    save(DATA / f"schema-{SCHEMA_VERSION}.h5", small_set())
+    save(DATA / f"schema-{SCHEMA_VERSION}.h5", of_version(SCHEMA_VERSION))

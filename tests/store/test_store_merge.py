@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stored_profiles import DATA, few_examples, plain, profile_sets, small_profile, small_set
+from stored_profiles import DATA, few_examples, of_version, plain, profile_sets, small_profile, small_set
 
 from propscope.errors import InputError, StoreError
 from propscope.results import ProfileSet
-from propscope.store import load, merge, save, table_writer
+from propscope.store import SCHEMA_VERSION, load, merge, save, table_writer
 
 
 @settings(few_examples, max_examples=8)
@@ -53,8 +54,20 @@ def test_equal_profiles_are_all_kept(tmp_path: Path) -> None:
 
 def test_files_of_every_version_merge(tmp_path: Path) -> None:
     save(tmp_path / "a.h5", small_profile())
-    merge([str(tmp_path / "a.h5"), *sorted(DATA.glob("schema-*.h5"))], str(tmp_path / "merged.h5"))
-    assert plain(load(tmp_path / "merged.h5")[:7]) == plain(ProfileSet((small_profile(),)) + small_set())
+    versions = range(1, SCHEMA_VERSION + 1)
+    files = [str(tmp_path / "a.h5"), *(DATA / f"schema-{version}.h5" for version in versions)]
+    merge(files, str(tmp_path / "merged.h5"))
+    expected = sum(map(of_version, versions), ProfileSet((small_profile(),)))
+    assert plain(load(tmp_path / "merged.h5")) == plain(expected)
+    merge(files[::-1], tmp_path / "reversed.h5")
+    backwards = sum(map(of_version, reversed(versions)), ProfileSet(())) + ProfileSet((small_profile(),))
+    assert plain(load(tmp_path / "reversed.h5")) == plain(backwards)
+    with h5py.File(tmp_path / "merged.h5") as file:
+        assert file.attrs["schema_version"] == SCHEMA_VERSION
+        old = slice(2, 14)
+        assert np.isnan(file["site/expected_forward_rms"][old]).all()
+        for column, missing in (("count", -1), ("histogram_start", -1), ("histogram_length", 0)):
+            assert set(file[f"site/jacobian_{column}"][old]) == {missing}
 
 
 def test_an_input_may_be_the_output(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import gc
 import subprocess
 import sys
@@ -11,11 +12,11 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from stored_profiles import DATA, plain, small_profile, small_set
+from stored_profiles import DATA, of_version, plain, predicted_profile, small_profile, small_set
 
 from propscope.errors import InputError, StoreError
-from propscope.results import NetworkProfile, ProfileSet
-from propscope.store import load, merge, save
+from propscope.results import Expected, NetworkProfile, ProfileSet
+from propscope.store import SCHEMA_VERSION, load, merge, save
 from propscope.store.table_reader import TableReader
 
 
@@ -196,7 +197,7 @@ def test_a_newer_schema_names_both_versions(file: Path) -> None:
         opened.attrs["propscope_version"] = "9.1"
     with pytest.raises(StoreError) as caught:
         load(file)
-    assert str(caught.value) == f"{file} was written by propscope 9.1 with schema 7; this propscope reads up to 1"
+    assert str(caught.value) == f"{file} was written by propscope 9.1 with schema 7; this propscope reads up to 2"
     assert "upgrade" in caught.value.hint
 
 
@@ -262,7 +263,35 @@ def test_labels_that_are_no_object_cannot_be_selected_from(file: Path) -> None:
             load(file, seed=1)
 
 
-def test_version_1_stays_readable() -> None:
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION + 1))
+def test_every_version_stays_readable(version: int) -> None:
+    path = DATA / f"schema-{version}.h5"
+    with h5py.File(path) as file:
+        assert file.attrs["schema_version"] == version
+    assert plain(load(path)) == plain(of_version(version))
+
+
+def test_what_a_file_is_too_old_for_is_missing(file: Path) -> None:
+    with h5py.File(file, "r+") as opened:
+        del opened["site/jacobian_mean"]
+        opened.attrs["schema_version"] = 1
+    assert plain(load(file)) == plain(small_set())
+
+
+def test_version_1_holds_neither_theory_nor_jacobian() -> None:
+    for profile in load(DATA / "schema-1.h5"):
+        assert [(site.expected, site.jacobian, site.jacobian_condition) for site in profile.sites] == [(None,) * 3] * 2
+
+
+def test_an_expectation_of_nothing_is_none(tmp_path: Path) -> None:
+    profile = predicted_profile()
+    first, second = profile.sites
+    blank = dataclasses.replace(profile, sites=(first, dataclasses.replace(second, expected=Expected())))
+    save(tmp_path / "run.h5", blank)
+    assert plain(load(tmp_path / "run.h5")) == plain(ProfileSet((profile,)))
+
+
+def test_version_1_by_value() -> None:
     profiles = load(DATA / "schema-1.h5")
     assert len(profiles) == 6
     profile = profiles.select(initializer="zeros", seed=2)

@@ -66,7 +66,7 @@ def test_the_root_attributes_say_what_it_is(tmp_path: Path) -> None:
     save(tmp_path / "run.h5", small_profile())
     with h5py.File(tmp_path / "run.h5") as file:
         assert file.attrs["format"] == "propscope"
-        assert file.attrs["schema_version"] == 1
+        assert file.attrs["schema_version"] == 2
         assert file.attrs["propscope_version"] == "0.1.0"
         assert file.attrs["created"].endswith("+00:00")
 
