@@ -9,9 +9,11 @@ import sys
 from typing import Any
 
 from propscope.results import NetworkProfile, ProfileSet
+from propscope.results.expectations import Deviation, SecondMomentRatio, deviation, second_moment_ratios
 from propscope.results.grid import summarize_pairs
 from propscope.results.interval import Interval
 from propscope.results.layout import grid_table
+from propscope.results.network import DIRECTIONS
 from propscope.results.rows import Row, parameter_row, profile_row, site_row
 from propscope.results.table import Table
 
@@ -29,12 +31,14 @@ def terminal_width() -> int | None:
 
 
 def print_grid(profiles: ProfileSet) -> None:
-    """Print the table of pairs; where the terminal is too narrow for it, without the intervals."""
+    """Print the table of pairs; where the terminal is too narrow for it, without the intervals, then without theory."""
     width = terminal_width()
     table = grid_table(profiles)
-    # The first line is the title, which may wrap.
-    if width is not None and max(map(len, table.to_text().splitlines()[1 : len(table.rows) + 5])) > width:
-        table = grid_table(profiles, intervals=False)
+    for theory in (True, False):
+        # The first line is the title, which may wrap.
+        if width is None or max(map(len, table.to_text().splitlines()[1 : len(table.rows) + 5])) <= width:
+            break
+        table = grid_table(profiles, intervals=False, theory=theory)
     print(table.to_text(width=width))
 
 
@@ -49,8 +53,14 @@ def grid_document(profiles: ProfileSet) -> list[dict[str, Any]]:
 
 
 def profile_document(profile: NetworkProfile) -> dict[str, Any]:
-    """Return a profile as one object: its row, its sites, its parameters."""
-    sites = [site_row(site, index) for index, site in enumerate(profile.sites)]
+    """Return a profile as one object: its row, its sites, each with how it compares with theory, its parameters."""
+    ratios = second_moment_ratios(profile)
+    sites = [
+        site_row(site, index)
+        | {f"{direction}_deviation": deviation(site, direction) for direction in DIRECTIONS}
+        | {"second_moment_ratio": ratios.get(index)}
+        for index, site in enumerate(profile.sites)
+    ]
     parameters = [parameter_row(parameter, index) for index, parameter in enumerate(profile.parameters)]
     return {
         "profile": _unpacked(profile_row(profile)),
@@ -68,7 +78,7 @@ def _unpacked(row: Row) -> Row:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Interval):
+    if isinstance(value, (Interval, Deviation, SecondMomentRatio)):
         return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
     if isinstance(value, dict):
         return {name: _plain(part) for name, part in value.items()}

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from propscope.results.expectations import Deviation, end_to_end, mean_deviation, reason_without_theory
 from propscope.results.interval import Interval, geometric_interval
 from propscope.results.network import Direction, Label, NetworkProfile, Site
 from propscope.results.profile_set import ProfileSet
@@ -16,9 +17,10 @@ class PairSummary:
     """What the profiles of one pair show together.
 
     `labels`: all but the seed. Gains are factors a layer, factors over the whole depth, geometric over seeds.
-    `first_std`, `last_std`: of the first and last activation, geometric over seeds. `flat_fraction`, `dead_fraction`:
-    over all layers and seeds. `mean_cosine`: at the last layer, arithmetic over seeds. `nonfinite_count`: NaN and Inf
-    elements anywhere, all seeds.
+    `first_std`, `last_std`: of the first and last activation, geometric over seeds. `forward_deviation`,
+    `backward_deviation`: from the rms that theory expects where the signal ends; `no_theory`: why it expects nothing,
+    or "". `flat_fraction`, `dead_fraction`: over all layers and seeds. `mean_cosine`: at the last layer, arithmetic
+    over seeds. `nonfinite_count`: NaN and Inf elements anywhere, all seeds.
     """
 
     labels: dict[str, Label]
@@ -30,6 +32,9 @@ class PairSummary:
     backward_factor: Interval
     first_std: float
     last_std: float
+    forward_deviation: Deviation
+    backward_deviation: Deviation
+    no_theory: str
     flat_fraction: float | None
     dead_fraction: float | None
     mean_cosine: float | None
@@ -59,6 +64,9 @@ def _summarize(labels: dict[str, Label], members: ProfileSet) -> PairSummary:
         backward_factor=factors["backward"],
         first_std=_std(sites[0] for sites in outputs if sites),
         last_std=_std(sites[-1] for sites in outputs if sites),
+        forward_deviation=mean_deviation(end_to_end(profile, "forward") for profile in members),
+        backward_deviation=mean_deviation(end_to_end(profile, "backward") for profile in members),
+        no_theory=next(filter(None, map(reason_without_theory, members)), ""),
         flat_fraction=_average(site.flat_fraction for site in signal),
         dead_fraction=dead / units if units else None,
         mean_cosine=_average(profile.signal_sites[-1].mean_cosine for profile in members if profile.signal_sites),

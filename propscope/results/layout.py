@@ -5,9 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from propscope.results.expectations import (
+    Deviation,
+    SecondMomentRatio,
+    deviation,
+    second_moment_ratios,
+    without_theory,
+)
 from propscope.results.grid import PairSummary, summarize_pairs
 from propscope.results.interval import Interval
-from propscope.results.network import NetworkProfile, Site
+from propscope.results.network import DIRECTIONS, NetworkProfile, Site
 from propscope.results.profile_set import ProfileSet
 from propscope.results.summary import TensorSummary
 from propscope.results.table import Table, number, percent
@@ -19,12 +26,23 @@ _GRID_NOTES = (
     "largest (saturated, or inactive for a rectifier; half is normal for relu). dead: units flat on every sample.",
     "cosine: mean over pairs of samples at the last layer; near 1, the inputs are no longer told apart.",
 )
+_GRID_THEORY_NOTE = (
+    "/ theory: rms of z at the last layer, of dL/dz at the first, over what infinite-width theory expects, mean over",
+    "seeds; in brackets how far apart these are, in standard deviations of ln(rms) from network to network of this",
+    "width: -2 to 2 is usual.",
+)
+_SITE_THEORY_NOTE = (
+    "/ theory: rms over what infinite-width theory expects; in brackets how far apart these are, in standard",
+    "deviations of ln(rms) from network to network of this width: -2 to 2 is usual.",
+)
+_THEORY = ("forward\n/ theory", "backward\n/ theory")
 
 
-def grid_table(profiles: ProfileSet, *, intervals: bool = True) -> Table:
+def grid_table(profiles: ProfileSet, *, intervals: bool = True, theory: bool = True) -> Table:
     """Return the table with one row for each pair of initializer and activation (and each other label but the seed).
 
-    `intervals`: with the 95% interval over seeds behind each factor over the depth.
+    `intervals`: with the 95% interval over seeds behind each factor over the depth. `theory`: with the columns that
+    hold it against theory, where theory expects anything.
     """
     pairs = summarize_pairs(profiles)
     axes = profiles.axes
@@ -36,6 +54,7 @@ def grid_table(profiles: ProfileSet, *, intervals: bool = True) -> Table:
     seeds = {pair.seeds for pair in pairs}
     count = f"{min(seeds)} to {max(seeds)}" if len(seeds) > 1 else str(next(iter(seeds), 0))
     title = ", ".join([f"{len(pairs)} pair{'s' * (len(pairs) != 1)}", *fixed, f"{count} seed{'s' * (count != '1')}"])
+    theory = theory and any(site.expected is not None for profile in profiles for site in profile.sites)
     figures = (
         "forward\na layer",
         "forward\nover depth",
@@ -43,18 +62,21 @@ def grid_table(profiles: ProfileSet, *, intervals: bool = True) -> Table:
         "backward\nover depth",
         "std first\nactivation",
         "std last\nactivation",
+        *_THEORY * theory,
         "flat",
         "dead",
         "cosine",
         "non-\nfinite",
     )
     rows = tuple(
-        tuple(str(pair.labels.get(name, "")) for name in named) + _pair_cells(pair, intervals) for pair in pairs
+        tuple(str(pair.labels.get(name, "")) for name in named) + _pair_cells(pair, intervals, theory) for pair in pairs
     )
-    return Table(title, named + figures, rows, left=frozenset(named), notes=_GRID_NOTES)
+    notes = (*_GRID_NOTES, *_GRID_THEORY_NOTE * theory, *without_theory(profiles))
+    return Table(title, named + figures, rows, left=frozenset(named), notes=notes)
 
 
-def _pair_cells(pair: PairSummary, intervals: bool) -> tuple[str, ...]:
+def _pair_cells(pair: PairSummary, intervals: bool, theory: bool) -> tuple[str, ...]:
+    deviations = (pair.forward_deviation, pair.backward_deviation) if theory else ()
     return (
         number(pair.forward_gain.center),
         _interval(pair.forward_factor, intervals),
@@ -62,6 +84,7 @@ def _pair_cells(pair: PairSummary, intervals: bool) -> tuple[str, ...]:
         _interval(pair.backward_factor, intervals),
         number(pair.first_std),
         number(pair.last_std),
+        *map(_deviation, deviations),
         percent(pair.flat_fraction),
         percent(pair.dead_fraction),
         number(pair.mean_cosine, 2),
@@ -75,10 +98,23 @@ def _interval(interval: Interval, limits: bool) -> str:
     return f"{number(interval.center)} [{number(interval.low, 2)}, {number(interval.high, 2)}]"
 
 
+def _deviation(found: Deviation) -> str:
+    ratio = number(found.ratio, 2)
+    if math.isnan(found.sd):
+        return ratio
+    if abs(found.sd) >= 999.5:
+        return f"{ratio} ({'>999' if found.sd > 0 else '<-999'})"
+    # Rounded first: -0.0 would read as a deviation.
+    sd = round(found.sd, 1 if abs(found.sd) < 9.95 else None)
+    return f"{ratio} ({f'{sd:+}' if sd else '0.0'})"
+
+
 def profile_table(profile: NetworkProfile) -> Table:
     """Return the table with one row for each site of a network, in execution order."""
     labels = ", ".join(f"{name} {value}" for name, value in profile.labels.items())
     title = f"{len(profile.sites)} sites, {len(profile.parameters)} parameters"
+    theory = any(site.expected is not None for site in profile.sites)
+    moments = second_moment_ratios(profile)
     columns = (
         "layer",
         "site",
@@ -90,6 +126,8 @@ def profile_table(profile: NetworkProfile) -> Table:
         "gain",
         "backward\nrms",
         "backward\ngain",
+        *_THEORY * theory,
+        *("E[h²]/E[z²]\n(theory)",) * bool(moments),
         "flat",
         "dead",
         "equal",
@@ -98,10 +136,20 @@ def profile_table(profile: NetworkProfile) -> Table:
         "non-\nfinite",
     )
     gains = _gains(profile)
-    rows = tuple(_site_cells(site, *gains.get(id(site), (None, None))) for site in profile.sites)
+    extra = [
+        _theory_cells(site, theory) + _moment_cells(moments.get(index)) * bool(moments)
+        for index, site in enumerate(profile.sites)
+    ]
+    rows = tuple(
+        _site_cells(site, *gains.get(id(site), (None, None)), cells)
+        for site, cells in zip(profile.sites, extra, strict=True)
+    )
     notes = (
         "gain: forward rms over that of the layer before; backward gain: backward rms over that of the layer after;",
         "both between pre-activations. dead, equal: units flat on every sample, units equal to another.",
+        *_SITE_THEORY_NOTE * theory,
+        *("E[h²]/E[z²]: mean square of an activation over that of its pre-activation.",) * bool(moments),
+        *without_theory(ProfileSet((profile,))),
     )
     return Table(": ".join(filter(None, [labels, title])), columns, rows, frozenset(columns[1:4]), notes)
 
@@ -114,7 +162,18 @@ def _gains(profile: NetworkProfile) -> dict[int, tuple[float | None, float | Non
     return {id(site): pair for site, pair in zip(sites, zip(forward, backward, strict=True), strict=False)}
 
 
-def _site_cells(site: Site, gain: float | None, backward_gain: float | None) -> tuple[str, ...]:
+def _theory_cells(site: Site, theory: bool) -> tuple[str, ...]:
+    return tuple(_deviation(deviation(site, direction)) for direction in DIRECTIONS) if theory else ()
+
+
+def _moment_cells(found: SecondMomentRatio | None) -> tuple[str, ...]:
+    if found is None:
+        return ("",)
+    theory = "" if math.isnan(found.expected) else f" ({number(found.expected)})"
+    return (number(found.measured) + theory,)
+
+
+def _site_cells(site: Site, gain: float | None, backward_gain: float | None, extra: tuple[str, ...]) -> tuple[str, ...]:
     forward, backward = site.forward or TensorSummary.empty(), site.backward or TensorSummary.empty()
     return (
         "" if site.layer is None else str(site.layer),
@@ -127,6 +186,7 @@ def _site_cells(site: Site, gain: float | None, backward_gain: float | None) -> 
         "" if gain is None else number(gain),
         number(backward.rms),
         "" if backward_gain is None else number(backward_gain),
+        *extra,
         "" if site.flat_fraction is None else percent(site.flat_fraction),
         "" if site.dead_units is None else f"{site.dead_units}/{site.units}",
         "" if not site.symmetric_units else f"{site.symmetric_units}/{site.units}",

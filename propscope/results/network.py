@@ -14,6 +14,7 @@ from propscope.results.summary import TensorSummary
 
 Role = Literal["pre-activation", "activation", "norm", "attention", "embedding", "residual", "output", "other"]
 Direction = Literal["forward", "backward"]
+DIRECTIONS: tuple[Direction, ...] = ("forward", "backward")
 Label = str | int | float
 Floats = NDArray[np.float64]
 
@@ -182,7 +183,7 @@ class NetworkProfile:
 
         NaN where the direction was not seen, Inf where any element was not finite: an overflow is no small number.
         """
-        return np.array([_signal(getattr(site, direction)) for site in self.signal_sites], dtype=np.float64)
+        return np.array([signal_of(getattr(site, direction)) for site in self.signal_sites], dtype=np.float64)
 
     @property
     def forward_gains(self) -> Floats:
@@ -229,7 +230,8 @@ class NetworkProfile:
         return profile_table(self).to_html()
 
 
-def _signal(summary: TensorSummary | None) -> float:
+def signal_of(summary: TensorSummary | None) -> float:
+    """Return a summary's rms: NaN where nothing was seen, Inf where any element was not finite."""
     if summary is None or not summary.count:
         return float("nan")
     return float("inf") if summary.nonfinite_count else summary.rms

@@ -25,11 +25,11 @@ class Table:
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
+        drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        # As text: a string would be searched for markup and for names of emoji between colons.
         for column in self.columns:
-            drawn.add_column(column, justify="left" if column in self.left else "right", no_wrap=width is None)
+            drawn.add_column(Text(column), justify="left" if column in self.left else "right", no_wrap=width is None)
         for row in self.rows:
-            # As text: a string would be searched for markup and for names of emoji between colons.
             drawn.add_row(*map(Text, row))
         buffer = io.StringIO()
         # In a notebook a console shows what it is given, whatever the file.

@@ -1,12 +1,16 @@
 """`propscope show`: tables and JSON of a stored file, and every file that is none."""
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import pytest
 from command_line import files
 
+from propscope.results import Expected, ProfileSet
+from propscope.results.expectations import theory_note
 from propscope.store import load, save
 
 
@@ -90,6 +94,56 @@ def test_json_of_one_network(command, run_file):
     assert together["profile"]["labels"]["networks"] == 2
     assert together["profile"]["seed"] is None
     assert together["sites"][0]["forward_count"] == 2 * first["forward_count"]
+
+
+@pytest.fixture
+def predicted_file(run_file):
+    """The relu networks of `run_file`: he_normal at half what is expected, zeros with a reason for none."""
+
+    def predicted(profile):
+        if profile.labels["initializer"] == "zeros":
+            return replace(profile, coverage=(theory_note("the weights have no variance"),))
+        sites = (
+            replace(site, expected=Expected(forward_rms=2 * site.forward.rms, forward_log_std=1.0))
+            for site in profile.sites
+        )
+        return replace(profile, sites=tuple(sites))
+
+    save("predicted.h5", ProfileSet.of(map(predicted, load(run_file, activation="relu"))))
+    return "predicted.h5"
+
+
+def test_what_theory_expects_is_shown_beside_what_was_seen(command, predicted_file):
+    lines = command.fine("show", predicted_file).splitlines()
+    assert "0.50 (-0.7)" in lines[5]
+    assert lines[-1] == "no theory for zeros: the weights have no variance"
+    assert command.fine("show", predicted_file, "--init", "he_normal").count("0.50 (-0.7)") == 6
+
+
+def test_json_of_theory(command, predicted_file):
+    he, zeros = command("show", predicted_file, "--json").document
+    assert he["forward_deviation"] == {"ratio": 0.5, "sd": pytest.approx(-math.log(2))}
+    assert (he["backward_deviation"], he["no_theory"]) == ({"ratio": None, "sd": None}, "")
+    assert (zeros["forward_deviation"]["ratio"], zeros["no_theory"]) == (None, "the weights have no variance")
+    one = command("show", predicted_file, "--json", "--init", "he_normal", "--seed", "0").document
+    linear, activation = one["sites"][:2]
+    assert linear["expected_forward_rms"] == 2 * linear["forward_rms"]
+    assert linear["forward_deviation"]["ratio"] == 0.5
+    assert linear["second_moment_ratio"] is None
+    ratio = (activation["forward_rms"] / linear["forward_rms"]) ** 2
+    assert activation["second_moment_ratio"] == {"measured": pytest.approx(ratio), "expected": pytest.approx(ratio)}
+    none = command("show", predicted_file, "--json", "--init", "zeros", "--seed", "0").document
+    assert none["profile"]["coverage"] == [["", "theory", "the weights have no variance"]]
+
+
+def test_a_terminal_too_narrow_for_theory_still_shows_the_rest(command, predicted_file, monkeypatch):
+    widths = {}
+    for width in (300, 130, 105):
+        monkeypatch.setattr("propscope.cli.output.terminal_width", lambda width=width: width)
+        out = command.fine("show", predicted_file)
+        widths[width] = ("/ theory" in out, "[" in out)
+        assert max(map(len, out.splitlines()[1:7])) <= width
+    assert widths == {300: (True, True), 130: (True, False), 105: (False, False)}
 
 
 def test_json_has_no_infinity_and_no_nan(command, place):

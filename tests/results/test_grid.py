@@ -1,11 +1,13 @@
 """PairSummary: what several seeds say together, by hand."""
 
+import dataclasses
 import math
 
 import pytest
 from result_records import layered
 
-from propscope.results import NetworkProfile, ProfileSet
+from propscope.results import Expected, NetworkProfile, ProfileSet
+from propscope.results.expectations import theory_note
 from propscope.results.grid import summarize_pairs
 
 
@@ -34,6 +36,18 @@ def test_stds_are_of_the_first_and_last_activation():
     assert pair.last_std == pytest.approx(8.0)
     without = summary_of(layered([2.0, 8.0], activations=False))
     assert (without.first_std, without.last_std) == pytest.approx((2.0, 8.0))
+
+
+def test_how_pairs_compare_with_theory():
+    expected = [Expected(backward_rms=4.0), None, Expected(forward_rms=1.0, forward_log_std=math.log(2))]
+    pair = summary_of(*(layered([1.0, last], [1.0, 1.0], expected=expected, seed=last) for last in (2.0, 8.0)))
+    assert (pair.forward_deviation.ratio, pair.forward_deviation.sd) == pytest.approx((4.0, 2.0))
+    assert pair.backward_deviation.ratio == 0.25
+    assert math.isnan(pair.backward_deviation.sd)
+    assert pair.no_theory == ""
+    zeros = dataclasses.replace(layered([1.0]), coverage=(theory_note("no variance"),))
+    assert summary_of(zeros).no_theory == "no variance"
+    assert math.isnan(summary_of(zeros).forward_deviation.ratio)
 
 
 def test_shares_and_cosines():

@@ -1,10 +1,13 @@
 """The two tables that people read, by value."""
 
+import dataclasses
 import math
 
+import pytest
 from result_records import layered
 
-from propscope.results import NetworkProfile, ProfileSet, Site, TensorSummary
+from propscope.results import Expected, NetworkProfile, ProfileSet, Site, TensorSummary
+from propscope.results.expectations import theory_note
 from propscope.results.layout import grid_table, profile_table
 
 FIGURES = {"flat_fraction": 0.5, "dead_units": 1, "symmetric_units": 2, "mean_cosine": 0.3, "effective_rank": 1.5}
@@ -106,6 +109,7 @@ def test_rows_of_a_network():
         "gain": "",
         "backward rms": "3.00",
         "backward gain": "0.250",
+        "E[h²]/E[z²] (theory)": "",
         "flat": "50%",
         "dead": "1/2",
         "equal": "2/2",
@@ -118,6 +122,70 @@ def test_rows_of_a_network():
     assert (last["gain"], last["backward gain"]) == ("2.00", "")
     activation = cells(table, 1)
     assert (activation["gain"], activation["flat"], activation["dead"], activation["backward rms"]) == ("", "", "", "-")
+
+
+def predicted(seed=0, scale=1.0):
+    expected = [
+        Expected(forward_rms=2.0, forward_log_std=0.1, backward_rms=1.0, backward_log_std=0.5),
+        Expected(forward_rms=math.sqrt(2.0)),
+        Expected(forward_rms=4.0 / scale, forward_log_std=0.5),
+    ]
+    return layered([2.0, 4.0], [math.e, 12.0], expected=expected, initializer="he_normal", activation="relu", seed=seed)
+
+
+def test_what_was_seen_over_what_was_expected_in_the_grid():
+    table = grid_table(ProfileSet.of([predicted(), predicted(1, math.e)]))
+    row = cells(table)
+    assert (row["forward / theory"], row["backward / theory"]) == ("1.6 (+1.0)", "2.7 (+2.0)")
+    assert any(note.startswith("/ theory: ") for note in table.notes)
+    plain = grid_table(ProfileSet.of([predicted()]), theory=False)
+    assert "forward / theory" not in cells(plain)
+    assert not any("theory" in note for note in plain.notes)
+
+
+def test_without_any_expectation_there_is_no_column_of_it():
+    assert not any("theory" in column for column in grid_table(ProfileSet.of([pair("he_normal", 0)])).columns)
+
+
+def test_a_pair_without_theory_says_why_under_the_table():
+    zeros = dataclasses.replace(pair("zeros", 0), coverage=(theory_note("the weights are all equal"),))
+    table = grid_table(ProfileSet.of([predicted(), zeros]))
+    assert cells(table, 1)["forward / theory"] == "-"
+    assert table.notes[-1] == "no theory for zeros: the weights are all equal"
+    assert grid_table(ProfileSet.of([zeros])).notes[-1] == "no theory for zeros: the weights are all equal"
+    assert profile_table(zeros).notes[-1] == "no theory for zeros: the weights are all equal"
+
+
+@pytest.mark.parametrize(
+    ("log_ratio", "text"),
+    [
+        (-0.004, "1.0 (0.0)"),
+        (-0.99, "0.37 (-9.9)"),
+        (1.2, "3.3 (+12)"),
+        (110.0, "6e47 (>999)"),
+        (-110, "2e-48 (<-999)"),
+    ],
+)
+def test_deviations_are_spelled_in_few_characters(log_ratio, text):
+    profile = layered([math.exp(log_ratio)], expected=[Expected(forward_rms=1.0, forward_log_std=0.1)])
+    assert cells(profile_table(profile))["forward / theory"] == text
+
+
+def test_rows_of_a_network_against_theory():
+    table = profile_table(predicted())
+    first, activation, last = (cells(table, row) for row in range(3))
+    assert (first["forward / theory"], first["backward / theory"]) == ("1.0 (0.0)", "2.7 (+2.0)")
+    assert (activation["forward / theory"], activation["backward / theory"]) == ("0.71", "-")
+    assert activation["E[h²]/E[z²] (theory)"] == "0.250 (0.500)"
+    assert first["E[h²]/E[z²] (theory)"] == ""
+    assert last["forward / theory"] == "1.0 (0.0)"
+    assert cells(table, 3)["E[h²]/E[z²] (theory)"] == "0.250"
+    assert any(note.startswith("/ theory: ") for note in table.notes)
+
+
+def test_a_network_without_pairs_has_no_ratio_of_them():
+    table = profile_table(layered([1.0], activations=False))
+    assert not any("E[" in text for text in (*table.columns, *table.notes))
 
 
 def test_the_model_itself_has_a_name_and_no_layer():

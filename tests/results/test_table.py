@@ -15,11 +15,11 @@ def test_text_by_value():
     assert TABLE.to_text().splitlines() == [
         "two rows",
         "",
-        "             value",
-        " name         unit",
-        " ─────────────────",
-        " a             1.0",
-        " long name      22",
+        "            value",
+        " name        unit",
+        " ────────────────",
+        " a            1.0",
+        " long name     22",
         "",
         "a note",
     ]
@@ -104,6 +104,11 @@ def test_html_is_escaped():
 )
 def test_numbers(value, written):
     assert number(value) == written
+
+
+def test_brackets_are_no_markup():
+    table = Table("", ("E[h]",), (("[red]",),))
+    assert [line.split() for line in table.to_text().splitlines()[2:]] == [["E[h]"], ["─" * 5], ["[red]"]]
 
 
 def test_fewer_digits():
