@@ -1,0 +1,251 @@
+"""Where the variance of a pre-activation settles: every fixed point of the variance map, and what happens at its ends.
+
+Found as zeros of h(s) = ln(sigma_w^2 V(q) + sigma_b^2) - s, s = ln q, by brackets; never by iterating until little
+changes, which near a critical point stops anywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+
+from propscope.errors import InputError
+from propscope.theory.elementwise import Elementwise
+from propscope.theory.quadrature import moments
+from propscope.theory.tables import moment_table
+
+Array = NDArray[np.float64]
+
+Stability = Literal["stable", "unstable", "half-stable", "line", "decay", "divergence"]
+# No round q lies on the grid.
+_RANGE, _STEP = 28.0123, 0.05
+_NOISE = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class Law:
+    """How q tends to 0 or to infinity with the layer l.
+
+    `kind` "exponential": q_l ~ exp(rate l), `rate` below 0 for a decay. "algebraic": q_l ~ l^exponent. "logarithmic":
+    slower than any power; "super-exponential": faster than any exponential.
+    """
+
+    kind: Literal["exponential", "algebraic", "logarithmic", "super-exponential"]
+    rate: float | None = None
+    exponent: float | None = None
+
+    def __str__(self) -> str:
+        if self.rate is not None:
+            return f"exponential, q_l ~ {math.exp(self.rate):.6g}^l"
+        return f"algebraic, q_l ~ l^{self.exponent:.6g}" if self.exponent is not None else self.kind
+
+
+@dataclass(frozen=True, slots=True)
+class FixedPoint:
+    """A variance q that the variance map keeps; 0 and infinity where q decays or diverges.
+
+    `stability`: "stable"; "unstable"; "half-stable", attracting from one side, at a double root; "line", when every q
+    is fixed (q is then the one asked about); "decay" to q = 0; "divergence" to q = inf. `chi` is chi_1, the factor of
+    the squared gradient per layer there, `chi_parallel` the factor of a small change of q; limits at 0 and infinity.
+    `law` of a decay or divergence, else None.
+    """
+
+    q: float
+    stability: Stability
+    chi: float
+    chi_parallel: float
+    law: Law | None = None
+
+    def __str__(self) -> str:
+        return f"q = {self.q:.10g}, {self.stability}" + (f" ({self.law})" if self.law else "")
+
+
+@dataclass(frozen=True, slots=True)
+class VarianceMap:
+    """q' = weight_variance V(q) + bias_variance (Poole et al. 2016, eq. 3), through logarithms."""
+
+    activation: Elementwise
+    weight_variance: float
+    bias_variance: float
+
+    def growth(self, s: float) -> float:
+        """Return h(s) = ln q' - ln q at s = ln q."""
+        value = float(moments(self.activation, math.exp(s)).value)
+        return math.log(self.weight_variance * value + self.bias_variance) - s
+
+    def growths(self, s: Array) -> Array:
+        """Return h at every s, interpolated."""
+        value, _ = moment_table(self.activation).log_moments(s)
+        return np.asarray(np.log(self.weight_variance * np.exp(value) + self.bias_variance) - s)
+
+    def bend(self, s: float) -> float:
+        """Return h'(s) = d ln q' / d ln q - 1."""
+        q = math.exp(s)
+        known = moments(self.activation, q)
+        mapped = self.weight_variance * float(known.value) + self.bias_variance
+        return self.weight_variance * q * float(known.growth) / mapped - 1
+
+    def at(self, q: float) -> tuple[float, float]:
+        """Return chi_1 and chi_parallel at q."""
+        known = moments(self.activation, q)
+        return self.weight_variance * float(known.slope), self.weight_variance * float(known.growth)
+
+    @property
+    def keeps_zero(self) -> bool:
+        """Whether q = 0 is a fixed point."""
+        return self.bias_variance == 0 and float(self.activation.value(np.zeros(1))[0]) == 0
+
+
+def fixed_points(variance_map: VarianceMap) -> tuple[FixedPoint, ...]:
+    """Return every fixed point, ascending, with q = 0 where it is one and q = inf where the variance diverges.
+
+    Fixed points with q between about 1e-12 and 1e12, or further out with the variances given. Where every q is fixed,
+    the one returned has q = 1.
+    """
+    if variance_map.activation.slopes is not None:
+        return _homogeneous(variance_map)
+    s, h = _grid(variance_map)
+    signs, inner = _signs(h, variance_map)
+    crossings = np.flatnonzero(signs[:-1] * signs[1:] < 0)
+    # Next to the end the bracket is all of the part where the interpolant cannot tell the sign.
+    roots = [(_root(variance_map.growth, s[i if i >= inner[0] else 0], s[i + 1]), int(signs[i])) for i in crossings]
+    found = [_transversal(variance_map, math.exp(root), sign) for root, sign in roots]
+    found += _tangential(variance_map, s[slice(*inner)], h[slice(*inner)], signs[slice(*inner)])
+    found.sort(key=lambda point: point.q)
+    return (*_at_zero(variance_map, s, h, int(signs[0])), *found, *_at_infinity(variance_map, s, h, int(signs[-1])))
+
+
+def _root(function: Callable[[float], float], low: float, high: float) -> float:
+    ends = function(low), function(high)
+    # The interpolant that found the bracket is right to 1e-12, and a root that close to an end may lie beyond it.
+    if ends[0] * ends[1] >= 0:
+        return low if abs(ends[0]) < abs(ends[1]) else high
+    return float(brentq(function, low, high, xtol=1e-15, rtol=1e-15))
+
+
+def _grid(variance_map: VarianceMap) -> tuple[Array, Array]:
+    """Return s and h(s) over all q where a fixed point may be, or as far as the activation can be resolved."""
+    bias = variance_map.bias_variance
+    low = max(min(-_RANGE, math.log(bias) - 2) if bias > 0 else -_RANGE, -600.0)
+    most = max(_RANGE, math.log(variance_map.weight_variance + bias) + 8)
+    problem: InputError | None = None
+    for high in (most, 20.0, 14.0, 9.0, 6.0):
+        s = np.linspace(low, high, 1 + math.ceil((high - low) / _STEP))
+        try:
+            h = variance_map.growths(s)
+        except InputError as error:
+            problem = problem or error
+            continue
+        if problem and h[-1] > 0:
+            break
+        return s, h
+    assert problem is not None
+    raise problem
+
+
+def _signs(h: Array, variance_map: VarianceMap) -> tuple[NDArray[np.int_], tuple[int, int]]:
+    """Return the sign of h, and the range where the interpolant tells it.
+
+    Beyond, where h tends to 0 at either end, it is the sign of the limit at 0 where that is known, else the last one.
+    """
+    signs = np.where(h >= 0, 1, -1)
+    known = np.flatnonzero(np.abs(h) > 1e-10)
+    if not known.size:
+        return signs, (0, len(h))
+    first, last = int(known[0]), int(known[-1])
+    signs[:first], signs[last:] = signs[first], signs[last]
+    if first and variance_map.keeps_zero:
+        beyond = variance_map.at(0.0)[1] - 1
+        signs[:first] = np.sign(beyond) if abs(beyond) > 2e-14 else signs[first]
+    return signs, (first, last + 1)
+
+
+def _transversal(variance_map: VarianceMap, q: float, sign_below: int) -> FixedPoint:
+    chi, parallel = variance_map.at(q)
+    return FixedPoint(q, "stable" if sign_below > 0 and parallel > -1 else "unstable", chi, parallel)
+
+
+def _tangential(variance_map: VarianceMap, s: Array, h: Array, signs: NDArray[np.int_]) -> list[FixedPoint]:
+    inner = np.abs(h[1:-1])
+    near = (inner <= np.abs(h[:-2])) & (inner <= np.abs(h[2:])) & (inner < 1e-2)
+    same = (signs[:-2] == signs[1:-1]) & (signs[1:-1] == signs[2:])
+    found: list[FixedPoint] = []
+    for i in np.flatnonzero(near & same) + 1:
+        bends = variance_map.bend(s[i - 1]), variance_map.bend(s[i + 1])
+        if bends[0] * bends[1] >= 0:
+            continue
+        lowest = _root(variance_map.bend, s[i - 1], s[i + 1])
+        gap = variance_map.growth(lowest)
+        if abs(gap) <= _NOISE:
+            chi, parallel = variance_map.at(math.exp(lowest))
+            found.append(FixedPoint(math.exp(lowest), "half-stable", chi, parallel))
+        elif gap * signs[i] < 0:
+            for end, sign in ((s[i - 1], signs[i]), (s[i + 1], -signs[i])):
+                root = _root(variance_map.growth, *sorted((end, lowest)))
+                found.append(_transversal(variance_map, math.exp(root), int(sign)))
+    return found
+
+
+def _at_zero(variance_map: VarianceMap, s: Array, h: Array, sign: int) -> list[FixedPoint]:
+    if not variance_map.keeps_zero:
+        return []
+    chi, parallel = variance_map.at(0.0)
+    if sign > 0:
+        return [FixedPoint(0.0, "unstable", chi, parallel)]
+    if parallel < 1e-12:
+        law = Law("super-exponential")
+    elif abs(parallel - 1) > 2e-14:
+        law = Law("exponential", rate=math.log(parallel))
+    else:
+        law = _slow(variance_map, s, h)
+    return [FixedPoint(0.0, "decay", chi, parallel, law)]
+
+
+def _at_infinity(variance_map: VarianceMap, s: Array, h: Array, sign: int) -> list[FixedPoint]:
+    if sign <= 0:
+        return []
+    q = math.exp(s[-1])
+    chi, parallel = variance_map.at(q)
+    if parallel > 1.001 * math.exp(h[-1]):
+        law = Law("super-exponential")
+    elif abs(h[-1]) > 1e-9:
+        law = Law("exponential", rate=float(h[-1]))
+    else:
+        law = _slow(variance_map, s[::-1], h[::-1])
+    return [FixedPoint(math.inf, "divergence", chi, parallel, law)]
+
+
+def _slow(variance_map: VarianceMap, s: Array, h: Array) -> Law:
+    """Return the law where h ~ q^m tends to 0 as s runs to its first: dq/dl = h q gives q_l ~ l^(-1/m)."""
+    known = np.flatnonzero(np.abs(h) > 3e-12)
+    if not known.size:
+        return Law("logarithmic")
+    first, second = s[known[0]], s[min(known[0] + round(2 / _STEP), len(s) - 1)]
+    near, far = variance_map.growth(float(first)), variance_map.growth(float(second))
+    if near * far <= 0 or abs(math.log(far / near)) > 8 * abs(second - first):
+        return Law("logarithmic")
+    order = math.log(far / near) / (second - first)
+    whole = round(2 * order) / 2
+    return Law("algebraic", exponent=-1 / (whole if whole and abs(order - whole) < 0.02 else order))
+
+
+def _homogeneous(variance_map: VarianceMap) -> tuple[FixedPoint, ...]:
+    """Return the fixed points of q' = chi q + sigma_b^2, the map of an activation with two slopes."""
+    chi, bias = variance_map.at(1.0)[0], variance_map.bias_variance
+    critical = abs(chi - 1) <= 1e-14
+    if bias == 0 and critical:
+        return (FixedPoint(1.0, "line", chi, chi),)
+    if chi < 1 and not critical:
+        if bias == 0:
+            law = Law("exponential", rate=math.log(chi)) if chi else Law("super-exponential")
+            return (FixedPoint(0.0, "decay", chi, chi, law),)
+        return (FixedPoint(bias / (1 - chi), "stable", chi, chi),)
+    zero = (FixedPoint(0.0, "unstable", chi, chi),) if bias == 0 else ()
+    law = Law("algebraic", exponent=1.0) if critical else Law("exponential", rate=math.log(chi))
+    return (*zero, FixedPoint(math.inf, "divergence", chi, chi, law))

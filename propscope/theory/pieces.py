@@ -1,0 +1,158 @@
+"""`Pieces`: the real line cut where a function's behaviour changes, so that a short polynomial fits each piece.
+
+A quadrature that splits at these cuts is exact to rounding, whatever the scale on which it looks at the function: the
+cuts contain every kink and jump, and they crowd where a smooth function bends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.polynomial import chebyshev
+from numpy.typing import NDArray
+
+from propscope.errors import InputError
+
+Array = NDArray[np.float64]
+Function = Callable[[Array], Array]
+
+_ORDER = 17
+_NODES = -np.cos((np.arange(_ORDER) + 0.5) * np.pi / _ORDER)
+# Maps values at the nodes to Chebyshev coefficients.
+_TO_COEFFICIENTS = np.linalg.inv(chebyshev.chebvander(_NODES, _ORDER - 1))
+_TAIL = 4
+_VALUE_TOLERANCE, _SLOPE_TOLERANCE = 1e-13, 1e-12
+_NARROWEST = 1e-12
+_SHELLS = np.array([0.0, *(2.0 ** np.array([0, 1, 2, 3, 4, 6, 8, 12, 20, 40, 80, 160, 320, 500]))])
+_MOST_PANELS = 4096
+
+
+class Pieces:
+    """Grows outwards from 0 as far as it is asked; `kinks` holds those found so far, and the declared ones.
+
+    `value` and `slope` are the function and its derivative, float64 arrays to arrays; `slope` None to go by the values
+    alone. A kink is a point where no polynomial fits however narrow the piece: a jump of the function, or of its
+    first or second derivative.
+    """
+
+    def __init__(self, value: Function, slope: Function | None, *, kinks: tuple[float, ...] = (), what: str) -> None:
+        self.kinks = tuple(sorted({float(kink) for kink in kinks}))
+        self._value, self._slope, self._what = value, slope, what
+        self._edges = np.zeros(1)
+        self._coefficients = np.empty((0, _ORDER))
+        self._shell = 0
+        self._scales = np.zeros(2)
+
+    @property
+    def edges(self) -> Array:
+        """The cuts found so far, ascending, 0 among them."""
+        return self._edges
+
+    def within(self, radius: float) -> Array:
+        """Return the cuts in (-radius, radius), ascending.
+
+        Raises `InputError` when the function bends too often on the way to be resolved, as sin does far out.
+        """
+        while _SHELLS[self._shell] < radius and self._shell + 1 < len(_SHELLS):
+            self._grow()
+        return self._edges[np.abs(self._edges) < radius]
+
+    def derivative(self, x: Array) -> Array:
+        """Return the derivative at x from the polynomials of the pieces, for functions that bring none."""
+        flat = np.abs(x).ravel()
+        self.within(float(flat.max(initial=0.0)) * 1.000001)
+        panel = np.clip(np.searchsorted(self._edges, x) - 1, 0, len(self._edges) - 2)
+        low, high = self._edges[panel], self._edges[panel + 1]
+        bent = chebyshev.chebder(self._coefficients, axis=1)[panel]
+        # The polynomial of each point is its own: the coefficients run along the last axis of x's shape.
+        y = (2 * x - low - high) / (high - low)
+        found: Array = chebyshev.chebval(y, np.moveaxis(bent, -1, 0), tensor=False) * 2 / (high - low)
+        return found
+
+    def _grow(self) -> None:
+        low, high = _SHELLS[self._shell], _SHELLS[self._shell + 1]
+        bounds = [(-high, -low), (low, high)]
+        for side in bounds:
+            self._measure(*side)
+        halves = [self._resolve(*side) for side in bounds]
+        (left, left_fit), (right, right_fit) = halves
+        self._edges = np.concatenate([left[:-1], self._edges, right[1:]])
+        self._coefficients = np.concatenate([left_fit, self._coefficients, right_fit])
+        self._shell += 1
+        self.kinks = tuple(sorted({*self.kinks, *self._jumps()}))
+
+    def _jumps(self) -> list[float]:
+        # A kink at 0 or at 3 coincides with a cut that halving makes, so no piece shows it.
+        width = np.diff(self._edges)
+        narrower = np.minimum(width[:-1], width[1:])
+        found = np.zeros(narrower.shape, dtype=bool)
+        fit, scale = self._coefficients.T, self._scales[0]
+        for order, tolerance in enumerate((1e-11, 1e-9, 1e-6)):
+            bent = chebyshev.chebder(fit, order) * (2 / width) ** order
+            left, right = chebyshev.chebval(1.0, bent[:, :-1]), chebyshev.chebval(-1.0, bent[:, 1:])
+            found |= np.abs(right - left) > tolerance * scale * (2 / narrower) ** order
+        return [float(edge) for edge in self._edges[1:-1][found & (narrower > 1e-3)]]
+
+    def _measure(self, low: float, high: float) -> None:
+        x = np.linspace(low, high, 257)
+        for index, function in enumerate((self._value, self._slope)):
+            if function is not None:
+                size = np.abs(function(x))
+                self._scales[index] = max(self._scales[index], size[np.isfinite(size)].max(initial=0.0))
+
+    def _resolve(self, low: float, high: float) -> tuple[Array, Array]:
+        declared = [kink for kink in self.kinks if low < kink < high]
+        edges, fit, stuck = self._refine(np.array([low, *declared, high]))
+        if stuck.size and (found := self._locate(stuck, low, high)):
+            self.kinks = tuple(sorted({*self.kinks, *found}))
+            inside = [kink for kink in self.kinks if low < kink < high]
+            edges, fit, _ = self._refine(np.array([low, *inside, high]))
+        return edges, fit
+
+    def _locate(self, stuck: Array, low: float, high: float) -> list[float]:
+        groups = np.split(stuck, np.flatnonzero(np.diff(stuck) > 1e-9 * np.maximum(1, np.abs(stuck[1:]))) + 1)
+        found = []
+        for group in groups:
+            # Kinks are written with a few digits; the bisection leaves the last ones open.
+            kink = float(f"{group.mean():.12g}") if abs(group.mean()) > 1e-9 else 0.0
+            if low <= kink <= high:
+                found.append(kink)
+        return found
+
+    def _refine(self, edges: Array) -> tuple[Array, Array, Array]:
+        """Return the cuts, the fit of each piece, and the centres of the pieces that stayed unresolved."""
+        low, high = edges[:-1], edges[1:]
+        done: list[tuple[Array, Array, Array]] = []
+        stuck: list[Array] = []
+        count = 0
+        while low.size:
+            fit, resolved = self._fit(low, high)
+            narrow = (high - low) <= _NARROWEST * np.maximum(1, np.abs(low))
+            stuck.append((low + high)[narrow & ~resolved] / 2)
+            done.append(tuple(part[resolved | narrow] for part in (low, high, fit)))  # type: ignore[arg-type]
+            count += int((resolved | narrow).sum())
+            low, high = low[~(resolved | narrow)], high[~(resolved | narrow)]
+            if count + low.size > _MOST_PANELS:
+                raise InputError(
+                    f"activation {self._what} bends more than {_MOST_PANELS} times within {abs(edges).max():g} of 0, "
+                    "more than can be resolved in float64",
+                    hint="valid is a function that is smooth but for some kinks; for sin, a smaller variance",
+                )
+            middle = (low + high) / 2
+            low, high = np.concatenate([low, middle]), np.concatenate([middle, high])
+        lows, highs, fits = (np.concatenate(parts) for parts in zip(*done, strict=True))
+        order = np.argsort(lows)
+        return np.append(lows[order], highs.max()), fits[order], np.sort(np.concatenate(stuck))
+
+    def _fit(self, low: Array, high: Array) -> tuple[Array, NDArray[np.bool_]]:
+        x = (low + high)[:, None] / 2 + (high - low)[:, None] / 2 * _NODES
+        values = self._value(x)
+        # Where a function overflows there is nothing to resolve; its moments will say that they are infinite.
+        beyond = ~np.isfinite(values).all(axis=1)
+        fit = np.where(beyond[:, None], 0.0, values) @ _TO_COEFFICIENTS.T
+        resolved = np.abs(fit[:, -_TAIL:]).max(axis=1) <= _VALUE_TOLERANCE * self._scales[0]
+        if self._slope is not None:
+            slopes = np.where(beyond[:, None], 0.0, self._slope(x)) @ _TO_COEFFICIENTS.T
+            resolved &= np.abs(slopes[:, -_TAIL:]).max(axis=1) <= _SLOPE_TOLERANCE * self._scales[1]
+        return fit, resolved | beyond

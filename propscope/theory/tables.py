@@ -1,0 +1,102 @@
+"""Moments of an activation between nodes: piecewise Chebyshev interpolants in ln q, checked against their own tails."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+from numpy.polynomial import chebyshev
+from numpy.typing import NDArray
+
+from propscope.theory.elementwise import Elementwise
+from propscope.theory.quadrature import moments
+
+Array = NDArray[np.float64]
+
+_WIDTH = 2.0
+_ORDER = 14
+_NODES = -np.cos((np.arange(_ORDER) + 0.5) * np.pi / _ORDER)
+_FIT = np.linalg.inv(chebyshev.chebvander(_NODES, _ORDER - 1))
+_TO_POWERS = np.stack([np.pad(chebyshev.cheb2poly(row), (0, _ORDER))[:_ORDER] for row in np.eye(_ORDER)], axis=1)
+_TOLERANCE = 2e-12
+_MOST_PARTS = 16
+# The smallest number there is: a moment of 0 has a logarithm too.
+_FLOOR = 5e-324
+
+
+class MomentTable:
+    """ln V and ln D as functions of ln q, to about 1e-12; grows as it is asked, by blocks of ln q two wide.
+
+    A block that no polynomial fits after it is cut into 16 is computed afresh each time. Made by `moment_table`.
+    """
+
+    def __init__(self, activation: Elementwise) -> None:
+        self._activation = activation
+        self._blocks: dict[int, tuple[int, Array, list[list[float]]] | None] = {}
+
+    def log_value(self, s: float) -> float:
+        """Return ln V at ln q = s."""
+        index = math.floor(s / _WIDTH)
+        if index not in self._blocks:
+            self._build([index])
+        block = self._blocks[index]
+        if block is None:
+            return math.log(max(float(moments(self._activation, math.exp(s)).value), _FLOOR))
+        parts, _, powers = block
+        place = (s / _WIDTH - index) * parts
+        part = min(int(place), parts - 1)
+        y = 2 * (place - part) - 1
+        total = 0.0
+        for power in powers[part]:
+            total = total * y + power
+        return total
+
+    def log_moments(self, s: Array) -> tuple[Array, Array]:
+        """Return ln V and ln D at every ln q = s, of s's shape."""
+        flat = s.ravel()
+        index = np.floor(flat / _WIDTH).astype(int)
+        needed = np.unique(index)
+        self._build([int(one) for one in needed if int(one) not in self._blocks])
+        found = np.empty((2, flat.size))
+        for one in needed:
+            mask = index == one
+            block = self._blocks[int(one)]
+            if block is None:
+                found[:, mask] = self._exact(flat[mask])
+                continue
+            parts, fit, _ = block
+            place = (flat[mask] / _WIDTH - one) * parts
+            part = np.minimum(place.astype(int), parts - 1)
+            y = 2 * (place - part) - 1
+            found[:, mask] = chebyshev.chebval(y, np.moveaxis(fit[part], 0, -1), tensor=False)
+        value, slope = found.reshape(2, *s.shape)
+        return value, slope
+
+    def _exact(self, s: Array) -> Array:
+        known = moments(self._activation, np.exp(s))
+        return np.log(np.maximum(np.stack([known.value, known.slope]), _FLOOR))
+
+    def _build(self, indices: list[int]) -> None:
+        parts, left = 1, indices
+        while left and parts <= _MOST_PARTS:
+            low = _WIDTH * (np.array(left)[:, None] + np.arange(parts) / parts)
+            s = low[:, :, None] + _WIDTH / parts * (1 + _NODES) / 2
+            values = self._exact(s.ravel()).reshape(2, *s.shape)
+            # Shape (blocks, parts, order, 2).
+            fits = np.einsum("kn,vbpn->bpkv", _FIT, values)
+            resolved = np.abs(fits[:, :, -3:]).max(axis=(1, 2, 3)) <= _TOLERANCE * (1 + np.abs(values).max())
+            for index, fit, ready in zip(left, fits, resolved, strict=True):
+                if ready:
+                    powers = (_TO_POWERS @ fit[:, :, 0].T).T[:, ::-1].tolist()
+                    self._blocks[index] = (parts, fit, powers)
+            left = [index for index, ready in zip(left, resolved, strict=True) if not ready]
+            parts *= 2
+        for index in left:
+            self._blocks[index] = None
+
+
+@lru_cache(maxsize=64)
+def moment_table(activation: Elementwise) -> MomentTable:
+    """Return the activation's table, the same one every time."""
+    return MomentTable(activation)
