@@ -8,11 +8,12 @@ from typing import Literal
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
-from propscope.plots.curves import Curves, Panel
+from propscope.plots.curves import BANDS_AT_MOST, Curves, Panel
 from propscope.plots.end_labels import draw_end_labels, height_of, width_of
-from propscope.plots.quantities import Curve
-from propscope.plots.style import DPI, LineStyle, draw_header, line_style
+from propscope.plots.quantities import Curve, Floats
+from propscope.plots.style import DPI, INK, QUIET, LineStyle, draw_header, line_style
 
 _WIDTH = 3.8
 _HEIGHT = 2.5
@@ -68,6 +69,7 @@ def draw_panel(axes: Axes, panel: Panel, styles: dict[str, LineStyle]) -> Axes:
     leaders = {label.names[0] for label in panel.labels}
     for number, curve in enumerate(panel.curves):
         _draw_curve(axes, panel, curve, styles[curve.name], number, on_top=curve.name in leaders)
+        _draw_expected(axes, panel, curve, styles[curve.name])
         _draw_marks(axes, panel, curve, styles[curve.name], marks)
     positions = np.concatenate([curve.positions for curve in panel.curves])
     first, last = int(positions.min()), int(positions.max())
@@ -99,8 +101,7 @@ def position_ticks(first: int, last: int) -> list[int]:
 
 
 def _draw_curve(axes: Axes, panel: Panel, curve: Curve, style: LineStyle, number: int, *, on_top: bool) -> None:
-    signed = panel.quantity.signed
-    drawable = np.isfinite(curve.center) & ((curve.center > 0) | signed)
+    drawable = panel.quantity.drawable(curve.center)
     center = np.where(drawable, curve.center, np.nan)
     step = max(1, -(-curve.positions.size // _MARKERS))
     axes.plot(
@@ -110,20 +111,33 @@ def _draw_curve(axes: Axes, panel: Panel, curve: Curve, style: LineStyle, number
         zorder=3 if on_top else 2.5,
         **style.keywords,
     )
-    banded = drawable & np.isfinite(curve.low) & np.isfinite(curve.high)
-    if banded.any():
-        # A logarithmic axis has no place for the 0 that a vanished seed makes the lower limit.
-        low = np.where(banded, curve.low if signed else np.maximum(curve.low, 1e-300), np.nan)
-        high = np.where(banded, curve.high, np.nan)
-        axes.fill_between(
-            curve.positions,
-            low,
-            high,
-            color=style.colour,
-            alpha=0.2 if len(panel.curves) <= 6 else 0.11,
-            linewidth=0,
-            zorder=2,
-        )
+    low, high = _between(panel, drawable, curve.low, curve.high)
+    if not np.isnan(low).all():
+        shade = 0.2 if len(panel.curves) <= BANDS_AT_MOST else 0.11
+        axes.fill_between(curve.positions, low, high, color=style.colour, alpha=shade, linewidth=0, zorder=2)
+
+
+def _draw_expected(axes: Axes, panel: Panel, curve: Curve, style: LineStyle) -> None:
+    """Draw what theory expects, over the curve, and where few lines leave room the band of single networks."""
+    drawable = panel.quantity.drawable(curve.expected)
+    if not drawable.any():
+        return
+    expected = np.where(drawable, curve.expected, np.nan)
+    # Below the curve in its colour, which tells whose it is where the two part.
+    axes.plot(curve.positions, expected, color=style.colour, linewidth=0.9, alpha=0.6, zorder=2.4)
+    axes.plot(curve.positions, expected, color=INK, linewidth=0.9, linestyle=(0, (4, 4)), zorder=4)
+    low, high = _between(panel, drawable, curve.expected_low, curve.expected_high)
+    if panel.straying and not np.isnan(low).all():
+        axes.fill_between(curve.positions, low, high, color=QUIET, alpha=0.12, linewidth=0, zorder=1.5)
+        for edge in (low, high):
+            axes.plot(curve.positions, edge, color=QUIET, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1.6)
+
+
+def _between(panel: Panel, drawable: NDArray[np.bool_], low: Floats, high: Floats) -> tuple[Floats, Floats]:
+    banded = drawable & np.isfinite(low) & np.isfinite(high)
+    # A logarithmic axis has no place for the 0 that a vanished seed makes the lower limit.
+    floor = low if panel.quantity.signed else np.maximum(low, 1e-300)
+    return np.where(banded, floor, np.nan), np.where(banded, high, np.nan)
 
 
 def _draw_marks(axes: Axes, panel: Panel, curve: Curve, style: LineStyle, marks: Counter[tuple[int, str]]) -> None:

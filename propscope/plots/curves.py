@@ -9,18 +9,22 @@ import numpy as np
 from propscope.plots.end_labels import EndLabel, Side
 from propscope.plots.quantities import QUANTITIES, Curve, Floats, Ints, Quantity, curve_of
 from propscope.plots.scales import Scale, log_scale, signed_scale
-from propscope.plots.sheets import COLUMN, columns, facts, lines
+from propscope.plots.sheets import COLUMN, columns, facts, lines, reasons
 from propscope.plots.style import Header, short
 from propscope.plots.tracks import Track
 from propscope.results import ProfileSet
 
 # Curves nearer to each other than this share of the panel's height, everywhere, cannot be told apart.
 _COINCIDE = 0.02
+# The hatched bands of more lines than this would cover each other.
+BANDS_AT_MOST = 6
 _READING = (
     "Flat is healthy. Falling along the signal's way (arrow under each panel): vanishing; rising: exploding. "
     "▼ at the bottom edge: exactly zero; ▲ at the top edge: NaN or Inf."
 )
-_BANDS = " Bands: 95% interval over seeds."
+_BANDS = " Bands in a curve's colour: 95% interval over seeds."
+_THEORY = " Thin dark dashes: infinite-width theory."
+_STRAYING = " Grey, dotted edges: where theory expects 95% of single networks of this width."
 _BEYOND = " ↑\N{NO-BREAK SPACE}↓:\N{NO-BREAK SPACE}where a curve ends beyond its axis."
 
 
@@ -39,6 +43,11 @@ class Panel:
     scale: Scale
     side: Side
     labels: tuple[EndLabel, ...]
+
+    @property
+    def straying(self) -> bool:
+        """Whether the band is drawn in which theory expects single networks: there is one, and few lines."""
+        return len(self.curves) <= BANDS_AT_MOST and any(np.isfinite(curve.expected_low).any() for curve in self.curves)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +79,10 @@ def prepare_curves(profiles: ProfileSet) -> Curves | None:
     panels = [panel for row in rows for panel in row if panel is not None]
     several = any(curve.profiles > 1 for panel in panels for curve in panel.curves)
     beyond = any(panel.scale.clipped for panel in panels)
-    header = Header("Signal along the depth", facts(profiles), _READING + _BANDS * several + _BEYOND * beyond)
+    theory = any(np.isfinite(curve.expected).any() for panel in panels for curve in panel.curves)
+    straying = any(panel.straying for panel in panels)
+    reading = _READING + _BANDS * several + _THEORY * theory + _STRAYING * straying + _BEYOND * beyond
+    header = Header("Signal along the depth", facts(profiles), "\n".join((reading, *reasons(profiles))))
     return Curves(header, tuple(groups), tuple(rows))
 
 
@@ -88,12 +100,13 @@ def _curves(quantity: Quantity, members: ProfileSet, everything: ProfileSet) -> 
 def _row(quantity: Quantity, drawn: _Drawn, profiles: ProfileSet) -> tuple[Panel | None, ...]:
     every = [curve for curves, _ in drawn.values() for curve in curves]
     centers = [curve.center for curve in every]
+    expected = [_beside(quantity, curve, curve.expected) for curve in every]
     start = 0 if quantity.travels == "up" else -1
     if quantity.signed:
-        scale = signed_scale(centers, limits=_limits(every), spread=_spread(quantity, profiles))
+        scale = signed_scale([*centers, *expected], limits=_limits(quantity, every), spread=_spread(quantity, profiles))
     else:
         anchors = [center[start] for center in centers]
-        scale = log_scale(np.concatenate(centers), limits=_limits(every), anchors=anchors)
+        scale = log_scale(np.concatenate([*centers, *expected]), limits=_limits(quantity, every), anchors=anchors)
     side = _side(quantity, scale, every)
     panels: list[Panel | None] = []
     for column, (curves, track) in drawn.items():
@@ -107,8 +120,18 @@ def _row(quantity: Quantity, drawn: _Drawn, profiles: ProfileSet) -> tuple[Panel
     return tuple(panels)
 
 
-def _limits(curves: list[Curve]) -> Floats:
-    return np.concatenate([limit for curve in curves for limit in (curve.low, curve.high)])
+def _limits(quantity: Quantity, curves: list[Curve]) -> Floats:
+    limits = [limit for curve in curves for limit in (curve.low, curve.high)]
+    if len(curves) <= BANDS_AT_MOST:
+        limits += [
+            _beside(quantity, curve, edge) for curve in curves for edge in (curve.expected_low, curve.expected_high)
+        ]
+    return np.concatenate(limits)
+
+
+def _beside(quantity: Quantity, curve: Curve, prediction: Floats) -> Floats:
+    """Return a prediction where there is a curve to hold it against: only there the axis must show it."""
+    return np.where(quantity.drawable(curve.center), prediction, np.nan)
 
 
 def _spread(quantity: Quantity, profiles: ProfileSet) -> float:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from propscope.plots.sheets import COLUMN, columns, facts, lines
+from propscope.plots.sheets import COLUMN, columns, facts, lines, reasons
 from propscope.plots.style import Header
-from propscope.results import ProfileSet
+from propscope.results import NetworkProfile, ProfileSet
+from propscope.results.expectations import BAND, end_to_end, expected_factor, mean_deviation
 from propscope.results.interval import geometric_interval
 from propscope.results.network import Direction
 
@@ -29,6 +31,9 @@ _READING = (
     "Decades (log10) gained or lost over the whole depth. 0, white: healthy. Minus, blue: vanishing; plus, red: "
     "exploding. Hatched once: exactly zero; crosswise: NaN or Inf."
 )
+
+
+_THEORY = " Second row: what infinite-width theory expects, where the networks lie outside its 95% band."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,8 +79,7 @@ def prepare_overview(profiles: ProfileSet) -> Overview | None:
     maps = []
     for direction, title in _TITLES:
         cells = tuple(
-            tuple(factor_of([profile.factor(direction) for profile in columns(group).get(name, ())]) for name in names)
-            for group in by_line.values()
+            tuple(cell_of(columns(group).get(name, ()), direction) for name in names) for group in by_line.values()
         )
         if any(cell.state != "not seen" for row in cells for cell in row):
             maps.append(FactorMap(direction, title, cells))
@@ -86,8 +90,22 @@ def prepare_overview(profiles: ProfileSet) -> Overview | None:
     reading = f"{_READING} Colours are clipped at ±{limit:.0f} decades."
     if any(len(group) > 1 for group in profiles.groups().values()):
         reading += " ±: 95% interval over seeds."
-    header = Header("Signal from end to end", facts(profiles), reading)
+    if any(site.expected is not None for profile in profiles for site in profile.sites):
+        reading += _THEORY
+    header = Header("Signal from end to end", facts(profiles), "\n".join((reading, *reasons(profiles))))
     return Overview(header, tuple(by_line), names, tuple(maps), limit)
+
+
+def cell_of(members: Iterable[NetworkProfile], direction: Direction) -> Factor:
+    """Return the cell of one pair, one network a seed, with what theory expects where they lie outside its band."""
+    networks = list(members)
+    cell = factor_of([profile.factor(direction) for profile in networks])
+    expected = geometric_interval(expected_factor(profile, direction) for profile in networks).center
+    away = mean_deviation(end_to_end(profile, direction) for profile in networks).sd
+    if cell.state == "not seen" or not abs(away) > BAND or not 0 < expected < math.inf:
+        return cell
+    theory = _decades(math.log10(expected))
+    return cell if cell.text.split()[0] == theory else replace(cell, text=f"{cell.text}\ntheory {theory}")
 
 
 def factor_of(factors: list[float]) -> Factor:
@@ -103,10 +121,14 @@ def factor_of(factors: list[float]) -> Factor:
     interval = geometric_interval(seen)
     decades = math.log10(interval.center)
     half = math.log10(interval.high / interval.low) / 2 if interval.count > 1 else math.nan
+    text = _decades(decades)
+    return Factor("seen", decades, half, text if math.isnan(half) else f"{text} ± {half:.1f}")
+
+
+def _decades(decades: float) -> str:
     # Rounded first: −0.0 would read as a loss.
     rounded = round(decades, 1)
-    text = "0.0" if rounded == 0 else f"{rounded:+.1f}".replace("-", "−")
-    return Factor("seen", decades, half, text if math.isnan(half) else f"{text} ± {half:.1f}")
+    return "0.0" if rounded == 0 else f"{rounded:+.1f}".replace("-", "−")
 
 
 def _count(word: str, count: int, of: int) -> str:

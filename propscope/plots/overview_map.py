@@ -32,10 +32,12 @@ def draw_overview(prepared: Overview, figure: Figure | None = None) -> Figure:
     """Draw heat maps into a figure, whose size it sets, or a new one; wide maps stand one above the other."""
     figure = figure or Figure(dpi=DPI)
     names = [wrap(name, _NAME_CHARACTERS) for name in prepared.rows]
-    margin = 0.4 + CHARACTER * max(len(row) for rows in names for row in rows)
+    margin = 0.4 + CHARACTER * max(len(row) for wrapped in names for row in wrapped)
     texts = [cell.text for found in prepared.maps for row in found.cells for cell in row]
-    wide = max(1.0, 0.2 + CHARACTER * max(map(len, (*texts, *prepared.columns))))
-    high = max(_HIGH, 0.08 + LINE_HEIGHT * max(map(len, names)))
+    written = [row for text in texts for row in text.split("\n")]
+    wide = max(1.0, 0.2 + CHARACTER * max(map(len, (*written, *prepared.columns))))
+    rows = max(*map(len, names), *(text.count("\n") + 1 for text in texts))
+    high = max(_HIGH, 0.08 + LINE_HEIGHT * rows)
     map_width, map_height = max(_LEAST_MAP, wide * len(prepared.columns)), high * len(prepared.rows)
     beside = len(prepared.columns) <= _BESIDE
     across, down = (len(prepared.maps), 1) if beside else (1, len(prepared.maps))
@@ -50,7 +52,7 @@ def draw_overview(prepared: Overview, figure: Figure | None = None) -> Figure:
         axes = figure.add_axes((left / width, bottom / height, map_width / width, map_height / height))
         draw_map(axes, prepared, found)
         if index % across == 0:
-            axes.set_yticks(range(len(names)), ["\n".join(rows) for rows in names])
+            axes.set_yticks(range(len(names)), ["\n".join(wrapped) for wrapped in names])
     bar = figure.add_axes((margin / width, 0.5 / height, min(4.0, width - margin - 0.4) / width, 0.16 / height))
     _draw_bar(bar, prepared.limit)
     return figure

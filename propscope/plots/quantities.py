@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from propscope.plots.tracks import Track, positions_of, site_track, weight_track
 from propscope.results import NetworkProfile
+from propscope.results.expectations import seed_band
 from propscope.results.fields import PARAMETER_FIELDS, SUMMARY_FIELDS, Field
 from propscope.results.interval import Interval, geometric_interval
 
@@ -26,7 +27,8 @@ class Quantity:
     """A quantity along the depth: `reads` a field of the summaries on a `track`, or their norm.
 
     `subject` says of what in words, `symbol` in mathtext; `travels` which way the signal runs through the layers; a
-    quantity that is `signed` is averaged as it is, every other one on logarithms.
+    quantity that is `signed` is averaged as it is, every other one on logarithms. `expects`: the field of `Expected`
+    that predicts it, and `scatter` the one that says how far networks stray from that; "" where there is none.
     """
 
     subject: str
@@ -35,6 +37,8 @@ class Quantity:
     track: Callable[[NetworkProfile], Track]
     travels: Literal["up", "down"]
     signed: bool = False
+    expects: str = ""
+    scatter: str = ""
 
     @property
     def field(self) -> Field:
@@ -47,6 +51,18 @@ class Quantity:
             _value(None if summary is None or not summary.count else summary.nonfinite_count, read)
             for summary, read in zip(track.summaries, self._reads(track), strict=True)
         ]
+
+    def expected(self, track: Track) -> list[float]:
+        """Return what theory expects at each position of a track, NaN where it says nothing."""
+        return [getattr(found, self.expects, math.nan) for found in track.expected]
+
+    def scatters(self, track: Track) -> list[float]:
+        """Return by how much the logarithm scatters from network to network at each position, NaN where not known."""
+        return [getattr(found, self.scatter, math.nan) for found in track.expected]
+
+    def drawable(self, values: Floats) -> NDArray[np.bool_]:
+        """Return which values have a place on the axis: finite ones, and positive ones where it is logarithmic."""
+        return np.isfinite(values) & ((values > 0) | self.signed)
 
     def _reads(self, track: Track) -> Iterable[float]:
         if self.reads == "gradient_norm":
@@ -62,7 +78,13 @@ def _value(nonfinite: int | None, read: float) -> float:
 
 QUANTITIES = (
     Quantity(
-        "Forward: activation h", r"\sigma(h)", "std", lambda p: site_track(p, "activation", "forward"), travels="up"
+        "Forward: activation h",
+        r"\sigma(h)",
+        "std",
+        lambda p: site_track(p, "activation", "forward"),
+        travels="up",
+        expects="forward_std",
+        scatter="forward_log_std",
     ),
     Quantity(
         "Forward: activation h",
@@ -71,6 +93,8 @@ QUANTITIES = (
         lambda p: site_track(p, "activation", "forward"),
         travels="up",
         signed=True,
+        expects="forward_mean",
+        scatter="forward_log_std",
     ),
     Quantity(
         "Backward: dL/dz",
@@ -78,6 +102,8 @@ QUANTITIES = (
         "rms",
         lambda p: site_track(p, "pre-activation", "backward"),
         travels="down",
+        expects="backward_rms",
+        scatter="backward_log_std",
     ),
     Quantity(
         "Weights W",
@@ -95,6 +121,9 @@ class Curve:
 
     `center` is 0 where a network's value is exactly zero and Inf where one is not finite; `vanished` and `nonfinite`
     count those networks. NaN where nothing was seen; NaN limits with fewer than two networks.
+
+    `expected`: what theory expects, averaged likewise; 95% of single networks lie from `expected_low` to
+    `expected_high`. NaN where theory says nothing.
     """
 
     name: str
@@ -105,6 +134,9 @@ class Curve:
     vanished: Ints
     nonfinite: Ints
     profiles: int
+    expected: Floats
+    expected_low: Floats
+    expected_high: Floats
 
 
 def curve_of(name: str, quantity: Quantity, tracks: Iterable[Track]) -> Curve:
@@ -112,12 +144,20 @@ def curve_of(name: str, quantity: Quantity, tracks: Iterable[Track]) -> Curve:
     tracks = list(tracks)
     positions = positions_of(tracks)
     at = {position: index for index, position in enumerate(positions)}
-    values = np.full((len(tracks), len(positions)), np.nan)
-    for row, track in zip(values, tracks, strict=True):
-        row[[at[position] for position in track.positions]] = quantity.values(track)
+
+    def table(read: Callable[[Track], list[float]]) -> Floats:
+        rows = np.full((len(tracks), len(positions)), np.nan)
+        for row, track in zip(rows, tracks, strict=True):
+            row[[at[position] for position in track.positions]] = read(track)
+        return rows
+
+    values = table(quantity.values)
     average = arithmetic_interval if quantity.signed else geometric_interval
     intervals = [average(column) for column in values.T.tolist()]
     nonfinite = np.isinf(values).sum(axis=0)
+    expected = np.array([average(column).center for column in table(quantity.expected).T.tolist()], dtype=np.float64)
+    scatter = [arithmetic_interval(column).center for column in table(quantity.scatters).T.tolist()]
+    expected_low, expected_high = seed_band(expected, np.array(scatter, dtype=np.float64))
     center = np.array([interval.center for interval in intervals], dtype=np.float64)
     return Curve(
         name=name,
@@ -128,6 +168,9 @@ def curve_of(name: str, quantity: Quantity, tracks: Iterable[Track]) -> Curve:
         vanished=np.zeros(len(positions), np.int64) if quantity.signed else (values == 0).sum(axis=0),
         nonfinite=nonfinite,
         profiles=len(tracks),
+        expected=expected,
+        expected_low=expected_low,
+        expected_high=expected_high,
     )
 
 

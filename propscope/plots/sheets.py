@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from propscope.results import NetworkProfile, ProfileSet
+from propscope.results.expectations import without_theory
 
 SEED = "seed"
 LINE = "initializer"
@@ -100,6 +101,11 @@ def _unique(pages: list[Sheet]) -> list[Sheet]:
         seen[suffix] = seen.get(suffix, 0) + 1
         unique.append(Sheet(suffix if seen[suffix] == 1 else f"{suffix}-{seen[suffix]}", page.profiles))
     return unique
+
+
+def reasons(profiles: ProfileSet) -> tuple[str, ...]:
+    """Return a sentence for each reason that theory says nothing of some of the profiles."""
+    return tuple(f"{sentence[0].upper()}{sentence[1:]}." for sentence in without_theory(profiles))
 
 
 def facts(profiles: ProfileSet, *, seeds: str = "") -> str:

@@ -166,7 +166,7 @@ def power_of_ten(exponent: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What stands above a picture: `title`, `facts` (what was run), `reading` (what one should see)."""
+    """What stands above a picture: `title`, `facts` (what was run), `reading` (what one should see, in paragraphs)."""
 
     title: str
     facts: str
@@ -175,7 +175,8 @@ class Header:
     def lines(self, width: float) -> tuple[list[str], list[str]]:
         """Return the facts and the reading wrapped to a width in inches."""
         characters = max(20, int((width - 0.4) / _PROSE))
-        return textwrap.wrap(self.facts, characters), textwrap.wrap(self.reading, characters)
+        reading = [row for text in self.reading.splitlines() for row in textwrap.wrap(text, characters)]
+        return textwrap.wrap(self.facts, characters), reading
 
     def height(self, width: float) -> float:
         """Return the inches that it takes in a picture of that width."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from propscope.results import NetworkProfile, TensorSummary
+from propscope.results import Expected, NetworkProfile, TensorSummary
 from propscope.results.network import Direction, Role
 
 LAYER = "layer"
@@ -20,7 +20,8 @@ class Track:
     """Summaries along the depth: `positions` from 1, ascending, and the `axis` that they count.
 
     `subject`: the role that all sites share, "site" where roles are mixed, "weight" for parameters. `summaries`: None
-    where nothing was seen. `norms`: the L2 norm of one weight, or of its gradient; NaN for sites.
+    where nothing was seen. `norms`: the L2 norm of one weight, or of its gradient; NaN for sites. `expected`: what
+    theory expects of a site, None where it says nothing.
     """
 
     axis: str
@@ -28,6 +29,7 @@ class Track:
     positions: tuple[int, ...]
     summaries: tuple[TensorSummary | None, ...]
     norms: tuple[float, ...]
+    expected: tuple[Expected | None, ...]
 
 
 def site_track(profile: NetworkProfile, role: Role, direction: Direction) -> Track:
@@ -43,10 +45,11 @@ def site_track(profile: NetworkProfile, role: Role, direction: Direction) -> Tra
         chosen, subject = numbered, "site"
     summaries = tuple(getattr(site, direction) for _, site in chosen)
     norms = (math.nan,) * len(chosen)
+    expected = tuple(site.expected for _, site in chosen)
     layers = [site.layer for _, site in chosen if site.layer is not None]
     if len(layers) == len(chosen) == len(set(layers)) and layers == sorted(layers):
-        return Track(LAYER, subject, tuple(layers), summaries, norms)
-    return Track(POSITION, subject, tuple(number for number, _ in chosen), summaries, norms)
+        return Track(LAYER, subject, tuple(layers), summaries, norms, expected)
+    return Track(POSITION, subject, tuple(number for number, _ in chosen), summaries, norms, expected)
 
 
 def weight_track(profile: NetworkProfile, of: Literal["value", "gradient"]) -> Track:
@@ -61,6 +64,7 @@ def weight_track(profile: NetworkProfile, of: Literal["value", "gradient"]) -> T
         positions=positions,
         summaries=tuple(getattr(p, of) for p in chosen),
         norms=tuple(math.nan if norm is None else norm for norm in norms),
+        expected=(None,) * len(chosen),
     )
 
 

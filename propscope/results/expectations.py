@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from propscope.results.interval import geometric_interval
-from propscope.results.network import CoverageNote, Direction, Label, NetworkProfile, Site, signal_of
+from propscope.results.network import CoverageNote, Direction, Floats, Label, NetworkProfile, Site, signal_of
 from propscope.results.profile_set import ProfileSet
 
 # 95% of a normal distribution lies within so many standard deviations.
@@ -72,10 +73,21 @@ def end_to_end(profile: NetworkProfile, direction: Direction) -> Deviation:
     return deviation(sites[-1 if direction == "forward" else 0], direction) if sites else Deviation()
 
 
-def band(center: float, log_std: float) -> tuple[float, float]:
-    """Return the limits between which 95% of networks lie, `center` times exp(-+1.96 log_std)."""
+def expected_factor(profile: NetworkProfile, direction: Direction) -> float:
+    """Return the factor that theory expects over the whole depth, as `NetworkProfile.factor`; NaN where it does not."""
+    sites = profile.signal_sites
+    if not sites:
+        return math.nan
+    start, end = (sites[0], sites[-1]) if direction == "forward" else (sites[-1], sites[0])
+    first, last = (np.float64(getattr(site.expected, f"{direction}_rms", math.nan)) for site in (start, end))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return float(last / first)
+
+
+def seed_band(center: ArrayLike, log_std: ArrayLike) -> tuple[Floats, Floats]:
+    """Return the limits between which 95% of networks lie, `center` times exp(-+1.96 log_std), all of one shape."""
     with np.errstate(over="ignore", invalid="ignore"):
-        low, high = (center * np.exp(np.array([-BAND, BAND]) * log_std)).tolist()
+        low, high = (np.asarray(center * np.exp(side * np.asarray(log_std))) for side in (-BAND, BAND))
     return low, high
 
 

@@ -9,7 +9,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from propscope.results import NetworkProfile, Parameter, ProfileSet, Provenance, Site, TensorSummary
+from propscope.results import Expected, NetworkProfile, Parameter, ProfileSet, Provenance, Site, TensorSummary
+from propscope.results.expectations import theory_note
 
 Array = NDArray[np.float32]
 
@@ -99,6 +100,22 @@ def mlp(
         },
         provenance=Provenance(seed=seed, samples=batch, batches=1),
     )
+
+
+def predicted(profile: NetworkProfile, *, times: float = 1.0, log_std: float = 0.2) -> NetworkProfile:
+    """Return the profile with what was seen, so many times, as what theory expects of every site."""
+
+    def expected(site: Site) -> Expected:
+        forward, backward = site.forward or TensorSummary.empty(), site.backward or TensorSummary.empty()
+        moments = (forward.mean, forward.std, forward.rms)
+        return Expected(*(times * value for value in moments), log_std, times * backward.rms, log_std)
+
+    return replace(profile, sites=tuple(replace(site, expected=expected(site)) for site in profile.sites))
+
+
+def without_theory(profile: NetworkProfile, reason: str) -> NetworkProfile:
+    """Return the profile with the note of why theory says nothing of it."""
+    return replace(profile, coverage=(theory_note(reason),))
 
 
 def grid(

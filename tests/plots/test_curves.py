@@ -2,19 +2,22 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
-from synthetic_profiles import INITIALIZERS, constant, grid, mlp, model, sixteen
+from synthetic_profiles import INITIALIZERS, constant, grid, mlp, model, predicted, sixteen, without_theory
 
 from propscope.plots.curve_panels import draw_curves, position_ticks
 from propscope.plots.curves import Curves, Panel, prepare_curves
 from propscope.plots.style import styled
-from propscope.results import NetworkProfile, ProfileSet
+from propscope.results import Expected, NetworkProfile, ProfileSet
 
 CASES = {
     "one initializer, one seed": ProfileSet((mlp(),)),
@@ -28,6 +31,16 @@ CASES = {
     "all NaN": ProfileSet((constant(math.nan),)),
     "all Inf": ProfileSet((constant(math.inf, seed=0), constant(math.inf, seed=1))),
     "forward only": grid(backward=False, seeds=2, depths=(4,)),
+    "theory": ProfileSet.of(predicted(profile, times=1.5) for profile in grid(seeds=2)),
+    "theory, sixteen initializers": ProfileSet.of(
+        predicted(p) if i % 4 else without_theory(p, f"reason {i}, which is as long as a reason may be, {'so ' * 20}")
+        for i, p in enumerate(sixteen())
+    ),
+    "theory of what is zero, NaN and Inf": ProfileSet.of(
+        predicted(constant(value, initializer=f"{value}"), times=times, log_std=log_std)
+        for value in (0.0, math.nan, math.inf, -1.0)
+        for times, log_std in ((1.0, 0.1), (1e300, 10.0))
+    ),
     "any model": ProfileSet((model(),)),
     "two models": ProfileSet((model(seed=1, model="resnet"), model(seed=2, model="vit"))),
 }
@@ -135,6 +148,58 @@ def test_depths_in_one_picture_are_lines_of_their_own() -> None:
         "he_normal, depth 5",
         "default, depth 5",
     )
+
+
+def theory_lines(axes: Axes) -> list[Line2D]:
+    return [line for line in axes.lines if line.get_zorder() == 4]
+
+
+def test_the_prediction_lies_over_every_curve_and_its_band_under_few() -> None:
+    one = predicted(mlp(depth=5), times=2.0, log_std=0.5)
+    axes = drawn(ProfileSet((one,))).axes
+    for number, read in ((0, lambda s: s.forward.std), (1, lambda s: s.forward.mean), (2, lambda s: s.backward.rms)):
+        role = "pre-activation" if number == 2 else "activation"
+        (line,) = theory_lines(axes[number])
+        assert line.get_ydata() == pytest.approx([2 * read(site) for site in one.with_role(role)])
+        assert line.is_dashed()
+        edges = [entry for entry in axes[number].lines if entry.get_zorder() == 1.6]
+        assert [edge.get_ydata()[0] / line.get_ydata()[0] for edge in edges] == pytest.approx(
+            [math.exp(-0.98), math.exp(0.98)]
+        )
+    assert not theory_lines(axes[3])
+    many = ProfileSet.of(predicted(mlp(name, depth=2)) for name in list(INITIALIZERS)[:7])
+    assert len(theory_lines(drawn(many).axes[0])) == 7
+    assert not [line for line in drawn(many).axes[0].lines if line.get_zorder() == 1.6]
+
+
+def test_the_header_explains_what_theory_adds_and_only_then() -> None:
+    reading = prepared(ProfileSet((predicted(mlp(depth=2)),))).header.reading
+    assert "Thin dark dashes: infinite-width theory. Grey, dotted edges: where theory expects 95%" in reading
+    many = ProfileSet.of(predicted(mlp(name, depth=2)) for name in list(INITIALIZERS)[:7])
+    assert "Grey" not in prepared(many).header.reading
+    assert "dashes" in prepared(many).header.reading
+    assert "theory" not in prepared(ProfileSet((mlp(depth=2),))).header.reading
+
+
+def test_a_reason_for_no_theory_is_a_paragraph_of_its_own() -> None:
+    profiles = ProfileSet((predicted(mlp(depth=2)), without_theory(mlp("zeros", depth=2), "the weights are equal")))
+    reading = prepared(profiles).header.reading.splitlines()
+    assert reading[1:] == ["No theory for zeros: the weights are equal."]
+
+
+def test_a_prediction_far_from_the_curve_is_in_sight() -> None:
+    far = panel(ProfileSet((predicted(mlp(depth=5), times=1e4),)), 0)
+    assert far.scale.low < far.curves[0].center.min()
+    assert far.scale.high > far.curves[0].expected.max()
+    mean = panel(ProfileSet((predicted(mlp(depth=5), times=5.0),)), 1)
+    assert mean.scale.high > mean.curves[0].expected.max()
+
+
+def test_a_prediction_without_a_curve_beside_it_does_not_stretch_the_axis() -> None:
+    gone = predicted(constant(0.0, initializer="gone"))
+    sites = tuple(replace(site, expected=Expected(forward_std=1e-12, forward_log_std=0.1)) for site in gone.sites)
+    both = panel(ProfileSet((mlp(), replace(gone, sites=sites))), 0)
+    assert both.scale == panel(ProfileSet((mlp(), constant(0.0, initializer="gone"))), 0).scale
 
 
 @pytest.mark.parametrize("case", CASES)

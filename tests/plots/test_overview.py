@@ -1,17 +1,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from synthetic_profiles import constant, grid, mlp, model, sixteen
+from synthetic_profiles import constant, grid, mlp, model, sixteen, without_theory
 
-from propscope.plots.overview import Overview, factor_of, prepare_overview
+from propscope.plots.overview import Overview, cell_of, factor_of, prepare_overview
 from propscope.plots.overview_map import draw_overview
 from propscope.plots.style import styled
-from propscope.results import NetworkProfile, ProfileSet
+from propscope.results import Expected, NetworkProfile, ProfileSet, TensorSummary
 from propscope.results.interval import geometric_interval
 
 
@@ -40,6 +41,44 @@ def test_cells_are_the_factors_over_seeds_in_decades() -> None:
                 interval = geometric_interval(profile.factor(part.direction) for profile in pair)
                 assert cell.decades == pytest.approx(math.log10(interval.center))
                 assert cell.half == pytest.approx(math.log10(interval.high / interval.center))
+
+
+def expecting(start: float, end: float, *, log_std: float = 0.1, initializer: str = "a") -> NetworkProfile:
+    """A network of rms 1 throughout, of which theory expects these rms forward and nothing backward."""
+    profile = constant(1.0, depth=2, initializer=initializer)
+    expected = {"layers.1": Expected(forward_rms=start), "layers.2": Expected(forward_rms=end, forward_log_std=log_std)}
+    return replace(profile, sites=tuple(replace(site, expected=expected.get(site.name)) for site in profile.sites))
+
+
+def test_theory_stands_in_a_cell_only_where_the_networks_lie_outside_its_band() -> None:
+    def text(*networks: NetworkProfile) -> str:
+        return cell_of(networks, "forward").text
+
+    assert text(expecting(1.0, 1e-3)) == "0.0\ntheory −3.0"
+    assert text(expecting(2.0, 2e-3), expecting(2.0, 2e-3)) == "0.0 ± 0.0\ntheory −3.0"
+    assert text(expecting(1.0, 1e-3, log_std=10.0)) == "0.0"
+    # Outside a narrow band, but the same number.
+    assert text(expecting(1.0, 1.01, log_std=1e-3)) == "0.0"
+    assert text(expecting(1.0, math.nan)) == text(constant(1.0)) == "0.0"
+    assert text(expecting(1.0, 0.0)) == "0.0"
+    gone = expecting(1.0, 1e-60)
+    gone = replace(gone, sites=tuple(replace(site, forward=TensorSummary.of([0.0])) for site in gone.sites))
+    assert text(gone) == "zero\ntheory −60.0"
+    assert cell_of([expecting(1.0, 1e-3)], "backward").text == "0.0"
+
+
+def test_the_overview_says_what_theory_adds() -> None:
+    zeros = without_theory(constant(0.0, initializer="zeros"), "the weights are equal")
+    reading = prepared(ProfileSet((expecting(1.0, 1e-3), zeros))).header.reading.splitlines()
+    assert reading[0].endswith(
+        "Second row: what infinite-width theory expects, where the networks lie outside its 95% band."
+    )
+    assert reading[1:] == ["No theory for zeros: the weights are equal."]
+    assert "theory" not in prepared(ProfileSet((constant(1.0),))).header.reading
+    figure = drawn(ProfileSet((expecting(1.0, 1e-3), zeros)))
+    height = {text.get_text(): text.get_window_extent().height for text in figure.findobj(Text)}["0.0\ntheory −3.0"]
+    axes = figure.axes[0]
+    assert height < axes.bbox.height / 2
 
 
 @pytest.mark.parametrize(

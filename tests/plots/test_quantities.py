@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from synthetic_profiles import constant, mlp
+from synthetic_profiles import constant, mlp, predicted
 
 from propscope.plots.quantities import QUANTITIES, arithmetic_interval, curve_of
 from propscope.results import NetworkProfile, Site, TensorSummary
@@ -72,6 +72,31 @@ def test_nan_elements_make_a_layer_not_finite_however_few() -> None:
     summary = TensorSummary.of(np.array([1.0] * 99 + [np.nan]))
     profile = NetworkProfile((Site("a", "", "activation", (1,), layer=1, forward=summary),))
     assert STD.values(STD.track(profile)) == [math.inf]
+
+
+def test_what_is_expected_of_each_quantity() -> None:
+    profile = predicted(mlp(depth=3), times=2.0, log_std=0.5)
+    for quantity in (STD, MEAN, BACKWARD):
+        curve = curve_of("he", quantity, [quantity.track(profile)])
+        assert curve.expected == pytest.approx(2 * curve.center)
+        assert curve.expected_low == pytest.approx(curve.expected * math.exp(-0.98))
+        assert curve.expected_high == pytest.approx(curve.expected * math.exp(0.98))
+    norm = curve_of("he", NORM, [NORM.track(profile)])
+    assert np.isnan([norm.expected, norm.expected_low, norm.expected_high]).all()
+
+
+def test_expectations_are_averaged_over_seeds_as_the_values_are() -> None:
+    seeds = [predicted(network(value), times=times) for value, times in ((1.0, 2.0), (1.0, 8.0))] + [network(1.0)]
+    assert curve_of("a", BACKWARD, [BACKWARD.track(seed) for seed in seeds]).expected == pytest.approx([4.0])
+    assert curve_of("a", MEAN, [MEAN.track(seed) for seed in seeds]).expected == pytest.approx([5.0])
+    nothing = curve_of("a", BACKWARD, [BACKWARD.track(network(1.0))])
+    assert np.isnan([nothing.expected, nothing.expected_low, nothing.expected_high]).all()
+
+
+def test_a_place_on_the_axis() -> None:
+    values = np.array([-1.0, 0.0, 1.0, math.inf, math.nan])
+    assert STD.drawable(values).tolist() == [False, False, True, False, False]
+    assert MEAN.drawable(values).tolist() == [True, True, True, False, False]
 
 
 def test_what_was_not_seen_is_nan() -> None:

@@ -53,3 +53,9 @@ def test_a_header_grows_with_its_text() -> None:
     header = Header("Title", "facts", "word " * 60)
     assert header.height(6) > header.height(20)
     assert all(len(row) < 90 for row in header.lines(6)[1])
+
+
+def test_a_reading_keeps_its_paragraphs() -> None:
+    facts, reading = Header("title", "facts", "one two\nthree").lines(9.5)
+    assert (facts, reading) == (["facts"], ["one two", "three"])
+    assert Header("title", "facts", "one\ntwo").height(9.5) > Header("title", "facts", "one two").height(9.5)

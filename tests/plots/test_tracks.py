@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from synthetic_profiles import constant, mlp, model
+from synthetic_profiles import constant, mlp, model, predicted
 
 from propscope.plots.tracks import LAYER, POSITION, WEIGHT, positions_of, site_track, weight_track
 from propscope.results import NetworkProfile, Parameter, Site, TensorSummary
@@ -31,6 +31,14 @@ def test_a_role_that_is_missing_gives_all_sites() -> None:
 def test_a_layer_seen_twice_is_no_coordinate() -> None:
     site = Site("a", "ReLU", "activation", (1,), layer=1, forward=TensorSummary.of(np.ones(3)))
     assert site_track(NetworkProfile((site, site)), "activation", "forward").axis == POSITION
+
+
+def test_what_theory_expects_goes_along_with_sites_and_not_with_weights() -> None:
+    profile = predicted(mlp(depth=2))
+    track = site_track(profile, "activation", "forward")
+    assert track.expected == tuple(site.expected for site in profile.with_role("activation"))
+    assert weight_track(profile, "value").expected == (None, None)
+    assert site_track(mlp(depth=2), "activation", "forward").expected == (None, None)
 
 
 def test_weights_are_matrices_named_weight_in_order() -> None:

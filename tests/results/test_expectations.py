@@ -9,12 +9,13 @@ from result_records import layered, signal
 from propscope.results import Expected, NetworkProfile, ProfileSet, Site
 from propscope.results.expectations import (
     Deviation,
-    band,
     deviation,
     end_to_end,
+    expected_factor,
     mean_deviation,
     reason_without_theory,
     second_moment_ratios,
+    seed_band,
     theory_note,
     without_theory,
 )
@@ -89,11 +90,18 @@ def test_the_end_of_the_way_is_the_last_layer_forward_and_the_first_backward():
     same(end_to_end(NetworkProfile(()), "forward"), nan, nan)
 
 
+def test_the_expected_factor_is_between_the_ends_of_the_way():
+    expected = [Expected(forward_rms=2.0, backward_rms=6.0), None, Expected(forward_rms=8.0, backward_rms=2.0)]
+    profile = layered([1.0, 1.0], expected=expected)
+    assert (expected_factor(profile, "forward"), expected_factor(profile, "backward")) == (4.0, 3.0)
+    assert math.isnan(expected_factor(layered([1.0, 1.0], expected=expected[:1]), "forward"))
+    assert math.isnan(expected_factor(NetworkProfile(()), "forward"))
+
+
 def test_the_band_holds_95_percent_of_networks():
-    assert band(2.0, 0.5) == pytest.approx((2 * math.exp(-0.98), 2 * math.exp(0.98)))
-    assert band(0.0, 0.5) == (0.0, 0.0)
-    assert band(1e300, 1e3) == (0.0, inf)
-    assert all(map(math.isnan, band(1.0, nan)))
+    low, high = seed_band([2.0, 0.0, 1e300, 1.0], [0.5, 0.5, 1e3, nan])
+    assert low.tolist() == pytest.approx([2 * math.exp(-0.98), 0.0, 0.0, nan], nan_ok=True)
+    assert high.tolist() == pytest.approx([2 * math.exp(0.98), 0.0, inf, nan], nan_ok=True)
 
 
 def test_the_mean_square_of_an_activation_over_that_of_its_pre_activation():
