@@ -102,7 +102,9 @@ def _gaps(variance_map: VarianceMap, q: Array, gap: float) -> Array:
     # From this layer on q is one number, and a correlation that repeats itself stays.
     settled = int(np.flatnonzero(np.diff(q[:usable], prepend=math.nan) != 0)[-1])
     homogeneous = variance_map.activation.slopes is not None
-    head = 0 if homogeneous else min(settled + 1, usable - 1, _ONE_BY_ONE)
+    head = min(settled + 1, usable - 1)
+    if homogeneous or head > 2 * _ONE_BY_ONE:
+        head = 0 if homogeneous else _ONE_BY_ONE
     filled = [gap]
     if head:
         kernel = correlation_kernel(variance_map.activation, q[:head])
