@@ -1,12 +1,42 @@
 """What should be seen: networks of infinite width, at initialization, and what a finite width adds.
 
-`MeanField` is the theory of one network; `gain`, `critical_point` and `critical_line` say which network to build.
+`MeanField` is the theory of one network; `gain`, `critical_point` and `critical_line` say which network to build,
+`phase_diagram` shows them all, `layer_variances` says where an initializer stands.
 """
 
+from propscope.theory.critical import (
+    CriticalLine,
+    CriticalPoint,
+    NoCriticalPoint,
+    critical_line,
+    critical_point,
+    gain,
+)
 from propscope.theory.depth_scales import DepthScales
 from propscope.theory.elementwise import ActivationLike, Elementwise
 from propscope.theory.fixed_points import FixedPoint, Law
+from propscope.theory.initialization import LayerVariances, layer_variances, weight_variance_of
 from propscope.theory.mean_field import MeanField
+from propscope.theory.phase import PhaseDiagram, phase_diagram
 from propscope.theory.propagation import Propagation
 
-__all__ = ["ActivationLike", "DepthScales", "Elementwise", "FixedPoint", "Law", "MeanField", "Propagation"]
+__all__ = [
+    "ActivationLike",
+    "CriticalLine",
+    "CriticalPoint",
+    "DepthScales",
+    "Elementwise",
+    "FixedPoint",
+    "Law",
+    "LayerVariances",
+    "MeanField",
+    "NoCriticalPoint",
+    "PhaseDiagram",
+    "Propagation",
+    "critical_line",
+    "critical_point",
+    "gain",
+    "layer_variances",
+    "phase_diagram",
+    "weight_variance_of",
+]

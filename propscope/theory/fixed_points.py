@@ -110,7 +110,8 @@ def fixed_points(variance_map: VarianceMap) -> tuple[FixedPoint, ...]:
     """
     if variance_map.activation.slopes is not None:
         return _homogeneous(variance_map)
-    s, h = _grid(variance_map)
+    s = search_range(variance_map)
+    h = variance_map.growths(s)
     signs, inner = _signs(h, variance_map)
     crossings = np.flatnonzero(signs[:-1] * signs[1:] < 0)
     # Next to the end the bracket is all of the part where the interpolant cannot tell the sign.
@@ -129,8 +130,8 @@ def _root(function: Callable[[float], float], low: float, high: float) -> float:
     return float(brentq(function, low, high, xtol=1e-15, rtol=1e-15))
 
 
-def _grid(variance_map: VarianceMap) -> tuple[Array, Array]:
-    """Return s and h(s) over all q where a fixed point may be, or as far as the activation can be resolved."""
+def search_range(variance_map: VarianceMap) -> Array:
+    """Return the s = ln q among which fixed points are looked for, as far as the activation can be resolved."""
     bias = variance_map.bias_variance
     low = max(min(-_RANGE, math.log(bias) - 2) if bias > 0 else -_RANGE, -600.0)
     most = max(_RANGE, math.log(variance_map.weight_variance + bias) + 8)
@@ -144,7 +145,7 @@ def _grid(variance_map: VarianceMap) -> tuple[Array, Array]:
             continue
         if problem and h[-1] > 0:
             break
-        return s, h
+        return s
     assert problem is not None
     raise problem
 

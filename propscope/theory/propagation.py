@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 
 from propscope.theory.fixed_points import VarianceMap
-from propscope.theory.hermite import CorrelationKernel, correlation_kernel
+from propscope.theory.hermite import correlation_kernel
+from propscope.theory.kernel_rows import kernel_rows
 from propscope.theory.quadrature import moments
 from propscope.theory.tables import moment_table
 
@@ -19,7 +19,6 @@ Array = NDArray[np.float64]
 # Below, layers are followed one by one; a longer transient is worth an interpolant.
 _ONE_BY_ONE = 40
 _LEAST, _MOST = 1e-290, 1e300
-_TOLERANCE = 1e-11
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +129,7 @@ def _step(factor: float, gap: float) -> float:
 def _followed(variance_map: VarianceMap, q: Array, gap: float, settled: int) -> Array:
     """Return 1 - c of each layer from `gap` on, by interpolants of R / q in theta, one row of coefficients a layer."""
     widest = min(1.05 * _angle(gap) + 1e-3, math.pi)
-    rows = _rows(variance_map, q[: max(settled, 0) + 1], widest)
+    rows = kernel_rows(variance_map.activation, q[: max(settled, 0) + 1], widest)[:, ::-1].tolist()
     factor = (variance_map.weight_variance * q[:-1] / q[1:]).tolist()
     filled, here, before = [gap], gap, math.nan
     for layer, scale in enumerate(factor):
@@ -149,47 +148,3 @@ def _followed(variance_map: VarianceMap, q: Array, gap: float, settled: int) -> 
         before, here = here, mapped
         filled.append(mapped)
     return np.array(filled)
-
-
-def _rows(variance_map: VarianceMap, q: Array, widest: float) -> list[list[float]]:
-    """Return Chebyshev coefficients of R / q over theta in [0, widest], the highest order first, a row for each q.
-
-    Interpolated in asinh(sqrt(q)), in which R / q is smooth at 0 and at infinity; where that does not resolve it, for
-    half of the layers at a time.
-    """
-    u = np.arcsinh(np.sqrt(q))
-    low, high = float(u.min()), float(u.max())
-    if variance_map.activation.slopes is not None or high - low <= 1e-11 * high:
-        fit, y = _fitted(correlation_kernel(variance_map.activation, q[:1]), widest), np.zeros(q.size)
-    elif q.size <= 6:
-        fit = _fitted(correlation_kernel(variance_map.activation, q), widest)
-        return np.asarray(fit[:, ::-1]).tolist()  # type: ignore[no-any-return]
-    else:
-        y = np.clip((2 * u - low - high) / (high - low), -1, 1)
-        for count in (3, 5, 9, 17):
-            nodes = _nodes(count)
-            at = np.sinh((low + high) / 2 + (high - low) / 2 * nodes) ** 2
-            fit = _fitted(correlation_kernel(variance_map.activation, at), widest)
-            fit = np.linalg.solve(chebyshev.chebvander(nodes, count - 1), fit)
-            if np.abs(fit[-max(1, count // 4) :]).max() <= _TOLERANCE * np.abs(fit).max():
-                break
-        else:
-            half = q.size // 2
-            return _rows(variance_map, q[:half], widest) + _rows(variance_map, q[half:], widest)
-    return np.asarray((chebyshev.chebvander(y, len(fit) - 1) @ fit)[:, ::-1]).tolist()  # type: ignore[no-any-return]
-
-
-def _fitted(kernel: CorrelationKernel, widest: float) -> Array:
-    """Return Chebyshev coefficients in theta of R / q, shape (rows of the kernel, order)."""
-    for count in (9, 17, 33, 65, 129):
-        nodes = _nodes(count)
-        theta = widest * (1 + nodes) / 2
-        values = np.stack([kernel.at(row, theta) / q for row, q in enumerate(kernel.q)])
-        fit = np.linalg.solve(chebyshev.chebvander(nodes, count - 1), values.T).T
-        if np.abs(fit[:, -3:]).max() <= _TOLERANCE * np.abs(fit).max():
-            break
-    return np.asarray(fit)
-
-
-def _nodes(count: int) -> Array:
-    return -np.cos((np.arange(count) + 0.5) * np.pi / count)

@@ -1,0 +1,165 @@
+"""The order-to-chaos diagram: where the variance settles, and how deep a correlation reaches, over a plane of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.polynomial import chebyshev
+from numpy.typing import ArrayLike, NDArray
+
+from propscope.errors import InputError
+from propscope.theory.depth_scales import RESOLUTION
+from propscope.theory.elementwise import ActivationLike, Elementwise
+from propscope.theory.fixed_points import VarianceMap, search_range
+from propscope.theory.kernel_rows import kernel_rows
+from propscope.theory.quadrature import moments
+from propscope.theory.tables import moment_table
+from propscope.theory.valid import number, numbers
+
+Array = NDArray[np.float64]
+
+# The maps are interpolated to this, relative; the depth scale follows to this over |1 - chi|.
+_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseDiagram:
+    """Over `bias_variance` (rows, n_b) and `weight_variance` (columns, n_w); the other arrays have shape (n_b, n_w).
+
+    `q` is what the variance tends to from q = 1 (0 where it decays, infinity where it diverges), `chi` chi_1 there,
+    `correlation_depth` xi_c, `phase` the words "ordered", "critical" and "chaotic". xi_c is right to about
+    1e-9 xi_c relative; infinite where chi_c is not told from 1, and where q decays or diverges.
+    """
+
+    weight_variance: Array
+    bias_variance: Array
+    q: Array
+    chi: Array
+    correlation_depth: Array
+    phase: NDArray[np.str_]
+
+
+def phase_diagram(
+    activation: ActivationLike, *, weight_variance: ArrayLike, bias_variance: ArrayLike, q0: float = 1.0
+) -> PhaseDiagram:
+    """Return the phase diagram over the weight variances (n_w,), above 0, and bias variances (n_b,) given.
+
+    `q0` is where the variance starts, for activations with several fixed points. Schoenholz et al. 2017, figure 1, and
+    Poole et al. 2016, figure 1. Raises `InputError` for a variance that is not valid.
+    """
+    elementwise = Elementwise.of(activation)
+    weight, bias = np.atleast_1d(numbers("weight_variance", weight_variance)), np.atleast_1d(
+        numbers("bias_variance", bias_variance)
+    )
+    if not (weight.ndim == bias.ndim == 1 and weight.size and bias.size):
+        raise InputError("weight_variance and bias_variance are no lists of numbers; valid is one dimension each")
+    if (weight == 0).any():
+        raise InputError("weight_variance is 0; valid is a number above 0")
+    start = number("q0", q0, above=True)
+    q = _settled(elementwise, weight, bias, start)
+    plane = np.broadcast_to(weight, q.shape)
+    chi = _chi(elementwise, plane, q)
+    depth = np.full(q.shape, np.inf)
+    proper = (q > 0) & np.isfinite(q)
+    ordered = proper & (chi < 1 - RESOLUTION)
+    with np.errstate(divide="ignore"):
+        depth[ordered] = -1 / np.log(np.maximum(chi[ordered], 0.0))
+    chaotic = proper & (chi > 1 + RESOLUTION)
+    if chaotic.any():
+        depth[chaotic] = _chaotic(elementwise, plane[chaotic], q[chaotic])
+    phase = np.where(chi > 1 + RESOLUTION, "chaotic", np.where(chi < 1 - RESOLUTION, "ordered", "critical"))
+    return PhaseDiagram(weight, bias, q, chi, depth, phase)
+
+
+def _settled(activation: Elementwise, weight: Array, bias: Array, start: float) -> Array:
+    """Return the fixed point next to `start` in the direction in which the map moves it, (n_b, n_w)."""
+    if activation.slopes is not None:
+        chi = np.broadcast_to(weight * float(moments(activation, 1.0).slope), (bias.size, weight.size))
+        critical = np.abs(chi - 1) <= 1e-14
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found = np.where(chi < 1, bias[:, None] / (1 - chi), np.where(bias[:, None] + chi - 1 > 0, np.inf, 0.0))
+        found = np.where(critical, np.where(bias[:, None] > 0, np.inf, start), found)
+        return np.asarray(found)
+    s = search_range(VarianceMap(activation, float(weight.max()), float(bias.max())))
+    table = moment_table(activation)
+    value = np.exp(table.log_moments(s)[0])
+    origin = int(np.searchsorted(s, np.log(start)))
+    low, high = np.empty((2, bias.size, weight.size))
+    for row, sigma in enumerate(bias):
+        grows = weight[:, None] * value + sigma > np.exp(s)
+        upwards = grows[:, origin]
+        # Towards the first grid point where the map moves q the other way.
+        above = origin + np.argmax(~grows[:, origin:], axis=1)
+        below = origin - np.argmax(grows[:, origin::-1], axis=1)
+        stays = ~np.where(upwards, (~grows[:, origin:]).any(axis=1), grows[:, : origin + 1].any(axis=1))
+        low[row] = np.where(upwards, s[above - 1], s[below])
+        high[row] = np.where(upwards, s[above], s[np.minimum(below + 1, s.size - 1)])
+        low[row][stays] = np.where(upwards, np.inf, -np.inf)[stays]
+    found = low.ravel().copy()
+    inside = np.flatnonzero(np.isfinite(found))
+    columns = np.broadcast_to(weight, low.shape).ravel()[inside]
+    rows = np.broadcast_to(bias[:, None], low.shape).ravel()[inside]
+
+    def growth(at: Array, which: NDArray[np.int_]) -> Array:
+        return np.asarray(np.log(columns[which] * np.exp(table.log_moments(at)[0]) + rows[which]) - at)
+
+    found[inside] = roots(growth, low.ravel()[inside], high.ravel()[inside])
+    return np.asarray(np.exp(found).reshape(low.shape))
+
+
+def _chi(activation: Elementwise, weight: Array, q: Array) -> Array:
+    if activation.slopes is not None:
+        return np.asarray(weight * float(moments(activation, 1.0).slope))
+    ends = np.exp(search_range(VarianceMap(activation, float(weight.max()), 1.0))[[0, -1]])
+    inner = np.clip(q, *ends)
+    _, slope = moment_table(activation).log_moments(np.log(inner))
+    return np.asarray(weight * np.where(q == 0, float(moments(activation, 0.0).slope), np.exp(slope)))
+
+
+def _chaotic(activation: Elementwise, weight: Array, q: Array) -> Array:
+    """Return xi_c at the fixed point c* < 1: the root theta of sigma_w^2 R / q = 1, and the map's slope there."""
+    order = np.argsort(q)
+    back = np.argsort(order)
+    widest = np.pi / 2
+    rows = np.broadcast_to(
+        fit := kernel_rows(activation, q[order], widest, tolerance=_TOLERANCE), (q.size, fit.shape[1])
+    )[back]
+
+    def excess(theta: Array, which: NDArray[np.int_]) -> Array:
+        return np.asarray(weight[which] * chebyshev.chebval(2 * theta / widest - 1, rows[which].T, tensor=False) - 1)
+
+    theta = roots(excess, np.zeros(q.size), np.full(q.size, widest))
+    y = 2 * theta / widest - 1
+    ratio = chebyshev.chebval(y, rows.T, tensor=False)
+    bent = chebyshev.chebval(y, chebyshev.chebder(rows.T), tensor=False) * 2 / widest
+    # d c' / d c, of c' = 1 - sigma_w^2 R (1 - c) / q.
+    chi = weight * (ratio + np.tan(theta / 2) * bent)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.where(np.abs(chi - 1) <= _TOLERANCE, np.inf, 1 / np.abs(np.log(np.abs(chi)))))
+
+
+def roots(function: Callable[[Array, NDArray[np.int_]], Array], low: Array, high: Array) -> Array:
+    """Return the root of each of many functions in its bracket; `function(x, which)` evaluates those of index `which`.
+
+    By the Illinois method. Where the ends of a bracket have one sign the end with the smaller value.
+    """
+    everyone = np.arange(low.size)
+    low, high = low.copy(), high.copy()
+    at_low, at_high = function(low, everyone), function(high, everyone)
+    found = np.where(np.abs(at_low) < np.abs(at_high), low, high)
+    left = np.flatnonzero(at_low * at_high < 0)
+    for _ in range(60):
+        if not left.size:
+            break
+        a, b, fa, fb = low[left], high[left], at_low[left], at_high[left]
+        x = b - fb * (b - a) / (fb - fa)
+        fx = function(x, left)
+        found[left] = x
+        same = fx * fb > 0
+        low[left] = np.where(same, a, b)
+        at_low[left] = np.where(same, fa / 2, fb)
+        high[left], at_high[left] = x, fx
+        left = left[(np.abs(fx) > 1e-14) & (np.abs(high[left] - low[left]) > 1e-15 * np.maximum(1, np.abs(x)))]
+    return found
