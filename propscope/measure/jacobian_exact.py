@@ -1,7 +1,8 @@
 """Jacobians as whole matrices, and their singular values.
 
 In forward mode one pass with n_in directions gives the Jacobian of every site at once; in reverse mode each site takes
-a pass with as many directions as it has elements. Both run batched where the model allows it, else one by one.
+a pass with as many directions as it has elements. Reverse mode is what training uses, and the forward one must agree
+with it: within `torch.no_grad()`, in dropout and in functions of the user's own it need not.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ def _jacobians(prefixes: Prefixes, sizes: Mapping[str, int], rows: slice) -> dic
     if prefixes.inputs.tensor[0].numel() <= sum(sizes.values()):
         # torch states no type for what a transform, or a forward derivative, cannot do.
         with suppress(RuntimeError, NotImplementedError, ValueError, TypeError):
-            return _forward_mode(prefixes, sizes, rows)
+            found = _forward_mode(prefixes, sizes, rows)
+            if _agrees(prefixes, found, rows):
+                return found
     return _reverse_mode(prefixes, sizes, rows)
 
 
@@ -81,13 +84,30 @@ def _forward_mode(prefixes: Prefixes, sizes: Mapping[str, int], rows: slice) -> 
 
     columns = []
     for directions in _basis(x[0].numel(), x, at_once=_BUDGET // (len(x) * sum(sizes.values()) * x.element_size())):
-        with prefixes.prepared():
+        with prefixes.prepared(), torch.no_grad():
             columns.append(torch.func.vmap(images, out_dims=2, randomness="same")(directions))
     return {key: torch.cat(parts, dim=2) for key, parts in zip(keys, zip(*columns, strict=True), strict=True)}
 
 
+def _agrees(prefixes: Prefixes, jacobians: Mapping[str, Tensor], rows: slice) -> bool:
+    """Return whether J^T u is what a backward pass gives, for a random u at each site."""
+    x = prefixes.inputs.tensor.detach().requires_grad_()
+    generator = torch.Generator().manual_seed(0)
+    with prefixes.prepared():
+        for value, matrices in zip(prefixes.at(x, list(jacobians)), jacobians.values(), strict=True):
+            direction = torch.zeros_like(value)
+            direction[rows] = torch.randn(direction[rows].shape, generator=generator).to(value)
+            (expected,) = torch.autograd.grad(value, x, direction, retain_graph=True)
+            expected = expected[rows].flatten(1)
+            found = torch.einsum("so,soi->si", direction[rows].flatten(1), matrices)
+            tolerance = torch.finfo(value.dtype).eps ** 0.5
+            if not (found - expected).norm() <= tolerance * expected.norm():
+                return False
+    return True
+
+
 def _reverse_mode(prefixes: Prefixes, sizes: Mapping[str, int], rows: slice) -> dict[str, Tensor]:
-    x = prefixes.inputs.tensor.requires_grad_()
+    x = prefixes.inputs.tensor.detach().requires_grad_()
     with prefixes.prepared():
         values = prefixes.at(x, list(sizes))
         return {key: _pulled_back(value, x, rows) for key, value in zip(sizes, values, strict=True)}

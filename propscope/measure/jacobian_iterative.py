@@ -117,28 +117,43 @@ def densities(
     Raises `InputError` for a model that cannot be differentiated twice.
     """
     inputs = inputs if coupled else inputs.samples(slice(0, samples))
-    x = inputs.tensor.requires_grad_()
+    x = inputs.tensor.detach().requires_grad_()
     part = replace(prefixes, inputs=inputs)
     found = {}
     with part.prepared():
         for key, value in zip(sizes, part.at(x, list(sizes)), strict=True):
-            found[key] = density_of(
-                _products(value, x, key, coupled=coupled), samples=samples, probes=probes, seed=seed
-            )
+            products = _products(value, x, key, samples=samples, coupled=coupled)
+            found[key] = density_of(products, samples=samples, probes=probes, seed=seed)
     return found
 
 
-def _products(value: Tensor, x: Tensor, key: str, *, coupled: bool) -> Products:
+def _products(value: Tensor, x: Tensor, key: str, *, samples: int, coupled: bool) -> Products:
+    reason = "its backward pass cannot be differentiated"
     try:
         products = Products(value, x, coupled=coupled)
-        products.forward(np.zeros((1, 1, products.shape[1])))
+        if _are_transposed(products, samples, torch.finfo(value.dtype).eps ** 0.5):
+            return products
     except (RuntimeError, NotImplementedError) as error:
-        raise InputError(
-            f"the iterative method needs second derivatives, and the model has none up to {key}: "
-            f"{str(error).strip().splitlines()[0]}",
-            hint="use method='exact' on a smaller input, or exclude the site",
-        ) from error
-    return products
+        reason = str(error).strip().splitlines()[0]
+    raise InputError(
+        f"the iterative method needs second derivatives, and the model has none up to {key or 'its output'}: {reason}",
+        hint="use method='exact', on a smaller input if need be, or exclude the site",
+    )
+
+
+def _are_transposed(products: Products, samples: int, tolerance: float) -> bool:
+    """Return whether u (J v) is (J^T u) v: a backward pass that leaves no graph would give a J of zeros."""
+    generator = np.random.default_rng(0)
+    u, v = (generator.standard_normal((1, samples, size)) for size in products.shape)
+    with np.errstate(all="ignore"):
+        image, pulled = products.forward(v), products.backward(u)
+        apart = np.abs((u * image).sum(axis=2) - (pulled * v).sum(axis=2))
+        allowed = tolerance * (_length(u) * _length(image) + _length(pulled) * _length(v))
+        return bool(((apart <= allowed) | ~np.isfinite(apart)).all())
+
+
+def _length(vectors: Floats) -> Floats:
+    return np.asarray(np.linalg.norm(vectors, axis=2))
 
 
 def density_of(products: Products, *, samples: int, probes: int, seed: int, steps: int = STEPS) -> Density:
@@ -192,7 +207,7 @@ def _bidiagonalize(forward: Product, backward: Product, start: Floats, steps: in
 
 def _unit(vectors: Floats, beside: Floats | float = 0.0) -> tuple[Floats, Floats]:
     """Return vectors of length 1 and their lengths before; those within rounding of 0, `beside` others, are 0."""
-    lengths = np.linalg.norm(vectors, axis=2)
+    lengths = _length(vectors)
     lengths = np.where(lengths <= 1e-13 * beside, 0.0, lengths)
     scaled = vectors / np.where(lengths == 0, 1.0, lengths)[..., None]
     return np.where(lengths[..., None] == 0, 0.0, scaled), lengths

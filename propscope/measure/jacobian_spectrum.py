@@ -71,8 +71,8 @@ def of_density(density: Density, *, eps: float) -> Spectrum:
     return Spectrum(
         summary=TensorSummary(
             count=finite.size * values,
-            mean=mean * scale,
-            std=math.sqrt(max(square - mean**2, 0.0)) * scale if finite.any() else math.nan,
+            mean=mean * float(scale),
+            std=math.sqrt(max(square - mean**2, 0.0)) * float(scale) if finite.any() else math.nan,
             min=math.nan,
             max=density.largest,
             zero_fraction=zero / (finite.size * values),

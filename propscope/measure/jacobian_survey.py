@@ -26,7 +26,7 @@ def survey_of(prefixes: Prefixes, samples: int, *, chosen: bool, seed: int) -> S
 
     Raises `InputError` when the model rejects its input, and when no site is left.
     """
-    x = prefixes.inputs.tensor.requires_grad_()
+    x = prefixes.inputs.tensor.detach().requires_grad_()
     with prefixes.prepared():
         try:
             run = prefixes.run(x)
