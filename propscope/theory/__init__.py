@@ -15,7 +15,7 @@ from propscope.theory.critical import (
 from propscope.theory.depth_scales import DepthScales
 from propscope.theory.elementwise import ActivationLike, Elementwise
 from propscope.theory.fixed_points import FixedPoint, Law
-from propscope.theory.initialization import LayerVariances, layer_variances, weight_variance_of
+from propscope.theory.initialization import LayerVariances, critical_initializer, layer_variances, weight_variance_of
 from propscope.theory.mean_field import MeanField
 from propscope.theory.phase import PhaseDiagram, phase_diagram
 from propscope.theory.propagation import Propagation
@@ -33,6 +33,7 @@ __all__ = [
     "NoCriticalPoint",
     "PhaseDiagram",
     "Propagation",
+    "critical_initializer",
     "critical_line",
     "critical_point",
     "gain",

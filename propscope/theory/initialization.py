@@ -1,4 +1,4 @@
-"""What an initializer is to mean-field theory: sigma_w^2 and sigma_b^2."""
+"""What an initializer is to mean-field theory: sigma_w^2 and sigma_b^2; and `critical`, which asks theory for them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from propscope.errors import InputError
 from propscope.networks.initializers import InitializerSpec, parse_initializer
+from propscope.networks.spec import written
+from propscope.theory.critical import CriticalPoint, NoCriticalPoint, critical_point
+from propscope.theory.elementwise import ActivationLike, Elementwise
 from propscope.theory.valid import count, number
 
 
@@ -28,6 +31,7 @@ _NO_LIMIT = {
     "uniform": "its weights have a mean other than 0, whose share of a pre-activation grows with the width",
     "identity": "its weights are not random: a layer passes its input on as it is",
     "dirac": "its weights are not random: a layer passes its input on as it is",
+    "critical": "its variances are the activation's to say, see critical_initializer",
 }
 
 
@@ -36,7 +40,8 @@ def layer_variances(
 ) -> LayerVariances:
     """Return the variances of a layer of these fans; `bias` is the biases' standard deviation where it is set.
 
-    With bias None what the initializer does: 0, or 1 / (3 fan_in) for torch's `default`. Raises `InputError` for an
+    With bias None what the initializer does: 0, 1 / (3 fan_in) for torch's `default`, the given one for `critical`, of
+    which the first layer may have weights of its own: `InitializerSpec.first_layer`. Raises `InputError` for an
     initializer without a mean-field limit, with the reason, for one of the user's, whose variance is not known, and
     for fans that are not whole numbers of at least 1.
     """
@@ -54,13 +59,65 @@ def layer_variances(
             f"mean field does not apply to initializer {spec.label!r}: its weights are all 0",
             hint="valid is one whose weights have a variance above 0",
         )
-    if bias is not None:
-        bias_variance = number("bias", bias) ** 2
-    else:
-        bias_variance = 1 / (3 * fan_in) if spec.name == "default" else 0.0
+    bias_variance = spec.bias_variance(fan_in) if bias is None else number("bias", bias) ** 2
     return LayerVariances(fan_in * variance, bias_variance, spec.name == "orthogonal")
 
 
 def weight_variance_of(initializer: str | InitializerSpec, fan_in: int, fan_out: int) -> float:
     """Return sigma_w^2 = fan_in Var[W] of `layer_variances`, which see."""
     return layer_variances(initializer, fan_in=fan_in, fan_out=fan_out).weight_variance
+
+
+def critical_initializer(
+    initializer: str | InitializerSpec,
+    activation: ActivationLike,
+    *,
+    bias: float | None = None,
+    mean_square: float | None = None,
+) -> InitializerSpec:
+    """Return `critical` with its variances, those of the activation's critical point; any other initializer as it is.
+
+    That is `critical_point(activation)`, or with a bias variance, its own or that of `bias`, the biases' standard
+    deviation, the critical point there; for an activation whose critical line has no point with chi_parallel = 1
+    (sigmoid) the one without biases. It is the point of the plain network: without residuals, norm or dropout.
+
+    With `mean_square`, that of the input's elements, the first layer's weights get the variance (q - bias_variance) /
+    mean_square, so that the variance starts at the fixed point q. It matters where q is half-stable (GELU, SiLU, Mish),
+    since from the wrong side the variance leaves it. They are left alone where every q is a fixed point (ReLU), and
+    where q tends to 0 (tanh without biases).
+
+    Raises `NoCriticalPoint` where there is none, and `InputError` when `bias` and its own bias variance are both given.
+    """
+    spec = parse_initializer(initializer)
+    if spec.name != "critical" or spec.parameters["weight_variance"] != "auto":
+        return spec
+    own = spec.parameters["bias_variance"]
+    if bias is not None and own != "auto":
+        raise InputError(f"bias is {bias:g}, and {spec.label} has a bias variance too", hint="give one of them")
+    asked = bias**2 if bias is not None else None if own == "auto" else float(own)
+    elementwise = Elementwise.of(activation)
+    point = _critical(elementwise, asked, spec.label)
+    values = {"weight_variance": point.weight_variance, "bias_variance": point.bias_variance}
+    first = spec.parameters["first_weight_variance"]
+    if first != "auto":
+        values["first_weight_variance"] = float(first)
+    elif mean_square and point.q > 0 and elementwise.slopes is None:
+        values["first_weight_variance"] = (point.q - point.bias_variance) / mean_square
+    return parse_initializer(":".join(["critical", *(f"{name}={written(value)}" for name, value in values.items())]))
+
+
+def _critical(activation: Elementwise, bias_variance: float | None, label: str) -> CriticalPoint:
+    try:
+        return critical_point(activation, bias_variance=bias_variance)
+    except NoCriticalPoint as error:
+        if bias_variance is None:
+            try:
+                return critical_point(activation, bias_variance=0.0)
+            except NoCriticalPoint:
+                pass
+        raise NoCriticalPoint(
+            f"initializer {label} with {error}",
+            hint="leave that pair out"
+            if "choose another" in error.hint
+            else "critical:bias_variance=B picks a point on the line",
+        ) from error
