@@ -12,9 +12,12 @@ setup(
         Extension(
             "propscope.measure._kernel",
             ["propscope/measure/_kernel.c"],
+            depends=[f"propscope/measure/_kernel_{part}.h" for part in ("core", "pass", "rows")],
             define_macros=[("Py_LIMITED_API", "0x030A0000")],
             extra_compile_args=["/O2"] if sys.platform == "win32" else FLAGS,
             py_limited_api=True,
+            # dlsym has a library of its own before glibc 2.34.
+            libraries=["dl"] if sys.platform.startswith("linux") else [],
             # Without a compiler the torch and numpy path serves.
             optional=True,
         )

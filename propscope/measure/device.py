@@ -34,8 +34,15 @@ class DeviceTensor:
         self._zeros = torch.zeros((), dtype=torch.int64, device="cpu")
         self.count = 0
 
-    def add(self, tensor: Tensor, units: HostUnits | DeviceUnits | None = None, unit_axis: int = -1) -> None:
-        """Take a detached tensor in, and its `units`, when it has any."""
+    def add(
+        self,
+        tensor: Tensor,
+        units: HostUnits | DeviceUnits | None = None,
+        unit_axis: int = -1,
+        *,
+        products: bool = False,
+    ) -> None:
+        """Take a detached tensor in, and its `units`, when it has any; `products` are not had in the same pass."""
         if units is not None:
             units.see(tensor, unit_axis)
         flat = flatten(tensor)

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from propscope.measure.attention import row_entropy, sampled_logits
 from propscope.measure.functions import BY_FUNCTION, Operation, is_residual_sum
-from propscope.measure.observer import Observer, in_backward
+from propscope.measure.observer import Observer
+from propscope.measure.places import in_backward
 from propscope.measure.sites import SiteAccumulator
 from propscope.results.network import Role
 
@@ -128,13 +129,3 @@ class FunctionWatch(TorchFunctionMode):
                 # A row whose keys are all masked is NaN by torch's own rule; it has no entropy.
                 weights = torch.nan_to_num(torch.softmax(logits, -1))
                 site.see_attention(row_entropy(weights), logits.amax())
-
-
-def hides_operations(module: nn.Module, role: Role) -> bool:
-    """Return whether the operations inside a module are the module's own site, and not sites of their own."""
-    if role in ("activation", "norm", "residual"):
-        return True
-    home = type(module).__module__
-    composite = (nn.MultiheadAttention, nn.Transformer)
-    own = home.startswith("torch.nn.") and not home.endswith(".transformer") and not isinstance(module, composite)
-    return own and next(module.children(), None) is None

@@ -13,20 +13,15 @@ def inert() -> Callable[..., None]:
     return nullcontext().__exit__
 
 
-class Hook:
-    """Calls `function` with `bound` arguments first; copied or pickled, it becomes `inert()`."""
+class Hook(partial[None]):
+    """Calls a function with bound arguments first; copied or pickled, it becomes `inert()`."""
 
-    __slots__ = ("_call",)
-
-    def __init__(self, function: Callable[..., None], *bound: Any) -> None:
-        self._call = partial(function, *bound)
-
-    def __call__(self, *arguments: Any) -> None:
-        """Pass the arguments on, behind the bound ones."""
-        self._call(*arguments)
+    # A call takes no Python frame of its own.
+    __slots__ = ()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
         return inert()
 
+    # What remains is no partial, so that none of its state is there to restore.
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, str]]:
         return getattr, (nullcontext(), "__exit__")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from propscope.measure import kernel
 from propscope.measure.moments import NO_MOMENTS, moments_of, summary_of
-from propscope.measure.sampling import flatten, stride_for
+from propscope.measure.sampling import flatten, is_safe, rows_in_memory, stride_for
 from propscope.measure.units import DeviceUnits, HostUnits
 from propscope.results.histogram import BIN_COUNT, ZERO, LogHistogram, bin_codes
 from propscope.results.summary import TensorSummary
@@ -26,7 +26,17 @@ _FULL = 2**31 - 1
 class HostTensor:
     """Accumulates tensors of any shape and floating dtype; `summary()` at any time. `limit` 0: no sampling."""
 
-    __slots__ = ("_counted", "_emptied", "_histogram", "_limit", "_moments", "_state", "count")
+    __slots__ = (
+        "_emptied",
+        "_histogram",
+        "_limit",
+        "_moments",
+        "_plan",
+        "_room",
+        "_sampled",
+        "_state",
+        "_units",
+    )
 
     def __init__(self, *, limit: int, histogram: bool = True) -> None:
         self._limit = limit
@@ -34,34 +44,73 @@ class HostTensor:
         self._state: kernel.State | None = None
         self._moments = NO_MOMENTS
         self._emptied = LogHistogram.empty()
-        self._counted = 0
-        self.count = 0
+        self._plan: kernel.Plan | None = None
+        self._units: HostUnits | None = None
+        self._sampled = 0
+        self._room = _FULL
 
-    def add(self, tensor: Tensor, units: HostUnits | DeviceUnits | None = None, unit_axis: int = -1) -> None:
-        """Take a detached CPU tensor in, and in the same pass its `units`, when it has any."""
+    @property
+    def count(self) -> int:
+        """Number of elements seen."""
+        seen = self._moments
+        return seen.finite + seen.nan + seen.posinf + seen.neginf + (0 if self._state is None else self._state.count)
+
+    def add(
+        self,
+        tensor: Tensor,
+        units: HostUnits | DeviceUnits | None = None,
+        unit_axis: int = -1,
+        *,
+        products: bool = False,
+    ) -> Tensor | None:
+        """Take a CPU tensor in, and in the same pass its `units`, when it has any.
+
+        Returns the inner products of `sampling.gram` where they were asked for and are to be had in the same pass.
+        """
         count = tensor.numel()
         if not count:
-            return
-        self.count += count
-        state = self._state
-        if state is None:
-            state = self._state = kernel.State(bins=self._histogram)
-        stride = 1
-        if self._histogram:
-            stride = stride_for(count, self._limit, tensor.shape[-1] if tensor.dim() else 1)
-            sampled = -(-count // stride)
-            self._counted += sampled
-            if self._counted > _FULL:
-                self._emptied = self._emptied + state.histogram
-                state.bins[:] = 0
-                self._counted = sampled
+            return None
+        if self._state is None:
+            self._state = kernel.State(bins=self._histogram)
+        stride = stride_for(count, self._limit, tensor.shape[-1] if tensor.dim() else 1) if self._histogram else 1
+        self._sampled = -(-count // stride)
+        if self._histogram and self._room < self._sampled:
+            self._emptied = self._emptied + self._state.histogram
+            self._state.bins[:] = 0
+            self._room = _FULL
+        self._room -= self._sampled
+        self._plan = None
+        self._units = units if isinstance(units, HostUnits) else None
         if not kernel.can_read(tensor):
             extremes = units.see(tensor, unit_axis) if units is not None else None
-            self._add_in_passes(flatten(tensor), stride, extremes, state)
-        elif isinstance(units, HostUnits):
-            units.see_with(tensor, unit_axis, state, stride)
-        else:
-            kernel.summarize(tensor if tensor.is_contiguous() else flatten(tensor), state, stride)
+            self._add_in_passes(flatten(tensor), stride, extremes, self._state)
+            return None
+        axis, low, high = (None, 0, 0) if self._units is None else (unit_axis, *self._units.addresses)
+        rows = rows_in_memory(tensor, unit_axis) if products else None
+        plan = kernel.Plan(tensor, self._state, stride, unit_axis=axis, low=low, high=high, rows=rows)
+        corner = plan.run(tensor)
+        if self._units is not None:
+            self._units.compare(tensor, unit_axis)
+        if is_safe(corner) and (rows is not None or not products):
+            self._plan = plan
+        return plan.products if is_safe(corner) else None
+
+    def add_alike(self, tensor: Tensor) -> float | None:
+        """Take in a tensor like the last one, the short way; return None, and do nothing, where it is another.
+
+        Where inner products were asked for, they are in the tensor that `add` returned for the first one; what comes
+        back is the last of them, else 1. If that is not `sampling.is_safe`, the next one goes the long way again.
+        """
+        plan, units = self._plan, self._units
+        if plan is None or self._room < self._sampled or (units is not None and units.undecided):
+            return None
+        if not plan.fits(tensor):
+            return None
+        self._room -= self._sampled
+        corner = plan.run(tensor)
+        if not is_safe(corner):
+            self._plan = None
+        return corner
 
     def _add_in_passes(
         self, flat: Tensor, stride: int, extremes: tuple[float, float] | None, state: kernel.State
@@ -76,7 +125,7 @@ class HostTensor:
             counts = _bin_counts(sample, clean=moments.finite == flat.numel())
             if sample.numel() > _FULL:
                 self._emptied = self._emptied + LogHistogram.from_dense(counts)
-                self._counted = 0
+                self._room = _FULL
             else:
                 state.bins += counts
 

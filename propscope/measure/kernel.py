@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +33,28 @@ MOST = 1 << 30
 # The last of the bins' cells are for the kernel to work in, and left at 0.
 _BIN_CELLS = 4100
 _FIGURES = 9
+
+
+class Rows(NamedTuple):
+    """Rows of a tensor's memory: `rows` of them, `pitch` elements apart, each of `blocks` runs of `length` elements,
+
+    `apart` from start to start.
+    """
+
+    rows: int
+    pitch: int
+    blocks: int
+    apart: int
+    length: int
+
+
+def memory_order(tensor: Tensor) -> list[int] | None:
+    """Return the axes from the outermost in memory to the innermost; None where elements do not lie in one piece."""
+    axes = range(tensor.dim())
+    if tensor.is_contiguous():
+        return list(axes)
+    order = sorted(axes, key=lambda axis: (tensor.stride()[axis], tensor.shape[axis]), reverse=True)
+    return order if tensor.permute(order).is_contiguous() else None
 
 
 class State:
@@ -64,6 +86,12 @@ class State:
         return Moments(int(finite), mean, std, low, high, int(nan), int(posinf), int(neginf), int(zeros))
 
     @property
+    def count(self) -> int:
+        """Number of elements seen."""
+        figures = self._figures.tolist()
+        return int(figures[0] + sum(figures[5:8]))
+
+    @property
     def histogram(self) -> LogHistogram:
         """The histogram of all tensors' samples."""
         if not AVAILABLE:
@@ -84,54 +112,80 @@ def can_read(tensor: Tensor) -> bool:
     return (
         AVAILABLE
         and tensor.is_cpu
+        and tensor.layout is torch.strided
         and tensor.dtype is not torch.float64
         and 0 < tensor.numel() <= MOST
         and tensor.data_ptr() != 0
     )
 
 
-def summarize(tensor: Tensor, state: State, stride: int = 1) -> None:
-    """Take all elements into the state's moments and every stride-th, in memory order, into its bins.
+class Plan:
+    """What the kernel is called with for tensors like one that it was made for: nothing is asked twice.
 
-    The bins are the caller's to keep from overflowing.
+    `tensor`: of any floating dtype but float64. `stride`: every how many elements, in memory order, enter the bins.
+    `unit_axis`, with the addresses `low` and `high`: where each unit's extremes go, float32, shape (units,); NaN where
+    it has one. `rows`: how many rows of how many elements `gram` takes, see `sampling`; None: no products.
     """
-    tensor = _plain(tensor)
-    half = tensor.dtype is torch.bfloat16
-    count = tensor.numel()
-    _kernel.summarize(tensor.data_ptr(), half, 1, 0, count, 0, 0, state.figures_at, state.bins_at, stride)
 
+    __slots__ = ("_convert", "_copy", "_dtype", "_gram", "_pass", "_shape", "_state", "_strides", "products")
 
-def summarize_units(tensor: Tensor, unit_axis: int, low: int, high: int, state: State, stride: int = 1) -> None:
-    """Do the same and write each unit's extremes to the addresses, float32, shape (units,); NaN where it has one."""
-    if not tensor.is_contiguous():
-        last = tensor.movedim(unit_axis, -1)
-        if last.is_contiguous():
-            tensor, unit_axis = last, -1
-    tensor = _plain(tensor)
-    shape = tensor.shape
-    units = shape[unit_axis]
-    inner = 1 if unit_axis in (-1, len(shape) - 1) else math.prod(shape[unit_axis:][1:])
-    outer = tensor.numel() // (units * inner)
-    half = tensor.dtype is torch.bfloat16
-    _kernel.summarize(tensor.data_ptr(), half, outer, units, inner, low, high, state.figures_at, state.bins_at, stride)
+    def __init__(
+        self,
+        tensor: Tensor,
+        state: State,
+        stride: int = 1,
+        *,
+        unit_axis: int | None = None,
+        low: int = 0,
+        high: int = 0,
+        rows: Rows | None = None,
+    ) -> None:
+        self._shape, self._strides, self._dtype = tensor.shape, tensor.stride(), tensor.dtype
+        # Its memory is written to by address alone.
+        self._state = state
+        order = memory_order(tensor)
+        self._convert = self._dtype not in (torch.float32, torch.bfloat16)
+        self._copy = order is None
+        order = order or list(range(tensor.dim()))
+        shape = [tensor.shape[axis] for axis in order]
+        half = int(self._dtype is torch.bfloat16)
+        outer, units, inner = 1, 0, tensor.numel()
+        if unit_axis is not None:
+            place = order.index(unit_axis % len(order))
+            outer, units, inner = math.prod(shape[:place]), shape[place], math.prod(shape[place + 1 :])
+        self._pass = (half, outer, units, inner, low, high, state.figures_at, state.bins_at, stride)
+        self.products: Tensor | None = None
+        self._gram: tuple[int, ...] = ()
+        if rows is not None:
+            self.products = torch.empty(rows.rows, rows.rows, dtype=torch.float32, device="cpu")
+            self._gram = (half, *rows, self.products.data_ptr())
 
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        # A copy with the original's addresses would write to memory that is not its own.
+        return type(None), ()
 
-def _plain(tensor: Tensor) -> Tensor:
-    """Return the elements as the kernel reads them; the caller holds the result while it does."""
-    if tensor.dtype is not torch.float32 and tensor.dtype is not torch.bfloat16:
-        tensor = tensor.float()
-    return tensor.contiguous()
+    def fits(self, tensor: Tensor) -> bool:
+        """Return whether a tensor is like the one that this was made for."""
+        return (
+            tensor.shape == self._shape
+            and tensor.dtype is self._dtype
+            and tensor.layout is torch.strided
+            and tensor.is_cpu
+            and tensor.stride() == self._strides
+            and not tensor.is_neg()
+        )
+
+    def run(self, tensor: Tensor) -> float:
+        """See all elements; return the last of the inner products, 1 where there are none."""
+        if self._convert:
+            tensor = tensor.float()
+        if self._copy:
+            tensor = tensor.contiguous()
+        data = tensor.data_ptr()
+        _kernel.summarize(data, *self._pass)
+        return _kernel.gram(data, *self._gram) if self._gram else 1.0
 
 
 def all_differ(low: int, high: int, units: int) -> bool:
     """Return whether no two units have the same extremes."""
     return _kernel.all_differ(low, high, units)
-
-
-def gram(data: int, count: int, pitch: int, length: int) -> tuple[Tensor, float]:
-    """Return the inner products of `count` float32 rows, shape (count, count), and the last of them.
-
-    The rows start `pitch` elements apart from address `data` on.
-    """
-    products = torch.empty(count, count, dtype=torch.float32, device="cpu")
-    return products, _kernel.gram(data, count, pitch, length, products.data_ptr())

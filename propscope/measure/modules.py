@@ -78,6 +78,12 @@ def has_units(module: nn.Module) -> bool:
     return is_lazy(weight) or weight.dim() > 1
 
 
+def is_leaf(module: nn.Module) -> bool:
+    """Return whether the module is one of torch's own that has no parts and leaves its input as it is."""
+    own = type(module).__module__.startswith("torch.nn.modules.")
+    return own and not module._modules and not getattr(module, "inplace", False)
+
+
 def unit_axis_of(module: nn.Module, output: Tensor, inherited: int | None) -> int:
     """Return the axis of units of a module's output; `inherited` is that of its input, where known.
 

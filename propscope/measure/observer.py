@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,24 +17,14 @@ from torch.utils.hooks import RemovableHandle
 from propscope.measure.filters import Filter
 from propscope.measure.modules import FlatRegions, axis_of_unknown, unit_axis_of
 from propscope.measure.outputs import tensors_in
+from propscope.measure.places import Place, in_backward
 from propscope.measure.saturation import FlatRegion
 from propscope.measure.seen import SeenTensors
 from propscope.measure.sites import Options, SiteAccumulator
 from propscope.results.network import CoverageNote, Role
 
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A module in the model: its `path`, the `role` of its output, whether it is `opaque` (hides the operations inside)
-
-    and whether its output has `units` that can be dead or symmetric.
-    """
-
-    path: str
-    module: nn.Module
-    role: Role
-    opaque: bool
-    units: bool
+# Handles that are kept make Python's collector of garbage look at them again and again.
+_PRUNE_AT = 64
 
 
 class Observer:
@@ -72,7 +61,7 @@ class Observer:
         self._recalls: dict[str, int] = {}
         self._watched: set[str] = set()
         self._handles: list[RemovableHandle] = []
-        self._prune_at = 4096
+        self._prune_at = _PRUNE_AT
 
     def begin(self, inputs: Any) -> None:
         """Start a forward pass of the model."""
@@ -85,7 +74,7 @@ class Observer:
         if len(self._handles) > self._prune_at:
             # A handle refers to its tensor's hooks weakly: a dead reference belongs to a graph that is gone.
             self._handles = [handle for handle in self._handles if handle.hooks_dict_ref() is not None]
-            self._prune_at = 2 * len(self._handles) + 4096
+            self._prune_at = 2 * len(self._handles) + _PRUNE_AT
         for _, tensor in tensors_in(inputs):
             self.samples += tensor.shape[0] if tensor.dim() else 1
             break
@@ -145,6 +134,25 @@ class Observer:
                 )
             if site is not None and place.module is self._root and site.role == "other":
                 site.role = "output"
+
+    def output_alike(self, place: Place, output: Any) -> bool:
+        """Record what a module returned, the short way, where it is what its last pass led to expect.
+
+        Return False, and do nothing, where it is not: another type or shape, another call of the same pass, a tensor
+        that is a site already, a part that a checkpoint runs again.
+        """
+        path = place.path
+        site = self.sites.get(path)
+        if site is None or type(output) is not Tensor or path in self._calls or self.seen.find(output) is not None:
+            return False
+        if place.module is self._root or in_backward() or not site.see_alike(output):
+            return False
+        self._calls[path] = 1
+        if output.requires_grad:
+            self._watched.add(path)
+            self._handles.append(output.register_hook(partial(self._gradient, site)))
+        self.seen.remember(output, site)
+        return True
 
     def activation_input(self, path: str, value: Any, activation: str, region: FlatRegion | None) -> None:
         """Note that a tensor is about to enter a nonlinearity; a tensor that is no site yet becomes one."""
@@ -234,8 +242,3 @@ class Observer:
         if self.active:
             with torch._C.DisableTorchFunction():
                 site.see_backward(gradient if self._unscale is None else self._unscale(gradient))
-
-
-def in_backward() -> bool:
-    """Return whether a backward pass is running, which is when checkpoints run their forward again."""
-    return torch._C._current_graph_task_id() != -1

@@ -25,6 +25,9 @@ class ParameterAccumulator:
 
     def see_gradient(self, gradient: Tensor) -> None:
         """Take in the gradient of one backward pass; the zeros that a sparse one leaves out count as zeros."""
+        seen = self._gradient
+        if seen.__class__ is HostTensor and seen.add_alike(gradient) is not None:
+            return
         gradient = gradient.detach()
         missing = 0
         if gradient.is_sparse:

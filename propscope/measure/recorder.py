@@ -18,21 +18,20 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from propscope.errors import InputError
+from propscope.measure.coverage import SILENT, coverage_of
 from propscope.measure.filters import Filter, Patterns
-from propscope.measure.function_mode import FunctionWatch, hides_operations
+from propscope.measure.function_mode import FunctionWatch
 from propscope.measure.hooks import Hook
-from propscope.measure.modules import has_units, is_activation, role_of
-from propscope.measure.observer import Observer, Place, in_backward
+from propscope.measure.modules import is_leaf
+from propscope.measure.observer import Observer
 from propscope.measure.parameters import ParameterAccumulator
+from propscope.measure.places import Place, in_backward, place_of
 from propscope.measure.provenance import provenance
 from propscope.measure.sampling import HISTOGRAM_LIMIT
 from propscope.measure.scaling import unscaling
 from propscope.measure.sites import Options, Stats
 from propscope.measure.wrappers import seen_in_full, unwrapped, walk, walk_parameters
 from propscope.results.network import CoverageNote, Label, NetworkProfile
-
-_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
-_SILENT = (nn.Sequential, nn.Identity, *_CONTAINERS)
 
 
 class Recorder:
@@ -80,11 +79,15 @@ class Recorder:
         self._started = time.perf_counter()
         try:
             self._notes = self._stack.enter_context(seen_in_full(self._outer))
-            self._hook()
+            for path, module in walk(self._model):
+                place = place_of(path, module, self._activations)
+                self._places[place.path] = place
             # Where every operation is some module's own, as in nn.Sequential of layers, there is none to watch for.
-            if self._functions and not all(
-                place.opaque or type(place.module) in _SILENT for place in self._places.values()
-            ):
+            watch = self._functions and not all(
+                place.opaque or type(place.module) in SILENT for place in self._places.values()
+            )
+            self._hook(watch)
+            if watch:
                 self._stack.enter_context(FunctionWatch(self._observer))
         except BaseException:
             self._observer.active = False
@@ -103,15 +106,17 @@ class Recorder:
         self._stopped = (0, None)
         self._observer.stack.clear()
 
-    def _hook(self) -> None:
+    def _hook(self, watch: bool) -> None:
         def keep(handle: Any) -> None:
             self._stack.callback(handle.remove)
 
-        for path, module in walk(self._model):
-            place = self._place(path, module)
-            self._places[place.path] = place
+        for place in self._places.values():
+            module = place.module
             if isinstance(module, torch.jit.ScriptModule):
                 # What is compiled calls no Python hooks, and its outermost module takes none with keywords.
+                continue
+            if not watch and is_leaf(module):
+                keep(module.register_forward_hook(Hook(self._at_leaf, place), with_kwargs=True, always_call=True))
                 continue
             keep(module.register_forward_pre_hook(Hook(self._before, place), with_kwargs=True))
             keep(module.register_forward_hook(Hook(self._after, place), always_call=True))
@@ -133,11 +138,6 @@ class Recorder:
                 hook = Hook(self._after_gradient, self._parameters[name])
                 self._stack.callback(parameter.register_hook(hook).remove)
 
-    def _place(self, path: str, module: nn.Module) -> Place:
-        known = id(module) in self._activations or is_activation(module)
-        role = "activation" if known else role_of(module)
-        return Place(path, module, role, hides_operations(module, role), has_units(module))
-
     def _before(self, place: Place, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         observer = self._observer
         inputs = args or tuple(kwargs.values())
@@ -149,25 +149,51 @@ class Recorder:
             observer.called.add(place.path)
             if self._functions:
                 observer.note_input(inputs)
-            if place.role == "activation" and inputs:
-                region = observer.regions.of_module(module)
-                observer.activation_input(place.path, inputs[0], type(module).__name__, region)
+            if place.role == "activation":
+                self._enter_activation(place, module, inputs)
+
+    def _enter_activation(self, place: Place, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if inputs:
+            region = self._observer.regions.of_module(module)
+            self._observer.activation_input(place.path, inputs[0], type(module).__name__, region)
 
     def _after(self, place: Place, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         stack = self._observer.stack
         while stack and stack.pop() is not place:
             pass
-        error = sys.exc_info()[1] if output is None else None
-        if error is not None:
-            # Called on the way out of an exception; the innermost module is the first to be.
-            # By identity alone: an exception holds its frames, and those the model's tensors.
-            if id(error) != self._stopped[0]:
-                self._stopped = (id(error), place)
+        if output is None and self._stops(place):
             return
         with torch._C.DisableTorchFunction():
             if self._waiting:
                 self._hook_parameters()
-            self._observer.module_output(place, inputs, output)
+            if not self._observer.output_alike(place, output):
+                self._observer.module_output(place, inputs, output)
+
+    def _at_leaf(
+        self, place: Place, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        """Do at once what `_before` and `_after` do, where nothing in between could tell: half the calls."""
+        if output is None and self._stops(place):
+            return
+        observer = self._observer
+        if observer.stack and not self._waiting:
+            with torch._C.DisableTorchFunction():
+                if place.role == "activation":
+                    self._enter_activation(place, module, args or tuple(kwargs.values()))
+                if observer.output_alike(place, output):
+                    return
+        self._before(place, module, args, kwargs)
+        self._after(place, module, args, output)
+
+    def _stops(self, place: Place) -> bool:
+        """Return whether a module's hook is called on the way out of an exception, and note the first such module."""
+        error = sys.exc_info()[1]
+        if error is None:
+            return False
+        # By identity alone: an exception holds its frames, and those the model's tensors.
+        if id(error) != self._stopped[0]:
+            self._stopped = (id(error), place)
+        return True
 
     def _after_gradient(self, parameter: ParameterAccumulator, gradient: Tensor) -> None:
         if self._observer.active:
@@ -202,27 +228,8 @@ class Recorder:
                 batches=observer.batches,
                 histogram_limit=self._options.histogram_limit,
             ),
-            coverage=tuple(self._coverage()),
+            coverage=(*self._notes, *coverage_of(observer, self._places, self._parameters)),
         )
-
-    def _coverage(self) -> Iterable[CoverageNote]:
-        observer = self._observer
-        yield from self._notes
-        for path, place in self._places.items():
-            if isinstance(place.module, torch.jit.ScriptModule):
-                yield CoverageNote(path, "module", "TorchScript calls no hooks: nothing in here was seen")
-            elif path not in observer.called and not isinstance(place.module, _CONTAINERS):
-                yield CoverageNote(path, "module", f"{type(place.module).__name__} was never called")
-        yield from observer.unmeasured.values()
-        for path, site in observer.sites.items():
-            if site.dtype.startswith("complex"):
-                yield CoverageNote(path, "output", "complex values are measured by their magnitude")
-        for name, count in observer.unrecorded.most_common():
-            if count:
-                yield CoverageNote(name, "operation", f"called {count} times between modules, not recorded")
-        for name, accumulator in self._parameters.items():
-            if not accumulator.has_gradient:
-                yield CoverageNote(name, "parameter", accumulator.why_no_gradient)
 
 
 def track(

@@ -14,6 +14,7 @@ from propscope.measure import kernel
 HISTOGRAM_LIMIT = 8192
 GEOMETRY_ROWS = 32
 GEOMETRY_FEATURES = 1024
+_RUN = 8
 _SAFE = (1e-20, 1e20)
 
 
@@ -36,28 +37,72 @@ def flatten(tensor: Tensor) -> Tensor:
     """Return the elements as 1-D, in memory order where the tensor is dense, so that nothing is copied."""
     if tensor.is_contiguous():
         return tensor.view(-1)
-    order = sorted(range(tensor.dim()), key=lambda axis: (tensor.stride()[axis], tensor.shape[axis]), reverse=True)
-    arranged = tensor.permute(order)
-    return arranged.view(-1) if arranged.is_contiguous() else tensor.reshape(-1)
+    order = kernel.memory_order(tensor)
+    return tensor.reshape(-1) if order is None else tensor.permute(order).view(-1)
 
 
 def sample_rows(tensor: Tensor, unit_axis: int) -> Tensor | None:
     """Return at most 32 samples' vectors as a float matrix, (rows, features); None where there are not two samples.
 
     A sample is a position of every axis but the units' when the units come last (tokens of a sequence included), and
-    an entry of the first axis when they do not (images). At most 1024 features of each, by an even stride.
+    an entry of the first axis when they do not (images). At most 1024 features of each: 128 evenly spread runs of 8,
+    as single ones would take a line of memory each.
     """
     if tensor.dim() < 2 or not tensor.numel():
         return None
-    last = unit_axis in (-1, tensor.dim() - 1)
     if tensor.dim() > 2:
-        tensor = tensor.flatten(0, -2) if last else tensor.flatten(1)
+        tensor = tensor.flatten(0, -2) if _units_last(tensor, unit_axis) else tensor.flatten(1)
     if tensor.shape[0] < 2:
         return None
     rows = tensor[:: -(-tensor.shape[0] // GEOMETRY_ROWS)]
     if rows.shape[1] > GEOMETRY_FEATURES:
-        rows = rows[:, :: stride_for(rows.shape[1], GEOMETRY_FEATURES, 2)]
+        blocks, apart = _spread(rows.shape[1])
+        rows = rows.unfold(1, _RUN, apart)[:, :blocks].flatten(1)
     return rows
+
+
+def rows_in_memory(tensor: Tensor, unit_axis: int) -> kernel.Rows | None:
+    """Return the same samples as `sample_rows` by where they lie in memory, features in any order.
+
+    None where there are not two samples, or one does not lie in one piece.
+    """
+    dimensions, count = tensor.dim(), tensor.numel()
+    if dimensions < 2 or not count:
+        return None
+    order = kernel.memory_order(tensor)
+    if order is None:
+        return None
+    if _units_last(tensor, unit_axis):
+        features = tensor.shape[-1]
+        together = order[-1] == dimensions - 1
+    else:
+        features = count // tensor.shape[0]
+        together = order[0] == 0
+    rows = count // features
+    if rows < 2 or not together:
+        return None
+    step = -(-rows // GEOMETRY_ROWS)
+    blocks, apart = (1, features) if features <= GEOMETRY_FEATURES else _spread(features)
+    length = features if blocks == 1 else _RUN
+    return kernel.Rows(-(-rows // step), step * features, blocks, apart, length)
+
+
+def _units_last(tensor: Tensor, unit_axis: int) -> bool:
+    return unit_axis in (-1, tensor.dim() - 1)
+
+
+def _spread(features: int) -> tuple[int, int]:
+    """Return how many runs of 8 features are taken, and how far apart they start: an odd number, as widths are even."""
+    blocks = GEOMETRY_FEATURES // _RUN
+    return blocks, max(((features - _RUN) // (blocks - 1) - 1) | 1, _RUN)
+
+
+def is_safe(corner: float) -> bool:
+    """Return whether inner products are within float32's range, judged by one of a vector with itself.
+
+    It speaks for the whole: rows of one layer differ by less than the ten decades of margin.
+    """
+    return _SAFE[0] < abs(corner) < _SAFE[1]
 
 
 def gram(tensor: Tensor, unit_axis: int) -> Tensor | None:
@@ -66,9 +111,6 @@ def gram(tensor: Tensor, unit_axis: int) -> Tensor | None:
     The rows are divided by their largest magnitude first, where squares of theirs would leave float32's range: what is
     read off the products does not depend on the scale.
     """
-    products, corner = _compiled_products(tensor, unit_axis)
-    if _SAFE[0] < abs(corner) < _SAFE[1]:
-        return products
     rows = sample_rows(tensor, unit_axis)
     if rows is None:
         return None
@@ -77,22 +119,7 @@ def gram(tensor: Tensor, unit_axis: int) -> Tensor | None:
     if tensor.device.type != "cpu":
         return _scaled_products(rows)
     products = _products(rows)
-    corner = float(products.numpy()[-1, -1])
-    # A corner speaks for the whole: rows of one layer differ by less than the ten decades of margin.
-    return products if _SAFE[0] < abs(corner) < _SAFE[1] else _scaled_products(rows)
-
-
-def _compiled_products(tensor: Tensor, unit_axis: int) -> tuple[Tensor | None, float]:
-    """Return the products of `sample_rows` and the last of them, where the kernel can tell; else None and NaN."""
-    count, dimensions = tensor.numel(), tensor.dim()
-    if dimensions < 2 or tensor.dtype is not torch.float32 or not tensor.is_contiguous() or not kernel.can_read(tensor):
-        return None, math.nan
-    rows = count // tensor.shape[-1] if unit_axis in (-1, dimensions - 1) else tensor.shape[0]
-    features = count // rows
-    if rows < 2 or features > GEOMETRY_FEATURES:
-        return None, math.nan
-    step = -(-rows // GEOMETRY_ROWS)
-    return kernel.gram(tensor.data_ptr(), -(-rows // step), step * features, features)
+    return products if is_safe(float(products.numpy()[-1, -1])) else _scaled_products(rows)
 
 
 def _scaled_products(rows: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from propscope.measure.device import DeviceTensor
 from propscope.measure.geometry import effective_rank, mean_cosine
 from propscope.measure.host import HostTensor
-from propscope.measure.sampling import HISTOGRAM_LIMIT, gram
+from propscope.measure.sampling import HISTOGRAM_LIMIT, gram, is_safe
 from propscope.measure.saturation import FlatRegion
 from propscope.measure.units import DeviceUnits, HostUnits
 from propscope.results.network import Role, Site
@@ -89,20 +89,38 @@ class SiteAccumulator:
         self._branch: tuple[Tensor, Tensor] | None = None
 
     def see_forward(self, value: Tensor) -> None:
-        """Take in a detached value."""
-        value = measurable(value)
+        """Take in a value."""
+        if self.see_alike(value):
+            return
+        value = measurable(value.detach())
         if self._forward is None:
             self._forward = self._options.accumulator(value)
         self._samples += value.shape[0] if value.dim() else 1
         units = None
-        if self._options.stats == "all" and value.dim() > 1 and value.numel():
-            if self.has_units:
-                units = self._units_of(value)
+        geometry = self._options.stats == "all" and value.dim() > 1 and value.numel() > 0
+        if geometry and self.has_units:
+            units = self._units_of(value)
+        products: Tensor | None = self._forward.add(value, units, self.unit_axis, products=geometry)
+        if products is not None:
+            self._gram = products
+        elif geometry:
             self._see_geometry(value)
-        self._forward.add(value, units, self.unit_axis)
+
+    def see_alike(self, value: Tensor) -> bool:
+        """Take in a value like the last one, the short way; return False, and do nothing, where it is another."""
+        forward = self._forward
+        if forward.__class__ is not HostTensor or (corner := forward.add_alike(value)) is None:
+            return False
+        self._samples += value.shape[0] if self.shape else 1
+        if self._gram is not None and not is_safe(corner):
+            self._see_geometry(value.detach())
+        return True
 
     def see_backward(self, gradient: Tensor) -> None:
         """Take in the gradient of the loss with respect to the value."""
+        backward = self._backward
+        if backward.__class__ is HostTensor and backward.add_alike(gradient) is not None:
+            return
         gradient = measurable(gradient.detach())
         if self._backward is None:
             self._backward = self._options.accumulator(gradient)

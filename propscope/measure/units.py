@@ -56,7 +56,9 @@ class HostUnits:
     def see(self, tensor: Tensor, unit_axis: int) -> tuple[float, float]:
         """Take in the units' values, return the tensor's extremes; call `enter` next where a nonlinearity follows."""
         if kernel.can_read(tensor):
-            self.see_with(tensor, unit_axis, kernel.State(bins=False))
+            low_at, high_at = self.addresses
+            kernel.Plan(tensor, kernel.State(bins=False), unit_axis=unit_axis, low=low_at, high=high_at).run(tensor)
+            self.compare(tensor, unit_axis)
         else:
             low, high = unit_extremes(tensor, unit_axis)
             if low.dtype == torch.bfloat16:
@@ -66,8 +68,9 @@ class HostUnits:
                 self._part(tensor, unit_axis)
         return float(self._low.min()), float(self._high.max())
 
-    def see_with(self, tensor: Tensor, unit_axis: int, state: kernel.State, stride: int = 1) -> None:
-        """Take in the units' values, and in the same pass the tensor into `state`; see `kernel.summarize`."""
+    @property
+    def addresses(self) -> tuple[int, int]:
+        """Where a `kernel.Plan` writes each unit's smallest and largest value; call `compare` when it has."""
         if self._extremes is None:
             self._extremes = torch.empty(2, self.units, dtype=torch.float32, device="cpu")
         low = self._extremes.data_ptr()
@@ -75,13 +78,21 @@ class HostUnits:
         if low != self._low_at:
             self._low_at = low
             self._low, self._high = self._extremes.numpy()
-        high = low + 4 * self.units
-        kernel.summarize_units(tensor, unit_axis, low, high, state, stride)
-        if self._group is not None:
-            if kernel.all_differ(low, high, self.units):
-                self._group = None
-            else:
-                self._part(tensor, unit_axis)
+        return low, low + 4 * self.units
+
+    @property
+    def undecided(self) -> bool:
+        """Whether some units have been equal so far, so that `compare` must see the next tensor."""
+        return self._group is not None
+
+    def compare(self, tensor: Tensor, unit_axis: int) -> None:
+        """Tell units apart by the extremes that were written, and where these are equal by the values."""
+        if self._group is None:
+            return
+        if kernel.all_differ(*self.addresses, self.units):
+            self._group = None
+        else:
+            self._part(tensor, unit_axis)
 
     def enter(self, tensor: Tensor, unit_axis: int, region: FlatRegion) -> None:
         """Mark the units that respond to any sample; `tensor` is the value that `see` was called with."""

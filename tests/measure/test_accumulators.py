@@ -22,7 +22,7 @@ class WithoutKernel(HostTensor):
 
     def add(self, *arguments):
         with mock.patch.object(kernel, "AVAILABLE", False):
-            super().add(*arguments)
+            return super().add(*arguments)
 
     def summary(self):
         with mock.patch.object(kernel, "AVAILABLE", False):
@@ -34,7 +34,7 @@ class WithKernel(HostTensor):
 
     def add(self, *arguments):
         with mock.patch.object(kernel, "AVAILABLE", kernel.BUILT):
-            super().add(*arguments)
+            return super().add(*arguments)
 
     def summary(self):
         with mock.patch.object(kernel, "AVAILABLE", kernel.BUILT):

@@ -40,11 +40,12 @@ def see(tensor, *, stride=1, unit_axis=None):
     """Return moments, histogram and, with a unit axis, each unit's extremes; the table must be left as it should be."""
     state = kernel.State(bins=True)
     if unit_axis is None:
-        kernel.summarize(tensor, state, stride)
+        kernel.Plan(tensor, state, stride).run(tensor)
         extremes = None
     else:
         extremes = torch.empty(2, tensor.shape[unit_axis])
-        kernel.summarize_units(tensor, unit_axis, extremes[0].data_ptr(), extremes[1].data_ptr(), state, stride)
+        low, high = extremes[0].data_ptr(), extremes[1].data_ptr()
+        kernel.Plan(tensor, state, stride, unit_axis=unit_axis, low=low, high=high).run(tensor)
     assert not state.bins.base[BIN_COUNT:4100].any()
     histogram = LogHistogram.from_dense(state.bins)
     assert state.histogram == histogram
@@ -215,7 +216,7 @@ def test_tensors_add_up():
     parts = [torch.tensor([math.nan]), torch.tensor(CORNERS), torch.randn(100), torch.tensor(CORNERS[::-1])]
     parts += [torch.zeros(9), torch.tensor([math.inf])]
     for part in parts:
-        kernel.summarize(part, state)
+        kernel.Plan(part, state).run(part)
     whole = torch.cat(parts).numpy()
     assert state.histogram == LogHistogram.of(whole)
     assert_moments(state.moments, whole)
@@ -227,7 +228,7 @@ def test_the_merge_is_that_of_moments(parts):
     state, expected = kernel.State(bins=False), NO_MOMENTS
     for part in parts:
         tensor = torch.from_numpy(np.array(part, np.uint32).view(np.float32))
-        kernel.summarize(tensor, state)
+        kernel.Plan(tensor, state).run(tensor)
         expected = expected + see(tensor)[0]
     assert state.moments == pytest.approx(expected, rel=1e-12, abs=0, nan_ok=True)
 
@@ -238,7 +239,7 @@ def test_a_copy_has_memory_of_its_own(duplicate):
     values = torch.tensor([[1.0, 2.0, 3.0], [4.0, 2.0, 0.0]])
     original.add(values, units, -1)
     state = duplicate(original._state)
-    kernel.summarize(values, state)
+    kernel.Plan(values, state).run(values)
     assert (original._state.moments.finite, state.moments.finite) == (6, 12)
     assert (original._state.histogram.total, state.histogram.total) == (6, 12)
     twin = copy.deepcopy(units)
