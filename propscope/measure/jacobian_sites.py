@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _NormBase
 
 from propscope.errors import InputError
 from propscope.measure.filters import Filter
@@ -162,7 +163,7 @@ class Prefixes:
     def prepared(self) -> Iterator[None]:
         """Within it, what runs leave behind in the model and the generators is undone at the end."""
         # What torch's fused attention computes has no second derivative, and none forward.
-        with undisturbed(self.model), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+        with undisturbed(self.model), _untracked(self.model), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="There is a performance drop")
             # Torch's own, on loading its forward derivatives.
             warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
@@ -185,6 +186,19 @@ class Prefixes:
         with recorder:
             self.inputs.call(self.model, tensor)
         return tuple(recorder.tap.values[key] for key in keys)
+
+
+@contextmanager
+def _untracked(model: nn.Module) -> Iterator[None]:
+    """Keep norms that train from updating their running statistics, which torch's transforms refuse."""
+    norms = [m for m in model.modules() if isinstance(m, _NormBase) and m.training and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
 
 
 def layer_of(name: str) -> int | None:

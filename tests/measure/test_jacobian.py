@@ -135,6 +135,7 @@ def state_of(model):
             {name: value.clone() for name, value in model.state_dict().items()},
             {name: (p.requires_grad, p.grad) for name, p in model.named_parameters()},
             {name: module.training for name, module in model.named_modules()},
+            {name: getattr(module, "track_running_stats", None) for name, module in model.named_modules()},
             {
                 (path, name): len(hooks)
                 for path, module in model.named_modules()

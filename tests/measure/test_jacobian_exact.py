@@ -196,6 +196,14 @@ def test_forward_mode_moves_one_sample_of_a_coupled_batch(monkeypatch):
     assert jacobian(model, x).sites[-1].jacobian.mean == pytest.approx(expected.mean(), rel=1e-4)
 
 
+def test_batch_norm_while_training_takes_the_forward_mode(monkeypatch):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(5, 5), nn.BatchNorm1d(5), nn.Tanh()), torch.randn(4, 5)
+    expected = singular(own_jacobians(model, x))
+    monkeypatch.setattr(jacobian_exact, "_reverse_mode", _refuse)
+    assert jacobian(model, x, include="2").sites[-1].jacobian.mean == pytest.approx(expected.mean(), rel=1e-4)
+
+
 def test_few_outputs_take_the_reverse_mode(monkeypatch):
     monkeypatch.setattr(jacobian_exact, "_forward_mode", lambda *arguments: pytest.fail("64 passes for 3 outputs"))
     assert jacobian(nn.Sequential(nn.Linear(64, 3)), torch.randn(2, 64)).sites[0].jacobian.count == 6
