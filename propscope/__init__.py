@@ -20,6 +20,7 @@ _HOMES = {
     "LogHistogram": "propscope.results",
     "load": "propscope.store",
     "save": "propscope.store",
+    "jacobian": "propscope.measure",
     "profile": "propscope.measure",
     "track": "propscope.measure",
     "profile_mlp": "propscope.sweep",
@@ -34,6 +35,7 @@ __all__ = [
     "PropscopeError",
     "Site",
     "TensorSummary",
+    "jacobian",
     "load",
     "profile",
     "profile_mlp",
@@ -44,7 +46,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from propscope.errors import PropscopeError
-    from propscope.measure import profile, summary, track
+    from propscope.measure import jacobian, profile, summary, track
     from propscope.results import LogHistogram, NetworkProfile, Parameter, ProfileSet, Site, TensorSummary
     from propscope.store import load, save
     from propscope.sweep import profile_mlp

@@ -18,7 +18,7 @@ def plot(
     ] = None,
     only: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="Only these: curves, activations, gradients, weights, weight-gradients, overview."),
+        typer.Option(help="Only these: curves, activations, gradients, weights, weight-gradients, overview, jacobian."),
     ] = None,
     format: Annotated[str, typer.Option(help="png, pdf or svg; a comma-separated list.")] = "png",
     act: Act = None,

@@ -19,6 +19,8 @@ from propscope.plots.curve_panels import draw_curves
 from propscope.plots.curves import prepare_curves
 from propscope.plots.histogram_grid import draw_histograms
 from propscope.plots.histograms import ACTIVATIONS, GRADIENTS, WEIGHT_GRADIENTS, WEIGHTS, Subject, prepare_histograms
+from propscope.plots.jacobian import prepare_jacobian
+from propscope.plots.jacobian_panels import draw_jacobian
 from propscope.plots.overview import prepare_overview
 from propscope.plots.overview_map import draw_overview
 from propscope.plots.sheets import COLUMN, LINE, Sheet, sheets
@@ -83,6 +85,15 @@ PLOTS = (
         within=(LINE, COLUMN),
         lines_at_most=48,
         columns_at_most=12,
+    ),
+    Plot(
+        name="jacobian",
+        title="Singular values of the Jacobian",
+        shows="singular values of the Jacobian from the input to each layer, where they were taken",
+        prepare=prepare_jacobian,
+        draw=draw_jacobian,
+        within=(LINE, COLUMN),
+        columns_at_most=4,
     ),
 )
 

@@ -146,5 +146,6 @@ def test_the_table_of_plots_is_complete() -> None:
         "weights",
         "weight-gradients",
         "overview",
+        "jacobian",
     ]
     assert all(plot.title and plot.shows for plot in PLOTS)
