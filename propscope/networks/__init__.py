@@ -10,13 +10,8 @@ from propscope.networks.activations import (
     parse_activation,
 )
 from propscope.networks.initialize import initialize_
-from propscope.networks.initializers import (
-    INITIALIZERS,
-    SQUARE_DEFAULTS,
-    Initializer,
-    InitializerSpec,
-    parse_initializer,
-)
+from propscope.networks.initializer_table import INITIALIZERS, SQUARE_DEFAULTS, Initializer
+from propscope.networks.initializers import InitializerSpec, parse_initializer
 from propscope.networks.inputs import INPUTS, SCALES, InputBatch, InputSource, default_features, make_input
 from propscope.networks.layers import MLP, Add, Layer, ResidualLayer
 from propscope.networks.mlp import MLPSpec, parse_width

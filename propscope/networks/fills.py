@@ -105,6 +105,22 @@ def default_variance(fan_in: int, fan_out: int) -> float:
     return 1 / (3 * fan_in)
 
 
+def critical(weight: Tensor, generator: Generator, *, weight_variance: float | str, **parameters: Any) -> None:
+    """Fill with N(0, weight_variance / fan_in); raises `InputError` where that is not known."""
+    variance = critical_variance(*fans(weight), weight_variance=weight_variance)
+    if variance is None:
+        raise InputError(
+            "initializer critical depends on the activation, which is not known here",
+            hint="propscope theory --act NAME prints the variances for critical:weight_variance=...:bias_variance=...",
+        )
+    draw_normal(weight, generator, variance)
+
+
+def critical_variance(fan_in: int, fan_out: int, *, weight_variance: float | str, **parameters: Any) -> float | None:
+    """weight_variance / fan_in; None while it is "auto", the activation's to say."""
+    return None if isinstance(weight_variance, str) else weight_variance / fan_in
+
+
 def variance_scaling_variance(fan_in: int, fan_out: int, *, scale: float, mode: str, distribution: str) -> float:
     """Keras VarianceScaling: scale / n, n = fan_in, fan_out or their average; the same for every distribution."""
     fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode]

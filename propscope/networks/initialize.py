@@ -35,9 +35,9 @@ def initialize_(
     share is set once, as the first of them asks.
 
     `bias_std`: the biases of these layers come from N(0, bias_std^2); 0 gives zeros; None gives what the initializer
-    does, zeros, or for `default` what the layer's own `reset_parameters` does. `dirac` sets convolutions alone and
-    `identity` matrices alone; the other layers keep weight and bias. Everything is drawn from `generator`, and torch's
-    global one stays as it was; without a generator, the global one draws.
+    does, zeros, for `critical` N(0, bias_variance), for `default` what the layer's own `reset_parameters` does. `dirac`
+    sets convolutions alone and `identity` matrices alone; the other layers keep weight and bias. Everything is drawn
+    from `generator`, and torch's global one stays as it was; without a generator, the global one draws.
 
     Raises `InputError` for an unknown spec, a negative or infinite `bias_std`, layers that have no shape yet, and a
     module without any weight that the initializer fills.
@@ -109,7 +109,7 @@ def _fill_biases(
         if name.startswith(names) and name not in ("bias_k", "bias_v")
     ]
     for bias in biases:
-        initializer.fill_bias(bias, fan_in=1, std=std or 0.0, generator=generator)
+        initializer.fill_bias(bias, fan_in=1, std=std, generator=generator)
     return {id(bias) for bias in biases}
 
 

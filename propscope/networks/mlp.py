@@ -153,11 +153,14 @@ class MLPSpec:
 
 def _build(spec: MLPSpec, seed: int, device: torch.device, dtype: torch.dtype) -> MLP:
     initializer, activation = parse_initializer(spec.initializer), parse_activation(spec.activation)
-    weights, biases, modules = (stream(seed, part, initializer.label) for part in ("weights", "biases", "modules"))
+    weights, biases, modules = (
+        stream(seed, part, initializer.stream_name) for part in ("weights", "biases", "modules")
+    )
 
     def linear(fan_in: int, fan_out: int) -> nn.Linear:
         made = unfilled_linear(fan_in, fan_out, device=device, dtype=dtype)
-        initializer.fill(made.weight, weights)
+        filled_by = initializer if layers else initializer.first_layer
+        filled_by.fill(made.weight, weights)
         initializer.fill_bias(made.bias, fan_in=fan_in, std=spec.bias, generator=biases)
         return made
 

@@ -38,7 +38,10 @@ class ParsedSpec:
 
 @dataclass(frozen=True, slots=True)
 class SpecParameter:
-    """What a spec may set: a number within [low, high], or one of `choices`; `above` leaves `low` itself out."""
+    """What a spec may set: a number within [low, high], or one of `choices`; `above` leaves `low` itself out.
+
+    A number whose `default` is a word, such as "auto", may be that word too.
+    """
 
     name: str
     default: float | str
@@ -54,13 +57,16 @@ class SpecParameter:
             return f"one of {', '.join(self.choices)}"
         lower = f"{'above' if self.above else 'at least'} {self.low:g}" if math.isfinite(self.low) else ""
         upper = f"at most {self.high:g}" if math.isfinite(self.high) else ""
-        return " ".join(("a finite number", " and ".join(filter(None, (lower, upper))))).strip()
+        number = " ".join(("a finite number", " and ".join(filter(None, (lower, upper))))).strip()
+        return f"{number}, or {self.default}" if isinstance(self.default, str) else number
 
     def read(self, raw: str, owner: str) -> float | str:
         """Return the value that `raw` spells; raises `InputError` naming `owner` ("initializer normal")."""
         if self.choices:
             if raw.lower() in self.choices:
                 return raw.lower()
+        elif isinstance(self.default, str) and raw.lower() == self.default:
+            return self.default
         else:
             number = _number(raw)
             if number is not None and self._inside(number):

@@ -16,6 +16,7 @@ from propscope.errors import InputError
 from propscope.networks import MLPSpec, default_features, parse_activation, parse_initializer
 from propscope.networks.mlp import Norm
 from propscope.results.network import Label
+from propscope.theory.initialization import critical_initializer
 
 Loss = Literal["cotangent", "mse", "cross-entropy"]
 LOSSES = ("cotangent", "mse", "cross-entropy")
@@ -46,7 +47,8 @@ class Grid:
     `loss`: "cotangent" sends a random unit-variance gradient into the output; "mse" and "cross-entropy" are against
     the input's own labels where it has them, and random ones elsewhere. The rest is as in `MLPSpec`.
 
-    Raises `InputError` for anything that is not valid, and for a network that does not fit in memory.
+    Raises `InputError` for anything that is not valid, for a network that does not fit in memory, and for the
+    initializer `critical` with an activation that has no critical point.
     """
 
     activation: tuple[str, ...]
@@ -88,6 +90,7 @@ class Grid:
         # All of them now: a mistake in the last must not cost the work on those before it.
         for network in self.networks():
             self._check_memory(network)
+            critical_initializer(network.initializer, network.activation, bias=network.bias)
 
     @property
     def torch_dtype(self) -> torch.dtype:

@@ -21,12 +21,14 @@ from propscope.networks import (
     global_stream,
     make_input,
     parse_activation,
+    parse_initializer,
     split_list,
     stream,
 )
 from propscope.results.network import NetworkProfile
 from propscope.results.profile_set import ProfileSet
 from propscope.sweep.grid import RANDOM_CLASSES, Cell, Grid, canonical
+from propscope.theory.initialization import critical_initializer
 
 _NO_MEMORY = ("out of memory", "allocate memory", "enough memory")
 
@@ -63,6 +65,7 @@ def run(grid: Grid) -> Iterator[NetworkProfile]:
 @torch.inference_mode(False)
 @torch.enable_grad()
 def _profile(grid: Grid, cell: Cell, batch: InputBatch, classes: int | None) -> NetworkProfile:
+    cell = replace(cell, network=_at_criticality(cell.network, batch))
     network = replace(cell.network, input_size=batch.values.shape[1])
     if grid.loss == "cross-entropy" and network.output_size is None:
         network = replace(network, output_size=classes or RANDOM_CLASSES)
@@ -86,6 +89,15 @@ def _profile(grid: Grid, cell: Cell, batch: InputBatch, classes: int | None) -> 
             raise
         raise problem from error
     return recorder.profile(labels=cell.labels, spec=grid.spec(cell), seed=cell.seed)
+
+
+def _at_criticality(network: MLPSpec, batch: InputBatch) -> MLPSpec:
+    """Return the network with numbers for the initializer `critical`, which depend on the activation and the input."""
+    if parse_initializer(network.initializer).name != "critical":
+        return network
+    mean_square = float(batch.values.double().square().mean())
+    found = critical_initializer(network.initializer, network.activation, bias=network.bias, mean_square=mean_square)
+    return replace(network, initializer=found.label)
 
 
 def _problem(error: Exception, network: MLPSpec, grid: Grid) -> InputError | None:

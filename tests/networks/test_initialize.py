@@ -6,7 +6,7 @@ from torch import nn
 
 from propscope.errors import InputError
 from propscope.networks.initialize import initialize_
-from propscope.networks.initializers import INITIALIZERS
+from propscope.networks.initializer_table import INITIALIZERS
 from propscope.networks.randomness import stream
 
 
@@ -60,10 +60,22 @@ def test_sets_every_weight_and_bias_of_every_layer():
 def test_same_generator_same_weights_and_torch_left_alone(entry):
     first, second = marked(), marked()
     before = torch.get_rng_state()
-    assert initialize_(first, entry.name, generator=stream(0)) == initialize_(second, entry.name, generator=stream(0))
+    spec = "critical:weight_variance=2:bias_variance=0.3" if entry.name == "critical" else entry.name
+    assert initialize_(first, spec, generator=stream(0)) == initialize_(second, spec, generator=stream(0))
     assert torch.equal(torch.get_rng_state(), before)
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_critical_needs_its_variances_and_draws_biases():
+    module = nn.Sequential(nn.Linear(300, 200), nn.Tanh(), nn.Linear(200, 400))
+    with pytest.raises(InputError, match="critical depends on the activation"):
+        initialize_(module, "critical")
+    initialize_(module, "critical:weight_variance=2:bias_variance=0.25", generator=stream(0))
+    assert float(module[0].weight.detach().var()) == pytest.approx(2 / 300, rel=0.05)
+    assert float(module[2].bias.detach().std()) == pytest.approx(0.5, rel=0.1)
+    initialize_(module, "critical:weight_variance=2:bias_variance=0.25", bias_std=0.0, generator=stream(0))
+    assert (module[2].bias == 0).all()
 
 
 def test_gates_are_matrices_of_their_own():

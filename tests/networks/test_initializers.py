@@ -7,10 +7,13 @@ from torch import nn
 
 from propscope.errors import InputError
 from propscope.networks.activations import ACTIVATIONS
-from propscope.networks.initializers import INITIALIZERS, SQUARE_DEFAULTS, parse_initializer
+from propscope.networks.initializer_table import INITIALIZERS, SQUARE_DEFAULTS
+from propscope.networks.initializers import parse_initializer
 from propscope.networks.randomness import stream
 
 ROWS, COLUMNS = 600, 1000  # fan_out, fan_in
+# What an initializer cannot do without.
+NEEDED = {"critical": "critical:weight_variance=2"}
 
 
 def filled(spec, *shape, seed=0, dtype=torch.float32):
@@ -49,6 +52,7 @@ VARIANCES = {
     "variance_scaling:mode=fan_avg:distribution=untruncated_normal": 1 / 800,
     "variance_scaling:scale=2:distribution=truncated_normal": 2 / 1000,
     "default": 1 / 3000,
+    "critical:weight_variance=1.98:bias_variance=0.2": 1.98 / 1000,
 }
 
 
@@ -66,7 +70,7 @@ def test_every_random_initializer_is_checked_against_its_formula():
     assert {spec.split(":")[0] for spec in VARIANCES} == {e.name for e in INITIALIZERS if e.variance is not None}
 
 
-@pytest.mark.parametrize("spec", ["zeros", "ones", "constant", "identity", "dirac", "uniform:low=0:high=1"])
+@pytest.mark.parametrize("spec", ["zeros", "ones", "constant", "identity", "dirac", "uniform:low=0:high=1", "critical"])
 def test_no_variance_where_mean_field_does_not_apply(spec):
     assert parse_initializer(spec).weight_variance(5, 5) is None
 
@@ -132,6 +136,7 @@ def test_identity_and_dirac_pass_the_signal_on():
         ("normal:std=1", "normal:std=1"),
         ("sparse:std=0.1:sparsity=0.5", "sparse:sparsity=0.5:std=0.1"),
         ("torch", "default"),
+        ("critical:bias_variance=AUTO:weight_variance=2.0", "critical:weight_variance=2"),
     ],
 )
 def test_label_is_canonical(alias, label):
@@ -159,6 +164,12 @@ def test_label_is_canonical(alias, label):
         ("variance_scaling:scale=0", "scale of initializer variance_scaling is '0'.*above 0"),
         ("variance_scaling:distribution=cauchy", "distribution of initializer variance_scaling is 'cauchy'"),
         ("constant:value=x", "value of initializer constant is 'x'"),
+        (
+            "critical:weight_variance=0",
+            "weight_variance of initializer critical is '0'; valid is .* above 0 .*, or auto",
+        ),
+        ("critical:bias_variance=-1", "bias_variance of initializer critical is '-1'"),
+        ("critical:bias_variance=nan", "bias_variance of initializer critical is 'nan'"),
         ("xavier_normal:gain=-1", "gain of initializer xavier_normal is '-1'"),
     ],
 )
@@ -195,24 +206,24 @@ def test_fill_is_deterministic_in_place_and_leaves_torch_alone(entry):
     shape = (16, 16, 3) if entry.name == "dirac" else (16, 16)
     before = torch.get_rng_state()
     weight = nn.Parameter(torch.full(shape, torch.nan))
-    parse_initializer(entry.name).fill(weight, stream(0, "test"))
-    assert torch.equal(weight, filled(entry.name, *shape))
+    parse_initializer(NEEDED.get(entry.name, entry.name)).fill(weight, stream(0, "test"))
+    assert torch.equal(weight, filled(NEEDED.get(entry.name, entry.name), *shape))
     assert weight.isfinite().all()
     assert weight.is_leaf
     assert weight.grad_fn is None
     assert torch.equal(torch.get_rng_state(), before)
     if entry.variance is not None:
-        assert not torch.equal(weight, filled(entry.name, *shape, seed=1))
+        assert not torch.equal(weight, filled(NEEDED.get(entry.name, entry.name), *shape, seed=1))
 
 
 @pytest.mark.parametrize("entry", INITIALIZERS, ids=lambda entry: entry.name)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_fill_in_other_types(entry, dtype):
     shape = (16, 16, 3) if entry.name == "dirac" else (16, 16)
-    weight = filled(entry.name, *shape, dtype=dtype)
+    weight = filled(NEEDED.get(entry.name, entry.name), *shape, dtype=dtype)
     assert weight.isfinite().all()
     if dtype == torch.bfloat16:
-        assert torch.equal(weight, filled(entry.name, *shape).to(dtype))
+        assert torch.equal(weight, filled(NEEDED.get(entry.name, entry.name), *shape).to(dtype))
 
 
 @pytest.mark.parametrize("entry", INITIALIZERS, ids=lambda entry: entry.name)
@@ -222,7 +233,7 @@ def test_the_largest_parameters_fill_without_an_error(entry):
         text = ":".join([entry.name, *(f"{name}={end}" for name, end in ends.items())])
         if entry.name == "uniform":
             text = "uniform:low=-1e30:high=1e30"
-        if entry.name != "variance_scaling" or sign == 1:
+        if entry.name not in ("variance_scaling", "critical") or sign == 1:
             assert filled(text, *((1, 1, 1) if entry.name == "dirac" else (1, 1))).isfinite().all()
 
 
@@ -272,6 +283,31 @@ def test_bias():
     assert bias.var() == pytest.approx(1 / 12, rel=0.02)
     parse_initializer("zeros").fill_bias(bias, fan_in=4, std=0.3, generator=stream(0))
     assert bias.std() == pytest.approx(0.3, rel=0.02)
+
+
+def test_critical_fills_biases_too_and_its_first_layer_apart():
+    spec = parse_initializer("critical:weight_variance=1.98:bias_variance=0.2:first_weight_variance=4")
+    bias = torch.full((50_000,), torch.nan)
+    spec.fill_bias(bias, fan_in=7, generator=stream(0))
+    assert spec.bias_variance(7) == 0.2
+    assert bias.var() == pytest.approx(0.2, rel=0.02)
+    spec.fill_bias(bias, fan_in=7, std=0.0, generator=stream(0))
+    assert (bias == 0).all()
+    assert spec.weight_variance(10, 10) == pytest.approx(0.198)
+    assert spec.first_layer.weight_variance(10, 10) == pytest.approx(0.4)
+    assert spec.first_layer.label == "critical:weight_variance=4:bias_variance=0.2"
+    # The same numbers, scaled.
+    assert spec.stream_name == spec.first_layer.stream_name == "critical"
+    for name in ("he_normal", "default", "critical", "normal:std=0.1"):
+        same = parse_initializer(name)
+        assert same.first_layer is same
+        assert same.bias_variance(9) == (1 / 27 if name == "default" else 0)
+
+
+def test_critical_without_an_activation_says_what_it_needs():
+    with pytest.raises(InputError, match="critical depends on the activation") as caught:
+        filled("critical", 4, 4)
+    assert "critical:weight_variance=" in caught.value.hint
 
 
 @pytest.fixture

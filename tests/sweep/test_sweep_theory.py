@@ -5,16 +5,18 @@ seeds, for the whole batch together (Hanin, Nica 2020), and less for tanh, whose
 seeds that what is left is below half the tolerance, or nearly so where said.
 """
 
+import json
 import math
 
 import numpy as np
 import pytest
 from scipy.special import stdtrit
 
+from propscope.errors import InputError
 from propscope.networks import INITIALIZERS, parse_initializer
 from propscope.results.grid import summarize_pairs
 from propscope.results.pooling import pooled
-from propscope.sweep import profile_mlp
+from propscope.sweep import Grid, profile_mlp
 
 LAYERS, UNITS = 10, 500
 
@@ -59,7 +61,7 @@ def test_cs231n_relu_he_keeps_its_scale():
 
 DEPTH, WIDTH, SEEDS = 6, 200, 8
 SHARE_KEPT = {"identity": 1.0, "relu": 0.5}
-KNOWN = [entry.name for entry in INITIALIZERS if entry.variance is not None]
+KNOWN = [entry.name for entry in INITIALIZERS if entry.variance is not None and entry.name != "critical"]
 
 
 @pytest.fixture(scope="module")
@@ -136,3 +138,52 @@ def test_weight_gradients_agree_though_both_signals_vanish():
     assert profile.factor("forward") < 1e-6
     assert profile.factor("backward") < 1e-6
     assert 0.2 < weights[0].gradient_norm / weights[-1].gradient_norm < 5
+
+
+CRITICAL = ("critical", "he_normal")
+CRITICAL_DEPTH, CRITICAL_WIDTH, CRITICAL_SEEDS = 50, 256, 6
+
+
+def test_critical_keeps_gelus_signal_at_depth_50_where_he_loses_it():
+    # ln q wanders by sqrt(5 L / n) = 1 a seed at most, 0.4 over six; its drift of -(5/2) L / n is half of that at most.
+    profiles = profile_mlp(
+        CRITICAL_DEPTH, CRITICAL_WIDTH, activation="gelu", initializer=CRITICAL, seeds=CRITICAL_SEEDS, batch=32,
+        histogram_limit=64,
+    )  # fmt: skip
+    kept = {}
+    for name in CRITICAL:
+        group = profiles.select(initializer=name)
+        q, g = (np.array([np.square(profile.signal_rms(way)) for profile in group]) for way in ("forward", "backward"))
+        kept[name] = [np.log(ratio).mean() for ratio in (q[:, -1] / q[:, 0], g[:, 0] / g[:, -1])]
+        if name == "critical":
+            # The first layer alone: its weights bring q to the fixed point, from which plain ones would be 40% off.
+            assert q[:, 0].mean() == pytest.approx((3 + math.sqrt(17)) / 2, rel=0.06)
+    assert np.abs(kept["critical"]).max() < 1.5
+    assert max(kept["he_normal"]) < math.log(1e-8)
+
+
+def test_critical_draws_the_same_numbers_for_every_activation_and_says_what_it_drew():
+    profiles = profile_mlp(
+        3, 64, activation="relu,gelu", initializer="critical", seeds=1, batch=16, input="uniform:low=-2:high=2"
+    )
+    relu, gelu = profiles
+    assert relu.labels["initializer"] == gelu.labels["initializer"] == "critical"
+    drawn = [parse_initializer(json.loads(profile.provenance.spec)["network"]["initializer"]) for profile in profiles]
+    assert drawn[0].parameters["weight_variance"] == pytest.approx(2)
+    assert drawn[0].parameters["first_weight_variance"] == "auto"
+    assert drawn[1].parameters["weight_variance"] == pytest.approx(1.983058257438)
+    norms = [[parameter.value_norm for parameter in profile.parameters] for profile in profiles]
+    assert norms[1][2] / norms[0][2] == pytest.approx(math.sqrt(1.983058257438 / 2), rel=1e-5)
+    # U(-2, 2) has the mean square 4/3, so that q_1 = q* needs (q* - sigma_b^2) 3/4.
+    assert drawn[1].parameters["first_weight_variance"] == pytest.approx(3.38863 * 3 / 4, rel=0.1)
+    assert gelu.sites[0].forward.rms ** 2 == pytest.approx((3 + math.sqrt(17)) / 2, rel=0.3)
+
+
+def test_a_pair_without_a_critical_point_is_refused_before_any_work():
+    with pytest.raises(InputError, match="initializer critical with activation 'softplus' has no point") as caught:
+        Grid(("tanh", "softplus"), ("he_normal", "critical"), (2,), (8,), (0,))
+    assert caught.value.hint == "leave that pair out"
+    with pytest.raises(InputError, match=r"initializer critical:bias_variance=0.3 with activation 'relu'"):
+        Grid(("relu",), ("critical:bias_variance=0.3",), (2,), (8,), (0,))
+    with pytest.raises(InputError, match=r"bias is 0.1, and critical:bias_variance=0.3 has"):
+        Grid(("tanh",), ("critical:bias_variance=0.3",), (2,), (8,), (0,), bias=0.1)
