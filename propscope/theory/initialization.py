@@ -115,9 +115,10 @@ def _critical(activation: Elementwise, bias_variance: float | None, label: str) 
                 return critical_point(activation, bias_variance=0.0)
             except NoCriticalPoint:
                 pass
-        raise NoCriticalPoint(
-            f"initializer {label} with {error}",
-            hint="leave that pair out"
-            if "choose another" in error.hint
-            else "critical:bias_variance=B picks a point on the line",
-        ) from error
+        if "another activation" in error.hint:
+            hint = "leave that pair out"
+        elif bias_variance is None:
+            hint = "critical:bias_variance=B picks a point on the line"
+        else:
+            hint = "choose another bias variance, or plain critical"
+        raise NoCriticalPoint(f"initializer {label} with {error}", hint=hint) from error
