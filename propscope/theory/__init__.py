@@ -14,9 +14,11 @@ from propscope.theory.critical import (
 )
 from propscope.theory.depth_scales import DepthScales
 from propscope.theory.elementwise import ActivationLike, Elementwise
+from propscope.theory.finite_width import FiniteWidth, finite_width
 from propscope.theory.fixed_points import FixedPoint, Law
 from propscope.theory.initialization import LayerVariances, critical_initializer, layer_variances, weight_variance_of
 from propscope.theory.mean_field import MeanField
+from propscope.theory.normalized import NormalizedMeanField, linear_batch_norm_factor
 from propscope.theory.phase import PhaseDiagram, phase_diagram
 from propscope.theory.propagation import Propagation
 
@@ -26,18 +28,22 @@ __all__ = [
     "CriticalPoint",
     "DepthScales",
     "Elementwise",
+    "FiniteWidth",
     "FixedPoint",
     "Law",
     "LayerVariances",
     "MeanField",
     "NoCriticalPoint",
+    "NormalizedMeanField",
     "PhaseDiagram",
     "Propagation",
     "critical_initializer",
     "critical_line",
     "critical_point",
+    "finite_width",
     "gain",
     "layer_variances",
+    "linear_batch_norm_factor",
     "phase_diagram",
     "weight_variance_of",
 ]

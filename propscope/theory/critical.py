@@ -89,7 +89,9 @@ def critical_point(activation: ActivationLike, *, bias_variance: float | None = 
         raise NoCriticalPoint(
             f"activation {elementwise.label!r} has no critical point with bias_variance {bias_variance:g}: "
             f"{_reach(elementwise, scan)}",
-            hint="choose a bias_variance in that range, or None" if scan.bias.max() >= 0 else "choose another activation",
+            hint="choose a bias_variance in that range, or None"
+            if scan.bias.max() >= 0
+            else "choose another activation",
         )
     stable = [p for p in points if p.weight_variance * float(moments(elementwise, p.q).growth) < 1]
     found = (stable or points)[0]

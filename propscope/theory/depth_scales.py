@@ -90,4 +90,3 @@ def depth_scales(activation: Elementwise, weight_variance: float, point: FixedPo
     chi = weight_variance * slope_product(activation, point.q, angle) if angle else point.chi
     correlation = depth_scale(chi)
     return DepthScales(variance, correlation, gradient, 6 * correlation, math.cos(angle), chi, phase)
-

@@ -122,7 +122,7 @@ def _made(
     with global_stream(stream(0, "elementwise")):
         _check(value, label)
     if derivative is not None:
-        slope = _vectorised(derivative, f"the derivative of activation {label!r}")
+        slope: Function | None = _vectorised(derivative, f"the derivative of activation {label!r}")
     else:
         slope = _autograd(call) if _follows(call) else None
     pieces = Pieces(value, slope, kinks=kinks, what=repr(label))

@@ -60,8 +60,8 @@ def finite_width(
     For He ReLU ln q_l drifts by -(5/2) sum 1/n and has variance 5 sum 1/n (Hanin, Nica 2020, theorem 1; Hanin, Rolnick
     2018). In general ln Q' = f(ln Q) + noise of variance sigma_w^4 Var(phi^2) / (n q'^2) with f' = q chi_parallel / q',
     f'' and the noise giving the drift (Yaida 2020; Roberts, Yaida, Hanin 2022, chapter 4); backward each layer adds
-    noise of variance (3 E[phi'^4] / D^2 - 1) / n, and D depends on Q (chapter 9). To first order in layers / width: once
-    the variances reach about 1 they are rough, above all where q may leave its fixed point, as GELU's critical one.
+    noise of variance (3 E[phi'^4] / D^2 - 1) / n, and D depends on Q (chapter 9). To first order in layers / width:
+    once the variances reach about 1 they are rough, above all where q may leave its fixed point, as for critical GELU.
 
     Raises `InputError` for widths that are not whole numbers of at least 1, orthogonal layers of unequal widths, a
     variance or correlation that is not valid, and a q that reaches 0 or infinity on the way.

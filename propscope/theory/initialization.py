@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from propscope.errors import InputError
 from propscope.networks.initializers import InitializerSpec, parse_initializer
@@ -77,14 +77,14 @@ def critical_initializer(
 ) -> InitializerSpec:
     """Return `critical` with its variances, those of the activation's critical point; any other initializer as it is.
 
-    That is `critical_point(activation)`, or with a bias variance, its own or that of `bias`, the biases' standard
-    deviation, the critical point there; for an activation whose critical line has no point with chi_parallel = 1
-    (sigmoid) the one without biases. It is the point of the plain network: without residuals, norm or dropout.
+    That is `nearest_critical_point(activation)`, or with a bias variance, its own or that of `bias`, the biases'
+    standard deviation, the critical point there. It is the point of the plain network: without residuals, norm or
+    dropout.
 
     With `mean_square`, that of the input's elements, the first layer's weights get the variance (q - bias_variance) /
-    mean_square, so that the variance starts at the fixed point q. It matters where q is half-stable (GELU, SiLU, Mish),
-    since from the wrong side the variance leaves it. They are left alone where every q is a fixed point (ReLU), and
-    where q tends to 0 (tanh without biases).
+    mean_square, so that the variance starts at the fixed point q and stays: from one side a half-stable q (GELU, SiLU,
+    Mish) is left for another, where chi_1 is not 1. They are left alone where every q is a fixed point (ReLU), and where
+    q tends to 0 (tanh without biases).
 
     Raises `NoCriticalPoint` where there is none, and `InputError` when `bias` and its own bias variance are both given.
     """
@@ -96,7 +96,16 @@ def critical_initializer(
         raise InputError(f"bias is {bias:g}, and {spec.label} has a bias variance too", hint="give one of them")
     asked = bias**2 if bias is not None else None if own == "auto" else float(own)
     elementwise = Elementwise.of(activation)
-    point = _critical(elementwise, asked, spec.label)
+    try:
+        point = nearest_critical_point(elementwise, bias_variance=asked)
+    except NoCriticalPoint as error:
+        if "another activation" in error.hint:
+            hint = "leave that pair out"
+        elif asked is None:
+            hint = "critical:bias_variance=B picks a point on the line"
+        else:
+            hint = "choose another bias variance, or plain critical"
+        raise NoCriticalPoint(f"initializer {spec.label} with {error}", hint=hint) from error
     values = {"weight_variance": point.weight_variance, "bias_variance": point.bias_variance}
     first = spec.parameters["first_weight_variance"]
     if first != "auto":
@@ -106,19 +115,20 @@ def critical_initializer(
     return parse_initializer(":".join(["critical", *(f"{name}={written(value)}" for name, value in values.items())]))
 
 
-def _critical(activation: Elementwise, bias_variance: float | None, label: str) -> CriticalPoint:
+def nearest_critical_point(activation: ActivationLike, *, bias_variance: float | None = None) -> CriticalPoint:
+    """Return `critical_point`, or where no point has chi_parallel = 1 (sigmoid), the critical point without biases.
+
+    Raises `NoCriticalPoint` where there is neither.
+    """
     try:
         return critical_point(activation, bias_variance=bias_variance)
-    except NoCriticalPoint as error:
-        if bias_variance is None:
-            try:
-                return critical_point(activation, bias_variance=0.0)
-            except NoCriticalPoint:
-                pass
-        if "another activation" in error.hint:
-            hint = "leave that pair out"
-        elif bias_variance is None:
-            hint = "critical:bias_variance=B picks a point on the line"
-        else:
-            hint = "choose another bias variance, or plain critical"
-        raise NoCriticalPoint(f"initializer {label} with {error}", hint=hint) from error
+    except NoCriticalPoint:
+        if bias_variance is not None:
+            raise
+        try:
+            found = critical_point(activation, bias_variance=0.0)
+        except NoCriticalPoint:
+            found = None
+        if found is None:
+            raise
+        return replace(found, note="without biases, for chi_parallel is 1 nowhere on the critical line")

@@ -78,7 +78,7 @@ class MeanField:
         return fixed_points(VarianceMap(self.activation, self.weight_variance, self.bias_variance))
 
     def fixed_point(self, q0: float = 1.0) -> FixedPoint:
-        """Return where q tends to from q0, a fixed point, a decay or a divergence; q0's own if it is one, stable or not.
+        """Return where q tends to from q0: a fixed point, a decay or a divergence; q0 itself if it is fixed.
 
         Where every q is fixed (ReLU at 2, 0) that is q0 itself.
         """
@@ -105,8 +105,8 @@ class MeanField:
     def propagate(self, q0: float, depth: int = 50, *, c0: float = 0.0) -> Propagation:
         """Return `depth` layers after one of variance q0, in which two samples correlate by c0.
 
-        For inputs x of mean square m the first layer has q = sigma_w^2 m + sigma_b^2. Raises `InputError` for a q0 that is negative or
-        not finite, a depth below 1 and a c0 outside [-1, 1].
+        For inputs x of mean square m the first layer has q = sigma_w^2 m + sigma_b^2. Raises `InputError` for a q0
+        that is negative or not finite, a depth below 1 and a c0 outside [-1, 1].
         """
         start = number("q0", q0)
         layers = count("depth", depth)
@@ -115,7 +115,7 @@ class MeanField:
 
     def _increasing(self, low: float, high: float) -> bool:
         ends = sorted((max(low, 1e-12), min(max(high, 1e-12), 1e12)))
-        value, _ = moment_table(self.activation).log_moments(np.linspace(*np.log(ends), 64))
+        value, _ = moment_table(self.activation).log_moments(np.linspace(math.log(ends[0]), math.log(ends[1]), 64))
         return bool((np.diff(value) >= -1e-10).all())
 
 

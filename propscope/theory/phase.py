@@ -1,4 +1,4 @@
-"""The order-to-chaos diagram: where the variance settles, and how deep a correlation reaches, over a plane of weights."""
+"""The order-to-chaos diagram: where the variance settles and how deep a correlation reaches, by the two variances."""
 
 from __future__ import annotations
 
@@ -50,8 +50,9 @@ def phase_diagram(
     Poole et al. 2016, figure 1. Raises `InputError` for a variance that is not valid.
     """
     elementwise = Elementwise.of(activation)
-    weight, bias = np.atleast_1d(numbers("weight_variance", weight_variance)), np.atleast_1d(
-        numbers("bias_variance", bias_variance)
+    weight, bias = (
+        np.atleast_1d(numbers("weight_variance", weight_variance)),
+        np.atleast_1d(numbers("bias_variance", bias_variance)),
     )
     if not (weight.ndim == bias.ndim == 1 and weight.size and bias.size):
         raise InputError("weight_variance and bias_variance are no lists of numbers; valid is one dimension each")

@@ -128,11 +128,12 @@ class Pieces:
         count = 0
         while low.size:
             fit, resolved = self._fit(low, high)
-            narrow = (high - low) <= _NARROWEST * np.maximum(1, np.abs(low))
+            narrow = np.asarray((high - low) <= _NARROWEST * np.maximum(1, np.abs(low)))
             stuck.append((low + high)[narrow & ~resolved] / 2)
             done.append(tuple(part[resolved | narrow] for part in (low, high, fit)))  # type: ignore[arg-type]
             count += int((resolved | narrow).sum())
-            low, high = low[~(resolved | narrow)], high[~(resolved | narrow)]
+            left = np.asarray(~(resolved | narrow))
+            low, high = low[left], high[left]
             if count + low.size > _MOST_PANELS:
                 raise InputError(
                     f"activation {self._what} bends more than {_MOST_PANELS} times within {abs(edges).max():g} of 0, "
@@ -151,7 +152,7 @@ class Pieces:
         # Where a function overflows there is nothing to resolve; its moments will say that they are infinite.
         beyond = ~np.isfinite(values).all(axis=1)
         fit = np.where(beyond[:, None], 0.0, values) @ _TO_COEFFICIENTS.T
-        resolved = np.abs(fit[:, -_TAIL:]).max(axis=1) <= _VALUE_TOLERANCE * self._scales[0]
+        resolved = np.asarray(np.abs(fit[:, -_TAIL:]).max(axis=1) <= _VALUE_TOLERANCE * self._scales[0])
         if self._slope is not None:
             slopes = np.where(beyond[:, None], 0.0, self._slope(x)) @ _TO_COEFFICIENTS.T
             resolved &= np.abs(slopes[:, -_TAIL:]).max(axis=1) <= _SLOPE_TOLERANCE * self._scales[1]

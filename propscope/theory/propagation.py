@@ -8,17 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from propscope.theory.correlation_path import CorrelationSteps, follow
 from propscope.theory.fixed_points import VarianceMap
-from propscope.theory.hermite import correlation_kernel
-from propscope.theory.kernel_rows import kernel_rows
 from propscope.theory.quadrature import moments
 from propscope.theory.tables import moment_table
 
 Array = NDArray[np.float64]
 
-# Below, layers are followed one by one; a longer transient is worth an interpolant.
-_ONE_BY_ONE = 40
-_LEAST, _MOST = 1e-290, 1e300
+# So few values are computed afresh.
+_FEW = 40
+# Beyond these q counts as 0 and as infinite.
+LEAST, MOST = 1e-290, 1e300
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,26 @@ def propagate(variance_map: VarianceMap, q0: float, depth: int, c0: float) -> Pr
     # Once q repeats itself its factor does so too.
     if finite.any() and not finite.all():
         factor[~finite] = factor[finite][-1]
-    gap = _gaps(variance_map, q, 1 - c0)
+    gap = correlation_gaps(variance_map, q, q, np.zeros(q.size), 1 - c0)
     return Propagation(q, factor, 1 - gap, gap)
+
+
+def correlation_gaps(variance_map: VarianceMap, q: Array, at: Array, carry: Array, gap: float) -> Array:
+    """Return 1 - c of each layer of variance q, (layers,): NaN where q is infinite, and kept once q is 0.
+
+    `at` and `carry`, (layers,), as in `CorrelationSteps`.
+    """
+    found = np.full(q.size, math.nan)
+    usable = max(int((np.isfinite(q) & (q > LEAST)).sum()), 1)
+    # From this layer on every q is one number, and a correlation that repeats itself stays.
+    settled = int(np.flatnonzero(np.diff(q[:usable], prepend=math.nan) != 0)[-1])
+    last = usable - 1
+    steps = CorrelationSteps(
+        variance_map.activation, variance_map.weight_variance, at[:last], carry[:last], q[1:usable], settled
+    )
+    found[:usable] = follow(steps, gap)
+    found[usable : int(np.isfinite(q).sum())] = found[last]
+    return found
 
 
 def _variances(variance_map: VarianceMap, q0: float, depth: int) -> tuple[Array, int]:
@@ -73,13 +91,13 @@ def _variances(variance_map: VarianceMap, q0: float, depth: int) -> tuple[Array,
     for _ in range(depth):
         if slopes is not None:
             mapped = gain * q + bias
-        elif q < _LEAST:
+        elif q < LEAST:
             mapped = at_zero
         else:
             mapped = weight * math.exp(table.log_value(math.log(q))) + bias
-        if mapped == q or mapped == before or mapped > _MOST:
+        if mapped in (q, before) or mapped > MOST:
             # A fixed point of float64, or two next to each other in turn; nothing later differs.
-            last = math.inf if mapped > _MOST else mapped
+            last = math.inf if mapped > MOST else mapped
             return np.array(found + [last] * (depth + 1 - len(found))), len(found) - 1
         before, q = q, mapped
         found.append(q)
@@ -87,64 +105,7 @@ def _variances(variance_map: VarianceMap, q0: float, depth: int) -> tuple[Array,
 
 
 def _slopes(variance_map: VarianceMap, q: Array) -> Array:
-    if variance_map.activation.slopes is not None or q.size <= _ONE_BY_ONE or q.min(initial=1.0) < _LEAST:
+    if variance_map.activation.slopes is not None or q.size <= _FEW or q.min(initial=1.0) < LEAST:
         return moments(variance_map.activation, q).slope
     _, slope = moment_table(variance_map.activation).log_moments(np.log(q))
     return np.asarray(np.exp(slope))
-
-
-def _gaps(variance_map: VarianceMap, q: Array, gap: float) -> Array:
-    """Return 1 - c of each layer: q' (1 - c') = sigma_w^2 R(q, theta) (1 - c), without cancellation."""
-    found = np.full(q.size, math.nan)
-    finite = int(np.isfinite(q).sum())
-    usable = max(int((np.isfinite(q) & (q > _LEAST)).sum()), 1)
-    # From this layer on q is one number, and a correlation that repeats itself stays.
-    settled = int(np.flatnonzero(np.diff(q[:usable], prepend=math.nan) != 0)[-1])
-    homogeneous = variance_map.activation.slopes is not None
-    head = min(settled + 1, usable - 1)
-    if homogeneous or head > 2 * _ONE_BY_ONE:
-        head = 0 if homogeneous else _ONE_BY_ONE
-    filled = [gap]
-    if head:
-        kernel = correlation_kernel(variance_map.activation, q[:head])
-        for layer in range(head):
-            ratio = variance_map.weight_variance * float(kernel.at(layer, np.array([_angle(gap)]))[0]) / q[layer + 1]
-            gap = _step(ratio, gap)
-            filled.append(gap)
-    found[: head + 1] = filled
-    if head < usable - 1:
-        found[head:usable] = _followed(variance_map, q[head:usable], gap, settled - head)
-    found[usable:finite] = found[usable - 1]
-    return found
-
-
-def _angle(gap: float) -> float:
-    return 2 * math.asin(math.sqrt(gap / 2))
-
-
-def _step(factor: float, gap: float) -> float:
-    return min(max(factor * gap, 0.0), 2.0)
-
-
-def _followed(variance_map: VarianceMap, q: Array, gap: float, settled: int) -> Array:
-    """Return 1 - c of each layer from `gap` on, by interpolants of R / q in theta, one row of coefficients a layer."""
-    widest = min(1.05 * _angle(gap) + 1e-3, math.pi)
-    rows = kernel_rows(variance_map.activation, q[: max(settled, 0) + 1], widest)[:, ::-1].tolist()
-    factor = (variance_map.weight_variance * q[:-1] / q[1:]).tolist()
-    filled, here, before = [gap], gap, math.nan
-    for layer, scale in enumerate(factor):
-        theta = _angle(here)
-        if theta > widest:
-            rest = _followed(variance_map, q[layer:], here, settled - layer)
-            return np.concatenate([filled[:-1], rest])
-        y = 2 * theta / widest - 1
-        double, second, first = 2 * y, 0.0, 0.0
-        for coefficient in rows[layer] if layer < len(rows) else rows[-1]:
-            first, second = coefficient + double * first - second, first
-        mapped = _step(scale * (first - y * second), here)
-        if layer > settled and mapped in (here, before):
-            filled += [mapped] * (len(factor) - layer)
-            break
-        before, here = here, mapped
-        filled.append(mapped)
-    return np.array(filled)

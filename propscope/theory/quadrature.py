@@ -6,6 +6,7 @@ samples, cos(theta) their correlation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -118,10 +119,11 @@ def expectation(activation: Elementwise, q: float, function: Callable[[Array, Ar
 def _plane(
     activation: Elementwise, q: float, theta: float, function: Callable[[Array, Array], Array], cuts: Array
 ) -> float:
-    """Return E[f(u1, u2)], f symmetric, over two normal variables of variance q at an angle, in the axes of their sum and difference.
+    """Return E[f(u1, u2)], f symmetric, of two normal variables of variance q whose correlation is cos(theta).
 
-    With u = sqrt(q) (cos(theta/2) s +- sin(theta/2) t) the axis of the larger factor is inner, so that a cut of phi
-    crosses every inner line; the outer one is cut where cuts of the two meet.
+    In the axes of their sum and difference: with u = sqrt(q) (cos(theta/2) s +- sin(theta/2) t) the axis of the
+    larger factor is inner, so that a cut of phi crosses every inner line; the outer one is cut where cuts of the two
+    meet.
     """
     wide, narrow = np.cos(theta / 2), np.sin(theta / 2)
     sign = 1.0
@@ -145,9 +147,7 @@ def _plane(
     for part in np.array_split(np.arange(outer.size), 1 + outer.size * inner_count // _CHUNK):
         shift = narrow * outer[part, None]
         crossing = np.clip(np.concatenate([cuts - shift, sign * cuts + shift], axis=1) / wide, -reach, reach)
-        edges = np.sort(
-            np.concatenate([np.broadcast_to(fixed, (part.size, fixed.size)), crossing], axis=1), axis=1
-        )
+        edges = np.sort(np.concatenate([np.broadcast_to(fixed, (part.size, fixed.size)), crossing], axis=1), axis=1)
         half = np.diff(edges, axis=1)[:, :, None] / 2
         inner = (edges[:, :-1, None] + half) + half * _PLANE_NODES
         weight = half * _PLANE_WEIGHTS * np.exp(-inner * inner / 2)
@@ -192,11 +192,11 @@ def decorrelation(activation: Elementwise, q: float, theta: float) -> float:
     def squared(u: Array, v: Array) -> Array:
         return np.asarray((activation.value(u) - activation.value(v)) ** 2)
 
-    return _plane(activation, q, theta, squared, cuts) / (4 * np.sin(theta / 2) ** 2)
+    return _plane(activation, q, theta, squared, cuts) / (4 * math.sin(theta / 2) ** 2)
 
 
 def slope_product(activation: Elementwise, q: float, theta: float) -> float:
-    """Return E[phi'(u1) phi'(u2)], u1 and u2 as in `decorrelation`: chi_c / sigma_w^2 (Schoenholz et al. 2017, eq. 8)."""
+    """Return E[phi'(u1) phi'(u2)] = chi_c / sigma_w^2 (Schoenholz et al. 2017, eq. 8), u1, u2 as in `decorrelation`."""
     if activation.slopes is not None:
         falling, rising = activation.slopes
         odd, even = (falling + rising) / 2, (rising - falling) / 2
@@ -208,13 +208,18 @@ def slope_product(activation: Elementwise, q: float, theta: float) -> float:
 
 
 def homogeneous_decorrelation(slopes: tuple[float, float], theta: Array) -> Array:
-    """Return R / q of phi = o x + e |x|: o^2 + e^2 (1 - (2/pi) (sin t - t cos t) / (1 - cos t)); Cho, Saul 2009, eq. 6."""
+    """Return R / q of phi = o x + e |x|: o^2 + e^2 (1 - (2/pi) (sin t - t cos t) / (1 - cos t)).
+
+    Cho, Saul 2009, eq. 6, for n = 1.
+    """
     falling, rising = slopes
     odd, even = (falling + rising) / 2, (rising - falling) / 2
     small = theta < 0.1
     safe = np.where(small, 1.0, theta)
     ratio = (np.sin(safe) - safe * np.cos(safe)) / (2 * np.sin(safe / 2) ** 2)
     t2 = theta * theta
-    series = theta * (2 / 3) * (1 - t2 / 10 * (1 - t2 / 28 * (1 - t2 / 54))) / (1 - t2 / 12 * (1 - t2 / 30 * (1 - t2 / 56)))
+    series = (
+        theta * (2 / 3) * (1 - t2 / 10 * (1 - t2 / 28 * (1 - t2 / 54))) / (1 - t2 / 12 * (1 - t2 / 30 * (1 - t2 / 56)))
+    )
     found: Array = odd**2 + even**2 * (1 - 2 / np.pi * np.where(small, series, ratio))
     return found

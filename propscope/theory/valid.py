@@ -23,7 +23,9 @@ def number(name: str, value: Any, *, low: float = 0.0, high: float = math.inf, a
     if not (math.isfinite(found) and inside and found <= high):
         upper = f" and at most {high:g}" if math.isfinite(high) else ""
         shown = f"{found:g}" if isinstance(value, float) else repr(value)
-        raise InputError(f"{name} is {shown}; valid is a finite number {'above' if above else 'of at least'} {low:g}{upper}")
+        raise InputError(
+            f"{name} is {shown}; valid is a finite number {'above' if above else 'of at least'} {low:g}{upper}"
+        )
     return found
 
 

@@ -63,9 +63,10 @@ def layer_moments(field: MeanField, q: Array, c: Array, spread: Array) -> LayerM
     distinct, which = np.unique(keys, axis=1, return_inverse=True)
     parts = np.array_split(distinct, max(1, distinct.shape[1] // 32), axis=1)
     found = np.concatenate([_moments(field, *part) for part in parts], axis=1)[:, which.ravel()]
-    value, *rest = found[:7]
+    value, slope, grown, tilted, grown_twice, tilted_twice, joint = found[:7]
     share = field.weight_variance * value / (field.weight_variance * value + field.bias_variance)
-    return LayerMoments(value, *rest, found[7:10], found[10:13], found[13], share)
+    first = value, slope, grown, tilted, grown_twice, tilted_twice, joint
+    return LayerMoments(*first, found[7:10], found[10:13], found[13], share)
 
 
 def _moments(field: MeanField, q: Array, c: Array, spread: Array) -> Array:
