@@ -59,6 +59,9 @@ def profile(
     loss: Annotated[
         str, typer.Option(help="cotangent (a random unit-variance gradient at the output), mse or cross-entropy.")
     ] = "cotangent",
+    jacobian: Annotated[
+        bool, typer.Option("--jacobian", help="Take the singular values of the Jacobian at every layer; slower.")
+    ] = False,
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda, mps.")] = "cpu",
     output: Annotated[
@@ -85,6 +88,7 @@ def profile(
         "input_size": input_size,
         "output_size": output_size,
         "loss": loss,
+        "jacobian": jacobian,
         "dtype": dtype,
         "device": device,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,40 +26,50 @@ def survey_of(prefixes: Prefixes, samples: int, *, chosen: bool, seed: int) -> S
 
     Raises `InputError` when the model rejects its input, and when no site is left.
     """
+    # Two samples show whether they are coupled; a model that takes no part of its batch is treated as if they were.
+    few = prefixes.inputs.samples(slice(0, max(samples, 2)))
+    try:
+        survey = _survey(replace(prefixes, inputs=few), samples, chosen=chosen, seed=seed)
+    except Exception:
+        survey = replace(_survey_whole(prefixes, samples, chosen=chosen, seed=seed), coupled=True)
+    if not survey.sites:
+        reasons = "; ".join(f"{note.name}: {note.reason}" for note in survey.notes if note.what == "output")
+        raise InputError(
+            f"no site is left to take a Jacobian of ({reasons or 'include and exclude keep none'})",
+            hint="see the names of `propscope.profile(model, x).sites`",
+        )
+    if not survey.coupled:
+        return survey
+    reason = "samples of a batch depend on each other: a Jacobian is by the sample's own input, the rest held fixed"
+    return replace(survey, notes=(*survey.notes, CoverageNote("", "model", reason)))
+
+
+def _survey_whole(prefixes: Prefixes, samples: int, *, chosen: bool, seed: int) -> Survey:
+    x = prefixes.inputs.tensor
+    try:
+        return _survey(prefixes, samples, chosen=chosen, seed=seed)
+    except Exception as error:
+        reason = " ".join(str(error).split()) or "no reason given"
+        raise InputError(
+            f"the model rejects x, of shape {tuple(x.shape)} and dtype {str(x.dtype).removeprefix('torch.')} "
+            f"({type(error).__name__}: {reason})",
+            hint="pass what its forward takes: a tensor (samples, ...), or a tuple or dict of arguments",
+        ) from error
+
+
+def _survey(prefixes: Prefixes, samples: int, *, chosen: bool, seed: int) -> Survey:
     x = prefixes.inputs.tensor.detach().requires_grad_()
     with prefixes.prepared():
-        try:
-            run = prefixes.run(x)
-        except InputError:
-            raise
-        except Exception as error:
-            reason = " ".join(str(error).split()) or "no reason given"
-            raise InputError(
-                f"the model rejects x, of shape {tuple(x.shape)} and dtype {str(x.dtype).removeprefix('torch.')} "
-                f"({type(error).__name__}: {reason})",
-                hint="pass what its forward takes: a tensor (samples, ...), or a tuple or dict of arguments",
-            ) from error
-        wanted = _wanted(run, chosen)
+        run = prefixes.run(x)
         notes = [note for note in run.profile.coverage if note.what in ("module", "model")]
         kept, coupled = {}, False
-        for key, site in wanted.items():
+        for key, site in _wanted(run, chosen).items():
             reason, reaches = _reach(run.values[key], x, samples, seed)
             if reason:
                 notes.append(CoverageNote(site.name, "output", reason))
             else:
                 kept[key] = site
                 coupled |= reaches
-    if not kept:
-        reasons = "; ".join(f"{note.name}: {note.reason}" for note in notes if note.what == "output")
-        raise InputError(
-            f"no site is left to take a Jacobian of ({reasons or 'include and exclude keep none'})",
-            hint="see the names of `propscope.profile(model, x).sites`",
-        )
-    if coupled:
-        reason = (
-            "samples of a batch depend on each other: each Jacobian is by a sample's own input, the rest held fixed"
-        )
-        notes.append(CoverageNote("", "model", reason))
     return Survey(kept, coupled, tuple(notes))
 
 

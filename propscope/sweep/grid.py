@@ -21,6 +21,7 @@ from propscope.theory.initialization import critical_initializer
 Loss = Literal["cotangent", "mse", "cross-entropy"]
 LOSSES = ("cotangent", "mse", "cross-entropy")
 RANDOM_CLASSES = 10
+JACOBIAN_SAMPLES = 4
 
 _DTYPES = {
     "float32": torch.float32,
@@ -45,7 +46,8 @@ class Grid:
 
     The first five are the axes. `batch` rows of `input`, scaled by `scale` ("zscore", "minmax", "none" or None).
     `loss`: "cotangent" sends a random unit-variance gradient into the output; "mse" and "cross-entropy" are against
-    the input's own labels where it has them, and random ones elsewhere. The rest is as in `MLPSpec`.
+    the input's own labels where it has them, and random ones elsewhere. `jacobian`: the number of samples whose
+    Jacobian is taken at every layer, in float64; False for none, True for 4. The rest is as in `MLPSpec`.
 
     Raises `InputError` for anything that is not valid, for a network that does not fit in memory, and for the
     initializer `critical` with an activation that has no critical point.
@@ -70,6 +72,7 @@ class Grid:
     dtype: str = "float32"
     device: str = "cpu"
     histogram_limit: int = 8192
+    jacobian: int = 0
 
     def __post_init__(self) -> None:
         for name in ("activation", "initializer", "depth", "width", "seeds"):
@@ -78,6 +81,8 @@ class Grid:
         object.__setattr__(self, "seeds", tuple(_whole("seed", seed, 0) for seed in self.seeds))
         object.__setattr__(self, "batch", _whole("batch", self.batch, 1))
         object.__setattr__(self, "histogram_limit", _whole("histogram_limit", self.histogram_limit, 0))
+        samples = JACOBIAN_SAMPLES * self.jacobian if isinstance(self.jacobian, bool) else self.jacobian
+        object.__setattr__(self, "jacobian", _whole("jacobian", samples, 0))
         if self.loss not in LOSSES:
             raise InputError(f"loss is {self.loss!r}; valid is one of {', '.join(LOSSES)}")
         if self.dtype not in _DTYPES:

@@ -28,6 +28,7 @@ from propscope.networks import (
 from propscope.results.network import NetworkProfile
 from propscope.results.profile_set import ProfileSet
 from propscope.sweep.grid import RANDOM_CLASSES, Cell, Grid, canonical
+from propscope.sweep.spectra import with_jacobian
 from propscope.theory.initialization import critical_initializer
 
 _NO_MEMORY = ("out of memory", "allocate memory", "enough memory")
@@ -82,13 +83,17 @@ def _profile(grid: Grid, cell: Cell, batch: InputBatch, classes: int | None) -> 
         # Dropout is the only draw in a forward pass.
         with global_stream(stream(cell.seed, "dropout"), (torch.device(grid.device),)), recorder:
             _backward(net, batch, grid, cell, classes)
+        profile = recorder.profile(labels=cell.labels, spec=grid.spec(cell), seed=cell.seed)
+        if grid.jacobian:
+            with global_stream(stream(cell.seed, "dropout"), (torch.device(grid.device),)):
+                profile = with_jacobian(profile, net, batch.values, samples=grid.jacobian, seed=cell.seed)
     except InputError:
         raise
     except Exception as error:
         if (problem := _problem(error, network, grid)) is None:
             raise
         raise problem from error
-    return recorder.profile(labels=cell.labels, spec=grid.spec(cell), seed=cell.seed)
+    return profile
 
 
 def _at_criticality(network: MLPSpec, batch: InputBatch) -> MLPSpec:
@@ -175,7 +180,7 @@ def profile_mlp(
     Each axis takes one value or a list; `activation` and `initializer` also a comma-separated string. A tuple within
     the widths gives each layer's width: [(256, 64)] tapers. `seeds`: a number of seeds, from 0, or a list. `options`
     are those of `sweep.Grid`: loss, input_size, output_size, bias, norm, residual, dropout, alpha_dropout, dtype,
-    device, histogram_limit. Raises `InputError` for anything that is not valid.
+    device, histogram_limit, jacobian. Raises `InputError` for anything that is not valid.
     """
     return ProfileSet.of(
         run(

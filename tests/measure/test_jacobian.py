@@ -68,6 +68,24 @@ def test_samples_that_see_each_other_keep_the_batch():
     assert not any(note.name == "" for note in jacobian(net.eval(), x).coverage)
 
 
+def test_a_model_that_takes_no_part_of_its_batch_gets_all_of_it():
+    class Five(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.linear(x).reshape(5, 4)
+
+    torch.manual_seed(0)
+    net, x = Five(), torch.randn(5, 4)
+    found = jacobian(net, x, samples=2, include="linear")
+    assert found["linear"].jacobian.count == 8
+    assert found["linear"].jacobian.max == pytest.approx(
+        float(torch.linalg.svdvals(net.linear.weight.detach())[0]), rel=1e-5
+    )
+
+
 def test_arguments_may_be_positional_or_named():
     class Gated(nn.Module):
         def forward(self, kinds, x, *, gate=1.0):
