@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -170,7 +171,8 @@ class ActivationSpec:
     def check(self) -> None:
         """Raise `InputError` when no module can be made of it, or when it fails on a tensor or changes its shape."""
         # A user's class may draw its parameters; making one to see must not be noticed.
-        with global_stream(stream(0, "check")), torch.no_grad():
+        # A numpy function warns of what it cannot do; whether that matters is seen when it is used.
+        with global_stream(stream(0, "check")), torch.no_grad(), np.errstate(all="ignore"):
             module = self.module()
             # A user's class may be made for another width.
             if self.custom and not isinstance(module, FunctionActivation):

@@ -82,9 +82,9 @@ def critical_initializer(
     dropout.
 
     With `mean_square`, that of the input's elements, the first layer's weights get the variance (q - bias_variance) /
-    mean_square, so that the variance starts at the fixed point q and stays: from one side a half-stable q (GELU, SiLU,
-    Mish) is left for another, where chi_1 is not 1. They are left alone where every q is a fixed point (ReLU), and where
-    q tends to 0 (tanh without biases).
+    mean_square, so that the variance starts at the fixed point q and stays: from below, GELU leaves its half-stable q
+    for another where chi_1 is not 1. They are left alone where every q is a fixed point (ReLU), and where q tends to 0
+    (tanh without biases).
 
     Raises `NoCriticalPoint` where there is none, and `InputError` when `bias` and its own bias variance are both given.
     """

@@ -1,0 +1,114 @@
+"""`propscope theory`: gain, critical point, fixed points and depth scales of an activation, without any network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from propscope.cli.options import Json
+
+if TYPE_CHECKING:
+    from propscope.cli.theory_account import Account
+    from propscope.results.table import Table
+
+_MEANINGS = (
+    "gain: weights of variance gain^2 / fan_in keep E[z^2] at 1; torch's: nn.init.calculate_gain, another convention.",
+    "critical: sigma_w^2 = fan_in Var[W] and sigma_b^2 = Var[b] where chi_1 = 1 at a fixed point q of the variance.",
+)
+_SCALES = (
+    "q*: a variance of pre-activations that a layer keeps; <- marks where an input of mean square 1 ends.",
+    "chi_1: the squared gradient's factor per layer at q*; below 1 it vanishes (ordered), above it explodes (chaotic).",
+    "chi_par: factor of a small change of q per layer; below 1 q* is stable.",
+    "xi_q, xi_c: layers over which q, and the correlation of two inputs, come nearer to their end by a factor e.",
+    "trainable: 6 xi_c layers, to which plain networks were found to train (Schoenholz et al. 2017).",
+)
+
+
+def theory(
+    act: Annotated[
+        str, typer.Option("--act", help="Activations, comma-separated; see `propscope list`.", show_default=False)
+    ],
+    weight_variance: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="sigma_w^2 = fan_in Var[W] of a network. [default: at the critical point]"),
+    ] = None,
+    bias_variance: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="sigma_b^2 = Var[b]; alone: of the critical point. [default: 0, or at the critical point]"),
+    ] = None,
+    init: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Networks of these initializers instead, comma-separated.", show_default=False),
+    ] = None,
+    width: Annotated[int, typer.Option(help="Units a layer, for initializers of a fixed std.")] = 256,
+    json: Json = False,
+) -> None:
+    """Print what mean-field theory says of an activation: gain, critical point, fixed points, depth scales."""
+    from propscope.cli.output import print_json, print_table
+    from propscope.cli.theory_account import Asked, accounts
+    from propscope.networks import split_list
+
+    initializers = () if init is None else tuple(split_list(init))
+    found = accounts(split_list(act), Asked(initializers, weight_variance, bias_variance, width))
+    if json:
+        print_json([one.document() for one in found])
+        return
+    print_table(_activations(found))
+    for title, notes in (("no critical point", _without_point(found)), ("no mean field", _without_field(found))):
+        if notes:
+            print("\n".join(("", f"{title}:", *notes)))
+    networks = _networks(found)
+    if networks.rows:
+        print()
+        print_table(networks)
+
+
+def _activations(accounts: list[Account]) -> Table:
+    from propscope.results.table import Table, number
+
+    rows = []
+    for one in accounts:
+        point = one.critical
+        critical = ("none", "-", "-", "") if point is None else (
+            number(point.weight_variance, 6), number(point.bias_variance, 6), number(point.q, 6), point.note
+        )  # fmt: skip
+        rows.append((one.activation, number(one.gain, 8), number(one.torch_gain, 8), *critical))
+    columns = ("activation", "gain", "torch's", "critical sigma_w^2", "sigma_b^2", "q", "")
+    return Table("activations", columns, tuple(rows), left=frozenset({"activation", ""}), notes=_MEANINGS)
+
+
+def _without_point(accounts: list[Account]) -> list[str]:
+    return [f"{one.activation} {one.no_critical}" for one in accounts if one.no_critical]
+
+
+def _without_field(accounts: list[Account]) -> list[str]:
+    return list(dict.fromkeys(network.reason for one in accounts for network in one.networks if network.reason))
+
+
+def _networks(accounts: list[Account]) -> Table:
+    """Return the table of fixed points: all of them, or with several activations those that are reached."""
+    from propscope.results.table import Table, number
+
+    rows = []
+    for one in accounts:
+        for network in one.networks:
+            for settling in network.settlings:
+                if len(accounts) > 1 and not settling.reached:
+                    continue
+                point, scales = settling.point, settling.scales
+                kind = f"{point.stability}, {point.law}" if point.law else point.stability
+                rows.append((
+                    one.activation,
+                    network.name,
+                    *(number(value, 5) for value in (network.weight_variance, network.bias_variance, point.q)),
+                    "<-" if settling.reached else "",
+                    kind,
+                    *(number(value, 5) for value in (point.chi, point.chi_parallel)),
+                    scales.phase,
+                    *(number(value, 4) for value in (scales.variance, scales.correlation, scales.trainable_depth)),
+                ))  # fmt: skip
+    columns = ("activation", "network", "sigma_w^2", "sigma_b^2", "q*", "", "stability", "chi_1", "chi_par", "phase",
+               "xi_q", "xi_c", "trainable")  # fmt: skip
+    left = frozenset({"activation", "network", "", "stability", "phase"})
+    return Table("fixed points", columns, tuple(rows), left=left, notes=_SCALES)
