@@ -135,7 +135,7 @@ def _made(
 
 def _vectorised(call: Callable[..., Any], what: str) -> Function:
     def with_torch(x: Array) -> Any:
-        with torch.no_grad():
+        with torch.no_grad(), np.errstate(all="ignore"):
             return call(torch.from_numpy(np.array(x, dtype=np.float64)))
 
     def with_numpy(x: Array) -> Any:
