@@ -188,6 +188,13 @@ def test_forward_mode_is_taken_where_it_can_be(monkeypatch):
     assert jacobian(net, x).sites[-1].jacobian.max == pytest.approx(singular(closed_form(net, x)[-1]).max(), rel=1e-5)
 
 
+def test_one_sample_of_a_coupled_batch_is_found_to_be_so():
+    torch.manual_seed(0)
+    model, x = Centred(), torch.randn(3, 5)
+    expected = singular(own_jacobians(model, x))[0]
+    assert jacobian(model, x, samples=1).sites[-1].jacobian.mean == pytest.approx(expected.mean(), rel=1e-4)
+
+
 def test_forward_mode_moves_one_sample_of_a_coupled_batch(monkeypatch):
     torch.manual_seed(0)
     model, x = Centred(), torch.randn(3, 5)

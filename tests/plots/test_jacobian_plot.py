@@ -166,6 +166,13 @@ def test_bars_are_the_share_that_is_lost() -> None:
     assert strip.get_ylim() == (0, 1)
 
 
+def test_what_is_above_the_axis_stands_in_its_uppermost_row() -> None:
+    mesh = drawn(prepared(network([[1.0], [1e30], [1e40]]))).axes[1].collections[0]
+    cells = np.asarray(mesh.get_array()).reshape(-1, 3)
+    assert cells[-1].tolist() == [0, 1, 1]
+    assert cells.sum(axis=0) == pytest.approx([1, 1, 1])
+
+
 SPREAD = [list(np.geomspace(1, 10.0**-power, 20)) for power in range(21)]
 PICTURES = {
     "one": [network(SPREAD)],
