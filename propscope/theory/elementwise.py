@@ -118,8 +118,8 @@ def _module_call(module: nn.Module) -> Callable[..., Any]:
 def _made(
     call: Callable[..., Any], label: str, derivative: Callable[..., Any] | None, kinks: tuple[float, ...]
 ) -> Elementwise:
-    value = _vectorised(call, f"activation {label!r}")
     with global_stream(stream(0, "elementwise")):
+        value = _vectorised(call, f"activation {label!r}")
         _check(value, label)
     if derivative is not None:
         slope: Function | None = _vectorised(derivative, f"the derivative of activation {label!r}")

@@ -180,8 +180,8 @@ def decorrelation(activation: Elementwise, q: float, theta: float) -> float:
     """Return R = E[(phi(u1) - phi(u2))^2] / (2 (1 - cos theta)), so that E[phi(u1) phi(u2)] = V - (1 - c) R.
 
     u1 and u2 have variance q > 0 and correlation c = cos theta, theta in [0, pi]; at theta = 0 its limit q D(q). The
-    difference is squared before it is integrated: R keeps its relative accuracy, about 1e-12, as c tends to 1. It is
-    the correlation map of Poole et al. 2016, eq. 5, without its cancellation.
+    difference is squared before it is integrated: R is right to about 1e-12 + 1e-16 / theta relative, also as c tends
+    to 1. It is the correlation map of Poole et al. 2016, eq. 5, without its cancellation.
     """
     if activation.slopes is not None:
         return q * float(homogeneous_decorrelation(activation.slopes, np.array(theta)))
