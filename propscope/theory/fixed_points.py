@@ -161,9 +161,8 @@ def _signs(h: Array, variance_map: VarianceMap) -> tuple[NDArray[np.int_], tuple
         return signs, (0, len(h))
     first, last = int(known[0]), int(known[-1])
     signs[:first], signs[last:] = signs[first], signs[last]
-    if first and variance_map.keeps_zero:
-        beyond = variance_map.at(0.0)[1] - 1
-        signs[:first] = np.sign(beyond) if abs(beyond) > 2e-14 else signs[first]
+    beyond = variance_map.at(0.0)[1] - 1 if variance_map.keeps_zero else 1.0
+    signs[:first] = np.sign(beyond) if abs(beyond) > 2e-14 else signs[first]
     return signs, (first, last + 1)
 
 

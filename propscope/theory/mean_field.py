@@ -87,7 +87,7 @@ class MeanField:
         if points[0].stability == "line":
             return FixedPoint(start, "line", points[0].chi, points[0].chi_parallel)
         for point in points:
-            if abs(start - point.q) <= 1e-9 * point.q or start == point.q:
+            if math.isfinite(point.q) and abs(start - point.q) <= 1e-9 * point.q:
                 return point
         mapped = float(self.variance_map(start))
         ahead = [point for point in points if (point.q > start) == (mapped > start)]

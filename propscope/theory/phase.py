@@ -22,6 +22,8 @@ Array = NDArray[np.float64]
 
 # The maps are interpolated to this, relative; the depth scale follows to this over |1 - chi|.
 _TOLERANCE = 1e-9
+# Interpolated moments are right to 1e-12 or better.
+_DOUBT = 1e-11
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +91,13 @@ def _settled(activation: Elementwise, weight: Array, bias: Array, start: float) 
     origin = int(np.searchsorted(s, np.log(start)))
     low, high = np.empty((2, bias.size, weight.size))
     for row, sigma in enumerate(bias):
-        grows = weight[:, None] * value + sigma > np.exp(s)
-        upwards = grows[:, origin]
-        # Towards the first grid point where the map moves q the other way.
-        above = origin + np.argmax(~grows[:, origin:], axis=1)
-        below = origin - np.argmax(grows[:, origin::-1], axis=1)
-        stays = ~np.where(upwards, (~grows[:, origin:]).any(axis=1), grows[:, : origin + 1].any(axis=1))
+        excess = (weight[:, None] * value + sigma) / np.exp(s) - 1
+        upwards = excess[:, origin] > 0
+        # To the first grid point where the map moves q the other way, beyond doubt: at criticality it tends to keep it.
+        rises, falls = excess > _DOUBT, excess < -_DOUBT
+        above = origin + np.argmax(falls[:, origin:], axis=1)
+        below = origin - np.argmax(rises[:, origin::-1], axis=1)
+        stays = ~np.where(upwards, falls[:, origin:].any(axis=1), rises[:, : origin + 1].any(axis=1))
         low[row] = np.where(upwards, s[above - 1], s[below])
         high[row] = np.where(upwards, s[above], s[np.minimum(below + 1, s.size - 1)])
         low[row][stays] = np.where(upwards, np.inf, -np.inf)[stays]

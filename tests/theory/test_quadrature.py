@@ -28,7 +28,7 @@ def gelu_value(q):
 
 
 def test_erf_has_its_closed_form_at_every_variance():
-    # Williams 1997, eq. 11: E[erf(u1) erf(u2)] = 2/pi asin(2 q c / (1 + 2 q)); at c = 1 by the arc tangent, for its digits.
+    # Williams 1997, eq. 11: 2/pi asin(2 q c / (1 + 2 q)); at c = 1 by the arc tangent, which keeps its digits.
     known = moments(Elementwise.of("erf"), Q)
     assert known.value == pytest.approx(2 / np.pi * np.arctan(2 * Q / np.sqrt(1 + 4 * Q)), rel=1e-13, abs=0)
     assert known.slope == pytest.approx(4 / np.pi / np.sqrt(1 + 4 * Q), rel=1e-13, abs=0)
@@ -108,7 +108,7 @@ def test_moments_at_zero_are_limits():
 
 @pytest.mark.parametrize("q", [-1.0, math.nan, math.inf, [1.0, -2.0]])
 def test_a_variance_that_is_none_is_refused(q):
-    with pytest.raises(InputError, match="q is .*valid is a finite variance of at least 0"):
+    with pytest.raises(InputError, match=r"q is .*valid is a finite variance of at least 0"):
         moments(Elementwise.of("relu"), q)
 
 
@@ -118,7 +118,7 @@ def test_a_second_moment_that_is_infinite_is_refused():
     # exp(0.2 x^2) has V = (1 - 0.8 q)^(-1/2) while q < 1.25.
     activation = Elementwise.of(lambda x: torch.exp(0.2 * x * x))
     assert float(moments(activation, 1.0).value) == pytest.approx(0.2**-0.5, rel=1e-12)
-    with pytest.raises(InputError, match="no finite second moment at q = 1.3"):
+    with pytest.raises(InputError, match=r"no finite second moment at q = 1\.3"):
         moments(activation, np.array([0.1, 1.3]))
     assert float(moments(Elementwise.of(torch.exp), 16.0).value) == pytest.approx(math.exp(32), rel=1e-12)
 
