@@ -9,7 +9,7 @@ import typer
 
 def build() -> typer.Typer:
     """Return the application with every command; importing a command imports nothing heavy."""
-    from propscope.cli import inspect, list_, merge, plot, profile, show, theory
+    from propscope.cli import inspect, list_, merge, phase, plot, profile, show, theory
 
     app = typer.Typer(
         name="propscope",
@@ -24,6 +24,7 @@ def build() -> typer.Typer:
     app.command("show")(show.show)
     app.command("plot")(plot.plot)
     app.command("theory")(theory.theory)
+    app.command("phase")(phase.phase)
     app.command("list")(list_.list_)
     app.command("merge")(merge.merge)
 

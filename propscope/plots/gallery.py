@@ -140,7 +140,7 @@ def draw_all(
         for plot, prepared, paths in pictures:
             figure = plot.draw(prepared)
             for path in paths:
-                _write(figure, path)
+                write_figure(figure, path)
     return [path for _, _, paths in pictures for path in paths]
 
 
@@ -159,7 +159,8 @@ def _check(formats: Sequence[str], only: Sequence[str] | None, stem: str) -> Non
                 )
 
 
-def _write(figure: Figure, path: Path) -> None:
+def write_figure(figure: Figure, path: Path) -> None:
+    """Save a figure under a path whose ending is one of `FORMATS`, whole or not at all; raises `StoreError`."""
     picture = BytesIO()
     ending = path.suffix[1:]
     # On flat colour level 6 takes half as long again and saves nothing.

@@ -1,0 +1,215 @@
+"""The order-to-chaos diagram: what is drawn, before drawing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from propscope.plots.callouts import Box, Callout, place, size_of
+from propscope.plots.style import Header, short, wrap
+from propscope.results.phase import Floats, PhaseChart, Standing
+
+# sigma_w^2 and sigma_b^2 along a stretch of the critical line, and whether it is drawn solid.
+Piece = tuple[Floats, Floats, bool]
+
+# Inches of the map.
+WIDTH, HEIGHT = 6.6, 4.6
+# The ends of the colours, in layers: nearer to criticality than the upper one all looks alike.
+DEPTHS = (0.3, 1000.0)
+
+Mark = Literal["critical", "initializer", "left", "right", "bottom", "top", "none"]
+
+_CHARACTERS = 26
+# Points nearer to one another than this, in inches, share a marker and a label.
+_TOGETHER = 0.07
+_READING = (
+    "Colour: ξ_c, the layers over which the correlation of two inputs settles; plain networks train up to about 6 ξ_c "
+    "deep. It grows without end towards the critical line: the last colour means {most} layers and more. "
+    "Ordered: inputs become alike, gradients vanish. Chaotic: alike inputs part, gradients explode."
+)
+_DIVERGES = " Hatched: the variance grows without end."
+_DASHED = " Dashed: critical, but the variance leaves such a point."
+_STAR = " Star: where --init critical stands."
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """The name of a part of the map, and the middle of its text in inches."""
+
+    name: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PhasePicture:
+    """What is drawn of a `chart`: the critical line in pieces (sigma_w^2, sigma_b^2, whether solid), and all labels.
+
+    `marks[i]` stands at the point of `callouts[i]`; those named after a side are arrows to what is off the axes there.
+    """
+
+    header: Header
+    chart: PhaseChart
+    pieces: tuple[Piece, ...]
+    regions: tuple[Region, ...]
+    marks: tuple[Mark, ...]
+    callouts: tuple[Callout, ...]
+
+
+def prepare_phase(chart: PhaseChart, *, note: str = "") -> PhasePicture:
+    """Return the picture of a phase diagram; `note` says in the header what the initializers' places depend on."""
+    regions = _regions(chart)
+    pieces = _pieces(chart)
+    points = _points(chart, pieces)
+    taken = [_box(region) for region in regions]
+    callouts = place(
+        [(rows, x, y) for _, rows, x, y in points], WIDTH, HEIGHT, taken=taken, kept_clear=_beads(chart, pieces)
+    )
+    marks = tuple(mark for mark, *_ in points)
+    return PhasePicture(_header(chart, pieces, marks, note), chart, pieces, regions, marks, callouts)
+
+
+def _header(chart: PhaseChart, pieces: tuple[Piece, ...], marks: tuple[Mark, ...], note: str) -> Header:
+    reading = _READING.format(most=short(DEPTHS[1]))
+    reading += _DIVERGES * bool(np.isinf(chart.q).any()) + _DASHED * any(not solid for *_, solid in pieces)
+    reading += _STAR * ("critical" in marks)
+    rows = [reading]
+    if chart.no_line:
+        rows.append(f"No critical line: {chart.no_line}.")
+    elif chart.line_weight.size == 1:
+        w, b = float(chart.line_weight[0]), float(chart.line_bias[0])
+        rows.append(
+            f"The critical line is one point, ({short(w)}, {short(b)}): with any bias the variance has no end."
+        )
+    reasons: dict[str, list[str]] = {}
+    for name, reason in chart.without_place:
+        reasons.setdefault(reason, []).append(name)
+    rows += [f"No place for {', '.join(names)}: {reason}." for reason, names in reasons.items()]
+    facts = " · ".join(filter(None, ("mean-field theory of infinite width", note)))
+    return Header(f"{chart.activation}: order and chaos", facts, "\n".join(rows))
+
+
+def _x(chart: PhaseChart, weight: Floats) -> Floats:
+    low, high = chart.weight_limits
+    return np.asarray((weight - low) / (high - low) * WIDTH)
+
+
+def _y(chart: PhaseChart, bias: Floats) -> Floats:
+    low, high = chart.bias_limits
+    return np.asarray((bias - low) / (high - low) * HEIGHT)
+
+
+def _pieces(chart: PhaseChart) -> tuple[Piece, ...]:
+    """Return the stretches of the critical line within the map, each wholly solid or wholly dashed."""
+    if chart.line_weight.size < 2:
+        return ()
+    x, y = _x(chart, chart.line_weight), _y(chart, chart.line_bias)
+    inside = (x >= 0) & (x <= WIDTH) & (y >= 0) & (y <= HEIGHT)
+    # One point beyond each end, so that the line meets the edge.
+    shown = inside | np.append(inside[1:], False) | np.insert(inside[:-1], 0, False)
+    pieces = []
+    state = np.where(shown, np.where(chart.line_stable, 2, 1), 0)
+    starts = np.flatnonzero(np.diff(state, prepend=-1) != 0)
+    for start, end in zip(starts, [*starts[1:], state.size], strict=True):
+        stretch = slice(start, min(end + 1, state.size) if end < state.size and state[end] else end)
+        if state[start] and inside[start:end].any():
+            pieces.append((chart.line_weight[stretch], chart.line_bias[stretch], bool(state[start] == 2)))
+    return tuple(pieces)
+
+
+def _points(chart: PhaseChart, pieces: tuple[Piece, ...]) -> list[tuple[Mark, tuple[str, ...], float, float]]:
+    """Return the mark, the rows of text and the place of every label."""
+    groups: list[tuple[Mark, list[str], float, float]] = []
+    everyone = list(dict.fromkeys((*filter(None, (chart.critical,)), *chart.standings)))
+    for standing in everyone:
+        mark, name, x, y = _stand(chart, standing)
+        for other, names, left, bottom in groups:
+            alike = mark == other or {mark, other} == {"critical", "initializer"}
+            if alike and np.hypot(left - x, bottom - y) < _TOGETHER:
+                names.append(name)
+                break
+        else:
+            groups.append((mark, [name], x, y))
+    points = [(mark, tuple(wrap(", ".join(_families(names)), _CHARACTERS)), x, y) for mark, names, x, y in groups]
+    solid = [piece for piece in pieces if piece[2]]
+    if solid:
+        weight, bias, _ = max(solid, key=lambda piece: float(np.ptp(_y(chart, piece[1]).clip(0, HEIGHT))))
+        across, upwards = _x(chart, weight), _y(chart, bias)
+        inner = np.flatnonzero((across > 0.3) & (across < WIDTH - 0.3) & (upwards < 0.85 * HEIGHT))
+        if inner.size:
+            at = inner[-1]
+            points.append(("none", ("critical line",), float(across[at]), float(upwards[at])))
+    return points
+
+
+def _families(names: list[str]) -> list[str]:
+    """Return names, each once, with xavier_* for xavier_uniform and xavier_normal together."""
+    unique = list(dict.fromkeys(names))
+    both = {name.removesuffix("_normal") for name in unique if name.removesuffix("_normal") + "_uniform" in unique}
+    short_names = {f"{family}{ending}": f"{family}_*" for family in both for ending in ("_normal", "_uniform")}
+    return list(dict.fromkeys(short_names.get(name, name) for name in unique))
+
+
+def _beads(chart: PhaseChart, pieces: tuple[Piece, ...]) -> list[Box]:
+    """Return small boxes along the critical line, for labels to keep off."""
+    beads: dict[tuple[int, int], None] = {}
+    for weight, bias, _ in pieces:
+        x, y = _x(chart, weight), _y(chart, bias)
+        along = np.concatenate([[0.0], np.cumsum(np.hypot(np.diff(x), np.diff(y)))])
+        at = np.arange(0.0, along[-1], 0.05)
+        for left, bottom in zip(np.interp(at, along, x), np.interp(at, along, y), strict=True):
+            beads[round(left / 0.1), round(bottom / 0.1)] = None
+    return [(0.1 * i - 0.05, 0.1 * j - 0.05, 0.1 * i + 0.05, 0.1 * j + 0.05) for i, j in beads]
+
+
+def _stand(chart: PhaseChart, standing: Standing) -> tuple[Mark, str, float, float]:
+    x = float(_x(chart, np.array(standing.weight_variance)))
+    y = float(_y(chart, np.array(standing.bias_variance)))
+    mark: Mark = "critical" if standing == chart.critical else "initializer"
+    if -1e-9 <= x <= WIDTH + 1e-9 and -1e-9 <= y <= HEIGHT + 1e-9:
+        return mark, standing.name, x, y
+    where = f"{standing.name} ({short(standing.weight_variance)}, {short(standing.bias_variance)})"
+    side: Mark = "right" if x > WIDTH else "left" if x < 0 else "top" if y > HEIGHT else "bottom"
+    return side, where, min(max(x, 0.0), WIDTH), min(max(y, 0.0), HEIGHT)
+
+
+def _regions(chart: PhaseChart) -> tuple[Region, ...]:
+    diverges = np.isinf(chart.q)
+    masks: dict[str, NDArray[np.bool_]] = {
+        "ordered": ~diverges & (chart.chi < 1),
+        "chaotic": ~diverges & (chart.chi > 1),
+        "variance diverges": diverges,
+    }
+    found = [_region(name, mask) for name, mask in masks.items()]
+    return tuple(region for region in found if region is not None)
+
+
+def _region(name: str, mask: NDArray[np.bool_]) -> Region | None:
+    """Return the place for a name nearest to the middle of its part, in the upper half; None where it has no room."""
+    if not mask.any():
+        return None
+    rows, columns = mask.shape
+    row, column = (float(where.mean()) for where in np.nonzero(mask))
+    wide, high = size_of((name,))
+    best: tuple[float, Region] | None = None
+    for x in np.linspace(wide / 2 + 0.1, WIDTH - wide / 2 - 0.1, 40):
+        for y in np.linspace(HEIGHT / 2, HEIGHT - high, 16):
+            region = Region(name, float(x), float(y))
+            left, bottom, right, top = _box(region)
+            part = mask[
+                int(bottom / HEIGHT * rows) : int(top / HEIGHT * rows) + 1,
+                int(left / WIDTH * columns) : int(right / WIDTH * columns) + 1,
+            ]
+            far = abs(x - column / columns * WIDTH) + abs(y - row / rows * HEIGHT)
+            if part.all() and (best is None or far < best[0]):
+                best = (far, region)
+    return None if best is None else best[1]
+
+
+def _box(region: Region) -> Box:
+    wide, high = size_of((region.name,))
+    wide *= 1.15
+    return region.x - wide / 2, region.y - high / 2, region.x + wide / 2, region.y + high / 2
