@@ -30,7 +30,7 @@ _READING = (
     "deep. It grows without end towards the critical line: the last colour means {most} layers and more. "
     "Ordered: inputs become alike, gradients vanish. Chaotic: alike inputs part, gradients explode."
 )
-_DIVERGES = " Hatched: the variance grows without end."
+_DIVERGES = " Hatched: from 1, the variance grows without end."
 _DASHED = " Dashed: critical, but the variance leaves such a point."
 _STAR = " Star: where --init critical stands."
 
