@@ -80,8 +80,8 @@ def figures() -> list[Measured]:
     for label, (weight, bias) in NETWORKS.items():
         for what, run in runs(label.partition(",")[0], weight, bias).items():
             found.append(measured(what, label, run, 15))
-    for name in ("tanh", "relu", "gelu", "selu", "hardtanh"):
-        found.append(measured("phase diagram 200 x 200", name, partial(diagram, name), 3))
+    names = ("tanh", "relu", "gelu", "selu", "hardtanh")
+    found += [measured("phase diagram 200 x 200", name, partial(diagram, name), 3) for name in names]
     found.append(measured("critical point", "gelu", partial(critical_point, "gelu"), 11))
     deep = partial(finite_width, "tanh", widths=[256] * 50)
     found.append(measured("finite width, 50 layers", "tanh", deep, 11))

@@ -16,7 +16,7 @@ from propscope.theory.kernel_rows import kernel_rows
 Array = NDArray[np.float64]
 
 # A transient no longer than this is followed by the kernel itself; a longer one is worth an interpolant.
-_ONE_BY_ONE = 40
+_ONE_BY_ONE = 24
 # In asinh(sqrt(q)): a factor of e^2 in q where that is large.
 _PIECE = 1.0
 # Where q is this large, phi is its asymptotes to 1e-8.

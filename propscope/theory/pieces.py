@@ -99,8 +99,11 @@ class Pieces:
         x = np.linspace(low, high, 257)
         for index, function in enumerate((self._value, self._slope)):
             if function is not None:
-                size = np.abs(function(x))
-                self._scales[index] = max(self._scales[index], size[np.isfinite(size)].max(initial=0.0))
+                self._note(index, function(x))
+
+    def _note(self, index: int, values: Array) -> None:
+        size = np.abs(values)
+        self._scales[index] = max(self._scales[index], size[np.isfinite(size)].max(initial=0.0))
 
     def _resolve(self, low: float, high: float) -> tuple[Array, Array]:
         declared = [kink for kink in self.kinks if low < kink < high]
@@ -156,6 +159,8 @@ class Pieces:
     def _fit(self, low: Array, high: Array) -> tuple[Array, NDArray[np.bool_]]:
         x = (low + high)[:, None] / 2 + (high - low)[:, None] / 2 * _NODES
         values = self._value(x)
+        # A narrow feature may have been between the points that measured the scale.
+        self._note(0, values)
         # Where a function overflows there is nothing to resolve; its moments will say that they are infinite.
         beyond = np.asarray(~np.isfinite(values).all(axis=1))
         fit = np.where(beyond[:, None], 0.0, values) @ _TO_COEFFICIENTS.T
@@ -163,6 +168,7 @@ class Pieces:
         resolved = np.asarray(np.abs(fit[:, -_TAIL:]).max(axis=1) <= tolerance)
         if self._slope is not None:
             slopes = self._slope(x)
+            self._note(1, slopes)
             bent = np.where(beyond[:, None], 0.0, slopes) @ _TO_COEFFICIENTS.T
             resolved &= np.abs(bent[:, -_TAIL:]).max(axis=1) <= _SLOPE_TOLERANCE * self._scales[1] + _rounding(
                 x, slopes

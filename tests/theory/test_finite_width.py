@@ -9,6 +9,7 @@ from propscope.errors import InputError
 from propscope.theory import Elementwise, MeanField, finite_width
 
 NETWORKS = 200
+MANY = 3000
 
 
 def test_he_relu():
@@ -65,25 +66,25 @@ def test_saturation_holds_the_variance():
     assert found.forward_variance[-1] == pytest.approx(settled, rel=0.01)
 
 
-def sample(name, weight, bias, q0, *, width, depth, batch, orthogonal, seed):
-    """Return ln of the mean squares forward and backward, (depth, NETWORKS), of networks drawn all at once."""
+def sample(name, weight, bias, q0, *, width, depth, batch, orthogonal, seed, networks=NETWORKS):
+    """Return ln of the mean squares forward and backward, (depth, networks), of networks drawn all at once."""
     generator = np.random.default_rng(seed)
     activation = Elementwise.of(name)
-    z = generator.standard_normal((NETWORKS, batch, width))
+    z = generator.standard_normal((networks, batch, width))
     if orthogonal:
         z /= np.sqrt(np.square(z).mean(axis=2, keepdims=True))
     z *= math.sqrt(q0 - bias)
-    z += math.sqrt(bias) * generator.standard_normal((NETWORKS, 1, width))
+    z += math.sqrt(bias) * generator.standard_normal((networks, 1, width))
     weights, pre, forward, backward = [], [z], [], []
     for _ in range(depth - 1):
-        matrix = generator.standard_normal((NETWORKS, width, width))
+        matrix = generator.standard_normal((networks, width, width))
         if orthogonal:
             # The signs of a QR decomposition are a convention; all orthogonal matrices alike have them at random.
-            signs = np.sign(generator.standard_normal((NETWORKS, 1, width)))
+            signs = np.sign(generator.standard_normal((networks, 1, width)))
             matrix = np.linalg.qr(matrix)[0] * signs * math.sqrt(weight)
         else:
             matrix *= math.sqrt(weight / width)
-        z = activation.value(z) @ matrix + math.sqrt(bias) * generator.standard_normal((NETWORKS, 1, width))
+        z = activation.value(z) @ matrix + math.sqrt(bias) * generator.standard_normal((networks, 1, width))
         weights.append(matrix)
         pre.append(z)
     gradient = generator.standard_normal(z.shape)
@@ -134,6 +135,35 @@ def test_sampled_networks_agree(name, weight, bias, batch, orthogonal):
         _agree(forward[layer] - math.log(run.q[layer]), found.forward_mean[layer], found.forward_variance[layer])
     for layer in (0, 6):
         _agree(backward[layer] - infinite[layer], found.backward_mean[layer], found.backward_variance[layer])
+
+
+@pytest.mark.parametrize("orthogonal", [False, True])
+def test_the_mean_counts_that_gradients_return_through_the_same_weights(orthogonal):
+    # Weights drawn anew for the way back would leave out a fifth of this mean, or more.
+    width, depth = 24, 5
+    field = MeanField("tanh", weight_variance=2.5, bias_variance=0.05)
+    q0 = field.fixed_point().q
+    settings = {"width": width, "depth": depth, "batch": 1, "orthogonal": orthogonal}
+    _, backward = sample("tanh", 2.5, 0.05, q0, **settings, seed=5, networks=MANY)
+    found = finite_width(
+        "tanh", widths=[width] * depth, weight_variance=2.5, bias_variance=0.05, q0=q0, orthogonal=orthogonal
+    )
+    infinite = depth * math.log(field.fixed_point().chi) - math.log(2.5)
+    error = math.sqrt(found.backward_variance[0] / MANY)
+    assert backward[0].mean() - infinite == pytest.approx(found.backward_mean[0], abs=3 * error)
+
+
+def test_samples_that_differ_come_to_vary_together():
+    # Linear, 64 samples: on their own they would vary by 2 L / (64 n) = 0.012, but they come to correlate by chance.
+    width, depth, batch = 32, 12, 64
+    settings = {"width": width, "depth": depth, "batch": batch, "orthogonal": False}
+    forward, backward = sample("identity", 1.0, 0.0, 1.0, **settings, seed=6)
+    found = finite_width("identity", widths=[width] * depth, samples=batch, c0=0.0, gradient_correlation=0.0)
+    assert found.forward_variance[-1] > 0.08
+    _agree(forward[-1], found.forward_mean[-1], found.forward_variance[-1])
+    _agree(backward[0], found.backward_mean[0], found.backward_variance[0])
+    # What the batch averages out the mean of the logarithm does not lose.
+    assert found.forward_mean[-1] == pytest.approx(-found.forward_variance[-1] / 2, rel=0.01)
 
 
 def _agree(sampled, mean, variance):

@@ -117,7 +117,7 @@ def test_a_super_linear_activation_diverges_faster_than_any_exponential():
 
 def test_near_the_transition_the_fixed_point_is_solved_and_not_waited_for():
     # V = q - 2 q^2 + 17/3 q^3: q* = (w - 1) / (2 w) + ..., which an iteration reaches after 1 / (w - 1) layers.
-    for excess in (1e-3, 1e-6, 1e-9):
+    for excess in (1e-3, 1e-6, 1e-9, 1e-11):
         zero, point = MeanField("tanh", weight_variance=1 + excess).fixed_points()
         assert (zero.q, zero.stability) == (0, "unstable")
         assert point.q == pytest.approx(excess / 2, rel=2 * excess + 1e-15 / excess * 4)
