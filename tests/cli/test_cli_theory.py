@@ -128,3 +128,18 @@ def test_in_a_process_of_its_own_it_says_nothing_else():
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: activation 'numpy:log' returns NaN at -9.3")
     assert done.stderr.count("\n") == 1
+
+
+def test_profile_initializes_at_the_critical_point_or_says_why_not(command):
+    out = command.fine(
+        "profile", "--act", "tanh,gelu", "--init", "critical", "--depth", 3, "--width", 16, "--seeds", 1, "--no-plots"
+    )
+    assert "2 pairs, initializer critical, depth 3" in out
+    outcome = command("profile", "--act", "tanh,softplus", "--init", "critical", "--depth", 3, "--width", 16)
+    assert outcome.error.startswith("initializer critical with activation 'softplus' has no point")
+    assert outcome.hint == "leave that pair out"
+    assert "depth is 0; valid" in command("profile", "--act", "tanh", "--init", "critical", "--depth", 0).error
+    assert (
+        "bias_variance of initializer critical is '-1'"
+        in command("profile", "--init", "critical:bias_variance=-1").error
+    )
