@@ -81,9 +81,7 @@ def _header(chart: PhaseChart, pieces: tuple[Piece, ...], marks: tuple[Mark, ...
         rows.append(f"No critical line: {chart.no_line}.")
     elif chart.line_weight.size == 1:
         w, b = float(chart.line_weight[0]), float(chart.line_bias[0])
-        rows.append(
-            f"The critical line is one point, ({short(w)}, {short(b)}): with any bias the variance has no end."
-        )
+        rows.append(f"The critical line is one point, ({short(w)}, {short(b)}): with any bias the variance has no end.")
     reasons: dict[str, list[str]] = {}
     for name, reason in chart.without_place:
         reasons.setdefault(reason, []).append(name)
