@@ -3,10 +3,10 @@
     python benches/inspect_models.py [--rounds 15]
 
 Forward and backward, float32. "propscope" records every module's output, every functional operation, every parameter,
-forward and backward, inside an open `track` block; "moments" the same with stats="moments". delve and torchlens are
-compared where they are installed (pip install delve torchlens); torchlens has no backward statistics, so it runs its
-forward pass and the bare backward; importing it wraps every function of torch, which slows all contenders. The file
-is not called inspect.py, as Python's own module of that name would then be found here instead.
+forward and backward, in a step of an open `track` block; "moments" the same with stats="moments". delve and torchlens
+are compared where they are installed (pip install delve torchlens); torchlens has no backward statistics, so it runs
+its forward pass and a bare step; importing it wraps every function of torch, so that it comes last. The file is
+not called inspect.py, as Python's own module of that name would then be found here instead.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from timing import interleave, lines, peak_resident, write
+from timing import Within, interleave, lines, peak_resident, write
 from torch import Tensor, nn
 
 import propscope
@@ -71,12 +72,9 @@ def contenders(model: nn.Module, batch: Tensor) -> dict[str, Step]:
         model.zero_grad(set_to_none=True)
         loss(model(batch)).backward()
 
-    def tracked(**options: Any) -> Step:
-        def run() -> None:
-            with propscope.track(model, **options):
-                bare()
-
-        return run
+    def first() -> None:
+        with propscope.track(model):
+            bare()
 
     def tutorial() -> None:
         def see(tensor: Tensor) -> None:
@@ -101,25 +99,25 @@ def contenders(model: nn.Module, batch: Tensor) -> dict[str, Step]:
 
     found: dict[str, Step] = {
         "bare": bare,
-        "propscope": tracked(),
-        "propscope, moments": tracked(stats="moments"),
+        "propscope": Within(lambda: propscope.track(model), bare),
+        "propscope, moments": Within(lambda: propscope.track(model, stats="moments"), bare),
+        "propscope, a first step with entering and leaving": first,
         "tutorial: mean, std, min, max, histc": tutorial,
     }
-    if importlib.util.find_spec("torchlens"):
-        found["torchlens"] = _torchlens(model, batch, bare)
     if importlib.util.find_spec("delve") and isinstance(model, nn.Sequential):
         found["delve"] = _delve(model, batch)
     return found
 
 
-def _torchlens(model: nn.Module, batch: Tensor, bare: Step) -> Step:
+def with_torchlens(bare: Step, model: nn.Module, batch: Tensor) -> dict[str, Step]:
+    """Return the bare step and torchlens's forward pass with a bare step, in a process where it is imported."""
     import torchlens
 
     def run() -> None:
         torchlens.trace(model, batch)
         bare()
 
-    return run
+    return {"bare, torchlens imported": bare, "torchlens": run}
 
 
 def _delve(model: nn.Module, batch: Tensor) -> Step:
@@ -151,18 +149,26 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.peak:
         run = contenders(*FAMILIES[arguments.peak[0]]())[arguments.peak[1]]
-        for _ in range(5):
-            run()
+        with run.block() if isinstance(run, Within) else nullcontext():
+            for _ in range(5):
+                run()
         print(peak_resident())
         return
     found, memory = {}, {}
     for family, build in FAMILIES.items():
         torch.manual_seed(0)
-        found[family] = interleave(contenders(*build()), rounds=arguments.rounds, warm_up=2)
+        found[family] = interleave(contenders(*build()), rounds=arguments.rounds)
         print("\n".join(lines(family, found[family])))
         memory[family] = {name: peak(family, name) for name in ("bare", "propscope")}
         ratio = memory[family]["propscope"] / memory[family]["bare"]
         print(f"  peak memory {memory[family]['bare']:.0f} MB bare, ratio {ratio:.3f}", flush=True)
+    # Last, as importing it wraps every function of torch for good.
+    for family, build in FAMILIES.items() if importlib.util.find_spec("torchlens") else ():
+        torch.manual_seed(0)
+        model, batch = build()
+        compared = with_torchlens(contenders(model, batch)["bare"], model, batch)
+        found[family] |= interleave(compared, rounds=max(arguments.rounds // 3, 3), warm_up=1)
+        print("\n".join(lines(family, {name: found[family][name] for name in compared})), flush=True)
     print(write("inspect", {"timings": found, "peak_megabytes": memory}))
 
 

@@ -12,15 +12,14 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from timing import OUTPUTS, Timing, interleave, lines, peak_resident, write
+from timing import OUTPUTS, Timing, Within, interleave, lines, peak_resident, write
 from torch import Tensor, nn
 
 import propscope
@@ -66,9 +65,10 @@ class Workload:
         """Return every way to run the step, the bare one first."""
         return {
             "bare": self.step,
-            "propscope, step": self.step,
-            "propscope, step, moments only": self.step,
+            "propscope, step": Within(lambda: propscope.track(self.model), self.step),
+            "propscope, step, moments only": Within(lambda: propscope.track(self.model, stats="moments"), self.step),
             "propscope, whole": self.whole,
+            "propscope, entering and leaving": lambda: _enter(self),
             "tutorial: mean, std, min, max, histc": lambda: self.by_hand(tutorial),
             "numpy histograms": lambda: self.by_hand(numpy_histogram),
         }
@@ -95,34 +95,9 @@ def numpy_histogram(name: str, tensor: Tensor) -> object:
     return np.histogram(tensor.numpy(), bins=64)
 
 
-@contextmanager
-def tracking(workload: Workload, **options: Any) -> Iterator[None]:
-    """An open track block, as a training loop has it."""
-    with propscope.track(workload.model, **options):
-        yield
-
-
 def measure(workload: Workload, rounds: int) -> dict[str, Timing]:
-    """Return the timings; the steps inside an open block open it for their turn only, outside the clock."""
+    """Return the timings of every contender."""
     contenders = workload.contenders()
-    open_blocks = {"propscope, step": {}, "propscope, step, moments only": {"stats": "moments"}}
-
-    def opened(options: dict[str, Any]) -> Step:
-        recorder = propscope.track(workload.model, **options)
-
-        def run() -> None:
-            recorder.__enter__()
-            try:
-                workload.step()
-            finally:
-                recorder.__exit__(None, None, None)
-
-        return run
-
-    # Entering sets hooks on 41 modules; a loop pays for that once, so it is measured as a contender of its own.
-    for name, options in open_blocks.items():
-        contenders[name] = opened(options)
-    contenders["propscope, entering and leaving"] = lambda: _enter(workload)
     found = interleave(contenders, rounds=rounds)
     if workload.writer is not None:
         # Apart from the others: a second of its work leaves the machine's caches and clock in another state.
@@ -135,7 +110,7 @@ def measure(workload: Workload, rounds: int) -> dict[str, Timing]:
 
 
 def _enter(workload: Workload) -> None:
-    with tracking(workload):
+    with propscope.track(workload.model):
         pass
 
 

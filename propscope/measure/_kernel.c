@@ -57,12 +57,25 @@ static void merge(double *whole, const Figures *part) {
     whole[3] = MIN(whole[3], part->low), whole[4] = MAX(whole[4], part->high);
 }
 
-/* Lends each part memory for what depends on the width, in one piece to be freed; NULL where there is none to be had. */
+/* Returns memory to work in until the next call, NULL where there is none to be had. It is kept: taken anew each time, it
+   would cut up the room that the model's tensors leave. */
+static void *borrow(size_t size) {
+    static void *kept;
+    static size_t most;
+    if (size > most) {
+        free(kept);
+        kept = malloc(size);
+        most = kept ? size : 0;
+    }
+    return kept;
+}
+
+/* Lends each part memory for what depends on the width; NULL where there is none to be had. */
 static char *lend(Parts *parts, size_t width) {
     const Pass *first = parts->passes[0];
     size_t units = parts->layouts[0].units, buffer = first->bfloat16 ? 8 * width : 0;
     size_t each = ((2 * units + 2 * width + buffer) * sizeof(float) / 64 + 1) * 64;
-    char *memory = malloc(parts->count * each);
+    char *memory = borrow(parts->count * each);
     for (size_t i = 0; memory && i < parts->count; i++) {
         float *rest = (float *)(void *)(memory + i * each);
         if (i) {
@@ -106,11 +119,9 @@ static PyObject *py_summarize(PyObject *self, PyObject *const *given, Py_ssize_t
     if (pass.bins) expect(pass.bins, (const double *)v[7]);
     Parts parts = {.count = threads_for(pass.count), .passes = {&pass}, .layouts = {layout}};
     size_t width = width_of(&layout);
-    char *memory = NULL;
-    if ((parts.count > 1 || pass.bfloat16 || (!in_runs(&layout) && width > TILE)) && !(memory = lend(&parts, width))) return PyErr_NoMemory();
+    if ((parts.count > 1 || pass.bfloat16 || (!in_runs(&layout) && width > TILE)) && !lend(&parts, width)) return PyErr_NoMemory();
     Figures figures = summarize(&parts);
     merge((double *)v[7], &figures);
-    free(memory);
     Py_RETURN_NONE;
 }
 
@@ -137,11 +148,10 @@ static PyObject *py_gram(PyObject *self, PyObject *const *given, Py_ssize_t foun
     size_t each = rows.blocks * rows.length;
     rows.members = MIN(threads_for(rows.count * rows.count * each / 8), rows.count);
     if (rows.blocks > 1 || source.bfloat16) {
-        if (!(rows.buffer = malloc(rows.count * each * sizeof(float)))) return PyErr_NoMemory();
+        if (!(rows.buffer = borrow(rows.count * each * sizeof(float)))) return PyErr_NoMemory();
         together(gather_some, &rows);
     }
     together(multiply_some, &rows);
-    free(rows.buffer);
     return PyFloat_FromDouble(rows.out[rows.count * rows.count - 1]);
 }
 

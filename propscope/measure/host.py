@@ -62,7 +62,7 @@ class HostTensor:
         unit_axis: int = -1,
         *,
         products: bool = False,
-    ) -> Tensor | None:
+    ) -> NDArray[np.float32] | None:
         """Take a CPU tensor in, and in the same pass its `units`, when it has any.
 
         Returns the inner products of `sampling.gram` where they were asked for and are to be had in the same pass.
@@ -98,7 +98,7 @@ class HostTensor:
     def add_alike(self, tensor: Tensor) -> float | None:
         """Take in a tensor like the last one, the short way; return None, and do nothing, where it is another.
 
-        Where inner products were asked for, they are in the tensor that `add` returned for the first one; what comes
+        Where inner products were asked for, they are in the array that `add` returned for the first one; what comes
         back is the last of them, else 1. If that is not `sampling.is_safe`, the next one goes the long way again.
         """
         plan, units = self._plan, self._units

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from propscope.measure.memory import zeros
 from propscope.measure.moments import Moments
 from propscope.results.histogram import BIN_COUNT, LogHistogram
 
@@ -60,14 +61,12 @@ def memory_order(tensor: Tensor) -> list[int] | None:
 class State:
     """Where the kernel accumulates tensors: their moments and, if `bins`, the counts of `LogHistogram`'s bins."""
 
-    __slots__ = ("_figures", "bins", "bins_at", "figures_at")
+    __slots__ = ("_figures", "_spare", "bins", "bins_at", "figures_at")
 
     def __init__(self, *, bins: bool) -> None:
         cells = _BIN_CELLS if bins else 0
-        # One piece of memory; its address is asked of torch, as numpy takes a microsecond to tell.
-        memory = torch.zeros(cells + 2 * _FIGURES, dtype=torch.int32, device="cpu")
-        start = memory.data_ptr()
-        array = memory.numpy()
+        array, start = zeros(cells + 2 * _FIGURES, np.int32)
+        self._spare = array[BIN_COUNT:cells]
         self._figures = array[cells:].view(np.float64)
         self.bins: NDArray[np.int32] = array[: min(cells, BIN_COUNT)]
         self.bins_at = start if bins else 0
@@ -154,11 +153,12 @@ class Plan:
             place = order.index(unit_axis % len(order))
             outer, units, inner = math.prod(shape[:place]), shape[place], math.prod(shape[place + 1 :])
         self._pass = (half, outer, units, inner, low, high, state.figures_at, state.bins_at, stride)
-        self.products: Tensor | None = None
+        self.products: NDArray[np.float32] | None = None
         self._gram: tuple[int, ...] = ()
         if rows is not None:
-            self.products = torch.empty(rows.rows, rows.rows, dtype=torch.float32, device="cpu")
-            self._gram = (half, *rows, self.products.data_ptr())
+            products, address = zeros(rows.rows**2, np.float32)
+            self.products = products.reshape(rows.rows, rows.rows)
+            self._gram = (half, *rows, address)
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         # A copy with the original's addresses would write to memory that is not its own.

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from propscope.measure.device import DeviceTensor
@@ -82,7 +84,7 @@ class SiteAccumulator:
         self._backward: HostTensor | DeviceTensor | None = None
         self._units: HostUnits | DeviceUnits | None = None
         self._region: FlatRegion | None = None
-        self._gram: Tensor | None = None
+        self._gram: Tensor | NDArray[np.float32] | None = None
         self._samples = 0
         self._attention: tuple[Tensor, Tensor, int] | None = None
         self._varies = False
@@ -100,7 +102,7 @@ class SiteAccumulator:
         geometry = self._options.stats == "all" and value.dim() > 1 and value.numel() > 0
         if geometry and self.has_units:
             units = self._units_of(value)
-        products: Tensor | None = self._forward.add(value, units, self.unit_axis, products=geometry)
+        products: NDArray[np.float32] | None = self._forward.add(value, units, self.unit_axis, products=geometry)
         if products is not None:
             self._gram = products
         elif geometry:
@@ -177,7 +179,7 @@ class SiteAccumulator:
     def record(self, *, name: str | None = None, layer: int | None = None) -> Site:
         """Return what was gathered; waits for the device."""
         forward = self._forward.summary() if self._forward is not None else None
-        products = None if self._gram is None else self._gram.cpu().numpy()
+        products = self._gram.cpu().numpy() if isinstance(self._gram, Tensor) else self._gram
         flat = None
         if self._region is not None and forward is not None and forward.histogram is not None:
             flat = self._region.fraction(forward.histogram)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from propscope.measure import kernel
+from propscope.measure.memory import zeros
 from propscope.measure.saturation import FlatRegion
 
 Bools = NDArray[np.bool_]
@@ -39,17 +40,31 @@ def unit_extremes(tensor: Tensor, unit_axis: int) -> tuple[Tensor, Tensor]:
     return maps.amin(-1).reshape(units, -1).amin(1), maps.amax(-1).reshape(units, -1).amax(1)
 
 
+class _Written:
+    """Where the kernel writes each unit's extremes: `low` and `high`, float32, shape (units,), and their addresses."""
+
+    __slots__ = ("addresses", "high", "low")
+
+    def __init__(self, units: int) -> None:
+        both, address = zeros(2 * units, np.float32)
+        self.low, self.high = both[:units], both[units:]
+        self.addresses = address, address + 4 * units
+
+    def __reduce__(self) -> tuple[type[_Written], tuple[int]]:
+        # A copy has memory of its own.
+        return _Written, (self.low.size,)
+
+
 class HostUnits:
     """Accumulates the unit figures of one site on the CPU."""
 
-    __slots__ = ("_alive", "_extremes", "_group", "_high", "_low", "_low_at", "units")
+    __slots__ = ("_alive", "_group", "_high", "_low", "_written", "units")
 
     def __init__(self, units: int) -> None:
         self.units = units
         self._alive: Bools | None = None
         self._group: NDArray[np.int64] | None = np.zeros(units, np.int64)
-        self._extremes: Tensor | None = None
-        self._low_at = 0
+        self._written: _Written | None = None
         self._low: NDArray[np.floating] = np.empty(0)
         self._high: NDArray[np.floating] = np.empty(0)
 
@@ -71,14 +86,10 @@ class HostUnits:
     @property
     def addresses(self) -> tuple[int, int]:
         """Where a `kernel.Plan` writes each unit's smallest and largest value; call `compare` when it has."""
-        if self._extremes is None:
-            self._extremes = torch.empty(2, self.units, dtype=torch.float32, device="cpu")
-        low = self._extremes.data_ptr()
-        # A copy of this object has memory of its own.
-        if low != self._low_at:
-            self._low_at = low
-            self._low, self._high = self._extremes.numpy()
-        return low, low + 4 * self.units
+        if self._written is None:
+            self._written = _Written(self.units)
+        self._low, self._high = self._written.low, self._written.high
+        return self._written.addresses
 
     @property
     def undecided(self) -> bool:

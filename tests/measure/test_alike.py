@@ -107,7 +107,7 @@ def test_the_geometry_is_that_of_the_last_batch():
     first, second = torch.randn(2, 40, 30, generator=GENERATOR)
     made = site(first)
     assert made.see_alike(second)
-    assert torch.allclose(made._gram, gram(second, -1), rtol=1e-5, atol=1e-4)
+    assert np.allclose(made._gram, gram(second, -1), rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e25])
@@ -159,7 +159,7 @@ def test_threads_share_one_tensor(threads, shape, axis, dtype):
             plan = kernel.Plan(values, state, 3, unit_axis=axis, low=low, high=high)
             plan.run(values)
             plan.run(values)
-            assert not state.bins.base[4096:4100].any()
+            assert not state._spare.any()
             found.append((state.moments, state.histogram, extremes if units else torch.zeros(1)))
         for moments, histogram, extremes in found[1:]:
             assert moments == pytest.approx(found[0][0], rel=1e-7, abs=1e-7, nan_ok=True)
@@ -175,9 +175,9 @@ def test_threads_share_inner_products(threads, shape):
     for number in (1, 2, 5):
         threads(number)
         found.append(HostTensor(limit=0).add(values, None, axis, products=True))
-    assert torch.allclose(found[0], gram(values, axis), rtol=1e-4, atol=1e-3)
+    assert np.allclose(found[0], gram(values, axis), rtol=1e-4, atol=1e-3)
     for products in found[1:]:
-        assert torch.equal(products, found[0])
+        assert np.array_equal(products, found[0])
 
 
 class Twice(nn.Module):
