@@ -19,6 +19,8 @@ Array = NDArray[np.float64]
 _ONE_BY_ONE = 24
 # In asinh(sqrt(q)): a factor of e^2 in q where that is large.
 _PIECE = 1.0
+# Up to this q a smooth phi bends little enough for 1 - c to be the better variable.
+_MODERATE = 10.0
 # Where q is this large, phi is its asymptotes to 1e-8.
 _FAR = 1e16
 
@@ -101,19 +103,23 @@ def _step(factor: float, gap: float) -> float:
 def _interpolated(steps: CorrelationSteps, gap: float) -> Array:
     """Return the same as `follow` from interpolants of R / at in theta, one row of coefficients a layer."""
     widest = min(2 * _angle(gap) + 1e-3, math.pi)
-    rows: Sequence[list[float]] = kernel_rows(steps.activation, steps.at[: steps.settled + 1], widest)[:, ::-1].tolist()
+    by_angle = bool(steps.activation.kinks) or float(steps.at.max()) > _MODERATE
+    end = widest if by_angle else 2 * math.sin(widest / 2) ** 2
+    found = kernel_rows(steps.activation, steps.at[: steps.settled + 1], widest, by_angle=by_angle)
+    rows: Sequence[list[float]] = found[:, ::-1].tolist()
     scales = (steps.weight_variance * steps.at / steps.following).tolist()
     carried = (steps.carry / steps.following).tolist()
     filled, here, before = [gap], gap, math.nan
     for layer, (scale, carry) in enumerate(zip(scales, carried, strict=True)):
-        theta = _angle(here)
-        if theta > widest:
+        place = _angle(here) if by_angle else here
+        if place > end:
             return np.concatenate([filled[:-1], _interpolated(steps.part(layer), here)])
-        y = 2 * theta / widest - 1
+        y = 2 * place / end - 1
         double, second, first = 2 * y, 0.0, 0.0
         for coefficient in rows[layer] if layer < len(rows) else rows[-1]:
             first, second = coefficient + double * first - second, first
-        mapped = _step(carry + scale * (first - y * second), here)
+        mapped = (carry + scale * (first - y * second)) * here
+        mapped = 0.0 if mapped < 0 else 2.0 if mapped > 2 else mapped
         if layer > steps.settled and mapped in (here, before):
             # A fixed point of float64, or two next to each other in turn.
             filled += [mapped] * (len(scales) - layer)

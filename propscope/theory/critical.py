@@ -196,6 +196,8 @@ def _reach(activation: Elementwise, scan: _Scan) -> str:
             f"chi_1 = 1 needs a negative bias variance at every q (q - V/D is at most {most:.4g}), "
             "the mean of phi^2 being too large for its slope"
         )
-    least = max(0.0, float(scan.bias.min()))
+    # Towards q = 0 the line may tend to a bias of 0 and not reach it.
+    lowest = float(scan.bias.min())
+    least = "above 0" if 0 < lowest < 1e-6 else f"{max(0.0, lowest):.4g}"
     upper = "infinity" if int(scan.bias.argmax()) == scan.bias.size - 1 else f"{most:.6g}"
-    return f"its critical line has bias variances from {least:.4g} to {upper}"
+    return f"its critical line has bias variances from {least} to {upper}"
