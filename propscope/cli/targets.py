@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from propscope.cli.head_counts import suited_heads
 from propscope.errors import InputError
 from propscope.networks import initialize_, stream
 from propscope.networks.spec import load_callable
@@ -49,8 +50,7 @@ class Target:
         take, for one that fails or returns no module, and for a checkpoint or initializer that does not fit.
         """
         with _seeded(seed):
-            model = self._make()
-        notes = []
+            model, notes = self._make()
         if self.checkpoint is not None:
             _load_weights(model, self.checkpoint)
             notes.append(f"weights {self.checkpoint}")
@@ -59,12 +59,12 @@ class Target:
             notes.append(f"init {self.init} ({len(done)} of {len(list(model.parameters()))} parameters set)")
         return Built(model.to(device=device, dtype=dtype), tuple(notes))
 
-    def _make(self) -> nn.Module:
+    def _make(self) -> tuple[nn.Module, list[str]]:
         if isinstance(self.found, nn.Module):
             if self.arguments or self.config:
                 raise InputError(f"target {self.name!r} is a module already; it takes neither --arg nor --config")
-            return self.found
-        configured = self._config()
+            return self.found, []
+        configured, note = self._config()
         _check_arguments(self.name, self.found, configured, self.arguments)
         try:
             model = self.found(*configured, **self.arguments)
@@ -76,19 +76,20 @@ class Target:
             raise InputError(
                 f"target {self.name!r} returned {type(model).__name__}; valid is a torch.nn.Module", hint=_HOW
             )
-        return model
+        return model, [note] if note else []
 
-    def _config(self) -> tuple[Any, ...]:
+    def _config(self) -> tuple[tuple[Any, ...], str]:
         kind = getattr(self.found, "config_class", None)
         if not self.config and (kind is None or self.arguments):
-            return ()
+            return (), ""
         if kind is None:
             raise InputError(
                 f"target {self.name!r} has no config_class; --config is for models of transformers",
                 hint="give its arguments one by one: --arg name=value",
             )
         try:
-            return (kind(**self.config),)
+            more, note = suited_heads(kind, self.config)
+            return (kind(**self.config, **more),), note
         except Exception as error:
             raise InputError(
                 f"target {self.name!r}: {kind.__name__} refuses the configuration: {one_line(error)}"

@@ -30,8 +30,8 @@ def initialize_(
     """Give every layer of `module` that has a weight a new one, in place; return the names of what was set.
 
     Layers: Linear, Bilinear, convolutions and transposed ones, RNN, LSTM and GRU and their cells (each gate of a
-    weight by itself), Embedding (the padding row stays zero), and the input projections of MultiheadAttention (query,
-    key and value each by itself). Norms and the parameters of other modules are left alone. A weight that layers
+    weight by itself), Embedding (the padding row stays zero), the input projections of MultiheadAttention (query,
+    key and value each by itself), and the Conv1D of transformers, a linear layer whose weight is transposed. Norms and the parameters of other modules are left alone. A weight that layers
     share is set once, as the first of them asks.
 
     `bias_std`: the biases of these layers come from N(0, bias_std^2); 0 gives zeros; None gives what the initializer
@@ -45,7 +45,7 @@ def initialize_(
     initializer = parse_initializer(spec)
     if bias_std is not None and not 0 <= bias_std < math.inf:
         raise InputError(f"bias_std is {bias_std}; valid is a finite number of at least 0, or None")
-    layers = [layer for layer in module.modules() if isinstance(layer, _LAYERS)]
+    layers = [layer for layer in module.modules() if isinstance(layer, _LAYERS) or _is_transposed(layer)]
     for layer in layers:
         if any(nn.parameter.is_lazy(parameter) for parameter in layer.parameters(recurse=False)):
             raise InputError(f"a {type(layer).__name__} has no shape yet", hint="run one batch through the model first")
@@ -66,7 +66,7 @@ def initialize_(
 
 
 def _reset(layers: Iterable[nn.Module], generator: torch.Generator | None) -> set[int]:
-    found = list(layers)
+    found = [layer for layer in layers if not _is_transposed(layer)]
     parameters = [parameter for layer in found for parameter in layer.parameters(recurse=False)]
     with global_stream(generator, {parameter.device for parameter in parameters}):
         # Children before parents, since attention's reset sets its output projection's bias to zero; and the first
@@ -86,11 +86,16 @@ def _fill(layers: Iterable[nn.Module], initializer: InitializerSpec, generator: 
             done.add(id(weight))
             if initializer.shape == "a convolution":
                 blocks = layer.groups  # type: ignore[assignment]
-            for block in weight.chunk(blocks):
+            matrix = weight.t() if _is_transposed(layer) else weight
+            for block in matrix.chunk(blocks):
                 initializer.fill(block, generator)
             if isinstance(layer, _EMBEDDINGS) and layer.padding_idx is not None:
                 weight[layer.padding_idx].zero_()
     return done
+
+
+def _is_transposed(layer: nn.Module) -> bool:
+    return type(layer).__name__ == "Conv1D" and type(layer).__module__ == "transformers.pytorch_utils"
 
 
 def _fits(initializer: InitializerSpec, layer: nn.Module, weight: Tensor) -> bool:

@@ -187,3 +187,16 @@ def test_refuses(module, spec, more, message):
 def test_refuses_lazy_layers():
     with pytest.raises(InputError, match="LazyLinear has no shape yet"):
         initialize_(nn.LazyLinear(3), "he_normal")
+
+
+def test_the_transposed_linear_layers_of_transformers_are_filled_as_linear_ones():
+    transposed = pytest.importorskip("transformers.pytorch_utils").Conv1D(6, 4)
+    linear = nn.Linear(4, 6)
+    for spec in ("he_normal", "orthogonal", "xavier_uniform"):
+        assert initialize_(transposed, spec, generator=torch.Generator().manual_seed(0)) == ["weight", "bias"]
+        initialize_(linear, spec, generator=torch.Generator().manual_seed(0))
+        assert torch.equal(transposed.weight.T, linear.weight)
+        assert not transposed.bias.any()
+    kept = transposed.weight.clone()
+    initialize_(nn.Sequential(linear, transposed), "default")
+    assert torch.equal(transposed.weight, kept), "it has no reset of its own"
