@@ -14,12 +14,16 @@ def suited_heads(kind: type, asked: Mapping[str, Any]) -> tuple[dict[str, Any], 
     """
     names: Mapping[str, str] = getattr(kind, "attribute_map", {})
     width, heads = names.get("hidden_size", "hidden_size"), names.get("num_attention_heads", "num_attention_heads")
-    wanted = asked.get(width)
     default = kind()
-    usual, count = getattr(default, width, None), getattr(default, heads, None)
-    whole = all(isinstance(number, int) and number > 0 for number in (wanted, usual, count))
-    if not whole or heads in asked or getattr(default, "num_key_value_heads", None) or wanted % count == 0:
+    wanted = _positive(asked.get(width))
+    usual, count = (_positive(getattr(default, name, 0)) for name in (width, heads))
+    shared = getattr(default, "num_key_value_heads", None)
+    if not (wanted and usual and count) or heads in asked or shared or wanted % count == 0:
         return {}, ""
     each = usual // count
     fitting = wanted // each if wanted % each == 0 else max(n for n in range(1, count + 1) if wanted % n == 0)
     return {heads: fitting}, f"{heads} {fitting} ({wanted} is not divisible by the configuration's {count})"
+
+
+def _positive(value: Any) -> int:
+    return value if isinstance(value, int) and value > 0 else 0

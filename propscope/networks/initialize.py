@@ -31,8 +31,9 @@ def initialize_(
 
     Layers: Linear, Bilinear, convolutions and transposed ones, RNN, LSTM and GRU and their cells (each gate of a
     weight by itself), Embedding (the padding row stays zero), the input projections of MultiheadAttention (query,
-    key and value each by itself), and the Conv1D of transformers, a linear layer whose weight is transposed. Norms and the parameters of other modules are left alone. A weight that layers
-    share is set once, as the first of them asks.
+    key and value each by itself), and the Conv1D of transformers, a linear layer whose weight is transposed.
+    Norms and the parameters of other modules are left alone. A weight that layers share is set once, as the first of
+    them asks.
 
     `bias_std`: the biases of these layers come from N(0, bias_std^2); 0 gives zeros; None gives what the initializer
     does, zeros, for `critical` N(0, bias_variance), for `default` what the layer's own `reset_parameters` does. `dirac`

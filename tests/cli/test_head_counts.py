@@ -26,7 +26,8 @@ def test_heads_follow_the_width(kind, asked, expected):
     found, note = suited_heads(kind, asked)
     assert found == expected
     assert bool(note) == bool(expected)
-    kind(**asked, **found)
+    if found:
+        kind(**asked, **found)
 
 
 def test_the_note_says_what_was_done():
