@@ -4,6 +4,7 @@ from propscope.results.histogram import LogHistogram
 from propscope.results.network import CoverageNote, Expected, NetworkProfile, Parameter, Provenance, Site
 from propscope.results.profile_set import ProfileSet
 from propscope.results.summary import TensorSummary
+from propscope.results.training import TrainingRun, TrainingSet
 
 __all__ = [
     "CoverageNote",
@@ -15,4 +16,6 @@ __all__ = [
     "Provenance",
     "Site",
     "TensorSummary",
+    "TrainingRun",
+    "TrainingSet",
 ]
