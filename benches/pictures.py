@@ -1,4 +1,4 @@
-"""The pictures that the README shows: `python benches/pictures.py` draws them again into outputs/."""
+"""The pictures of README.md and docs/theory.md: `python benches/pictures.py` draws them again into outputs/."""
 
 from __future__ import annotations
 
@@ -10,20 +10,55 @@ from timing import OUTPUTS
 import propscope
 from propscope.networks import SQUARE_DEFAULTS
 from propscope.plots import draw_all
+from propscope.plots.gallery import write_figure
+from propscope.plots.phase import prepare_phase
+from propscope.plots.phase_map import draw_phase
+from propscope.plots.style import styled
+from propscope.theory.phase_chart import phase_chart
 
 
 def main() -> None:
-    """Profile the README's grid and draw its curves and its overview."""
+    """Draw the README's curves and overview, and the pictures of the theory."""
     relu = propscope.profile_mlp(depth=20, activation="relu", initializer=SQUARE_DEFAULTS)
     several = propscope.profile_mlp(
         depth=50,
         activation=["relu", "tanh", "sigmoid", "gelu", "selu"],
         initializer=["he_normal", "xavier_normal", "lecun_normal", "orthogonal", "default"],
     )
+    expected = propscope.profile_mlp(
+        depth=30,
+        width=500,
+        activation=["relu", "tanh"],
+        initializer=["he_normal", "xavier_normal", "orthogonal", "normal:std=0.05", "default"],
+        seeds=3,
+    )
+    spectra = propscope.profile_mlp(
+        depth=20,
+        width=128,
+        activation=["relu", "tanh"],
+        initializer=["critical", "orthogonal", "xavier_normal"],
+        seeds=2,
+        jacobian=True,
+    )
+    drawn = (
+        ("readme", relu, "curves"),
+        ("readme", several, "overview"),
+        ("theory", expected, "curves"),
+        ("theory", spectra, "jacobian"),
+    )
     with tempfile.TemporaryDirectory() as directory:
-        for profiles, name in ((relu, "curves"), (several, "overview")):
-            (picture,) = draw_all(profiles, Path(directory), stem="readme", only=[name])
-            print(picture.replace(OUTPUTS / f"readme-{name}.png"))
+        for stem, profiles, name in drawn:
+            (picture,) = draw_all(profiles, Path(directory), stem=stem, only=[name])
+            print(picture.replace(OUTPUTS / f"{stem}-{name}.png"))
+    phase("tanh", OUTPUTS / "theory-phase.png")
+
+
+def phase(activation: str, path: Path) -> None:
+    """Draw an activation's phase diagram with the initializers of a square network."""
+    chart = phase_chart(activation, initializers=SQUARE_DEFAULTS)
+    with styled():
+        write_figure(draw_phase(prepare_phase(chart, note="initializers of 256 units a layer")), path)
+    print(path)
 
 
 if __name__ == "__main__":
