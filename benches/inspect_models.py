@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from timing import Within, interleave, lines, peak_resident, write
 from torch import Tensor, nn
 
 import propscope
+from propscope.measure.sites import Options, SiteAccumulator
 
 Step = Callable[[], object]
 
@@ -135,6 +137,46 @@ def _delve(model: nn.Module, batch: Tensor) -> Step:
     return run
 
 
+# The matrix of as many elements as the map that it stands before.
+SHAPES = (
+    (1024, 1024),
+    (16, 64, 32, 32),
+    (16, 256, 16, 16),
+    (784, 1024),
+    (32, 128, 14, 14),
+    (784, 512),
+    (16, 512, 7, 7),
+    (128, 512),
+    (8, 512, 4, 4),
+    (196, 512),
+    (4, 512, 7, 7),
+)
+
+
+def per_element(rounds: int) -> dict[str, float]:
+    """Return the nanoseconds an element of a site's forward statistics, for matrices and maps of as many elements."""
+    sites = []
+    for shape in SHAPES:
+        value = torch.randn(shape)
+        axis = 1 if len(shape) > 2 else -1
+        kind = SiteAccumulator(
+            value, name="x", kind="", role="other", unit_axis=axis, has_units=True, options=Options()
+        )
+        sites.append((kind, value))
+    timings = interleave(
+        {str(tuple(value.shape)): partial(_ten_times, site, value) for site, value in sites}, rounds=rounds
+    )
+    return {
+        name: 1e8 * timing.median / value.numel()
+        for (_, value), (name, timing) in zip(sites, timings.items(), strict=True)
+    }
+
+
+def _ten_times(site: SiteAccumulator, value: Tensor) -> None:
+    for _ in range(10):
+        site.see_forward(value)
+
+
 def peak(family: str, contender: str) -> float:
     """Return the peak resident set, in MB, of a process that runs one contender five times."""
     command = [sys.executable, str(Path(__file__).resolve()), "--peak", family, contender]
@@ -155,6 +197,10 @@ def main() -> None:
         print(peak_resident())
         return
     found, memory = {}, {}
+    elements = per_element(20 * arguments.rounds)
+    print("a site's forward statistics, ns an element")
+    for shape, cost in elements.items():
+        print(f"  {shape:20} {cost:6.3f}")
     for family, build in FAMILIES.items():
         torch.manual_seed(0)
         found[family] = interleave(contenders(*build()), rounds=arguments.rounds)
@@ -169,7 +215,7 @@ def main() -> None:
         compared = with_torchlens(contenders(model, batch)["bare"], model, batch)
         found[family] |= interleave(compared, rounds=max(arguments.rounds // 3, 3), warm_up=1)
         print("\n".join(lines(family, {name: found[family][name] for name in compared})), flush=True)
-    print(write("inspect", {"timings": found, "peak_megabytes": memory}))
+    print(write("inspect", {"timings": found, "peak_megabytes": memory, "nanoseconds_per_element": elements}))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from propscope.results.summary import TensorSummary
 _NEGATIVE_ZERO = 2048
 # A table counts in 32 bits, half the memory; before it could overflow it is emptied into a histogram.
 _FULL = 2**31 - 1
+_NOTHING = LogHistogram.empty()
 
 
 class HostTensor:
@@ -43,7 +44,7 @@ class HostTensor:
         self._histogram = histogram
         self._state: kernel.State | None = None
         self._moments = NO_MOMENTS
-        self._emptied = LogHistogram.empty()
+        self._emptied = _NOTHING
         self._plan: kernel.Plan | None = None
         self._units: HostUnits | None = None
         self._sampled = 0

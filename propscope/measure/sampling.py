@@ -14,7 +14,7 @@ from propscope.measure import kernel
 HISTOGRAM_LIMIT = 8192
 GEOMETRY_ROWS = 32
 GEOMETRY_FEATURES = 1024
-_RUN = 8
+_RUN = 16
 _SAFE = (1e-20, 1e20)
 
 
@@ -45,7 +45,7 @@ def sample_rows(tensor: Tensor, unit_axis: int) -> Tensor | None:
     """Return at most 32 samples' vectors as a float matrix, (rows, features); None where there are not two samples.
 
     A sample is a position of every axis but the units' when the units come last (tokens of a sequence included), and
-    an entry of the first axis when they do not (images). At most 1024 features of each: 128 evenly spread runs of 8,
+    an entry of the first axis when they do not (images). At most 1024 features of each: 64 evenly spread runs of 16,
     as single ones would take a line of memory each.
     """
     if tensor.dim() < 2 or not tensor.numel():
@@ -92,7 +92,7 @@ def _units_last(tensor: Tensor, unit_axis: int) -> bool:
 
 
 def _spread(features: int) -> tuple[int, int]:
-    """Return how many runs of 8 features are taken, and how far apart they start: an odd number, as widths are even."""
+    """Return how many runs of 16 features are taken, and how far apart they start: an odd number, as widths are even."""
     blocks = GEOMETRY_FEATURES // _RUN
     return blocks, max(((features - _RUN) // (blocks - 1) - 1) | 1, _RUN)
 
