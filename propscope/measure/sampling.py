@@ -92,7 +92,7 @@ def _units_last(tensor: Tensor, unit_axis: int) -> bool:
 
 
 def _spread(features: int) -> tuple[int, int]:
-    """Return how many runs of 16 features are taken, and how far apart they start: an odd number, as widths are even."""
+    """Return how many runs of 16 features are taken, and how far apart they start: oddly, as widths are even."""
     blocks = GEOMETRY_FEATURES // _RUN
     return blocks, max(((features - _RUN) // (blocks - 1) - 1) | 1, _RUN)
 
