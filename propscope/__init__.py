@@ -25,6 +25,7 @@ _HOMES = {
     "track": "propscope.measure",
     "profile_mlp": "propscope.sweep",
     "summary": "propscope.measure",
+    "train_mlp": "propscope.training",
 }
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "save",
     "summary",
     "track",
+    "train_mlp",
 ]
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from propscope.results import LogHistogram, NetworkProfile, Parameter, ProfileSet, Site, TensorSummary
     from propscope.store import load, save
     from propscope.sweep import profile_mlp
+    from propscope.training import train_mlp
 
 
 def __getattr__(name: str) -> Any:

@@ -17,9 +17,10 @@ ALLOWED = {
     "theory": {"errors", "results", "networks"},
     "measure": {"errors", "results", "networks"},
     "sweep": {"errors", "results", "networks", "theory", "measure"},
+    "training": {"errors", "results", "networks", "theory", "measure", "sweep"},
     "store": {"errors", "results"},
     "plots": {"errors", "results"},
-    "cli": {"errors", "results", "networks", "theory", "measure", "sweep", "store", "plots"},
+    "cli": {"errors", "results", "networks", "theory", "measure", "sweep", "training", "store", "plots"},
 }
 WITHOUT_TORCH = ("results", "store", "plots")
 

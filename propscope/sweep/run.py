@@ -28,6 +28,7 @@ from propscope.networks import (
 from propscope.results.network import NetworkProfile
 from propscope.results.profile_set import ProfileSet
 from propscope.sweep.grid import RANDOM_CLASSES, Cell, Grid, canonical
+from propscope.sweep.predictions import Theory, theory_for
 from propscope.sweep.spectra import with_jacobian
 from propscope.theory.initialization import critical_initializer
 
@@ -59,53 +60,66 @@ def run(grid: Grid) -> Iterator[NetworkProfile]:
     if grid.norm == "batch" and len(batch_for(first.input_size, grid.seeds[0]).values) < 2:
         raise InputError("norm is batch, but the batch has one row; valid are two or more", hint="choose another norm")
     classes = _classes(grid, (batch_for(first.input_size, seed) for seed in grid.seeds))
-    return (_profile(grid, cell, batch_for(cell.network.input_size, cell.seed), classes) for cell in grid.cells())
+    theory = theory_for(grid.loss)
+    return (
+        _profile(grid, cell, batch_for(cell.network.input_size, cell.seed), classes, theory) for cell in grid.cells()
+    )
 
 
 # The caller may have switched gradients off.
 @torch.inference_mode(False)
 @torch.enable_grad()
-def _profile(grid: Grid, cell: Cell, batch: InputBatch, classes: int | None) -> NetworkProfile:
-    cell = replace(cell, network=_at_criticality(cell.network, batch))
+def _profile(grid: Grid, cell: Cell, batch: InputBatch, classes: int | None, theory: Theory) -> NetworkProfile:
+    cell = replace(cell, network=at_criticality(cell.network, batch.values))
     network = replace(cell.network, input_size=batch.values.shape[1])
     if grid.loss == "cross-entropy" and network.output_size is None:
         network = replace(network, output_size=classes or RANDOM_CLASSES)
     try:
         net = network.build(seed=cell.seed, device=grid.device, dtype=grid.torch_dtype)
-        recorder = Recorder(
-            net,
-            options=Options(histogram_limit=grid.histogram_limit),
-            # A user's own class is a nonlinearity here because the spec says so.
-            activations=[layer.activation for layer in net.layers if isinstance(layer, Layer)],
-            layer_of=_layer_of,
-            functions=False,
-        )
+        recorder = recorder_of(net, histogram_limit=grid.histogram_limit)
         # Dropout is the only draw in a forward pass.
         with global_stream(stream(cell.seed, "dropout"), (torch.device(grid.device),)), recorder:
             _backward(net, batch, grid, cell, classes)
         profile = recorder.profile(labels=cell.labels, spec=grid.spec(cell), seed=cell.seed)
+        profile = theory(profile, network, batch.values)
         if grid.jacobian:
             with global_stream(stream(cell.seed, "dropout"), (torch.device(grid.device),)):
                 profile = with_jacobian(profile, net, batch.values, samples=grid.jacobian, seed=cell.seed)
     except InputError:
         raise
     except Exception as error:
-        if (problem := _problem(error, network, grid)) is None:
+        if (problem := problem_of(error, network, grid)) is None:
             raise
         raise problem from error
     return profile
 
 
-def _at_criticality(network: MLPSpec, batch: InputBatch) -> MLPSpec:
-    """Return the network with numbers for the initializer `critical`, which depend on the activation and the input."""
+def recorder_of(net: MLP, *, histogram_limit: int) -> Recorder:
+    """Return a recorder that knows an MLP's layers and nonlinearities."""
+    return Recorder(
+        net,
+        options=Options(histogram_limit=histogram_limit),
+        # A user's own class is a nonlinearity here because the spec says so.
+        activations=[layer.activation for layer in net.layers if isinstance(layer, Layer)],
+        layer_of=_layer_of,
+        functions=False,
+    )
+
+
+def at_criticality(network: MLPSpec, values: Tensor) -> MLPSpec:
+    """Return the network with numbers for the initializer `critical`, which depend on the activation and the input.
+
+    `values`: the input, shape (rows, features). A network with any other initializer is returned as it is.
+    """
     if parse_initializer(network.initializer).name != "critical":
         return network
-    mean_square = float(batch.values.double().square().mean())
+    mean_square = float(values.double().square().mean())
     found = critical_initializer(network.initializer, network.activation, bias=network.bias, mean_square=mean_square)
     return replace(network, initializer=found.label)
 
 
-def _problem(error: Exception, network: MLPSpec, grid: Grid) -> InputError | None:
+def problem_of(error: Exception, network: MLPSpec, grid: Grid) -> InputError | None:
+    """Return what a user can mend of an error that a network of a grid raised; None where it is a defect."""
     # torch has no one type for this: its CPU allocator raises a bare RuntimeError.
     if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
         return InputError(

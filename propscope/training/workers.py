@@ -1,0 +1,127 @@
+"""Trains jobs in this process and in others beside it, one thread each.
+
+A small network keeps one core busy with one thread, and Python's lock lets no second thread train beside it. The other
+processes are plain ones that are spoken to through pipes: those of `multiprocessing` would run the caller's script
+again. Starting one takes a second or two, which this process, training meanwhile, does not wait for.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import queue
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+from propscope.errors import PropscopeError
+from propscope.results.training import TrainingRun
+from propscope.training.loop import train
+from propscope.training.plan import TrainingPlan
+from propscope.training.worker import READY
+
+Numbered = tuple[int, TrainingRun]
+
+
+def available_workers(plan: TrainingPlan) -> int:
+    """Return how many processes, this one included, can train the plan's jobs at the same time."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # A function that lives in the caller's script cannot be found from elsewhere.
+    own = any(name.startswith("__main__:") for name in (*plan.grid.activation, *plan.grid.initializer))
+    if own or not plan.grid.device.startswith("cpu") or not sys.executable:
+        return 1
+    return max(1, min(cores // plan.threads, len(plan)))
+
+
+def trained(plan: TrainingPlan, *, workers: int) -> Iterator[Numbered]:
+    """Yield each job's number and run as it is finished, in any order; the runs do not depend on `workers`.
+
+    Closing the iterator, an interrupt and an error end the other processes. Raises what a job raised.
+    """
+    jobs = plan.jobs()
+    waiting = deque(range(len(jobs)))
+    finished: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+    others = [_Other(plan, waiting, finished) for _ in range(workers - 1)]
+    data_of = lru_cache(maxsize=1)(plan.data_of)
+    left = len(jobs)
+    try:
+        while left:
+            if (number := _next(waiting)) is not None:
+                outcome: Any
+                try:
+                    outcome = train(plan, jobs[number], data_of(jobs[number].cell.seed))
+                except (KeyboardInterrupt, Exception) as error:
+                    # Behind what the others finished meanwhile, which must not be lost.
+                    outcome = error
+                finished.put((number, outcome))
+            # With nothing left to take, this process waits for what the others have taken.
+            while left and (number is None or not finished.empty()):
+                yield _run(*finished.get())
+                left -= 1
+    finally:
+        for other in others:
+            other.end()
+
+
+def _run(number: int, outcome: Any) -> Numbered:
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return number, outcome
+
+
+def _next(waiting: deque[int]) -> int | None:
+    try:
+        return waiting.popleft()
+    except IndexError:
+        return None
+
+
+class _Other:
+    """A process beside this one, and the thread that hands it jobs and waits for its answers."""
+
+    def __init__(self, plan: TrainingPlan, waiting: deque[int], finished: queue.SimpleQueue[tuple[int, Any]]) -> None:
+        self._plan, self._waiting, self._finished = plan, waiting, finished
+        code = f"import sys; sys.path[:] = {sys.path!r}; from propscope.training.worker import serve; serve()"
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            # An interrupt is for this process, which then ends the other.
+            start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": str(plan.threads), "MKL_NUM_THREADS": str(plan.threads)},
+        )
+        self._thread = threading.Thread(target=self._feed, daemon=True)
+        self._thread.start()
+
+    def _feed(self) -> None:
+        number: int | None = None
+        try:
+            if self._ask(self._plan) != READY:
+                return
+            # Only one that is ready takes a job, so that none waits for a process to start.
+            while (number := _next(self._waiting)) is not None:
+                self._finished.put((number, self._ask(number)))
+        except (OSError, EOFError, pickle.UnpicklingError):
+            if number is not None:
+                message = "a process that trained a network ended, as where memory runs out"
+                self._finished.put((number, PropscopeError(message, hint="use fewer --workers, or a smaller network")))
+
+    def _ask(self, question: Any) -> Any:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        pickle.dump(question, self._process.stdin)
+        self._process.stdin.flush()
+        return pickle.load(self._process.stdout)
+
+    def end(self) -> None:
+        """End the process at once, whatever it does."""
+        self._process.kill()
+        self._process.wait()
+        self._thread.join()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
