@@ -1,7 +1,8 @@
 """What should be seen: networks of infinite width, at initialization, and what a finite width adds.
 
 `MeanField` is the theory of one network; `gain`, `critical_point` and `critical_line` say which network to build,
-`phase_diagram` shows them all, `layer_variances` says where an initializer stands.
+`phase_diagram` shows them all, `layer_variances` says where an initializer stands, `predict` what
+a multilayer perceptron should show at each of its sites.
 """
 
 from propscope.theory.critical import (
@@ -20,6 +21,7 @@ from propscope.theory.initialization import LayerVariances, critical_initializer
 from propscope.theory.mean_field import MeanField
 from propscope.theory.normalized import NormalizedMeanField, linear_batch_norm_factor
 from propscope.theory.phase import PhaseDiagram, phase_diagram
+from propscope.theory.predict import predict
 from propscope.theory.propagation import Propagation
 
 __all__ = [
@@ -45,5 +47,6 @@ __all__ = [
     "layer_variances",
     "linear_batch_norm_factor",
     "phase_diagram",
+    "predict",
     "weight_variance_of",
 ]
