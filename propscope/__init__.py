@@ -42,11 +42,13 @@ __all__ = [
     "profile_mlp",
     "save",
     "summary",
+    "theory",
     "track",
     "train_mlp",
 ]
 
 if TYPE_CHECKING:
+    from propscope import theory
     from propscope.errors import PropscopeError
     from propscope.measure import jacobian, profile, summary, track
     from propscope.results import LogHistogram, NetworkProfile, Parameter, ProfileSet, Site, TensorSummary
@@ -56,6 +58,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "theory":
+        return importlib.import_module("propscope.theory")
     if name not in _HOMES:
         raise AttributeError(f"module 'propscope' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)
