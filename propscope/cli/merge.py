@@ -15,9 +15,15 @@ def merge(
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.", show_default=False)],
     overwrite: Overwrite = False,
 ) -> None:
-    """Write the profiles of several result files into one."""
-    from propscope.store import load
+    """Write the profiles and training runs of several result files into one."""
+    from propscope.results import TrainingSet
+    from propscope.store import load, load_profiles
     from propscope.store import merge as merge_files
 
     merge_files(files, output, overwrite=overwrite)
-    print(f"{len(load(output))} profiles in {output}")
+    found = load(output)
+    parts = [f"{len(found)} training runs"] if isinstance(found, TrainingSet) else []
+    loose = len(load_profiles(output)) if parts else len(found)
+    if loose or not parts:
+        parts.append(f"{loose} profiles")
+    print(f"{' and '.join(parts)} in {output}")

@@ -10,7 +10,7 @@ import typer
 from propscope.errors import InputError
 
 if TYPE_CHECKING:
-    from propscope.results import ProfileSet
+    from propscope.results import ProfileSet, TrainingSet
 
 File = Annotated[Path, typer.Argument(help="A result file.", show_default=False)]
 Act = Annotated[Optional[str], typer.Option("--act", help="Only these activations, comma-separated.")]  # noqa: UP045
@@ -38,8 +38,11 @@ def numbers(text: str, option: str) -> list[int]:
 
 def load_selected(
     file: Path, *, act: str | None, init: str | None, depth: str | None, width: str | None, seed: str | None
-) -> ProfileSet:
-    """Return the profiles of a file that the options leave; names are those in the file, since aliases need torch."""
+) -> ProfileSet | TrainingSet:
+    """Return the profiles or training runs of a file that the options leave.
+
+    Names are those in the file, since aliases need torch.
+    """
     from propscope.store import load
 
     labels: dict[str, list[str | int]] = {}

@@ -103,13 +103,16 @@ PARAMETER_FIELDS = (
     *_directed("gradient", "gradient"),
 )
 
-PROFILE_FIELDS = (
+_LABELS = (
     Field("labels", "text", "labels, a JSON object"),
     Field("initializer", "text", "initializer of the weights"),
     Field("activation", "text", "nonlinearity"),
     Field("depth", "int", "layers", "L"),
     Field("width", "text", "units a layer"),
     Field("seed", "int", "seed of network and input"),
+)
+
+_PROVENANCE = (
     Field("spec", "text", "everything that was asked for, a JSON object"),
     Field("propscope_version", "text", "propscope version"),
     Field("torch_version", "text", "torch version"),
@@ -123,7 +126,48 @@ PROFILE_FIELDS = (
     Field("batches", "int", "forward passes seen"),
     Field("histogram_limit", "int", "elements of a tensor that its histogram counts, 0 for all"),
     Field("flat_threshold", "float", "eps of the flat fraction"),
+)
+
+PROFILE_FIELDS = (
+    *_LABELS,
+    *_PROVENANCE,
     Field("coverage", "text", "what was not seen and why, a JSON list of [name, what, reason]"),
 )
 
 TABLES = {"profile": PROFILE_FIELDS, "site": SITE_FIELDS, "parameter": PARAMETER_FIELDS}
+
+RUN_FIELDS = tuple(
+    replace(field, since=2)
+    for field in (
+        *_LABELS,
+        Field("optimizer", "text", "optimizer"),
+        Field("task", "text", "classification or regression"),
+        Field("learning_rate", "float", "learning rate trained with", r"\eta"),
+        Field("learning_rates_tried", "text", "learning rates that it was chosen from, a JSON list"),
+        Field("steps_per_epoch", "int", "steps an epoch"),
+        Field("stability", "text", "diverged, oscillating, stalled or converged"),
+        Field("diverged_at", "int", "first step, from 1, whose loss is not finite"),
+        Field("target", "float", "accuracy (loss, for regression) to reach"),
+        Field("steps_to_target", "int", "steps until it was reached"),
+        Field("constant_loss", "float", "training loss of the best constant prediction"),
+        Field("rows", "text", "rows of each weight matrix, a JSON list"),
+        Field("distinct_rows_before", "text", "distinct rows of each before the first step, a JSON list"),
+        Field("distinct_rows_after", "text", "distinct rows of each after the last step, a JSON list"),
+        Field("training_seconds", "float", "time that the training took, without profiling", unit="s"),
+        *_PROVENANCE,
+    )
+)
+
+EPOCH_FIELDS = tuple(
+    replace(field, since=2)
+    for field in (
+        Field("number", "int", "epochs trained, 0 before the first step"),
+        Field("train_loss", "float", "training loss"),
+        Field("train_accuracy", "float", "training accuracy"),
+        Field("validation_loss", "float", "validation loss"),
+        Field("validation_accuracy", "float", "validation accuracy"),
+        Field("update_ratio", "float", "rms of a step's update over rms of the weights, mean over the epoch"),
+    )
+)
+
+TRAINING_TABLES = {"run": RUN_FIELDS, "epoch": EPOCH_FIELDS}

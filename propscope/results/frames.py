@@ -1,4 +1,4 @@
-"""Profiles as pandas frames and xarray datasets."""
+"""Profiles and training runs as pandas frames, profiles as xarray datasets."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from propscope.errors import InputError, MissingDependencyError
-from propscope.results.fields import EXPECTED_FIELDS, TABLES
+from propscope.results.fields import EXPECTED_FIELDS, TABLES, TRAINING_TABLES
 from propscope.results.profile_set import ProfileSet
 from propscope.results.rows import TableName, parameter_row, profile_row, site_row
+from propscope.results.training import TrainingSet, TrainingTable
+from propscope.results.training_rows import epoch_rows, run_row
 
 if TYPE_CHECKING:
     import pandas
@@ -41,10 +43,7 @@ def to_frame(profiles: ProfileSet, table: TableName) -> pandas.DataFrame:
     """Return one row a site, parameter or profile, the labels first; columns as in `fields.TABLES`."""
     if table not in TABLES:
         raise InputError(f"table is {table!r}; valid are {', '.join(TABLES)}")
-    try:
-        import pandas
-    except ImportError:
-        raise MissingDependencyError("pandas", extra="frame", purpose="to_frame()") from None
+    frame = _pandas()
     rows: list[dict[str, Any]] = []
     for number, profile in enumerate(profiles):
         head = {"profile": number, **profile.labels}
@@ -58,7 +57,27 @@ def to_frame(profiles: ProfileSet, table: TableName) -> pandas.DataFrame:
             ]
         else:
             rows += [head | parameter_row(parameter, i) for i, parameter in enumerate(profile.parameters)]
-    return pandas.DataFrame(rows)
+    return frame.DataFrame(rows)
+
+
+def training_frame(runs: TrainingSet, table: TrainingTable) -> pandas.DataFrame:
+    """Return one row an epoch or a run, the labels first; columns as in `fields.TRAINING_TABLES`."""
+    if table not in TRAINING_TABLES:
+        raise InputError(f"table is {table!r}; valid are {', '.join(TRAINING_TABLES)}")
+    frame = _pandas()
+    rows: list[dict[str, Any]] = []
+    for number, run in enumerate(runs):
+        head = {"run": number, **run.labels}
+        rows += [head | row for row in epoch_rows(run)] if table == "epoch" else [run_row(run) | head]
+    return frame.DataFrame(rows)
+
+
+def _pandas() -> Any:
+    try:
+        import pandas
+    except ImportError:
+        raise MissingDependencyError("pandas", extra="frame", purpose="to_frame()") from None
+    return pandas
 
 
 def to_xarray(profiles: ProfileSet) -> xarray.Dataset:

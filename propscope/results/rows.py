@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from propscope.results.fields import EXPECTED_FIELDS, SUMMARY_FIELDS
 from propscope.results.histogram import LogHistogram
-from propscope.results.network import CoverageNote, Expected, NetworkProfile, Parameter, Provenance, Site
+from propscope.results.network import CoverageNote, Expected, Label, NetworkProfile, Parameter, Provenance, Site
 from propscope.results.summary import TensorSummary
 
 TableName = Literal["profile", "site", "parameter"]
@@ -108,25 +108,34 @@ def parameter_from_row(row: Mapping[str, Any], value: LogHistogram | None, gradi
 
 def profile_row(profile: NetworkProfile) -> Row:
     """Return a profile's labels and provenance as one row of `PROFILE_FIELDS`."""
-    labels = profile.labels
+    row = label_row(profile.labels, profile.provenance)
+    row["coverage"] = json.dumps([(note.name, note.what, note.reason) for note in profile.coverage])
+    return row
+
+
+def label_row(labels: Mapping[str, Label], origin: Provenance) -> Row:
+    """Return labels and provenance as the columns that the tables of profiles and of runs share."""
     row: Row = {
         "labels": json.dumps(dict(labels)),
         "initializer": str(labels.get("initializer", "")),
         "activation": str(labels.get("activation", "")),
         "depth": depth if isinstance(depth := labels.get("depth"), int) else -1,
         "width": str(labels.get("width", "")),
-        "seed": _or_missing(profile.provenance.seed),
+        "seed": _or_missing(origin.seed),
     }
-    row["coverage"] = json.dumps([(note.name, note.what, note.reason) for note in profile.coverage])
-    return row | {name: getattr(profile.provenance, name) for name in _PROVENANCE}
+    return row | {name: getattr(origin, name) for name in _PROVENANCE}
+
+
+def provenance_from_row(row: Mapping[str, Any]) -> Provenance:
+    """Return the provenance that `label_row` made the columns of."""
+    return Provenance(seed=_int(row["seed"]), **{name: row[name] for name in _PROVENANCE})
 
 
 def profile_from_row(
     row: Mapping[str, Any], sites: tuple[Site, ...], parameters: tuple[Parameter, ...]
 ) -> NetworkProfile:
     """Return the profile that `profile_row` made the row of, around its sites and parameters."""
-    kept = {name: row[name] for name in _PROVENANCE}
-    origin = Provenance(seed=_int(row["seed"]), **kept)
+    origin = provenance_from_row(row)
     coverage = tuple(CoverageNote(*note) for note in json.loads(row["coverage"]))
     return NetworkProfile(sites, parameters, json.loads(row["labels"]), origin, coverage)
 

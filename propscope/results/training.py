@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 from propscope.errors import InputError
 from propscope.results.labelled import axes_of, grouped, having, nothing_has, wanted
@@ -13,9 +13,13 @@ from propscope.results.network import Floats, Label, NetworkProfile, Provenance
 from propscope.results.profile_set import ProfileSet
 from propscope.results.stability import Stability, stability_of
 
-__all__ = ["CURVES", "Stability", "Task", "TrainingRun", "TrainingSet", "stability_of"]
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["CURVES", "Stability", "Task", "TrainingRun", "TrainingSet", "TrainingTable", "stability_of"]
 
 Task = Literal["classification", "regression"]
+TrainingTable = Literal["run", "epoch"]
 CURVES = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 
 
@@ -72,6 +76,9 @@ class TrainingRun:
                 f"rows are of {len(self.rows)} weights, distinct_rows_before of {len(self.distinct_rows_before)}, "
                 f"distinct_rows_after of {len(self.distinct_rows_after)}; valid are as many of each"
             )
+        taken = [epoch for epoch, _ in self.profiles]
+        if taken != sorted(set(taken)) or not set(taken) <= set(range(length)):
+            raise InputError(f"profiles are of epochs {taken}; valid are epochs from 0 to {self.epochs}, ascending")
 
     @property
     def epochs(self) -> int:
@@ -161,3 +168,22 @@ class TrainingSet:
         """
         found = ((run, run.profile(epoch)) for run in self.runs)
         return ProfileSet.of(replace(profile, labels=dict(run.labels)) for run, profile in found if profile is not None)
+
+    def to_frame(self, table: TrainingTable = "epoch") -> pandas.DataFrame:
+        """Return a pandas frame of the `epoch` or the `run` table, one row an entry, labels first.
+
+        Columns are those of the file's table of that name. Raises `MissingDependencyError` without pandas.
+        """
+        from propscope.results.frames import training_frame
+
+        return training_frame(self, table)
+
+    def __str__(self) -> str:
+        from propscope.results.training_layout import training_table
+
+        return training_table(self).to_text()
+
+    def _repr_html_(self) -> str:
+        from propscope.results.training_layout import training_table
+
+        return training_table(self).to_html()

@@ -2,8 +2,8 @@
 
 from propscope.store.atomic import check_target
 from propscope.store.merge import merge
-from propscope.store.read import load
+from propscope.store.read import load, load_profiles
 from propscope.store.schema import SCHEMA_VERSION
 from propscope.store.write import save
 
-__all__ = ["SCHEMA_VERSION", "check_target", "load", "merge", "save"]
+__all__ = ["SCHEMA_VERSION", "check_target", "load", "load_profiles", "merge", "save"]

@@ -20,11 +20,11 @@ _BLOCK_ROWS = 65536
 
 
 def merge(paths: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Write the profiles of all files in `paths`, in that order, to the one file `out`.
+    """Write the profiles and training runs of all files in `paths`, in that order, to the one file `out`.
 
-    Profiles are neither compared nor dropped: `load(out)` is the sum of the loads. `out` may be one of `paths` when
-    `overwrite` is true. Raises `StoreError` for an input that `load` would refuse and for an output that `save` would,
-    `InputError` when `paths` is empty or one path.
+    Nothing is compared or dropped: `load(out)` is the sum of the loads. `out` may be one of `paths` when `overwrite`
+    is true. Raises `StoreError` for an input that `load` would refuse and for an output that `save` would, `InputError`
+    when `paths` is empty or one path.
     """
     if isinstance(paths, (str, os.PathLike)) or not (sources := list(paths)):
         raise InputError(f"paths is {paths!r}; valid is a list of one or more result files", hint="merge([a, b], out)")
@@ -36,6 +36,8 @@ def merge(paths: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str], 
 
 
 def _append(writer: TableWriter, tables: TableReader) -> None:
+    if tables.training:
+        writer.add_training()
     base = dict(writer.rows)
     for table, columns in TABLES.items():
         rows = tables.rows(table)

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from propscope.results.fields import TABLES as FIELDS
-from propscope.results.fields import Field
+from propscope.results.fields import TRAINING_TABLES, Field
 from propscope.results.rows import TableName
 
 FORMAT = "propscope"
 SCHEMA_VERSION = 2
 
 StoredType = Literal["int64", "float64", "text", "uint16", "uint64"]
-StoredTable = Literal["profile", "site", "parameter", "histogram"]
+StoredTable = Literal["run", "epoch", "profile", "site", "parameter", "histogram"]
 
 _STORED_AS: dict[str, StoredType] = {"int": "int64", "float": "float64", "text": "text"}
 _MISSING: dict[str, Any] = {"int": -1, "float": math.nan, "text": b""}
@@ -28,7 +28,8 @@ _MISSING: dict[str, Any] = {"int": -1, "float": math.nan, "text": b""}
 class Column:
     """One dataset, 1-D, of a table: `stored` is its type, `refers` the table whose row numbers it holds, or "".
 
-    `since`: the first version that has it; `missing`: what every row of an older file has there.
+    `since`: the first version that has it; `missing`: what every row of an older file has there, or, where it is
+    `optional`, of a file without it.
     """
 
     name: str
@@ -38,7 +39,11 @@ class Column:
     refers: StoredTable | Literal[""] = ""
     since: int = 1
     missing: Any = None
+    optional: bool = False
 
+
+# The tables of training runs, which a file without runs has not.
+TRAINING: tuple[StoredTable, ...] = ("run", "epoch")
 
 DIRECTIONS: dict[TableName, tuple[str, ...]] = {
     "site": ("forward", "backward", "jacobian"),
@@ -47,6 +52,8 @@ DIRECTIONS: dict[TableName, tuple[str, ...]] = {
 
 # What xarray shows beside the row number: enough to tell one row from another.
 COORDINATES: dict[StoredTable, tuple[str, ...]] = {
+    "run": ("initializer", "activation", "depth", "width", "seed", "optimizer", "learning_rate"),
+    "epoch": ("run", "number"),
     "profile": ("initializer", "activation", "depth", "width", "seed"),
     "site": ("profile", "index", "name", "role", "layer"),
     "parameter": ("profile", "index", "name"),
@@ -79,6 +86,19 @@ def _entry_table(table: Literal["site", "parameter"]) -> tuple[Column, ...]:
 
 
 TABLES: dict[StoredTable, tuple[Column, ...]] = {
+    "run": (
+        Column("run", "int64", "row number, the dimension's coordinate", refers="run", since=2),
+        *_measured(TRAINING_TABLES["run"]),
+        Column("epoch_start", "int64", "row of its first epoch", refers="epoch", since=2),
+        Column("epoch_count", "int64", "rows of its epochs", since=2),
+        Column("profile_start", "int64", "row of its first signal profile", refers="profile", since=2),
+        Column("profile_count", "int64", "signal profiles", since=2),
+    ),
+    "epoch": (
+        Column("epoch", "int64", "row number, the dimension's coordinate", refers="epoch", since=2),
+        Column("run", "int64", "row of its run", refers="run", since=2),
+        *_measured(TRAINING_TABLES["epoch"]),
+    ),
     "profile": (
         Column("profile", "int64", "row number, the dimension's coordinate", refers="profile"),
         *_measured(FIELDS["profile"]),
@@ -86,6 +106,10 @@ TABLES: dict[StoredTable, tuple[Column, ...]] = {
         Column("site_count", "int64", "sites"),
         Column("parameter_start", "int64", "row of its first parameter", refers="parameter"),
         Column("parameter_count", "int64", "parameters"),
+        Column("run", "int64", "row of the run it was taken in, -1 outside one", "1", "run", 2, -1, optional=True),
+        Column(
+            "epoch", "int64", "row of the epoch it was taken after, -1 outside one", "1", "epoch", 2, -1, optional=True
+        ),
     ),
     "site": _entry_table("site"),
     "parameter": _entry_table("parameter"),

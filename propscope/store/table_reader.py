@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from propscope.errors import PropscopeError, StoreError
 from propscope.results.network import Label
 from propscope.results.rows import Row
-from propscope.store.schema import FORMAT, SCHEMA_VERSION, TABLES, Column, StoredTable
+from propscope.store.schema import FORMAT, SCHEMA_VERSION, TABLES, TRAINING, Column, StoredTable
 
 Labels = dict[str, Label]
 
@@ -38,7 +38,8 @@ _DAMAGE = (
 class TableReader:
     """The columns of an open file, each of the right type, all columns of a table equally long.
 
-    `datasets` has not the columns that the file is too old for; they read as missing in every row.
+    `datasets` has not the tables of runs in a file without runs, nor the columns that the file is too old for; these
+    read as missing in every row.
     Rows are half-open ranges from `start` to `stop`; every method raises `StoreError` when they cannot be read.
     """
 
@@ -46,15 +47,15 @@ class TableReader:
     datasets: Mapping[StoredTable, Mapping[str, h5py.Dataset]]
 
     def rows(self, table: StoredTable) -> int:
-        """Return the number of rows of a table."""
-        return int(self.datasets[table][TABLES[table][0].name].shape[0])
+        """Return the number of rows of a table; 0 for one that the file has not."""
+        return int(self.datasets[table][TABLES[table][0].name].shape[0]) if table in self.datasets else 0
 
     def array(self, table: StoredTable, column: str, start: int, stop: int) -> NDArray[Any]:
         """Return rows of one column, shape (stop - start,), text as bytes."""
         with reading(self.path):
             if not 0 <= start <= stop <= self.rows(table):
                 raise ValueError(f"rows {start} to {stop} of table {table} are wanted, it has {self.rows(table)}")
-            if (dataset := self.datasets[table].get(column)) is None:
+            if (dataset := self.datasets.get(table, {}).get(column)) is None:
                 (absent,) = (entry for entry in TABLES[table] if entry.name == column)
                 return np.full(stop - start, absent.missing, object if absent.stored == "text" else absent.stored)
             values: NDArray[Any] = dataset[start:stop]
@@ -68,17 +69,27 @@ class TableReader:
         names = [column.name for column in columns]
         return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
 
-    def labels(self, mentioning: Iterable[bytes] = ()) -> dict[int, Labels]:
-        """Return the labels of every profile by its row, or of those alone whose JSON text holds all these bytes."""
-        texts = self.array("profile", "labels", 0, self.rows("profile")).tolist()
+    @property
+    def training(self) -> bool:
+        """Whether the file holds the tables of training runs."""
+        return "run" in self.datasets
+
+    def labels(self, table: StoredTable, mentioning: Iterable[bytes] = ()) -> dict[int, Labels]:
+        """Return the labels of every profile or run by its row, or of those whose JSON text holds all these bytes.
+
+        Profiles that were taken in a run are left out.
+        """
+        texts = self.array(table, "labels", 0, self.rows(table)).tolist()
         rows = list(range(len(texts)))
+        if table == "profile" and self.training:
+            rows = np.flatnonzero(self.array("profile", "run", 0, self.rows("profile")) < 0).tolist()
         for token in mentioning:
             rows = [row for row in rows if token in texts[row]]
         with reading(self.path):
             # One call of the parser for all of them takes a third of the time of one call for each.
             labels: list[Labels] = json.loads(b"[" + b",".join([texts[row] for row in rows]) + b"]")
             if len(labels) != len(rows) or set(map(type, labels)) - {dict}:
-                raise ValueError("the labels of a profile are not one JSON object")
+                raise ValueError(f"the labels of a {table} are not one JSON object")
             return dict(zip(rows, labels, strict=True))
 
 
@@ -91,7 +102,8 @@ def open_tables(path: str | os.PathLike[str]) -> Iterator[TableReader]:
     with _open(path) as file:
         with reading(path):
             version = _check_schema(path, file)
-            tables = TableReader(path, {table: _columns(file, table, version) for table in TABLES})
+            held = [table for table in TABLES if table not in TRAINING or (version > 1 and "run" in file)]
+            tables = TableReader(path, {table: _columns(file, table, version) for table in held})
         yield tables
 
 
@@ -145,7 +157,11 @@ def _check_schema(path: str | os.PathLike[str], file: h5py.File) -> int:
 def _columns(file: h5py.File, table: StoredTable, version: int) -> dict[str, h5py.Dataset]:
     if not isinstance(group := file.get(table), h5py.Group):
         raise ValueError(f"table {table} is missing")
-    columns = {column.name: _column(group, table, column) for column in TABLES[table] if column.since <= version}
+    columns = {
+        column.name: _column(group, table, column)
+        for column in TABLES[table]
+        if column.since <= version and not (column.optional and "run" not in file)
+    }
     first = TABLES[table][0].name
     rows = columns[first].shape[0]
     for name, dataset in columns.items():

@@ -12,13 +12,20 @@ from numpy.typing import NDArray
 
 from propscope import __version__
 from propscope.errors import InputError
-from propscope.store.schema import COORDINATES, FORMAT, SCHEMA_VERSION, TABLES, Column, StoredTable
+from propscope.store.schema import COORDINATES, FORMAT, SCHEMA_VERSION, TABLES, TRAINING, Column, StoredTable
 
 Values = Sequence[Any] | NDArray[Any]
 
 # benches/store.py: smaller chunks make one profile load faster, larger ones make the file smaller. Level 2 is as fast
 # as 1 on counts and 2% smaller; 4 is 40% slower for another 4%.
-_CHUNK_ROWS: dict[StoredTable, int] = {"profile": 1024, "site": 1024, "parameter": 1024, "histogram": 16384}
+_CHUNK_ROWS: dict[StoredTable, int] = {
+    "run": 1024,
+    "epoch": 1024,
+    "profile": 1024,
+    "site": 1024,
+    "parameter": 1024,
+    "histogram": 16384,
+}
 _GZIP_LEVEL = 2
 
 # netCDF's own mark of a dimension with a length and no coordinate: a row number for each bin would outweigh the bins.
@@ -28,10 +35,12 @@ _BARE_DIMENSION = "This is a netCDF dimension but not a netCDF variable."
 class TableWriter:
     """The tables of an open, empty HDF5 file; `rows` says how many rows each has so far.
 
-    `check` is called after every append, to raise what went wrong behind HDF5's back.
+    The tables of training runs are there after `add_training`. `check` is called after every append, to raise what
+    went wrong behind HDF5's back.
     """
 
     def __init__(self, file: h5py.File, check: Callable[[], None]) -> None:
+        self._file = file
         self._check = check
         file.attrs["format"] = FORMAT
         file.attrs["schema_version"] = SCHEMA_VERSION
@@ -41,10 +50,17 @@ class TableWriter:
         self._datasets: dict[StoredTable, dict[str, h5py.Dataset]] = {}
         self._bare: dict[StoredTable, h5py.Dataset] = {}
         for table in TABLES:
-            self._create(file, table)
+            if table not in TRAINING:
+                self._create(table)
 
-    def _create(self, file: h5py.File, table: StoredTable) -> None:
-        group = file.create_group(table, track_order=True)
+    def add_training(self) -> None:
+        """Make the tables of training runs, where they are not there yet."""
+        for table in TRAINING:
+            if table not in self._datasets:
+                self._create(table)
+
+    def _create(self, table: StoredTable) -> None:
+        group = self._file.create_group(table, track_order=True)
         columns = {column.name: _create_column(group, table, column) for column in TABLES[table]}
         if table in columns:
             scale = columns[table]

@@ -1,9 +1,9 @@
-"""`save`: profiles as rows of the tables."""
+"""`save`: profiles and training runs as rows of the tables."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -14,6 +14,8 @@ from propscope.results.histogram import LogHistogram
 from propscope.results.network import NetworkProfile, Parameter, Site
 from propscope.results.profile_set import ProfileSet
 from propscope.results.rows import Row, parameter_row, profile_row, site_row
+from propscope.results.training import TrainingRun, TrainingSet
+from propscope.results.training_rows import epoch_rows, run_row
 from propscope.store.atomic import new_file
 from propscope.store.schema import DIRECTIONS, TABLES, StoredTable
 from propscope.store.table_writer import TableWriter
@@ -22,24 +24,31 @@ from propscope.store.table_writer import TableWriter
 _BATCH = 256
 
 
-def save(path: str | os.PathLike[str], profiles: NetworkProfile | ProfileSet, *, overwrite: bool = False) -> None:
-    """Write one profile or a set of them to the HDF5 file `path`, which appears whole or not at all.
+Saved = NetworkProfile | ProfileSet | TrainingRun | TrainingSet
 
-    A missing directory is made. An empty set gives a valid file of no profiles. Raises `StoreError` when the file
-    exists and `overwrite` is false, or when it cannot be written (an earlier file is then untouched), and `InputError`
-    when `profiles` is something else or holds a value that no column can store.
+
+def save(path: str | os.PathLike[str], profiles: Saved, *, overwrite: bool = False) -> None:
+    """Write a profile, a training run, or a set of either to the HDF5 file `path`, which appears whole or not at all.
+
+    A missing directory is made. An empty set gives a valid file of no profiles, or no runs. Raises `StoreError` when
+    the file exists and `overwrite` is false, or when it cannot be written (an earlier file is then untouched), and
+    `InputError` when `profiles` is something else or holds a value that no column can store.
     """
     if isinstance(profiles, NetworkProfile):
         profiles = ProfileSet((profiles,))
-    if not isinstance(profiles, ProfileSet):
+    if isinstance(profiles, TrainingRun):
+        profiles = TrainingSet((profiles,))
+    if not isinstance(profiles, (ProfileSet, TrainingSet)):
         raise InputError(
-            f"profiles is of type {type(profiles).__name__}; valid are NetworkProfile and ProfileSet",
-            hint="ProfileSet.of(...) makes a set of any iterable of profiles",
+            f"profiles is of type {type(profiles).__name__}; "
+            "valid are NetworkProfile, ProfileSet, TrainingRun and TrainingSet",
+            hint="ProfileSet.of(...) and TrainingSet.of(...) make a set of any iterable",
         )
     with new_file(path, overwrite=overwrite) as (file, check):
         writer = TableWriter(file, check)
-        for start in range(0, len(profiles), _BATCH):
-            _append(writer, profiles[start : start + _BATCH])
+        if isinstance(profiles, TrainingSet):
+            writer.add_training()
+        _append(writer, profiles)
 
 
 class _Batch:
@@ -47,16 +56,26 @@ class _Batch:
 
     def __init__(self, base: dict[StoredTable, int]) -> None:
         self.base = base
-        self.rows: dict[StoredTable, list[Row]] = {"profile": [], "site": [], "parameter": []}
+        self.rows: dict[StoredTable, list[Row]] = {table: [] for table in TABLES if table != "histogram"}
         self.histograms: list[LogHistogram] = []
         self._bins = 0
 
     def next_row(self, table: StoredTable) -> int:
         return self.base[table] + len(self.rows[table])
 
-    def add(self, profile: NetworkProfile) -> None:
+    def add_run(self, run: TrainingRun) -> None:
+        number, first = self.next_row("run"), self.next_row("epoch")
+        epochs = [row | {"epoch": first + at, "run": number} for at, row in enumerate(epoch_rows(run))]
+        row = _checked(run_row, run) | {"run": number, "epoch_start": first, "epoch_count": len(epochs)}
+        row |= {"profile_start": self.next_row("profile"), "profile_count": len(run.profiles)}
+        self.rows["run"].append(row)
+        self.rows["epoch"] += epochs
+        for epoch, profile in run.profiles:
+            self.add(profile, run=number, epoch=first + epoch)
+
+    def add(self, profile: NetworkProfile, *, run: int = -1, epoch: int = -1) -> None:
         number = self.next_row("profile")
-        row = _profile_row(profile) | {"profile": number}
+        row = _checked(profile_row, profile) | {"profile": number, "run": run, "epoch": epoch}
         row |= {"site_start": self.next_row("site"), "site_count": len(profile.sites)}
         row |= {"parameter_start": self.next_row("parameter"), "parameter_count": len(profile.parameters)}
         self.rows["profile"].append(row)
@@ -84,10 +103,20 @@ class _Batch:
         return start, length
 
 
-def _append(writer: TableWriter, profiles: ProfileSet) -> None:
+def _append(writer: TableWriter, entries: Iterable[NetworkProfile | TrainingRun]) -> None:
     batch = _Batch(dict(writer.rows))
-    for profile in profiles:
-        batch.add(profile)
+    for entry in entries:
+        if len(batch.rows["profile"]) >= _BATCH or len(batch.rows["run"]) >= _BATCH:
+            _write(writer, batch)
+            batch = _Batch(dict(writer.rows))
+        if isinstance(entry, TrainingRun):
+            batch.add_run(entry)
+        else:
+            batch.add(entry)
+    _write(writer, batch)
+
+
+def _write(writer: TableWriter, batch: _Batch) -> None:
     for table, rows in batch.rows.items():
         if rows:
             names = [column.name for column in TABLES[table]]
@@ -99,11 +128,11 @@ def _append(writer: TableWriter, profiles: ProfileSet) -> None:
         writer.append("histogram", {"bin": bins, "count": counts})
 
 
-def _profile_row(profile: NetworkProfile) -> Row:
+def _checked(to_row: Callable[[Any], Row], entry: NetworkProfile | TrainingRun) -> Row:
     try:
-        return profile_row(profile)
+        return to_row(entry)
     except TypeError as error:
         raise InputError(
-            f"labels {dict(profile.labels)!r} cannot be stored: {error}",
+            f"labels {dict(entry.labels)!r} cannot be stored: {error}",
             hint="a label's value is a str, an int or a float",
         ) from error

@@ -1,6 +1,7 @@
 """Hand-built profiles for the tests of the store, and how to compare two of them to the last bit.
 
-`python tests/store/stored_profiles.py` writes tests/data/schema-<version>.h5, once for each schema version.
+`python tests/store/stored_profiles.py` writes tests/data/schema-<version>.h5, once for each schema version, and beside
+it schema-<version>-training.h5.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from propscope.results import (
     Provenance,
     Site,
     TensorSummary,
+    TrainingRun,
+    TrainingSet,
 )
 from propscope.store import SCHEMA_VERSION, save
 
@@ -35,6 +38,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, LogHistogram):
         assert (value.bins.dtype, value.counts.dtype) == (np.uint16, np.int64)
         return tuple(value.bins.tolist()), tuple(value.counts.tolist())
+    if isinstance(value, np.ndarray):
+        assert value.dtype == np.float64
+        return tuple(map(repr, value.tolist()))
     if dataclasses.is_dataclass(value):
         return tuple((f.name, plain(getattr(value, f.name))) for f in dataclasses.fields(value))
     if isinstance(value, Mapping):
@@ -81,6 +87,44 @@ def predicted_profile(seed: int = 0) -> NetworkProfile:
 def of_version(version: int) -> ProfileSet:
     """Return the profiles that tests/data/schema-<version>.h5 holds."""
     return small_set() if version == 1 else ProfileSet.of(predicted_profile(seed) for seed in range(2))
+
+
+def small_run(
+    initializer: str = "he_normal", seed: int = 0, epochs: int = 2, taken: tuple[int, ...] = (0, 2)
+) -> TrainingRun:
+    """Return a training of so many epochs, profiled after those `taken`, its numbers different for every seed."""
+    loss = (seed + 1) * 0.5 ** np.arange(epochs + 1)
+    labels = {"initializer": initializer, "activation": "relu", "depth": 1, "width": 7, "seed": seed}
+    return TrainingRun(
+        labels={**labels, "optimizer": "sgd"},
+        task="classification",
+        learning_rate=0.1,
+        learning_rates_tried=(0.1, 0.01),
+        train_loss=loss,
+        train_accuracy=1 - loss / 4,
+        validation_loss=loss + 0.25,
+        validation_accuracy=np.full(epochs + 1, np.nan),
+        update_ratio=loss[1:] / 100,
+        steps_per_epoch=5,
+        stability="converged",
+        target=0.9,
+        steps_to_target=7 + seed if seed else None,
+        constant_loss=2.25,
+        rows=(7, 1),
+        distinct_rows_before=(7, 1),
+        distinct_rows_after=(6, 1),
+        profiles=tuple((epoch, small_profile(initializer, seed=10 * seed + epoch)) for epoch in taken),
+        wall_seconds=1.5,
+        provenance=Provenance(seed=seed, spec='{"epochs": 2}', wall_seconds=2.5, samples=35, batches=5 * epochs),
+    )
+
+
+def small_training() -> TrainingSet:
+    """Return six trainings: two initializers by three seeds, of which the last has no profile and diverged."""
+    runs = [small_run(name, seed=seed) for name in ("he_normal", "zeros") for seed in range(3)]
+    lost = np.array([3.0, np.nan, np.inf])
+    runs[5] = dataclasses.replace(runs[5], train_loss=lost, stability="diverged", diverged_at=6, profiles=())
+    return TrainingSet.of(runs)
 
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
@@ -185,5 +229,37 @@ few_examples = settings(
 
 profile_sets = st.lists(_PROFILES, max_size=3).map(ProfileSet.of)
 
+
+@st.composite
+def _runs(draw: st.DrawFn) -> TrainingRun:
+    epochs, weights = draw(st.integers(0, 3)), draw(st.integers(0, 3))
+    curves = [np.array([draw(_NUMBER) for _ in range(epochs + 1)]) for _ in range(4)]
+    taken = sorted(draw(st.sets(st.integers(0, epochs))))
+    return TrainingRun(
+        draw(st.dictionaries(st.sampled_from(["initializer", "optimizer", "seed"]) | _TEXT, _LABEL)),
+        draw(st.sampled_from(["classification", "regression"])),
+        draw(_NUMBER),
+        tuple(draw(st.lists(_NUMBER, max_size=2))),
+        *curves,
+        np.array([draw(_NUMBER) for _ in range(epochs)]),
+        draw(_INT),
+        draw(st.sampled_from(["diverged", "oscillating", "stalled", "converged"])),
+        diverged_at=draw(st.none() | _INT),
+        target=draw(st.none() | st.floats(allow_nan=False)),
+        steps_to_target=draw(st.none() | _INT),
+        constant_loss=draw(_NUMBER),
+        **{
+            name: tuple(draw(st.integers(0, 2**40)) for _ in range(weights))
+            for name in ("rows", "distinct_rows_before", "distinct_rows_after")
+        },
+        profiles=tuple((epoch, draw(_PROFILES)) for epoch in taken),
+        wall_seconds=draw(_NUMBER),
+        provenance=draw(_PROVENANCES),
+    )
+
+
+training_sets = st.lists(_runs(), max_size=2).map(TrainingSet.of)
+
 if __name__ == "__main__":
     save(DATA / f"schema-{SCHEMA_VERSION}.h5", of_version(SCHEMA_VERSION))
+    save(DATA / f"schema-{SCHEMA_VERSION}-training.h5", small_training())

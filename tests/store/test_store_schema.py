@@ -7,12 +7,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from stored_profiles import small_profile, small_set
+from stored_profiles import small_profile, small_set, small_training
 
-from propscope.results.fields import TABLES as FIELDS
+from propscope.results.fields import TABLES as PROFILE_FIELDS
+from propscope.results.fields import TRAINING_TABLES
 from propscope.results.histogram import LogHistogram
 from propscope.store import SCHEMA_VERSION, save
-from propscope.store.schema import COORDINATES, TABLES, StoredTable
+from propscope.store.schema import COORDINATES, TABLES, TRAINING, StoredTable
+
+FIELDS = PROFILE_FIELDS | TRAINING_TABLES
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "schema.md").read_text(encoding="utf-8")
 
@@ -46,7 +49,7 @@ def test_every_recorded_field_has_a_column(table: StoredTable) -> None:
 
 @pytest.mark.parametrize("table", TABLES)
 def test_a_file_holds_what_is_documented(tmp_path: Path, table: StoredTable) -> None:
-    save(tmp_path / "run.h5", small_set())
+    save(tmp_path / "run.h5", small_training())
     with h5py.File(tmp_path / "run.h5") as file:
         assert set(file) == set(TABLES)
         group = file[table]
@@ -64,6 +67,13 @@ def test_a_file_holds_what_is_documented(tmp_path: Path, table: StoredTable) -> 
             assert name == table or column.dims[0][0] == group[table], name
 
 
+def test_a_file_without_runs_has_no_tables_of_them(tmp_path: Path) -> None:
+    save(tmp_path / "run.h5", small_set())
+    with h5py.File(tmp_path / "run.h5") as file:
+        assert set(file) == set(TABLES) - set(TRAINING)
+        assert set(file["profile/run"][:]) == set(file["profile/epoch"][:]) == {-1}
+
+
 def test_the_document_lists_the_root_attributes(tmp_path: Path) -> None:
     save(tmp_path / "run.h5", small_profile())
     section = DOCUMENT.split("Attributes of the root group:")[1].split("Types and missing values:")[0]
@@ -76,7 +86,7 @@ def test_xarray_opens_it_labelled(tmp_path: Path, table: StoredTable) -> None:
     xarray = pytest.importorskip("xarray")
     pytest.importorskip("h5netcdf")
     path = tmp_path / "run.h5"
-    save(path, small_set())
+    save(path, small_training())
     with warnings.catch_warnings(), xarray.open_dataset(path, group=table, engine="h5netcdf") as dataset:
         warnings.simplefilter("error")
         dataset.load()

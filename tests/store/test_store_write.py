@@ -83,7 +83,10 @@ def test_columns_are_compressed_chunked_and_unlimited(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("profile", "message"),
     [
-        ([small_profile()], "profiles is of type list; valid are NetworkProfile and ProfileSet"),
+        (
+            [small_profile()],
+            "profiles is of type list; valid are NetworkProfile, ProfileSet, TrainingRun and TrainingSet",
+        ),
         (
             NetworkProfile((Site("a\0b", "Linear", "other", ()),)),
             r"site column name cannot store 'a\x00b'; valid is text of valid Unicode without NUL",
