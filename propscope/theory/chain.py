@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -132,13 +133,20 @@ def path_of(chain: Chain, *, mean_square: float, cosine: float, batch: int | Non
     q, divisor = _variances(chain, first)
     at = q / divisor
     value, slope, mean = _moments(chain.activation, at)
-    c, product = _correlations(chain, q, divisor, value, first_c)
+    # These hardly depend on the inputs' mean square, and so they are worked out once for many batches of one kind.
+    c, ratio = _correlations(chain, nearly(mean_square), 0.002 * round(cosine / 0.002))
+    product = ratio * value
     branch, branch_c = q.copy(), c.copy()
     if chain.residual:
         branch[1:] = weights[1:] * chain.kept * value[:-1] + biases[1:]
         with np.errstate(invalid="ignore", divide="ignore"):
             branch_c[1:] = (weights[1:] * product[:-1] + biases[1:]) / branch[1:]
     return Path(q, c, divisor, at, c, value, slope, mean, product, branch, branch_c)
+
+
+def nearly(mean_square: float) -> float:
+    """Return the number rounded to two digits."""
+    return float(f"{mean_square:.1e}")
 
 
 def _variances(chain: Chain, q: float) -> tuple[Array, Array]:
@@ -180,12 +188,17 @@ def _moments(activation: Elementwise, at: Array) -> tuple[Array, Array, Array]:
     return found[0], found[1], found[2]
 
 
-def _correlations(chain: Chain, q: Array, divisor: Array, value: Array, first: float) -> tuple[Array, Array]:
-    """Return c of each layer and E[phi phi'] behind it."""
+@lru_cache(maxsize=512)
+def _correlations(chain: Chain, mean_square: float, cosine: float) -> tuple[Array, Array]:
+    """Return c of each layer and E[phi phi'] / V behind it."""
+    weights, biases = chain.weight_variances(), chain.bias_variances()
+    start = weights[0] * mean_square + biases[0]
+    first = (weights[0] * mean_square * cosine + biases[0]) / start if start else 1.0
+    q, divisor = _variances(chain, start)
+    value, _, _ = _moments(chain.activation, q / divisor)
     at = q / divisor
     usable = np.isfinite(q) & (at > LEAST)
     end = q.size if usable.all() else max(int(np.argmin(usable)), 1)
-    weights = chain.weight_variances()
     # R (1 - c) of the last layer too, for its activation: as if another layer without bias and stream followed.
     weight = np.append(weights[1:end], 1.0)
     following = np.append(q[1:end], value[end - 1])
@@ -215,7 +228,8 @@ def _correlations(chain: Chain, q: Array, divisor: Array, value: Array, first: f
     product = np.full(q.size, math.nan)
     product[: end - 1] = value[: end - 1] - (gap[1:end] * following[:-1] - lost[:-1] - carry[:-1] * gap[: end - 1])
     product[end - 1] = value[end - 1] * (1 - gap[end])
-    return c, product
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return c, product / value
 
 
 def _through_batch_norm(chain: Chain, first: float, first_c: float, batch: int | None) -> Path:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from propscope.networks.activations import parse_activation
 from propscope.networks.mlp import MLPSpec
 from propscope.results.network import Expected, Label, NetworkProfile, Role, Site
-from propscope.theory.chain import Chain, Path, chain_of, path_of
+from propscope.theory.chain import Chain, Path, chain_of, nearly, path_of
 from propscope.theory.chain_width import ChainWidth, chain_width
 from propscope.theory.valid import count, number
 
@@ -81,8 +81,9 @@ def expectations(
     """Return what theory expects, by the name of the site."""
     path = path_of(chain, mean_square=mean_square, cosine=cosine, batch=samples)
     # The band hardly depends on these, and so it is worked out once for many batches of one kind.
-    rounded = float(f"{mean_square:.1e}") if mean_square else 0.0
-    band = chain_width(chain, mean_square=rounded, cosine=round(cosine, 2), samples=samples, gradients=round(alike, 2))
+    band = chain_width(
+        chain, mean_square=nearly(mean_square), cosine=round(cosine, 2), samples=samples, gradients=round(alike, 2)
+    )
     with np.errstate(all="ignore"):
         gradients = _gradients(chain, path, output_gradient_rms)
         return dict(_expected(chain, path, band, gradients))
