@@ -9,7 +9,7 @@ import typer
 
 def build() -> typer.Typer:
     """Return the application with every command; importing a command imports nothing heavy."""
-    from propscope.cli import inspect, list_, merge, phase, plot, profile, show, theory
+    from propscope.cli import example, inspect, list_, merge, phase, plot, profile, show, theory
 
     app = typer.Typer(
         name="propscope",
@@ -27,6 +27,7 @@ def build() -> typer.Typer:
     app.command("phase")(phase.phase)
     app.command("list")(list_.list_)
     app.command("merge")(merge.merge)
+    app.command("example")(example.example)
 
     @app.callback(invoke_without_command=True)
     def without_command(

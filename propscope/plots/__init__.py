@@ -3,6 +3,18 @@
 Every picture is a matplotlib figure of its own: no pyplot, no change of global state, no display needed.
 """
 
-from propscope.plots.gallery import FORMATS, PLOTS, Plot, draw_all
+from propscope.plots.gallery import FORMATS, PLOTS, Plot, draw_all, write_figure
+from propscope.plots.style import DPI, Header, draw_header, line_style, styled
 
-__all__ = ["FORMATS", "PLOTS", "Plot", "draw_all"]
+__all__ = [
+    "DPI",
+    "FORMATS",
+    "PLOTS",
+    "Header",
+    "Plot",
+    "draw_all",
+    "draw_header",
+    "line_style",
+    "styled",
+    "write_figure",
+]

@@ -123,6 +123,6 @@ def facts(profiles: ProfileSet, *, seeds: str = "") -> str:
     if count:
         parts.append(f"{count} seeds{seeds}" if count > 1 else "1 seed")
     batches = {p.provenance.samples // p.provenance.batches for p in profiles if p.provenance.batches}
-    if len(batches) == 1:
+    if len(batches) == 1 and "batch" not in axes:
         parts.append(f"batch {batches.pop()}")
     return " · ".join(parts)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas
     import xarray
 
+    from propscope.results.grid import PairSummary
     from propscope.results.rows import TableName
 
 
@@ -72,6 +73,12 @@ class ProfileSet:
     def groups(self, over: str = "seed") -> dict[tuple[tuple[str, Label], ...], ProfileSet]:
         """Return the profiles that differ in the label `over` alone together, keyed by their other labels."""
         return {key: ProfileSet(members) for key, members in grouped(self.profiles, over).items()}
+
+    def pairs(self) -> tuple[PairSummary, ...]:
+        """Return what the seeds of each pair of initializer and activation say together, in the set's order."""
+        from propscope.results.grid import summarize_pairs
+
+        return summarize_pairs(self)
 
     def to_frame(self, table: TableName = "site") -> pandas.DataFrame:
         """Return a pandas frame of the `site`, `parameter` or `profile` table, one row an entry, labels first.

@@ -1,0 +1,52 @@
+"""What the examples share: the quick setting (`propscope example NAME --quick`), and pictures of their own."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from propscope.plots import DPI, Header, draw_header, styled, write_figure
+
+QUICK = os.environ.get("PROPSCOPE_QUICK", "") not in ("", "0")
+OUTPUTS = Path("outputs", "quick") if QUICK else Path("outputs")
+SEEDS = 2 if QUICK else 5
+
+WIDTH, HEIGHT, LEFT, ABOVE, BELOW = 4.0, 2.6, 0.85, 0.4, 0.6
+
+
+@contextmanager
+def picture(
+    name: str,
+    header: Header,
+    *,
+    rows: int = 1,
+    columns: int = 1,
+    width: float = WIDTH,
+    height: float = HEIGHT,
+    left: float = LEFT,
+) -> Iterator[list[Axes]]:
+    """Give axes, row by row, to draw into, each `width` by `height` inches; then write outputs/example-<name>.png."""
+    with styled():
+        figure = Figure(dpi=DPI)
+        wide, tall = left + width, ABOVE + height + BELOW
+        figure.set_size_inches(columns * wide + 0.25, header.height(columns * wide) + rows * tall)
+        total_width, total_height = figure.get_size_inches()
+        draw_header(figure, header)
+        yield [
+            figure.add_axes(
+                (
+                    (column * wide + left) / total_width,
+                    ((rows - 1 - row) * tall + BELOW) / total_height,
+                    width / total_width,
+                    height / total_height,
+                )
+            )
+            for row in range(rows)
+            for column in range(columns)
+        ]
+        path = OUTPUTS / f"example-{name}.png"
+        write_figure(figure, path)
+    print(f"\npicture {path}")
