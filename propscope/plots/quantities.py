@@ -14,7 +14,7 @@ from propscope.plots.tracks import Track, positions_of, site_track, weight_track
 from propscope.results import NetworkProfile
 from propscope.results.expectations import seed_band
 from propscope.results.fields import PARAMETER_FIELDS, SUMMARY_FIELDS, Field
-from propscope.results.interval import Interval, geometric_interval
+from propscope.results.interval import arithmetic_interval, geometric_interval
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -28,7 +28,8 @@ class Quantity:
 
     `subject` says of what in words, `symbol` in mathtext; `travels` which way the signal runs through the layers; a
     quantity that is `signed` is averaged as it is, every other one on logarithms. `expects`: the field of `Expected`
-    that predicts it, and `scatter` the one that says how far networks stray from that; "" where there is none.
+    or of a parameter that predicts it, and `scatter` the one that says how far networks stray from that; "" where
+    there is none.
     """
 
     subject: str
@@ -54,11 +55,11 @@ class Quantity:
 
     def expected(self, track: Track) -> list[float]:
         """Return what theory expects at each position of a track, NaN where it says nothing."""
-        return [getattr(found, self.expects, math.nan) for found in track.expected]
+        return [_known(found, self.expects) for found in track.expected]
 
     def scatters(self, track: Track) -> list[float]:
         """Return by how much the logarithm scatters from network to network at each position, NaN where not known."""
-        return [getattr(found, self.scatter, math.nan) for found in track.expected]
+        return [_known(found, self.scatter) for found in track.expected]
 
     def drawable(self, values: Floats) -> NDArray[np.bool_]:
         """Return which values have a place on the axis: finite ones, and positive ones where it is logarithmic."""
@@ -68,6 +69,11 @@ class Quantity:
         if self.reads == "gradient_norm":
             return track.norms
         return [math.nan if summary is None else getattr(summary, self.reads) for summary in track.summaries]
+
+
+def _known(found: object, name: str) -> float:
+    value = getattr(found, name, None)
+    return math.nan if value is None else float(value)
 
 
 def _value(nonfinite: int | None, read: float) -> float:
@@ -111,6 +117,8 @@ QUANTITIES = (
         "gradient_norm",
         lambda p: weight_track(p, "gradient"),
         travels="down",
+        expects="expected_gradient_norm",
+        scatter="expected_gradient_log_std",
     ),
 )
 
@@ -172,21 +180,3 @@ def curve_of(name: str, quantity: Quantity, tracks: Iterable[Track]) -> Curve:
         expected_low=expected_low,
         expected_high=expected_high,
     )
-
-
-def arithmetic_interval(values: Iterable[float]) -> Interval:
-    """Return the arithmetic mean of `values` with its 95% Student interval on them as they are.
-
-    NaN values are left out. NaN limits with fewer than two values, or when one is infinite, as the mean then is.
-    """
-    array = np.array([value for value in values if not math.isnan(value)], dtype=np.float64)
-    if array.size < 2 or np.isinf(array).any():
-        center = float(array.sum()) if array.size else math.nan
-        return Interval(center, math.nan, math.nan, array.size)
-    from scipy.special import stdtrit
-
-    # Scaling first keeps the squares of numbers near the limits of float64 from overflowing.
-    scale = float(np.abs(array).max()) or 1.0
-    center = float((array / scale).mean()) * scale
-    half = float(stdtrit(array.size - 1, 0.975)) * float((array / scale).std(ddof=1)) / math.sqrt(array.size) * scale
-    return Interval(center, center - half, center + half, array.size)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from propscope.results import Expected, NetworkProfile, TensorSummary
+from propscope.results import Expected, NetworkProfile, Parameter, TensorSummary
 from propscope.results.network import Direction, Role
 
 LAYER = "layer"
@@ -21,7 +21,7 @@ class Track:
 
     `subject`: the role that all sites share, "site" where roles are mixed, "weight" for parameters. `summaries`: None
     where nothing was seen. `norms`: the L2 norm of one weight, or of its gradient; NaN for sites. `expected`: what
-    theory expects of a site, None where it says nothing.
+    holds the expectations of theory, None where it says nothing.
     """
 
     axis: str
@@ -29,7 +29,7 @@ class Track:
     positions: tuple[int, ...]
     summaries: tuple[TensorSummary | None, ...]
     norms: tuple[float, ...]
-    expected: tuple[Expected | None, ...]
+    expected: tuple[Expected | Parameter | None, ...]
 
 
 def site_track(profile: NetworkProfile, role: Role, direction: Direction) -> Track:
@@ -64,7 +64,7 @@ def weight_track(profile: NetworkProfile, of: Literal["value", "gradient"]) -> T
         positions=positions,
         summaries=tuple(getattr(p, of) for p in chosen),
         norms=tuple(math.nan if norm is None else norm for norm in norms),
-        expected=(None,) * len(chosen),
+        expected=tuple(chosen) if of == "gradient" else (None,) * len(chosen),
     )
 
 

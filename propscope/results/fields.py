@@ -99,6 +99,8 @@ PARAMETER_FIELDS = (
     Field("symmetric_units", "int", "rows equal to another row"),
     Field("value_norm", "float", "L2 norm of the value", r"\|W\|"),
     Field("gradient_norm", "float", "L2 norm of the gradient", r"\|\partial L/\partial W\|"),
+    Field("expected_gradient_norm", "float", "theory: L2 norm of the gradient", since=2),
+    Field("expected_gradient_log_std", "float", "theory: standard deviation over seeds of its logarithm", since=2),
     *_directed("value", "value"),
     *_directed("gradient", "gradient"),
 )

@@ -98,6 +98,8 @@ class Parameter:
     """One parameter: `value` at the end of the recording, `gradient` over every backward pass, None when it had none.
 
     `symmetric_units`: rows of a weight (or entries of its output axis) that equal another row; None below 2-D.
+    `expected_gradient_norm`: what theory predicts for it, None where it says nothing; `expected_gradient_log_std`: the
+    standard deviation of its logarithm over seeds.
     """
 
     name: str
@@ -106,6 +108,8 @@ class Parameter:
     gradient: TensorSummary | None = None
     dtype: str = "float32"
     symmetric_units: int | None = None
+    expected_gradient_norm: float | None = None
+    expected_gradient_log_std: float | None = None
 
     @property
     def value_norm(self) -> float:

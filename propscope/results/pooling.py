@@ -117,12 +117,19 @@ def _parameter(parameters: Sequence[Parameter]) -> Parameter:
         value=value,
         gradient=_sum(parameter.gradient for parameter in parameters),
         symmetric_units=_sum(parameter.symmetric_units for parameter in parameters),
+        expected_gradient_norm=_rms(parameter.expected_gradient_norm for parameter in parameters),
+        expected_gradient_log_std=_rms(parameter.expected_gradient_log_std for parameter in parameters),
     )
 
 
 def _sum(values: Iterable[T | None]) -> T | None:
     known = [value for value in values if value is not None]
     return reduce(lambda a, b: a + b, known) if known else None
+
+
+def _rms(values: Iterable[float | None]) -> float | None:
+    mean = _average(None if value is None else value * value for value in values)
+    return None if mean is None else math.sqrt(mean)
 
 
 def _average(values: Iterable[float | None]) -> float | None:

@@ -90,6 +90,8 @@ def parameter_row(parameter: Parameter, index: int) -> Row:
         "symmetric_units": _or_missing(parameter.symmetric_units),
         "value_norm": parameter.value_norm,
         "gradient_norm": _or_nan(parameter.gradient_norm),
+        "expected_gradient_norm": _or_nan(parameter.expected_gradient_norm),
+        "expected_gradient_log_std": _or_nan(parameter.expected_gradient_log_std),
     }
     return row | _summary_row("value", parameter.value) | _summary_row("gradient", parameter.gradient)
 
@@ -103,6 +105,8 @@ def parameter_from_row(row: Mapping[str, Any], value: LogHistogram | None, gradi
         symmetric_units=_int(row["symmetric_units"]),
         value=_summary_from_row("value", row, value) or TensorSummary.empty(),
         gradient=_summary_from_row("gradient", row, gradient),
+        expected_gradient_norm=_float(row["expected_gradient_norm"]),
+        expected_gradient_log_std=_float(row["expected_gradient_log_std"]),
     )
 
 

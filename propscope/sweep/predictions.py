@@ -13,7 +13,7 @@ from torch import Tensor
 from propscope.errors import InputError
 from propscope.networks import MLPSpec
 from propscope.results.expectations import theory_note
-from propscope.results.network import Expected, NetworkProfile, signal_of
+from propscope.results.network import Expected, NetworkProfile, Parameter, signal_of
 from propscope.sweep.grid import Loss
 from propscope.theory.chain import Chain, chain_of
 from propscope.theory.predict import expectations
@@ -57,13 +57,46 @@ def theory_for(loss: Loss) -> Theory:
             output_gradient_rms=gradient,
             alike=alike,
         )
-        return _placed(profile, known)
+        placed = replace(profile, sites=tuple(replace(site, expected=known.get(site.name)) for site in profile.sites))
+        if loss != "cotangent":
+            return placed
+        entering = _entering(placed, Expected(forward_rms=math.sqrt(mean_square), forward_log_std=0.0))
+        return replace(
+            placed,
+            parameters=tuple(_weight(each, known, entering, len(inputs)) for each in placed.parameters),
+        )
 
     return with_theory
 
 
-def _placed(profile: NetworkProfile, known: Mapping[str, Expected]) -> NetworkProfile:
-    return replace(profile, sites=tuple(replace(site, expected=known.get(site.name)) for site in profile.sites))
+def _entering(profile: NetworkProfile, first: Expected) -> dict[str, Expected]:
+    """Return what enters each linear layer: what leaves the activation, or the dropout, before it."""
+    found, last = {}, first
+    for site in profile.sites:
+        if site.kind == "Linear":
+            found[site.name] = last
+        elif site.expected is not None and site.role != "residual":
+            last = site.expected
+    return found
+
+
+def _weight(
+    parameter: Parameter, known: Mapping[str, Expected], entering: Mapping[str, Expected], samples: int
+) -> Parameter:
+    """Return a weight with the norm that its gradient should have, E|dL/dW|^2 = samples m n E[(dL/dz)^2] E[h^2].
+
+    dL/dW is the sum over samples of dL/dz h^T, of shape (m, n). The gradients of different samples are independent
+    where those at the output are, and in the mean all but the products of a sample with itself cancel.
+    """
+    name, _, kind = parameter.name.rpartition(".")
+    if kind != "weight" or name not in entering or name not in known:
+        return parameter
+    back, forth = known[name], entering[name]
+    return replace(
+        parameter,
+        expected_gradient_norm=math.sqrt(samples * math.prod(parameter.shape)) * back.backward_rms * forth.forward_rms,
+        expected_gradient_log_std=math.hypot(back.backward_log_std, forth.forward_log_std),
+    )
 
 
 def _geometry(inputs: Tensor) -> tuple[float, float]:

@@ -81,7 +81,9 @@ def predicted_profile(seed: int = 0) -> NetworkProfile:
         first, expected=expected, jacobian=values, jacobian_condition=np.inf, jacobian_square_variance=0.75
     )
     note = CoverageNote("", "theory", "nothing is known of the second site")
-    return dataclasses.replace(profile, sites=(first, *others), coverage=(note,))
+    weight, *rest = profile.parameters
+    weight = dataclasses.replace(weight, expected_gradient_norm=3.5 + seed, expected_gradient_log_std=0.125)
+    return dataclasses.replace(profile, sites=(first, *others), parameters=(weight, *rest), coverage=(note,))
 
 
 def of_version(version: int) -> ProfileSet:
