@@ -8,7 +8,7 @@ import shutil
 import sys
 from typing import Any
 
-from propscope.results import NetworkProfile, ProfileSet
+from propscope.results import NetworkProfile, ProfileSet, TrainingSet
 from propscope.results.expectations import Deviation, SecondMomentRatio, deviation, second_moment_ratios
 from propscope.results.grid import summarize_pairs
 from propscope.results.interval import Interval
@@ -16,6 +16,8 @@ from propscope.results.layout import grid_table
 from propscope.results.network import DIRECTIONS
 from propscope.results.rows import Row, parameter_row, profile_row, site_row
 from propscope.results.table import Table
+from propscope.results.training_grid import DistinctRows, summarize_training
+from propscope.results.training_layout import training_table
 
 _NESTED = ("labels", "spec", "shape", "coverage")
 
@@ -42,6 +44,15 @@ def print_grid(profiles: ProfileSet) -> None:
     print(table.to_text(width=width))
 
 
+def print_training(runs: TrainingSet) -> None:
+    """Print the table of trained pairs; where the terminal is too narrow for it, without the intervals."""
+    width = terminal_width()
+    table = training_table(runs)
+    if width is not None and max(map(len, table.to_text().splitlines()[1 : len(table.rows) + 5])) > width:
+        table = training_table(runs, intervals=False)
+    print(table.to_text(width=width))
+
+
 def print_json(document: Any) -> None:
     """Print one JSON document; NaN, which JSON has not, becomes null, and infinities become "inf" and "-inf"."""
     print(json.dumps(_plain(document), indent=2))
@@ -50,6 +61,11 @@ def print_json(document: Any) -> None:
 def grid_document(profiles: ProfileSet) -> list[dict[str, Any]]:
     """Return one object a pair, with the figures of its table row."""
     return [{name: getattr(pair, name) for name in pair.__dataclass_fields__} for pair in summarize_pairs(profiles)]
+
+
+def training_document(runs: TrainingSet) -> list[dict[str, Any]]:
+    """Return one object a trained pair, with the figures of its table row."""
+    return [{name: getattr(pair, name) for name in pair.__dataclass_fields__} for pair in summarize_training(runs)]
 
 
 def profile_document(profile: NetworkProfile) -> dict[str, Any]:
@@ -78,7 +94,7 @@ def _unpacked(row: Row) -> Row:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, (Interval, Deviation, SecondMomentRatio)):
+    if isinstance(value, (Interval, Deviation, SecondMomentRatio, DistinctRows)):
         return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
     if isinstance(value, dict):
         return {name: _plain(part) for name, part in value.items()}

@@ -1,4 +1,4 @@
-"""`propscope show`: a stored file's table, or one pair layer by layer."""
+"""`propscope show`: a stored file's table, or one pair layer by layer; of training runs, how they went."""
 
 from __future__ import annotations
 
@@ -15,11 +15,23 @@ def show(
     json: Json = False,
 ) -> None:
     """Print the table of a result file; when one pair is left, layer by layer, its seeds taken together."""
-    from propscope.cli.output import grid_document, print_grid, print_json, print_table, profile_document
+    from propscope.cli.output import (
+        grid_document,
+        print_grid,
+        print_json,
+        print_table,
+        print_training,
+        profile_document,
+        training_document,
+    )
+    from propscope.results import TrainingSet
     from propscope.results.layout import profile_table
     from propscope.results.pooling import pooled
 
     profiles = load_selected(file, act=act, init=init, depth=depth, width=width, seed=seed)
+    if isinstance(profiles, TrainingSet):
+        print_json(training_document(profiles)) if json else print_training(profiles)
+        return
     groups = profiles.groups("seed")
     selected = any(option is not None for option in (act, init, depth, width, seed))
     if len(groups) == 1 and (selected or len(profiles) == 1):

@@ -43,7 +43,6 @@ def to_frame(profiles: ProfileSet, table: TableName) -> pandas.DataFrame:
     """Return one row a site, parameter or profile, the labels first; columns as in `fields.TABLES`."""
     if table not in TABLES:
         raise InputError(f"table is {table!r}; valid are {', '.join(TABLES)}")
-    frame = _pandas()
     rows: list[dict[str, Any]] = []
     for number, profile in enumerate(profiles):
         head = {"profile": number, **profile.labels}
@@ -57,27 +56,26 @@ def to_frame(profiles: ProfileSet, table: TableName) -> pandas.DataFrame:
             ]
         else:
             rows += [head | parameter_row(parameter, i) for i, parameter in enumerate(profile.parameters)]
-    return frame.DataFrame(rows)
+    return _frame(rows)
 
 
 def training_frame(runs: TrainingSet, table: TrainingTable) -> pandas.DataFrame:
     """Return one row an epoch or a run, the labels first; columns as in `fields.TRAINING_TABLES`."""
     if table not in TRAINING_TABLES:
         raise InputError(f"table is {table!r}; valid are {', '.join(TRAINING_TABLES)}")
-    frame = _pandas()
     rows: list[dict[str, Any]] = []
     for number, run in enumerate(runs):
         head = {"run": number, **run.labels}
         rows += [head | row for row in epoch_rows(run)] if table == "epoch" else [run_row(run) | head]
-    return frame.DataFrame(rows)
+    return _frame(rows)
 
 
-def _pandas() -> Any:
+def _frame(rows: list[dict[str, Any]]) -> pandas.DataFrame:
     try:
         import pandas
     except ImportError:
         raise MissingDependencyError("pandas", extra="frame", purpose="to_frame()") from None
-    return pandas
+    return pandas.DataFrame(rows)
 
 
 def to_xarray(profiles: ProfileSet) -> xarray.Dataset:

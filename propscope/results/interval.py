@@ -1,4 +1,4 @@
-"""Averages over seeds, on logarithms, since a single network's gain wanders log-normally.
+"""Averages over seeds: of gains on logarithms, since a single network's gain wanders log-normally.
 
 Hanin and Nica 2020 (Products of many large random matrices and gradients in deep neural networks): at finite width
 ln q is Gaussian with a variance of order depth / width, so means of raw ratios are dominated by rare seeds.
@@ -15,7 +15,10 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A geometric mean `center` with the limits of its 95% interval; `count` values. NaN limits below two values."""
+    """A mean `center`, geometric or arithmetic, with the limits of its 95% interval, of `count` values.
+
+    NaN limits below two values.
+    """
 
     center: float
     low: float
@@ -54,3 +57,21 @@ def geometric_interval(values: Iterable[float]) -> Interval:
     low = 0.0 if (array == 0).any() else low
     high = math.inf if np.isinf(array).any() else high
     return Interval(center, low, high, array.size)
+
+
+def arithmetic_interval(values: Iterable[float]) -> Interval:
+    """Return the arithmetic mean of `values` with its 95% Student interval on them as they are.
+
+    NaN values are left out. NaN limits with fewer than two values, or when one is infinite, as the mean then is.
+    """
+    array = np.array([value for value in values if not math.isnan(value)], dtype=np.float64)
+    if array.size < 2 or np.isinf(array).any():
+        center = float(array.sum()) if array.size else math.nan
+        return Interval(center, math.nan, math.nan, array.size)
+    from scipy.special import stdtrit
+
+    # Scaling first keeps the squares of numbers near the limits of float64 from overflowing.
+    scale = float(np.abs(array).max()) or 1.0
+    center = float((array / scale).mean()) * scale
+    half = float(stdtrit(array.size - 1, 0.975)) * float((array / scale).std(ddof=1)) / math.sqrt(array.size) * scale
+    return Interval(center, center - half, center + half, array.size)

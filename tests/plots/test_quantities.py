@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from synthetic_profiles import constant, mlp, predicted
 
-from propscope.plots.quantities import QUANTITIES, arithmetic_interval, curve_of
+from propscope.plots.quantities import QUANTITIES, curve_of
 from propscope.results import NetworkProfile, Site, TensorSummary
 from propscope.results.interval import geometric_interval
 
@@ -111,12 +111,3 @@ def test_networks_of_different_depth_share_the_union_of_positions() -> None:
     curve = curve_of("a", BACKWARD, [BACKWARD.track(constant(1.0, depth=depth)) for depth in (1, 3)])
     np.testing.assert_array_equal(curve.positions, [1, 2, 3])
     np.testing.assert_array_equal(curve.center, [1, 1, 1])
-
-
-def test_an_arithmetic_interval_needs_two_finite_values() -> None:
-    assert math.isnan(arithmetic_interval([2.0]).low)
-    assert arithmetic_interval([2.0, math.nan]).center == 2.0
-    assert arithmetic_interval([2.0, math.inf]).center == math.inf
-    assert math.isnan(arithmetic_interval([]).center)
-    huge = arithmetic_interval([1e300, -1e300, 1.7e308])
-    assert math.isfinite(huge.center)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from propscope.results.interval import Interval, geometric_interval
+from propscope.results.interval import Interval, arithmetic_interval, geometric_interval
 
 INF, NAN = math.inf, math.nan
 
@@ -87,3 +87,12 @@ def test_the_interval_scales_with_its_values_and_holds_the_mean(values, factor):
     assert scaled.center == pytest.approx(found.center * factor, rel=1e-9)
     inverse = geometric_interval([1 / value for value in values])
     assert inverse.center == pytest.approx(1 / found.center, rel=1e-9)
+
+
+def test_an_arithmetic_interval_needs_two_finite_values():
+    assert math.isnan(arithmetic_interval([2.0]).low)
+    assert arithmetic_interval([2.0, math.nan]).center == 2.0
+    assert arithmetic_interval([2.0, math.inf]).center == math.inf
+    assert math.isnan(arithmetic_interval([]).center)
+    huge = arithmetic_interval([1e300, -1e300, 1.7e308])
+    assert math.isfinite(huge.center)
