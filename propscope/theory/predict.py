@@ -133,13 +133,19 @@ def _expected(chain: Chain, path: Path, band: ChainWidth, gradients: _Gradients)
     }
     for part, (mean, std, square, variance, cosine, gradient, gradient_variance) in columns.items():
         rows = zip(
-            *(mean, std, np.sqrt(square), np.sqrt(variance) / 2, gradient, np.sqrt(gradient_variance) / 2, cosine),
+            *(mean, std, np.sqrt(square), _log_std(variance), gradient, _log_std(gradient_variance), cosine),
             strict=True,
         )
         for layer, row in enumerate(rows):
             yield f"layers.{layer}.{part}", Expected(*map(float, row))
     if chain.readout is not None:
         yield "output", _readout(chain, path, band, gradients.output)
+
+
+def _log_std(variance: Array) -> Array:
+    """Return the standard deviation of ln rms from the variance of ln of the mean square, NaN where that is none."""
+    # Orthogonal weights leave nothing to chance but rounding.
+    return np.where(variance > 1e-10, np.sqrt(variance) / 2, math.nan)
 
 
 def _readout(chain: Chain, path: Path, band: ChainWidth, gradient: float) -> Expected:
@@ -157,7 +163,7 @@ def _readout(chain: Chain, path: Path, band: ChainWidth, gradient: float) -> Exp
         forward_rms=rms,
         forward_log_std=math.sqrt(variance) / 2,
         backward_rms=gradient,
-        backward_log_std=0.0,
+        backward_log_std=float(_log_std(np.array(band.output))),
         mean_cosine=cosine,
     )
 
