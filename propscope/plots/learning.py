@@ -1,0 +1,226 @@
+"""Loss and accuracy along the training, a line an initializer, a panel an activation: what is drawn, before drawing."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from propscope.plots.end_labels import EndLabel
+from propscope.plots.quantities import Floats
+from propscope.plots.scales import Scale, log_scale
+from propscope.plots.sheets import COLUMN, columns, facts, lines
+from propscope.plots.style import Header
+from propscope.results import TrainingRun, TrainingSet
+from propscope.results.interval import Interval, arithmetic_interval, geometric_interval
+
+# Curves nearer to each other than this share of the panel's height, everywhere, cannot be told apart.
+_COINCIDE = 0.02
+BANDS_AT_MOST = 6
+_READING = "Falling loss, rising accuracy: it learns."
+_HELD_OUT = " Solid: training data; dashed: validation data, where the names stand."
+_BANDS = " Bands: from the lowest to the highest seed."
+_CONSTANT = " Grey dots: the best that a constant prediction gives; a line along it has learned nothing."
+_TARGET = " Grey dashes: the target."
+_DIVERGED = " ▲ at the top edge, × in the accuracy: NaN or Inf from there on; a line goes on with its other seeds."
+_ALL = "diverged"
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """What a panel shows: `name` is that of the curves in a run, `label` its axis' name."""
+
+    name: str
+    label: str
+    average: Callable[[Iterable[float]], Interval]
+
+
+MEASURES = (
+    Measure("loss", "loss", geometric_interval),
+    Measure("accuracy", "accuracy", arithmetic_interval),
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Band:
+    """An average over seeds after each epoch, from the `low`est to the `high`est of them, all shape (epochs + 1,).
+
+    NaN where there is none; the limits also where one seed is all there is.
+    """
+
+    center: Floats
+    low: Floats
+    high: Floats
+
+    @property
+    def seen(self) -> bool:
+        """Whether there is anything to draw."""
+        return bool(np.isfinite(self.center).any())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LearningCurve:
+    """One initializer's curves over its `runs` seeds; `diverged`: at which epoch how many seeds ceased to be finite."""
+
+    name: str
+    train: Band
+    validation: Band
+    diverged: tuple[tuple[int, int], ...]
+    runs: int
+
+    @property
+    def judged(self) -> Band:
+        """The curve by which the network is judged: on the validation data, where there are some."""
+        return self.validation if self.validation.seen else self.train
+
+
+@dataclass(frozen=True, slots=True)
+class LearningPanel:
+    """One set of axes: the curves of a measure and an activation (`column`), their scale and labels.
+
+    `constant`: loss of the best constant prediction; `target`: what was to be reached; NaN where there is none.
+    """
+
+    measure: Measure
+    column: str
+    curves: tuple[LearningCurve, ...]
+    scale: Scale
+    labels: tuple[EndLabel, ...]
+    constant: float
+    target: float
+
+
+@dataclass(frozen=True, slots=True)
+class Learning:
+    """A picture of trainings: `panels[row][column]`, a row a measure, a column an activation; None where not defined.
+
+    `names`: all lines, in the order that gives them their styles.
+    """
+
+    header: Header
+    names: tuple[str, ...]
+    panels: tuple[tuple[LearningPanel | None, ...], ...]
+
+
+def prepare_learning(runs: TrainingSet) -> Learning | None:
+    """Return the curves of the loss, and of the accuracy where there is one; None without any run."""
+    by_column = columns(runs)
+    rows = []
+    for measure in MEASURES:
+        drawn = {column: _curves(measure, members, runs) for column, members in by_column.items()}
+        if any(drawn.values()):
+            rows.append(_row(measure, drawn, by_column))
+    if not rows:
+        return None
+    panels = [panel for row in rows for panel in row if panel is not None]
+    curves = [curve for panel in panels for curve in panel.curves]
+    reading = (
+        _READING
+        + _HELD_OUT * any(curve.validation.seen for curve in curves)
+        + _BANDS * any(curve.runs > 1 for curve in curves)
+        + _CONSTANT * any(not math.isnan(panel.constant) for panel in panels)
+        + _TARGET * any(not math.isnan(panel.target) for panel in panels)
+        + _DIVERGED * any(curve.diverged for curve in curves)
+    )
+    names = tuple(lines(runs, columns=(COLUMN,)))
+    return Learning(Header("Learning", facts(runs), reading), names, tuple(rows))
+
+
+def _curves(measure: Measure, members: TrainingSet, everything: TrainingSet) -> tuple[LearningCurve, ...]:
+    curves = []
+    for name, group in lines(everything, columns=(COLUMN,), members=members).items():
+        train, validation = (_band(measure, group, side) for side in ("train", "validation"))
+        if train.seen or validation.seen:
+            lost = Counter(epoch for run in group if (epoch := _lost(run)) is not None)
+            curves.append(LearningCurve(name, train, validation, tuple(sorted(lost.items())), len(group)))
+    return tuple(curves)
+
+
+def _band(measure: Measure, group: TrainingSet, side: str) -> Band:
+    values = [getattr(run, f"{side}_{measure.name}") for run in group]
+    table = np.full((len(values), max(map(len, values))), np.nan)
+    for row, curve in zip(table, values, strict=True):
+        row[: len(curve)] = np.where(np.isfinite(curve), curve, np.nan)
+    center = np.array([measure.average(column).center for column in table.T.tolist()])
+    several = (~np.isnan(table)).sum(axis=0) > 1
+    # With few seeds an interval for their mean reaches far beyond any of them.
+    low, high = (np.where(several, edge(table, axis=0), np.nan) for edge in (np.fmin.reduce, np.fmax.reduce))
+    return Band(center, low, high)
+
+
+def _lost(run: TrainingRun) -> int | None:
+    """Return the first epoch after which the training loss is not finite."""
+    at = np.flatnonzero(~np.isfinite(run.train_loss))
+    return int(at[0]) if at.size else None
+
+
+def _row(
+    measure: Measure, drawn: dict[str, tuple[LearningCurve, ...]], by_column: dict[str, TrainingSet]
+) -> tuple[LearningPanel | None, ...]:
+    curves = [curve for found in drawn.values() for curve in found]
+    constants = {column: _shared(run.constant_loss for run in runs) for column, runs in by_column.items()}
+    task = "classification" if measure.name == "accuracy" else "regression"
+    targets = {c: _shared(run.target for run in runs if run.task == task) for c, runs in by_column.items()}
+    scale = _scale(measure, curves, [*constants.values(), *targets.values()])
+    panels: list[LearningPanel | None] = []
+    for column, found in drawn.items():
+        if not found:
+            panels.append(None)
+            continue
+        panels.append(
+            LearningPanel(
+                measure,
+                column if len(drawn) > 1 else "",
+                found,
+                scale,
+                _labels(scale, found),
+                constants[column] if measure.name == "loss" else math.nan,
+                targets[column],
+            )
+        )
+    return tuple(panels)
+
+
+def _shared(values: Iterable[float | None]) -> float:
+    """Return the mean of values that agree within a tenth, as those of several seeds' data do; NaN of others."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    if not known or max(known) > 1.1 * min(known):
+        return math.nan
+    return math.fsum(known) / len(known)
+
+
+def _scale(measure: Measure, curves: Sequence[LearningCurve], levels: Sequence[float]) -> Scale:
+    if measure.name == "accuracy":
+        return Scale("linear", -0.02, 1.02)
+    centers = np.concatenate([band.center for curve in curves for band in (curve.train, curve.validation)])
+    limits = np.concatenate([end for curve in curves for end in (curve.judged.low, curve.judged.high)])
+    known = [level for level in levels if not math.isnan(level)]
+    anchors = known or [curve.train.center[0] for curve in curves]
+    return log_scale(np.concatenate([centers, known]), anchors=anchors, limits=limits)
+
+
+def _labels(scale: Scale, curves: Sequence[LearningCurve]) -> tuple[EndLabel, ...]:
+    groups: list[tuple[Floats, str, list[str]]] = []
+    for curve in curves:
+        heights, note = scale.fraction(curve.judged.center), _note(curve)
+        for at, its_note, names in groups:
+            same = at.shape == heights.shape and np.allclose(at, heights, rtol=0, atol=_COINCIDE, equal_nan=True)
+            if note == its_note and same:
+                names.append(curve.name)
+                break
+        else:
+            groups.append((heights, note, [curve.name]))
+    # A loss that diverged left by the top.
+    upwards = scale.kind == "log"
+    ends = [1.0 if upwards and note == _ALL else float(at[~np.isnan(at)][-1]) for at, note, _ in groups]
+    return tuple(EndLabel(tuple(names), note, end) for (_, note, names), end in zip(groups, ends, strict=True))
+
+
+def _note(curve: LearningCurve) -> str:
+    lost = sum(count for _, count in curve.diverged)
+    if not lost:
+        return ""
+    return _ALL if lost == curve.runs else f"{lost} of {curve.runs} diverged"
