@@ -6,11 +6,13 @@ normal reaches 4.5 standard deviations in 200,704 weights, Keras's truncated nor
 
 import math
 
-from setting import OUTPUTS
+import numpy as np
+from setting import picture
 
 import propscope
 from propscope.networks import parse_initializer
-from propscope.plots import draw_all
+from propscope.plots import Header
+from propscope.plots.style import wrap
 from propscope.results.table import Table, number
 
 INPUTS, UNITS = 784, 256
@@ -21,9 +23,11 @@ scaled = [
     "variance_scaling:scale=2",
     "variance_scaling:mode=fan_avg:distribution=uniform",
     "variance_scaling",
-    "variance_scaling:scale=2:mode=fan_out:distribution=untruncated_normal",
+    "variance_scaling:scale=2:mode=fan_out:distribution=normal",
 ]
-profiles = propscope.profile_mlp(1, UNITS, input_size=INPUTS, initializer=plain + scaled, seeds=1, batch=2)
+profiles = propscope.profile_mlp(
+    1, UNITS, input_size=INPUTS, initializer=plain + scaled, seeds=1, batch=2, histogram_limit=0
+)
 weights = {profile.labels["initializer"]: profile.parameters[0].value for profile in profiles}
 
 rows = []
@@ -39,8 +43,18 @@ for name, weight in weights.items():
 headings = ("initializer", "mean", "std", "std promised", "min", "max")
 print(Table(f"weights, {INPUTS} x {UNITS}", headings, tuple(rows), left=frozenset(headings[:1])).to_text())
 print()
-for path in draw_all(profiles, OUTPUTS, stem="example", only=["weights"], overwrite=True):
-    print(f"picture {path}")
+reading = "All over the same horizontal axis, in 60 bins; the shape is the distribution's, the width the formula's."
+header = Header("Weights as drawn", f"{INPUTS} inputs, {UNITS} units, {INPUTS * UNITS} weights each", reading)
+edges = np.linspace(-0.3, 0.3, 61)
+with picture("weights", header, rows=3, columns=4, width=2.7, height=1.6) as panels:
+    for axes, (name, weight) in zip(panels, weights.items(), strict=False):
+        axes.stairs(weight.histogram.mass(edges) / weight.count / np.diff(edges), edges, fill=True, color="#3d8f6b")
+        axes.set_title("\n".join(wrap(name, 28)), fontsize=10)
+        axes.text(0.02, 0.97, f"std {number(weight.std)}", va="top", transform=axes.transAxes)
+    for axes in panels[len(weights) :]:
+        axes.set_axis_off()
+    panels[0].set_ylabel("density")
+    panels[8].set_xlabel("weight")
 
 # One formula has four names: Glorot is He's deviation times sqrt(784 / (784 + 256)).
 assert math.isclose(

@@ -70,7 +70,7 @@ def example_files(folder: Path) -> list[Path]:
 def title_of(path: Path) -> str:
     """Return the first line of an example's docstring; "" for a file that runs nothing or has none."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    runs = any(isinstance(statement, ast.Expr) for statement in tree.body[1:])
+    runs = any(isinstance(statement, (ast.Expr, ast.Assert, ast.For, ast.With)) for statement in tree.body[1:])
     return (ast.get_docstring(tree) or "").split("\n")[0] if runs else ""
 
 

@@ -1,0 +1,77 @@
+"""Two necessary conditions and Glorot's two, as yes or no for each pair of activation and initializer.
+
+Necessary: no layer is saturated (60% of it flat; half is normal for a rectifier), and no layer is all zeros. Glorot's:
+the variance of the activations, and that of the gradients of the states z, stay the same: from a layer to the next they
+change by no more than a third down or a half up, on average over ten layers.
+"""
+
+from statistics import median
+
+from setting import SEEDS, picture
+
+import propscope
+from propscope.plots import Header
+from propscope.results.table import Table, number, percent
+
+activations = ["relu", "gelu", "selu", "tanh", "sigmoid"]
+initializers = ["zeros", "normal", "normal:std=1", "default", "xavier_normal", "he_normal"]
+profiles = propscope.profile_mlp(10, 256, activation=activations, initializer=initializers, seeds=SEEDS, batch=128)
+
+
+def step(sites, direction):
+    """Return the factor from layer to layer of the variance, along the depth."""
+    variances = [getattr(site, direction).std ** 2 for site in sites]
+    return (variances[-1] / variances[0]) ** (1 / (len(sites) - 1)) if min(variances) > 0 else 0.0
+
+
+names = ("not saturated", "not zero", "equal variance of h", "equal variance of dL/dz")
+found = {}
+for key, seeds in profiles.groups().items():
+    pair = dict(key)["activation"], dict(key)["initializer"]
+    states = [profile.with_role("pre-activation") for profile in seeds]
+    activated = [profile.with_role("activation") for profile in seeds]
+    flat = max(site.flat_fraction for sites in states for site in sites)
+    zero = max(site.forward.zero_fraction for sites in activated for site in sites)
+    forward = median(step(sites, "forward") for sites in activated)
+    backward = median(step(sites[::-1], "backward") for sites in states)
+    held = (flat < 0.6, zero < 1, 2 / 3 < forward < 3 / 2, 2 / 3 < backward < 3 / 2)
+    found[pair] = held, (percent(flat), percent(zero), number(forward), number(backward))
+
+rows = [(*pair, *(f"{'yes' if a else 'no'} {b}" for a, b in zip(*found[pair], strict=True))) for pair in found]
+title = "flat share of the worst layer, zero share of the worst layer, variance's factor a layer, the same backward"
+print(
+    Table(
+        title, ("activation", "initializer", *names), tuple(rows), left=frozenset(("activation", "initializer"))
+    ).to_text()
+)
+
+reading = (
+    "Blue: the condition holds. In the cells: share of the worst layer (above), the variance's factor a layer (below)."
+)
+header = Header("Conditions on an initialization", "10 layers of 256 units", reading)
+with picture("conditions", header, rows=2, columns=2, width=5.2, height=1.8, left=1.2) as panels:
+    for index, (axes, name) in enumerate(zip(panels, names, strict=True)):
+        cells = [[found[one, other][0][index] for other in initializers] for one in activations]
+        axes.imshow(cells, cmap="RdBu", vmin=-0.6, vmax=1.6, aspect="auto")
+        axes.set_xticks(
+            range(len(initializers)), [name.replace(":", ":\n").replace("_", "_\n") for name in initializers]
+        )
+        axes.set_yticks(range(len(activations)), activations)
+        axes.set_title(name)
+        for row, one in enumerate(activations):
+            for column, other in enumerate(initializers):
+                axes.text(column, row, found[one, other][1][index], ha="center", va="center")
+
+everything = {pair for pair, (held, _) in found.items() if all(held)}
+assert {
+    ("relu", "he_normal"),
+    ("gelu", "he_normal"),
+    ("selu", "xavier_normal"),
+    ("tanh", "xavier_normal"),
+} <= everything
+# tanh does not need Xavier: at this depth He's weights hold all four as well.
+assert ("tanh", "he_normal") in everything
+assert not any(initializer in ("zeros", "normal", "normal:std=1", "default") for _, initializer in everything)
+assert not any(activation == "sigmoid" for activation, _ in everything)
+# The two necessary conditions are not sufficient: zeros with sigmoid meet both, and no gradient passes.
+assert found["sigmoid", "zeros"][0] == (True, True, False, False)
