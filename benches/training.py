@@ -79,9 +79,7 @@ def recording(depth: int, width: int, rounds: int) -> dict[str, object]:
     for optimizer, bare in makers.items():
         plan = plan_of(depth, width, optimizer)
         data, job = plan.data_of(0), plan.jobs()[0]
-        contenders: dict[str, Callable[[], object]] = {
-            name: Bare(plan, data, maker) for name, maker in bare.items()
-        }
+        contenders: dict[str, Callable[[], object]] = {name: Bare(plan, data, maker) for name, maker in bare.items()}
         contenders["bare, steps alone"] = Bare(plan, data, bare["bare"], evaluated=False)
         contenders["propscope"] = lambda plan=plan, job=job, data=data: train(plan, job, data)  # type: ignore[misc]
         timings = interleave(contenders, rounds=rounds)

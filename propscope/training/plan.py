@@ -90,7 +90,8 @@ class TrainingPlan:
 
         With the seeds outermost, what an interrupt leaves has every network.
         """
-        cells = sorted(self.grid.cells(), key=lambda cell: self.grid.seeds.index(cell.seed))
+        place = {seed: number for number, seed in enumerate(self.grid.seeds)}
+        cells = sorted(self.grid.cells(), key=lambda cell: place[cell.seed])
         return [Job(cell, rate) for cell, rate in itertools.product(cells, self.learning_rates)]
 
     def data_of(self, seed: int) -> TrainingData:
