@@ -155,9 +155,9 @@ def test_damaged_files_are_named(tmp_path, name, change, message):
 
 
 def test_files_that_are_not_there(tmp_path):
-    with pytest.raises(InputError, match="the folder .*nowhere does not exist"):
+    with pytest.raises(InputError, match=r"the folder .*nowhere does not exist"):
         make_data(f"mnist:path={tmp_path}/nowhere", seed=0)
-    with pytest.raises(InputError, match="has no train-images-idx3-ubyte, nor the same with .gz") as caught:
+    with pytest.raises(InputError, match=r"has no train-images-idx3-ubyte, nor the same with \.gz") as caught:
         make_data(f"mnist:path={tmp_path}", seed=0)
     assert "downloads nothing" in caught.value.hint
     write_images(tmp_path)

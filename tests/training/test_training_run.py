@@ -217,15 +217,22 @@ def test_an_interrupt_of_a_script_leaves_no_process(tmp_path):
     # No `if __name__ == "__main__"`: the script must not be run again by the processes beside it.
     script = tmp_path / "script.py"
     script.write_text(
-        "import warnings, propscope\nwarnings.simplefilter('ignore')\nprint('started', flush=True)\n"
-        "found = propscope.train_mlp(1, 4, data='moons', rows=50, seeds=5000, epochs=2, workers=2, profile_every=0)\n"
-        "print(len(found) > 0)\n"
+        "import warnings, propscope
+warnings.simplefilter('ignore')
+"
+        "options = {'data': 'moons', 'rows': 50, 'epochs': 2, 'profile_every': 0}
+"
+        "propscope.train_mlp(1, 4, seeds=1, **options)
+print('started', flush=True)
+"
+        "print(len(propscope.train_mlp(1, 4, seeds=5000, workers=2, **options)) > 0)
+"
     )
     process = subprocess.Popen(
         [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
     )
     assert process.stdout.readline() == "started\n"
-    time.sleep(2.5)
+    time.sleep(2)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert (out, err, process.returncode) == ("True\n", "", 0)
@@ -246,7 +253,7 @@ def test_available_workers(monkeypatch):
 
 @pytest.mark.parametrize("workers", [0, -1, 1.5, True, "2"])
 def test_workers_that_are_not_valid(workers):
-    with pytest.raises(InputError, match="workers is .*; valid is a whole number of at least 1, or None"):
+    with pytest.raises(InputError, match=r"workers is .*; valid is a whole number of at least 1, or None"):
         propscope.train_mlp(1, 4, data="moons", workers=workers)
 
 
