@@ -217,16 +217,10 @@ def test_an_interrupt_of_a_script_leaves_no_process(tmp_path):
     # No `if __name__ == "__main__"`: the script must not be run again by the processes beside it.
     script = tmp_path / "script.py"
     script.write_text(
-        "import warnings, propscope
-warnings.simplefilter('ignore')
-"
-        "options = {'data': 'moons', 'rows': 50, 'epochs': 2, 'profile_every': 0}
-"
-        "propscope.train_mlp(1, 4, seeds=1, **options)
-print('started', flush=True)
-"
-        "print(len(propscope.train_mlp(1, 4, seeds=5000, workers=2, **options)) > 0)
-"
+        "import warnings, propscope\nwarnings.simplefilter('ignore')\n"
+        "options = {'data': 'moons', 'rows': 50, 'epochs': 2, 'profile_every': 0}\n"
+        "propscope.train_mlp(1, 4, seeds=1, **options)\nprint('started', flush=True)\n"
+        "print(len(propscope.train_mlp(1, 4, seeds=5000, workers=2, **options)) > 0)\n"
     )
     process = subprocess.Popen(
         [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
