@@ -18,7 +18,10 @@ def plot(
     ] = None,
     only: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="Only these: curves, activations, gradients, weights, weight-gradients, overview, jacobian."),
+        typer.Option(
+            help="Only these: curves, activations, gradients, weights, weight-gradients, overview, jacobian; "
+            "of trainings learning, signal, activation-map."
+        ),
     ] = None,
     format: Annotated[str, typer.Option(help="png, pdf or svg; a comma-separated list.")] = "png",
     act: Act = None,
@@ -28,7 +31,7 @@ def plot(
     seed: Seed = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Draw the curves, the histogram grids and the overview of a result file."""
+    """Draw the curves, the histogram grids and the overview of a result file; of trainings, how they went."""
     from propscope.plots import draw_all
 
     profiles = load_selected(file, act=act, init=init, depth=depth, width=width, seed=seed)

@@ -3,13 +3,14 @@
 Every picture is a matplotlib figure of its own: no pyplot, no change of global state, no display needed.
 """
 
-from propscope.plots.gallery import FORMATS, PLOTS, Plot, draw_all, write_figure
+from propscope.plots.gallery import FORMATS, PLOTS, TRAINING_PLOTS, Plot, draw_all, write_figure
 from propscope.plots.style import DPI, Header, draw_header, line_style, styled
 
 __all__ = [
     "DPI",
     "FORMATS",
     "PLOTS",
+    "TRAINING_PLOTS",
     "Header",
     "Plot",
     "draw_all",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,11 +66,11 @@ class Curves:
 _Drawn = dict[str, tuple[tuple[Curve, ...], Track | None]]
 
 
-def prepare_curves(profiles: ProfileSet) -> Curves | None:
-    """Return the curves of every quantity that was recorded; None when none was."""
+def prepare_curves(profiles: ProfileSet, *, quantities: Sequence[Quantity] = QUANTITIES) -> Curves | None:
+    """Return the curves of every one of the quantities that was recorded; None when none was."""
     by_column = columns(profiles)
     rows = []
-    for quantity in QUANTITIES:
+    for quantity in quantities:
         drawn = {column: _curves(quantity, members, profiles) for column, members in by_column.items()}
         if any(curves for curves, _ in drawn.values()):
             rows.append(_row(quantity, drawn, profiles))

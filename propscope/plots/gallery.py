@@ -21,37 +21,47 @@ from propscope.plots.histogram_grid import draw_histograms
 from propscope.plots.histograms import ACTIVATIONS, GRADIENTS, WEIGHT_GRADIENTS, WEIGHTS, Subject, prepare_histograms
 from propscope.plots.jacobian import prepare_jacobian
 from propscope.plots.jacobian_panels import draw_jacobian
+from propscope.plots.learning import prepare_learning
+from propscope.plots.learning_panels import draw_learning
 from propscope.plots.overview import prepare_overview
 from propscope.plots.overview_map import draw_overview
 from propscope.plots.sheets import COLUMN, LINE, Sheet, sheets
+from propscope.plots.signal_change import prepare_signal_change
 from propscope.plots.style import DPI, styled
-from propscope.results import ProfileSet
+from propscope.plots.training_map import prepare_training_map
+from propscope.plots.training_map_panels import draw_training_map
+from propscope.results import ProfileSet, TrainingSet
 
 FORMATS = ("png", "pdf", "svg")
+_NEEDED = (
+    ("profiles", "record the direction (forward, backward) or the parameters that these plots show"),
+    ("trainings", "profile the signal every few epochs (profile_every)"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Plot:
     """A plot by `name`: its `title`, what it `shows`, and the two halves of drawing it.
 
-    `prepare` turns the profiles of one picture into a record, or None when nothing of it was recorded; `draw` turns the
-    record into a figure. One picture holds the labels `within`, up to `lines_at_most` lines and `columns_at_most`
-    activations; what is more, or differs in another label, makes further pictures.
+    `prepare` turns the profiles, or trainings, of one picture into a record, or None when nothing of it was recorded;
+    `draw` turns the record into a figure. One picture holds the labels `within`, up to `lines_at_most` lines and
+    `columns_at_most` activations; what is more, or differs in another label, makes further pictures.
     """
 
     name: str
     title: str
     shows: str
-    prepare: Callable[[ProfileSet], Any]
+    prepare: Callable[[Any], Any]
     draw: Callable[[Any], Figure]
     within: tuple[str, ...] = (LINE,)
     lines_at_most: int = 24
     columns_at_most: int = 1
 
-    def sheets(self, profiles: ProfileSet) -> list[Sheet]:
-        """Return the pictures that the profiles take."""
+    def sheets(self, profiles: ProfileSet | TrainingSet) -> list[Sheet[Any]]:
+        """Return the pictures that the profiles or trainings take."""
+        one_kind: Any = profiles
         return sheets(
-            profiles,
+            one_kind,
             within=self.within,
             lines_at_most=self.lines_at_most,
             columns_at_most=self.columns_at_most,
@@ -97,9 +107,36 @@ PLOTS = (
     ),
 )
 
+TRAINING_PLOTS = (
+    Plot(
+        name="learning",
+        title="Learning",
+        shows="loss and accuracy against the epoch, on the training and the validation data",
+        prepare=prepare_learning,
+        draw=draw_learning,
+        within=(LINE, COLUMN),
+        columns_at_most=2,
+    ),
+    Plot(
+        name="signal",
+        title="Signal before and after training",
+        shows="std of the activations and rms of the gradients against the layer, before training and after it",
+        prepare=prepare_signal_change,
+        draw=draw_curves,
+    ),
+    Plot(
+        name="activation-map",
+        title="Activations over the training",
+        shows="histograms of the activations against the epoch as shades, a row a layer, a column an initializer",
+        prepare=prepare_training_map,
+        draw=draw_training_map,
+        lines_at_most=6,
+    ),
+)
+
 
 def draw_all(
-    profiles: ProfileSet,
+    profiles: ProfileSet | TrainingSet,
     directory: Path,
     *,
     stem: str,
@@ -107,7 +144,7 @@ def draw_all(
     only: Sequence[str] | None = None,
     overwrite: bool = False,
 ) -> list[Path]:
-    """Draw every plot, or `only` those named, into `directory`, and return the files written.
+    """Draw every plot of profiles or trainings, or `only` those named, into `directory`; return the files written.
 
     Files are `<stem>-<plot>.<format>`, with the activation, depth, ... after the plot's name where there are several
     pictures of it. A plot of which nothing was recorded is left out. Formats are png, pdf and svg.
@@ -115,8 +152,9 @@ def draw_all(
     Raises `InputError` for an unknown plot or format, when nothing can be drawn, and when a file exists that may not be
     overwritten (before anything is written); `StoreError` when a file cannot be written.
     """
-    chosen = [plot for plot in PLOTS if only is None or plot.name in only]
-    _check(formats, only, stem)
+    plots = TRAINING_PLOTS if isinstance(profiles, TrainingSet) else PLOTS
+    chosen = [plot for plot in plots if only is None or plot.name in only]
+    _check(formats, only, stem, plots)
     pictures: list[tuple[Plot, Any, list[Path]]] = []
     for plot in chosen:
         for sheet in plot.sheets(profiles):
@@ -125,10 +163,11 @@ def draw_all(
                 name = "-".join(filter(None, (stem, plot.name, sheet.suffix)))
                 pictures.append((plot, prepared, [directory / f"{name}.{ending}" for ending in formats]))
     if not pictures:
+        what, hint = _NEEDED[isinstance(profiles, TrainingSet)]
         raise InputError(
             f"nothing to draw for {', '.join(plot.name for plot in chosen)}: "
-            f"not recorded in any of the {len(profiles)} profiles given",
-            hint="record the direction (forward, backward) or the parameters that these plots show",
+            f"not recorded in any of the {len(profiles)} {what} given",
+            hint=hint,
         )
     taken = [path for _, _, paths in pictures for path in paths if path.exists()]
     if taken and not overwrite:
@@ -144,10 +183,10 @@ def draw_all(
     return [path for _, _, paths in pictures for path in paths]
 
 
-def _check(formats: Sequence[str], only: Sequence[str] | None, stem: str) -> None:
+def _check(formats: Sequence[str], only: Sequence[str] | None, stem: str, plots: Sequence[Plot]) -> None:
     if not stem or Path(stem).name != stem:
         raise InputError(f"stem {stem!r} is no file name", hint="pass the folder as directory")
-    for what, names, valid in (("format", formats, FORMATS), ("plot", only, tuple(plot.name for plot in PLOTS))):
+    for what, names, valid in (("format", formats, FORMATS), ("plot", only, tuple(plot.name for plot in plots))):
         if names is not None and not names:
             raise InputError(f"no {what} is named; valid are {', '.join(valid)}")
         for name in names or ():

@@ -106,7 +106,7 @@ def _shade(axes: Axes, band: Band, style: LineStyle) -> None:
 def _draw_diverged(
     axes: Axes, panel: LearningPanel, curve: LearningCurve, style: LineStyle, marks: Counter[int]
 ) -> None:
-    """Mark where seeds ceased to be finite: at the top edge, which a dotted line leads to; an accuracy where it ends."""
+    """Mark where seeds ceased to be finite: at the top edge, where a dotted line leads; an accuracy where it ends."""
     for epoch, _ in curve.diverged:
         before = curve.judged.center[epoch - 1] if epoch else math.nan
         if panel.measure.name == "accuracy":

@@ -28,12 +28,14 @@ _LARGEST = 1e100
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """An axis from `low` to `high`: linear, logarithmic, or symlog (linear within +-`linear_below`).
+    """An axis from `low` to `high`: linear, logarithmic, symlog (linear within +-`linear_below`), or asinh.
+
+    Asinh is symlog without the kink, which would show where the axis is divided into cells.
 
     `clipped`: whether there are finite values beyond its limits.
     """
 
-    kind: Literal["linear", "log", "symlog"]
+    kind: Literal["linear", "log", "symlog", "asinh"]
     low: float
     high: float
     linear_below: float = math.nan
@@ -46,6 +48,8 @@ class Scale:
         with np.errstate(divide="ignore", invalid="ignore"):
             if self.kind == "log":
                 return np.log10(array)
+            if self.kind == "asinh":
+                return np.arcsinh(array / self.linear_below)
             # As matplotlib's symlog scale of base 10 and linscale 1, in units of the linear range.
             size = np.abs(array) / self.linear_below
             return np.asarray(np.sign(array) * np.where(size <= 1, size * 10 / 9, 10 / 9 + np.log10(size)))
@@ -55,9 +59,24 @@ class Scale:
         low, high = self._units([self.low, self.high])
         return np.asarray(np.clip((self._units(values) - low) / (high - low), 0.0, 1.0))
 
+    def at(self, fractions: ArrayLike) -> Floats:
+        """Return the values that stand at these places on the axis, 0 at its low and 1 at its high end."""
+        low, high = self._units([self.low, self.high])
+        units = low + np.asarray(fractions, dtype=np.float64) * (high - low)
+        if self.kind == "linear":
+            return np.asarray(units)
+        if self.kind == "log":
+            return np.asarray(10.0**units)
+        if self.kind == "asinh":
+            return np.asarray(self.linear_below * np.sinh(units))
+        size = np.abs(units)
+        return np.asarray(
+            np.sign(units) * self.linear_below * np.where(size <= 10 / 9, size * 9 / 10, 10 ** (size - 10 / 9))
+        )
+
     @property
     def ticks(self) -> tuple[float, ...]:
-        """At most 7 powers of ten in range; with 0 and both signs for symlog; none for a linear axis.
+        """At most 7 powers of ten in range; with 0 and both signs for symlog and asinh; none for a linear axis.
 
         A short logarithmic axis has 2 and 5 between the powers.
         """
@@ -82,6 +101,8 @@ class Scale:
         """Set an axes' y axis to this scale and its ticks."""
         if self.kind == "symlog":
             axes.set_yscale("symlog", linthresh=self.linear_below)
+        elif self.kind == "asinh":
+            axes.set_yscale("asinh", linear_width=self.linear_below)
         elif self.kind == "log":
             axes.set_yscale("log")
         axes.set_ylim(self.low, self.high)

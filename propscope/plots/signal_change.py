@@ -1,0 +1,39 @@
+"""The signal along the depth before training and after it, side by side: what is drawn, before drawing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from propscope.plots.curves import Curves, prepare_curves
+from propscope.plots.quantities import QUANTITIES
+from propscope.plots.sheets import COLUMN, facts
+from propscope.plots.style import Header
+from propscope.results import NetworkProfile, ProfileSet, TrainingRun, TrainingSet
+
+BEFORE, AFTER = "Before training", "After training"
+_SHOWN = tuple(quantity for quantity in QUANTITIES if quantity.reads in ("std", "rms"))
+_MISSING = " A run that diverged has no curve after training."
+
+
+def prepare_signal_change(runs: TrainingSet) -> Curves | None:
+    """Return the std of the activations and the rms of dL/dz before the first step and after the last one.
+
+    None unless some run was profiled at both.
+    """
+    ends = [(run, run.profile(0), run.profile(run.epochs)) for run in runs]
+    both = [(run, early, late) for run, early, late in ends if early is not None and run.epochs]
+    if not any(late is not None for _, _, late in both):
+        return None
+    profiles = [_at(BEFORE, run, early) for run, early, _ in both]
+    profiles += [_at(AFTER, run, late) for run, _, late in both if late is not None]
+    prepared = prepare_curves(ProfileSet.of(profiles), quantities=_SHOWN)
+    if prepared is None:
+        return None
+    missing = _MISSING if any(late is None and run.stability == "diverged" for run, _, late in both) else ""
+    header = Header("Signal before and after training", facts(runs), prepared.header.reading + missing)
+    return replace(prepared, header=header)
+
+
+def _at(moment: str, run: TrainingRun, profile: NetworkProfile) -> NetworkProfile:
+    # The pictures of curves have a column an activation; here a moment takes its place.
+    return replace(profile, labels={**run.labels, COLUMN: moment})
