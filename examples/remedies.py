@@ -6,13 +6,13 @@ adds its branch, and He's branches are too large. AlphaDropout keeps SELU's mean
 
 import math
 
-from setting import OUTPUTS, SEEDS
+from setting import OUTPUTS, QUICK, SEEDS
 
 import propscope
 from propscope.plots import draw_all
 
 initializers = ["normal", "default", "xavier_normal", "he_normal"]
-network = {"depth": 20, "width": 256, "batch": 128, "seeds": SEEDS}
+network = {"depth": 20, "width": 256, "batch": 64 if QUICK else 128, "seeds": SEEDS}
 plain, batch_norm, residual = (
     propscope.profile_mlp(activation="relu", initializer=initializers, **network, **more)
     for more in ({}, {"norm": "batch"}, {"residual": True})

@@ -9,10 +9,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from propscope.plots import DPI, Header, draw_header, styled, write_figure
+from propscope.plots.learning import prepare_learning
+from propscope.plots.learning_panels import draw_learning
+from propscope.results.training import TrainingSet
 
 QUICK = os.environ.get("PROPSCOPE_QUICK", "") not in ("", "0")
 OUTPUTS = Path("outputs", "quick") if QUICK else Path("outputs")
 SEEDS = 2 if QUICK else 5
+# In the quick setting no second process, which takes longer to start than there is to do.
+WORKERS = 1 if QUICK else None
 
 WIDTH, HEIGHT, LEFT, ABOVE, BELOW = 4.0, 2.6, 0.85, 0.4, 0.6
 
@@ -49,4 +54,12 @@ def picture(
         ]
         path = OUTPUTS / f"example-{name}.png"
         write_figure(figure, path)
+    print(f"\npicture {path}")
+
+
+def draw_training(name: str, runs: TrainingSet) -> None:
+    """Write the curves of loss and accuracy to outputs/example-<name>.png."""
+    path = OUTPUTS / f"example-{name}.png"
+    with styled():
+        write_figure(draw_learning(prepare_learning(runs)), path)
     print(f"\npicture {path}")

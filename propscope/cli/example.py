@@ -26,6 +26,10 @@ def example(
         Optional[str],  # noqa: UP045
         typer.Argument(help="Which one; without a name, all are listed.", show_default=False),
     ] = None,
+    arguments: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(help="What the example takes, such as mnist:path=DIR for ten_layers.", show_default=False),
+    ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="In a small setting: less to train, fewer seeds, pictures in outputs/quick.")
     ] = False,
@@ -37,9 +41,10 @@ def example(
         for stem, title in titles.items():
             print(f"{stem:{max(map(len, titles))}}  {title}")
         return
-    with _setting(folder, quick=quick):
+    path = find_example(folder, name)
+    with _setting(path, arguments or [], quick=quick):
         try:
-            runpy.run_path(str(find_example(folder, name)), run_name="__main__")
+            runpy.run_path(str(path), run_name="__main__")
         except AssertionError as error:
             failed = traceback.extract_tb(error.__traceback__)[-1]
             said = str(error) or failed.line
@@ -90,16 +95,18 @@ def find_example(folder: Path, name: str) -> Path:
 
 
 @contextmanager
-def _setting(folder: Path, *, quick: bool) -> Iterator[None]:
-    """Let an example import what lies beside it, and tell it the setting; put both back."""
-    before = os.environ.get(QUICK)
-    sys.path.insert(0, str(folder))
+def _setting(path: Path, arguments: list[str], *, quick: bool) -> Iterator[None]:
+    """Let an example import what lies beside it, and tell it its arguments and the setting; put all back."""
+    before, typed = os.environ.get(QUICK), sys.argv
+    sys.path.insert(0, str(path.parent))
+    sys.argv = [str(path), *arguments]
     if quick:
         os.environ[QUICK] = "1"
     try:
         yield
     finally:
-        sys.path.remove(str(folder))
+        sys.path.remove(str(path.parent))
+        sys.argv = typed
         if quick:
             os.environ.pop(QUICK)
             if before is not None:

@@ -1,0 +1,58 @@
+"""Collapse by symmetry: zeros and ones on a 3-10-1 tanh network, and the linear model that zeros do not hurt.
+
+The units of a layer that start equal stay equal: after 100 steps ten hidden units are still copies of one. A linear
+model has no units to tell apart, and zeros train it as well as anything else does; but not two linear layers in a row.
+"""
+
+import torch
+from setting import SEEDS, WORKERS, draw_training
+from torch import nn, optim
+
+import propscope
+from propscope.networks import initialize_
+from propscope.training import make_data
+
+# One step an epoch on all 10,000 examples, as gradient descent in a textbook.
+textbook = {"optimizer": "sgd", "epochs": 100, "batch": 10_000, "validation": 0, "seeds": SEEDS, "workers": WORKERS}
+initializers = ["zeros", "ones", "normal:std=1", "xavier_normal", "he_normal"]
+runs = propscope.train_mlp(
+    1, 10, activation="tanh", initializer=initializers, data="one_hidden", learning_rate=0.01, **textbook
+)
+print(runs)
+draw_training("symmetry", runs)
+
+for run in runs:
+    if run.labels["initializer"] in ("zeros", "ones"):
+        assert run.rows[0] == 10
+        assert run.distinct_rows_before[0] == run.distinct_rows_after[0] == 1
+        # Not even as good as one number for all examples.
+        assert run.stability == "stalled"
+        assert run.final_loss > 0.97 * run.constant_loss
+    else:
+        assert run.distinct_rows_after[0] == 10
+        # The noise is 1.0 of it.
+        assert run.final_loss < 0.5 * run.constant_loss
+
+
+def linear_model(initializer, *, layers):
+    """Return the loss of a linear model after 100 steps of gradient descent."""
+    data = make_data("linear", seed=0, validation=0)
+    model = nn.Sequential(*(nn.Linear(3, 3) for _ in range(layers - 1)), nn.Linear(3, 1))
+    initialize_(model, initializer, generator=torch.Generator().manual_seed(0))
+    optimizer = optim.SGD(model.parameters(), lr=0.05)
+    for _ in range(100):
+        loss = nn.functional.mse_loss(model(data.train[0]), data.train[1])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return loss.item(), data.constant_loss
+
+
+zeros, constant = linear_model("zeros", layers=1)
+drawn, _ = linear_model("normal:std=0.5", layers=1)
+deep, _ = linear_model("zeros", layers=2)
+print(f"\nlinear model, loss after 100 steps; the best constant prediction has {constant:.3f}")
+print(f"zeros {zeros:.3f}, normal {drawn:.3f}; two layers, zeros {deep:.3f}")
+assert zeros < 1.1
+assert abs(zeros - drawn) < 0.05
+assert deep > 0.99 * constant
