@@ -7,11 +7,12 @@ from pathlib import Path
 import matplotlib as mpl
 import pytest
 from synthetic_profiles import grid, mlp, model
+from synthetic_trainings import run, trainings
 
 import propscope.plots.gallery
 from propscope.errors import InputError, StoreError
-from propscope.plots import PLOTS, draw_all
-from propscope.results import ProfileSet
+from propscope.plots import PLOTS, TRAINING_PLOTS, draw_all
+from propscope.results import ProfileSet, TrainingSet
 
 SMALL = grid(("he_normal", "zeros"), depths=(3,), seeds=2, width=8, batch=4)
 
@@ -41,6 +42,26 @@ def test_several_activations_and_depths_are_told_apart(tmp_path: Path) -> None:
         "run-overview-depth2.png",
         "run-overview-depth3.png",
     ]
+
+
+def test_trainings_have_pictures_of_their_own(tmp_path: Path) -> None:
+    paths = draw_all(trainings(activations=("relu", "tanh")), tmp_path, stem="run")
+    assert [path.name for path in paths] == [
+        "run-learning.png",
+        "run-signal-relu.png",
+        "run-signal-tanh.png",
+        "run-activation-map-relu.png",
+        "run-activation-map-tanh.png",
+    ]
+    with pytest.raises(InputError, match="unknown plot 'curves'; valid are learning, signal, activation-map"):
+        draw_all(trainings(), tmp_path, stem="other", only=["curves"])
+    bare = TrainingSet((run(taken=()),))
+    assert [path.name for path in draw_all(bare, tmp_path, stem="bare")] == ["bare-learning.png"]
+    with pytest.raises(
+        InputError, match="nothing to draw for signal: not recorded in any of the 1 trainings"
+    ) as caught:
+        draw_all(bare, tmp_path, stem="other", only=["signal"])
+    assert "profile_every" in caught.value.hint
 
 
 def test_other_formats(tmp_path: Path) -> None:
@@ -148,4 +169,5 @@ def test_the_table_of_plots_is_complete() -> None:
         "overview",
         "jacobian",
     ]
-    assert all(plot.title and plot.shows for plot in PLOTS)
+    assert [plot.name for plot in TRAINING_PLOTS] == ["learning", "signal", "activation-map"]
+    assert all(plot.title and plot.shows for plot in (*PLOTS, *TRAINING_PLOTS))

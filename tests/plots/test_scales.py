@@ -8,17 +8,31 @@ from matplotlib.figure import Figure
 
 from propscope.plots.scales import Scale, exponents, log_scale, log_window, signed_scale
 
-
-@pytest.mark.parametrize(
+EVERY_KIND = pytest.mark.parametrize(
     "scale",
-    [Scale("linear", -2.0, 5.0), Scale("log", 1e-6, 1e3), Scale("symlog", -3.0, 2e5, linear_below=0.1)],
+    [
+        Scale("linear", -2.0, 5.0),
+        Scale("log", 1e-6, 1e3),
+        Scale("symlog", -3.0, 2e5, linear_below=0.1),
+        Scale("asinh", -3.0, 2e5, linear_below=0.1),
+    ],
     ids=lambda scale: scale.kind,
 )
+
+
+@EVERY_KIND
 def test_a_fraction_is_where_matplotlib_draws_the_value(scale: Scale) -> None:
     axes = scale.apply(Figure().add_axes((0, 0, 1, 1)))
     values = np.array([0.03, 0.1, 0.5, 1.0, 4.9])
     drawn = axes.transAxes.inverted().transform(axes.transData.transform(np.column_stack([values, values])))[:, 1]
     assert scale.fraction(values) == pytest.approx(drawn, abs=1e-9)
+
+
+@EVERY_KIND
+def test_the_values_at_fractions_are_the_way_back(scale: Scale) -> None:
+    fractions = np.linspace(0, 1, 21)
+    assert scale.fraction(scale.at(fractions)) == pytest.approx(fractions, abs=1e-12)
+    assert scale.at([0.0, 1.0]) == pytest.approx([scale.low, scale.high], rel=1e-12)
 
 
 def test_what_is_off_the_axis_stands_at_its_edge() -> None:

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from synthetic_trainings import run, trainings
+
+from propscope.plots.style import styled
+from propscope.plots.training_map import CELLS, TrainingMap, prepare_training_map, shares_of
+from propscope.plots.training_map_panels import draw_training_map
+from propscope.results import NetworkProfile, Site, TensorSummary, TrainingSet
+
+
+def profile(*layers: list[float]) -> NetworkProfile:
+    sites = (
+        Site(f"acts.{number}", "ReLU", "activation", (1, len(values)), layer=number, forward=TensorSummary.of(values))
+        for number, values in enumerate(layers, start=1)
+    )
+    return NetworkProfile(tuple(sites))
+
+
+def prepared(runs: TrainingSet) -> TrainingMap:
+    found = prepare_training_map(runs)
+    assert found is not None
+    return found
+
+
+def test_rows_columns_and_epochs() -> None:
+    found = prepared(trainings())
+    assert (found.rows, found.of, found.counts) == ((1, 2, 3), 3, "layer")
+    assert (found.columns, found.epochs) == (("he_normal", "zeros"), (0, 1, 2))
+    assert found.edges.size == CELLS + 1
+    assert (np.diff(found.edges) > 0).all()
+    for row in found.shares:
+        for cell in row:
+            assert cell.shape == (3, CELLS)
+            assert cell.sum(axis=1) == pytest.approx(1.0)
+    zeros = found.shares[2][1]
+    (at,) = np.flatnonzero(zeros[0])
+    assert found.edges[at] <= 0 <= found.edges[at + 1]
+
+
+def test_seeds_are_merged() -> None:
+    runs = TrainingSet.of(
+        replace(run(seed=seed), profiles=tuple((epoch, profile(values)) for epoch in range(3)))
+        for seed, values in enumerate(([1.0, 1.0], [-1.0, -1.0]))
+    )
+    found = prepared(runs)
+    shares, middle = found.shares[0][0], np.searchsorted(found.edges, 0.0)
+    assert (shares[0, : middle - 10].sum(), shares[0, middle + 10 :].sum()) == pytest.approx((0.5, 0.5))
+    assert "Seeds merged" in found.header.reading
+
+
+def test_values_beyond_the_axis_are_in_its_last_cells() -> None:
+    edges = np.array([-1.0, 0.0, 1.0, 2.0])
+    assert shares_of(TensorSummary.of([-9.0, 1.5, 1.5, 50.0]), edges).tolist() == pytest.approx([0.25, 0.0, 0.75])
+    assert np.isnan(shares_of(None, edges)).all()
+    assert np.isnan(shares_of(TensorSummary.of([np.nan]), edges)).all()
+
+
+def test_a_layer_that_explodes_does_not_make_the_axis_useless() -> None:
+    taken = ((0, profile([1.0, -1.0])), (1, profile([1e9, -1e9])), (2, profile([2.0, -2.0])))
+    found = prepared(TrainingSet((replace(run(), profiles=taken),)))
+    assert 2 < found.scale.high < 100
+    assert found.shares[0][0][1, [0, -1]].tolist() == [0.5, 0.5]
+
+
+def test_what_is_not_finite_is_marked_and_what_is_not_there_left_blank() -> None:
+    taken = ((0, profile([1.0])), (1, profile([1.0, np.inf])))
+    runs = TrainingSet((replace(run("he_normal"), profiles=taken), run("zeros")))
+    found = prepared(runs)
+    assert found.broken[0] == ((1,), ())
+    assert np.isnan(found.shares[0][0][2]).all()
+    assert np.isnan(found.shares[1][0]).all()
+    assert "NaN or Inf" in found.header.reading
+
+
+def test_fewer_than_three_moments_are_no_map() -> None:
+    assert prepare_training_map(TrainingSet((run(taken=(0, 2)),))) is None
+    assert prepare_training_map(TrainingSet((run(taken=()),))) is None
+    assert prepare_training_map(TrainingSet(())) is None
+
+
+def test_what_is_drawn() -> None:
+    found = prepared(trainings())
+    with styled():
+        figure = draw_training_map(found)
+    axes = figure.axes[1:]
+    assert len(axes) == 6
+    assert [one.get_title(loc="left") for one in axes[:2]] == ["he_normal", "zeros"]
+    assert all(one.get_yscale() == "asinh" and one.get_xlim() == (-0.5, 2.5) for one in axes)
+    mesh = axes[0].collections[0].get_array()
+    assert mesh.shape == (CELLS, 3)
+    assert float(mesh.max()) == pytest.approx(float(np.max(found.shares[0][0])))
+    assert {"layer 1", "layer 2", "layer 3"} <= {text.get_text() for text in figure.texts}
