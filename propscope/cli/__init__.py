@@ -9,7 +9,7 @@ import typer
 
 def build() -> typer.Typer:
     """Return the application with every command; importing a command imports nothing heavy."""
-    from propscope.cli import example, inspect, list_, merge, phase, plot, profile, show, theory
+    from propscope.cli import example, inspect, list_, merge, phase, plot, profile, show, theory, train
 
     app = typer.Typer(
         name="propscope",
@@ -20,6 +20,7 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.command("profile")(profile.profile)
+    app.command("train")(train.train)
     app.command("inspect")(inspect.inspect)
     app.command("show")(show.show)
     app.command("plot")(plot.plot)

@@ -11,11 +11,13 @@ if TYPE_CHECKING:
 
 
 def list_(json: Json = False) -> None:
-    """Print the activations, the initializers and the inputs, with their parameters, formulas and sources."""
+    """Print what can be built and trained on, and with which optimizers, with parameters, formulas and sources."""
     from propscope.cli.output import print_json, print_table
     from propscope.networks import ACTIVATIONS, INITIALIZERS, INPUTS
+    from propscope.training import DATA, OPTIMIZERS
 
-    kinds = {"activations": ACTIVATIONS, "initializers": INITIALIZERS, "inputs": INPUTS}
+    kinds: dict[str, tuple[Any, ...]] = {"activations": ACTIVATIONS, "initializers": INITIALIZERS, "inputs": INPUTS}
+    kinds |= {"data": DATA, "optimizers": OPTIMIZERS}
     if json:
         print_json({kind: [_document(entry) for entry in entries] for kind, entries in kinds.items()})
         return

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional, TypeVar
 
 import typer
 
@@ -11,6 +12,8 @@ from propscope.errors import InputError
 
 if TYPE_CHECKING:
     from propscope.results import ProfileSet, TrainingSet
+
+N = TypeVar("N", int, float)
 
 File = Annotated[Path, typer.Argument(help="A result file.", show_default=False)]
 Act = Annotated[Optional[str], typer.Option("--act", help="Only these activations, comma-separated.")]  # noqa: UP045
@@ -24,16 +27,38 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that
 
 def numbers(text: str, option: str) -> list[int]:
     """Return the whole numbers of a comma-separated list; raises `InputError` naming the option."""
+    return _listed(text, option, int, "whole numbers", "10,20")
 
-    def number(part: str) -> int:
+
+def decimals(text: str, option: str) -> list[float]:
+    """Return the numbers of a comma-separated list; raises `InputError` naming the option."""
+    return _listed(text, option, float, "numbers", "1e-3,1e-2")
+
+
+def _listed(text: str, option: str, read: Callable[[str], N], valid: str, example: str) -> list[N]:
+    def number(part: str) -> N:
         try:
-            return int(part)
+            return read(part)
         except ValueError:
             raise InputError(
-                f"{option} has {part.strip()!r}; valid are whole numbers, comma-separated", hint=f"{option} 10,20"
+                f"{option} has {part.strip()!r}; valid are {valid}, comma-separated", hint=f"{option} {example}"
             ) from None
 
     return [number(part) for part in text.split(",")]
+
+
+def unused_file(stem: str) -> Path:
+    """Return a path in outputs/ that does not exist yet, numbered from the second on."""
+    for number in range(1, 100_000):
+        path = Path("outputs") / (f"{stem}.h5" if number == 1 else f"{stem}-{number}.h5")
+        if not path.exists():
+            return path
+    raise InputError(f"outputs/ is full of files named {stem}; name one with --output")
+
+
+def short_name(spec: str) -> str:
+    """Return what a file name says of a spec; an activation of the user's may be the path of a file."""
+    return Path(spec.split(":")[0]).stem
 
 
 def load_selected(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from propscope.cli.options import Json, Overwrite, numbers
-from propscope.errors import InputError, PropscopeError
+from propscope.cli.options import Json, Overwrite, numbers, short_name, unused_file
+from propscope.errors import PropscopeError
 
 if TYPE_CHECKING:
     from propscope.results import NetworkProfile, ProfileSet
@@ -166,12 +166,5 @@ def _keep(profiles: ProfileSet, path: Path, *, plots: bool, overwrite: bool, jso
 
 
 def _unused(grid: Grid) -> Path:
-    """Return a path in outputs/ that does not exist yet, numbered from the second on."""
-    # An activation of the user's may be the path of a file.
-    names = [Path(name.split(":")[0]).stem for name in grid.activation[:3]]
-    stem = "-".join(["mlp", *names, *(f"d{depth}" for depth in grid.depth[:3])])
-    for number in range(1, 100_000):
-        path = Path("outputs") / (f"{stem}.h5" if number == 1 else f"{stem}-{number}.h5")
-        if not path.exists():
-            return path
-    raise InputError(f"outputs/ is full of files named {stem}; name one with --output")
+    names = map(short_name, grid.activation[:3])
+    return unused_file("-".join(["mlp", *names, *(f"d{depth}" for depth in grid.depth[:3])]))

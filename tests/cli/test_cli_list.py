@@ -1,10 +1,12 @@
-"""`propscope list`: both tables and the inputs, as text and as JSON."""
+"""`propscope list`: every table, as text and as JSON."""
 
 from propscope.networks import ACTIVATIONS, INITIALIZERS, INPUTS
+from propscope.training import DATA, OPTIMIZERS
 
 
 def test_everything_is_listed_with_its_parameters_and_sources(command):
     tables = {"activations": ACTIVATIONS, "initializers": INITIALIZERS, "inputs": INPUTS}
+    tables |= {"data": DATA, "optimizers": OPTIMIZERS}
     lines = command.fine("list").splitlines()
     starts = [lines.index(kind) for kind in tables]
     for (kind, entries), start in zip(tables.items(), starts, strict=True):
@@ -20,7 +22,7 @@ def test_everything_is_listed_with_its_parameters_and_sources(command):
 
 def test_as_json(command):
     document = command("list", "--json").document
-    assert list(document) == ["activations", "initializers", "inputs"]
+    assert list(document) == ["activations", "initializers", "inputs", "data", "optimizers"]
     assert [entry["name"] for entry in document["initializers"]] == [entry.name for entry in INITIALIZERS]
     leaky = next(entry for entry in document["activations"] if entry["name"] == "leaky_relu")
     assert leaky["parameters"] == {"negative_slope": 0.01}
