@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -31,7 +31,7 @@ def lines(profiles: Set, *, columns: Sequence[str] = (), members: Set | None = N
     They differ in their seed alone, and in the labels that `columns` keep apart elsewhere. The name is the initializer,
     with every other label that varies among `profiles`: "he_normal, depth 50"; "model" where there is neither.
     """
-    varying = [name for name, values in profiles.axes.items() if name not in (SEED, LINE, *columns) and len(values) > 1]
+    varying = _varying(profiles, but=(SEED, LINE, *columns))
     together: dict[str, list[Any]] = {}
     for profile in profiles if members is None else members:
         parts = [str(profile.labels[LINE])] if LINE in profile.labels else []
@@ -57,7 +57,7 @@ def sheets(profiles: Set, *, within: Sequence[str], lines_at_most: int, columns_
     inside = {SEED, *within}
     if LINE not in profiles.axes:
         inside |= profiles.axes.keys() - {COLUMN}
-    apart = [name for name, values in profiles.axes.items() if name not in inside and len(values) > 1]
+    apart = _varying(profiles, but=inside)
     together: dict[tuple[str, ...], list[Any]] = {}
     for profile in profiles:
         key = tuple(_spell(name, profile) for name in apart)
@@ -67,6 +67,15 @@ def sheets(profiles: Set, *, within: Sequence[str], lines_at_most: int, columns_
         for extra, page in _pages(profiles.of(members), within, lines_at_most, columns_at_most):
             pages.append(Sheet("-".join(part for part in key + extra if part), page))
     return _unique(pages)
+
+
+def _varying(profiles: ProfileSet, *, but: Collection[str]) -> list[str]:
+    """Return the labels, `but` these, that are not the same for all; one that only some carry is not."""
+    return [
+        name
+        for name in profiles.axes
+        if name not in but and len({profile.labels.get(name) for profile in profiles}) > 1
+    ]
 
 
 def _spell(name: str, profile: NetworkProfile | TrainingRun) -> str:
@@ -115,7 +124,8 @@ def facts(profiles: ProfileSet | TrainingSet, *, seeds: str = "") -> str:
     A fact that is not known, or not the same for all, is left out; of trainings the batch, unless it is a label.
     """
     axes = profiles.axes
-    shared = {name: values[0] for name, values in axes.items() if len(values) == 1 and name not in (SEED, LINE)}
+    alike = axes.keys() - _varying(profiles, but=())
+    shared = {name: values[0] for name, values in axes.items() if name in alike - {SEED, LINE}}
     parts = [str(shared.pop(COLUMN))] if COLUMN in shared else []
     parts += [f"{name} {value}" for name, value in shared.items()]
     if len(axes.get(LINE, ())) == 1:

@@ -76,3 +76,12 @@ def test_facts_state_what_all_share() -> None:
     single = labelled(activation=("relu", "tanh"), initializer=("he",), depth=(10, 20), seed=(0,))
     assert facts(single) == "he · 1 seed · batch 256"
     assert facts(ProfileSet((NetworkProfile(()),))) == ""
+
+
+def test_a_label_that_only_some_carry_keeps_them_apart() -> None:
+    plain = labelled(activation=("relu",), initializer=("he",), seed=(0, 1))
+    both = plain + labelled(activation=("relu",), initializer=("he",), norm=("batch",), seed=(0, 1))
+    assert list(lines(both)) == ["he", "he, norm batch"]
+    assert names(both, "initializer") == ["normnone", "normbatch"]
+    assert "norm" not in facts(both)
+    assert "norm batch" in facts(both[2:])
