@@ -6,10 +6,10 @@ adds its branch, and He's branches are too large. AlphaDropout keeps SELU's mean
 
 import math
 
-from setting import OUTPUTS, QUICK, SEEDS
+from setting import QUICK, SEEDS, picture
 
 import propscope
-from propscope.plots import draw_all
+from propscope.plots import Header, line_style
 
 initializers = ["normal", "default", "xavier_normal", "he_normal"]
 network = {"depth": 20, "width": 256, "batch": 64 if QUICK else 128, "seeds": SEEDS}
@@ -23,13 +23,24 @@ selu, alpha, dropout = (
 )
 for profiles in (plain, batch_norm, residual, selu + alpha + dropout):
     print(str(profiles).split("\n\nforward:")[0], end="\n\n")
-for stem, profiles in (("batch-norm", plain + batch_norm), ("residual", plain + residual)):
-    for path in draw_all(profiles, OUTPUTS, stem=f"example-remedies-{stem}", only=["overview"], overwrite=True):
-        print(f"picture {path}")
 
 
 def decades(profiles, direction):
     return [math.log10(getattr(pair, f"{direction}_factor").center) for pair in profiles.pairs()]
+
+
+reading = (
+    "0 keeps the signal; below, it vanishes; above, it explodes. Ten decades apart without a norm, one point with it."
+)
+header = Header("What norms and residual sums change", "20 ReLU layers of 256, decades over the depth", reading)
+with picture("remedies", header, columns=2) as panels:
+    for axes, direction in zip(panels, ("forward", "backward"), strict=True):
+        for index, (name, profiles) in enumerate((("plain", plain), ("BatchNorm", batch_norm), ("residual", residual))):
+            axes.plot(initializers, decades(profiles, direction), label=name, **line_style(index).keywords)
+        axes.set_title(direction)
+        axes.set_ylabel("decades gained or lost")
+        axes.grid(axis="y")
+    panels[0].legend(loc="lower right")
 
 
 # normal, default, Xavier and He are ten decades apart without a norm, and alike with it.
