@@ -69,7 +69,7 @@ def sheets(profiles: Set, *, within: Sequence[str], lines_at_most: int, columns_
     return _unique(pages)
 
 
-def _varying(profiles: ProfileSet, *, but: Collection[str]) -> list[str]:
+def _varying(profiles: ProfileSet | TrainingSet, *, but: Collection[str]) -> list[str]:
     """Return the labels, `but` these, that are not the same for all; one that only some carry is not."""
     return [
         name
