@@ -1,0 +1,88 @@
+"""What He's and Xavier's derivations assume: E[y^2]/Var[z] and E[wx] = E[w]E[x], for few and many inputs.
+
+He takes half of Var[z] through ReLU, Xavier all of it through tanh. First for single products z = wx, whose weights are
+drawn anew each time: half, when x is centred, or when there are many weights. Then for a layer of 256 units: half for
+three raw inputs too, since 768 weights are many; it is the number of weights that counts, not that of the inputs.
+"""
+
+from statistics import mean, stdev
+
+import torch
+from setting import QUICK, SEEDS, picture
+
+import propscope
+from propscope.networks import make_input, stream
+from propscope.plots import Header
+from propscope.results.table import Table, number
+
+FEW, MANY = 3, 450
+DRAWS = 10 if QUICK else 100
+
+
+def products(function, inputs, *, scale="none", centred=False, factor=1.0, weight_std=1.0):
+    """Return E[y^2]/Var[z], and E[wx] - E[w]E[x], of each draw of weights, 1000 rows of input each."""
+    ratios, apart = [], []
+    for seed in range(DRAWS):
+        x = make_input("mixed", batch=1000, seed=seed, features=inputs, scale=scale, dtype=torch.float64).values
+        x = factor * (x - x.mean(0) if centred else x)
+        w = weight_std * torch.randn(inputs, generator=stream(seed, "weights"), dtype=torch.float64)
+        z = w * x
+        ratios.append(float(function(z).square().mean() / z.var()))
+        apart.append(float(z.mean() - w.mean() * x.mean()))
+    return ratios, apart
+
+
+def layer(activation, initializer, inputs, scale="none"):
+    """Return E[y^2]/Var[z] of a layer of 256 units, for each seed."""
+    options = {"activation": activation, "initializer": initializer, "input_size": inputs, "scale": scale}
+    found = propscope.profile_mlp(1, 256, input="mixed", batch=1000, seeds=SEEDS, **options)
+    return [p.sites[1].forward.rms ** 2 / p.sites[0].forward.std ** 2 for p in found]
+
+
+relu, tanh = torch.relu, torch.tanh
+found = {
+    "relu, 3 raw": products(relu, FEW),
+    "relu, 450 raw": products(relu, MANY),
+    "relu, 3 min-max": products(relu, FEW, scale="minmax"),
+    "relu, 3 centred": products(relu, FEW, centred=True),
+    "tanh, 3 centred": products(tanh, FEW, centred=True),
+    "tanh, 3 standardized": products(tanh, FEW, scale="zscore"),
+    "tanh, 3 standardized x 0.2": products(tanh, FEW, scale="zscore", factor=0.2),
+    "tanh, 450 standardized": products(tanh, MANY, scale="zscore"),
+    "tanh, 450 standardized, w x 0.05": products(tanh, MANY, scale="zscore", weight_std=0.05),
+    "relu, layer, 3 raw": (layer("relu", "he_normal", FEW), [0.0]),
+    "relu, layer, 450 raw": (layer("relu", "he_normal", MANY), [0.0]),
+    "tanh, layer, 3 standardized": (layer("tanh", "lecun_normal", FEW, "zscore"), [0.0]),
+    "tanh, layer, 450 standardized": (layer("tanh", "lecun_normal", MANY, "zscore"), [0.0]),
+}
+ratio = {name: (mean(ratios), stdev(ratios)) for name, (ratios, _) in found.items()}
+wx = {name: max(map(abs, apart)) for name, (_, apart) in found.items()}
+rows = [(name, *map(number, ratio[name]), "-" if "layer" in name else number(wx[name])) for name in found]
+headings = ("z", "E[y^2]/Var[z]", "std over draws", "largest |E[wx] - E[w]E[x]|")
+print(Table(f"mean over {DRAWS} draws of single weights, {SEEDS} layers", headings, tuple(rows), left={"z"}).to_text())
+
+header = Header("What the derivations assume", "E[y^2] / Var[z], mean and std over draws", "Dashed: what is assumed.")
+with picture("assumptions", header, columns=2, left=2.6, width=3.2, height=2.4) as panels:
+    for axes, name, assumed in zip(panels, ("relu", "tanh"), (0.5, 1.0), strict=True):
+        shown = [case for case in ratio if case.startswith(name)]
+        centers, spreads = zip(*(ratio[case] for case in shown), strict=True)
+        axes.errorbar(centers, range(len(shown)), xerr=spreads, fmt="o", color="#0072b2", capsize=3)
+        axes.set_yticks(range(len(shown)), [case.removeprefix(f"{name}, ") for case in shown])
+        axes.invert_yaxis()
+        axes.axvline(assumed, color="black", linestyle="--", linewidth=1)
+        axes.set_title(name)
+
+assert ratio["relu, 3 raw"][1] > 0.2
+assert abs(ratio["relu, 450 raw"][0] - 0.5) < 0.05
+assert ratio["relu, 450 raw"][1] < 0.1
+assert abs(ratio["relu, 3 centred"][0] - 0.5) < 0.01
+assert ratio["relu, 3 min-max"][1] > 0.2
+assert wx["relu, 3 raw"] > 0.1
+assert wx["relu, 3 centred"] < 1e-12
+# Few inputs do not hurt a layer.
+assert abs(ratio["relu, layer, 3 raw"][0] - 0.5) < 0.1
+# tanh is far from linear at unit variance, whatever the number of inputs; Xavier's 1/n sees to the latter.
+assert ratio["tanh, 3 standardized"][0] < 0.6
+assert ratio["tanh, 3 standardized x 0.2"][0] > 0.9
+assert ratio["tanh, 450 standardized, w x 0.05"][0] > 0.95
+assert abs(ratio["tanh, layer, 3 standardized"][0] - ratio["tanh, layer, 450 standardized"][0]) < 0.06
