@@ -17,6 +17,8 @@ _HOMES = {
     "PropscopeError": "propscope.errors",
     "Site": "propscope.results",
     "TensorSummary": "propscope.results",
+    "TrainingRun": "propscope.results",
+    "TrainingSet": "propscope.results",
     "LogHistogram": "propscope.results",
     "load": "propscope.store",
     "save": "propscope.store",
@@ -36,6 +38,8 @@ __all__ = [
     "PropscopeError",
     "Site",
     "TensorSummary",
+    "TrainingRun",
+    "TrainingSet",
     "jacobian",
     "load",
     "profile",
@@ -51,7 +55,16 @@ if TYPE_CHECKING:
     from propscope import theory
     from propscope.errors import PropscopeError
     from propscope.measure import jacobian, profile, summary, track
-    from propscope.results import LogHistogram, NetworkProfile, Parameter, ProfileSet, Site, TensorSummary
+    from propscope.results import (
+        LogHistogram,
+        NetworkProfile,
+        Parameter,
+        ProfileSet,
+        Site,
+        TensorSummary,
+        TrainingRun,
+        TrainingSet,
+    )
     from propscope.store import load, save
     from propscope.sweep import profile_mlp
     from propscope.training import train_mlp
