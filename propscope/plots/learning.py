@@ -20,7 +20,7 @@ from propscope.results.interval import Interval, arithmetic_interval, geometric_
 # Curves nearer to each other than this share of the panel's height, everywhere, cannot be told apart.
 _COINCIDE = 0.02
 BANDS_AT_MOST = 6
-_READING = "Falling loss, rising accuracy: it learns."
+_READING = ("Falling loss: it learns.", "Falling loss, rising accuracy: it learns.")
 _HELD_OUT = " Solid: training data; dashed: validation data, where the names stand."
 _BANDS = " Bands: from the lowest to the highest seed."
 _CONSTANT = " Grey dots: the best that a constant prediction gives; a line along it has learned nothing."
@@ -118,7 +118,7 @@ def prepare_learning(runs: TrainingSet) -> Learning | None:
     panels = [panel for row in rows for panel in row if panel is not None]
     curves = [curve for panel in panels for curve in panel.curves]
     reading = (
-        _READING
+        _READING[any(panel.measure.name == "accuracy" for panel in panels)]
         + _HELD_OUT * any(curve.validation.seen for curve in curves)
         + _BANDS * any(curve.runs > 1 for curve in curves)
         + _CONSTANT * any(not math.isnan(panel.constant) for panel in panels)
