@@ -61,7 +61,8 @@ rows = [(name, *map(number, ratio[name]), "-" if "layer" in name else number(wx[
 headings = ("z", "E[y^2]/Var[z]", "std over draws", "largest |E[wx] - E[w]E[x]|")
 print(Table(f"mean over {DRAWS} draws of single weights, {SEEDS} layers", headings, tuple(rows), left={"z"}).to_text())
 
-header = Header("What the derivations assume", "E[y^2] / Var[z], mean and std over draws", "Dashed: what is assumed.")
+reading = "Dashed: what is assumed. Numbers: the inputs. Single products z = wx, but for the layers of 256 units."
+header = Header("What the derivations assume", "E[y^2] / Var[z], mean and deviation over draws of the weights", reading)
 with picture("assumptions", header, columns=2, left=2.6, width=3.2, height=2.4) as panels:
     for axes, name, assumed in zip(panels, ("relu", "tanh"), (0.5, 1.0), strict=True):
         shown = [case for case in ratio if case.startswith(name)]
@@ -83,6 +84,6 @@ assert wx["relu, 3 centred"] < 1e-12
 assert abs(ratio["relu, layer, 3 raw"][0] - 0.5) < 0.1
 # tanh is far from linear at unit variance, whatever the number of inputs; Xavier's 1/n sees to the latter.
 assert ratio["tanh, 3 standardized"][0] < 0.6
-assert ratio["tanh, 3 standardized x 0.2"][0] > 0.9
+assert ratio["tanh, 3 standardized x 0.2"][0] > 0.85
 assert ratio["tanh, 450 standardized, w x 0.05"][0] > 0.95
 assert abs(ratio["tanh, layer, 3 standardized"][0] - ratio["tanh, layer, 450 standardized"][0]) < 0.06
