@@ -15,6 +15,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -23,6 +24,9 @@ from propscope.results.training import TrainingRun
 from propscope.training.loop import train
 from propscope.training.plan import TrainingPlan
 from propscope.training.worker import READY
+
+# What takes no longer than this is not worth another process.
+START_AFTER = 0.3
 
 Numbered = tuple[int, TrainingRun]
 
@@ -81,47 +85,65 @@ def _next(waiting: deque[int]) -> int | None:
 
 
 class _Other:
-    """A process beside this one, and the thread that hands it jobs and waits for its answers."""
+    """A process beside this one, and the thread that starts it, hands it jobs and waits for its answers."""
 
     def __init__(self, plan: TrainingPlan, waiting: deque[int], finished: queue.SimpleQueue[tuple[int, Any]]) -> None:
         self._plan, self._waiting, self._finished = plan, waiting, finished
-        code = f"import sys; sys.path[:] = {sys.path!r}; from propscope.training.worker import serve; serve()"
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            # An interrupt is for this process, which then ends the other.
-            start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(plan.threads), "MKL_NUM_THREADS": str(plan.threads)},
-        )
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ended, self._starting = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._feed, daemon=True)
         self._thread.start()
 
     def _feed(self) -> None:
         number: int | None = None
         try:
-            if self._ask(self._plan) != READY:
+            process = self._start()
+            if process is None or _ask(process, self._plan) != READY:
                 return
             # Only one that is ready takes a job, so that none waits for a process to start.
             while (number := _next(self._waiting)) is not None:
-                self._finished.put((number, self._ask(number)))
+                self._finished.put((number, _ask(process, number)))
         except (OSError, EOFError, pickle.UnpicklingError):
             if number is not None:
                 message = "a process that trained a network ended, as where memory runs out"
                 self._finished.put((number, PropscopeError(message, hint="use fewer --workers, or a smaller network")))
 
-    def _ask(self, question: Any) -> Any:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        pickle.dump(question, self._process.stdin)
-        self._process.stdin.flush()
-        return pickle.load(self._process.stdout)
+    def _start(self) -> subprocess.Popen[bytes] | None:
+        self._ended.wait(START_AFTER)
+        with self._starting:
+            if self._ended.is_set() or not self._waiting:
+                return None
+            code = f"import sys; sys.path[:] = {sys.path!r}; from propscope.training.worker import serve; serve()"
+            threads = str(self._plan.threads)
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", code],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                # An interrupt is for this process, which then ends the other.
+                start_new_session=True,
+                env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+            )
+            return self._process
 
     def end(self) -> None:
         """End the process at once, whatever it does."""
-        self._process.kill()
-        self._process.wait()
+        self._ended.set()
+        with self._starting:
+            process = self._process
+        if process is not None:
+            process.kill()
+            process.wait()
         self._thread.join()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
+        for stream in () if process is None else (process.stdin, process.stdout):
+            # What was not sent to a process that has ended cannot be.
+            with suppress(OSError):
+                assert stream is not None
                 stream.close()
+
+
+def _ask(process: subprocess.Popen[bytes], question: Any) -> Any:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    pickle.dump(question, process.stdin)
+    process.stdin.flush()
+    return pickle.load(process.stdout)

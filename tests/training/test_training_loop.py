@@ -233,6 +233,25 @@ def test_the_caller_finds_everything_as_it_was():
     assert seen(one(dropout=0.5, seeds=[1])) != expected
 
 
+def test_one_thread_whatever_the_caller_has(monkeypatch):
+    threads = []
+
+    def noting(*arguments):
+        threads.append(torch.get_num_threads())
+        return evaluate(*arguments)
+
+    monkeypatch.setattr("propscope.training.loop.evaluate", noting)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        one(epochs=1)
+        assert torch.get_num_threads() == 3
+        one(epochs=1, threads=2)
+    finally:
+        torch.set_num_threads(before)
+    assert threads == [1] * 4 + [2] * 4
+
+
 def test_the_same_seed_gives_every_initializer_the_same_batches():
     # With a learning rate that changes nothing, what is left of the run is the data.
     one_run, other = (one(initializer=name, learning_rate=1e-30) for name in ("he_normal", "he_uniform"))

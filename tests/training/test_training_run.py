@@ -24,7 +24,6 @@ SMALL = {"data": "moons", "rows": 100, "epochs": 2, "batch": 16, "profile_every"
 @pytest.fixture
 def together(monkeypatch):
     """Two processes, also on a machine of one core, the other of which gets the first job."""
-    monkeypatch.setattr(workers_module, "available_workers", lambda plan: 2)
     monkeypatch.setattr(sys.modules["propscope.training.run"], "available_workers", lambda plan: 2)
 
 
@@ -257,6 +256,21 @@ def test_one_job_starts_no_process(monkeypatch):
 
     monkeypatch.setattr(subprocess, "Popen", refuse)
     assert len(propscope.train_mlp(1, 4, seeds=1, **SMALL)) == 1
+
+
+def test_what_takes_no_time_starts_no_process(monkeypatch, together):
+    started, popen = [], subprocess.Popen
+
+    def start(*arguments, **options):
+        started.append(arguments)
+        return popen(*arguments, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    assert len(propscope.train_mlp(1, 4, seeds=2, workers=2, **SMALL)) == 2
+    assert started == []
+    monkeypatch.setattr(workers_module, "START_AFTER", 0)
+    assert len(propscope.train_mlp(1, 4, seeds=5, workers=2, **SMALL)) == 5
+    assert len(started) == 1
 
 
 def test_nothing_is_said_where_stderr_is_no_terminal(capsys):
