@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from propscope.plots.tracks import Track, positions_of, site_track, weight_track
 from propscope.results import NetworkProfile
-from propscope.results.expectations import seed_band
+from propscope.results.expectations import BAND, seed_band
 from propscope.results.fields import PARAMETER_FIELDS, SUMMARY_FIELDS, Field
 from propscope.results.interval import arithmetic_interval, geometric_interval
 
@@ -28,8 +28,8 @@ class Quantity:
 
     `subject` says of what in words, `symbol` in mathtext; `travels` which way the signal runs through the layers; a
     quantity that is `signed` is averaged as it is, every other one on logarithms. `expects`: the field of `Expected`
-    or of a parameter that predicts it, and `scatter` the one that says how far networks stray from that; "" where
-    there is none.
+    or of a parameter that predicts it, `scatter` the one that says how far networks stray, and `drift` by how much the
+    logarithm about which they do lies off that of the prediction; "" where there is none.
     """
 
     subject: str
@@ -40,6 +40,7 @@ class Quantity:
     signed: bool = False
     expects: str = ""
     scatter: str = ""
+    drift: str = ""
 
     @property
     def field(self) -> Field:
@@ -58,8 +59,18 @@ class Quantity:
         return [_known(found, self.expects) for found in track.expected]
 
     def scatters(self, track: Track) -> list[float]:
-        """Return by how much the logarithm scatters from network to network at each position, NaN where not known."""
+        """Return by how much networks scatter at each position, in logarithms unless signed; NaN where not known."""
         return [_known(found, self.scatter) for found in track.expected]
+
+    def drifts(self, track: Track) -> list[float]:
+        """Return by how much the mean logarithm lies above that of the prediction, NaN where not known."""
+        return [_known(found, self.drift) for found in track.expected]
+
+    def band(self, expected: Floats, scatter: Floats, drift: Floats) -> tuple[Floats, Floats]:
+        """Return the limits between which 95% of networks lie, all of one shape."""
+        if self.signed:
+            return expected - BAND * scatter, expected + BAND * scatter
+        return seed_band(expected, scatter, drift)
 
     def drawable(self, values: Floats) -> NDArray[np.bool_]:
         """Return which values have a place on the axis: finite ones, and positive ones where it is logarithmic."""
@@ -90,7 +101,8 @@ QUANTITIES = (
         lambda p: site_track(p, "activation", "forward"),
         travels="up",
         expects="forward_std",
-        scatter="forward_log_std",
+        scatter="forward_std_log_std",
+        drift="forward_log_drift",
     ),
     Quantity(
         "Forward: activation h",
@@ -100,7 +112,7 @@ QUANTITIES = (
         travels="up",
         signed=True,
         expects="forward_mean",
-        scatter="forward_log_std",
+        scatter="forward_mean_std",
     ),
     Quantity(
         "Backward: dL/dz",
@@ -110,6 +122,7 @@ QUANTITIES = (
         travels="down",
         expects="backward_rms",
         scatter="backward_log_std",
+        drift="backward_log_drift",
     ),
     Quantity(
         "Weights W",
@@ -164,8 +177,11 @@ def curve_of(name: str, quantity: Quantity, tracks: Iterable[Track]) -> Curve:
     intervals = [average(column) for column in values.T.tolist()]
     nonfinite = np.isinf(values).sum(axis=0)
     expected = np.array([average(column).center for column in table(quantity.expected).T.tolist()], dtype=np.float64)
-    scatter = [arithmetic_interval(column).center for column in table(quantity.scatters).T.tolist()]
-    expected_low, expected_high = seed_band(expected, np.array(scatter, dtype=np.float64))
+    scatter, drift = (
+        np.array([arithmetic_interval(column).center for column in table(read).T.tolist()], dtype=np.float64)
+        for read in (quantity.scatters, quantity.drifts)
+    )
+    expected_low, expected_high = quantity.band(expected, scatter, drift)
     center = np.array([interval.center for interval in intervals], dtype=np.float64)
     return Curve(
         name=name,

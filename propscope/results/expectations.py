@@ -21,8 +21,9 @@ BAND = 1.96
 class Deviation:
     """How an rms compares with the expected one: their `ratio`, and how unusual that is among networks of this width.
 
-    `sd` = ln(ratio) / log_std, in standard deviations of the seed band: of what single networks of this width, not
-    averages over seeds, scatter by. Of what both are, 0 or Inf, the ratio is 1. NaN where either is not known.
+    `sd` = (ln(ratio) - log_drift) / log_std, in standard deviations of the seed band: of what single networks of this
+    width, not averages over seeds, scatter by about their mean. Of what both are, 0 or Inf, the ratio is 1. NaN where
+    either is not known.
     """
 
     ratio: float = math.nan
@@ -43,15 +44,16 @@ def deviation(site: Site, direction: Direction) -> Deviation:
         return Deviation()
     expected = getattr(site.expected, f"{direction}_rms")
     log_std = getattr(site.expected, f"{direction}_log_std")
+    drift = known_drift(getattr(site.expected, f"{direction}_log_drift"))
     measured = signal_of(getattr(site, direction))
     if math.isnan(measured) or math.isnan(expected):
         return Deviation()
-    if measured == expected:
+    if measured == expected and (not drift or not 0 < expected < math.inf):
         return Deviation(1.0, math.nan if math.isnan(log_std) else 0.0)
     with np.errstate(divide="ignore", over="ignore", under="ignore"):
         ratio = float(np.float64(measured) / expected)
         # The logarithms one by one: the quotient of numbers near the ends of float64 leaves its range.
-        return Deviation(ratio, float((np.log(measured) - np.log(expected)) / np.float64(log_std)))
+        return Deviation(ratio, float((np.log(measured) - np.log(expected) - drift) / np.float64(log_std)))
 
 
 def mean_deviation(deviations: Iterable[Deviation]) -> Deviation:
@@ -84,10 +86,19 @@ def expected_factor(profile: NetworkProfile, direction: Direction) -> float:
         return float(last / first)
 
 
-def seed_band(center: ArrayLike, log_std: ArrayLike) -> tuple[Floats, Floats]:
-    """Return the limits between which 95% of networks lie, `center` times exp(-+1.96 log_std), all of one shape."""
+def known_drift(log_drift: float) -> float:
+    """Return a drift of the logarithm, 0 where none is known."""
+    return 0.0 if math.isnan(log_drift) else log_drift
+
+
+def seed_band(center: ArrayLike, log_std: ArrayLike, log_drift: ArrayLike = 0.0) -> tuple[Floats, Floats]:
+    """Return the limits between which 95% of networks lie, `center` times exp(log_drift -+ 1.96 log_std).
+
+    All of one shape. A drift of NaN is none.
+    """
+    drift = np.nan_to_num(np.asarray(log_drift, dtype=np.float64))
     with np.errstate(over="ignore", invalid="ignore"):
-        low, high = (np.asarray(center * np.exp(side * np.asarray(log_std))) for side in (-BAND, BAND))
+        low, high = (np.asarray(center * np.exp(drift + side * np.asarray(log_std))) for side in (-BAND, BAND))
     return low, high
 
 

@@ -56,6 +56,10 @@ EXPECTED_FIELDS = (
     Field("backward_rms", "float", "theory: root mean square of the gradient", since=2),
     Field("backward_log_std", "float", "theory: standard deviation over seeds of ln backward_rms", since=2),
     Field("mean_cosine", "float", "theory: mean cosine between samples", since=2),
+    Field("forward_log_drift", "float", "theory: mean over seeds of ln rms, less ln forward_rms", since=2),
+    Field("backward_log_drift", "float", "theory: mean over seeds of ln rms, less ln backward_rms", since=2),
+    Field("forward_mean_std", "float", "theory: standard deviation over seeds of the mean", since=2),
+    Field("forward_std_log_std", "float", "theory: standard deviation over seeds of ln std", since=2),
 )
 
 

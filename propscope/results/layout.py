@@ -28,12 +28,12 @@ _GRID_NOTES = (
 )
 _GRID_THEORY_NOTE = (
     "/ theory: rms of z at the last layer, of dL/dz at the first, over what infinite-width theory expects, mean over",
-    "seeds; in brackets how far apart these are, in standard deviations of ln(rms) from network to network of this",
-    "width: -2 to 2 is usual.",
+    "seeds; in brackets how far ln(rms) lies from its mean over networks of this width, in their standard deviations:",
+    "-2 to 2 is usual.",
 )
 _SITE_THEORY_NOTE = (
-    "/ theory: rms over what infinite-width theory expects; in brackets how far apart these are, in standard",
-    "deviations of ln(rms) from network to network of this width: -2 to 2 is usual.",
+    "/ theory: rms over what infinite-width theory expects; in brackets how far ln(rms) lies from its mean over",
+    "networks of this width, in their standard deviations: -2 to 2 is usual.",
 )
 _THEORY = ("forward\n/ theory", "backward\n/ theory")
 

@@ -24,8 +24,10 @@ class Expected:
     """What infinite-width theory expects at a site, and how far a network of finite width strays from it.
 
     `forward_mean`, `forward_std`, `forward_rms` of the values; `backward_rms` of the gradient; `mean_cosine` between
-    samples. `forward_log_std`, `backward_log_std`: standard deviation over seeds of ln rms, the seed band. NaN where
-    theory says nothing.
+    samples. `forward_log_std`, `backward_log_std`: standard deviation over seeds of ln rms, the seed band, and
+    `forward_log_drift`, `backward_log_drift`: by how much its mean lies above the logarithm of the rms expected at
+    infinite width, so that the band is ln rms + drift +- 2 log_std. `forward_mean_std`: standard deviation over seeds
+    of the mean; `forward_std_log_std` that of ln std. NaN where theory says nothing.
     """
 
     forward_mean: float = math.nan
@@ -35,6 +37,10 @@ class Expected:
     backward_rms: float = math.nan
     backward_log_std: float = math.nan
     mean_cosine: float = math.nan
+    forward_log_drift: float = math.nan
+    backward_log_drift: float = math.nan
+    forward_mean_std: float = math.nan
+    forward_std_log_std: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,6 +91,10 @@ def _expected(members: Sequence[Expected]) -> Expected | None:
         backward_rms=_root_mean_square([member.backward_rms for member in members]),
         backward_log_std=_root_mean_square([member.backward_log_std for member in members]),
         mean_cosine=_mean([member.mean_cosine for member in members]),
+        forward_log_drift=_mean([member.forward_log_drift for member in members]),
+        backward_log_drift=_mean([member.backward_log_drift for member in members]),
+        forward_mean_std=_root_mean_square([member.forward_mean_std for member in members]),
+        forward_std_log_std=_root_mean_square([member.forward_std_log_std for member in members]),
     )
 
 

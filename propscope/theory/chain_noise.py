@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from propscope.theory.chain import Chain, Path
+from propscope.theory.chain import Chain
+from propscope.theory.chain_path import Path
 from propscope.theory.unit_moments import SLOPE, SLOPE_SQUARE, SQUARE, UnitMoments
 
 Array = NDArray[np.float64]
@@ -101,13 +102,7 @@ def noise_of(chain: Chain, path: Path, steps: Steps, units: UnitMoments, like: L
     grown, tilted = units.derivative(SQUARE, 1), units.derivative(SLOPE_SQUARE, 1)
 
     def about(first: int, second: int) -> Array:
-        """Return the covariance of two squares that is left for given norms, averaged over the batch's pairs."""
-        covariance = one * kept * units.over_one(first, second) + other * units.over_two(first, second, c, spread) - 1
-        covariance = covariance - alike * units.coefficients[first, 2] * units.coefficients[second, 2]
-        if chain.norm == "layer":
-            linear = units.coefficients[first, 1] * units.coefficients[second, 1]
-            covariance = covariance - (one + other * c) * linear
-        return np.asarray(covariance)
+        return free_covariance(chain, path, units, like, first, second, kept=kept)
 
     passed = about(SQUARE, SQUARE) / n
     own, cross, branch_own = _own(chain, path, steps, units, like)
@@ -136,6 +131,18 @@ def noise_of(chain: Chain, path: Path, steps: Steps, units: UnitMoments, like: L
     shared = back * steps.share * about(SQUARE, SLOPE_SQUARE) / n
     returned = 2 * gradients * (1 - steps.kept_backward) / n
     return Noise(forward, elasticity, bend, passed, branch, gradient, tilt, curve, shared, returned, drawn / n)
+
+
+def free_covariance(
+    chain: Chain, path: Path, units: UnitMoments, like: Likeness, first: int, second: int, *, kept: float = 1.0
+) -> Array:
+    """Return the covariance that is left for given norms of z, averaged over the batch's pairs, (layers,)."""
+    one, other, c = like.own, 1 - like.own, path.at_c
+    pairs = units.over_two(first, second, c, like.spread)
+    products = units.coefficients[first] * units.coefficients[second]
+    alike = one + other * np.minimum(c**2 + like.spread, 1)
+    found = one * kept * units.over_one(first, second) + other * pairs - products[0] - alike * products[2]
+    return np.asarray(found - (one + other * c) * products[1] * (chain.norm == "layer"))
 
 
 def _own(chain: Chain, path: Path, steps: Steps, units: UnitMoments, like: Likeness) -> tuple[Array, Array, Array]:

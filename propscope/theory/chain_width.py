@@ -1,4 +1,4 @@
-"""The seed band of a chain: mean and variance of its log norms over networks, forward and backward."""
+"""The seed bands of a chain: means and variances over networks of its log norms, forward and backward."""
 
 from __future__ import annotations
 
@@ -9,31 +9,40 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from propscope.theory.chain import Chain, Path, path_of
-from propscope.theory.chain_noise import Likeness, Noise, Steps, likeness_of, noise_of, steps_of
-from propscope.theory.stream_noise import stream_band
-from propscope.theory.unit_moments import SLOPE_SQUARE, SQUARE, UnitMoments, unit_moments
+from propscope.theory.chain import Chain
+from propscope.theory.chain_noise import Likeness, Noise, Steps, free_covariance, likeness_of, noise_of, steps_of
+from propscope.theory.chain_path import Path, path_of
+from propscope.theory.stream_noise import stream_band, stream_meets
+from propscope.theory.unit_moments import SLOPE_SQUARE, SQUARE, VALUE, UnitMoments, unit_moments
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class ChainWidth:
-    """Variance over networks of ln of a batch's mean squares, and where their mean lies; arrays (layers,).
+class Band:
+    """Mean and variance over networks of ln of a batch's mean square, less its value at infinite width; (layers,)."""
 
-    Of z the `stream`, with `stream_mean`; of the linear layer's own output the `branch`; of phi the `activation`.
-    Backward of dL/dz the `gradient`, with `gradient_mean`; of what leaves the norm `inner`; of dL/dh `outer`, and at
-    the readout the `output`. NaN where it is not known.
+    mean: Array
+    variance: Array
+
+
+@dataclass(frozen=True, slots=True)
+class ChainWidth:
+    """The bands of a chain: of z the `stream`; of the linear layer's own output the `branch`; of phi the `activation`.
+
+    Backward of dL/dz the `gradient`; of what leaves the norm `inner`; of dL/dh `outer`. Variances over networks of
+    ln Var(phi) the `activation_spread`, and of phi's mean `activation_mean`, (layers,). `output`: the variance of ln of
+    the mean square of the gradient at the readout. NaN where they are not known.
     """
 
-    stream: Array
-    stream_mean: Array
-    branch: Array
-    activation: Array
-    gradient: Array
-    gradient_mean: Array
-    inner: Array
-    outer: Array
+    stream: Band
+    branch: Band
+    activation: Band
+    gradient: Band
+    inner: Band
+    outer: Band
+    activation_spread: Array
+    activation_mean: Array
     output: float
 
 
@@ -41,7 +50,7 @@ class ChainWidth:
 def chain_width(
     chain: Chain, *, mean_square: float, cosine: float, samples: int | None, gradients: float
 ) -> ChainWidth:
-    """Return the band for a batch of `samples` (None: very many) inputs of this mean square and cosine.
+    """Return the bands for a batch of `samples` (None: very many) inputs of this mean square and cosine.
 
     `gradients`: mean square correlation of the gradients that two samples get at the output, 0 where they are drawn.
     NaN for batch norm and where q leaves the numbers that there are.
@@ -49,42 +58,137 @@ def chain_width(
     path = path_of(chain, mean_square=mean_square, cosine=cosine, batch=samples)
     usable = np.isfinite(path.q) & (path.q > 1e-280) & (path.value > 1e-280)
     if chain.norm == "batch" or not usable.all():
-        a = np.full(path.q.size, math.nan)
-        return ChainWidth(a, a, a, a, a, a, a, a, math.nan)
+        unknown = np.full(path.q.size, math.nan)
+        nothing = Band(unknown, unknown)
+        return ChainWidth(nothing, nothing, nothing, nothing, nothing, nothing, unknown, unknown, math.nan)
     steps, units = steps_of(chain, path), unit_moments(chain.activation, path.at)
-    zeros, ones = np.zeros(path.q.size), np.ones(path.q.size)
-    one = Likeness(1.0, zeros, ones, 0.0)
-    alone = noise_of(chain, path, steps, units, one)
+    one = Likeness(1.0, np.zeros(path.q.size), np.ones(path.q.size), 0.0)
     batch = math.inf if samples is None else samples
     like = likeness_of(chain, path, steps, units, samples=batch, cosine=cosine, gradients=gradients)
-    noise = noise_of(chain, path, steps, units, like)
-    single, forward = _forward(alone), _forward(noise)
-    # A batch has the mean of one sample; only the mean of the logarithm sees how much the batch averages out.
-    mean = _mean(alone, steps, units, single)
-    mean_back = _mean_back(chain, path, alone, steps, units, single, mean)
     # A gradient drawn for each output is a sample of its variance; without a readout phi' takes part in that.
     own = 2 / (batch * chain.outputs) if chain.outputs and not gradients else 0.0
-    gradient, inner, outer = (part + own for part in _backward(noise, steps, forward))
-    single_back, _, _ = _backward(alone, steps, single)
-    if chain.residual:
-        forward, gradient_too = stream_band(chain, path, steps, units, like, noise)
-        gradient_too = gradient_too + own
-        _, single_back = stream_band(chain, path, steps, units, one, alone)
-        inner, outer = (part + np.append(gradient_too[1:] - gradient[1:], 0.0) for part in (inner, outer))
-        gradient = gradient_too
-    grown = 0.0 if chain.norm != "none" else units.derivative(SQUARE, 1)
-    before = np.append(0.0, forward[:-1] * np.square(grown * ones)[:-1])
+    alone, together = (_variances(chain, path, steps, units, each) for each in (one, like))
+    means = _means(chain, path, steps, units, alone)
+
+    def band(name: str, own: float = 0.0) -> Band:
+        # A batch has the mean of one sample; only the mean of the logarithm sees how much the batch averages out.
+        single, variance = getattr(alone, name), getattr(together, name)
+        return Band(means[name] + (single - variance - own) / 2, variance + own)
+
     return ChainWidth(
-        stream=forward,
-        stream_mean=mean + (single - forward) / 2,
-        branch=noise.branch + np.append(0.0, steps.branch_share[:-1] ** 2) * before,
-        activation=grown**2 * forward + noise.passed,
-        gradient=gradient,
-        gradient_mean=mean_back + (single_back - gradient) / 2,
-        inner=inner,
-        outer=outer,
+        stream=band("stream"),
+        branch=band("branch"),
+        activation=band("activation"),
+        gradient=band("gradient", own),
+        inner=band("inner", own),
+        outer=band("outer", own),
+        activation_spread=_of_phi(chain, path, steps, units, like, together, *_about_the_mean(path)),
+        activation_mean=path.value * _of_phi(chain, path, steps, units, like, together, 0.0, 1.0),
         output=own,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Variances:
+    """The variances of `ChainWidth` for one likeness, (layers,), with the noise that they are from.
+
+    `white`: of the stream, were there nothing that it remembers.
+    """
+
+    noise: Noise
+    white: Array
+    stream: Array
+    branch: Array
+    activation: Array
+    gradient: Array
+    inner: Array
+    outer: Array
+
+
+def _variances(chain: Chain, path: Path, steps: Steps, units: UnitMoments, like: Likeness) -> _Variances:
+    noise = noise_of(chain, path, steps, units, like)
+    white = stream = _forward(noise)
+    gradient, inner, outer = _backward(noise, steps, stream)
+    if chain.residual:
+        stream, remembered = stream_band(chain, path, steps, units, like, noise)
+        later = np.append(remembered[1:] - gradient[1:], 0.0)
+        gradient, inner, outer = remembered, inner + later, outer + later
+    slope = _free(chain, units.derivative(SQUARE, 1))
+    grown = slope**2 * stream
+    branch = stream
+    if chain.residual:
+        grown = grown + 2 * slope * stream_meets(chain, path, steps, units, like, noise, SQUARE)
+        branch = noise.branch + np.append(0.0, steps.branch_share[:-1] ** 2 * grown[:-1])
+    return _Variances(noise, white, stream, branch, grown + noise.passed, gradient, inner, outer)
+
+
+def _means(chain: Chain, path: Path, steps: Steps, units: UnitMoments, alone: _Variances) -> dict[str, Array]:
+    """Return the means of the logarithms for one sample each, by the name of their band."""
+    noise, n = alone.noise, steps.fan
+    # A vector uniform on a sphere is not quite normal: E[phi^2] = V - q^2 V'' / n.
+    twice, steeper = units.derivative(SQUARE, 2), units.derivative(SLOPE_SQUARE, 2)
+    # What a stream remembers changes no mean square, and so takes from the mean of its logarithm.
+    stream = _mean(noise, steps.share * twice / n, alone.white) + (alone.white - alone.stream) / 2
+    grown = _free(chain, units.derivative(SQUARE, 1))
+    curve = _free(chain, units.derivative(SQUARE, 1) + twice) - grown**2
+    activation = grown * stream + curve * (alone.stream + stream**2) / 2 - twice / n - noise.passed / 2
+    branch = stream
+    if chain.residual:
+        share = np.append(0.0, steps.branch_share[:-1])
+        before, scatter = (np.append(0.0, part[:-1]) for part in (activation, alone.activation))
+        own = alone.branch - share**2 * scatter
+        branch = share * before + share * (1 - share) * scatter / 2 - own / 2
+    drift = noise.tilt * stream + noise.curve * (alone.stream + stream**2) / 2 - noise.gradient / 2
+    drift += steps.back * (_returned(chain, path, steps, units) - steeper) / n
+    gradient = np.cumsum(drift[::-1])[::-1]
+    after = np.append(gradient[1:], 0.0)
+    return {
+        "stream": stream,
+        "branch": branch,
+        "activation": activation,
+        "gradient": gradient,
+        "inner": after - noise.drawn / 2 - steeper / n,
+        "outer": after - noise.returned / 2,
+    }
+
+
+def _free(chain: Chain, derivative: Array) -> Array:
+    """Return a derivative over ln q of what phi gives: none behind a norm."""
+    return derivative if chain.norm == "none" else np.zeros_like(derivative)
+
+
+def _about_the_mean(path: Path) -> tuple[Array, Array]:
+    """Return the factors of phi^2 / V and phi / sqrt(V) in phi^2 - 2 E[phi] phi over the variance of phi.
+
+    The mean of that varies as ln of the variance over units and samples does.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        square = path.value / (path.value - path.mean**2)
+        return square, np.asarray(-2 * path.mean / np.sqrt(path.value) * square)
+
+
+def _of_phi(
+    chain: Chain,
+    path: Path,
+    steps: Steps,
+    units: UnitMoments,
+    like: Likeness,
+    known: _Variances,
+    square: Array | float,
+    line: Array | float,
+) -> Array:
+    """Return the variance over networks of the mean of square phi^2 / V + line phi / sqrt(V), (layers,)."""
+
+    def free(first: int, second: int) -> Array:
+        return free_covariance(chain, path, units, like, first, second) / steps.fan
+
+    grown = _free(chain, square * units.derivative(SQUARE, 1) + line * units.derivative(VALUE, 1))
+    found = grown**2 * known.stream + square**2 * free(SQUARE, SQUARE) + line**2 * free(VALUE, VALUE)
+    found = found + 2 * square * line * free(SQUARE, VALUE)
+    if chain.residual:
+        squares, lines = (stream_meets(chain, path, steps, units, like, known.noise, f) for f in (SQUARE, VALUE))
+        found = found + 2 * grown * (square * squares + line * lines)
+    return np.asarray(found)
 
 
 def _forward(noise: Noise) -> Array:
@@ -94,25 +198,14 @@ def _forward(noise: Noise) -> Array:
     return np.array(found)
 
 
-def _mean(noise: Noise, steps: Steps, units: UnitMoments, variance: Array) -> Array:
+def _mean(noise: Noise, sphere: Array, variance: Array) -> Array:
     """Return the mean of ln q over networks, one sample each: what noise and the bend of the map take off or add."""
-    # A vector uniform on a sphere is not quite normal: E[phi^2] = V - q^2 V'' / n.
-    sphere = steps.share * units.derivative(SQUARE, 2) / steps.fan
     found = [-float(noise.forward[0]) / 2]
     for layer in range(variance.size - 1):
         m = found[-1]
         bent = noise.bend[layer] * (variance[layer] + m * m) / 2
         found.append(float(noise.elasticity[layer] * m + bent - sphere[layer] - noise.forward[layer + 1] / 2))
     return np.array(found)
-
-
-def _mean_back(
-    chain: Chain, path: Path, noise: Noise, steps: Steps, units: UnitMoments, variance: Array, mean: Array
-) -> Array:
-    drift = noise.tilt * mean + noise.curve * (variance + mean**2) / 2 - noise.gradient / 2
-    drift -= steps.back * units.derivative(SLOPE_SQUARE, 2) / steps.fan
-    drift += steps.back * _returned(chain, path, steps, units) / steps.fan
-    return np.cumsum(drift[::-1])[::-1]
 
 
 def _returned(chain: Chain, path: Path, steps: Steps, units: UnitMoments) -> Array:

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from propscope.networks.activations import parse_activation
 from propscope.networks.mlp import MLPSpec
 from propscope.results.network import Expected, Label, NetworkProfile, Role, Site
-from propscope.theory.chain import Chain, Path, chain_of, nearly, path_of
-from propscope.theory.chain_width import ChainWidth, chain_width
+from propscope.theory.chain import Chain, chain_of
+from propscope.theory.chain_path import Path, nearly, path_of
+from propscope.theory.chain_width import Band, ChainWidth, chain_width
 from propscope.theory.valid import count, number
 
 Array = NDArray[np.float64]
@@ -79,14 +80,14 @@ def expectations(
     chain: Chain, *, mean_square: float, cosine: float, samples: int | None, output_gradient_rms: float, alike: float
 ) -> dict[str, Expected]:
     """Return what theory expects, by the name of the site."""
-    path = path_of(chain, mean_square=mean_square, cosine=cosine, batch=samples)
-    # The band hardly depends on these, and so it is worked out once for many batches of one kind.
-    band = chain_width(
-        chain, mean_square=nearly(mean_square), cosine=round(cosine, 2), samples=samples, gradients=round(alike, 2)
-    )
+    # Beyond the numbers that there are is Inf, and NaN what depends on it.
     with np.errstate(all="ignore"):
+        path = path_of(chain, mean_square=mean_square, cosine=cosine, batch=samples)
+        # The band hardly depends on these, and so it is worked out once for many batches of one kind.
+        rounded = {"mean_square": nearly(mean_square), "cosine": round(cosine, 2), "gradients": round(alike, 2)}
+        band = chain_width(chain, samples=samples, **rounded)
         gradients = _gradients(chain, path, output_gradient_rms)
-        return dict(_expected(chain, path, band, gradients))
+        return dict(_expected(chain, path, band, gradients, math.inf if samples is None else samples))
 
 
 def _gradients(chain: Chain, path: Path, rms: float) -> _Gradients:
@@ -109,37 +110,49 @@ def _gradients(chain: Chain, path: Path, rms: float) -> _Gradients:
     return _Gradients(np.exp(stream / 2), np.exp(inner / 2), np.exp(activation / 2), np.exp(outer / 2), rms)
 
 
-def _expected(chain: Chain, path: Path, band: ChainWidth, gradients: _Gradients) -> Iterator[tuple[str, Expected]]:
+def _expected(
+    chain: Chain, path: Path, band: ChainWidth, gradients: _Gradients, samples: float
+) -> Iterator[tuple[str, Expected]]:
     zero, unknown = np.zeros(path.q.size), np.full(path.q.size, math.nan)
+    nothing = Band(unknown, unknown)
     kept = chain.kept * path.value
     # Rounding must not leave a negative variance where phi hardly varies.
     spread, spread_kept = (np.sqrt(np.maximum(square - path.mean**2, 0)) for square in (path.value, kept))
-    # Mean, std and mean square of the values with the variance of its logarithm, their cosine; the rms of the gradient
-    # with the variance of the logarithm of its square.
     stream, branch = np.sqrt(path.q), np.sqrt(path.branch)
+    over_stream, over_branch = (
+        square * (1 / samples + (1 - 1 / samples) * np.maximum(c, 0)) / chain.widths
+        for square, c in ((path.q, path.c), (path.branch, path.branch_c))
+    )
+    # Mean, std, mean square, their band, the variances of the mean and of ln of the variance, and the cosine; the rms
+    # of the gradient and its band.
+    phi = band.activation, band.activation_mean, band.activation_spread
     back = gradients.stream, band.gradient
     columns = {
-        "linear": (zero, branch, path.branch, band.branch, path.branch_c, *back),
-        "add": (zero, stream, path.q, band.stream, path.c, *back),
-        "norm": (zero, np.sqrt(path.at), path.at, unknown, path.at_c, gradients.inner, band.inner),
+        "linear": (zero, branch, path.branch, band.branch, over_branch, band.branch.variance, path.branch_c, *back),
+        "add": (zero, stream, path.q, band.stream, over_stream, band.stream.variance, path.c, *back),
+        "norm": (
+            *(zero, np.sqrt(path.at), path.at, nothing, unknown, unknown, path.at_c),
+            *(gradients.inner, band.inner),
+        ),
         "activation": (
-            *(path.mean, spread, path.value, band.activation, path.product / path.value),
+            *(path.mean, spread, path.value, *phi, path.product / path.value),
             *(gradients.activation, band.outer),
         ),
         "dropout": (
-            *(path.mean, spread_kept, kept, band.activation, path.product / kept),
+            *(path.mean, spread_kept, kept, *phi, path.product / kept),
             *(gradients.outer, band.outer),
         ),
     }
-    for part, (mean, std, square, variance, cosine, gradient, gradient_variance) in columns.items():
+    for part, (mean, std, square, forth, over, wide, cosine, gradient, backward) in columns.items():
         rows = zip(
-            *(mean, std, np.sqrt(square), _log_std(variance), gradient, _log_std(gradient_variance), cosine),
+            *(mean, std, np.sqrt(square), _log_std(forth.variance), gradient, _log_std(backward.variance), cosine),
+            *(forth.mean / 2, backward.mean / 2, np.sqrt(over), _log_std(wide)),
             strict=True,
         )
         for layer, row in enumerate(rows):
             yield f"layers.{layer}.{part}", Expected(*map(float, row))
     if chain.readout is not None:
-        yield "output", _readout(chain, path, band, gradients.output)
+        yield "output", _readout(chain, path, band, gradients.output, samples)
 
 
 def _log_std(variance: Array) -> Array:
@@ -148,23 +161,28 @@ def _log_std(variance: Array) -> Array:
     return np.where(variance > 1e-10, np.sqrt(variance) / 2, math.nan)
 
 
-def _readout(chain: Chain, path: Path, band: ChainWidth, gradient: float) -> Expected:
+def _readout(chain: Chain, path: Path, band: ChainWidth, gradient: float, samples: float) -> Expected:
     assert chain.readout is not None
     weight, bias = chain.readout.weight_variance, chain.readout.bias_variance
     drawn, shared = weight * chain.kept * path.value[-1], weight * path.product[-1]
     q = drawn + bias
     cosine = float((shared + bias) / q)
-    own = 2 * cosine**2 / chain.outputs * (1 - chain.readout.orthogonal * min(1.0, chain.outputs / chain.units[-1]))
-    variance = (drawn / q) ** 2 * float(band.activation[-1]) + own
-    rms = math.sqrt(q)
+    alike = 1 / samples + (1 - 1 / samples) * cosine**2
+    own = 2 * alike / chain.outputs * (1 - chain.readout.orthogonal * min(1.0, chain.outputs / chain.units[-1]))
+    variance = (drawn / q) ** 2 * float(band.activation.variance[-1]) + own
+    rms, log_std = math.sqrt(q), math.sqrt(variance) / 2
     return Expected(
         forward_mean=0.0,
         forward_std=rms,
         forward_rms=rms,
-        forward_log_std=math.sqrt(variance) / 2,
+        forward_log_std=log_std,
         backward_rms=gradient,
         backward_log_std=float(_log_std(np.array(band.output))),
         mean_cosine=cosine,
+        forward_log_drift=float(drawn / q * band.activation.mean[-1] - own / 2) / 2,
+        backward_log_drift=-band.output / 4,
+        forward_mean_std=math.sqrt(q * (1 / samples + (1 - 1 / samples) * max(cosine, 0.0)) / chain.outputs),
+        forward_std_log_std=log_std,
     )
 
 

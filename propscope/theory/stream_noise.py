@@ -10,8 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from propscope.theory.chain import Chain, Path
+from propscope.theory.chain import Chain
 from propscope.theory.chain_noise import Likeness, Noise, Steps
+from propscope.theory.chain_path import Path
 from propscope.theory.unit_moments import SLOPE_SQUARE, SQUARE, UnitMoments
 
 Array = NDArray[np.float64]
@@ -21,7 +22,7 @@ def stream_band(
     chain: Chain, path: Path, steps: Steps, units: UnitMoments, like: Likeness, noise: Noise
 ) -> tuple[Array, Array]:
     """Return the variance over networks of ln of the mean square of z and of dL/dz, (layers,) each."""
-    kept = np.sqrt(np.minimum(path.q[:, None], path.q) / np.maximum(path.q[:, None], path.q))
+    kept = _kept(path)
 
     def about(first: int, second: int) -> Array:
         return np.asarray(_covariance(chain, path, units, like, kept, first, second) / steps.fan[0])
@@ -30,9 +31,7 @@ def stream_band(
     share, back = steps.share[:-1], steps.back
     forward = np.diag(noise.forward)
     forward[1:, 1:] += (squares - np.diag(np.diag(squares)))[:-1, :-1] * share[:, None] * share
-    through = np.eye(path.q.size)
-    for layer in range(path.q.size - 1):
-        through[layer + 1, : layer + 1] = noise.elasticity[layer] * through[layer, : layer + 1]
+    through = _through(noise)
     stream = through @ forward @ through.T
     meeting = 4 * back * (1 - back) * like.own * (_kept_active(units, kept, back) - 1) / steps.fan
     gradient = np.diag(noise.gradient + meeting) + (slopes - np.diag(np.diag(slopes))) * back[:, None] * back
@@ -45,6 +44,30 @@ def stream_band(
     # The gradient at a layer has the factors of all layers from it on.
     summed = np.cumsum(np.cumsum(each[::-1, ::-1], axis=0), axis=1)
     return np.diag(stream).copy(), np.diag(summed)[::-1].copy()
+
+
+def stream_meets(
+    chain: Chain, path: Path, steps: Steps, units: UnitMoments, like: Likeness, noise: Noise, which: int
+) -> Array:
+    """Return the covariance of ln q with the mean of one of `UnitMoments`, given the norm of its own layer, (layers,).
+
+    What phi had by chance in the layers before is in the stream, and much of it in phi still.
+    """
+    both = _covariance(chain, path, units, like, _kept(path), which, SQUARE) / steps.fan[0]
+    return np.append(0.0, np.tril(_through(noise)[1:, 1:] * both[1:, :-1] * steps.share[:-1]).sum(axis=1))
+
+
+def _kept(path: Path) -> Array:
+    """Return the correlation of the stream at every two layers, (layers, layers)."""
+    return np.asarray(np.sqrt(np.minimum(path.q[:, None], path.q) / np.maximum(path.q[:, None], path.q)))
+
+
+def _through(noise: Noise) -> Array:
+    """Return what becomes of a layer's noise at later ones: lower triangular, (layers, layers)."""
+    found = np.eye(noise.elasticity.size)
+    for layer in range(len(found) - 1):
+        found[layer + 1, : layer + 1] = noise.elasticity[layer] * found[layer, : layer + 1]
+    return found
 
 
 def _covariance(

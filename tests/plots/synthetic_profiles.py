@@ -108,7 +108,14 @@ def predicted(profile: NetworkProfile, *, times: float = 1.0, log_std: float = 0
     def expected(site: Site) -> Expected:
         forward, backward = site.forward or TensorSummary.empty(), site.backward or TensorSummary.empty()
         moments = (forward.mean, forward.std, forward.rms)
-        return Expected(*(times * value for value in moments), log_std, times * backward.rms, log_std)
+        return Expected(
+            *(times * value for value in moments),
+            log_std,
+            times * backward.rms,
+            log_std,
+            forward_std_log_std=log_std,
+            forward_mean_std=log_std * times * abs(forward.mean),
+        )
 
     return replace(profile, sites=tuple(replace(site, expected=expected(site)) for site in profile.sites))
 

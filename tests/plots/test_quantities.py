@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,10 +80,28 @@ def test_what_is_expected_of_each_quantity() -> None:
     for quantity in (STD, MEAN, BACKWARD):
         curve = curve_of("he", quantity, [quantity.track(profile)])
         assert curve.expected == pytest.approx(2 * curve.center)
+        if quantity is MEAN:
+            # A mean may be 0 and have either sign: what networks scatter by is added.
+            assert curve.expected_high - curve.expected == pytest.approx(0.98 * np.abs(curve.expected))
+            assert curve.expected - curve.expected_low == pytest.approx(0.98 * np.abs(curve.expected))
+            continue
         assert curve.expected_low == pytest.approx(curve.expected * math.exp(-0.98))
         assert curve.expected_high == pytest.approx(curve.expected * math.exp(0.98))
     norm = curve_of("he", NORM, [NORM.track(profile)])
     assert np.isnan([norm.expected, norm.expected_low, norm.expected_high]).all()
+
+
+def test_the_band_lies_about_the_drift_and_not_about_the_prediction() -> None:
+    profile = predicted(mlp(depth=3), log_std=0.5)
+    sites = tuple(
+        replace(site, expected=replace(site.expected, backward_log_drift=-0.3, forward_log_drift=0.2))
+        for site in profile.sites
+    )
+    for quantity, drift in ((BACKWARD, -0.3), (STD, 0.2)):
+        curve = curve_of("he", quantity, [quantity.track(replace(profile, sites=sites))])
+        assert curve.expected == pytest.approx(curve.center)
+        assert np.log(curve.expected_low / curve.expected) == pytest.approx([drift - 0.98] * 3)
+        assert np.log(curve.expected_high / curve.expected) == pytest.approx([drift + 0.98] * 3)
 
 
 def test_expectations_are_averaged_over_seeds_as_the_values_are() -> None:

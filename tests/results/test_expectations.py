@@ -56,6 +56,12 @@ def test_a_site_against_theory(rms, expected, log_std, ratio, sd):
     same(deviation(site(rms, expected, log_std), "forward"), ratio, sd)
 
 
+@pytest.mark.parametrize(("rms", "ratio", "sd"), [(2.0, 1.0, 0.5), (2.0 * math.exp(-0.25), math.exp(-0.25), 0.0)])
+def test_the_drift_of_a_finite_width_is_no_deviation(rms, ratio, sd):
+    expected = Expected(forward_rms=2.0, forward_log_std=0.5, forward_log_drift=-0.25)
+    same(deviation(layered([rms], [rms], expected=[expected]).sites[0], "forward"), ratio, sd)
+
+
 def test_numbers_at_the_ends_of_the_range_do_not_overflow():
     found = deviation(site(1e150, 1e-200), "forward")
     assert found.ratio == inf
@@ -102,6 +108,9 @@ def test_the_band_holds_95_percent_of_networks():
     low, high = seed_band([2.0, 0.0, 1e300, 1.0], [0.5, 0.5, 1e3, nan])
     assert low.tolist() == pytest.approx([2 * math.exp(-0.98), 0.0, 0.0, nan], nan_ok=True)
     assert high.tolist() == pytest.approx([2 * math.exp(0.98), 0.0, inf, nan], nan_ok=True)
+    low, high = seed_band([2.0, 2.0], [0.5, 0.5], [-0.25, nan])
+    assert low.tolist() == pytest.approx([2 * math.exp(-1.23), 2 * math.exp(-0.98)])
+    assert high.tolist() == pytest.approx([2 * math.exp(0.73), 2 * math.exp(0.98)])
 
 
 def test_the_mean_square_of_an_activation_over_that_of_its_pre_activation():

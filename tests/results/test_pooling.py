@@ -48,8 +48,8 @@ def test_an_expectation_that_all_share_is_kept_to_the_last_bit():
 
 def test_expectations_are_pooled_as_what_they_expect():
     one = expectation(
-        Expected(1.0, 0.0, 1.0, 0.3, 1e200, 0.1, mean_cosine=0.2),
-        Expected(-3.0, 4.0, 5.0, 0.4, 7e200, 0.1, mean_cosine=0.4),
+        Expected(1.0, 0.0, 1.0, 0.3, 1e200, 0.1, 0.2, -0.2, 0.1, 1.0, 0.3),
+        Expected(-3.0, 4.0, 5.0, 0.4, 7e200, 0.1, 0.4, -0.4, 0.3, 7.0, 0.4),
     )
     assert one.forward_mean == -1.0
     assert one.forward_rms == pytest.approx(math.sqrt(13))
@@ -57,7 +57,8 @@ def test_expectations_are_pooled_as_what_they_expect():
     assert one.backward_rms == pytest.approx(5e200)
     # That of one network, not of the average.
     assert (one.forward_log_std, one.backward_log_std) == pytest.approx((math.sqrt(0.125), 0.1))
-    assert one.mean_cosine == pytest.approx(0.3)
+    assert (one.forward_mean_std, one.forward_std_log_std) == pytest.approx((5.0, math.sqrt(0.125)))
+    assert (one.mean_cosine, one.forward_log_drift, one.backward_log_drift) == pytest.approx((0.3, -0.3, 0.2))
 
 
 def test_what_no_network_expects_stays_unknown():

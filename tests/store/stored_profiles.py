@@ -75,7 +75,7 @@ def predicted_profile(seed: int = 0) -> NetworkProfile:
     """Return a profile that holds what the second version of the file added, at its first site alone."""
     profile = small_profile(seed=seed)
     first, *others = profile.sites
-    expected = Expected(0.0, 1.5, 1.5, 0.25, backward_rms=2.0 + seed, mean_cosine=0.5)
+    expected = Expected(0.0, 1.5, 1.5, 0.25, backward_rms=2.0 + seed, mean_cosine=0.5, forward_log_drift=-0.0625)
     values = TensorSummary.of([0.0, 1.0, 2.0 + seed])
     first = dataclasses.replace(
         first, expected=expected, jacobian=values, jacobian_condition=np.inf, jacobian_square_variance=0.75
@@ -155,7 +155,8 @@ def summaries(draw: st.DrawFn) -> TensorSummary:
 def expectations(draw: st.DrawFn) -> Expected:
     # One of NaN alone says nothing, and is None when it is read again.
     known = draw(st.floats(allow_nan=False))
-    return Expected(*[draw(_NUMBER) for _ in range(6)], mean_cosine=known)
+    before, after = ([draw(_NUMBER) for _ in range(count)] for count in (6, 4))
+    return Expected(*before, known, *after)
 
 
 _SITES = st.builds(
