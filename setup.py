@@ -1,13 +1,31 @@
-"""The optional C extension; everything else is in pyproject.toml."""
+"""The optional C extension, and the examples, which a built package carries; everything else is in pyproject.toml."""
 
 import sys
+from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_py import build_py
 
 # Comparisons become minimum and maximum instructions; the kernel asks the bits whether a number is finite.
 FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-ffinite-math-only"]
 
+
+class BuildWithExamples(build_py):
+    """Put the examples into the package, where `propscope example` finds them without the source."""
+
+    def run(self):
+        """Build, then copy."""
+        super().run()
+        # An editable install runs from the source, where they are.
+        if not self.editable_mode:
+            for path in sorted(Path("examples").glob("*.py")):
+                target = Path(self.build_lib, "propscope", path)
+                self.mkpath(str(target.parent))
+                self.copy_file(str(path), str(target))
+
+
 setup(
+    cmdclass={"build_py": BuildWithExamples},
     ext_modules=[
         Extension(
             "propscope.measure._kernel",

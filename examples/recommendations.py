@@ -17,8 +17,8 @@ usual = dict.fromkeys(("relu", "leaky_relu", "prelu", "elu", "gelu", "silu"), "h
 usual |= {"selu": "lecun_normal", "tanh": "xavier_normal", "sigmoid": "xavier_normal"}
 # On equal widths Xavier's and LeCun's formulas are one; critical is what theory computes for the activation.
 initializers = ["he_normal", "xavier_normal", "lecun_normal", "default", "critical"]
-size = {"width": 128, "batch": 32} if QUICK else {}
-profiles = propscope.profile_mlp(20, activation=list(usual), initializer=initializers, seeds=SEEDS, **size)
+size = {"width": 128, "batch": 32, "seeds": 1} if QUICK else {"seeds": SEEDS}
+profiles = propscope.profile_mlp(20, activation=list(usual), initializer=initializers, **size)
 
 lost = {activation: {} for activation in usual}
 for pair in profiles.pairs():
