@@ -11,6 +11,7 @@ from torch import nn
 
 from propscope.errors import InputError
 from propscope.networks import stream
+from propscope.results.training import stability_of
 from propscope.training import OPTIMIZERS, make_plan
 from propscope.training.loop import train
 from propscope.training.optimizers import parse_optimizer
@@ -39,10 +40,11 @@ def seen(run):
 def by_hand(plan, optimizer):
     """The loop of any tutorial."""
     job = plan.jobs()[0]
-    data = plan.data_of(0)
-    net = job.cell.network.build(seed=0, dtype=plan.grid.torch_dtype)
+    seed = job.cell.seed
+    data = plan.data_of(seed)
+    net = job.cell.network.build(seed=seed, dtype=plan.grid.torch_dtype)
     steps = optimizer(net.parameters())
-    (x, y), order = data.train, stream(0, "order")
+    (x, y), order = data.train, stream(seed, "order")
     loss_of = nn.functional.cross_entropy if data.task == "classification" else nn.functional.mse_loss
     losses, ratios = [loss_of(net(x), y).item()], []
     for _ in range(plan.epochs):
@@ -73,10 +75,10 @@ OPTIMIZED = {
 }
 
 
-@pytest.mark.parametrize("optimizer", list(OPTIMIZED))
-def test_a_run_is_what_the_plain_loop_gives(optimizer):
-    plan = plan_of(optimizer=optimizer, learning_rate=0.1)
-    run = train(plan, plan.jobs()[0], plan.data_of(0))
+@pytest.mark.parametrize(("optimizer", "seed"), [*((name, 0) for name in OPTIMIZED), ("sgd", 1)])
+def test_a_run_is_what_the_plain_loop_gives(optimizer, seed):
+    plan = plan_of(optimizer=optimizer, learning_rate=0.1, seeds=[seed])
+    run = train(plan, plan.jobs()[0], plan.data_of(seed))
     losses, ratios, accuracy = by_hand(plan, OPTIMIZED[optimizer])
     assert run.train_loss.tolist() == pytest.approx(losses, rel=1e-6)
     assert [run.train_accuracy[-1], run.validation_accuracy[-1]] == pytest.approx(accuracy)
@@ -112,6 +114,10 @@ def test_steps_to_a_target():
     run = one(optimizer="adam", learning_rate=0.01, epochs=40, target=0.8)
     reached = int(np.flatnonzero(run.validation_accuracy >= 0.8)[0])
     assert run.steps_to_target == reached * run.steps_per_epoch > 0
+    # What is reached exactly is reached.
+    exactly = float(run.validation_accuracy[10:].max())
+    found = one(optimizer="adam", learning_rate=0.01, epochs=40, target=exactly)
+    assert found.steps_to_target == run.validation_accuracy.argmax() * run.steps_per_epoch
     assert one(target=1.0, epochs=1, learning_rate=1e-9).steps_to_target is None
     assert one().target == 0.9
     assert one(data="linear", epochs=1).target is None
@@ -169,6 +175,14 @@ def test_a_loss_that_is_not_finite_after_the_last_step():
     assert np.isnan(run.train_loss[1])
 
 
+def test_stability_is_judged_by_the_best_constant_prediction():
+    run = one(initializer="normal:std=5", learning_rate=0.01, epochs=10)
+    assert run.train_loss[-5:].max() < 0.9 * run.train_loss[0]
+    assert run.train_loss[-5:].min() > run.constant_loss
+    assert run.stability == stability_of(run.train_loss, constant_loss=run.constant_loss) == "stalled"
+    assert stability_of(run.train_loss) == "converged"
+
+
 def test_units_that_collapse():
     zeros, ones, he = (
         one(data="one_hidden", depth=1, width=10, activation="tanh", initializer=name, optimizer="sgd", epochs=5)
@@ -184,7 +198,7 @@ def test_units_that_collapse():
 
 
 def test_distinct_rows():
-    weight = torch.tensor([[1.0, 2.0], [1.0, 2.0], [1.0, 2.0 + 1e-7], [2.0, 1.0], [1.0, 2.001], [math.nan, 0.0]])
+    weight = torch.tensor([[1.0, 2.0], [1.0, 2.0], [1.0, 2.0 + 3e-7], [2.0, 1.0], [1.0, 2.001], [math.nan, 0.0]])
     assert distinct_rows(weight) == 4
     assert distinct_rows(torch.eye(50)) == 50
     assert distinct_rows(torch.randn(3, 4, generator=stream(0)).repeat(100, 1)) == 3
