@@ -17,6 +17,8 @@ from propscope.theory.unit_moments import SLOPE_SQUARE, SQUARE, VALUE, UnitMomen
 
 Array = NDArray[np.float64]
 
+_MOST = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class Band:
@@ -73,7 +75,9 @@ def chain_width(
     def band(name: str, own: float = 0.0) -> Band:
         # A batch has the mean of one sample; only the mean of the logarithm sees how much the batch averages out.
         single, variance = getattr(alone, name), getattr(together, name)
-        return Band(means[name] + (single - variance - own) / 2, variance + own)
+        # What the mean square itself is off by: by first order, which says nothing where that is much.
+        excess = np.clip(means[name] + single / 2, -_MOST, _MOST)
+        return Band(excess - (variance + own) / 2, variance + own)
 
     return ChainWidth(
         stream=band("stream"),
