@@ -78,6 +78,7 @@ def test_the_best_learning_rate_is_chosen_for_each_network():
     assert len(runs) == 12
     chosen = collect(plan, reversed(runs))
     assert [each.learning_rate for each in chosen] == [1e-2] * 4
+    assert [each.labels["seed"] for each in chosen] == [0, 1] * 2
     assert all(each.learning_rates_tried == tuple(rates) for each in chosen)
     assert "learning_rate" not in chosen[0].labels
     for each in chosen:
@@ -222,11 +223,12 @@ def test_an_interrupt_of_a_script_leaves_no_process(tmp_path):
         "print(len(propscope.train_mlp(1, 4, seeds=5000, workers=2, **options)) > 0)\n"
     )
     process = subprocess.Popen(
-        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
+        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     assert process.stdout.readline() == "started\n"
     time.sleep(2)
-    process.send_signal(signal.SIGINT)
+    # As a terminal does it: to every process of the group.
+    os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert (out, err, process.returncode) == ("True\n", "", 0)
 
