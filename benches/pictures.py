@@ -40,11 +40,26 @@ def main() -> None:
         seeds=2,
         jacobian=True,
     )
+    trained = propscope.train_mlp(
+        depth=20,
+        width=64,
+        activation="relu",
+        initializer=["he_normal", "xavier_normal", "default", "normal:std=0.05"],
+        seeds=3,
+        data="digits",
+        scale="zscore",
+        optimizer="adam",
+        learning_rate=1e-3,
+        epochs=20,
+        profile_every=20,
+    )
     drawn = (
         ("readme", relu, "curves"),
         ("readme", several, "overview"),
         ("theory", expected, "curves"),
         ("theory", spectra, "jacobian"),
+        ("readme", trained, "learning"),
+        ("readme", trained, "signal"),
     )
     with tempfile.TemporaryDirectory() as directory:
         for stem, profiles, name in drawn:
