@@ -25,8 +25,9 @@ from propscope.training.loop import train
 from propscope.training.plan import TrainingPlan
 from propscope.training.worker import READY
 
-# What takes no longer than this is not worth another process.
-START_AFTER = 0.3
+# What takes no longer than a second is not worth another process; so many steps take longer in any network.
+START_AFTER = 1.0
+MANY_STEPS = 5000
 
 Numbered = tuple[int, TrainingRun]
 
@@ -49,8 +50,10 @@ def trained(plan: TrainingPlan, *, workers: int) -> Iterator[Numbered]:
     jobs = plan.jobs()
     waiting = deque(range(len(jobs)))
     finished: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
-    others = [_Other(plan, waiting, finished) for _ in range(workers - 1)]
     data_of = lru_cache(maxsize=1)(plan.data_of)
+    steps = len(plan) * plan.epochs * (len(data_of(jobs[0].cell.seed).train[0]) // plan.batch)
+    delay = 0 if steps >= MANY_STEPS else START_AFTER
+    others = [_Other(plan, waiting, finished, delay) for _ in range(workers - 1)]
     left = len(jobs)
     try:
         while left:
@@ -87,8 +90,10 @@ def _next(waiting: deque[int]) -> int | None:
 class _Other:
     """A process beside this one, and the thread that starts it, hands it jobs and waits for its answers."""
 
-    def __init__(self, plan: TrainingPlan, waiting: deque[int], finished: queue.SimpleQueue[tuple[int, Any]]) -> None:
-        self._plan, self._waiting, self._finished = plan, waiting, finished
+    def __init__(
+        self, plan: TrainingPlan, waiting: deque[int], finished: queue.SimpleQueue[tuple[int, Any]], delay: float
+    ) -> None:
+        self._plan, self._waiting, self._finished, self._delay = plan, waiting, finished, delay
         self._process: subprocess.Popen[bytes] | None = None
         self._ended, self._starting = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._feed, daemon=True)
@@ -109,7 +114,7 @@ class _Other:
                 self._finished.put((number, PropscopeError(message, hint="use fewer --workers, or a smaller network")))
 
     def _start(self) -> subprocess.Popen[bytes] | None:
-        self._ended.wait(START_AFTER)
+        self._ended.wait(self._delay)
         with self._starting:
             if self._ended.is_set() or not self._waiting:
                 return None

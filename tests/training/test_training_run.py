@@ -25,6 +25,7 @@ SMALL = {"data": "moons", "rows": 100, "epochs": 2, "batch": 16, "profile_every"
 def together(monkeypatch):
     """Two processes, also on a machine of one core, the other of which gets the first job."""
     monkeypatch.setattr(sys.modules["propscope.training.run"], "available_workers", lambda plan: 2)
+    monkeypatch.setattr(workers_module, "START_AFTER", 0.0)
 
 
 def other_process_first(monkeypatch):
@@ -261,6 +262,7 @@ def test_one_job_starts_no_process(monkeypatch):
 
 
 def test_what_takes_no_time_starts_no_process(monkeypatch, together):
+    monkeypatch.setattr(workers_module, "START_AFTER", 60.0)
     started, popen = [], subprocess.Popen
 
     def start(*arguments, **options):
@@ -270,8 +272,11 @@ def test_what_takes_no_time_starts_no_process(monkeypatch, together):
     monkeypatch.setattr(subprocess, "Popen", start)
     assert len(propscope.train_mlp(1, 4, seeds=2, workers=2, **SMALL)) == 2
     assert started == []
-    monkeypatch.setattr(workers_module, "START_AFTER", 0)
-    assert len(propscope.train_mlp(1, 4, seeds=5, workers=2, **SMALL)) == 5
+    # 10 steps a run.
+    monkeypatch.setattr(workers_module, "MANY_STEPS", 10 * 40)
+    assert len(propscope.train_mlp(1, 4, seeds=39, workers=2, **SMALL)) == 39
+    assert started == []
+    assert len(propscope.train_mlp(1, 4, seeds=40, workers=2, **SMALL)) == 40
     assert len(started) == 1
 
 
