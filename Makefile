@@ -40,6 +40,7 @@ benches: $(READY)
 	$(BIN)/python benches/grid.py
 	$(BIN)/python benches/store.py
 	$(BIN)/python benches/inspect_models.py
+	$(BIN)/python benches/training.py
 
 pictures: $(READY)
 	$(BIN)/python benches/pictures.py

@@ -120,7 +120,7 @@ def main() -> None:
     figures: dict[str, object] = {}
     for depth, width in ((2, 64), (10, 64), (10, 256)):
         figures |= recording(depth, width, arguments.rounds)
-    figures["side by side"] = side_by_side(max(2, arguments.rounds // 2), arguments.epochs)
+    figures["side by side"] = side_by_side(max(3, arguments.rounds // 2), arguments.epochs)
     print(write("training", figures))
 
 
