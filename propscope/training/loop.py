@@ -27,7 +27,7 @@ TRAIN_ROWS_EVALUATED = 8192
 LOOKED_AT = 1000
 # Between two looks so many times the rows looked at are trained on: a look costs 2% of that in arithmetic.
 LOOK_AFTER = 16
-UPDATES_AN_EPOCH = 4
+UPDATES_AN_EPOCH = 2
 # Rows are gathered for so many steps at once, which takes half the time of doing it for each.
 GATHERED_STEPS = 32
 
@@ -37,7 +37,7 @@ def train(plan: TrainingPlan, job: Job, data: TrainingData) -> TrainingRun:
 
     Every epoch takes the rows in a new order, the last step of it those that are left (none where batch norm would
     get a single one). Losses and accuracies are taken in evaluation mode after each epoch, on all validation rows and
-    on the first 8192 training rows at most. The update's ratio is measured at up to four steps of an epoch, evenly
+    on the first 8192 training rows at most. The update's ratio is measured at two steps of an epoch, evenly
     spaced, its last among them. The target is looked for after each epoch, and in long ones in between: on the first
     1000 validation rows at most, whenever 16 times as many rows were trained on.
 
