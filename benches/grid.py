@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
-    timings = interleave({"bare": bare, "propscope": measured}, rounds=arguments.rounds, warm_up=1)
+    timings = interleave({"bare": bare, "propscope": measured}, rounds=arguments.rounds)
     print("\n".join(lines("16 initializers, ReLU, 20 x 256, batch 256", timings)))
     start = time.perf_counter()
     activations, initializers = [entry.name for entry in ACTIVATIONS[:11]], SQUARE_DEFAULTS[3:15]

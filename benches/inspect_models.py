@@ -213,7 +213,7 @@ def main() -> None:
         torch.manual_seed(0)
         model, batch = build()
         compared = with_torchlens(contenders(model, batch)["bare"], model, batch)
-        found[family] |= interleave(compared, rounds=max(arguments.rounds // 3, 3), warm_up=1)
+        found[family] |= interleave(compared, rounds=max(arguments.rounds // 3, 3))
         print("\n".join(lines(family, {name: found[family][name] for name in compared})), flush=True)
     print(write("inspect", {"timings": found, "peak_megabytes": memory, "nanoseconds_per_element": elements}))
 

@@ -101,7 +101,7 @@ def measure(workload: Workload, rounds: int) -> dict[str, Timing]:
     found = interleave(contenders, rounds=rounds)
     if workload.writer is not None:
         # Apart from the others: a second of its work leaves the machine's caches and clock in another state.
-        alone = interleave({"TensorBoard histograms": workload.tensorboard}, rounds=5, warm_up=1)
+        alone = interleave({"TensorBoard histograms": workload.tensorboard}, rounds=5)
         slow, bare = alone["TensorBoard histograms"], found["bare"].median
         found["TensorBoard histograms"] = replace(
             slow, ratio=slow.median / bare, ratio_low=slow.low / bare, ratio_high=slow.high / bare

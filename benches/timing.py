@@ -39,20 +39,21 @@ class Within:
         return self.step()
 
 
-def interleave(contenders: Mapping[str, Callable[[], object]], *, rounds: int, warm_up: int = 1) -> dict[str, Timing]:
+def interleave(contenders: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, Timing]:
     """Return the timing of each contender; the first is the bare one that the ratios refer to.
 
     In its turn a contender runs twice, and the second time counts: it finds the caches as it left them itself.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for turn in range(warm_up + rounds):
+    # The first turn is for warming up.
+    for turn in range(1 + rounds):
         for name, contender in contenders.items():
             with contender.block() if isinstance(contender, Within) else nullcontext():
                 contender()
                 start = time.perf_counter()
                 contender()
                 taken = time.perf_counter() - start
-            if turn >= warm_up:
+            if turn:
                 seconds[name].append(taken)
     bare = next(iter(seconds.values()))
     return {name: _timing(taken, [a / b for a, b in zip(taken, bare, strict=True)]) for name, taken in seconds.items()}

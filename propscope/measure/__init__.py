@@ -2,8 +2,9 @@
 
 from propscope.measure.jacobians import jacobian
 from propscope.measure.profiler import profile
-from propscope.measure.recorder import Recorder, track
+from propscope.measure.recorder import Recorder
 from propscope.measure.sites import Options
 from propscope.measure.summarize import summary
+from propscope.measure.tracking import track
 
 __all__ = ["Options", "Recorder", "jacobian", "profile", "summary", "track"]

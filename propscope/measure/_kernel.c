@@ -119,7 +119,8 @@ static PyObject *py_summarize(PyObject *self, PyObject *const *given, Py_ssize_t
     if (pass.bins) expect(pass.bins, (const double *)v[7]);
     Parts parts = {.count = threads_for(pass.count), .passes = {&pass}, .layouts = {layout}};
     size_t width = width_of(&layout);
-    if ((parts.count > 1 || pass.bfloat16 || (!in_runs(&layout) && width > TILE)) && !lend(&parts, width)) return PyErr_NoMemory();
+    int little = parts.count == 1 && !pass.bfloat16 && (in_runs(&layout) || width <= TILE);
+    if (!little && !lend(&parts, width)) return PyErr_NoMemory();
     Figures figures = summarize(&parts);
     merge((double *)v[7], &figures);
     Py_RETURN_NONE;

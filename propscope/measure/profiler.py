@@ -12,9 +12,9 @@ from torch.nn.parameter import is_lazy
 from propscope.errors import InputError
 from propscope.measure.filters import Patterns
 from propscope.measure.outputs import tensors_in
-from propscope.measure.recorder import track
 from propscope.measure.sampling import HISTOGRAM_LIMIT
 from propscope.measure.sites import Stats
+from propscope.measure.tracking import track
 from propscope.measure.undisturbed import undisturbed
 from propscope.results.network import NetworkProfile
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.nn.parameter import is_lazy
 
 from propscope.errors import InputError
 from propscope.measure.coverage import SILENT, coverage_of
-from propscope.measure.filters import Filter, Patterns
+from propscope.measure.filters import Filter
 from propscope.measure.function_mode import FunctionWatch
 from propscope.measure.hooks import Hook
 from propscope.measure.modules import is_leaf
@@ -27,9 +27,8 @@ from propscope.measure.observer import Observer
 from propscope.measure.parameters import ParameterAccumulator
 from propscope.measure.places import Place, in_backward, place_of
 from propscope.measure.provenance import provenance
-from propscope.measure.sampling import HISTOGRAM_LIMIT
 from propscope.measure.scaling import unscaling
-from propscope.measure.sites import Options, Stats
+from propscope.measure.sites import Options
 from propscope.measure.wrappers import seen_in_full, unwrapped, walk, walk_parameters
 from propscope.results.network import CoverageNote, Label, NetworkProfile
 
@@ -139,23 +138,12 @@ class Recorder:
                 self._stack.callback(parameter.register_hook(hook).remove)
 
     def _before(self, place: Place, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        observer = self._observer
         inputs = args or tuple(kwargs.values())
         with torch._C.DisableTorchFunction():
-            # Whatever is called from outside, the model or a part of it, starts a pass of its own.
-            if not observer.stack and not in_backward():
-                observer.begin(inputs)
-            observer.stack.append(place)
-            observer.called.add(place.path)
+            self._enter(place, inputs)
+            self._observer.stack.append(place)
             if self._functions:
-                observer.note_input(inputs)
-            if place.role == "activation":
-                self._enter_activation(place, module, inputs)
-
-    def _enter_activation(self, place: Place, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if inputs:
-            region = self._observer.regions.of_module(module)
-            self._observer.activation_input(place.path, inputs[0], type(module).__name__, region)
+                self._observer.note_input(inputs)
 
     def _after(self, place: Place, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         stack = self._observer.stack
@@ -164,10 +152,7 @@ class Recorder:
         if output is None and self._stops(place):
             return
         with torch._C.DisableTorchFunction():
-            if self._waiting:
-                self._hook_parameters()
-            if not self._observer.output_alike(place, output):
-                self._observer.module_output(place, inputs, output)
+            self._leave(place, inputs, output)
 
     def _at_leaf(
         self, place: Place, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -175,15 +160,25 @@ class Recorder:
         """Do at once what `_before` and `_after` do, where nothing in between could tell: half the calls."""
         if output is None and self._stops(place):
             return
+        with torch._C.DisableTorchFunction():
+            self._enter(place, args or tuple(kwargs.values()))
+            self._leave(place, args, output)
+
+    def _enter(self, place: Place, inputs: tuple[Any, ...]) -> None:
         observer = self._observer
-        if observer.stack and not self._waiting:
-            with torch._C.DisableTorchFunction():
-                if place.role == "activation":
-                    self._enter_activation(place, module, args or tuple(kwargs.values()))
-                if observer.output_alike(place, output):
-                    return
-        self._before(place, module, args, kwargs)
-        self._after(place, module, args, output)
+        # Whatever is called from outside, the model or a part of it, starts a pass of its own.
+        if not observer.stack and not in_backward():
+            observer.begin(inputs)
+        observer.called.add(place.path)
+        if place.role == "activation" and inputs:
+            region = observer.regions.of_module(place.module)
+            observer.activation_input(place.path, inputs[0], type(place.module).__name__, region)
+
+    def _leave(self, place: Place, inputs: tuple[Any, ...], output: Any) -> None:
+        if self._waiting:
+            self._hook_parameters()
+        if not self._observer.output_alike(place, output):
+            self._observer.module_output(place, inputs, output)
 
     def _stops(self, place: Place) -> bool:
         """Return whether a module's hook is called on the way out of an exception, and note the first such module."""
@@ -230,31 +225,3 @@ class Recorder:
             ),
             coverage=(*self._notes, *coverage_of(observer, self._places, self._parameters)),
         )
-
-
-def track(
-    model: nn.Module,
-    *,
-    include: Patterns = None,
-    exclude: Patterns = None,
-    kinds: Iterable[str] | None = None,
-    depth: int | None = None,
-    stats: Stats = "all",
-    histogram_limit: int = HISTOGRAM_LIMIT,
-    loss_scale: Any = None,
-) -> Recorder:
-    """Return a context manager that watches `model` in the caller's own loop and changes nothing in it.
-
-    `include`, `exclude`: regular expressions searched in site names, or module types, one or several. `kinds`: names
-    of classes or functions to record alone. `depth`: how many levels of modules below the model. `stats`: "all", or
-    "moments" for moments and counts alone. `histogram_limit`: elements of one tensor that a histogram counts at most,
-    0 for all. `loss_scale`: the factor that the loss was multiplied with, a number or a `GradScaler`; gradients are
-    recorded without it. `recorder.profile()` inside or after the block returns a `NetworkProfile`; several batches
-    and backward passes are merged in it. Raises `InputError` for what is not valid.
-    """
-    return Recorder(
-        model,
-        options=Options(stats=stats, histogram_limit=histogram_limit),
-        kept=Filter.of(include, exclude, kinds, depth),
-        loss_scale=loss_scale,
-    )
