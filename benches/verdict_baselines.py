@@ -135,7 +135,7 @@ def _weights(profile: NetworkProfile) -> tuple[Parameter, ...]:
 
 def _gradients(parameters: tuple[Parameter, ...]) -> Iterator[tuple[str, TensorSummary]]:
     for parameter in parameters:
-        if parameter.gradient is not None and parameter.gradient.count:
+        if parameter.gradient is not None:
             yield f"{parameter.name}.grad", parameter.gradient
 
 
@@ -207,7 +207,7 @@ def _zero_percent(profile: NetworkProfile) -> Figures:
 
 
 def _ratio(profile: NetworkProfile) -> Figures:
-    return {"first over last weight": gradient_ratio(profile)}
+    return {"first weight over last": gradient_ratio(profile)}
 
 
 SMDEBUG_RULES = (
@@ -291,6 +291,6 @@ NOT_EVALUABLE = (
 )
 
 GRADIENT_RATIO_RULES = (
-    Rule("vanishing gradient ratio", "gradient norm", _ratio, "<", 1 / GRADIENT_FACTOR, FOLK),
-    Rule("exploding gradient ratio", "gradient norm", _ratio, ">", GRADIENT_FACTOR, FOLK),
+    Rule("vanishing gradient ratio", "gradient norm ratio", _ratio, "<", 1 / GRADIENT_FACTOR, FOLK),
+    Rule("exploding gradient ratio", "gradient norm ratio", _ratio, ">", GRADIENT_FACTOR, FOLK),
 )

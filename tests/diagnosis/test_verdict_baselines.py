@@ -74,6 +74,11 @@ def test_vanishing_gradient_takes_the_worst_of_all_parameters():
     assert finding == ("VanishingGradient: mean absolute gradient 3e-09 < 1e-07 at b.bias.grad (1 of 2 places)")
 
 
+def test_the_worst_of_several_is_named():
+    parameters = [weight(name, gradient=[size, size]) for name, size in (("a", 2e-9), ("b", 1e-9), ("c", 3e-9))]
+    assert "1e-09 < 1e-07 at b.grad (3 of 3 places)" in smdebug_verdict(network(*parameters)).rules[0]
+
+
 def test_a_parameter_without_gradient_has_not_vanished():
     assert fired(network(weight("a", gradient=None))) == []
 
@@ -85,6 +90,16 @@ def test_exploding_tensor(value):
     assert fired(network(weight("a", bad))) == ["ExplodingTensor"]
     assert fired(network(sites=[layer("GELU", bad)])) == ["ExplodingTensor"]
     assert fired(network(weight("a", gradient=largest), sites=[layer("GELU", largest)])) == []
+
+
+def test_a_gradient_that_is_not_finite_is_not_small():
+    assert fired(network(weight("a", gradient=[*SPREAD * 1e-9, math.nan]))) == ["ExplodingTensor"]
+
+
+def test_what_has_no_finite_element_has_no_share_and_no_variance():
+    nothing = [math.nan] * 4
+    assert fired(network(sites=[layer("Tanh", nothing), layer("ReLU", nothing)])) == ["ExplodingTensor"]
+    assert fired(network(weight("a", nothing), weight("b"), weight("c"))) == ["ExplodingTensor"]
 
 
 def test_dead_relu():
@@ -141,6 +156,15 @@ def test_the_range_of_the_gradients():
     assert fired(network(weight("a", gradient=SPREAD * 1e-3 / 1.8 * 0.85))) == ["PoorWeightInitialization (gradients)"]
 
 
+def test_the_range_of_the_gradients_leaves_out_a_twentieth_at_either_end():
+    def with_outliers(count):
+        middle = np.linspace(-1e-5, 1e-5, 1000 - 2 * count)
+        return network(weight("a", gradient=[*middle, *[-1] * count, *[1] * count]))
+
+    assert fired(with_outliers(40)) == ["PoorWeightInitialization (gradients)"]
+    assert fired(with_outliers(60)) == []
+
+
 def test_equal_gradients_have_no_range_whatever_their_bin():
     assert fired(network(weight("a", gradient=[1.1] * 100))) == ["PoorWeightInitialization (gradients)"]
 
@@ -183,7 +207,8 @@ def test_the_mean_absolute_value_of_one_sign_is_exact():
 
 
 def test_no_mean_absolute_value():
-    assert math.isnan(mean_absolute(TensorSummary.of([1.0, -1.0, math.nan])))
+    assert math.isnan(mean_absolute(TensorSummary.of([1.0, 2.0, math.nan])))
+    assert math.isnan(mean_absolute(TensorSummary.of([1.0, 2.0, math.inf])))
     assert math.isnan(mean_absolute(TensorSummary.empty()))
     with pytest.raises(InputError, match="no histogram"):
         mean_absolute(dataclasses.replace(TensorSummary.of([1.0, -1.0]), histogram=None))
