@@ -20,6 +20,11 @@ _HOMES = {
     "TrainingRun": "propscope.results",
     "TrainingSet": "propscope.results",
     "LogHistogram": "propscope.results",
+    "Diagnosis": "propscope.results",
+    "Finding": "propscope.results",
+    "Remedy": "propscope.results",
+    "calibrate": "propscope.calibration",
+    "diagnose": "propscope.diagnosis",
     "load": "propscope.store",
     "save": "propscope.store",
     "jacobian": "propscope.measure",
@@ -31,15 +36,20 @@ _HOMES = {
 }
 
 __all__ = [
+    "Diagnosis",
+    "Finding",
     "LogHistogram",
     "NetworkProfile",
     "Parameter",
     "ProfileSet",
     "PropscopeError",
+    "Remedy",
     "Site",
     "TensorSummary",
     "TrainingRun",
     "TrainingSet",
+    "calibrate",
+    "diagnose",
     "jacobian",
     "load",
     "profile",
@@ -53,13 +63,18 @@ __all__ = [
 
 if TYPE_CHECKING:
     from propscope import theory
+    from propscope.calibration import calibrate
+    from propscope.diagnosis import diagnose
     from propscope.errors import PropscopeError
     from propscope.measure import jacobian, profile, summary, track
     from propscope.results import (
+        Diagnosis,
+        Finding,
         LogHistogram,
         NetworkProfile,
         Parameter,
         ProfileSet,
+        Remedy,
         Site,
         TensorSummary,
         TrainingRun,

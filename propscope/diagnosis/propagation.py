@@ -1,0 +1,116 @@
+"""Exploding and vanishing, forward and backward apart: by the factor over the worst stretch of the depth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from propscope.diagnosis import limits
+from propscope.diagnosis.confidence import succession
+from propscope.diagnosis.evidence import Chain, Evidence, Stretch, limits_of
+from propscope.diagnosis.remedies import remedy_for_size
+from propscope.results.finding import Finding, Kind, Severity
+from propscope.results.network import DIRECTIONS, Direction, Site
+from propscope.results.table import number
+
+_OF = {"forward": "the signal", "backward": "the gradient"}
+
+
+def exploding(evidence: Evidence) -> Iterator[Finding]:
+    """Find stretches over which the signal or the gradient grows by e^3 or more; broken from eps^-1/2 = 2,900 on."""
+    yield from _over_depth(evidence, "exploding")
+
+
+def vanishing(evidence: Evidence) -> Iterator[Finding]:
+    """Find stretches over which the signal or the gradient fades to e^-3 or less; broken below eps = 1.2e-7."""
+    yield from _over_depth(evidence, "vanishing")
+
+
+def _over_depth(evidence: Evidence, kind: Kind) -> Iterator[Finding]:
+    for direction in DIRECTIONS:
+        found = [(c, stretch) for c in evidence.chains if (stretch := _beyond(c, direction, kind)) is not None]
+        if found:
+            chain, worst = max(found, key=lambda pair: abs(pair[1].mean))
+            yield _finding(evidence, chain, kind, direction, worst)
+
+
+def _beyond(chain: Chain, direction: Direction, kind: Kind) -> Stretch | None:
+    stretch = chain.worst(direction, rising=kind == "exploding")
+    return stretch if stretch is not None and abs(stretch.mean) > limits.STRAINED else None
+
+
+def _finding(evidence: Evidence, chain: Chain, kind: Kind, direction: Direction, stretch: Stretch) -> Finding:
+    severity: Severity = "broken" if abs(stretch.mean) > _limit(kind) else "strained"
+    limit = _limit(kind) if severity == "broken" else limits.STRAINED
+    low, high = limits_of(evidence, stretch)
+    each = math.exp(stretch.mean / stretch.steps)
+    start, end = evidence.sites[stretch.start], evidence.sites[stretch.end]
+    sites = _passed(evidence, chain, stretch)
+    return Finding(
+        kind=kind,
+        severity=severity,
+        direction=direction,
+        sites=tuple(site.name for site in sites),
+        message=_message(kind, direction, stretch, each, start, end),
+        cause=_cause(evidence, chain, kind, direction, stretch),
+        evidence={
+            "factor": _exp(stretch.mean),
+            "factor_low": _exp(low),
+            "factor_high": _exp(high),
+            "limit": math.exp(math.copysign(limit, stretch.mean)),
+            "factor_per_layer": each,
+            "layers": float(stretch.steps),
+            "seeds": float(len(stretch.change)),
+        },
+        remedy=remedy_for_size(evidence, sites, each, kind=kind, direction=direction),
+        confidence=succession(sum(abs(change) > limit for change in stretch.change), len(stretch.change)),
+        marks={end.name: kind if direction == "forward" else f"grad {kind}"},
+    )
+
+
+def _limit(kind: Kind) -> float:
+    return limits.EXPLODED if kind == "exploding" else limits.VANISHED
+
+
+def _passed(evidence: Evidence, chain: Chain, stretch: Stretch) -> tuple[Site, ...]:
+    """Return the sites whose weights do it, in the order in which the signal passes them."""
+    if stretch.start < stretch.end:
+        return tuple(evidence.sites[index] for index in chain.indices if stretch.start < index <= stretch.end)
+    # Going back, the weights of a layer stand between its own site and the one before.
+    return tuple(evidence.sites[index] for index in reversed(chain.indices) if stretch.end < index <= stretch.start)
+
+
+def _message(kind: Kind, direction: Direction, stretch: Stretch, each: float, start: Site, end: Site) -> str:
+    if stretch.mean < -700:
+        return f"{_OF[direction]} is exactly zero at {end.name}"
+    verb = "grows" if kind == "exploding" else "fades"
+    rate = f", x{number(each, 2)} a layer" if stretch.steps > 1 else ""
+    return f"{_OF[direction]} {verb} by x{number(_exp(stretch.mean), 2)} from {start.name} to {end.name}{rate}"
+
+
+def _cause(evidence: Evidence, chain: Chain, kind: Kind, direction: Direction, stretch: Stretch) -> str:
+    end = evidence.sites[stretch.end]
+    nonlinearity = end.activation.lower() or "the nonlinearity"
+    if stretch.mean < -700:
+        return "a weight or a derivative on the way is zero: nothing passes"
+    first, last = sorted((stretch.start, stretch.end))
+    forward = float(chain.between(first, last, "forward").mean())
+    size = "large" if kind == "exploding" else "small"
+    if direction == "backward" and abs(forward) < limits.STRAINED < abs(stretch.mean):
+        flat = evidence.mean(stretch.end, "flat_fraction")
+        if kind == "vanishing" and flat > limits.SATURATED and nonlinearity in limits.BOUNDED:
+            return f"{nonlinearity} is saturated: its slope takes the gradient, while its values stay of one size"
+        if kind == "vanishing":
+            return (
+                f"weights times the slope of {nonlinearity} are below one; the values keep their size by what all "
+                "samples have in common (biases, the mean of the activation), which no gradient passes through"
+            )
+        return (
+            f"weights times the slope of {nonlinearity} are above one, while it bounds the values: close inputs are "
+            "driven apart at every layer (chaos), and so is every step of training"
+        )
+    return f"the weights are too {size} for {nonlinearity}: values and gradients are multiplied alike at every layer"
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700 else math.inf

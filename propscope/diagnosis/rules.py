@@ -1,0 +1,51 @@
+"""The table of rules: what is looked for, in the order in which one cause explains the next finding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from propscope.diagnosis.evidence import Evidence
+from propscope.diagnosis.geometry import collapse
+from propscope.diagnosis.layers import odd_layers
+from propscope.diagnosis.learning import insufficient, stagnant
+from propscope.diagnosis.numbers import nonfinite, precision
+from propscope.diagnosis.propagation import exploding, vanishing
+from propscope.diagnosis.units import inactive, saturated, symmetric
+from propscope.results.finding import Finding
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A pure function from evidence to findings, what it holds against what, and who found that.
+
+    `notes_alone`: it finds nothing that is wrong already.
+    """
+
+    name: str
+    find: Callable[[Evidence], Iterator[Finding]]
+    limit: str
+    source: str
+    notes_alone: bool = False
+
+
+# fmt: off
+RULES: tuple[Rule, ...] = (
+    Rule("non-finite", nonfinite, "any NaN or Inf", "the first site forward, else the first that the gradient passes"),
+    Rule("symmetric", symmetric, "each unit of a layer equals another", "Rumelhart, Hinton, Williams 1986"),
+    Rule("odd layer", odd_layers, "one layer, or one beside its kind, by e^3", "the whole depth's share in one layer"),
+    Rule("exploding", exploding, "strained from e^3, broken from eps^-1/2 = 2,900 over the depth",
+         "Schoenholz et al. 2017, six depth scales; Xiao et al. 2020, condition number 1/eps"),
+    Rule("vanishing", vanishing, "strained below e^-3, broken below eps = 1.2e-7 over the depth",
+         "as exploding; Adam divides by the gradient's size, which leaves half"),
+    Rule("collapse", collapse, "share of a second moment that tells samples apart: e^-6, eps", "Xiao et al. 2020"),
+    Rule("saturated", saturated, "over half of a bounded activation's input flat", "Glorot, Bengio 2010"),
+    Rule("inactive", inactive, "over 90% of a rectifier's input off, or over half of its units on every sample",
+         "Lu et al. 2020; half is what samples that are all alike give"),
+    Rule("stagnant", stagnant, "no gradient, or zeros alone", "a step does not move it"),
+    Rule("precision", precision, "over 0.1% of values lost in fp16 or bf16", "Micikevicius et al. 2018",
+         notes_alone=True),
+    Rule("insufficient evidence", insufficient, "no gradient, one layer, few samples, an interval about a limit",
+         "Hanin, Nica 2020: networks wander by sqrt(5 L / n) in ln q", notes_alone=True),
+)
+# fmt: on
