@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ CLASSES, VOCABULARY, LENGTH = 10, 200, 24
 STEPS, LETTERS = 8, 50
 
 Loss = Callable[[Any], Tensor]
+Forward = Callable[..., Tensor]
 
 
 class LSTMLayer(nn.Module):
@@ -54,6 +56,7 @@ class LSTMLayer(nn.Module):
         nn.init.ones_(self.forget.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the hidden state at each step, shape (batch, steps, width)."""
         hidden = cell = x.new_zeros(x.shape[0], self.width)
         outputs = []
         for step in x.unbind(1):
@@ -75,7 +78,9 @@ class LSTM(nn.Module):
         self.readout = nn.Linear(width, letters)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.readout(self.layers(self.embed(tokens)))
+        """Return the logits of the next letter at each step."""
+        logits: Tensor = self.readout(self.layers(self.embed(tokens)))
+        return logits
 
 
 def resnet(source: torch.Generator) -> tuple[nn.Module, Tensor, Loss]:
@@ -152,53 +157,43 @@ def put(model: nn.Module, *, at: str, kind: type[nn.Module]) -> None:
     model.set_submodule(at, kind())
 
 
-def recast(model: nn.Module, *, at: str, kinds: Mapping[type[nn.Module], type[nn.Module]]) -> None:
+def recast(model: nn.Module, *, at: str, forwards: Mapping[type[nn.Module], Forward]) -> None:
     """Give a block another forward pass; its modules and their names stay."""
     block = model.get_submodule(at)
-    block.__class__ = kinds[type(block)]
+    block.forward = MethodType(forwards[type(block)], block)
 
 
-class TwoStreams(models.Block):  # type: ignore[misc]
-    """The residual block, with its stream added twice."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        stream = self.shortcut(x)
-        out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
-        out += stream
-        return self.relu(out + stream)
+def two_streams(block: Any, x: Tensor) -> Tensor:
+    """Pass through the ResNet's block, with its stream added twice."""
+    stream = block.shortcut(x)
+    out = block.bn2(block.conv2(block.relu(block.bn1(block.conv1(x)))))
+    out += stream
+    return block.relu(out + stream)
 
 
-class TwoBranches(models.Block):  # type: ignore[misc]
-    """The residual block, with its branch added twice."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        stream = self.shortcut(x)
-        branch = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
-        out = stream + branch
-        return self.relu(out + branch)
+def two_branches(block: Any, x: Tensor) -> Tensor:
+    """Pass through the ResNet's block, with its branch added twice."""
+    stream = block.shortcut(x)
+    branch = block.bn2(block.conv2(block.relu(block.bn1(block.conv1(x)))))
+    out = stream + branch
+    return block.relu(out + branch)
 
 
-class TwoStreamsGPT2(GPT2Block):  # type: ignore[misc]
-    """GPT-2's block, with its stream added once more at its end."""
-
-    def forward(self, hidden_states: Tensor, *rest: Any, **options: Any) -> Tensor:
-        out: Tensor = super().forward(hidden_states, *rest, **options)
-        return out + hidden_states
+def two_streams_gpt2(block: Any, x: Tensor, *rest: Any, **options: Any) -> Tensor:
+    """Pass through GPT-2's block, with its stream added once more at the end."""
+    return GPT2Block.forward(block, x, *rest, **options) + x
 
 
-class TwoBranchesGPT2(GPT2Block):  # type: ignore[misc]
-    """GPT-2's block, with its MLP added twice."""
-
-    def forward(self, hidden_states: Tensor, *rest: Any, **options: Any) -> Tensor:
-        mixed, _ = self.attn(self.ln_1(hidden_states), attention_mask=options.get("attention_mask"))
-        stream: Tensor = hidden_states + mixed
-        branch = self.mlp(self.ln_2(stream))
-        stream = stream + branch
-        return stream + branch
+def two_branches_gpt2(block: Any, x: Tensor, *_: Any, attention_mask: Any = None, **__: Any) -> Tensor:
+    """Pass through GPT-2's block, with its MLP added twice."""
+    stream = x + block.attn(block.ln_1(x), attention_mask=attention_mask)[0]
+    branch = block.mlp(block.ln_2(stream))
+    stream = stream + branch
+    return stream + branch
 
 
-STREAMS: dict[type[nn.Module], type[nn.Module]] = {models.Block: TwoStreams, GPT2Block: TwoStreamsGPT2}
-BRANCHES: dict[type[nn.Module], type[nn.Module]] = {models.Block: TwoBranches, GPT2Block: TwoBranchesGPT2}
+STREAMS: dict[type[nn.Module], Forward] = {models.Block: two_streams, GPT2Block: two_streams_gpt2}
+BRANCHES: dict[type[nn.Module], Forward] = {models.Block: two_branches, GPT2Block: two_branches_gpt2}
 FAULTS: dict[str, Callable[..., None]] = {
     "weights x100": partial(scale, by=100.0),
     "weights x0.01": partial(scale, by=0.01),
@@ -207,8 +202,8 @@ FAULTS: dict[str, Callable[..., None]] = {
     "frozen": freeze,
     "sigmoid": partial(put, kind=nn.Sigmoid),
     "no norm": partial(put, kind=nn.Identity),
-    "stream twice": partial(recast, kinds=STREAMS),
-    "branch twice": partial(recast, kinds=BRANCHES),
+    "stream twice": partial(recast, forwards=STREAMS),
+    "branch twice": partial(recast, forwards=BRANCHES),
 }
 
 LOUD = Answer(frozenset({"exploding"}), "what it gives is 100 times as large as before")
@@ -228,11 +223,9 @@ SIGMOID = Answer(
     frozenset({"vanishing", "collapse", "saturated"}),
     "a slope of 1/4 at most takes the gradient, and values about 1/2 hide how samples differ",
 )
-UNHELD = Answer(frozenset({"exploding", "vanishing"}), "nothing brings the branch to rms 1, so that the stream sets it")
+UNHELD = Answer(frozenset({"exploding", "vanishing"}), "nothing brings the signal to rms 1: what comes in sets it")
 UNRAISED = Answer(frozenset({"vanishing"}), "the stream is fainter than rms 1, and nothing raises it any more")
-TWICE = Answer(
-    frozenset({"exploding"}), "the sum adds what is in it already, which grows it by more than a branch does"
-)
+TWICE = Answer(frozenset({"exploding"}), "the sum adds what is in it already: it grows by more than a branch")
 
 H = "transformer.h"
 PLANTED = (

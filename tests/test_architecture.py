@@ -75,7 +75,8 @@ def test_torch_stays_where_it_is_needed(path):
 
 def test_reading_and_drawing_load_no_torch():
     code = (
-        "import sys, propscope, propscope.store, propscope.plots, propscope.diagnosis, propscope.results.layout, propscope.cli;"
+        "import sys, propscope, propscope.store, propscope.plots, propscope.diagnosis, propscope.results.layout;"
+        "import propscope.cli;"
         "propscope.load, propscope.save, propscope.ProfileSet, propscope.diagnose; propscope.cli.build();"
         "sys.exit(any(name.split('.')[0] == 'torch' for name in sys.modules))"
     )

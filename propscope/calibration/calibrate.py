@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from propscope.calibration.passes import Walk
 from propscope.calibration.progress import Goal, Progress
-from propscope.calibration.record import Calibration
+from propscope.calibration.record import Calibration, Left
 from propscope.calibration.survey import survey
 from propscope.calibration.weights import Ledger
 from propscope.errors import InputError
@@ -79,18 +79,26 @@ def calibrate(
                 walk.one_pass(_varied(batch))
             else:
                 walk.many_passes(lambda: map(_varied, _again(batches)))
+        if not any(progress.settled for progress in walk.order):
+            raise InputError(
+                "no layer was calibrated: " + "; ".join(f"{entry.name!r}: {entry.reason}" for entry in _open(walk)[:3]),
+                hint="a layer must run as a module, on at least two rows of a batch, and return a dense tensor",
+            )
         saved = ledger.close()
     except BaseException:
         ledger.restore()
         raise
-    unreached = [progress for own in walk.parts.values() for progress in own if not progress.settled]
     return Calibration(
         layers=tuple(progress.scaled() for progress in walk.order if progress.settled),
-        left=(*found.left, *(progress.left() for progress in unreached)),
+        left=(*found.left, *_open(walk)),
         passes=walk.passes,
         reruns=walk.reruns,
         saved=saved,
     )
+
+
+def _open(walk: Walk) -> list[Left]:
+    return [progress.left() for own in walk.parts.values() for progress in own if not progress.settled]
 
 
 def _again(batches: Batches) -> Iterable[Any]:

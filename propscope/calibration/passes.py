@@ -36,6 +36,7 @@ class Walk:
         self._owners: dict[object, Part] = {}
         self._calls: Counter[Progress] = Counter()
         self._inside = False
+        self._error: InputError | None = None
 
     def one_pass(self, batch: Any) -> None:
         """Calibrate every part within one forward pass: a layer is run again until it gives what is wanted."""
@@ -81,6 +82,9 @@ class Walk:
         self.passes += 1
         self._calls.clear()
         _call(self._inner, batch)
+        # A model may catch what is raised inside it and go on.
+        if self._error is not None:
+            raise self._error
 
     def _all(self) -> list[Progress]:
         return [progress for own in self.parts.values() for progress in own]
@@ -125,6 +129,9 @@ class Walk:
                 self._meet(progress)
             react(call, own)
             return call.output if call.stale or call.reruns else None
+        except InputError as error:
+            self._error = error
+            raise
         finally:
             self._inside = False
             self.reruns += call.reruns

@@ -33,9 +33,28 @@ class Survey:
 def survey(model: nn.Module, wanted: Filter) -> Survey:
     """Return what can be scaled in a model; raises `InputError` for a model that cannot be calibrated at all."""
     refuse(model)
-    found: dict[nn.Module, list[Part]] = {}
+    free, left, kept = _free(model, wanted)
+    parts = {module: tuple(part for part in own if part.key not in kept) for module, own in free.items()}
+    left += [
+        Left(part.name, part.kind, f"its weight is also that of {kept[part.key]}, which is left alone")
+        for own in free.values()
+        for part in own
+        if part.key in kept
+    ]
+    if not any(parts.values()):
+        what = "; ".join(f"{entry.name or 'the model'}: {entry.reason}" for entry in left[:3])
+        raise InputError(
+            f"the model has no layer to calibrate ({what or 'none has a weight of two dimensions or more'})",
+            hint="calibrate scales linear, convolution, attention and recurrent layers; look at include and exclude",
+        )
+    return Survey({module: own for module, own in parts.items() if own}, tuple(left))
+
+
+def _free(model: nn.Module, wanted: Filter) -> tuple[dict[nn.Module, list[Part]], list[Left], dict[object, str]]:
+    """Return the parts that nothing of their own forbids, the others, and the names of these by their memory."""
+    free: dict[nn.Module, list[Part]] = {}
     left: list[Left] = []
-    kept_as_is: dict[object, str] = {}
+    kept: dict[object, str] = {}
     inside = {id(module.out_proj) for module in model.modules() if _is_attention(module)}
     for path, module in walk(model):
         # A parametrization's own weights belong to the module that it serves; attention runs no module of its own.
@@ -44,28 +63,12 @@ def survey(model: nn.Module, wanted: Filter) -> Survey:
         for part in _parts(path, module):
             if isinstance(part, Left):
                 left.append(part)
-                continue
-            reason = _obstacle(part, module, wanted)
-            if reason:
+            elif reason := _obstacle(part, module, wanted):
                 left.append(Left(part.name, part.kind, reason))
-                kept_as_is[part.key] = part.name
+                kept[part.key] = part.name
             else:
-                found.setdefault(module, []).append(part)
-    parts = {}
-    for module, own in found.items():
-        parts[module] = tuple(part for part in own if part.key not in kept_as_is)
-        left += [
-            Left(part.name, part.kind, f"its weight is also that of {kept_as_is[part.key]}, which is left alone")
-            for part in own
-            if part.key in kept_as_is
-        ]
-    if not any(parts.values()):
-        what = "; ".join(f"{entry.name or 'the model'}: {entry.reason}" for entry in left[:3])
-        raise InputError(
-            f"the model has no layer to calibrate ({what or 'none has a weight of two dimensions or more'})",
-            hint="calibrate scales linear, convolution, attention and recurrent layers; look at include and exclude",
-        )
-    return Survey({module: own for module, own in parts.items() if own}, tuple(left))
+                free.setdefault(module, []).append(part)
+    return free, left, kept
 
 
 def refuse(model: nn.Module) -> None:

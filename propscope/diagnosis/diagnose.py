@@ -17,7 +17,8 @@ def diagnose(profiles: NetworkProfile | ProfileSet, *, notes: bool = True) -> Di
 
     Profiles that differ in the label seed alone are one network, judged together: sizes by geometric means with their
     intervals. Findings are worst first: broken before strained before notes, and a cause before what it brings about.
-    `notes`: with what is not wrong yet, or cannot be told. Of several networks `networks` holds each one's diagnosis, and every finding carries its network's labels.
+    `notes`: with what is not wrong yet, or cannot be told. Of several networks `networks` holds each one's diagnosis,
+    and every finding carries its network's labels.
 
     The verdict depends on ratios alone: a loss in other units, another batch size or width give the same one. NaN and
     Inf are a finding, never an error. Raises `InputError` for an empty set.
