@@ -168,7 +168,8 @@ def two_streams(block: Any, x: Tensor) -> Tensor:
     stream = block.shortcut(x)
     out = block.bn2(block.conv2(block.relu(block.bn1(block.conv1(x)))))
     out += stream
-    return block.relu(out + stream)
+    twice: Tensor = block.relu(out + stream)
+    return twice
 
 
 def two_branches(block: Any, x: Tensor) -> Tensor:
@@ -176,20 +177,22 @@ def two_branches(block: Any, x: Tensor) -> Tensor:
     stream = block.shortcut(x)
     branch = block.bn2(block.conv2(block.relu(block.bn1(block.conv1(x)))))
     out = stream + branch
-    return block.relu(out + branch)
+    twice: Tensor = block.relu(out + branch)
+    return twice
 
 
 def two_streams_gpt2(block: Any, x: Tensor, *rest: Any, **options: Any) -> Tensor:
     """Pass through GPT-2's block, with its stream added once more at the end."""
-    return GPT2Block.forward(block, x, *rest, **options) + x
+    through: Tensor = type(block).forward(block, x, *rest, **options)
+    return through + x
 
 
 def two_branches_gpt2(block: Any, x: Tensor, *_: Any, attention_mask: Any = None, **__: Any) -> Tensor:
     """Pass through GPT-2's block, with its MLP added twice."""
     stream = x + block.attn(block.ln_1(x), attention_mask=attention_mask)[0]
     branch = block.mlp(block.ln_2(stream))
-    stream = stream + branch
-    return stream + branch
+    twice: Tensor = stream + branch + branch
+    return twice
 
 
 STREAMS: dict[type[nn.Module], Forward] = {models.Block: two_streams, GPT2Block: two_streams_gpt2}
