@@ -38,7 +38,8 @@ class Spread:
         others = [other for other in range(wide.dim()) if other != axis]
         sums = wide.sum(others) if others else wide
         mean = float(sums.sum()) / wide.numel()
-        squares = float((wide - mean).square_().sum())
+        centred = (wide - mean).reshape(-1)
+        squares = float(torch.dot(centred, centred))
         total = self.count + wide.numel()
         apart = mean - self.mean
         self._squares += squares + apart * apart * self.count * wide.numel() / total
