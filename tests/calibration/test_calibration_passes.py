@@ -28,6 +28,34 @@ def test_the_pass_goes_on_with_the_calibrated_output():
     assert stds(model, x) == pytest.approx([layer.std_after for layer in record.layers])
 
 
+def test_hooks_of_the_user_see_the_calibrated_output_and_do_not_count():
+    model, x, seen = mlp(2), torch.randn(64, 64), []
+
+    def doubled(module, inputs, output):
+        seen.append(output.std(correction=0).item())
+        return 2 * output
+
+    handle = model[0].register_forward_hook(doubled)
+    record = calibrate(model, x)
+    assert seen == [pytest.approx(1, rel=0.01)]
+    handle.remove()
+    assert stds(model, x)[0] == pytest.approx(record.layers[0].std_after)
+
+
+def test_a_layer_inside_a_layer_is_calibrated_first_and_counted_once():
+    class Outer(nn.Linear):
+        def __init__(self):
+            super().__init__(8, 8)
+            self.inner = nn.Linear(8, 8)
+
+        def forward(self, x):
+            return super().forward(self.inner(x))
+
+    torch.manual_seed(0)
+    record = calibrate(nn.Sequential(Outer()), torch.randn(32, 8))
+    assert [(layer.name, layer.calls) for layer in record.layers] == [("0.inner", 1), ("0", 1)]
+
+
 def test_batches_pool_to_what_one_batch_gives():
     x = torch.randn(60, 64) * torch.arange(1, 61)[:, None]
     whole, split = mlp(5), mlp(5)
@@ -41,6 +69,9 @@ def test_batches_pool_to_what_one_batch_gives():
         assert a.std_before == pytest.approx(b.std_before, rel=1e-5)
         assert a.sample_fraction == pytest.approx(b.sample_fraction, rel=1e-4)
     assert record.reruns == 0
+    again = calibrate(split, batches=list(x.split(20)))
+    assert [(layer.factor, layer.steps) for layer in again.layers] == [(1.0, 0)] * 6
+    assert again.passes == 3 * 7
 
 
 def test_batches_cost_a_pass_a_layer_and_each_ends_early():
@@ -102,17 +133,19 @@ def test_a_model_that_stops_every_exception_does_not_stop_these():
             try:
                 x = self.inner(x)
             except Exception:  # noqa: BLE001, RUF100
-                x = x + 0
+                caught.append(x)
             return self.after(x)
 
     torch.manual_seed(0)
+    caught = []
     model, x = Stubborn(), torch.randn(32, 8)
     assert len(calibrate(model, batches=[x, x]).layers) == 2
+    assert caught == []
     nn.init.zeros_(model.inner.weight)
     before = state(model)
     for given in ({"batch": x}, {"batches": [x, x]}):
-        with pytest.raises(InputError, match="'inner'"):
-            calibrate(model, **given, exclude="after")
+        with pytest.raises(InputError, match=r"the output of 'inner' .* after 10 steps"):
+            calibrate(model, **given)
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
