@@ -9,7 +9,7 @@ import typer
 
 def build() -> typer.Typer:
     """Return the application with every command; importing a command imports nothing heavy."""
-    from propscope.cli import example, inspect, list_, merge, phase, plot, profile, show, theory, train
+    from propscope.cli import check, example, inspect, list_, merge, phase, plot, profile, show, theory, train
 
     app = typer.Typer(
         name="propscope",
@@ -22,6 +22,7 @@ def build() -> typer.Typer:
     app.command("profile")(profile.profile)
     app.command("train")(train.train)
     app.command("inspect")(inspect.inspect)
+    app.command("check")(check.check)
     app.command("show")(show.show)
     app.command("plot")(plot.plot)
     app.command("theory")(theory.theory)
