@@ -18,9 +18,10 @@ class Scaled:
     """A weight that is calibrated: its `factor` in all, and the standard deviation that it gives before and after.
 
     `std_before` is met in turn, with every layer ahead of it calibrated already (and after an orthogonal start, where
-    one was asked for): it tells what this layer alone does to a signal of the wanted size. `factor` is 1 and `steps` 0 where it was within the tolerance already. `calls`: how often its module ran in the
-    forward pass in which it was calibrated, of which the first one counts. `sample_fraction`: the share of the variance
-    after that lies within units, over samples and positions; near 0, the layer gives every sample the same.
+    one was asked for): it tells what this layer alone does to a signal of the wanted size. `factor` is 1 and `steps` 0
+    where it was within the tolerance already. `calls`: how often its module ran in the forward pass in which it was
+    calibrated, of which the first one counts. `sample_fraction`: the share of the variance after that lies within
+    units, over samples and positions; near 0, the layer gives every sample the same.
     """
 
     name: str

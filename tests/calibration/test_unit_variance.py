@@ -338,6 +338,7 @@ def test_a_weight_that_is_normalized_is_told():
         (torch.full((8, 64), math.nan), "'0' .Linear. holds NaN"),
         (torch.empty(0, 64), "no layer was calibrated: '0': no element of the batch came to it"),
         (5, "batch is a int; valid is"),
+        ((x for x in ()), "batch is a generator; valid is"),
         (None, "pass one of batch and batches"),
     ],
 )
@@ -371,6 +372,7 @@ def test_batches_that_are_none(batches, message, hint):
         ({"target": 0}, "target is 0; valid is a finite number above 0"),
         ({"target": {"0": math.inf}}, "target is inf"),
         ({"target": {"(": 1.0}}, "target has '.', no regular expression"),
+        ({"target": {"0": 1.0, "head": 2.0}}, "target has 'head', which no layer has in its name; there are 0, 2, 4"),
         ({"tolerance": -1}, "tolerance is -1"),
         ({"tolerance": True}, "tolerance is True"),
         ({"steps": 0}, "steps is 0; valid is a whole number"),

@@ -69,6 +69,7 @@ def calibrate(
     found = survey(model, Filter.of(include, exclude, None, None))
     if (batch is None) == (batches is None):
         raise InputError("pass one of batch and batches", hint="batch: what the model takes; batches: several of these")
+    _refuse_unused(goal, [part.name for own in found.parts.values() for part in own])
     ledger = Ledger()
     walk = Walk(
         model, {module: tuple(Progress(part, goal, ledger) for part in own) for module, own in found.parts.items()}
@@ -117,7 +118,12 @@ def _again(batches: Batches) -> Iterable[Any]:
 
 
 def _varied(batch: Any) -> Any:
-    """Return the batch; raises `InputError` for one that holds a single value."""
+    """Return the batch; raises `InputError` for one that is none, or that holds a single value."""
+    if not isinstance(batch, (Tensor, Mapping, tuple, list)):
+        raise InputError(
+            f"batch is a {type(batch).__name__}; valid is a tensor, or a tuple, list or dict of arguments",
+            hint="what gives several batches is the argument batches",
+        )
     tensors = [tensor for _, tensor in tensors_in(batch) if tensor.layout == torch.strided and not tensor.is_nested]
     if tensors and all(tensor.numel() and bool((tensor == tensor.reshape(-1)[0]).all()) for tensor in tensors):
         raise InputError(
@@ -133,6 +139,13 @@ def _targets(target: float | Mapping[str, float]) -> tuple[tuple[re.Pattern[str]
         return tuple((re.compile(pattern), _positive("target", std)) for pattern, std in given.items())
     except re.error as error:
         raise InputError(f"target has {error.pattern!r}, no regular expression: {error}") from None
+
+
+def _refuse_unused(goal: Goal, names: list[str]) -> None:
+    for pattern, _ in goal.targets:
+        if not any(pattern.search(name) for name in names):
+            shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+            raise InputError(f"target has {pattern.pattern!r}, which no layer has in its name; there are {shown}")
 
 
 def _positive(name: str, value: float) -> float:
