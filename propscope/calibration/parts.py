@@ -52,8 +52,8 @@ class Part:
     """The rows `rows` of a parameter, or all of it, which `observe` shows the output of.
 
     `observe` returns the output of a call and its axis of units, or None where it is no dense floating tensor.
-    `matrices`: how many are stacked along the rows, each orthogonal by itself; 0 for what is no matrix. `transposed`:
-    its columns are the outputs. `bias` is added to what the weight gives.
+    `matrices`: how many are stacked along the rows, each orthogonal by itself; 0 for what is no matrix. `bias` is added
+    to what the weight gives.
     """
 
     name: str
@@ -63,7 +63,6 @@ class Part:
     rows: slice | None = None
     bias: Tensor | None = None
     matrices: int = 1
-    transposed: bool = False
 
     @property
     def weight(self) -> Tensor:
@@ -78,9 +77,8 @@ class Part:
 
     def orthogonalize(self, seed: int) -> None:
         """Fill with random orthonormal rows or columns, each matrix by itself (Saxe et al. 2014)."""
-        weight = self.weight.t() if self.transposed else self.weight
         generator = stream(seed, "calibrate", self.name)
-        for matrix in weight.chunk(self.matrices) if self.matrices else ():
+        for matrix in self.weight.chunk(self.matrices) if self.matrices else ():
             parse_initializer("orthogonal").fill(matrix, generator)
 
 

@@ -125,8 +125,7 @@ def _plain(path: str, module: nn.Module) -> Iterator[Part | Left]:
     kind = type(module).__name__
     weight, bias = module._parameters.get("weight"), module._parameters.get("bias")
     if weight is not None and weight.dim() > 1:
-        transposed = kind == "Conv1D" and type(module).__module__ == "transformers.pytorch_utils"
-        yield Part(path, kind, weight, own_output, bias=bias, transposed=transposed)
+        yield Part(path, kind, weight, own_output, bias=bias)
     elif (steps := _parametrizations(module).get("weight")) is not None:
         if [type(step).__name__ for step in steps] == ["_WeightNorm"]:
             yield Part(path, kind, steps.original0, own_output, bias=bias, matrices=0)

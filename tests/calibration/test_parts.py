@@ -93,12 +93,20 @@ def test_weight_norm_keeps_its_directions():
     assert torch.equal(linear.weight, before)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_outputs_that_are_no_dense_floats_are_not_observed():
     class Own(nn.Linear):
         def forward(self, x):
             return self.made(super().forward(x))
 
     own = Own(3, 4)
-    for made in (lambda y: (y, y), lambda y: y > 0, lambda y: y.to_sparse(), lambda y: y.sum()):
+    nested = torch.nested.nested_tensor
+    for made in (
+        lambda y: nested([y, y[1:]]),
+        lambda y: (y, y),
+        lambda y: y > 0,
+        lambda y: y.to_sparse(),
+        lambda y: y.sum(),
+    ):
         own.made = made
         assert parts(own)[0].observe(called(own, torch.randn(5, 3))) is None

@@ -80,6 +80,7 @@ def test_what_cannot_be_scaled_is_left_with_its_reason():
         model["inference"] = nn.Linear(3, 3)
     names, left = surveyed(model, exclude="never")
     assert names == ["kept", "gain", "attention.out_proj"]
+    assert not [name for name in left if "parametrizations" in name]
     assert left["frozen"] == "frozen: requires_grad is False"
     assert left["spectral"] == "its weight is computed (SpectralNorm)"
     assert left["old"] == left["pruned"] == "its weight is computed by a hook of torch.nn.utils"
