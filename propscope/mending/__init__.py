@@ -1,0 +1,6 @@
+"""Remedies carried out and judged: networks of the grid made again, existing models mended on a copy."""
+
+from propscope.mending.record import Mending, State, Trial
+from propscope.mending.verify import verify
+
+__all__ = ["Mending", "State", "Trial", "verify"]

@@ -1,0 +1,60 @@
+"""What a remedy did, as records: a `Trial` of one remedy, the `Mending` of a network with all that were tried."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from propscope.results.finding import Diagnosis, Remedy, Verdict
+from propscope.results.network import Label
+
+_RANK: dict[Verdict, int] = {"broken": 0, "strained": 1, "healthy": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a network shows: its diagnosis, and the signal's factor over the depth, a geometric mean over its seeds."""
+
+    diagnosis: Diagnosis
+    forward: float
+    backward: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One remedy carried out: the network's state `before` and `after`.
+
+    `after` is None where the remedy could not be carried out; `reason` says why. `lines`: what does the same to an
+    existing model, as lines of Python.
+    """
+
+    remedy: Remedy
+    before: State
+    after: State | None
+    reason: str = ""
+    lines: tuple[str, ...] = ()
+
+    @property
+    def helped(self) -> bool:
+        """Whether the verdict is better than before: a remedy that did not help is withdrawn."""
+        if self.after is None:
+            return False
+        return _RANK[self.after.diagnosis.verdict] > _RANK[self.before.diagnosis.verdict]
+
+
+@dataclass(frozen=True, slots=True)
+class Mending:
+    """What was tried for one network, in order, up to the first remedy that helped.
+
+    `reason`: why nothing was tried, "" where something was, or nothing needs mending.
+    """
+
+    before: State
+    trials: tuple[Trial, ...] = ()
+    labels: Mapping[str, Label] = field(default_factory=dict)
+    reason: str = ""
+
+    @property
+    def trial(self) -> Trial | None:
+        """The trial that helped; None where none did."""
+        return next((trial for trial in self.trials if trial.helped), None)
