@@ -16,11 +16,12 @@ from propscope.results.network import Site
 def collapse(evidence: Evidence) -> Iterator[Finding]:
     """Find from which site on the samples' vectors all point one way, or along one line.
 
-    By the share of a site's second moment that differs between samples, 1 - mean cosine, and by the share outside of
-    its first direction, as the effective rank tells. Strained below e^-6, broken below eps (1.2e-7). What entered the
-    network alike already is no fault of it: sites count from the first that is not collapsed.
+    By the share of a pre-activation's second moment that differs between samples, 1 - mean cosine, and by the share
+    outside of its first direction, as the effective rank tells. Strained below e^-6, broken where three layers are
+    below eps (1.2e-7). What entered the network alike already is no fault of it: sites count from the first that is
+    not collapsed.
     """
-    at = [index for index, site in enumerate(evidence.sites) if _is_judged(evidence, site)]
+    at = [index for index, site in enumerate(evidence.sites) if _is_judged(site)]
     shares = {index: share for index in at if not math.isnan(share := _share(evidence, index))}
     apart = next((index for index, share in shares.items() if share >= limits.COLLAPSING), None)
     if apart is None:
@@ -32,9 +33,9 @@ def collapse(evidence: Evidence) -> Iterator[Finding]:
         return
     start = next(i for i in found if all(shares[j] < limits.COLLAPSING for j in shares if j >= i))
     found = [index for index in found if index >= start]
-    # What one layer has lost in rounding none after it brings back.
     worst = min(found, key=lambda index: shares[index])
-    broken = shares[worst] < limits.COLLAPSED
+    lost = [index for index in found if shares[index] < limits.COLLAPSED]
+    broken = len(lost) >= limits.COLLAPSED_LAYERS
     limit = limits.COLLAPSED if broken else limits.COLLAPSING
     cosine = evidence.mean(worst, "mean_cosine")
     aligned = 1 - abs(cosine) < limits.COLLAPSING
@@ -51,6 +52,7 @@ def collapse(evidence: Evidence) -> Iterator[Finding]:
         evidence={
             "share_apart": shares[worst],
             "limit": limit,
+            "layers_collapsed": float(len(lost)),
             "mean_cosine": cosine,
             "effective_rank": evidence.mean(worst, "effective_rank"),
         },
@@ -60,10 +62,8 @@ def collapse(evidence: Evidence) -> Iterator[Finding]:
     )
 
 
-def _is_judged(evidence: Evidence, site: Site) -> bool:
-    return site.samples >= limits.SAMPLES and (
-        site.layer is not None if evidence.layered else site.role == "pre-activation"
-    )
+def _is_judged(site: Site) -> bool:
+    return site.samples >= limits.SAMPLES and site.role == "pre-activation"
 
 
 def _share(evidence: Evidence, index: int) -> float:

@@ -26,6 +26,11 @@ STRAINED = 3.0
 # layer by its rounding error alone, eps / 2, is f eps / 2 at the output, and rows of the kernel differ by f^2.
 EXPLODED = 0.5 * math.log(1 / _EPS)
 
+# Where the gradient grows and the values do not, the network is chaotic: a change of the first layer by a share u is
+# one of f u at the output. Steps small enough to leave the output in place, u < 1 / f, must be more than f to change
+# the weights at all; six depth scales in amplitude, e^6 = 400 steps, are as many as a usual training has.
+CHAOTIC = 6.0
+
 # One that fades has kappa = f^-2 for gradient descent. Adam divides the gradient by its own size, which leaves the half
 # of it that the forward pass brings, f^-1: singular at f = eps, near the 1e-8 that Adam adds to that size besides.
 VANISHED = math.log(1 / _EPS)
@@ -38,6 +43,9 @@ ODD = STRAINED
 # them apart: kappa = 1 / (1 - cosine), itself a ratio of second moments.
 COLLAPSING = math.exp(-2 * STRAINED)
 COLLAPSED = _EPS
+# A layer or two that see no difference between samples an optimizer rebuilds, as those before them see it still; over
+# 144 pairs of initializer and activation (benches/verdict.py) networks with four such layers no longer trained.
+COLLAPSED_LAYERS = 3
 # The largest share of a layer's second moment outside its first direction that the inner products of 32 rows in
 # float32 show where there is none: each eigenvalue carries an error of eps times the largest.
 UNRESOLVED = 32 * _EPS
@@ -52,6 +60,12 @@ INACTIVE = 0.9
 DEAD = 0.5
 # The chance that a unit of slope zero half of the time is off on every one of 16 independent samples is 2e-5.
 SAMPLES = 16
+
+# An activation is unlike its peers where it hides the half of what they keep of the differences between samples: the
+# half of a second moment is what a rectifier itself takes, the most that is usual (He et al. 2015).
+HIDDEN = 0.5
+# A summand with a tenth of a sum's mean square that is added again correlates with it by sqrt(1/10) = 0.32.
+AGAIN = math.sqrt(0.1)
 
 
 def share_of_rank(rank: float) -> float:

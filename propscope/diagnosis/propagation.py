@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from propscope.diagnosis import limits
 from propscope.diagnosis.confidence import succession
-from propscope.diagnosis.evidence import Chain, Evidence, Stretch, limits_of
+from propscope.diagnosis.evidence import VANISHED, Chain, Evidence, Stretch, limits_of
 from propscope.diagnosis.remedies import remedy_for_size
 from propscope.results.finding import Finding, Kind, Severity
 from propscope.results.network import DIRECTIONS, Direction, Site
@@ -36,12 +36,19 @@ def _over_depth(evidence: Evidence, kind: Kind) -> Iterator[Finding]:
 
 def _beyond(chain: Chain, direction: Direction, kind: Kind) -> Stretch | None:
     stretch = chain.worst(direction, rising=kind == "exploding")
-    return stretch if stretch is not None and abs(stretch.mean) > limits.STRAINED else None
+    # The greatest rise of a signal that only falls is a fall.
+    if stretch is None or (stretch.mean if kind == "exploding" else -stretch.mean) <= limits.STRAINED:
+        return None
+    # What comes back from zero, by a bias say, has not grown: that it was zero is what is wrong.
+    return None if stretch.mean > -VANISHED / 2 else stretch
 
 
 def _finding(evidence: Evidence, chain: Chain, kind: Kind, direction: Direction, stretch: Stretch) -> Finding:
-    severity: Severity = "broken" if abs(stretch.mean) > _limit(kind) else "strained"
-    limit = _limit(kind) if severity == "broken" else limits.STRAINED
+    first, last = sorted((stretch.start, stretch.end))
+    forward = chain.between(first, last, "forward")
+    beyond = _limit(kind, direction, float(forward.mean()))
+    severity: Severity = "broken" if abs(stretch.mean) > beyond else "strained"
+    limit = beyond if severity == "broken" else limits.STRAINED
     low, high = limits_of(evidence, stretch)
     each = math.exp(stretch.mean / stretch.steps)
     start, end = evidence.sites[stretch.start], evidence.sites[stretch.end]
@@ -52,7 +59,7 @@ def _finding(evidence: Evidence, chain: Chain, kind: Kind, direction: Direction,
         direction=direction,
         sites=tuple(site.name for site in sites),
         message=_message(kind, direction, stretch, each, start, end),
-        cause=_cause(evidence, chain, kind, direction, stretch),
+        cause=_cause(evidence, kind, direction, stretch, float(forward.mean())),
         evidence={
             "factor": _exp(stretch.mean),
             "factor_low": _exp(low),
@@ -68,8 +75,13 @@ def _finding(evidence: Evidence, chain: Chain, kind: Kind, direction: Direction,
     )
 
 
-def _limit(kind: Kind) -> float:
-    return limits.EXPLODED if kind == "exploding" else limits.VANISHED
+def _limit(kind: Kind, direction: Direction, forward: float) -> float:
+    """Return from where on it is broken, given ln of the forward factor over the same stretch."""
+    if kind == "vanishing":
+        return limits.VANISHED
+    if direction == "backward" and abs(forward) < limits.STRAINED:
+        return limits.CHAOTIC + forward
+    return limits.EXPLODED
 
 
 def _passed(evidence: Evidence, chain: Chain, stretch: Stretch) -> tuple[Site, ...]:
@@ -88,13 +100,11 @@ def _message(kind: Kind, direction: Direction, stretch: Stretch, each: float, st
     return f"{_OF[direction]} {verb} by x{number(_exp(stretch.mean), 2)} from {start.name} to {end.name}{rate}"
 
 
-def _cause(evidence: Evidence, chain: Chain, kind: Kind, direction: Direction, stretch: Stretch) -> str:
+def _cause(evidence: Evidence, kind: Kind, direction: Direction, stretch: Stretch, forward: float) -> str:
     end = evidence.sites[stretch.end]
     nonlinearity = end.activation.lower() or "the nonlinearity"
     if stretch.mean < -700:
         return "a weight or a derivative on the way is zero: nothing passes"
-    first, last = sorted((stretch.start, stretch.end))
-    forward = float(chain.between(first, last, "forward").mean())
     size = "large" if kind == "exploding" else "small"
     if direction == "backward" and abs(forward) < limits.STRAINED < abs(stretch.mean):
         flat = evidence.mean(stretch.end, "flat_fraction")

@@ -1,0 +1,69 @@
+import math
+
+import numpy as np
+import pytest
+from diagnosis.diagnosis_records import evidence, network
+
+from propscope.diagnosis import limits
+from propscope.diagnosis.geometry import collapse
+from propscope.measure.geometry import effective_rank
+
+ALIKE = 1 - 0.99 * limits.COLLAPSED
+
+
+def found(cosines, **figures):
+    return list(collapse(evidence(network([1.0] * len(cosines), mean_cosine=cosines, **figures))))
+
+
+def test_three_layers_that_see_no_difference_are_broken_and_two_are_strained():
+    assert [f.severity for f in found([0.1, 0.9, ALIKE, ALIKE, ALIKE])] == ["broken"]
+    assert [f.severity for f in found([0.1, 0.9, 0.99, ALIKE, ALIKE])] == ["strained"]
+
+
+def test_the_strained_limit_is_six_depth_scales():
+    assert [f.severity for f in found([0.1, 0.5, 1 - 0.99 * math.exp(-6)])] == ["strained"]
+    assert found([0.1, 0.5, 1 - 1.01 * math.exp(-6)]) == []
+
+
+def test_it_starts_where_inputs_stop_being_told_apart_for_good():
+    (one,) = found([0.1, 1 - 1e-4, 0.5, 1 - 1e-3, 1 - 1e-4])
+    assert one.sites == ("layers.3.linear", "layers.4.linear")
+    assert one.marks == {"layers.3.linear": "alike", "layers.4.linear": "alike"}
+    assert found([0.1, 1 - 1e-4, 0.5]) == []
+
+
+def test_inputs_that_come_in_alike_are_no_fault_of_the_network():
+    assert found([1 - 1e-5, 1 - 1e-5, 1 - 1e-6]) == []
+    assert found([None, None, None]) == []
+
+
+def test_a_few_samples_tell_nothing():
+    assert found([0.1, 0.9, ALIKE, ALIKE, ALIKE], samples=15) == []
+
+
+def test_a_line_with_samples_on_both_sides_is_seen_by_the_rank():
+    line = np.outer(np.tile([1.0, -1.0], 16), np.tile([1.0, -1.0], 16)).astype(np.float32)
+    rank = effective_rank(line)
+    (one,) = found([0.0] * 6, effective_rank=[8.0, 2.0, rank, rank, rank, rank])
+    assert one.severity == "broken"
+    assert "one line" in one.message
+    assert "mean that is not zero" in one.cause
+
+
+@pytest.mark.parametrize("share", [1e-5, 1e-3, 0.1, 0.4])
+def test_the_share_of_a_rank_is_the_one_that_gives_it(share):
+    entropy = -share * math.log(share) - (1 - share) * math.log(1 - share)
+    assert limits.share_of_rank(math.exp(entropy)) == pytest.approx(share, rel=1e-6)
+
+
+def test_ranks_beyond_what_can_be_told():
+    assert limits.share_of_rank(1.0) == 0.0
+    assert limits.share_of_rank(1 + 1e-7) == 0.0
+    assert limits.share_of_rank(2.0) == limits.share_of_rank(17.0) == 1.0
+
+
+def test_the_share_is_the_mean_over_seeds():
+    members = [network([1.0] * 3, mean_cosine=[0.1, 0.5, c], seed=i) for i, c in enumerate([1 - 1e-3, 1 - 3e-3])]
+    (one,) = collapse(evidence(*members))
+    assert one.evidence["share_apart"] == pytest.approx(2e-3)
+    assert one.confidence == pytest.approx(2 / 4)

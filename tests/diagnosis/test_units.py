@@ -1,0 +1,60 @@
+import pytest
+from diagnosis.diagnosis_records import UNITS, evidence, network
+
+from propscope.diagnosis.units import inactive, saturated, symmetric
+
+
+def kinds(rule, *members):
+    return [(each.severity, each.sites) for each in rule(evidence(*members))]
+
+
+class TestSymmetric:
+    def test_every_unit_of_a_layer_has_to_equal_another(self):
+        assert kinds(symmetric, network([1.0, 1.0], symmetric_units=[0, UNITS])) == [("broken", ("layers.1.linear",))]
+        assert kinds(symmetric, network([1.0, 1.0], symmetric_units=[0, UNITS - 1])) == []
+        assert kinds(symmetric, network([1.0, 1.0], symmetric_units=None)) == []
+
+    def test_a_layer_of_one_unit_has_nothing_to_tell_apart(self):
+        assert kinds(symmetric, network([1.0, 1.0], units=1, symmetric_units=1)) == []
+
+    def test_zeros_are_said_to_be_zero(self):
+        (found,) = symmetric(evidence(network([0.0, 0.0], symmetric_units=UNITS)))
+        assert "are zero" in found.message
+        assert found.marks == {"layers.0.linear": "zero", "layers.1.linear": "zero"}
+
+
+class TestSaturated:
+    @pytest.mark.parametrize(("share", "severity"), [(0.49, None), (0.51, "strained")])
+    def test_half_of_a_bounded_activation(self, share, severity):
+        found = kinds(saturated, network([1.0, 1.0], activation="Tanh", flat_fraction=[0.1, share]))
+        assert found == ([] if severity is None else [(severity, ("layers.1.linear",))])
+
+    def test_a_rectifier_is_not_saturated(self):
+        assert kinds(saturated, network([1.0, 1.0], flat_fraction=0.95)) == []
+
+    def test_the_confidence_counts_seeds(self):
+        members = [network([1.0], activation="Tanh", flat_fraction=f, seed=i) for i, f in enumerate((0.8, 0.9, 0.4))]
+        (found,) = saturated(evidence(*members))
+        assert found.evidence["flat_fraction"] == pytest.approx(0.7)
+        assert found.confidence == pytest.approx(3 / 5)
+
+
+class TestInactive:
+    def test_half_of_a_rectifier_off_is_healthy(self):
+        assert kinds(inactive, network([1.0] * 50, flat_fraction=0.5, dead_units=UNITS // 2)) == []
+
+    @pytest.mark.parametrize(("share", "severity"), [(0.89, None), (0.91, "strained")])
+    def test_nine_tenths_of_the_input(self, share, severity):
+        found = kinds(inactive, network([1.0], flat_fraction=share))
+        assert found == ([] if severity is None else [(severity, ("layers.0.linear",))])
+
+    def test_more_units_off_than_a_coin_gives(self):
+        # Half of 64 and three standard deviations of 4: 44.
+        assert kinds(inactive, network([1.0, 1.0], dead_units=[0, 44])) == []
+        assert kinds(inactive, network([1.0, 1.0], dead_units=[0, 45])) == [("strained", ("layers.1.linear",))]
+
+    def test_a_layer_that_is_off_altogether_is_broken(self):
+        assert kinds(inactive, network([1.0, 1.0], dead_units=[0, UNITS])) == [("broken", ("layers.1.linear",))]
+
+    def test_a_few_samples_tell_nothing(self):
+        assert kinds(inactive, network([1.0], dead_units=UNITS, samples=15)) == []
