@@ -51,7 +51,7 @@ def network(
                 forward=summary(values),
                 backward=summary(gradient) if gradients else None,
                 **place,
-            )  # fmt: skip
+            )
         )
         weight = TensorSummary.of(np.array([0.1, -0.1]))
         learned = summary(1e-3, count=4096) if gradients else None
@@ -61,7 +61,7 @@ def network(
 
 
 def geometric(factor: float, layers: int = 20, *, reverse: bool = False) -> list[float]:
-    """Return rms that change by `factor` over the layers, evenly; `reverse`: for a gradient that reaches it going back."""
+    """Return rms that change by `factor` over the layers, evenly; `reverse`: as a gradient does, going back."""
     curve = [factor ** (place / (layers - 1)) for place in range(layers)]
     return curve[::-1] if reverse else curve
 

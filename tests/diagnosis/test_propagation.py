@@ -63,13 +63,9 @@ def test_the_scale_of_the_loss_and_of_the_input_change_nothing():
 
 
 def test_a_rise_and_a_fall_do_not_hide_each_other():
-    curve = [*geometric(1e5, 10), *geometric(1e-5, 10)]
-    assert verdicts(exploding, network([x for x in curve[:10]] + [1e5 * x for x in curve[10:]])) == [
-        ("forward", "broken")
-    ]
-    assert verdicts(vanishing, network([x for x in curve[:10]] + [1e5 * x for x in curve[10:]])) == [
-        ("forward", "strained")
-    ]
+    profile = network(geometric(1e5, 10) + [1e5 * x for x in geometric(1e-5, 10)])
+    assert verdicts(exploding, profile) == [("forward", "broken")]
+    assert verdicts(vanishing, profile) == [("forward", "strained")]
 
 
 def test_one_layer_that_does_it_all_is_the_one_named():
