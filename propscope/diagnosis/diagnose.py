@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from propscope.diagnosis.causes import graded
 from propscope.diagnosis.evidence import Evidence
 from propscope.diagnosis.rules import RULES
 from propscope.errors import InputError
@@ -39,10 +40,11 @@ def diagnose(profiles: NetworkProfile | ProfileSet, *, notes: bool = True) -> Di
 def _of_network(members: tuple[NetworkProfile, ...], *, notes: bool) -> Diagnosis:
     evidence = Evidence.of(members)
     labels = {name: value for name, value in members[0].labels.items() if name != "seed"}
-    rules = (rule for rule in RULES if notes or not rule.notes_alone)
-    found = [finding for rule in rules for finding in rule.find(evidence) if notes or finding.severity != "note"]
-    found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-    return Diagnosis(tuple(replace(finding, labels=labels) for finding in _explained(found)), labels=labels)
+    rules = [rule for rule in RULES if notes or not rule.notes_alone]
+    found = [(rule, each) for rule in rules for each in rule.find(evidence) if notes or each.severity != "note"]
+    together = [finding for _, finding in found] if evidence.layered else graded(evidence, found)
+    together.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+    return Diagnosis(tuple(replace(finding, labels=labels) for finding in _explained(together)), labels=labels)
 
 
 def _explained(findings: list[Finding]) -> list[Finding]:

@@ -7,11 +7,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from propscope.results.gains import same_stack
+from propscope.results.gains import place_of, same_stack
 from propscope.results.interval import arithmetic_interval
 from propscope.results.network import DIRECTIONS, Direction, Floats, NetworkProfile, Site
 from propscope.results.summary import TensorSummary
+
+Bools = NDArray[np.bool_]
+Places = tuple[tuple[int, ...], ...]
 
 # ln of less than the least positive float64: what stands for a signal of exactly zero.
 VANISHED = -750.0
@@ -33,7 +37,7 @@ class Evidence:
         members = tuple(profiles)
         names = [site.name for site in members[0].sites]
         members = tuple(member for member in members if [site.name for site in member.sites] == names)
-        chains = (Chain.of(members, indices) for indices in _comparable(members[0]))
+        chains = (Chain.of(members, places) for places in _comparable(members[0]))
         return cls(members, tuple(chain for chain in chains if len(chain.indices) > 1))
 
     @property
@@ -61,23 +65,35 @@ def is_layered(profile: NetworkProfile) -> bool:
     return any(site.layer is not None for site in profile.sites)
 
 
-def _comparable(profile: NetworkProfile) -> Iterator[tuple[int, ...]]:
-    """Yield the positions of sites of one kind, stack by stack."""
+def _comparable(profile: NetworkProfile) -> Iterator[Places]:
+    """Yield the positions of sites of one kind, stack by stack: those of a layer's steps in time together."""
     if is_layered(profile):
         signal = set(map(id, profile.signal_sites))
-        yield tuple(index for index, site in enumerate(profile.sites) if id(site) in signal)
+        yield tuple((index,) for index, site in enumerate(profile.sites) if id(site) in signal)
         return
-    stacks: list[tuple[str, list[int]]] = []
+    weighing = {parameter.name.rpartition(".")[0] for parameter in profile.parameters}
+    recurrent = [site for site in profile.sites if "#" in site.name and module_of(site.name) in weighing]
+    stacks: list[tuple[tuple[str, str], list[int]]] = []
     for index, site in enumerate(profile.sites):
         if (kind := _kind_of(site)) is None:
             continue
+        # The gates of a recurrent layer run side by side, and its calls are steps in time: each place is a chain.
+        timed = any(same_stack(site, other) for other in recurrent)
+        key = kind, place_of(module_of(site.name)) if timed else place_of(site.name) if kind == "residual" else ""
         for other, indices in stacks:
-            if other == kind and same_stack(profile.sites[indices[0]], site):
+            if other == key and same_stack(profile.sites[indices[0]], site):
                 indices.append(index)
                 break
         else:
-            stacks.append((kind, [index]))
-    yield from (tuple(indices) for _, indices in stacks)
+            stacks.append((key, [index]))
+    for (kind, place), indices in stacks:
+        calls: dict[str, list[int]] = {}
+        for index in indices:
+            calls.setdefault(module_of(profile.sites[index].name), []).append(index)
+        if place and kind != "residual" and len(calls) > 1:
+            yield tuple(map(tuple, calls.values()))
+        else:
+            yield tuple((index,) for index in indices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +118,8 @@ class Stretch:
 class Chain:
     """Sites that a signal passes one after the other and whose sizes are comparable, by position: `indices`.
 
+    Of a layer that takes steps in time the first stands for all, with the rms over them.
+
     `forward`, `backward`: ln of the signal's size, shape (seeds, sites): of the rms forward, of the norm of a sample
     backward, since a layer that is twice as wide halves the gradient's mean square (theory keeps E|delta|^2). -750 for
     a signal of zero, NaN where it was not seen or not finite.
@@ -112,12 +130,16 @@ class Chain:
     backward: Floats
 
     @classmethod
-    def of(cls, members: tuple[NetworkProfile, ...], indices: tuple[int, ...]) -> Chain:
+    def of(cls, members: tuple[NetworkProfile, ...], places: Places) -> Chain:
         """Return the chain of these sites in every member."""
+        indices = tuple(calls[0] for calls in places)
         forward, backward = (
-            np.array([[_log_size(member.sites[index], direction) for index in indices] for member in members])
+            np.array([[_over_time(member, calls, direction) for calls in places] for member in members])
             for direction in DIRECTIONS
         )
+        if not is_layered(members[0]):
+            for logs, direction in ((forward, DIRECTIONS[0]), (backward, DIRECTIONS[1])):
+                logs[_passed_by(members, indices, direction) & (logs == VANISHED)] = math.nan
         return cls(indices, forward, backward)
 
     def between(self, start: int, end: int, direction: Direction) -> Floats:
@@ -159,6 +181,11 @@ def steepest_fall(curve: Floats) -> tuple[int, int]:
     return start, end
 
 
+def module_of(name: str) -> str:
+    """Return the name of a site's module: without the call, and the key in its output."""
+    return name.partition("[")[0].partition("#")[0]
+
+
 def _kind_of(site: Site) -> str | None:
     """Return what a site must share with others to be in one chain with them, None where it is in none."""
     if site.role == "pre-activation":
@@ -166,6 +193,14 @@ def _kind_of(site: Site) -> str | None:
     if site.role == "residual":
         return "residual"
     return None
+
+
+def _over_time(profile: NetworkProfile, calls: tuple[int, ...], direction: Direction) -> float:
+    """Return ln of the rms over the steps of a layer, of those that were seen."""
+    logs = [size for index in calls if not math.isnan(size := _log_size(profile.sites[index], direction))]
+    if len(logs) < 2:
+        return logs[0] if logs else math.nan
+    return 0.5 * (float(np.logaddexp.reduce([2 * size for size in logs])) - math.log(len(logs)))
 
 
 def _log_size(site: Site, direction: Direction) -> float:
@@ -176,6 +211,18 @@ def _log_size(site: Site, direction: Direction) -> float:
         return VANISHED
     units = math.prod(site.shape[1:]) if direction == "backward" else 1
     return math.log(summary.rms) + 0.5 * math.log(units or 1)
+
+
+def _passed_by(members: tuple[NetworkProfile, ...], indices: tuple[int, ...], direction: Direction) -> Bools:
+    """Return where a signal that is not zero is seen farther on, shape (seeds, sites): it goes around what is zero."""
+    around = []
+    for member in members:
+        sizes = [getattr(site, direction) for site in member.sites]
+        alive = np.array([summary is not None and summary.rms > 0 for summary in sizes])
+        alive = alive if direction == "backward" else alive[::-1]
+        beyond = np.concatenate([[False], np.logical_or.accumulate(alive)[:-1]])
+        around.append((beyond if direction == "backward" else beyond[::-1])[list(indices)])
+    return np.array(around)
 
 
 def wander(evidence: Evidence, stretch: Stretch) -> float:

@@ -79,7 +79,7 @@ def _jumps(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...], direction: 
         # A forward gain is taken from the signal site before, a backward one from the site after.
         other = at[place - 1] if direction == "forward" and place else at[min(place + 1, len(at) - 1)]
         site, beside = evidence.sites[index], evidence.sites[other]
-        if logs and abs(_mean(logs)) > limits.ODD and is_chain(site, beside):
+        if logs and abs(_mean(logs)) > limits.ODD and is_chain(site, beside) and _in_a_row(evidence, index, other):
             if direction == "forward" and is_norm(site):
                 continue
             # The gradient of a site has passed the weights of the one after it.
@@ -89,6 +89,11 @@ def _jumps(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...], direction: 
                 f"{direction} gain {number(math.exp(min(_mean(logs), 700.0)), 2)}",
                 direction,
             )
+
+
+def _in_a_row(evidence: Evidence, index: int, other: int) -> bool:
+    """Return whether one chain holds both: the gates of a recurrent layer stand side by side."""
+    return any(index in chain.indices and other in chain.indices for chain in evidence.chains)
 
 
 def _steps(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...]) -> Iterator[_Odd]:

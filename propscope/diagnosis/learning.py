@@ -17,7 +17,7 @@ _FROZEN = "frozen"
 
 def stagnant(evidence: Evidence) -> Iterator[Finding]:
     """Find parameters that no gradient reaches: frozen ones (a note), unused ones, and those that get zeros."""
-    if all(site.backward is None for member in evidence.members for site in member.sites):
+    if not any(site.backward is not None and site.backward.count for m in evidence.members for site in m.sites):
         return
     first = evidence.members[0]
     reasons = {note.name: note.reason for note in first.coverage if note.what == "parameter"}

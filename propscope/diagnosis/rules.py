@@ -11,7 +11,9 @@ from propscope.diagnosis.layers import odd_layers
 from propscope.diagnosis.learning import insufficient, stagnant
 from propscope.diagnosis.numbers import nonfinite, precision
 from propscope.diagnosis.propagation import exploding, vanishing
+from propscope.diagnosis.structure import doubled_sums, missing_norms, odd_kinds
 from propscope.diagnosis.units import inactive, saturated, symmetric
+from propscope.diagnosis.weights import odd_weights
 from propscope.results.finding import Finding
 
 
@@ -19,7 +21,8 @@ from propscope.results.finding import Finding
 class Rule:
     """A pure function from evidence to findings, what it holds against what, and who found that.
 
-    `notes_alone`: it finds nothing that is wrong already.
+    `notes_alone`: it finds nothing that is wrong already. `local`: what it finds lies in one place, and is a cause of
+    what is seen behind it (forward) and before it (backward).
     """
 
     name: str
@@ -27,13 +30,23 @@ class Rule:
     limit: str
     source: str
     notes_alone: bool = False
+    local: bool = False
 
 
 # fmt: off
 RULES: tuple[Rule, ...] = (
     Rule("non-finite", nonfinite, "any NaN or Inf", "the first site forward, else the first that the gradient passes"),
+    Rule("weights", odd_weights, "rms(W) sqrt(fan_in) e^3 from that of its peers, or from 1; or zero",
+         "Poole et al. 2016, eq. 3: E[z^2] = s^2 E[x^2]; He et al. 2015", local=True),
+    Rule("odd kind", odd_kinds, "another activation than its peers, that keeps less than half of what varies",
+         "Glorot, Bengio 2010: the mean of sigmoid", local=True),
+    Rule("missing norm", missing_norms, "one block of three or more without a norm, one of six without one behind it",
+         "what the other blocks do", local=True),
+    Rule("doubled sum", doubled_sums, "a sum of a sum whose summands correlate by more than sqrt(1/10)",
+         "independent summands add their mean squares", local=True),
     Rule("symmetric", symmetric, "each unit of a layer equals another", "Rumelhart, Hinton, Williams 1986"),
-    Rule("odd layer", odd_layers, "one layer, or one beside its kind, by e^3", "the whole depth's share in one layer"),
+    Rule("odd layer", odd_layers, "one layer, or one beside its kind, by e^3", "the whole depth's share in one layer",
+         local=True),
     Rule("exploding", exploding, "strained from e^3, broken from eps^-1/2 = 2,900 over the depth",
          "Schoenholz et al. 2017, six depth scales; Xiao et al. 2020, condition number 1/eps"),
     Rule("vanishing", vanishing, "strained below e^-3, broken below eps = 1.2e-7 over the depth",

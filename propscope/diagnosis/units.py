@@ -22,16 +22,25 @@ def symmetric(evidence: Evidence) -> Iterator[Finding]:
     hidden = [
         i for i, site in enumerate(evidence.sites) if shown[i] and site.role != "output" and (site.units or 0) > 1
     ]
-    if not hidden:
-        return
+    if evidence.layered:
+        groups = [hidden]
+    else:
+        # A branch that starts at zero says nothing of the layers that are constant, and the other way round.
+        groups = [[i for i in hidden if _is_zero(evidence.sites[i]) == zero] for zero in (False, True)]
+    for group in groups:
+        if group:
+            yield _equal(evidence, group, shown[group[0]])
+
+
+def _equal(evidence: Evidence, hidden: list[int], shown: int) -> Finding:
     first = evidence.sites[hidden[0]]
-    zero = first.forward is not None and first.forward.rms == 0
+    zero = _is_zero(first)
     what = "are zero" if zero else "equal one another"
-    layered = evidence.layered
-    yield Finding(
+    return Finding(
         kind="symmetric",
-        # Outside of a chain a branch that starts at zero is an old and good idea: others go around it.
-        severity="broken" if layered or not zero else "strained",
+        # Outside of a chain a branch that starts at zero is an old and good idea (Zhang et al. 2019, Fixup): others go
+        # around it. Where none does, or its peers are not zero, that is found by the weights and by the signal.
+        severity="broken" if evidence.layered or not zero else "note",
         sites=tuple(evidence.sites[index].name for index in hidden),
         message=f"all {first.units} units of {first.name} {what} on all {first.samples} samples",
         cause="rows of the weight that are equal get equal gradients and stay equal: the layer is one unit wide",
@@ -41,9 +50,13 @@ def symmetric(evidence: Evidence) -> Iterator[Finding]:
             "equal": float(first.symmetric_units or 0),
         },
         remedy=_drawn(evidence, first),
-        confidence=succession(shown[hidden[0]], len(evidence.members)),
+        confidence=succession(shown, len(evidence.members)),
         marks={evidence.sites[index].name: "zero" if zero else "symmetric" for index in hidden},
     )
+
+
+def _is_zero(site: Site) -> bool:
+    return site.forward is not None and site.forward.rms == 0
 
 
 def saturated(evidence: Evidence) -> Iterator[Finding]:
@@ -68,7 +81,14 @@ def saturated(evidence: Evidence) -> Iterator[Finding]:
 
 def inactive(evidence: Evidence) -> Iterator[Finding]:
     """Find layers of a rectifier that pass less than a tenth of their input, or most of whose units are off."""
-    flat = [i for i, site in enumerate(evidence.sites) if not _bounded(site) and _flat(evidence, i) > limits.INACTIVE]
+    flat = [
+        i
+        for i, site in enumerate(evidence.sites)
+        # A softplus that makes a small positive number, as a step size, changes it by as much as its input changes.
+        if not _bounded(site)
+        and (evidence.layered or site.activation.lower() != "softplus")
+        and _flat(evidence, i) > limits.INACTIVE
+    ]
     dead = {i: share for i, sites in evidence.columns() if (share := _dead(sites)) > _dead_limit(sites)}
     found = sorted({*flat, *dead})
     if not found:

@@ -1,0 +1,201 @@
+"""Weights out of scale: what a layer multiplies its input with, told from its weight alone.
+
+A layer's own gain is s = rms(W) sqrt(fan_in): for inputs that are independent of the weights E[z^2] = s^2 E[x^2]
+(Poole et al. 2016, eq. 3; He et al. 2015, eq. 7). It is seen wherever the layer stands: in front of a norm, which hides
+it from the signal behind, at the end of a branch, or where no other layer can be compared.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from propscope.diagnosis import limits
+from propscope.diagnosis.confidence import succession
+from propscope.diagnosis.evidence import Evidence, module_of
+from propscope.results.finding import Finding, Remedy
+from propscope.results.gains import is_norm, place_of
+from propscope.results.network import Parameter, Site
+from propscope.results.table import number
+
+# Two others in the same place, so that most of the three agree on what is usual there.
+_PEERS = 2
+_TRANSPOSED = "Conv1D"
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """A layer's scale: its first site's position, and ln of s in each seed, -inf for weights that are all zero."""
+
+    index: int
+    logs: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean of ln s over seeds, -inf where any seed has zeros alone."""
+        return sum(self.logs) / len(self.logs)
+
+
+def odd_weights(evidence: Evidence) -> Iterator[Finding]:
+    """Find layers whose weights are e^3 times larger or smaller than those in their place, or than 1; or all zero."""
+    if evidence.layered:
+        return
+    scales = scales_of(evidence)
+    usual = _usual(evidence, scales)
+    for scale in scales:
+        if scale.mean == -math.inf:
+            yield _zero(evidence, scale, scales)
+            continue
+        site = evidence.sites[scale.index]
+        peers = usual.get(scale.index)
+        if peers is not None and abs(scale.mean - peers) > limits.ODD:
+            yield _odd(evidence, scale, peers, beside=True)
+        elif not is_norm(site) and (scale.mean > limits.ODD or (peers is None and scale.mean < -limits.ODD)):
+            # What all layers in one place share, as the 1/sqrt(depth) of a branch's last layers, is meant to be faint.
+            yield _odd(evidence, scale, 0.0, beside=False)
+
+
+def scales_of(evidence: Evidence) -> list[Scale]:
+    """Return the scale of each layer with a site, in the order in which the signal passes them."""
+    sites = evidence.sites
+    first: dict[str, int] = {}
+    for index, site in enumerate(sites):
+        first.setdefault(module_of(site.name), index)
+    owned: dict[int, list[str]] = defaultdict(list)
+    for parameter in evidence.members[0].parameters:
+        at = _site_of(parameter, first, sites)
+        if at is not None:
+            owned[at].append(parameter.name)
+    values = [{p.name: p for p in member.parameters} for member in evidence.members]
+    return [
+        Scale(index, tuple(_log_scale([each[n] for n in names if n in each], sites[index]) for each in values))
+        for index, names in sorted(owned.items())
+    ]
+
+
+def _site_of(parameter: Parameter, first: dict[str, int], sites: tuple[Site, ...]) -> int | None:
+    owner, _, name = parameter.name.rpartition(".")
+    if "weight" not in name or not parameter.value.finite_count:
+        return None
+    index = first.get(owner)
+    if index is None:
+        # Attention of torch runs its last layer unseen, as a part of itself.
+        above = first.get(owner.rpartition(".")[0])
+        index = above if above is not None and sites[above].kind == "MultiheadAttention" else None
+    if index is None or sites[index].role == "embedding" or "embedding" in sites[index].kind.lower():
+        return None
+    return index if len(parameter.shape) > 1 or is_norm(sites[index]) else None
+
+
+def _log_scale(parameters: list[Parameter], site: Site) -> float:
+    """Return ln of s of all matrices of a layer together: those of a recurrent layer add up in its gates."""
+    square = sum((p.value.rms * math.sqrt(_fan_in(p, site))) ** 2 for p in parameters)
+    return 0.5 * math.log(square) if square > 0 else -math.inf
+
+
+def _fan_in(parameter: Parameter, site: Site) -> float:
+    size = math.prod(parameter.shape)
+    return size / parameter.shape[1 if site.kind == _TRANSPOSED else 0] if size else 0.0
+
+
+def _place(site: Site) -> tuple[str, str]:
+    return site.kind, place_of(module_of(site.name))
+
+
+def _usual(evidence: Evidence, scales: list[Scale]) -> dict[int, float]:
+    """Return the median of ln s over the others in each layer's place, where there are two or more.
+
+    The layer that is farthest from its peers is judged first, and is none of the others' peers if it is at fault.
+    """
+    groups: dict[tuple[str, str], list[Scale]] = defaultdict(list)
+    for scale in scales:
+        if scale.mean > -math.inf:
+            groups[_place(evidence.sites[scale.index])].append(scale)
+    found: dict[int, float] = {}
+    for group in groups.values():
+        left = list(group)
+        while len(left) > _PEERS:
+            medians = {s.index: statistics.median(o.mean for o in left if o is not s) for s in left}
+            worst = max(left, key=lambda scale: abs(scale.mean - medians[scale.index]))
+            if abs(worst.mean - medians[worst.index]) <= limits.ODD:
+                found |= medians
+                break
+            found[worst.index] = medians[worst.index]
+            left.remove(worst)
+        else:
+            # Too few are left to judge one by the others: by those that they were left with.
+            found |= {scale.index: scale.mean for scale in left if len(group) > len(left)}
+    return found
+
+
+def _odd(evidence: Evidence, scale: Scale, usual: float, *, beside: bool) -> Finding:
+    site = evidence.sites[scale.index]
+    name = module_of(site.name)
+    logs = tuple(log - usual for log in scale.logs)
+    mean = sum(logs) / len(logs)
+    ratio = math.exp(mean)
+    # A last layer that starts faint makes a first guess without an opinion: it is done on purpose, and mends itself.
+    meant = mean < 0 and site.role == "output"
+    against = f"x{number(ratio, 2)} that of the other {site.kind} layers in its place" if beside else "not about 1"
+    much, size = (ratio, "large") if ratio > 1 else (1 / ratio, "small")
+    return Finding(
+        kind="exploding" if mean > 0 else "vanishing",
+        severity="note" if meant else "strained",
+        direction="forward",
+        sites=(site.name,),
+        message=f"{site.name}: its weights scale their input by {number(math.exp(scale.mean), 2)}, {against}",
+        cause=f"its weights are {number(much, 2)} times too {size}"
+        + ("; a norm behind them hides that, and divides their gradient by as much" if mean > 0 else ""),
+        evidence={
+            "weight_scale": math.exp(scale.mean),
+            "ratio": ratio,
+            "limit": math.exp(math.copysign(limits.ODD, mean)),
+            "seeds": float(len(logs)),
+        },
+        remedy=Remedy("scale", f"multiply the weight of {name} by {number(1 / ratio)}", factors={name: 1 / ratio}),
+        confidence=succession(sum(abs(log) > limits.ODD for log in logs), len(logs)),
+        marks={site.name: f"weight x{number(ratio, 2)}"},
+    )
+
+
+def _zero(evidence: Evidence, scale: Scale, scales: list[Scale]) -> Finding:
+    """Return the finding of weights that are all zero: a note where all in their place are, and others go around.
+
+    So begin residual branches (Zhang et al. 2019, Fixup; Goyal et al. 2017, section 5.1), adapters (Hu et al. 2021) and
+    readouts: the layer itself gets a gradient, and learns from the first step on.
+    """
+    site = evidence.sites[scale.index]
+    peers = [o for o in scales if o is not scale and _place(evidence.sites[o.index]) == _place(site)]
+    alone = any(peer.mean > -math.inf for peer in peers)
+    meant = site.role == "output" or (not alone and _learns(evidence, site) and _passed_by(evidence, scale.index))
+    return Finding(
+        kind="vanishing",
+        severity="note" if meant else "strained",
+        direction="forward",
+        sites=(site.name,),
+        message=f"{site.name}: its weights are all zero"
+        + (f", those of the other {site.kind} layers in its place are not" if alone else ""),
+        cause="nothing of its input is in what it gives, and no gradient passes it"
+        + ("; perhaps on purpose, as it learns by itself" if meant else ""),
+        evidence={"weight_scale": 0.0, "limit": 0.0, "seeds": float(len(scale.logs))},
+        remedy=Remedy("repair", f"draw the weights of {module_of(site.name)} at random"),
+        confidence=succession(sum(log == -math.inf for log in scale.logs), len(scale.logs)),
+        marks={site.name: "zero weights"},
+    )
+
+
+def _learns(evidence: Evidence, site: Site) -> bool:
+    """Return whether the layer's own weights get a gradient that is not zero; True where no gradient was seen."""
+    owner = module_of(site.name)
+    own = [p for m in evidence.members for p in m.parameters if p.name.rpartition(".")[0] == owner]
+    gradients = [p.gradient for p in own if p.gradient is not None]
+    return not gradients or any(gradient.rms > 0 for gradient in gradients)
+
+
+def _passed_by(evidence: Evidence, index: int) -> bool:
+    """Return whether a gradient that is not zero is seen before it, or none anywhere: others go around."""
+    seen = [site.backward for site in evidence.sites[:index] if site.backward is not None]
+    return not seen or any(summary.rms > 0 for summary in seen)
