@@ -105,7 +105,7 @@ class Progress:
                 "pass a larger batch, or exclude the layer",
             )
         if not seen.std:
-            zero = [other.part.name for other in peers if not other.settled and not other.part.weight.any()]
+            zero = [other.part.name for other in peers if not other.part.weight.any()]
             if not self.part.weight.any():
                 also = f" (zero as well: {', '.join(zero[:4])})" if zero[1:] else ""
                 raise self._error(f"is constant: its weight is zero{also}", "initialize the layer, or exclude it")

@@ -72,6 +72,11 @@ def test_batches_pool_to_what_one_batch_gives():
     again = calibrate(split, batches=list(x.split(20)))
     assert [(layer.factor, layer.steps) for layer in again.layers] == [(1.0, 0)] * 6
     assert again.passes == 3 * 7
+    with torch.no_grad():
+        split[0].weight.mul_(2)
+        split[0].bias.mul_(2)
+    again = calibrate(split, batches=list(x.split(20)))
+    assert [layer.steps > 0 for layer in again.layers] == [True] + 5 * [False]
 
 
 def test_batches_cost_a_pass_a_layer_and_each_ends_early():

@@ -22,8 +22,12 @@ ACTIVATIONS = [nn.ReLU, lambda: nn.ReLU(inplace=True), nn.Tanh, nn.Sigmoid, nn.G
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_layer_of_an_mlp_has_unit_variance(activation):
     model, x = mlp(10, activation=activation), torch.randn(64, 64)
-    parameters = list(model.parameters())
+    parameters, before = list(model.parameters()), state(model)
     record = calibrate(model, x)
+    assert max(layer.steps for layer in record.layers) > 1
+    for layer in record.layers:
+        was = before[f"{layer.name}.weight"]
+        assert torch.allclose(model.get_parameter(f"{layer.name}.weight"), was * layer.factor, rtol=1e-5)
     assert stds(model, x) == pytest.approx([1] * 11, rel=0.01)
     assert stds(model, x) == pytest.approx([layer.std_after for layer in record.layers], rel=1e-6)
     assert all(a is b for a, b in zip(parameters, model.parameters(), strict=True))
@@ -87,6 +91,8 @@ def test_transformers():
         record = calibrate(encoder.train(mode), padded)
         assert len(record.layers) == 12
         assert record.largest_error <= 0.01
+    with torch.no_grad():
+        assert len(calibrate(encoder, padded).layers) == 12
     seen = []
     encoder.layers[1].self_attn.register_forward_hook(lambda m, i, o: seen.append(o[0].std(correction=0).item()))
     encoder(padded["src"].requires_grad_(), src_key_padding_mask=padded["src_key_padding_mask"])
@@ -267,6 +273,13 @@ def test_leaves_every_network_of_the_zoo_as_it_was_but_for_the_weights(name):
         assert record.largest_error <= 0.01
         record.undo()
     assert unchanged(model, before)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_are_told():
+    nested = torch.nested.nested_tensor([torch.randn(3, 8), torch.randn(5, 8)])
+    with pytest.raises(InputError, match="no layer was calibrated: '0': its output is no dense floating tensor"):
+        calibrate(nn.Sequential(nn.Linear(8, 8)), nested)
 
 
 def zero(model):
