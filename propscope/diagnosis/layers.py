@@ -17,6 +17,7 @@ from propscope.results.network import Direction, Site
 from propscope.results.table import number
 
 _PEERS = 2
+_BLOCKS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,12 @@ class _Odd:
 def odd_layers(evidence: Evidence) -> Iterator[Finding]:
     """Find layers that alone change the signal by e^3 or more, or by that much more than others of their kind."""
     gains = tuple(site_gains(member) for member in evidence.members)
-    found = [*_jumps(evidence, gains, "forward"), *_steps(evidence, gains), *_jumps(evidence, gains, "backward")]
+    found = [
+        *_jumps(evidence, gains, "forward"),
+        *_steps(evidence, gains),
+        *_sizes(evidence),
+        *_jumps(evidence, gains, "backward"),
+    ]
     once: dict[int, _Odd] = {}
     for odd in found:
         once.setdefault(odd.index, odd)
@@ -122,6 +128,47 @@ def _steps(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...]) -> Iterator
                 continue
         ratio = number(math.exp(_mean(logs)), 2)
         yield _Odd(index, logs, f"{message} is x{ratio} that of the other {site.kind} sites")
+
+
+def _sizes(evidence: Evidence) -> Iterator[_Odd]:
+    """Find sites whose rms is unlike that in the same place of three or more other blocks, the first of each run.
+
+    What blocks give is of one size where a norm or a stream enters each. A stack without either gains or loses a little
+    at each layer, which is no layer's fault: its sites are held against the nearest blocks alone, by their steps.
+    """
+    if evidence.layered:
+        return
+    groups: dict[tuple[str, str], dict[int, tuple[float, ...]]] = defaultdict(dict)
+    for index, site in enumerate(evidence.sites):
+        logs = _logs([s.forward.rms if (s := m.sites[index]).forward is not None else None for m in evidence.members])
+        # A sum is as large as the larger of its branches; what runs several times is looked at once.
+        if logs and site.branch_share is None and site.name.partition("#")[2] in ("", "0"):
+            groups[site.kind, place_of(site.name)][index] = logs
+    odd: dict[int, _Odd] = {}
+    for group in groups.values():
+        left = {index: _mean(logs) for index, logs in group.items()}
+        while len(left) > _BLOCKS:
+            off = {i: size - statistics.median(o for j, o in left.items() if j != i) for i, size in left.items()}
+            worst = max(off, key=lambda index: abs(off[index]))
+            if abs(off[worst]) <= limits.ODD or _spread(left, worst) > 1:
+                break
+            usual = left.pop(worst) - off[worst]
+            odd[worst] = _odd_size(evidence, worst, tuple(log - usual for log in group[worst]))
+    for index, found in sorted(odd.items()):
+        if index - 1 not in odd or odd[index - 1].mean * found.mean < 0:
+            yield found
+
+
+def _spread(sizes: dict[int, float], without: int) -> float:
+    """Return the largest ln of a ratio to the median among the others: 1 where they are of one size."""
+    others = [size for index, size in sizes.items() if index != without]
+    usual = statistics.median(others)
+    return max(abs(size - usual) for size in others)
+
+
+def _odd_size(evidence: Evidence, index: int, logs: tuple[float, ...]) -> _Odd:
+    kind, ratio = evidence.sites[index].kind, number(math.exp(_mean(logs)), 2)
+    return _Odd(index, logs, f"rms is x{ratio} that of the other {kind} sites in its place")
 
 
 def _peers(evidence: Evidence, steps: dict[int, tuple[float, ...]]) -> dict[int, list[int]]:

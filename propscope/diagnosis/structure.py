@@ -36,13 +36,16 @@ def odd_kinds(evidence: Evidence) -> Iterator[Finding]:
     groups: dict[str, dict[str, int]] = defaultdict(dict)
     for index, site in enumerate(evidence.sites):
         name = module_of(site.name)
-        if site.role == "activation" and not name.rpartition(".")[2].isdecimal():
+        if site.role == "activation":
             groups[place_of(site.name)].setdefault(name, index)
-    for group in groups.values():
+    for place, group in groups.items():
         kinds = Counter(evidence.sites[index].kind.lower() for index in group.values())
         usual, common = kinds.most_common(1)[0]
         if common < _PEERS or 2 * common <= len(group):
             continue
+        if place.endswith("*"):
+            # A row of layers may well end in an activation of another kind.
+            group.popitem()
         peers = [index for index in group.values() if evidence.sites[index].kind.lower() == usual]
         share = statistics.median(_varying(evidence, index) for index in peers)
         for index in group.values():

@@ -28,10 +28,14 @@ _TRANSPOSED = "Conv1D"
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """A layer's scale: its first site's position, and ln of s in each seed, -inf for weights that are all zero."""
+    """A layer's scale: its first site's position, and ln of s in each seed, -inf for weights that are all zero.
+
+    `depthwise`: each channel has a filter of its own, whose scale says nothing of layers that sum over channels.
+    """
 
     index: int
     logs: tuple[float, ...]
+    depthwise: bool = False
 
     @property
     def mean(self) -> float:
@@ -46,10 +50,12 @@ def odd_weights(evidence: Evidence) -> Iterator[Finding]:
     scales = scales_of(evidence)
     usual = _usual(evidence, scales)
     for scale in scales:
-        if scale.mean == -math.inf:
-            yield _zero(evidence, scale, scales)
-            continue
         site = evidence.sites[scale.index]
+        if scale.mean == -math.inf:
+            # Some norms keep what is added to 1.
+            if not is_norm(site) or site.forward is None or site.forward.rms == 0:
+                yield _zero(evidence, scale, scales)
+            continue
         peers = usual.get(scale.index)
         if peers is not None and abs(scale.mean - peers) > limits.ODD:
             yield _odd(evidence, scale, peers, beside=True)
@@ -71,7 +77,11 @@ def scales_of(evidence: Evidence) -> list[Scale]:
             owned[at].append(parameter.name)
     values = [{p.name: p for p in member.parameters} for member in evidence.members]
     return [
-        Scale(index, tuple(_log_scale([each[n] for n in names if n in each], sites[index]) for each in values))
+        Scale(
+            index,
+            tuple(_log_scale([each[n] for n in names if n in each], sites[index]) for each in values),
+            depthwise=all(len(values[0][n].shape) > 2 and values[0][n].shape[1] == 1 for n in names),
+        )
         for index, names in sorted(owned.items())
     ]
 
@@ -98,11 +108,13 @@ def _log_scale(parameters: list[Parameter], site: Site) -> float:
 
 def _fan_in(parameter: Parameter, site: Site) -> float:
     size = math.prod(parameter.shape)
-    return size / parameter.shape[1 if site.kind == _TRANSPOSED else 0] if size else 0.0
+    inputs_first = site.kind == _TRANSPOSED or "Transpose" in site.kind
+    return size / parameter.shape[1 if inputs_first else 0] if size else 0.0
 
 
-def _place(site: Site) -> tuple[str, str]:
-    return site.kind, place_of(module_of(site.name))
+def _place(evidence: Evidence, scale: Scale) -> tuple[str, str, bool]:
+    site = evidence.sites[scale.index]
+    return site.kind, place_of(module_of(site.name)), scale.depthwise
 
 
 def _usual(evidence: Evidence, scales: list[Scale]) -> dict[int, float]:
@@ -110,10 +122,10 @@ def _usual(evidence: Evidence, scales: list[Scale]) -> dict[int, float]:
 
     The layer that is farthest from its peers is judged first, and is none of the others' peers if it is at fault.
     """
-    groups: dict[tuple[str, str], list[Scale]] = defaultdict(list)
+    groups: dict[tuple[str, str, bool], list[Scale]] = defaultdict(list)
     for scale in scales:
         if scale.mean > -math.inf:
-            groups[_place(evidence.sites[scale.index])].append(scale)
+            groups[_place(evidence, scale)].append(scale)
     found: dict[int, float] = {}
     for group in groups.values():
         left = list(group)
@@ -168,7 +180,7 @@ def _zero(evidence: Evidence, scale: Scale, scales: list[Scale]) -> Finding:
     readouts: the layer itself gets a gradient, and learns from the first step on.
     """
     site = evidence.sites[scale.index]
-    peers = [o for o in scales if o is not scale and _place(evidence.sites[o.index]) == _place(site)]
+    peers = [o for o in scales if o is not scale and _place(evidence, o) == _place(evidence, scale)]
     alone = any(peer.mean > -math.inf for peer in peers)
     meant = site.role == "output" or (not alone and _learns(evidence, site) and _passed_by(evidence, scale.index))
     return Finding(
