@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -84,13 +83,13 @@ def check(
     """
     from propscope.cli.check_report import Verdict, print_verdict
 
-    started = time.perf_counter()
     of_file = _is_file(what)
     _check_options(context, fail_on, of_file=of_file)
     filters = {"act": act, "init": init if of_file else None, "depth": depth, "width": width}
     held = None if baseline is None else _loaded(baseline, filters)
     if of_file:
-        profiles, headline = _loaded(Path(what), filters), what
+        profiles = _loaded(Path(what), filters)
+        headline = _contents(what, profiles)
     else:
         from propscope.cli.inspection import Request
 
@@ -114,7 +113,7 @@ def check(
         )
         profiles, headline = _run(request)
     verdict = Verdict.of(profiles, headline, held, baseline, fail_on=fail_on, tolerance=tolerance)
-    print_verdict(verdict, seconds=time.perf_counter() - started, json=json)
+    print_verdict(verdict, json=json)
     return verdict.exit_code
 
 
@@ -133,6 +132,8 @@ def _is_file(what: str) -> bool:
 def _check_options(context: typer.Context, fail_on: str, *, of_file: bool) -> None:
     if fail_on not in ("broken", "strained"):
         raise InputError(f"--fail-on is {fail_on!r}; valid is broken or strained")
+    if not 0 <= context.params["tolerance"] < float("inf"):
+        raise InputError(f"--tolerance is {context.params['tolerance']}; valid is a share of at least 0, such as 0.01")
     valid = _OF_BOTH | _OF_A_FILE if of_file else context.params.keys() - _OF_A_FILE
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
@@ -163,6 +164,13 @@ def _loaded(file: Path, filters: dict[str, str | None]) -> ProfileSet:
     if not any(profile.sites for profile in held):
         raise InputError(f"{file} holds profiles without a site: nothing can be judged")
     return held
+
+
+def _contents(what: str, profiles: ProfileSet) -> str:
+    from propscope.cli.check_report import counted
+
+    networks = len(profiles.groups("seed"))
+    return f"{what}: {counted(networks, 'network')}, {counted(len(profiles), 'profile')}"
 
 
 def _seeds(baseline: ProfileSet | None) -> int:

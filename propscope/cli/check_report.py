@@ -69,41 +69,53 @@ class Verdict:
         return 1 if self.failing or self.moves else 0
 
 
-def print_verdict(verdict: Verdict, *, seconds: float, json: bool) -> None:
+def print_verdict(verdict: Verdict, *, json: bool) -> None:
     """Print what was found and, on the last line, whether it passed; with `json` one document and nothing else."""
     from propscope.cli.output import print_json
     from propscope.results.terminal import write
 
     if json:
-        print_json(_document(verdict) | {"seconds": seconds})
+        print_json(_document(verdict))
         return
-    for line in _lines(verdict):
+    for line in (*_lines(verdict), _conclusion(verdict)):
         write(line, sys.stdout)
-    write(f"{_conclusion(verdict)} ({seconds:.1f} s)", sys.stdout)
 
 
 def _lines(verdict: Verdict) -> Iterator[str]:
-    many = f": {verdict.networks} networks, {verdict.profiles} profiles" if verdict.networks > 1 else ""
-    yield verdict.headline + many
+    yield verdict.headline
     # Of notes only those that limit the verdict belong into a log.
     shown = [f for f in verdict.diagnosis.findings if f.severity != "note" or f.kind == "insufficient evidence"]
     yield from _first([line for finding in shown for line in _finding_lines(finding, verdict.axes)], 2)
     if verdict.comparison is not None:
         yield from (f"note: {note}" for note in verdict.comparison.notes)
-        yield from _first([_move_line(move, verdict.axes) for move in verdict.moves], 1)
+        yield from _first(_move_lines(verdict.moves, verdict.axes), 1)
 
 
 def _finding_lines(finding: Finding, axes: tuple[str, ...]) -> list[str]:
-    place = f" at {finding.first or '(model)'}" if finding.sites else ""
+    first = finding.first or "(model)"
+    place = f" at {first}" if finding.sites else ""
     remedy = finding.remedy.text if finding.remedy is not None else "none known"
-    whose = _whose(finding.labels, axes)
-    return [f"{finding.severity}: {finding.kind}{place}{whose}: {finding.message}", f"  remedy: {remedy}"]
+    message = finding.message.removeprefix(f"{first}: ")
+    return [
+        f"{finding.severity}: {finding.kind}{place}{_whose(finding.labels, axes)}: {message}",
+        f"  remedy: {remedy}",
+    ]
 
 
-def _move_line(move: Move, axes: tuple[str, ...]) -> str:
-    signal = "" if move.direction is None else f"{move.direction} "
-    what = f"{signal}{move.quantity} at {move.site or '(model)'}"
-    return f"moved: {what}{_whose(move.labels or {}, axes)}: {move.message}"
+def _move_lines(moves: Sequence[Move], axes: tuple[str, ...]) -> list[str]:
+    """Return a line a move, one for all that say the same of several sites of a network."""
+    alike: dict[tuple[Any, ...], list[Move]] = {}
+    for move in moves:
+        whose = _whose(move.labels or {}, axes)
+        alike.setdefault((move.direction, move.quantity, move.message, whose), []).append(move)
+    lines = []
+    for (direction, quantity, message, whose), same in alike.items():
+        signal = "" if direction is None else f"{direction} "
+        places = f"{same[0].site or '(model)'}"
+        if len(same) > 1:
+            places += f" to {same[-1].site or '(model)'} ({len(same)} sites)"
+        lines.append(f"moved: {signal}{quantity} at {places}{whose}: {message}")
+    return lines
 
 
 def _whose(labels: Mapping[str, Label], axes: tuple[str, ...]) -> str:
@@ -121,21 +133,27 @@ def _first(lines: Sequence[str], each: int) -> Iterator[str]:
 def _conclusion(verdict: Verdict) -> str:
     reasons = []
     if verdict.failing:
-        count = len(verdict.failing)
-        reasons.append(f"{count} finding{'s' * (count != 1)} at or above {verdict.fail_on}")
-    comparison = verdict.comparison
-    if comparison is not None:
-        compared = f"{comparison.comparisons} comparisons, {comparison.method}"
-        if comparison.moves:
-            reasons.append(f"{len(comparison.moves)} moved from {verdict.baseline} ({compared})")
-        else:
-            visible = number(comparison.visible)
-            reasons.append(
-                f"nothing moved from {verdict.baseline} ({compared}; half would show a change of x{visible})"
-            )
+        reasons.append(f"{counted(len(verdict.failing), 'finding')} at or above {verdict.fail_on}")
+    if verdict.comparison is not None:
+        reasons.append(_compared(verdict.comparison, verdict.baseline))
     if verdict.exit_code:
         return f"failed: {'; '.join(reasons)}"
-    return "; ".join([f"passed: {verdict.diagnosis.verdict}", *reasons])
+    said = verdict.diagnosis.verdict
+    allowed = "" if said == "healthy" else f", failing on {verdict.fail_on} alone"
+    return "; ".join([f"passed: {said}{allowed}", *reasons])
+
+
+def _compared(comparison: Comparison, baseline: Path | None) -> str:
+    how = f"{counted(comparison.comparisons, 'comparison')}, {comparison.method}"
+    if comparison.moves:
+        return f"{counted(len(comparison.moves), 'figure')} moved from {baseline} ({how})"
+    visible = f"; half would show a change of x{number(comparison.visible)}" if comparison.comparisons else ""
+    return f"nothing moved from {baseline} ({how}{visible})"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number of things in words, such as 1 profile or 2 profiles."""
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def _document(verdict: Verdict) -> dict[str, Any]:

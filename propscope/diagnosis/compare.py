@@ -78,12 +78,12 @@ class _Series:
 def compare(profiles: ProfileSet, baseline: ProfileSet, *, tolerance: float = TOLERANCE) -> Comparison:
     """Return where the signal has moved: sites are matched by name, networks by their labels other than the seed.
 
-    Each site's rms, and its rms over that of the site before (backward: after), is compared on logarithms. Over the
-    same seeds by the Student interval of the differences, which holds too when the same seed no longer draws the same
-    network; over different seeds by Welch's interval (1947). Moved is what lies beyond its interval, and by more than
-    the share `tolerance`. The intervals are Bonferroni's, simultaneous over all of a call, so that of unchanged
-    networks at most 5% of calls find anything. One seed, the same on both sides, has no interval: what differs by more
-    than `tolerance` has moved.
+    Each site's rms, and its rms over that of the site before (backward: after), is compared on logarithms, by Welch's
+    interval of the difference of two means; over the same seeds also by Student's of the differences, since what has
+    not changed draws the same networks again. Moved is what lies beyond its interval, and by more than the share
+    `tolerance`. The intervals are Bonferroni's, simultaneous over all of a call, so that of unchanged networks at most
+    5% of calls find anything. One seed, the same on both sides, has no interval: what differs by more than `tolerance`
+    has moved.
 
     A site that one side alone has, or that is of another kind or width, has moved; so has one where NaN, Inf or zeros
     appear in any seed or go in all, and one whose signal is no longer seen. Raises `InputError` where nothing can be
@@ -121,7 +121,7 @@ def _structure(match: Match) -> Iterator[Move]:
         if old is None or new is None:
             side = match.before if new is None else match.after
             if all(any(site.name == name for site in member.sites) for member in side):
-                message = "the site is gone" if new is None else "the site is new: the baseline has none of this name"
+                message = "gone: the baseline has it" if new is None else "new: the baseline has it not"
         elif old.kind != new.kind:
             message = f"was {old.kind}, is {new.kind}"
         elif old.units is not None and new.units is not None and old.units != new.units:
@@ -233,4 +233,4 @@ def _all_sites(members: tuple[NetworkProfile, ...]) -> dict[str, Site]:
 
 
 def _exp(log: float) -> float:
-    return math.exp(log) if log < 700 else math.inf
+    return math.inf if log >= 700 else math.exp(log)

@@ -47,13 +47,13 @@ def matched(profiles: ProfileSet, baseline: ProfileSet) -> tuple[tuple[Match, ..
     common = [key for key in after if key in before]
     if not common:
         raise InputError(
-            f"no network is in both: the baseline has {_spelled(before)}, and here is {_spelled(after)}",
+            f"no network is in both: the baseline has {_spelled(before)}, what is checked has {_spelled(after)}",
             hint="give the baseline of this network",
         )
     matches = tuple(_match(before[key], after[key]) for key in common)
     notes = [
-        f"{len(keys)} of {len(side)} networks {where} alone: {_spelled(keys)}"
-        for side, other, where in ((after, before, "are here"), (before, after, "are in the baseline"))
+        f"{len(keys)} of {len(side)} networks {where}: {_spelled(keys)}"
+        for side, other, where in ((after, before, "are new"), (before, after, "are in the baseline alone"))
         if (keys := {key: side[key] for key in side if key not in other})
     ]
     notes += dict.fromkeys(note for match in matches for note in _otherwise(match))
@@ -76,7 +76,7 @@ def _match(before: tuple[NetworkProfile, ...], after: tuple[NetworkProfile, ...]
     names = [{site.name for member in side for site in member.sites} for side in (before, after)]
     if not names[0] & names[1]:
         raise InputError(
-            f"no site is in both: the baseline has {_few(names[0])}, and here is {_few(names[1])}",
+            f"no site is in both: the baseline has {_few(names[0])}, what is checked has {_few(names[1])}",
             hint="give the baseline of this model",
         )
     labels = {name: value for name, value in after[0].labels.items() if name != "seed"}
@@ -88,7 +88,11 @@ def _match(before: tuple[NetworkProfile, ...], after: tuple[NetworkProfile, ...]
     if named and (then.keys() <= now.keys() or now.keys() <= then.keys()):
         common = [seed for seed in then if seed in now]
         pairs = tuple(then[seed] for seed in common), tuple(now[seed] for seed in common)
-        method = f"{len(common)} seeds, each against itself" if len(common) > 1 else "one seed, as it is"
+        method = (
+            f"{len(common)} seeds, each against itself"
+            if len(common) > 1
+            else f"seed {common[0]} alone, without an interval"
+        )
         return Match(*pairs, paired=True, method=method, labels=labels)
     if min(len(before), len(after)) < 2:
         raise InputError(f"no interval can be formed: {_alone(before, after)}", hint=_HINT)
@@ -103,7 +107,7 @@ def _alone(before: tuple[NetworkProfile, ...], after: tuple[NetworkProfile, ...]
             return "one profile without a seed" if len(seeds) == 1 else f"{len(seeds)} profiles without seeds"
         return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {_few({str(seed) for seed in seeds})}"
 
-    return f"the baseline has {spelled(before)}, and here is {spelled(after)}"
+    return f"the baseline has {spelled(before)}, what is checked has {spelled(after)}"
 
 
 def _otherwise(match: Match) -> Iterator[str]:
