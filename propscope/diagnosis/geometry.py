@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from propscope.diagnosis import limits
 from propscope.diagnosis.confidence import succession
 from propscope.diagnosis.evidence import Evidence
-from propscope.diagnosis.remedies import advice_for, is_of_grid, new_start, norm_layer
+from propscope.diagnosis.remedies import is_of_grid, new_start
 from propscope.results.finding import Finding, Remedy
 from propscope.results.network import Site
 
@@ -97,7 +97,4 @@ def _remedy(evidence: Evidence) -> Remedy:
     first = evidence.members[0]
     if not is_of_grid(first):
         return Remedy("calibrate", "run propscope.calibrate(model, batch), or put layer norm before the activations")
-    advice = advice_for(str(first.labels["activation"]))
-    if first.labels.get(advice.option) == advice.value:
-        return norm_layer("use fewer layers")
     return new_start(first, "mean zero, and a slope that keeps differences")

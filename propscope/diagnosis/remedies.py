@@ -3,37 +3,48 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from propscope.diagnosis.evidence import Evidence
-from propscope.results.finding import Kind, Remedy
-from propscope.results.network import Direction, NetworkProfile, Site
+from propscope.results.finding import Action, Kind, Remedy
+from propscope.results.network import Direction, Label, NetworkProfile, Site
 from propscope.results.table import number
 
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What is known to keep the signal of some activations: the option of a network, and who found it."""
+    """What is known to keep the signal of some activations: the options of a network, and who found it."""
 
     activations: frozenset[str]
-    option: str
-    value: str
+    options: Mapping[str, Label | bool]
     source: str
 
+    def followed(self, profile: NetworkProfile) -> bool:
+        """Return whether a network of the grid has these options already, as its labels tell."""
+        return all(str(profile.labels.get(name)) == str(value) for name, value in self.options.items())
 
+
+AROUND: Mapping[str, Label | bool] = {"norm": "layer", "residual": True}
+
+# Each was diagnosed at depths 10, 20 and 40, and trained at depth 20: tests/diagnosis/test_remedies.py.
 # fmt: off
 ADVICE: tuple[Advice, ...] = (
-    Advice(frozenset({"relu", "leaky_relu", "prelu", "relu6"}), "initializer", "he_normal", "He et al. 2015"),
-    Advice(frozenset({"tanh", "hardtanh", "softsign", "sin", "erf", "elu", "celu", "identity"}),
-           "initializer", "xavier_normal", "Glorot, Bengio 2010: the slope at 0 is 1"),
-    Advice(frozenset({"selu"}), "initializer", "lecun_normal", "Klambauer et al. 2017"),
-    Advice(frozenset({"gelu", "silu", "mish", "hardswish", "sigmoid", "hardsigmoid", "logsigmoid"}),
-           "initializer", "critical", "Schoenholz et al. 2017: weights and biases on the critical line"),
-    Advice(frozenset({"softplus", "tanhshrink"}), "norm", "layer", "Ba et al. 2016; no critical point exists"),
+    Advice(frozenset({"relu", "leaky_relu", "prelu", "relu6"}), {"initializer": "he_normal"}, "He et al. 2015"),
+    Advice(frozenset({"tanh", "hardtanh", "sin", "erf", "elu", "celu", "identity"}), {"initializer": "xavier_normal"},
+           "Glorot, Bengio 2010: the slope at 0 is 1"),
+    Advice(frozenset({"selu"}), {"initializer": "lecun_normal"}, "Klambauer et al. 2017"),
+    Advice(frozenset({"gelu", "silu", "mish", "hardswish"}), {"initializer": "critical"},
+           "Schoenholz et al. 2017: weights and biases at the critical point"),
+    # Without biases its slope falls as fast as its values rise, and the signal fades like a power of the depth.
+    Advice(frozenset({"softsign"}), {"initializer": "critical:bias_variance=0.05"},
+           "Schoenholz et al. 2017: weights of the critical line at bias_std 0.22"),
+    # Their values have a mean that grows into all there is, behind a norm too: only a sum passes the rest.
+    Advice(frozenset({"sigmoid", "hardsigmoid", "logsigmoid", "softplus", "tanhshrink"}), AROUND,
+           "He et al. 2016, Ba et al. 2016"),
 )
 # fmt: on
-_ORDINARY = Advice(frozenset(), "initializer", "he_normal", "He et al. 2015")
+_ORDINARY = Advice(frozenset(), {"initializer": "he_normal"}, "He et al. 2015")
 
 
 def advice_for(activation: str) -> Advice:
@@ -76,27 +87,35 @@ def _scale(evidence: Evidence, sites: Sequence[Site], factor: float) -> Remedy:
 
 
 def _of_grid(profile: NetworkProfile, scale: Remedy) -> Remedy:
-    advice = advice_for(str(profile.labels["activation"]))
-    options = {advice.option: advice.value}
-    if profile.labels.get(advice.option) == advice.value:
-        return norm_layer(scale.text)
-    return Remedy("initializer" if advice.option == "initializer" else "norm", f"{_use(advice)}; or {scale.text}",
-                  options=options, factors=scale.factors)  # fmt: skip
+    start = new_start(profile, "")
+    return replace(start, text=f"{start.text}; or {scale.text}", factors=scale.factors)
 
 
 def new_start(profile: NetworkProfile, why: str) -> Remedy:
-    """Return the remedy that fills the weights anew, as the activation asks for."""
+    """Return the remedy that makes a network of the grid anew, as its activation asks for; `why` may be empty."""
     advice = advice_for(str(profile.labels["activation"]))
-    return Remedy("initializer", f"{_use(advice)}: {why}", options={advice.option: advice.value})
+    if advice.followed(profile):
+        return norm_layer("use fewer layers", profile)
+    text = f"{_use(advice.options)} ({advice.source}){why and f': {why}'}"
+    return Remedy(_action(advice.options), text, options=advice.options)
 
 
-def norm_layer(also: str) -> Remedy:
-    """Return the remedy that puts a norm before every activation."""
-    return Remedy(
-        "norm", f"put layer norm before every activation (--norm layer); or {also}", options={"norm": "layer"}
-    )
+def norm_layer(also: str, profile: NetworkProfile) -> Remedy:
+    """Return the remedy that puts a norm before every activation, then a sum around it, then `also` alone."""
+    has_norm = profile.labels.get("norm") == "layer"
+    if has_norm and str(profile.labels.get("residual")) == "True":
+        return Remedy("activation", f"{also}, or another activation")
+    options: Mapping[str, Label | bool] = AROUND if has_norm else {"norm": "layer"}
+    return Remedy(_action(options), f"{_use(options)}; or {also}", options=options)
 
 
-def _use(advice: Advice) -> str:
-    what = "draw the weights by" if advice.option == "initializer" else "put before every activation a norm:"
-    return f"{what} {advice.value} ({advice.source})"
+def _action(options: Mapping[str, Label | bool]) -> Action:
+    return "initializer" if "initializer" in options else "residual" if "residual" in options else "norm"
+
+
+def _use(options: Mapping[str, Label | bool]) -> str:
+    if "initializer" in options:
+        return f"draw the weights by {options['initializer']}"
+    if "residual" in options:
+        return "put residual sums around layer norms (--residual --norm layer)"
+    return "put layer norm before every activation (--norm layer)"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from propscope.diagnosis.remedies import advice_for
+from propscope.diagnosis.remedies import AROUND, advice_for
 from propscope.errors import InputError
 from propscope.networks import MLPSpec, parse_initializer
 from propscope.networks.spec import written
@@ -45,16 +45,11 @@ def _all(diagnosis: Diagnosis, request: Mapping[str, Any]) -> Iterator[Remedy]:
         yield from _scaled(request, 1 / each)
     for spec in ("critical", f"critical:bias_variance={BIAS_VARIANCE}"):
         yield from _critical(request, spec)
-    advice = advice_for(str(_of(request, "activation")))
     yield Remedy("norm", "put layer norm before every activation (--norm layer)", options={"norm": "layer"})
-    options: dict[str, Any] = {"norm": "layer", "residual": True}
-    yield Remedy("residual", "add residual sums around layer norms (--residual --norm layer)", options=options)
-    if advice.option == "initializer":
-        yield Remedy(
-            "norm",
-            f"draw the weights by {advice.value}, and put layer norm before every activation",
-            options={"initializer": advice.value, "norm": "layer"},
-        )
+    yield Remedy("residual", "put residual sums around layer norms (--residual --norm layer)", options=AROUND)
+    if "initializer" in (advised := advice_for(str(_of(request, "activation"))).options):
+        both = f"draw the weights by {advised['initializer']}, and put residual sums around layer norms"
+        yield Remedy("residual", both, options={**advised, **AROUND})
 
 
 def _scaled(request: Mapping[str, Any], factor: float) -> Iterator[Remedy]:

@@ -29,7 +29,13 @@ def request_of(members: ProfileSet) -> dict[str, Any] | None:
     if None in seeds:
         return None
     limit = {"histogram_limit": first.histogram_limit} if first.histogram_limit else {}
-    return {**request, **network, **limit, "width": [tuple(width) if isinstance(width, list) else width], "seeds": seeds}
+    return {
+        **request,
+        **network,
+        **limit,
+        "width": [tuple(width) if isinstance(width, list) else width],
+        "seeds": seeds,
+    }
 
 
 def _seed(profile: NetworkProfile) -> int | None:

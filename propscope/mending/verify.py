@@ -42,7 +42,7 @@ def state_of(members: ProfileSet) -> State:
     """Return what the profiles of one network show, its seeds taken together."""
     forward, backward = (
         geometric_interval(profile.factor(direction) for profile in members).center
-        for direction in ("forward", "backward")  # type: ignore[var-annotated]
+        for direction in ("forward", "backward")
     )
     return State(diagnose(members, notes=False), forward, backward)
 
@@ -60,9 +60,7 @@ def _mended(members: ProfileSet, before: State, seen: dict[str, State | Propscop
     return Mending(before, tuple(trials), labels)
 
 
-def _tried(
-    remedy: Remedy, before: State, request: Mapping[str, Any], seen: dict[str, State | PropscopeError]
-) -> Trial:
+def _tried(remedy: Remedy, before: State, request: Mapping[str, Any], seen: dict[str, State | PropscopeError]) -> Trial:
     asked = with_options(request, remedy.options)
     key = repr(sorted(asked.items()))
     if key not in seen:

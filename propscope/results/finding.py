@@ -24,7 +24,17 @@ Severity = Literal["broken", "strained", "note"]
 Verdict = Literal["healthy", "strained", "broken"]
 SEVERITIES: tuple[Severity, ...] = ("broken", "strained", "note")
 Action = Literal[
-    "initializer", "scale", "activation", "norm", "residual", "calibrate", "repair", "unfreeze", "precision", "measure"
+    "initializer",
+    "scale",
+    "activation",
+    "norm",
+    "residual",
+    "calibrate",
+    "centre",
+    "repair",
+    "unfreeze",
+    "precision",
+    "measure",
 ]
 
 
