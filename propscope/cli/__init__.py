@@ -9,7 +9,7 @@ import typer
 
 def build() -> typer.Typer:
     """Return the application with every command; importing a command imports nothing heavy."""
-    from propscope.cli import check, example, inspect, list_, merge, phase, plot, profile, show, theory, train
+    from propscope.cli import check, diagnose, example, inspect, list_, merge, phase, plot, profile, show, theory, train
 
     app = typer.Typer(
         name="propscope",
@@ -24,6 +24,7 @@ def build() -> typer.Typer:
     app.command("inspect")(inspect.inspect)
     app.command("check")(check.check)
     app.command("show")(show.show)
+    app.command("diagnose")(diagnose.diagnose)
     app.command("plot")(plot.plot)
     app.command("theory")(theory.theory)
     app.command("phase")(phase.phase)

@@ -79,7 +79,7 @@ def run(request: Request) -> Outcome:
 
     A model that raises ends the run: what it showed until then is kept.
     """
-    dtype, device = _dtype(request.dtype), _device(request.device)
+    dtype, device = dtype_of(request.dtype), device_of(request.device)
     make_loss(request.loss, seed=0)
     profiles: list[NetworkProfile] = []
     stopped: str | None = None
@@ -123,8 +123,8 @@ def _of_seed(model: nn.Module, first: Any, source: Drawn | Held, request: Reques
     for number in range(request.batches):
         batch = first
         if number:
-            dtype = _dtype(request.dtype)
-            batch = moved(source.batch(model, seed=seed, number=number, dtype=dtype), device=_device(request.device))
+            dtype = dtype_of(request.dtype)
+            batch = moved(source.batch(model, seed=seed, number=number, dtype=dtype), device=device_of(request.device))
         seen.append(_profiled(model, batch, request, seed + 1000 * number))
     return _batches_together(seen)
 
@@ -219,14 +219,16 @@ def _shown(profiles: ProfileSet, stopped: str | None) -> NetworkProfile | None:
         return profiles[0]
 
 
-def _dtype(name: str) -> torch.dtype:
+def dtype_of(name: str) -> torch.dtype:
+    """Return the dtype of a name; raises `InputError` for another one."""
     if name not in _DTYPES:
         raise InputError(f"--dtype is {name!r}; valid is one of {', '.join(_DTYPES)}")
     found: torch.dtype = _DTYPES[name]
     return found
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """Return the device of a name; raises `InputError` for one that cannot be used."""
     try:
         found = torch.device(name)
         torch.empty(0, device=found)

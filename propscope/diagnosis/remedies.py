@@ -40,8 +40,8 @@ ADVICE: tuple[Advice, ...] = (
     Advice(frozenset({"softsign"}), {"initializer": "critical:bias_variance=0.05"},
            "Schoenholz et al. 2017: weights of the critical line at bias_std 0.22"),
     # Their values have a mean that grows into all there is, behind a norm too: only a sum passes the rest.
-    Advice(frozenset({"sigmoid", "hardsigmoid", "logsigmoid", "softplus", "tanhshrink"}), AROUND,
-           "He et al. 2016, Ba et al. 2016"),
+    Advice(frozenset({"sigmoid", "hardsigmoid", "logsigmoid", "softplus", "tanhshrink"}),
+           {"initializer": "he_normal", **AROUND}, "He et al. 2016, Ba et al. 2016"),
 )
 # fmt: on
 _ORDINARY = Advice(frozenset(), {"initializer": "he_normal"}, "He et al. 2015")
@@ -110,12 +110,13 @@ def norm_layer(also: str, profile: NetworkProfile) -> Remedy:
 
 
 def _action(options: Mapping[str, Label | bool]) -> Action:
-    return "initializer" if "initializer" in options else "residual" if "residual" in options else "norm"
+    return "residual" if "residual" in options else "norm" if "norm" in options else "initializer"
 
 
 def _use(options: Mapping[str, Label | bool]) -> str:
-    if "initializer" in options:
-        return f"draw the weights by {options['initializer']}"
+    said = [f"draw the weights by {options['initializer']}"] if "initializer" in options else []
     if "residual" in options:
-        return "put residual sums around layer norms (--residual --norm layer)"
-    return "put layer norm before every activation (--norm layer)"
+        said.append("put residual sums around layer norms, --residual --norm layer")
+    elif "norm" in options:
+        said.append("put layer norm before every activation, --norm layer")
+    return ", and ".join(said)

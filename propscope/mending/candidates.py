@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from propscope.diagnosis.remedies import AROUND, advice_for
@@ -40,13 +41,14 @@ def _of(request: Mapping[str, Any], name: str) -> Any:
 def _all(diagnosis: Diagnosis, request: Mapping[str, Any]) -> Iterator[Remedy]:
     worst = diagnosis.worst
     if worst is not None and worst.remedy is not None and worst.remedy.options:
-        yield worst.remedy
+        # The rest of its text is another way, which is tried by itself.
+        yield replace(worst.remedy, text=worst.remedy.text.split("; or ")[0], factors={})
     if worst is not None and (each := worst.evidence.get("factor_per_layer", math.nan)) > 0:
         yield from _scaled(request, 1 / each)
     for spec in ("critical", f"critical:bias_variance={BIAS_VARIANCE}"):
         yield from _critical(request, spec)
-    yield Remedy("norm", "put layer norm before every activation (--norm layer)", options={"norm": "layer"})
-    yield Remedy("residual", "put residual sums around layer norms (--residual --norm layer)", options=AROUND)
+    yield Remedy("norm", "put layer norm before every activation, --norm layer", options={"norm": "layer"})
+    yield Remedy("residual", "put residual sums around layer norms, --residual --norm layer", options=AROUND)
     if "initializer" in (advised := advice_for(str(_of(request, "activation"))).options):
         both = f"draw the weights by {advised['initializer']}, and put residual sums around layer norms"
         yield Remedy("residual", both, options={**advised, **AROUND})

@@ -1,0 +1,124 @@
+"""`propscope diagnose`: what is wrong with the networks of a file, since which layer, why, and what to change."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from propscope.cli.options import Act, Depth, File, Init, Json, Seed, Width, load_selected
+from propscope.errors import InputError
+
+if TYPE_CHECKING:
+    from propscope.mending import Mending
+    from propscope.results import Diagnosis, Finding, ProfileSet, Remedy
+
+
+def diagnose(
+    file: File,
+    act: Act = None,
+    init: Init = None,
+    depth: Depth = None,
+    width: Width = None,
+    seed: Seed = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Make what is not healthy again with each remedy, until one helps.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Explain what is wrong with the networks of a result file, worst first, and what to change by which number."""
+    from propscope.cli.output import print_json
+    from propscope.diagnosis import diagnose as judge
+    from propscope.diagnosis.words import explained
+    from propscope.results import TrainingSet
+
+    profiles = load_selected(file, act=act, init=init, depth=depth, width=width, seed=seed)
+    if isinstance(profiles, TrainingSet):
+        raise InputError(f"{file} holds training runs, not profiles", hint=f"propscope show {file} says how they went")
+    if not len(profiles):
+        raise InputError(f"{file} holds no profiles", hint="propscope profile --output FILE writes some")
+    diagnosis = judge(profiles)
+    if not json:
+        print(explained(diagnosis))
+        if verify:
+            _verify(profiles, diagnosis)
+        return
+    documents = [network_document(network) for network in diagnosis.networks or (diagnosis,)]
+    if verify:
+        from propscope.mending import verify as mended
+
+        tried = {frozenset(mending.labels.items()): mending for mending in mended(profiles)}
+        for network, document in zip(diagnosis.networks or (diagnosis,), documents, strict=True):
+            found = tried.get(frozenset(network.labels.items()))
+            document["mending"] = None if found is None else mending_document(found)
+    print_json(documents)
+
+
+def _verify(profiles: ProfileSet, diagnosis: Diagnosis) -> None:
+    """Print what was tried for each network as soon as it is known."""
+    from propscope.mending.report import mending_text
+    from propscope.mending.verify import verified
+
+    print("\nverified: each made again with the same seeds and input, and judged anew", flush=True)
+    among = [network.labels for network in diagnosis.networks]
+    mended = count = 0
+    for mending in verified(profiles):
+        print(f"\n{mending_text(mending, among)}", flush=True)
+        count += 1
+        mended += mending.trial is not None
+    print(f"\n{mended} of {count} mended" if count else "\nnothing to mend: all are healthy")
+
+
+def network_document(diagnosis: Diagnosis) -> dict[str, Any]:
+    """Return the verdict on one network and its findings, worst first, as one object."""
+    findings = [_finding(finding) for finding in diagnosis.findings]
+    return {"labels": dict(diagnosis.labels), "verdict": diagnosis.verdict, "findings": findings}
+
+
+def mending_document(mending: Mending) -> dict[str, Any]:
+    """Return what was tried for one network, in order, as one object."""
+    from propscope.mending import State
+
+    def state(found: State | None) -> dict[str, Any] | None:
+        if found is None:
+            return None
+        return {
+            "verdict": found.diagnosis.verdict,
+            "worst": _finding(found.diagnosis.worst) if found.diagnosis.worst is not None else None,
+            "forward": found.forward,
+            "backward": found.backward,
+        }
+
+    return {
+        "reason": mending.reason,
+        "before": state(mending.before),
+        "trials": [
+            {
+                "remedy": _remedy(trial.remedy),
+                "helped": trial.helped,
+                "after": state(trial.after),
+                "reason": trial.reason,
+                "lines": list(trial.lines),
+            }
+            for trial in mending.trials
+        ],
+    }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    names = ("kind", "severity", "direction", "first", "last", "message", "cause", "confidence")
+    return {
+        **{name: getattr(finding, name) for name in names},
+        "sites": list(finding.sites),
+        "evidence": dict(finding.evidence),
+        "remedy": None if finding.remedy is None else _remedy(finding.remedy),
+    }
+
+
+def _remedy(remedy: Remedy) -> dict[str, Any]:
+    return {
+        "action": remedy.action,
+        "text": remedy.text,
+        "options": dict(remedy.options),
+        "factors": dict(remedy.factors),
+    }

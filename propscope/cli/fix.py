@@ -1,0 +1,45 @@
+"""What `inspect --fix` does: the model of the first seed mended on a copy, judged before and after."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from typing import TYPE_CHECKING, Any
+
+from propscope.cli.batches import make_loss, make_source, moved
+from propscope.cli.diagnose import mending_document
+from propscope.cli.inspection import Request, device_of, dtype_of
+from propscope.cli.targets import find_target, searched
+from propscope.mending import mend
+from propscope.mending.report import mending_text
+
+if TYPE_CHECKING:
+    from propscope.mending import Mending
+
+
+def fixed(request: Request) -> Mending:
+    """Return what helps the model of a request, of its first seed and batch; the model itself is not touched."""
+    dtype, device = dtype_of(request.dtype), device_of(request.device)
+    # With --json nothing else may reach stdout, and models print.
+    with searched(request.target), redirect_stdout(sys.stderr):
+        target = find_target(
+            request.target,
+            arguments=request.arguments,
+            config=request.config,
+            checkpoint=request.checkpoint,
+            init=request.init,
+        )
+        source = make_source(request.shapes, request.kinds, request.file)
+        model = target.build(seed=0, device=device, dtype=dtype).model.train(request.train)
+        batch = moved(source.batch(model, seed=0, number=0, dtype=dtype), device=device)
+        return mend(model, batch, make_loss(request.loss, seed=0))
+
+
+def fix_lines(mending: Mending, *, seeds: int) -> str:
+    """Return what to print of it; of several seeds the first was mended."""
+    return f"fix{', seed 0' if seeds > 1 else ''}: {mending_text(mending)}"
+
+
+def fix_document(mending: Mending) -> dict[str, Any]:
+    """Return it as one object."""
+    return mending_document(mending)

@@ -1,0 +1,68 @@
+"""What was tried, and what came of it, in words."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+
+from propscope.diagnosis.words import WIDTH, fault, faults, name_of
+from propscope.mending.record import Mending, State, Trial
+from propscope.results.network import Label
+from propscope.results.table import number
+
+
+def mending_text(mending: Mending, among: Sequence[Mapping[str, Label]] = ()) -> str:
+    """Return a network's state before, each remedy with what came of it, and the lines that carry it out.
+
+    `among`: the labels of the networks that stand beside it, of which only those that differ are said.
+    """
+    what = f"{name_of(mending.labels, among)}: " if mending.labels else ""
+    lines = [f"{what}{outcome(mending)}"]
+    if mending.before.diagnosis.verdict == "healthy":
+        return lines[0]
+    lines += _paragraph("before", state_text(mending.before))
+    if mending.reason:
+        lines += _paragraph("not tried", mending.reason)
+    for trial in mending.trials:
+        lines += _trial(trial)
+    return "\n".join(lines)
+
+
+def outcome(mending: Mending) -> str:
+    """Return the verdict before and after: "broken -> healthy"."""
+    before = mending.before.diagnosis.verdict
+    if before == "healthy":
+        return "healthy: nothing to mend"
+    found = mending.trial
+    if found is None or found.after is None:
+        return f"{before}, and stays so: no remedy helped" if mending.trials else before
+    return f"{before} -> {found.after.diagnosis.verdict}"
+
+
+def state_text(state: State) -> str:
+    """Return a verdict with its fault, and the factors over the depth."""
+    wrong = faults(state.diagnosis)
+    verdict = f"{state.diagnosis.verdict}: {fault(wrong[0])}" if wrong else state.diagnosis.verdict
+    factors = [
+        f"{name} x{number(value, 2)}"
+        for name, value in (("forward", state.forward), ("backward", state.backward))
+        if not math.isnan(value)
+    ]
+    return "; ".join([verdict, *filter(None, [", ".join(factors)])])
+
+
+def _trial(trial: Trial) -> list[str]:
+    if trial.after is None:
+        return _paragraph("withdrawn", f"{trial.remedy.text}: cannot be carried out: {trial.reason}")
+    if not trial.helped:
+        return _paragraph("withdrawn", f"{trial.remedy.text}: still {state_text(trial.after)}")
+    lines = [*_paragraph("remedy", trial.remedy.text), *_paragraph("after", state_text(trial.after))]
+    # Lines of Python are to be pasted, and stay whole.
+    return [*lines, *(f"{'  as Python' if not place else '':13}{line}" for place, line in enumerate(trial.lines))]
+
+
+def _paragraph(name: str, text: str) -> list[str]:
+    return textwrap.wrap(
+        f"  {name:11}{text}", WIDTH, subsequent_indent=" " * 13, break_long_words=False, break_on_hyphens=False
+    )
