@@ -28,12 +28,13 @@ _TRANSPOSED = "Conv1D"
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """A layer's scale: its first site's position, and ln of s in each seed, -inf for weights that are all zero.
+    """A layer's scale: its first site's position, its name, ln of s in each seed, -inf for weights that are all zero.
 
     `depthwise`: each channel has a filter of its own, whose scale says nothing of layers that sum over channels.
     """
 
     index: int
+    owner: str
     logs: tuple[float, ...]
     depthwise: bool = False
 
@@ -56,7 +57,7 @@ def odd_weights(evidence: Evidence) -> Iterator[Finding]:
             if not is_norm(site) or site.forward is None or site.forward.rms == 0:
                 yield _zero(evidence, scale, scales)
             continue
-        peers = usual.get(scale.index)
+        peers = usual.get(scale.owner)
         if peers is not None and abs(scale.mean - peers) > limits.ODD:
             yield _odd(evidence, scale, peers, beside=True)
         elif not is_norm(site) and (scale.mean > limits.ODD or (peers is None and scale.mean < -limits.ODD)):
@@ -70,19 +71,20 @@ def scales_of(evidence: Evidence) -> list[Scale]:
     first: dict[str, int] = {}
     for index, site in enumerate(sites):
         first.setdefault(module_of(site.name), index)
-    owned: dict[int, list[str]] = defaultdict(list)
+    owned: dict[tuple[int, str], list[str]] = defaultdict(list)
     for parameter in evidence.members[0].parameters:
         at = _site_of(parameter, first, sites)
         if at is not None:
-            owned[at].append(parameter.name)
+            owned[at, parameter.name.rpartition(".")[0]].append(parameter.name)
     values = [{p.name: p for p in member.parameters} for member in evidence.members]
     return [
         Scale(
             index,
+            owner,
             tuple(_log_scale([each[n] for n in names if n in each], sites[index]) for each in values),
             depthwise=all(len(values[0][n].shape) > 2 and values[0][n].shape[1] == 1 for n in names),
         )
-        for index, names in sorted(owned.items())
+        for (index, owner), names in sorted(owned.items())
     ]
 
 
@@ -114,10 +116,10 @@ def _fan_in(parameter: Parameter, site: Site) -> float:
 
 def _place(evidence: Evidence, scale: Scale) -> tuple[str, str, bool]:
     site = evidence.sites[scale.index]
-    return site.kind, place_of(module_of(site.name)), scale.depthwise
+    return site.kind, place_of(scale.owner), scale.depthwise
 
 
-def _usual(evidence: Evidence, scales: list[Scale]) -> dict[int, float]:
+def _usual(evidence: Evidence, scales: list[Scale]) -> dict[str, float]:
     """Return the median of ln s over the others in each layer's place, where there are two or more.
 
     The layer that is farthest from its peers is judged first, and is none of the others' peers if it is at fault.
@@ -126,26 +128,26 @@ def _usual(evidence: Evidence, scales: list[Scale]) -> dict[int, float]:
     for scale in scales:
         if scale.mean > -math.inf:
             groups[_place(evidence, scale)].append(scale)
-    found: dict[int, float] = {}
+    found: dict[str, float] = {}
     for group in groups.values():
         left = list(group)
         while len(left) > _PEERS:
-            medians = {s.index: statistics.median(o.mean for o in left if o is not s) for s in left}
-            worst = max(left, key=lambda scale: abs(scale.mean - medians[scale.index]))
-            if abs(worst.mean - medians[worst.index]) <= limits.ODD:
+            medians = {s.owner: statistics.median(o.mean for o in left if o is not s) for s in left}
+            worst = max(left, key=lambda scale: abs(scale.mean - medians[scale.owner]))
+            if abs(worst.mean - medians[worst.owner]) <= limits.ODD:
                 found |= medians
                 break
-            found[worst.index] = medians[worst.index]
+            found[worst.owner] = medians[worst.owner]
             left.remove(worst)
         else:
             # Too few are left to judge one by the others: by those that they were left with.
-            found |= {scale.index: scale.mean for scale in left if len(group) > len(left)}
+            found |= {scale.owner: scale.mean for scale in left if len(group) > len(left)}
     return found
 
 
 def _odd(evidence: Evidence, scale: Scale, usual: float, *, beside: bool) -> Finding:
     site = evidence.sites[scale.index]
-    name = module_of(site.name)
+    name = scale.owner
     logs = tuple(log - usual for log in scale.logs)
     mean = sum(logs) / len(logs)
     ratio = math.exp(mean)
@@ -182,7 +184,9 @@ def _zero(evidence: Evidence, scale: Scale, scales: list[Scale]) -> Finding:
     site = evidence.sites[scale.index]
     peers = [o for o in scales if o is not scale and _place(evidence, o) == _place(evidence, scale)]
     alone = any(peer.mean > -math.inf for peer in peers)
-    meant = site.role == "output" or (not alone and _learns(evidence, site) and _passed_by(evidence, scale.index))
+    meant = site.role == "output" or (
+        not alone and _learns(evidence, scale.owner) and _passed_by(evidence, scale.index)
+    )
     return Finding(
         kind="vanishing",
         severity="note" if meant else "strained",
@@ -193,15 +197,14 @@ def _zero(evidence: Evidence, scale: Scale, scales: list[Scale]) -> Finding:
         cause="nothing of its input is in what it gives, and no gradient passes it"
         + ("; perhaps on purpose, as it learns by itself" if meant else ""),
         evidence={"weight_scale": 0.0, "limit": 0.0, "seeds": float(len(scale.logs))},
-        remedy=Remedy("repair", f"draw the weights of {module_of(site.name)} at random"),
+        remedy=Remedy("repair", f"draw the weights of {scale.owner} at random"),
         confidence=succession(sum(log == -math.inf for log in scale.logs), len(scale.logs)),
         marks={site.name: "zero weights"},
     )
 
 
-def _learns(evidence: Evidence, site: Site) -> bool:
+def _learns(evidence: Evidence, owner: str) -> bool:
     """Return whether the layer's own weights get a gradient that is not zero; True where no gradient was seen."""
-    owner = module_of(site.name)
     own = [p for m in evidence.members for p in m.parameters if p.name.rpartition(".")[0] == owner]
     gradients = [p.gradient for p in own if p.gradient is not None]
     return not gradients or any(gradient.rms > 0 for gradient in gradients)
