@@ -15,7 +15,7 @@ ALLOWED = {
     "results": {"errors"},
     "networks": {"errors", "results"},
     "theory": {"errors", "results", "networks"},
-    "measure": {"errors", "results", "networks"},
+    "measure": {"errors", "results", "networks", "diagnosis"},
     "sweep": {"errors", "results", "networks", "theory", "measure"},
     "training": {"errors", "results", "networks", "theory", "measure", "sweep"},
     "store": {"errors", "results"},

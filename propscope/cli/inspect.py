@@ -90,7 +90,7 @@ def inspect(
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Run an existing model and show its signal, forward and backward, module by module; the first fault on top."""
+    """Run an existing model and show its signal, forward and backward, module by module; the verdict on top."""
     from propscope.cli.inspection import Request, run
 
     started = time.perf_counter()
@@ -140,9 +140,10 @@ def inspect(
 def _check_view(sort: str | None, top: int | None, depth: int | None) -> None:
     """Refuse what the tree would refuse, before the work."""
     from propscope.results import NetworkProfile
+    from propscope.results.finding import Diagnosis
     from propscope.results.inspection import inspection
 
-    inspection(NetworkProfile(()), sort=sort, top=top, depth=depth)
+    inspection(NetworkProfile(()), Diagnosis(), sort=sort, top=top, depth=depth)
 
 
 def _draw(outcome: Outcome, store: Path | None, target: str, overwrite: bool) -> list[str]:
@@ -167,18 +168,22 @@ def _print(
 ) -> None:
     from propscope.cli.inspection_document import inspection_document
     from propscope.cli.output import print_json, print_table
+    from propscope.diagnosis import diagnose
     from propscope.results.inspection import inspection
     from propscope.results.precision import precision_table
     from propscope.results.terminal import width_of, write
 
     shown = outcome.shown
     assert shown is not None
+    # The seeds one by one: what is shown of them is taken together. Those of a run that stopped are not alike.
+    diagnosis = diagnose(outcome.profiles if outcome.stopped is None else shown)
     if json:
-        print_json(document | inspection_document(shown))
+        print_json(document | inspection_document(shown, diagnosis))
         return
     print(outcome.headline)
     width = width_of(sys.stdout)
-    write(inspection(shown, title=outcome.title, sort=sort, top=top, depth=depth, width=width), sys.stdout)
+    report = inspection(shown, diagnosis, title=outcome.title, sort=sort, top=top, depth=depth, width=width)
+    write(report, sys.stdout)
     if precision:
         print()
         print_table(precision_table(shown))

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from propscope.cli.output import profile_document
+from propscope.cli.output import diagnosis_document, profile_document
+from propscope.diagnosis import Diagnosis
 from propscope.results import NetworkProfile, TensorSummary
 from propscope.results.precision import FORMATS, recommended_loss_scale, summary_headroom
-from propscope.results.problems import Problem, find_problems, first_problem
 
 
-def inspection_document(shown: NetworkProfile) -> dict[str, Any]:
-    """Return what was seen as one object: the problems, the precision, the profile's row, sites and parameters."""
-    problems = find_problems(shown)
-    first = first_problem(problems)
-
-    def plain(problem: Problem) -> dict[str, Any]:
-        return {name: getattr(problem, name) for name in problem.__dataclass_fields__}
-
+def inspection_document(shown: NetworkProfile, diagnosis: Diagnosis) -> dict[str, Any]:
+    """Return what was seen as one object: verdict and findings, the precision, the profile's row, its sites."""
     return {
-        "first_problem": None if first is None else plain(first),
-        "problems": [plain(problem) for problem in problems],
+        **diagnosis_document(diagnosis),
         "precision": {
             "recommended_loss_scale": recommended_loss_scale(shown),
             "sites": [

@@ -8,6 +8,7 @@ import shutil
 import sys
 from typing import Any
 
+from propscope.diagnosis import Diagnosis, Finding, diagnose
 from propscope.results import NetworkProfile, ProfileSet, TrainingSet
 from propscope.results.expectations import Deviation, SecondMomentRatio, deviation, second_moment_ratios
 from propscope.results.grid import summarize_pairs
@@ -18,6 +19,7 @@ from propscope.results.rows import Row, parameter_row, profile_row, site_row
 from propscope.results.table import Table
 from propscope.results.training_grid import DistinctRows, summarize_training
 from propscope.results.training_layout import training_table
+from propscope.results.verdict import by_labels
 
 _NESTED = ("labels", "spec", "shape", "coverage")
 
@@ -35,12 +37,13 @@ def terminal_width() -> int | None:
 def print_grid(profiles: ProfileSet) -> None:
     """Print the table of pairs; where the terminal is too narrow for it, without the intervals, then without theory."""
     width = terminal_width()
-    table = grid_table(profiles)
+    diagnosis = diagnose(profiles, notes=False) if len(profiles) else None
+    table = grid_table(profiles, diagnosis)
     for theory in (True, False):
         # The first line is the title, which may wrap.
         if width is None or max(map(len, table.to_text().splitlines()[1 : len(table.rows) + 5])) <= width:
             break
-        table = grid_table(profiles, intervals=False, theory=theory)
+        table = grid_table(profiles, diagnosis, intervals=False, theory=theory)
     print(table.to_text(width=width))
 
 
@@ -59,8 +62,30 @@ def print_json(document: Any) -> None:
 
 
 def grid_document(profiles: ProfileSet) -> list[dict[str, Any]]:
-    """Return one object a pair, with the figures of its table row."""
-    return [{name: getattr(pair, name) for name in pair.__dataclass_fields__} for pair in summarize_pairs(profiles)]
+    """Return one object a pair, with the figures of its table row, its verdict and its findings."""
+    if not len(profiles):
+        return []
+    found = by_labels(diagnose(profiles, notes=False))
+    return [
+        {name: getattr(pair, name) for name in pair.__dataclass_fields__}
+        | diagnosis_document(found[frozenset(pair.labels.items())])
+        for pair in summarize_pairs(profiles)
+    ]
+
+
+def diagnosis_document(diagnosis: Diagnosis) -> dict[str, Any]:
+    """Return the verdict on one network and its findings, the worst first, as one object."""
+    return {"verdict": diagnosis.verdict, "findings": [_finding(finding) for finding in diagnosis.findings]}
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    names = ("kind", "severity", "direction", "first", "last", "message", "cause")
+    return {
+        **{name: getattr(finding, name) for name in names},
+        "remedy": None if finding.remedy is None else finding.remedy.text,
+        "confidence": finding.confidence,
+        "evidence": dict(finding.evidence),
+    }
 
 
 def training_document(runs: TrainingSet) -> list[dict[str, Any]]:

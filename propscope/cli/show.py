@@ -16,6 +16,7 @@ def show(
 ) -> None:
     """Print the table of a result file; when one pair is left, layer by layer, its seeds taken together."""
     from propscope.cli.output import (
+        diagnosis_document,
         grid_document,
         print_grid,
         print_json,
@@ -24,6 +25,7 @@ def show(
         profile_document,
         training_document,
     )
+    from propscope.diagnosis import diagnose
     from propscope.results import TrainingSet
     from propscope.results.layout import profile_table
     from propscope.results.pooling import pooled
@@ -35,7 +37,10 @@ def show(
     groups = profiles.groups("seed")
     selected = any(option is not None for option in (act, init, depth, width, seed))
     if len(groups) == 1 and (selected or len(profiles) == 1):
-        one = pooled(profiles)
-        print_json(profile_document(one)) if json else print_table(profile_table(one))
+        one, found = pooled(profiles), diagnose(profiles, notes=False)
+        if json:
+            print_json(diagnosis_document(found) | profile_document(one))
+        else:
+            print_table(profile_table(one, found))
         return
     print_json(grid_document(profiles)) if json else print_grid(profiles)

@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 from torch import Tensor, nn
 
+from propscope.diagnosis import diagnose
 from propscope.measure.filters import Patterns
 from propscope.measure.profiler import profile
 from propscope.measure.sampling import HISTOGRAM_LIMIT
@@ -34,7 +35,8 @@ def summary(
 ) -> NetworkProfile:
     """Profile `model` on one batch, print the tree of its sites and return the profile; the model stays as it was.
 
-    The first problem stands on top, and each line that starts with `!` names one at its end. `batch`, `loss`, `seed`,
+    The verdict of `diagnose` stands on top, and each line that starts with `!` shows something wrong, named at its end.
+    `batch`, `loss`, `seed`,
     `include`, `exclude`, `stats` and `histogram_limit` are as in `profile`. `sort`: "gain", "backward", "flat", "dead"
     or "nonfinite", the worst site first instead of the tree; `top`: that many lines. `depth`: modules that many levels
     down stand in one line, with the range of their sites; all sites are recorded nevertheless. Printed to `file`, None
@@ -53,5 +55,7 @@ def summary(
     )
     stream = sys.stdout if file is None else file
     title = type(model).__name__
-    write(inspection(seen, title=title, sort=sort, top=top, depth=depth, width=width_of(stream)), stream)
+    write(
+        inspection(seen, diagnose(seen), title=title, sort=sort, top=top, depth=depth, width=width_of(stream)), stream
+    )
     return seen

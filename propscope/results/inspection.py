@@ -1,4 +1,4 @@
-"""What `inspect` prints: the first problem, the tree of sites, what was not seen, the parameters, the precision."""
+"""What `inspect` prints: the verdict, the tree of sites, what was not seen, the parameters, the precision."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from propscope.results.finding import Diagnosis
 from propscope.results.network import NetworkProfile
 from propscope.results.precision import (
     LOSS_SCALE_MARGIN,
@@ -17,11 +18,11 @@ from propscope.results.precision import (
     spell,
     worst_in,
 )
-from propscope.results.problems import find_problems, first_problem, rules_for
 from propscope.results.sparkline import sparkline
 from propscope.results.streams import attention_sentence, stream_sentence
 from propscope.results.table import number, percent
 from propscope.results.tree import Range, TreeLine, sorted_lines, tree_lines
+from propscope.results.verdict import mark_rules, note_lines, verdict_lines
 
 _GAIN_NOTE = (
     "gain: forward rms over that of the pre-activation before; backward: rms of the gradient over that of the one "
@@ -64,6 +65,7 @@ _HEADS = {
 
 def inspection(
     profile: NetworkProfile,
+    diagnosis: Diagnosis,
     *,
     title: str = "(model)",
     sort: str | None = None,
@@ -73,30 +75,25 @@ def inspection(
 ) -> str:
     """Return the whole report on a profile as text of at most `width` characters (None: as wide as it needs to be).
 
-    A line that starts with `!` is a site with a problem, named in the last column; the first of them is explained on
-    top. `sort`: by gain, backward, flat, dead or nonfinite instead of the tree, the worst first, `top` of them (alone:
-    by gain). `depth`: levels of modules. Raises `InputError` for values that are not valid.
+    The verdict of the diagnosis stands on top, with the cause and the remedy of the worst finding; a line that starts
+    with `!` is a site that shows what is wrong, named in the last column. `sort`: by gain, backward, flat,
+    dead or nonfinite instead of the tree, the worst first, `top` of them (alone: by gain). `depth`: levels of modules.
+    Raises `InputError` for values that are not valid.
     """
     if sort is None and top is None:
-        lines = tree_lines(profile, depth=depth, title=title)
+        lines = tree_lines(profile, diagnosis, depth=depth, title=title)
     else:
-        lines = sorted_lines(profile, sort=sort or "gain", top=top)
+        lines = sorted_lines(profile, diagnosis, sort=sort or "gain", top=top)
     body = _table(lines, width)
-    paragraphs = [_headline(profile), body, _notes(profile, lines), *_facts(profile)]
+    paragraphs = [_headline(profile, diagnosis), body, _notes(lines), *note_lines(diagnosis), *_facts(profile)]
     return "\n".join(_wrapped(paragraph, width) if paragraph is not body else paragraph for paragraph in paragraphs)
 
 
-def _headline(profile: NetworkProfile) -> str:
-    problems = find_problems(profile)
-    first = first_problem(problems)
+def _headline(profile: NetworkProfile, diagnosis: Diagnosis) -> str:
     stop = next((note for note in profile.coverage if note.reason.startswith(_STOP)), None)
     if stop is not None:
         return f"stopped in {stop.name or '(model)'}{stop.reason.removeprefix(_STOP)}\n"
-    if first is None:
-        return f"no problem seen at {len(profile.sites)} sites\n"
-    others = len({problem.index for problem in problems}) - 1
-    more = f"; {others} more site{'s' * (others != 1)} marked !" if others else ""
-    return f"first problem: {first.name or '(model)'}: {first.message}{more}\n"
+    return "\n".join([*verdict_lines(profile, diagnosis), ""])
 
 
 def _table(lines: Sequence[TreeLine], width: int | None) -> str:
@@ -164,15 +161,11 @@ def _short(text: str, room: int, *, tail: bool = False) -> str:
     return f"{text[:lead]}…{text[-kept:]}"
 
 
-def _notes(profile: NetworkProfile, lines: Sequence[TreeLine]) -> str:
+def _notes(lines: Sequence[TreeLine]) -> str:
     notes = ["", _GAIN_NOTE]
-    rules = rules_for(word for line in lines for word in line.words)
+    rules = mark_rules(word for line in lines for word in line.words)
     if rules:
         notes += [f"! {'; '.join(rules)}."]
-    if profile.sites and all(site.backward is None for site in profile.sites):
-        notes += [
-            "No gradient was seen (no backward pass, or an output that needs none): the forward pass alone is shown."
-        ]
     return "\n".join([*notes, ""])
 
 

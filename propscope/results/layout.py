@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable
+from dataclasses import replace
 
 from propscope.results.expectations import (
     Deviation,
@@ -12,19 +14,22 @@ from propscope.results.expectations import (
     second_moment_ratios,
     without_theory,
 )
+from propscope.results.finding import Diagnosis
 from propscope.results.grid import PairSummary, summarize_pairs
 from propscope.results.interval import Interval
 from propscope.results.network import DIRECTIONS, NetworkProfile, Site
 from propscope.results.profile_set import ProfileSet
 from propscope.results.summary import TensorSummary
 from propscope.results.table import Table, number, percent
+from propscope.results.verdict import GRID_NOTE, by_labels, mark_rules, site_marks, verdict_lines, verdict_word
 
 _GRID_NOTES = (
     "forward: rms(z_last) / rms(z_first), z the pre-activations; backward: the same for dL/dz, last to first.",
     "a layer: the factor's root; over depth: geometric mean over seeds with its 95% interval. 1 keeps the signal,",
     "below 1 it vanishes, above 1 it explodes. flat: share of z where the nonlinearity's slope is under 7% of its",
     "largest (saturated, or inactive for a rectifier; half is normal for relu). dead: units flat on every sample.",
-    "cosine: mean over pairs of samples at the last layer; near 1, the inputs are no longer told apart.",
+    "cosine: mean over pairs of samples at the last layer; near 1, the inputs are no longer told apart. std: of the",
+    "first and the last activation.",
 )
 _GRID_THEORY_NOTE = (
     "/ theory: rms of z at the last layer, of dL/dz at the first, over what infinite-width theory expects, mean over",
@@ -35,14 +40,19 @@ _SITE_THEORY_NOTE = (
     "/ theory: rms over what infinite-width theory expects; in brackets how far ln(rms) lies from its mean over",
     "networks of this width, in their standard deviations: -2 to 2 is usual.",
 )
+# Columns that are there where any row has something in them.
+_RARE = ("equal", "non-\nfinite", "marks")
 _THEORY = ("forward\n/ theory", "backward\n/ theory")
 
 
-def grid_table(profiles: ProfileSet, *, intervals: bool = True, theory: bool = True) -> Table:
+def grid_table(
+    profiles: ProfileSet, diagnosis: Diagnosis | None = None, *, intervals: bool = True, theory: bool = True
+) -> Table:
     """Return the table with one row for each pair of initializer and activation (and each other label but the seed).
 
-    `intervals`: with the 95% interval over seeds behind each factor over the depth. `theory`: with the columns that
-    hold it against theory, where theory expects anything.
+    `diagnosis`: of the profiles, for the column with the verdict; None: without. `intervals`: with the 95% interval
+    over seeds behind each factor over the depth. `theory`: with the columns that hold it against theory, where theory
+    expects anything.
     """
     pairs = summarize_pairs(profiles)
     axes = profiles.axes
@@ -54,14 +64,16 @@ def grid_table(profiles: ProfileSet, *, intervals: bool = True, theory: bool = T
     seeds = {pair.seeds for pair in pairs}
     count = f"{min(seeds)} to {max(seeds)}" if len(seeds) > 1 else str(next(iter(seeds), 0))
     title = ", ".join([f"{len(pairs)} pair{'s' * (len(pairs) != 1)}", *fixed, f"{count} seed{'s' * (count != '1')}"])
+    verdicts = {} if diagnosis is None else by_labels(diagnosis)
+    judged = ("verdict",) * (diagnosis is not None)
     theory = theory and any(site.expected is not None for profile in profiles for site in profile.sites)
     figures = (
         "forward\na layer",
         "forward\nover depth",
         "backward\na layer",
         "backward\nover depth",
-        "std first\nactivation",
-        "std last\nactivation",
+        "std\nfirst",
+        "std\nlast",
         *_THEORY * theory,
         "flat",
         "dead",
@@ -69,10 +81,15 @@ def grid_table(profiles: ProfileSet, *, intervals: bool = True, theory: bool = T
         "non-\nfinite",
     )
     rows = tuple(
-        tuple(str(pair.labels.get(name, "")) for name in named) + _pair_cells(pair, intervals, theory) for pair in pairs
+        (
+            *(str(pair.labels.get(name, "")) for name in named),
+            *(verdict_word(verdicts[frozenset(pair.labels.items())]) for _ in judged),
+            *_pair_cells(pair, intervals, theory),
+        )
+        for pair in pairs
     )
-    notes = (*_GRID_NOTES, *_GRID_THEORY_NOTE * theory, *without_theory(profiles))
-    return Table(title, named + figures, rows, left=frozenset(named), notes=notes)
+    notes = (*GRID_NOTE * len(judged), *_GRID_NOTES, *_GRID_THEORY_NOTE * theory, *without_theory(profiles))
+    return _filled(Table(title, named + judged + figures, rows, left=frozenset(named + judged), notes=notes))
 
 
 def _pair_cells(pair: PairSummary, intervals: bool, theory: bool) -> tuple[str, ...]:
@@ -109,12 +126,17 @@ def _deviation(found: Deviation) -> str:
     return f"{ratio} ({f'{sd:+}' if sd else '0.0'})"
 
 
-def profile_table(profile: NetworkProfile) -> Table:
-    """Return the table with one row for each site of a network, in execution order."""
+def profile_table(profile: NetworkProfile, diagnosis: Diagnosis | None = None) -> Table:
+    """Return the table with one row for each site of a network, in execution order.
+
+    `diagnosis`: of the network, for the first lines and for the margin that marks what is wrong; None: without.
+    """
     labels = ", ".join(f"{name} {value}" for name, value in profile.labels.items())
     title = f"{len(profile.sites)} sites, {len(profile.parameters)} parameters"
     theory = any(site.expected is not None for site in profile.sites)
     moments = second_moment_ratios(profile)
+    first = () if diagnosis is None else verdict_lines(profile, diagnosis)
+    marks = {} if diagnosis is None else site_marks(profile, diagnosis)
     columns = (
         "layer",
         "site",
@@ -134,6 +156,7 @@ def profile_table(profile: NetworkProfile) -> Table:
         "cosine",
         "rank",
         "non-\nfinite",
+        "marks",
     )
     gains = _gains(profile)
     extra = [
@@ -141,17 +164,32 @@ def profile_table(profile: NetworkProfile) -> Table:
         for index, site in enumerate(profile.sites)
     ]
     rows = tuple(
-        _site_cells(site, *gains.get(id(site), (None, None)), cells)
-        for site, cells in zip(profile.sites, extra, strict=True)
+        (*_site_cells(site, *gains.get(id(site), (None, None)), cells), ", ".join(marks.get(index, ())))
+        for index, (site, cells) in enumerate(zip(profile.sites, extra, strict=True))
     )
     notes = (
         "gain: forward rms over that of the layer before; backward gain: backward rms over that of the layer after;",
         "both between pre-activations. dead, equal: units flat on every sample, units equal to another.",
+        *textwrap.wrap("; ".join(mark_rules(word for words in marks.values() for word in words)), 116),
         *_SITE_THEORY_NOTE * theory,
         *("E[h²]/E[z²]: mean square of an activation over that of its pre-activation.",) * bool(moments),
         *without_theory(ProfileSet((profile,))),
     )
-    return Table(": ".join(filter(None, [labels, title])), columns, rows, frozenset(columns[1:4]), notes)
+    said = [*(textwrap.fill(line, 120, subsequent_indent="  ") for line in first)]
+    said.append(": ".join(filter(None, [labels, title])))
+    return _filled(Table("\n".join(said), columns, rows, frozenset((*columns[1:4], "marks")), notes))
+
+
+def _filled(table: Table) -> Table:
+    """Return the table without the columns of what is rare where nothing has it."""
+    kept = [
+        place
+        for place, name in enumerate(table.columns)
+        if name not in _RARE or any(row[place] not in ("", "0") for row in table.rows)
+    ]
+    columns = tuple(table.columns[place] for place in kept)
+    rows = tuple(tuple(row[place] for place in kept) for row in table.rows)
+    return replace(table, columns=columns, rows=rows)
 
 
 def _gains(profile: NetworkProfile) -> dict[int, tuple[float | None, float | None]]:

@@ -230,14 +230,16 @@ class NetworkProfile:
         return sum(summary.nonfinite_count for summary in seen if summary is not None)
 
     def __str__(self) -> str:
+        from propscope.diagnosis import diagnose
         from propscope.results.layout import profile_table
 
-        return profile_table(self).to_text()
+        return profile_table(self, diagnose(self, notes=False)).to_text()
 
     def _repr_html_(self) -> str:
+        from propscope.diagnosis import diagnose
         from propscope.results.layout import profile_table
 
-        return profile_table(self).to_html()
+        return profile_table(self, diagnose(self, notes=False)).to_html()
 
 
 def signal_of(summary: TensorSummary | None) -> float:

@@ -99,11 +99,13 @@ class ProfileSet:
         return to_xarray(self)
 
     def __str__(self) -> str:
+        from propscope.diagnosis import diagnose
         from propscope.results.layout import grid_table
 
-        return grid_table(self).to_text()
+        return grid_table(self, diagnose(self, notes=False) if self.profiles else None).to_text()
 
     def _repr_html_(self) -> str:
+        from propscope.diagnosis import diagnose
         from propscope.results.layout import grid_table
 
-        return grid_table(self).to_html()
+        return grid_table(self, diagnose(self, notes=False) if self.profiles else None).to_html()

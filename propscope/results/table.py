@@ -49,8 +49,9 @@ class Table:
 
         body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in self.rows)
         notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
+        caption = html.escape(self.title).replace("\n", "<br>")
         head = f"<thead><tr>{cells(self.columns, 'th')}</tr></thead>"
-        return f"<table><caption>{html.escape(self.title)}</caption>{head}<tbody>{body}</tbody></table>{notes}"
+        return f"<table><caption>{caption}</caption>{head}<tbody>{body}</tbody></table>{notes}"
 
 
 def number(value: float | int | None, digits: int = 3) -> str:

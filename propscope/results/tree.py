@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from propscope.errors import InputError
+from propscope.results.finding import Diagnosis
 from propscope.results.gains import Gains, site_gains
 from propscope.results.histogram import LogHistogram
 from propscope.results.network import NetworkProfile, Site
-from propscope.results.problems import Problem, find_problems, first_problem
+from propscope.results.verdict import faults, site_marks
 
 LINES_AT_MOST = 120
+_UNKNOWN = Diagnosis()
+_OF_SIZE = ("exploding", "vanishing", "non-finite")
 _DOT = re.compile(r"\.(?![^\[]*\])")
 _OUTPUT = re.compile(r"([^#\[]*)(.*)", re.DOTALL)
 
@@ -30,7 +33,8 @@ class Range:
 class TreeLine:
     """One line: the site of a module, the sites of a collapsed module together, or a module without a site (None).
 
-    `label` with the lines that lead to it; `figures` by column name, absent where there is none; `words`: the problems.
+    `label` with the lines that lead to it; `figures` by column name, absent where there is none; `words`: what is
+    wrong.
     """
 
     label: str
@@ -82,32 +86,38 @@ SORTS: dict[str, Callable[[Site, Gains], float]] = {
 }
 
 
-def tree_lines(profile: NetworkProfile, *, depth: int | None = None, title: str = "(model)") -> tuple[TreeLine, ...]:
-    """Return the tree, its first line the model itself.
+def tree_lines(
+    profile: NetworkProfile,
+    diagnosis: Diagnosis = _UNKNOWN,
+    *,
+    depth: int | None = None,
+    title: str = "(model)",
+) -> tuple[TreeLine, ...]:
+    """Return the tree, its first line the model itself; what the diagnosis found wrong is marked.
 
     `depth`: modules that many levels down stand in one line, with the least and greatest figures of their sites. None:
-    all levels, or when that makes over 120 lines as many as fit, with the way to the first problem left open. Levels
+    all levels, or when that makes over 120 lines as many as fit, with the way to the worst finding left open. Levels
     that hold nothing but one further level share its line. Raises `InputError` for a depth below 1.
     """
     if depth is not None and depth < 1:
         raise InputError(f"depth is {depth}; valid is a whole number of at least 1, or None for all levels")
-    problems = find_problems(profile)
-    lines = _Lines(profile, problems)
+    lines = _Lines(profile, diagnosis)
     root = _tree(profile.sites, title)
     if depth is not None:
         return lines.of(root, depth, None)
-    first = first_problem(problems)
     deepest = _levels(root)
     fitting = [level for level in range(1, deepest) if _count(root, level) <= LINES_AT_MOST]
     if _count(root, deepest) <= LINES_AT_MOST:
         return lines.of(root, deepest, None)
-    return lines.of(root, max(fitting, default=1), None if first is None else first.index)
+    return lines.of(root, max(fitting, default=1), lines.worst)
 
 
-def sorted_lines(profile: NetworkProfile, *, sort: str, top: int | None = None) -> tuple[TreeLine, ...]:
+def sorted_lines(
+    profile: NetworkProfile, diagnosis: Diagnosis = _UNKNOWN, *, sort: str, top: int | None = None
+) -> tuple[TreeLine, ...]:
     """Return one line a site, the worst first: `sort` by gain, backward, flat, dead or nonfinite, `top` lines at most.
 
-    A gain is worse the farther it is from 1, and sites with a grave problem in its direction come before the others.
+    A gain is worse the farther it is from 1, and sites found at fault in its direction come before the others.
     Sites that do not have the figure, or none of it, are left out. Raises `InputError` for another sort, and for a top
     below 1.
     """
@@ -115,24 +125,25 @@ def sorted_lines(profile: NetworkProfile, *, sort: str, top: int | None = None) 
         raise InputError(f"sort is {sort!r}; valid is one of {', '.join(SORTS)}")
     if top is not None and top < 1:
         raise InputError(f"top is {top}; valid is a whole number of at least 1")
-    gains, problems = site_gains(profile), find_problems(profile)
+    gains = site_gains(profile)
     # A norm hides a layer's odd scale from the gains between signal sites, so what was found comes first.
     direction = {"gain": "forward", "backward": "backward"}.get(sort)
-    found = {problem.index for problem in problems if problem.grave and problem.direction == direction}
+    sizes = (f for f in faults(diagnosis) if f.kind in _OF_SIZE and f.direction == direction)
+    found = {index for finding in sizes for index in site_marks(profile, Diagnosis((finding,)))}
     ranked = [(index in found, SORTS[sort](site, gains[index]), index) for index, site in enumerate(profile.sites)]
     ranked.sort(key=lambda entry: (-entry[0], -entry[1]))
-    lines = _Lines(profile, problems)
+    lines = _Lines(profile, diagnosis)
     kept = [index for bad, figure, index in ranked if bad or figure > 0]
     return tuple(lines.site(profile.sites[index].name or "(model)", index) for index in kept[:top])
 
 
 class _Lines:
-    def __init__(self, profile: NetworkProfile, problems: Iterable[Problem]) -> None:
+    def __init__(self, profile: NetworkProfile, diagnosis: Diagnosis) -> None:
         self._sites = profile.sites
         self._gains = site_gains(profile)
-        self._words: dict[int, list[str]] = {}
-        for problem in problems:
-            self._words.setdefault(problem.index, []).append(problem.word)
+        self._words = site_marks(profile, diagnosis)
+        shown = site_marks(profile, Diagnosis(faults(diagnosis)[:1]))
+        self.worst = min(shown, default=None)
 
     def of(self, root: _Node, depth: int, keep: int | None) -> tuple[TreeLine, ...]:
         """Return the lines of a tree down to a depth; below it only on the way to the site at position `keep`."""
@@ -159,7 +170,7 @@ class _Lines:
         """Return the line of one site."""
         site = self._sites[index]
         histogram = None if site.forward is None else site.forward.histogram
-        words = tuple(self._words.get(index, ()))
+        words = self._words.get(index, ())
         # A function's site is named after it.
         function = site.kind.islower() and site.kind != "input" and label.split("#")[0].endswith(site.kind)
         kind = "function" if function else site.kind

@@ -17,8 +17,14 @@ from propscope.store import load, save
 def test_the_table_of_pairs(command, run_file):
     out = command.fine("show", run_file)
     assert out.splitlines()[0] == "4 pairs, depth 3, width 8, batch 8, 2 seeds"
-    rows = [line.split()[:2] for line in out.splitlines()[5:9]]
-    assert rows == [["relu", "he_normal"], ["relu", "zeros"], ["tanh", "he_normal"], ["tanh", "zeros"]]
+    rows = [line.split()[:3] for line in out.splitlines()[5:9]]
+    assert rows == [
+        ["relu", "he_normal", "healthy"],
+        ["relu", "zeros", "broken:"],
+        ["tanh", "he_normal", "healthy"],
+        ["tanh", "zeros", "broken:"],
+    ]
+    assert out.count("broken: symmetric") == 2
     assert out.count("100%") >= 2
 
 
@@ -29,17 +35,18 @@ def test_the_table_is_that_of_python(command, run_file):
 def test_one_pair_layer_by_layer(command, run_file):
     out = command.fine("show", run_file, "--init", "he_normal", "--act", "relu")
     lines = out.splitlines()
-    assert lines[0] == (
+    assert lines[0] == "healthy: no problem seen at 6 sites"
+    assert lines[1] == (
         "initializer he_normal, activation relu, depth 3, width 8, batch 8, networks 2: 6 sites, 6 parameters"
     )
-    assert [line.split()[1] for line in lines[5:11]] == [
+    assert [line.split()[1] for line in lines[6:12]] == [
         f"layers.{number}.{part}" for number in range(3) for part in ("linear", "activation")
     ]
 
 
 def test_one_network(command, run_file):
     out = command.fine("show", run_file, "--init", "he_normal", "--act", "relu", "--seed", "1")
-    assert ", seed 1: 6 sites" in out.splitlines()[0]
+    assert ", seed 1: 6 sites" in out.splitlines()[1]
 
 
 def test_some_of_the_pairs(command, run_file):
@@ -54,9 +61,9 @@ def test_some_of_the_pairs(command, run_file):
 def test_a_file_of_one_pair_shows_its_row_until_it_is_asked_for(command, run_file, place):
     save("one.h5", load(run_file).subset(activation="relu", initializer="he_normal"))
     assert command.fine("show", "one.h5").startswith("1 pair, ")
-    assert "6 sites" in command.fine("show", "one.h5", "--act", "relu").splitlines()[0]
+    assert "6 sites" in command.fine("show", "one.h5", "--act", "relu").splitlines()[1]
     save("single.h5", load(run_file)[0])
-    assert "6 sites" in command.fine("show", "single.h5").splitlines()[0]
+    assert "6 sites" in command.fine("show", "single.h5").splitlines()[1]
 
 
 def test_json_of_the_pairs(command, run_file):
@@ -71,6 +78,12 @@ def test_json_of_the_pairs(command, run_file):
     assert dead["forward_factor"] == {"center": 0.0, "low": 0.0, "high": 0.0, "count": 2}
     assert (dead["dead_fraction"], dead["mean_cosine"], dead["seeds"], dead["layers"]) == (1.0, None, 2, 3)
     assert 0.1 < pairs[0]["forward_gain"]["center"] < 10
+    assert (pairs[0]["verdict"], pairs[0]["findings"], dead["verdict"]) == ("healthy", [], "broken")
+    worst = dead["findings"][0]
+    assert (worst["kind"], worst["severity"], worst["first"]) == ("symmetric", "broken", "layers.0.linear")
+    assert worst["confidence"] == 0.75
+    assert worst["evidence"]["layers"] == 3
+    assert worst["remedy"].startswith("draw the weights by he_normal")
 
 
 def test_json_of_one_network(command, run_file):
@@ -90,6 +103,7 @@ def test_json_of_one_network(command, run_file):
     assert second["dead_units"] is None
     assert second["flat_fraction"] is None
     assert first["forward_rms"] > 0
+    assert (one["verdict"], one["findings"]) == ("healthy", [])
     together = command("show", run_file, "--json", "--init", "he_normal", "--act", "relu").document
     assert together["profile"]["labels"]["networks"] == 2
     assert together["profile"]["seed"] is None
@@ -138,12 +152,12 @@ def test_json_of_theory(command, predicted_file):
 
 def test_a_terminal_too_narrow_for_theory_still_shows_the_rest(command, predicted_file, monkeypatch):
     widths = {}
-    for width in (300, 130, 105):
+    for width in (300, 140, 120):
         monkeypatch.setattr("propscope.cli.output.terminal_width", lambda width=width: width)
         out = command.fine("show", predicted_file)
         widths[width] = ("/ theory" in out, "[" in out)
         assert max(map(len, out.splitlines()[1:7])) <= width
-    assert widths == {300: (True, True), 130: (True, False), 105: (False, False)}
+    assert widths == {300: (True, True), 140: (True, False), 120: (False, False)}
 
 
 def test_json_has_no_infinity_and_no_nan(command, place):

@@ -138,7 +138,7 @@ class TestRuns:
         assert shown.err == ""
         lines = shown.out.splitlines()
         assert lines[0] == "nets.py:good: Sequential, input 6,4 float32, train, loss cotangent"
-        assert lines[1].startswith(("no problem", "first problem"))
+        assert lines[1] == "healthy: no problem seen at 5 sites"
         assert [line.split()[0].lstrip("├└─") for line in lines if "Linear" in line] == ["0", "2", "4"]
         assert "parameters: 139 in 6 tensors, each with a gradient" in shown.out
 
@@ -233,7 +233,10 @@ class TestRuns:
     def test_init_sets_the_layers(self, run):
         shown = run("nets.py:good", "--init", "zeros")
         assert "init zeros (6 of 6 parameters set)" in shown.out.splitlines()[0]
-        assert shown.out.splitlines()[1].startswith("first problem: 0: all 48 values are zero")
+        assert shown.out.splitlines()[1].startswith("broken: ")
+        assert any(line.startswith("! ") and "zero" in line for line in shown.out.splitlines())
+        assert shown.out.splitlines()[2].startswith("cause: ")
+        assert "\nremedy: " in shown.out
 
     def test_checkpoint(self, run, models):
         weights = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
@@ -279,9 +282,19 @@ class TestRuns:
         assert "--overwrite" in run("nets.py:good", "--store", "run.h5", "--input-shape", "6,4", code=2).err
         run("nets.py:good", "--store", "run.h5", "--overwrite")
 
-    def test_json_has_the_problems_and_the_precision(self, run):
+    def test_seeds_are_judged_one_by_one(self, run):
+        found = document(run, "nets.py:good", "--seeds", 3, "--arg", "act=tanh", "--init", "zeros")["findings"]
+        assert found[0]["confidence"] == pytest.approx(4 / 5)
+
+    def test_json_has_the_verdict_and_the_precision(self, run):
         found = document(run, "nets.py:good", "--init", "zeros")
-        assert found["first_problem"]["word"] == "zero"
+        assert found["verdict"] == "broken"
+        assert set(found["findings"][0]) == {
+            *("kind", "severity", "direction", "first", "last", "message", "cause", "remedy", "confidence", "evidence")
+        }
+        assert found["findings"][0]["severity"] == "broken"
+        assert isinstance(found["findings"][0]["remedy"], str)
+        assert [finding["severity"] for finding in found["findings"]][-1] == "note"
         assert len(found["precision"]["sites"]) == len(found["sites"]) == 5
         assert found["precision"]["recommended_loss_scale"] >= 1
         assert found["stopped"] is None
@@ -289,10 +302,10 @@ class TestRuns:
     def test_no_parameters(self, run):
         shown = run("nets.py:bare")
         assert "parameters: none" in shown.out
-        assert "No gradient was seen" in shown.out
+        assert "note: no gradient was seen: the forward pass alone is judged" in shown.out
 
     def test_no_gradient_is_said(self, run):
-        assert "No gradient was seen" in run("nets.py:NoGradient").out
+        assert "note: no gradient was seen" in run("nets.py:NoGradient").out
 
 
 def failure(run, *arguments):
@@ -432,8 +445,24 @@ def test_examples_name_their_fault_in_the_first_screen(name):
     script = Path(__file__).parents[2] / "examples" / f"{name}.py"
     done = subprocess.run([sys.executable, "-W", "error", script], capture_output=True, text=True, check=True)
     first = done.stdout.splitlines()[0]
-    expected = {"broken_sigmoid": "first problem: 0: backward rms", "misscaled_resnet": "first problem: stage2.1.conv1"}
+    expected = {"broken_sigmoid": "broken: the gradient fades by", "misscaled_resnet": "strained: stage2.1.conv1: "}
     assert first.startswith(expected[name])
+
+
+@pytest.mark.parametrize(
+    ("target", "options"),
+    [
+        ("resnet", ("--input-shape", "8,3,32,32")),
+        ("language_model", ("--input-shape", "4,64", "--input-kind", "tokens")),
+    ],
+)
+def test_sound_examples_are_healthy(run, target, options):
+    from pathlib import Path
+
+    models = Path(__file__).parents[2] / "examples" / "models.py"
+    shown = run(f"{models}:{target}", *options).out.splitlines()
+    assert shown[1].startswith("healthy: no problem seen at ")
+    assert not any(line.startswith("!") for line in shown)
 
 
 def test_summary_prints_the_tree_and_returns_the_profile(capsys):
@@ -443,5 +472,5 @@ def test_summary_prints_the_tree_and_returns_the_profile(capsys):
     seen = propscope.summary(model, torch.randn(8, 4), sort="gain", top=1)
     assert isinstance(seen, propscope.NetworkProfile)
     assert len(seen.sites) == 3
-    assert capsys.readouterr().out.splitlines()[0] == "no problem seen at 3 sites"
+    assert capsys.readouterr().out.splitlines()[0] == "healthy: no problem seen at 3 sites"
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -8,6 +8,7 @@ from result_records import layered
 
 from propscope.results import Expected, NetworkProfile, ProfileSet, Site, TensorSummary
 from propscope.results.expectations import theory_note
+from propscope.results.finding import Diagnosis, Finding
 from propscope.results.layout import grid_table, profile_table
 
 FIGURES = {"flat_fraction": 0.5, "dead_units": 1, "symmetric_units": 2, "mean_cosine": 0.3, "effective_rank": 1.5}
@@ -41,14 +42,36 @@ def test_a_row_of_the_grid():
         "forward over depth": "2.00",
         "backward a layer": "0.250",
         "backward over depth": "0.250",
-        "std first activation": "1.00",
-        "std last activation": "2.00",
+        "std first": "1.00",
+        "std last": "2.00",
         "flat": "50%",
         "dead": "50%",
         "cosine": "0.30",
-        "nonfinite": "0",
     }
     assert table.left == {"initializer"}
+
+
+def test_the_verdict_stands_behind_the_names():
+    profiles = ProfileSet.of(pair(name, seed) for name in ("he_normal", "zeros") for seed in range(2))
+    worst = Finding("vanishing", "broken", (), "it fades", "small", direction="backward")
+    networks = tuple(
+        Diagnosis(found, labels={"initializer": name, "activation": "relu", "depth": 2})
+        for name, found in (("zeros", (worst,)), ("he_normal", ()))
+    )
+    table = grid_table(profiles, Diagnosis(networks=networks))
+    assert [row[:2] for row in table.rows] == [("he_normal", "healthy"), ("zeros", "broken: vanishing backward")]
+    assert table.columns[:2] == ("initializer", "verdict")
+    assert table.left == {"initializer", "verdict"}
+    assert table.notes[0].startswith("verdict: ")
+    assert grid_table(profiles[:2], networks[1]).rows[0][0] == "healthy"
+    assert not any("verdict" in text for text in (*grid_table(profiles).columns, *grid_table(profiles).notes))
+
+
+def test_the_set_prints_its_verdicts():
+    profiles = ProfileSet.of(layered([1e6**i for i in range(3)], initializer=name, seed=0) for name in "ab")
+    assert str(profiles).count("broken: exploding forward") == 2
+    assert "broken: exploding forward" in profiles._repr_html_()
+    assert str(ProfileSet(())).startswith("0 pairs")
 
 
 def test_the_interval_stands_behind_the_factor():
@@ -115,13 +138,43 @@ def test_rows_of_a_network():
         "equal": "2/2",
         "cosine": "0.30",
         "rank": "1.50",
-        "nonfinite": "0",
     }
     assert [row[3] for row in table.rows] == ["pre-activation", "activation"] * 2
     last = cells(table, 2)
     assert (last["gain"], last["backward gain"]) == ("2.00", "")
     activation = cells(table, 1)
     assert (activation["gain"], activation["flat"], activation["dead"], activation["backward rms"]) == ("", "", "", "-")
+
+
+def test_a_network_is_printed_with_its_verdict_and_its_marks():
+    worst = Finding("exploding", "broken", (), "it grows", "large " * 40, marks={"layers.1.linear": "x9"})
+    other = Finding("stagnant", "strained", (), "no gradient", "", marks={"layers.1.linear": "no gradient"})
+    table = profile_table(pair("he_normal", 3), Diagnosis((worst, other)))
+    lines = table.title.splitlines()
+    assert (lines[0], lines[-1][:21]) == ("broken: it grows", "initializer he_normal")
+    assert max(map(len, lines)) <= 120
+    assert [row[-1] for row in table.rows] == ["", "", "x9, no gradient", ""]
+    assert table.columns[-1] == "marks"
+    assert "marks" in table.left
+    assert any(note.startswith("x: ") for note in table.notes)
+    healthy = profile_table(pair("he_normal", 3), Diagnosis())
+    assert healthy.title.splitlines()[0] == "healthy: no problem seen at 4 sites"
+    assert "marks" not in healthy.columns
+
+
+def test_a_profile_prints_its_verdict():
+    profile = layered([1e6**i for i in range(3)])
+    assert str(profile).startswith("broken: ")
+    assert "<caption>broken: " in profile._repr_html_()
+    assert "<br>cause: " in profile._repr_html_()
+
+
+def test_columns_of_what_is_rare_are_there_where_anything_is_in_them():
+    lost = layered([1.0, math.inf], seed=0)
+    assert "non-\nfinite" in grid_table(ProfileSet.of([lost])).columns
+    assert "non-\nfinite" not in grid_table(ProfileSet.of([pair("he_normal", 0)])).columns
+    assert {"non-\nfinite"} == set(profile_table(lost).columns) - set(profile_table(layered([1.0, 1.0])).columns)
+    assert "equal" in profile_table(pair("he_normal", 0)).columns
 
 
 def predicted(seed=0, scale=1.0):

@@ -1,4 +1,4 @@
-"""The tree on records made by hand: its lines, its problems, its text."""
+"""The tree on records made by hand: its lines, its marks, its text."""
 
 import math
 from dataclasses import replace
@@ -9,9 +9,9 @@ import pytest
 
 from propscope.errors import InputError
 from propscope.results import CoverageNote, LogHistogram, NetworkProfile, Parameter, Site, TensorSummary
+from propscope.results.finding import Diagnosis, Finding, Remedy
 from propscope.results.gains import site_gains
 from propscope.results.inspection import inspection
-from propscope.results.problems import find_problems, first_problem
 from propscope.results.sparkline import sparkline
 from propscope.results.terminal import width_of, write
 from propscope.results.tree import FIGURES, LINES_AT_MOST, sorted_lines, tree_lines
@@ -33,9 +33,10 @@ def network(*sites, **fields):
     return NetworkProfile(sites, **fields)
 
 
-def chain(rms, grad=None):
-    grads = grad or [1.0] * len(rms)
-    return network(*(site(f"layers.{i}.linear", r, g) for i, (r, g) in enumerate(zip(rms, grads, strict=True))))
+def fault(name, word, kind="exploding", severity="strained", *, sites=(), **fields):
+    """A finding that marks one site."""
+    said = f"{name}: {word}"
+    return Finding(kind, severity, sites or (name,), said, "it is", marks={name: word}, **fields)
 
 
 def labels(profile, **options):
@@ -99,20 +100,37 @@ class TestTree:
         assert b.kind == "Linear"
         assert top.kind == ""
 
-    def test_a_collapsed_module_bears_the_problems_inside(self):
-        lines = tree_lines(network(site("a.0"), site("a.1", summary(1.0, nan_count=3)), site("b")), depth=1)
-        assert lines[1].words == ("NaN",)
+    def test_a_collapsed_module_bears_the_marks_inside(self):
+        found = Diagnosis(
+            (fault("a.1", "NaN"), fault("a.1", "x9"), fault("a.0", "NaN"), fault("b", "", "precision", "note"))
+        )
+        lines = tree_lines(network(site("a.0"), site("a.1"), site("b")), found, depth=1)
+        assert [line.words for line in lines] == [(), ("NaN", "x9"), ()]
 
-    def test_many_sites_stay_readable_and_the_first_problem_open(self):
+    def test_a_module_bears_its_mark_at_every_call(self):
+        found = Diagnosis((fault("fc", "no gradient", "stagnant"), fault("rnn[1]", "NaN"), fault("", "x2")))
+        names = ("fc#0", "fc#1", "fcs", "rnn[0]", "rnn[1]", "")
+        lines = {line.label: line.words for line in sorted_lines(network(*map(site, names)), found, sort="gain")}
+        marked = {"fc#0": ("no gradient",), "fc#1": ("no gradient",), "rnn[1]": ("NaN",), "(model)": ("x2",)}
+        assert {name: words for name, words in lines.items() if words} == {
+            name: marked[name] for name in lines if name in marked
+        }
+        words = {line.label.lstrip("│ ├└─"): line.words for line in tree_lines(network(*map(site, names)), found)}
+        assert {name: marks for name, marks in words.items() if marks} == marked
+
+    def test_many_sites_stay_readable_and_the_worst_finding_open(self):
         names = [f"h.{block}.{part}" for block in range(100) for part in ("norm", "up", "gelu", "down", "add")]
-        rms = {"h.70.up": 50.0}
-        profile = network(*(site(name, rms.get(name, 1.0), role="other") for name in names))
-        lines = tree_lines(profile)
+        profile = network(*(site(name, role="other") for name in names))
+        found = Diagnosis(
+            (fault("h.70.up", "x50", sites=("h.5.up",)), fault("h.70.gelu", "x0.020"), fault("h.3.up", "x9"))
+        )
+        lines = tree_lines(profile, found)
         assert len(lines) <= LINES_AT_MOST + 5
         assert sum(line.kind == "5 sites" for line in lines) == 99
-        marked = [line for line in lines if line.words]
-        assert [(line.label.lstrip("│ ├─"), line.words) for line in marked] == [("up", ("x50",)), ("gelu", ("x0.020",))]
+        marked = [(line.label.lstrip("│ ├─"), line.words) for line in lines if line.words]
+        assert marked == [("3", ("x9",)), ("up", ("x50",)), ("gelu", ("x0.020",))]
         assert len(tree_lines(profile, depth=5)) == 602
+        assert not any(line.words for line in tree_lines(profile))
 
     @pytest.mark.parametrize("depth", [0, -1])
     def test_depth_must_be_positive(self, depth):
@@ -142,12 +160,16 @@ class TestSort:
     def test_top(self):
         assert [line.label for line in sorted_lines(self.profile, sort="flat", top=1)] == ["b"]
 
-    def test_a_found_jump_comes_first_though_a_norm_hides_it(self):
-        sites = []
-        for block in range(6):
-            sites += [site(f"{block}.conv", 100.0 if block == 3 else 1.0, kind="Conv2d", role="other")]
-            sites += [site(f"{block}.bn", 1.0 + 0.1 * block, kind="BatchNorm2d")]
-        assert sorted_lines(network(*sites), sort="gain")[0].label == "3.conv"
+    def test_what_was_found_comes_first_though_a_norm_hides_it(self):
+        found = Diagnosis(
+            (
+                fault("a", "alike", "collapse", "broken", direction="forward"),
+                fault("c", "x100", direction="forward"),
+                fault("a", "grad x9", "vanishing", direction="backward"),
+            )
+        )
+        first = {sort: sorted_lines(self.profile, found, sort=sort)[0].label for sort in ("gain", "backward", "flat")}
+        assert first == {"gain": "c", "backward": "a", "flat": "b"}
 
     def test_bad_values(self):
         with pytest.raises(InputError, match="sort is 'size'; valid is one of gain, backward, flat, dead, nonfinite"):
@@ -156,133 +178,7 @@ class TestSort:
             sorted_lines(self.profile, sort="gain", top=0)
 
 
-def problems_of(profile):
-    return {(problem.name, problem.word) for problem in find_problems(profile)}
-
-
-class TestProblems:
-    def test_a_sound_network_has_none(self):
-        assert find_problems(chain([1.0, 1.1, 0.9, 1.2], [1.0, 0.9, 1.1, 1.0])) == ()
-
-    def test_nonfinite_and_zero(self):
-        profile = network(
-            site("a"),
-            site("b", summary(1.0, nan_count=2)),
-            site("c", summary(1.0, neginf_count=1), summary(1.0, posinf_count=1)),
-            site("d", 0.0, 0.0),
-        )
-        expected = {("b", "NaN"), ("c", "Inf"), ("c", "grad Inf"), ("d", "zero"), ("d", "grad zero")}
-        assert expected <= problems_of(profile)
-        assert first_problem(find_problems(profile)).name == "b"
-
-    def test_a_jump_is_named_with_its_neighbours(self):
-        rms = [1.0, 1.0, 1.0, 98.0, 98.0, 98.0]
-        profile = chain(rms)
-        first = first_problem(find_problems(profile))
-        assert (first.name, first.word) == ("layers.3.linear", "x98")
-        assert first.message == "forward gain 98 (x98 its neighbours')"
-        assert problems_of(profile) == {("layers.3.linear", "x98")}
-
-    @pytest.mark.parametrize(("gain", "found"), [(9.9, False), (10.1, True), (0.101, False), (0.099, True)])
-    def test_threshold_of_a_jump(self, gain, found):
-        assert bool(problems_of(chain([1.0, gain, gain, gain]))) == found
-
-    def test_backward_jump_is_where_the_gradient_comes_out(self):
-        profile = chain([1.0] * 5, [50.0, 50.0, 1.0, 1.0, 1.0])
-        assert problems_of(profile) == {("layers.1.linear", "grad x50")}
-
-    def test_other_stacks_and_nonlinearities_are_no_chain(self):
-        encoder = [site(f"encoder.{i}.fc", 1.0, 1e-3, activation="ReLU") for i in range(3)]
-        decoder = [site(f"decoder.{i}.fc", 0.05, 1.0, activation="ReLU") for i in range(3)]
-        assert find_problems(network(*encoder, *decoder)) == ()
-        kinds = (("forget", 1.0, "Sigmoid"), ("cell", 30.0, "Tanh"))
-        gates = [site(f"{i}.{name}", rms, activation=kind) for i in range(2) for name, rms, kind in kinds]
-        assert find_problems(network(*gates)) == ()
-        assert find_problems(network(*(replace(gate, activation="Tanh") for gate in gates)))
-
-    def test_layers_are_held_against_those_with_the_same_before_them(self):
-        # up's input is the norm's output, though the gate's activation runs between them.
-        rms = {"norm": 1.0, "gate": 1.0, "silu": 0.05, "up": 1.0, "down": 0.5}
-        names = [f"{block}.{part}" for block in range(2) for part in rms]
-        sites = [site(name, rms[name[2:]], role="other", kind="Linear") for name in names]
-        assert find_problems(network(*sites)) == ()
-
-    def test_pooling_is_no_jump(self):
-        sites = (site("a", 1.0, 1 / 64, shape=(32, 8, 8, 8)), site("b", 0.1, 1.0), site("c", 0.1, 1.0))
-        assert find_problems(network(*sites)) == ()
-
-    def test_a_layer_unlike_its_kind_behind_a_norm(self):
-        sites = []
-        for block in range(6):
-            sites += [site(f"{block}.conv", 100.0 if block == 3 else 1.0, kind="Conv2d", role="other")]
-            sites += [site(f"{block}.bn", 1.0, kind="BatchNorm2d"), site(f"{block}.relu", 0.7, role="activation")]
-        found = find_problems(network(*sites))
-        assert [(problem.name, problem.word) for problem in found] == [("3.conv", "x100")]
-        assert "of the other Conv2d sites" in found[0].message
-
-    def test_a_sum_is_not_to_blame_for_its_branch(self):
-        sites = []
-        for block in range(4):
-            large = 100.0 if block == 1 else 1.0
-            sites += [
-                site(f"{block}.{name}", rms, role="other", kind=kind)
-                for name, rms, kind in (
-                    ("norm", 1.0, "LayerNorm"),
-                    ("fc", large, "Linear"),
-                    ("add", 150.0 if block else 1.4, "add"),
-                )
-            ]
-        assert problems_of(network(*sites)) == {("1.fc", "x100")}
-
-    def test_a_norm_unlike_its_kind(self):
-        rms = [1.0, 1.0, 30.0, 1.0, 1.0]
-        sites = [site(f"{i}.norm", r, kind="LayerNorm", role="norm") for i, r in enumerate(rms)]
-        assert ("2.norm", "x30") in problems_of(network(*sites))
-
-    def test_vanishing_and_exploding_over_the_depth(self):
-        depth = 12
-        profile = chain([3.0**i for i in range(depth)], [0.25 ** (depth - 1 - i) for i in range(depth)])
-        words = problems_of(profile)
-        assert ("layers.11.linear", "exploding") in words
-        assert ("layers.0.linear", "grad vanishing") in words
-        assert ("layers.8.linear", "exploding") not in words
-        assert first_problem(find_problems(profile)).word == "exploding"
-
-    def test_a_vanishing_gradient_is_told_from_the_end_it_reaches(self):
-        first = first_problem(find_problems(chain([1.0] * 12, [0.25 ** (11 - i) for i in range(12)])))
-        assert (first.name, first.direction) == ("layers.0.linear", "backward")
-        assert "(x0.25 a layer)" in first.message
-
-    def test_nan_gradient_starts_at_its_last_site(self):
-        nan = summary(1.0, nan_count=1)
-        assert first_problem(find_problems(chain([1.0] * 4, [nan, nan, nan, 1.0]))).name == "layers.2.linear"
-
-    @pytest.mark.parametrize(
-        ("activation", "flat", "word"),
-        [("Tanh", 0.6, "saturated"), ("Tanh", 0.4, None), ("ReLU", 0.6, None), ("relu", 0.95, "inactive")],
-    )
-    def test_flat(self, activation, flat, word):
-        profile = network(site("a", activation=activation, flat_fraction=flat), site("b"))
-        assert problems_of(profile) == ({("a", word)} if word else set())
-
-    @pytest.mark.parametrize(("samples", "dead", "found"), [(32, 6, True), (32, 4, False), (8, 6, False)])
-    def test_dead_needs_evidence(self, samples, dead, found):
-        one = replace(site("a", units=10, dead_units=dead), samples=samples)
-        assert (("a", "dead") in problems_of(network(one, site("b")))) == found
-
-    def test_alike(self):
-        assert problems_of(network(site("a", mean_cosine=0.9995), site("b", mean_cosine=0.99))) == {("a", "alike")}
-
-    def test_the_lost_signal_comes_before_a_strained_layer(self):
-        profile = network(site("a", activation="Tanh", flat_fraction=0.9), site("b", summary(1.0, nan_count=1)))
-        assert first_problem(find_problems(profile)).name == "b"
-
-    def test_forward_only_and_nothing(self):
-        assert find_problems(network(site("a", 1.0, None), site("b", 1.0, None))) == ()
-        assert find_problems(network(site("a", None, None), site("b", TensorSummary.empty(), None))) == ()
-        assert find_problems(network()) == ()
-        assert first_problem(()) is None
-
+class TestGains:
     def test_gains_are_those_of_the_signal_sites(self):
         profile = network(site("a", 1.0, 2.0), site("a.relu", 5.0, role="activation"), site("b", 3.0, 4.0))
         gains = site_gains(profile)
@@ -340,11 +236,33 @@ class TestText:
         coverage=tuple(CoverageNote(f"h.{i}.drop", "module", "Dropout was never called") for i in range(12)),
     )
 
+    found = Diagnosis(
+        (
+            fault(
+                "features.1.linear",
+                "x40",
+                direction="forward",
+                remedy=Remedy("scale", "multiply the weight of features.1.linear by 0.025"),
+            ),
+            fault("features.1.linear", "inactive", "inactive"),
+            Finding("precision", "note", ("features.1.linear",), "fp16 would lose values", "its range"),
+            Finding(
+                "insufficient evidence", "note", (), "8 samples were seen", "few", remedy=Remedy("measure", "more")
+            ),
+        )
+    )
+
     def test_says_what_it_has_to(self):
-        text = inspection(self.profile, title="Net")
+        text = inspection(self.profile, self.found, title="Net")
         first, *rest = text.splitlines()
-        assert first == "first problem: features.1.linear: forward gain 40"
-        assert rest[3] == "   Net"
+        assert first == "strained: features.1.linear: x40"
+        assert rest[:4] == [
+            "cause: it is",
+            "remedy: multiply the weight of features.1.linear by 0.025",
+            "1 more finding: strained: inactive at features.1.linear",
+            "",
+        ]
+        assert rest[6] == "   Net"
         assert any(line.startswith("! ") and line.endswith("x40, inactive") for line in rest)
         assert "50%  25%" in text
         assert "parameters: 72 in 2 tensors; 1 without gradient" in text
@@ -352,40 +270,46 @@ class TestText:
         assert "fp16 loss scale 8192 = 2^13 for this loss (largest gradient 1.0" in text
         assert "inactive: over 90% flat" in text
         assert "alike" not in text
+        assert "note: 8 samples were seen; more" in rest
+        assert "would lose" not in text
 
     @pytest.mark.parametrize("width", [60, 80, 100, 160, None])
     def test_fits_the_width(self, width):
         deep = tuple(replace(one, name="transformer.encoder.layers." + one.name) for one in self.sites)
         for profile in (self.profile, replace(self.profile, sites=deep)):
-            text = inspection(profile, width=width)
+            name = profile.sites[-1].name
+            found = Diagnosis((fault(name, "x40"), fault(name, "inactive", "inactive")))
+            text = inspection(profile, found, width=width)
             assert max(map(len, text.splitlines())) <= (width or 200)
             assert text.count("! ") >= 2
 
     def test_a_function_is_called_one(self):
-        assert "function" in inspection(self.profile)
+        assert "function" in inspection(self.profile, Diagnosis())
 
     def test_sort_shows_full_names(self):
-        text = inspection(self.profile, sort="flat", top=1)
+        text = inspection(self.profile, Diagnosis(), sort="flat", top=1)
         assert "features.1.linear" in text
         assert "features.0.norm" not in text
-        assert "features.0.norm" in inspection(self.profile, sort="flat", top=2)
+        assert "features.0.norm" in inspection(self.profile, Diagnosis(), sort="flat", top=2)
 
-    def test_without_problems_nothing_is_marked(self):
-        text = inspection(network(site("a"), site("b")))
-        assert text.startswith("no problem seen at 2 sites\n")
+    def test_a_healthy_network_has_no_marks(self):
+        text = inspection(network(site("a"), site("b")), Diagnosis())
+        assert text.startswith("healthy: no problem seen at 2 sites\n\n")
         assert "!" not in text
 
     def test_forward_alone_is_said(self):
-        text = inspection(network(site("a", grad=None), site("b", grad=None)))
-        assert "No gradient was seen" in text
+        text = inspection(network(site("a", grad=None)), Diagnosis())
+        assert text.startswith("healthy: no problem seen at 1 site, forward alone\n")
         assert "backward rms" not in text.splitlines()[2]
 
     def test_a_run_that_stopped_is_said_first(self):
         note = CoverageNote("head", "module", "the run stopped in here: ValueError: no")
-        assert inspection(network(site("a"), coverage=(note,))).startswith("stopped in head: ValueError: no")
+        text = inspection(network(site("a"), coverage=(note,)), Diagnosis((fault("a", "NaN"),)))
+        assert text.startswith("stopped in head: ValueError: no\n\n")
+        assert any(line.startswith("! ") and line.endswith("NaN") for line in text.splitlines())
 
     def test_nothing_was_seen(self):
-        assert "no problem seen at 0 sites" in inspection(network())
+        assert inspection(network(), Diagnosis()).startswith("no verdict: no site was seen\n")
 
 
 class Stream(StringIO):
