@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from zoo.sequences import encoder  # type: ignore[import-not-found]
 from zoo.vision import UNet  # type: ignore[import-not-found]
 
-DRAW = 2026
+# 2026 was drawn first: what it showed of torch's attention has changed a rule, and 2027 is held out from that as well.
+DRAW = 2027
 WIDTHS = (16, 16, 32, 32, 64, 64, 64)
 
 
@@ -82,9 +83,9 @@ ANSWERS: dict[str, Answer] = {
 }
 
 
-def drawn() -> tuple[Planted, ...]:
+def drawn(draw: int = DRAW) -> tuple[Planted, ...]:
     """Return one fault of each kind for each model that has a place for it, the same ones each time."""
-    source = random.Random(DRAW)
+    source = random.Random(draw)
     found = []
     for model, build in MODELS.items():
         net, batch, loss = build(torch.Generator().manual_seed(0))

@@ -17,9 +17,10 @@ def planted():
     sys.path.insert(0, str(BENCHES))
     try:
         import planted
+
+        yield planted
     finally:
         sys.path[:] = path
-    return planted
 
 
 def test_forty_faults_or_more_each_once(planted):
@@ -27,6 +28,15 @@ def test_forty_faults_or_more_each_once(planted):
     assert len(keys) == len(set(keys)) >= 40
     assert {row.fault for row in planted.PLANTED} == set(planted.FAULTS)
     assert {row.model for row in planted.PLANTED} == set(planted.MODELS)
+
+
+def test_the_held_out_faults_are_the_same_each_time_and_in_their_models(planted):
+    import held_out
+
+    drawn = held_out.drawn()
+    assert drawn == held_out.drawn() != held_out.drawn(2026)
+    assert {row.model for row in drawn} == set(held_out.MODELS)
+    assert all(row.sites for row in drawn)
 
 
 @pytest.mark.parametrize("model", ["resnet", "gpt2", "lstm"])

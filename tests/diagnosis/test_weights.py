@@ -1,0 +1,133 @@
+"""Weights out of scale: just below and above each limit, with peers and without, and zeros."""
+
+import math
+
+import pytest
+from diagnosis_records import network
+from model_records import evidence, model, scaled, site, weight
+
+from propscope.diagnosis import diagnose, limits
+from propscope.diagnosis.weights import odd_weights
+
+ABOVE, BELOW = math.exp(limits.ODD) * 1.01, math.exp(limits.ODD) * 0.99
+
+
+def found(*members):
+    return [(finding.kind, finding.severity, finding.first) for finding in odd_weights(evidence(*members))]
+
+
+def blocks(*scales, kind="Linear", **figures):
+    sites = [site(f"blocks.{number}.up", kind, **figures) for number in range(len(scales))]
+    return model(sites, [weight(f"blocks.{number}.up.weight", scale) for number, scale in enumerate(scales)])
+
+
+def single(scale, **figures):
+    sites = [site("stem"), site("body", **figures), site("end", role="output")]
+    return model(sites, [weight("body.weight", scale)])
+
+
+@pytest.mark.parametrize(
+    ("factor", "kind"), [(ABOVE, "exploding"), (BELOW, None), (1 / ABOVE, "vanishing"), (1 / BELOW, None)]
+)
+@pytest.mark.parametrize("usual", [0.01, 0.5])
+def test_a_weight_is_held_against_its_peers(factor, kind, usual):
+    # A scale that all of a place share is meant, however faint.
+    said = found(blocks(usual, usual * factor, usual, usual))
+    assert said == ([(kind, "strained", "blocks.1.up")] if kind else [])
+
+
+@pytest.mark.parametrize(
+    ("scale", "kind"), [(ABOVE, "exploding"), (BELOW, None), (1 / ABOVE, "vanishing"), (1 / BELOW, None)]
+)
+def test_a_weight_without_peers_is_held_against_one(scale, kind):
+    assert found(single(scale)) == ([(kind, "strained", "body")] if kind else [])
+
+
+def test_weights_that_are_all_too_large_are_all_found():
+    assert [first for *_, first in found(blocks(ABOVE, ABOVE, ABOVE, ABOVE))] == [f"blocks.{n}.up" for n in range(4)]
+
+
+def test_one_of_three_does_not_make_the_others_odd():
+    assert found(blocks(1.0, 5000.0, 1.0)) == [("exploding", "strained", "blocks.1.up")]
+
+
+def test_two_at_fault_are_found_beside_three_that_are_not():
+    assert [first for *_, first in found(blocks(1.0, 100.0, 1.0, 0.01, 1.0))] == ["blocks.1.up", "blocks.3.up"]
+
+
+def test_depthwise_filters_are_no_peers_of_dense_ones():
+    shapes = [(64, 1, 3, 3)] * 2 + [(64, 64, 3, 3)] * 3
+    scales = [0.06, 0.06, 2.0, 2.0, 2.0]
+    sites = [site(f"features.{n}", "Conv2d") for n in range(5)]
+    parameters = [
+        weight(f"features.{n}.weight", s, shape) for n, (s, shape) in enumerate(zip(scales, shapes, strict=True))
+    ]
+    assert found(model(sites, parameters)) == []
+
+
+@pytest.mark.parametrize("kind", ["Conv1D", "ConvTranspose2d"])
+def test_the_fan_in_of_a_transposed_weight_is_its_first_axis(kind):
+    # As if of fan-in 4 its scale is 4 times smaller than it is.
+    wide = weight("body.weight", BELOW / 3, (1024, 4))
+    sites = [site("stem"), site("body", kind), site("end", role="output")]
+    assert found(model(sites, [wide])) == [("exploding", "strained", "body")]
+
+
+def test_embeddings_and_vectors_have_no_scale():
+    sites = [site("embed", "Embedding", role="embedding"), site("body"), site("end")]
+    parameters = [weight("embed.weight", 100.0), weight("body.bias", 100.0), weight("body.weight", 100.0, (64,))]
+    assert found(model(sites, parameters)) == []
+
+
+def test_a_norm_is_held_against_its_peers_alone():
+    sites = [site(f"blocks.{n}.norm", "LayerNorm", role="norm") for n in range(4)]
+    gains = [weight(f"blocks.{n}.norm.weight", scale, (64,)) for n, scale in enumerate((1.0, 1.0, 0.01, 1.0))]
+    assert found(model(sites, gains)) == [("vanishing", "strained", "blocks.2.norm")]
+
+
+def test_the_last_layer_of_attention_is_a_part_of_it_and_judged_by_itself():
+    sites = [site("stem"), site("attention[0]", "MultiheadAttention"), site("end")]
+    parameters = [weight("attention.in_proj_weight", 1.0), weight("attention.out_proj.weight", 0.01)]
+    (finding,) = odd_weights(evidence(model(sites, parameters)))
+    assert (finding.first, dict(finding.remedy.factors).keys()) == ("attention[0]", {"attention.out_proj"})
+
+
+def test_a_faint_readout_is_meant_and_a_loud_one_is_not():
+    assert found(single(0.01, role="output")) == [("vanishing", "note", "body")]
+    assert found(single(100.0, role="output")) == [("exploding", "strained", "body")]
+
+
+def test_zeros_among_others_that_are_not_are_at_fault():
+    assert found(blocks(1.0, 0.0, 1.0, back=1.0)) == [("vanishing", "strained", "blocks.1.up")]
+
+
+def test_zeros_that_all_share_and_others_go_around_are_a_note():
+    assert {severity for _, severity, _ in found(blocks(0.0, 0.0, 0.0))} == {"note"}
+    assert diagnose(blocks(0.0, 0.0, 0.0)).verdict == "healthy"
+
+
+def test_zeros_that_do_not_learn_or_that_nothing_passes_are_at_fault():
+    still = model([site("stem"), site("body"), site("end")], [weight("body.weight", 0.0, gradient=0.0)])
+    assert found(still) == [("vanishing", "strained", "body")]
+    cut = model([site("stem", back=0.0), site("body"), site("end")], [weight("body.weight", 0.0)])
+    assert found(cut) == [("vanishing", "strained", "body")]
+
+
+def test_a_norm_that_keeps_what_is_added_to_one_may_have_zeros():
+    sites = [site("stem"), site("norm", "RMSNorm", role="norm"), site("end")]
+    assert found(model(sites, [weight("norm.weight", 0.0, (64,))])) == []
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e6])
+def test_the_size_of_the_loss_changes_nothing(factor):
+    for profile in (blocks(1.0, 100.0, 1.0), blocks(1.0, 0.0, 1.0), single(0.01)):
+        assert found(scaled(profile, factor)) == found(profile) != []
+
+
+def test_seeds_are_judged_together_and_counted():
+    (finding,) = odd_weights(evidence(single(ABOVE**3), single(ABOVE), single(0.5)))
+    assert finding.confidence == pytest.approx(3 / 5)
+
+
+def test_networks_of_numbered_layers_are_left_to_their_own_rules():
+    assert found(network([1.0] * 4)) == []
