@@ -29,12 +29,13 @@ def explained(diagnosis: Diagnosis) -> str:
 
 
 def first_line(diagnosis: Diagnosis) -> str:
-    """Return the verdict, the fault and its place: "broken: vanishing backward, layer 20 to layer 2: ..."."""
+    """Return the verdict, the fault and its place: "broken: collapse, layer 5 to layer 20: ..."."""
     wrong = faults(diagnosis)
     if not wrong:
         return f"healthy: {_checked()}"
-    message = _placed(wrong[0].message, wrong[0])
-    return _filled(f"{diagnosis.verdict}: {fault(wrong[0])}{_where(wrong[0])}: {message}", "")
+    worst = wrong[0]
+    where = "" if worst.first and worst.first in worst.message else _where(worst)
+    return _filled(f"{diagnosis.verdict}: {fault(worst)}{where}: {_placed(worst.message, worst)}", "  ")
 
 
 def faults(diagnosis: Diagnosis) -> tuple[Finding, ...]:
