@@ -34,7 +34,7 @@ def first_line(diagnosis: Diagnosis) -> str:
     if not wrong:
         return f"healthy: {_checked()}"
     worst = wrong[0]
-    where = "" if worst.first and worst.first in worst.message else _where(worst)
+    where = "" if worst.kind in _DIRECTED or worst.first in worst.message else _where(worst)
     return _filled(f"{diagnosis.verdict}: {fault(worst)}{where}: {_placed(worst.message, worst)}", "  ")
 
 

@@ -25,6 +25,11 @@ def request_of(members: ProfileSet) -> dict[str, Any] | None:
         width = network.pop("width")
     except (ValueError, KeyError, TypeError):
         return None
+    if "input_size" not in members[0].labels:
+        network["input_size"] = None
+    # The numbers of a critical point depend on the input and the activation: the label lets them be found again.
+    if str(label := members[0].labels.get("initializer", "")).startswith("critical"):
+        request["initializer"] = [label]
     seeds = [_seed(profile) for profile in members]
     if None in seeds:
         return None

@@ -1,0 +1,119 @@
+"""`propscope diagnose`: the words, the verified remedies, the document, and every file that is none."""
+
+import subprocess
+import sys
+
+import pytest
+from command_line import files, process
+
+import propscope.mending  # noqa: F401  whose module `verify` the name of its function hides
+from propscope.diagnosis import diagnose
+from propscope.diagnosis.words import explained
+from propscope.results import ProfileSet
+from propscope.store import load, save
+from propscope.sweep import profile_mlp
+from propscope.training import train_mlp
+
+
+@pytest.fixture(scope="session")
+def _deep(tmp_path_factory):
+    path = tmp_path_factory.mktemp("deep") / "deep.h5"
+    pairs = {"activation": ["relu", "sigmoid"], "initializer": ["he_normal", "normal:std=0.005"]}
+    save(path, profile_mlp(12, 32, **pairs, seeds=2, batch=32, histogram_limit=64))
+    return path.read_bytes()
+
+
+@pytest.fixture
+def deep(place, _deep):
+    """Two activations by two initializers by two seeds, depth 12: one network healthy."""
+    (place / "deep.h5").write_bytes(_deep)
+    return "deep.h5"
+
+
+def test_a_grid_is_explained_worst_first(command, deep, place):
+    before = files(place)
+    out = command.fine("diagnose", deep)
+    assert out.startswith("4 networks: 3 broken, 1 healthy\n")
+    assert "broken: vanishing" in out
+    assert "change  draw the weights by he_normal" in " ".join(out.split()).replace("change ", "change  ")
+    assert "healthy: relu + he_normal: nothing wrong seen" in out
+    assert files(place) == before
+
+
+def test_one_network_is_explained_in_full(command, deep):
+    out = command.fine("diagnose", deep, "--act", "relu", "--init", "normal:std=0.005")
+    assert out.startswith("broken: vanishing forward: the signal fades by x")
+    assert out.splitlines()[1].startswith("relu + normal:std=0.005, depth 12")
+    assert "multiply the weight std of layers 2 to 12 by" in " ".join(out.split())
+    assert command.fine("diagnose", deep, "--act", "relu", "--init", "he_normal").startswith("healthy: nothing wrong")
+    assert "probability 0.67" in command.fine("diagnose", deep, "--act", "relu", "--seed", "1")
+
+
+def test_remedies_are_verified(command, deep):
+    out = command.fine("diagnose", deep, "--verify", "--act", "relu")
+    assert "\nrelu + normal:std=0.005: broken -> healthy\n" in out
+    assert "  before     broken: vanishing forward; forward x" in out
+    assert "  remedy     draw the weights by he_normal (He et al. 2015)\n" in out
+    assert out.endswith("\n1 of 1 mended\n")
+    healthy = command.fine("diagnose", deep, "--verify", "--act", "relu", "--init", "he_normal")
+    assert healthy.endswith("\nnothing to mend: all are healthy\n")
+
+
+def test_the_document(command, deep):
+    found = command("diagnose", deep, "--json").document
+    assert [network["verdict"] for network in found] == ["healthy", "broken", "broken", "broken"]
+    worst = found[1]["findings"][0]
+    assert worst["remedy"]["options"] == {"initializer": "he_normal"}
+    assert worst["evidence"]["factor"] < worst["evidence"]["limit"]
+    assert "mending" not in found[0]
+    verified = command("diagnose", deep, "--act", "relu", "--verify", "--json").document
+    assert verified[0]["mending"] is None
+    trial = verified[1]["mending"]["trials"][-1]
+    assert trial["helped"]
+    assert (trial["after"]["verdict"], trial["after"]["worst"]) == ("healthy", None)
+
+
+def test_profiles_with_nan_are_explained(command, place):
+    save("nan.h5", profile_mlp(4, 8, initializer="normal:std=1e25", seeds=1, batch=8, histogram_limit=64))
+    out = command.fine("diagnose", "nan.h5", "--verify")
+    assert out.startswith("broken: non-finite forward")
+    assert "broken -> healthy" in out
+    assert command("diagnose", "nan.h5", "--json").document[0]["verdict"] == "broken"
+
+
+def test_bad_input_is_one_line(command, deep, place):
+    assert "gone.h5" in command("diagnose", "gone.h5").error
+    (place / "foreign.h5").write_text("text")
+    assert "foreign.h5" in command("diagnose", "foreign.h5").error
+    assert "there are relu, sigmoid" in command("diagnose", deep, "--act", "rleu").error.replace("activation ", "")
+    assert "--depth has 'x'" in command("diagnose", deep, "--depth", "x").error
+    save("empty.h5", ProfileSet(()))
+    assert command("diagnose", "empty.h5").error == "empty.h5 holds no profiles"
+    save("trained.h5", train_mlp(2, 8, seeds=1, data="moons", rows=64, epochs=1, workers=1, profile_every=0))
+    refused = command("diagnose", "trained.h5")
+    assert refused.error == "trained.h5 holds training runs, not profiles"
+    assert "propscope show trained.h5" in refused.hint
+
+
+def test_an_interrupt_keeps_what_was_said(command, deep, monkeypatch):
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["propscope.mending.verify"], "remade", stop)
+    outcome = command("diagnose", deep, "--verify")
+    assert outcome.code == 130
+    assert outcome.err == "stopped\n"
+    assert "4 networks: 3 broken" in outcome.out
+
+
+def test_reading_needs_no_torch(deep):
+    code = (
+        "import sys, propscope.cli as cli; code = cli.main(['diagnose', 'deep.h5']);"
+        "sys.exit(code or 'torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
+    assert process("diagnose", deep).stdout.startswith("4 networks")
+
+
+def test_the_file_says_what_python_says(command, deep):
+    assert command.fine("diagnose", deep) == explained(diagnose(load(deep))) + "\n"
