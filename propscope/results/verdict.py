@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from propscope.results.finding import Diagnosis, Finding
 from propscope.results.network import Label, NetworkProfile
@@ -27,8 +27,8 @@ _MARKS = (
 
 GRID_NOTE = (
     "verdict: strained from a factor of e^3 = 20 over the depth on, or where units do nothing; broken beyond what",
-    "training mends (the condition number of learning exceeds 1/eps of float32). propscope.diagnose says why, and what",
-    "to change.",
+    "training mends (the condition number of learning exceeds 1/eps of float32). Why, and what to change: propscope",
+    "show with --act and --init, or propscope.diagnose.",
 )
 
 
@@ -62,8 +62,7 @@ def verdict_lines(profile: NetworkProfile, diagnosis: Diagnosis) -> tuple[str, .
     if worst.remedy is not None:
         lines.append(f"remedy: {worst.remedy.text}")
     if others:
-        listed = "; ".join(map(_placed, others[:_LISTED])) + "; ..." * (len(others) > _LISTED)
-        lines.append(f"{len(others)} more finding{'s' * (len(others) != 1)}: {listed}")
+        lines.append(f"{len(others)} more finding{'s' * (len(others) != 1)}: {'; '.join(_together(others))}")
     return tuple(lines)
 
 
@@ -102,9 +101,15 @@ def _fault(finding: Finding) -> str:
     return f"{finding.kind} {finding.direction}" if directed else finding.kind
 
 
-def _placed(finding: Finding) -> str:
-    place = f" {'from' if len(finding.sites) > 1 else 'at'} {finding.first or '(model)'}" if finding.sites else ""
-    return f"{finding.severity}: {_fault(finding)}{place}"
+def _together(findings: Iterable[Finding]) -> Iterator[str]:
+    """Yield severity and fault with the places where it starts, one text for those of one kind."""
+    places: dict[str, list[str]] = {}
+    for finding in findings:
+        alike = places.setdefault(f"{finding.severity}: {_fault(finding)}", [])
+        if finding.sites:
+            alike.append(f"{'from' if len(finding.sites) > 1 else 'at'} {finding.first or '(model)'}")
+    for fault, found in places.items():
+        yield " ".join([fault, ", ".join(found[:_LISTED])]).strip() + ", ..." * (len(found) > _LISTED)
 
 
 def _message(finding: Finding) -> str:

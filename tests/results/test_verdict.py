@@ -43,7 +43,10 @@ def test_the_first_lines_name_the_fault_its_cause_and_what_to_do():
         "3 more findings: strained: collapse from layers.0.linear; strained: stagnant at (model); "
         "broken: symmetric at layers.1.linear"
     )
-    assert verdict_lines(PROFILE, Diagnosis((worst, *others, finding("inactive"))))[-1].endswith("; ...")
+    alike = [finding("exploding", "strained", (str(number),), direction="forward") for number in range(4)]
+    assert verdict_lines(PROFILE, Diagnosis((worst, *alike, finding("inactive", sites=()))))[-1] == (
+        "5 more findings: strained: exploding forward at 0, at 1, at 2, ...; broken: inactive"
+    )
 
 
 def test_the_first_site_is_named_where_the_message_names_another():
