@@ -233,6 +233,12 @@ class TestSites:
         new = seeded([site("a"), site("b", 2.0)], [site("a")], [site("a"), site("b", 2.0)])
         assert {move.site for move in compare(new, old).moves} == {"b"}
 
+    @pytest.mark.parametrize("first", [0, 9], ids=["same seeds", "other seeds"])
+    def test_a_site_that_one_seed_of_several_shows_has_no_interval(self, first):
+        both, one = [site("a"), site("b", 3.0)], [site("a")]
+        found = compare(seeded(both, one, one, first=first), seeded([site("a"), site("b")], one, one))
+        assert (found.moves, found.comparisons) == ((), 2)
+
 
 class TestStates:
     NAN = summary(1.0, nan_count=1)
@@ -301,6 +307,10 @@ class TestNetworks:
         assert compare(new, old).moves == ()
         with pytest.raises(InputError, match=r"no network is in both: the baseline has .model a.py:net"):
             compare(new + seeded([site("a")], model="c.py:net"), old)
+
+    def test_the_order_of_labels_does_not_matter(self):
+        old, new = seeded(*[[site("a")]] * 2, act="relu", depth=1), seeded(*[[site("a")]] * 2, depth=1, act="relu")
+        assert compare(new, old).networks == 1
 
     def test_other_labels_are_another_network(self):
         old, new = seeded([site("a")], act="relu"), seeded([site("a")], act="tanh")
