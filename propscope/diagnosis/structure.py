@@ -20,7 +20,6 @@ from propscope.results.network import Direction, Site
 from propscope.results.table import number, percent
 
 _PEERS = 2
-_BLOCKS = 3
 # All but one of six: of five that one lacks a norm is a choice as often as a slip (a first or last layer, embeddings).
 _FOLLOWED = 6
 # Word, position and type; stream, attention and MLP: three summands are usual, a fourth is the next layer's stream.
@@ -99,13 +98,12 @@ def _not_in_block(sites: tuple[Site, ...]) -> Iterator[int]:
     for block in blocks:
         families[place_of(block)].append(block)
     for family in families.values():
-        if len(family) < _BLOCKS:
-            continue
         norms = {
             p: 0 for b in family for p, i in blocks[b].items() if is_norm(sites[i]) and not p.split(".")[-1].isdecimal()
         }
         for place in norms:
             have = [block for block in family if place in blocks[block]]
+            # Most of them: two of three at least.
             if 2 * len(have) <= len(family):
                 continue
             for block in family:

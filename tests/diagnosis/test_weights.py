@@ -51,6 +51,11 @@ def test_one_of_three_does_not_make_the_others_odd():
     assert found(blocks(1.0, 5000.0, 1.0)) == [("exploding", "strained", "blocks.1.up")]
 
 
+def test_three_in_a_place_are_enough_and_two_are_not():
+    assert found(blocks(0.1, 0.1 * ABOVE, 0.1)) == [("exploding", "strained", "blocks.1.up")]
+    assert found(blocks(0.1, 0.1 * ABOVE)) == []
+
+
 def test_two_at_fault_are_found_beside_three_that_are_not():
     assert [first for *_, first in found(blocks(1.0, 100.0, 1.0, 0.01, 1.0))] == ["blocks.1.up", "blocks.3.up"]
 
