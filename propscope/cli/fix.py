@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import sys
 from contextlib import redirect_stdout
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from propscope.cli.batches import make_loss, make_source, moved
-from propscope.cli.diagnose import mending_document
 from propscope.cli.inspection import Request, device_of, dtype_of
 from propscope.cli.targets import find_target, searched
 from propscope.mending import mend
-from propscope.mending.report import mending_text
 
 if TYPE_CHECKING:
     from propscope.mending import Mending
@@ -33,13 +31,3 @@ def fixed(request: Request) -> Mending:
         model = target.build(seed=0, device=device, dtype=dtype).model.train(request.train)
         batch = moved(source.batch(model, seed=0, number=0, dtype=dtype), device=device)
         return mend(model, batch, make_loss(request.loss, seed=0))
-
-
-def fix_lines(mending: Mending, *, seeds: int) -> str:
-    """Return what to print of it; of several seeds the first was mended."""
-    return f"fix{', seed 0' if seeds > 1 else ''}: {mending_text(mending)}"
-
-
-def fix_document(mending: Mending) -> dict[str, Any]:
-    """Return it as one object."""
-    return mending_document(mending)

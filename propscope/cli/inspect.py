@@ -13,7 +13,7 @@ from propscope.cli.options import Json, Overwrite
 from propscope.errors import InputError
 
 if TYPE_CHECKING:
-    from propscope.cli.inspection import Outcome
+    from propscope.cli.inspection import Outcome, Request
 
 _MODEL, _INPUT, _VIEW, _OUTPUT = "Model", "Input and loss", "View", "Results"
 
@@ -79,6 +79,9 @@ def inspect(
     precision: Annotated[
         bool, typer.Option("--precision", help="Add what fp16, bf16 and fp8 would lose.", rich_help_panel=_VIEW)
     ] = False,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Mend a copy, and say what changed it for the better.", rich_help_panel=_VIEW)
+    ] = False,
     store: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Result file to write.", rich_help_panel=_OUTPUT),
@@ -130,9 +133,10 @@ def inspect(
         document["file"] = str(store)
     if plots and outcome.stopped is None:
         document["pictures"] = _draw(outcome, store, target, overwrite)
+    mending = _fixed(request, document) if fix and outcome.stopped is None else None
     document["seconds"] = time.perf_counter() - started
     if outcome.shown is not None:
-        _print(outcome, document, json=json, sort=sort, top=top, depth=depth, precision=precision)
+        _print(outcome, document, json=json, sort=sort, top=top, depth=depth, precision=precision, fix=mending)
     if outcome.stopped is not None:
         raise InputError(outcome.stopped, hint=outcome.hint)
 
@@ -144,6 +148,17 @@ def _check_view(sort: str | None, top: int | None, depth: int | None) -> None:
     from propscope.results.inspection import inspection
 
     inspection(NetworkProfile(()), Diagnosis(), sort=sort, top=top, depth=depth)
+
+
+def _fixed(request: Request, document: dict[str, Any]) -> str:
+    """Put what helps the model into the document, and return it as text."""
+    from propscope.cli.diagnose import mending_document
+    from propscope.cli.fix import fixed
+    from propscope.mending.report import mending_text
+
+    mending = fixed(request)
+    document["fix"] = mending_document(mending)
+    return f"fix{', seed 0' if request.seeds > 1 else ''}: {mending_text(mending)}"
 
 
 def _draw(outcome: Outcome, store: Path | None, target: str, overwrite: bool) -> list[str]:
@@ -165,6 +180,7 @@ def _print(
     top: int | None,
     depth: int | None,
     precision: bool,
+    fix: str | None,
 ) -> None:
     from propscope.cli.inspection_document import inspection_document
     from propscope.cli.output import print_json, print_table
@@ -187,6 +203,8 @@ def _print(
     if precision:
         print()
         print_table(precision_table(shown))
+    if fix is not None:
+        print(f"\n{fix}")
     for name in ("file", "pictures"):
         for place, path in enumerate(filter(None, [document[name]] if name == "file" else document[name])):
             print(f"{'' if place else name:10}{path}")

@@ -11,6 +11,7 @@ from propscope.diagnosis.rules import RULES
 from propscope.results.finding import Diagnosis, Finding
 from propscope.results.network import Label
 from propscope.results.table import Table, number, percent
+from propscope.results.verdict import faults
 
 WIDTH = 116
 GROUPS = 6
@@ -36,11 +37,6 @@ def first_line(diagnosis: Diagnosis) -> str:
     worst = wrong[0]
     where = "" if worst.kind in _DIRECTED or worst.first in worst.message else _where(worst)
     return _filled(f"{diagnosis.verdict}: {fault(worst)}{where}: {_placed(worst.message, worst)}", "  ")
-
-
-def faults(diagnosis: Diagnosis) -> tuple[Finding, ...]:
-    """Return the findings of what is wrong, worst first: all but the notes."""
-    return tuple(finding for finding in diagnosis.findings if finding.severity != "note")
 
 
 def fault(finding: Finding) -> str:

@@ -6,10 +6,11 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 
-from propscope.diagnosis.words import WIDTH, fault, faults, name_of
+from propscope.diagnosis.words import WIDTH, name_of
 from propscope.mending.record import Mending, State, Trial
 from propscope.results.network import Label
 from propscope.results.table import number
+from propscope.results.verdict import verdict_word
 
 
 def mending_text(mending: Mending, among: Sequence[Mapping[str, Label]] = ()) -> str:
@@ -42,14 +43,12 @@ def outcome(mending: Mending) -> str:
 
 def state_text(state: State) -> str:
     """Return a verdict with its fault, and the factors over the depth."""
-    wrong = faults(state.diagnosis)
-    verdict = f"{state.diagnosis.verdict}: {fault(wrong[0])}" if wrong else state.diagnosis.verdict
     factors = [
         f"{name} x{number(value, 2)}"
         for name, value in (("forward", state.forward), ("backward", state.backward))
         if not math.isnan(value)
     ]
-    return "; ".join([verdict, *filter(None, [", ".join(factors)])])
+    return "; ".join([verdict_word(state.diagnosis), *filter(None, [", ".join(factors)])])
 
 
 def _trial(trial: Trial) -> list[str]:

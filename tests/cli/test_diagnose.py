@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from command_line import files, process
@@ -81,6 +82,36 @@ def test_profiles_with_nan_are_explained(command, place):
     assert command("diagnose", "nan.h5", "--json").document[0]["verdict"] == "broken"
 
 
+MODELS = Path(__file__).parents[2] / "examples" / "models.py"
+
+
+def test_fix_names_the_line_that_mends_a_model(command, place):
+    out = command.fine("inspect", f"{MODELS}:misscaled_resnet", "--input-shape", "8,3,32,32", "--fix")
+    assert "fix: strained -> healthy\n  before     strained: exploding forward" in out
+    assert "\n  as Python  model.stage2[1].conv1.weight.data.mul_(0.010" in out
+    assert files(place) == {}
+    sound = command.fine("inspect", f"{MODELS}:resnet", "--input-shape", "8,3,32,32", "--fix", "--seeds", "2")
+    assert "\nfix, seed 0: healthy: nothing to mend\n" in sound
+    assert "fix" not in command.fine("inspect", f"{MODELS}:misscaled_resnet", "--input-shape", "8,3,32,32")
+
+
+def test_fix_says_what_it_withdraws(command):
+    arguments = ("inspect", f"{MODELS}:sigmoid_net", "--arg", "depth=30", "--input-shape", "64,128", "--fix")
+    out = command.fine(*arguments)
+    assert out.count("\n  withdrawn  ") == 2
+    assert out.count("centre(model, batch)") == 2
+    found = command(*arguments, "--json").document["fix"]
+    assert [trial["helped"] for trial in found["trials"]] == [False, False, True]
+    assert found["trials"][0]["lines"][0] == "model[58].weight.data.mul_(7.08)"
+
+
+def test_fix_of_a_model_that_stops_is_not_tried(command, place):
+    outcome = command("inspect", f"{MODELS}:resnet", "--input-shape", "8,4,32,32", "--fix")
+    assert outcome.code == 2
+    assert "the model stopped in stem.0" in outcome.err
+    assert "fix" not in outcome.out
+
+
 def test_bad_input_is_one_line(command, deep, place):
     assert "gone.h5" in command("diagnose", "gone.h5").error
     (place / "foreign.h5").write_text("text")
@@ -102,7 +133,6 @@ def test_an_interrupt_keeps_what_was_said(command, deep, monkeypatch):
     monkeypatch.setattr(sys.modules["propscope.mending.verify"], "remade", stop)
     outcome = command("diagnose", deep, "--verify")
     assert outcome.code == 130
-    assert outcome.err == "stopped\n"
     assert "4 networks: 3 broken" in outcome.out
 
 

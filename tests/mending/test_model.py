@@ -117,7 +117,7 @@ def test_what_the_model_raises_passes_through():
         def forward(self, x):
             raise RuntimeError("no")
 
-    with pytest.raises(RuntimeError, match="^no$"):
+    with pytest.raises(RuntimeError, match=r"^no$"):
         mend(Raises(), torch.randn(4, 4))
 
 
