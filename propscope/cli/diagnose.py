@@ -96,6 +96,7 @@ def mending_document(mending: Mending) -> dict[str, Any]:
             {
                 "remedy": _remedy(trial.remedy),
                 "helped": trial.helped,
+                "chosen": trial is mending.trial,
                 "after": state(trial.after),
                 "reason": trial.reason,
                 "lines": list(trial.lines),

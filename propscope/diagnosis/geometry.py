@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from propscope.diagnosis import limits
 from propscope.diagnosis.confidence import succession
 from propscope.diagnosis.evidence import Evidence
-from propscope.diagnosis.remedies import is_of_grid, new_start
+from propscope.diagnosis.remedies import is_of_grid, new_start, of_model
 from propscope.results.finding import Finding, Remedy
 from propscope.results.network import Site
 
@@ -56,7 +56,7 @@ def collapse(evidence: Evidence) -> Iterator[Finding]:
             "mean_cosine": cosine,
             "effective_rank": evidence.mean(worst, "effective_rank"),
         },
-        remedy=_remedy(evidence),
+        remedy=_remedy(evidence, first),
         confidence=succession(shown, len(evidence.members)),
         marks={evidence.sites[index].name: "alike" for index in found},
     )
@@ -93,8 +93,8 @@ def _cause(evidence: Evidence, aligned: bool) -> str:
     return "the weights have a mean that is not zero: every unit of a layer sums the same thing"
 
 
-def _remedy(evidence: Evidence) -> Remedy:
+def _remedy(evidence: Evidence, site: Site) -> Remedy:
     first = evidence.members[0]
     if not is_of_grid(first):
-        return Remedy("calibrate", "run propscope.calibrate(model, batch), or put layer norm before the activations")
+        return of_model(site.activation)
     return new_start(first, "mean zero, and a slope that keeps differences")

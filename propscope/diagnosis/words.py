@@ -169,7 +169,7 @@ def _where(finding: Finding, *, short: bool = True) -> str:
     if first == last:
         return f"at {first} alone"
     way = "back to" if finding.direction == "backward" and finding.kind in _DIRECTED else "to"
-    return f"since {first}, {way} {last}: {len(finding.sites)} places in a row"
+    return f"since {first}, {way} {last}: {len(finding.sites)} places"
 
 
 def _numbers(finding: Finding) -> str:

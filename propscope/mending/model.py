@@ -36,9 +36,10 @@ def mend(
     """Return what helps a model: each remedy is carried out on a copy, which is profiled and judged as the model was.
 
     `batch`, `loss` and `seed` are as in `propscope.profile`; `diagnosis` is that of the model, made here when None.
-    Tried in turn, until the verdict is better: the weights multiplied by the factors that the findings measured (again
-    by what is measured then, while it helps), `propscope.calibrate`, `centre`. The model itself stays as it is, bit for
-    bit; `carry_out(model, remedy, batch)` applies the remedy of a trial. What the model raises passes through.
+    Tried in turn, until the model is healthy: the weights multiplied by the factors that the findings measured (again
+    by what is measured then, while it helps), `propscope.calibrate`, `centre`; that first where the diagnosis says so.
+    The model itself stays as it is, bit for bit; `carry_out(model, remedy, batch)` applies the remedy of a trial. What
+    the model raises passes through.
     """
     before = _state(model, batch, loss, seed, diagnosis)
     if before.diagnosis.verdict == "healthy":
@@ -46,7 +47,7 @@ def mend(
     trials: list[Trial] = []
     for remedy in _candidates(before.diagnosis):
         trials.append(_tried(model, remedy, before, batch, loss, seed))
-        if trials[-1].helped:
+        if trials[-1].healed:
             break
     return Mending(before, tuple(trials), before.diagnosis.labels)
 
@@ -91,10 +92,16 @@ def _state(
 
 
 def _candidates(diagnosis: Diagnosis) -> Iterator[Remedy]:
+    centred = Remedy("centre", "bring each unit to mean 0 and each layer to deviation 1: centre(model, batch)")
+    worst = diagnosis.worst
+    first = worst is not None and worst.remedy is not None and worst.remedy.action == "centre"
+    if first:
+        yield centred
     if factors := _factors(diagnosis):
         yield _scaling(factors)
     yield Remedy("calibrate", "scale each layer to unit variance: propscope.calibrate(model, batch)")
-    yield Remedy("centre", "bring each unit to mean 0 and each layer to deviation 1: centre(model, batch)")
+    if not first:
+        yield centred
 
 
 def _factors(diagnosis: Diagnosis) -> dict[str, float]:

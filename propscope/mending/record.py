@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from propscope.results.finding import Diagnosis, Remedy, Verdict
 from propscope.results.network import Label
 
-_RANK: dict[Verdict, int] = {"broken": 0, "strained": 1, "healthy": 2}
+RANK: dict[Verdict, int] = {"broken": 0, "strained": 1, "healthy": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +35,21 @@ class Trial:
     lines: tuple[str, ...] = ()
 
     @property
+    def healed(self) -> bool:
+        """Whether nothing is wrong any more."""
+        return self.after is not None and self.after.diagnosis.verdict == "healthy"
+
+    @property
     def helped(self) -> bool:
         """Whether the verdict is better than before: a remedy that did not help is withdrawn."""
         if self.after is None:
             return False
-        return _RANK[self.after.diagnosis.verdict] > _RANK[self.before.diagnosis.verdict]
+        return RANK[self.after.diagnosis.verdict] > RANK[self.before.diagnosis.verdict]
 
 
 @dataclass(frozen=True, slots=True)
 class Mending:
-    """What was tried for one network, in order, up to the first remedy that helped.
+    """What was tried for one network, in order, up to the first remedy that made it healthy.
 
     `reason`: why nothing was tried, "" where something was, or nothing needs mending.
     """
@@ -56,5 +61,6 @@ class Mending:
 
     @property
     def trial(self) -> Trial | None:
-        """The trial that helped; None where none did."""
-        return next((trial for trial in self.trials if trial.helped), None)
+        """The first trial that made it healthy, else the first that helped; None where none did."""
+        helped = [trial for trial in self.trials if trial.helped and trial.after is not None]
+        return max(helped, key=lambda trial: RANK[trial.after.diagnosis.verdict] if trial.after else -1, default=None)

@@ -25,9 +25,10 @@ def mending_text(mending: Mending, among: Sequence[Mapping[str, Label]] = ()) ->
     lines += _paragraph("before", state_text(mending.before))
     if mending.reason:
         lines += _paragraph("not tried", mending.reason)
+    chosen = mending.trial
     for trial in mending.trials:
-        lines += _trial(trial)
-    return "\n".join(lines)
+        lines += _set_aside(trial) if trial is not chosen else []
+    return "\n".join([*lines, *(_chosen(chosen) if chosen is not None else [])])
 
 
 def outcome(mending: Mending) -> str:
@@ -51,11 +52,15 @@ def state_text(state: State) -> str:
     return "; ".join([verdict_word(state.diagnosis), *filter(None, [", ".join(factors)])])
 
 
-def _trial(trial: Trial) -> list[str]:
+def _set_aside(trial: Trial) -> list[str]:
     if trial.after is None:
         return _paragraph("withdrawn", f"{trial.remedy.text}: cannot be carried out: {trial.reason}")
-    if not trial.helped:
-        return _paragraph("withdrawn", f"{trial.remedy.text}: still {state_text(trial.after)}")
+    what, still = ("set aside", "only") if trial.helped else ("withdrawn", "still")
+    return _paragraph(what, f"{trial.remedy.text}: {still} {state_text(trial.after)}")
+
+
+def _chosen(trial: Trial) -> list[str]:
+    assert trial.after is not None
     lines = [*_paragraph("remedy", trial.remedy.text), *_paragraph("after", state_text(trial.after))]
     # Lines of Python are to be pasted, and stay whole.
     return [*lines, *(f"{'  as Python' if not place else '':13}{line}" for place, line in enumerate(trial.lines))]

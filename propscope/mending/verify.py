@@ -21,8 +21,8 @@ def verify(profiles: ProfileSet) -> tuple[Mending, ...]:
     """Return what helps each broken or strained network of a grid: made again with a remedy, profiled, and judged.
 
     Each is made again from its profile's provenance with the same seeds and input. Remedies are tried in the order of
-    `candidates` until the verdict is better; one that left it as it was, or that cannot be carried out, is kept as a
-    trial that did not help. Healthy networks are left out. Raises `InputError` for an empty set.
+    `candidates` until it is healthy; one that left the verdict as it was, or that cannot be carried out, is kept as
+    a trial that did not help. Healthy networks are left out. Raises `InputError` for an empty set.
     """
     return tuple(verified(profiles))
 
@@ -55,7 +55,7 @@ def _mended(members: ProfileSet, before: State, seen: dict[str, State | Propscop
     trials: list[Trial] = []
     for remedy in candidates(before.diagnosis, request):
         trials.append(_tried(remedy, before, request, seen))
-        if trials[-1].helped:
+        if trials[-1].healed:
             break
     return Mending(before, tuple(trials), labels)
 

@@ -95,14 +95,25 @@ def test_fix_names_the_line_that_mends_a_model(command, place):
     assert "fix" not in command.fine("inspect", f"{MODELS}:misscaled_resnet", "--input-shape", "8,3,32,32")
 
 
-def test_fix_says_what_it_withdraws(command):
-    arguments = ("inspect", f"{MODELS}:sigmoid_net", "--arg", "depth=30", "--input-shape", "64,128", "--fix")
+def test_fix_says_what_it_withdraws(command, place):
+    lines = "import torch\ndef net():\n    nn = torch.nn\n    layers = []\n    for _ in range(40):\n        "
+    (place / "own.py").write_text(
+        f"{lines}layers += [nn.Linear(64, 64), nn.GELU()]\n    return nn.Sequential(*layers)\n"
+    )
+    arguments = ("inspect", "own.py:net", "--input-shape", "64,64", "--fix")
     out = command.fine(*arguments)
-    assert out.count("\n  withdrawn  ") == 2
-    assert out.count("centre(model, batch)") == 2
+    assert "fix: broken -> healthy\n" in out
+    assert "\n  withdrawn  multiply the weight of " in out
+    assert "\n  as Python  propscope.calibrate(model, batch)\n" in out
     found = command(*arguments, "--json").document["fix"]
-    assert [trial["helped"] for trial in found["trials"]] == [False, False, True]
-    assert found["trials"][0]["lines"][0] == "model[58].weight.data.mul_(7.08)"
+    assert [(trial["helped"], trial["chosen"]) for trial in found["trials"]] == [(False, False), (True, True)]
+    assert found["trials"][0]["lines"][0].startswith("model[78].weight.data.mul_(")
+
+
+def test_fix_centres_a_sigmoid_net(command):
+    out = command.fine("inspect", f"{MODELS}:sigmoid_net", "--arg", "depth=30", "--input-shape", "64,128", "--fix")
+    assert "remedy: bring each unit to mean 0" in out
+    assert "\n  as Python  from propscope.mending import centre\n             centre(model, batch)\n" in out
 
 
 def test_fix_of_a_model_that_stops_is_not_tried(command, place):

@@ -66,13 +66,15 @@ def test_what_does_not_help_is_withdrawn_and_the_next_is_tried():
     found = verify(grid(activation="sigmoid", initializer="default", width=[(48, 32)], depth=16))[0]
     assert found.trials[0].after is None
     assert "needs equal widths" in found.trials[0].reason
-    assert found.trial is not None
-    assert found.trial is found.trials[-1]
-    assert not any(trial.helped for trial in found.trials[:-1])
+    assert found.trial.after.diagnosis.verdict == "strained"
+    assert found.trial is next(trial for trial in found.trials if trial.helped)
+    assert not any(trial.healed for trial in found.trials)
     text = mending_text(found)
     assert text.startswith("sigmoid + default, depth 16, width 48-32, batch 32: broken -> ")
     assert "cannot be carried out: width is 48-32" in " ".join(text.split())
-    assert text.count("  withdrawn  ") == len(found.trials) - 1
+    assert text.count("  withdrawn  ") == sum(not trial.helped for trial in found.trials)
+    assert text.count("  set aside  ") == sum(trial.helped for trial in found.trials) - 1
+    assert text.count("  remedy     ") == 1
 
 
 def test_the_candidates_come_in_order_and_none_twice():
@@ -134,6 +136,16 @@ def test_a_spec_of_another_version_or_a_missing_file_is_a_reason():
         assert found.trial is None
         assert all(reason in trial.reason for trial in found.trials)
         assert outcome(found) == "broken, and stays so: no remedy helped"
+
+
+def test_the_best_trial_counts_and_of_equals_the_first():
+    remedy, before = Remedy("norm", "put a norm"), State(BROKEN, 1.0, 1.0)
+    worse, first, second, best = (
+        Trial(remedy, before, State(after, 1.0, 1.0)) for after in (BROKEN, STRAINED, STRAINED, HEALTHY)
+    )
+    assert Mending(before, (worse, first, second)).trial is first
+    assert Mending(before, (worse, first, second, best)).trial is best
+    assert Mending(before, (worse,)).trial is None
 
 
 def test_nothing_to_verify():
