@@ -220,9 +220,14 @@ class TestBaseline:
     def test_the_seeds_are_those_of_the_baseline(self, command, nets):
         command.fine("inspect", "nets.py:sound", *SHAPE, "--seeds", 3, "--store", "three.h5")
         out = command.fine("check", "nets.py:sound", *SHAPE, "--baseline", "three.h5")
+        assert out.splitlines()[0].endswith(", 3 seeds")
         assert "3 seeds, each against itself" in out
         out = command.fine("check", "nets.py:sound", *SHAPE, "--baseline", "three.h5", "--seeds", 1)
         assert "seed 0 alone, without an interval" in out
+
+    def test_the_initializer_of_a_target_does_not_filter_the_baseline(self, command, baseline):
+        error = command("check", "nets.py:sound", *SHAPE, "--init", "orthogonal", "--baseline", baseline).error
+        assert error.endswith("the baseline has (no label), what is checked has (initializer orthogonal)")
 
     def test_another_depth_has_moved_and_alike_lines_are_one(self, command, baseline):
         outcome = command("check", "nets.py:sound", *SHAPE, "--arg", "depth=9", "--baseline", baseline)
