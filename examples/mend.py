@@ -1,7 +1,6 @@
 """Two broken networks diagnosed, mended and trained: what the first line names, and what its remedy is worth.
 
-Thirty sigmoid layers hand no gradient to the first; larger weights do not help, centred layers do. A convolution that
-is 100 times too large hides behind its batch norm, and hardly moves; one line brings it back.
+Thirty sigmoid layers hand no gradient back until they are centred; a convolution that is too large hardly moves.
 """
 
 import copy
@@ -33,10 +32,9 @@ def trained(net, inputs, optimizer, epochs):
 def mended(net, batch):
     """Return the first line on the network, and a copy with the remedy that helped."""
     mending = mend(net, batch, lambda output: cross_entropy(output, digits[: len(batch)]))
-    named, better = first_line(mending.before.diagnosis), copy.deepcopy(net)
-    carry_out(better, mending.trial.remedy, batch)
-    print(named, mending_text(mending), sep="\n", end="\n\n")
-    return named, better
+    print(first_line(mending.before.diagnosis), mending_text(mending), sep="\n", end="\n\n")
+    carry_out(better := copy.deepcopy(net), mending.trial.remedy, batch)
+    return first_line(mending.before.diagnosis), better
 
 
 torch.manual_seed(0)
