@@ -14,7 +14,7 @@ from propscope.calibration.parts import Call, Part
 from propscope.calibration.progress import Progress
 from propscope.calibration.spread import Spread
 from propscope.errors import InputError
-from propscope.measure.profiler import _call
+from propscope.measure.profiler import call_model
 from propscope.measure.undisturbed import undisturbed
 from propscope.measure.wrappers import unwrapped
 
@@ -81,7 +81,7 @@ class Walk:
     def _run(self, batch: Any) -> None:
         self.passes += 1
         self._calls.clear()
-        _call(self._inner, batch)
+        call_model(self._inner, batch)
         # A model may catch what is raised inside it and go on.
         if self._error is not None:
             raise self._error

@@ -61,7 +61,7 @@ def profile(
         )
     try:
         with undisturbed(model, batch), recorder:
-            output = _call(model, batch)
+            output = call_model(model, batch)
             _backward(output, loss, seed)
     except Exception as error:
         error.partial_profile = recorder.profile(seed=seed)  # type: ignore[attr-defined]
@@ -69,7 +69,8 @@ def profile(
     return recorder.profile(seed=seed)
 
 
-def _call(model: nn.Module, batch: Any) -> Any:
+def call_model(model: nn.Module, batch: Any) -> Any:
+    """Return the output of a model for a batch: a tensor, a tuple or list of arguments, or a dict of named ones."""
     if isinstance(batch, Mapping):
         return model(**batch)
     if isinstance(batch, (tuple, list)):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from propscope.errors import InputError
+from propscope.measure.profiler import call_model
 from propscope.measure.undisturbed import undisturbed
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -46,7 +47,7 @@ def centre(model: nn.Module, batch: Any) -> tuple[str, ...]:
             for module in model.modules():
                 if id(module) in left:
                     stack.callback(module.register_forward_hook(changed).remove)
-            _call(model, batch)
+            call_model(model, batch)
         if not done:
             raise InputError("no layer was centred: none has a bias that learns and an output that varies")
     except BaseException:
@@ -84,10 +85,3 @@ def _centred(module: nn.Module, output: Tensor, saved: list[tuple[nn.Parameter, 
     weight.div_(deviation.to(weight.dtype))
     bias.copy_((bias.double() - mean.flatten()) / deviation)
     return ((values - mean) / deviation).to(output.dtype)
-
-
-def _call(model: nn.Module, batch: Any) -> None:
-    if isinstance(batch, dict):
-        model(**batch)
-    else:
-        model(*batch if isinstance(batch, (tuple, list)) else (batch,))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from propscope.plots.scales import Scale, log_scale, signed_scale
 from propscope.plots.sheets import COLUMN, columns, facts, lines, reasons
 from propscope.plots.style import Header, short
 from propscope.plots.tracks import Track
+from propscope.plots.verdicts import key_of, mark_of
 from propscope.results import ProfileSet
 
 # Curves nearer to each other than this share of the panel's height, everywhere, cannot be told apart.
@@ -63,17 +64,24 @@ class Curves:
     panels: tuple[tuple[Panel | None, ...], ...]
 
 
+# By activation and line.
+_Marks = Mapping[tuple[str, str], str]
 _Drawn = dict[str, tuple[tuple[Curve, ...], Track | None]]
 
 
 def prepare_curves(profiles: ProfileSet, *, quantities: Sequence[Quantity] = QUANTITIES) -> Curves | None:
     """Return the curves of every one of the quantities that was recorded; None when none was."""
     by_column = columns(profiles)
+    marks = {
+        (column, name): mark_of(group)
+        for column, members in by_column.items()
+        for name, group in lines(profiles, columns=(COLUMN,), members=members).items()
+    }
     rows = []
     for quantity in quantities:
         drawn = {column: _curves(quantity, members, profiles) for column, members in by_column.items()}
         if any(curves for curves, _ in drawn.values()):
-            rows.append(_row(quantity, drawn, profiles))
+            rows.append(_row(quantity, drawn, profiles, marks))
     if not rows:
         return None
     groups = lines(profiles, columns=(COLUMN,))
@@ -83,6 +91,7 @@ def prepare_curves(profiles: ProfileSet, *, quantities: Sequence[Quantity] = QUA
     theory = any(np.isfinite(curve.expected).any() for panel in panels for curve in panel.curves)
     straying = any(panel.straying for panel in panels)
     reading = _READING + _BANDS * several + _THEORY * theory + _STRAYING * straying + _BEYOND * beyond
+    reading += key_of(marks.values())
     header = Header("Signal along the depth", facts(profiles), "\n".join((reading, *reasons(profiles))))
     return Curves(header, tuple(groups), tuple(rows))
 
@@ -98,7 +107,7 @@ def _curves(quantity: Quantity, members: ProfileSet, everything: ProfileSet) -> 
     return tuple(curves), first
 
 
-def _row(quantity: Quantity, drawn: _Drawn, profiles: ProfileSet) -> tuple[Panel | None, ...]:
+def _row(quantity: Quantity, drawn: _Drawn, profiles: ProfileSet, marks: _Marks) -> tuple[Panel | None, ...]:
     every = [curve for curves, _ in drawn.values() for curve in curves]
     centers = [curve.center for curve in every]
     expected = [_beside(quantity, curve, curve.expected) for curve in every]
@@ -114,7 +123,8 @@ def _row(quantity: Quantity, drawn: _Drawn, profiles: ProfileSet) -> tuple[Panel
         if track is None:
             panels.append(None)
             continue
-        labels = _labels(quantity, scale, side, curves)
+        own = {curve.name: marks.get((column, curve.name), "") for curve in curves}
+        labels = _labels(quantity, scale, side, curves, own)
         panels.append(
             Panel(quantity, column if len(drawn) > 1 else "", track.axis, track.subject, curves, scale, side, labels)
         )
@@ -150,7 +160,9 @@ def _side(quantity: Quantity, scale: Scale, curves: list[Curve]) -> Side:
     return "right" if right > 1.5 * left else "left"
 
 
-def _labels(quantity: Quantity, scale: Scale, side: Side, curves: tuple[Curve, ...]) -> tuple[EndLabel, ...]:
+def _labels(
+    quantity: Quantity, scale: Scale, side: Side, curves: tuple[Curve, ...], marks: Mapping[str, str]
+) -> tuple[EndLabel, ...]:
     groups: list[tuple[Curve, Floats, str, list[str]]] = []
     for curve in curves:
         heights, note = scale.fraction(curve.center), note_on(quantity, scale, curve)
@@ -163,7 +175,8 @@ def _labels(quantity: Quantity, scale: Scale, side: Side, curves: tuple[Curve, .
     labels = []
     for _, heights, note, names in groups:
         seen = heights[~np.isnan(heights)]
-        labels.append(EndLabel(tuple(names), note, float(seen[0] if side == "left" else seen[-1])))
+        end = float(seen[0] if side == "left" else seen[-1])
+        labels.append(EndLabel(tuple(names), note, end, tuple(marks[name] for name in names)))
     return tuple(labels)
 
 

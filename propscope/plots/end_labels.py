@@ -25,17 +25,21 @@ _CHARACTERS = 27
 class EndLabel:
     """One label: the `names` of the curves that coincide, a `note` on what the axis does not show, and the `end`.
 
-    `end` is where the first of them meets the side of the panel, as a fraction of its height.
+    `end` is where the first of them meets the side of the panel, as a fraction of its height. `marks`: one a name, ""
+    for none; none at all without any.
     """
 
     names: tuple[str, ...]
     note: str
     end: float
+    marks: tuple[str, ...] = ()
 
     @property
     def rows(self) -> list[str]:
         """The label's text, wrapped."""
-        text = ", ".join(self.names) + (f": {self.note}" if self.note else "")
+        marks = self.marks or ("",) * len(self.names)
+        named = (f"{m}\N{NO-BREAK SPACE}{name}" if m else name for m, name in zip(marks, self.names, strict=True))
+        text = ", ".join(named) + (f": {self.note}" if self.note else "")
         return wrap(text, _CHARACTERS)
 
 

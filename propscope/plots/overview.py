@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from propscope.plots.sheets import COLUMN, columns, facts, lines, reasons
 from propscope.plots.style import Header
+from propscope.plots.verdicts import key_of, mark_of
 from propscope.results import NetworkProfile, ProfileSet
 from propscope.results.expectations import BAND, end_to_end, expected_factor, mean_deviation
 from propscope.results.interval import geometric_interval
@@ -76,10 +77,13 @@ def prepare_overview(profiles: ProfileSet) -> Overview | None:
     """Return the end-to-end factors of every initializer and activation; None when no direction was seen."""
     by_line = lines(profiles, columns=(COLUMN,))
     names = tuple(columns(profiles))
+    pairs = [[columns(group).get(name, ProfileSet(())) for name in names] for group in by_line.values()]
+    marks = [[mark_of(pair) for pair in row] for row in pairs]
     maps = []
     for direction, title in _TITLES:
         cells = tuple(
-            tuple(cell_of(columns(group).get(name, ()), direction) for name in names) for group in by_line.values()
+            tuple(_marked(cell_of(pair, direction), mark) for pair, mark in zip(row, row_marks, strict=True))
+            for row, row_marks in zip(pairs, marks, strict=True)
         )
         if any(cell.state != "not seen" for row in cells for cell in row):
             maps.append(FactorMap(direction, title, cells))
@@ -92,6 +96,7 @@ def prepare_overview(profiles: ProfileSet) -> Overview | None:
         reading += " ±: 95% interval over seeds."
     if any(site.expected is not None for profile in profiles for site in profile.sites):
         reading += _THEORY
+    reading += key_of(mark for row in marks for mark in row)
     header = Header("Signal from end to end", facts(profiles), "\n".join((reading, *reasons(profiles))))
     return Overview(header, tuple(by_line), names, tuple(maps), limit)
 
@@ -106,6 +111,10 @@ def cell_of(members: Iterable[NetworkProfile], direction: Direction) -> Factor:
         return cell
     theory = _decades(math.log10(expected))
     return cell if cell.text.split()[0] == theory else replace(cell, text=f"{cell.text}\ntheory {theory}")
+
+
+def _marked(cell: Factor, mark: str) -> Factor:
+    return replace(cell, text=f"{mark} {cell.text}") if mark and cell.state != "not seen" else cell
 
 
 def factor_of(factors: list[float]) -> Factor:
