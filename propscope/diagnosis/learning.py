@@ -106,11 +106,11 @@ def _near_a_limit(evidence: Evidence) -> Iterator[Finding]:
                     continue
                 seeds = len(stretch.change)
                 yield _unknown(
-                    f"the {direction} factor {number(math.exp(stretch.mean), 2)} is within its interval of the limit "
-                    f"{number(math.exp(math.copysign(between, stretch.mean)), 2)}: {seeds} seed{'s' * (seeds != 1)} "
-                    "cannot tell",
+                    f"{seeds} seed{'s' * (seeds != 1)} cannot tell on which side of the limit "
+                    f"{number(math.exp(math.copysign(between, stretch.mean)), 2)} the {direction} factor lies: it is "
+                    f"{number(math.exp(stretch.mean), 2)} here",
                     "networks of this width wander from seed to seed",
-                    "profile more seeds",
+                    "profile more seeds (--seeds 5)",
                     seeds=float(seeds),
                 )
                 return

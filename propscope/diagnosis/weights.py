@@ -155,6 +155,7 @@ def _odd(evidence: Evidence, scale: Scale, usual: float, *, beside: bool) -> Fin
     meant = mean < 0 and site.role == "output"
     against = f"x{number(ratio, 2)} that of the other {site.kind} layers in its place" if beside else "not about 1"
     much, size = (ratio, "large") if ratio > 1 else (1 / ratio, "small")
+    hidden = any(is_norm(behind) for behind in evidence.sites[scale.index + 1 : scale.index + 2])
     return Finding(
         kind="exploding" if mean > 0 else "vanishing",
         severity="note" if meant else "strained",
@@ -162,7 +163,7 @@ def _odd(evidence: Evidence, scale: Scale, usual: float, *, beside: bool) -> Fin
         sites=(site.name,),
         message=f"{site.name}: its weights scale their input by {number(math.exp(scale.mean), 2)}, {against}",
         cause=f"its weights are {number(much, 2)} times too {size}"
-        + ("; a norm behind them hides that, and divides their gradient by as much" if mean > 0 else ""),
+        + ("; the norm behind it hides that, and divides their gradient by as much" if mean > 0 and hidden else ""),
         evidence={
             "weight_scale": math.exp(scale.mean),
             "ratio": ratio,

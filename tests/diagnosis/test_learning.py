@@ -57,6 +57,7 @@ class TestInsufficient:
         wide = [network(geometric(factor), seed=seed) for seed, factor in enumerate((0.02, 0.05, 0.12))]
         (message,) = self.messages(*wide)
         assert "3 seeds cannot tell" in message
+        assert "the limit 0.050" in message
         narrow = [network(geometric(factor), seed=seed) for seed, factor in enumerate((0.20, 0.21, 0.22))]
         assert self.messages(*narrow) == []
 
