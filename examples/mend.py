@@ -52,8 +52,7 @@ assert accuracy[1] > (0.8 if QUICK else 0.9)
 named, better = mended(misscaled_resnet(), images[:32])
 moved = []
 for net in (misscaled_resnet(), better):
-    weight = net.stage2[1].conv1.weight.detach()
-    start = weight.clone()
+    start = (weight := net.stage2[1].conv1.weight.detach()).clone()
     trained(net, images, torch.optim.SGD(net.parameters(), lr=0.05), epochs=1)
     moved.append(float((weight - start).norm() / start.norm()))
 print(f"stage2[1].conv1 moved in one epoch by {moved[0]:.1e} of its size before, {moved[1]:.1e} after")

@@ -28,7 +28,11 @@ def mending_text(mending: Mending, among: Sequence[Mapping[str, Label]] = ()) ->
     chosen = mending.trial
     for trial in mending.trials:
         lines += _set_aside(trial) if trial is not chosen else []
-    return "\n".join([*lines, *(_chosen(chosen) if chosen is not None else [])])
+    if chosen is not None:
+        lines += _chosen(chosen)
+    elif (worst := mending.before.diagnosis.worst) is not None and worst.remedy is not None:
+        lines += _paragraph("advice", worst.remedy.text)
+    return "\n".join(lines)
 
 
 def outcome(mending: Mending) -> str:

@@ -183,6 +183,15 @@ def test_a_report_of_records_alone():
         "             b()",
     ]
     assert mending_text(Mending(after)) == "healthy: nothing to mend"
+    # Where nothing helped, what the diagnosis says is left to do by hand.
+    advised = Diagnosis((replace(BROKEN.findings[0], remedy=Remedy("repair", "draw it anew")),))
+    stays = Mending(State(advised, 1.0, 1.0), (Trial(Remedy("norm", "put a norm"), before, None, reason="no room"),))
+    assert mending_text(stays).splitlines() == [
+        "broken, and stays so: no remedy helped",
+        "  before     broken: vanishing backward; forward x1.0, backward x1.0",
+        "  withdrawn  put a norm: cannot be carried out: no room",
+        "  advice     draw it anew",
+    ]
 
 
 def test_a_profile_without_sites_has_nothing_to_mend():
