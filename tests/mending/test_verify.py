@@ -1,11 +1,13 @@
 """Networks of the grid made again with remedies: which, in which order, and with what came of it."""
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
 
 from propscope.diagnosis import diagnose
+from propscope.diagnosis.remedies import AROUND
 from propscope.errors import InputError
 from propscope.mending import Mending, State, Trial, verify
 from propscope.mending.candidates import candidates
@@ -75,6 +77,15 @@ def test_what_does_not_help_is_withdrawn_and_the_next_is_tried():
     assert text.count("  withdrawn  ") == sum(not trial.helped for trial in found.trials)
     assert text.count("  set aside  ") == sum(trial.helped for trial in found.trials) - 1
     assert text.count("  remedy     ") == 1
+
+
+def test_what_helps_in_part_does_not_end_the_search(monkeypatch):
+    offered = (Remedy("initializer", "a", {"initializer": "critical"}), Remedy("residual", "b", AROUND))
+    monkeypatch.setattr(sys.modules["propscope.mending.verify"], "candidates", lambda *arguments: iter(offered))
+    (found,) = verify(grid(activation="sigmoid", initializer="default", width=64, depth=16))
+    assert [trial.after.diagnosis.verdict for trial in found.trials] == ["strained", "healthy"]
+    assert found.trial is found.trials[1]
+    assert "  set aside  a: only strained" in mending_text(found)
 
 
 def test_the_candidates_come_in_order_and_none_twice():
