@@ -203,6 +203,12 @@ def test_centred_units_have_mean_0_and_layers_deviation_1(batch):
             assert abs(signal.std(correction=0).item() - 1) < 1e-5
 
 
+def test_a_linear_layer_over_a_sequence_is_centred_by_its_last_axis():
+    net, batch = stack(1, 8), torch.randn(4, 5, 8) + 1
+    assert centre(net, batch) == ("0",)
+    assert net[0](batch).mean((0, 1)).abs().max() < 1e-5
+
+
 def test_convolutions_are_centred_by_channel_and_buffers_stay():
     net = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 4, 3, bias=False))
     before = state(net)
