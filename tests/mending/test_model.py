@@ -209,6 +209,12 @@ def test_a_linear_layer_over_a_sequence_is_centred_by_its_last_axis():
     assert net[0](batch).mean((0, 1)).abs().max() < 1e-5
 
 
+def test_a_layer_that_runs_again_is_centred_by_its_first_run():
+    layer, batch = nn.Linear(8, 8), torch.randn(64, 8) + 1
+    assert centre(nn.Sequential(layer, nn.Sigmoid(), layer), batch) == ("0",)
+    assert layer(batch).mean(0).abs().max() < 1e-5
+
+
 def test_convolutions_are_centred_by_channel_and_buffers_stay():
     net = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 4, 3, bias=False))
     before = state(net)
