@@ -31,9 +31,10 @@ EXPLODED = 0.5 * math.log(1 / _EPS)
 # the weights at all; six depth scales in amplitude, e^6 = 400 steps, are as many as a usual training has.
 CHAOTIC = 6.0
 
-# One that fades has kappa = f^-2 for gradient descent. Adam divides the gradient by its own size, which leaves the half
-# of it that the forward pass brings, f^-1: singular at f = eps, near the 1e-8 that Adam adds to that size besides.
-VANISHED = math.log(1 / _EPS)
+# One that fades has kappa = f^-2 for gradient descent. Adam divides each gradient by its own size, but for the 1e-8 that
+# it adds to it (Kingma, Ba 2015, algorithm 1). Weight gradients of a readout start at about 1e-2, as probabilities that
+# are off by 0.1 times activations of 0.1 to 1: what arrives smaller by 1e6 is no longer brought to size.
+VANISHED = math.log(1e6)
 
 # One layer that by itself uses up what a whole network may change, e^3 = 20, is at fault; against layers of its kind
 # likewise.
@@ -53,7 +54,7 @@ UNRESOLVED = 32 * _EPS
 # Where more than half of the inputs of a bounded activation are flat, the median unit passes less than 7% of its
 # gradient (Glorot, Bengio 2010, section 3.1: saturated units).
 SATURATED = 0.5
-BOUNDED = frozenset({"tanh", "sigmoid", "hardtanh", "hardsigmoid", "softsign", "erf", "relu6", "sin"})
+BOUNDED = frozenset({"tanh", "sigmoid", "hardtanh", "hardsigmoid", "softsign", "erf", "sin"})
 # A rectifier is flat for half of a symmetric input, and for every sample alike once samples have become alike: half of
 # its units off is what a sound deep network shows. A tenth left is a network a tenth as wide (Lu et al. 2020).
 INACTIVE = 0.9

@@ -22,7 +22,7 @@ def exploding(evidence: Evidence) -> Iterator[Finding]:
 
 
 def vanishing(evidence: Evidence) -> Iterator[Finding]:
-    """Find stretches over which the signal or the gradient fades to e^-3 or less; broken below eps = 1.2e-7."""
+    """Find stretches over which the signal or the gradient fades to e^-3 or less; broken below 1e-6."""
     yield from _over_depth(evidence, "vanishing")
 
 

@@ -18,7 +18,7 @@ GROUPS = 6
 _NAMED = 6
 _DIRECTED = ("exploding", "vanishing", "non-finite")
 _ORDER = ("broken", "strained", "healthy")
-# From four seeds of four on; from one of one on.
+# From three seeds of three on; from one of one on.
 _SURE = ((0.8, "very likely"), (0.6, "likely"), (0.0, "uncertain, more seeds would tell"))
 
 

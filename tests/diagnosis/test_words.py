@@ -38,7 +38,7 @@ def test_a_finding_says_what_where_why_what_to_change_and_how_sure():
     for heading in ("seen", "where", "why", "change", "sure"):
         assert sum(line.startswith(f"  {heading:7} ") for line in lines) == 1
     flat = " ".join(text.split())
-    assert "broken below 1e-7" in flat
+    assert "broken below 1e-6" in flat
     assert "95% interval 3e-8 to 3e-8" in flat
     assert "where since layer 20, back to layer 2: 19 places" in flat
     assert (
