@@ -9,64 +9,54 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from propscope.cli.model_options import (
+    INPUT,
+    MODEL,
+    Arg,
+    Batches,
+    Checkpoint,
+    Config,
+    Device,
+    Dtype,
+    Exclude,
+    Include,
+    InputFile,
+    InputKind,
+    InputShape,
+    Loss,
+    Train,
+)
 from propscope.cli.options import Json, Overwrite
 from propscope.errors import InputError
 
 if TYPE_CHECKING:
     from propscope.cli.inspection import Outcome, Request
 
-_MODEL, _INPUT, _VIEW, _OUTPUT = "Model", "Input and loss", "View", "Results"
+_VIEW, _OUTPUT = "View", "Results"
 
 
 def inspect(
     target: Annotated[
         str, typer.Argument(help="module:callable or file.py:callable that returns a model.", show_default=False)
     ],
-    arg: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="name=value, an argument of the callable; repeatable.", rich_help_panel=_MODEL),
-    ] = None,
-    config: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="name=value,...: the configuration of a model of transformers.", rich_help_panel=_MODEL),
-    ] = None,
-    checkpoint: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Weights to load: a state_dict, read with weights_only.", rich_help_panel=_MODEL),
-    ] = None,
+    arg: Arg = None,
+    config: Config = None,
+    checkpoint: Checkpoint = None,
     init: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="Initializer for every layer that it fits; see `propscope list`.", rich_help_panel=_MODEL),
+        typer.Option(help="Initializer for every layer that it fits; see `propscope list`.", rich_help_panel=MODEL),
     ] = None,
-    train: Annotated[bool, typer.Option("--train/--eval", help="Mode of the model.", rich_help_panel=_MODEL)] = True,
-    dtype: Annotated[
-        str, typer.Option(help="float32, float64, bfloat16 or float16.", rich_help_panel=_MODEL)
-    ] = "float32",
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps.", rich_help_panel=_MODEL)] = "cpu",
-    input_shape: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="Shape to draw, 8,3,32,32; again for each further argument.", rich_help_panel=_INPUT),
-    ] = None,
-    input_kind: Annotated[
-        str, typer.Option(help="float (N(0, 1)), tokens or image (smooth noise).", rich_help_panel=_INPUT)
-    ] = "float",
-    input: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help=".pt or .npy file: a tensor, a tuple or a dict of arguments.", rich_help_panel=_INPUT),
-    ] = None,
-    loss: Annotated[
-        str, typer.Option(help="cotangent (N(0, 1) at the output), cross-entropy, mse or sum.", rich_help_panel=_INPUT)
-    ] = "cotangent",
-    seeds: Annotated[int, typer.Option(help="Models built anew, taken together.", rich_help_panel=_INPUT)] = 1,
-    batches: Annotated[int, typer.Option(help="Batches drawn for each.", rich_help_panel=_INPUT)] = 1,
-    include: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Record only sites whose name has this regular expression.", rich_help_panel=_VIEW),
-    ] = None,
-    exclude: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Record no site whose name has it.", rich_help_panel=_VIEW),
-    ] = None,
+    train: Train = True,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    input_shape: InputShape = None,
+    input_kind: InputKind = "float",
+    input: InputFile = None,
+    loss: Loss = "cotangent",
+    seeds: Annotated[int, typer.Option(help="Models built anew, taken together.", rich_help_panel=INPUT)] = 1,
+    batches: Batches = 1,
+    include: Include = None,
+    exclude: Exclude = None,
     sort: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Worst site first by gain, backward, flat, dead or nonfinite.", rich_help_panel=_VIEW),
