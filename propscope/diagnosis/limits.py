@@ -26,14 +26,15 @@ STRAINED = 3.0
 # layer by its rounding error alone, eps / 2, is f eps / 2 at the output, and rows of the kernel differ by f^2.
 EXPLODED = 0.5 * math.log(1 / _EPS)
 
-# Where the gradient grows and the values do not, the network is chaotic: a change of the first layer by a share u is
-# one of f u at the output. Steps small enough to leave the output in place, u < 1 / f, must be more than f to change
-# the weights at all; six depth scales in amplitude, e^6 = 400 steps, are as many as a usual training has.
-CHAOTIC = 6.0
+# Where the gradient grows and the values do not, the network is chaotic: a change of the first layer by a share u of
+# what it gives is one of f u at the output. A useful step changes weights by about 1e-3 of themselves (You, Gitman,
+# Ginsburg 2017, trust coefficient), and what they give by ten times that, being of low rank: from f = 100 on it is a
+# leap.
+CHAOTIC = math.log(100)
 
-# One that fades has kappa = f^-2 for gradient descent. Adam divides each gradient by its own size, but for the 1e-8 that
-# it adds to it (Kingma, Ba 2015, algorithm 1). Weight gradients of a readout start at about 1e-2, as probabilities that
-# are off by 0.1 times activations of 0.1 to 1: what arrives smaller by 1e6 is no longer brought to size.
+# One that fades has kappa = f^-2 for gradient descent. Adam divides each gradient by its own size, but for the 1e-8
+# that it adds to it (Kingma, Ba 2015, algorithm 1). Weight gradients of a readout start at 1e-2 and more, probabilities
+# that are off by 0.1 times activations of 0.1 to 1: what arrives smaller by 1e6 is no longer brought to size.
 VANISHED = math.log(1e6)
 
 # One layer that by itself uses up what a whole network may change, e^3 = 20, is at fault; against layers of its kind
