@@ -41,6 +41,8 @@ benches: $(READY)
 	$(BIN)/python benches/store.py
 	$(BIN)/python benches/inspect_models.py
 	$(BIN)/python benches/training.py
+	$(BIN)/python benches/planted.py
+	$(BIN)/python benches/verdict.py
 
 pictures: $(READY)
 	$(BIN)/python benches/pictures.py

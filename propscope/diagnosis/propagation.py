@@ -17,7 +17,7 @@ _OF = {"forward": "the signal", "backward": "the gradient"}
 
 
 def exploding(evidence: Evidence) -> Iterator[Finding]:
-    """Find stretches over which the signal or the gradient grows by e^3 or more; broken from eps^-1/2 = 2,900 on."""
+    """Find stretches over which the signal or the gradient grows by e^3 or more; broken from 2,900 on, in chaos 100."""
     yield from _over_depth(evidence, "exploding")
 
 

@@ -47,7 +47,7 @@ RULES: tuple[Rule, ...] = (
     Rule("symmetric", symmetric, "each unit of a layer equals another", "Rumelhart, Hinton, Williams 1986"),
     Rule("odd layer", odd_layers, "one layer, or one beside its kind, by e^3", "the whole depth's share in one layer",
          local=True),
-    Rule("exploding", exploding, "strained from e^3, broken from eps^-1/2 = 2,900 over the depth",
+    Rule("exploding", exploding, "strained from e^3, broken from eps^-1/2 = 2,900 over the depth, from 100 in chaos",
          "Schoenholz et al. 2017, six depth scales; Xiao et al. 2020, condition number 1/eps"),
     Rule("vanishing", vanishing, "strained below e^-3, broken below 1e-6 over the depth",
          "as exploding; Kingma, Ba 2015: Adam divides by the gradient's size and 1e-8"),
