@@ -67,3 +67,20 @@ def test_the_share_is_the_mean_over_seeds():
     (one,) = collapse(evidence(*members))
     assert one.evidence["share_apart"] == pytest.approx(2e-3)
     assert one.confidence == pytest.approx(2 / 4)
+
+
+def test_the_limits_are_those_that_the_docs_state():
+    from pathlib import Path
+
+    text = (Path(__file__).parents[2] / "docs" / "diagnosis.md").read_text()
+    stated = {
+        "e^-3 = 0.05": math.exp(-limits.STRAINED),
+        "eps^-1/2 = 2,900": math.exp(limits.EXPLODED),
+        "100 where the gradient grows": math.exp(limits.CHAOTIC),
+        "| 1e-6 |": math.exp(-limits.VANISHED),
+        "e^-6 = 0.0025": limits.COLLAPSING,
+        "eps is float32's, 1.2e-7": limits.COLLAPSED,
+    }
+    values = (0.0498, 2896.3, 100.0, 1e-6, 0.00248, 1.19e-7)
+    assert [words for words in stated if words not in text] == []
+    assert list(stated.values()) == pytest.approx(values, rel=0.005)

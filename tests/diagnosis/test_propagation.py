@@ -92,6 +92,14 @@ def test_the_interval_is_over_seeds_and_the_confidence_counts_them():
     assert found.confidence == pytest.approx(0.6)
 
 
+def test_layers_of_other_widths_are_held_against_each_other_by_the_gradient_of_a_sample():
+    # E|delta|^2 over all units is what theory keeps: a layer of 1/900 as many units has 30 times the rms.
+    wide, narrow = (128, 57600), (128, 64)
+    tapered = network([1.0, 1.0], [1.0, 30.0], shape=[wide, narrow])
+    assert verdicts(exploding, tapered) == verdicts(vanishing, tapered) == []
+    assert verdicts(vanishing, network([1.0, 1.0], [1.0, 30.0])) == [("backward", "strained")]
+
+
 def test_zero_is_found_where_it_starts():
     found = list(vanishing(evidence(network([1.0, 1.0, 0.0, 0.0]))))
     assert [(each.severity, each.first) for each in found] == [("broken", "layers.2.linear")]

@@ -48,6 +48,12 @@ def test_several_networks_are_judged_apart():
     assert found.findings[0].labels == {"initializer": "small"}
 
 
+def test_the_worst_of_several_networks_comes_first():
+    strained = network(geometric(1e-2, 5), labels={"initializer": "a"})
+    broken = network(geometric(1e-9, 5), labels={"initializer": "b"})
+    assert [f.severity for f in propscope.diagnose(seeds(strained, broken)).findings[:2]] == ["broken", "strained"]
+
+
 def test_seeds_with_other_sites_are_left_out():
     found = propscope.diagnose(seeds(network(geometric(1e-9, 5), seed=0), network([1.0] * 3, seed=1)))
     assert found.verdict == "broken"
