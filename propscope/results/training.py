@@ -32,7 +32,7 @@ class TrainingRun:
 
     `train_loss`, `train_accuracy`, `validation_loss`, `validation_accuracy`: shape (epochs + 1,), before the first step
     and after each epoch, NaN where not defined (regression has no accuracy) or not reached. `update_ratio`: rms of a
-    step's parameter update over rms of the weights, mean over the epoch, shape (epochs,).
+    step's parameter update over rms of the weights, mean over the epoch's middle and last step, shape (epochs,).
 
     `constant_loss`: loss of the best constant prediction on the training data, NaN where not known. `steps_to_target`:
     steps until the accuracy (loss, for regression) reached `target`; None where it never did, or without a target.
