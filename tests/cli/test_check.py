@@ -97,7 +97,7 @@ class TestTarget:
         lines = outcome.out.splitlines()
         assert lines[0].endswith("2 seeds")
         assert lines[1].startswith("broken: vanishing at 38: the gradient fades by x")
-        assert lines[2].startswith("  remedy: multiply the weight std of ")
+        assert lines[2].startswith("  remedy: bring each unit to mean 0")
         assert lines[-1].startswith("failed: ")
         assert lines[-1].endswith(" at or above broken")
 

@@ -71,7 +71,8 @@ def test_the_overview_says_what_theory_adds() -> None:
     zeros = without_theory(constant(0.0, initializer="zeros"), "the weights are equal")
     reading = prepared(ProfileSet((expecting(1.0, 1e-3), zeros))).header.reading.splitlines()
     assert reading[0].endswith(
-        "Second row: what infinite-width theory expects, where the networks lie outside its 95% band."
+        "Second row: what infinite-width theory expects, where the networks lie outside its 95% band. "
+        "Verdict: ✗:\N{NO-BREAK SPACE}broken; unmarked: healthy."
     )
     assert reading[1:] == ["No theory for zeros: the weights are equal."]
     assert "theory" not in prepared(ProfileSet((constant(1.0),))).header.reading
@@ -115,7 +116,7 @@ def test_only_the_directions_that_were_seen_are_shown() -> None:
 def test_a_pair_that_was_not_run_is_blank() -> None:
     profiles = grid(("he_normal",), ("relu",), seeds=1, depths=(3,)) + grid(("zeros",), ("tanh",), seeds=1, depths=(3,))
     cells = prepared(profiles).maps[0].cells
-    assert [[cell.text for cell in row] for row in cells] == [[cells[0][0].text, "–"], ["–", "zero"]]
+    assert [[cell.text for cell in row] for row in cells] == [[cells[0][0].text, "–"], ["–", "✗ zero"]]
 
 
 @pytest.mark.parametrize(
