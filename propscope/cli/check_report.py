@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from propscope.cli.output import remedy_document
 from propscope.diagnosis import Diagnosis, Finding, diagnose
 from propscope.diagnosis.compare import Comparison, Move, compare
 from propscope.results import ProfileSet
@@ -175,8 +176,7 @@ def _document(verdict: Verdict) -> dict[str, Any]:
 
 
 def _finding_document(finding: Finding) -> dict[str, Any]:
-    remedy = None if finding.remedy is None else _fields(finding.remedy)
-    return _fields(finding) | {"first": finding.first, "remedy": remedy}
+    return _fields(finding) | {"first": finding.first, "remedy": remedy_document(finding.remedy)}
 
 
 def _fields(record: Any, *, leave: str = "") -> dict[str, Any]:

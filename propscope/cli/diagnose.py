@@ -11,7 +11,7 @@ from propscope.errors import InputError
 
 if TYPE_CHECKING:
     from propscope.mending import Mending
-    from propscope.results import Diagnosis, Finding, ProfileSet, Remedy
+    from propscope.results import Diagnosis, Finding, ProfileSet
 
 
 def diagnose(
@@ -77,6 +77,7 @@ def network_document(diagnosis: Diagnosis) -> dict[str, Any]:
 
 def mending_document(mending: Mending) -> dict[str, Any]:
     """Return what was tried for one network, in order, as one object."""
+    from propscope.cli.output import remedy_document
     from propscope.mending import State
 
     def state(found: State | None) -> dict[str, Any] | None:
@@ -94,7 +95,7 @@ def mending_document(mending: Mending) -> dict[str, Any]:
         "before": state(mending.before),
         "trials": [
             {
-                "remedy": _remedy(trial.remedy),
+                "remedy": remedy_document(trial.remedy),
                 "helped": trial.helped,
                 "chosen": trial is mending.trial,
                 "after": state(trial.after),
@@ -107,19 +108,6 @@ def mending_document(mending: Mending) -> dict[str, Any]:
 
 
 def _finding(finding: Finding) -> dict[str, Any]:
-    names = ("kind", "severity", "direction", "first", "last", "message", "cause", "confidence")
-    return {
-        **{name: getattr(finding, name) for name in names},
-        "sites": list(finding.sites),
-        "evidence": dict(finding.evidence),
-        "remedy": None if finding.remedy is None else _remedy(finding.remedy),
-    }
+    from propscope.cli.output import finding_document, remedy_document
 
-
-def _remedy(remedy: Remedy) -> dict[str, Any]:
-    return {
-        "action": remedy.action,
-        "text": remedy.text,
-        "options": dict(remedy.options),
-        "factors": dict(remedy.factors),
-    }
+    return finding_document(finding) | {"sites": finding.sites, "remedy": remedy_document(finding.remedy)}

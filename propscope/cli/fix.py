@@ -6,9 +6,9 @@ import sys
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING
 
-from propscope.cli.batches import make_loss, make_source, moved
-from propscope.cli.inspection import Request, device_of, dtype_of
-from propscope.cli.targets import find_target, searched
+from propscope.cli.batches import make_loss, moved
+from propscope.cli.inspection import Request, device_of, dtype_of, named_by
+from propscope.cli.targets import searched
 from propscope.mending import mend
 
 if TYPE_CHECKING:
@@ -20,14 +20,7 @@ def fixed(request: Request) -> Mending:
     dtype, device = dtype_of(request.dtype), device_of(request.device)
     # With --json nothing else may reach stdout, and models print.
     with searched(request.target), redirect_stdout(sys.stderr):
-        target = find_target(
-            request.target,
-            arguments=request.arguments,
-            config=request.config,
-            checkpoint=request.checkpoint,
-            init=request.init,
-        )
-        source = make_source(request.shapes, request.kinds, request.file)
+        target, source = named_by(request)
         model = target.build(seed=0, device=device, dtype=dtype).model.train(request.train)
         batch = moved(source.batch(model, seed=0, number=0, dtype=dtype), device=device)
         return mend(model, batch, make_loss(request.loss, seed=0))

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from propscope.cli.batches import Drawn, Held, make_loss, make_source, moved, spelled_shapes
-from propscope.cli.targets import find_target, one_line, searched
+from propscope.cli.targets import Target, find_target, one_line, searched
 from propscope.errors import InputError, PropscopeError
 from propscope.measure import profile
 from propscope.results import NetworkProfile, ProfileSet, Site
@@ -87,14 +87,7 @@ def run(request: Request) -> Outcome:
     notes: tuple[str, ...] = ()
     # With --json nothing else may reach stdout, and models print.
     with searched(request.target), redirect_stdout(sys.stderr):
-        target = find_target(
-            request.target,
-            arguments=request.arguments,
-            config=request.config,
-            checkpoint=request.checkpoint,
-            init=request.init,
-        )
-        source = make_source(request.shapes, request.kinds, request.file)
+        target, source = named_by(request)
         for seed in range(request.seeds):
             built = target.build(seed=seed, device=device, dtype=dtype)
             model, notes = built.model.train(request.train), built.notes
@@ -116,6 +109,18 @@ def run(request: Request) -> Outcome:
     headline = f"{request.target}: {', '.join(filter(None, parts))}"
     hint = "" if stopped is None else "give the input that the model takes, or mend the model"
     return Outcome(together, _shown(together, stopped), title, shapes, headline, stopped, hint)
+
+
+def named_by(request: Request) -> tuple[Target, Drawn | Held]:
+    """Return what a request names: what builds its model, and where its batches come from; raises `InputError`."""
+    target = find_target(
+        request.target,
+        arguments=request.arguments,
+        config=request.config,
+        checkpoint=request.checkpoint,
+        init=request.init,
+    )
+    return target, make_source(request.shapes, request.kinds, request.file)
 
 
 def _of_seed(model: nn.Module, first: Any, source: Drawn | Held, request: Request, seed: int) -> NetworkProfile:

@@ -8,7 +8,7 @@ import shutil
 import sys
 from typing import Any
 
-from propscope.diagnosis import Diagnosis, Finding, diagnose
+from propscope.diagnosis import Diagnosis, Finding, Remedy, diagnose
 from propscope.results import NetworkProfile, ProfileSet, TrainingSet
 from propscope.results.expectations import Deviation, SecondMomentRatio, deviation, second_moment_ratios
 from propscope.results.grid import summarize_pairs
@@ -75,10 +75,11 @@ def grid_document(profiles: ProfileSet) -> list[dict[str, Any]]:
 
 def diagnosis_document(diagnosis: Diagnosis) -> dict[str, Any]:
     """Return the verdict on one network and its findings, the worst first, as one object."""
-    return {"verdict": diagnosis.verdict, "findings": [_finding(finding) for finding in diagnosis.findings]}
+    return {"verdict": diagnosis.verdict, "findings": [finding_document(finding) for finding in diagnosis.findings]}
 
 
-def _finding(finding: Finding) -> dict[str, Any]:
+def finding_document(finding: Finding) -> dict[str, Any]:
+    """Return a finding as one object, its remedy in words."""
     names = ("kind", "severity", "direction", "first", "last", "message", "cause")
     return {
         **{name: getattr(finding, name) for name in names},
@@ -86,6 +87,11 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "confidence": finding.confidence,
         "evidence": dict(finding.evidence),
     }
+
+
+def remedy_document(remedy: Remedy | None) -> dict[str, Any] | None:
+    """Return all of a remedy as one object, None where there is none."""
+    return None if remedy is None else {name: getattr(remedy, name) for name in remedy.__dataclass_fields__}
 
 
 def training_document(runs: TrainingSet) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ Bools = NDArray[np.bool_]
 Places = tuple[tuple[int, ...], ...]
 
 # ln of less than the least positive float64: what stands for a signal of exactly zero.
-VANISHED = -750.0
+ZERO = -750.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ class Chain:
         )
         if not is_layered(members[0]):
             for logs, direction in ((forward, DIRECTIONS[0]), (backward, DIRECTIONS[1])):
-                logs[_passed_by(members, indices, direction) & (logs == VANISHED)] = math.nan
+                logs[_passed_by(members, indices, direction) & (logs == ZERO)] = math.nan
         return cls(indices, forward, backward)
 
     def between(self, start: int, end: int, direction: Direction) -> Floats:
@@ -208,7 +208,7 @@ def _log_size(site: Site, direction: Direction) -> float:
     if summary is None or not summary.count or summary.nonfinite_count:
         return math.nan
     if summary.rms == 0:
-        return VANISHED
+        return ZERO
     units = math.prod(site.shape[1:]) if direction == "backward" else 1
     return math.log(summary.rms) + 0.5 * math.log(units or 1)
 
@@ -225,23 +225,16 @@ def _passed_by(members: tuple[NetworkProfile, ...], indices: tuple[int, ...], di
     return np.array(around)
 
 
-def wander(evidence: Evidence, stretch: Stretch) -> float:
-    """Return the standard deviation over seeds of ln of the factor over a stretch, estimated or expected.
-
-    From two seeds on that of the seeds. Of a single one what finite width makes of a He ReLU network, sqrt(5 L / n) / 2
-    for L layers of n units (Hanin, Nica 2020; ln q has variance 5 L / n, and ln rms is half of it).
-    """
-    if len(stretch.change) > 1:
-        return float(np.std(stretch.change, ddof=1))
-    low, high = sorted((stretch.start, stretch.end))
-    units = [site.units for site in evidence.sites[low : high + 1] if site.units]
-    return 0.5 * math.sqrt(5 * stretch.steps / min(units)) if units else 0.0
-
-
 def limits_of(evidence: Evidence, stretch: Stretch) -> tuple[float, float]:
-    """Return the 95% interval of the mean over seeds of ln of the factor over a stretch."""
+    """Return the 95% interval of the mean over seeds of ln of the factor over a stretch.
+
+    Of a single seed by what finite width makes of a He ReLU network: L layers of n units wander by a standard deviation
+    of sqrt(5 L / n) / 2 (Hanin, Nica 2020; ln q has variance 5 L / n, and ln rms is half of it).
+    """
     if len(stretch.change) > 1:
         interval = arithmetic_interval(stretch.change)
         return interval.low, interval.high
-    half = 1.96 * wander(evidence, stretch)
+    low, high = sorted((stretch.start, stretch.end))
+    units = [site.units for site in evidence.sites[low : high + 1] if site.units]
+    half = 1.96 * 0.5 * math.sqrt(5 * stretch.steps / min(units)) if units else 0.0
     return stretch.mean - half, stretch.mean + half

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from propscope.diagnosis import limits
 from propscope.diagnosis.confidence import succession
-from propscope.diagnosis.evidence import VANISHED, Chain, Evidence, Stretch, limits_of
+from propscope.diagnosis.evidence import ZERO, Chain, Evidence, Stretch, limits_of
 from propscope.diagnosis.remedies import remedy_for_size
 from propscope.results.finding import Finding, Kind, Severity
 from propscope.results.network import DIRECTIONS, Direction, Site
@@ -40,7 +40,7 @@ def _beyond(chain: Chain, direction: Direction, kind: Kind) -> Stretch | None:
     if stretch is None or (stretch.mean if kind == "exploding" else -stretch.mean) <= limits.STRAINED:
         return None
     # What comes back from zero, by a bias say, has not grown: that it was zero is what is wrong.
-    return None if stretch.mean > -VANISHED / 2 else stretch
+    return None if stretch.mean > -ZERO / 2 else stretch
 
 
 def _finding(evidence: Evidence, chain: Chain, kind: Kind, direction: Direction, stretch: Stretch) -> Finding:
@@ -69,7 +69,7 @@ def _finding(evidence: Evidence, chain: Chain, kind: Kind, direction: Direction,
             "layers": float(stretch.steps),
             "seeds": float(len(stretch.change)),
         },
-        remedy=remedy_for_size(evidence, sites, each, kind=kind, direction=direction),
+        remedy=remedy_for_size(evidence, sites, each),
         confidence=succession(sum(abs(change) > limit for change in stretch.change), len(stretch.change)),
         marks={end.name: kind if direction == "forward" else f"grad {kind}"},
     )

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from propscope.diagnosis.evidence import Evidence
-from propscope.results.finding import Action, Kind, Remedy
-from propscope.results.network import Direction, Label, NetworkProfile, Site
+from propscope.results.finding import Action, Remedy
+from propscope.results.network import Label, NetworkProfile, Site
 from propscope.results.table import number
 
 
@@ -60,9 +60,7 @@ def is_of_grid(profile: NetworkProfile) -> bool:
     return {"initializer", "activation", "depth"} <= profile.labels.keys()
 
 
-def remedy_for_size(
-    evidence: Evidence, sites: Sequence[Site], each: float, *, kind: Kind, direction: Direction
-) -> Remedy | None:
+def remedy_for_size(evidence: Evidence, sites: Sequence[Site], each: float) -> Remedy | None:
     """Return what brings a factor of `each` a layer over `sites` back to one."""
     first = evidence.members[0]
     if not 0 < each < math.inf:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from propscope.diagnosis import limits
 from propscope.diagnosis.confidence import succession
 from propscope.diagnosis.evidence import Evidence
 from propscope.diagnosis.remedies import is_of_grid, new_start
-from propscope.results.finding import Finding, Kind, Remedy
+from propscope.results.finding import Finding, Remedy
 from propscope.results.gains import extent
 from propscope.results.network import Site
 from propscope.results.table import percent
@@ -151,8 +151,8 @@ def _rms(site: Site) -> float:
     return site.forward.rms if site.forward is not None else math.nan
 
 
-def _count(sites: tuple[Site, ...], holds: object) -> int:
-    return sum(bool(holds(site)) for site in sites)  # type: ignore[operator]
+def _count(sites: tuple[Site, ...], holds: Callable[[Site], bool]) -> int:
+    return sum(map(holds, sites))
 
 
 def _share_of_seeds(evidence: Evidence, index: int, limit: float) -> float:
@@ -183,5 +183,5 @@ def _less_negative(evidence: Evidence, site: Site) -> Remedy:
     first = evidence.members[0]
     if is_of_grid(first):
         return new_start(first, "weights of mean zero, biases of zero")
-    kind: Kind = "inactive"
-    return Remedy("repair", f"set the bias of {site.name} to zero and draw its weights with mean zero ({kind} units)")
+    text = f"set the bias of {site.name} to zero and draw its weights with mean zero (inactive units)"
+    return Remedy("repair", text)
