@@ -19,7 +19,7 @@ from timing import interleave, lines, write
 
 import propscope
 from propscope.networks import ACTIVATIONS, SQUARE_DEFAULTS, MLPSpec, make_input
-from propscope.results import ProfileSet
+from propscope.records import ProfileSet
 
 
 def bare() -> None:

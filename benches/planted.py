@@ -37,7 +37,7 @@ from faults import (
 from timing import write
 
 import propscope
-from propscope.results import ProfileSet
+from propscope.records import ProfileSet
 
 SEEDS = (0, 1, 2)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from propscope.results import NetworkProfile, Parameter, ProfileSet, Provenance, Site, TensorSummary
+from propscope.records import NetworkProfile, Parameter, ProfileSet, Provenance, Site, TensorSummary
 from propscope.store import load, merge, save
 
 GRID, MANY, DEPTH, WIDTH, SAMPLES = 132, 10_000, 20, 256, 16384

@@ -21,8 +21,8 @@ import torch
 from timing import interleave, lines, write
 from torch.nn.functional import cross_entropy
 
-from propscope.training import TrainingData, TrainingPlan, collect, make_plan, run
-from propscope.training.loop import train
+from propscope.experiments.training import TrainingData, TrainingPlan, collect, make_plan, run
+from propscope.experiments.training.loop import train
 
 EPOCHS = 8
 

@@ -23,8 +23,8 @@ from timing import OUTPUTS, write
 from verdict_baselines import gradient_ratio_verdict, smdebug_verdict
 
 import propscope
-from propscope.results.finding import Verdict
-from propscope.training import make_data
+from propscope.experiments.training import make_data
+from propscope.records.finding import Verdict
 
 ACTIVATIONS = (
     "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "softplus", "tanh", "hardtanh", "sigmoid", "softsign", "sin",

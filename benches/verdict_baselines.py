@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from propscope.errors import InputError
-from propscope.results import LogHistogram, NetworkProfile, Parameter, Site, TensorSummary
+from propscope.records import LogHistogram, NetworkProfile, Parameter, Site, TensorSummary
 
 Figures = dict[str, float]
 RELATIONS: dict[str, Callable[[float, float], bool]] = {"<": operator.lt, ">": operator.gt, ">=": operator.ge}

@@ -11,9 +11,10 @@ import torch
 from setting import QUICK, SEEDS, picture
 
 import propscope
-from propscope.networks import make_input, stream
+from propscope.networks import make_input, seeded_generator
 from propscope.plots import Header
-from propscope.results.table import Table, number
+from propscope.records.numerals import number
+from propscope.report.table import Table
 
 FEW, MANY = 3, 450
 DRAWS = 10 if QUICK else 100
@@ -25,7 +26,7 @@ def products(function, inputs, *, scale="none", centred=False, factor=1.0, weigh
     for seed in range(DRAWS):
         x = make_input("mixed", batch=1000, seed=seed, features=inputs, scale=scale, dtype=torch.float64).values
         x = factor * (x - x.mean(0) if centred else x)
-        w = weight_std * torch.randn(inputs, generator=stream(seed, "weights"), dtype=torch.float64)
+        w = weight_std * torch.randn(inputs, generator=seeded_generator(seed, "weights"), dtype=torch.float64)
         z = w * x
         ratios.append(float(function(z).square().mean() / z.var()))
         apart.append(float(z.mean() - w.mean() * x.mean()))

@@ -11,7 +11,8 @@ from setting import SEEDS, picture
 
 import propscope
 from propscope.plots import Header
-from propscope.results.table import Table, number, percent
+from propscope.records.numerals import number, percent
+from propscope.report.table import Table
 
 activations = ["relu", "gelu", "selu", "tanh", "sigmoid"]
 initializers = ["zeros", "normal", "normal:std=1", "default", "xavier_normal", "he_normal"]

@@ -9,8 +9,8 @@ from scipy.integrate import trapezoid
 from scipy.stats import gaussian_kde
 from setting import QUICK, picture
 
+from propscope.experiments.training import make_data
 from propscope.plots import Header, line_style
-from propscope.training import make_data
 
 ROWS = 2_000 if QUICK else 10_000
 data = {"linear": make_data("linear", seed=0, rows=ROWS, validation=0)}

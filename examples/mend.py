@@ -10,10 +10,10 @@ from models import misscaled_resnet, sigmoid_net
 from setting import QUICK
 from torch.nn.functional import cross_entropy
 
-from propscope.diagnosis.words import first_line
-from propscope.mending import carry_out, mend
-from propscope.mending.report import mending_text
-from propscope.training import make_data
+from propscope.experiments.training import make_data
+from propscope.remedies import carry_out, mend
+from propscope.report.explanation import first_line
+from propscope.report.remedies import trials_text
 
 data = make_data("digits", seed=0, scale="zscore")
 (pixels, digits), (held_out, answers) = data.train, data.validation
@@ -32,7 +32,7 @@ def trained(net, inputs, optimizer, epochs):
 def mended(net, batch):
     """Return the first line on the network, and a copy with the remedy that helped."""
     mending = mend(net, batch, lambda output: cross_entropy(output, digits[: len(batch)]))
-    print(first_line(mending.before.diagnosis), mending_text(mending), sep="\n", end="\n\n")
+    print(first_line(mending.before.diagnosis), trials_text(mending), sep="\n", end="\n\n")
     carry_out(better := copy.deepcopy(net), mending.trial.remedy, batch)
     return first_line(mending.before.diagnosis), better
 

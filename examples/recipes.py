@@ -14,7 +14,8 @@ from torch import nn
 
 import propscope
 from propscope.plots import Header, line_style
-from propscope.results.table import Table, number
+from propscope.records.numerals import number
+from propscope.report.table import Table
 
 CHANNELS = (16, 32, 32, 64, 64, 64)
 RECIPES = ("default", "ResNet", "VGG")

@@ -11,7 +11,7 @@ from setting import OUTPUTS, QUICK, SEEDS
 
 import propscope
 from propscope.plots import draw_all
-from propscope.results.table import Table
+from propscope.report.table import Table
 
 usual = dict.fromkeys(("relu", "leaky_relu", "prelu", "elu", "gelu", "silu"), "he_normal")
 usual |= {"selu": "lecun_normal", "tanh": "xavier_normal", "sigmoid": "xavier_normal"}

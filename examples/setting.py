@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from propscope.plots import DPI, Header, draw_header, styled, write_figure
 from propscope.plots.learning import prepare_learning
 from propscope.plots.learning_panels import draw_learning
-from propscope.results.training import TrainingSet
+from propscope.records.training import TrainingSet
 
 QUICK = os.environ.get("PROPSCOPE_QUICK", "") not in ("", "0")
 OUTPUTS = Path("outputs", "quick") if QUICK else Path("outputs")

@@ -9,8 +9,8 @@ from setting import SEEDS, WORKERS, draw_training
 from torch import nn, optim
 
 import propscope
+from propscope.experiments.training import make_data
 from propscope.networks import initialize_
-from propscope.training import make_data
 
 # One step an epoch on all 10,000 examples, as gradient descent in a textbook.
 textbook = {"optimizer": "sgd", "epochs": 100, "batch": 10_000, "validation": 0, "seeds": SEEDS, "workers": WORKERS}

@@ -8,7 +8,8 @@ from setting import OUTPUTS, SEEDS
 
 import propscope
 from propscope.plots import draw_all
-from propscope.results.table import Table, number
+from propscope.records.numerals import number
+from propscope.report.table import Table
 
 initializers = ["zeros", "xavier_normal", "he_normal"]
 profiles = propscope.profile_mlp(depth=20, width=256, activation="relu", initializer=initializers, seeds=SEEDS)

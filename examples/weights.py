@@ -13,7 +13,8 @@ import propscope
 from propscope.networks import parse_initializer
 from propscope.plots import Header
 from propscope.plots.style import wrap
-from propscope.results.table import Table, number
+from propscope.records.numerals import number
+from propscope.report.table import Table
 
 INPUTS, UNITS = 784, 256
 plain = ["he_uniform", "he_normal", "xavier_uniform", "xavier_normal", "lecun_normal", "uniform", "normal:std=0.05"]

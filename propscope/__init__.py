@@ -8,31 +8,31 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from propscope._version import __version__ as __version__
 
 _HOMES = {
-    "NetworkProfile": "propscope.results",
-    "Parameter": "propscope.results",
-    "ProfileSet": "propscope.results",
+    "NetworkProfile": "propscope.records",
+    "Parameter": "propscope.records",
+    "ProfileSet": "propscope.records",
     "PropscopeError": "propscope.errors",
-    "Site": "propscope.results",
-    "TensorSummary": "propscope.results",
-    "TrainingRun": "propscope.results",
-    "TrainingSet": "propscope.results",
-    "LogHistogram": "propscope.results",
-    "Diagnosis": "propscope.results",
-    "Finding": "propscope.results",
-    "Remedy": "propscope.results",
-    "calibrate": "propscope.calibration",
+    "Site": "propscope.records",
+    "TensorSummary": "propscope.records",
+    "TrainingRun": "propscope.records",
+    "TrainingSet": "propscope.records",
+    "LogHistogram": "propscope.records",
+    "Diagnosis": "propscope.records",
+    "Finding": "propscope.records",
+    "Remedy": "propscope.records",
+    "calibrate": "propscope.remedies.calibration",
     "diagnose": "propscope.diagnosis",
     "load": "propscope.store",
     "save": "propscope.store",
-    "jacobian": "propscope.measure",
+    "jacobian": "propscope.spectra",
     "profile": "propscope.measure",
     "track": "propscope.measure",
-    "profile_mlp": "propscope.sweep",
+    "profile_mlp": "propscope.experiments",
     "summary": "propscope.measure",
-    "train_mlp": "propscope.training",
+    "train_mlp": "propscope.experiments.training",
 }
 
 __all__ = [
@@ -63,11 +63,12 @@ __all__ = [
 
 if TYPE_CHECKING:
     from propscope import theory
-    from propscope.calibration import calibrate
     from propscope.diagnosis import diagnose
     from propscope.errors import PropscopeError
-    from propscope.measure import jacobian, profile, summary, track
-    from propscope.results import (
+    from propscope.experiments import profile_mlp
+    from propscope.experiments.training import train_mlp
+    from propscope.measure import profile, summary, track
+    from propscope.records import (
         Diagnosis,
         Finding,
         LogHistogram,
@@ -80,9 +81,9 @@ if TYPE_CHECKING:
         TrainingRun,
         TrainingSet,
     )
+    from propscope.remedies.calibration import calibrate
+    from propscope.spectra import jacobian
     from propscope.store import load, save
-    from propscope.sweep import profile_mlp
-    from propscope.training import train_mlp
 
 
 def __getattr__(name: str) -> Any:

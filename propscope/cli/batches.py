@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from propscope.cli.targets import load_tensors
 from propscope.errors import InputError
 from propscope.measure.outputs import tensors_in
-from propscope.networks import stream
+from propscope.networks import seeded_generator
 
 KINDS = ("float", "tokens", "image")
 LOSSES = ("cotangent", "cross-entropy", "mse", "sum")
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class RandomBatches:
     """Random input: one positional argument of the model for each of `shapes`, of the kind at its place in `kinds`."""
 
     shapes: tuple[tuple[int, ...], ...]
@@ -30,7 +30,7 @@ class Drawn:
 
     def batch(self, model: nn.Module, *, seed: int, number: int, dtype: torch.dtype) -> Any:
         """Return the arguments; raises `InputError` for tokens when the model's vocabulary cannot be found."""
-        generator = stream(seed, "inspect", str(number))
+        generator = seeded_generator(seed, "inspect", str(number))
         made = tuple(
             _KINDS[kind](shape, model, generator, dtype) for shape, kind in zip(self.shapes, self.kinds, strict=True)
         )
@@ -38,7 +38,7 @@ class Drawn:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Held:
+class FileBatches:
     """Input from a file: a tensor, a tuple of positional arguments, or a dict of keyword arguments."""
 
     value: Any
@@ -48,12 +48,12 @@ class Held:
         return moved(self.value, dtype=dtype)
 
 
-def make_source(shapes: Sequence[str], kinds: str, file: Path | None) -> Drawn | Held:
+def make_source(shapes: Sequence[str], kinds: str, file: Path | None) -> RandomBatches | FileBatches:
     """Return the source of input that was typed; raises `InputError` for none, for both, and for what is not valid."""
     if file is not None:
         if shapes:
             raise InputError("--input and --input-shape are both given; valid is one of them")
-        return Held(_read(file))
+        return FileBatches(_read(file))
     if not shapes:
         raise InputError("no input is given", hint="--input-shape 8,3,32,32 draws one, --input FILE reads one")
     named = [kind.strip() for kind in kinds.split(",")]
@@ -62,7 +62,7 @@ def make_source(shapes: Sequence[str], kinds: str, file: Path | None) -> Drawn |
             raise InputError(f"--input-kind has {kind!r}; valid is one of {', '.join(KINDS)}")
     if len(named) not in (1, len(shapes)):
         raise InputError(f"--input-kind names {len(named)} kinds for {len(shapes)} --input-shape; give one for each")
-    return Drawn(tuple(map(_shape, shapes)), tuple(named if len(named) == len(shapes) else named * len(shapes)))
+    return RandomBatches(tuple(map(_shape, shapes)), tuple(named if len(named) == len(shapes) else named * len(shapes)))
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -171,7 +171,7 @@ def make_loss(name: str, *, seed: int) -> Callable[[Any], Tensor] | None:
         first = next(_floating(output), None)
         if first is None:
             raise InputError(f"the model's output has no floating tensor for the loss {name}")
-        generator = stream(seed, "inspect", name)
+        generator = seeded_generator(seed, "inspect", name)
         if name == "sum":
             return first.sum()
         if name == "mse":

@@ -26,8 +26,8 @@ from propscope.cli.options import Act, Depth, Json, Width, load_selected
 from propscope.errors import InputError
 
 if TYPE_CHECKING:
-    from propscope.cli.inspection import Request
-    from propscope.results import ProfileSet
+    from propscope.cli.model_runs import Request
+    from propscope.records import ProfileSet
 
 _SEEDS = 5
 _FILES = (".h5", ".hdf5")
@@ -81,7 +81,7 @@ def check(
 
     Findings come worst first, each with its remedy. Options of a TARGET are those of `propscope inspect`.
     """
-    from propscope.cli.check_report import Verdict, print_verdict
+    from propscope.report.check import Verdict, print_verdict
 
     of_file = _is_file(what)
     _check_options(context, fail_on, of_file=of_file)
@@ -91,7 +91,7 @@ def check(
         profiles = _loaded(Path(what), filters)
         headline = _contents(what, profiles)
     else:
-        from propscope.cli.inspection import Request
+        from propscope.cli.model_runs import Request
 
         request = Request(
             target=what,
@@ -149,7 +149,7 @@ def _check_options(context: typer.Context, fail_on: str, *, of_file: bool) -> No
 
 def _loaded(file: Path, filters: dict[str, str | None]) -> ProfileSet:
     """Return the profiles of a file; raises `InputError` for one of training runs and for one without any."""
-    from propscope.results import TrainingSet
+    from propscope.records import TrainingSet
 
     held = load_selected(
         file, act=filters["act"], init=filters["init"], depth=filters["depth"], width=filters["width"], seed=None
@@ -167,7 +167,7 @@ def _loaded(file: Path, filters: dict[str, str | None]) -> ProfileSet:
 
 
 def _contents(what: str, profiles: ProfileSet) -> str:
-    from propscope.cli.check_report import counted
+    from propscope.report.check import counted
 
     networks = len(profiles.groups("seed"))
     return f"{what}: {counted(networks, 'network')}, {counted(len(profiles), 'profile')}"
@@ -182,7 +182,7 @@ def _seeds(baseline: ProfileSet | None) -> int:
 
 def _run(request: Request) -> tuple[ProfileSet, str]:
     """Return the profiles of a target and what ran, in words; raises `InputError` when the model stops."""
-    from propscope.cli.inspection import run
+    from propscope.cli.model_runs import run
 
     outcome = run(request)
     if outcome.stopped is not None:

@@ -10,8 +10,8 @@ from propscope.cli.options import Act, Depth, File, Init, Json, Seed, Width, loa
 from propscope.errors import InputError
 
 if TYPE_CHECKING:
-    from propscope.mending import Mending
-    from propscope.results import Diagnosis, Finding, ProfileSet
+    from propscope.records import Diagnosis, Finding, ProfileSet
+    from propscope.remedies import RemedyTrials
 
 
 def diagnose(
@@ -27,10 +27,10 @@ def diagnose(
     json: Json = False,
 ) -> None:
     """Explain what is wrong with the networks of a result file, worst first, and what to change by which number."""
-    from propscope.cli.output import print_json
     from propscope.diagnosis import diagnose as judge
-    from propscope.diagnosis.words import explained
-    from propscope.results import TrainingSet
+    from propscope.records import TrainingSet
+    from propscope.report.documents import print_json
+    from propscope.report.explanation import explained
 
     profiles = load_selected(file, act=act, init=init, depth=depth, width=width, seed=seed)
     if isinstance(profiles, TrainingSet):
@@ -45,25 +45,25 @@ def diagnose(
         return
     documents = [network_document(network) for network in diagnosis.networks or (diagnosis,)]
     if verify:
-        from propscope.mending import verify as mended
+        from propscope.remedies import verify as mended
 
         tried = {frozenset(mending.labels.items()): mending for mending in mended(profiles)}
         for network, document in zip(diagnosis.networks or (diagnosis,), documents, strict=True):
             found = tried.get(frozenset(network.labels.items()))
-            document["mending"] = None if found is None else mending_document(found)
+            document["mending"] = None if found is None else trials_document(found)
     print_json(documents)
 
 
 def _verify(profiles: ProfileSet, diagnosis: Diagnosis) -> None:
     """Print what was tried for each network as soon as it is known."""
-    from propscope.mending.report import mending_text
-    from propscope.mending.verify import verified
+    from propscope.remedies.verify import verified
+    from propscope.report.remedies import trials_text
 
     print("\nverified: each made again with the same seeds and input, and judged anew", flush=True)
     among = [network.labels for network in diagnosis.networks]
     mended = count = 0
     for mending in verified(profiles):
-        print(f"\n{mending_text(mending, among)}", flush=True)
+        print(f"\n{trials_text(mending, among)}", flush=True)
         count += 1
         mended += mending.trial is not None
     print(f"\n{mended} of {count} mended" if count else "\nnothing to mend: all are healthy")
@@ -75,10 +75,10 @@ def network_document(diagnosis: Diagnosis) -> dict[str, Any]:
     return {"labels": dict(diagnosis.labels), "verdict": diagnosis.verdict, "findings": findings}
 
 
-def mending_document(mending: Mending) -> dict[str, Any]:
+def trials_document(mending: RemedyTrials) -> dict[str, Any]:
     """Return what was tried for one network, in order, as one object."""
-    from propscope.cli.output import remedy_document
-    from propscope.mending import State
+    from propscope.remedies import State
+    from propscope.report.documents import remedy_document
 
     def state(found: State | None) -> dict[str, Any] | None:
         if found is None:
@@ -108,6 +108,6 @@ def mending_document(mending: Mending) -> dict[str, Any]:
 
 
 def _finding(finding: Finding) -> dict[str, Any]:
-    from propscope.cli.output import finding_document, remedy_document
+    from propscope.report.documents import finding_document, remedy_document
 
     return finding_document(finding) | {"sites": finding.sites, "remedy": remedy_document(finding.remedy)}

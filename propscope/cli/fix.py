@@ -7,15 +7,15 @@ from contextlib import redirect_stdout
 from typing import TYPE_CHECKING
 
 from propscope.cli.batches import make_loss, moved
-from propscope.cli.inspection import Request, device_of, dtype_of, named_by
+from propscope.cli.model_runs import Request, device_of, dtype_of, named_by
 from propscope.cli.targets import searched
-from propscope.mending import mend
+from propscope.remedies import mend
 
 if TYPE_CHECKING:
-    from propscope.mending import Mending
+    from propscope.remedies import RemedyTrials
 
 
-def fixed(request: Request) -> Mending:
+def fixed(request: Request) -> RemedyTrials:
     """Return what helps the model of a request, of its first seed and batch; the model itself is not touched."""
     dtype, device = dtype_of(request.dtype), device_of(request.device)
     # With --json nothing else may reach stdout, and models print.

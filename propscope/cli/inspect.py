@@ -30,7 +30,7 @@ from propscope.cli.options import Json, Overwrite
 from propscope.errors import InputError
 
 if TYPE_CHECKING:
-    from propscope.cli.inspection import Outcome, Request
+    from propscope.cli.model_runs import Outcome, Request
 
 _VIEW, _OUTPUT = "View", "Results"
 
@@ -84,7 +84,7 @@ def inspect(
     json: Json = False,
 ) -> None:
     """Run an existing model and show its signal, forward and backward, module by module; the verdict on top."""
-    from propscope.cli.inspection import Request, run
+    from propscope.cli.model_runs import Request, run
 
     started = time.perf_counter()
     _check_view(sort, top, depth)
@@ -133,22 +133,22 @@ def inspect(
 
 def _check_view(sort: str | None, top: int | None, depth: int | None) -> None:
     """Refuse what the tree would refuse, before the work."""
-    from propscope.results import NetworkProfile
-    from propscope.results.finding import Diagnosis
-    from propscope.results.inspection import inspection
+    from propscope.records import NetworkProfile
+    from propscope.records.finding import Diagnosis
+    from propscope.report.inspection import inspection
 
     inspection(NetworkProfile(()), Diagnosis(), sort=sort, top=top, depth=depth)
 
 
 def _fixed(request: Request, document: dict[str, Any]) -> str:
     """Put what helps the model into the document, and return it as text."""
-    from propscope.cli.diagnose import mending_document
+    from propscope.cli.diagnose import trials_document
     from propscope.cli.fix import fixed
-    from propscope.mending.report import mending_text
+    from propscope.report.remedies import trials_text
 
     mending = fixed(request)
-    document["fix"] = mending_document(mending)
-    return f"fix{', seed 0' if request.seeds > 1 else ''}: {mending_text(mending)}"
+    document["fix"] = trials_document(mending)
+    return f"fix{', seed 0' if request.seeds > 1 else ''}: {trials_text(mending)}"
 
 
 def _draw(outcome: Outcome, store: Path | None, target: str, overwrite: bool) -> list[str]:
@@ -172,12 +172,12 @@ def _print(
     precision: bool,
     fix: str | None,
 ) -> None:
-    from propscope.cli.inspection_document import inspection_document
-    from propscope.cli.output import print_json, print_table
     from propscope.diagnosis import diagnose
-    from propscope.results.inspection import inspection
-    from propscope.results.precision import precision_table
-    from propscope.results.terminal import width_of, write
+    from propscope.report.documents import print_json, print_table
+    from propscope.report.inspection import inspection
+    from propscope.report.inspection_document import inspection_document
+    from propscope.report.precision import precision_table
+    from propscope.report.terminal import width_of, write
 
     shown = outcome.shown
     assert shown is not None

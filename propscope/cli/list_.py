@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 from propscope.cli.options import Json
 
 if TYPE_CHECKING:
-    from propscope.results.table import Table
+    from propscope.report.table import Table
 
 
 def list_(json: Json = False) -> None:
     """Print what can be built and trained on, and with which optimizers, with parameters, formulas and sources."""
-    from propscope.cli.output import print_json, print_table
+    from propscope.experiments.training import DATA, OPTIMIZERS
     from propscope.networks import ACTIVATIONS, INITIALIZERS, INPUTS
-    from propscope.training import DATA, OPTIMIZERS
+    from propscope.report.documents import print_json, print_table
 
     kinds: dict[str, tuple[Any, ...]] = {"activations": ACTIVATIONS, "initializers": INITIALIZERS, "inputs": INPUTS}
     kinds |= {"data": DATA, "optimizers": OPTIMIZERS}
@@ -39,7 +39,7 @@ def _document(entry: Any) -> dict[str, Any]:
 
 
 def _table(kind: str, entries: tuple[Any, ...]) -> Table:
-    from propscope.results.table import Table
+    from propscope.report.table import Table
 
     documents = [_document(entry) for entry in entries]
     names = tuple(documents[0])

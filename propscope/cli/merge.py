@@ -16,7 +16,7 @@ def merge(
     overwrite: Overwrite = False,
 ) -> None:
     """Write the profiles and training runs of several result files into one."""
-    from propscope.results import TrainingSet
+    from propscope.records import TrainingSet
     from propscope.store import load, load_profiles
     from propscope.store import merge as merge_files
 

@@ -11,7 +11,7 @@ import typer
 from propscope.errors import InputError
 
 if TYPE_CHECKING:
-    from propscope.results import ProfileSet, TrainingSet
+    from propscope.records import ProfileSet, TrainingSet
 
 N = TypeVar("N", int, float)
 

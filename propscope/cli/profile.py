@@ -13,8 +13,8 @@ from propscope.cli.options import Json, Overwrite, numbers, short_name, unused_f
 from propscope.errors import PropscopeError
 
 if TYPE_CHECKING:
-    from propscope.results import NetworkProfile, ProfileSet
-    from propscope.sweep import Grid
+    from propscope.experiments import Grid
+    from propscope.records import NetworkProfile, ProfileSet
 
 _NETWORK, _INPUT, _OUTPUT = "Network", "Input and loss", "Results"
 
@@ -108,8 +108,8 @@ def profile(
 
 
 def _grid(width: str, act: str, init: str | None, options: dict[str, object]) -> Grid:
+    from propscope.experiments import make_grid
     from propscope.networks import SQUARE_DEFAULTS, parse_width
-    from propscope.sweep import make_grid
 
     return make_grid(
         width=[parse_width(part) for part in width.split(",")],
@@ -125,9 +125,9 @@ def _measure(
     """Return the finished profiles, and what stopped the run before its end."""
     from tqdm import tqdm
 
-    from propscope.results import ProfileSet
+    from propscope.experiments import run
+    from propscope.records import ProfileSet
     from propscope.store import check_target
-    from propscope.sweep import run
 
     profiles = run(grid)
     # After everything that may be wrong with what was asked for, and before any work.
@@ -143,7 +143,7 @@ def _measure(
 
 
 def _keep(profiles: ProfileSet, path: Path, *, plots: bool, overwrite: bool, json: bool, started: float) -> None:
-    from propscope.cli.output import grid_document, print_grid, print_json
+    from propscope.report.documents import grid_document, print_grid, print_json
     from propscope.store import save
 
     save(path, profiles, overwrite=overwrite)

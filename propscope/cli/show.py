@@ -15,7 +15,10 @@ def show(
     json: Json = False,
 ) -> None:
     """Print the table of a result file; when one pair is left, layer by layer, its seeds taken together."""
-    from propscope.cli.output import (
+    from propscope.diagnosis import diagnose
+    from propscope.records import TrainingSet
+    from propscope.records.pooling import pooled
+    from propscope.report.documents import (
         diagnosis_document,
         grid_document,
         print_grid,
@@ -25,10 +28,7 @@ def show(
         profile_document,
         training_document,
     )
-    from propscope.diagnosis import diagnose
-    from propscope.results import TrainingSet
-    from propscope.results.layout import profile_table
-    from propscope.results.pooling import pooled
+    from propscope.report.profile_tables import profile_table
 
     profiles = load_selected(file, act=act, init=init, depth=depth, width=width, seed=seed)
     if isinstance(profiles, TrainingSet):

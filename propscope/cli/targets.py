@@ -17,7 +17,7 @@ from torch import nn
 
 from propscope.cli.head_counts import suited_heads
 from propscope.errors import InputError
-from propscope.networks import initialize_, stream
+from propscope.networks import initialize_, seeded_generator
 from propscope.networks.spec import load_callable
 
 _HOW = "a target is package.module:callable or path/to/file.py:callable, and returns a torch.nn.Module"
@@ -55,7 +55,7 @@ class Target:
             _load_weights(model, self.checkpoint)
             notes.append(f"weights {self.checkpoint}")
         if self.init is not None:
-            done = initialize_(model, self.init, generator=stream(seed, "init", self.init))
+            done = initialize_(model, self.init, generator=seeded_generator(seed, "init", self.init))
             notes.append(f"init {self.init} ({len(done)} of {len(list(model.parameters()))} parameters set)")
         return Built(model.to(device=device, dtype=dtype), tuple(notes))
 

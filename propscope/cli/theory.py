@@ -9,8 +9,8 @@ import typer
 from propscope.cli.options import Json
 
 if TYPE_CHECKING:
-    from propscope.cli.theory_account import Account
-    from propscope.results.table import Table
+    from propscope.report.table import Table
+    from propscope.theory.account import Account
 
 _MEANINGS = (
     "gain: weights of variance gain^2 / fan_in keep E[z^2] at 1; torch's: nn.init.calculate_gain, another convention.",
@@ -45,9 +45,9 @@ def theory(
     json: Json = False,
 ) -> None:
     """Print what mean-field theory says of an activation: gain, critical point, fixed points, depth scales."""
-    from propscope.cli.output import print_json, print_table
-    from propscope.cli.theory_account import Asked, accounts
     from propscope.networks import split_list
+    from propscope.report.documents import print_json, print_table
+    from propscope.theory.account import Asked, accounts
 
     initializers = () if init is None else tuple(split_list(init))
     found = accounts(split_list(act), Asked(initializers, weight_variance, bias_variance, width))
@@ -65,7 +65,8 @@ def theory(
 
 
 def _activations(accounts: list[Account]) -> Table:
-    from propscope.results.table import Table, number
+    from propscope.records.numerals import number
+    from propscope.report.table import Table
 
     rows = []
     for one in accounts:
@@ -88,7 +89,8 @@ def _without_field(accounts: list[Account]) -> list[str]:
 
 def _networks(accounts: list[Account]) -> Table:
     """Return the table of fixed points: all of them, or with several activations those that are reached."""
-    from propscope.results.table import Table, number
+    from propscope.records.numerals import number
+    from propscope.report.table import Table
 
     rows = []
     for one in accounts:

@@ -12,8 +12,8 @@ import typer
 from propscope.cli.options import Json, Overwrite, decimals, numbers, short_name, unused_file
 
 if TYPE_CHECKING:
-    from propscope.results import TrainingSet
-    from propscope.training import TrainingPlan
+    from propscope.experiments.training import TrainingPlan
+    from propscope.records import TrainingSet
 
 
 def train(
@@ -119,8 +119,8 @@ def train(
 
 
 def _plan(width: str, rates: list[float] | None, **options: Any) -> TrainingPlan:
+    from propscope.experiments.training import make_plan
     from propscope.networks import parse_width
-    from propscope.training import make_plan
 
     return make_plan(width=[parse_width(part) for part in width.split(",")], learning_rate=rates, **options)
 
@@ -128,8 +128,8 @@ def _plan(width: str, rates: list[float] | None, **options: Any) -> TrainingPlan
 def _train(
     plan: TrainingPlan, output: Path | None, *, workers: int | None, overwrite: bool, quiet: bool
 ) -> tuple[TrainingSet, BaseException | None]:
+    from propscope.experiments.training import finish, run
     from propscope.store import check_target
-    from propscope.training import finish, run
 
     runs = run(plan, workers=workers)
     # After everything that may be wrong with what was asked for, and before any work.
@@ -138,7 +138,7 @@ def _train(
 
 
 def _keep(runs: TrainingSet, path: Path, *, plots: bool, overwrite: bool, json: bool, started: float) -> None:
-    from propscope.cli.output import print_json, print_training, training_document
+    from propscope.report.documents import print_json, print_training, training_document
     from propscope.store import save
 
     save(path, runs, overwrite=overwrite)

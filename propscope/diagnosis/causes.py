@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from propscope.diagnosis.evidence import Evidence, module_of
 from propscope.diagnosis.rules import Rule
-from propscope.results.finding import SEVERITIES, Finding
+from propscope.records.finding import SEVERITIES, Finding
 
 
 def graded(evidence: Evidence, found: Sequence[tuple[Rule, Finding]]) -> list[Finding]:

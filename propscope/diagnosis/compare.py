@@ -12,9 +12,9 @@ import numpy as np
 from propscope.diagnosis.difference import half_width
 from propscope.diagnosis.pairing import Match, matched
 from propscope.errors import InputError
-from propscope.results.network import DIRECTIONS, Direction, Floats, Label, NetworkProfile, Site
-from propscope.results.profile_set import ProfileSet
-from propscope.results.table import number
+from propscope.records.network import DIRECTIONS, Direction, Floats, Label, NetworkProfile, Site
+from propscope.records.numerals import number
+from propscope.records.profile_set import ProfileSet
 
 # Differences below 1% come from thread counts, kernels and versions; no training would notice one.
 TOLERANCE = 0.01

@@ -8,9 +8,9 @@ from propscope.diagnosis.causes import graded
 from propscope.diagnosis.evidence import Evidence
 from propscope.diagnosis.rules import RULES
 from propscope.errors import InputError
-from propscope.results.finding import SEVERITIES, Diagnosis, Finding
-from propscope.results.network import NetworkProfile
-from propscope.results.profile_set import ProfileSet
+from propscope.records.finding import SEVERITIES, Diagnosis, Finding
+from propscope.records.network import NetworkProfile
+from propscope.records.profile_set import ProfileSet
 
 
 def diagnose(profiles: NetworkProfile | ProfileSet, *, notes: bool = True) -> Diagnosis:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from propscope.results.network import Floats
+from propscope.records.network import Floats
 
 
 def half_width(before: Floats, after: Floats, alpha: float, *, paired: bool) -> float:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from propscope.results.gains import place_of, same_stack
-from propscope.results.interval import arithmetic_interval
-from propscope.results.network import DIRECTIONS, Direction, Floats, NetworkProfile, Site
-from propscope.results.summary import TensorSummary
+from propscope.records.gains import name_pattern, same_stack
+from propscope.records.interval import arithmetic_interval
+from propscope.records.network import DIRECTIONS, Direction, Floats, NetworkProfile, Site
+from propscope.records.summary import TensorSummary
 
 Bools = NDArray[np.bool_]
 Places = tuple[tuple[int, ...], ...]
@@ -79,7 +79,10 @@ def _comparable(profile: NetworkProfile) -> Iterator[Places]:
             continue
         # The gates of a recurrent layer run side by side, and its calls are steps in time: each place is a chain.
         timed = any(same_stack(site, other) for other in recurrent)
-        key = kind, place_of(module_of(site.name)) if timed else place_of(site.name) if kind == "residual" else ""
+        key = (
+            kind,
+            name_pattern(module_of(site.name)) if timed else name_pattern(site.name) if kind == "residual" else "",
+        )
         for other, indices in stacks:
             if other == key and same_stack(profile.sites[indices[0]], site):
                 indices.append(index)

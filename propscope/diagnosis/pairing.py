@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from propscope.errors import InputError
-from propscope.results.network import DIRECTIONS, Label, NetworkProfile
-from propscope.results.profile_set import ProfileSet
+from propscope.records.network import DIRECTIONS, Label, NetworkProfile
+from propscope.records.profile_set import ProfileSet
 
 _HINT = "profile two seeds or more on both sides, or the baseline's own: --seeds 5"
 # Parts of a spec that say what the network is; the others say how it was measured.

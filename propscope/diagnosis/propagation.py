@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterator
 
 from propscope.diagnosis import limits
+from propscope.diagnosis.advice import remedy_for_size
 from propscope.diagnosis.confidence import succession
 from propscope.diagnosis.evidence import ZERO, Chain, Evidence, Stretch, limits_of
-from propscope.diagnosis.remedies import remedy_for_size
-from propscope.results.finding import Finding, Kind, Severity
-from propscope.results.network import DIRECTIONS, Direction, Site
-from propscope.results.table import number
+from propscope.records.finding import Finding, Kind, Severity
+from propscope.records.network import DIRECTIONS, Direction, Site
+from propscope.records.numerals import number
 
 _OF = {"forward": "the signal", "backward": "the gradient"}
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from propscope.diagnosis.architecture import doubled_sums, missing_norms, odd_kinds
+from propscope.diagnosis.collapse import collapse
 from propscope.diagnosis.evidence import Evidence
-from propscope.diagnosis.geometry import collapse
-from propscope.diagnosis.layers import odd_layers
-from propscope.diagnosis.learning import insufficient, stagnant
-from propscope.diagnosis.numbers import nonfinite, precision
+from propscope.diagnosis.missing_gradients import insufficient, stagnant
+from propscope.diagnosis.nonfinite import nonfinite, precision
+from propscope.diagnosis.outlier_layers import odd_layers
 from propscope.diagnosis.propagation import exploding, vanishing
-from propscope.diagnosis.structure import doubled_sums, missing_norms, odd_kinds
 from propscope.diagnosis.units import inactive, saturated, symmetric
 from propscope.diagnosis.weights import odd_weights
-from propscope.results.finding import Finding
+from propscope.records.finding import Finding
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable, Iterator
 
 from propscope.diagnosis import limits
+from propscope.diagnosis.advice import is_of_grid, new_start
 from propscope.diagnosis.confidence import succession
 from propscope.diagnosis.evidence import Evidence
-from propscope.diagnosis.remedies import is_of_grid, new_start
-from propscope.results.finding import Finding, Remedy
-from propscope.results.gains import extent
-from propscope.results.network import Site
-from propscope.results.table import percent
+from propscope.records.finding import Finding, Remedy
+from propscope.records.gains import extent
+from propscope.records.network import Site
+from propscope.records.numerals import percent
 
 
 def symmetric(evidence: Evidence) -> Iterator[Finding]:

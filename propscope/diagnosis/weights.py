@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from propscope.diagnosis import limits
 from propscope.diagnosis.confidence import succession
 from propscope.diagnosis.evidence import Evidence, module_of
-from propscope.results.finding import Finding, Remedy
-from propscope.results.gains import is_norm, place_of
-from propscope.results.network import Parameter, Site
-from propscope.results.table import number
+from propscope.records.finding import Finding, Remedy
+from propscope.records.gains import is_norm, name_pattern
+from propscope.records.network import Parameter, Site
+from propscope.records.numerals import number
 
 # Two others in the same place, so that most of the three agree on what is usual there.
 _PEERS = 2
@@ -116,7 +116,7 @@ def _fan_in(parameter: Parameter, site: Site) -> float:
 
 def _place(evidence: Evidence, scale: Scale) -> tuple[str, str, bool]:
     site = evidence.sites[scale.index]
-    return site.kind, place_of(scale.owner), scale.depthwise
+    return site.kind, name_pattern(scale.owner), scale.depthwise
 
 
 def _usual(evidence: Evidence, scales: list[Scale]) -> dict[str, float]:

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
+from propscope.measure.module_info import ModuleInfo
 from propscope.measure.observer import Observer
 from propscope.measure.parameters import ParameterAccumulator
-from propscope.measure.places import Place
-from propscope.results.network import CoverageNote
+from propscope.records.network import CoverageNote
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 # These compute nothing of their own.
@@ -18,7 +18,7 @@ SILENT = (nn.Sequential, nn.Identity, *_CONTAINERS)
 
 
 def coverage_of(
-    observer: Observer, places: Mapping[str, Place], parameters: Mapping[str, ParameterAccumulator]
+    observer: Observer, places: Mapping[str, ModuleInfo], parameters: Mapping[str, ParameterAccumulator]
 ) -> Iterator[CoverageNote]:
     """Yield a note for each module that never ran, each output, operation and parameter that was not recorded."""
     for path, place in places.items():

@@ -11,10 +11,10 @@ from torch.overrides import TorchFunctionMode
 
 from propscope.measure.attention import row_entropy, sampled_logits
 from propscope.measure.functions import BY_FUNCTION, Operation, is_residual_sum
+from propscope.measure.module_info import in_backward
 from propscope.measure.observer import Observer
-from propscope.measure.places import in_backward
 from propscope.measure.sites import SiteAccumulator
-from propscope.results.network import Role
+from propscope.records.network import Role
 
 _ROLES: dict[str, Role] = {
     "activation": "activation",

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from propscope.measure.memory import zeros
+from propscope.measure.arena import zeros
 from propscope.measure.moments import Moments
-from propscope.results.histogram import BIN_COUNT, LogHistogram
+from propscope.records.histogram import BIN_COUNT, LogHistogram
 
 if TYPE_CHECKING:
     from propscope.measure import _kernel

@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
 from propscope.measure.saturation import FlatRegion, flat_region, flat_region_of
-from propscope.results.network import Role
+from propscope.records.network import Role
 
 _ACTIVATIONS: tuple[type[nn.Module], ...] = (
     nn.Threshold,

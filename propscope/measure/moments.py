@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from propscope.results.histogram import LogHistogram
-from propscope.results.summary import TensorSummary, merge_moments
+from propscope.records.histogram import LogHistogram
+from propscope.records.summary import TensorSummary, merge_moments
 
 # Squares of smaller or larger float32 numbers lose accuracy to the ends of the exponent range.
 _SMALLEST_POWER = 1e-30

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from propscope.measure.filters import Filter
+from propscope.measure.module_info import ModuleInfo, in_backward
 from propscope.measure.modules import FlatRegions, axis_of_unknown, unit_axis_of
 from propscope.measure.outputs import tensors_in
-from propscope.measure.places import Place, in_backward
 from propscope.measure.saturation import FlatRegion
-from propscope.measure.seen import SeenTensors
 from propscope.measure.sites import Options, SiteAccumulator
-from propscope.results.network import CoverageNote, Role
+from propscope.measure.tensor_identity import SeenTensors
+from propscope.records.network import CoverageNote, Role
 
 # Handles that are kept make Python's collector of garbage look at them again and again.
 _PRUNE_AT = 64
@@ -45,7 +45,7 @@ class Observer:
         self.called: set[str] = set()
         self.regions = FlatRegions()
         self.seen = SeenTensors()
-        self.stack: list[Place] = []
+        self.stack: list[ModuleInfo] = []
         self.active = False
         self.batches = 0
         self.samples = 0
@@ -111,7 +111,7 @@ class Observer:
         name, suffix = self._first_calls.get(path, (path, ""))
         return f"{name}#0{suffix}" if name in self._repeated else path
 
-    def module_output(self, place: Place, inputs: Any, output: Any) -> None:
+    def module_output(self, place: ModuleInfo, inputs: Any, output: Any) -> None:
         """Record what a module returned."""
         path = self.path_of_call(place.path)
         source = self._source(inputs)
@@ -135,7 +135,7 @@ class Observer:
             if site is not None and place.module is self._root and site.role == "other":
                 site.role = "output"
 
-    def output_alike(self, place: Place, output: Any) -> bool:
+    def output_alike(self, place: ModuleInfo, output: Any) -> bool:
         """Record what a module returned, the short way, where it is what its last pass led to expect.
 
         Return False, and do nothing, where it is not: another type or shape, another call of the same pass, a tensor
@@ -145,7 +145,7 @@ class Observer:
         site = self.sites.get(path)
         if site is None or type(output) is not Tensor or path in self._calls or self.seen.find(output) is not None:
             return False
-        if place.module is self._root or in_backward() or not site.see_alike(output):
+        if place.module is self._root or in_backward() or not site.record_same_shape(output):
             return False
         self._calls[path] = 1
         if output.requires_grad:
@@ -164,7 +164,7 @@ class Observer:
         else:
             site = seen.site
         if site is not None and region is not None:
-            site.enter(value.detach(), activation, region)
+            site.mark_preactivation(value.detach(), activation, region)
 
     def observe(
         self,
@@ -230,7 +230,7 @@ class Observer:
     def note_input(self, inputs: tuple[Any, ...]) -> None:
         """Note that a tensor was there when a module was entered: in a residual sum it is the stream."""
         if inputs and isinstance(inputs[0], Tensor) and not in_backward():
-            self.seen.enter(inputs[0])
+            self.seen.mark_preactivation(inputs[0])
 
     def _source(self, inputs: Any) -> SiteAccumulator | None:
         if isinstance(inputs, tuple) and inputs and isinstance(inputs[0], Tensor):

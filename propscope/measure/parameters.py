@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from propscope.measure.device import DeviceTensor
-from propscope.measure.host import HostTensor
+from propscope.measure.cpu_accumulator import CpuAccumulator
+from propscope.measure.device_accumulator import DeviceAccumulator
 from propscope.measure.sites import Options, measurable
-from propscope.measure.units import DeviceUnits, HostUnits
-from propscope.results.network import Parameter
+from propscope.measure.units import CpuUnits, DeviceUnits
+from propscope.records.network import Parameter
 
 
 class ParameterAccumulator:
@@ -21,12 +21,12 @@ class ParameterAccumulator:
         self._parameter = parameter
         self._options = options
         self._was_frozen = not parameter.requires_grad
-        self._gradient: HostTensor | DeviceTensor | None = None
+        self._gradient: CpuAccumulator | DeviceAccumulator | None = None
 
     def see_gradient(self, gradient: Tensor) -> None:
         """Take in the gradient of one backward pass; the zeros that a sparse one leaves out count as zeros."""
         seen = self._gradient
-        if seen.__class__ is HostTensor and seen.add_alike(gradient) is not None:
+        if seen.__class__ is CpuAccumulator and seen.add_same_shape(gradient) is not None:
             return
         gradient = gradient.detach()
         missing = 0
@@ -59,9 +59,9 @@ class ParameterAccumulator:
             return None
         value = measurable(value)
         seen = self._options.accumulator(value)
-        units: HostUnits | DeviceUnits | None = None
+        units: CpuUnits | DeviceUnits | None = None
         if value.dim() > 1 and value.numel() and self._options.stats == "all":
-            units = HostUnits(len(value)) if self._options.may_look(value) else DeviceUnits(len(value))
+            units = CpuUnits(len(value)) if self._options.may_sync(value) else DeviceUnits(len(value))
         seen.add(value, units, 0)
         return Parameter(
             name=self.name,

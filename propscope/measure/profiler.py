@@ -16,7 +16,7 @@ from propscope.measure.sampling import HISTOGRAM_LIMIT
 from propscope.measure.sites import Stats
 from propscope.measure.tracking import track
 from propscope.measure.undisturbed import undisturbed
-from propscope.results.network import NetworkProfile
+from propscope.records.network import NetworkProfile
 
 
 def profile(

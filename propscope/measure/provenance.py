@@ -9,10 +9,10 @@ from functools import lru_cache
 
 import torch
 
-import propscope
+from propscope._version import __version__
 from propscope.measure.sampling import HISTOGRAM_LIMIT
 from propscope.measure.saturation import FLAT_THRESHOLD
-from propscope.results.network import Provenance
+from propscope.records.network import Provenance
 
 
 @lru_cache(maxsize=1)
@@ -43,7 +43,7 @@ def provenance(
     return Provenance(
         spec=spec,
         seed=seed,
-        propscope_version=propscope.__version__,
+        propscope_version=__version__,
         torch_version=torch.__version__,
         python_version=platform.python_version(),
         commit=commit(),

@@ -22,15 +22,15 @@ from propscope.measure.coverage import SILENT, coverage_of
 from propscope.measure.filters import Filter
 from propscope.measure.function_mode import FunctionWatch
 from propscope.measure.hooks import Hook
+from propscope.measure.loss_scale import unscaling
+from propscope.measure.module_info import ModuleInfo, in_backward, module_info
 from propscope.measure.modules import is_leaf
 from propscope.measure.observer import Observer
 from propscope.measure.parameters import ParameterAccumulator
-from propscope.measure.places import Place, in_backward, place_of
 from propscope.measure.provenance import provenance
-from propscope.measure.scaling import unscaling
 from propscope.measure.sites import Options
 from propscope.measure.wrappers import seen_in_full, unwrapped, walk, walk_parameters
-from propscope.results.network import CoverageNote, Label, NetworkProfile
+from propscope.records.network import CoverageNote, Label, NetworkProfile
 
 
 class Recorder:
@@ -60,13 +60,13 @@ class Recorder:
         self._layer_of = layer_of or (lambda name: None)
         self._unscale = unscaling(loss_scale)
         self._parameters: dict[str, ParameterAccumulator] = {}
-        self._places: dict[str, Place] = {}
+        self._places: dict[str, ModuleInfo] = {}
         self._observer = Observer(
             options=self._options, kept=self._kept, root=self._model, paths=self._places, unscale=self._unscale
         )
         self._waiting: list[tuple[str, nn.Parameter]] = []
         self._notes: tuple[CoverageNote, ...] = ()
-        self._stopped: tuple[int, Place | None] = (0, None)
+        self._stopped: tuple[int, ModuleInfo | None] = (0, None)
         self._stack = ExitStack()
         self._started = 0.0
         self._seconds = 0.0
@@ -79,7 +79,7 @@ class Recorder:
         try:
             self._notes = self._stack.enter_context(seen_in_full(self._outer))
             for path, module in walk(self._model):
-                place = place_of(path, module, self._activations)
+                place = module_info(path, module, self._activations)
                 self._places[place.path] = place
             # Where every operation is some module's own, as in nn.Sequential of layers, there is none to watch for.
             watch = self._functions and not all(
@@ -137,7 +137,7 @@ class Recorder:
                 hook = Hook(self._after_gradient, self._parameters[name])
                 self._stack.callback(parameter.register_hook(hook).remove)
 
-    def _before(self, place: Place, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _before(self, place: ModuleInfo, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         inputs = args or tuple(kwargs.values())
         with torch._C.DisableTorchFunction():
             self._enter(place, inputs)
@@ -145,7 +145,7 @@ class Recorder:
             if self._functions:
                 self._observer.note_input(inputs)
 
-    def _after(self, place: Place, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def _after(self, place: ModuleInfo, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         stack = self._observer.stack
         while stack and stack.pop() is not place:
             pass
@@ -155,7 +155,7 @@ class Recorder:
             self._leave(place, inputs, output)
 
     def _at_leaf(
-        self, place: Place, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+        self, place: ModuleInfo, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
         """Do at once what `_before` and `_after` do, where nothing in between could tell: half the calls."""
         if output is None and self._stops(place):
@@ -164,7 +164,7 @@ class Recorder:
             self._enter(place, args or tuple(kwargs.values()))
             self._leave(place, args, output)
 
-    def _enter(self, place: Place, inputs: tuple[Any, ...]) -> None:
+    def _enter(self, place: ModuleInfo, inputs: tuple[Any, ...]) -> None:
         observer = self._observer
         # Whatever is called from outside, the model or a part of it, starts a pass of its own.
         if not observer.stack and not in_backward():
@@ -174,13 +174,13 @@ class Recorder:
             region = observer.regions.of_module(place.module)
             observer.activation_input(place.path, inputs[0], type(place.module).__name__, region)
 
-    def _leave(self, place: Place, inputs: tuple[Any, ...], output: Any) -> None:
+    def _leave(self, place: ModuleInfo, inputs: tuple[Any, ...], output: Any) -> None:
         if self._waiting:
             self._hook_parameters()
         if not self._observer.output_alike(place, output):
             self._observer.module_output(place, inputs, output)
 
-    def _stops(self, place: Place) -> bool:
+    def _stops(self, place: ModuleInfo) -> bool:
         """Return whether a module's hook is called on the way out of an exception, and note the first such module."""
         error = sys.exc_info()[1]
         if error is None:

@@ -97,12 +97,12 @@ def _spread(features: int) -> tuple[int, int]:
     return blocks, max(((features - _RUN) // (blocks - 1) - 1) | 1, _RUN)
 
 
-def is_safe(corner: float) -> bool:
+def is_safe(last_product: float) -> bool:
     """Return whether inner products are within float32's range, judged by one of a vector with itself.
 
     It speaks for the whole: rows of one layer differ by less than the ten decades of margin.
     """
-    return _SAFE[0] < abs(corner) < _SAFE[1]
+    return _SAFE[0] < abs(last_product) < _SAFE[1]
 
 
 def gram(tensor: Tensor, unit_axis: int) -> Tensor | None:

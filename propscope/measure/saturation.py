@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from propscope.results.histogram import BIN_COUNT, LogHistogram
+from propscope.records.histogram import BIN_COUNT, LogHistogram
 
 FLAT_THRESHOLD = 1 / math.cosh(2) ** 2
 

@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from propscope.measure.device import DeviceTensor
+from propscope.measure.cpu_accumulator import CpuAccumulator
+from propscope.measure.device_accumulator import DeviceAccumulator
 from propscope.measure.geometry import effective_rank, mean_cosine
-from propscope.measure.host import HostTensor
 from propscope.measure.sampling import HISTOGRAM_LIMIT, gram, is_safe
 from propscope.measure.saturation import FlatRegion
-from propscope.measure.units import DeviceUnits, HostUnits
-from propscope.results.network import Role, Site
+from propscope.measure.units import CpuUnits, DeviceUnits
+from propscope.records.network import Role, Site
 
 Stats = Literal["all", "moments"]
 
@@ -34,13 +34,13 @@ class Options:
     histogram_limit: int = HISTOGRAM_LIMIT
     look: bool | None = None
 
-    def may_look(self, tensor: Tensor) -> bool:
+    def may_sync(self, tensor: Tensor) -> bool:
         """Return whether values of this tensor may be read on the way."""
         return tensor.device.type == "cpu" if self.look is None else self.look
 
-    def accumulator(self, tensor: Tensor) -> HostTensor | DeviceTensor:
+    def accumulator(self, tensor: Tensor) -> CpuAccumulator | DeviceAccumulator:
         """Return a new accumulator for tensors like this one."""
-        kind = HostTensor if self.may_look(tensor) else DeviceTensor
+        kind = CpuAccumulator if self.may_sync(tensor) else DeviceAccumulator
         return kind(limit=self.histogram_limit, histogram=self.stats == "all")
 
 
@@ -80,9 +80,9 @@ class SiteAccumulator:
         self.dtype = str(tensor.dtype).removeprefix("torch.")
         self.activation = ""
         self._options = options
-        self._forward: HostTensor | DeviceTensor | None = None
-        self._backward: HostTensor | DeviceTensor | None = None
-        self._units: HostUnits | DeviceUnits | None = None
+        self._forward: CpuAccumulator | DeviceAccumulator | None = None
+        self._backward: CpuAccumulator | DeviceAccumulator | None = None
+        self._units: CpuUnits | DeviceUnits | None = None
         self._region: FlatRegion | None = None
         self._gram: Tensor | NDArray[np.float32] | None = None
         self._samples = 0
@@ -92,7 +92,7 @@ class SiteAccumulator:
 
     def see_forward(self, value: Tensor) -> None:
         """Take in a value."""
-        if self.see_alike(value):
+        if self.record_same_shape(value):
             return
         value = measurable(value.detach())
         if self._forward is None:
@@ -108,27 +108,27 @@ class SiteAccumulator:
         elif geometry:
             self._see_geometry(value)
 
-    def see_alike(self, value: Tensor) -> bool:
+    def record_same_shape(self, value: Tensor) -> bool:
         """Take in a value like the last one, the short way; return False, and do nothing, where it is another."""
         forward = self._forward
-        if forward.__class__ is not HostTensor or (corner := forward.add_alike(value)) is None:
+        if forward.__class__ is not CpuAccumulator or (last_product := forward.add_same_shape(value)) is None:
             return False
         self._samples += value.shape[0] if self.shape else 1
-        if self._gram is not None and not is_safe(corner):
+        if self._gram is not None and not is_safe(last_product):
             self._see_geometry(value.detach())
         return True
 
     def see_backward(self, gradient: Tensor) -> None:
         """Take in the gradient of the loss with respect to the value."""
         backward = self._backward
-        if backward.__class__ is HostTensor and backward.add_alike(gradient) is not None:
+        if backward.__class__ is CpuAccumulator and backward.add_same_shape(gradient) is not None:
             return
         gradient = measurable(gradient.detach())
         if self._backward is None:
             self._backward = self._options.accumulator(gradient)
         self._backward.add(gradient)
 
-    def enter(self, value: Tensor, activation: str, region: FlatRegion) -> None:
+    def mark_preactivation(self, value: Tensor, activation: str, region: FlatRegion) -> None:
         """Note that the value, just seen, enters a nonlinearity: the site is a pre-activation."""
         if self.activation not in ("", activation):
             return
@@ -141,7 +141,7 @@ class SiteAccumulator:
             if units is not None:
                 units.see(value, self.unit_axis)
         if self._units is not None:
-            self._units.enter(value, self.unit_axis, region)
+            self._units.mark_preactivation(value, self.unit_axis, region)
 
     def see_attention(self, entropy: Tensor, largest: Tensor) -> None:
         """Take in one call's mean row entropy and largest logit, 0-d tensors."""
@@ -156,14 +156,14 @@ class SiteAccumulator:
             branch, stream = self._branch[0] + branch, self._branch[1] + stream
         self._branch = (branch, stream)
 
-    def _units_of(self, value: Tensor) -> HostUnits | DeviceUnits | None:
+    def _units_of(self, value: Tensor) -> CpuUnits | DeviceUnits | None:
         count = value.shape[self.unit_axis]
         if self._units is not None and self._units.units != count:
             # A length that changes from batch to batch is no number of units.
             self.has_units, self._units, self._varies = False, None, True
             return None
         if self._units is None:
-            self._units = HostUnits(count) if self._options.may_look(value) else DeviceUnits(count)
+            self._units = CpuUnits(count) if self._options.may_sync(value) else DeviceUnits(count)
         return self._units
 
     def _see_geometry(self, value: Tensor) -> None:

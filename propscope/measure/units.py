@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from propscope.measure import kernel
-from propscope.measure.memory import zeros
+from propscope.measure.arena import zeros
 from propscope.measure.saturation import FlatRegion
 
 Bools = NDArray[np.bool_]
@@ -55,7 +55,7 @@ class _Written:
         return _Written, (self.low.size,)
 
 
-class HostUnits:
+class CpuUnits:
     """Accumulates the unit figures of one site on the CPU."""
 
     __slots__ = ("_alive", "_group", "_high", "_low", "_written", "units")
@@ -69,7 +69,7 @@ class HostUnits:
         self._high: NDArray[np.floating] = np.empty(0)
 
     def see(self, tensor: Tensor, unit_axis: int) -> tuple[float, float]:
-        """Take in the units' values, return the tensor's extremes; call `enter` next where a nonlinearity follows."""
+        """Take in the units' values, return the extremes; call `mark_preactivation` next before a nonlinearity."""
         if kernel.can_read(tensor):
             low_at, high_at = self.addresses
             kernel.Plan(tensor, kernel.State(bins=False), unit_axis=unit_axis, low=low_at, high=high_at).run(tensor)
@@ -105,7 +105,7 @@ class HostUnits:
         else:
             self._part(tensor, unit_axis)
 
-    def enter(self, tensor: Tensor, unit_axis: int, region: FlatRegion) -> None:
+    def mark_preactivation(self, tensor: Tensor, unit_axis: int, region: FlatRegion) -> None:
         """Mark the units that respond to any sample; `tensor` is the value that `see` was called with."""
         if self._alive is None:
             self._alive = np.zeros(self.units, bool)
@@ -166,7 +166,7 @@ class DeviceUnits:
         new = hash_columns(columns.float())
         self._hash = new if self._hash is None else self._hash * 31 + new
 
-    def enter(self, tensor: Tensor, unit_axis: int, region: FlatRegion) -> None:
+    def mark_preactivation(self, tensor: Tensor, unit_axis: int, region: FlatRegion) -> None:
         """Mark the units that respond to any sample."""
         columns = unit_columns(tensor, unit_axis).float()
         inside = torch.zeros_like(columns, dtype=torch.bool)

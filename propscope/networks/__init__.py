@@ -15,7 +15,7 @@ from propscope.networks.initializers import InitializerSpec, parse_initializer
 from propscope.networks.inputs import INPUTS, SCALES, InputBatch, InputSource, default_features, make_input
 from propscope.networks.layers import MLP, Add, Layer, ResidualLayer
 from propscope.networks.mlp import MLPSpec, parse_width
-from propscope.networks.randomness import global_stream, stream
+from propscope.networks.randomness import global_stream, seeded_generator
 from propscope.networks.spec import ParsedSpec, SpecParameter, parse_spec, split_list
 
 __all__ = [
@@ -48,6 +48,6 @@ __all__ = [
     "parse_initializer",
     "parse_spec",
     "parse_width",
+    "seeded_generator",
     "split_list",
-    "stream",
 ]

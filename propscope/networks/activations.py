@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from propscope.errors import InputError
-from propscope.networks.randomness import global_stream, stream
+from propscope.networks.randomness import global_stream, seeded_generator
 from propscope.networks.spec import (
     SpecParameter,
     Value,
@@ -172,7 +172,7 @@ class ActivationSpec:
         """Raise `InputError` when no module can be made of it, or when it fails on a tensor or changes its shape."""
         # A user's class may draw its parameters; making one to see must not be noticed.
         # A numpy function warns of what it cannot do; whether that matters is seen when it is used.
-        with global_stream(stream(0, "check")), torch.no_grad(), np.errstate(all="ignore"):
+        with global_stream(seeded_generator(0, "check")), torch.no_grad(), np.errstate(all="ignore"):
             module = self.module()
             # A user's class may be made for another width.
             if self.custom and not isinstance(module, FunctionActivation):

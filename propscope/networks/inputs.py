@@ -13,7 +13,7 @@ from torch import Tensor
 
 from propscope.errors import InputError
 from propscope.networks.data_files import Rows, digits, npy_file, pt_file
-from propscope.networks.randomness import stream
+from propscope.networks.randomness import seeded_generator
 from propscope.networks.spec import SpecParameter, Value, index_names, label, look_up, parse_spec
 
 SCALES = ("zscore", "minmax", "none")
@@ -137,7 +137,7 @@ def make_input(
     wanted = source.features if features is None else features
     if wanted is None and not source.exact:
         raise InputError(f"input {name} has any number of features; say how many", hint="give features")
-    values, targets = source.draw(batch, wanted, stream(seed, "input", name), **parameters)
+    values, targets = source.draw(batch, wanted, seeded_generator(seed, "input", name), **parameters)
     if wanted not in (None, values.shape[1]):
         raise InputError(
             f"features is {wanted}, but input {name} has {values.shape[1]}", hint="leave features (input size) out"

@@ -17,7 +17,7 @@ from propscope.errors import InputError
 from propscope.networks.activations import parse_activation
 from propscope.networks.initializers import parse_initializer
 from propscope.networks.layers import MLP, Layer, ResidualLayer, unfilled_linear
-from propscope.networks.randomness import global_stream, stream
+from propscope.networks.randomness import global_stream, seeded_generator
 
 Norm = Literal["none", "batch", "layer", "rms"]
 _NORMS: dict[str, Callable[..., nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm, "rms": nn.RMSNorm}
@@ -107,7 +107,7 @@ class MLPSpec:
             shapes = [(fan_in, units, 1) for fan_in, units in pairwise((self.input_size or first, *self.widths))]
         each = 1 + _NORM_PARAMETERS[self.norm]
         hidden = sum(repeats * units * (fan_in + each) for fan_in, units, repeats in shapes)
-        with global_stream(stream(0, "count")):
+        with global_stream(seeded_generator(0, "count")):
             own = sum(parameter.numel() for parameter in parse_activation(self.activation).module().parameters())
         return hidden + own * self.depth + (self.output_size or 0) * (last + 1)
 
@@ -154,7 +154,7 @@ class MLPSpec:
 def _build(spec: MLPSpec, seed: int, device: torch.device, dtype: torch.dtype) -> MLP:
     initializer, activation = parse_initializer(spec.initializer), parse_activation(spec.activation)
     weights, biases, modules = (
-        stream(seed, part, initializer.stream_name) for part in ("weights", "biases", "modules")
+        seeded_generator(seed, part, initializer.stream_name) for part in ("weights", "biases", "modules")
     )
 
     def linear(fan_in: int, fan_out: int) -> nn.Linear:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 
-def stream(seed: int, *names: str) -> torch.Generator:
+def seeded_generator(seed: int, *names: str) -> torch.Generator:
     """Return a CPU generator that `seed` and `names` alone determine; different names give independent streams."""
     digest = hashlib.blake2b(repr((int(seed), *names)).encode(), digest_size=8).digest()
     generator = torch.Generator()

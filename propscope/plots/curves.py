@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from propscope.plots.depth_series import Track
 from propscope.plots.end_labels import EndLabel, Side
+from propscope.plots.pages import COLUMN, columns, facts, lines, reasons
 from propscope.plots.quantities import QUANTITIES, Curve, Floats, Ints, Quantity, curve_of
 from propscope.plots.scales import Scale, log_scale, signed_scale
-from propscope.plots.sheets import COLUMN, columns, facts, lines, reasons
 from propscope.plots.style import Header, short
-from propscope.plots.tracks import Track
 from propscope.plots.verdicts import key_of, mark_of
-from propscope.results import ProfileSet
+from propscope.records import ProfileSet
 
 # Curves nearer to each other than this share of the panel's height, everywhere, cannot be told apart.
 _COINCIDE = 0.02

@@ -25,12 +25,12 @@ from propscope.plots.learning import prepare_learning
 from propscope.plots.learning_panels import draw_learning
 from propscope.plots.overview import prepare_overview
 from propscope.plots.overview_map import draw_overview
-from propscope.plots.sheets import COLUMN, LINE, Sheet, sheets
+from propscope.plots.pages import COLUMN, LINE, Sheet, sheets
 from propscope.plots.signal_change import prepare_signal_change
 from propscope.plots.style import DPI, styled
 from propscope.plots.training_map import prepare_training_map
 from propscope.plots.training_map_panels import draw_training_map
-from propscope.results import ProfileSet, TrainingSet
+from propscope.records import ProfileSet, TrainingSet
 
 FORMATS = ("png", "pdf", "svg")
 _NEEDED = (

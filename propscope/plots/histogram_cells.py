@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from propscope.plots.style import percent, power_of_ten, short
-from propscope.results import LogHistogram, TensorSummary
-from propscope.results.histogram import ZERO
+from propscope.records import LogHistogram, TensorSummary
+from propscope.records.histogram import ZERO
 
 Floats = NDArray[np.float64]
 

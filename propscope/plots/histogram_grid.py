@@ -12,9 +12,9 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from propscope.plots.fast_text import Lettering, draw_lettering
 from propscope.plots.histogram_cells import Cell
 from propscope.plots.histograms import HistogramGrid
-from propscope.plots.lettering import Lettering, draw_lettering
 from propscope.plots.style import (
     ALARM,
     CHARACTER,

@@ -11,12 +11,12 @@ from operator import add
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from propscope.plots.depth_series import Track, positions_of, site_track, weight_track
 from propscope.plots.histogram_cells import Axis, Cell, cell_of
+from propscope.plots.pages import facts, lines
 from propscope.plots.scales import exponents, log_window
-from propscope.plots.sheets import facts, lines
 from propscope.plots.style import Header, short
-from propscope.plots.tracks import Track, positions_of, site_track, weight_track
-from propscope.results import NetworkProfile, ProfileSet, TensorSummary
+from propscope.records import NetworkProfile, ProfileSet, TensorSummary
 
 COLUMNS_AT_MOST = 8
 _LINEAR_BINS = 50

@@ -10,13 +10,13 @@ from operator import add
 
 import numpy as np
 
+from propscope.plots.depth_series import LAYER, POSITION
+from propscope.plots.pages import COLUMN, columns, facts, lines
 from propscope.plots.quantities import Floats, Ints
 from propscope.plots.scales import Scale, log_scale
-from propscope.plots.sheets import COLUMN, columns, facts, lines
 from propscope.plots.style import Header, percent, short
-from propscope.plots.tracks import LAYER, POSITION
-from propscope.results import LogHistogram, NetworkProfile, ProfileSet, Site, TensorSummary
-from propscope.results.interval import geometric_interval
+from propscope.records import LogHistogram, NetworkProfile, ProfileSet, Site, TensorSummary
+from propscope.records.interval import geometric_interval
 
 # Below it a direction is lost: in float32 it is rounding beside those at 1.
 LOST = 1e-8

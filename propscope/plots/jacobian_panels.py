@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from propscope.plots.curve_panels import position_ticks
+from propscope.plots.fast_text import width_of
 from propscope.plots.jacobian import OUTPUT, Spectra, Spectrum
-from propscope.plots.lettering import width_of
 from propscope.plots.quantities import Floats
 from propscope.plots.style import ALARM, DPI, INK, LINE_HEIGHT, QUIET, draw_header, wrap
 

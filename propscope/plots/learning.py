@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from propscope.plots.end_labels import EndLabel
+from propscope.plots.pages import COLUMN, columns, facts, lines
 from propscope.plots.quantities import Floats
 from propscope.plots.scales import Scale, log_scale
-from propscope.plots.sheets import COLUMN, columns, facts, lines
 from propscope.plots.style import Header
-from propscope.results import TrainingRun, TrainingSet
-from propscope.results.interval import Interval, arithmetic_interval, geometric_interval
+from propscope.records import TrainingRun, TrainingSet
+from propscope.records.interval import Interval, arithmetic_interval, geometric_interval
 
 # Curves nearer to each other than this share of the panel's height, everywhere, cannot be told apart.
 _COINCIDE = 0.02

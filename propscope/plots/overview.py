@@ -10,13 +10,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from propscope.plots.sheets import COLUMN, columns, facts, lines, reasons
+from propscope.plots.pages import COLUMN, columns, facts, lines, reasons
 from propscope.plots.style import Header
 from propscope.plots.verdicts import key_of, mark_of
-from propscope.results import NetworkProfile, ProfileSet
-from propscope.results.expectations import BAND, end_to_end, expected_factor, mean_deviation
-from propscope.results.interval import geometric_interval
-from propscope.results.network import Direction
+from propscope.records import NetworkProfile, ProfileSet
+from propscope.records.expectations import BAND, end_to_end, expected_factor, mean_deviation
+from propscope.records.interval import geometric_interval
+from propscope.records.network import Direction
 
 Floats = NDArray[np.float64]
 

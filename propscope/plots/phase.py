@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from propscope.plots.callouts import Box, Callout, place, size_of
+from propscope.plots.map_labels import Box, Callout, place, size_of
 from propscope.plots.style import Header, short, wrap
-from propscope.results.phase import Floats, PhaseChart, Standing
+from propscope.records.phase import Floats, PhaseChart, Standing
 
 # sigma_w^2 and sigma_b^2 along a stretch of the critical line, and whether it is drawn solid.
 Piece = tuple[Floats, Floats, bool]

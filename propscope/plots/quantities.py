@@ -10,11 +10,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from propscope.plots.tracks import Track, positions_of, site_track, weight_track
-from propscope.results import NetworkProfile
-from propscope.results.expectations import BAND, seed_band
-from propscope.results.fields import PARAMETER_FIELDS, SUMMARY_FIELDS, Field
-from propscope.results.interval import arithmetic_interval, geometric_interval
+from propscope.plots.depth_series import Track, positions_of, site_track, weight_track
+from propscope.records import NetworkProfile
+from propscope.records.expectations import BAND, seed_band
+from propscope.records.figures import PARAMETER_FIELDS, SUMMARY_FIELDS, Field
+from propscope.records.interval import arithmetic_interval, geometric_interval
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

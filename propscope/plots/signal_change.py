@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from propscope.plots.curves import Curves, prepare_curves
+from propscope.plots.pages import COLUMN, facts
 from propscope.plots.quantities import QUANTITIES
-from propscope.plots.sheets import COLUMN, facts
 from propscope.plots.style import Header
-from propscope.results import NetworkProfile, ProfileSet, TrainingRun, TrainingSet
+from propscope.records import NetworkProfile, ProfileSet, TrainingRun, TrainingSet
 
 BEFORE, AFTER = "Before training", "After training"
 _SHOWN = tuple(quantity for quantity in QUANTITIES if quantity.reads in ("std", "rms"))

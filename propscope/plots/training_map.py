@@ -13,13 +13,13 @@ from operator import add
 
 import numpy as np
 
+from propscope.plots.depth_series import Track, positions_of, site_track
 from propscope.plots.histograms import evenly
+from propscope.plots.pages import facts, lines
 from propscope.plots.quantities import Floats
 from propscope.plots.scales import Scale
-from propscope.plots.sheets import facts, lines
 from propscope.plots.style import Header
-from propscope.plots.tracks import Track, positions_of, site_track
-from propscope.results import LogHistogram, TensorSummary, TrainingSet
+from propscope.records import LogHistogram, TensorSummary, TrainingSet
 
 ROWS_AT_MOST = 6
 CELLS = 60

@@ -10,7 +10,7 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 
 from propscope.plots.curve_panels import position_ticks
-from propscope.plots.lettering import width_of
+from propscope.plots.fast_text import width_of
 from propscope.plots.quantities import Floats
 from propscope.plots.style import ALARM, DPI, LINE_HEIGHT, QUIET, draw_header, power_of_ten, wrap
 from propscope.plots.training_map import TrainingMap

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from propscope.diagnosis import diagnose
-from propscope.results import ProfileSet
+from propscope.records import ProfileSet
 
 MARKS = {"healthy": "", "strained": "!", "broken": "✗"}
 

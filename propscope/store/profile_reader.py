@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from propscope.results.histogram import BIN_COUNT, LogHistogram
-from propscope.results.network import NetworkProfile
-from propscope.results.rows import Row, TableName, parameter_from_row, profile_from_row, site_from_row
+from propscope.records.histogram import BIN_COUNT, LogHistogram
+from propscope.records.network import NetworkProfile
+from propscope.records.rows import Row, TableName, parameter_from_row, profile_from_row, site_from_row
 from propscope.store.schema import DIRECTIONS
 from propscope.store.table_reader import TableReader
 

@@ -11,10 +11,10 @@ from typing import Any, Literal
 import numpy as np
 
 from propscope.errors import InputError
-from propscope.results.network import Label, NetworkProfile
-from propscope.results.profile_set import ProfileSet
-from propscope.results.training import TrainingRun, TrainingSet
-from propscope.results.training_rows import run_from_rows
+from propscope.records.network import Label, NetworkProfile
+from propscope.records.profile_set import ProfileSet
+from propscope.records.training import TrainingRun, TrainingSet
+from propscope.records.training_rows import run_from_rows
 from propscope.store.profile_reader import entries_of, profiles_between, span
 from propscope.store.table_reader import TableReader, open_tables, reading
 

@@ -1,4 +1,4 @@
-"""The tables of a result file and their columns, derived from `results.fields`; docs/schema.md says the same in prose.
+"""The tables of a result file and their columns, derived from `records.figures`; docs/schema.md says the same in prose.
 
 A column that is added, removed or changed in meaning raises `SCHEMA_VERSION`, and a file of every earlier version stays
 in tests/data to prove that it can be read.
@@ -10,9 +10,9 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from propscope.results.fields import TABLES as FIELDS
-from propscope.results.fields import TRAINING_TABLES, Field
-from propscope.results.rows import TableName
+from propscope.records.figures import TABLES as FIELDS
+from propscope.records.figures import TRAINING_TABLES, Field
+from propscope.records.rows import TableName
 
 FORMAT = "propscope"
 SCHEMA_VERSION = 2

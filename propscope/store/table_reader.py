@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from propscope.errors import PropscopeError, StoreError
-from propscope.results.network import Label
-from propscope.results.rows import Row
+from propscope.records.network import Label
+from propscope.records.rows import Row
 from propscope.store.schema import FORMAT, SCHEMA_VERSION, TABLES, TRAINING, Column, StoredTable
 
 Labels = dict[str, Label]

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from propscope import __version__
+from propscope._version import __version__
 from propscope.errors import InputError
 from propscope.store.schema import COORDINATES, FORMAT, SCHEMA_VERSION, TABLES, TRAINING, Column, StoredTable
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from propscope.errors import InputError
-from propscope.results.histogram import LogHistogram
-from propscope.results.network import NetworkProfile, Parameter, Site
-from propscope.results.profile_set import ProfileSet
-from propscope.results.rows import Row, parameter_row, profile_row, site_row
-from propscope.results.training import TrainingRun, TrainingSet
-from propscope.results.training_rows import epoch_rows, run_row
+from propscope.records.histogram import LogHistogram
+from propscope.records.network import NetworkProfile, Parameter, Site
+from propscope.records.profile_set import ProfileSet
+from propscope.records.rows import Row, parameter_row, profile_row, site_row
+from propscope.records.training import TrainingRun, TrainingSet
+from propscope.records.training_rows import epoch_rows, run_row
 from propscope.store.atomic import new_file
 from propscope.store.schema import DIRECTIONS, TABLES, StoredTable
 from propscope.store.table_writer import TableWriter

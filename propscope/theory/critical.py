@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 
+from propscope.checks import number, numbers
 from propscope.errors import InputError
 from propscope.theory.elementwise import ActivationLike, Elementwise
 from propscope.theory.quadrature import moments
-from propscope.theory.valid import number, numbers
 
 Array = NDArray[np.float64]
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from propscope.errors import InputError
 from propscope.networks.activations import ActivationSpec, FunctionActivation, parse_activation
-from propscope.networks.randomness import global_stream, stream
-from propscope.theory.pieces import Pieces
+from propscope.networks.randomness import global_stream, seeded_generator
+from propscope.theory.piecewise import Pieces
 
 Array: TypeAlias = NDArray[np.float64]
 Function: TypeAlias = Callable[[Array], Array]
@@ -118,7 +118,7 @@ def _module_call(module: nn.Module) -> Callable[..., Any]:
 def _made(
     call: Callable[..., Any], label: str, derivative: Callable[..., Any] | None, kinks: tuple[float, ...]
 ) -> Elementwise:
-    with global_stream(stream(0, "elementwise")):
+    with global_stream(seeded_generator(0, "elementwise")):
         value = _vectorised(call, f"activation {label!r}")
         _check(value, label)
     if derivative is not None:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from propscope.checks import count, counts, number
 from propscope.errors import InputError
 from propscope.theory.critical import gain
 from propscope.theory.elementwise import ActivationLike, Elementwise
 from propscope.theory.mean_field import MeanField
-from propscope.theory.valid import count, counts, number
 from propscope.theory.width_noise import LayerMoments, LayerNoise, layer_moments, layer_noise
 
 Array = NDArray[np.float64]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from propscope.checks import count, number
 from propscope.errors import InputError
 from propscope.networks.initializers import InitializerSpec, parse_initializer
 from propscope.networks.spec import written
 from propscope.theory.critical import CriticalPoint, NoCriticalPoint, critical_point
 from propscope.theory.elementwise import ActivationLike, Elementwise
-from propscope.theory.valid import count, number
 
 
 @dataclass(frozen=True, slots=True)

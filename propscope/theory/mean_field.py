@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from propscope.checks import count, number, numbers
 from propscope.errors import InputError
 from propscope.theory.depth_scales import DepthScales, depth_scales
 from propscope.theory.elementwise import ActivationLike, Elementwise
@@ -17,7 +18,6 @@ from propscope.theory.hermite import correlation_kernel
 from propscope.theory.propagation import Propagation, propagate
 from propscope.theory.quadrature import moments
 from propscope.theory.tables import moment_table
-from propscope.theory.valid import count, number, numbers
 
 Array = NDArray[np.float64]
 

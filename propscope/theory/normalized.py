@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from propscope.checks import count, number
 from propscope.errors import InputError, unknown_name
 from propscope.theory.elementwise import ActivationLike
 from propscope.theory.fixed_points import VarianceMap
@@ -16,7 +17,6 @@ from propscope.theory.mean_field import MeanField
 from propscope.theory.propagation import MOST, Propagation, correlation_gaps
 from propscope.theory.quadrature import expectation, moments
 from propscope.theory.tables import moment_table
-from propscope.theory.valid import count, number
 
 Array = NDArray[np.float64]
 Norm = Literal["none", "batch", "layer", "rms"]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import ArrayLike, NDArray
 
+from propscope.checks import number, numbers
 from propscope.errors import InputError
 from propscope.theory.depth_scales import RESOLUTION
 from propscope.theory.elementwise import ActivationLike, Elementwise
@@ -16,7 +17,6 @@ from propscope.theory.fixed_points import VarianceMap, search_range
 from propscope.theory.kernel_rows import kernel_rows
 from propscope.theory.quadrature import moments
 from propscope.theory.tables import moment_table
-from propscope.theory.valid import number, numbers
 
 Array = NDArray[np.float64]
 

@@ -8,15 +8,15 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from propscope.checks import count, number
 from propscope.errors import InputError
 from propscope.networks.initializers import parse_initializer
-from propscope.results.phase import PhaseChart, Standing
+from propscope.records.phase import PhaseChart, Standing
 from propscope.theory.critical import CriticalPoint, NoCriticalPoint
 from propscope.theory.elementwise import ActivationLike, Elementwise
 from propscope.theory.initialization import critical_initializer, layer_variances, nearest_critical_point
 from propscope.theory.phase import phase_diagram
 from propscope.theory.quadrature import moments
-from propscope.theory.valid import count, number
 
 Array = NDArray[np.float64]
 Range = tuple[float, float]

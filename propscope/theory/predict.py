@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from propscope.checks import count, number
 from propscope.networks.activations import parse_activation
 from propscope.networks.mlp import MLPSpec
-from propscope.results.network import Expected, Label, NetworkProfile, Role, Site
-from propscope.theory.chain import Chain, chain_of
-from propscope.theory.chain_path import Path, nearly, path_of
-from propscope.theory.chain_width import Band, ChainWidth, chain_width
-from propscope.theory.valid import count, number
+from propscope.records.network import Expected, Label, NetworkProfile, Role, Site
+from propscope.theory.mlp_chain import Chain, chain_of
+from propscope.theory.mlp_path import Path, nearly, path_of
+from propscope.theory.mlp_width import Band, ChainWidth, chain_width
 
 Array = NDArray[np.float64]
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from propscope.theory.chain import Chain
-from propscope.theory.chain_noise import Likeness, Noise, Steps
-from propscope.theory.chain_path import Path
+from propscope.theory.mlp_chain import Chain
+from propscope.theory.mlp_noise import Likeness, Noise, Steps
+from propscope.theory.mlp_path import Path
 from propscope.theory.unit_moments import SLOPE_SQUARE, SQUARE, UnitMoments
 
 Array = NDArray[np.float64]

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from command_line import Command
+from building.command_line import Command
 
+from propscope.experiments import profile_mlp
 from propscope.store import save
-from propscope.sweep import profile_mlp
 
 
 @pytest.fixture

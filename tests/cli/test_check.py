@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import process
+from building.command_line import process
 from torch import nn
 
 import propscope
 from propscope import NetworkProfile, ProfileSet, save
-from propscope.cli.check_report import Verdict, print_verdict
-from propscope.results import Diagnosis, Finding, Remedy
+from propscope.records import Diagnosis, Finding, Remedy
+from propscope.report.check import Verdict, print_verdict
 
 MODELS = """
 import torch

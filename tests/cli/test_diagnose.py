@@ -5,15 +5,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import files, process
+from building.command_line import files, process
 
-import propscope.mending  # noqa: F401  whose module `verify` the name of its function hides
+import propscope.remedies  # noqa: F401  whose module `verify` the name of its function hides
 from propscope.diagnosis import diagnose
-from propscope.diagnosis.words import explained
-from propscope.results import ProfileSet
+from propscope.experiments import profile_mlp
+from propscope.experiments.training import train_mlp
+from propscope.records import ProfileSet
+from propscope.report.explanation import explained
 from propscope.store import load, save
-from propscope.sweep import profile_mlp
-from propscope.training import train_mlp
 
 
 @pytest.fixture(scope="session")
@@ -113,7 +113,7 @@ def test_fix_says_what_it_withdraws(command, place):
 def test_fix_centres_a_sigmoid_net(command):
     out = command.fine("inspect", f"{MODELS}:sigmoid_net", "--arg", "depth=30", "--input-shape", "64,128", "--fix")
     assert "remedy: bring each unit to mean 0" in out
-    assert "\n  as Python  from propscope.mending import centre\n             centre(model, batch)\n" in out
+    assert "\n  as Python  from propscope.remedies import centre\n             centre(model, batch)\n" in out
 
 
 def test_fix_of_a_model_that_stops_is_not_tried(command, place):
@@ -141,7 +141,7 @@ def test_an_interrupt_keeps_what_was_said(command, deep, monkeypatch):
     def stop(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["propscope.mending.verify"], "remade", stop)
+    monkeypatch.setattr(sys.modules["propscope.remedies.verify"], "remade", stop)
     outcome = command("diagnose", deep, "--verify")
     assert outcome.code == 130
     assert "4 networks: 3 broken" in outcome.out

@@ -427,13 +427,13 @@ class TestBadUse:
             assert said in failure(run, "nets.py:good", "--input", name).err
 
     def test_a_defect_of_propscope_is_not_blamed_on_the_model(self, run, monkeypatch):
-        from propscope.cli import inspection
+        from propscope.cli import model_runs
 
         def broken(*arguments, **options):
             raise ZeroDivisionError
 
-        monkeypatch.setattr(inspection, "_HOME", inspection.Path(__file__).parent)
-        monkeypatch.setattr(inspection, "profile", broken)
+        monkeypatch.setattr(model_runs, "_HOME", model_runs.Path(__file__).parent)
+        monkeypatch.setattr(model_runs, "profile", broken)
         with pytest.raises(ZeroDivisionError):
             main(["inspect", "nets.py:good", "--input-shape", "6,4"])
 

@@ -1,10 +1,10 @@
 """A cause comes before what it brings about, and is as severe."""
 
-from model_records import evidence, model, site
+from building.model_records import evidence, model, site
 
 from propscope.diagnosis.causes import graded
 from propscope.diagnosis.rules import RULES
-from propscope.results.finding import Finding
+from propscope.records.finding import Finding
 
 LOCAL = next(rule for rule in RULES if rule.local)
 GLOBAL = next(rule for rule in RULES if rule.name == "exploding")

@@ -2,10 +2,10 @@ import math
 
 import numpy as np
 import pytest
-from diagnosis.diagnosis_records import evidence, network
+from building.diagnosis_records import evidence, network
 
 from propscope.diagnosis import limits
-from propscope.diagnosis.geometry import collapse
+from propscope.diagnosis.collapse import collapse
 from propscope.measure.geometry import effective_rank
 
 ALIKE = 1 - 0.99 * limits.COLLAPSED

@@ -9,7 +9,7 @@ import pytest
 from propscope.diagnosis.compare import compare
 from propscope.diagnosis.difference import half_width
 from propscope.errors import InputError
-from propscope.results import NetworkProfile, ProfileSet, Provenance, Site, TensorSummary
+from propscope.records import NetworkProfile, ProfileSet, Provenance, Site, TensorSummary
 
 DEPTH, WIDTH, BATCH = 10, 32, 16
 

@@ -4,7 +4,7 @@ import math
 import re
 
 from propscope.diagnosis import limits
-from propscope.results.verdict import GRID_NOTE, mark_rules
+from propscope.report.verdict import GRID_NOTE, mark_rules
 
 
 def numbers(word):

@@ -1,10 +1,10 @@
 """What is advised is diagnosed healthy, or strained at worst, and trains where the broken network does not."""
 
 import pytest
-from diagnosis_records import network
+from building.diagnosis_records import network
 
 import propscope
-from propscope.diagnosis.remedies import ADVICE, AROUND, advice_for, is_of_grid, new_start, norm_layer
+from propscope.diagnosis.advice import ADVICE, AROUND, advice_for, is_of_grid, new_start, norm_layer
 
 ACTIVATIONS = (
     "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "softplus", "tanh", "hardtanh", "sigmoid", "softsign",

@@ -3,11 +3,11 @@
 import math
 
 import pytest
-from diagnosis_records import network
-from model_records import evidence, model, scaled, site, weight
+from building.diagnosis_records import network
+from building.model_records import evidence, model, scaled, site, weight
 
 from propscope.diagnosis import limits
-from propscope.diagnosis.layers import odd_layers
+from propscope.diagnosis.outlier_layers import odd_layers
 
 ABOVE, BELOW = math.exp(limits.ODD) * 1.01, math.exp(limits.ODD) * 0.99
 

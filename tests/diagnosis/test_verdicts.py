@@ -1,12 +1,12 @@
 from dataclasses import replace
 
 import pytest
-from diagnosis.diagnosis_records import UNITS, geometric, network, seeds
+from building.diagnosis_records import UNITS, geometric, network, seeds
 
 import propscope
 from propscope.diagnosis.rules import RULES
 from propscope.errors import InputError
-from propscope.results import ProfileSet
+from propscope.records import ProfileSet
 
 HEALTHY = {
     "he relu": {"activation": "relu", "initializer": "he_normal"},

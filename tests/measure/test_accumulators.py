@@ -1,4 +1,4 @@
-"""HostTensor and DeviceTensor against the float64 reference, and against themselves over splits."""
+"""CpuAccumulator and DeviceAccumulator against the float64 reference, and against themselves over splits."""
 
 import math
 from itertools import pairwise
@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from propscope.measure import kernel
-from propscope.measure.device import DeviceTensor, bin_counts
-from propscope.measure.host import HostTensor
+from propscope.measure.cpu_accumulator import CpuAccumulator
+from propscope.measure.device_accumulator import DeviceAccumulator, bin_counts
 from propscope.measure.moments import moments_of
-from propscope.results.histogram import LogHistogram
-from propscope.results.summary import TensorSummary
+from propscope.records.histogram import LogHistogram
+from propscope.records.summary import TensorSummary
 
 
-class WithoutKernel(HostTensor):
+class WithoutKernel(CpuAccumulator):
     """As where the extension was not built."""
 
     def add(self, *arguments):
@@ -29,7 +29,7 @@ class WithoutKernel(HostTensor):
             return super().summary()
 
 
-class WithKernel(HostTensor):
+class WithKernel(CpuAccumulator):
     """As where it was, whatever the environment says."""
 
     def add(self, *arguments):
@@ -42,7 +42,7 @@ class WithKernel(HostTensor):
 
 
 NO_KERNEL = pytest.mark.skipif(not kernel.BUILT, reason="the extension was not built")
-KINDS = [pytest.param(WithKernel, marks=NO_KERNEL), WithoutKernel, DeviceTensor]
+KINDS = [pytest.param(WithKernel, marks=NO_KERNEL), WithoutKernel, DeviceAccumulator]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
 
@@ -165,7 +165,7 @@ def test_few_distinct_values_do_not_bias_the_sum_of_squares(dtype):
 
 def test_many_additions_fold_on_the_device_as_they_do_one_by_one():
     parts = [torch.randn(5, generator=torch.Generator().manual_seed(i)) * 10.0**i for i in range(-20, 20)] * 5
-    assert_same(summarize(DeviceTensor, *parts), reference(torch.cat(parts)))
+    assert_same(summarize(DeviceAccumulator, *parts), reference(torch.cat(parts)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -235,7 +235,7 @@ def test_device_bins_are_the_reference_bins(values):
 
 @pytest.mark.parametrize("kind", KINDS[:2])
 def test_counts_do_not_overflow_in_a_long_run(kind, monkeypatch):
-    monkeypatch.setattr("propscope.measure.host._FULL", 100)
+    monkeypatch.setattr("propscope.measure.cpu_accumulator._FULL", 100)
     accumulator = kind(limit=0)
     for _ in range(4):
         accumulator.add(torch.ones(60))

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from propscope.measure import kernel, track
-from propscope.measure.host import HostTensor
+from propscope.measure.cpu_accumulator import CpuAccumulator
 from propscope.measure.recorder import Recorder
 from propscope.measure.sampling import gram
 from propscope.measure.sites import Options, SiteAccumulator
-from propscope.results.histogram import LogHistogram
-from propscope.results.summary import TensorSummary
+from propscope.records.histogram import LogHistogram
+from propscope.records.summary import TensorSummary
 
 pytestmark = pytest.mark.skipif(not kernel.BUILT, reason="the extension was not built")
 GENERATOR = torch.Generator()
@@ -47,9 +47,9 @@ LAYOUTS = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_a_second_tensor_of_each_layout_counts_like_the_first(dtype, layout):
     first, second = (torch.randn(9, 5, 6, 7, generator=GENERATOR).to(dtype) for _ in range(2))
-    seen = HostTensor(limit=0)
+    seen = CpuAccumulator(limit=0)
     seen.add(LAYOUTS[layout](first))
-    assert seen.add_alike(LAYOUTS[layout](second)) is not None
+    assert seen.add_same_shape(LAYOUTS[layout](second)) is not None
     expected = TensorSummary.of(torch.stack([first, second]).float().numpy())
     found = seen.summary()
     assert (found.count, found.min, found.max) == (expected.count, expected.min, expected.max)
@@ -72,24 +72,24 @@ def test_a_second_tensor_of_each_layout_counts_like_the_first(dtype, layout):
     ids=["shape", "strides", "float64", "bfloat16", "sparse", "negated", "meta"],
 )
 def test_what_is_another_tensor(other):
-    seen = HostTensor(limit=0)
-    assert seen.add_alike(torch.ones(4, 6)) is None
+    seen = CpuAccumulator(limit=0)
+    assert seen.add_same_shape(torch.ones(4, 6)) is None
     seen.add(torch.ones(4, 6))
     if other.is_neg():
         # The strides of an imaginary part are twice as long; those of the first must be the same for this to test.
         seen.add(torch.complex(torch.ones(4, 6), torch.ones(4, 6)).imag)
     before = seen.count
-    assert seen.add_alike(other) is None
+    assert seen.add_same_shape(other) is None
     assert seen.count == before
 
 
 def test_a_table_that_could_overflow_is_emptied_on_the_short_way_too(monkeypatch):
-    monkeypatch.setattr("propscope.measure.host._FULL", 50)
-    seen = HostTensor(limit=0)
+    monkeypatch.setattr("propscope.measure.cpu_accumulator._FULL", 50)
+    seen = CpuAccumulator(limit=0)
     values = torch.arange(24.0)
     seen.add(values)
-    assert seen.add_alike(values) is not None
-    assert seen.add_alike(values) is None
+    assert seen.add_same_shape(values) is not None
+    assert seen.add_same_shape(values) is None
     seen.add(values)
     assert seen.summary().histogram == LogHistogram.of(np.tile(values.numpy(), 3))
     assert seen.count == 72
@@ -106,7 +106,7 @@ def site(value, *, axis=-1):
 def test_the_geometry_is_that_of_the_last_batch():
     first, second = torch.randn(2, 40, 30, generator=GENERATOR)
     made = site(first)
-    assert made.see_alike(second)
+    assert made.record_same_shape(second)
     assert np.allclose(made._gram, gram(second, -1), rtol=1e-5, atol=1e-4)
 
 
@@ -125,10 +125,10 @@ def test_units_that_are_equal_still_are_compared():
     values = torch.randn(8, 3, generator=GENERATOR)
     same = values[:, [0, 0, 1]]
     made = site(same)
-    assert not made.see_alike(values), "equal units need the values of the next batch"
+    assert not made.record_same_shape(values), "equal units need the values of the next batch"
     made.see_forward(values)
     assert made.record().symmetric_units == 0
-    assert made.see_alike(same), "units that differed once differ"
+    assert made.record_same_shape(same), "units that differed once differ"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -174,7 +174,7 @@ def test_threads_share_inner_products(threads, shape):
     found = []
     for number in (1, 2, 5):
         threads(number)
-        found.append(HostTensor(limit=0).add(values, None, axis, products=True))
+        found.append(CpuAccumulator(limit=0).add(values, None, axis, products=True))
     assert np.allclose(found[0], gram(values, axis), rtol=1e-4, atol=1e-3)
     for products in found[1:]:
         assert np.array_equal(products, found[0])

@@ -15,13 +15,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from propscope.measure import kernel
-from propscope.measure.host import HostTensor
+from propscope.measure.cpu_accumulator import CpuAccumulator
 from propscope.measure.moments import NO_MOMENTS
 from propscope.measure.sampling import gram
 from propscope.measure.saturation import FlatRegion
-from propscope.measure.units import HostUnits, unit_columns
-from propscope.results.histogram import LogHistogram
-from propscope.results.summary import TensorSummary
+from propscope.measure.units import CpuUnits, unit_columns
+from propscope.records.histogram import LogHistogram
+from propscope.records.summary import TensorSummary
 
 pytestmark = pytest.mark.skipif(not kernel.BUILT, reason="the extension was not built")
 
@@ -235,7 +235,7 @@ def test_the_merge_is_that_of_moments(parts):
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, copy.copy, lambda it: pickle.loads(pickle.dumps(it))])
 def test_a_copy_has_memory_of_its_own(duplicate):
-    original, units = HostTensor(limit=0), HostUnits(3)
+    original, units = CpuAccumulator(limit=0), CpuUnits(3)
     values = torch.tensor([[1.0, 2.0, 3.0], [4.0, 2.0, 0.0]])
     original.add(values, units, -1)
     state = duplicate(original._state)
@@ -316,14 +316,14 @@ def test_symmetric_and_dead_units_are_those_without_the_kernel(seed, pattern, ba
     found = []
     for available in (True, False):
         generator.manual_seed(seed)
-        units = [HostUnits(len(pattern)) for _ in regions]
+        units = [CpuUnits(len(pattern)) for _ in regions]
         with mock.patch.object(kernel, "AVAILABLE", available):
             for _ in range(batches):
                 values = torch.randint(-2, 3, (6, 4), generator=generator).float()[:, pattern]
                 for unit, region in zip(units, regions, strict=True):
                     extremes = unit.see(values, -1)
                     assert extremes == (float(values.min()), float(values.max()))
-                    unit.enter(values, -1, region)
+                    unit.mark_preactivation(values, -1, region)
         found.append([(unit.dead, unit.symmetric) for unit in units])
     assert found[0] == found[1]
 
@@ -331,7 +331,7 @@ def test_symmetric_and_dead_units_are_those_without_the_kernel(seed, pattern, ba
 def test_units_equal_in_one_batch_only_are_not_symmetric():
     for available in (True, False):
         with mock.patch.object(kernel, "AVAILABLE", available):
-            units = HostUnits(4)
+            units = CpuUnits(4)
             units.see(torch.tensor([[1.0, 1.0, 2.0, 2.0]]), -1)
             units.see(torch.tensor([[5.0, 6.0, 5.0, 5.0]]), -1)
             assert units.symmetric == 2

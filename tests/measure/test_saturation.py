@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from propscope.measure.saturation import FLAT_THRESHOLD, flat_region
-from propscope.results.histogram import LogHistogram
+from propscope.records.histogram import LogHistogram
 
 
 def test_threshold_is_sech_squared_of_two():

@@ -7,7 +7,7 @@ from torch import nn
 from propscope.errors import InputError
 from propscope.networks.initialize import initialize_
 from propscope.networks.initializer_table import INITIALIZERS
-from propscope.networks.randomness import stream
+from propscope.networks.randomness import seeded_generator
 
 
 def model():
@@ -45,7 +45,7 @@ LEFT_ALONE = {"norm.weight", "norm.bias", "attention.bias_k", "attention.bias_v"
 
 def test_sets_every_weight_and_bias_of_every_layer():
     module = marked()
-    names = initialize_(module, "he_normal", generator=stream(0))
+    names = initialize_(module, "he_normal", generator=seeded_generator(0))
     assert untouched(module) == LEFT_ALONE
     assert set(names) == {name for name, _ in module.named_parameters()} - LEFT_ALONE
     assert names == [name for name, _ in module.named_parameters() if name in names]
@@ -61,7 +61,9 @@ def test_same_generator_same_weights_and_torch_left_alone(entry):
     first, second = marked(), marked()
     before = torch.get_rng_state()
     spec = "critical:weight_variance=2:bias_variance=0.3" if entry.name == "critical" else entry.name
-    assert initialize_(first, spec, generator=stream(0)) == initialize_(second, spec, generator=stream(0))
+    assert initialize_(first, spec, generator=seeded_generator(0)) == initialize_(
+        second, spec, generator=seeded_generator(0)
+    )
     assert torch.equal(torch.get_rng_state(), before)
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -71,16 +73,16 @@ def test_critical_needs_its_variances_and_draws_biases():
     module = nn.Sequential(nn.Linear(300, 200), nn.Tanh(), nn.Linear(200, 400))
     with pytest.raises(InputError, match="critical depends on the activation"):
         initialize_(module, "critical")
-    initialize_(module, "critical:weight_variance=2:bias_variance=0.25", generator=stream(0))
+    initialize_(module, "critical:weight_variance=2:bias_variance=0.25", generator=seeded_generator(0))
     assert float(module[0].weight.detach().var()) == pytest.approx(2 / 300, rel=0.05)
     assert float(module[2].bias.detach().std()) == pytest.approx(0.5, rel=0.1)
-    initialize_(module, "critical:weight_variance=2:bias_variance=0.25", bias_std=0.0, generator=stream(0))
+    initialize_(module, "critical:weight_variance=2:bias_variance=0.25", bias_std=0.0, generator=seeded_generator(0))
     assert (module[2].bias == 0).all()
 
 
 def test_gates_are_matrices_of_their_own():
     module = marked()
-    initialize_(module, "identity", generator=stream(0))
+    initialize_(module, "identity", generator=seeded_generator(0))
     eye = torch.eye(7, 3)
     assert torch.equal(module["lstm"].weight_hh_l0, torch.cat([eye] * 4))
     assert torch.equal(module["lstm"].weight_hh_l1_reverse, torch.cat([eye] * 4))
@@ -92,13 +94,13 @@ def test_gates_are_matrices_of_their_own():
 
 def test_gate_variance_counts_the_gate_not_the_stack():
     module = nn.LSTM(50, 300)
-    initialize_(module, "xavier_normal", generator=stream(0))
+    initialize_(module, "xavier_normal", generator=seeded_generator(0))
     assert module.weight_ih_l0.var().item() == pytest.approx(2 / 350, rel=0.03)
 
 
 def test_dirac_sets_convolutions_only():
     module = marked()
-    assert initialize_(module, "dirac", generator=stream(0)) == ["conv.weight", "conv.bias", "up.weight"]
+    assert initialize_(module, "dirac", generator=seeded_generator(0)) == ["conv.weight", "conv.bias", "up.weight"]
     assert "linear.bias" in untouched(module)
     assert "bilinear.weight" in untouched(module)
 
@@ -119,7 +121,7 @@ def test_identity_sets_matrices_only():
 
 def test_biases_from_a_normal_distribution():
     module = nn.Linear(3, 40_000)
-    assert initialize_(module, "zeros", bias_std=0.2, generator=stream(0)) == ["weight", "bias"]
+    assert initialize_(module, "zeros", bias_std=0.2, generator=seeded_generator(0)) == ["weight", "bias"]
     assert module.bias.std().item() == pytest.approx(0.2, rel=0.02)
     assert (module.weight == 0).all()
 
@@ -127,7 +129,7 @@ def test_biases_from_a_normal_distribution():
 def test_default_is_what_torch_does():
     module = marked()
     before = torch.get_rng_state()
-    names = initialize_(module, "default", generator=stream(0))
+    names = initialize_(module, "default", generator=seeded_generator(0))
     assert torch.equal(torch.get_rng_state(), before)
     assert untouched(module) == {"norm.weight", "norm.bias"}
     assert len(names) == len(list(module.parameters())) - 2
@@ -139,16 +141,16 @@ def test_default_is_what_torch_does():
         assert parameter.abs().max() <= 4 * spread
         assert bool(parameter.any()) == bool(fresh[name].any()), name
     again = marked()
-    initialize_(again, "default", generator=stream(0))
+    initialize_(again, "default", generator=seeded_generator(0))
     assert all(torch.equal(a, b) for a, b in zip(module.parameters(), again.parameters(), strict=True))
 
 
 def test_default_of_a_linear_layer():
     layer = nn.Linear(25, 4000)
-    initialize_(layer, "default", generator=stream(0))
+    initialize_(layer, "default", generator=seeded_generator(0))
     assert 0.199 < layer.bias.abs().max() <= 0.2
     assert layer.weight.var().item() == pytest.approx(1 / 75, rel=0.02)
-    initialize_(layer, "default", bias_std=0.0, generator=stream(0))
+    initialize_(layer, "default", bias_std=0.0, generator=seeded_generator(0))
     assert (layer.bias == 0).all()
 
 
@@ -156,14 +158,14 @@ def test_shared_weights_are_set_once():
     module = nn.Sequential(nn.Embedding(30, 20), nn.Linear(20, 30, bias=False))
     module[1].weight = module[0].weight
     alone = nn.Embedding(30, 20)
-    assert initialize_(module, "normal", generator=stream(0)) == ["0.weight"]
-    initialize_(alone, "normal", generator=stream(0))
+    assert initialize_(module, "normal", generator=seeded_generator(0)) == ["0.weight"]
+    initialize_(alone, "normal", generator=seeded_generator(0))
     assert torch.equal(module[0].weight, alone.weight)
 
 
 def test_half_precision_models():
     module = nn.Linear(50, 50, dtype=torch.bfloat16)
-    initialize_(module, "orthogonal", generator=stream(0))
+    initialize_(module, "orthogonal", generator=seeded_generator(0))
     assert module.weight.dtype == torch.bfloat16
     assert module.weight.float().square().mean().item() == pytest.approx(1 / 50, rel=0.01)
 

@@ -9,7 +9,7 @@ from propscope.errors import InputError
 from propscope.networks.activations import ACTIVATIONS
 from propscope.networks.initializer_table import INITIALIZERS, SQUARE_DEFAULTS
 from propscope.networks.initializers import parse_initializer
-from propscope.networks.randomness import stream
+from propscope.networks.randomness import seeded_generator
 
 ROWS, COLUMNS = 600, 1000  # fan_out, fan_in
 # What an initializer cannot do without.
@@ -18,7 +18,7 @@ NEEDED = {"critical": "critical:weight_variance=2"}
 
 def filled(spec, *shape, seed=0, dtype=torch.float32):
     weight = torch.full(shape or (ROWS, COLUMNS), torch.nan, dtype=dtype)
-    parse_initializer(spec).fill(weight, stream(seed, "test"))
+    parse_initializer(spec).fill(weight, seeded_generator(seed, "test"))
     return weight
 
 
@@ -91,7 +91,7 @@ def test_no_variance_where_mean_field_does_not_apply(spec):
 @pytest.mark.parametrize("shape", [(40, 30), (8, 4, 3, 3)])
 def test_agrees_with_torch_number_by_number(spec, reference, shape):
     expected = torch.empty(shape)
-    reference(expected, stream(0, "test"))
+    reference(expected, seeded_generator(0, "test"))
     torch.testing.assert_close(filled(spec, *shape), expected, rtol=1e-6, atol=0)
 
 
@@ -206,7 +206,7 @@ def test_fill_is_deterministic_in_place_and_leaves_torch_alone(entry):
     shape = (16, 16, 3) if entry.name == "dirac" else (16, 16)
     before = torch.get_rng_state()
     weight = nn.Parameter(torch.full(shape, torch.nan))
-    parse_initializer(NEEDED.get(entry.name, entry.name)).fill(weight, stream(0, "test"))
+    parse_initializer(NEEDED.get(entry.name, entry.name)).fill(weight, seeded_generator(0, "test"))
     assert torch.equal(weight, filled(NEEDED.get(entry.name, entry.name), *shape))
     assert weight.isfinite().all()
     assert weight.is_leaf
@@ -274,24 +274,24 @@ def test_recommendations_name_activations():
 
 def test_bias():
     bias = torch.full((50_000,), torch.nan)
-    parse_initializer("he_normal").fill_bias(bias, fan_in=4, generator=stream(0))
+    parse_initializer("he_normal").fill_bias(bias, fan_in=4, generator=seeded_generator(0))
     assert (bias == 0).all()
-    parse_initializer("default").fill_bias(bias, fan_in=4, std=0.0, generator=stream(0))
+    parse_initializer("default").fill_bias(bias, fan_in=4, std=0.0, generator=seeded_generator(0))
     assert (bias == 0).all()
-    parse_initializer("default").fill_bias(bias, fan_in=4, generator=stream(0))
+    parse_initializer("default").fill_bias(bias, fan_in=4, generator=seeded_generator(0))
     assert 0.499 < bias.abs().max() <= 0.5
     assert bias.var() == pytest.approx(1 / 12, rel=0.02)
-    parse_initializer("zeros").fill_bias(bias, fan_in=4, std=0.3, generator=stream(0))
+    parse_initializer("zeros").fill_bias(bias, fan_in=4, std=0.3, generator=seeded_generator(0))
     assert bias.std() == pytest.approx(0.3, rel=0.02)
 
 
 def test_critical_fills_biases_too_and_its_first_layer_apart():
     spec = parse_initializer("critical:weight_variance=1.98:bias_variance=0.2:first_weight_variance=4")
     bias = torch.full((50_000,), torch.nan)
-    spec.fill_bias(bias, fan_in=7, generator=stream(0))
+    spec.fill_bias(bias, fan_in=7, generator=seeded_generator(0))
     assert spec.bias_variance(7) == 0.2
     assert bias.var() == pytest.approx(0.2, rel=0.02)
-    spec.fill_bias(bias, fan_in=7, std=0.0, generator=stream(0))
+    spec.fill_bias(bias, fan_in=7, std=0.0, generator=seeded_generator(0))
     assert (bias == 0).all()
     assert spec.weight_variance(10, 10) == pytest.approx(0.198)
     assert spec.first_layer.weight_variance(10, 10) == pytest.approx(0.4)

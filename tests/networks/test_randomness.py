@@ -1,11 +1,11 @@
 import torch
 
-from propscope.networks.randomness import global_stream, stream
+from propscope.networks.randomness import global_stream, seeded_generator
 
 
 def test_stream_is_determined_by_seed_and_names():
     def draw(seed, *names):
-        return torch.rand(4, generator=stream(seed, *names))
+        return torch.rand(4, generator=seeded_generator(seed, *names))
 
     assert torch.equal(draw(0, "weights", "he"), draw(0, "weights", "he"))
     others = [
@@ -19,17 +19,17 @@ def test_stream_is_determined_by_seed_and_names():
 
 
 def test_names_do_not_run_together():
-    assert stream(0, "ab", "c").initial_seed() != stream(0, "a", "bc").initial_seed()
+    assert seeded_generator(0, "ab", "c").initial_seed() != seeded_generator(0, "a", "bc").initial_seed()
 
 
 def test_global_stream_follows_the_generator_and_restores():
     before = torch.get_rng_state()
-    with global_stream(stream(3)):
+    with global_stream(seeded_generator(3)):
         first = torch.rand(3)
     assert torch.equal(torch.get_rng_state(), before)
-    with global_stream(stream(3)):
+    with global_stream(seeded_generator(3)):
         assert torch.equal(torch.rand(3), first)
-    generator = stream(3)
+    generator = seeded_generator(3)
     with global_stream(generator):
         torch.rand(3)
     with global_stream(generator):
@@ -39,7 +39,7 @@ def test_global_stream_follows_the_generator_and_restores():
 def test_global_stream_restores_after_an_exception():
     before = torch.get_rng_state()
     try:
-        with global_stream(stream(3)):
+        with global_stream(seeded_generator(3)):
             torch.manual_seed(5)
             raise KeyError
     except KeyError:

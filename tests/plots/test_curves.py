@@ -6,18 +6,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from building.synthetic_profiles import INITIALIZERS, constant, grid, mlp, model, predicted, sixteen, without_theory
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
-from synthetic_profiles import INITIALIZERS, constant, grid, mlp, model, predicted, sixteen, without_theory
 
 from propscope.plots.curve_panels import draw_curves, position_ticks
 from propscope.plots.curves import Curves, Panel, prepare_curves
 from propscope.plots.style import styled
-from propscope.results import Expected, NetworkProfile, ProfileSet
+from propscope.records import Expected, NetworkProfile, ProfileSet
 
 CASES = {
     "one initializer, one seed": ProfileSet((mlp(),)),

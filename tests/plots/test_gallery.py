@@ -6,13 +6,13 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pytest
-from synthetic_profiles import grid, mlp, model
-from synthetic_trainings import run, trainings
+from building.synthetic_profiles import grid, mlp, model
+from building.synthetic_trainings import run, trainings
 
 import propscope.plots.gallery
 from propscope.errors import InputError, StoreError
 from propscope.plots import PLOTS, TRAINING_PLOTS, draw_all
-from propscope.results import ProfileSet, TrainingSet
+from propscope.records import ProfileSet, TrainingSet
 
 SMALL = grid(("he_normal", "zeros"), depths=(3,), seeds=2, width=8, batch=4)
 
@@ -148,8 +148,8 @@ def test_the_users_settings_do_not_reach_the_pictures(tmp_path: Path) -> None:
 def test_drawing_needs_neither_torch_nor_pyplot() -> None:
     code = (
         "import sys, pathlib, tempfile\n"
-        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from synthetic_profiles import grid\n"
+        f"sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+        "from building.synthetic_profiles import grid\n"
         "from propscope.plots import draw_all\n"
         "with tempfile.TemporaryDirectory() as folder:\n"
         "    draw_all(grid(depths=(2,), seeds=2, width=8), pathlib.Path(folder), stem='run')\n"

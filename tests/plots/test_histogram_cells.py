@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from propscope.plots.histogram_cells import Axis, cell_of
-from propscope.results import TensorSummary
+from propscope.records import TensorSummary
 
 LINEAR = Axis("linear", np.linspace(-4, 4, 41), (-2.0, 0.0, 2.0))
 LOG = Axis("log", 10.0 ** np.linspace(-6, 2, 33), (1e-4, 1.0))

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
+from building.synthetic_profiles import INITIALIZERS, constant, grid, mlp, model, sixteen
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from synthetic_profiles import INITIALIZERS, constant, grid, mlp, model, sixteen
 
 from propscope.plots.histogram_cells import cell_of
 from propscope.plots.histogram_grid import draw_histograms
@@ -21,7 +21,7 @@ from propscope.plots.histograms import (
     prepare_histograms,
 )
 from propscope.plots.style import styled
-from propscope.results import NetworkProfile, ProfileSet
+from propscope.records import NetworkProfile, ProfileSet
 
 SUBJECTS = (ACTIVATIONS, GRADIENTS, WEIGHTS, WEIGHT_GRADIENTS)
 SIXTEEN = sixteen()

@@ -4,13 +4,13 @@ import math
 
 import numpy as np
 import pytest
+from building.synthetic_trainings import run, trainings
 from matplotlib.colors import to_hex
-from synthetic_trainings import run, trainings
 
 from propscope.plots.learning import LearningPanel, prepare_learning
 from propscope.plots.learning_panels import draw_learning
 from propscope.plots.style import styled
-from propscope.results import TrainingSet
+from propscope.records import TrainingSet
 
 NAN = math.nan
 

@@ -4,16 +4,16 @@ import math
 from dataclasses import replace
 
 import pytest
+from building.synthetic_profiles import constant, grid, mlp, model, sixteen, without_theory
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from synthetic_profiles import constant, grid, mlp, model, sixteen, without_theory
 
 from propscope.plots.overview import Overview, cell_of, factor_of, prepare_overview
 from propscope.plots.overview_map import draw_overview
 from propscope.plots.style import LINE_HEIGHT, styled
-from propscope.results import Expected, NetworkProfile, ProfileSet, TensorSummary
-from propscope.results.interval import geometric_interval
+from propscope.records import Expected, NetworkProfile, ProfileSet, TensorSummary
+from propscope.records.interval import geometric_interval
 
 
 def prepared(profiles: ProfileSet) -> Overview:

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from building.phase_charts import chart
 from matplotlib.text import Text
-from phase_charts import chart
 
 from propscope.plots.phase import prepare_phase
 from propscope.plots.phase_map import draw_phase

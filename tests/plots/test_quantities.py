@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from synthetic_profiles import constant, mlp, predicted
+from building.synthetic_profiles import constant, mlp, predicted
 
 from propscope.plots.quantities import QUANTITIES, curve_of
-from propscope.results import NetworkProfile, Site, TensorSummary
-from propscope.results.interval import geometric_interval
+from propscope.records import NetworkProfile, Site, TensorSummary
+from propscope.records.interval import geometric_interval
 
 STD, MEAN, BACKWARD, NORM = QUANTITIES
 

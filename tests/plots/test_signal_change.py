@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import math
 
-from synthetic_trainings import run, trainings
+from building.synthetic_trainings import run, trainings
 
 from propscope.plots.curves import Curves
 from propscope.plots.signal_change import prepare_signal_change
-from propscope.results import TrainingSet
+from propscope.records import TrainingSet
 
 
 def prepared(runs: TrainingSet) -> Curves:

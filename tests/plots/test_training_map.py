@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from synthetic_trainings import run, trainings
+from building.synthetic_trainings import run, trainings
 
 from propscope.plots.style import styled
 from propscope.plots.training_map import CELLS, TrainingMap, prepare_training_map, shares_of
 from propscope.plots.training_map_panels import draw_training_map
-from propscope.results import NetworkProfile, Site, TensorSummary, TrainingSet
+from propscope.records import NetworkProfile, Site, TensorSummary, TrainingSet
 
 
 def profile(*layers: list[float]) -> NetworkProfile:

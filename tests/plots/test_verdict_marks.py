@@ -4,13 +4,13 @@ import math
 from dataclasses import replace
 
 import pytest
-from diagnosis.diagnosis_records import geometric, network, seeds
+from building.diagnosis_records import geometric, network, seeds
 
 from propscope.plots.curves import prepare_curves
 from propscope.plots.end_labels import EndLabel
 from propscope.plots.overview import prepare_overview
 from propscope.plots.verdicts import key_of, mark_of
-from propscope.results import ProfileSet
+from propscope.records import ProfileSet
 
 
 def named(profile, initializer):

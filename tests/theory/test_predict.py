@@ -6,9 +6,9 @@ import math
 import pytest
 
 from propscope.errors import InputError
+from propscope.experiments import profile_mlp
 from propscope.networks import MLPSpec
-from propscope.results.expectations import reason_without_theory
-from propscope.sweep import profile_mlp
+from propscope.records.expectations import reason_without_theory
 from propscope.theory import MeanField, NoCriticalPoint, NormalizedMeanField, predict
 
 KINDS = [

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
+from propscope.experiments import profile_mlp
 from propscope.networks import MLPSpec
-from propscope.sweep import profile_mlp
-from propscope.theory.chain import chain_of
-from propscope.theory.chain_width import chain_width
+from propscope.theory.mlp_chain import chain_of
+from propscope.theory.mlp_width import chain_width
 
 WIDTH, DEPTH, SEEDS, BATCH = 500, 30, 12, 32
 

@@ -6,7 +6,7 @@ import re
 
 import propscope
 from propscope.measure import Options, Recorder
-from propscope.results import NetworkProfile
+from propscope.records import NetworkProfile
 from zoo.faults import entries
 from zoo.models import ZOO
 from zoo.running import prepare

@@ -1,0 +1,230 @@
+"""Parts unlike their peers: an activation of another kind, a norm that is missing, a sum that counts a summand twice.
+
+None of these needs to move the signal out of bounds at the start: an initializer may hold its size by itself. What the
+network does in the same place elsewhere says what is meant.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+
+from propscope.diagnosis import limits
+from propscope.diagnosis.confidence import succession
+from propscope.diagnosis.evidence import Evidence, module_of
+from propscope.records.finding import Finding, Kind, Remedy
+from propscope.records.gains import is_norm, name_pattern
+from propscope.records.network import Direction, Site
+from propscope.records.numerals import number, percent
+
+_PEERS = 2
+# All but one of six: of five that one lacks a norm is a choice as often as a slip (a first or last layer, embeddings).
+_FOLLOWED = 6
+# Word, position and type; stream, attention and MLP: three summands are usual, a fourth is the next layer's stream.
+_SUMMANDS = 3
+# A correlation of 1, with what rounding and sampling add.
+_ONE = 1.01
+
+
+def odd_kinds(evidence: Evidence) -> Iterator[Finding]:
+    """Find an activation of another kind than in the same place of other blocks, that hides how samples differ."""
+    if evidence.layered:
+        return
+    groups: dict[str, dict[str, int]] = defaultdict(dict)
+    for index, site in enumerate(evidence.sites):
+        name = module_of(site.name)
+        if site.role == "activation":
+            groups[name_pattern(site.name)].setdefault(name, index)
+    for place, group in groups.items():
+        kinds = Counter(evidence.sites[index].kind.lower() for index in group.values())
+        usual, common = kinds.most_common(1)[0]
+        if common < _PEERS or 2 * common <= len(group):
+            continue
+        if place.endswith("*"):
+            # A row of layers may well end in an activation of another kind.
+            group.popitem()
+        peers = [index for index in group.values() if evidence.sites[index].kind.lower() == usual]
+        share = statistics.median(_varying(evidence, index) for index in peers)
+        for index in group.values():
+            own = _varying(evidence, index)
+            # Half of what tells samples apart lost in one layer, where its peers keep theirs.
+            if index not in peers and own < share * limits.HIDDEN:
+                yield _unlike(evidence, index, evidence.sites[peers[0]].kind, own, share)
+
+
+def _varying(evidence: Evidence, index: int) -> float:
+    """Return the share of a site's second moment that varies, geometric mean over seeds; NaN where it is unknown."""
+    seen = [s for m in evidence.members if (s := m.sites[index].forward) is not None and s.rms > 0 and s.std > 0]
+    return math.exp(statistics.fmean(2 * math.log(s.std / s.rms) for s in seen)) if seen else math.nan
+
+
+def _unlike(evidence: Evidence, index: int, usual: str, own: float, share: float) -> Finding:
+    site = evidence.sites[index]
+    return Finding(
+        kind="collapse",
+        severity="strained",
+        direction="forward",
+        sites=(site.name,),
+        message=f"{site.name} is {site.kind} where the others in its place are {usual}: {percent(own)} of its mean "
+        f"square varies, {percent(share)} of theirs",
+        cause="what all samples have in common stands before their differences, and its slope takes the gradient",
+        evidence={"share_varying": own, "usual": share, "limit": share * limits.HIDDEN},
+        remedy=Remedy("activation", f"make {module_of(site.name)} a {usual} as well"),
+        confidence=succession(len(evidence.members), len(evidence.members)),
+        marks={site.name: f"not {usual}"},
+    )
+
+
+def missing_norms(evidence: Evidence) -> Iterator[Finding]:
+    """Find places without the norm that other blocks have there, or that others of their kind have behind them."""
+    if evidence.layered:
+        return
+    at = dict.fromkeys([*_not_in_block(evidence.sites), *_not_behind(evidence.sites)])
+    for index in sorted(at):
+        yield _unheld(evidence, index)
+
+
+def _not_in_block(sites: tuple[Site, ...]) -> Iterator[int]:
+    """Yield the sites in whose front most blocks of the family have a norm, and this one has none."""
+    blocks: dict[str, dict[str, int]] = defaultdict(dict)
+    for index, site in enumerate(sites):
+        parts = site.name.split(".")
+        level = next((place for place, part in enumerate(parts) if part.isdecimal()), len(parts))
+        if level < len(parts) - 1:
+            blocks[".".join(parts[: level + 1])][".".join(parts[level + 1 :])] = index
+    families: dict[str, list[str]] = defaultdict(list)
+    for block in blocks:
+        families[name_pattern(block)].append(block)
+    for family in families.values():
+        norms = {
+            p: 0 for b in family for p, i in blocks[b].items() if is_norm(sites[i]) and not p.split(".")[-1].isdecimal()
+        }
+        for place in norms:
+            have = [block for block in family if place in blocks[block]]
+            # Most of them: two of three at least.
+            if 2 * len(have) <= len(family):
+                continue
+            for block in family:
+                if block not in have and (at := _behind(blocks, have, blocks[block], place)) is not None:
+                    yield at
+
+
+def _behind(blocks: dict[str, dict[str, int]], have: list[str], lacking: dict[str, int], place: str) -> int | None:
+    """Return the site that a missing norm would stand before; None where what it would work on is missing as well."""
+    for block in have:
+        order = list(blocks[block])
+        at = order.index(place)
+        if at and order[at - 1] not in lacking:
+            return None
+        if at + 1 < len(order) and order[at + 1] in lacking:
+            return lacking[order[at + 1]]
+    return None
+
+
+def _not_behind(sites: tuple[Site, ...]) -> Iterator[int]:
+    """Yield the site behind the one site of its kind that no norm follows, where one follows all of five or more."""
+    followers: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for index, site in enumerate(sites):
+        kind = "sum" if site.branch_share is not None else site.kind
+        follower = _next(sites, index)
+        if follower is None or is_norm(site) or site.role in ("activation", "output", "embedding", "attention"):
+            continue
+        if kind == "sum" and sites[follower].branch_share is not None:
+            continue
+        followers[kind].append((index, follower))
+    for kind, pairs in followers.items():
+        without = [pair for pair in pairs if not is_norm(sites[pair[1]])]
+        # The last layer of all is free of norms on purpose; the last sum is where a pre-norm network ends with one.
+        if len(pairs) >= _FOLLOWED and len(without) == 1 and (kind == "sum" or without[0] != pairs[-1]):
+            yield without[0][1]
+
+
+def _next(sites: tuple[Site, ...], index: int) -> int | None:
+    return next((at for at in range(index + 1, len(sites)) if "dropout" not in sites[at].kind.lower()), None)
+
+
+def _unheld(evidence: Evidence, index: int) -> Finding:
+    site = evidence.sites[index]
+    held = [_rms(evidence, at) for at, other in enumerate(evidence.sites) if is_norm(other)]
+    usual = statistics.median(size for size in held if size > 0)
+    size = _rms(evidence, index - 1)
+    kind: Kind = "vanishing" if size < usual else "exploding"
+    return Finding(
+        kind=kind,
+        severity="strained",
+        direction="forward",
+        sites=(site.name,),
+        message=f"{site.name} has no norm before it, as others in its place have: it gets rms {number(size, 2)}, "
+        f"norms give {number(usual, 2)}",
+        cause="nothing holds the signal there: what comes in sets its size, at the start and after every step",
+        evidence={"rms": size, "usual": usual},
+        remedy=Remedy("norm", f"put a norm before {module_of(site.name)}"),
+        confidence=succession(len(evidence.members), len(evidence.members)),
+        marks={site.name: "no norm"},
+    )
+
+
+def _rms(evidence: Evidence, index: int) -> float:
+    seen = [s.rms for m in evidence.members if (s := m.sites[index].forward) is not None and s.rms > 0]
+    return math.exp(statistics.fmean(map(math.log, seen))) if seen else 0.0
+
+
+def doubled_sums(evidence: Evidence) -> Iterator[Finding]:
+    """Find a sum of a sum that adds again what is in it.
+
+    Mean squares of independent summands add up. The correlation of those of a sum, from its mean square over theirs, is
+    sqrt(p) where one is in the other already with a share p of its mean square. A sum of three that are different, as
+    of attention and MLP side by side, has none.
+    """
+    if evidence.layered:
+        return
+    for index, site in enumerate(evidence.sites):
+        if not index or "#" not in site.name or site.branch_share is None:
+            continue
+        before = evidence.sites[index - 1]
+        if before.branch_share is None or module_of(before.name) != module_of(site.name):
+            continue
+        if _run_of_sums(evidence.sites, index) > _SUMMANDS:
+            continue
+        found = [value for member in evidence.members if (value := _correlation(member.sites, index)) is not None]
+        if len(found) < len(evidence.members) or (mean := statistics.fmean(found)) <= limits.AGAIN:
+            continue
+        direction: Direction = "forward"
+        yield Finding(
+            kind="exploding",
+            severity="strained",
+            direction=direction,
+            sites=(site.name,),
+            message=f"{site.name} adds what its summand {before.name} holds already: they correlate by {mean:.2f}",
+            cause="stream or branch is added twice: the stream grows by more than a branch in every such block",
+            evidence={"correlation": mean, "limit": limits.AGAIN, "seeds": float(len(found))},
+            remedy=Remedy("residual", f"add stream and branch once each in {module_of(site.name).rpartition('.')[0]}"),
+            confidence=succession(sum(value > limits.AGAIN for value in found), len(found)),
+            marks={site.name: "added twice"},
+        )
+
+
+def _run_of_sums(sites: tuple[Site, ...], index: int) -> int:
+    """Return how many sums of one module stand in a row about a position: many are steps of a recurrence."""
+    name = module_of(sites[index].name)
+    first = last = index
+    while first and sites[first - 1].branch_share is not None and module_of(sites[first - 1].name) == name:
+        first -= 1
+    while (
+        last + 1 < len(sites) and sites[last + 1].branch_share is not None and module_of(sites[last + 1].name) == name
+    ):
+        last += 1
+    return last - first + 1
+
+
+def _correlation(sites: tuple[Site, ...], index: int) -> float | None:
+    """Return E[ab] / (rms(a) rms(b)) of a sum whose younger summand, its branch, is the site run just before."""
+    total, branch, share = sites[index].forward, sites[index - 1].forward, sites[index].branch_share
+    if total is None or branch is None or share is None or not 0 < share < 1 or not branch.rms > 0:
+        return None
+    excess = (total.rms / branch.rms) ** 2 * share - 1
+    found = excess / (2 * math.sqrt(share * (1 - share)))
+    # Beyond 1 the site run before is not the branch.
+    return found if abs(found) <= _ONE else None

@@ -1,0 +1,134 @@
+"""NaN and Inf, and what narrower number formats would lose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from propscope.diagnosis.confidence import succession
+from propscope.diagnosis.evidence import Evidence
+from propscope.records.finding import Finding, Remedy
+from propscope.records.network import DIRECTIONS, Site
+from propscope.records.precision import (
+    LOSS_SCALE_MARGIN,
+    Worst,
+    recommended_loss_scale,
+    spell,
+    summary_headroom,
+    worst_in,
+)
+from propscope.records.summary import TensorSummary
+
+# What rounds to zero or overflows below one in a thousand is less than the noise of a gradient over a batch of 1000.
+_LOST = 1e-3
+
+
+def nonfinite(evidence: Evidence) -> Iterator[Finding]:
+    """Find the first site that gives NaN or Inf: in the forward pass, else the first that the gradient passes."""
+    weights = [p.name for p in evidence.members[0].parameters if p.value.nonfinite_count]
+    for direction in DIRECTIONS:
+        shown = [index for index, sites in evidence.columns() if any(_bad(getattr(s, direction)) for s in sites)]
+        if not shown:
+            continue
+        shown = shown if direction == "forward" else shown[::-1]
+        site = evidence.sites[shown[0]]
+        seeds = sum(_bad(getattr(m.sites[shown[0]], direction)) > 0 for m in evidence.members)
+        summary = next(s for m in evidence.members if _bad(s := getattr(m.sites[shown[0]], direction)))
+        own = [name for name in weights if name.rpartition(".")[0] == site.name.split("#")[0]]
+        grad = "" if direction == "forward" else "grad "
+        yield Finding(
+            kind="non-finite",
+            severity="broken",
+            direction=direction,
+            sites=tuple(evidence.sites[index].name for index in shown),
+            message=_spelled(site, summary, direction),
+            cause=_why(own, direction, summary),
+            evidence={
+                "nan": float(summary.nan_count),
+                "inf": float(summary.posinf_count + summary.neginf_count),
+                "count": float(summary.count),
+                "parameters": float(len(weights)),
+            },
+            remedy=_mend(own, site, summary),
+            confidence=succession(seeds, len(evidence.members)),
+            marks={evidence.sites[i].name: grad + ("NaN" if _nan(evidence, i, direction) else "Inf") for i in shown},
+        )
+        return
+    if weights:
+        yield _in_a_weight(evidence, weights)
+
+
+def _in_a_weight(evidence: Evidence, weights: list[str]) -> Finding:
+    return Finding(
+        kind="non-finite",
+        severity="broken",
+        sites=tuple(name.rpartition(".")[0] for name in weights),
+        message=f"{weights[0]} has values that are NaN or Inf",
+        cause="a diverged step, or a broken checkpoint; no value of the batch passed it",
+        evidence={"parameters": float(len(weights))},
+        remedy=Remedy("repair", f"draw {weights[0]} anew, or load another checkpoint"),
+        confidence=succession(len(evidence.members), len(evidence.members)),
+    )
+
+
+def precision(evidence: Evidence) -> Iterator[Finding]:
+    """Find what fp16 (with the loss scale that fits) and bf16 would lose: a note, as nothing is lost in float32."""
+    first = evidence.members[0]
+    scale = recommended_loss_scale(first)
+    for name, after in (("fp16", scale or 1), ("bf16", 1)):
+        worst = worst_in(first, name, loss_scale=after)
+        if worst is None or worst.shares.lost < _LOST:
+            continue
+        scaled = f" with loss scale {scale} (margin x{LOSS_SCALE_MARGIN:g})" if name == "fp16" and scale else ""
+        yield Finding(
+            kind="precision",
+            severity="note",
+            direction=worst.direction,
+            sites=(worst.site,),
+            message=f"in {name}{scaled} {worst.site} {worst.direction} would lose values: {spell(worst.shares)}",
+            cause="its range is beyond the format's: what overflows becomes Inf, what is too small zero",
+            evidence={"overflow": worst.shares.overflow, "zero": worst.shares.zero, "limit": _LOST},
+            remedy=Remedy("precision", f"keep {worst.site} in float32" + (", or use bf16" if name == "fp16" else "")),
+            confidence=succession(_losing(evidence, worst, name, after), len(evidence.members)),
+        )
+
+
+def _losing(evidence: Evidence, worst: Worst, name: str, scale: float) -> int:
+    index = next(i for i, site in enumerate(evidence.sites) if (site.name or "(model)") == worst.site)
+    after = scale if worst.direction == "backward" else 1.0
+    seen = (getattr(member.sites[index], worst.direction) for member in evidence.members)
+    found = (summary_headroom(summary, name, scale=after) for summary in seen)
+    return sum(shares is not None and shares.lost >= _LOST for shares in found)
+
+
+def _bad(summary: TensorSummary | None) -> int:
+    return summary.nonfinite_count if summary is not None else 0
+
+
+def _nan(evidence: Evidence, index: int, direction: str) -> bool:
+    found = (getattr(member.sites[index], direction) for member in evidence.members)
+    return any(summary is not None and summary.nan_count for summary in found)
+
+
+def _spelled(site: Site, summary: TensorSummary, direction: str) -> str:
+    of = "values" if direction == "forward" else "gradients"
+    infinite = summary.posinf_count + summary.neginf_count
+    parts = [f"{count} {name}" for name, count in (("NaN", summary.nan_count), ("Inf", infinite)) if count]
+    return f"{site.name or '(model)'} is the first to give {' and '.join(parts)} of {summary.count} {of}"
+
+
+def _why(own: list[str], direction: str, summary: TensorSummary) -> str:
+    if own:
+        return f"{own[0]} itself has values that are NaN or Inf"
+    if not summary.nan_count:
+        return "the values have outgrown the number format"
+    if direction == "backward":
+        return "the values are finite, the slope is not: a division, square root or logarithm at zero"
+    return "an operation without a value: 0/0, Inf - Inf, a logarithm or root of a negative number, or NaN in its input"
+
+
+def _mend(own: list[str], site: Site, summary: TensorSummary) -> Remedy:
+    if own:
+        return Remedy("repair", f"draw {own[0]} anew, or load another checkpoint")
+    if not summary.nan_count:
+        return Remedy("calibrate", "scale the layers before it down: propscope.calibrate(model, batch)")
+    return Remedy("repair", f"look at what enters {site.name or 'the model'}")

@@ -1,0 +1,220 @@
+"""Single layers at fault: a gain far from one, or unlike what layers of the same kind and place do."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from propscope.diagnosis import limits
+from propscope.diagnosis.confidence import succession
+from propscope.diagnosis.evidence import Evidence
+from propscope.records.finding import Finding, Remedy, Severity
+from propscope.records.gains import Gains, is_chain, is_norm, name_pattern, same_stack, site_gains
+from propscope.records.network import Direction, Site
+from propscope.records.numerals import number
+
+_PEERS = 2
+_BLOCKS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Odd:
+    """A layer at fault: its position, ln of what it does wrong in each seed, and in words."""
+
+    index: int
+    logs: tuple[float, ...]
+    message: str
+    direction: Direction = "forward"
+
+    @property
+    def mean(self) -> float:
+        return sum(self.logs) / len(self.logs)
+
+
+def odd_layers(evidence: Evidence) -> Iterator[Finding]:
+    """Find layers that alone change the signal by e^3 or more, or by that much more than others of their kind."""
+    gains = tuple(site_gains(member) for member in evidence.members)
+    found = [
+        *_jumps(evidence, gains, "forward"),
+        *_steps(evidence, gains),
+        *_sizes(evidence),
+        *_jumps(evidence, gains, "backward"),
+    ]
+    once: dict[int, _Odd] = {}
+    for odd in found:
+        once.setdefault(odd.index, odd)
+    for odd in once.values():
+        yield _finding(evidence, odd)
+
+
+def _finding(evidence: Evidence, odd: _Odd) -> Finding:
+    site = evidence.sites[odd.index]
+    kind = "exploding" if odd.mean > 0 else "vanishing"
+    severity: Severity = "broken" if odd.mean > limits.EXPLODED or odd.mean < -limits.VANISHED else "strained"
+    ratio = math.exp(min(odd.mean, 700.0))
+    limit = math.exp(math.copysign(limits.ODD, odd.mean))
+    grad = "" if odd.direction == "forward" else "grad "
+    return Finding(
+        kind=kind,  # type: ignore[arg-type]
+        severity=severity,
+        direction=odd.direction,
+        sites=(site.name,),
+        message=f"{site.name or '(model)'}: {odd.message}",
+        cause=_cause(evidence, site, ratio),
+        evidence={"ratio": ratio, "limit": limit, "seeds": float(len(odd.logs))},
+        remedy=_rescaled(evidence, site, 1 / ratio),
+        confidence=succession(sum(abs(log) > limits.ODD for log in odd.logs), len(odd.logs)),
+        marks={site.name: f"{grad}x{number(ratio, 2)}"},
+    )
+
+
+def _cause(evidence: Evidence, site: Site, ratio: float) -> str:
+    if not _weighs(evidence, site):
+        return "what it computes is unlike what the layers beside it do"
+    much, size = (ratio, "large") if ratio > 1 else (1 / ratio, "small")
+    return f"its weights are {number(much, 2)} times too {size}"
+
+
+def _jumps(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...], direction: Direction) -> Iterator[_Odd]:
+    at = [i for i, gain in enumerate(gains[0]) if gain.forward is not None or gain.backward is not None]
+    for place, index in enumerate(at):
+        logs = _logs([getattr(member[index], direction) for member in gains])
+        # A forward gain is taken from the signal site before, a backward one from the site after.
+        other = at[place - 1] if direction == "forward" and place else at[min(place + 1, len(at) - 1)]
+        site, beside = evidence.sites[index], evidence.sites[other]
+        if logs and abs(_mean(logs)) > limits.ODD and is_chain(site, beside) and _in_a_row(evidence, index, other):
+            if direction == "forward" and is_norm(site):
+                continue
+            # The gradient of a site has passed the weights of the one after it.
+            yield _Odd(
+                index if direction == "forward" else other,
+                logs,
+                f"{direction} gain {number(math.exp(min(_mean(logs), 700.0)), 2)}",
+                direction,
+            )
+
+
+def _in_a_row(evidence: Evidence, index: int, other: int) -> bool:
+    """Return whether one chain holds both: the gates of a recurrent layer stand side by side."""
+    return any(index in chain.indices and other in chain.indices for chain in evidence.chains)
+
+
+def _steps(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...]) -> Iterator[_Odd]:
+    """Find layers that scale their input unlike their kind: norms behind them hide that from the gains."""
+    sites = evidence.sites
+    steps = {
+        index: logs
+        for index in range(1, len(sites))
+        # A sum is as large as the larger of its branches, and these are looked at themselves.
+        if sites[index].kind.lower() != "add" and same_stack(sites[index - 1], sites[index])
+        if (logs := _logs([member[index].step for member in gains]))
+    }
+    for index, peers in _peers(evidence, steps).items():
+        site, usual = sites[index], statistics.median(_mean(steps[other]) for other in peers)
+        logs = tuple(log - usual for log in steps[index])
+        if abs(_mean(logs)) <= limits.ODD:
+            continue
+        message = f"forward gain {number(math.exp(_mean(steps[index])), 2)} over its input"
+        if is_norm(site):
+            # What a norm gives does not depend on what enters: it is at fault only where its own scale is odd.
+            sizes = {other: _size(evidence, other) for other in (index, *peers)}
+            usual = statistics.median(sizes[other] for other in peers)
+            logs = (sizes[index] - usual,)
+            message = f"rms {number(math.exp(sizes[index]), 2)}"
+            if abs(logs[0]) <= limits.ODD:
+                continue
+        ratio = number(math.exp(_mean(logs)), 2)
+        yield _Odd(index, logs, f"{message} is x{ratio} that of the other {site.kind} sites")
+
+
+def _sizes(evidence: Evidence) -> Iterator[_Odd]:
+    """Find sites whose rms is unlike that in the same place of three or more other blocks, the first of each run.
+
+    What blocks give is of one size where a norm or a stream enters each. A stack without either gains or loses a little
+    at each layer, which is no layer's fault: its sites are held against the nearest blocks alone, by their steps.
+    """
+    if evidence.layered:
+        return
+    groups: dict[tuple[str, str], dict[int, tuple[float, ...]]] = defaultdict(dict)
+    for index, site in enumerate(evidence.sites):
+        logs = _logs([s.forward.rms if (s := m.sites[index]).forward is not None else None for m in evidence.members])
+        # A sum is as large as the larger of its branches; what runs several times is looked at once.
+        if logs and site.branch_share is None and site.name.partition("#")[2] in ("", "0"):
+            groups[site.kind, name_pattern(site.name)][index] = logs
+    odd: dict[int, _Odd] = {}
+    for group in groups.values():
+        left = {index: _mean(logs) for index, logs in group.items()}
+        while len(left) > _BLOCKS:
+            off = {i: size - statistics.median(o for j, o in left.items() if j != i) for i, size in left.items()}
+            worst = max(off, key=lambda index: abs(off[index]))
+            if abs(off[worst]) <= limits.ODD or _spread(left, worst) > 1:
+                break
+            usual = left.pop(worst) - off[worst]
+            odd[worst] = _odd_size(evidence, worst, tuple(log - usual for log in group[worst]))
+    for index, found in sorted(odd.items()):
+        if index - 1 not in odd or odd[index - 1].mean * found.mean < 0:
+            yield found
+
+
+def _spread(sizes: dict[int, float], without: int) -> float:
+    """Return the largest ln of a ratio to the median among the others: 1 where they are of one size."""
+    others = [size for index, size in sizes.items() if index != without]
+    usual = statistics.median(others)
+    return max(abs(size - usual) for size in others)
+
+
+def _odd_size(evidence: Evidence, index: int, logs: tuple[float, ...]) -> _Odd:
+    kind, ratio = evidence.sites[index].kind, number(math.exp(_mean(logs)), 2)
+    return _Odd(index, logs, f"rms is x{ratio} that of the other {kind} sites in its place")
+
+
+def _peers(evidence: Evidence, steps: dict[int, tuple[float, ...]]) -> dict[int, list[int]]:
+    """Return the other sites of the same kind and place for each site that has two of them."""
+    sites = evidence.sites
+
+    def near(index: int) -> tuple[str, ...]:
+        return sites[index].kind, sites[index - 1].kind, name_pattern(sites[index].name, parts=2)
+
+    exact: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    similar: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for index in steps:
+        exact[sites[index].kind, name_pattern(sites[index].name)].append(index)
+        similar[near(index)].append(index)
+    found = {}
+    for index in steps:
+        group = exact[sites[index].kind, name_pattern(sites[index].name)]
+        # The site run before is the input only as a rule: a layer is held against those with the same before it.
+        group = group if len(group) > _PEERS else similar[near(index)]
+        peers = [other for other in group if other != index]
+        if len(peers) >= _PEERS:
+            found[index] = peers
+    return found
+
+
+def _logs(values: list[float | None]) -> tuple[float, ...]:
+    known = tuple(math.log(value) for value in values if value is not None and 0 < value < math.inf)
+    return known if len(known) == len(values) else ()
+
+
+def _mean(logs: tuple[float, ...]) -> float:
+    return sum(logs) / len(logs)
+
+
+def _size(evidence: Evidence, index: int) -> float:
+    sizes = [site.forward.rms for member in evidence.members if (site := member.sites[index]).forward is not None]
+    known = [math.log(size) for size in sizes if size > 0]
+    return sum(known) / len(known) if known else 0.0
+
+
+def _weighs(evidence: Evidence, site: Site) -> bool:
+    return f"{site.name.split('#')[0]}.weight" in {parameter.name for parameter in evidence.members[0].parameters}
+
+
+def _rescaled(evidence: Evidence, site: Site, factor: float) -> Remedy:
+    name = site.name.split("#")[0]
+    if not _weighs(evidence, site):
+        return Remedy("repair", f"look at {site.name or 'the model'}, and at what enters it")
+    return Remedy("scale", f"multiply the weight of {name} by {number(factor)}", factors={name: factor})

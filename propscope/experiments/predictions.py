@@ -1,0 +1,113 @@
+"""What theory expects of each network of a grid, at its sites beside what was measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from propscope.errors import InputError
+from propscope.experiments.grid import Loss
+from propscope.networks import MLPSpec
+from propscope.records.expectations import theory_note
+from propscope.records.network import Expected, NetworkProfile, Parameter, signal_of
+from propscope.theory.mlp_chain import Chain, chain_of
+from propscope.theory.predict import expectations
+
+Theory = Callable[[NetworkProfile, MLPSpec, Tensor], NetworkProfile]
+
+
+def theory_for(loss: Loss) -> Theory:
+    """Return the function that puts what theory expects at a profile's sites, given its network and inputs.
+
+    Theory starts from the mean square and the mean cosine of the inputs themselves, and going backward from the
+    gradient at the output: of rms 1 for the loss "cotangent", and as it was measured there for the others, which theory
+    knows nothing of. A gradient that depends on the output, as that of "mse", is not independent of the last layers'
+    weights, as theory takes it to be. Where theory does not apply the profile's coverage says why.
+    """
+
+    # All seeds of a network, and all its sites, have one chain.
+    @lru_cache(maxsize=64)
+    def chain_for(network: MLPSpec) -> Chain | str:
+        try:
+            # A critical initializer has its numbers by now, so that the inputs do not matter.
+            return chain_of(network, mean_square=1.0)
+        except InputError as error:
+            return str(error).removeprefix(f"mean field does not apply to initializer {network.initializer!r}: ")
+
+    def with_theory(profile: NetworkProfile, network: MLPSpec, inputs: Tensor) -> NetworkProfile:
+        chain = chain_for(network)
+        if isinstance(chain, str):
+            return replace(profile, coverage=(*profile.coverage, theory_note(chain)))
+        mean_square, cosine = _geometry(inputs)
+        gradient, alike = 1.0, 0.0
+        if loss != "cotangent":
+            gradient = signal_of(profile.sites[-1].backward)
+            # Softmax less one-hot, the softmax being all but uniform: 1 within a class, -1 / (classes - 1) between two.
+            alike = 1 / (chain.outputs - 1) if loss == "cross-entropy" and chain.outputs > 1 else 0.0
+        known = expectations(
+            chain,
+            mean_square=mean_square,
+            cosine=cosine,
+            samples=len(inputs),
+            output_gradient_rms=gradient,
+            alike=alike,
+        )
+        placed = replace(profile, sites=tuple(replace(site, expected=known.get(site.name)) for site in profile.sites))
+        if loss != "cotangent":
+            return placed
+        entering = _entering(placed, Expected(forward_rms=math.sqrt(mean_square), forward_log_std=0.0))
+        return replace(
+            placed,
+            parameters=tuple(_weight(each, known, entering, len(inputs)) for each in placed.parameters),
+        )
+
+    return with_theory
+
+
+def _entering(profile: NetworkProfile, first: Expected) -> dict[str, Expected]:
+    """Return what enters each linear layer: what leaves the activation, or the dropout, before it."""
+    found, last = {}, first
+    for site in profile.sites:
+        if site.kind == "Linear":
+            found[site.name] = last
+        elif site.expected is not None and site.role != "residual":
+            last = site.expected
+    return found
+
+
+def _weight(
+    parameter: Parameter, known: Mapping[str, Expected], entering: Mapping[str, Expected], samples: int
+) -> Parameter:
+    """Return a weight with the norm that its gradient should have, E|dL/dW|^2 = samples m n E[(dL/dz)^2] E[h^2].
+
+    dL/dW is the sum over samples of dL/dz h^T, of shape (m, n). The gradients of different samples are independent
+    where those at the output are, and in the mean all but the products of a sample with itself cancel.
+    """
+    name, _, kind = parameter.name.rpartition(".")
+    if kind != "weight" or name not in entering or name not in known:
+        return parameter
+    back, forth = known[name], entering[name]
+    return replace(
+        parameter,
+        expected_gradient_norm=math.sqrt(samples * math.prod(parameter.shape)) * back.backward_rms * forth.forward_rms,
+        expected_gradient_log_std=math.hypot(back.backward_log_std, forth.forward_log_std),
+    )
+
+
+def _geometry(inputs: Tensor) -> tuple[float, float]:
+    """Return the mean square of the elements and the mean cosine over pairs of rows, 1 for a single one."""
+    with torch.no_grad():
+        values = inputs.double()
+        squares = values.square().sum(1)
+        directions = values[squares > 0] / squares[squares > 0].sqrt()[:, None]
+        rows = len(directions)
+        # The square of the sum holds all pairs, and each row with itself.
+        pairs = float(directions.sum(0).square().sum()) - rows
+    mean_square = float(squares.mean()) / values.shape[1]
+    cosine = pairs / (rows * (rows - 1)) if rows > 1 else 1.0
+    return mean_square, math.nan if math.isnan(cosine) else min(max(cosine, -1.0), 1.0)

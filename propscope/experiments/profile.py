@@ -1,0 +1,255 @@
+"""Runs a grid: builds each network, sends one batch through it and back, and keeps the profile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from propscope.errors import InputError
+from propscope.experiments.grid import RANDOM_CLASSES, Cell, Grid, canonical
+from propscope.experiments.predictions import Theory, theory_for
+from propscope.experiments.spectra import with_jacobian
+from propscope.measure.recorder import Recorder
+from propscope.measure.sites import Options
+from propscope.networks import (
+    MLP,
+    InputBatch,
+    Layer,
+    MLPSpec,
+    global_stream,
+    make_input,
+    parse_activation,
+    parse_initializer,
+    seeded_generator,
+    split_list,
+)
+from propscope.records.network import NetworkProfile
+from propscope.records.profile_set import ProfileSet
+from propscope.theory.initialization import critical_initializer
+
+_NO_MEMORY = ("out of memory", "allocate memory", "enough memory")
+
+
+def run(grid: Grid) -> Iterator[NetworkProfile]:
+    """Return the profiles of the grid's cells, in the order of `Grid.cells`, each made when it is asked for.
+
+    Nothing is drawn from torch's global generator. Overflow inside a network is a result, not an error. Raises
+    `InputError` at once when the input cannot be had, and later when a network does not fit in memory after all.
+    """
+
+    # Every pair meets the same inputs, so that a difference between pairs is the pairs'.
+    @lru_cache(maxsize=64)
+    @torch.inference_mode(False)
+    def batch_for(features: int | None, seed: int) -> InputBatch:
+        return make_input(
+            grid.input,
+            batch=grid.batch,
+            features=features,
+            scale=grid.scale,
+            seed=seed,
+            dtype=grid.torch_dtype,
+            device=grid.device,
+        )
+
+    first = next(grid.cells()).network
+    if grid.norm == "batch" and len(batch_for(first.input_size, grid.seeds[0]).values) < 2:
+        raise InputError("norm is batch, but the batch has one row; valid are two or more", hint="choose another norm")
+    classes = _classes(grid, (batch_for(first.input_size, seed) for seed in grid.seeds))
+    theory = theory_for(grid.loss)
+    return (
+        _profile(grid, cell, batch_for(cell.network.input_size, cell.seed), classes, theory) for cell in grid.cells()
+    )
+
+
+# The caller may have switched gradients off.
+@torch.inference_mode(False)
+@torch.enable_grad()
+def _profile(grid: Grid, cell: Cell, batch: InputBatch, classes: int | None, theory: Theory) -> NetworkProfile:
+    cell = replace(cell, network=at_criticality(cell.network, batch.values))
+    network = replace(cell.network, input_size=batch.values.shape[1])
+    if grid.loss == "cross-entropy" and network.output_size is None:
+        network = replace(network, output_size=classes or RANDOM_CLASSES)
+    try:
+        net = network.build(seed=cell.seed, device=grid.device, dtype=grid.torch_dtype)
+        recorder = recorder_of(net, histogram_limit=grid.histogram_limit)
+        # Dropout is the only draw in a forward pass.
+        with global_stream(seeded_generator(cell.seed, "dropout"), (torch.device(grid.device),)), recorder:
+            _backward(net, batch, grid, cell, classes)
+        profile = recorder.profile(labels=cell.labels, spec=grid.spec(cell), seed=cell.seed)
+        profile = theory(profile, network, batch.values)
+        if grid.jacobian:
+            with global_stream(seeded_generator(cell.seed, "dropout"), (torch.device(grid.device),)):
+                profile = with_jacobian(profile, net, batch.values, samples=grid.jacobian, seed=cell.seed)
+    except InputError:
+        raise
+    except Exception as error:
+        if (problem := problem_of(error, network, grid)) is None:
+            raise
+        raise problem from error
+    return profile
+
+
+def recorder_of(net: MLP, *, histogram_limit: int) -> Recorder:
+    """Return a recorder that knows an MLP's layers and nonlinearities."""
+    return Recorder(
+        net,
+        options=Options(histogram_limit=histogram_limit),
+        # A user's own class is a nonlinearity here because the spec says so.
+        activations=[layer.activation for layer in net.layers if isinstance(layer, Layer)],
+        layer_of=_layer_of,
+        functions=False,
+    )
+
+
+def at_criticality(network: MLPSpec, values: Tensor) -> MLPSpec:
+    """Return the network with numbers for the initializer `critical`, which depend on the activation and the input.
+
+    `values`: the input, shape (rows, features). A network with any other initializer is returned as it is.
+    """
+    if parse_initializer(network.initializer).name != "critical":
+        return network
+    mean_square = float(values.double().square().mean())
+    found = critical_initializer(network.initializer, network.activation, bias=network.bias, mean_square=mean_square)
+    return replace(network, initializer=found.label)
+
+
+def problem_of(error: Exception, network: MLPSpec, grid: Grid) -> InputError | None:
+    """Return what a user can mend of an error that a network of a grid raised; None where it is a defect."""
+    # torch has no one type for this: its CPU allocator raises a bare RuntimeError.
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+        return InputError(
+            f"depth {network.depth}, width {network.width_label}, batch {grid.batch} ran out of memory",
+            hint="choose a smaller width, depth or batch",
+        )
+    if parse_activation(network.activation).custom:
+        problem = " ".join(str(error).split())
+        return InputError(
+            f"activation {network.activation!r} failed on a tensor of shape ({grid.batch}, {network.widths[0]}) "
+            f"({type(error).__name__}: {problem})",
+            hint="valid are an nn.Module class and a function of a tensor, elementwise and differentiable",
+        )
+    return None
+
+
+def _backward(net: MLP, batch: InputBatch, grid: Grid, cell: Cell, classes: int | None) -> None:
+    output = net(batch.values)
+    generator = seeded_generator(cell.seed, "targets", grid.loss)
+    if grid.loss == "cotangent":
+        torch.autograd.backward(output, _drawn(output, generator))
+    elif grid.loss == "cross-entropy":
+        labels = batch.targets
+        if labels is None:
+            labels = torch.randint(output.shape[1], (len(output),), generator=generator).to(output.device)
+        torch.autograd.backward(nn.functional.cross_entropy(output, labels))
+    else:
+        target = _drawn(output, generator)
+        if batch.targets is not None and classes is not None and output.shape[1] >= classes:
+            target = nn.functional.one_hot(batch.targets, output.shape[1]).to(output)
+        torch.autograd.backward(nn.functional.mse_loss(output, target))
+
+
+def _drawn(output: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output)
+
+
+def _classes(grid: Grid, batches: Iterable[InputBatch]) -> int | None:
+    """Return how many classes the labels of all seeds have, so that every seed gets the same network."""
+    largest = -1
+    for batch in batches:
+        if batch.targets is None:
+            return None
+        largest = max(largest, int(batch.targets.max()))
+    if grid.loss == "cross-entropy" and grid.output_size is not None and largest >= grid.output_size:
+        raise InputError(
+            f"output_size is {grid.output_size}, but the labels of {grid.input} go up to {largest}",
+            hint="leave output_size out, or make it larger",
+        )
+    return largest + 1
+
+
+def _layer_of(name: str) -> int | None:
+    parts = name.split(".")
+    return int(parts[1]) + 1 if parts[0] == "layers" and len(parts) > 1 else None
+
+
+def profile_mlp(
+    depth: int | Sequence[int] = 20,
+    width: int | Sequence[int | tuple[int, ...]] = 256,
+    *,
+    activation: str | Sequence[str] = "relu",
+    initializer: str | Sequence[str] = "he_normal",
+    seeds: int | Sequence[int] = 5,
+    batch: int = 256,
+    input: str = "normal",
+    scale: str | None = None,
+    **options: Any,
+) -> ProfileSet:
+    """Profile an MLP for every combination of the axes: depth, width, activation, initializer, seed.
+
+    Each axis takes one value or a list; `activation` and `initializer` also a comma-separated string. A tuple within
+    the widths gives each layer's width: [(256, 64)] tapers. `seeds`: a number of seeds, from 0, or a list. `options`
+    are those of `sweep.Grid`: loss, input_size, output_size, bias, norm, residual, dropout, alpha_dropout, dtype,
+    device, histogram_limit, jacobian. Raises `InputError` for anything that is not valid.
+    """
+    return ProfileSet.of(
+        run(
+            make_grid(
+                depth=depth,
+                width=width,
+                activation=activation,
+                initializer=initializer,
+                seeds=seeds,
+                batch=batch,
+                input=input,
+                scale=scale,
+                **options,
+            )
+        )
+    )
+
+
+def make_grid(
+    *,
+    depth: int | Iterable[int],
+    width: int | Iterable[int | tuple[int, ...]],
+    activation: str | Iterable[str],
+    initializer: str | Iterable[str],
+    seeds: int | Iterable[int],
+    **options: Any,
+) -> Grid:
+    """Return the grid of what a user wrote: single values and comma-separated text become axes."""
+    unknown = set(options) - set(Grid.__dataclass_fields__)
+    if unknown:
+        raise InputError(
+            f"unknown option {', '.join(sorted(unknown))}; valid are {', '.join(list(Grid.__dataclass_fields__)[5:])}"
+        )
+    return Grid(
+        activation=canonical(_names(activation), "activation"),
+        initializer=canonical(_names(initializer), "initializer"),
+        depth=_axis(depth),
+        width=_axis(width),
+        seeds=_seeds(seeds),
+        **options,
+    )
+
+
+def _names(value: str | Iterable[str]) -> tuple[str, ...]:
+    return tuple(split_list(value)) if isinstance(value, str) else _axis(value)
+
+
+def _axis(value: Any) -> tuple[Any, ...]:
+    listed = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
+    return tuple(dict.fromkeys(tuple(item) if isinstance(item, list) else item for item in listed))
+
+
+def _seeds(value: int | Iterable[int]) -> tuple[int, ...]:
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value < 1:
+            raise InputError(f"seeds is {value}; valid is a number of seeds of at least 1, or a list of seeds")
+        return tuple(range(value))
+    return _axis(value)

@@ -1,0 +1,120 @@
+"""Runs a plan: trains each network, and picks each one's learning rate."""
+
+from __future__ import annotations
+
+import math
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+from propscope.errors import InputError
+from propscope.experiments.training.plan import TrainingPlan, make_plan
+from propscope.experiments.workers import Numbered, available_workers, trained
+from propscope.records.training import TrainingRun, TrainingSet
+
+
+def run(plan: TrainingPlan, *, workers: int | None = None) -> Iterator[Numbered]:
+    """Return each job's number (in `plan.jobs()`) and run as it is finished; `collect` makes a set of them.
+
+    `workers`: processes that train at the same time, this one included; None for as many as there are cores. Runs are
+    to the bit the same for any number. Closing the iterator and an interrupt end them all. Raises `InputError`.
+    """
+    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
+        raise InputError(f"workers is {workers!r}; valid is a whole number of at least 1, or None")
+    most = available_workers(plan)
+    return trained(plan, workers=most if workers is None else min(workers, len(plan)) if most > 1 else 1)
+
+
+def collect(plan: TrainingPlan, runs: Iterable[Numbered]) -> TrainingSet:
+    """Return the runs in the grid's order, seeds innermost, each network's with the learning rate that is best for it.
+
+    Best: fewest seeds that diverge, then the lowest mean final loss over the seeds, of the validation data where there
+    are some; the first listed of equals. Where an interrupt left some seeds of a network without every learning rate,
+    the others decide and are kept; with one learning rate every run is kept.
+    """
+    jobs = plan.jobs()
+    found: dict[str, dict[int, dict[float, TrainingRun]]] = {}
+    for number, each in sorted(runs, key=lambda numbered: numbered[0]):
+        cell = jobs[number].cell
+        found.setdefault(repr(cell.network), {}).setdefault(cell.seed, {})[jobs[number].learning_rate] = each
+    kept = []
+    for network in plan.grid.networks():
+        seeds = [rates for rates in found.get(repr(network), {}).values() if len(rates) == len(plan.learning_rates)]
+        if seeds:
+            best = min(plan.learning_rates, key=lambda rate: _badness([rates[rate] for rates in seeds]))
+            kept += [replace(rates[best], learning_rates_tried=plan.learning_rates) for rates in seeds]
+    return TrainingSet.of(kept)
+
+
+def _badness(runs: list[TrainingRun]) -> tuple[int, float]:
+    losses = [each.final_loss for each in runs]
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    diverged = sum(each.stability == "diverged" for each in runs)
+    return diverged, sum(finite) / len(finite) if finite else math.inf
+
+
+def train_mlp(
+    depth: int | Sequence[int] = 10,
+    width: int | Sequence[int | tuple[int, ...]] = 64,
+    *,
+    activation: str | Sequence[str] = "relu",
+    initializer: str | Sequence[str] = "he_normal",
+    seeds: int | Sequence[int] = 3,
+    data: str = "digits",
+    optimizer: str = "adam",
+    learning_rate: float | Sequence[float] | None = None,
+    epochs: int = 20,
+    workers: int | None = None,
+    **options: Any,
+) -> TrainingSet:
+    """Train an MLP for every combination of the axes: depth, width, activation, initializer, seed.
+
+    `depth` layers of `width` units and a linear readout. The axes are as in `profile_mlp`. `data`: digits, moons,
+    linear, one_hidden, mnist:path=DIR, fashion_mnist:path=DIR, or a .pt file. `optimizer`: sgd, momentum, adam or
+    adamw, with parameters as adam:beta2=0.99. `learning_rate`: one, or several, of which each network gets the best
+    for its seeds; None for the optimizer's usual one. `options` are those of `TrainingPlan`: batch, weight_decay,
+    scale, rows, validation, target, profile_every, threads; and bias, norm, residual, dropout, alpha_dropout, dtype,
+    device, histogram_limit as in `profile_mlp`. `workers` as in `run`. A bar on a terminal's stderr shows the progress.
+
+    A run that diverges is a result, and the others go on. An interrupt, and an error after the first run, warn and
+    return what is finished. Raises `InputError` for anything that is not valid.
+    """
+    plan = make_plan(
+        depth=depth,
+        width=width,
+        activation=activation,
+        initializer=initializer,
+        seeds=seeds,
+        data=data,
+        learning_rate=learning_rate,
+        optimizer=optimizer,
+        epochs=epochs,
+        **options,
+    )
+    done, stopped = finish(plan, run(plan, workers=workers))
+    if stopped is not None:
+        if not len(done):
+            raise stopped
+        warnings.warn(f"training stopped ({stopped!r}); {len(done)} finished runs are returned", stacklevel=2)
+    return done
+
+
+def finish(
+    plan: TrainingPlan, runs: Iterator[Numbered], *, quiet: bool = False
+) -> tuple[TrainingSet, BaseException | None]:
+    """Return what is finished of a plan's runs, and what stopped them before their end: an interrupt or an error."""
+    from tqdm import tqdm
+
+    done: list[Numbered] = []
+    silent = quiet or not sys.stderr.isatty()
+    stopped: BaseException | None = None
+    with closing(runs):  # type: ignore[type-var]
+        try:
+            for each in tqdm(runs, total=len(plan), unit="run", disable=silent, leave=False, file=sys.stderr):
+                done.append(each)  # noqa: PERF402  an interrupt must find what is finished
+        except (KeyboardInterrupt, Exception) as error:
+            stopped = error
+    return collect(plan, done), stopped

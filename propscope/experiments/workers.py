@@ -1,0 +1,154 @@
+"""Trains jobs in this process and in others beside it, one thread each.
+
+A small network keeps one core busy with one thread, and Python's lock lets no second thread train beside it. The other
+processes are plain ones that are spoken to through pipes: those of `multiprocessing` would run the caller's script
+again. Starting one takes a second or two, which this process, training meanwhile, does not wait for.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import queue
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any
+
+from propscope.errors import PropscopeError
+from propscope.experiments.training.loop import train
+from propscope.experiments.training.plan import TrainingPlan
+from propscope.experiments.worker import READY
+from propscope.records.training import TrainingRun
+
+# What takes no longer than a second is not worth another process; so many steps take longer in any network.
+START_AFTER = 1.0
+MANY_STEPS = 5000
+
+Numbered = tuple[int, TrainingRun]
+
+
+def available_workers(plan: TrainingPlan) -> int:
+    """Return how many processes, this one included, can train the plan's jobs at the same time."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # A function that lives in the caller's script cannot be found from elsewhere.
+    own = any(name.startswith("__main__:") for name in (*plan.grid.activation, *plan.grid.initializer))
+    if own or not plan.grid.device.startswith("cpu") or not sys.executable:
+        return 1
+    return max(1, min(cores // plan.threads, len(plan)))
+
+
+def trained(plan: TrainingPlan, *, workers: int) -> Iterator[Numbered]:
+    """Yield each job's number and run as it is finished, in any order; the runs do not depend on `workers`.
+
+    Closing the iterator, an interrupt and an error end the other processes. Raises what a job raised.
+    """
+    jobs = plan.jobs()
+    waiting = deque(range(len(jobs)))
+    finished: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+    data_of = lru_cache(maxsize=1)(plan.data_of)
+    steps = len(plan) * plan.epochs * (len(data_of(jobs[0].cell.seed).train[0]) // plan.batch)
+    delay = 0 if steps >= MANY_STEPS else START_AFTER
+    others = [_Other(plan, waiting, finished, delay) for _ in range(workers - 1)]
+    left = len(jobs)
+    try:
+        while left:
+            if (number := _next(waiting)) is not None:
+                outcome: Any
+                try:
+                    outcome = train(plan, jobs[number], data_of(jobs[number].cell.seed))
+                except (KeyboardInterrupt, Exception) as error:
+                    # Behind what the others finished meanwhile, which must not be lost.
+                    outcome = error
+                finished.put((number, outcome))
+            # With nothing left to take, this process waits for what the others have taken.
+            while left and (number is None or not finished.empty()):
+                yield _run(*finished.get())
+                left -= 1
+    finally:
+        for other in others:
+            other.end()
+
+
+def _run(number: int, outcome: Any) -> Numbered:
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return number, outcome
+
+
+def _next(waiting: deque[int]) -> int | None:
+    try:
+        return waiting.popleft()
+    except IndexError:
+        return None
+
+
+class _Other:
+    """A process beside this one, and the thread that starts it, hands it jobs and waits for its answers."""
+
+    def __init__(
+        self, plan: TrainingPlan, waiting: deque[int], finished: queue.SimpleQueue[tuple[int, Any]], delay: float
+    ) -> None:
+        self._plan, self._waiting, self._finished, self._delay = plan, waiting, finished, delay
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ended, self._starting = threading.Event(), threading.Lock()
+        self._thread = threading.Thread(target=self._feed, daemon=True)
+        self._thread.start()
+
+    def _feed(self) -> None:
+        number: int | None = None
+        try:
+            process = self._start()
+            if process is None or _ask(process, self._plan) != READY:
+                return
+            # Only one that is ready takes a job, so that none waits for a process to start.
+            while (number := _next(self._waiting)) is not None:
+                self._finished.put((number, _ask(process, number)))
+        except (OSError, EOFError, pickle.UnpicklingError):
+            if number is not None:
+                message = "a process that trained a network ended, as where memory runs out"
+                self._finished.put((number, PropscopeError(message, hint="use fewer --workers, or a smaller network")))
+
+    def _start(self) -> subprocess.Popen[bytes] | None:
+        self._ended.wait(self._delay)
+        with self._starting:
+            if self._ended.is_set() or not self._waiting:
+                return None
+            code = f"import sys; sys.path[:] = {sys.path!r}; from propscope.experiments.worker import serve; serve()"
+            threads = str(self._plan.threads)
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", code],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                # An interrupt is for this process, which then ends the other.
+                start_new_session=True,
+                env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+            )
+            return self._process
+
+    def end(self) -> None:
+        """End the process at once, whatever it does."""
+        self._ended.set()
+        with self._starting:
+            process = self._process
+        if process is not None:
+            process.kill()
+            process.wait()
+        self._thread.join()
+        for stream in () if process is None else (process.stdin, process.stdout):
+            # What was not sent to a process that has ended cannot be.
+            with suppress(OSError):
+                assert stream is not None
+                stream.close()
+
+
+def _ask(process: subprocess.Popen[bytes], question: Any) -> Any:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    pickle.dump(question, process.stdin)
+    process.stdin.flush()
+    return pickle.load(process.stdout)

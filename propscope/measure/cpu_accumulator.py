@@ -1,0 +1,176 @@
+"""`CpuAccumulator`: accumulates the summary of one place's CPU tensors.
+
+On the CPU a look at a result is a memory read, so the path may depend on the data: nearly every tensor takes the short
+one. `DeviceAccumulator` is its twin for accelerators, where a look would stop the queue.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from propscope.measure import kernel
+from propscope.measure.moments import NO_MOMENTS, moments_of, summary_of
+from propscope.measure.sampling import flatten, is_safe, rows_in_memory, stride_for
+from propscope.measure.units import CpuUnits, DeviceUnits
+from propscope.records.histogram import BIN_COUNT, ZERO, LogHistogram, bin_codes
+from propscope.records.summary import TensorSummary
+
+_NEGATIVE_ZERO = 2048
+# A table counts in 32 bits, half the memory; before it could overflow it is emptied into a histogram.
+_FULL = 2**31 - 1
+_NOTHING = LogHistogram.empty()
+
+
+class CpuAccumulator:
+    """Accumulates tensors of any shape and floating dtype; `summary()` at any time. `limit` 0: no sampling."""
+
+    __slots__ = (
+        "_emptied",
+        "_histogram",
+        "_limit",
+        "_moments",
+        "_plan",
+        "_room",
+        "_sampled",
+        "_state",
+        "_units",
+    )
+
+    def __init__(self, *, limit: int, histogram: bool = True) -> None:
+        self._limit = limit
+        self._histogram = histogram
+        self._state: kernel.State | None = None
+        self._moments = NO_MOMENTS
+        self._emptied = _NOTHING
+        self._plan: kernel.Plan | None = None
+        self._units: CpuUnits | None = None
+        self._sampled = 0
+        self._room = _FULL
+
+    @property
+    def count(self) -> int:
+        """Number of elements seen."""
+        seen = self._moments
+        return seen.finite + seen.nan + seen.posinf + seen.neginf + (0 if self._state is None else self._state.count)
+
+    def add(
+        self,
+        tensor: Tensor,
+        units: CpuUnits | DeviceUnits | None = None,
+        unit_axis: int = -1,
+        *,
+        products: bool = False,
+    ) -> NDArray[np.float32] | None:
+        """Take a CPU tensor in, and in the same pass its `units`, when it has any.
+
+        Returns the inner products of `sampling.gram` where they were asked for and are to be had in the same pass.
+        """
+        count = tensor.numel()
+        if not count:
+            return None
+        if self._state is None:
+            self._state = kernel.State(bins=self._histogram)
+        stride = stride_for(count, self._limit, tensor.shape[-1] if tensor.dim() else 1) if self._histogram else 1
+        self._sampled = -(-count // stride)
+        if self._histogram and self._room < self._sampled:
+            self._emptied = self._emptied + self._state.histogram
+            self._state.bins[:] = 0
+            self._room = _FULL
+        self._room -= self._sampled
+        self._plan = None
+        self._units = units if isinstance(units, CpuUnits) else None
+        if not kernel.can_read(tensor):
+            extremes = units.see(tensor, unit_axis) if units is not None else None
+            self._add_in_passes(flatten(tensor), stride, extremes, self._state)
+            return None
+        axis, low, high = (None, 0, 0) if self._units is None else (unit_axis, *self._units.addresses)
+        rows = rows_in_memory(tensor, unit_axis) if products else None
+        plan = kernel.Plan(tensor, self._state, stride, unit_axis=axis, low=low, high=high, rows=rows)
+        last_product = plan.run(tensor)
+        if self._units is not None:
+            self._units.compare(tensor, unit_axis)
+        if is_safe(last_product) and (rows is not None or not products):
+            self._plan = plan
+        return plan.products if is_safe(last_product) else None
+
+    def add_same_shape(self, tensor: Tensor) -> float | None:
+        """Take in a tensor like the last one, the short way; return None, and do nothing, where it is another.
+
+        Where inner products were asked for, they are in the array that `add` returned for the first one; what comes
+        back is the last of them, else 1. If that is not `sampling.is_safe`, the next one goes the long way again.
+        """
+        plan, units = self._plan, self._units
+        if plan is None or self._room < self._sampled or (units is not None and units.undecided):
+            return None
+        if not plan.fits(tensor):
+            return None
+        self._room -= self._sampled
+        last_product = plan.run(tensor)
+        if not is_safe(last_product):
+            self._plan = None
+        return last_product
+
+    def _add_in_passes(
+        self, flat: Tensor, stride: int, extremes: tuple[float, float] | None, state: kernel.State
+    ) -> None:
+        moments = moments_of(flat, extremes)
+        # Counting the values themselves would branch on each; torch takes ten times as long to compare them.
+        values = flat if flat.dtype is torch.float64 else flat.float()
+        zeros = int(np.count_nonzero(values.numpy() == 0))
+        self._moments = self._moments + moments._replace(zeros=zeros)
+        if self._histogram:
+            sample = flat if stride == 1 else flat[::stride]
+            counts = _bin_counts(sample, clean=moments.finite == flat.numel())
+            if sample.numel() > _FULL:
+                self._emptied = self._emptied + LogHistogram.from_dense(counts)
+                self._room = _FULL
+            else:
+                state.bins += counts
+
+    def add_zeros(self, count: int) -> None:
+        """Take in `count` zeros that are not stored, as in a sparse gradient."""
+        if not count:
+            return
+        self.add(torch.zeros(1, device="cpu").expand(count))
+
+    def summary(self) -> TensorSummary:
+        """Return what was accumulated; count 0 and NaN moments when nothing was."""
+        moments, state = self._moments, self._state
+        histogram = self._emptied if self._histogram else None
+        if state is not None:
+            moments = state.moments if moments is NO_MOMENTS else moments + state.moments
+            histogram = self._emptied + state.histogram if self._histogram else None
+        return summary_of(moments, count=self.count, zeros=moments.zeros, histogram=histogram)
+
+
+def _bin_counts(sample: Tensor, *, clean: bool) -> NDArray[np.int64]:
+    values = _as_float32(sample)
+    codes = (values.view(np.uint32) >> np.uint32(20)).view(np.int32)
+    counts: NDArray[np.int64] = torch.bincount(torch.from_numpy(codes), minlength=BIN_COUNT).numpy()
+    _settle(counts, values, clean=clean)
+    return counts
+
+
+def _as_float32(sample: Tensor) -> NDArray[np.float32]:
+    if sample.dtype == torch.float64:
+        limit = torch.finfo(torch.float32).max
+        sample = torch.where(torch.isfinite(sample), sample.clamp(-limit, limit), sample)
+    if sample.dtype != torch.float32:
+        sample = sample.to(torch.float32)
+    return np.ascontiguousarray(sample.numpy())
+
+
+def _settle(counts: NDArray[np.int64], values: NDArray[np.float32], *, clean: bool) -> None:
+    """Part zero from the smallest subnormals and Inf from NaN, which share the top twelve bits; in place."""
+    if counts[ZERO] or counts[_NEGATIVE_ZERO]:
+        zeros = values.size - np.count_nonzero(values)
+        if zeros == counts[ZERO] + counts[_NEGATIVE_ZERO]:
+            counts[ZERO], counts[_NEGATIVE_ZERO] = zeros, 0
+        else:
+            counts[:] = np.bincount(bin_codes(values), minlength=BIN_COUNT)
+            return
+    if not clean:
+        counts[:] = np.bincount(bin_codes(values), minlength=BIN_COUNT)

@@ -1,0 +1,68 @@
+"""`SeenTensors`: which tensors of the present forward pass are sites already, without keeping any of them alive."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from typing import NamedTuple
+
+from torch import Tensor
+
+from propscope.measure.sites import SiteAccumulator
+
+
+class Seen(NamedTuple):
+    """A tensor that is a site already: a container returns its last child's output, and that is one site.
+
+    `site` is None for one that the caller excluded, which is not to come back under a container's name. A tuple, as
+    making one costs a tenth of a microsecond.
+    """
+
+    tensor: weakref.ref[Tensor]
+    version: int
+    site: SiteAccumulator | None
+    order: int
+
+
+class SeenTensors:
+    """Remembers tensors by identity for one forward pass."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, Seen] = {}
+        self._entered: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+        self._clock = 0
+
+    def clear(self) -> None:
+        """Forget everything: another forward pass begins."""
+        self._seen.clear()
+        self._entered.clear()
+
+    def remember(self, tensor: Tensor, site: SiteAccumulator | None) -> None:
+        """Note that a tensor, as it is now, is a site."""
+        self._clock += 1
+        self._seen[id(tensor)] = Seen(weakref.ref(tensor), _version(tensor), site, self._clock)
+
+    def mark_preactivation(self, tensor: Tensor) -> None:
+        """Note that a tensor was there when a module was entered."""
+        self._clock += 1
+        self._entered[id(tensor)] = (weakref.ref(tensor), self._clock)
+
+    def find(self, tensor: Tensor) -> Seen | None:
+        """Return what is known of a tensor that has not changed since it was remembered."""
+        seen = self._seen.get(id(tensor))
+        if seen is None or seen.tensor() is not tensor or seen.version != _version(tensor):
+            return None
+        return seen
+
+    def order_of(self, tensor: Tensor) -> float:
+        """Return when a tensor was first met in this forward pass; infinity for one that was just computed."""
+        seen = self._seen.get(id(tensor))
+        if seen is not None and seen.tensor() is tensor:
+            return seen.order
+        reference, order = self._entered.get(id(tensor), (None, math.inf))
+        return order if reference is not None and reference() is tensor else math.inf
+
+
+def _version(tensor: Tensor) -> int:
+    # Tensors made in inference mode keep no version; they cannot be told from their in-place successors.
+    return -1 if tensor.is_inference() else tensor._version

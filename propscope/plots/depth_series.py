@@ -1,0 +1,73 @@
+"""What of a profile stands along the depth axis, and at which positions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from propscope.records import Expected, NetworkProfile, Parameter, TensorSummary
+from propscope.records.network import Direction, Role
+
+LAYER = "layer"
+POSITION = "position in execution order"
+WEIGHT = "weight, in the order of the modules"
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """Summaries along the depth: `positions` from 1, ascending, and the `axis` that they count.
+
+    `subject`: the role that all sites share, "site" where roles are mixed, "weight" for parameters. `summaries`: None
+    where nothing was seen. `norms`: the L2 norm of one weight, or of its gradient; NaN for sites. `expected`: what
+    holds the expectations of theory, None where it says nothing.
+    """
+
+    axis: str
+    subject: str
+    positions: tuple[int, ...]
+    summaries: tuple[TensorSummary | None, ...]
+    norms: tuple[float, ...]
+    expected: tuple[Expected | Parameter | None, ...]
+
+
+def site_track(profile: NetworkProfile, role: Role, direction: Direction) -> Track:
+    """Return what was seen at the sites of a role, against their layer.
+
+    Without layers, the position in execution order stands in. A network with fewer than two sites of that role, and no
+    layers, shows all its sites.
+    """
+    numbered = list(enumerate(profile.sites, start=1))
+    chosen = [(number, site) for number, site in numbered if site.role == role]
+    subject: str = role
+    if len(chosen) < 2 and all(site.layer is None for _, site in chosen):
+        chosen, subject = numbered, "site"
+    summaries = tuple(getattr(site, direction) for _, site in chosen)
+    norms = (math.nan,) * len(chosen)
+    expected = tuple(site.expected for _, site in chosen)
+    layers = [site.layer for _, site in chosen if site.layer is not None]
+    if len(layers) == len(chosen) == len(set(layers)) and layers == sorted(layers):
+        return Track(LAYER, subject, tuple(layers), summaries, norms, expected)
+    return Track(POSITION, subject, tuple(number for number, _ in chosen), summaries, norms, expected)
+
+
+def weight_track(profile: NetworkProfile, of: Literal["value", "gradient"]) -> Track:
+    """Return the weights of two dimensions or more, in order; biases and normalization scales are left out."""
+    chosen = [p for p in profile.parameters if p.name.endswith("weight") and len(p.shape) >= 2]
+    positions = tuple(range(1, len(chosen) + 1))
+    layers = {site.layer for site in profile.sites if site.layer is not None}
+    norms = [p.value_norm if of == "value" else p.gradient_norm for p in chosen]
+    return Track(
+        axis=LAYER if layers == set(positions) else WEIGHT,
+        subject="weight",
+        positions=positions,
+        summaries=tuple(getattr(p, of) for p in chosen),
+        norms=tuple(math.nan if norm is None else norm for norm in norms),
+        expected=tuple(chosen) if of == "gradient" else (None,) * len(chosen),
+    )
+
+
+def positions_of(tracks: Iterable[Track]) -> tuple[int, ...]:
+    """Return every position that any of the tracks has, ascending."""
+    return tuple(sorted({position for track in tracks for position in track.positions}))

@@ -1,0 +1,141 @@
+"""Which profiles share a picture, which of them form one line, and what a picture says about its run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from propscope.records import NetworkProfile, ProfileSet, TrainingRun, TrainingSet
+from propscope.records.expectations import without_theory
+
+SEED = "seed"
+LINE = "initializer"
+COLUMN = "activation"
+
+Set = TypeVar("Set", ProfileSet, TrainingSet)
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet(Generic[Set]):
+    """The profiles (or trainings) of one picture, and the `suffix` that tells its file from the others of its plot."""
+
+    suffix: str
+    profiles: Set
+
+
+def lines(profiles: Set, *, columns: Sequence[str] = (), members: Set | None = None) -> dict[str, Set]:
+    """Return the profiles (or those `members` of them), or trainings, that make one line or row, by its name, in order.
+
+    They differ in their seed alone, and in the labels that `columns` keep apart elsewhere. The name is the initializer,
+    with every other label that varies among `profiles`: "he_normal, depth 50"; "model" where there is neither.
+    """
+    varying = _varying(profiles, but=(SEED, LINE, *columns))
+    together: dict[str, list[Any]] = {}
+    for profile in profiles if members is None else members:
+        parts = [str(profile.labels[LINE])] if LINE in profile.labels else []
+        parts += [f"{name} {profile.labels[name]}" for name in varying if name in profile.labels]
+        together.setdefault(", ".join(parts) or "model", []).append(profile)
+    return {name: profiles.of(members) for name, members in together.items()}
+
+
+def columns(profiles: Set) -> dict[str, Set]:
+    """Return the profiles or trainings of each activation, in the order of first appearance; "" where none is named."""
+    together: dict[str, list[Any]] = {}
+    for profile in profiles:
+        together.setdefault(str(profile.labels.get(COLUMN, "")), []).append(profile)
+    return {name: profiles.of(members) for name, members in together.items()}
+
+
+def sheets(profiles: Set, *, within: Sequence[str], lines_at_most: int, columns_at_most: int) -> list[Sheet[Set]]:
+    """Return the pictures that a set takes: one for each combination of labels that are not drawn `within` one.
+
+    Seeds always share a picture. Profiles without an initializer are told apart by their other labels, as lines of one
+    picture. More than `lines_at_most` lines, or `columns_at_most` activations, make further pictures.
+    """
+    inside = {SEED, *within}
+    if LINE not in profiles.axes:
+        inside |= profiles.axes.keys() - {COLUMN}
+    apart = _varying(profiles, but=inside)
+    together: dict[tuple[str, ...], list[Any]] = {}
+    for profile in profiles:
+        key = tuple(_spell(name, profile) for name in apart)
+        together.setdefault(key, []).append(profile)
+    pages: list[Sheet[Set]] = []
+    for key, members in together.items():
+        for extra, page in _pages(profiles.of(members), within, lines_at_most, columns_at_most):
+            pages.append(Sheet("-".join(part for part in key + extra if part), page))
+    return _unique(pages)
+
+
+def _varying(profiles: ProfileSet | TrainingSet, *, but: Collection[str]) -> list[str]:
+    """Return the labels, `but` these, that are not the same for all; one that only some carry is not."""
+    return [
+        name
+        for name in profiles.axes
+        if name not in but and len({profile.labels.get(name) for profile in profiles}) > 1
+    ]
+
+
+def _spell(name: str, profile: NetworkProfile | TrainingRun) -> str:
+    value = profile.labels.get(name, "none")
+    return str(value) if name == COLUMN else f"{name}{value}"
+
+
+def _pages(
+    profiles: Set, within: Sequence[str], lines_at_most: int, columns_at_most: int
+) -> list[tuple[tuple[str, ...], Set]]:
+    by_column = columns(profiles) if COLUMN in within else {"": profiles}
+    pages: list[tuple[tuple[str, ...], Set]] = []
+    for chosen in _portions(list(by_column), columns_at_most):
+        wanted = profiles.of(profile for name in chosen for profile in by_column[name])
+        by_line = lines(wanted, columns=within)
+        portions = _portions(list(by_line), lines_at_most)
+        for number, names in enumerate(portions, start=1):
+            extra = ("+".join(chosen) if len(chosen) < len(by_column) else "", f"{number}" if len(portions) > 1 else "")
+            pages.append((extra, profiles.of(profile for name in names for profile in by_line[name])))
+    return pages
+
+
+def _portions(names: list[str], at_most: int) -> list[list[str]]:
+    count = -(-len(names) // at_most)
+    return [names[i * len(names) // count : (i + 1) * len(names) // count] for i in range(count)]
+
+
+def _unique(pages: list[Sheet[Set]]) -> list[Sheet[Set]]:
+    seen: dict[str, int] = {}
+    unique = []
+    for page in pages:
+        suffix = re.sub(r"[^\w.=+-]+", "_", page.suffix)
+        seen[suffix] = seen.get(suffix, 0) + 1
+        unique.append(Sheet(suffix if seen[suffix] == 1 else f"{suffix}-{seen[suffix]}", page.profiles))
+    return unique
+
+
+def reasons(profiles: ProfileSet) -> tuple[str, ...]:
+    """Return a sentence for each reason that theory says nothing of some of the profiles."""
+    return tuple(f"{sentence[0].upper()}{sentence[1:]}." for sentence in without_theory(profiles))
+
+
+def facts(profiles: ProfileSet | TrainingSet, *, seeds: str = "") -> str:
+    """Return what was run in one line: activation, the labels that all share, seeds (and what became of them), batch.
+
+    A fact that is not known, or not the same for all, is left out; of trainings the batch, unless it is a label.
+    """
+    axes = profiles.axes
+    alike = axes.keys() - _varying(profiles, but=())
+    shared = {name: values[0] for name, values in axes.items() if name in alike - {SEED, LINE}}
+    parts = [str(shared.pop(COLUMN))] if COLUMN in shared else []
+    parts += [f"{name} {value}" for name, value in shared.items()]
+    if len(axes.get(LINE, ())) == 1:
+        parts.insert(0, str(axes[LINE][0]))
+    count = len(axes.get(SEED, ()))
+    if count:
+        parts.append(f"{count} seeds{seeds}" if count > 1 else "1 seed")
+    if isinstance(profiles, TrainingSet):
+        return " · ".join(parts)
+    batches = {p.provenance.samples // p.provenance.batches for p in profiles if p.provenance.batches}
+    if len(batches) == 1 and "batch" not in axes:
+        parts.append(f"batch {batches.pop()}")
+    return " · ".join(parts)

@@ -1,0 +1,25 @@
+"""Frozen records of what was measured, and what follows from them by arithmetic; numpy only, never torch."""
+
+from propscope.records.finding import Diagnosis, Finding, Remedy
+from propscope.records.histogram import LogHistogram
+from propscope.records.network import CoverageNote, Expected, NetworkProfile, Parameter, Provenance, Site
+from propscope.records.profile_set import ProfileSet
+from propscope.records.summary import TensorSummary
+from propscope.records.training import TrainingRun, TrainingSet
+
+__all__ = [
+    "CoverageNote",
+    "Diagnosis",
+    "Expected",
+    "Finding",
+    "LogHistogram",
+    "NetworkProfile",
+    "Parameter",
+    "ProfileSet",
+    "Provenance",
+    "Remedy",
+    "Site",
+    "TensorSummary",
+    "TrainingRun",
+    "TrainingSet",
+]

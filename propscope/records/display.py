@@ -1,0 +1,32 @@
+"""The one door from a record to something to read: `print(record)` and notebooks load `propscope.report` on demand.
+
+Records know nothing of how they are shown. This module is the only one of `records` that loads what stands above it,
+and only when a record is printed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TextIO
+
+
+def as_text(record: Any) -> str:
+    """Return what `print(record)` shows."""
+    from propscope.report.display import text_of
+
+    return text_of(record)
+
+
+def as_html(record: Any) -> str:
+    """Return what a notebook shows of a record: an HTML element."""
+    from propscope.report.display import html_of
+
+    return html_of(record)
+
+
+def print_inspection(
+    profile: Any, *, title: str, sort: str | None, top: int | None, depth: int | None, file: TextIO | None
+) -> None:
+    """Print the tree of a profile's sites with its verdict to `file`, None for stdout; as `propscope.summary` does."""
+    from propscope.report.display import print_inspection
+
+    print_inspection(profile, title=title, sort=sort, top=top, depth=depth, file=file)

@@ -1,0 +1,166 @@
+"""What was measured held against what theory expects: arithmetic on the records, whoever made the prediction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from propscope.records.interval import geometric_interval
+from propscope.records.network import CoverageNote, Direction, Floats, Label, NetworkProfile, Site, signal_of
+from propscope.records.profile_set import ProfileSet
+
+# 95% of a normal distribution lies within so many standard deviations.
+BAND = 1.96
+
+
+@dataclass(frozen=True, slots=True)
+class Deviation:
+    """How an rms compares with the expected one: their `ratio`, and how unusual that is among networks of this width.
+
+    `sd` = (ln(ratio) - log_drift) / log_std, in standard deviations of the seed band: of what single networks of this
+    width, not averages over seeds, scatter by about their mean. Of what both are, 0 or Inf, the ratio is 1. NaN where
+    either is not known.
+    """
+
+    ratio: float = math.nan
+    sd: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class SecondMomentRatio:
+    """E[h^2] / E[z^2] of one nonlinearity, as `measured` and as `expected`: 0.5 for ReLU. NaN where not known."""
+
+    measured: float = math.nan
+    expected: float = math.nan
+
+
+def deviation(site: Site, direction: Direction) -> Deviation:
+    """Return how a site's rms compares with the expected one in a direction; Inf where an element is not finite."""
+    if site.expected is None:
+        return Deviation()
+    expected = getattr(site.expected, f"{direction}_rms")
+    log_std = getattr(site.expected, f"{direction}_log_std")
+    drift = known_drift(getattr(site.expected, f"{direction}_log_drift"))
+    measured = signal_of(getattr(site, direction))
+    if math.isnan(measured) or math.isnan(expected):
+        return Deviation()
+    if measured == expected and (not drift or not 0 < expected < math.inf):
+        return Deviation(1.0, math.nan if math.isnan(log_std) else 0.0)
+    with np.errstate(divide="ignore", over="ignore", under="ignore"):
+        ratio = float(np.float64(measured) / expected)
+        # The logarithms one by one: the quotient of numbers near the ends of float64 leaves its range.
+        return Deviation(ratio, float((np.log(measured) - np.log(expected) - drift) / np.float64(log_std)))
+
+
+def mean_deviation(deviations: Iterable[Deviation]) -> Deviation:
+    """Return the deviation of several networks on logarithms: the geometric mean ratio and the mean sd.
+
+    NaN is left out. Since `sd` stays in units of one network's scatter, the mean of n networks that follow theory lies
+    within 1.96 / sqrt(n) of 0 in 95% of cases.
+    """
+    members = list(deviations)
+    known = np.array([member.sd for member in members if not math.isnan(member.sd)], dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        sd = float(known.mean()) if known.size else math.nan
+    return Deviation(geometric_interval(member.ratio for member in members).center, sd)
+
+
+def end_to_end(profile: NetworkProfile, direction: Direction) -> Deviation:
+    """Return the deviation where the signal ends: at the last signal site forward, at the first one backward."""
+    sites = profile.signal_sites
+    return deviation(sites[-1 if direction == "forward" else 0], direction) if sites else Deviation()
+
+
+def expected_factor(profile: NetworkProfile, direction: Direction) -> float:
+    """Return the factor that theory expects over the whole depth, as `NetworkProfile.factor`; NaN where it does not."""
+    sites = profile.signal_sites
+    if not sites:
+        return math.nan
+    start, end = (sites[0], sites[-1]) if direction == "forward" else (sites[-1], sites[0])
+    first, last = (np.float64(getattr(site.expected, f"{direction}_rms", math.nan)) for site in (start, end))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return float(last / first)
+
+
+def known_drift(log_drift: float) -> float:
+    """Return a drift of the logarithm, 0 where none is known."""
+    return 0.0 if math.isnan(log_drift) else log_drift
+
+
+def seed_band(center: ArrayLike, log_std: ArrayLike, log_drift: ArrayLike = 0.0) -> tuple[Floats, Floats]:
+    """Return the limits between which 95% of networks lie, `center` times exp(log_drift -+ 1.96 log_std).
+
+    All of one shape. A drift of NaN is none.
+    """
+    drift = np.nan_to_num(np.asarray(log_drift, dtype=np.float64))
+    with np.errstate(over="ignore", invalid="ignore"):
+        low, high = (np.asarray(center * np.exp(drift + side * np.asarray(log_std))) for side in (-BAND, BAND))
+    return low, high
+
+
+def second_moment_ratios(profile: NetworkProfile) -> Mapping[int, SecondMomentRatio]:
+    """Return E[h^2] / E[z^2] of each activation that directly follows its pre-activation, by its position in `sites`.
+
+    z is the pre-activation of the same shape that was run before it, h the activation. NaN when z is zero or either of
+    them is not finite.
+    """
+    ratios = {}
+    for index, (before, after) in enumerate(zip(profile.sites, profile.sites[1:], strict=False), start=1):
+        if before.role != "pre-activation" or after.role != "activation" or before.shape != after.shape:
+            continue
+        expected = (
+            getattr(after.expected, "forward_rms", math.nan),
+            getattr(before.expected, "forward_rms", math.nan),
+        )
+        ratios[index] = SecondMomentRatio(
+            _square_ratio(signal_of(after.forward), signal_of(before.forward)), _square_ratio(*expected)
+        )
+    return ratios
+
+
+def _square_ratio(above: float, below: float) -> float:
+    known = math.isfinite(above) and math.isfinite(below) and below > 0
+    # The ratio first: the squares of small numbers underflow.
+    return (above / below) ** 2 if known else math.nan
+
+
+def theory_note(reason: str) -> CoverageNote:
+    """Return the note that a profile carries for which no prediction is possible, for this reason."""
+    return CoverageNote("", "theory", reason)
+
+
+def reason_without_theory(profile: NetworkProfile) -> str:
+    """Return why theory says nothing of a network, "" where it does or where nobody asked it."""
+    return next((note.reason for note in profile.coverage if note.what == "theory"), "")
+
+
+def without_theory(profiles: ProfileSet) -> tuple[str, ...]:
+    """Return a sentence for each reason that theory has to say nothing, with the networks that it is true of.
+
+    These are named by the initializer or the activation alone where that is enough, else by both; "model" without
+    either.
+    """
+    groups: dict[str, dict[tuple[Label, Label], None]] = {}
+    for profile in profiles:
+        if reason := reason_without_theory(profile):
+            groups.setdefault(reason, {})[_pair(profile)] = None
+    everything = {_pair(profile) for profile in profiles}
+    return tuple(
+        f"no theory for {', '.join(_names(list(pairs), everything))}: {reason}" for reason, pairs in groups.items()
+    )
+
+
+def _pair(profile: NetworkProfile) -> tuple[Label, Label]:
+    return profile.labels.get("initializer", ""), profile.labels.get("activation", "")
+
+
+def _names(pairs: list[tuple[Label, Label]], everything: set[tuple[Label, Label]]) -> list[str]:
+    for place in (0, 1):
+        values = dict.fromkeys(pair[place] for pair in pairs)
+        if "" not in values and {pair for pair in everything if pair[place] in values} == set(pairs):
+            return [str(value) for value in values]
+    return [" with ".join(str(part) for part in pair if part != "") or "model" for pair in pairs]

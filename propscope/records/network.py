@@ -1,0 +1,249 @@
+"""`NetworkProfile`: what one run of one network showed, site by site in execution order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from propscope.records.display import as_html, as_text
+from propscope.records.summary import TensorSummary
+
+Role = Literal["pre-activation", "activation", "norm", "attention", "embedding", "residual", "output", "other"]
+Direction = Literal["forward", "backward"]
+DIRECTIONS: tuple[Direction, ...] = ("forward", "backward")
+Label = str | int | float
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What infinite-width theory expects at a site, and how far a network of finite width strays from it.
+
+    `forward_mean`, `forward_std`, `forward_rms` of the values; `backward_rms` of the gradient; `mean_cosine` between
+    samples. `forward_log_std`, `backward_log_std`: standard deviation over seeds of ln rms, the seed band, and
+    `forward_log_drift`, `backward_log_drift`: by how much its mean lies above the logarithm of the rms expected at
+    infinite width, so that the band is ln rms + drift +- 2 log_std. `forward_mean_std`: standard deviation over seeds
+    of the mean; `forward_std_log_std` that of ln std. NaN where theory says nothing.
+    """
+
+    forward_mean: float = math.nan
+    forward_std: float = math.nan
+    forward_rms: float = math.nan
+    forward_log_std: float = math.nan
+    backward_rms: float = math.nan
+    backward_log_std: float = math.nan
+    mean_cosine: float = math.nan
+    forward_log_drift: float = math.nan
+    backward_log_drift: float = math.nan
+    forward_mean_std: float = math.nan
+    forward_std_log_std: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One tensor that a network produces at one place: a module's output or a functional activation.
+
+    `name`: the module's dotted name, with `#1`, `#2` for its later calls. `kind`: class or function name. `layer`:
+    1-based index of the layer it belongs to, None outside a layered network. `shape`: of the first batch seen.
+    `activation`: name of the nonlinearity that a pre-activation enters, else "". `forward`: the values; `backward`:
+    the gradient of the loss with respect to them; None where not seen.
+
+    Unit figures, None where they do not apply: `units`, `dead_units` (flat on all `samples` seen), `symmetric_units`
+    (equal to another unit on every sample), `flat_fraction` (share of pre-activations with
+    abs(phi') < eps * max abs(phi')). Geometry of the samples' vectors: `mean_cosine` over pairs of samples,
+    `effective_rank` = exp(entropy of the normalized squared singular values) of the matrix of sampled rows.
+
+    Of attention: `attention_entropy`, the mean entropy of its rows in nats, and `largest_logit` before the softmax.
+    Of a residual sum: `branch_share`, mean square of the branch over that of stream and branch together.
+
+    `expected`: what theory predicts here. `jacobian`: summary of the singular values of d site / d input, over the
+    samples it was computed for, `jacobian_condition` their largest over their smallest, geometric mean over samples
+    (Inf: rank-deficient), `jacobian_square_variance` the variance of their squares over the squared mean of these.
+    """
+
+    name: str
+    kind: str
+    role: Role
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    layer: int | None = None
+    activation: str = ""
+    forward: TensorSummary | None = None
+    backward: TensorSummary | None = None
+    samples: int = 0
+    units: int | None = None
+    dead_units: int | None = None
+    symmetric_units: int | None = None
+    flat_fraction: float | None = None
+    mean_cosine: float | None = None
+    effective_rank: float | None = None
+    attention_entropy: float | None = None
+    largest_logit: float | None = None
+    branch_share: float | None = None
+    expected: Expected | None = None
+    jacobian: TensorSummary | None = None
+    jacobian_condition: float | None = None
+    jacobian_square_variance: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CoverageNote:
+    """What a profile does not show, or shows in another way than asked: `name`, `what` it is, the `reason`."""
+
+    name: str
+    what: Literal["module", "output", "operation", "parameter", "model", "theory"]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter: `value` at the end of the recording, `gradient` over every backward pass, None when it had none.
+
+    `symmetric_units`: rows of a weight (or entries of its output axis) that equal another row; None below 2-D.
+    `expected_gradient_norm`: what theory predicts for it, None where it says nothing; `expected_gradient_log_std`: the
+    standard deviation of its logarithm over seeds.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    value: TensorSummary
+    gradient: TensorSummary | None = None
+    dtype: str = "float32"
+    symmetric_units: int | None = None
+    expected_gradient_norm: float | None = None
+    expected_gradient_log_std: float | None = None
+
+    @property
+    def value_norm(self) -> float:
+        """L2 norm of the finite elements of the value."""
+        return self.value.rms * math.sqrt(self.value.finite_count)
+
+    @property
+    def gradient_norm(self) -> float | None:
+        """L2 norm of the gradient of one backward pass, root mean square over the passes seen; None without any."""
+        return None if self.gradient is None else self.gradient.rms * math.sqrt(math.prod(self.shape))
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a profile comes from: enough to run it again.
+
+    `spec`: JSON of everything that was asked for. `created`: UTC, ISO 8601. `wall_seconds`: of the recorded run.
+    `samples`: rows of input seen; `batches`: forward passes seen. `histogram_limit`: elements of one tensor that its
+    histogram counts at most (0: all), taken by an even stride. `flat_threshold`: eps of the flat fraction.
+    """
+
+    spec: str = "{}"
+    seed: int | None = None
+    propscope_version: str = ""
+    torch_version: str = ""
+    python_version: str = ""
+    commit: str = ""
+    device: str = "cpu"
+    dtype: str = "float32"
+    created: str = ""
+    wall_seconds: float = float("nan")
+    samples: int = 0
+    batches: int = 0
+    histogram_limit: int = 0
+    flat_threshold: float = float("nan")
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkProfile:
+    """The sites in execution order, the parameters, the labels that tell this profile from others, the provenance.
+
+    `labels` hold one coordinate an axis: initializer, activation, depth, width, seed for a grid of MLPs. `coverage`
+    names what was not seen, and why.
+    """
+
+    sites: tuple[Site, ...]
+    parameters: tuple[Parameter, ...] = ()
+    labels: Mapping[str, Label] = field(default_factory=dict)
+    provenance: Provenance = Provenance()
+    coverage: tuple[CoverageNote, ...] = ()
+
+    def __getitem__(self, name: str) -> Site:
+        """Return the site of that name; KeyError lists none of the others, see `sites`."""
+        for site in self.sites:
+            if site.name == name:
+                return site
+        raise KeyError(name)
+
+    def with_role(self, role: Role) -> tuple[Site, ...]:
+        """Return the sites of a role, in execution order."""
+        return tuple(site for site in self.sites if site.role == role)
+
+    @property
+    def signal_sites(self) -> tuple[Site, ...]:
+        """The sites that gains are measured between: the pre-activations, or all sites where there are not two.
+
+        A layered network, one whose pre-activations know their layer, has its pre-activations also when it is one.
+        """
+        chosen = self.with_role("pre-activation")
+        layered = any(site.layer is not None for site in chosen)
+        return chosen if layered or len(chosen) > 1 else self.sites
+
+    def signal_rms(self, direction: Direction) -> Floats:
+        """Return the rms at each signal site, shape (len(signal_sites),).
+
+        NaN where the direction was not seen, Inf where any element was not finite: an overflow is no small number.
+        """
+        return np.array([signal_of(getattr(site, direction)) for site in self.signal_sites], dtype=np.float64)
+
+    @property
+    def forward_gains(self) -> Floats:
+        """rms(z_l) / rms(z_{l-1}) for l = 2.., shape (len(signal_sites) - 1,)."""
+        rms = self.signal_rms("forward")
+        return _ratio(rms[1:], rms[:-1])
+
+    @property
+    def backward_gains(self) -> Floats:
+        """rms(dL/dz_{l-1}) / rms(dL/dz_l) for l = 2.., shape (len(signal_sites) - 1,)."""
+        rms = self.signal_rms("backward")
+        return _ratio(rms[:-1], rms[1:])
+
+    def factor(self, direction: Direction) -> float:
+        """Return the gain over the whole depth: last over first going forward, first over last going backward.
+
+        1 for a single layer; 0 when the signal vanished on the way; Inf when it overflowed; NaN when it was not seen.
+        """
+        rms = self.signal_rms(direction)
+        if rms.size == 0:
+            return float("nan")
+        start, end = (rms[0], rms[-1]) if direction == "forward" else (rms[-1], rms[0])
+        if np.isinf(rms).any():
+            return float("inf")
+        if start > 0:
+            return float(end / start)
+        return 0.0 if start == end == 0 else float("nan")
+
+    @property
+    def nonfinite_count(self) -> int:
+        """Number of NaN and Inf elements at all sites and parameters, values and gradients together."""
+        seen = [s for site in self.sites for s in (site.forward, site.backward)]
+        seen += [s for parameter in self.parameters for s in (parameter.value, parameter.gradient)]
+        return sum(summary.nonfinite_count for summary in seen if summary is not None)
+
+    def __str__(self) -> str:
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
+
+
+def signal_of(summary: TensorSummary | None) -> float:
+    """Return a summary's rms: NaN where nothing was seen, Inf where any element was not finite."""
+    if summary is None or not summary.count:
+        return float("nan")
+    return float("inf") if summary.nonfinite_count else summary.rms
+
+
+def _ratio(above: Floats, below: Floats) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return above / below

@@ -1,0 +1,28 @@
+"""How numbers are written in messages and tables: significant digits, percentages."""
+
+from __future__ import annotations
+
+import math
+
+
+def number(value: float | int | None, digits: int = 3) -> str:
+    """Return a number to `digits` significant digits: plain from 0.001 to 10^5, else with an exponent; None is -."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    if isinstance(value, int) or value == 0 or math.isinf(value):
+        return str(value) if isinstance(value, int) else ("0" if value == 0 else ("inf" if value > 0 else "-inf"))
+    if 1e-3 <= abs(value) < 1e5:
+        rounded = float(f"{value:.{digits - 1}e}")
+        places = max(digits - 1 - math.floor(math.log10(abs(rounded))), 0)
+        return f"{value:.{places}f}"
+    mantissa, exponent = f"{value:.{digits - 2}e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def percent(share: float | None) -> str:
+    """Return a share (0 to 1) in percent; - where there is none."""
+    if share is None or math.isnan(share):
+        return "-"
+    if 0 < share < 0.01 or 0.99 < share < 1:
+        return "<1%" if share < 0.5 else ">99%"
+    return f"{100 * share:.0f}%"

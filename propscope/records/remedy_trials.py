@@ -1,0 +1,66 @@
+"""What a remedy did, as records: a `Trial` of one remedy, the `RemedyTrials` of a network with all that were tried."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from propscope.records.finding import Diagnosis, Remedy, Verdict
+from propscope.records.network import Label
+
+RANK: dict[Verdict, int] = {"broken": 0, "strained": 1, "healthy": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a network shows: its diagnosis, and the signal's factor over the depth, a geometric mean over its seeds."""
+
+    diagnosis: Diagnosis
+    forward: float
+    backward: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One remedy carried out: the network's state `before` and `after`.
+
+    `after` is None where the remedy could not be carried out; `reason` says why. `lines`: what does the same to an
+    existing model, as lines of Python.
+    """
+
+    remedy: Remedy
+    before: State
+    after: State | None
+    reason: str = ""
+    lines: tuple[str, ...] = ()
+
+    @property
+    def healed(self) -> bool:
+        """Whether nothing is wrong any more."""
+        return self.after is not None and self.after.diagnosis.verdict == "healthy"
+
+    @property
+    def helped(self) -> bool:
+        """Whether the verdict is better than before: a remedy that did not help is withdrawn."""
+        if self.after is None:
+            return False
+        return RANK[self.after.diagnosis.verdict] > RANK[self.before.diagnosis.verdict]
+
+
+@dataclass(frozen=True, slots=True)
+class RemedyTrials:
+    """What was tried for one network, in order, up to the first remedy that made it healthy.
+
+    `reason`: why nothing was tried, "" where something was, or nothing needs mending.
+    """
+
+    before: State
+    trials: tuple[Trial, ...] = ()
+    labels: Mapping[str, Label] = field(default_factory=dict)
+    reason: str = ""
+
+    @property
+    def trial(self) -> Trial | None:
+        """The first trial that made it healthy, else the first that helped; None where none did."""
+        helped = [trial for trial in self.trials if trial.helped and trial.after is not None]
+        return max(helped, key=lambda trial: RANK[trial.after.diagnosis.verdict] if trial.after else -1, default=None)

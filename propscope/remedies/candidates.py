@@ -1,0 +1,102 @@
+"""Which remedies are tried for a network of the grid, in this order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from propscope.diagnosis.advice import AROUND, advice_for
+from propscope.errors import InputError
+from propscope.networks import MLPSpec, parse_initializer
+from propscope.networks.spec import written
+from propscope.records.finding import Diagnosis, Remedy
+from propscope.records.numerals import number
+from propscope.theory.initialization import critical_initializer, layer_variances
+
+# On tanh's critical line a bias variance of 0.05 sets the weights' variance to 1.76 (Schoenholz et al. 2017, figure 1).
+BIAS_VARIANCE = 0.05
+
+
+def candidates(diagnosis: Diagnosis, request: Mapping[str, Any]) -> Iterator[Remedy]:
+    """Yield the remedies for a network, each with options, none twice and none that the network has already.
+
+    The worst finding's own; its weights multiplied by what was measured; the critical points of theory; norms;
+    residual sums around norms.
+    """
+    tried: list[Mapping[str, Any]] = []
+    for remedy in _all(diagnosis, request):
+        changes = {name: value for name, value in remedy.options.items() if _of(request, name) != value}
+        if changes and dict(remedy.options) not in tried:
+            tried.append(dict(remedy.options))
+            yield remedy
+
+
+def _of(request: Mapping[str, Any], name: str) -> Any:
+    value = request.get(name)
+    return value[0] if name in ("activation", "initializer") and value else value
+
+
+def _all(diagnosis: Diagnosis, request: Mapping[str, Any]) -> Iterator[Remedy]:
+    worst = diagnosis.worst
+    if worst is not None and worst.remedy is not None and worst.remedy.options:
+        # The rest of its text is another way, which is tried by itself.
+        yield replace(worst.remedy, text=worst.remedy.text.split("; or ")[0], factors={})
+    if worst is not None and (each := worst.evidence.get("factor_per_layer", math.nan)) > 0:
+        yield from _scaled(request, 1 / each)
+    for spec in ("critical", f"critical:bias_variance={BIAS_VARIANCE}"):
+        yield from _critical(request, spec)
+    yield Remedy("norm", "put layer norm before every activation, --norm layer", options={"norm": "layer"})
+    yield Remedy("residual", "put residual sums around layer norms, --residual --norm layer", options=AROUND)
+    if "initializer" in (advised := advice_for(str(_of(request, "activation"))).options):
+        both = f"draw the weights by {advised['initializer']}, and put residual sums around layer norms"
+        yield Remedy("residual", both, options={**advised, **AROUND})
+
+
+def _scaled(request: Mapping[str, Any], factor: float) -> Iterator[Remedy]:
+    """Yield the weights of every layer after the first multiplied by `factor`, as a variance over the fan-in."""
+    network = _network(request)
+    units = network.widths[-1]
+    try:
+        known = layer_variances(network.initializer, fan_in=units, fan_out=units, bias=network.bias)
+    except InputError:
+        return
+    if parse_initializer(network.initializer).name == "critical" or not math.isfinite(factor):
+        return
+    scale = float(f"{known.weight_variance * factor**2:.4g}")
+    bias = float(f"{math.sqrt(known.bias_variance):.4g}")
+    yield Remedy(
+        "scale",
+        f"multiply the weight std by {number(factor)}: weights of variance {number(scale)} / fan_in, bias_std "
+        f"{number(bias)}",
+        options={
+            "initializer": f"variance_scaling:scale={written(scale)}:distribution=untruncated_normal",
+            "bias": bias,
+        },
+    )
+
+
+def _critical(request: Mapping[str, Any], spec: str) -> Iterator[Remedy]:
+    activation = str(_of(request, "activation"))
+    try:
+        found = critical_initializer(spec, activation).parameters
+    except InputError:
+        return
+    weight, bias = float(found["weight_variance"]), math.sqrt(float(found["bias_variance"]))
+    yield Remedy(
+        "initializer",
+        f"draw the weights with variance {number(weight)} / fan_in and the biases with bias_std {number(bias, 2)}: "
+        f"{spec}, the critical point of {activation.split(':')[0]} (Schoenholz et al. 2017)",
+        options={"initializer": spec},
+    )
+
+
+def _network(request: Mapping[str, Any]) -> MLPSpec:
+    return MLPSpec(
+        request["depth"][0],
+        width=request["width"][0],
+        initializer=request["initializer"][0],
+        activation=request["activation"][0],
+        bias=request["bias"],
+    )

@@ -1,0 +1,240 @@
+"""What `inspect` prints: the verdict, the tree of sites, what was not seen, the parameters, the precision."""
+
+from __future__ import annotations
+
+import math
+import re
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from propscope.records.finding import Diagnosis
+from propscope.records.network import NetworkProfile
+from propscope.records.numerals import number, percent
+from propscope.records.precision import (
+    LOSS_SCALE_MARGIN,
+    largest_gradient,
+    recommended_loss_scale,
+    spell,
+    worst_in,
+)
+from propscope.report.sparkline import sparkline
+from propscope.report.streams import attention_sentence, stream_sentence
+from propscope.report.tree import Range, TreeLine, sorted_lines, tree_lines
+from propscope.report.verdict import mark_rules, note_lines, verdict_lines
+
+_GAIN_NOTE = (
+    "gain: forward rms over that of the pre-activation before; backward: rms of the gradient over that of the one "
+    "after. flat: share of values where the nonlinearity is flat; dead: share of units flat on every sample. values: "
+    "histogram, linear, symmetric about 0 where both signs occur."
+)
+_NAMES_SHOWN = 4
+_STOP = "the run stopped in here"
+
+
+@dataclass(frozen=True, slots=True)
+class _Style:
+    """How much room a line takes: significant digits, blocks of a histogram, longest name and kind, what is shown."""
+
+    digits: int = 3
+    blocks: int = 12
+    name: int = 200
+    kind: int = 40
+    shape: bool = True
+
+
+_STYLES = (
+    _Style(),
+    _Style(digits=2, blocks=12, kind=18),
+    _Style(digits=2, blocks=8, name=44, kind=12),
+    _Style(digits=2, blocks=8, name=32, kind=10),
+    _Style(digits=2, blocks=8, name=28, kind=0),
+    _Style(digits=2, blocks=6, name=28, kind=0, shape=False),
+    _Style(digits=2, blocks=0, name=24, kind=0, shape=False),
+)
+_HEADS = {
+    "forward_rms": ("forward", "rms"),
+    "gain": ("", "gain"),
+    "backward_rms": ("backward", "rms"),
+    "backward_gain": ("", "gain"),
+    "flat": ("", "flat"),
+    "dead": ("", "dead"),
+}
+
+
+def inspection(
+    profile: NetworkProfile,
+    diagnosis: Diagnosis,
+    *,
+    title: str = "(model)",
+    sort: str | None = None,
+    top: int | None = None,
+    depth: int | None = None,
+    width: int | None = None,
+) -> str:
+    """Return the whole report on a profile as text of at most `width` characters (None: as wide as it needs to be).
+
+    The verdict of the diagnosis stands on top, with the cause and the remedy of the worst finding; a line that starts
+    with `!` is a site that shows what is wrong, named in the last column. `sort`: by gain, backward, flat,
+    dead or nonfinite instead of the tree, the worst first, `top` of them (alone: by gain). `depth`: levels of modules.
+    Raises `InputError` for values that are not valid.
+    """
+    if sort is None and top is None:
+        lines = tree_lines(profile, diagnosis, depth=depth, title=title)
+    else:
+        lines = sorted_lines(profile, diagnosis, sort=sort or "gain", top=top)
+    body = _table(lines, width)
+    paragraphs = [_headline(profile, diagnosis), body, _notes(lines), *note_lines(diagnosis), *_facts(profile)]
+    return "\n".join(_wrapped(paragraph, width) if paragraph is not body else paragraph for paragraph in paragraphs)
+
+
+def _headline(profile: NetworkProfile, diagnosis: Diagnosis) -> str:
+    stop = next((note for note in profile.coverage if note.reason.startswith(_STOP)), None)
+    if stop is not None:
+        return f"stopped in {stop.name or '(model)'}{stop.reason.removeprefix(_STOP)}\n"
+    return "\n".join([*verdict_lines(profile, diagnosis), ""])
+
+
+def _table(lines: Sequence[TreeLine], width: int | None) -> str:
+    for style in _STYLES:
+        text = _drawn(lines, style)
+        if width is None or max(map(len, text)) <= width:
+            break
+    return "\n".join(line if width is None else line[:width] for line in text)
+
+
+def _drawn(lines: Sequence[TreeLine], style: _Style) -> list[str]:
+    marked = any(line.words for line in lines)
+    left: dict[str, Callable[[TreeLine], str]] = {"site": lambda line: _short(line.label, style.name)}
+    if style.kind:
+        left["kind"] = lambda line: _short(line.kind, style.kind, tail=True)
+    if style.shape:
+        left["shape"] = lambda line: "" if line.shape is None else ",".join(map(str, line.shape))
+    columns = [_column(("", head), map(read, lines), left=True) for head, read in left.items()]
+    for name, head in _HEADS.items():
+        cells = [_figure(name, line.figures.get(name), style.digits) for line in lines]
+        if any(cells):
+            columns.append(_column(head, cells))
+    if style.blocks:
+        columns.append(
+            _column(("", "values"), (sparkline(line.histogram, width=style.blocks) for line in lines), left=True)
+        )
+    if marked:
+        columns.append(_column(("", ""), (_words(line.words, style) for line in lines), left=True))
+    marks = ["", "", *("!" if line.words else "" for line in lines)]
+    lead = "! " if marked else ""
+    return [
+        " ".join(row).rstrip()
+        for row in zip(*([[f"{mark:{len(lead)}}" for mark in marks], *columns][not lead :]), strict=True)
+    ]
+
+
+def _column(head: tuple[str, str], cells: Iterable[str], *, left: bool = False) -> list[str]:
+    column = [*head, *cells]
+    wide = max(map(len, column))
+    return [f"{cell:{'<' if left else '>'}{wide}}" for cell in column]
+
+
+def _figure(name: str, figure: Range | None, digits: int) -> str:
+    if figure is None:
+        return ""
+    spelled = percent if name in ("flat", "dead") else lambda value: number(value, digits)
+    low, high = spelled(figure.low), spelled(figure.high)
+    if low == high:
+        return low
+    return f"{low.removesuffix('%')}..{high}"
+
+
+def _words(words: tuple[str, ...], style: _Style) -> str:
+    shown = 3 if style.digits > 2 else 1
+    return ", ".join(words[:shown]) + (f" +{len(words) - shown}" if len(words) > shown else "")
+
+
+def _short(text: str, room: int, *, tail: bool = False) -> str:
+    if len(text) <= room:
+        return text
+    if tail:
+        return text[: room - 1] + "…"
+    lead = len(text) - len(text.lstrip("│ ├└─"))
+    kept = max(room - lead - 1, 4)
+    return f"{text[:lead]}…{text[-kept:]}"
+
+
+def _notes(lines: Sequence[TreeLine]) -> str:
+    notes = ["", _GAIN_NOTE]
+    rules = mark_rules(word for line in lines for word in line.words)
+    if rules:
+        notes += [f"! {'; '.join(rules)}."]
+    return "\n".join([*notes, ""])
+
+
+def _facts(profile: NetworkProfile) -> list[str]:
+    sentences = (
+        stream_sentence(profile),
+        attention_sentence(profile),
+        _parameters(profile),
+        *_coverage(profile),
+        _precision(profile),
+    )
+    return [line for line in sentences if line]
+
+
+def _parameters(profile: NetworkProfile) -> str:
+    if not profile.parameters:
+        return "parameters: none"
+    total = sum(math.prod(parameter.shape) for parameter in profile.parameters)
+    without = [parameter.name for parameter in profile.parameters if parameter.gradient is None]
+    said = f"parameters: {total:,} in {len(profile.parameters)} tensors"
+    if len(without) == len(profile.parameters):
+        return f"{said}; none got a gradient"
+    return f"{said}; {len(without)} without gradient" if without else f"{said}, each with a gradient"
+
+
+def _coverage(profile: NetworkProfile) -> list[str]:
+    together: dict[tuple[str, str], list[str]] = {}
+    for note in profile.coverage:
+        together.setdefault((note.what, note.reason), []).append(note.name)
+    return [
+        f"coverage: {what}{'s' * (len(names) > 1)} {_listed(names)}: {reason}"
+        for (what, reason), names in together.items()
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return names, those that differ in numbers alone together: "h.*.attn.dropout (12)"."""
+    together = Counter(re.sub(r"\d+", "*", name) for name in names)
+    shown = dict.fromkeys(
+        f"{alike} ({together[alike]})" if together[alike] > 2 else name or "(model)"
+        for name in names
+        for alike in [re.sub(r"\d+", "*", name)]
+    )
+    rest = len(shown) - _NAMES_SHOWN
+    return ", ".join(list(shown)[:_NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _precision(profile: NetworkProfile) -> str:
+    parts = []
+    scale = recommended_loss_scale(profile)
+    if scale is not None:
+        largest = number(largest_gradient(profile), 2)
+        parts.append(
+            f"fp16 loss scale {scale} = 2^{scale.bit_length() - 1} for this loss (largest gradient {largest}, "
+            f"margin x{LOSS_SCALE_MARGIN:g})"
+        )
+    for name, after in (("fp16", scale or 1), ("bf16", 1)):
+        worst = worst_in(profile, name, loss_scale=after)
+        scaled = " so scaled" if name == "fp16" and scale is not None else ""
+        if worst is not None:
+            parts.append(f"worst in {name}{scaled}: {worst.site} {worst.direction}, {spell(worst.shares)}")
+        elif any(site.forward is not None and site.forward.histogram is not None for site in profile.sites):
+            parts.append(f"{name}{scaled} loses nothing")
+    return f"precision: {'; '.join(parts)}" if parts else ""
+
+
+def _wrapped(text: str, width: int | None) -> str:
+    room = min(width or 120, 120)
+    return "\n".join(
+        "\n".join(textwrap.wrap(line, room, subsequent_indent="  ", break_on_hyphens=False))
+        for line in text.split("\n")
+    )

@@ -1,0 +1,235 @@
+"""The tables that people read: one row a pair for a grid, one row a layer for a network."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterable
+from dataclasses import replace
+
+from propscope.records.expectations import (
+    Deviation,
+    SecondMomentRatio,
+    deviation,
+    second_moment_ratios,
+    without_theory,
+)
+from propscope.records.finding import Diagnosis
+from propscope.records.interval import Interval
+from propscope.records.network import DIRECTIONS, NetworkProfile, Site
+from propscope.records.numerals import number, percent
+from propscope.records.pair_summary import PairSummary, summarize_pairs
+from propscope.records.profile_set import ProfileSet
+from propscope.records.summary import TensorSummary
+from propscope.report.table import Table
+from propscope.report.verdict import GRID_NOTE, by_labels, mark_rules, site_marks, verdict_lines, verdict_word
+
+_GRID_NOTES = (
+    "forward: rms(z_last) / rms(z_first), z the pre-activations; backward: the same for dL/dz, last to first.",
+    "a layer: the factor's root; over depth: geometric mean over seeds with its 95% interval. 1 keeps the signal,",
+    "below 1 it vanishes, above 1 it explodes. flat: share of z where the nonlinearity's slope is under 7% of its",
+    "largest (saturated, or inactive for a rectifier; half is normal for relu). dead: units flat on every sample.",
+    "cosine: mean over pairs of samples at the last layer; near 1, the inputs are no longer told apart. std: of the",
+    "first and the last activation.",
+)
+_GRID_THEORY_NOTE = (
+    "/ theory: rms of z at the last layer, of dL/dz at the first, over what infinite-width theory expects, mean over",
+    "seeds; in brackets how far ln(rms) lies from its mean over networks of this width, in their standard deviations:",
+    "-2 to 2 is usual.",
+)
+_SITE_THEORY_NOTE = (
+    "/ theory: rms over what infinite-width theory expects; in brackets how far ln(rms) lies from its mean over",
+    "networks of this width, in their standard deviations: -2 to 2 is usual.",
+)
+# Columns that are there where any row has something in them.
+_RARE = ("equal", "non-\nfinite", "marks")
+_THEORY = ("forward\n/ theory", "backward\n/ theory")
+
+
+def grid_table(
+    profiles: ProfileSet, diagnosis: Diagnosis | None = None, *, intervals: bool = True, theory: bool = True
+) -> Table:
+    """Return the table with one row for each pair of initializer and activation (and each other label but the seed).
+
+    `diagnosis`: of the profiles, for the column with the verdict; None: without. `intervals`: with the 95% interval
+    over seeds behind each factor over the depth. `theory`: with the columns that hold it against theory, where theory
+    expects anything.
+    """
+    pairs = summarize_pairs(profiles)
+    axes = profiles.axes
+    # A label that some profiles lack tells them from the others as well as a different value.
+    varied = [name for name in axes if len({profile.labels.get(name, "") for profile in profiles}) > 1]
+    leading = tuple(name for name in ("activation", "initializer") if name in varied)
+    named = leading + tuple(name for name in varied if name not in (*leading, "seed"))
+    fixed = [f"{name} {axes[name][0]}" for name in axes if name not in (*named, "seed")]
+    seeds = {pair.seeds for pair in pairs}
+    count = f"{min(seeds)} to {max(seeds)}" if len(seeds) > 1 else str(next(iter(seeds), 0))
+    title = ", ".join([f"{len(pairs)} pair{'s' * (len(pairs) != 1)}", *fixed, f"{count} seed{'s' * (count != '1')}"])
+    verdicts = {} if diagnosis is None else by_labels(diagnosis)
+    judged = ("verdict",) * (diagnosis is not None)
+    theory = theory and any(site.expected is not None for profile in profiles for site in profile.sites)
+    figures = (
+        "forward\na layer",
+        "forward\nover depth",
+        "backward\na layer",
+        "backward\nover depth",
+        "std\nfirst",
+        "std\nlast",
+        *_THEORY * theory,
+        "flat",
+        "dead",
+        "cosine",
+        "non-\nfinite",
+    )
+    rows = tuple(
+        (
+            *(str(pair.labels.get(name, "")) for name in named),
+            *(verdict_word(verdicts[frozenset(pair.labels.items())]) for _ in judged),
+            *_pair_cells(pair, intervals, theory),
+        )
+        for pair in pairs
+    )
+    notes = (*GRID_NOTE * len(judged), *_GRID_NOTES, *_GRID_THEORY_NOTE * theory, *without_theory(profiles))
+    return _filled(Table(title, named + judged + figures, rows, left=frozenset(named + judged), notes=notes))
+
+
+def _pair_cells(pair: PairSummary, intervals: bool, theory: bool) -> tuple[str, ...]:
+    deviations = (pair.forward_deviation, pair.backward_deviation) if theory else ()
+    return (
+        number(pair.forward_gain.center),
+        _interval(pair.forward_factor, intervals),
+        number(pair.backward_gain.center),
+        _interval(pair.backward_factor, intervals),
+        number(pair.first_std),
+        number(pair.last_std),
+        *map(_deviation, deviations),
+        percent(pair.flat_fraction),
+        percent(pair.dead_fraction),
+        number(pair.mean_cosine, 2),
+        str(pair.nonfinite_count),
+    )
+
+
+def _interval(interval: Interval, limits: bool) -> str:
+    if not limits or math.isnan(interval.low) or interval.low == interval.high:
+        return number(interval.center)
+    return f"{number(interval.center)} [{number(interval.low, 2)}, {number(interval.high, 2)}]"
+
+
+def _deviation(found: Deviation) -> str:
+    ratio = number(found.ratio, 2)
+    if math.isnan(found.sd):
+        return ratio
+    if abs(found.sd) >= 999.5:
+        return f"{ratio} ({'>999' if found.sd > 0 else '<-999'})"
+    # Rounded first: -0.0 would read as a deviation.
+    sd = round(found.sd, 1 if abs(found.sd) < 9.95 else None)
+    return f"{ratio} ({f'{sd:+}' if sd else '0.0'})"
+
+
+def profile_table(profile: NetworkProfile, diagnosis: Diagnosis | None = None) -> Table:
+    """Return the table with one row for each site of a network, in execution order.
+
+    `diagnosis`: of the network, for the first lines and for the margin that marks what is wrong; None: without.
+    """
+    labels = ", ".join(f"{name} {value}" for name, value in profile.labels.items())
+    title = f"{len(profile.sites)} sites, {len(profile.parameters)} parameters"
+    theory = any(site.expected is not None for site in profile.sites)
+    moments = second_moment_ratios(profile)
+    first = () if diagnosis is None else verdict_lines(profile, diagnosis)
+    marks = {} if diagnosis is None else site_marks(profile, diagnosis)
+    columns = (
+        "layer",
+        "site",
+        "kind",
+        "role",
+        "forward\nmean",
+        "forward\nstd",
+        "forward\nrms",
+        "gain",
+        "backward\nrms",
+        "backward\ngain",
+        *_THEORY * theory,
+        *("E[h²]/E[z²]\n(theory)",) * bool(moments),
+        "flat",
+        "dead",
+        "equal",
+        "cosine",
+        "rank",
+        "non-\nfinite",
+        "marks",
+    )
+    gains = _gains(profile)
+    extra = [
+        _theory_cells(site, theory) + _moment_cells(moments.get(index)) * bool(moments)
+        for index, site in enumerate(profile.sites)
+    ]
+    rows = tuple(
+        (*_site_cells(site, *gains.get(id(site), (None, None)), cells), ", ".join(marks.get(index, ())))
+        for index, (site, cells) in enumerate(zip(profile.sites, extra, strict=True))
+    )
+    notes = (
+        "gain: forward rms over that of the layer before; backward gain: backward rms over that of the layer after;",
+        "both between pre-activations. dead, equal: units flat on every sample, units equal to another.",
+        *textwrap.wrap("; ".join(mark_rules(word for words in marks.values() for word in words)), 116),
+        *_SITE_THEORY_NOTE * theory,
+        *("E[h²]/E[z²]: mean square of an activation over that of its pre-activation.",) * bool(moments),
+        *without_theory(ProfileSet((profile,))),
+    )
+    said = [*(textwrap.fill(line, 120, subsequent_indent="  ") for line in first)]
+    said.append(": ".join(filter(None, [labels, title])))
+    return _filled(Table("\n".join(said), columns, rows, frozenset((*columns[1:4], "marks")), notes))
+
+
+def _filled(table: Table) -> Table:
+    """Return the table without the columns of what is rare where nothing has it."""
+    kept = [
+        place
+        for place, name in enumerate(table.columns)
+        if name not in _RARE or any(row[place] not in ("", "0") for row in table.rows)
+    ]
+    columns = tuple(table.columns[place] for place in kept)
+    rows = tuple(tuple(row[place] for place in kept) for row in table.rows)
+    return replace(table, columns=columns, rows=rows)
+
+
+def _gains(profile: NetworkProfile) -> dict[int, tuple[float | None, float | None]]:
+    sites = profile.signal_sites
+    forward: Iterable[float | None] = [None, *profile.forward_gains.tolist()]
+    backward: Iterable[float | None] = [*profile.backward_gains.tolist(), None]
+    # Without any site there is one None too many.
+    return {id(site): pair for site, pair in zip(sites, zip(forward, backward, strict=True), strict=False)}
+
+
+def _theory_cells(site: Site, theory: bool) -> tuple[str, ...]:
+    return tuple(_deviation(deviation(site, direction)) for direction in DIRECTIONS) if theory else ()
+
+
+def _moment_cells(found: SecondMomentRatio | None) -> tuple[str, ...]:
+    if found is None:
+        return ("",)
+    theory = "" if math.isnan(found.expected) else f" ({number(found.expected)})"
+    return (number(found.measured) + theory,)
+
+
+def _site_cells(site: Site, gain: float | None, backward_gain: float | None, extra: tuple[str, ...]) -> tuple[str, ...]:
+    forward, backward = site.forward or TensorSummary.empty(), site.backward or TensorSummary.empty()
+    return (
+        "" if site.layer is None else str(site.layer),
+        site.name or "(model)",
+        site.kind,
+        site.role,
+        number(forward.mean),
+        number(forward.std),
+        number(forward.rms),
+        "" if gain is None else number(gain),
+        number(backward.rms),
+        "" if backward_gain is None else number(backward_gain),
+        *extra,
+        "" if site.flat_fraction is None else percent(site.flat_fraction),
+        "" if site.dead_units is None else f"{site.dead_units}/{site.units}",
+        "" if not site.symmetric_units else f"{site.symmetric_units}/{site.units}",
+        number(site.mean_cosine, 2),
+        number(site.effective_rank),
+        str(forward.nonfinite_count + backward.nonfinite_count),
+    )

@@ -1,0 +1,48 @@
+"""A histogram in a dozen characters."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from propscope.records.histogram import LogHistogram
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+NAN_MARK, INF_MARK = "N", "∞"
+_TAIL = 0.001
+
+
+def sparkline(histogram: LogHistogram | None, *, width: int = 12) -> str:
+    """Return the distribution of the finite values as `width` blocks on a linear axis, NaN and Inf marked behind.
+
+    The axis is symmetric about 0 where both signs occur, else it starts or ends at 0; it reaches to the magnitude that
+    a thousandth of the values exceed, so that a few outliers do not hide the rest; those fall into the outer blocks. A
+    block's height is its share over the largest share, a space is none at all. `N` and `∞` behind it stand for values
+    that are NaN and infinite. Only zeros give "zero", no finite values the marks alone, None and no values "".
+    """
+    if histogram is None or not histogram.total:
+        return ""
+    infinite = histogram.posinf_count + histogram.neginf_count
+    marks = (NAN_MARK if histogram.nan_count else "") + (INF_MARK if infinite else "")
+    finite = histogram.finite
+    if not finite.total:
+        return marks
+    if finite.zero_count == finite.total:
+        return "zero" + marks
+    counts = finite.mass(_edges(finite, width - len(marks)))
+    tallest = counts.max()
+    # Less than a whole value is the sliver of a bin that an edge cuts off.
+    heights = np.minimum((counts / tallest * len(BLOCKS)).astype(int), len(BLOCKS) - 1)
+    drawn = (BLOCKS[height] if count >= 0.5 else " " for height, count in zip(heights, counts, strict=True))
+    return "".join(drawn) + marks
+
+
+def _edges(finite: LogHistogram, width: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    low, high = finite.quantile(_TAIL / 2), finite.quantile(1 - _TAIL / 2)
+    reach = max(abs(low), abs(high)) or max(float(np.abs(finite.lower).max()), float(np.abs(finite.upper).max()))
+    edges: np.ndarray[tuple[int], np.dtype[np.float64]] = np.linspace(
+        -reach if low < 0 else 0.0, reach if high > 0 else 0.0, width + 1
+    )
+    if edges[0] == edges[-1]:
+        edges = np.linspace(-reach, reach, width + 1)
+    edges[0], edges[-1] = min(edges[0], float(finite.lower.min())), max(edges[-1], float(finite.upper.max()))
+    return edges

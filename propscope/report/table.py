@@ -1,0 +1,53 @@
+"""`Table`: rows of text with headings, for a terminal and for a notebook."""
+
+from __future__ import annotations
+
+import html
+import io
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """`columns` head the `rows`, all text; `left` names the columns of words; `notes` explain what stands above."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    left: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
+
+    def to_text(self, *, width: int | None = None) -> str:
+        """Return the table as plain text of `width` characters; None: as wide as its cells need."""
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        # As text: a string would be searched for markup and for names of emoji between colons.
+        for column in self.columns:
+            drawn.add_column(Text(column), justify="left" if column in self.left else "right", no_wrap=width is None)
+        for row in self.rows:
+            drawn.add_row(*map(Text, row))
+        buffer = io.StringIO()
+        # In a notebook a console shows what it is given, whatever the file.
+        Console(file=buffer, width=width or 10_000, color_system=None, force_jupyter=False).print(drawn)
+        body = "\n".join(line.rstrip() for line in buffer.getvalue().rstrip().splitlines())
+        return "\n".join([self.title, body, *(("", *self.notes) if self.notes else ())])
+
+    def to_html(self) -> str:
+        """Return the table as an HTML element."""
+
+        def cells(row: tuple[str, ...], tag: str) -> str:
+            aligned = zip(self.columns, row, strict=True)
+            return "".join(
+                f'<{tag} style="text-align:{"left" if name in self.left else "right"}">{html.escape(cell)}</{tag}>'
+                for name, cell in aligned
+            )
+
+        body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in self.rows)
+        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
+        caption = html.escape(self.title).replace("\n", "<br>")
+        head = f"<thead><tr>{cells(self.columns, 'th')}</tr></thead>"
+        return f"<table><caption>{caption}</caption>{head}<tbody>{body}</tbody></table>{notes}"

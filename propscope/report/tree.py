@@ -1,0 +1,231 @@
+"""The sites of a network as lines of a tree that follows its modules, in the order in which they run."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from propscope.errors import InputError
+from propscope.records.finding import Diagnosis
+from propscope.records.gains import Gains, site_gains
+from propscope.records.histogram import LogHistogram
+from propscope.records.network import NetworkProfile, Site
+from propscope.report.verdict import faults, site_marks
+
+LINES_AT_MOST = 120
+_UNKNOWN = Diagnosis()
+_OF_SIZE = ("exploding", "vanishing", "non-finite")
+_DOT = re.compile(r"\.(?![^\[]*\])")
+_OUTPUT = re.compile(r"([^#\[]*)(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The least and the greatest of one figure; equal for a single site."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class TreeLine:
+    """One line: the site of a module, the sites of a collapsed module together, or a module without a site (None).
+
+    `label` with the lines that lead to it; `figures` by column name, absent where there is none; `words`: what is
+    wrong.
+    """
+
+    label: str
+    kind: str = ""
+    shape: tuple[int, ...] | None = None
+    figures: Mapping[str, Range] = field(default_factory=dict)
+    histogram: LogHistogram | None = None
+    words: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Node:
+    """A module or site while the tree is built: `site`, its position; `children` by the part of the name they add."""
+
+    label: str
+    site: int | None = None
+    children: dict[str, _Node] = field(default_factory=dict)
+
+    def sites(self) -> Iterator[int]:
+        if self.site is not None:
+            yield self.site
+        for child in self.children.values():
+            yield from child.sites()
+
+
+FIGURES: dict[str, Callable[[Site, Gains], float | None]] = {
+    "forward_rms": lambda site, gains: None if site.forward is None else site.forward.rms,
+    "gain": lambda site, gains: gains.forward,
+    "backward_rms": lambda site, gains: None if site.backward is None else site.backward.rms,
+    "backward_gain": lambda site, gains: gains.backward,
+    "flat": lambda site, gains: site.flat_fraction,
+    "dead": lambda site, gains: site.dead_units / site.units if site.dead_units is not None and site.units else None,
+}
+
+
+def _away(gain: float | None) -> float:
+    """Return how far a gain is from 1, in factors; a signal that is lost or overflows is farthest."""
+    if gain is None or math.isnan(gain):
+        return 0.0
+    return math.inf if gain <= 0 or math.isinf(gain) else abs(math.log(gain))
+
+
+SORTS: dict[str, Callable[[Site, Gains], float]] = {
+    "gain": lambda site, gains: _away(gains.forward),
+    "backward": lambda site, gains: _away(gains.backward),
+    "flat": lambda site, gains: site.flat_fraction or 0.0,
+    "dead": lambda site, gains: FIGURES["dead"](site, gains) or 0.0,
+    "nonfinite": lambda site, gains: float(sum(s.nonfinite_count for s in (site.forward, site.backward) if s)),
+}
+
+
+def tree_lines(
+    profile: NetworkProfile,
+    diagnosis: Diagnosis = _UNKNOWN,
+    *,
+    depth: int | None = None,
+    title: str = "(model)",
+) -> tuple[TreeLine, ...]:
+    """Return the tree, its first line the model itself; what the diagnosis found wrong is marked.
+
+    `depth`: modules that many levels down stand in one line, with the least and greatest figures of their sites. None:
+    all levels, or when that makes over 120 lines as many as fit, with the way to the worst finding left open. Levels
+    that hold nothing but one further level share its line. Raises `InputError` for a depth below 1.
+    """
+    if depth is not None and depth < 1:
+        raise InputError(f"depth is {depth}; valid is a whole number of at least 1, or None for all levels")
+    lines = _Lines(profile, diagnosis)
+    root = _tree(profile.sites, title)
+    if depth is not None:
+        return lines.of(root, depth, None)
+    deepest = _levels(root)
+    fitting = [level for level in range(1, deepest) if _count(root, level) <= LINES_AT_MOST]
+    if _count(root, deepest) <= LINES_AT_MOST:
+        return lines.of(root, deepest, None)
+    return lines.of(root, max(fitting, default=1), lines.worst)
+
+
+def sorted_lines(
+    profile: NetworkProfile, diagnosis: Diagnosis = _UNKNOWN, *, sort: str, top: int | None = None
+) -> tuple[TreeLine, ...]:
+    """Return one line a site, the worst first: `sort` by gain, backward, flat, dead or nonfinite, `top` lines at most.
+
+    A gain is worse the farther it is from 1, and sites found at fault in its direction come before the others.
+    Sites that do not have the figure, or none of it, are left out. Raises `InputError` for another sort, and for a top
+    below 1.
+    """
+    if sort not in SORTS:
+        raise InputError(f"sort is {sort!r}; valid is one of {', '.join(SORTS)}")
+    if top is not None and top < 1:
+        raise InputError(f"top is {top}; valid is a whole number of at least 1")
+    gains = site_gains(profile)
+    # A norm hides a layer's odd scale from the gains between signal sites, so what was found comes first.
+    direction = {"gain": "forward", "backward": "backward"}.get(sort)
+    sizes = (f for f in faults(diagnosis) if f.kind in _OF_SIZE and f.direction == direction)
+    found = {index for finding in sizes for index in site_marks(profile, Diagnosis((finding,)))}
+    ranked = [(index in found, SORTS[sort](site, gains[index]), index) for index, site in enumerate(profile.sites)]
+    ranked.sort(key=lambda entry: (-entry[0], -entry[1]))
+    lines = _Lines(profile, diagnosis)
+    kept = [index for bad, figure, index in ranked if bad or figure > 0]
+    return tuple(lines.site(profile.sites[index].name or "(model)", index) for index in kept[:top])
+
+
+class _Lines:
+    def __init__(self, profile: NetworkProfile, diagnosis: Diagnosis) -> None:
+        self._sites = profile.sites
+        self._gains = site_gains(profile)
+        self._words = site_marks(profile, diagnosis)
+        shown = site_marks(profile, Diagnosis(faults(diagnosis)[:1]))
+        self.worst = min(shown, default=None)
+
+    def of(self, root: _Node, depth: int, keep: int | None) -> tuple[TreeLine, ...]:
+        """Return the lines of a tree down to a depth; below it only on the way to the site at position `keep`."""
+        lines = [self._own(root.label, root)]
+
+        def walk(node: _Node, lead: str, level: int) -> None:
+            children = list(node.children.values())
+            for place, child in enumerate(children):
+                last = place == len(children) - 1
+                label = f"{lead}{'└─' if last else '├─'}{child.label}"
+                if child.children and level >= depth and keep not in set(child.sites()):
+                    lines.append(self._together(label, list(child.sites())))
+                else:
+                    lines.append(self._own(label, child))
+                    walk(child, lead + ("  " if last else "│ "), level + 1)
+
+        walk(root, "", 1)
+        return tuple(lines)
+
+    def _own(self, label: str, node: _Node) -> TreeLine:
+        return TreeLine(label) if node.site is None else self.site(label, node.site)
+
+    def site(self, label: str, index: int) -> TreeLine:
+        """Return the line of one site."""
+        site = self._sites[index]
+        histogram = None if site.forward is None else site.forward.histogram
+        words = self._words.get(index, ())
+        # A function's site is named after it.
+        function = site.kind.islower() and site.kind != "input" and label.split("#")[0].endswith(site.kind)
+        kind = "function" if function else site.kind
+        return TreeLine(label, kind, site.shape, self._figures([index]), histogram, words)
+
+    def _together(self, label: str, members: list[int]) -> TreeLine:
+        words = dict.fromkeys(word for index in members for word in self._words.get(index, ()))
+        kind = f"{len(members)} site{'s' * (len(members) != 1)}"
+        return TreeLine(label, kind, self._sites[members[-1]].shape, self._figures(members), words=tuple(words))
+
+    def _figures(self, members: list[int]) -> dict[str, Range]:
+        figures = {}
+        for name, read in FIGURES.items():
+            values = [read(self._sites[index], self._gains[index]) for index in members]
+            known = [value for value in values if value is not None and not math.isnan(value)]
+            if known:
+                figures[name] = Range(min(known), max(known))
+        return figures
+
+
+def _tree(sites: tuple[Site, ...], title: str) -> _Node:
+    paths = [_DOT.split(site.name) if site.name else [] for site in sites]
+    inner = {tuple(path[:size]) for path in paths for size in range(1, len(path))}
+    root = _Node(title)
+    for index, path in enumerate(paths):
+        node = root
+        for part in _below_module(path, inner):
+            node = node.children.setdefault(part, _Node(part))
+        node.site = index
+    for child in root.children.values():
+        _join(child)
+    return root
+
+
+def _below_module(path: list[str], inner: set[tuple[str, ...]]) -> list[str]:
+    """Return the path with `#1` and `[0]` of a module that has sites inside as a level of its own, below it."""
+    if not path:
+        return path
+    base, suffix = _OUTPUT.fullmatch(path[-1]).groups()  # type: ignore[union-attr]
+    return [*path[:-1], base, suffix] if suffix and (*path[:-1], base) in inner else path
+
+
+def _join(node: _Node) -> None:
+    """Take a module that holds one child and no site together with it."""
+    while node.site is None and len(node.children) == 1:
+        (child,) = node.children.values()
+        node.label += child.label if child.label[:1] in "#[" else f".{child.label}"
+        node.site, node.children = child.site, child.children
+    for child in node.children.values():
+        _join(child)
+
+
+def _levels(node: _Node) -> int:
+    return 1 + max((_levels(child) for child in node.children.values()), default=0)
+
+
+def _count(node: _Node, depth: int) -> int:
+    return 1 + (sum(_count(child, depth - 1) for child in node.children.values()) if depth else 0)

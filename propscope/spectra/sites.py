@@ -1,0 +1,207 @@
+"""What a Jacobian is taken of and with respect to: the model's inputs, and the tensors at its sites."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _NormBase
+
+from propscope.errors import InputError
+from propscope.measure.filters import Filter
+from propscope.measure.observer import Observer
+from propscope.measure.outputs import tensors_in
+from propscope.measure.recorder import Recorder
+from propscope.measure.sites import Options, SiteAccumulator
+from propscope.measure.undisturbed import undisturbed
+from propscope.networks import MLP, Layer
+from propscope.records.network import NetworkProfile, Role
+
+_MOMENTS = Options(stats="moments")
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The arguments of a model; the one at `key` is what it is differentiated by, shape (rows, ...)."""
+
+    positional: tuple[Any, ...]
+    named: Mapping[str, Any]
+    key: int | str
+
+    @classmethod
+    def of(cls, x: Any, dtype: torch.dtype | None) -> Inputs:
+        """Return the inputs of what a user passed; floating tensors become `dtype`, None leaves them as they are.
+
+        Raises `InputError` when no tensor is in it that can be differentiated by.
+        """
+        if not isinstance(x, (Tensor, tuple, list, Mapping)):
+            raise InputError(f"x is a {type(x).__name__}; valid is a tensor, or a tuple, list or dict of arguments")
+        positional = (x,) if isinstance(x, Tensor) else () if isinstance(x, Mapping) else tuple(x)
+        named = dict(x) if isinstance(x, Mapping) else {}
+        tensors = [(key, value) for key, value in (*enumerate(positional), *named.items()) if isinstance(value, Tensor)]
+        key = next((key for key, value in tensors if value.is_floating_point()), None)
+        if key is None:
+            kinds = ", ".join(str(value.dtype).removeprefix("torch.") for _, value in tensors) or "none"
+            raise InputError(
+                f"x has no real floating tensor to differentiate by (tensors in it: {kinds})",
+                hint="whole numbers have no Jacobian: pass embeddings, or the part of the model behind its embedding",
+            )
+        first = dict(tensors)[key]
+        if first.dim() < 2 or not first.numel():
+            raise InputError(
+                f"x has shape {tuple(first.shape)}; valid is (samples, ...), with at least one sample and one feature",
+                hint="a single sample is x[None]" if first.dim() == 1 else "",
+            )
+
+        def own(value: Any) -> Any:
+            # A copy, since the model may overwrite its input, and one that autograd takes, made in inference or not.
+            if not isinstance(value, Tensor):
+                return value
+            return value.detach().to(dtype if dtype and value.is_floating_point() else value.dtype, copy=True)
+
+        return cls(tuple(map(own, positional)), {name: own(value) for name, value in named.items()}, key)
+
+    @property
+    def tensor(self) -> Tensor:
+        """What the model is differentiated by."""
+        found: Tensor = self.positional[self.key] if isinstance(self.key, int) else self.named[self.key]
+        return found
+
+    def samples(self, rows: slice) -> Inputs:
+        """Return those rows of every tensor that has as many rows as `tensor`."""
+        count = len(self.tensor)
+
+        def some(value: Any) -> Any:
+            return value[rows] if isinstance(value, Tensor) and value.dim() and len(value) == count else value
+
+        return Inputs(
+            tuple(map(some, self.positional)), {name: some(value) for name, value in self.named.items()}, self.key
+        )
+
+    def call(self, model: nn.Module, tensor: Tensor) -> Any:
+        """Return the model's output with `tensor` in the place of this one's."""
+        # The model may overwrite its input, and a leaf may not be.
+        tensor = tensor.clone()
+        positional = [tensor if index == self.key else value for index, value in enumerate(self.positional)]
+        return model(*positional, **{name: tensor if name == self.key else value for name, value in self.named.items()})
+
+
+class _Tap(Observer):
+    """Keeps the tensors at the sites `wanted` (None: at all), with their graph, and takes no statistics."""
+
+    def __init__(self, wanted: Collection[str] | None, **options: Any) -> None:
+        super().__init__(**options)
+        self.values: dict[str, Tensor] = {}
+        self._wanted = wanted
+
+    def _record(
+        self,
+        path: str,
+        tensor: Tensor,
+        kind: str,
+        role: Role,
+        axis: Any,
+        source: SiteAccumulator | None,
+        units: bool,
+    ) -> SiteAccumulator:
+        site = SiteAccumulator(tensor, name=path, kind=kind, role=role, unit_axis=-1, has_units=False, options=_MOMENTS)
+        self.sites[path] = site
+        if self._wanted is None or path in self._wanted:
+            # An operation in place behind the site would change the tensor.
+            self.values[path] = tensor.clone()
+        self.seen.remember(tensor, site)
+        return site
+
+
+class _TapRecorder(Recorder):
+    def __init__(self, model: nn.Module, *, kept: Filter, wanted: Collection[str] | None) -> None:
+        own = model if isinstance(model, MLP) else None
+        super().__init__(
+            model,
+            options=_MOMENTS,
+            kept=kept,
+            # A user's own class is a nonlinearity there because the spec says so.
+            activations=[layer.activation for layer in own.layers if isinstance(layer, Layer)] if own else (),
+            functions=own is None,
+            layer_of=None if own is None else layer_of,
+        )
+        self.tap = _Tap(
+            wanted, options=_MOMENTS, kept=kept, root=self._model, paths=self._places, unscale=self._unscale
+        )
+        self._observer = self.tap
+
+    def _hook_parameters(self) -> None:
+        self._waiting = []
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One forward pass: the `values` at the sites by key, the profile that names them (`keys` in its order), and the
+    key of the site that is the model's `output`, None when it is none."""
+
+    values: dict[str, Tensor]
+    profile: NetworkProfile
+    keys: tuple[str, ...]
+    output: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Prefixes:
+    """The function from a model's input to the tensors at its sites; each run starts from the same state."""
+
+    model: nn.Module
+    inputs: Inputs
+    kept: Filter
+
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """Within it, what runs leave behind in the model and the generators is undone at the end."""
+        # What torch's fused attention computes has no second derivative, and none forward.
+        with undisturbed(self.model), _untracked(self.model), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="There is a performance drop")
+            # Torch's own, on loading its forward derivatives.
+            warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
+            yield
+
+    def run(self, tensor: Tensor, wanted: Collection[str] | None = None) -> Run:
+        """Run the model with `tensor` as its input, and keep the values at the sites `wanted` (None: all)."""
+        recorder = _TapRecorder(self.model, kept=self.kept, wanted=wanted)
+        with recorder:
+            result = self.inputs.call(self.model, tensor)
+            seen = [recorder.tap.seen.find(value) for _, value in tensors_in(result)][:1]
+        keys = tuple(recorder.tap.sites)
+        last = next((one.site for one in seen if one is not None), None)
+        output = next((key for key in keys if recorder.tap.sites[key] is last), None)
+        return Run(recorder.tap.values, recorder.profile(), keys, output)
+
+    def at(self, tensor: Tensor, keys: Collection[str]) -> tuple[Tensor, ...]:
+        """Return the values at the sites `keys`, each of shape (rows, ...), for that input."""
+        recorder = _TapRecorder(self.model, kept=self.kept, wanted=keys)
+        with recorder:
+            self.inputs.call(self.model, tensor)
+        return tuple(recorder.tap.values[key] for key in keys)
+
+
+@contextmanager
+def _untracked(model: nn.Module) -> Iterator[None]:
+    """Keep norms that train from updating their running statistics, which torch's transforms refuse."""
+    norms = [m for m in model.modules() if isinstance(m, _NormBase) and m.training and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+def layer_of(name: str) -> int | None:
+    """Return the layer, from 1, of a site of propscope's own MLP: 3 for `layers.2.linear`."""
+    parts = name.split(".")
+    return int(parts[1]) + 1 if parts[0] == "layers" and len(parts) > 1 else None

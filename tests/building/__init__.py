@@ -1,0 +1,1 @@
+"""Records, files and plans that tests are made with."""

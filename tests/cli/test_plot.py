@@ -1,0 +1,54 @@
+"""`propscope plot`: which pictures go where, and what is refused before any is drawn."""
+
+import pytest
+from building.command_line import files
+
+PLOTS = ("curves", "activations", "gradients", "weights", "weight-gradients", "overview")
+
+
+def test_the_pictures_of_a_file(command, run_file, place):
+    listed = command.fine("plot", run_file, "--act", "relu").splitlines()
+    assert listed == [f"run-{name}.png" for name in PLOTS]
+    assert set(files(place)) == {"run.h5", *listed}
+    assert all((place / name).read_bytes().startswith(b"\x89PNG") for name in listed)
+
+
+def test_some_of_them_in_other_formats_elsewhere(command, run_file, place):
+    out = command.fine("plot", run_file, "--only", "overview, curves", "--format", "svg,pdf", "-o", "pictures/new")
+    assert sorted(out.split()) == sorted(
+        f"pictures/new/run-{name}.{ending}" for name in ("curves", "overview") for ending in ("svg", "pdf")
+    )
+    assert (place / "pictures/new/run-curves.svg").read_text().startswith("<?xml")
+
+
+def test_the_help_names_every_picture(command):
+    out = " ".join(command.fine("plot", "--help").split())
+    assert ", ".join(PLOTS) in out
+
+
+def test_pictures_that_exist_are_kept(command, run_file, place):
+    (place / "run-overview.png").write_text("precious")
+    before = files(place)
+    outcome = command("plot", run_file, "--only", "overview")
+    assert outcome.error == "run-overview.png exists"
+    assert "--overwrite" in outcome.hint
+    assert files(place) == before
+    command.fine("plot", run_file, "--only", "overview", "--overwrite")
+    assert (place / "run-overview.png").read_bytes() != b"precious"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--only", "curvs"], "unknown plot 'curvs'; valid are curves, activations"),
+        (["--only", ""], "unknown plot ''"),
+        (["--format", "gif"], "unknown format 'gif'; valid are png, pdf, svg"),
+        (["--act", "elu"], "has activation elu; there are activation relu, tanh"),
+        (["-o", "run.h5/sub"], "cannot write run.h5/sub/run-"),
+    ],
+    ids=str,
+)
+def test_what_is_refused(command, run_file, place, options, message):
+    before = files(place)
+    assert message in command("plot", run_file, *options).error
+    assert files(place) == before

@@ -1,0 +1,354 @@
+"""`propscope profile`: file, table, pictures and JSON; everything that may be wrong; what an interrupt leaves."""
+
+import errno
+import importlib.util
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from building.command_line import files, process
+
+from propscope.experiments import profile_mlp
+from propscope.store import load, save
+
+PLOTS = ("curves", "activations", "gradients", "weights", "weight-gradients", "overview")
+TINY = ("--depth", 2, "--width", 4, "--batch", 4, "--seeds", 2, "--init", "he_normal")
+BARE = (*TINY, "--no-plots")
+
+
+# What it does
+
+
+def test_a_file_pictures_and_a_table(command, place):
+    out = command.fine("profile", *TINY)
+    lines = out.splitlines()
+    assert lines[0] == "1 pair, initializer he_normal, activation relu, depth 2, width 4, batch 4, 2 seeds"
+    assert "file      outputs/mlp-relu-d2.h5" in lines
+    assert f"pictures  outputs/mlp-relu-d2-{PLOTS[0]}.png" in lines
+    assert lines[-1].startswith("2 networks in ")
+    written = {f"outputs/mlp-relu-d2-{name}.png" for name in PLOTS} | {"outputs/mlp-relu-d2.h5", "outputs"}
+    assert set(files(place)) == written
+    assert command.fine("show", "outputs/mlp-relu-d2.h5").splitlines()[:7] == lines[:7]
+
+
+def test_the_file_holds_what_python_measures(command):
+    command.fine("profile", *BARE, "--act", "tanh,relu", "-o", "sub/run.h5")
+    stored = load("sub/run.h5")
+    measured = profile_mlp(2, 4, activation="tanh,relu", initializer="he_normal", seeds=2, batch=4)
+    assert [dict(profile.labels) for profile in stored] == [dict(profile.labels) for profile in measured]
+    for one, other in zip(stored, measured, strict=True):
+        assert [repr(site) for site in one.sites] == [repr(site) for site in other.sites]
+
+
+def test_json_is_one_document_and_nothing_else(command, place):
+    document = command("profile", *BARE, "--json", "--act", "relu,tanh").document
+    assert document["file"] == "outputs/mlp-relu-tanh-d2.h5"
+    assert document["pictures"] == []
+    assert document["seconds"] > 0
+    assert [pair["labels"]["activation"] for pair in document["pairs"]] == ["relu", "tanh"]
+    assert document["pairs"] == command("show", document["file"], "--json").document
+
+
+def test_a_second_run_takes_another_name(command, place):
+    for _ in range(3):
+        command.fine("profile", *BARE)
+    assert sorted(os.listdir("outputs")) == ["mlp-relu-d2-2.h5", "mlp-relu-d2-3.h5", "mlp-relu-d2.h5"]
+
+
+def test_names_in_outputs(command, place):
+    (place / "own.py").write_text("import torch\ndef act(z):\n    return torch.tanh(z)\n")
+    out = command.fine("profile", *BARE, "--act", f"{place}/own.py:act,leaky_relu:negative_slope=0.2", "--depth", "1,2")
+    assert "outputs/mlp-own-leaky_relu-d1-d2.h5" in out
+
+
+def test_every_initializer_for_a_square_mlp_is_the_default(command):
+    from propscope.networks import SQUARE_DEFAULTS
+
+    command.fine("profile", "--depth", 1, "--width", 3, "--batch", 2, "--seeds", 1, "--no-plots", "-o", "all.h5")
+    assert load("all.h5").axes["initializer"] == SQUARE_DEFAULTS
+
+
+def test_every_option_reaches_the_network(command):
+    networks = ("--depth", 3, "--width", "8-2,4-4-4", "--act", "elu:alpha=2", "--init", "normal:std=0.5,zeros")
+    layers = ("--bias", 0.5, "--norm", "layer", "--dropout", 0.25, "--input-size", 5, "--output-size", 3)
+    data = ("--input", "uniform:low=-2:high=2", "--scale", "zscore", "--batch", 6, "--seeds", 1)
+    others = ("--loss", "mse", "--dtype", "bfloat16", "--no-plots", "-o", "all.h5")
+    out = command.fine("profile", *networks, *layers, *data, *others)
+    assert out.startswith("4 pairs, ")
+    profile = load("all.h5", initializer="normal:std=0.5", width="8-2")[0]
+    assert dict(profile.labels) == {
+        "initializer": "normal:std=0.5",
+        "activation": "elu:alpha=2",
+        "depth": 3,
+        "width": "8-2",
+        "input": "uniform:low=-2:high=2",
+        "scale": "zscore",
+        "loss": "mse",
+        "batch": 6,
+        "dtype": "bfloat16",
+        "input_size": 5,
+        "output_size": 3,
+        "bias": 0.5,
+        "norm": "layer",
+        "dropout": 0.25,
+        "seed": 0,
+    }
+    assert [site.shape for site in profile.sites if site.kind == "Linear"] == [(6, 8), (6, 4), (6, 2), (6, 3)]
+    residual = command.fine("profile", *BARE, "--residual", "--alpha-dropout", "0.1", "-o", "residual.h5")
+    assert "residual True, alpha_dropout 0.1" in residual
+
+
+def test_digits_end_to_end(command):
+    if importlib.util.find_spec("sklearn") is None:
+        pytest.skip("needs scikit-learn")
+    digits = ("--input", "digits", "--scale", "zscore", "--loss", "cross-entropy")
+    out = command.fine("profile", *BARE, "--batch", 64, *digits)
+    assert "input digits, scale zscore, loss cross-entropy" in out
+    assert load("outputs/mlp-relu-d2.h5")[0].sites[0].shape == (64, 4)
+
+
+def test_own_data(command):
+    np.save("data.npy", np.random.default_rng(0).normal(size=(9, 3)))
+    command.fine("profile", *BARE, "--input", "data.npy", "-o", "run.h5")
+    assert load("run.h5")[0].sites[0].shape == (4, 4)
+    assert load("run.h5")[0].parameters[0].shape == (4, 3)
+
+
+def test_overflow_is_a_result(command):
+    out = command.fine("profile", *BARE, "--depth", 40, "--init", "normal:std=1e20", "-o", "inf.h5")
+    assert " inf " in out.splitlines()[5]
+    assert int(out.splitlines()[5].split()[-1]) > 0
+
+
+def test_existing_files_are_replaced_only_when_asked(command, place):
+    (place / "run.h5").write_text("precious")
+    started = time.perf_counter()
+    outcome = command("profile", *BARE, "--width", 512, "--depth", 200, "--seeds", 100, "-o", "run.h5")
+    assert outcome.error == "run.h5 exists and is kept"
+    assert "--overwrite" in outcome.hint
+    assert time.perf_counter() - started < 5, "this must be known before anything is computed"
+    assert (place / "run.h5").read_text() == "precious"
+    command.fine("profile", *BARE, "-o", "run.h5", "--overwrite")
+    assert len(load("run.h5")) == 2
+
+
+# What is refused: one line, nothing written
+
+
+def bad_data(place):
+    np.save("nan.npy", np.array([[1.0, np.nan], [np.inf, 0.0]]))
+    np.save("empty.npy", np.zeros((0, 3)))
+    np.save("flat.npy", np.zeros(5))
+    np.save("words.npy", np.array([["a", "b"]]))
+    np.save("objects.npy", np.array([[None]]), allow_pickle=True)
+    np.save("huge.npy", np.full((3, 2), 1e300))
+    np.save("fine.npy", np.zeros((3, 2)))
+    (place / "damaged.npy").write_bytes((place / "fine.npy").read_bytes()[:90])
+    torch.save([1, 2, 3], "list.pt")
+    torch.save((torch.zeros(3, 2), torch.tensor([0, 1, 7])), "labels.pt")
+    (place / "pickle.pt").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    (place / "folder.npy").mkdir()
+
+
+REFUSED = {
+    ("--depth", "0"): "depth is 0; valid is a whole number of at least 1",
+    ("--depth", "-3"): "depth is -3; valid is a whole number of at least 1",
+    ("--depth", "4,0"): "depth is 0; valid",
+    ("--depth", "x"): "--depth has 'x'; valid are whole numbers, comma-separated",
+    ("--depth", "2.5"): "--depth has '2.5'; valid are whole numbers",
+    ("--depth", "2,,3"): "--depth has ''; valid are whole numbers",
+    ("--width", "0"): "width is '0'; valid is a whole number of at least 1",
+    ("--width", "-4"): "width is '-4'; valid",
+    ("--width", "wide"): "width is 'wide'; valid",
+    ("--width", "8-4-2"): "width lists 3 numbers for depth 2; valid are one number, 2 numbers",
+    ("--act", "rleu"): "unknown activation 'rleu'; valid are celu, elu",
+    ("--act", "relu,"): "the list 'relu,' has an empty entry",
+    ("--act", "relu:slope=1"): "activation relu has no parameter 'slope'; it has none",
+    ("--act", "elu:alpha=x"): "alpha of activation elu is 'x'; valid is a finite number",
+    ("--act", "nowhere:act"): "activation 'nowhere:act': cannot import 'nowhere' (ModuleNotFoundError",
+    ("--init", "he_norml"): "unknown initializer 'he_norml'; valid are constant",
+    ("--init", "normal:sdt=1"): "initializer normal has no parameter 'sdt'; it has std",
+    ("--init", "normal:std=x"): "std of initializer normal is 'x'; valid is a finite number at least 0",
+    ("--init", "normal:std=-1"): "std of initializer normal is '-1'; valid",
+    ("--init", "he_normal,dirac"): "initializer dirac fills convolutions; an MLP has none",
+    ("--seeds", "0"): "seeds is 0; valid is a number of seeds of at least 1",
+    ("--batch", "0"): "batch is 0; valid is a whole number of at least 1",
+    ("--bias", "-1"): "bias is -1.0; valid is a finite standard deviation of at least 0",
+    ("--norm", "group"): "norm is 'group'; valid is one of none, batch, layer, rms",
+    ("--norm", "batch", "--batch", "1"): "norm is batch, but the batch has one row",
+    ("--dropout", "1"): "dropout is 1.0; valid is a probability of at least 0 and below 1",
+    ("--loss", "ce"): "loss is 'ce'; valid is one of cotangent, mse, cross-entropy",
+    ("--dtype", "int8"): "dtype is 'int8'; valid is one of float32",
+    ("--device", "abacus"): "device 'abacus' cannot be used",
+    ("--scale", "log"): "scale is 'log'; valid is one of zscore, minmax, none",
+    ("--input-size", "0"): "input_size is 0; valid is a whole number of at least 1",
+    ("--output-size", "-1"): "output_size is -1; valid is a whole number of at least 1",
+    ("--width", "4,1000000000"): "depth 2, width 1000000000, batch 4 need 16,000,000,0",
+    ("--depth", "1000000000000"): "depth 1000000000000, width 4, batch 4 need ",
+    ("--batch", "1000000000000"): "depth 2, width 4, batch 1000000000000 need ",
+    ("--input", "norml"): "unknown input 'norml'; valid are normal",
+    ("--input", "none.npy"): "the input file none.npy does not exist",
+    ("--input", "folder.npy"): "the input file folder.npy is a directory",
+    ("--input", "nan.npy"): "nan.npy has 1 NaN and 1 infinite values, the first in row 0, feature 1; valid are finite",
+    ("--input", "empty.npy"): "empty.npy has shape (0, 3), without any element; valid is (rows, features)",
+    ("--input", "flat.npy"): "flat.npy has shape (5,); valid is (rows, features)",
+    ("--input", "words.npy"): "words.npy holds elements of type <U1; valid are real numbers",
+    ("--input", "objects.npy"): "objects.npy is no readable numpy array",
+    ("--input", "damaged.npy"): "damaged.npy is no readable numpy array",
+    ("--input", "huge.npy"): "input huge.npy has values too large for torch.float32",
+    ("--input", "list.pt"): "list.pt holds a list; valid are a tensor",
+    ("--input", "pickle.pt"): "pickle.pt is no readable torch file",
+    ("--input", "fine.npy", "--input-size", "7"): "features is 7, but input fine.npy has 2",
+    ("--input", "labels.pt", "--loss", "cross-entropy", "--output-size", "3"): "output_size is 3, but the labels of",
+    ("-o", "."): "cannot write .: it is a directory",
+    ("-o", "fine.npy/run.h5"): "cannot write fine.npy/run.h5: ",
+    ("-o", "fine.npy/deeper/run.h5"): "cannot write fine.npy/deeper/run.h5: ",
+}
+
+
+@pytest.mark.parametrize("options", REFUSED, ids=" ".join)
+def test_bad_input_is_one_line_and_nothing_is_written(command, place, options):
+    bad_data(place)
+    before = files(place)
+    output = () if "-o" in options else ("-o", "new/run.h5")
+    assert command("profile", *BARE, *options, *output).error.startswith(REFUSED[options])
+    assert files(place) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "nearest"),
+    [(("--act", "rleu"), "relu"), (("--init", "kaming_normal"), "kaiming_normal"), (("--input", "digts"), "digits")],
+    ids=str,
+)
+def test_the_nearest_name_is_the_hint(command, options, nearest):
+    assert f"did you mean '{nearest}'?" in command("profile", *BARE, *options).hint
+
+
+def test_outputs_that_cannot_be_made_are_known_before_any_work(command, place):
+    (place / "outputs").write_text("a file")
+    started = time.perf_counter()
+    outcome = command("profile", "--no-plots", "--seeds", 100, "--width", 512)
+    assert outcome.error.startswith("cannot write outputs/mlp-relu-d20.h5: ")
+    assert time.perf_counter() - started < 5
+    assert (place / "outputs").read_text() == "a file"
+
+
+# A disk that fills
+
+
+def test_a_full_disk_leaves_the_earlier_file(command, place):
+    save("run.h5", profile_mlp(2, 4, initializer="zeros", seeds=1, batch=4))
+    before = files(place)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        outcome = command("profile", *BARE, "-o", "run.h5", "--overwrite")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert outcome.error == "cannot write run.h5: File too large"
+    assert outcome.hint == "free some space, or write to another disk"
+    assert files(place) == before
+
+
+def test_a_disk_without_room_for_the_pictures_keeps_the_results(command, place, monkeypatch):
+    from pathlib import Path
+
+    def full(self, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    outcome = command("profile", *TINY, "-o", "run.h5")
+    assert outcome.error.startswith("cannot write run-curves.png: No space left on device")
+    assert len(load("run.h5")) == 2
+    assert set(files(place)) == {"run.h5"}
+
+
+# Stopped on the way
+
+
+def test_a_failure_on_the_way_keeps_what_is_finished(command, place, monkeypatch):
+    module = sys.modules["propscope.experiments.profile"]
+    measure, calls = module._profile, []
+
+    def third_fails(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise module.InputError("depth 2, width 4, batch 4 ran out of memory", hint="choose a smaller width")
+        return measure(*arguments)
+
+    monkeypatch.setattr(module, "_profile", third_fails)
+    outcome = command("profile", *BARE, "--seeds", 5, "-o", "run.h5")
+    assert outcome.code == 2
+    assert outcome.err.splitlines() == [
+        "stopped after 2 of 5 networks; those are kept",
+        "error: depth 2, width 4, batch 4 ran out of memory",
+        "hint: choose a smaller width",
+    ]
+    assert len(load("run.h5")) == 2
+    assert "2 networks in " in outcome.out
+
+
+def test_an_interrupt_before_anything_is_finished_writes_nothing(command, place, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["propscope.experiments.profile"], "_profile", interrupted)
+    outcome = command("profile", *BARE, "-o", "run.h5")
+    assert (outcome.code, outcome.out) == (130, "")
+    assert outcome.err == "stopped after 0 of 2 networks\n"
+    assert files(place) == {}
+
+
+def test_an_interrupt_keeps_what_is_finished(place):
+    (place / "marked.py").write_text(
+        "import os, torch\n"
+        "def fill(weight):\n"
+        "    torch.nn.init.normal_(weight)\n"
+        "    with open('progress', 'a') as file:\n"
+        "        file.write('.')\n"
+    )
+    line = [sys.executable, "-m", "propscope", "profile", *map(str, BARE), "--init", "marked:fill", "-o", "run.h5"]
+    running = subprocess.Popen(
+        [*line, "--seeds", "100000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # A run in the background ignores interrupts, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        deadline = time.monotonic() + 60
+        # Two weights a network.
+        while not (place / "progress").exists() or (place / "progress").stat().st_size < 20:
+            assert running.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == 130
+    assert "Traceback" not in err
+    kept = load("run.h5")
+    assert len(kept) >= 9
+    assert [profile.labels["seed"] for profile in kept] == list(range(len(kept)))
+    assert err == f"stopped after {len(kept)} of 100000 networks; those are kept\n"
+    assert f"{len(kept)} networks in" in out
+    assert out.startswith("1 pair, initializer marked:fill, activation relu, depth 2, width 4, batch 4, ")
+
+
+def test_the_whole_in_a_process_of_its_own(place):
+    done = process("profile", *TINY, "--json", cwd=place)
+    assert (done.returncode, done.stderr) == (0, "")
+    document = json.loads(done.stdout)
+    assert document["file"] == "outputs/mlp-relu-d2.h5"
+    assert document["pictures"] == [f"outputs/mlp-relu-d2-{name}.png" for name in PLOTS]
+    assert all((place / picture).is_file() for picture in document["pictures"])

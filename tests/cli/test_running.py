@@ -1,0 +1,125 @@
+"""The application itself: help, wrong use, what stdout's end and start cost, what is imported."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+from building.command_line import process
+
+from propscope.cli import running
+
+
+def test_without_a_command_there_is_help(command):
+    out = command.fine()
+    for name in ("profile", "show", "plot", "list", "merge"):
+        assert f"  {name} " in out
+    assert out == command.fine("--help") == command.fine("-h")
+
+
+def test_the_version(command):
+    assert command.fine("--version") == "propscope 0.1.0\n"
+
+
+@pytest.mark.parametrize("name", ["profile", "show", "plot", "list", "merge"])
+def test_every_command_has_help(command, name):
+    assert f"Usage: propscope {name}" in command.fine(name, "--help")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (["profle"], "No such command 'profle'"),
+        (["show"], "Missing argument"),
+        (["show", "a.h5", "b.h5"], "unexpected extra argument"),
+        (["show", "a.h5", "--colour"], "No such option: --colour"),
+        (["merge", "a.h5"], "Missing option"),
+        (["profile", "--depth"], "requires an argument"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_use(command, line, message):
+    outcome = command(*line)
+    assert message in outcome.error
+    assert "propscope --help lists commands" in outcome.hint
+
+
+@pytest.mark.parametrize("option", ["--seeds", "--batch", "--bias", "--dropout", "--input-size", "--output-size"])
+def test_a_value_that_is_no_number_is_named(command, option):
+    error = command("profile", option, "lots").error
+    assert option in error
+    assert "'lots'" in error
+
+
+def test_an_interrupt_has_its_exit_code(command, monkeypatch):
+    class Abort(RuntimeError):
+        pass
+
+    for raised in (KeyboardInterrupt(), Abort()):
+
+        def interrupted(*arguments, raised=raised, **options):
+            raise raised
+
+        assert running.guarded(interrupted, []) == 130
+
+
+def test_a_defect_is_not_hidden():
+    def broken(*arguments, **options):
+        raise ZeroDivisionError("a defect")
+
+    with pytest.raises(ZeroDivisionError):
+        running.guarded(broken, [])
+
+
+LIGHT = "import sys, propscope.cli; code = propscope.cli.main(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
+
+
+@pytest.mark.parametrize("line", [["--help"], ["profile", "--help"], ["show", "run.h5"], ["show", "run.h5", "--json"]])
+def test_reading_never_imports_torch(run_file, line):
+    done = subprocess.run([sys.executable, "-W", "error", "-c", LIGHT, *line], capture_output=True, text=True)
+    assert done.returncode == 0
+    modules = set(done.stderr.split())
+    assert "propscope.cli" in modules
+    assert not modules & {"torch", "pandas", "xarray", "matplotlib", "sklearn"}
+    if line[-1] == "--help":
+        assert not modules & {"numpy", "h5py", "scipy"}
+
+
+def test_plotting_never_imports_torch(run_file):
+    line = [sys.executable, "-W", "error", "-c", LIGHT, "plot", "run.h5", "--only", "overview"]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.stdout == "run-overview.png\n"
+    assert "torch" not in done.stderr.split()
+
+
+def test_help_is_quick():
+    took = []
+    for _ in range(3):
+        started = time.perf_counter()
+        assert process("--help").returncode == 0
+        took.append(time.perf_counter() - started)
+    # 0.4 s is promised on a quiet machine; torch's import alone takes more than 1 s.
+    assert min(took) < 0.8
+
+
+@pytest.mark.parametrize("line", [["show", "run.h5"], ["show", "run.h5", "--json"], ["profile", "--help"]])
+def test_a_reader_that_leaves_early_sees_no_traceback(run_file, line):
+    running_command = subprocess.Popen(
+        [sys.executable, "-u", "-m", "propscope", *line], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    running_command.stdout.close()
+    assert running_command.stderr.read() == ""
+    running_command.stderr.close()
+    assert running_command.wait(timeout=60) == 0
+
+
+def test_a_full_disk_behind_stdout_is_one_line(run_file):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "propscope", "show", "run.h5"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "error: cannot read or write: No space left on device",
+        "hint: make room, or use another place",
+    ]

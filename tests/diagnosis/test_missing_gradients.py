@@ -1,0 +1,68 @@
+from dataclasses import replace
+
+import pytest
+from building.diagnosis_records import evidence, geometric, network, summary
+
+from propscope.diagnosis.missing_gradients import insufficient, stagnant
+from propscope.records import CoverageNote
+
+
+def without_gradient(profile, *indices, zero=False, reason="no gradient reached it"):
+    parameters = list(profile.parameters)
+    for index in indices:
+        parameters[index] = replace(parameters[index], gradient=summary(0.0) if zero else None)
+    notes = tuple(CoverageNote(parameters[index].name, "parameter", reason) for index in indices)
+    return replace(profile, parameters=tuple(parameters), coverage=notes)
+
+
+class TestStagnant:
+    @pytest.mark.parametrize("zero", [False, True])
+    def test_some_without_a_gradient_strain_all_break(self, zero):
+        some = list(stagnant(evidence(without_gradient(network([1.0] * 3), 1, zero=zero))))
+        assert [(each.severity, each.sites) for each in some] == [("strained", ("layers.1.linear",))]
+        every = list(stagnant(evidence(without_gradient(network([1.0] * 3), 0, 1, 2, zero=zero))))
+        assert [each.severity for each in every] == ["broken"]
+
+    def test_what_is_frozen_is_a_note(self):
+        reason = "frozen: requires_grad was False when tracking began"
+        (found,) = stagnant(evidence(without_gradient(network([1.0] * 3), 0, 1, reason=reason)))
+        assert (found.severity, found.first) == ("note", "layers.0.linear")
+        assert "frozen" in found.message
+
+    def test_a_gradient_in_one_seed_is_a_gradient(self):
+        one, other = without_gradient(network([1.0] * 3, seed=0), 1), network([1.0] * 3, seed=1)
+        assert list(stagnant(evidence(one, other))) == []
+
+    def test_without_a_backward_pass_nothing_is_said(self):
+        assert list(stagnant(evidence(without_gradient(network([1.0] * 2, gradients=False), 0, 1)))) == []
+
+
+class TestInsufficient:
+    @staticmethod
+    def messages(*members):
+        found = list(insufficient(evidence(*members)))
+        assert {each.severity for each in found} <= {"note"}
+        return [each.message for each in found]
+
+    def test_a_whole_profile_says_nothing(self):
+        assert self.messages(network([1.0] * 5)) == []
+
+    def test_no_site_one_layer_no_gradient_few_samples(self):
+        assert "no site" in self.messages(replace(network([1.0]), sites=()))[0]
+        assert "one layer" in self.messages(network([1.0]))[0]
+        assert "no gradient" in self.messages(network([1.0, 1.0], gradients=False))[0]
+        assert "15 samples" in self.messages(network([1.0, 1.0], samples=15))[0]
+
+    def test_an_interval_about_a_limit_asks_for_more_seeds(self):
+        wide = [network(geometric(factor), seed=seed) for seed, factor in enumerate((0.02, 0.05, 0.12))]
+        (message,) = self.messages(*wide)
+        assert "3 seeds cannot tell" in message
+        assert "the limit 0.050" in message
+        narrow = [network(geometric(factor), seed=seed) for seed, factor in enumerate((0.20, 0.21, 0.22))]
+        assert self.messages(*narrow) == []
+
+    def test_a_single_seed_wanders_as_far_as_theory_has_it(self):
+        # 19 layers of 64 units: sqrt(5 * 19 / 64) / 2 = 0.61, twice that on either side of ln 0.1 reaches e^-3.
+        (message,) = self.messages(network(geometric(0.1)))
+        assert "1 seed cannot tell" in message
+        assert self.messages(network(geometric(0.3))) == []

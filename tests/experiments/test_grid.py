@@ -1,0 +1,208 @@
+"""Grid: which cells there are, how they are labelled, and what is refused before any work."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from propscope.errors import InputError
+from propscope.experiments import LOSSES, Grid, make_grid
+from propscope.networks import MLPSpec
+
+
+def grid(**options):
+    axes = {"depth": 2, "width": 4, "activation": "relu", "initializer": "he_normal", "seeds": 1}
+    return make_grid(**{**axes, **options})
+
+
+def test_cells_come_pair_by_pair_with_the_seeds_innermost():
+    made = grid(depth=[1, 2], width=[3, 4], activation=["relu", "tanh"], initializer=["zeros", "ones"], seeds=[5, 7])
+    cells = list(made.cells())
+    assert len(cells) == len(made) == 32
+    assert [cell.seed for cell in cells[:4]] == [5, 7, 5, 7]
+    assert cells[0].labels == {"initializer": "zeros", "activation": "relu", "depth": 1, "width": 3, "seed": 5}
+    assert cells[-1].labels == {"initializer": "ones", "activation": "tanh", "depth": 2, "width": 4, "seed": 7}
+    assert len({json.dumps(cell.labels) for cell in cells}) == 32
+
+
+def test_axes_are_written_in_many_ways():
+    one = grid(activation="tanh, relu", initializer=["kaiming_normal"], depth=range(1, 3), width=[4], seeds=2)
+    two = grid(
+        activation=("tanh", "relu"),
+        initializer=iter(["he_normal"]),
+        depth=np.arange(1, 3),
+        width=np.array([4]),
+        seeds=np.arange(2),
+    )
+    assert [cell.labels for cell in one.cells()] == [cell.labels for cell in two.cells()]
+    json.dumps([cell.labels for cell in two.cells()])
+    assert two.spec(next(two.cells())) == one.spec(next(one.cells()))
+
+
+def test_what_is_given_twice_is_run_once():
+    made = grid(
+        activation="relu,relu", initializer="he_normal,kaiming_normal", depth=[2, 2], width=[4, 4], seeds=[0, 0]
+    )
+    assert len(made) == 1
+
+
+def test_specs_are_canonical_in_the_labels():
+    made = grid(activation="Leaky-ReLU:negative_slope=0.20", initializer="gaussian:std=1e-2")
+    labels = next(made.cells()).labels
+    assert (labels["activation"], labels["initializer"]) == ("leaky_relu:negative_slope=0.2", "normal")
+
+
+def test_widths_that_taper_are_labelled_as_they_are_written():
+    assert next(grid(depth=3, width=[(8, 2)]).cells()).labels["width"] == "8-2"
+    assert next(grid(depth=3, width=[[8, 4, 2]]).cells()).labels["width"] == "8-4-2"
+    assert next(grid(width=[(4,)]).cells()).labels["width"] == 4
+
+
+@pytest.mark.parametrize(
+    ("option", "label"),
+    [
+        ({"batch": 8}, {"batch": 8}),
+        ({"input": "uniform:low=-2"}, {"input": "uniform:low=-2"}),
+        ({"scale": "zscore"}, {"scale": "zscore"}),
+        ({"loss": "mse"}, {"loss": "mse"}),
+        ({"dtype": "float16"}, {"dtype": "float16"}),
+        ({"input_size": 7}, {"input_size": 7}),
+        ({"output_size": 3}, {"output_size": 3}),
+        ({"bias": 0.5}, {"bias": 0.5}),
+        ({"bias": 0.0}, {"bias": 0.0}),
+        ({"norm": "layer"}, {"norm": "layer"}),
+        ({"residual": True}, {"residual": "True"}),
+        ({"dropout": 0.25}, {"dropout": 0.25}),
+        ({"alpha_dropout": 0.25}, {"alpha_dropout": 0.25}),
+        ({"histogram_limit": 0}, {}),
+        ({"batch": 256, "loss": "cotangent", "residual": False}, {}),
+    ],
+    ids=str,
+)
+def test_what_is_unusual_is_a_label(option, label):
+    usual = {"initializer": "he_normal", "activation": "relu", "depth": 2, "width": 4, "seed": 0}
+    assert next(grid(**option).cells()).labels == {**usual, **label}
+
+
+def test_the_spec_is_everything_that_was_asked_for():
+    made = grid(width=[(8, 4)], bias=0.1, norm="batch", input="digits", scale="zscore", loss="cross-entropy", seeds=[3])
+    spec = json.loads(made.spec(next(made.cells())))
+    assert spec["network"]["width"] == [8, 4]
+    assert set(spec["network"]) == {field for field in MLPSpec.__dataclass_fields__ if field != "_"}
+    assert (spec["seed"], spec["input"], spec["scale"], spec["loss"]) == (3, "digits", "zscore", "cross-entropy")
+
+
+def test_inputs_without_features_of_their_own_have_the_first_width():
+    assert next(grid(width=[(8, 4)]).cells()).network.input_size == 8
+    assert next(grid(input="uniform").cells()).network.input_size == 4
+    assert next(grid(input="digits").cells()).network.input_size is None
+    assert next(grid(input_size=5).cells()).network.input_size == 5
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"depth": 0}, "depth is 0; valid is a whole number of at least 1"),
+        ({"depth": -3}, "depth is -3; valid"),
+        ({"depth": 2.5}, "depth is 2.5; valid"),
+        ({"depth": "2"}, "depth is '2'; valid"),
+        ({"depth": []}, "depth lists nothing; give at least one"),
+        ({"width": 0}, "width is 0; valid is a whole number of at least 1"),
+        ({"width": [(4, 0)]}, "width is 0; valid"),
+        ({"width": [(4, 3, 2)]}, "width lists 3 numbers for depth 2"),
+        ({"width": ()}, "width lists nothing"),
+        ({"activation": "rleu"}, "unknown activation 'rleu'"),
+        ({"activation": "relu:slope=1"}, "activation relu has no parameter 'slope'"),
+        ({"activation": []}, "activation lists nothing"),
+        ({"activation": 3}, "activation is 3; valid is a string"),
+        ({"activation": ""}, "the list '' has an empty entry"),
+        ({"initializer": "he_norml"}, "unknown initializer 'he_norml'"),
+        ({"initializer": "normal:std=x"}, "std of initializer normal is 'x'; valid is a finite number"),
+        ({"initializer": None}, "initializer is None; valid is a string"),
+        ({"initializer": "dirac"}, "initializer dirac fills convolutions"),
+        ({"seeds": 0}, "seeds is 0; valid is a number of seeds of at least 1, or a list"),
+        ({"seeds": []}, "seeds lists nothing"),
+        ({"seeds": [0, -1]}, "seed is -1; valid is a whole number of at least 0"),
+        ({"seeds": "3"}, "seed is '3'; valid"),
+        ({"seeds": True}, "seed is True; valid"),
+        ({"seeds": 1.5}, "seed is 1.5; valid"),
+        ({"batch": 0}, "batch is 0; valid is a whole number of at least 1"),
+        ({"batch": "8"}, "batch is '8'; valid"),
+        ({"batch": 2.5}, "batch is 2.5; valid"),
+        ({"input": "norml"}, "unknown input 'norml'"),
+        ({"input": 3}, "input is 3; valid"),
+        ({"loss": "ce"}, "loss is 'ce'; valid is one of cotangent, mse, cross-entropy"),
+        ({"dtype": "int8"}, "dtype is 'int8'; valid is one of float32, float64, bfloat16, float16"),
+        ({"device": "abacus"}, "device 'abacus' cannot be used"),
+        ({"input_size": 0}, "input_size is 0; valid"),
+        ({"output_size": "many"}, "output_size is 'many'; valid"),
+        ({"bias": -1}, "bias is -1; valid is a finite standard deviation"),
+        ({"bias": float("nan")}, "bias is nan; valid"),
+        ({"norm": "group"}, "norm is 'group'; valid is one of none, batch, layer, rms"),
+        ({"residual": True, "width": [(8, 4)]}, "width is 8-4; a residual network needs equal widths"),
+        ({"dropout": 1.0}, "dropout is 1.0; valid"),
+        ({"dropout": 0.1, "alpha_dropout": 0.1}, "dropout and alpha_dropout are both set"),
+        ({"histogram_limit": -1}, "histogram_limit is -1; valid"),
+        ({"histogram_limit": "all"}, "histogram_limit is 'all'; valid"),
+        ({"dept": 2}, "unknown option dept; valid are batch, input, scale"),
+    ],
+    ids=str,
+)
+def test_one_clear_line_for_what_is_wrong(option, message):
+    with pytest.raises(InputError) as caught:
+        grid(**option)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value) + caught.value.hint
+
+
+def test_the_nearest_name_is_the_hint():
+    with pytest.raises(InputError) as caught:
+        grid(initializer="he_norml")
+    assert "did you mean 'he_normal'?" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"initializer": ["he_normal", "dirac"]},
+        {"depth": [3, 4], "width": [(4, 3, 2)]},
+        {"width": [4, 10**7]},
+        {"depth": [2, 10**12]},
+        {"width": [4, (8, 4)], "residual": True},
+    ],
+    ids=str,
+)
+def test_a_mistake_in_the_last_pair_is_found_before_the_first_is_run(option):
+    with pytest.raises(InputError):
+        grid(**option)
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ({"width": 10**9}, "depth 2, width 1000000000, batch 256 need 16,000,005,136.0 GB; this machine has"),
+        ({"width": [(10**7, 10**7)]}, "depth 2, width 10000000-10000000, batch 256 need"),
+        ({"depth": 10**12}, "depth 1000000000000, width 4, batch 256 need"),
+        ({"batch": 10**12}, "depth 2, width 4, batch 1000000000000 need"),
+        ({"input_size": 10**10}, "need"),
+        ({"output_size": 10**11}, "need"),
+    ],
+    ids=str,
+)
+def test_what_cannot_fit_is_refused_by_arithmetic(option, named):
+    with pytest.raises(InputError) as caught:
+        grid(**option)
+    assert named in str(caught.value)
+    assert caught.value.hint == "choose a smaller width, depth or batch"
+
+
+def test_a_large_grid_is_checked_at_once():
+    made = grid(width=1024, depth=[20, 50], activation="relu,tanh,gelu", initializer="he_normal,orthogonal", seeds=1000)
+    assert len(made) == 12_000
+
+
+def test_records_and_choices():
+    assert LOSSES == ("cotangent", "mse", "cross-entropy")
+    assert grid(dtype="bfloat16").torch_dtype == torch.bfloat16
+    assert isinstance(grid(), Grid)

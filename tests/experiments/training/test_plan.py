@@ -1,0 +1,109 @@
+"""TrainingPlan: which trainings there are, how they are labelled, and what is refused before any work."""
+
+import json
+
+import numpy as np
+import pytest
+from building.idx_files import write_images
+
+from propscope.errors import InputError
+from propscope.experiments.training import make_plan
+
+
+def plan_of(**options):
+    axes = {"depth": 2, "width": 8, "activation": "relu", "initializer": "he_normal", "seeds": 1, "data": "moons"}
+    return make_plan(**{**axes, **options})
+
+
+def test_jobs_come_seed_by_seed_with_the_learning_rates_innermost():
+    plan = plan_of(initializer="zeros,ones", width=[4, 8], seeds=[3, 1], learning_rate=[0.1, 0.2])
+    jobs = plan.jobs()
+    assert len(jobs) == len(plan) == 16
+    assert [job.cell.seed for job in jobs] == [3] * 8 + [1] * 8
+    assert [job.learning_rate for job in jobs[:4]] == [0.1, 0.2, 0.1, 0.2]
+    assert [job.cell.network.initializer for job in jobs[:8:2]] == ["zeros", "zeros", "ones", "ones"]
+    assert (jobs[0].cell.network.input_size, jobs[0].cell.network.output_size) == (2, 2)
+
+
+def test_axes_are_written_in_many_ways():
+    one = plan_of(activation="tanh, relu", depth=range(1, 3), seeds=2, learning_rate=1)
+    two = plan_of(
+        activation=iter(["tanh", "relu"]), depth=iter([1, 2]), seeds=np.arange(2), learning_rate=np.array([1])
+    )
+    assert [one.labels(job) for job in one.jobs()] == [two.labels(job) for job in two.jobs()]
+    json.dumps([two.labels(job) for job in two.jobs()])
+    json.dumps(two.spec(two.jobs()[0]))
+
+
+def test_labels():
+    usual = {"initializer": "he_normal", "activation": "relu", "depth": 2, "width": 8, "data": "moons"}
+    plan = plan_of()
+    assert plan.labels(plan.jobs()[0]) == {**usual, "optimizer": "adam", "learning_rate": 1e-3, "seed": 0}
+    plan = plan_of(
+        optimizer="adamw", learning_rate=[0.1, 0.2], epochs=3, batch=8, scale="zscore", rows=50, validation=0.5,
+        weight_decay=0.1, bias=0.5, norm="layer", seeds=[4], profile_every=1,
+    )  # fmt: skip
+    assert plan.labels(plan.jobs()[0]) == {
+        **usual, "bias": 0.5, "norm": "layer", "optimizer": "adamw", "epochs": 3, "batch": 8, "weight_decay": 0.1,
+        "scale": "zscore", "rows": 50, "validation": 0.5, "seed": 4,
+    }  # fmt: skip
+    adamw = plan_of(optimizer="adamw")
+    assert "weight_decay" not in adamw.labels(adamw.jobs()[0])
+
+
+def test_the_path_of_data_is_no_label(tmp_path):
+    write_images(tmp_path / "with:colon")
+    plan = plan_of(data=f"MNIST:path={tmp_path}/with:colon")
+    assert plan.labels(plan.jobs()[0])["data"] == "mnist"
+    assert json.loads(plan.spec(plan.jobs()[0]))["data"] == f"mnist:path={tmp_path}/with:colon"
+    assert plan.jobs()[0].cell.network.input_size == 16
+
+
+def test_usual_learning_rates():
+    assert [plan_of(optimizer=name).learning_rates for name in ("sgd", "momentum", "adam", "adamw")] == [
+        (0.01,), (0.01,), (1e-3,), (1e-3,),
+    ]  # fmt: skip
+    assert plan_of(learning_rate=[0.1, 0.1, 0.2]).learning_rates == (0.1, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs is 0; valid is a whole number of at least 1"),
+        ({"epochs": None}, "epochs is None"),
+        ({"epochs": 2.5}, "epochs is 2.5"),
+        ({"batch": 0}, "batch is 0"),
+        ({"rows": 0}, "rows is 0"),
+        ({"threads": 0}, "threads is 0"),
+        ({"profile_every": -1}, "profile_every is -1; valid is a whole number of at least 0"),
+        ({"learning_rate": 0}, "learning_rate is 0; valid is a finite number above 0"),
+        ({"learning_rate": "0.1"}, "learning_rate is '0.1'"),
+        ({"learning_rate": [0.1, float("nan")]}, "learning_rate is nan"),
+        ({"learning_rate": []}, "learning_rate lists nothing"),
+        ({"weight_decay": -1}, "weight_decay is -1; valid is a finite number above 0 or 0"),
+        ({"target": 0}, "target is 0"),
+        ({"target": 90}, "target is 90; valid is an accuracy above 0 and at most 1"),
+        ({"validation": 1.5}, "validation is 1.5"),
+        ({"validation": 0.001}, "validation is 0.001 of 500 rows, which leaves 0"),
+        ({"data": "moon"}, "unknown data 'moon'"),
+        ({"data": "mnist:path=nowhere"}, "the folder nowhere does not exist"),
+        ({"optimizer": "rmsprop"}, "unknown optimizer 'rmsprop'"),
+        ({"momentum": 0.9}, "unknown option momentum; valid are optimizer, epochs, batch, weight_decay, scale"),
+        ({"jacobian": True}, "unknown option jacobian"),
+        ({"loss": "mse"}, "unknown option loss"),
+        ({"activation": "rely"}, "unknown activation 'rely'"),
+        ({"initializer": "he_norml"}, "unknown initializer 'he_norml'"),
+        ({"depth": 0}, "depth is 0"),
+        ({"seeds": 0}, "seeds is 0"),
+        ({"scale": "unit"}, "scale is 'unit'"),
+        ({"dtype": "int8"}, "dtype is 'int8'"),
+        ({"norm": "batch", "batch": 1}, "norm is batch, but a batch has one row"),
+        ({"width": 10**6, "depth": 10**3}, "need .* GB"),
+        ({"activation": "relu,softplus", "initializer": "critical"}, "has no point"),
+    ],
+    ids=str,
+)
+def test_what_is_not_valid(options, message):
+    with pytest.raises(InputError, match=message) as caught:
+        plan_of(**options)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,289 @@
+"""A grid of trainings: the same runs however they are made, the best learning rate, and what an interrupt leaves."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from building.training_plans import plan_of, seen
+
+import propscope
+from propscope.errors import InputError
+from propscope.experiments import workers as workers_module
+from propscope.experiments.training import collect, finish, run
+from propscope.experiments.training import run as run_module
+from propscope.experiments.training.loop import train
+from propscope.experiments.workers import available_workers
+
+SMALL = {"data": "moons", "rows": 100, "epochs": 2, "batch": 16, "profile_every": None}
+
+
+@pytest.fixture
+def together(monkeypatch):
+    """Two processes, also on a machine of one core, the other of which gets the first job."""
+    monkeypatch.setattr(sys.modules["propscope.experiments.training.run"], "available_workers", lambda plan: 2)
+    monkeypatch.setattr(workers_module, "START_AFTER", 0.0)
+
+
+def other_process_first(monkeypatch):
+    """Let the process beside this one do every job."""
+    taken = workers_module._next
+
+    def later(waiting):
+        caller = sys._getframe(1)
+        if caller.f_code.co_name == "trained":
+            while waiting and caller.f_locals["finished"].empty():
+                time.sleep(0.01)
+            return None
+        return taken(waiting)
+
+    monkeypatch.setattr(workers_module, "_next", later)
+
+
+def test_the_grid_in_its_order():
+    found = propscope.train_mlp(
+        2, [4, 8], activation="relu,tanh", initializer="zeros", seeds=[5, 2], workers=1, **SMALL
+    )
+    assert found.axes["width"] == (4, 8)
+    labels = [(run.labels["activation"], run.labels["width"], run.labels["seed"]) for run in found]
+    assert labels == [(act, width, seed) for act in ("relu", "tanh") for width in (4, 8) for seed in (5, 2)]
+    assert found.select(activation="tanh", width=8, seed=2).labels["depth"] == 2
+
+
+def test_other_processes_give_the_same_bits(monkeypatch, together):
+    options = {"initializer": "he_normal,zeros", "seeds": 2, "dropout": 0.3, "learning_rate": [0.1, 0.01]}
+    plan = plan_of(**options, profile_every=None)
+    alone = collect(plan, run(plan, workers=1))
+    other_process_first(monkeypatch)
+    beside = collect(plan, run(plan, workers=2))
+    assert [seen(each) for each in beside] == [seen(each) for each in alone]
+    assert len(alone) == 4
+
+
+def test_a_run_does_not_depend_on_those_before():
+    plan = plan_of(seeds=3, dropout=0.3)
+    jobs = plan.jobs()
+    forwards = [train(plan, job, plan.data_of(job.cell.seed)) for job in jobs]
+    backwards = [train(plan, job, plan.data_of(job.cell.seed)) for job in reversed(jobs)]
+    assert [seen(each) for each in forwards] == [seen(each) for each in reversed(backwards)]
+
+
+def test_the_best_learning_rate_is_chosen_for_each_network():
+    rates = [1e-6, 1e-2, 1e6]
+    tried = {"initializer": "he_normal,zeros", "seeds": 2, "optimizer": "sgd", "data": "linear", "validation": 0.3}
+    plan = plan_of(**tried, learning_rate=rates)
+    runs = list(run(plan, workers=1))
+    assert len(runs) == 12
+    chosen = collect(plan, reversed(runs))
+    assert [each.learning_rate for each in chosen] == [1e-2] * 4
+    assert [each.labels["seed"] for each in chosen] == [0, 1] * 2
+    assert all(each.learning_rates_tried == tuple(rates) for each in chosen)
+    assert "learning_rate" not in chosen[0].labels
+    for each in chosen:
+        alone = plan_of(**{**tried, "initializer": each.labels["initializer"]}, learning_rate=1e-2)
+        found = next(made for _, made in run(alone, workers=1) if made.labels["seed"] == each.labels["seed"])
+        assert found.train_loss.tobytes() == each.train_loss.tobytes()
+
+
+def test_one_seed_that_diverges_outweighs_a_better_mean():
+    plan = plan_of(seeds=2, learning_rate=[0.1, 0.2], epochs=1)
+    runs = list(run(plan, workers=1))
+    losses = {0.1: [0.9, 0.9], 0.2: [0.1, math.nan]}
+    jobs = plan.jobs()
+
+    def with_loss(number, each):
+        from dataclasses import replace
+
+        loss = losses[each.learning_rate][jobs[number].cell.seed]
+        curve = each.validation_loss.copy()
+        curve[-1] = loss
+        bad = math.isnan(loss)
+        return number, replace(each, validation_loss=curve, stability="diverged" if bad else "converged")
+
+    assert {each.learning_rate for each in collect(plan, [with_loss(*pair) for pair in runs])} == {0.1}
+    losses[0.2][1] = 1.5
+    assert {each.learning_rate for each in collect(plan, [with_loss(*pair) for pair in runs])} == {0.2}
+    losses[0.2][1] = 1.9
+    assert {each.learning_rate for each in collect(plan, [with_loss(*pair) for pair in runs])} == {0.1}
+
+
+def test_where_every_rate_diverges_the_runs_are_kept():
+    plan = plan_of(data="linear", optimizer="sgd", learning_rate=[1e20, 1e10], seeds=2)
+    chosen = collect(plan, run(plan, workers=1))
+    assert [each.stability for each in chosen] == ["diverged"] * 2
+    assert {each.learning_rate for each in chosen} == {1e20}
+
+
+def test_a_divergence_does_not_stop_the_grid():
+    found = propscope.train_mlp(
+        12, 8, activation="relu", initializer="normal:std=1e10,he_normal", seeds=1, workers=1, **SMALL
+    )
+    assert [each.stability == "diverged" for each in found] == [True, False]
+
+
+# Stopped before the end
+
+
+def stopping(monkeypatch, after, error):
+    made = []
+
+    def stop(plan, job, data):
+        if len(made) == after:
+            raise error
+        made.append(job)
+        return train(plan, job, data)
+
+    monkeypatch.setattr(workers_module, "train", stop)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), InputError("no more memory"), MemoryError()], ids=repr)
+def test_what_is_finished_is_kept(monkeypatch, error):
+    stopping(monkeypatch, 2, error)
+    plan = plan_of(initializer="zeros,ones", seeds=2)
+    done, stopped = finish(plan, run(plan, workers=1))
+    assert stopped is error
+    # The seeds are outermost: both networks have their first.
+    assert [(each.labels["initializer"], each.labels["seed"]) for each in done] == [("zeros", 0), ("ones", 0)]
+    stopping(monkeypatch, 2, error)
+    with pytest.warns(UserWarning, match=r"training stopped .*; 2 finished runs are returned"):
+        assert len(propscope.train_mlp(2, 4, initializer="zeros,ones", seeds=2, workers=1, **SMALL)) == 2
+    stopping(monkeypatch, 0, error)
+    with pytest.raises(type(error)):
+        propscope.train_mlp(2, 4, seeds=1, workers=1, **SMALL)
+
+
+def test_seeds_without_every_learning_rate_do_not_decide(monkeypatch):
+    stopping(monkeypatch, 3, KeyboardInterrupt())
+    plan = plan_of(seeds=2, learning_rate=[1e-9, 0.01], epochs=10)
+    done, _ = finish(plan, run(plan, workers=1))
+    assert [(each.labels["seed"], each.learning_rate) for each in done] == [(0, 0.01)]
+
+
+def test_what_another_process_finished_meanwhile_is_kept(monkeypatch, together):
+    plan = plan_of(seeds=3, epochs=1)
+
+    def wait_and_stop(plan, job, data):
+        deadline = time.monotonic() + 60
+        while len(waiting) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.5)
+        raise KeyboardInterrupt
+
+    waiting = []
+    original = workers_module.deque
+
+    def remembered(numbers):
+        nonlocal waiting
+        waiting = original(numbers)
+        return waiting
+
+    monkeypatch.setattr(workers_module, "deque", remembered)
+    monkeypatch.setattr(workers_module, "train", wait_and_stop)
+    done, stopped = finish(plan, run(plan, workers=2))
+    assert isinstance(stopped, KeyboardInterrupt)
+    assert [each.labels["seed"] for each in done] == [1, 2]
+
+
+def test_a_process_that_dies_is_one_clear_line(monkeypatch, together, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "import os\ndef act(z):\n    if len(z) == 16 and os.environ.get('MKL_NUM_THREADS') == '1':\n"
+        "        print('printed by the user')\n        os._exit(3)\n    return z * 1\n"
+    )
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    plan = plan_of(activation=f"{tmp_path}/own.py:act", seeds=2)
+    other_process_first(monkeypatch)
+    done, stopped = finish(plan, run(plan, workers=2))
+    assert str(stopped) == "a process that trained a network ended, as where memory runs out"
+    assert len(done) == 0
+
+
+def test_errors_come_back_from_the_other_process(monkeypatch, together, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "import os\ndef act(z):\n    if len(z) == 16 and os.environ.get('MKL_NUM_THREADS') == '1':\n"
+        "        print('printed by the user')\n        raise ValueError('no')\n    return z * 1\n"
+    )
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    plan = plan_of(activation=f"{tmp_path}/own.py:act", seeds=2)
+    other_process_first(monkeypatch)
+    _, stopped = finish(plan, run(plan, workers=2))
+    assert isinstance(stopped, InputError)
+    assert "failed on a tensor of shape" in str(stopped)
+    assert stopped.hint.startswith("valid are an nn.Module class")
+
+
+def test_an_interrupt_of_a_script_leaves_no_process(tmp_path):
+    # No `if __name__ == "__main__"`: the script must not be run again by the processes beside it.
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import warnings, propscope\nwarnings.simplefilter('ignore')\n"
+        "options = {'data': 'moons', 'rows': 50, 'epochs': 2, 'profile_every': 0}\n"
+        "propscope.train_mlp(1, 4, seeds=1, **options)\nprint('started', flush=True)\n"
+        "print(len(propscope.train_mlp(1, 4, seeds=5000, workers=2, **options)) > 0)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout.readline() == "started\n"
+    time.sleep(2)
+    # As a terminal does it: to every process of the group.
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (out, err, process.returncode) == ("True\n", "", 0)
+
+
+# How many at a time
+
+
+def test_available_workers(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    assert available_workers(plan_of(seeds=100)) == 8
+    assert available_workers(plan_of(seeds=3)) == 3
+    assert available_workers(plan_of(seeds=100, threads=3)) == 2
+    assert available_workers(plan_of(seeds=100, threads=16)) == 1
+    monkeypatch.setattr(sys, "executable", "")
+    assert available_workers(plan_of(seeds=100)) == 1
+
+
+@pytest.mark.parametrize("workers", [0, -1, 1.5, True, "2"])
+def test_workers_that_are_not_valid(workers):
+    with pytest.raises(InputError, match=r"workers is .*; valid is a whole number of at least 1, or None"):
+        propscope.train_mlp(1, 4, data="moons", workers=workers)
+
+
+def test_one_job_starts_no_process(monkeypatch):
+    def refuse(*arguments, **options):
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    assert len(propscope.train_mlp(1, 4, seeds=1, **SMALL)) == 1
+
+
+def test_what_takes_no_time_starts_no_process(monkeypatch, together):
+    monkeypatch.setattr(workers_module, "START_AFTER", 60.0)
+    started, popen = [], subprocess.Popen
+
+    def start(*arguments, **options):
+        started.append(arguments)
+        return popen(*arguments, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    assert len(propscope.train_mlp(1, 4, seeds=2, workers=2, **SMALL)) == 2
+    assert started == []
+    # 10 steps a run.
+    monkeypatch.setattr(workers_module, "MANY_STEPS", 10 * 40)
+    assert len(propscope.train_mlp(1, 4, seeds=39, workers=2, **SMALL)) == 39
+    assert started == []
+    assert len(propscope.train_mlp(1, 4, seeds=40, workers=2, **SMALL)) == 40
+    assert len(started) == 1
+
+
+def test_nothing_is_said_where_stderr_is_no_terminal(capsys):
+    propscope.train_mlp(1, 4, seeds=1, **SMALL)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_public_names():
+    assert propscope.train_mlp is run_module.__globals__["train_mlp"]

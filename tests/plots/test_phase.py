@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from building.phase_charts import chart
+
+from propscope.plots.phase import HEIGHT, WIDTH, prepare_phase
+
+
+def labels(picture):
+    return {" ".join(one.rows): (mark, one) for mark, one in zip(picture.marks, picture.callouts, strict=True)}
+
+
+def test_who_stands_together_is_named_together_where_he_stands() -> None:
+    found = labels(prepare_phase(chart()))
+    mark, together = found["critical, xavier_*"]
+    assert mark == "critical"
+    assert (together.x, together.y) == pytest.approx((WIDTH / 3, 0))
+    mark, he = found["he_normal"]
+    assert mark == "initializer"
+    assert (he.x, he.y) == pytest.approx((WIDTH * 2 / 3, 0))
+    assert found["critical line"][0] == "none"
+
+
+def test_who_is_off_the_axes_is_named_at_the_edge_with_an_arrow() -> None:
+    found = labels(prepare_phase(chart()))
+    mark, one = found["normal:std=1 (256, 0.01), normal:std=2 (1024, 0.01)"]
+    assert mark == "right"
+    assert (one.x, one.y) == pytest.approx((WIDTH, HEIGHT / 50))
+    mark, odd = found["odd (0.5, 3)"]
+    assert mark == "top"
+    assert odd.y == HEIGHT
+    inner = chart(weight_variance=1.5 + (np.arange(30) + 0.5) / 10, bias_variance=0.1 + (np.arange(20) + 0.5) / 40)
+    found = labels(prepare_phase(inner))
+    assert found["critical (1, 0), xavier_uniform (1, 0), xavier_normal (1, 0)"][0] == "left"
+    assert found["he_normal (2, 0)"][0] == "bottom"
+
+
+def test_no_label_lies_on_another() -> None:
+    picture = prepare_phase(chart())
+    for one, other in itertools.combinations([one.box for one in picture.callouts], 2):
+        assert min(one[2], other[2]) <= max(one[0], other[0]) or min(one[3], other[3]) <= max(one[1], other[1])
+
+
+def test_the_regions_are_named_within_them() -> None:
+    picture = prepare_phase(chart())
+    assert [region.name for region in picture.regions] == ["ordered", "chaotic"]
+    for region in picture.regions:
+        weight, bias = region.x / WIDTH * 3, region.y / HEIGHT * 0.5
+        assert (weight > 1 + 2 * bias) == (region.name == "chaotic")
+    diverging = np.where(chart().weight_variance > 2, np.inf, 1.0) * np.ones((20, 1))
+    assert [region.name for region in prepare_phase(chart(q=diverging)).regions][-1] == "variance diverges"
+
+
+def test_the_line_is_cut_to_the_map_and_dashed_where_it_does_not_hold() -> None:
+    (whole,) = prepare_phase(chart()).pieces
+    assert whole[2]
+    assert whole[1][-2] <= 0.5 < whole[1][-1]
+    halves = prepare_phase(chart(line_stable=np.linspace(0, 2, 50) < 0.25)).pieces
+    assert [solid for *_, solid in halves] == [True, False]
+    # They meet.
+    assert halves[0][1][-1] == halves[1][1][0]
+    outside = chart(line_weight=np.full(50, 9.0))
+    assert prepare_phase(outside).pieces == ()
+    assert "critical line" not in labels(prepare_phase(outside))
+
+
+def test_the_header_says_what_the_map_cannot() -> None:
+    reading = prepare_phase(chart()).header.reading
+    assert "No place for zeros, ones: it is zero.\nNo place for eye: no draw." in reading
+    assert "the last colour means 1000 layers and more" in reading
+    assert "Star" in reading
+    assert "Dashed" not in reading
+    assert "Hatched" not in reading
+    without = chart(
+        critical=None, no_line="its slope is too small", q=np.full((20, 30), np.inf), **dict.fromkeys(
+            ("line_weight", "line_bias", "line_stable"), np.empty(0)
+        )
+    )  # fmt: skip
+    reading = prepare_phase(without).header.reading
+    assert "No critical line: its slope is too small." in reading
+    assert "Star" not in reading
+    assert "Hatched" in reading
+    point = chart(line_weight=np.array([2.0]), line_bias=np.zeros(1), line_stable=np.ones(1, dtype=bool))
+    assert "The critical line is one point, (2, 0)" in prepare_phase(point).header.reading
+    assert "width 7" in prepare_phase(chart(), note="width 7").header.facts

@@ -1,0 +1,136 @@
+"""Table: text and HTML, and how numbers are written."""
+
+import math
+
+import pytest
+
+from propscope.records.numerals import number, percent
+from propscope.report.table import Table
+
+TABLE = Table(
+    "two rows", ("name", "value\nunit"), (("a", "1.0"), ("long name", "22")), frozenset({"name"}), ("a note",)
+)
+
+
+def test_text_by_value():
+    assert TABLE.to_text().splitlines() == [
+        "two rows",
+        "",
+        "            value",
+        " name        unit",
+        " ────────────────",
+        " a            1.0",
+        " long name     22",
+        "",
+        "a note",
+    ]
+
+
+def test_no_rows_and_no_notes():
+    assert Table("empty", ("a", "b"), ()).to_text().splitlines()[0] == "empty"
+    assert not Table("empty", ("a", "b"), ()).to_text().endswith("\n")
+    assert "<tbody></tbody>" in Table("empty", ("a", "b"), ()).to_html()
+
+
+@pytest.mark.parametrize("cell", ["[bold]x[/bold]", "[/x]", "\\[a]", "a\\", "mod:fire:scale=2", ":smile:", "a[1]"])
+def test_cells_and_titles_are_text_not_markup(cell):
+    text = Table(cell, ("a", "b"), ((cell, "1"),), notes=(cell,)).to_text()
+    assert text.count(cell) == 3
+
+
+def test_a_narrow_terminal_wraps_cells_and_loses_nothing():
+    text = TABLE.to_text(width=14)
+    assert max(map(len, text.splitlines()[1:-2])) <= 14
+    assert "22" in text
+    assert "long" in text
+
+
+def test_a_long_title_is_not_broken():
+    title = "a label " * 30
+    assert Table(title, ("a",), (("1",),)).to_text().splitlines()[0] == title
+
+
+def test_in_a_notebook_the_text_is_returned_and_not_shown(monkeypatch):
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert "long name" in TABLE.to_text()
+
+
+@pytest.mark.parametrize("name", ["FORCE_COLOR", "COLORTERM", "TTY_COMPATIBLE"])
+def test_no_colour_whatever_the_environment(monkeypatch, name):
+    monkeypatch.setenv(name, "1")
+    assert "\x1b" not in TABLE.to_text()
+
+
+def test_html_by_value():
+    html = Table("t", ("a", "b"), (("x", "1"),), frozenset({"a"}), ("n",)).to_html()
+    assert html == (
+        "<table><caption>t</caption><thead><tr>"
+        '<th style="text-align:left">a</th><th style="text-align:right">b</th>'
+        "</tr></thead><tbody><tr>"
+        '<td style="text-align:left">x</td><td style="text-align:right">1</td>'
+        "</tr></tbody></table><p>n</p>"
+    )
+
+
+def test_html_is_escaped():
+    evil = '<script>alert("&")</script>'
+    html = Table(evil, (evil, "b"), ((evil, evil),), frozenset(), (evil,)).to_html()
+    assert "<script>" not in html
+    assert html.count("&lt;script&gt;alert(&quot;&amp;&quot;)&lt;/script&gt;") == 5
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (None, "-"),
+        (math.nan, "-"),
+        (0.0, "0"),
+        (-0.0, "0"),
+        (math.inf, "inf"),
+        (-math.inf, "-inf"),
+        (7, "7"),
+        (123456789, "123456789"),
+        (1.0, "1.00"),
+        (-1.2345, "-1.23"),
+        (12.345, "12.3"),
+        (1234.5, "1234"),
+        (99999.0, "99999"),
+        (0.001, "0.00100"),
+        (0.00099, "9.9e-4"),
+        (1e5, "1.0e5"),
+        (-2.5e-8, "-2.5e-8"),
+        (1e-45, "1.0e-45"),
+        (1.7e308, "1.7e308"),
+    ],
+)
+def test_numbers(value, written):
+    assert number(value) == written
+
+
+def test_brackets_are_no_markup():
+    table = Table("", ("E[h]",), (("[red]",),))
+    assert [line.split() for line in table.to_text().splitlines()[2:]] == [["E[h]"], ["─" * 5], ["[red]"]]
+
+
+def test_fewer_digits():
+    assert number(1.2345, 2) == "1.2"
+    assert number(1.7e-9, 2) == "2e-9"
+
+
+@pytest.mark.parametrize(
+    ("share", "written"),
+    [
+        (None, "-"),
+        (math.nan, "-"),
+        (0.0, "0%"),
+        (1.0, "100%"),
+        (0.5, "50%"),
+        (0.0099, "<1%"),
+        (1e-9, "<1%"),
+        (0.01, "1%"),
+        (0.99, "99%"),
+        (0.9999, ">99%"),
+    ],
+)
+def test_percent_rounds_nothing_to_none_or_all(share, written):
+    assert percent(share) == written
