@@ -8,7 +8,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from propscope import _moved
 from propscope._version import __version__ as __version__
+
+_moved.install()
 
 _HOMES = {
     "NetworkProfile": "propscope.records",

@@ -1,0 +1,204 @@
+"""Old public names: what moved since version 0.1.0 works for one more version, with a DeprecationWarning.
+
+The two tables are all there is to know. A module that moved is imported under its old name as a stand-in, whose
+attributes are the objects of the new module, so that `isinstance`, `is` and old pickles hold. Nothing is imported
+before an old name is used. The next version deletes this file and the line that calls `install`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from importlib.machinery import ModuleSpec, PathFinder
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import ModuleType
+
+# Old module -> new module. What lies in an old package and has no row of its own keeps its name in the new package.
+MODULES = {
+    "propscope.calibration": "propscope.remedies.calibration",
+    "propscope.calibration.record": "propscope.records.calibration",
+    "propscope.cli.check_report": "propscope.report.check",
+    "propscope.cli.inspection": "propscope.cli.model_runs",
+    "propscope.cli.inspection_document": "propscope.report.inspection_document",
+    "propscope.cli.output": "propscope.report.documents",
+    "propscope.cli.theory_account": "propscope.theory.account",
+    "propscope.diagnosis.geometry": "propscope.diagnosis.collapse",
+    "propscope.diagnosis.layers": "propscope.diagnosis.outlier_layers",
+    "propscope.diagnosis.learning": "propscope.diagnosis.missing_gradients",
+    "propscope.diagnosis.numbers": "propscope.diagnosis.nonfinite",
+    "propscope.diagnosis.remedies": "propscope.diagnosis.advice",
+    "propscope.diagnosis.structure": "propscope.diagnosis.architecture",
+    "propscope.diagnosis.words": "propscope.report.explanation",
+    "propscope.measure.device": "propscope.measure.device_accumulator",
+    "propscope.measure.host": "propscope.measure.cpu_accumulator",
+    "propscope.measure.jacobian_exact": "propscope.spectra.exact",
+    "propscope.measure.jacobian_iterative": "propscope.spectra.iterative",
+    "propscope.measure.jacobian_sites": "propscope.spectra.sites",
+    "propscope.measure.jacobian_spectrum": "propscope.spectra.spectrum",
+    "propscope.measure.jacobian_survey": "propscope.spectra.survey",
+    "propscope.measure.jacobians": "propscope.spectra.jacobian",
+    "propscope.measure.memory": "propscope.measure.arena",
+    "propscope.measure.places": "propscope.measure.module_info",
+    "propscope.measure.scaling": "propscope.measure.loss_scale",
+    "propscope.measure.seen": "propscope.measure.tensor_identity",
+    "propscope.measure.summarize": "propscope.measure.summary",
+    "propscope.mending": "propscope.remedies",
+    "propscope.mending.model": "propscope.remedies.apply",
+    "propscope.mending.record": "propscope.records.remedy_trials",
+    "propscope.mending.report": "propscope.report.remedies",
+    "propscope.plots.callouts": "propscope.plots.map_labels",
+    "propscope.plots.lettering": "propscope.plots.fast_text",
+    "propscope.plots.sheets": "propscope.plots.pages",
+    "propscope.plots.tracks": "propscope.plots.depth_series",
+    "propscope.results": "propscope.records",
+    "propscope.results.fields": "propscope.records.figures",
+    "propscope.results.grid": "propscope.records.pair_summary",
+    "propscope.results.inspection": "propscope.report.inspection",
+    "propscope.results.layout": "propscope.report.profile_tables",
+    "propscope.results.sparkline": "propscope.report.sparkline",
+    "propscope.results.streams": "propscope.report.streams",
+    "propscope.results.table": "propscope.report.table",
+    "propscope.results.terminal": "propscope.report.terminal",
+    "propscope.results.training_grid": "propscope.records.training_summary",
+    "propscope.results.training_layout": "propscope.report.training_tables",
+    "propscope.results.tree": "propscope.report.tree",
+    "propscope.results.verdict": "propscope.report.verdict",
+    "propscope.sweep": "propscope.experiments",
+    "propscope.sweep.run": "propscope.experiments.profile",
+    "propscope.theory.chain": "propscope.theory.mlp_chain",
+    "propscope.theory.chain_noise": "propscope.theory.mlp_noise",
+    "propscope.theory.chain_path": "propscope.theory.mlp_path",
+    "propscope.theory.chain_width": "propscope.theory.mlp_width",
+    "propscope.theory.pieces": "propscope.theory.piecewise",
+    "propscope.theory.valid": "propscope.checks",
+    "propscope.training": "propscope.experiments.training",
+    "propscope.training.worker": "propscope.experiments.worker",
+    "propscope.training.workers": "propscope.experiments.workers",
+}
+
+# Old object, under its old module -> new object. A row is needed where the object left its module or was renamed.
+NAMES = {
+    "propscope.calibration.Left": "propscope.records.calibration.SkippedWeight",
+    "propscope.calibration.Scaled": "propscope.records.calibration.ScaledWeight",
+    "propscope.calibration.record.Left": "propscope.records.calibration.SkippedWeight",
+    "propscope.calibration.record.Scaled": "propscope.records.calibration.ScaledWeight",
+    "propscope.measure.device.DeviceTensor": "propscope.measure.device_accumulator.DeviceAccumulator",
+    "propscope.measure.host.HostTensor": "propscope.measure.cpu_accumulator.CpuAccumulator",
+    "propscope.measure.jacobian": "propscope.spectra.jacobian",
+    "propscope.measure.places.Place": "propscope.measure.module_info.ModuleInfo",
+    "propscope.measure.units.HostUnits": "propscope.measure.units.CpuUnits",
+    "propscope.mending.Mending": "propscope.records.remedy_trials.RemedyTrials",
+    "propscope.mending.record.Mending": "propscope.records.remedy_trials.RemedyTrials",
+    "propscope.mending.report.mending_text": "propscope.report.remedies.trials_text",
+    "propscope.networks.randomness.stream": "propscope.networks.randomness.seeded_generator",
+    "propscope.networks.stream": "propscope.networks.seeded_generator",
+    "propscope.results.gains.place_of": "propscope.records.gains.name_pattern",
+}
+
+
+def new_module(old: str) -> str | None:
+    """Return where a module of this old name is now, or None for a name that never moved."""
+    if old in MODULES:
+        return MODULES[old]
+    package, _, leaf = old.rpartition(".")
+    moved = new_module(package) if package else None
+    return f"{moved}.{leaf}" if moved else None
+
+
+def new_name(module: str, name: str) -> str | None:
+    """Return where an object of an old module is now, as a dotted name, or None where no row speaks of it."""
+    if f"{module}.{name}" in NAMES:
+        return NAMES[f"{module}.{name}"]
+    moved = new_module(module)
+    return f"{moved}.{name}" if moved else None
+
+
+def install() -> None:
+    """Let the old names be imported; a second call changes nothing."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        # In front: a module that is still there, but lost a name, is found here before it is found as it is.
+        sys.meta_path.insert(0, _Finder())
+
+
+class _Finder:
+    """Find the modules that moved, and those that lost a name."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if not fullname.startswith("propscope."):
+            return None
+        new = new_module(fullname)
+        if new is None:
+            return _with_old_names(fullname, path, target) if fullname in _LOST_A_NAME else None
+        if not _exists(new):
+            return None
+        package, _, leaf = fullname.rpartition(".")
+        # The old package's own warning said already where its modules are, save for those that went elsewhere.
+        if new != f"{new_module(package)}.{leaf}":
+            _warn(fullname, new, stacklevel=3)
+        return ModuleSpec(fullname, _StandIn(), is_package=True)  # type: ignore[arg-type]
+
+
+class _StandIn:
+    """Load a module that moved as an empty one, which asks the new module for each attribute."""
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Leave it to Python to make the module."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__getattr__ = _old_names(module)  # type: ignore[method-assign]
+
+
+def _exists(module: str) -> bool:
+    from importlib.util import find_spec
+
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # What it is said to lie in is no package.
+        return False
+
+
+_LOST_A_NAME = {old.rpartition(".")[0] for old in NAMES}
+
+
+def _with_old_names(fullname: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
+    spec = PathFinder.find_spec(fullname, path, target)
+    if spec is None or spec.loader is None:
+        return None
+    execute = spec.loader.exec_module
+
+    def execute_and_extend(module: ModuleType) -> None:
+        execute(module)
+        module.__getattr__ = _old_names(module)  # type: ignore[method-assign]
+
+    spec.loader.exec_module = execute_and_extend  # type: ignore[method-assign]
+    return spec
+
+
+def _old_names(module: ModuleType) -> Callable[[str], Any]:
+    old = module.__name__
+
+    def look_up(name: str) -> Any:
+        new = new_name(old, name)
+        if new is None or (name.startswith("__") and name != "__all__"):
+            raise AttributeError(f"module {old!r} has no attribute {name!r}")
+        home, _, attribute = new.rpartition(".")
+        value = getattr(importlib.import_module(home), attribute)
+        if f"{old}.{name}" in NAMES:
+            _warn(f"{old}.{name}", new, stacklevel=3)
+        # Kept, so that the next access is an ordinary one and warns no more.
+        setattr(module, name, value)
+        return value
+
+    return look_up
+
+
+def _warn(old: str, new: str, *, stacklevel: int) -> None:
+    warnings.warn(
+        f"{old} is now {new}; the old name goes with the next version", DeprecationWarning, stacklevel=stacklevel
+    )
