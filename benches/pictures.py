@@ -11,8 +11,7 @@ import propscope
 from propscope.networks import SQUARE_DEFAULTS
 from propscope.plots import draw_all
 from propscope.plots.gallery import write_figure
-from propscope.plots.phase import prepare_phase
-from propscope.plots.phase_map import draw_phase
+from propscope.plots.phase import draw_phase, prepare_phase
 from propscope.plots.style import styled
 from propscope.theory.phase_chart import phase_chart
 

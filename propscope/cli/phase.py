@@ -34,8 +34,7 @@ def phase(
 ) -> None:
     """Draw the order-to-chaos diagram: how deep a signal reaches by the two variances, and the critical line."""
     from propscope.plots.gallery import FORMATS, write_figure
-    from propscope.plots.phase import prepare_phase
-    from propscope.plots.phase_map import draw_phase
+    from propscope.plots.phase import draw_phase, prepare_phase
     from propscope.plots.style import styled
 
     # What can be told without torch comes first.

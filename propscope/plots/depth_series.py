@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Literal
+
+import numpy as np
 
 from propscope.records import Expected, NetworkProfile, Parameter, TensorSummary
 from propscope.records.network import Direction, Role
@@ -16,7 +20,7 @@ WEIGHT = "weight, in the order of the modules"
 
 
 @dataclass(frozen=True, slots=True)
-class Track:
+class DepthSeries:
     """Summaries along the depth: `positions` from 1, ascending, and the `axis` that they count.
 
     `subject`: the role that all sites share, "site" where roles are mixed, "weight" for parameters. `summaries`: None
@@ -32,7 +36,7 @@ class Track:
     expected: tuple[Expected | Parameter | None, ...]
 
 
-def site_track(profile: NetworkProfile, role: Role, direction: Direction) -> Track:
+def site_series(profile: NetworkProfile, role: Role, direction: Direction) -> DepthSeries:
     """Return what was seen at the sites of a role, against their layer.
 
     Without layers, the position in execution order stands in. A network with fewer than two sites of that role, and no
@@ -48,17 +52,17 @@ def site_track(profile: NetworkProfile, role: Role, direction: Direction) -> Tra
     expected = tuple(site.expected for _, site in chosen)
     layers = [site.layer for _, site in chosen if site.layer is not None]
     if len(layers) == len(chosen) == len(set(layers)) and layers == sorted(layers):
-        return Track(LAYER, subject, tuple(layers), summaries, norms, expected)
-    return Track(POSITION, subject, tuple(number for number, _ in chosen), summaries, norms, expected)
+        return DepthSeries(LAYER, subject, tuple(layers), summaries, norms, expected)
+    return DepthSeries(POSITION, subject, tuple(number for number, _ in chosen), summaries, norms, expected)
 
 
-def weight_track(profile: NetworkProfile, of: Literal["value", "gradient"]) -> Track:
+def weight_series(profile: NetworkProfile, of: Literal["value", "gradient"]) -> DepthSeries:
     """Return the weights of two dimensions or more, in order; biases and normalization scales are left out."""
     chosen = [p for p in profile.parameters if p.name.endswith("weight") and len(p.shape) >= 2]
     positions = tuple(range(1, len(chosen) + 1))
     layers = {site.layer for site in profile.sites if site.layer is not None}
     norms = [p.value_norm if of == "value" else p.gradient_norm for p in chosen]
-    return Track(
+    return DepthSeries(
         axis=LAYER if layers == set(positions) else WEIGHT,
         subject="weight",
         positions=positions,
@@ -68,6 +72,23 @@ def weight_track(profile: NetworkProfile, of: Literal["value", "gradient"]) -> T
     )
 
 
-def positions_of(tracks: Iterable[Track]) -> tuple[int, ...]:
-    """Return every position that any of the tracks has, ascending."""
-    return tuple(sorted({position for track in tracks for position in track.positions}))
+def positions_of(series: Iterable[DepthSeries]) -> tuple[int, ...]:
+    """Return every position that any of the series has, ascending."""
+    return tuple(sorted({position for one in series for position in one.positions}))
+
+
+def evenly(positions: Sequence[int], at_most: int) -> tuple[int, ...]:
+    """Return at most so many of the positions, evenly spread, the first and the last always among them."""
+    if len(positions) <= at_most:
+        return tuple(positions)
+    return tuple(positions[round(at)] for at in np.linspace(0, len(positions) - 1, at_most))
+
+
+def merged_at(series: Iterable[DepthSeries], position: int, *, histogram: bool = False) -> TensorSummary | None:
+    """Return the merged summary of all series at a position, None where nothing was seen.
+
+    With `histogram`, summaries without a histogram are left out: one of them would leave the sum without one.
+    """
+    at = [one.summaries[one.positions.index(position)] for one in series if position in one.positions]
+    seen = [summary for summary in at if summary is not None and (summary.histogram is not None or not histogram)]
+    return reduce(add, seen) if seen else None

@@ -9,11 +9,10 @@ from typing import Literal
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from numpy.typing import NDArray
 
+from propscope.plots.scales import Floats
 from propscope.plots.style import CHARACTER, LINE_HEIGHT, QUIET, LineStyle, wrap
 
-Floats = NDArray[np.float64]
 Side = Literal["left", "right"]
 
 _LEADER = 0.22

@@ -21,7 +21,7 @@ from propscope.plots.style import LINE_HEIGHT, TEXT
 
 
 @dataclass(frozen=True, slots=True)
-class Lettering:
+class FastText:
     """Rows of text, of which the lowest stands on (`left`, `baseline`), in inches, and their `colour`."""
 
     left: float
@@ -46,7 +46,7 @@ def width_of(row: str, *, family: str = "DejaVu Sans") -> float:
     return sum(_glyph(character, family)[1] for character in row) * TEXT / 72
 
 
-def draw_lettering(axes: Axes, texts: Sequence[Lettering], *, family: str = "DejaVu Sans") -> Axes:
+def draw_texts(axes: Axes, texts: Sequence[FastText], *, family: str = "DejaVu Sans") -> Axes:
     """Write all texts into an axes whose data coordinates are inches, at the usual size."""
     outlines, offsets, colours = [], [], []
     for text in texts:

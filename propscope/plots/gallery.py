@@ -15,21 +15,23 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from propscope.errors import InputError, StoreError
-from propscope.plots.curve_panels import draw_curves
-from propscope.plots.curves import prepare_curves
-from propscope.plots.histogram_grid import draw_histograms
-from propscope.plots.histograms import ACTIVATIONS, GRADIENTS, WEIGHT_GRADIENTS, WEIGHTS, Subject, prepare_histograms
-from propscope.plots.jacobian import prepare_jacobian
-from propscope.plots.jacobian_panels import draw_jacobian
-from propscope.plots.learning import prepare_learning
-from propscope.plots.learning_panels import draw_learning
-from propscope.plots.overview import prepare_overview
-from propscope.plots.overview_map import draw_overview
-from propscope.plots.pages import COLUMN, LINE, Sheet, sheets
+from propscope.plots.curves import draw_curves, prepare_curves
+from propscope.plots.histograms import (
+    ACTIVATIONS,
+    GRADIENTS,
+    WEIGHT_GRADIENTS,
+    WEIGHTS,
+    Subject,
+    draw_histograms,
+    prepare_histograms,
+)
+from propscope.plots.jacobian import draw_jacobian, prepare_jacobian
+from propscope.plots.learning import draw_learning, prepare_learning
+from propscope.plots.overview import draw_overview, prepare_overview
+from propscope.plots.pages import COLUMN, LINE, Page, pages
 from propscope.plots.signal_change import prepare_signal_change
 from propscope.plots.style import DPI, styled
-from propscope.plots.training_map import prepare_training_map
-from propscope.plots.training_map_panels import draw_training_map
+from propscope.plots.training_map import draw_training_map, prepare_training_map
 from propscope.records import ProfileSet, TrainingSet
 
 FORMATS = ("png", "pdf", "svg")
@@ -57,10 +59,10 @@ class Plot:
     lines_at_most: int = 24
     columns_at_most: int = 1
 
-    def sheets(self, profiles: ProfileSet | TrainingSet) -> list[Sheet[Any]]:
+    def pages(self, profiles: ProfileSet | TrainingSet) -> list[Page[Any]]:
         """Return the pictures that the profiles or trainings take."""
         one_kind: Any = profiles
-        return sheets(
+        return pages(
             one_kind,
             within=self.within,
             lines_at_most=self.lines_at_most,
@@ -157,10 +159,10 @@ def draw_all(
     _check(formats, only, stem, plots)
     pictures: list[tuple[Plot, Any, list[Path]]] = []
     for plot in chosen:
-        for sheet in plot.sheets(profiles):
-            prepared = plot.prepare(sheet.profiles)
+        for page in plot.pages(profiles):
+            prepared = plot.prepare(page.profiles)
             if prepared is not None:
-                name = "-".join(filter(None, (stem, plot.name, sheet.suffix)))
+                name = "-".join(filter(None, (stem, plot.name, page.suffix)))
                 pictures.append((plot, prepared, [directory / f"{name}.{ending}" for ending in formats]))
     if not pictures:
         what, hint = _NEEDED[isinstance(profiles, TrainingSet)]

@@ -3,20 +3,166 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import reduce
-from operator import add
+from typing import Literal
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from propscope.plots.depth_series import Track, positions_of, site_track, weight_track
-from propscope.plots.histogram_cells import Axis, Cell, cell_of
+from propscope.plots.depth_series import DepthSeries, evenly, merged_at, positions_of, site_series, weight_series
+from propscope.plots.fast_text import FastText, draw_texts
 from propscope.plots.pages import facts, lines
-from propscope.plots.scales import exponents, log_window
-from propscope.plots.style import Header, short
-from propscope.records import NetworkProfile, ProfileSet, TensorSummary
+from propscope.plots.scales import Floats, exponents, log_window
+from propscope.plots.style import (
+    ALARM,
+    CHARACTER,
+    DPI,
+    FAINT,
+    INK,
+    LINE_HEIGHT,
+    QUIET,
+    Header,
+    draw_header,
+    percent,
+    power_of_ten,
+    short,
+    wrap,
+)
+from propscope.records import LogHistogram, NetworkProfile, ProfileSet, TensorSummary
+from propscope.records.histogram import ZERO
+
+# Of the values that make a shape: a smaller share beyond the axis is the tail that every shape has.
+_NOTABLE = 0.01
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Axis:
+    """The horizontal axis that all cells share; `edges` of its bins ascend, shape (bins + 1,).
+
+    A linear axis runs in values. A logarithmic one runs in magnitudes: negative values point down from the base line.
+    """
+
+    kind: Literal["linear", "log"]
+    edges: Floats
+    ticks: tuple[float, ...]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The ticks in words."""
+        if self.kind == "linear":
+            return tuple(short(tick) for tick in self.ticks)
+        return tuple(power_of_ten(round(math.log10(tick))) for tick in self.ticks)
+
+    def fraction(self, values: Floats | float) -> Floats:
+        """Return where values stand between the axis' ends, 0 to 1 within."""
+        low, high, at = self.edges[0], self.edges[-1], np.asarray(values, dtype=np.float64)
+        if self.kind == "linear":
+            return np.asarray((at - low) / (high - low))
+        return np.asarray(np.log(at / low) / np.log(high / low))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cell:
+    """What is drawn of one tensor: `up` and `down`, the heights of the bins, at most 1, shape (bins,).
+
+    `down` holds the negative values of a logarithmic axis, and is all 0 on a linear one. `zero`: share of zeros.
+    `below`, `above`: shares of all elements beyond the axis' ends, in magnitude when it is logarithmic. `nan`, `inf`:
+    shares that are not finite. `rows`: the text written in. `seen`: whether there is anything to tell.
+    """
+
+    up: Floats
+    down: Floats
+    zero: float
+    below: float
+    above: float
+    nan: float
+    inf: float
+    rows: tuple[str, ...]
+    seen: bool = True
+
+    def notable(self, share: float) -> bool:
+        """Whether a share beyond the axis is more than the tail that every shape has."""
+        return share > 0 and share >= _NOTABLE * (1 - self.zero - self.nan - self.inf)
+
+
+def cell_of(summary: TensorSummary | None, axis: Axis) -> Cell:
+    """Return the cell of a tensor; an empty or missing summary gives a cell without a shape."""
+    blank = np.zeros(axis.edges.size - 1)
+    if summary is None or not summary.count:
+        return Cell(blank, blank, 0.0, 0.0, 0.0, 0.0, 0.0, ("not seen",), seen=False)
+    nan = summary.nan_count / summary.count
+    inf = (summary.posinf_count + summary.neginf_count) / summary.count
+    up, down, below, above = blank, blank, 0.0, 0.0
+    if summary.histogram is not None:
+        up, down, below, above = _shares(summary, summary.histogram, axis)
+    peak = max(float(up.max()), float(down.max()))
+    inside = float(up.sum() + down.sum())
+    height = inside / (inside + below + above) / peak if peak else 0.0
+    cell = Cell(
+        up=up * height,
+        down=down * height,
+        zero=summary.zero_fraction,
+        below=below,
+        above=above,
+        nan=nan,
+        inf=inf,
+        rows=(),
+    )
+    return _with_rows(cell, summary)
+
+
+def _with_rows(cell: Cell, summary: TensorSummary) -> Cell:
+    rows = [f"{short(summary.mean)} ± {short(summary.std)}", f"[{short(summary.min)}, {short(summary.max)}]"]
+    if not summary.finite_count:
+        rows = []
+    out = cell.below + cell.above
+    broken = " and ".join(name for name, share in (("NaN", cell.nan), ("Inf", cell.inf)) if share)
+    shares = ((broken, cell.nan + cell.inf), ("zero", cell.zero), ("out", out if cell.notable(out) else 0.0))
+    notes = [f"{percent(share)} {what}" for what, share in shares if share > 0]
+    if summary.histogram is None:
+        notes.append("no histogram")
+    # The row holds two; what is dropped still shows as a bar at zero or an arrow at the end.
+    return replace(cell, rows=tuple(filter(None, (*rows, ", ".join(notes[:2])))))
+
+
+def _shares(summary: TensorSummary, histogram: LogHistogram, axis: Axis) -> tuple[Floats, Floats, float, float]:
+    """Return the shares of all elements in each bin, upwards and downwards, and beyond the low and the high end.
+
+    The bins are cut to the summary's extremes, which are exact where a bin is known to 12.5% only: without it a
+    saturated tanh would seem to pass 1.
+    """
+    finite = histogram.finite
+    solid = finite.bins != ZERO
+    lower, upper, shares = finite.lower[solid], finite.upper[solid], finite.counts[solid] / max(1, histogram.total)
+    if axis.kind == "linear":
+        low, high = np.clip(lower, summary.min, summary.max), np.clip(upper, summary.min, summary.max)
+        up, below, above = _binned(low, high, shares, axis.edges)
+        return up, np.zeros_like(up), below, above
+    positive = lower >= 0
+    high = np.minimum(upper, summary.max)[positive]
+    up, small, large = _binned(np.minimum(lower[positive], high), high, shares[positive], axis.edges)
+    far = np.minimum(-lower, -summary.min)[~positive]
+    down, less, more = _binned(np.minimum(-upper[~positive], far), far, shares[~positive], axis.edges)
+    return up, down, small + less, large + more
+
+
+def _binned(lower: Floats, upper: Floats, shares: Floats, edges: Floats) -> tuple[Floats, float, float]:
+    """Return what falls between consecutive `edges`, below the first and above the last; bins are uniform within."""
+    if not shares.size:
+        return np.zeros(edges.size - 1), 0.0, 0.0
+    order = np.argsort(lower, kind="stable")
+    total = np.cumsum(shares[order])
+    # A bin without width is a step: it belongs to the interval that starts at or contains it.
+    knots = np.column_stack([lower[order], np.maximum(upper[order], np.nextafter(lower[order], np.inf))])
+    heights = np.column_stack([total - shares[order], total])
+    at = np.interp(edges, knots.ravel(), heights.ravel())
+    return np.diff(at), float(at[0]), float(total[-1] - at[-1])
+
 
 COLUMNS_AT_MOST = 8
 _LINEAR_BINS = 50
@@ -32,7 +178,7 @@ _Grid = list[list[TensorSummary | None]]
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What a grid shows: a `track` of tensors on a linear or a logarithmic axis, in a `colour`, with how to read it.
+    """What a grid shows: a `series` of tensors on a linear or a logarithmic axis, in a `colour`, with how to read it.
 
     `symbol`: the values in mathtext. `starts_last`: whether the signal starts at the last column.
     """
@@ -40,7 +186,7 @@ class Subject:
     name: str
     title: str
     symbol: str
-    track: Callable[[NetworkProfile], Track]
+    series: Callable[[NetworkProfile], DepthSeries]
     logarithmic: bool
     starts_last: bool
     colour: str
@@ -57,7 +203,7 @@ ACTIVATIONS = Subject(
     name="activations",
     title="Activations, layer by layer",
     symbol="h",
-    track=lambda profile: site_track(profile, "activation", "forward"),
+    series=lambda profile: site_series(profile, "activation", "forward"),
     logarithmic=False,
     starts_last=False,
     colour="#3b7bb5",
@@ -68,7 +214,7 @@ GRADIENTS = Subject(
     name="gradients",
     title="Backward gradients, layer by layer",
     symbol=r"|\partial L/\partial z|",
-    track=lambda profile: site_track(profile, "pre-activation", "backward"),
+    series=lambda profile: site_series(profile, "pre-activation", "backward"),
     logarithmic=True,
     starts_last=True,
     colour="#c4652b",
@@ -79,7 +225,7 @@ WEIGHTS = Subject(
     name="weights",
     title="Weights, layer by layer",
     symbol="W",
-    track=lambda profile: weight_track(profile, "value"),
+    series=lambda profile: weight_series(profile, "value"),
     logarithmic=False,
     starts_last=False,
     colour="#3d8f6b",
@@ -89,7 +235,7 @@ WEIGHT_GRADIENTS = Subject(
     name="weight-gradients",
     title="Gradients of the weights, layer by layer",
     symbol=r"|\partial L/\partial W|",
-    track=lambda profile: weight_track(profile, "gradient"),
+    series=lambda profile: weight_series(profile, "gradient"),
     logarithmic=True,
     starts_last=True,
     colour="#8a5fa8",
@@ -117,22 +263,22 @@ class HistogramGrid:
 
 def prepare_histograms(profiles: ProfileSet, *, subject: Subject) -> HistogramGrid | None:
     """Return the grid of a subject, histograms of a line's seeds merged; None when nothing of it was recorded."""
-    tracks = {name: [subject.track(profile) for profile in group] for name, group in lines(profiles).items()}
-    tracks = {name: found for name, found in tracks.items() if any(any(track.summaries) for track in found)}
-    if not tracks:
+    series = {name: [subject.series(profile) for profile in group] for name, group in lines(profiles).items()}
+    series = {name: found for name, found in series.items() if any(any(one.summaries) for one in found)}
+    if not series:
         return None
-    positions = positions_of(track for found in tracks.values() for track in found)
+    positions = positions_of(one for found in series.values() for one in found)
     shown = evenly(positions, COLUMNS_AT_MOST)
-    merged = [[_merged(found, position) for position in shown] for found in tracks.values()]
+    merged = [[merged_at(found, position) for position in shown] for found in series.values()]
     axis = _log_axis(merged, starts_last=subject.starts_last) if subject.logarithmic else _linear_axis(merged)
-    said = facts(profiles, seeds=" merged" if any(len(found) > 1 for found in tracks.values()) else "")
+    said = facts(profiles, seeds=" merged" if any(len(found) > 1 for found in series.values()) else "")
     return HistogramGrid(
         header=Header(subject.title, f"{said} · {_spell(axis)}".removeprefix(" · "), subject.reading),
         subject=subject,
-        rows=tuple(tracks),
+        rows=tuple(series),
         columns=shown,
         of=len(positions),
-        counts=next(iter(tracks.values()))[0].axis,
+        counts=next(iter(series.values()))[0].axis,
         axis=axis,
         cells=tuple(tuple(cell_of(summary, axis) for summary in row) for row in merged),
     )
@@ -141,19 +287,6 @@ def prepare_histograms(profiles: ProfileSet, *, subject: Subject) -> HistogramGr
 def _spell(axis: Axis) -> str:
     low, high = short(float(axis.edges[0])), short(float(axis.edges[-1]))
     return f"{'logarithmic' if axis.kind == 'log' else 'linear'} axis from {low} to {high}"
-
-
-def evenly(positions: Sequence[int], at_most: int) -> tuple[int, ...]:
-    """Return at most so many of the positions, evenly spread, the first and the last always among them."""
-    if len(positions) <= at_most:
-        return tuple(positions)
-    return tuple(positions[round(at)] for at in np.linspace(0, len(positions) - 1, at_most))
-
-
-def _merged(tracks: Sequence[Track], position: int) -> TensorSummary | None:
-    found = [track.summaries[track.positions.index(position)] for track in tracks if position in track.positions]
-    seen = [summary for summary in found if summary is not None]
-    return reduce(add, seen) if seen else None
 
 
 def _log_axis(grid: _Grid, *, starts_last: bool) -> Axis:
@@ -206,3 +339,158 @@ def _reach(summary: TensorSummary | None) -> tuple[float, float]:
         finite = summary.histogram.finite
         low, high = max(low, finite.quantile(0.001)), min(high, finite.quantile(0.999))
     return min(low, 0.0), max(high, 0.0)
+
+
+WIDTH = 1.62
+GAP = 0.22
+_SHAPE = 0.5
+_BETWEEN_ROWS = 0.16
+_NAME_CHARACTERS = 19
+_RIGHT = 0.25
+_HEADINGS = 0.3
+_TICKS = 0.62
+_LEAST_WIDTH = 9.5
+_ZERO_BAR = 0.05
+# Bold letters are that much wider.
+_BOLD = 1.13
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a cell stands: the `left` end of its base line and the line's height `base`, in inches."""
+
+    cell: Cell
+    left: float
+    base: float
+
+
+def draw_histograms(prepared: HistogramGrid, figure: Figure | None = None) -> Figure:
+    """Draw a grid into a figure, whose size it sets, or a new one."""
+    figure = figure or Figure(dpi=DPI)
+    names = [wrap(name, _NAME_CHARACTERS) for name in prepared.rows]
+    margin = 0.45 + _BOLD * CHARACTER * max(len(row) for rows in names for row in rows)
+    content = margin + len(prepared.columns) * (WIDTH + GAP) + _RIGHT
+    width = max(_LEAST_WIDTH, content)
+    top = prepared.header.height(width)
+    pitch = row_height(prepared)
+    height = top + _HEADINGS + pitch * len(prepared.rows) + _TICKS
+    figure.set_size_inches(width, height)
+    draw_header(figure, prepared.header)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.set_xlim(0, width)
+    axes.set_ylim(0, height)
+    places = [
+        _Place(cell, margin + column * (WIDTH + GAP), height - top - _HEADINGS - (row + 1) * pitch)
+        for row, cells in enumerate(prepared.cells)
+        for column, cell in enumerate(cells)
+    ]
+    _draw_cells(axes, prepared, places)
+    draw_texts(axes, [_text_of(place) for place in places])
+    for row, name in enumerate(names):
+        middle = height - top - _HEADINGS - (row + 0.5) * pitch
+        axes.text(0.2, middle, "\n".join(name), va="center", weight="bold", linespacing=1.2)
+    _draw_margins(axes, prepared, margin, height - top)
+    return figure
+
+
+def row_height(prepared: HistogramGrid) -> float:
+    """Return the inches from one row to the next."""
+    texts = max(len(cell.rows) for row in prepared.cells for cell in row)
+    names = max(len(wrap(name, _NAME_CHARACTERS)) for name in prepared.rows)
+    return max(_SHAPE + LINE_HEIGHT * texts + 0.08, LINE_HEIGHT * names) + _BETWEEN_ROWS
+
+
+def _text_of(place: _Place) -> FastText:
+    broken = place.cell.nan or place.cell.inf
+    colour = ALARM if broken else INK if place.cell.seen else QUIET
+    return FastText(place.left, place.base + _SHAPE + 0.08, place.cell.rows, colour)
+
+
+def _draw_cells(axes: Axes, prepared: HistogramGrid, places: list[_Place]) -> None:
+    mirrored = prepared.axis.kind == "log"
+    at = WIDTH * prepared.axis.fraction(prepared.axis.edges)
+    seen = [place for place in places if place.cell.seen]
+    guides = WIDTH * prepared.axis.fraction(np.array(prepared.axis.ticks))
+    axes.add_collection(
+        LineCollection(
+            [[(p.left + x, p.base), (p.left + x, p.base + _SHAPE)] for p in seen for x in guides],
+            colors=FAINT,
+            linewidths=0.7,
+            zorder=0.5,
+        ),
+        autolim=False,
+    )
+    broken = [_box(p.left, p.base, WIDTH, _SHAPE) for p in seen if p.cell.nan or p.cell.inf]
+    axes.add_collection(
+        PolyCollection(broken, facecolors="none", edgecolors=ALARM, hatch="xxx", linewidths=0.8), autolim=False
+    )
+    shapes = [shape for place in seen for shape in _shapes(place, at, mirrored=mirrored)]
+    axes.add_collection(
+        PolyCollection(shapes, facecolors=prepared.subject.colour, edgecolors=prepared.subject.colour, linewidths=0.5),
+        autolim=False,
+    )
+    lines = [[(p.left, _line(p, mirrored)), (p.left + WIDTH, _line(p, mirrored))] for p in places]
+    axes.add_collection(LineCollection(lines, colors=QUIET, linewidths=0.8), autolim=False)
+    zero = -0.12 if mirrored else WIDTH * float(prepared.axis.fraction(0.0))
+    bars = [
+        _box(p.left + zero - _ZERO_BAR / 2, p.base, _ZERO_BAR, _SHAPE * p.cell.zero) for p in seen if p.cell.zero > 0
+    ]
+    axes.add_collection(PolyCollection(bars, facecolors=INK, edgecolors="white", linewidths=0.4), autolim=False)
+    _draw_arrows(axes, seen, mirrored=mirrored)
+
+
+def _line(place: _Place, mirrored: bool) -> float:
+    return place.base + _SHAPE / 2 if mirrored else place.base
+
+
+def _shapes(place: _Place, at: Floats, *, mirrored: bool) -> Iterator[Floats]:
+    line = _line(place, mirrored)
+    tall = (_SHAPE / 2 if mirrored else _SHAPE) * 0.97
+    for heights, sign in ((place.cell.up, 1), (place.cell.down, -1)):
+        if not heights.any():
+            continue
+        x = np.repeat(at, 2) + place.left
+        y = np.concatenate([[0.0], np.repeat(heights, 2), [0.0]]) * (sign * tall) + line
+        yield np.column_stack([x, y])
+
+
+def _draw_arrows(axes: Axes, seen: list[_Place], *, mirrored: bool) -> None:
+    """Point beyond the end of the axis where a notable share of a cell's values is."""
+    for side, end, marker in (("below", -0.015, "<"), ("above", WIDTH + 0.03, ">")):
+        beyond = [place for place in seen if place.cell.notable(2 * getattr(place.cell, side))]
+        axes.plot(
+            [place.left + end for place in beyond],
+            [_line(place, mirrored) + (0 if mirrored else 0.06) for place in beyond],
+            linestyle="none",
+            marker=marker,
+            markersize=6,
+            color=INK,
+        )
+
+
+def _box(left: float, bottom: float, width: float, height: float) -> Floats:
+    right, top = left + width, bottom + height
+    return np.array([(left, bottom), (right, bottom), (right, top), (left, top)])
+
+
+def _draw_margins(axes: Axes, prepared: HistogramGrid, margin: float, top: float) -> None:
+    """Write the columns' positions above and the axis' ticks below every column."""
+    pitch = row_height(prepared)
+    counted = re.split(r"\W", prepared.counts)[0]
+    bottom = top - _HEADINGS - pitch * len(prepared.rows)
+    marks = []
+    for column, position in enumerate(prepared.columns):
+        left = margin + column * (WIDTH + GAP)
+        axes.text(left, top - 0.1, f"{counted} {position}", va="top", weight="bold")
+        for tick, label in zip(prepared.axis.ticks, prepared.axis.labels, strict=True):
+            x = left + WIDTH * float(prepared.axis.fraction(tick))
+            marks.append([(x, bottom), (x, bottom - 0.05)])
+            axes.text(x, bottom - 0.08, label, ha="center", va="top")
+    axes.add_collection(LineCollection(marks, colors=QUIET, linewidths=0.8), autolim=False)
+    thinned = (
+        f", {len(prepared.columns)} of {prepared.of}, evenly spread" if len(prepared.columns) < prepared.of else ""
+    )
+    kind = "logarithmic" if prepared.axis.kind == "log" else "linear"
+    note = f"${prepared.subject.symbol}$, {kind} axis, the same in every cell.  Columns: {prepared.counts}{thinned}."
+    axes.text(margin, bottom - 0.08 - 1.6 * LINE_HEIGHT, note, va="top", color=QUIET)

@@ -7,14 +7,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from propscope.plots.depth_series import LAYER, POSITION
+from propscope.plots.fast_text import width_of
 from propscope.plots.pages import COLUMN, columns, facts, lines
-from propscope.plots.quantities import Floats, Ints
-from propscope.plots.scales import Scale, log_scale
-from propscope.plots.style import Header, percent, short
+from propscope.plots.scales import Floats, Ints, Scale, log_scale, position_ticks
+from propscope.plots.style import ALARM, DPI, INK, LINE_HEIGHT, QUIET, Header, draw_header, percent, short, wrap
 from propscope.records import LogHistogram, NetworkProfile, ProfileSet, Site, TensorSummary
 from propscope.records.interval import geometric_interval
 
@@ -175,3 +180,147 @@ def _note(summaries: Sequence[TensorSummary], conditions: Sequence[float | None]
     elif known:
         parts.append(f"cond. {short(geometric_interval(known).center)}")
     return " · ".join(parts)
+
+
+_WIDTH = 2.9
+_HEIGHT = 1.8
+_STRIP = 0.3
+_BETWEEN = 0.05
+_TICKS = 0.85
+_GAP = 0.35
+_TITLES = 0.52
+_BELOW = 0.36
+_AXIS = 0.3
+_KEY = 0.55
+_COLUMN_NAME = 0.34
+_LEAST_WIDTH = 7.8
+# One activation's panels stand side by side, so many in a row.
+_BESIDE = 4
+_NAME_CHARACTERS = 30
+
+# White to a blue that the lines stand out from; a third of the values in one cell is as dark as it gets.
+_SHADES = LinearSegmentedColormap.from_list("shares", ["#ffffff", "#d3e3f0", "#8db7d8", "#2f6fa7", "#17446e"])
+_DARKEST = 0.32
+_DEPTH = PowerNorm(0.5, 0, _DARKEST, clip=True)
+_LOST = "#5c5c5c"
+_LINES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("largest", {"color": "#d55e00", "linewidth": 1.7}),
+    ("rms", {"color": "#000000", "linewidth": 1.4, "linestyle": (0, (4, 1.6))}),
+    ("smallest", {"color": "#009e73", "linewidth": 1.5, "linestyle": (0, (1.2, 1.2))}),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    name: str
+    panel: Spectrum | None
+
+
+def draw_jacobian(prepared: Spectra, figure: Figure | None = None) -> Figure:
+    """Draw panels into a figure, whose size it sets, or a new one; those of one activation stand four in a row."""
+    figure = figure or Figure(dpi=DPI)
+    headed = len(prepared.columns) > 1
+    rows = [[_Cell(name, panel) for panel in row] for name, row in zip(prepared.rows, prepared.panels, strict=True)]
+    if not headed:
+        flat = [cell for row in rows for cell in row]
+        rows = [flat[start : start + _BESIDE] for start in range(0, len(flat), _BESIDE)]
+    step = _WIDTH + _GAP
+    above = _TITLES + LINE_HEIGHT * (max(len(wrap(name, _NAME_CHARACTERS)) for name in prepared.rows) - 1)
+    cell = above + _HEIGHT + _BETWEEN + _STRIP + _BELOW
+    width = max(_TICKS + step * max(map(len, rows)), _LEAST_WIDTH)
+    header = prepared.header.height(width)
+    top = header + _KEY + _COLUMN_NAME * headed
+    height = top + len(rows) * cell + _AXIS
+    figure.set_size_inches(width, height)
+    draw_header(figure, prepared.header)
+    _draw_key(figure, height - header - 0.2)
+    if headed:
+        for column, name in enumerate(prepared.columns):
+            figure.text((_TICKS + column * step) / width, 1 - (top - 0.1) / height, name, weight="bold", size=13)
+    for row, cells in enumerate(rows):
+        bottom = height - top - (row + 1) * cell + _BELOW
+        for column, (name, panel) in enumerate((one.name, one.panel) for one in cells):
+            if panel is None:
+                continue
+            left = (_TICKS + column * step) / width
+            size = _WIDTH / width
+            main = figure.add_axes((left, (bottom + _STRIP + _BETWEEN) / height, size, _HEIGHT / height))
+            strip = figure.add_axes((left, bottom / height, size, _STRIP / height))
+            draw_spectrum(main, strip, prepared, name, panel)
+            if column:
+                main.tick_params(labelleft=False)
+                strip.tick_params(labelleft=False)
+            if row + 1 == len(rows) or column >= len(rows[row + 1]):
+                strip.set_xlabel(prepared.axis)
+    return figure
+
+
+def draw_spectrum(main: Axes, strip: Axes, prepared: Spectra, name: str, panel: Spectrum) -> tuple[Axes, Axes]:
+    """Draw one spectrum: its cells and lines into `main`, what is below the scale into `strip`, which lies under it."""
+    scale = prepared.scale
+    first, last = int(panel.positions[0]), int(panel.positions[-1])
+    # A layer that is missing leaves its column blank; what is above the scale stands in its uppermost row.
+    cells = np.full((panel.shares.shape[0] - 2, last - first + 1), np.nan)
+    cells[:, panel.positions - first] = panel.shares[1:-1]
+    cells[-1, panel.positions - first] += panel.shares[-1]
+    sides = np.arange(first, last + 2) - 0.5
+    inner = prepared.edges[1:-1]
+    main.pcolormesh(sides, inner, np.ma.masked_invalid(cells), cmap=_SHADES, norm=_DEPTH, rasterized=True)
+    strip.bar(panel.positions, np.nan_to_num(panel.shares[0]), width=1.0, color=_LOST)
+    scale.apply(main)
+    main.axhline(1, color="#7d7d7d", linewidth=0.9, zorder=1.5)
+    marker = "o" if first == last else ""
+    for (_, style), values in zip(_LINES, (panel.largest, panel.rms, panel.smallest), strict=True):
+        drawn = np.where(np.isfinite(values) & (values > 0), values, np.nan)
+        main.plot(panel.positions, drawn, marker=marker, markersize=5, zorder=3, **style)
+    _mark_broken(main, panel.positions[np.isinf(panel.largest)].astype(np.float64))
+    main.set_xticks([])
+    strip.set_xticks(*_ticks(panel, first, last))
+    strip.set_ylim(0, 1)
+    strip.set_yticks([0.5], ["lost"])
+    strip.tick_params(axis="y", length=0)
+    for axes in (main, strip):
+        axes.set_xlim(first - 0.5, last + 0.5)
+        axes.spines[:].set_visible(True)
+        axes.spines[:].set_color("#b5b5b5")
+    main.set_title("\n".join(wrap(name, _NAME_CHARACTERS)), pad=6 + 1.35 * LINE_HEIGHT * 72)
+    inches = main.bbox.height / main.figure.dpi
+    main.text(0, 1 + 0.06 / inches, panel.note, transform=main.transAxes, va="bottom", color=QUIET)
+    return main, strip
+
+
+def _mark_broken(axes: Axes, at: Floats) -> None:
+    if at.size:
+        edge = axes.get_xaxis_transform()
+        axes.plot(at, np.ones(at.size), "^", color=ALARM, markersize=7, transform=edge, clip_on=False, zorder=4)
+
+
+def _ticks(panel: Spectrum, first: int, last: int) -> tuple[list[int], list[str]]:
+    named = dict(zip(panel.positions.tolist(), panel.names, strict=True))
+    ticks = position_ticks(first, last)
+    if named[last] == OUTPUT:
+        ticks = [*(tick for tick in ticks if tick <= last - 0.15 * (last - first)), last]
+    return ticks, [named.get(tick, str(tick)) for tick in ticks]
+
+
+def _draw_key(figure: Figure, middle: float) -> None:
+    """Draw what the lines and shades are, side by side, at a height in inches."""
+    width, height = figure.get_size_inches()
+    left = 0.2
+
+    def write(text: str, gap: float) -> float:
+        figure.text(left / width, middle / height, text, va="center", color=INK)
+        return left + width_of(text) + gap
+
+    for name, style in _LINES:
+        ends = [left / width, (left + 0.36) / width], [middle / height] * 2
+        figure.add_artist(Line2D(*ends, transform=figure.transFigure, **style))
+        left += 0.43
+        left = write(name, 0.2)
+    left = write("share of a layer's values: 0", 0.05)
+    bar = figure.add_axes((left / width, (middle - 0.08) / height, 1.2 / width, 0.16 / height))
+    bar.imshow(np.linspace(0, _DARKEST, 128)[None], aspect="auto", cmap=_SHADES, norm=_DEPTH)
+    bar.set_xticks([])
+    bar.set_yticks([])
+    left += 1.26
+    write(f"{_DARKEST:.0%} or more", 0.0)

@@ -19,7 +19,7 @@ _STEP = 0.11
 
 
 @dataclass(frozen=True, slots=True)
-class Callout:
+class MapLabel:
     """A label's `rows` of text in a `box` (left, bottom, right, top), and the point (`x`, `y`) that it names."""
 
     rows: tuple[str, ...]
@@ -52,7 +52,7 @@ class _Blocks:
     lines: list[Box]
     waiting: list[tuple[float, float]]
 
-    def cost(self, one: Callout) -> float:
+    def cost(self, one: MapLabel) -> float:
         left, bottom, right, _ = one.box
         covered = sum(10 + _overlap(one.box, box) for box in self.solid if _overlap(one.box, box))
         crossed = sum(_overlap(_corners(one.leader), box) > 0 for box in self.labels)
@@ -67,15 +67,15 @@ def place(
     *,
     taken: Sequence[Box] = (),
     kept_clear: Sequence[Box] = (),
-) -> tuple[Callout, ...]:
-    """Return a callout for each of `points` (rows, x, y) in a map of that size, in the order given.
+) -> tuple[MapLabel, ...]:
+    """Return a label for each of `points` (rows, x, y) in a map of that size, in the order given.
 
     From right to left, each as near to its point as there is room. No label lies on another, on a marker or on a box
     that is `taken`, nor if that can be had on a leader or a box to be `kept_clear`; and no leader goes through a label.
     A label for which there is no room lies where it covers least.
     """
     markers = [_around(x, y) for _, x, y in points]
-    found: dict[int, Callout] = {}
+    found: dict[int, MapLabel] = {}
     for index in sorted(range(len(points)), key=lambda i: (-points[i][1], -points[i][2])):
         rows, x, y = points[index]
         placed = list(found.values())
@@ -86,7 +86,7 @@ def place(
         waiting = [(left, bottom) for i, (_, left, bottom) in enumerate(points) if i != index and i not in found]
 
         blocks = _Blocks(solid, labels, lines, waiting)
-        candidates = [Callout(rows, x, y, box) for box in _candidates(rows, x, y, width, height)]
+        candidates = [MapLabel(rows, x, y, box) for box in _candidates(rows, x, y, width, height)]
         found[index] = min(candidates, key=blocks.cost)
     return tuple(found[index] for index in range(len(points)))
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from propscope.diagnosis import diagnose
 from propscope.records import NetworkProfile, ProfileSet, TrainingRun, TrainingSet
 from propscope.records.expectations import without_theory
 
@@ -14,11 +15,13 @@ SEED = "seed"
 LINE = "initializer"
 COLUMN = "activation"
 
+MARKS = {"healthy": "", "strained": "!", "broken": "✗"}
+
 Set = TypeVar("Set", ProfileSet, TrainingSet)
 
 
 @dataclass(frozen=True, slots=True)
-class Sheet(Generic[Set]):
+class Page(Generic[Set]):
     """The profiles (or trainings) of one picture, and the `suffix` that tells its file from the others of its plot."""
 
     suffix: str
@@ -48,7 +51,7 @@ def columns(profiles: Set) -> dict[str, Set]:
     return {name: profiles.of(members) for name, members in together.items()}
 
 
-def sheets(profiles: Set, *, within: Sequence[str], lines_at_most: int, columns_at_most: int) -> list[Sheet[Set]]:
+def pages(profiles: Set, *, within: Sequence[str], lines_at_most: int, columns_at_most: int) -> list[Page[Set]]:
     """Return the pictures that a set takes: one for each combination of labels that are not drawn `within` one.
 
     Seeds always share a picture. Profiles without an initializer are told apart by their other labels, as lines of one
@@ -62,11 +65,12 @@ def sheets(profiles: Set, *, within: Sequence[str], lines_at_most: int, columns_
     for profile in profiles:
         key = tuple(_spell(name, profile) for name in apart)
         together.setdefault(key, []).append(profile)
-    pages: list[Sheet[Set]] = []
-    for key, members in together.items():
-        for extra, page in _pages(profiles.of(members), within, lines_at_most, columns_at_most):
-            pages.append(Sheet("-".join(part for part in key + extra if part), page))
-    return _unique(pages)
+    found = [
+        Page("-".join(filter(None, key + extra)), page)
+        for key, members in together.items()
+        for extra, page in _portions(profiles.of(members), within, lines_at_most, columns_at_most)
+    ]
+    return _unique(found)
 
 
 def _varying(profiles: ProfileSet | TrainingSet, *, but: Collection[str]) -> list[str]:
@@ -83,33 +87,33 @@ def _spell(name: str, profile: NetworkProfile | TrainingRun) -> str:
     return str(value) if name == COLUMN else f"{name}{value}"
 
 
-def _pages(
+def _portions(
     profiles: Set, within: Sequence[str], lines_at_most: int, columns_at_most: int
 ) -> list[tuple[tuple[str, ...], Set]]:
     by_column = columns(profiles) if COLUMN in within else {"": profiles}
-    pages: list[tuple[tuple[str, ...], Set]] = []
-    for chosen in _portions(list(by_column), columns_at_most):
+    found: list[tuple[tuple[str, ...], Set]] = []
+    for chosen in _cut(list(by_column), columns_at_most):
         wanted = profiles.of(profile for name in chosen for profile in by_column[name])
         by_line = lines(wanted, columns=within)
-        portions = _portions(list(by_line), lines_at_most)
+        portions = _cut(list(by_line), lines_at_most)
         for number, names in enumerate(portions, start=1):
             extra = ("+".join(chosen) if len(chosen) < len(by_column) else "", f"{number}" if len(portions) > 1 else "")
-            pages.append((extra, profiles.of(profile for name in names for profile in by_line[name])))
-    return pages
+            found.append((extra, profiles.of(profile for name in names for profile in by_line[name])))
+    return found
 
 
-def _portions(names: list[str], at_most: int) -> list[list[str]]:
+def _cut(names: list[str], at_most: int) -> list[list[str]]:
     count = -(-len(names) // at_most)
     return [names[i * len(names) // count : (i + 1) * len(names) // count] for i in range(count)]
 
 
-def _unique(pages: list[Sheet[Set]]) -> list[Sheet[Set]]:
+def _unique(pages: list[Page[Set]]) -> list[Page[Set]]:
     seen: dict[str, int] = {}
     unique = []
     for page in pages:
         suffix = re.sub(r"[^\w.=+-]+", "_", page.suffix)
         seen[suffix] = seen.get(suffix, 0) + 1
-        unique.append(Sheet(suffix if seen[suffix] == 1 else f"{suffix}-{seen[suffix]}", page.profiles))
+        unique.append(Page(suffix if seen[suffix] == 1 else f"{suffix}-{seen[suffix]}", page.profiles))
     return unique
 
 
@@ -139,3 +143,15 @@ def facts(profiles: ProfileSet | TrainingSet, *, seeds: str = "") -> str:
     if len(batches) == 1 and "batch" not in axes:
         parts.append(f"batch {batches.pop()}")
     return " · ".join(parts)
+
+
+def mark_of(profiles: ProfileSet) -> str:
+    """Return the mark of networks' verdict, the worst of them: "" for healthy ones and for none."""
+    return MARKS[diagnose(profiles, notes=False).verdict] if len(profiles) else ""
+
+
+def key_of(marks: Iterable[str]) -> str:
+    """Return what the marks say, as a sentence to add to a reading; "" where there are none."""
+    seen = set(marks)
+    parts = [f"{mark}:\N{NO-BREAK SPACE}{verdict}" for verdict, mark in MARKS.items() if mark and mark in seen]
+    return f" Verdict: {', '.join(parts[::-1])}; unmarked: healthy." if parts else ""

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from matplotlib import colormaps, patheffects
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from propscope.plots.map_labels import Box, Callout, place, size_of
-from propscope.plots.style import Header, short, wrap
+from propscope.plots.map_labels import Box, MapLabel, place, size_of
+from propscope.plots.style import ALARM, DPI, INK, QUIET, Header, draw_header, short, wrap
 from propscope.records.phase import Floats, PhaseChart, Standing
 
 # sigma_w^2 and sigma_b^2 along a stretch of the critical line, and whether it is drawn solid.
@@ -48,7 +53,7 @@ class Region:
 class PhasePicture:
     """What is drawn of a `chart`: the critical line in pieces (sigma_w^2, sigma_b^2, whether solid), and all labels.
 
-    `marks[i]` stands at the point of `callouts[i]`; those named after a side are arrows to what is off the axes there.
+    `marks[i]` stands at the point of `labels[i]`; those named after a side are arrows to what is off the axes there.
     """
 
     header: Header
@@ -56,7 +61,7 @@ class PhasePicture:
     pieces: tuple[Piece, ...]
     regions: tuple[Region, ...]
     marks: tuple[Mark, ...]
-    callouts: tuple[Callout, ...]
+    labels: tuple[MapLabel, ...]
 
 
 def prepare_phase(chart: PhaseChart, *, note: str = "") -> PhasePicture:
@@ -65,11 +70,11 @@ def prepare_phase(chart: PhaseChart, *, note: str = "") -> PhasePicture:
     pieces = _pieces(chart)
     points = _points(chart, pieces)
     taken = [_box(region) for region in regions]
-    callouts = place(
+    labels = place(
         [(rows, x, y) for _, rows, x, y in points], WIDTH, HEIGHT, taken=taken, kept_clear=_beads(chart, pieces)
     )
     marks = tuple(mark for mark, *_ in points)
-    return PhasePicture(_header(chart, pieces, marks, note), chart, pieces, regions, marks, callouts)
+    return PhasePicture(_header(chart, pieces, marks, note), chart, pieces, regions, marks, labels)
 
 
 def _header(chart: PhaseChart, pieces: tuple[Piece, ...], marks: tuple[Mark, ...], note: str) -> Header:
@@ -211,3 +216,100 @@ def _box(region: Region) -> Box:
     wide, high = size_of((region.name,))
     wide *= 1.15
     return region.x - wide / 2, region.y - high / 2, region.x + wide / 2, region.y + high / 2
+
+
+_LEFT, _RIGHT, _BELOW, _ABOVE = 0.85, 1.25, 0.6, 0.3
+_MARKS: dict[Mark, dict[str, Any]] = {
+    "critical": {"marker": "*", "markersize": 16, "markerfacecolor": ALARM, "markeredgecolor": "white"},
+    "initializer": {"marker": "o", "markersize": 8, "markerfacecolor": "white", "markeredgecolor": INK},
+    "left": {"marker": "<", "markersize": 9, "markerfacecolor": "white", "markeredgecolor": INK},
+    "right": {"marker": ">", "markersize": 9, "markerfacecolor": "white", "markeredgecolor": INK},
+    "bottom": {"marker": "v", "markersize": 9, "markerfacecolor": "white", "markeredgecolor": INK},
+    "top": {"marker": "^", "markersize": 9, "markerfacecolor": "white", "markeredgecolor": INK},
+}
+_TICKS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+
+
+def draw_phase(prepared: PhasePicture, figure: Figure | None = None) -> Figure:
+    """Draw a phase diagram into a figure, whose size it sets, or a new one."""
+    figure = figure or Figure(dpi=DPI)
+    width = _LEFT + WIDTH + _RIGHT
+    top = prepared.header.height(width)
+    height = top + _ABOVE + HEIGHT + _BELOW
+    figure.set_size_inches(width, height)
+    draw_header(figure, prepared.header)
+    axes = figure.add_axes((_LEFT / width, _BELOW / height, WIDTH / width, HEIGHT / height))
+    bar = figure.add_axes(((_LEFT + WIDTH + 0.3) / width, _BELOW / height, 0.16 / width, HEIGHT / height))
+    draw_plane(axes, bar, prepared)
+    return figure
+
+
+def draw_plane(axes: Axes, bar: Axes, prepared: PhasePicture) -> Axes:
+    """Draw the map into one axes and the scale of its colours into another."""
+    chart = prepared.chart
+    extent = (*chart.weight_limits, *chart.bias_limits)
+    diverges = np.isinf(chart.q)
+    depth = np.ma.masked_array(np.clip(chart.correlation_depth, DEPTHS[0] / 10, 10 * DEPTHS[1]), diverges)
+    colours = colormaps["viridis"].with_extremes(bad="#e6e6e6")
+    image = axes.imshow(
+        depth,
+        origin="lower",
+        extent=extent,
+        aspect="auto",
+        cmap=colours,
+        norm=LogNorm(*DEPTHS),
+        interpolation="nearest",
+    )
+    if diverges.any():
+        x, y = chart.weight_variance, chart.bias_variance
+        axes.contourf(x, y, np.where(diverges, 1.0, 0.0), levels=[0.5, 1.5], colors="none", hatches=["//"])
+    for weight, bias, solid in prepared.pieces:
+        for colour, thick in (("white", 4.0), (INK, 2.0)):
+            axes.plot(weight, bias, color=colour, linewidth=thick, linestyle="-" if solid else (0, (3, 2)), zorder=3)
+    axes.set_xlim(*chart.weight_limits)
+    axes.set_ylim(*chart.bias_limits)
+    outline = [patheffects.withStroke(linewidth=3, foreground="white")]
+    for region in prepared.regions:
+        axes.text(
+            region.x / WIDTH, region.y / HEIGHT, region.name, transform=axes.transAxes, ha="center", va="center",
+            size=13, weight="bold", path_effects=outline, zorder=4,
+        )  # fmt: skip
+    _draw_labels(axes, prepared)
+    axes.set_xlabel("weight variance  $\\sigma_w^2$ = fan_in · Var[W]")
+    axes.set_ylabel("bias variance  $\\sigma_b^2$ = Var[b]")
+    figure = axes.get_figure()
+    assert figure is not None
+    scale = figure.colorbar(image, cax=bar, extend="both", ticks=list(_TICKS))
+    scale.ax.minorticks_off()
+    scale.set_ticklabels([f"≥ {short(tick)}" if tick == DEPTHS[1] else short(tick) for tick in _TICKS])
+    scale.set_label("correlation depth scale  $\\xi_c$  (layers)")
+    return axes
+
+
+def _draw_labels(axes: Axes, prepared: PhasePicture) -> None:
+    for mark, label in zip(prepared.marks, prepared.labels, strict=True):
+        x0, y0, x1, y1 = label.leader
+        across, upwards = [x0 / WIDTH, x1 / WIDTH], [y0 / HEIGHT, y1 / HEIGHT]
+        axes.plot(across, upwards, color="white", linewidth=2.5, transform=axes.transAxes, zorder=4)
+        axes.plot(across, upwards, color=QUIET, linewidth=1.0, transform=axes.transAxes, zorder=4.1)
+        if mark != "none":
+            axes.plot(
+                [x0 / WIDTH], [y0 / HEIGHT], linestyle="", transform=axes.transAxes, clip_on=False,
+                zorder=6 if mark == "critical" else 5, **_MARKS[mark],
+            )  # fmt: skip
+        left, bottom, right, top = label.box
+        card = Rectangle(
+            (left / WIDTH, bottom / HEIGHT), (right - left) / WIDTH, (top - bottom) / HEIGHT, transform=axes.transAxes,
+            facecolor="white", alpha=0.85, linewidth=0, zorder=4.4,
+        )  # fmt: skip
+        axes.add_patch(card)
+        axes.text(
+            (left + right) / 2 / WIDTH,
+            (bottom + top) / 2 / HEIGHT,
+            "\n".join(label.rows),
+            transform=axes.transAxes,
+            ha="center",
+            va="center",
+            linespacing=1.15,
+            zorder=4.5,
+        )

@@ -10,21 +10,19 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from propscope.plots.depth_series import Track, positions_of, site_track, weight_track
+from propscope.plots.depth_series import DepthSeries, positions_of, site_series, weight_series
+from propscope.plots.scales import Floats, Ints
 from propscope.records import NetworkProfile
 from propscope.records.expectations import BAND, seed_band
 from propscope.records.figures import PARAMETER_FIELDS, SUMMARY_FIELDS, Field
 from propscope.records.interval import arithmetic_interval, geometric_interval
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 _FIELDS = {field.name: field for field in (*PARAMETER_FIELDS, *SUMMARY_FIELDS)}
 
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A quantity along the depth: `reads` a field of the summaries on a `track`, or their norm.
+    """A quantity along the depth: `reads` a field of the summaries on a `series`, or their norm.
 
     `subject` says of what in words, `symbol` in mathtext; `travels` which way the signal runs through the layers; a
     quantity that is `signed` is averaged as it is, every other one on logarithms. `expects`: the field of `Expected`
@@ -35,7 +33,7 @@ class Quantity:
     subject: str
     symbol: str
     reads: Literal["std", "mean", "rms", "gradient_norm"]
-    track: Callable[[NetworkProfile], Track]
+    series: Callable[[NetworkProfile], DepthSeries]
     travels: Literal["up", "down"]
     signed: bool = False
     expects: str = ""
@@ -47,24 +45,24 @@ class Quantity:
         """The quantity's name, label and symbol everywhere else."""
         return _FIELDS[self.reads]
 
-    def values(self, track: Track) -> list[float]:
-        """Return the value at each position of a track: NaN where not seen, Inf where an element is not finite."""
+    def values(self, series: DepthSeries) -> list[float]:
+        """Return the value at each position of a series: NaN where not seen, Inf where an element is not finite."""
         return [
             _value(None if summary is None or not summary.count else summary.nonfinite_count, read)
-            for summary, read in zip(track.summaries, self._reads(track), strict=True)
+            for summary, read in zip(series.summaries, self._reads(series), strict=True)
         ]
 
-    def expected(self, track: Track) -> list[float]:
-        """Return what theory expects at each position of a track, NaN where it says nothing."""
-        return [_known(found, self.expects) for found in track.expected]
+    def expected(self, series: DepthSeries) -> list[float]:
+        """Return what theory expects at each position of a series, NaN where it says nothing."""
+        return [_known(found, self.expects) for found in series.expected]
 
-    def scatters(self, track: Track) -> list[float]:
+    def scatters(self, series: DepthSeries) -> list[float]:
         """Return by how much networks scatter at each position, in logarithms unless signed; NaN where not known."""
-        return [_known(found, self.scatter) for found in track.expected]
+        return [_known(found, self.scatter) for found in series.expected]
 
-    def drifts(self, track: Track) -> list[float]:
+    def drifts(self, series: DepthSeries) -> list[float]:
         """Return by how much the mean logarithm lies above that of the prediction, NaN where not known."""
-        return [_known(found, self.drift) for found in track.expected]
+        return [_known(found, self.drift) for found in series.expected]
 
     def band(self, expected: Floats, scatter: Floats, drift: Floats) -> tuple[Floats, Floats]:
         """Return the limits between which 95% of networks lie, all of one shape."""
@@ -76,10 +74,10 @@ class Quantity:
         """Return which values have a place on the axis: finite ones, and positive ones where it is logarithmic."""
         return np.isfinite(values) & ((values > 0) | self.signed)
 
-    def _reads(self, track: Track) -> Iterable[float]:
+    def _reads(self, series: DepthSeries) -> Iterable[float]:
         if self.reads == "gradient_norm":
-            return track.norms
-        return [math.nan if summary is None else getattr(summary, self.reads) for summary in track.summaries]
+            return series.norms
+        return [math.nan if summary is None else getattr(summary, self.reads) for summary in series.summaries]
 
 
 def _known(found: object, name: str) -> float:
@@ -98,7 +96,7 @@ QUANTITIES = (
         "Forward: activation h",
         r"\sigma(h)",
         "std",
-        lambda p: site_track(p, "activation", "forward"),
+        lambda p: site_series(p, "activation", "forward"),
         travels="up",
         expects="forward_std",
         scatter="forward_std_log_std",
@@ -108,7 +106,7 @@ QUANTITIES = (
         "Forward: activation h",
         r"\langle h \rangle",
         "mean",
-        lambda p: site_track(p, "activation", "forward"),
+        lambda p: site_series(p, "activation", "forward"),
         travels="up",
         signed=True,
         expects="forward_mean",
@@ -118,7 +116,7 @@ QUANTITIES = (
         "Backward: dL/dz",
         r"\mathrm{rms}(\partial L/\partial z)",
         "rms",
-        lambda p: site_track(p, "pre-activation", "backward"),
+        lambda p: site_series(p, "pre-activation", "backward"),
         travels="down",
         expects="backward_rms",
         scatter="backward_log_std",
@@ -128,7 +126,7 @@ QUANTITIES = (
         "Weights W",
         r"\|\partial L/\partial W\|",
         "gradient_norm",
-        lambda p: weight_track(p, "gradient"),
+        lambda p: weight_series(p, "gradient"),
         travels="down",
         expects="expected_gradient_norm",
         scatter="expected_gradient_log_std",
@@ -160,16 +158,16 @@ class Curve:
     expected_high: Floats
 
 
-def curve_of(name: str, quantity: Quantity, tracks: Iterable[Track]) -> Curve:
-    """Return the curve of one line from the tracks of its networks, one a seed."""
-    tracks = list(tracks)
-    positions = positions_of(tracks)
+def curve_of(name: str, quantity: Quantity, series: Iterable[DepthSeries]) -> Curve:
+    """Return the curve of one line from the series of its networks, one a seed."""
+    members = list(series)
+    positions = positions_of(members)
     at = {position: index for index, position in enumerate(positions)}
 
-    def table(read: Callable[[Track], list[float]]) -> Floats:
-        rows = np.full((len(tracks), len(positions)), np.nan)
-        for row, track in zip(rows, tracks, strict=True):
-            row[[at[position] for position in track.positions]] = read(track)
+    def table(read: Callable[[DepthSeries], list[float]]) -> Floats:
+        rows = np.full((len(members), len(positions)), np.nan)
+        for row, one in zip(rows, members, strict=True):
+            row[[at[position] for position in one.positions]] = read(one)
         return rows
 
     values = table(quantity.values)
@@ -191,7 +189,7 @@ def curve_of(name: str, quantity: Quantity, tracks: Iterable[Track]) -> Curve:
         high=np.array([interval.high for interval in intervals], dtype=np.float64),
         vanished=np.zeros(len(positions), np.int64) if quantity.signed else (values == 0).sum(axis=0),
         nonfinite=nonfinite,
-        profiles=len(tracks),
+        profiles=len(members),
         expected=expected,
         expected_low=expected_low,
         expected_high=expected_high,

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from propscope.plots.style import power_of_ten, short
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 DECADES_ABOVE = 5.0
 DECADES_BELOW = 9.0
@@ -121,6 +122,13 @@ def exponents(low: float, high: float, at_most: int) -> list[int]:
     step = max(1, -(-(last - first + 1) // at_most))
     # A multiple of the step keeps 1 = 10^0 among the ticks.
     return [e for e in range(first, last + 1) if e % step == 0]
+
+
+def position_ticks(first: int, last: int) -> list[int]:
+    """Return at most 9 whole positions to mark: the first one, and multiples of 1, 2, 5, 10, ... after it."""
+    steps = (digit * 10**power for power in range(7) for digit in (1, 2, 5))
+    step = next((step for step in steps if (last - first) / step <= 6), last - first)
+    return [first, *(tick for tick in range(0, last + 1, step) if tick > first + step / 2)]
 
 
 def _spell(ticks: Sequence[float]) -> list[str]:

@@ -6,19 +6,20 @@ After the "colorful dimension" pictures of fastai: a column of cells a moment, i
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, LogNorm
+from matplotlib.figure import Figure
 
-from propscope.plots.depth_series import Track, positions_of, site_track
-from propscope.plots.histograms import evenly
+from propscope.plots.depth_series import DepthSeries, evenly, merged_at, positions_of, site_series
+from propscope.plots.fast_text import width_of
 from propscope.plots.pages import facts, lines
-from propscope.plots.quantities import Floats
-from propscope.plots.scales import Scale
-from propscope.plots.style import Header
+from propscope.plots.scales import Floats, Scale, position_ticks
+from propscope.plots.style import ALARM, DPI, LINE_HEIGHT, QUIET, Header, draw_header, power_of_ten, wrap
 from propscope.records import LogHistogram, TensorSummary, TrainingSet
 
 ROWS_AT_MOST = 6
@@ -57,20 +58,23 @@ class TrainingMap:
     broken: tuple[tuple[tuple[int, ...], ...], ...]
 
 
-_Tracks = dict[int, list[Track]]
+_SeriesByEpoch = dict[int, list[DepthSeries]]
 
 
 def prepare_training_map(runs: TrainingSet) -> TrainingMap | None:
     """Return the histograms of every initializer and layer; None with histograms of fewer than three epochs."""
-    tracks = {name: _tracks(group) for name, group in lines(runs).items()}
-    tracks = {name: found for name, found in tracks.items() if found}
-    epochs = tuple(sorted({epoch for found in tracks.values() for epoch in found}))
+    series = {name: _series_by_epoch(group) for name, group in lines(runs).items()}
+    series = {name: found for name, found in series.items() if found}
+    epochs = tuple(sorted({epoch for found in series.values() for epoch in found}))
     if len(epochs) < _MOMENTS:
         return None
-    every = [track for found in tracks.values() for members in found.values() for track in members]
+    every = [one for found in series.values() for members in found.values() for one in members]
     positions = positions_of(every)
     rows = evenly(positions, ROWS_AT_MOST)
-    merged = [[[_merged(found.get(e, ()), row) for e in epochs] for found in tracks.values()] for row in rows]
+    merged = [
+        [[merged_at(found.get(e, ()), row, histogram=True) for e in epochs] for found in series.values()]
+        for row in rows
+    ]
     scale = _scale(merged)
     edges = scale.at(np.linspace(0, 1, CELLS + 1))
     broken = tuple(
@@ -79,14 +83,14 @@ def prepare_training_map(runs: TrainingSet) -> TrainingMap | None:
         )
         for row in merged
     )
-    several = any(len(members) > 1 for found in tracks.values() for members in found.values())
+    several = any(len(members) > 1 for found in series.values() for members in found.values())
     reading = _READING + _MERGED * several + _BROKEN * any(cell for row in broken for cell in row)
     return TrainingMap(
         header=Header("Activations over the training", facts(runs), reading),
         rows=rows,
         of=len(positions),
         counts=every[0].axis,
-        columns=tuple(tracks),
+        columns=tuple(series),
         epochs=epochs,
         scale=scale,
         edges=edges,
@@ -95,21 +99,15 @@ def prepare_training_map(runs: TrainingSet) -> TrainingMap | None:
     )
 
 
-def _tracks(group: TrainingSet) -> _Tracks:
+def _series_by_epoch(group: TrainingSet) -> _SeriesByEpoch:
     """Return the activations of every run of a line by epoch, where histograms of them were taken."""
-    found: _Tracks = {}
+    found: _SeriesByEpoch = {}
     for run in group:
         for epoch, profile in run.profiles:
-            track = site_track(profile, "activation", "forward")
-            if any(summary is not None and summary.histogram is not None for summary in track.summaries):
-                found.setdefault(epoch, []).append(track)
+            series = site_series(profile, "activation", "forward")
+            if any(summary is not None and summary.histogram is not None for summary in series.summaries):
+                found.setdefault(epoch, []).append(series)
     return found
-
-
-def _merged(tracks: Sequence[Track], position: int) -> TensorSummary | None:
-    found = [track.summaries[track.positions.index(position)] for track in tracks if position in track.positions]
-    seen = [summary for summary in found if summary is not None and summary.histogram is not None]
-    return reduce(add, seen) if seen else None
 
 
 def shares_of(summary: TensorSummary | None, edges: Floats) -> Floats:
@@ -139,3 +137,90 @@ def _reach(summary: TensorSummary) -> tuple[float, float]:
         return 0.0, 0.0
     finite = summary.histogram.finite
     return max(summary.min, finite.quantile(0.001)), min(summary.max, finite.quantile(0.999))
+
+
+_WIDTH = 2.15
+_HEIGHT = 1.15
+_GAP = 0.22
+_ROWS = 0.2
+_LEFT = 1.45
+_BELOW = 0.62
+_KEY = 0.42
+_LEAST_WIDTH = 8.5
+_NAME_CHARACTERS = 21
+_SHADES = LinearSegmentedColormap.from_list(
+    "density", ["#ffffff", "#dbe9f4", "#9fc5e2", "#4a90c4", "#1f5a95", "#0a2247"]
+)
+# A cell of fewer than one value in ten thousand is white.
+_FEWEST = 4
+_DENSITY = LogNorm(10.0**-_FEWEST, 1.0)
+_UNSEEN = "#e9e9e9"
+
+
+def draw_training_map(prepared: TrainingMap, figure: Figure | None = None) -> Figure:
+    """Draw a grid of meshes into a figure, whose size it sets, or a new one."""
+    figure = figure or Figure(dpi=DPI)
+    names = ["\n".join(wrap(name, _NAME_CHARACTERS)) for name in prepared.columns]
+    headings = LINE_HEIGHT * 1.1 * max(name.count("\n") + 1 for name in names) + 0.12
+    width = max(_LEAST_WIDTH, _LEFT + len(names) * (_WIDTH + _GAP) + 0.1)
+    header = prepared.header.height(width)
+    top = header + _KEY + headings
+    height = top + len(prepared.rows) * (_HEIGHT + _ROWS) + _BELOW
+    figure.set_size_inches(width, height)
+    draw_header(figure, prepared.header)
+    _draw_key(figure, height - header - 0.12)
+    counted = re.split(r"\W", prepared.counts)[0]
+    for row, position in enumerate(prepared.rows):
+        bottom = height - top - (row + 1) * _HEIGHT - row * _ROWS
+        for column, name in enumerate(names):
+            left = _LEFT + column * (_WIDTH + _GAP)
+            axes = figure.add_axes((left / width, bottom / height, _WIDTH / width, _HEIGHT / height))
+            draw_mesh(axes, prepared, row, column)
+            axes.tick_params(labelleft=column == 0, labelbottom=row + 1 == len(prepared.rows))
+            if row == 0:
+                axes.set_title(name, pad=6, linespacing=1.1)
+            if row + 1 == len(prepared.rows):
+                axes.set_xlabel("epoch")
+        middle = (bottom + _HEIGHT / 2) / height
+        figure.text(0.2 / width, middle, f"{counted} {position}", weight="bold", va="center")
+    return figure
+
+
+def draw_mesh(axes: Axes, prepared: TrainingMap, row: int, column: int) -> Axes:
+    """Draw the histograms of one layer and initializer into an axes, from the first epoch to the last."""
+    shares = prepared.shares[row][column]
+    sides = _sides(prepared.epochs)
+    axes.set_facecolor(_UNSEEN)
+    shown = np.ma.masked_invalid(np.where(np.isnan(shares), np.nan, np.maximum(shares, 10.0**-_FEWEST)))
+    axes.pcolormesh(sides, prepared.edges, shown.T, cmap=_SHADES, norm=_DENSITY, rasterized=True)
+    prepared.scale.apply(axes)
+    axes.set_xlim(sides[0], sides[-1])
+    axes.set_xticks(position_ticks(prepared.epochs[0], prepared.epochs[-1]))
+    axes.spines[:].set_visible(True)
+    axes.spines[:].set_color("#b5b5b5")
+    broken = list(prepared.broken[row][column])
+    if broken:
+        edge = axes.get_xaxis_transform()
+        axes.plot(broken, [1.0] * len(broken), "^", color=ALARM, markersize=7, transform=edge, clip_on=False, zorder=4)
+    return axes
+
+
+def _sides(epochs: tuple[int, ...]) -> Floats:
+    """Return where the columns of cells meet: midway between the epochs."""
+    at = np.array(epochs, dtype=np.float64)
+    middles = (at[1:] + at[:-1]) / 2
+    return np.concatenate([[2 * at[0] - middles[0]], middles, [2 * at[-1] - middles[-1]]])
+
+
+def _draw_key(figure: Figure, middle: float) -> None:
+    """Draw the scale of the shades at a height in inches."""
+    width, height = figure.get_size_inches()
+    text = f"share of a layer's values in a cell: {power_of_ten(-_FEWEST)} or less"
+    left = 0.2
+    figure.text(left / width, middle / height, text, va="center")
+    left += width_of(text) + 0.1
+    bar = figure.add_axes((left / width, (middle - 0.08) / height, 1.6 / width, 0.16 / height))
+    bar.imshow(np.geomspace(10.0**-_FEWEST, 1, 128)[None], aspect="auto", cmap=_SHADES, norm=_DENSITY)
+    bar.set_xticks([])
+    bar.set_yticks([])
+    figure.text((left + 1.7) / width, middle / height, "all;   grey: not recorded", va="center", color=QUIET)

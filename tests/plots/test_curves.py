@@ -14,8 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from propscope.plots.curve_panels import draw_curves, position_ticks
-from propscope.plots.curves import Curves, Panel, prepare_curves
+from propscope.plots.curves import Curves, Panel, draw_curves, prepare_curves
 from propscope.plots.style import styled
 from propscope.records import Expected, NetworkProfile, ProfileSet
 
@@ -243,11 +242,3 @@ def test_a_mark_stands_where_the_signal_is_first_gone_on_its_way() -> None:
         (mark,) = (line for line in figure.axes[number].lines if line.get_marker() == "v")
         assert mark.get_xdata()[0] == position
         assert mark.get_markersize() > 5
-
-
-def test_position_ticks_hold_the_first_and_round_numbers() -> None:
-    assert position_ticks(1, 1) == [1]
-    assert position_ticks(1, 2) == [1, 2]
-    assert position_ticks(1, 20) == [1, 5, 10, 15, 20]
-    assert position_ticks(4, 59) == [4, 10, 20, 30, 40, 50]
-    assert position_ticks(1, 1000) == [1, 200, 400, 600, 800, 1000]

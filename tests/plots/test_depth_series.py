@@ -5,61 +5,66 @@ import math
 import numpy as np
 from building.synthetic_profiles import constant, mlp, model, predicted
 
-from propscope.plots.depth_series import LAYER, POSITION, WEIGHT, positions_of, site_track, weight_track
+from propscope.plots.depth_series import LAYER, POSITION, WEIGHT, evenly, positions_of, site_series, weight_series
 from propscope.records import NetworkProfile, Parameter, Site, TensorSummary
 
 
 def test_a_layered_network_counts_layers_and_keeps_roles_apart() -> None:
     profile = mlp(depth=3)
-    track = site_track(profile, "activation", "forward")
-    assert (track.axis, track.subject, track.positions) == (LAYER, "activation", (1, 2, 3))
-    assert track.summaries == tuple(site.forward for site in profile.with_role("activation"))
-    assert all(math.isnan(norm) for norm in track.norms)
+    series = site_series(profile, "activation", "forward")
+    assert (series.axis, series.subject, series.positions) == (LAYER, "activation", (1, 2, 3))
+    assert series.summaries == tuple(site.forward for site in profile.with_role("activation"))
+    assert all(math.isnan(norm) for norm in series.norms)
 
 
 def test_without_layers_the_position_in_execution_order_counts() -> None:
-    track = site_track(model(60), "activation", "backward")
-    assert track.axis == POSITION
-    assert track.positions == tuple(range(4, 61, 5))
+    series = site_series(model(60), "activation", "backward")
+    assert series.axis == POSITION
+    assert series.positions == tuple(range(4, 61, 5))
 
 
 def test_a_role_that_is_missing_gives_all_sites() -> None:
-    track = site_track(model(60), "pre-activation", "forward")
-    assert (track.subject, track.positions) == ("site", tuple(range(1, 61)))
+    series = site_series(model(60), "pre-activation", "forward")
+    assert (series.subject, series.positions) == ("site", tuple(range(1, 61)))
 
 
 def test_a_layer_seen_twice_is_no_coordinate() -> None:
     site = Site("a", "ReLU", "activation", (1,), layer=1, forward=TensorSummary.of(np.ones(3)))
-    assert site_track(NetworkProfile((site, site)), "activation", "forward").axis == POSITION
+    assert site_series(NetworkProfile((site, site)), "activation", "forward").axis == POSITION
 
 
 def test_what_theory_expects_goes_along_with_sites_and_not_with_weights() -> None:
     profile = predicted(mlp(depth=2))
-    track = site_track(profile, "activation", "forward")
-    assert track.expected == tuple(site.expected for site in profile.with_role("activation"))
-    assert weight_track(profile, "value").expected == (None, None)
-    assert site_track(mlp(depth=2), "activation", "forward").expected == (None, None)
+    series = site_series(profile, "activation", "forward")
+    assert series.expected == tuple(site.expected for site in profile.with_role("activation"))
+    assert weight_series(profile, "value").expected == (None, None)
+    assert site_series(mlp(depth=2), "activation", "forward").expected == (None, None)
 
 
 def test_weights_are_matrices_named_weight_in_order() -> None:
     profile = mlp(depth=4)
-    track = weight_track(profile, "gradient")
-    assert (track.axis, track.positions) == (LAYER, (1, 2, 3, 4))
+    series = weight_series(profile, "gradient")
+    assert (series.axis, series.positions) == (LAYER, (1, 2, 3, 4))
     weights = [p for p in profile.parameters if p.name.endswith(".weight")]
-    assert track.norms == tuple(p.gradient_norm for p in weights)
+    assert series.norms == tuple(p.gradient_norm for p in weights)
     summary = TensorSummary.of(np.ones((2, 2)))
     mixed = (
         Parameter("norm.weight", (2,), summary),
         Parameter("conv.weight", (2, 2, 3, 3), summary),
         Parameter("table", (2, 2), summary),
     )
-    track = weight_track(NetworkProfile((), mixed), "gradient")
-    assert (track.axis, track.positions, track.summaries) == (WEIGHT, (1,), (None,))
-    assert math.isnan(track.norms[0])
-    assert weight_track(NetworkProfile((), mixed), "value").norms == (2.0,)
+    series = weight_series(NetworkProfile((), mixed), "gradient")
+    assert (series.axis, series.positions, series.summaries) == (WEIGHT, (1,), (None,))
+    assert math.isnan(series.norms[0])
+    assert weight_series(NetworkProfile((), mixed), "value").norms == (2.0,)
 
 
 def test_positions_are_the_union() -> None:
-    tracks = [site_track(constant(1.0, depth=depth), "activation", "forward") for depth in (2, 4)]
-    assert positions_of(tracks) == (1, 2, 3, 4)
+    series = [site_series(constant(1.0, depth=depth), "activation", "forward") for depth in (2, 4)]
+    assert positions_of(series) == (1, 2, 3, 4)
     assert positions_of([]) == ()
+
+
+def test_evenly_keeps_the_first_and_the_last() -> None:
+    assert evenly((3, 5, 9), 8) == (3, 5, 9)
+    assert evenly(range(1, 101), 8) == (1, 15, 29, 43, 58, 72, 86, 100)

@@ -6,13 +6,14 @@ from building.synthetic_profiles import sixteen
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from propscope.plots.fast_text import Lettering, draw_lettering, width_of
-from propscope.plots.histogram_grid import GAP, WIDTH
+from propscope.plots.fast_text import FastText, draw_texts, width_of
 from propscope.plots.histograms import (
     ACTIVATIONS,
+    GAP,
     GRADIENTS,
     WEIGHT_GRADIENTS,
     WEIGHTS,
+    WIDTH,
     Subject,
     prepare_histograms,
 )
@@ -40,17 +41,17 @@ def blank() -> Figure:
 def test_lettering_stands_where_matplotlib_would_write_it() -> None:
     lettered, written = blank(), blank()
     text = "−3.4e−17 ± 0.83 [x]"
-    draw_lettering(lettered.axes[0], [Lettering(0.5, 0.4, (text,), "black")])
+    draw_texts(lettered.axes[0], [FastText(0.5, 0.4, (text,), "black")])
     written.axes[0].text(0.5, 0.4, text, size=TEXT, family="DejaVu Sans", va="baseline")
     assert ink(lettered) == pytest.approx(ink(written), abs=3)
 
 
 def test_the_last_row_stands_lowest() -> None:
     one, two = blank(), blank()
-    draw_lettering(one.axes[0], [Lettering(0.5, 0.3, ("ab",), "black")])
-    draw_lettering(two.axes[0], [Lettering(0.5, 0.3, ("", "ab"), "black")])
+    draw_texts(one.axes[0], [FastText(0.5, 0.3, ("ab",), "black")])
+    draw_texts(two.axes[0], [FastText(0.5, 0.3, ("", "ab"), "black")])
     assert ink(one) == ink(two)
-    assert not draw_lettering(blank().axes[0], []).collections
+    assert not draw_texts(blank().axes[0], []).collections
 
 
 @pytest.mark.parametrize("scale", [1e-4, 0.03, 0.08, 0.31, 0.7, 1.3, 40.0, 3e5])

@@ -10,8 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from propscope.plots.jacobian import LOST, OUTPUT, Spectra, Spectrum, prepare_jacobian
-from propscope.plots.jacobian_panels import draw_jacobian
+from propscope.plots.jacobian import LOST, OUTPUT, Spectra, Spectrum, draw_jacobian, prepare_jacobian
 from propscope.plots.style import styled
 from propscope.records import NetworkProfile, ProfileSet, Site, TensorSummary
 from propscope.records.network import Role

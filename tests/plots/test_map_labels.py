@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from propscope.plots.map_labels import Callout, place, size_of
+from propscope.plots.map_labels import MapLabel, place, size_of
 
 
 def overlap(one, other) -> bool:
@@ -27,11 +27,11 @@ def names(count):
 )
 def test_no_label_lies_on_another_or_on_a_marker_and_all_are_within(places) -> None:
     points = [(rows, x, y) for rows, (x, y) in zip(names(len(places)), places, strict=True)]
-    callouts = place(points, 6.6, 4.6, taken=[(3.0, 2.0, 4.0, 2.4)])
-    assert [(one.rows, one.x, one.y) for one in callouts] == points
-    for one, other in itertools.combinations([(3.0, 2.0, 4.0, 2.4), *(one.box for one in callouts)], 2):
+    labels = place(points, 6.6, 4.6, taken=[(3.0, 2.0, 4.0, 2.4)])
+    assert [(one.rows, one.x, one.y) for one in labels] == points
+    for one, other in itertools.combinations([(3.0, 2.0, 4.0, 2.4), *(one.box for one in labels)], 2):
         assert not overlap(one, other)
-    for one in callouts:
+    for one in labels:
         left, bottom, right, top = one.box
         assert 0 <= left < right <= 6.6
         assert 0 <= bottom < top <= 4.6
@@ -56,10 +56,10 @@ def test_what_is_to_be_kept_clear_is_where_there_is_room() -> None:
 
 
 def test_a_map_without_room_still_gets_its_labels() -> None:
-    callouts = place([(("a name too long for the map",), 0.1, 0.1)] * 3, 0.5, 0.3)
-    assert len(callouts) == 3
+    labels = place([(("a name too long for the map",), 0.1, 0.1)] * 3, 0.5, 0.3)
+    assert len(labels) == 3
 
 
 def test_the_leader_of_a_label_beside_its_point_is_level() -> None:
-    assert Callout(("a",), 1.0, 1.0, (2.0, 0.9, 3.0, 1.1)).leader == (1.0, 1.0, 2.05, 1.0)
-    assert Callout(("a",), 2.5, 2.0, (2.0, 0.9, 3.0, 1.1)).leader == (2.5, 2.0, 2.5, 1.1)
+    assert MapLabel(("a",), 1.0, 1.0, (2.0, 0.9, 3.0, 1.1)).leader == (1.0, 1.0, 2.05, 1.0)
+    assert MapLabel(("a",), 2.5, 2.0, (2.0, 0.9, 3.0, 1.1)).leader == (2.5, 2.0, 2.5, 1.1)

@@ -9,8 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from propscope.plots.overview import Overview, cell_of, factor_of, prepare_overview
-from propscope.plots.overview_map import draw_overview
+from propscope.plots.overview import Overview, cell_of, draw_overview, factor_of, prepare_overview
 from propscope.plots.style import LINE_HEIGHT, styled
 from propscope.records import Expected, NetworkProfile, ProfileSet, TensorSummary
 from propscope.records.interval import geometric_interval

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from propscope.plots.scales import Scale, exponents, log_scale, log_window, signed_scale
+from propscope.plots.scales import Scale, exponents, log_scale, log_window, position_ticks, signed_scale
 
 EVERY_KIND = pytest.mark.parametrize(
     "scale",
@@ -108,3 +108,11 @@ def test_ticks_are_few_and_round() -> None:
 def test_ticks_in_words(scale: Scale, texts: list[str]) -> None:
     axes = scale.apply(Figure().add_axes((0, 0, 1, 1)))
     assert [text.get_text() for text in axes.get_yticklabels()] == texts
+
+
+def test_position_ticks_hold_the_first_and_round_numbers() -> None:
+    assert position_ticks(1, 1) == [1]
+    assert position_ticks(1, 2) == [1, 2]
+    assert position_ticks(1, 20) == [1, 5, 10, 15, 20]
+    assert position_ticks(4, 59) == [4, 10, 20, 30, 40, 50]
+    assert position_ticks(1, 1000) == [1, 200, 400, 600, 800, 1000]

@@ -7,8 +7,7 @@ import pytest
 from building.synthetic_trainings import run, trainings
 
 from propscope.plots.style import styled
-from propscope.plots.training_map import CELLS, TrainingMap, prepare_training_map, shares_of
-from propscope.plots.training_map_panels import draw_training_map
+from propscope.plots.training_map import CELLS, TrainingMap, draw_training_map, prepare_training_map, shares_of
 from propscope.records import NetworkProfile, Site, TensorSummary, TrainingSet
 
 
