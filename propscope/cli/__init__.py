@@ -1,16 +1,67 @@
-"""The command line: one file a command; a command parses what was typed and delegates."""
+"""The command line: one file per command; a command parses what was typed and delegates."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import typer
+from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command: its name, the module of this package whose function of the same name runs it, and what it does."""
+
+    name: str
+    module: str
+    help: str
+
+    @property
+    def run(self) -> Callable[..., Any]:
+        """The function that runs the command; importing its module imports nothing heavy."""
+        function: Callable[..., Any] = getattr(import_module(f"{__name__}.{self.module}"), self.module)
+        return function
+
+
+COMMANDS = (
+    Command("profile", "profile", "Compare initializers on deep MLPs."),
+    Command("train", "train", "Train deep MLPs from several initializers."),
+    Command("inspect", "inspect", "Show the signal in your own model, module by module."),
+    Command("check", "check", "Judge a model or a result file by the exit code, for CI."),
+    Command("show", "show", "Print the tables of a result file."),
+    Command("diagnose", "diagnose", "Explain what is wrong in a result file and what to change."),
+    Command("plot", "plot", "Draw the plots of a result file."),
+    Command("theory", "theory", "Print what mean-field theory predicts for an activation."),
+    Command("phase", "phase", "Draw the order-to-chaos diagram of an activation."),
+    Command("list", "list_", "List activations, initializers, inputs, data and optimizers."),
+    Command("merge", "merge", "Join several result files into one."),
+    Command("example", "example", "Run a classic experiment on initialization."),
+)
+
+
+class _Grouped(TyperCommand):
+    """A command whose help lists its options under their headings; typer does so only in its boxes of rich."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            heading = "Arguments" if parameter.param_type_name == "argument" else "Options"
+            if (record := parameter.get_help_record(ctx)) is not None:
+                groups.setdefault(getattr(parameter, "rich_help_panel", None) or heading, []).append(record)
+        # Those without a heading, such as --help, come last.
+        for heading, records in sorted(groups.items(), key=lambda group: group[0] == "Options"):
+            with formatter.section(heading):
+                formatter.write_dl(records)
 
 
 def build() -> typer.Typer:
-    """Return the application with every command; importing a command imports nothing heavy."""
-    from propscope.cli import check, diagnose, example, inspect, list_, merge, phase, plot, profile, show, theory, train
-
+    """Return the application with every command."""
     app = typer.Typer(
         name="propscope",
         help="Measure how a signal travels through a deep network, forward and backward, layer by layer.",
@@ -19,23 +70,13 @@ def build() -> typer.Typer:
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.command("profile")(profile.profile)
-    app.command("train")(train.train)
-    app.command("inspect")(inspect.inspect)
-    app.command("check")(check.check)
-    app.command("show")(show.show)
-    app.command("diagnose")(diagnose.diagnose)
-    app.command("plot")(plot.plot)
-    app.command("theory")(theory.theory)
-    app.command("phase")(phase.phase)
-    app.command("list")(list_.list_)
-    app.command("merge")(merge.merge)
-    app.command("example")(example.example)
+    for command in COMMANDS:
+        app.command(command.name, cls=_Grouped, short_help=command.help)(command.run)
 
     @app.callback(invoke_without_command=True)
     def without_command(
         context: typer.Context,
-        version: bool = typer.Option(False, "--version", help="Print the version and stop.", is_eager=True),
+        version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
     ) -> None:
         if version:
             from propscope import __version__

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from propscope.cli.model_options import (
+from propscope.cli.options import (
+    RUN,
+    Act,
     Arg,
     Batches,
     Checkpoint,
     Config,
+    Depth,
     Device,
     Dtype,
     Exclude,
@@ -19,10 +22,13 @@ from propscope.cli.model_options import (
     InputFile,
     InputKind,
     InputShape,
+    Json,
     Loss,
     Train,
+    Width,
+    load_selected,
+    option,
 )
-from propscope.cli.options import Act, Depth, Json, Width, load_selected
 from propscope.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,9 +36,11 @@ if TYPE_CHECKING:
     from propscope.records import ProfileSet
 
 _SEEDS = 5
-_FILES = (".h5", ".hdf5")
-_OF_BOTH = {"what", "fail_on", "baseline", "tolerance", "json", "init"}
-_OF_A_FILE = {"act", "depth", "width"}
+_FILE_ENDINGS = (".h5", ".hdf5")
+_SEVERITIES = ("broken", "strained")
+_FOR_BOTH = {"what", "fail_on", "baseline", "tolerance", "json", "init"}
+_FOR_A_FILE = {"act", "depth", "width"}
+_CHECK = "Check"
 
 
 def check(
@@ -41,20 +49,18 @@ def check(
         str,
         typer.Argument(
             metavar="TARGET|FILE",
-            help="module:callable or file.py:callable that returns a model, or a result file.",
+            help="What returns your model: module:callable or file.py:callable; or a result file (.h5).",
             show_default=False,
         ),
     ],
-    fail_on: Annotated[str, typer.Option(help="Fail on findings as grave as this: broken or strained.")] = "broken",
+    fail_on: Annotated[str, option("Least severity of a finding that fails: broken or strained.", _CHECK)] = "broken",
     baseline: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Result file from which the signal must not have moved, layer by layer."),
+        Path | None, option("Fail where the signal has moved from that of this result file.", _CHECK)
     ] = None,
-    tolerance: Annotated[float, typer.Option(help="Changes of up to this share never count as moved.")] = 0.01,
+    tolerance: Annotated[float, option("Relative change from the baseline that is always allowed.", _CHECK)] = 0.01,
     json: Json = False,
     init: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="TARGET: initializer for every layer that it fits. FILE: only these initializers."),
+        str | None, option("TARGET: initializer for every layer it fits. FILE: only these initializers.", _CHECK)
     ] = None,
     act: Act = None,
     depth: Depth = None,
@@ -63,23 +69,24 @@ def check(
     config: Config = None,
     checkpoint: Checkpoint = None,
     train: Train = True,
-    dtype: Dtype = "float32",
-    device: Device = "cpu",
     input_shape: InputShape = None,
     input_kind: InputKind = "float",
     input: InputFile = None,
+    batches: Batches = 1,
     loss: Loss = "cotangent",
     seeds: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(help="Models built anew, judged together. [default: as the baseline, else 5]"),
+        int | None,
+        option("Models to build, each with new weights and input. [default: as many as the baseline has, else 5]", RUN),
     ] = None,
-    batches: Batches = 1,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
     include: Include = None,
     exclude: Exclude = None,
 ) -> int:
-    """Judge a model, or a result file: exit code 0 fine, 1 broken or moved from the baseline, 2 wrong use or bad input.
+    """Judge a model or a result file by the exit code, for continuous integration.
 
-    Findings come worst first, each with its remedy. Options of a TARGET are those of `propscope inspect`.
+    Exit codes: 0 the check passed, 1 it failed, 2 wrong use or bad input. Findings are listed worst first, each with
+    its remedy. "Model", "Input and loss" and "Run" hold options for a TARGET, "Selection" options for a FILE.
     """
     from propscope.report.check import Verdict, print_verdict
 
@@ -93,24 +100,7 @@ def check(
     else:
         from propscope.cli.model_runs import Request
 
-        request = Request(
-            target=what,
-            arguments=tuple(arg or ()),
-            config=config,
-            checkpoint=checkpoint,
-            init=init,
-            train=train,
-            dtype=dtype,
-            device=device,
-            shapes=tuple(input_shape or ()),
-            kinds=input_kind,
-            file=input,
-            loss=loss,
-            seeds=_seeds(held) if seeds is None else seeds,
-            batches=batches,
-            include=include,
-            exclude=exclude,
-        )
+        request = Request.of(context.params, target=what, seeds=_seeds(held) if seeds is None else seeds)
         profiles, headline = _run(request)
     verdict = Verdict.of(profiles, headline, held, baseline, fail_on=fail_on, tolerance=tolerance)
     print_verdict(verdict, json=json)
@@ -119,50 +109,50 @@ def check(
 
 def _is_file(what: str) -> bool:
     path = Path(what)
-    if path.suffix in _FILES or (path.is_file() and path.suffix != ".py"):
+    if path.suffix in _FILE_ENDINGS or (path.is_file() and path.suffix != ".py"):
         return True
     if ":" not in what:
         raise InputError(
             f"{what!r} is neither a result file nor a target",
-            hint="a file ends in .h5; a target is package.module:callable or path/to/file.py:callable",
+            hint="a result file ends in .h5; a target is package.module:callable or path/to/file.py:callable",
         )
     return False
 
 
 def _check_options(context: typer.Context, fail_on: str, *, of_file: bool) -> None:
-    if fail_on not in ("broken", "strained"):
-        raise InputError(f"--fail-on is {fail_on!r}; valid is broken or strained")
-    if not 0 <= context.params["tolerance"] < float("inf"):
-        raise InputError(f"--tolerance is {context.params['tolerance']}; valid is a share of at least 0, such as 0.01")
-    valid = _OF_BOTH | _OF_A_FILE if of_file else context.params.keys() - _OF_A_FILE
+    from propscope import checks
+
+    if fail_on not in _SEVERITIES:
+        raise InputError(f"--fail-on must be one of {', '.join(_SEVERITIES)}, got {fail_on!r}")
+    checks.number("--tolerance", context.params["tolerance"])
+    valid = _FOR_BOTH | _FOR_A_FILE if of_file else context.params.keys() - _FOR_A_FILE
+    given, other = ("FILE", "TARGET") if of_file else ("TARGET", "FILE")
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
-        given = source is not None and source.name == "COMMANDLINE"
-        if given and parameter.name not in valid:
-            of_what, other = ("TARGET", "FILE") if of_file else ("FILE", "TARGET")
-            raise InputError(f"{parameter.opts[0]} is an option for a {of_what}; what is given is a {other}")
+        if source is not None and source.name == "COMMANDLINE" and parameter.name not in valid:
+            raise InputError(
+                f"{parameter.opts[0]} is for a {other} only, but {context.params['what']} is a {given}",
+                hint="leave it out; propscope check --help lists the options for each",
+            )
     for name in ("seeds", "batches"):
-        number = context.params[name]
-        if number is not None and number < 1:
-            raise InputError(f"--{name} is {number}; valid is a whole number of at least 1")
+        if context.params[name] is not None:
+            checks.count(f"--{name}", context.params[name])
 
 
 def _loaded(file: Path, filters: dict[str, str | None]) -> ProfileSet:
-    """Return the profiles of a file; raises `InputError` for one of training runs and for one without any."""
+    """Return the profiles of a file; raises `InputError` for one of training runs and for one with nothing to judge."""
     from propscope.records import TrainingSet
 
     held = load_selected(
         file, act=filters["act"], init=filters["init"], depth=filters["depth"], width=filters["width"], seed=None
     )
+    writes = "propscope profile --output FILE and propscope inspect TARGET --store FILE write profiles"
     if isinstance(held, TrainingSet):
-        raise InputError(
-            f"{file} holds training runs; what is checked are profiles",
-            hint="propscope profile -o FILE and propscope inspect TARGET --store FILE write them",
-        )
+        raise InputError(f"{file} holds training runs, but only profiles can be checked", hint=writes)
     if not len(held):
-        raise InputError(f"{file} holds no profile", hint="profile a network into it first")
+        raise InputError(f"{file} holds no profiles", hint=writes)
     if not any(profile.sites for profile in held):
-        raise InputError(f"{file} holds profiles without a site: nothing can be judged")
+        raise InputError(f"no profile in {file} has a recorded site, so nothing can be judged", hint=writes)
     return held
 
 
@@ -188,5 +178,7 @@ def _run(request: Request) -> tuple[ProfileSet, str]:
     if outcome.stopped is not None:
         raise InputError(outcome.stopped, hint=outcome.hint)
     if not any(profile.sites for profile in outcome.profiles):
-        raise InputError("no site was recorded: nothing can be judged", hint="look at --include and --exclude")
+        raise InputError(
+            "no site was recorded, so nothing can be judged", hint="check the patterns of --include and --exclude"
+        )
     return outcome.profiles, outcome.headline

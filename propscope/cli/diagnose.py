@@ -1,4 +1,4 @@
-"""`propscope diagnose`: what is wrong with the networks of a file, since which layer, why, and what to change."""
+"""`propscope diagnose`: what is wrong with the networks of a result file, where, why, and what to change."""
 
 from __future__ import annotations
 
@@ -22,11 +22,14 @@ def diagnose(
     width: Width = None,
     seed: Seed = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Make what is not healthy again with each remedy, until one helps.")
+        bool, typer.Option("--verify", help="Build each unhealthy network again with each remedy, until one helps.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Explain what is wrong with the networks of a result file, worst first, and what to change by which number."""
+    """Explain what is wrong with the networks of a result file, worst first: where, why, and what to change.
+
+    A LIST is separated by commas; names must be written as in the file.
+    """
     from propscope.diagnosis import diagnose as judge
     from propscope.records import TrainingSet
     from propscope.report.documents import print_json
@@ -34,9 +37,9 @@ def diagnose(
 
     profiles = load_selected(file, act=act, init=init, depth=depth, width=width, seed=seed)
     if isinstance(profiles, TrainingSet):
-        raise InputError(f"{file} holds training runs, not profiles", hint=f"propscope show {file} says how they went")
+        raise InputError(f"{file} holds training runs, not profiles", hint=f"propscope show {file} prints them")
     if not len(profiles):
-        raise InputError(f"{file} holds no profiles", hint="propscope profile --output FILE writes some")
+        raise InputError(f"{file} holds no profiles", hint="propscope profile --output FILE writes profiles")
     diagnosis = judge(profiles)
     if not json:
         print(explained(diagnosis))

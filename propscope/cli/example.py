@@ -1,4 +1,4 @@
-"""`propscope example`: runs one of the examples, which come with the source and with an installed package."""
+"""`propscope example`: runs one of the examples, which are in the source and in an installed package."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import traceback
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,18 +23,28 @@ QUICK = "PROPSCOPE_QUICK"
 
 def example(
     name: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Argument(help="Which one; without a name, all are listed.", show_default=False),
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="Name of the example; without it, all examples are listed.", show_default=False
+        ),
     ] = None,
     arguments: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Argument(help="What the example takes, such as mnist:path=DIR for ten_layers.", show_default=False),
+        list[str] | None,
+        typer.Argument(
+            metavar="ARGUMENT",
+            help="Arguments of the example, such as mnist:path=DIR for ten_layers.",
+            show_default=False,
+        ),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="In a small setting: less to train, fewer seeds, pictures in outputs/quick.")
+        bool,
+        typer.Option("--quick", help="Run a small version: less training, fewer seeds, plots in outputs/quick."),
     ] = False,
 ) -> None:
-    """Run an example: a classic experiment, with its conclusion asserted and its picture in outputs/."""
+    """Run a classic experiment on initialization; exit code 1 if its conclusion does not hold here.
+
+    Plots are written to outputs/.
+    """
     folder = examples_folder()
     if name is None:
         titles = {path.stem: title for path in example_files(folder) if (title := title_of(path))}
@@ -48,39 +58,39 @@ def example(
         except AssertionError as error:
             failed = traceback.extract_tb(error.__traceback__)[-1]
             said = str(error) or failed.line
-            print(f"{Path(failed.filename).name}:{failed.lineno}: this does not hold here: {said}", file=sys.stderr)
+            print(f"{Path(failed.filename).name}:{failed.lineno}: conclusion does not hold: {said}", file=sys.stderr)
             raise typer.Exit(1) from error
 
 
 def examples_folder() -> Path:
-    """Return where the examples are: inside an installed package, or beside it in the source.
+    """Return the folder of the examples: inside an installed package, or beside it in the source.
 
-    Raises `InputError` where neither is.
+    Raises `InputError` if neither exists.
     """
     package = Path(__file__).parents[1]
     for folder in (package / "examples", package.parent / "examples"):
         if (folder / "quickstart.py").is_file():
             return folder
     raise InputError(
-        f"no examples in {package / 'examples'} nor in {package.parent / 'examples'}",
-        hint="they come with the source: run propscope example in a clone of it",
+        f"found no examples in {package / 'examples'} or {package.parent / 'examples'}",
+        hint="run propscope example in a clone of the source",
     )
 
 
 def example_files(folder: Path) -> list[Path]:
-    """Return the examples of a folder by name; a file that only defines things, for others to import, is none."""
+    """Return the examples of a folder by name, without files that only define things for others to import."""
     return sorted(path for path in folder.glob("*.py") if title_of(path))
 
 
 def title_of(path: Path) -> str:
-    """Return the first line of an example's docstring; "" for a file that runs nothing or has none."""
+    """Return the first line of an example's docstring; "" for a file that has none or only defines things."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     runs = any(isinstance(statement, (ast.Expr, ast.Assert, ast.For, ast.With)) for statement in tree.body[1:])
     return (ast.get_docstring(tree) or "").split("\n")[0] if runs else ""
 
 
 def find_example(folder: Path, name: str) -> Path:
-    """Return the file of the example with that name, `-` read as `_`; raises `InputError` with the choices."""
+    """Return the file of an example, `-` read as `_`; raises `InputError` that lists the choices."""
     from difflib import get_close_matches
 
     files = {path.stem: path for path in example_files(folder)}
@@ -88,15 +98,15 @@ def find_example(folder: Path, name: str) -> Path:
     if wanted not in files:
         near = get_close_matches(wanted, files, n=1)
         raise InputError(
-            f"unknown example {name!r}; valid are {', '.join(files)}",
-            hint=f"did you mean {near[0]!r}?" if near else "propscope example says what each one shows",
+            f"unknown example {name!r}; choose from {', '.join(files)}",
+            hint=f"did you mean {near[0]!r}?" if near else "propscope example lists them all",
         )
     return files[wanted]
 
 
 @contextmanager
 def _setting(path: Path, arguments: list[str], *, quick: bool) -> Iterator[None]:
-    """Let an example import what lies beside it, and tell it its arguments and the setting; put all back."""
+    """Let an example import the files beside it, and pass it its arguments and the quick setting; then undo it."""
     before, typed = os.environ.get(QUICK), sys.argv
     sys.path.insert(0, str(path.parent))
     sys.argv = [str(path), *arguments]

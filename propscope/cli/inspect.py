@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from propscope.cli.model_options import (
-    INPUT,
+from propscope.cli.options import (
     MODEL,
+    RESULTS,
+    RUN,
+    VIEW,
     Arg,
     Batches,
     Checkpoint,
@@ -23,67 +25,60 @@ from propscope.cli.model_options import (
     InputFile,
     InputKind,
     InputShape,
+    Json,
     Loss,
+    Overwrite,
     Train,
+    option,
 )
-from propscope.cli.options import Json, Overwrite
 from propscope.errors import InputError
 
 if TYPE_CHECKING:
     from propscope.cli.model_runs import Outcome, Request
 
-_VIEW, _OUTPUT = "View", "Results"
-
 
 def inspect(
+    context: typer.Context,
     target: Annotated[
-        str, typer.Argument(help="module:callable or file.py:callable that returns a model.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="TARGET", help="What returns your model: module:callable or file.py:callable.", show_default=False
+        ),
     ],
     arg: Arg = None,
     config: Config = None,
     checkpoint: Checkpoint = None,
-    init: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Initializer for every layer that it fits; see `propscope list`.", rich_help_panel=MODEL),
-    ] = None,
+    init: Annotated[str | None, option("Initializer for every layer it fits; see `propscope list`.", MODEL)] = None,
     train: Train = True,
-    dtype: Dtype = "float32",
-    device: Device = "cpu",
     input_shape: InputShape = None,
     input_kind: InputKind = "float",
     input: InputFile = None,
-    loss: Loss = "cotangent",
-    seeds: Annotated[int, typer.Option(help="Models built anew, taken together.", rich_help_panel=INPUT)] = 1,
     batches: Batches = 1,
+    loss: Loss = "cotangent",
+    seeds: Annotated[int, option("Models to build, each with new weights and input.", RUN)] = 1,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
     include: Include = None,
     exclude: Exclude = None,
     sort: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Worst site first by gain, backward, flat, dead or nonfinite.", rich_help_panel=_VIEW),
+        str | None, option("List the sites, worst first by gain, backward, flat, dead or nonfinite.", VIEW)
     ] = None,
-    top: Annotated[Optional[int], typer.Option(help="Only so many sites.", rich_help_panel=_VIEW)] = None,  # noqa: UP045
-    depth: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(help="Collapse modules this many levels down. [default: what fits]", rich_help_panel=_VIEW),
-    ] = None,
-    precision: Annotated[
-        bool, typer.Option("--precision", help="Add what fp16, bf16 and fp8 would lose.", rich_help_panel=_VIEW)
-    ] = False,
-    fix: Annotated[
-        bool, typer.Option("--fix", help="Mend a copy, and say what changed it for the better.", rich_help_panel=_VIEW)
-    ] = False,
-    store: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Result file to write.", rich_help_panel=_OUTPUT),
-    ] = None,
+    top: Annotated[int | None, option("Show only this many sites.", VIEW)] = None,
+    depth: Annotated[int | None, option("Levels of modules to show. [default: as many as fit]", VIEW)] = None,
+    precision: Annotated[bool, option("Show which values fp16, bf16 and fp8 would lose.", VIEW, "--precision")] = False,
+    fix: Annotated[bool, option("Try remedies on a copy and show the one that helps.", VIEW, "--fix")] = False,
+    store: Annotated[Path | None, option("Result file to write.", RESULTS)] = None,
     plots: Annotated[
-        bool,
-        typer.Option("--plots", help="Draw the pictures, beside the file or in outputs/.", rich_help_panel=_OUTPUT),
+        bool, option("Draw the plots, beside the result file or in outputs/.", RESULTS, "--plots")
     ] = False,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Run an existing model and show its signal, forward and backward, module by module; the verdict on top."""
+    """Run your own model and show the signal, forward and backward, module by module, with a verdict on top.
+
+    Example: propscope inspect net.py:build --input-shape 8,3,32,32
+    """
+    from propscope import checks
     from propscope.cli.model_runs import Request, run
 
     started = time.perf_counter()
@@ -92,27 +87,9 @@ def inspect(
         from propscope.store import check_target
 
         check_target(store, overwrite=overwrite)
-    for name, number in (("--seeds", seeds), ("--batches", batches)):
-        if number < 1:
-            raise InputError(f"{name} is {number}; valid is a whole number of at least 1")
-    request = Request(
-        target=target,
-        arguments=tuple(arg or ()),
-        config=config,
-        checkpoint=checkpoint,
-        init=init,
-        train=train,
-        dtype=dtype,
-        device=device,
-        shapes=tuple(input_shape or ()),
-        kinds=input_kind,
-        file=input,
-        loss=loss,
-        seeds=seeds,
-        batches=batches,
-        include=include,
-        exclude=exclude,
-    )
+    checks.count("--seeds", seeds)
+    checks.count("--batches", batches)
+    request = Request.of(context.params, target=target, seeds=seeds)
     outcome = run(request)
     document: dict[str, Any] = {"target": target, "model": outcome.title, "input": outcome.input, "file": None}
     document |= {"pictures": [], "stopped": outcome.stopped}

@@ -1,4 +1,4 @@
-"""`propscope list`: what can be built, with formulas and sources."""
+"""`propscope list`: the names that options take, with formulas and sources."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def list_(json: Json = False) -> None:
-    """Print what can be built and trained on, and with which optimizers, with parameters, formulas and sources."""
+    """List activations, initializers, inputs, data and optimizers, with their parameters, formulas and sources."""
     from propscope.experiments.training import DATA, OPTIMIZERS
     from propscope.networks import ACTIVATIONS, INITIALIZERS, INPUTS
     from propscope.report.documents import print_json, print_table
@@ -24,7 +24,7 @@ def list_(json: Json = False) -> None:
     for kind, entries in kinds.items():
         print_table(_table(kind, entries))
         print()
-    print("Parameters follow colons: leaky_relu:negative_slope=0.1. Your own: package.module:callable.")
+    print("Parameters follow colons: leaky_relu:negative_slope=0.1. A function of your own: package.module:callable.")
 
 
 def _document(entry: Any) -> dict[str, Any]:

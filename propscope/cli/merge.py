@@ -1,4 +1,4 @@
-"""`propscope merge`: several result files in one."""
+"""`propscope merge`: several result files joined into one."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from propscope.cli.options import Overwrite
 
 
 def merge(
-    files: Annotated[list[Path], typer.Argument(help="Result files, in order.", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.", show_default=False)],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE", help="Result files (.h5), in order.", show_default=False)
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Result file to write.", show_default=False)],
     overwrite: Overwrite = False,
 ) -> None:
-    """Write the profiles and training runs of several result files into one."""
+    """Join the profiles and training runs of several result files into one file."""
     from propscope.records import TrainingSet
     from propscope.store import load, load_profiles
     from propscope.store import merge as merge_files
@@ -23,7 +25,7 @@ def merge(
     merge_files(files, output, overwrite=overwrite)
     found = load(output)
     parts = [f"{len(found)} training runs"] if isinstance(found, TrainingSet) else []
-    loose = len(load_profiles(output)) if parts else len(found)
-    if loose or not parts:
-        parts.append(f"{loose} profiles")
+    single = len(load_profiles(output)) if parts else len(found)
+    if single or not parts:
+        parts.append(f"{single} profiles")
     print(f"{' and '.join(parts)} in {output}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,6 +44,20 @@ class Request:
     batches: int
     include: str | None
     exclude: str | None
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], *, target: str, seeds: int) -> Request:
+        """Return the request that the options of `inspect` or `check` make, by their names as parameters."""
+        same = ("config", "checkpoint", "init", "train", "dtype", "device", "loss", "batches", "include", "exclude")
+        return cls(
+            target=target,
+            arguments=tuple(options["arg"] or ()),
+            shapes=tuple(options["input_shape"] or ()),
+            kinds=options["input_kind"],
+            file=options["input"],
+            seeds=seeds,
+            **{name: options[name] for name in same},
+        )
 
     def spec(self) -> str:
         """Return the request as JSON, without what was left out."""

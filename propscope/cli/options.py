@@ -1,10 +1,10 @@
-"""Options that several commands share, and the reading of lists."""
+"""Options that several commands share, and how the text of an option becomes a value."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -15,14 +15,76 @@ if TYPE_CHECKING:
 
 N = TypeVar("N", int, float)
 
-File = Annotated[Path, typer.Argument(help="A result file.", show_default=False)]
-Act = Annotated[Optional[str], typer.Option("--act", help="Only these activations, comma-separated.")]  # noqa: UP045
-Init = Annotated[Optional[str], typer.Option("--init", help="Only these initializers, comma-separated.")]  # noqa: UP045
-Depth = Annotated[Optional[str], typer.Option("--depth", help="Only these depths, comma-separated.")]  # noqa: UP045
-Width = Annotated[Optional[str], typer.Option("--width", help="Only these widths, comma-separated.")]  # noqa: UP045
-Seed = Annotated[Optional[str], typer.Option("--seed", help="Only these seeds, comma-separated.")]  # noqa: UP045
+# The headings under which --help lists the options.
+NETWORK, MODEL, INPUT, RUN = "Network", "Model", "Input and loss", "Run"
+RESULTS, SELECTION, VIEW = "Results", "Selection", "View"
+
+
+def option(help: str, heading: str, *flags: str, metavar: str | None = None) -> Any:
+    """Return an option that --help lists under a heading; without `flags` it is named as its parameter."""
+    return typer.Option(*flags, help=help, metavar=metavar, rich_help_panel=heading)
+
+
+# A result file, and which of its networks
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="Result file (.h5).", show_default=False)]
+Act = Annotated[str | None, option("Only these activations.", SELECTION, metavar="LIST")]
+Init = Annotated[str | None, option("Only these initializers.", SELECTION, metavar="LIST")]
+Depth = Annotated[str | None, option("Only these depths.", SELECTION, metavar="LIST")]
+Width = Annotated[str | None, option("Only these widths.", SELECTION, metavar="LIST")]
+Seed = Annotated[str | None, option("Only these seeds.", SELECTION, metavar="LIST")]
+
+# What is written and printed
+
+Output = Annotated[
+    Path | None, option("Result file to write. [default: a new name in outputs/]", RESULTS, "--output", "-o")
+]
+Plots = Annotated[bool, option("Draw the plots beside the result file.", RESULTS, "--plots/--no-plots")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
+
+# The MLPs of a grid
+
+Depths = Annotated[str, option("Numbers of hidden layers.", NETWORK, metavar="LIST")]
+Widths = Annotated[
+    str, option("Units per layer; 256-128-64 gives each of three layers its own.", NETWORK, metavar="LIST")
+]
+Activations = Annotated[str, option("Activations; see `propscope list`.", NETWORK, metavar="LIST")]
+Seeds = Annotated[int, option("Number of seeds; each draws new weights and data.", NETWORK)]
+Bias = Annotated[
+    float | None, option("Standard deviation of the biases. [default: 0, or as the initializer sets it]", NETWORK)
+]
+Norm = Annotated[str, option("Normalization before each activation: none, batch, layer or rms.", NETWORK)]
+Residual = Annotated[bool, option("Add the input of each layer to its output.", NETWORK, "--residual")]
+Dropout = Annotated[float, option("Dropout probability after each activation.", NETWORK)]
+AlphaDropout = Annotated[float, option("AlphaDropout probability; it keeps mean and variance (for selu).", NETWORK)]
+UnitsPerLayer = Annotated[int, typer.Option(help="Units per layer, for initializers with a fixed standard deviation.")]
+
+# The model of a target, what it is run on and with which loss
+
+Arg = Annotated[list[str] | None, option("Keyword argument for the callable; repeatable.", MODEL, metavar="NAME=VALUE")]
+Config = Annotated[
+    str | None, option("Configuration values for a model class of transformers.", MODEL, metavar="NAME=VALUE,...")
+]
+Checkpoint = Annotated[
+    Path | None, option("Weights to load: a state_dict saved by torch.save, read with weights_only=True.", MODEL)
+]
+Train = Annotated[bool, option("Mode of the model.", MODEL, "--train/--eval")]
+InputShape = Annotated[
+    list[str] | None,
+    option("Shape of a random input, e.g. 8,3,32,32; repeat it for several inputs.", INPUT, metavar="SHAPE"),
+]
+InputKind = Annotated[str, option("Kind of random input: float (N(0, 1)), tokens or image (smooth noise).", INPUT)]
+InputFile = Annotated[
+    Path | None,
+    option("Input from a .pt or .npy file: a tensor, a tuple of arguments, or a dict of keyword arguments.", INPUT),
+]
+Batches = Annotated[int, option("Input batches per seed.", INPUT)]
+Loss = Annotated[str, option("cotangent (an N(0, 1) gradient at the output), cross-entropy, mse or sum.", INPUT)]
+Dtype = Annotated[str, option("float32, float64, bfloat16 or float16.", RUN)]
+Device = Annotated[str, option("cpu, cuda or mps.", RUN)]
+Include = Annotated[str | None, option("Record only sites whose name matches this regular expression.", RUN)]
+Exclude = Annotated[str | None, option("Leave out sites whose name matches this regular expression.", RUN)]
 
 
 def numbers(text: str, option: str) -> list[int]:
@@ -41,32 +103,32 @@ def _listed(text: str, option: str, read: Callable[[str], N], valid: str, exampl
             return read(part)
         except ValueError:
             raise InputError(
-                f"{option} has {part.strip()!r}; valid are {valid}, comma-separated", hint=f"{option} {example}"
+                f"{option} must be {valid}, separated by commas, got {text!r}", hint=f"for example {option} {example}"
             ) from None
 
     return [number(part) for part in text.split(",")]
 
 
-def unused_file(stem: str) -> Path:
-    """Return a path in outputs/ that does not exist yet, numbered from the second on."""
+def unused_path(stem: str, ending: str) -> Path:
+    """Return a path in outputs/ that does not exist: `stem` with the ending, numbered from the second on."""
     for number in range(1, 100_000):
-        path = Path("outputs") / (f"{stem}.h5" if number == 1 else f"{stem}-{number}.h5")
+        path = Path("outputs") / (f"{stem}{ending}" if number == 1 else f"{stem}-{number}{ending}")
         if not path.exists():
             return path
-    raise InputError(f"outputs/ is full of files named {stem}; name one with --output")
+    raise InputError(f"outputs/ already has 100,000 files named {stem}", hint="choose another name with --output")
 
 
 def short_name(spec: str) -> str:
-    """Return what a file name says of a spec; an activation of the user's may be the path of a file."""
+    """Return what a file name says of a spec: its name, and of the user's own file.py:callable the file's."""
     return Path(spec.split(":")[0]).stem
 
 
 def load_selected(
     file: Path, *, act: str | None, init: str | None, depth: str | None, width: str | None, seed: str | None
 ) -> ProfileSet | TrainingSet:
-    """Return the profiles or training runs of a file that the options leave.
+    """Return the profiles or training runs of a file that the options select.
 
-    Names are those in the file, since aliases need torch.
+    Names must be written as in the file: resolving aliases would load torch.
     """
     from propscope.store import load
 

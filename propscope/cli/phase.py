@@ -1,49 +1,54 @@
-"""`propscope phase`: the order-to-chaos diagram of an activation, and where initializers stand on it."""
+"""`propscope phase`: the order-to-chaos diagram of an activation, with the places of initializers."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from propscope.cli.options import Overwrite
+from propscope.cli.options import Overwrite, UnitsPerLayer, short_name, unused_path
 from propscope.errors import InputError
 
 
 def phase(
     act: Annotated[str, typer.Option("--act", help="Activation; see `propscope list`.", show_default=False)],
     init: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Initializers to mark, comma-separated. [default: all that suit a square MLP]"),
+        str | None,
+        typer.Option(metavar="LIST", help="Initializers to mark. [default: all for layers of equal width]"),
     ] = None,
     weight_variance: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="LOW:HIGH of sigma_w^2 = fan_in Var[W]. [default: around the critical point]"),
+        str | None,
+        typer.Option(
+            metavar="LOW:HIGH", help="Axis of sigma_w^2 = fan_in Var[W]. [default: around the critical point]"
+        ),
     ] = None,
     bias_variance: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="LOW:HIGH of sigma_b^2 = Var[b]. [default: along the critical line]"),
+        str | None,
+        typer.Option(metavar="LOW:HIGH", help="Axis of sigma_b^2 = Var[b]. [default: along the critical line]"),
     ] = None,
-    width: Annotated[int, typer.Option(help="Units a layer, for initializers of a fixed std.")] = 256,
+    width: UnitsPerLayer = 256,
     output: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--output", "-o", help="Picture, .png, .pdf or .svg. [default: a new name in outputs/]"),
+        Path | None,
+        typer.Option("--output", "-o", help="File to write: .png, .pdf or .svg. [default: a new name in outputs/]"),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Draw the order-to-chaos diagram: how deep a signal reaches by the two variances, and the critical line."""
+    """Draw the order-to-chaos diagram of an activation: how deep a signal reaches for each weight and bias variance.
+
+    The critical line and the places of initializers are marked. A LIST is separated by commas.
+    """
     from propscope.plots.gallery import FORMATS, write_figure
     from propscope.plots.phase import draw_phase, prepare_phase
     from propscope.plots.style import styled
 
-    # What can be told without torch comes first.
+    # These checks need no torch, so they come first.
     weights, biases = _range(weight_variance, "--weight-variance"), _range(bias_variance, "--bias-variance")
-    path = _unused(act) if output is None else output
+    path = unused_path(f"phase-{short_name(act)}", ".png") if output is None else output
     if path.suffix[1:] not in FORMATS:
-        raise InputError(f"--output is {path}; valid is a name that ends in .{', .'.join(FORMATS)}")
+        raise InputError(f"--output must end in one of .{', .'.join(FORMATS)}, got {str(path)!r}")
     if path.exists() and not overwrite:
-        raise InputError(f"{path} exists", hint="overwrite it (--overwrite), or choose another name")
+        raise InputError(f"{path} exists", hint="add --overwrite to replace it, or choose another name")
 
     from propscope.networks import SQUARE_DEFAULTS, split_list
     from propscope.theory.phase_chart import phase_chart
@@ -51,7 +56,7 @@ def phase(
     initializers = SQUARE_DEFAULTS if init is None else split_list(init)
     chart = phase_chart(act, initializers=initializers, weight_variance=weights, bias_variance=biases, width=width)
     with styled():
-        write_figure(draw_phase(prepare_phase(chart, note=f"initializers of {width} units a layer")), path)
+        write_figure(draw_phase(prepare_phase(chart, note=f"initializers for {width} units per layer")), path)
     print(path)
 
 
@@ -64,18 +69,7 @@ def _range(text: str | None, option: str) -> tuple[float, float] | None:
         low, high = 0.0, 0.0
     if not 0 <= low < high < float("inf"):
         raise InputError(
-            f"{option} is {text!r}; valid is LOW:HIGH, two finite numbers of at least 0, LOW < HIGH",
-            hint=f"{option} 0:4",
+            f"{option} must be LOW:HIGH, two finite numbers with 0 <= LOW < HIGH, got {text!r}",
+            hint=f"for example {option} 0:4",
         )
     return low, high
-
-
-def _unused(act: str) -> Path:
-    """Return a path in outputs/ that does not exist yet, numbered from the second on."""
-    # An activation of the user's may be the path of a file.
-    name = Path(act.split(":")[0]).stem
-    for number in range(1, 100_000):
-        path = Path("outputs") / (f"phase-{name}.png" if number == 1 else f"phase-{name}-{number}.png")
-        if not path.exists():
-            return path
-    raise InputError(f"outputs/ is full of files named phase-{name}; name one with --output")

@@ -1,9 +1,9 @@
-"""`propscope plot`: the pictures of a stored file."""
+"""`propscope plot`: the plots of a result file."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -12,18 +12,19 @@ from propscope.cli.options import Act, Depth, File, Init, Overwrite, Seed, Width
 
 def plot(
     file: File,
-    output: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--output", "-o", help="Directory of the pictures. [default: that of the file]"),
-    ] = None,
     only: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
-            help="Only these: curves, activations, gradients, weights, weight-gradients, overview, jacobian; "
-            "of trainings learning, signal, activation-map."
+            metavar="LIST",
+            help="Only these plots. For profiles: curves, activations, gradients, weights, weight-gradients, overview, "
+            "jacobian; for training runs: learning, signal, activation-map.",
         ),
     ] = None,
-    format: Annotated[str, typer.Option(help="png, pdf or svg; a comma-separated list.")] = "png",
+    format: Annotated[str, typer.Option(metavar="LIST", help="Formats: png, pdf or svg.")] = "png",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Directory to write to. [default: that of the file]"),
+    ] = None,
     act: Act = None,
     init: Init = None,
     depth: Depth = None,
@@ -31,11 +32,14 @@ def plot(
     seed: Seed = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Draw the curves, the histogram grids and the overview of a result file; of trainings, how they went."""
+    """Draw the plots of a result file: curves, histograms and overview, or how training went.
+
+    A LIST is separated by commas; names must be written as in the file.
+    """
     from propscope.plots import draw_all
 
     profiles = load_selected(file, act=act, init=init, depth=depth, width=width, seed=seed)
-    pictures = draw_all(
+    written = draw_all(
         profiles,
         file.parent if output is None else output,
         stem=file.stem,
@@ -43,5 +47,5 @@ def plot(
         only=None if only is None else [part.strip() for part in only.split(",")],
         overwrite=overwrite,
     )
-    for picture in pictures:
-        print(picture)
+    for path in written:
+        print(path)

@@ -1,4 +1,4 @@
-"""`propscope show`: a stored file's table, or one pair layer by layer; of training runs, how they went."""
+"""`propscope show`: the table of a result file, or one of its networks layer by layer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ def show(
     seed: Seed = None,
     json: Json = False,
 ) -> None:
-    """Print the table of a result file; when one pair is left, layer by layer, its seeds taken together."""
+    """Print the table of a result file, one row per network.
+
+    When the options select a single network, it is shown layer by layer, its seeds pooled. A LIST is separated by
+    commas; names must be written as in the file.
+    """
     from propscope.diagnosis import diagnose
     from propscope.records import TrainingSet
     from propscope.records.pooling import pooled

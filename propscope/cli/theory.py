@@ -1,12 +1,12 @@
-"""`propscope theory`: gain, critical point, fixed points and depth scales of an activation, without any network."""
+"""`propscope theory`: gain, critical point, fixed points and depth scales of an activation."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from propscope.cli.options import Json
+from propscope.cli.options import Json, UnitsPerLayer
 
 if TYPE_CHECKING:
     from propscope.report.table import Table
@@ -27,24 +27,30 @@ _SCALES = (
 
 def theory(
     act: Annotated[
-        str, typer.Option("--act", help="Activations, comma-separated; see `propscope list`.", show_default=False)
+        str, typer.Option("--act", metavar="LIST", help="Activations; see `propscope list`.", show_default=False)
     ],
     weight_variance: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(help="sigma_w^2 = fan_in Var[W] of a network. [default: at the critical point]"),
+        float | None,
+        typer.Option(help="Weight variance sigma_w^2 = fan_in Var[W]. [default: at the critical point]"),
     ] = None,
     bias_variance: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(help="sigma_b^2 = Var[b]; alone: of the critical point. [default: 0, or at the critical point]"),
+        float | None,
+        typer.Option(
+            help="Bias variance sigma_b^2 = Var[b]. Without --weight-variance: the critical point with this bias "
+            "variance. [default: 0, or at the critical point]"
+        ),
     ] = None,
     init: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Networks of these initializers instead, comma-separated.", show_default=False),
+        str | None,
+        typer.Option(metavar="LIST", help="Initializers whose networks to show instead.", show_default=False),
     ] = None,
-    width: Annotated[int, typer.Option(help="Units a layer, for initializers of a fixed std.")] = 256,
+    width: UnitsPerLayer = 256,
     json: Json = False,
 ) -> None:
-    """Print what mean-field theory says of an activation: gain, critical point, fixed points, depth scales."""
+    """Print what mean-field theory predicts for an activation: gain, critical point, fixed points, depth scales.
+
+    A LIST is separated by commas.
+    """
     from propscope.networks import split_list
     from propscope.report.documents import print_json, print_table
     from propscope.theory.account import Asked, accounts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -11,6 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from propscope.cli import main
+
+
+def missing(text: str, words: str) -> list[str]:
+    """Return the words, numbers and names that a text does not have as such; quotes of either kind are alike."""
+    text = text.replace('"', "'")
+    return [word for word in words.split() if not re.search(rf"(?<![\w-]){re.escape(word)}(?!\w)", text)]
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,10 @@ class Outcome:
         assert self.out == "", self
         assert [line.partition(": ")[0] for line in lines] in (["error"], ["error", "hint"]), self
         return lines[0].removeprefix("error: ")
+
+    def missing(self, words: str) -> list[str]:
+        """The words that the message of a refusal does not have: names, values and numbers, not sentences."""
+        return missing(self.error, words)
 
     @property
     def hint(self) -> str:

@@ -25,24 +25,24 @@ def test_the_axes_that_were_asked_for(command, place):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--act", "tnh"], "unknown activation 'tnh'"),
-        (["--act", "tanh,relu"], "unknown activation 'tanh,relu'"),
-        (["--act", "tanh", "--weight-variance", "4:1"], "--weight-variance is '4:1'; valid is LOW:HIGH"),
-        (["--act", "tanh", "--weight-variance", "1"], "--weight-variance is '1'"),
-        (["--act", "tanh", "--weight-variance", "a:b"], "--weight-variance is 'a:b'"),
-        (["--act", "tanh", "--bias-variance", "-1:1"], "--bias-variance is '-1:1'"),
-        (["--act", "tanh", "--bias-variance", "nan:1"], "--bias-variance is 'nan:1'"),
-        (["--act", "tanh", "--bias-variance", "0:inf"], "--bias-variance is '0:inf'"),
-        (["--act", "tanh", "--bias-variance", "1:1"], "--bias-variance is '1:1'"),
-        (["--act", "tanh", "--init", "he"], "unknown initializer 'he'"),
-        (["--act", "tanh", "--width", "0"], "width is 0"),
-        (["--act", "tanh", "-o", "it.gif"], "--output is it.gif; valid is a name that ends in .png, .pdf, .svg"),
-        (["--act", "torch:cumsum"], "activation 'torch:cumsum' failed"),
+        (["--act", "tnh"], "activation tnh"),
+        (["--act", "tanh,relu"], "activation tanh,relu"),
+        (["--act", "tanh", "--weight-variance", "4:1"], "--weight-variance 4:1 LOW:HIGH"),
+        (["--act", "tanh", "--weight-variance", "1"], "--weight-variance '1'"),
+        (["--act", "tanh", "--weight-variance", "a:b"], "--weight-variance a:b"),
+        (["--act", "tanh", "--bias-variance", "-1:1"], "--bias-variance -1:1"),
+        (["--act", "tanh", "--bias-variance", "nan:1"], "--bias-variance nan:1"),
+        (["--act", "tanh", "--bias-variance", "0:inf"], "--bias-variance 0:inf"),
+        (["--act", "tanh", "--bias-variance", "1:1"], "--bias-variance 1:1"),
+        (["--act", "tanh", "--init", "he"], "initializer he"),
+        (["--act", "tanh", "--width", "0"], "width 0"),
+        (["--act", "tanh", "-o", "it.gif"], "--output it.gif .png .pdf .svg"),
+        (["--act", "torch:cumsum"], "activation torch:cumsum"),
     ],
     ids=str,
 )
 def test_what_is_refused(command, place, options, message):
-    assert message in command("phase", *options).error
+    assert not command("phase", *options).missing(message)
     assert files(place) == {}
 
 

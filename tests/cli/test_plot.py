@@ -40,15 +40,15 @@ def test_pictures_that_exist_are_kept(command, run_file, place):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--only", "curvs"], "unknown plot 'curvs'; valid are curves, activations"),
-        (["--only", ""], "unknown plot ''"),
-        (["--format", "gif"], "unknown format 'gif'; valid are png, pdf, svg"),
-        (["--act", "elu"], "has activation elu; there are activation relu, tanh"),
-        (["-o", "run.h5/sub"], "cannot write run.h5/sub/run-"),
+        (["--only", "curvs"], "plot curvs curves activations"),
+        (["--only", ""], "plot ''"),
+        (["--format", "gif"], "format gif png pdf svg"),
+        (["--act", "elu"], "activation elu relu tanh"),
+        (["-o", "run.h5/sub"], "run.h5/sub/run"),
     ],
     ids=str,
 )
 def test_what_is_refused(command, run_file, place, options, message):
     before = files(place)
-    assert message in command("plot", run_file, *options).error
+    assert not command("plot", run_file, *options).missing(message)
     assert files(place) == before

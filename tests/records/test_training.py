@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from building.records import layered, trained
+from building.result_records import layered
+from building.training_records import trained
 
 from propscope.errors import InputError
 from propscope.records import ProfileSet, TrainingRun, TrainingSet

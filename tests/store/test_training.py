@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from building.records import (
+from building.stored_profiles import (
     DATA,
     few_examples,
     plain,
