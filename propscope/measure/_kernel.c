@@ -129,6 +129,10 @@ static PyObject *py_summarize(PyObject *self, PyObject *const *given, Py_ssize_t
 static PyObject *py_all_differ(PyObject *self, PyObject *const *given, Py_ssize_t found) {
     size_t v[3], slots = 16;
     if (!read_arguments(given, found, 3, v)) return NULL;
+    if (!v[0] || !v[1] || v[2] > MOST_UNITS) {
+        PyErr_SetString(PyExc_ValueError, "there is no memory to read: a null address, or too many units");
+        return NULL;
+    }
     while (slots < 2 * v[2]) slots *= 2;
     uint32_t *table = malloc(slots * sizeof *table);
     if (!table) return PyErr_NoMemory();
@@ -161,6 +165,10 @@ static PyObject *py_occupied(PyObject *self, PyObject *const *given, Py_ssize_t 
     uint16_t codes[BINS];
     int64_t counts[BINS];
     if (!read_arguments(given, found, 1, v)) return NULL;
+    if (!v[0]) {
+        PyErr_SetString(PyExc_ValueError, "there is no memory to read: a null address");
+        return NULL;
+    }
     Py_ssize_t size = (Py_ssize_t)list_occupied((const int32_t *)v[0], codes, counts);
     PyObject *first = PyBytes_FromStringAndSize((const char *)codes, size * (Py_ssize_t)sizeof *codes);
     PyObject *second = PyBytes_FromStringAndSize((const char *)counts, size * (Py_ssize_t)sizeof *counts);

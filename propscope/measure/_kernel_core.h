@@ -29,6 +29,8 @@
 enum { LANES = 128, RUN_LANES = 16, STRETCH = 4096, TILE = 256, SHORT_RUN = 32, WIDEST = 32768, PROBES = 32 };
 /* torch divides an elementwise operation among its threads by the same grain. */
 enum { GRAIN = 32768, MOST_PARTS = 16 };
+/* Units are numbered in 32 bits, and twice as many slots hold them. */
+enum { MOST_UNITS = 1 << 30 };
 /* Zeros alternate between spare bins: adding to one bin again and again would wait for itself each time. */
 enum { SIGN = 2048, POSINF = 2040, NOT_A_NUMBER = 2047, SPECIAL = 18, BINS = 4096, SPARE = 4, CELLS = BINS + SPARE };
 static const uint32_t SIGN_BIT = 1u << 31, INFINITE_BITS = 0x7f800000u, NAN_BITS = 0x7fc00000u;

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from propscope.measure.sums import total, widest
+
 _HEADS = 4
 _ROWS = 16
 
@@ -18,8 +20,9 @@ def row_entropy(weights: Tensor) -> Tensor:
     ln(keys) when attention is spread evenly, 0 when each query sees one key.
     """
     rows = weights.reshape(-1, weights.shape[-1])
-    rows = rows[:: -(-len(rows) // 1024)].float()
-    return -torch.xlogy(rows, rows).sum(-1).mean()
+    rows = rows[:: -(-len(rows) // 1024)]
+    rows = rows.to(widest(rows))
+    return -total(torch.xlogy(rows, rows)) / len(rows)
 
 
 def sampled_logits(query: Tensor, key: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
@@ -38,9 +41,11 @@ def sampled_logits(query: Tensor, key: Tensor, args: tuple[Any, ...], kwargs: di
     others = key.repeat_interleave(shared, dim=-3) if shared > 1 else key
     others = others.expand(*query.shape[:-2], *key.shape[-2:]).reshape(-1, keys, key.shape[-1])
     across, along = -(-len(heads) // _HEADS), -(-length // _ROWS)
-    picked = heads[::across, ::along].float()
+    # In float32 a matrix product may be lowered to half the digits, as the processor and the user's settings have it.
+    wide = widest(query)
+    picked = heads[::across, ::along].to(wide)
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    logits = picked @ others[::across].float().transpose(-1, -2) * factor
+    logits = picked @ others[::across].to(wide).transpose(-1, -2) * factor
     if causal:
         row = torch.arange(0, length, along, device=query.device)[:, None]
         logits = logits.masked_fill(torch.arange(keys, device=query.device) > row, -math.inf)
@@ -50,4 +55,4 @@ def sampled_logits(query: Tensor, key: Tensor, args: tuple[Any, ...], kwargs: di
         spread = mask.expand(*query.shape[:-2], length, keys).reshape(-1, length, keys)[::across, ::along]
     except RuntimeError:
         return None
-    return logits.masked_fill(~spread, -math.inf) if spread.dtype == torch.bool else logits + spread.float()
+    return logits.masked_fill(~spread, -math.inf) if spread.dtype == torch.bool else logits + spread.to(wide)

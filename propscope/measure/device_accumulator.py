@@ -13,6 +13,7 @@ from torch import Tensor
 
 from propscope.measure.moments import NO_MOMENTS, Moments, summary_of
 from propscope.measure.sampling import flatten, stride_for
+from propscope.measure.sums import total, widest
 from propscope.measure.units import CpuUnits, DeviceUnits
 from propscope.records.histogram import BIN_COUNT, NAN, ZERO, LogHistogram
 from propscope.records.summary import TensorSummary
@@ -80,14 +81,9 @@ class DeviceAccumulator:
         return summary_of(moments, count=self.count, zeros=int(self._zeros.cpu()), histogram=histogram)
 
 
-def _wide(tensor: Tensor) -> torch.dtype:
-    # Apple's devices have no float64; a sum of at most 2^24 scaled float32 numbers is good to 1e-6 there.
-    return torch.float32 if tensor.device.type == "mps" else torch.float64
-
-
 def _moments_row(flat: Tensor) -> Tensor:
     """Return (finite, nan, posinf, neginf, mean, std, low, high), shape (8,)."""
-    wide = _wide(flat)
+    wide = widest(flat)
     finite = torch.isfinite(flat)
     count = finite.sum(dtype=wide)
     low = torch.where(finite, flat, math.inf).amin().to(wide)
@@ -95,9 +91,9 @@ def _moments_row(flat: Tensor) -> Tensor:
     scale = torch.maximum(low.abs(), high.abs())
     scale = torch.where((scale > 0) & torch.isfinite(scale), scale, 1.0)
     unit = torch.where(finite, flat, 0.0).to(wide) / scale
-    mean = unit.sum() / count
+    mean = total(unit) / count
     spread = torch.where(finite, unit - mean, 0.0)
-    std = (spread.square().sum() / count).sqrt()
+    std = (total(spread.square()) / count).sqrt()
     nan, posinf, neginf = torch.isnan(flat).sum(), (flat == math.inf).sum(), (flat == -math.inf).sum()
     return torch.stack([count, nan.to(wide), posinf.to(wide), neginf.to(wide), mean * scale, std * scale, low, high])
 

@@ -14,6 +14,7 @@ from propscope.measure.functions import BY_FUNCTION, Operation, is_residual_sum
 from propscope.measure.module_info import in_backward
 from propscope.measure.observer import Observer
 from propscope.measure.sites import SiteAccumulator
+from propscope.measure.sums import total
 from propscope.records.network import Role
 
 _ROLES: dict[str, Role] = {
@@ -115,10 +116,7 @@ class FunctionWatch(TorchFunctionMode):
     def _share(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean squares of the branch and of the stream: the stream is what was seen first."""
         stream, branch = (a, b) if self._observer.seen.order_of(a) <= self._observer.seen.order_of(b) else (b, a)
-        squares = [
-            torch.linalg.vector_norm(one.detach().float()).square() / max(one.numel(), 1) for one in (branch, stream)
-        ]
-        return squares[0], squares[1]
+        return _mean_square(branch), _mean_square(stream)
 
     @staticmethod
     def _see_attention(site: SiteAccumulator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -129,3 +127,9 @@ class FunctionWatch(TorchFunctionMode):
                 # A row whose keys are all masked is NaN by torch's own rule; it has no entropy.
                 weights = torch.nan_to_num(torch.softmax(logits, -1))
                 site.see_attention(row_entropy(weights), logits.amax())
+
+
+def _mean_square(tensor: Tensor) -> Tensor:
+    values = tensor.detach()
+    values = values if values.dtype == torch.float64 else values.float()
+    return total(values.square()) / max(values.numel(), 1)

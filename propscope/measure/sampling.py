@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from propscope.measure import kernel
+from propscope.measure.sums import widest
 
 HISTOGRAM_LIMIT = 8192
 GEOMETRY_ROWS = 32
@@ -108,27 +109,19 @@ def is_safe(last_product: float) -> bool:
 def gram(tensor: Tensor, unit_axis: int) -> Tensor | None:
     """Return the inner products of the sampled rows, (rows, rows), or None; see `sample_rows`.
 
-    The rows are divided by their largest magnitude first, where squares of theirs would leave float32's range: what is
-    read off the products does not depend on the scale.
+    The product of two rows of n features is summed in float64, and errs by at most n * 2^-53 of the product of their
+    lengths in whatever order that happens. Rows that are float64 themselves are first divided by their largest
+    magnitude, so that no square leaves the range: the mean cosine and the effective rank do not depend on the scale.
     """
     rows = sample_rows(tensor, unit_axis)
     if rows is None:
         return None
-    if rows.dtype not in (torch.float32, torch.float64):
-        rows = rows.float()
-    if tensor.device.type != "cpu":
-        return _scaled_products(rows)
-    products = _products(rows)
-    return products if is_safe(float(products.numpy()[-1, -1])) else _scaled_products(rows)
-
-
-def _scaled_products(rows: Tensor) -> Tensor:
-    largest = torch.where(torch.isfinite(rows), rows, 0.0).abs().amax()
-    rows = rows / torch.where(largest > 0, largest, 1.0)
-    return _products(rows)
-
-
-def _products(rows: Tensor) -> Tensor:
+    # In float32 a matrix product may be lowered to half the digits, as the processor and the user's settings have it.
+    wide = widest(rows)
+    if rows.dtype is wide:
+        largest = torch.where(torch.isfinite(rows), rows, 0.0).abs().amax()
+        rows = rows / torch.where(largest > 0, largest, 1.0)
+    rows = rows.to(wide)
     if rows.device.type != "cpu":
         return torch.mm(rows, rows.t())
     # numpy's product: a mode that counts the model's operations does not see it.

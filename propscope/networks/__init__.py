@@ -1,22 +1,21 @@
-"""What is built and profiled: activations, initializers, MLPs and their inputs, each picked by a spec string."""
+"""The networks that propscope builds: activations, initializers, MLPs and their inputs, chosen by spec strings."""
 
-from propscope.networks.activations import (
-    ACTIVATIONS,
-    Activation,
-    ActivationSpec,
-    Erf,
-    FunctionActivation,
-    Sin,
-    parse_activation,
-)
+from propscope.networks.activations import ActivationSpec, Erf, FunctionActivation, Sin, parse_activation
 from propscope.networks.initialize import initialize_
-from propscope.networks.initializer_table import INITIALIZERS, SQUARE_DEFAULTS, Initializer
-from propscope.networks.initializers import InitializerSpec, parse_initializer
+from propscope.networks.initializers import (
+    INITIALIZERS,
+    SQUARE_DEFAULTS,
+    Initializer,
+    InitializerSpec,
+    parse_initializer,
+)
 from propscope.networks.inputs import INPUTS, SCALES, InputBatch, InputSource, default_features, make_input
 from propscope.networks.layers import MLP, Add, Layer, ResidualLayer
 from propscope.networks.mlp import MLPSpec, parse_width
 from propscope.networks.randomness import global_stream, seeded_generator
-from propscope.networks.spec import ParsedSpec, SpecParameter, parse_spec, split_list
+from propscope.networks.spec import ParsedSpec, parse_spec, split_list
+from propscope.records.activations import ACTIVATIONS, Activation
+from propscope.records.spec_parameter import SpecParameter
 
 __all__ = [
     "ACTIVATIONS",

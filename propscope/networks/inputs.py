@@ -14,7 +14,8 @@ from torch import Tensor
 from propscope.errors import InputError
 from propscope.networks.data_files import Rows, digits, npy_file, pt_file
 from propscope.networks.randomness import seeded_generator
-from propscope.networks.spec import SpecParameter, Value, index_names, label, look_up, parse_spec
+from propscope.networks.spec import Value, index_names, label, look_up, parse_spec
+from propscope.records.spec_parameter import SpecParameter
 
 SCALES = ("zscore", "minmax", "none")
 

@@ -1,13 +1,15 @@
 """Spec strings, the same on the command line and in Python: `name:parameter=value:parameter=value`, lists by comma.
 
-A callable of the user's own is `package.module:callable` or `path/to/file.py:callable`, and may be followed by
-parameters too. Told apart from a parameter by having no `=`.
+A callable of the user's own is `package.module:callable` or `path/to/file.py:callable`, also with parameters behind
+it. In Python the callable itself may stand for the string.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
+import inspect
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -17,72 +19,28 @@ from types import ModuleType
 from typing import Any, Protocol, TypeVar
 
 from propscope.errors import InputError, unknown_name
+from propscope.records.spec_parameter import SpecParameter
 
 Value = int | float | str | bool
 
-_OWN = "a parameter is written name=value, a function of your own package.module:callable or path/to/file.py:callable"
+_OWN = "write a parameter as name=value, a function of your own as package.module:callable or path/to/file.py:callable"
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedSpec:
-    """A spec taken apart: `name` (of a table, or module:callable of the user's) and its parameters as written."""
+    """The parts of a spec: `name` (of a table, or module:callable of the user's) and the parameters as written."""
 
     name: str
     parameters: Mapping[str, str]
 
     @property
     def custom(self) -> bool:
-        """Whether `name` is a callable of the user's and not a name of a table."""
+        """Whether `name` is a callable of the user's rather than a name of a table."""
         return ":" in self.name
 
 
-@dataclass(frozen=True, slots=True)
-class SpecParameter:
-    """What a spec may set: a number within [low, high], or one of `choices`; `above` leaves `low` itself out.
-
-    A number whose `default` is a word, such as "auto", may be that word too.
-    """
-
-    name: str
-    default: float | str
-    low: float = -math.inf
-    high: float = math.inf
-    above: bool = False
-    choices: tuple[str, ...] = ()
-
-    @property
-    def valid(self) -> str:
-        """What is valid, in words."""
-        if self.choices:
-            return f"one of {', '.join(self.choices)}"
-        lower = f"{'above' if self.above else 'at least'} {self.low:g}" if math.isfinite(self.low) else ""
-        upper = f"at most {self.high:g}" if math.isfinite(self.high) else ""
-        number = " ".join(("a finite number", " and ".join(filter(None, (lower, upper))))).strip()
-        return f"{number}, or {self.default}" if isinstance(self.default, str) else number
-
-    def read(self, raw: str, owner: str) -> float | str:
-        """Return the value that `raw` spells; raises `InputError` naming `owner` ("initializer normal")."""
-        if self.choices:
-            if raw.lower() in self.choices:
-                return raw.lower()
-        elif isinstance(self.default, str) and raw.lower() == self.default:
-            return self.default
-        else:
-            number = _number(raw)
-            if number is not None and self._inside(number):
-                return float(number)
-        raise InputError(
-            f"{self.name} of {owner} is {raw!r}; valid is {self.valid}",
-            hint=f"for example {self.name}={written(self.default)}",
-        )
-
-    def _inside(self, number: float) -> bool:
-        above = self.low < number if self.above else self.low <= number
-        return math.isfinite(number) and above and number <= self.high
-
-
 class Entry(Protocol):
-    """A row of a table: what activations, initializers and inputs have in common."""
+    """The part of a table's entry that activations, initializers, inputs, data and optimizers share."""
 
     @property
     def name(self) -> str:
@@ -90,11 +48,11 @@ class Entry(Protocol):
 
     @property
     def aliases(self) -> tuple[str, ...]:
-        """Other names for the same."""
+        """The other names of the same entry."""
 
     @property
     def parameters(self) -> tuple[SpecParameter, ...]:
-        """What a spec may set."""
+        """The parameters that a spec may set."""
 
 
 E = TypeVar("E", bound=Entry)
@@ -120,13 +78,13 @@ def split_list(text: str) -> list[str]:
 
 
 def parse_spec(text: str, what: str) -> ParsedSpec:
-    """Return a spec's name and parameters; `what` is the noun for errors ("activation").
+    """Return the name and the parameters of a spec; `what` is the noun for errors ("activation").
 
-    Names of a table are case-insensitive, and `-` reads as `_`. Raises `InputError` for an empty name and for a
-    parameter without a name, without a value, or given twice.
+    In the name of a table's entry upper and lower case are the same, and so are `-` and `_`. Raises `InputError` for an
+    empty name and for a parameter without a name, without a value, or given twice.
     """
     if not isinstance(text, str):
-        raise InputError(f"{what} is {text!r}; valid is a string such as name or name:parameter=value")
+        raise InputError(f"{what} must be a string such as name or name:parameter=value, got {text!r}")
     head, *rest = (part.strip() for part in text.split(":"))
     if not head:
         raise InputError(f"the {what} {text!r} has no name", hint="write name or name:parameter=value")
@@ -138,7 +96,7 @@ def parse_spec(text: str, what: str) -> ParsedSpec:
     for part in rest:
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not (key and equals and value):
-            raise InputError(f"{part!r} in the {what} {text!r} is no parameter=value", hint=_OWN)
+            raise InputError(f"{part!r} in the {what} {text!r} is not a parameter=value", hint=_OWN)
         if key in parameters:
             raise InputError(f"{key} is given twice in the {what} {text!r}", hint="give it once")
         parameters[key] = value
@@ -146,7 +104,7 @@ def parse_spec(text: str, what: str) -> ParsedSpec:
 
 
 def look_up(index: Mapping[str, E], spec: ParsedSpec, what: str) -> tuple[E, dict[str, float | str]]:
-    """Return the table's entry for a spec, and every parameter's value, defaults included.
+    """Return the table's entry for a spec, and the value of each of its parameters, given or default.
 
     Raises `InputError` for an unknown name, an unknown parameter and a value that is not valid.
     """
@@ -158,9 +116,26 @@ def look_up(index: Mapping[str, E], spec: ParsedSpec, what: str) -> tuple[E, dic
     for name in spec.parameters:
         if name not in valid:
             has = f"it has {', '.join(valid)}" if valid else "it has none"
-            raise InputError(f"{owner} has no parameter {name!r}; {has}", hint="propscope list shows them all")
-    given = {name: valid[name].read(raw, owner) for name, raw in spec.parameters.items()}
+            raise InputError(f"{owner} has no parameter {name!r}; {has}", hint="see propscope list")
+    given = {name: read_parameter(valid[name], raw, owner) for name, raw in spec.parameters.items()}
     return entry, {name: given.get(name, parameter.default) for name, parameter in valid.items()}
+
+
+def read_parameter(parameter: SpecParameter, raw: str, owner: str) -> float | str:
+    """Return the value that `raw` spells; raises `InputError` naming `owner` ("initializer normal")."""
+    if parameter.choices:
+        if raw.lower() in parameter.choices:
+            return raw.lower()
+    elif isinstance(parameter.default, str) and raw.lower() == parameter.default:
+        return parameter.default
+    elif (number := _number(raw)) is not None and math.isfinite(number):
+        above = parameter.low < number if parameter.above else parameter.low <= number
+        if above and number <= parameter.high:
+            return float(number)
+    raise InputError(
+        f"{parameter.name} of {owner} must be {parameter.valid}, got {raw!r}",
+        hint=f"for example {parameter.name}={written(parameter.default)}",
+    )
 
 
 def label(name: str, values: Mapping[str, Value], defaults: Iterable[SpecParameter] = ()) -> str:
@@ -170,12 +145,12 @@ def label(name: str, values: Mapping[str, Value], defaults: Iterable[SpecParamet
 
 
 def written(value: Value) -> str:
-    """Return a value as a spec writes it; reading it back gives the same value."""
+    """Return a value as a spec writes it, so that parsing gives the same value."""
     return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def own_parameters(spec: ParsedSpec) -> dict[str, Value]:
-    """Return the keyword arguments for a user's callable: int, float, True and False where they read as such."""
+    """Return the keyword arguments for a user's callable; text that reads as int, float or bool becomes one."""
     words: dict[str, Value] = {"true": True, "false": False}
     values: dict[str, Value] = {}
     for name, raw in spec.parameters.items():
@@ -192,11 +167,40 @@ def _number(raw: str) -> int | float | None:
     return int(raw) if raw.lstrip("+-").isdecimal() else number
 
 
+def name_callable(target: Callable[..., Any], what: str) -> tuple[str, dict[str, Any], Callable[..., Any]]:
+    """Return the name `module:callable` of a Python callable, its arguments, and the callable itself.
+
+    The arguments are those of a `functools.partial`; of any other callable there are none. Raises `InputError` for
+    what cannot be called, and for arguments of a partial that its callable does not take.
+    """
+    if not callable(target):
+        raise InputError(
+            f"{what} must be a name or a callable, got {target!r}", hint=f"propscope list shows every {what}"
+        )
+    arguments: dict[str, Any] = {}
+    if isinstance(target, functools.partial):
+        arguments, target = _named_arguments(target, what), target.func
+    named: Any = target if hasattr(target, "__qualname__") else type(target)
+    home = named.__module__ or "builtins"
+    # A function of C has the name of a private class before its own.
+    plain = getattr(sys.modules.get(home), named.__name__, None) is target
+    return f"{home}:{named.__name__ if plain else named.__qualname__}", arguments, target
+
+
+def _named_arguments(target: functools.partial[Any], what: str) -> dict[str, Any]:
+    if not target.args:
+        return dict(target.keywords)
+    try:
+        return dict(inspect.signature(target.func).bind_partial(*target.args, **target.keywords).arguments)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{what} {target!r}: {error}", hint="give functools.partial its arguments by name") from error
+
+
 def load_callable(name: str, what: str) -> Callable[..., Any]:
     """Return the callable that `package.module:callable` or `path/to/file.py:callable` names.
 
-    Modules are found where Python finds them, and in the working directory. Raises `InputError` when the module does
-    not import, or has no such attribute, or when that cannot be called.
+    Modules are searched on Python's path, then in the working directory. Raises `InputError` when the module cannot be
+    imported or has no such attribute, or when the attribute cannot be called.
     """
     home, _, path = name.rpartition(":")
     try:
@@ -209,12 +213,12 @@ def load_callable(name: str, what: str) -> Callable[..., Any]:
             raise InputError(f"{what} {name!r}: {home!r} has no attribute {path!r}", hint=_OWN)
         found = getattr(found, piece)
     if not callable(found):
-        raise InputError(f"{what} {name!r} is a {type(found).__name__}, which cannot be called", hint=_OWN)
+        raise InputError(f"{what} {name!r} must be a callable, got a {type(found).__name__}", hint=_OWN)
     return found  # type: ignore[no-any-return]
 
 
 def _module(name: str) -> ModuleType:
-    # The console script, unlike `python -m`, does not search the working directory, where a user's module often is.
+    # The console script, unlike `python -m`, does not search the working directory, where users keep their modules.
     here = str(Path.cwd())
     if here in sys.path:
         return importlib.import_module(name)

@@ -13,15 +13,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from propscope.plots.depth_series import DepthSeries
-from propscope.plots.end_labels import EndLabel, Side, draw_end_labels, height_of, width_of
+from propscope.plots.end_labels import EndLabel, Side, coinciding, draw_end_labels, labelled_panels
 from propscope.plots.pages import COLUMN, columns, facts, key_of, lines, mark_of, reasons
 from propscope.plots.quantities import QUANTITIES, Curve, Quantity, curve_of
 from propscope.plots.scales import Floats, Ints, Scale, log_scale, position_ticks, signed_scale
-from propscope.plots.style import DPI, INK, QUIET, Header, LineStyle, draw_header, line_style, short
+from propscope.plots.style import DPI, INK, QUIET, Header, LineStyle, line_style, short
 from propscope.records import ProfileSet
 
-# Curves nearer to each other than this share of the panel's height, everywhere, cannot be told apart.
-_COINCIDE = 0.02
 # The hatched bands of more lines than this would cover each other.
 BANDS_AT_MOST = 6
 _READING = (
@@ -70,7 +68,8 @@ class Curves:
 
 # By activation and line.
 _Marks = Mapping[tuple[str, str], str]
-_Drawn = dict[str, tuple[tuple[Curve, ...], DepthSeries | None]]
+_Drawable = tuple[tuple[Curve, ...], DepthSeries | None]
+_Drawn = dict[str, _Drawable]
 
 
 def prepare_curves(profiles: ProfileSet, *, quantities: Sequence[Quantity] = QUANTITIES) -> Curves | None:
@@ -100,9 +99,7 @@ def prepare_curves(profiles: ProfileSet, *, quantities: Sequence[Quantity] = QUA
     return Curves(header, tuple(groups), tuple(rows))
 
 
-def _curves(
-    quantity: Quantity, members: ProfileSet, everything: ProfileSet
-) -> tuple[tuple[Curve, ...], DepthSeries | None]:
+def _curves(quantity: Quantity, members: ProfileSet, everything: ProfileSet) -> _Drawable:
     curves, first = [], None
     for name, group in lines(everything, columns=(COLUMN,), members=members).items():
         series = [quantity.series(profile) for profile in group]
@@ -169,25 +166,16 @@ def _side(quantity: Quantity, scale: Scale, curves: list[Curve]) -> Side:
 def _labels(
     quantity: Quantity, scale: Scale, side: Side, curves: tuple[Curve, ...], marks: Mapping[str, str]
 ) -> tuple[EndLabel, ...]:
-    groups: list[tuple[Curve, Floats, str, list[str]]] = []
-    for curve in curves:
-        heights, note = scale.fraction(curve.center), note_on(quantity, scale, curve)
-        for first, at, its_note, names in groups:
-            if note == its_note and np.array_equal(curve.positions, first.positions) and _near(heights, at):
-                names.append(curve.name)
-                break
-        else:
-            groups.append((curve, heights, note, [curve.name]))
+    ends = [
+        (curve.name, (note_on(quantity, scale, curve), *curve.positions.tolist()), scale.fraction(curve.center))
+        for curve in curves
+    ]
     labels = []
-    for _, heights, note, names in groups:
+    for names, (note, *_), heights in coinciding(ends):
         seen = heights[~np.isnan(heights)]
         end = float(seen[0] if side == "left" else seen[-1])
-        labels.append(EndLabel(tuple(names), note, end, tuple(marks[name] for name in names)))
+        labels.append(EndLabel(names, note, end, tuple(marks[name] for name in names)))
     return tuple(labels)
-
-
-def _near(heights: Floats, others: Floats) -> bool:
-    return bool(np.allclose(heights, others, rtol=0, atol=_COINCIDE, equal_nan=True))
 
 
 def note_on(quantity: Quantity, scale: Scale, curve: Curve) -> str:
@@ -220,13 +208,9 @@ def _where(what: str, counts: Ints, curve: Curve) -> str:
     return f"{what} at {at.size} of {curve.positions.size}{some}"
 
 
-_WIDTH = 3.8
 _HEIGHT = 2.5
-_TICKS = 0.95
-_BELOW = 0.62
-_ABOVE = 0.42
+_TITLE = 0.42
 _COLUMN_NAME = 0.2
-_GAP = 0.2
 # More markers than this on a line would hide its dashes.
 _MARKERS = 6
 
@@ -238,27 +222,10 @@ def draw_curves(prepared: Curves, figure: Figure | None = None) -> Figure:
     if len(rows[0]) == 1:
         flat = [row[0] for row in rows]
         rows = tuple(tuple(flat[i : i + 2]) for i in range(0, len(flat), 2))
-    panels = [panel for row in rows for panel in row if panel is not None]
-    margin = max(width_of(panel.labels) for panel in panels)
-    cell = _TICKS + _WIDTH + margin + _GAP
-    above = _ABOVE + (_COLUMN_NAME if any(panel.column for panel in panels) else 0.0)
-    heights = [max([_HEIGHT, *(height_of(panel.labels) for panel in row if panel)]) for row in rows]
-    width = cell * max(map(len, rows)) + _GAP
-    top = prepared.header.height(width)
-    height = top + sum(heights) + len(rows) * (above + _BELOW)
-    figure.set_size_inches(width, height)
-    draw_header(figure, prepared.header)
     styles = {name: line_style(index) for index, name in enumerate(prepared.names)}
-    bottom = height - top
-    for row, tall in zip(rows, heights, strict=True):
-        bottom -= above + tall
-        for index, panel in enumerate(row):
-            if panel is None:
-                continue
-            left = _GAP + cell * index + (_TICKS if panel.side == "right" else margin)
-            axes = figure.add_axes((left / width, bottom / height, _WIDTH / width, tall / height))
-            draw_panel(axes, panel, styles)
-        bottom -= _BELOW
+    above = _TITLE + _COLUMN_NAME * any(panel.column for row in rows for panel in row if panel)
+    for axes, panel in labelled_panels(figure, prepared.header, rows, least=_HEIGHT, above=above):
+        draw_panel(axes, panel, styles)
     return figure
 
 

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from propscope.plots.scales import Floats
-from propscope.plots.style import CHARACTER, LINE_HEIGHT, QUIET, LineStyle, wrap
+from propscope.plots.style import CHARACTER, LINE_HEIGHT, QUIET, Header, LineStyle, draw_header, wrap
 
 Side = Literal["left", "right"]
+Key = TypeVar("Key")
+Panel = TypeVar("Panel", bound="LabelledPanel")
 
 _LEADER = 0.22
 _KEY = 0.42
 _CHARACTERS = 27
+# Curves nearer to each other than this share of the panel's height, everywhere, cannot be told apart.
+_COINCIDE = 0.02
+# Inches of a panel, and around it.
+_WIDTH = 3.8
+_TICKS = 0.95
+_BELOW = 0.62
+_GAP = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +86,60 @@ def spread(wanted: Sequence[float], heights: Sequence[float], *, low: float = 0.
     result = np.empty_like(center)
     result[order] = held + offset
     return result
+
+
+def coinciding(curves: Iterable[tuple[str, Key, Floats]]) -> list[tuple[tuple[str, ...], Key, Floats]]:
+    """Return the curves (name, key, heights), those with the same key together that cannot be told apart.
+
+    `heights` are fractions of the panel's height; those of the first curve stand for all of its group.
+    """
+    groups: list[tuple[list[str], Key, Floats]] = []
+    for name, key, heights in curves:
+        for names, its_key, at in groups:
+            same = key == its_key and at.shape == heights.shape
+            if same and np.allclose(heights, at, rtol=0, atol=_COINCIDE, equal_nan=True):
+                names.append(name)
+                break
+        else:
+            groups.append(([name], key, heights))
+    return [(tuple(names), key, at) for names, key, at in groups]
+
+
+class LabelledPanel(Protocol):
+    """What is drawn into one axes, with `labels` beside it at a `side`."""
+
+    @property
+    def labels(self) -> tuple[EndLabel, ...]:
+        """The labels of its curves."""
+
+    @property
+    def side(self) -> Side:
+        """The side at which the labels stand."""
+
+
+def labelled_panels(
+    figure: Figure, header: Header, rows: Sequence[Sequence[Panel | None]], *, least: float, above: float
+) -> Iterator[tuple[Axes, Panel]]:
+    """Size a figure for rows of panels with labels beside them, write its header, and yield an axes for each panel.
+
+    A row is `least` inches high, or as high as its labels; `above` is the room for the panels' titles, in inches.
+    """
+    margin = max(width_of(panel.labels) for row in rows for panel in row if panel)
+    cell = _TICKS + _WIDTH + margin + _GAP
+    heights = [max([least, *(height_of(panel.labels) for panel in row if panel)]) for row in rows]
+    width = cell * max(map(len, rows)) + _GAP
+    top = header.height(width)
+    height = top + sum(heights) + len(rows) * (above + _BELOW)
+    figure.set_size_inches(width, height)
+    draw_header(figure, header)
+    bottom = height - top
+    for row, tall in zip(rows, heights, strict=True):
+        bottom -= above + tall
+        for index, panel in enumerate(row):
+            if panel is not None:
+                left = _GAP + cell * index + (_TICKS if panel.side == "right" else margin)
+                yield figure.add_axes((left / width, bottom / height, _WIDTH / width, tall / height)), panel
+        bottom -= _BELOW
 
 
 def draw_end_labels(axes: Axes, labels: Sequence[EndLabel], styles: Sequence[LineStyle], *, side: Side) -> Axes:

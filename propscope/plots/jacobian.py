@@ -19,7 +19,18 @@ from propscope.plots.depth_series import LAYER, POSITION
 from propscope.plots.fast_text import width_of
 from propscope.plots.pages import COLUMN, columns, facts, lines
 from propscope.plots.scales import Floats, Ints, Scale, log_scale, position_ticks
-from propscope.plots.style import ALARM, DPI, INK, LINE_HEIGHT, QUIET, Header, draw_header, percent, short, wrap
+from propscope.plots.style import (
+    DPI,
+    INK,
+    LINE_HEIGHT,
+    QUIET,
+    Header,
+    draw_header,
+    mark_nonfinite,
+    percent,
+    short,
+    wrap,
+)
 from propscope.records import LogHistogram, NetworkProfile, ProfileSet, Site, TensorSummary
 from propscope.records.interval import geometric_interval
 
@@ -273,7 +284,7 @@ def draw_spectrum(main: Axes, strip: Axes, prepared: Spectra, name: str, panel: 
     for (_, style), values in zip(_LINES, (panel.largest, panel.rms, panel.smallest), strict=True):
         drawn = np.where(np.isfinite(values) & (values > 0), values, np.nan)
         main.plot(panel.positions, drawn, marker=marker, markersize=5, zorder=3, **style)
-    _mark_broken(main, panel.positions[np.isinf(panel.largest)].astype(np.float64))
+    mark_nonfinite(main, panel.positions[np.isinf(panel.largest)].tolist())
     main.set_xticks([])
     strip.set_xticks(*_ticks(panel, first, last))
     strip.set_ylim(0, 1)
@@ -287,12 +298,6 @@ def draw_spectrum(main: Axes, strip: Axes, prepared: Spectra, name: str, panel: 
     inches = main.bbox.height / main.figure.dpi
     main.text(0, 1 + 0.06 / inches, panel.note, transform=main.transAxes, va="bottom", color=QUIET)
     return main, strip
-
-
-def _mark_broken(axes: Axes, at: Floats) -> None:
-    if at.size:
-        edge = axes.get_xaxis_transform()
-        axes.plot(at, np.ones(at.size), "^", color=ALARM, markersize=7, transform=edge, clip_on=False, zorder=4)
 
 
 def _ticks(panel: Spectrum, first: int, last: int) -> tuple[list[int], list[str]]:

@@ -12,15 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from propscope.plots.end_labels import EndLabel, draw_end_labels, height_of, width_of
+from propscope.plots.end_labels import EndLabel, Side, coinciding, draw_end_labels, labelled_panels
 from propscope.plots.pages import COLUMN, columns, facts, lines
 from propscope.plots.scales import Floats, Scale, log_scale, position_ticks
-from propscope.plots.style import DPI, QUIET, Header, LineStyle, draw_header, line_style
+from propscope.plots.style import DPI, QUIET, Header, LineStyle, line_style
 from propscope.records import TrainingRun, TrainingSet
 from propscope.records.interval import Interval, arithmetic_interval, geometric_interval
 
-# Curves nearer to each other than this share of the panel's height, everywhere, cannot be told apart.
-_COINCIDE = 0.02
 BANDS_AT_MOST = 6
 _READING = ("Falling loss: it learns.", "Falling loss, rising accuracy: it learns.")
 _HELD_OUT = " Solid: training data; dashed: validation data, where the names stand."
@@ -93,6 +91,7 @@ class LearningPanel:
     labels: tuple[EndLabel, ...]
     constant: float
     target: float
+    side: Side = "right"
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,20 +204,13 @@ def _scale(measure: Measure, curves: Sequence[LearningCurve], levels: Sequence[f
 
 
 def _labels(scale: Scale, curves: Sequence[LearningCurve]) -> tuple[EndLabel, ...]:
-    groups: list[tuple[Floats, str, list[str]]] = []
-    for curve in curves:
-        heights, note = scale.fraction(curve.judged.center), _note(curve)
-        for at, its_note, names in groups:
-            same = at.shape == heights.shape and np.allclose(at, heights, rtol=0, atol=_COINCIDE, equal_nan=True)
-            if note == its_note and same:
-                names.append(curve.name)
-                break
-        else:
-            groups.append((heights, note, [curve.name]))
+    ends = [(curve.name, _note(curve), scale.fraction(curve.judged.center)) for curve in curves]
     # A loss that diverged left by the top.
     upwards = scale.kind == "log"
-    ends = [1.0 if upwards and note == _ALL else float(at[~np.isnan(at)][-1]) for at, note, _ in groups]
-    return tuple(EndLabel(tuple(names), note, end) for (_, note, names), end in zip(groups, ends, strict=True))
+    return tuple(
+        EndLabel(names, note, 1.0 if upwards and note == _ALL else float(at[~np.isnan(at)][-1]))
+        for names, note, at in coinciding(ends)
+    )
 
 
 def _note(curve: LearningCurve) -> str:
@@ -228,12 +220,8 @@ def _note(curve: LearningCurve) -> str:
     return _ALL if lost == curve.runs else f"{lost} of {curve.runs} diverged"
 
 
-_WIDTH = 3.8
 _HEIGHT = 2.7
-_TICKS = 0.95
-_BELOW = 0.62
-_ABOVE = 0.42
-_GAP = 0.2
+_TITLE = 0.42
 # More markers than this on a line would hide it.
 _MARKERS = 5
 _DASHES = (0, (4, 2))
@@ -245,25 +233,10 @@ def draw_learning(prepared: Learning, figure: Figure | None = None) -> Figure:
     rows = prepared.panels
     if len(rows[0]) == 1:
         rows = (tuple(row[0] for row in rows),)
-    panels = [panel for row in rows for panel in row if panel is not None]
-    cell = _TICKS + _WIDTH + max(width_of(panel.labels) for panel in panels) + _GAP
-    heights = [max([_HEIGHT, *(height_of(panel.labels) for panel in row if panel)]) for row in rows]
-    width = cell * max(map(len, rows)) + _GAP
-    top = prepared.header.height(width)
-    height = top + sum(heights) + len(rows) * (_ABOVE + _BELOW)
-    figure.set_size_inches(width, height)
-    draw_header(figure, prepared.header)
     # Dashes tell validation from training here, so that colours and markers alone tell the initializers.
     styles = {name: replace(line_style(index), dash="-") for index, name in enumerate(prepared.names)}
-    bottom = height - top
-    for row, tall in zip(rows, heights, strict=True):
-        bottom -= _ABOVE + tall
-        for index, panel in enumerate(row):
-            if panel is not None:
-                left = _GAP + cell * index + _TICKS
-                axes = figure.add_axes((left / width, bottom / height, _WIDTH / width, tall / height))
-                draw_learning_panel(axes, panel, styles)
-        bottom -= _BELOW
+    for axes, panel in labelled_panels(figure, prepared.header, rows, least=_HEIGHT, above=_TITLE):
+        draw_learning_panel(axes, panel, styles)
     return figure
 
 
@@ -289,7 +262,7 @@ def draw_learning_panel(axes: Axes, panel: LearningPanel, styles: Mapping[str, L
     axes.set_xlabel("epoch")
     axes.set_ylabel(panel.measure.label)
     axes.set_title(", ".join(filter(None, (panel.column, panel.measure.label))), pad=8)
-    draw_end_labels(axes, panel.labels, [styles[label.names[0]] for label in panel.labels], side="right")
+    draw_end_labels(axes, panel.labels, [styles[label.names[0]] for label in panel.labels], side=panel.side)
     return axes
 
 

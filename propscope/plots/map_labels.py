@@ -60,7 +60,7 @@ class _Blocks:
         return covered + 3 * crossed + 2 * roofed + sum(_overlap(one.box, box) > 0 for box in self.lines)
 
 
-def place(
+def place_labels(
     points: Sequence[tuple[tuple[str, ...], float, float]],
     width: float,
     height: float,

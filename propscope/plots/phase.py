@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from propscope.plots.map_labels import Box, MapLabel, place, size_of
+from propscope.plots.map_labels import Box, MapLabel, place_labels, size_of
 from propscope.plots.style import ALARM, DPI, INK, QUIET, Header, draw_header, short, wrap
 from propscope.records.phase import Floats, PhaseChart, Standing
 
@@ -70,7 +70,7 @@ def prepare_phase(chart: PhaseChart, *, note: str = "") -> PhasePicture:
     pieces = _pieces(chart)
     points = _points(chart, pieces)
     taken = [_box(region) for region in regions]
-    labels = place(
+    labels = place_labels(
         [(rows, x, y) for _, rows, x, y in points], WIDTH, HEIGHT, taken=taken, kept_clear=_beads(chart, pieces)
     )
     marks = tuple(mark for mark, *_ in points)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, cast
 
 from matplotlib import style
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 DPI = 130
@@ -181,6 +182,14 @@ class Header:
     def height(self, width: float) -> float:
         """Return the inches that it takes in a picture of that width."""
         return 0.62 + LINE_HEIGHT * sum(map(len, self.lines(width)))
+
+
+def mark_nonfinite(axes: Axes, at: Sequence[float]) -> Axes:
+    """Mark positions along the x axis at which something is NaN or Inf, by triangles at the top edge."""
+    if at:
+        edge = axes.get_xaxis_transform()
+        axes.plot(at, [1.0] * len(at), "^", color=ALARM, markersize=7, transform=edge, clip_on=False, zorder=4)
+    return axes
 
 
 def draw_header(figure: Figure, header: Header) -> Figure:

@@ -19,7 +19,16 @@ from propscope.plots.depth_series import DepthSeries, evenly, merged_at, positio
 from propscope.plots.fast_text import width_of
 from propscope.plots.pages import facts, lines
 from propscope.plots.scales import Floats, Scale, position_ticks
-from propscope.plots.style import ALARM, DPI, LINE_HEIGHT, QUIET, Header, draw_header, power_of_ten, wrap
+from propscope.plots.style import (
+    DPI,
+    LINE_HEIGHT,
+    QUIET,
+    Header,
+    draw_header,
+    mark_nonfinite,
+    power_of_ten,
+    wrap,
+)
 from propscope.records import LogHistogram, TensorSummary, TrainingSet
 
 ROWS_AT_MOST = 6
@@ -198,10 +207,7 @@ def draw_mesh(axes: Axes, prepared: TrainingMap, row: int, column: int) -> Axes:
     axes.set_xticks(position_ticks(prepared.epochs[0], prepared.epochs[-1]))
     axes.spines[:].set_visible(True)
     axes.spines[:].set_color("#b5b5b5")
-    broken = list(prepared.broken[row][column])
-    if broken:
-        edge = axes.get_xaxis_transform()
-        axes.plot(broken, [1.0] * len(broken), "^", color=ALARM, markersize=7, transform=edge, clip_on=False, zorder=4)
+    mark_nonfinite(axes, prepared.broken[row][column])
     return axes
 
 

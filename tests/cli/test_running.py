@@ -40,7 +40,8 @@ def test_options_stand_under_their_headings(command):
     out = command.fine("inspect", "--help")
     order = ["Arguments:", "Model:", "Input and loss:", "Run:", "View:", "Results:", "Options:"]
     assert [line for line in out.splitlines() if line in order] == order
-    assert out.index("Model:") < out.index("--checkpoint") < out.index("Input and loss:") < out.index("--input-shape")
+    headings = [out.index(heading) for heading in ("\nModel:", "\n  --checkpoint", "\nInput and loss:", "\n  --input-shape")]
+    assert headings == sorted(headings)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,7 @@
 import math
 
 import pytest
-from building.diagnosis_records import summary
-from building.model_records import evidence, model, scaled, site, with_mean
+from building.records import evidence, model, scaled, site, summary, with_mean
 
 from propscope.diagnosis import limits
 from propscope.diagnosis.architecture import doubled_sums, missing_norms, odd_kinds

@@ -1,6 +1,6 @@
 """A cause comes before what it brings about, and is as severe."""
 
-from building.model_records import evidence, model, site
+from building.records import evidence, model, site
 
 from propscope.diagnosis.causes import graded
 from propscope.diagnosis.rules import RULES

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from building.diagnosis_records import evidence, network
+from building.records import evidence, network
 
 from propscope.diagnosis import limits
 from propscope.diagnosis.collapse import collapse

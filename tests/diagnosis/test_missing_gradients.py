@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 import pytest
-from building.diagnosis_records import evidence, geometric, network, summary
+from building.records import evidence, geometric, network, summary
 
 from propscope.diagnosis.missing_gradients import insufficient, stagnant
 from propscope.records import CoverageNote

@@ -2,7 +2,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
-from building.diagnosis_records import evidence, network
+from building.records import evidence, network
 
 from propscope.diagnosis.nonfinite import nonfinite, precision
 from propscope.records import TensorSummary

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 import pytest
-from building.diagnosis_records import network, summary
+from building.records import network, summary
 
 from propscope import diagnose
 from propscope.records import NetworkProfile, Site

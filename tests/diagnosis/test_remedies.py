@@ -1,7 +1,7 @@
 """What is advised is diagnosed healthy, or strained at worst, and trains where the broken network does not."""
 
 import pytest
-from building.diagnosis_records import network
+from building.records import network
 
 import propscope
 from propscope.diagnosis.advice import ADVICE, AROUND, advice_for, is_of_grid, new_start, norm_layer

@@ -1,5 +1,5 @@
 import pytest
-from building.diagnosis_records import UNITS, evidence, network
+from building.records import UNITS, evidence, network
 
 from propscope.diagnosis.units import inactive, saturated, symmetric
 

@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 import pytest
-from building.diagnosis_records import UNITS, geometric, network, seeds
+from building.records import UNITS, geometric, network, seeds
 
 import propscope
 from propscope.diagnosis.rules import RULES

@@ -3,8 +3,7 @@
 import math
 
 import pytest
-from building.diagnosis_records import network
-from building.model_records import evidence, model, scaled, site, weight
+from building.records import evidence, model, network, scaled, site, weight
 
 from propscope.diagnosis import diagnose, limits
 from propscope.diagnosis.weights import odd_weights

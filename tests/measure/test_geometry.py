@@ -1,5 +1,7 @@
 """Mean cosine and effective rank against their definitions."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -57,9 +59,19 @@ def test_rows_sampled(shape, unit_axis, expected):
     assert (None if rows is None else tuple(rows.shape)) == expected
 
 
-def test_half_precision_products_are_taken_in_float32():
-    tensor = torch.full((4, 1000), 0.1, dtype=torch.bfloat16)
-    assert gram(tensor, -1).dtype == torch.float32
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_products_are_exact_to_the_bound_of_float64(dtype):
+    tensor = torch.randn(40, 1000, generator=torch.Generator().manual_seed(0)).to(dtype)
+    rows = tensor[::2].double().numpy()
+    exact = [[math.fsum(a * b) for b in rows] for a in rows]
+    lengths = np.linalg.norm(rows, axis=1)
+    assert (np.abs(gram(tensor, -1).numpy() - exact) <= 1000 * 2.0**-53 * np.outer(lengths, lengths)).all()
+
+
+@pytest.mark.parametrize("scale", [1e200, 1e-200])
+def test_the_scale_of_float64_does_not_matter(scale):
+    tensor = torch.randn(6, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert mean_cosine(gram(tensor * scale, -1)) == pytest.approx(mean_cosine(gram(tensor, -1)), rel=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import functools
 import math
 import pickle
 
@@ -149,12 +150,12 @@ def test_unknown_name_gets_the_nearest():
         ("relu:slope=1", "activation relu has no parameter 'slope'; it has none"),
         ("swish:beta=1", "activation silu has no parameter 'beta'"),
         ("leaky_relu:slope=1", "activation leaky_relu has no parameter 'slope'; it has negative_slope"),
-        ("elu:alpha=big", "alpha of activation elu is 'big'; valid is a finite number"),
-        ("elu:alpha=nan", "alpha of activation elu is 'nan'"),
-        ("celu:alpha=0", "alpha of activation celu is '0'; valid is a finite number above 0"),
-        ("softplus:beta=-1", "beta of activation softplus is '-1'"),
-        ("gelu:approximate=erf", "approximate of activation gelu is 'erf'; valid is one of none, tanh"),
-        ("hardtanh:min=2", "min of activation hardtanh is 2, max 1; valid is min < max"),
+        ("elu:alpha=big", "alpha of activation elu must be a finite number, got 'big'"),
+        ("elu:alpha=nan", "alpha of activation elu must be .* got 'nan'"),
+        ("celu:alpha=0", "alpha of activation celu must be a finite number above 0, got '0'"),
+        ("softplus:beta=-1", "beta of activation softplus must be .* got '-1'"),
+        ("gelu:approximate=erf", "approximate of activation gelu must be one of none, tanh, got 'erf'"),
+        ("hardtanh:min=2", "min of activation hardtanh must be below max, got min 2 and max 1"),
         ("elu:alpha=1e300", "activation 'elu:alpha=1e[+]300' failed"),
         ("gelu_tanh:approximate=none", "approximate is given twice"),
     ],
@@ -208,10 +209,10 @@ def test_own_class_and_torch_callables(own):
 @pytest.mark.parametrize(
     "name, message",
     [
-        ("total", r"turns a tensor of shape \(2, 3\) into shape \(\)"),
-        ("number", r"into a int"),
+        ("total", r"shape \(2, 3\) became shape \(\)"),
+        ("number", "became a int"),
         ("cube:power=2", "cube:power=2' failed.*TypeError"),
-        ("NoModule", "makes a NoModule"),
+        ("NoModule", "must make an nn.Module, got a NoModule"),
         ("NeedsMore", "failed.*TypeError"),
         ("missing", "no attribute 'missing'"),
     ],
@@ -226,3 +227,56 @@ def test_parsing_leaves_the_global_generator_alone(own):
     parse_activation(f"{own}:Noisy")
     parse_activation("torch.nn.functional:rrelu:training=True")
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def cube(x, scale=1.0):
+    return scale * x**3
+
+
+def leaky():
+    return nn.LeakyReLU(0.3)
+
+
+@pytest.mark.parametrize(
+    "given, label",
+    [(nn.ReLU, "relu"), (torch.tanh, "tanh"), (nn.functional.gelu, "gelu"), (Erf, "erf"), (torch.sin, "sin")],
+)
+def test_torchs_own_classes_and_functions_are_entries_of_the_table(given, label):
+    assert parse_activation(given) == parse_activation(label)
+
+
+def test_a_callable_is_named_as_its_spec_would_name_it():
+    spec = parse_activation(cube)
+    assert spec.label == f"{__name__}:cube"
+    assert spec.module()(torch.tensor([2.0])) == 8
+    scaled = parse_activation(functools.partial(cube, scale=0.5))
+    assert scaled.label == f"{__name__}:cube:scale=0.5"
+    assert scaled.module()(torch.tensor([2.0])) == 4
+    assert parse_activation(functools.partial(nn.LeakyReLU, 0.2)).label.endswith(":LeakyReLU:negative_slope=0.2")
+    assert parse_activation(lambda x: x * x).label.endswith("<lambda>")
+    assert parse_activation(torch.sgn).label == "torch:sgn"
+
+
+def test_a_factory_makes_a_module_for_each_layer():
+    spec = parse_activation(leaky)
+    first, second = spec.module(), spec.module()
+    assert type(first) is nn.LeakyReLU
+    assert first is not second
+    assert first.negative_slope == 0.3
+    assert parse_activation(functools.partial(nn.LeakyReLU, 0.2)).module().negative_slope == 0.2
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (nn.LeakyReLU(0.2), r"got the module LeakyReLU\(negative_slope=0.2\)"),
+        (3, "must be a name or a callable, got 3"),
+        (None, "got None"),
+        (torch.sum, r"shape \(2, 3\) became shape \(\)"),
+        (lambda: 3, "must make an nn.Module, got a int"),
+        (functools.partial(nn.LeakyReLU, slope=0.2), "failed .TypeError"),
+    ],
+)
+def test_what_is_no_activation(given, message):
+    with pytest.raises(InputError, match=message):
+        parse_activation(given)

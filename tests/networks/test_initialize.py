@@ -6,7 +6,7 @@ from torch import nn
 
 from propscope.errors import InputError
 from propscope.networks.initialize import initialize_
-from propscope.networks.initializer_table import INITIALIZERS
+from propscope.networks.initializers import INITIALIZERS
 from propscope.networks.randomness import seeded_generator
 
 
@@ -71,7 +71,7 @@ def test_same_generator_same_weights_and_torch_left_alone(entry):
 
 def test_critical_needs_its_variances_and_draws_biases():
     module = nn.Sequential(nn.Linear(300, 200), nn.Tanh(), nn.Linear(200, 400))
-    with pytest.raises(InputError, match="critical depends on the activation"):
+    with pytest.raises(InputError, match="critical needs numbers"):
         initialize_(module, "critical")
     initialize_(module, "critical:weight_variance=2:bias_variance=0.25", generator=seeded_generator(0))
     assert float(module[0].weight.detach().var()) == pytest.approx(2 / 300, rel=0.05)

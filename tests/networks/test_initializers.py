@@ -1,14 +1,15 @@
+import functools
 import math
 import pickle
 
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 from propscope.errors import InputError
-from propscope.networks.activations import ACTIVATIONS
-from propscope.networks.initializer_table import INITIALIZERS, SQUARE_DEFAULTS
-from propscope.networks.initializers import parse_initializer
+from propscope.networks import initializers
+from propscope.networks.initializers import INITIALIZERS, SQUARE_DEFAULTS, parse_initializer
 from propscope.networks.randomness import seeded_generator
 
 ROWS, COLUMNS = 600, 1000  # fan_out, fan_in
@@ -150,27 +151,30 @@ def test_label_is_canonical(alias, label):
     [
         ("normal:sd=1", "initializer normal has no parameter 'sd'; it has std"),
         ("zeros:value=1", "initializer zeros has no parameter 'value'; it has none"),
-        ("normal:std=abc", "std of initializer normal is 'abc'; valid is a finite number at least 0"),
-        ("normal:std=-1", "std of initializer normal is '-1'"),
-        ("normal:std=inf", "std of initializer normal is 'inf'"),
-        ("trunc_normal:std=nan", "std of initializer trunc_normal is 'nan'"),
-        ("sparse:sparsity=1.1", "sparsity of initializer sparse is '1.1'; .*at least 0 and at most 1"),
-        ("uniform:low=1:high=1", "low of initializer uniform is 1, high 1; valid is low < high"),
-        ("uniform:low=1", "low of initializer uniform is 1, high 0.05"),
-        ("uniform:low=-1e300", "low of initializer uniform is '-1e300'"),
-        ("he_normal:mode=fan_avg", "mode of initializer he_normal is 'fan_avg'; valid is one of fan_in, fan_out"),
-        ("he_normal:nonlinearity=gelu", "nonlinearity of initializer he_normal is 'gelu'"),
-        ("he_normal:nonlinearity=relu:a=0.2", "a of initializer he is 0.2"),
-        ("variance_scaling:scale=0", "scale of initializer variance_scaling is '0'.*above 0"),
-        ("variance_scaling:distribution=cauchy", "distribution of initializer variance_scaling is 'cauchy'"),
-        ("constant:value=x", "value of initializer constant is 'x'"),
+        ("normal:std=abc", "std of initializer normal must be a finite number of at least 0 .*got 'abc'"),
+        ("normal:std=-1", "std of initializer normal must be .* got '-1'"),
+        ("normal:std=inf", "std of initializer normal must be .* got 'inf'"),
+        ("trunc_normal:std=nan", "std of initializer trunc_normal must be .* got 'nan'"),
+        ("sparse:sparsity=1.1", "sparsity of initializer sparse must be .*at least 0 and at most 1, got '1.1'"),
+        ("uniform:low=1:high=1", "low of initializer uniform must be below high, got low 1 and high 1"),
+        ("uniform:low=1", "got low 1 and high 0.05"),
+        ("uniform:low=-1e300", "low of initializer uniform must be .* got '-1e300'"),
+        ("he_normal:mode=fan_avg", "mode of initializer he_normal must be one of fan_in, fan_out, got 'fan_avg'"),
+        ("he_normal:nonlinearity=gelu", "nonlinearity of initializer he_normal must be .* got 'gelu'"),
+        ("he_normal:nonlinearity=relu:a=0.2", "a of initializer he .*relu, got 0.2"),
+        ("variance_scaling:scale=0", "scale of initializer variance_scaling must be .*above 0.*got '0'"),
+        (
+            "variance_scaling:distribution=cauchy",
+            "distribution of initializer variance_scaling .* got 'cauchy'",
+        ),
+        ("constant:value=x", "value of initializer constant must be .* got 'x'"),
         (
             "critical:weight_variance=0",
-            "weight_variance of initializer critical is '0'; valid is .* above 0 .*, or auto",
+            "weight_variance of initializer critical must be .* above 0 .*, or auto, got '0'",
         ),
-        ("critical:bias_variance=-1", "bias_variance of initializer critical is '-1'"),
-        ("critical:bias_variance=nan", "bias_variance of initializer critical is 'nan'"),
-        ("xavier_normal:gain=-1", "gain of initializer xavier_normal is '-1'"),
+        ("critical:bias_variance=-1", "bias_variance of initializer critical must be .* got '-1'"),
+        ("critical:bias_variance=nan", "bias_variance of initializer critical must be .* got 'nan'"),
+        ("xavier_normal:gain=-1", "gain of initializer xavier_normal must be .* got '-1'"),
     ],
 )
 def test_bad_parameters(text, message):
@@ -267,9 +271,21 @@ def test_square_defaults():
     )
 
 
-def test_recommendations_name_activations():
-    known = {entry.name for entry in ACTIVATIONS}
-    assert all(set(entry.recommended_for) <= known for entry in INITIALIZERS)
+def test_recommendations_come_from_the_entries_of_the_activations():
+    found = {entry.name: set(entry.recommended_for) for entry in INITIALIZERS}
+    rectifiers = {"relu", "leaky_relu", "prelu", "relu6"}
+    saturating = {"tanh", "sigmoid", "softsign", "hardtanh", "erf"}
+    assert {name: group for name, group in found.items() if group} == {
+        "xavier_uniform": saturating,
+        "xavier_normal": saturating,
+        "he_uniform": rectifiers,
+        "he_normal": rectifiers,
+        "lecun_uniform": {"selu", "tanh"},
+        "lecun_normal": {"selu", "tanh"},
+        "orthogonal": {"identity", "tanh"},
+        "identity": {"identity", "relu"},
+        "dirac": {"identity", "relu"},
+    }
 
 
 def test_bias():
@@ -305,7 +321,7 @@ def test_critical_fills_biases_too_and_its_first_layer_apart():
 
 
 def test_critical_without_an_activation_says_what_it_needs():
-    with pytest.raises(InputError, match="critical depends on the activation") as caught:
+    with pytest.raises(InputError, match="critical needs numbers") as caught:
         filled("critical", 4, 4)
     assert "critical:weight_variance=" in caught.value.hint
 
@@ -352,3 +368,88 @@ def test_own_callable(own):
 def test_own_callables_that_do_not_fit(own, name, message):
     with pytest.raises(InputError, match=message):
         filled(f"{own}:{name}", 3, 3)
+
+
+def test_cut_variance_is_that_of_the_truncated_normal():
+    assert math.isclose(initializers.CUT_VARIANCE, stats.truncnorm(-2, 2).var(), rel_tol=1e-9)
+    assert math.isclose(math.sqrt(initializers.CUT_VARIANCE), 0.87962566103423978, rel_tol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (6, 4, 3), (6, 4, 3, 2), (6, 4, 3, 2, 5)])
+def test_fans_count_as_torch_does(shape):
+    weight = torch.empty(shape)
+    assert initializers.fans(weight) == torch.nn.init._calculate_fan_in_and_fan_out(weight)
+
+
+def test_truncated_draw_has_the_whole_distribution():
+    weight = torch.empty(200_000)
+    initializers.draw_truncated(weight, seeded_generator(0), 1.0)
+    std = 1 / math.sqrt(initializers.CUT_VARIANCE)
+    assert weight.abs().max() <= 2 * std
+    assert weight.abs().max() > 1.999 * std
+    assert stats.kstest(weight.double().numpy(), stats.truncnorm(-2, 2, scale=std).cdf).pvalue > 0.01
+
+
+def test_normal_draw_is_normal():
+    weight = torch.empty(200_000)
+    initializers.draw_normal(weight, seeded_generator(0), 4.0)
+    assert stats.kstest(weight.double().numpy(), stats.norm(scale=2).cdf).pvalue > 0.01
+
+
+@pytest.mark.parametrize("rows, columns, sparsity", [(40, 7, 0.5), (10, 300, 0.33), (7, 3, 1.0), (7, 3, 0.0)])
+def test_sparse_has_torchs_zeros_in_each_column(rows, columns, sparsity):
+    weight, reference = torch.empty(rows, columns), torch.empty(rows, columns)
+    initializers.sparse(weight, seeded_generator(0), sparsity=sparsity, std=1.0)
+    with torch.random.fork_rng():
+        torch.nn.init.sparse_(reference, sparsity)
+    zeros = (weight == 0).sum(0)
+    assert torch.equal(zeros, (reference == 0).sum(0))
+    assert torch.equal(zeros, torch.full((columns,), math.ceil(sparsity * rows)))
+
+
+def test_sparse_puts_its_zeros_anywhere():
+    weight = torch.empty(8, 20_000)
+    initializers.sparse(weight, seeded_generator(1), sparsity=0.25, std=1.0)
+    share = (weight == 0).double().mean(1)
+    assert share.sub(0.25).abs().max() < 0.015
+    kept = weight[weight != 0].double().numpy()
+    assert stats.kstest(kept, "norm").pvalue > 0.01
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_the_same_draw_rounded(dtype):
+    narrow, wide = torch.empty(30, 40, dtype=dtype), torch.empty(30, 40)
+    for weight in (narrow, wide):
+        initializers.draw_into(
+            weight, g := seeded_generator(2), lambda target, g=g: initializers.draw_normal(target, g, 1.0)
+        )
+    assert torch.equal(narrow, wide.to(dtype))
+
+
+def test_a_weight_in_another_layout_gets_the_same_numbers():
+    plain, turned = torch.empty(6, 9), torch.empty(9, 6).t()
+    for weight in (plain, turned):
+        initializers.draw_into(
+            weight, g := seeded_generator(2), lambda target, g=g: initializers.draw_normal(target, g, 1.0)
+        )
+    assert torch.equal(plain, turned)
+
+
+def halves(weight, value=0.5):
+    weight.fill_(value)
+
+
+def test_a_callable_fills_the_weight_and_is_named_as_its_spec_would_name_it():
+    spec = parse_initializer(functools.partial(halves, value=0.25))
+    assert spec.label == f"{__name__}:halves:value=0.25"
+    weight = torch.empty(3, 4)
+    spec.fill(weight)
+    assert (weight == 0.25).all()
+    assert parse_initializer(halves).label == f"{__name__}:halves"
+    assert parse_initializer(nn.init.kaiming_normal_).label == "torch.nn.init:kaiming_normal_"
+    twice = [torch.empty(3, 4), torch.empty(3, 4)]
+    for weight in twice:
+        parse_initializer(nn.init.kaiming_normal_).fill(weight, seeded_generator(1))
+    assert torch.equal(*twice)
+    with pytest.raises(InputError, match="must be a name or a callable, got 3"):
+        parse_initializer(3)

@@ -151,7 +151,7 @@ def test_default_features(table):
         ("normal", {"scale": "l2"}, "scale is 'l2'; valid is one of zscore, minmax, none"),
         ("normal:std=1", {}, "input normal has no parameter 'std'; it has none"),
         ("uniform:low=2", {}, "low of input uniform is 2, high 1"),
-        ("uniform:low=x", {}, "low of input uniform is 'x'"),
+        ("uniform:low=x", {}, "low of input uniform must be .* got 'x'"),
         ("digits", {"features": 10}, "features is 10, but input digits has 64"),
         ("data.csv", {}, r"unknown input 'data\.csv'; valid are normal.* ends in \.npy or \.pt"),
         ("missing.npy", {}, r"missing\.npy does not exist"),

@@ -9,7 +9,7 @@ from torch import nn
 
 from propscope.errors import InputError
 from propscope.networks.activations import parse_activation
-from propscope.networks.initializer_table import SQUARE_DEFAULTS
+from propscope.networks.initializers import SQUARE_DEFAULTS
 from propscope.networks.mlp import MLPSpec, parse_width
 
 

@@ -1,22 +1,24 @@
 import math
 import os
 import sys
+from dataclasses import replace
 
 import pytest
 
 from propscope.errors import InputError
-from propscope.networks.activations import ACTIVATIONS, Activation
 from propscope.networks.spec import (
     ParsedSpec,
-    SpecParameter,
     index_names,
     label,
     load_callable,
     own_parameters,
     parse_spec,
+    read_parameter,
     split_list,
     written,
 )
+from propscope.records.activations import ACTIVATIONS
+from propscope.records.spec_parameter import SpecParameter
 
 
 def test_split_list():
@@ -57,12 +59,12 @@ def test_parse_spec(text, name, parameters):
     [
         ("", "has no name"),
         (":std=1", "has no name"),
-        ("normal:0.01", "'0.01' in the thing 'normal:0.01' is no parameter=value"),
+        ("normal:0.01", "'0.01' in the thing 'normal:0.01' is not a parameter=value"),
         ("normal:std=", "'std='"),
         ("normal:=3", "'=3'"),
         ("normal:std=1:low", "'low'"),
         ("normal:std=1:std=2", "std is given twice"),
-        (3, "thing is 3"),
+        (3, "thing must be .* got 3"),
     ],
 )
 def test_parse_spec_refuses(text, message):
@@ -71,32 +73,32 @@ def test_parse_spec_refuses(text, message):
 
 
 def test_names_and_aliases_are_taken_once():
-    again = Activation("new", "", "", lambda: None, aliases=("swish",))
+    again = replace(ACTIVATIONS[0], name="new", aliases=("swish",))
     with pytest.raises(ValueError, match="'swish' of new is already taken by silu"):
         index_names((*ACTIVATIONS, again))
     with pytest.raises(ValueError, match="'relu'"):
-        index_names((*ACTIVATIONS, Activation("relu", "", "", lambda: None)))
+        index_names((*ACTIVATIONS, replace(ACTIVATIONS[0], name="relu", aliases=())))
 
 
 @pytest.mark.parametrize(
     "parameter, valid, good, bad",
     [
         (SpecParameter("p", 0.0), "a finite number", ["-3", "1e9"], ["x", "nan", "inf", "1,5", ""]),
-        (SpecParameter("p", 0.0, low=0), "a finite number at least 0", ["0", "2"], ["-1e-9"]),
+        (SpecParameter("p", 0.0, low=0), "a finite number of at least 0", ["0", "2"], ["-1e-9"]),
         (SpecParameter("p", 1.0, low=0, above=True), "a finite number above 0", ["1e-9"], ["0"]),
-        (SpecParameter("p", 0.0, low=0, high=1), "a finite number at least 0 and at most 1", ["0", "1"], ["1.01"]),
+        (SpecParameter("p", 0.0, low=0, high=1), "a finite number of at least 0 and at most 1", ["0", "1"], ["1.01"]),
         (SpecParameter("p", "a", choices=("a", "b")), "one of a, b", ["a", "B"], ["c", "1"]),
     ],
 )
 def test_parameter_ranges(parameter, valid, good, bad):
     assert parameter.valid == valid
     for raw in good:
-        value = parameter.read(raw, "thing")
+        value = read_parameter(parameter, raw, "thing")
         assert value == (raw.lower() if parameter.choices else float(raw))
     for raw in bad:
         with pytest.raises(InputError) as caught:
-            parameter.read(raw, "thing t")
-        assert str(caught.value) == f"p of thing t is {raw!r}; valid is {valid}"
+            read_parameter(parameter, raw, "thing t")
+        assert str(caught.value) == f"p of thing t must be {valid}, got {raw!r}"
         assert caught.value.hint == f"for example p={written(parameter.default)}"
 
 
@@ -117,7 +119,7 @@ def test_own_parameters_are_read_by_their_looks():
 
 def test_load_callable_from_module_and_nested_attribute():
     assert load_callable("math:sqrt", "thing") is math.sqrt
-    assert load_callable("propscope.networks.spec:SpecParameter.read", "thing") is SpecParameter.read
+    assert load_callable("propscope.networks.spec:ParsedSpec.custom.fget", "thing") is ParsedSpec.custom.fget
 
 
 def test_load_callable_from_the_working_directory(tmp_path, monkeypatch):
@@ -161,7 +163,7 @@ def test_load_callable_from_a_file_again_and_after_an_edit(tmp_path):
     [
         ("no_such_module_anywhere:f", "cannot import 'no_such_module_anywhere'.*No module named"),
         ("math:no_such", "'math' has no attribute 'no_such'"),
-        ("math:pi", "is a float, which cannot be called"),
+        ("math:pi", "must be a callable, got a float"),
         ("no/such/file.py:f", "cannot import 'no/such/file.py'.*FileNotFoundError"),
     ],
 )

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from building.synthetic_profiles import INITIALIZERS, constant, grid, mlp, model, predicted, sixteen, without_theory
+from building.records import INITIALIZERS, constant, grid, mlp, model, predicted, sixteen, without_theory
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure

@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from building.synthetic_profiles import constant, mlp, model, predicted
+from building.records import constant, mlp, model, predicted
 
 from propscope.plots.depth_series import LAYER, POSITION, WEIGHT, evenly, positions_of, site_series, weight_series
 from propscope.records import NetworkProfile, Parameter, Site, TensorSummary

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from propscope.plots.end_labels import EndLabel, height_of, spread, width_of
+from propscope.plots.end_labels import EndLabel, coinciding, height_of, spread, width_of
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.01, 0.1)), min_size=1, max_size=10))
@@ -37,3 +37,18 @@ def test_a_label_states_its_names_and_note() -> None:
     assert noted.rows == ["zeros: zero throughout"]
     assert height_of([label, noted]) > height_of([noted])
     assert width_of([noted]) > width_of([])
+
+
+def test_curves_that_coincide_share_a_group_where_their_keys_agree() -> None:
+    flat, near, low = np.array([0.5, 0.5]), np.array([0.51, np.nan]), np.array([0.1, 0.1])
+    near_flat = np.array([0.51, 0.49])
+    curves = [("a", "", flat), ("b", "", near_flat), ("c", "zero", flat), ("d", "", low), ("e", "", near)]
+    groups = coinciding([*curves, ("f", "", near.copy()), ("g", "", flat[:1])])
+    assert [(names, key) for names, key, _ in groups] == [
+        (("a", "b"), ""),
+        (("c",), "zero"),
+        (("d",), ""),
+        (("e", "f"), ""),
+        (("g",), ""),
+    ]
+    assert groups[0][2] is flat

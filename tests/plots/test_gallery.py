@@ -6,8 +6,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pytest
-from building.synthetic_profiles import grid, mlp, model
-from building.synthetic_trainings import run, trainings
+from building.records import grid, mlp, model, run, trainings
 
 import propscope.plots.gallery
 from propscope.errors import InputError, StoreError
@@ -149,7 +148,7 @@ def test_drawing_needs_neither_torch_nor_pyplot() -> None:
     code = (
         "import sys, pathlib, tempfile\n"
         f"sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
-        "from building.synthetic_profiles import grid\n"
+        "from building.records import grid\n"
         "from propscope.plots import draw_all\n"
         "with tempfile.TemporaryDirectory() as folder:\n"
         "    draw_all(grid(depths=(2,), seeds=2, width=8), pathlib.Path(folder), stem='run')\n"

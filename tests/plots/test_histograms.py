@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from building.synthetic_profiles import INITIALIZERS, constant, grid, mlp, model, sixteen
+from building.records import INITIALIZERS, constant, grid, mlp, model, sixteen
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 

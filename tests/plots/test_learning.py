@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from building.synthetic_trainings import run, trainings
+from building.records import run, trainings
 from matplotlib.colors import to_hex
 
 from propscope.plots.learning import LearningPanel, draw_learning, prepare_learning

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from propscope.plots.map_labels import MapLabel, place, size_of
+from propscope.plots.map_labels import MapLabel, place_labels, size_of
 
 
 def overlap(one, other) -> bool:
@@ -27,7 +27,7 @@ def names(count):
 )
 def test_no_label_lies_on_another_or_on_a_marker_and_all_are_within(places) -> None:
     points = [(rows, x, y) for rows, (x, y) in zip(names(len(places)), places, strict=True)]
-    labels = place(points, 6.6, 4.6, taken=[(3.0, 2.0, 4.0, 2.4)])
+    labels = place_labels(points, 6.6, 4.6, taken=[(3.0, 2.0, 4.0, 2.4)])
     assert [(one.rows, one.x, one.y) for one in labels] == points
     for one, other in itertools.combinations([(3.0, 2.0, 4.0, 2.4), *(one.box for one in labels)], 2):
         assert not overlap(one, other)
@@ -41,7 +41,7 @@ def test_no_label_lies_on_another_or_on_a_marker_and_all_are_within(places) -> N
 
 
 def test_a_label_alone_is_near_its_point_and_joined_to_it() -> None:
-    (one,) = place([(("a", "bc"), 3.0, 1.0)], 6.6, 4.6)
+    (one,) = place_labels([(("a", "bc"), 3.0, 1.0)], 6.6, 4.6)
     assert one.box[1] - 1.0 < 0.2
     x, y, end_x, end_y = one.leader
     assert (x, y) == (3.0, 1.0)
@@ -51,12 +51,12 @@ def test_a_label_alone_is_near_its_point_and_joined_to_it() -> None:
 
 def test_what_is_to_be_kept_clear_is_where_there_is_room() -> None:
     kept = [(2.9, 1.0 + 0.1 * i, 3.5, 1.1 + 0.1 * i) for i in range(1, 10)]
-    (one,) = place([(("name",), 3.0, 1.0)], 6.6, 4.6, kept_clear=kept)
+    (one,) = place_labels([(("name",), 3.0, 1.0)], 6.6, 4.6, kept_clear=kept)
     assert not any(overlap(one.box, box) for box in kept)
 
 
 def test_a_map_without_room_still_gets_its_labels() -> None:
-    labels = place([(("a name too long for the map",), 0.1, 0.1)] * 3, 0.5, 0.3)
+    labels = place_labels([(("a name too long for the map",), 0.1, 0.1)] * 3, 0.5, 0.3)
     assert len(labels) == 3
 
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from building.synthetic_profiles import constant, grid, mlp, model, sixteen, without_theory
+from building.records import constant, grid, mlp, model, sixteen, without_theory
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text

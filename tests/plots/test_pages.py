@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from building.diagnosis_records import geometric, network, seeds
+from building.records import geometric, network, seeds
 
 from propscope.plots.curves import prepare_curves
 from propscope.plots.end_labels import EndLabel

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from building.phase_charts import chart
+from building.records import chart
 from matplotlib.text import Text
 
 from propscope.plots.phase import HEIGHT, WIDTH, draw_phase, prepare_phase

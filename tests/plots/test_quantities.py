@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from building.synthetic_profiles import constant, mlp, predicted
+from building.records import constant, mlp, predicted
 
 from propscope.plots.quantities import QUANTITIES, curve_of
 from propscope.records import NetworkProfile, Site, TensorSummary

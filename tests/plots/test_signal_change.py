@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 
-from building.synthetic_trainings import run, trainings
+from building.records import run, trainings
 
 from propscope.plots.curves import Curves
 from propscope.plots.signal_change import prepare_signal_change

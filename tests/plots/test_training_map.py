@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from building.synthetic_trainings import run, trainings
+from building.records import run, trainings
 
 from propscope.plots.style import styled
 from propscope.plots.training_map import CELLS, TrainingMap, draw_training_map, prepare_training_map, shares_of

@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 import pytest
-from building.result_records import layered, signal
+from building.records import layered, signal
 
 from propscope.records import Expected, NetworkProfile, ProfileSet, Site
 from propscope.records.expectations import (

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from building.result_records import layered
+from building.records import layered
 
 from propscope.errors import InputError, MissingDependencyError
 from propscope.records import Expected, ProfileSet, TensorSummary

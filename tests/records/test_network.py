@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from building.result_records import layered, signal, with_gradient
+from building.records import layered, signal, with_gradient
 
 from propscope.records import NetworkProfile, Parameter, Site, TensorSummary
 

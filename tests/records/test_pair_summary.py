@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 import pytest
-from building.result_records import layered
+from building.records import layered
 
 from propscope.records import Expected, NetworkProfile, ProfileSet
 from propscope.records.expectations import theory_note

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from building.result_records import layered, with_gradient
+from building.records import layered, with_gradient
 
 from propscope.errors import InputError
 from propscope.records import Expected, ProfileSet, TensorSummary

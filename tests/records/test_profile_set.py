@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from building.result_records import layered
+from building.records import layered
 
 from propscope.errors import InputError
 from propscope.records import NetworkProfile, ProfileSet

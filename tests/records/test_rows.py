@@ -5,7 +5,7 @@ import json
 import math
 
 import pytest
-from building.result_records import layered, with_gradient
+from building.records import layered, with_gradient
 
 from propscope.records import Expected, NetworkProfile, Parameter, Provenance, Site, TensorSummary
 from propscope.records.figures import PARAMETER_FIELDS, PROFILE_FIELDS, SITE_FIELDS, TABLES

@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from building.result_records import layered
-from building.training_records import trained
+from building.records import layered, trained
 
 from propscope.errors import InputError
 from propscope.records import ProfileSet, TrainingRun, TrainingSet

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from building.diagnosis_records import network
+from building.records import network
 
 from propscope.diagnosis import diagnose
 from propscope.records import Diagnosis, Finding, ProfileSet, Remedy

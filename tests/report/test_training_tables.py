@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from building.training_records import trained
+from building.records import trained
 
 from propscope.records import TrainingSet
 from propscope.records.training_summary import DistinctRows, summarize_training

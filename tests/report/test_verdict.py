@@ -1,7 +1,7 @@
 """A diagnosis in few words, on records made by hand."""
 
 import pytest
-from building.result_records import layered
+from building.records import layered
 
 from propscope.records import NetworkProfile
 from propscope.records.finding import Diagnosis, Finding, Remedy

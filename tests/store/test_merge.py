@@ -9,7 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from building.stored_profiles import DATA, few_examples, of_version, plain, profile_sets, small_profile, small_set
+from building.records import DATA, few_examples, of_version, plain, profile_sets, small_profile, small_set
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from building.stored_profiles import DATA, of_version, plain, predicted_profile, small_profile, small_set
+from building.records import DATA, of_version, plain, predicted_profile, small_profile, small_set
 
 from propscope.errors import InputError, StoreError
 from propscope.records import Expected, NetworkProfile, ProfileSet

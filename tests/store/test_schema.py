@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from building.stored_profiles import small_profile, small_set, small_training
+from building.records import small_profile, small_set, small_training
 
 from propscope.records.figures import TABLES as PROFILE_FIELDS
 from propscope.records.figures import TRAINING_TABLES

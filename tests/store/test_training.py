@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from building.stored_profiles import (
+from building.records import (
     DATA,
     few_examples,
     plain,

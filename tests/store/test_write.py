@@ -14,7 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from building.stored_profiles import few_examples, plain, profile_sets, small_profile, small_set
+from building.records import few_examples, plain, profile_sets, small_profile, small_set
 from hypothesis import given
 
 from propscope.errors import InputError, StoreError

@@ -2,7 +2,7 @@ import pytest
 
 from propscope.errors import InputError
 from propscope.networks import INITIALIZERS
-from propscope.networks.fills import CUT_VARIANCE
+from propscope.networks.initializers import CUT_VARIANCE
 from propscope.theory import layer_variances, weight_variance_of
 
 N, M = 300, 200

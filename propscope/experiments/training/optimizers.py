@@ -12,7 +12,8 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from propscope.errors import InputError
-from propscope.networks.spec import SpecParameter, index_names, label, look_up, parse_spec
+from propscope.networks.spec import index_names, label, look_up, parse_spec
+from propscope.records.spec_parameter import SpecParameter
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ from propscope.errors import InputError
 from propscope.experiments.training.idx import images_and_labels
 from propscope.networks import make_input, seeded_generator
 from propscope.networks.data_files import digits, pt_file
-from propscope.networks.spec import SpecParameter, index_names, label, look_up, parse_spec
+from propscope.networks.spec import index_names, label, look_up, parse_spec
+from propscope.records.spec_parameter import SpecParameter
 from propscope.records.training import Task
 
 Examples = tuple[Tensor, Tensor]

@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn.init import calculate_gain
+
+from propscope.networks import INITIALIZERS, parse_activation
+from propscope.records.activations import ACTIVATIONS, HE, find_activation
+
+
+@pytest.mark.parametrize("name", ["leaky_relu", "leaky_relu:negative_slope=0.2", "LeakyReLU", "LEAKY_RELU"])
+def test_an_entry_is_found_by_spec_and_by_class(name):
+    assert find_activation(name).name == "leaky_relu"
+
+
+def test_an_entry_is_found_by_alias_and_nothing_by_an_unknown_name():
+    assert find_activation("swish") is find_activation("SiLU") is find_activation("silu")
+    assert find_activation("own.py:f") is None
+    assert find_activation("") is None
+
+
+def test_initializers_and_advice_name_what_there_is():
+    known = {entry.name for entry in INITIALIZERS}
+    assert all(set(entry.initializers) <= known for entry in ACTIVATIONS)
+    assert all(entry.advice.options["initializer"].split(":")[0] in known for entry in ACTIVATIONS)
+    assert find_activation("relu").advice is HE
+
+
+@pytest.mark.parametrize("entry", ACTIVATIONS, ids=lambda entry: entry.name)
+def test_bounded_offset_and_rectifier_are_what_the_module_does(entry):
+    z = np.linspace(-40, 40, 2001)
+    values = parse_activation(entry.name).module().double()(torch.from_numpy(z)).detach().numpy()
+    far = np.abs(values[np.abs(z) > 30])
+    # relu6 is flat above 6 as well, and counts as the rectifier that it is near 0.
+    assert entry.bounded == (far.max() <= 1 and not entry.rectifier)
+    assert entry.offset == (bool((values >= 0).all() or (values <= 0).all()) and not entry.rectifier)
+    assert entry.rectifier == (entry.name in ("relu", "leaky_relu", "prelu", "relu6"))
+
+
+@pytest.mark.parametrize("entry", ACTIVATIONS, ids=lambda entry: entry.name)
+def test_torch_has_a_gain_where_the_entry_says_so(entry):
+    if entry.torch_gain:
+        assert calculate_gain(entry.torch_gain) > 0
+    else:
+        with pytest.raises(ValueError, match="Unsupported"):
+            calculate_gain(entry.name)
