@@ -40,7 +40,9 @@ def test_options_stand_under_their_headings(command):
     out = command.fine("inspect", "--help")
     order = ["Arguments:", "Model:", "Input and loss:", "Run:", "View:", "Results:", "Options:"]
     assert [line for line in out.splitlines() if line in order] == order
-    headings = [out.index(heading) for heading in ("\nModel:", "\n  --checkpoint", "\nInput and loss:", "\n  --input-shape")]
+    headings = [
+        out.index(heading) for heading in ("\nModel:", "\n  --checkpoint", "\nInput and loss:", "\n  --input-shape")
+    ]
     assert headings == sorted(headings)
 
 
