@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from propscope.cli.options import Json, UnitsPerLayer
 
 if TYPE_CHECKING:
+    from propscope.records.theory import ActivationTheory, NetworkTheory
     from propscope.report.table import Table
-    from propscope.theory.account import Account
 
 _MEANINGS = (
     "gain: weights of variance gain^2 / fan_in keep E[z^2] at 1; torch's: nn.init.calculate_gain, another convention.",
@@ -51,14 +52,24 @@ def theory(
 
     A LIST is separated by commas.
     """
-    from propscope.networks import split_list
+    from propscope.networks import parse_activation, split_list
     from propscope.report.documents import print_json, print_table
-    from propscope.theory.account import Asked, accounts
+    from propscope.theory.account import account
 
-    initializers = () if init is None else tuple(split_list(init))
-    found = accounts(split_list(act), Asked(initializers, weight_variance, bias_variance, width))
+    initializers = () if init is None else split_list(init)
+    specs = {spec.label: spec for spec in map(parse_activation, split_list(act))}
+    found = [
+        account(
+            spec,
+            initializers=initializers,
+            weight_variance=weight_variance,
+            bias_variance=bias_variance,
+            width=width,
+        )
+        for spec in specs.values()
+    ]
     if json:
-        print_json([one.document() for one in found])
+        print_json([_document(one) for one in found])
         return
     print_table(_activations(found))
     for title, notes in (("no critical point", _without_point(found)), ("no mean field", _without_field(found))):
@@ -70,7 +81,39 @@ def theory(
         print_table(networks)
 
 
-def _activations(accounts: list[Account]) -> Table:
+def _document(one: ActivationTheory) -> dict[str, Any]:
+    return {
+        "activation": one.activation,
+        "gain": one.gain,
+        "torch_gain": one.torch_gain,
+        "critical_point": None if one.critical is None else asdict(one.critical),
+        "no_critical_point": one.no_critical or None,
+        "networks": [_network_document(network) for network in one.networks],
+    }
+
+
+def _network_document(network: NetworkTheory) -> dict[str, Any]:
+    return {
+        "network": network.name,
+        "weight_variance": network.weight_variance,
+        "bias_variance": network.bias_variance,
+        "no_mean_field": network.reason or None,
+        "fixed_points": [
+            {
+                "q": fixed.point.q,
+                "stability": fixed.point.stability,
+                "law": str(fixed.point.law) if fixed.point.law else None,
+                "reached": fixed.reached,
+                "chi_1": fixed.point.chi,
+                "chi_parallel": fixed.point.chi_parallel,
+                "depth_scales": asdict(fixed.scales),
+            }
+            for fixed in network.fixed_points
+        ],
+    }
+
+
+def _activations(accounts: list[ActivationTheory]) -> Table:
     from propscope.records.numerals import number
     from propscope.report.table import Table
 
@@ -85,15 +128,15 @@ def _activations(accounts: list[Account]) -> Table:
     return Table("activations", columns, tuple(rows), left=frozenset({"activation", ""}), notes=_MEANINGS)
 
 
-def _without_point(accounts: list[Account]) -> list[str]:
+def _without_point(accounts: list[ActivationTheory]) -> list[str]:
     return [f"{one.activation} {one.no_critical}" for one in accounts if one.no_critical]
 
 
-def _without_field(accounts: list[Account]) -> list[str]:
+def _without_field(accounts: list[ActivationTheory]) -> list[str]:
     return list(dict.fromkeys(network.reason for one in accounts for network in one.networks if network.reason))
 
 
-def _networks(accounts: list[Account]) -> Table:
+def _networks(accounts: list[ActivationTheory]) -> Table:
     """Return the table of fixed points: all of them, or with several activations those that are reached."""
     from propscope.records.numerals import number
     from propscope.report.table import Table
@@ -101,16 +144,16 @@ def _networks(accounts: list[Account]) -> Table:
     rows = []
     for one in accounts:
         for network in one.networks:
-            for settling in network.settlings:
-                if len(accounts) > 1 and not settling.reached:
+            for fixed in network.fixed_points:
+                if len(accounts) > 1 and not fixed.reached:
                     continue
-                point, scales = settling.point, settling.scales
+                point, scales = fixed.point, fixed.scales
                 kind = f"{point.stability}, {point.law}" if point.law else point.stability
                 rows.append((
                     one.activation,
                     network.name,
                     *(number(value, 5) for value in (network.weight_variance, network.bias_variance, point.q)),
-                    "<-" if settling.reached else "",
+                    "<-" if fixed.reached else "",
                     kind,
                     *(number(value, 5) for value in (point.chi, point.chi_parallel)),
                     scales.phase,

@@ -5,18 +5,16 @@
 a multilayer perceptron should show at each of its sites.
 """
 
+from propscope.records.theory import CriticalPoint, DepthScales, FixedPoint, Law
 from propscope.theory.critical import (
     CriticalLine,
-    CriticalPoint,
     NoCriticalPoint,
     critical_line,
     critical_point,
     gain,
 )
-from propscope.theory.depth_scales import DepthScales
 from propscope.theory.elementwise import ActivationLike, Elementwise
 from propscope.theory.finite_width import FiniteWidth, finite_width
-from propscope.theory.fixed_points import FixedPoint, Law
 from propscope.theory.initialization import LayerVariances, critical_initializer, layer_variances, weight_variance_of
 from propscope.theory.mean_field import MeanField
 from propscope.theory.normalized import NormalizedMeanField, linear_batch_norm_factor

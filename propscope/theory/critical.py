@@ -12,6 +12,7 @@ from scipy.optimize import brentq
 
 from propscope.checks import number, numbers
 from propscope.errors import InputError
+from propscope.records.theory import CriticalPoint
 from propscope.theory.elementwise import ActivationLike, Elementwise
 from propscope.theory.quadrature import moments
 
@@ -20,16 +21,6 @@ Array = NDArray[np.float64]
 
 class NoCriticalPoint(InputError):
     """There is no critical point with these properties; the message says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class CriticalPoint:
-    """chi_1 = 1 at a fixed point q of the variance map: floats. `note` says in what sense, or is empty."""
-
-    weight_variance: float
-    bias_variance: float
-    q: float
-    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

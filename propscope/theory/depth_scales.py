@@ -3,44 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from scipy.optimize import brentq
 
+from propscope.records.theory import DepthScales, FixedPoint, Phase
 from propscope.theory.elementwise import Elementwise
-from propscope.theory.fixed_points import FixedPoint
 from propscope.theory.hermite import correlation_kernel
 from propscope.theory.quadrature import slope_product
 
-Phase = Literal["ordered", "critical", "chaotic"]
 # chi is right to about 1e-14; nearer to 1 than this it is not told from 1.
 RESOLUTION = 2e-13
-
-
-@dataclass(frozen=True, slots=True)
-class DepthScales:
-    """Numbers of layers, floats; infinite at criticality.
-
-    `variance`: xi_q = -1 / ln chi_parallel at the fixed point q*. `correlation`: xi_c = -1 / ln chi_c at the fixed
-    point c* = `fixed_correlation` of the correlation map, 1 in the ordered phase and below in the chaotic one.
-    `gradient`: 1 / |ln chi_1|, over which the squared gradient vanishes or explodes e-fold (Schoenholz et al. 2017,
-    eqs. 9, 11 and 16). `chi_correlation` is chi_c. `trainable_depth` = 6 xi_c, to which they find that networks
-    train (their section 5 and figure 5); where q* is 0 or infinite, 6 times the gradient's scale.
-
-    A scale xi is right to about 1e-14 xi relative, and infinite from 5e12 on: chi is then not told from 1. At an
-    unstable q* `variance` is the scale on which q leaves it. Where q decays to 0 or diverges with phi linear in the
-    limit, the correlation keeps or approaches its limit by no exponential law: `correlation` is infinite.
-    """
-
-    variance: float
-    correlation: float
-    gradient: float
-    trainable_depth: float
-    fixed_correlation: float
-    chi_correlation: float
-    phase: Phase
 
 
 def depth_scale(chi: float) -> float:

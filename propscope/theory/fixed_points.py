@@ -9,61 +9,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 from propscope.errors import InputError
+from propscope.records.theory import FixedPoint, Law
 from propscope.theory.elementwise import Elementwise
 from propscope.theory.quadrature import moments
 from propscope.theory.tables import moment_table
 
 Array = NDArray[np.float64]
 
-Stability = Literal["stable", "unstable", "half-stable", "line", "decay", "divergence"]
 # No round q lies on the grid.
 _RANGE, _STEP = 28.0123, 0.05
 _NOISE = 1e-12
-
-
-@dataclass(frozen=True, slots=True)
-class Law:
-    """How q tends to 0 or to infinity with the layer l.
-
-    `kind` "exponential": q_l ~ exp(rate l), `rate` below 0 for a decay. "algebraic": q_l ~ l^exponent. "logarithmic":
-    slower than any power; "super-exponential": faster than any exponential.
-    """
-
-    kind: Literal["exponential", "algebraic", "logarithmic", "super-exponential"]
-    rate: float | None = None
-    exponent: float | None = None
-
-    def __str__(self) -> str:
-        if self.rate is not None:
-            return f"exponential, q_l ~ {math.exp(self.rate):.6g}^l"
-        return f"algebraic, q_l ~ l^{self.exponent:.6g}" if self.exponent is not None else self.kind
-
-
-@dataclass(frozen=True, slots=True)
-class FixedPoint:
-    """A variance q that the variance map keeps; 0 and infinity where q decays or diverges.
-
-    `stability`: "stable"; "unstable"; "half-stable", attracting from one side, at a double root; "line", when every q
-    is fixed (q is then the one asked about); "decay" to q = 0; "divergence" to q = inf. `chi` is chi_1, the factor of
-    the squared gradient per layer there, `chi_parallel` the factor of a small change of q; limits at 0 and infinity.
-    `law` of a decay or divergence, else None.
-    """
-
-    q: float
-    stability: Stability
-    chi: float
-    chi_parallel: float
-    law: Law | None = None
-
-    def __str__(self) -> str:
-        return f"q = {self.q:.10g}, {self.stability}" + (f" ({self.law})" if self.law else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from propscope.checks import count, number
 from propscope.errors import InputError
 from propscope.networks.initializers import InitializerSpec, parse_initializer
 from propscope.networks.spec import written
-from propscope.theory.critical import CriticalPoint, NoCriticalPoint, critical_point
+from propscope.records.theory import CriticalPoint
+from propscope.theory.critical import NoCriticalPoint, critical_point
 from propscope.theory.elementwise import ActivationLike, Elementwise
 
 

@@ -12,7 +12,8 @@ from propscope.checks import count, number
 from propscope.errors import InputError
 from propscope.networks.initializers import parse_initializer
 from propscope.records.phase import PhaseChart, Standing
-from propscope.theory.critical import CriticalPoint, NoCriticalPoint
+from propscope.records.theory import CriticalPoint
+from propscope.theory.critical import NoCriticalPoint
 from propscope.theory.elementwise import ActivationLike, Elementwise
 from propscope.theory.initialization import critical_initializer, layer_variances, nearest_critical_point
 from propscope.theory.phase import phase_diagram
