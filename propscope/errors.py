@@ -6,7 +6,7 @@ The command line prints such an error as one line and a hint, and exits with 2; 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class PropscopeError(Exception):
@@ -19,6 +19,13 @@ class PropscopeError(Exception):
 
 class InputError(PropscopeError, ValueError):
     """A value that the caller passed is not valid; the message names it, what came and what is valid."""
+
+
+class UnknownSiteError(InputError, KeyError):
+    """A profile has no site of that name; the message lists the nearest names that it has."""
+
+    # KeyError.__str__ quotes the message.
+    __str__ = Exception.__str__
 
 
 class StoreError(PropscopeError, OSError):
@@ -50,4 +57,14 @@ def unknown_name(what: str, name: str, choices: Iterable[str]) -> InputError:
     return InputError(
         f"unknown {what} {name!r}; valid are {', '.join(valid)}",
         hint=f"{guess}A function of your own is written package.module:callable".strip(),
+    )
+
+
+def unknown_site(name: str, sites: Sequence[str]) -> UnknownSiteError:
+    """Return the error for a name that none of a profile's `sites` has, with the nearest names."""
+    near = difflib.get_close_matches(name, sites, n=3, cutoff=0.4) or sites[:3]
+    listed = ", ".join(f'"{site}"' for site in near) or "none"
+    return UnknownSiteError(
+        f'site must be the name of one of the {len(sites)} sites of the profile, such as {listed}, got "{name}"',
+        hint="[site.name for site in profile.sites] lists them all",
     )

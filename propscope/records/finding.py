@@ -99,6 +99,11 @@ class Diagnosis:
     labels: Mapping[str, Label] = field(default_factory=dict)
     networks: tuple[Diagnosis, ...] = ()
 
+    def __repr__(self) -> str:
+        worst = f", worst {self.findings[0].kind}" if self.findings else ""
+        networks = f", {len(self.networks)} networks" if self.networks else ""
+        return f"Diagnosis({self.verdict}, {len(self.findings)} findings{worst}{networks})"
+
     @property
     def verdict(self) -> Verdict:
         """Broken or strained as the worst finding is, healthy where none is either."""

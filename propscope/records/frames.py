@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from propscope.errors import InputError, MissingDependencyError
-from propscope.records.figures import EXPECTED_FIELDS, TABLES, TRAINING_TABLES
-from propscope.records.profile_set import ProfileSet
-from propscope.records.rows import TableName, parameter_row, profile_row, site_row
-from propscope.records.training import TrainingSet, TrainingTable
-from propscope.records.training_rows import epoch_rows, run_row
+from propscope.records.figures import SITE_FIELDS, TABLES, TRAINING_TABLES
+from propscope.records.labelled import axes_of
+from propscope.records.rows import TableName, epoch_rows, parameter_row, profile_row, run_row, site_row
+from propscope.records.training import TrainingRun, TrainingTable
 
 if TYPE_CHECKING:
     import pandas
@@ -21,25 +19,11 @@ if TYPE_CHECKING:
 
     from propscope.records.network import NetworkProfile
 
-_QUANTITIES = {
-    "forward_mean": ("forward", "mean", "mean of the pre-activations"),
-    "forward_std": ("forward", "std", "standard deviation of the pre-activations"),
-    "forward_rms": ("forward", "rms", "root mean square of the pre-activations"),
-    "backward_rms": ("backward", "rms", "root mean square of the gradient with respect to the pre-activations"),
-    "jacobian_rms": ("jacobian", "rms", "root mean square of the singular values of d pre-activation / d input"),
-    "jacobian_max": ("jacobian", "max", "largest singular value of d pre-activation / d input"),
-}
-_FIGURES = {
-    "flat_fraction": "share of pre-activations where the nonlinearity is flat",
-    "mean_cosine": "mean cosine between samples",
-    "effective_rank": "effective rank of the sampled rows",
-    "jacobian_condition": "condition number of d pre-activation / d input",
-    "jacobian_square_variance": "variance of its squared singular values over their squared mean",
-}
-_EXPECTED = {f"expected_{field.name}": field.label for field in EXPECTED_FIELDS}
+# What a dataset holds of each site: every number that was measured there, not the marks of where it is.
+_LAYERWISE = tuple(field for field in SITE_FIELDS if field.dtype in ("int64", "float64") and field.seeds != "same")
 
 
-def to_frame(profiles: ProfileSet, table: TableName) -> pandas.DataFrame:
+def to_frame(profiles: Iterable[NetworkProfile], table: TableName) -> pandas.DataFrame:
     """Return one row a site, parameter or profile, the labels first; columns as in `fields.TABLES`."""
     if table not in TABLES:
         raise InputError(f"table is {table!r}; valid are {', '.join(TABLES)}")
@@ -59,7 +43,7 @@ def to_frame(profiles: ProfileSet, table: TableName) -> pandas.DataFrame:
     return _frame(rows)
 
 
-def training_frame(runs: TrainingSet, table: TrainingTable) -> pandas.DataFrame:
+def training_frame(runs: Iterable[TrainingRun], table: TrainingTable) -> pandas.DataFrame:
     """Return one row an epoch or a run, the labels first; columns as in `fields.TRAINING_TABLES`."""
     if table not in TRAINING_TABLES:
         raise InputError(f"table is {table!r}; valid are {', '.join(TRAINING_TABLES)}")
@@ -78,7 +62,7 @@ def _frame(rows: list[dict[str, Any]]) -> pandas.DataFrame:
     return pandas.DataFrame(rows)
 
 
-def to_xarray(profiles: ProfileSet) -> xarray.Dataset:
+def to_xarray(profiles: Sequence[NetworkProfile]) -> xarray.Dataset:
     """Return layer-wise quantities, dimensions (*labels, layer): NaN where no profile has those labels.
 
     `layer` counts the signal sites from 1. With labels missing on some profiles, those count as "". Raises `InputError`
@@ -88,48 +72,30 @@ def to_xarray(profiles: ProfileSet) -> xarray.Dataset:
         import xarray
     except ImportError:
         raise MissingDependencyError("xarray", extra="frame", purpose="to_xarray()") from None
-    axes = {name: _values(profiles, name) for name in profiles.axes}
+    axes = {name: _values(profiles, name) for name in axes_of(profiles)}
     depth = max((len(profile.signal_sites) for profile in profiles), default=0)
     shape = (*(len(values) for values in axes.values()), depth)
-    columns: dict[str, NDArray[np.float64]] = {
-        name: np.full(shape, np.nan) for name in itertools.chain(_QUANTITIES, _FIGURES, _EXPECTED)
-    }
+    columns = {field.name: np.full(shape, np.nan) for field in _LAYERWISE}
     taken: set[tuple[int, ...]] = set()
     for profile in profiles:
         at = tuple(values.index(profile.labels.get(name, "")) for name, values in axes.items())
         if at in taken:
             raise InputError(
                 f"two profiles have the labels {dict(profile.labels)}; a dataset has one cell for each",
-                hint="select, or give each profile a label of its own",
+                hint="select one of them, or give each profile a label of its own",
             )
         taken.add(at)
-        for name, values in _layers(profile).items():
-            columns[name][at][: values.size] = values
-    names = {**{name: entry[2] for name, entry in _QUANTITIES.items()}, **_FIGURES, **_EXPECTED}
+        for place, site in enumerate(profile.signal_sites):
+            row = site_row(site, place)
+            for field in _LAYERWISE:
+                value = row[field.name]
+                columns[field.name][(*at, place)] = np.nan if field.dtype == "int64" and value == -1 else value
     dims = (*axes, "layer")
     return xarray.Dataset(
-        {name: (dims, column, {"long_name": names[name], "units": "1"}) for name, column in columns.items()},
+        {f.name: (dims, columns[f.name], {"long_name": f.label, "units": f.unit}) for f in _LAYERWISE},
         coords={**{name: list(values) for name, values in axes.items()}, "layer": np.arange(1, depth + 1)},
     )
 
 
-def _values(profiles: ProfileSet, name: str) -> list[Any]:
+def _values(profiles: Iterable[NetworkProfile], name: str) -> list[Any]:
     return list(dict.fromkeys(profile.labels.get(name, "") for profile in profiles))
-
-
-def _layers(profile: NetworkProfile) -> dict[str, NDArray[np.float64]]:
-    sites = profile.signal_sites
-
-    def column(pick: Any) -> NDArray[np.float64]:
-        return np.array([np.nan if (value := pick(site)) is None else value for site in sites], dtype=np.float64)
-
-    directed = {
-        name: column(lambda site, d=direction, f=field: getattr(getattr(site, d), f, None))
-        for name, (direction, field, _) in _QUANTITIES.items()
-    }
-    figures = {name: column(lambda site, f=name: getattr(site, f)) for name in _FIGURES}
-    expected = {
-        name: column(lambda site, f=name: getattr(site.expected, f.removeprefix("expected_"), None))
-        for name in _EXPECTED
-    }
-    return directed | figures | expected

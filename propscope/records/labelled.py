@@ -1,26 +1,123 @@
-"""Records that carry labels: their axes, those with certain values, and those that differ in one label alone."""
+"""`LabelledSet`: records in a fixed order that are told apart by their labels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, overload
 
 from propscope.errors import InputError
+from propscope.records.display import as_html, as_text
 from propscope.records.network import Label
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 Wanted = Mapping[str, tuple[Label, ...]]
+GroupKey = tuple[tuple[str, Label], ...]
 
 
 class Labelled(Protocol):
-    """Whatever has labels."""
+    """A record that has labels, one value for each axis."""
 
     @property
     def labels(self) -> Mapping[str, Label]:
-        """One coordinate an axis."""
+        """The label of each axis."""
         ...
 
 
 Record = TypeVar("Record", bound=Labelled)
+
+
+class LabelledSet(Generic[Record]):
+    """What `ProfileSet` and `TrainingSet` share: both hold one tuple of records.
+
+    `a + b` appends, and the set of no records is the neutral element.
+    """
+
+    __slots__ = ()
+    # What one of the records is called in an error.
+    _noun: ClassVar[str]
+
+    def __init__(self, records: tuple[Record, ...], /) -> None:
+        raise NotImplementedError
+
+    @classmethod
+    def of(cls, records: Iterable[Record]) -> Self:
+        """Return the set of the records of any iterable."""
+        return cls(tuple(records))
+
+    @property
+    def _records(self) -> tuple[Record, ...]:
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self._records)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> Self: ...
+    def __getitem__(self, index: int | slice) -> Record | Self:
+        return type(self)(self._records[index]) if isinstance(index, slice) else self._records[index]
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(self._records + other._records)
+
+    @property
+    def axes(self) -> Mapping[str, tuple[Label, ...]]:
+        """Each label's distinct values, in the order of their first appearance."""
+        return axes_of(self._records)
+
+    def subset(self, **labels: Label | Iterable[Label]) -> Self:
+        """Return the set of the records whose labels have these values, one value or several for each label.
+
+        Raises `InputError` for a label that no record carries.
+        """
+        return type(self)(having(self._records, self._wanted(labels, self.axes)))
+
+    def select(self, **labels: Label | Iterable[Label]) -> Record | Self:
+        """Return the one record with these labels, or the set of the records that have them when several do.
+
+        Raises `InputError` for a label that no record carries, and when no record is left.
+        """
+        if not labels and not self._records:
+            raise InputError(f"the set holds no {self._noun} to select")
+        axes = self.axes
+        values = self._wanted(labels, axes)
+        found = having(self._records, values)
+        if not found:
+            raise InputError(f"no {self._noun} has {_spell(values)}; there are {_spell(axes)}")
+        return found[0] if len(found) == 1 else type(self)(found)
+
+    def groups(self, over: str = "seed") -> dict[GroupKey, Self]:
+        """Return a set for each group of records that differ only in the label `over`, keyed by their other labels."""
+        together: dict[GroupKey, list[Record]] = {}
+        for record in self._records:
+            key = tuple((name, value) for name, value in record.labels.items() if name != over)
+            together.setdefault(key, []).append(record)
+        return {key: type(self)(tuple(members)) for key, members in together.items()}
+
+    def _wanted(self, labels: Mapping[str, Any], axes: Wanted) -> Wanted:
+        for name in labels:
+            if name not in axes:
+                raise InputError(f"no {self._noun} has a label {name!r}; the labels are {', '.join(axes) or 'none'}")
+        return {
+            name: tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
+            for name, value in labels.items()
+        }
+
+    def __str__(self) -> str:
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
+
+    def __repr__(self) -> str:
+        axes = ", ".join(f"{name} {len(values)}" for name, values in self.axes.items())
+        return f"{type(self).__name__}({len(self)} {self._noun}s{axes and ': '}{axes})"
 
 
 def axes_of(records: Iterable[Labelled]) -> Mapping[str, tuple[Label, ...]]:
@@ -32,34 +129,9 @@ def axes_of(records: Iterable[Labelled]) -> Mapping[str, tuple[Label, ...]]:
     return {name: tuple(seen) for name, seen in values.items()}
 
 
-def wanted(labels: Mapping[str, Any], axes: Wanted, *, noun: str) -> Wanted:
-    """Return the values asked for, one or several for each label; raises `InputError` for a label that no axis has."""
-    for name in labels:
-        if name not in axes:
-            raise InputError(f"no {noun} has a label {name!r}; the labels are {', '.join(axes) or 'none'}")
-    return {
-        name: tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
-        for name, value in labels.items()
-    }
-
-
-def having(records: Iterable[Record], labels: Wanted) -> tuple[Record, ...]:
+def having(records: Sequence[Record], labels: Wanted) -> tuple[Record, ...]:
     """Return the records whose labels have these values."""
     return tuple(r for r in records if all(r.labels.get(name) in values for name, values in labels.items()))
-
-
-def nothing_has(labels: Wanted, axes: Wanted, *, noun: str) -> InputError:
-    """Return the error for values that no record has, with those that there are."""
-    return InputError(f"no {noun} has {_spell(labels)}; there are {_spell(axes)}")
-
-
-def grouped(records: Sequence[Record], over: str) -> dict[tuple[tuple[str, Label], ...], tuple[Record, ...]]:
-    """Return the records that differ in the label `over` alone together, keyed by their other labels."""
-    together: dict[tuple[tuple[str, Label], ...], list[Record]] = {}
-    for record in records:
-        key = tuple((name, value) for name, value in record.labels.items() if name != over)
-        together.setdefault(key, []).append(record)
-    return {key: tuple(members) for key, members in together.items()}
 
 
 def _spell(labels: Wanted) -> str:

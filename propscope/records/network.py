@@ -5,13 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from propscope.errors import unknown_site
 from propscope.records.display import as_html, as_text
 from propscope.records.summary import TensorSummary
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+
+    from propscope.records.rows import TableName
 
 Role = Literal["pre-activation", "activation", "norm", "attention", "embedding", "residual", "output", "other"]
 Direction = Literal["forward", "backward"]
@@ -90,6 +97,15 @@ class Site:
     jacobian_condition: float | None = None
     jacobian_square_variance: float | None = None
 
+    def __repr__(self) -> str:
+        layer = "" if self.layer is None else f", layer {self.layer}"
+        seen = "".join(
+            f", {direction} rms {summary.rms:.4g}"
+            for direction in DIRECTIONS
+            if (summary := getattr(self, direction)) is not None
+        )
+        return f"Site({self.name!r}, {self.kind}, {self.role}, shape {self.shape}{layer}{seen})"
+
 
 @dataclass(frozen=True, slots=True)
 class CoverageNote:
@@ -117,6 +133,10 @@ class Parameter:
     symmetric_units: int | None = None
     expected_gradient_norm: float | None = None
     expected_gradient_log_std: float | None = None
+
+    def __repr__(self) -> str:
+        gradient = "" if self.gradient is None else f", gradient rms {self.gradient.rms:.4g}"
+        return f"Parameter({self.name!r}, shape {self.shape}, value rms {self.value.rms:.4g}{gradient})"
 
     @property
     def value_norm(self) -> float:
@@ -169,11 +189,11 @@ class NetworkProfile:
     coverage: tuple[CoverageNote, ...] = ()
 
     def __getitem__(self, name: str) -> Site:
-        """Return the site of that name; KeyError lists none of the others, see `sites`."""
+        """Return the site of that name; raises `UnknownSiteError`, which is a KeyError too, with the nearest names."""
         for site in self.sites:
             if site.name == name:
                 return site
-        raise KeyError(name)
+        raise unknown_site(name, [site.name for site in self.sites])
 
     def with_role(self, role: Role) -> tuple[Site, ...]:
         """Return the sites of a role, in execution order."""
@@ -229,6 +249,28 @@ class NetworkProfile:
         seen = [s for site in self.sites for s in (site.forward, site.backward)]
         seen += [s for parameter in self.parameters for s in (parameter.value, parameter.gradient)]
         return sum(summary.nonfinite_count for summary in seen if summary is not None)
+
+    def to_frame(self, table: TableName = "site") -> pandas.DataFrame:
+        """Return a pandas frame of the `site`, `parameter` or `profile` table, one row for each, labels first.
+
+        Columns are those of the file's table of that name. Raises `MissingDependencyError` without pandas.
+        """
+        from propscope.records.frames import to_frame
+
+        return to_frame((self,), table)
+
+    def to_xarray(self) -> xarray.Dataset:
+        """Return the numbers measured at the signal sites, dimensions (one for each label, layer).
+
+        Raises `MissingDependencyError` without xarray.
+        """
+        from propscope.records.frames import to_xarray
+
+        return to_xarray((self,))
+
+    def __repr__(self) -> str:
+        labels = "".join(f", {name} {value}" for name, value in self.labels.items())
+        return f"NetworkProfile({len(self.sites)} sites, {len(self.parameters)} parameters{labels})"
 
     def __str__(self) -> str:
         return as_text(self)

@@ -1,55 +1,122 @@
-"""Records as flat rows and back: the one place that knows how a record is spread over a table's columns."""
+"""Records as flat rows and back. Which column holds what follows from `records.figures`."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, is_dataclass
 from typing import Any, Literal
 
-from propscope.records.figures import EXPECTED_FIELDS, SUMMARY_FIELDS
+import numpy as np
+
+from propscope.records.figures import EPOCH_FIELDS, PARAMETER_FIELDS, PROFILE_FIELDS, RUN_FIELDS, SITE_FIELDS, Field
 from propscope.records.histogram import LogHistogram
-from propscope.records.network import CoverageNote, Expected, Label, NetworkProfile, Parameter, Provenance, Site
+from propscope.records.network import CoverageNote, Expected, NetworkProfile, Parameter, Provenance, Site
 from propscope.records.summary import TensorSummary
+from propscope.records.training import TrainingRun
 
 TableName = Literal["profile", "site", "parameter"]
 Row = dict[str, Any]
 
-_STORED = tuple(field.name for field in SUMMARY_FIELDS if field.name != "rms")
-_EXPECTED = tuple(field.name for field in EXPECTED_FIELDS)
-_PROVENANCE = tuple(name for name in Provenance.__dataclass_fields__ if name != "seed")
-_UNIT_COUNTS = ("units", "dead_units", "symmetric_units")
-_FIGURES = (
-    "flat_fraction",
-    "mean_cosine",
-    "effective_rank",
-    "attention_entropy",
-    "largest_logit",
-    "branch_share",
-)
-_JACOBIAN = ("jacobian_condition", "jacobian_square_variance")
+MISSING: Mapping[str, Any] = {"int64": -1, "float64": math.nan, "text": "", "json": ""}
+_INDEX = "index"
+
+
+class _Columns:
+    """The columns that hold one record, or one record within it: `part`, "" for the record itself.
+
+    `missing`: what a row has there when the part is None. `optional`: the fields of the record that may be None.
+    """
+
+    __slots__ = ("fields", "missing", "optional", "part", "read")
+
+    def __init__(self, part: str, fields: Sequence[Field], record: type) -> None:
+        self.part = part
+        self.fields = tuple((field.name, field.attribute, field.dtype) for field in fields)
+        self.missing = {field.name: MISSING[field.dtype] for field in fields}
+        held = getattr(record, "__dataclass_fields__", {})
+        self.read = tuple(entry for entry in self.fields if entry[1] in held)
+        self.optional = {name for name, entry in held.items() if entry.default is None}
+
+    def write(self, record: Any, row: Row) -> None:
+        """Add the record's columns to the row."""
+        held = getattr(record, self.part) if self.part else record
+        if held is None:
+            row |= self.missing
+            return
+        for name, attribute, dtype in self.fields:
+            value = _label(held, attribute, dtype) if self.part == "labels" else getattr(held, attribute)
+            if value is None:
+                value = self.missing[name]
+            row[name] = _as_json(value) if dtype == "json" else value
+
+    def values(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the record's fields that the row holds, by name."""
+        found = {}
+        for name, attribute, dtype in self.read:
+            value = row[name]
+            if dtype == "json":
+                value = json.loads(value)
+                value = tuple(value) if isinstance(value, list) else value
+            elif attribute in self.optional and (value != value or value == MISSING[dtype]):
+                value = None
+            found[attribute] = value
+        return found
+
+    def is_absent(self, row: Mapping[str, Any]) -> bool:
+        """Return whether all columns are missing: then the record has no such part."""
+        for name, missing in self.missing.items():
+            value = row[name]
+            # NaN, which stands for a missing number, does not equal itself.
+            if value == value and value != missing:
+                return False
+        return True
+
+
+class _Table:
+    """The columns of one table, by the part of the record that they hold, in the order of `fields`."""
+
+    __slots__ = ("order", "parts")
+
+    def __init__(self, fields: Sequence[Field], record: type) -> None:
+        kinds = {"": record, "expected": Expected, "provenance": Provenance, "labels": dict}
+        own: dict[str, list[Field]] = {}
+        for field in fields:
+            if field.name != _INDEX:
+                own.setdefault(field.part, []).append(field)
+        self.order = dict.fromkeys(field.name for field in fields)
+        self.parts = {part: _Columns(part, held, kinds.get(part, TensorSummary)) for part, held in own.items()}
+
+    def row(self, record: Any, **more: Any) -> Row:
+        """Return the record as a row."""
+        row: Row = self.order | more
+        for columns in self.parts.values():
+            columns.write(record, row)
+        return row
+
+    def values(self, row: Mapping[str, Any], part: str = "") -> dict[str, Any]:
+        """Return the fields of the record, or of a part of it, that the row holds."""
+        return self.parts[part].values(row)
+
+    def summary(self, part: str, row: Mapping[str, Any], histogram: LogHistogram | None) -> TensorSummary | None:
+        """Return a summary that the row holds, None where it was not recorded."""
+        columns = self.parts[part]
+        return None if columns.is_absent(row) else TensorSummary(**columns.values(row), histogram=histogram)
+
+    def provenance(self, row: Mapping[str, Any]) -> Provenance:
+        """Return the provenance that the row holds."""
+        return Provenance(**self.values(row, "provenance"))
+
+
+_SITE, _PARAMETER = _Table(SITE_FIELDS, Site), _Table(PARAMETER_FIELDS, Parameter)
+_PROFILE, _RUN = _Table(PROFILE_FIELDS, NetworkProfile), _Table(RUN_FIELDS, TrainingRun)
+_CURVES = tuple(field.name for field in EPOCH_FIELDS if field.dtype == "float64")
 
 
 def site_row(site: Site, index: int) -> Row:
     """Return a site as one row of `SITE_FIELDS`; its histograms are not in the row."""
-    row: Row = {
-        "index": index,
-        "name": site.name,
-        "kind": site.kind,
-        "role": site.role,
-        "layer": _or_missing(site.layer),
-        "shape": json.dumps(site.shape),
-        "dtype": site.dtype,
-        "activation": site.activation,
-        "samples": site.samples,
-    }
-    row.update({name: _or_missing(getattr(site, name)) for name in _UNIT_COUNTS})
-    row.update({name: _or_nan(getattr(site, name)) for name in _FIGURES})
-    row.update({f"expected_{name}": getattr(site.expected, name, math.nan) for name in _EXPECTED})
-    row.update({name: _or_nan(getattr(site, name)) for name in _JACOBIAN})
-    for direction in ("forward", "backward", "jacobian"):
-        row |= _summary_row(direction, getattr(site, direction))
-    return row
+    return _SITE.row(site, index=index)
 
 
 def site_from_row(
@@ -58,116 +125,86 @@ def site_from_row(
     backward: LogHistogram | None,
     jacobian: LogHistogram | None = None,
 ) -> Site:
-    """Return the site that `site_row` made the row of, with its histograms; an expectation of NaN alone is None."""
-    counts: dict[str, Any] = {name: _int(row[name]) for name in _UNIT_COUNTS}
-    figures: dict[str, Any] = {name: _float(row[name]) for name in (*_FIGURES, *_JACOBIAN)}
-    expected = {name: float(row[f"expected_{name}"]) for name in _EXPECTED}
+    """Return the site that `site_row` made the row of, with its histograms; an expectation of only NaN is None."""
+    expected = _SITE.parts["expected"]
     return Site(
-        name=row["name"],
-        kind=row["kind"],
-        role=row["role"],
-        shape=tuple(json.loads(row["shape"])),
-        dtype=row["dtype"],
-        layer=_int(row["layer"]),
-        activation=row["activation"],
-        forward=_summary_from_row("forward", row, forward),
-        backward=_summary_from_row("backward", row, backward),
-        samples=int(row["samples"]),
-        expected=None if all(map(math.isnan, expected.values())) else Expected(**expected),
-        jacobian=_summary_from_row("jacobian", row, jacobian),
-        **counts,
-        **figures,
+        **_SITE.values(row),
+        forward=_SITE.summary("forward", row, forward),
+        backward=_SITE.summary("backward", row, backward),
+        jacobian=_SITE.summary("jacobian", row, jacobian),
+        expected=None if expected.is_absent(row) else Expected(**expected.values(row)),
     )
 
 
 def parameter_row(parameter: Parameter, index: int) -> Row:
     """Return a parameter as one row of `PARAMETER_FIELDS`; its histograms are not in the row."""
-    row: Row = {
-        "index": index,
-        "name": parameter.name,
-        "shape": json.dumps(parameter.shape),
-        "dtype": parameter.dtype,
-        "symmetric_units": _or_missing(parameter.symmetric_units),
-        "value_norm": parameter.value_norm,
-        "gradient_norm": _or_nan(parameter.gradient_norm),
-        "expected_gradient_norm": _or_nan(parameter.expected_gradient_norm),
-        "expected_gradient_log_std": _or_nan(parameter.expected_gradient_log_std),
-    }
-    return row | _summary_row("value", parameter.value) | _summary_row("gradient", parameter.gradient)
+    return _PARAMETER.row(parameter, index=index)
 
 
 def parameter_from_row(row: Mapping[str, Any], value: LogHistogram | None, gradient: LogHistogram | None) -> Parameter:
     """Return the parameter that `parameter_row` made the row of, with its histograms."""
     return Parameter(
-        name=row["name"],
-        shape=tuple(json.loads(row["shape"])),
-        dtype=row["dtype"],
-        symmetric_units=_int(row["symmetric_units"]),
-        value=_summary_from_row("value", row, value) or TensorSummary.empty(),
-        gradient=_summary_from_row("gradient", row, gradient),
-        expected_gradient_norm=_float(row["expected_gradient_norm"]),
-        expected_gradient_log_std=_float(row["expected_gradient_log_std"]),
+        **_PARAMETER.values(row),
+        value=_PARAMETER.summary("value", row, value) or TensorSummary.empty(),
+        gradient=_PARAMETER.summary("gradient", row, gradient),
     )
 
 
 def profile_row(profile: NetworkProfile) -> Row:
-    """Return a profile's labels and provenance as one row of `PROFILE_FIELDS`."""
-    row = label_row(profile.labels, profile.provenance)
-    row["coverage"] = json.dumps([(note.name, note.what, note.reason) for note in profile.coverage])
-    return row
-
-
-def label_row(labels: Mapping[str, Label], origin: Provenance) -> Row:
-    """Return labels and provenance as the columns that the tables of profiles and of runs share."""
-    row: Row = {
-        "labels": json.dumps(dict(labels)),
-        "initializer": str(labels.get("initializer", "")),
-        "activation": str(labels.get("activation", "")),
-        "depth": depth if isinstance(depth := labels.get("depth"), int) else -1,
-        "width": str(labels.get("width", "")),
-        "seed": _or_missing(origin.seed),
-    }
-    return row | {name: getattr(origin, name) for name in _PROVENANCE}
-
-
-def provenance_from_row(row: Mapping[str, Any]) -> Provenance:
-    """Return the provenance that `label_row` made the columns of."""
-    return Provenance(seed=_int(row["seed"]), **{name: row[name] for name in _PROVENANCE})
+    """Return a profile's labels, provenance and coverage as one row of `PROFILE_FIELDS`."""
+    return _PROFILE.row(profile)
 
 
 def profile_from_row(
     row: Mapping[str, Any], sites: tuple[Site, ...], parameters: tuple[Parameter, ...]
 ) -> NetworkProfile:
     """Return the profile that `profile_row` made the row of, around its sites and parameters."""
-    origin = provenance_from_row(row)
-    coverage = tuple(CoverageNote(*note) for note in json.loads(row["coverage"]))
-    return NetworkProfile(sites, parameters, json.loads(row["labels"]), origin, coverage)
+    own = _PROFILE.values(row)
+    own["coverage"] = tuple(CoverageNote(*note) for note in own["coverage"])
+    return NetworkProfile(sites, parameters, provenance=_PROFILE.provenance(row), **own)
 
 
-def _summary_row(prefix: str, summary: TensorSummary | None) -> Row:
-    if summary is None:
-        missing = {field.name: -1 if field.kind == "int" else math.nan for field in SUMMARY_FIELDS}
-        return {f"{prefix}_{name}": value for name, value in missing.items()}
-    return {f"{prefix}_{field.name}": getattr(summary, field.name) for field in SUMMARY_FIELDS}
+def run_row(run: TrainingRun) -> Row:
+    """Return a training run as one row of `RUN_FIELDS`; its curves and profiles are not in the row."""
+    return _RUN.row(run)
 
 
-def _summary_from_row(prefix: str, row: Mapping[str, Any], histogram: LogHistogram | None) -> TensorSummary | None:
-    if row[f"{prefix}_count"] < 0:
-        return None
-    return TensorSummary(**{name: row[f"{prefix}_{name}"] for name in _STORED}, histogram=histogram)
+def epoch_rows(run: TrainingRun) -> list[Row]:
+    """Return a run's epochs as rows of `EPOCH_FIELDS`; the first is the network before the first step."""
+    columns = {name: getattr(run, name).tolist() for name in _CURVES}
+    # No step comes before the first row.
+    columns["update_ratio"].insert(0, math.nan)
+    return [
+        {"number": number, **dict(zip(columns, values, strict=True))}
+        for number, values in enumerate(zip(*columns.values(), strict=True))
+    ]
 
 
-def _or_missing(value: int | None) -> int:
-    return -1 if value is None else value
+def run_from_rows(
+    row: Mapping[str, Any], epochs: Sequence[Mapping[str, Any]], profiles: Sequence[tuple[int, NetworkProfile]]
+) -> TrainingRun:
+    """Return the run that `run_row` and `epoch_rows` made the rows of, around its profiles."""
+    curves: dict[str, Any] = {name: np.array([epoch[name] for epoch in epochs], dtype=np.float64) for name in _CURVES}
+    curves["update_ratio"] = curves["update_ratio"][1:]
+    return TrainingRun(**_RUN.values(row), **curves, profiles=tuple(profiles), provenance=_RUN.provenance(row))
 
 
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value
+def _label(labels: Mapping[str, Any], name: str, dtype: str) -> Any:
+    """Return a label as a column of this type holds it; None where it is missing or of another type."""
+    value = labels.get(name)
+    if dtype == "text":
+        return None if value is None else str(value)
+    return value if isinstance(value, int) else None
 
 
-def _int(value: int) -> int | None:
-    return None if value == -1 else int(value)
+def _as_json(value: Any) -> str:
+    return json.dumps(dict(value)) if isinstance(value, Mapping) else json.dumps(value, default=_element)
 
 
-def _float(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
+def _element(value: Any) -> Any:
+    """Return what JSON has for an element of a list: a number of numpy's, or the fields of a record."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if is_dataclass(value) and not isinstance(value, type):
+        return astuple(value)
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")

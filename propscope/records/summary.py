@@ -66,6 +66,13 @@ class TensorSummary:
             histogram=LogHistogram.of(array),
         )
 
+    def __repr__(self) -> str:
+        broken = f", {self.nonfinite_count} not finite" if self.nonfinite_count else ""
+        return (
+            f"TensorSummary({self.count} elements, mean {self.mean:.4g}, std {self.std:.4g}, "
+            f"min {self.min:.4g}, max {self.max:.4g}{broken})"
+        )
+
     @property
     def rms(self) -> float:
         """Root mean square of the finite elements, sqrt(E[x^2]) = sqrt(mean^2 + std^2)."""

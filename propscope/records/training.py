@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Literal
 
 from propscope.errors import InputError
-from propscope.records.display import as_html, as_text
-from propscope.records.labelled import axes_of, grouped, having, nothing_has, wanted
+from propscope.records.labelled import LabelledSet
 from propscope.records.network import Floats, Label, NetworkProfile, Provenance
 from propscope.records.profile_set import ProfileSet
-from propscope.records.stability import Stability, stability_of
+from propscope.records.stability import Stability
 
 if TYPE_CHECKING:
     import pandas
-
-__all__ = ["CURVES", "Stability", "Task", "TrainingRun", "TrainingSet", "TrainingTable", "stability_of"]
 
 Task = Literal["classification", "regression"]
 TrainingTable = Literal["run", "epoch"]
@@ -81,6 +78,10 @@ class TrainingRun:
         if taken != sorted(set(taken)) or not set(taken) <= set(range(length)):
             raise InputError(f"profiles are of epochs {taken}; valid are epochs from 0 to {self.epochs}, ascending")
 
+    def __repr__(self) -> str:
+        labels = "".join(f", {name} {value}" for name, value in self.labels.items())
+        return f"TrainingRun({self.epochs} epochs, {self.stability}, final loss {self.final_loss:.4g}{labels})"
+
     @property
     def epochs(self) -> int:
         """Number of epochs that were asked for."""
@@ -108,62 +109,19 @@ def _final(validation: Floats, train: Floats) -> float:
     return float((validation if math.isfinite(validation[0]) else train)[-1])
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingSet:
-    """Runs in a fixed order; `a + b` appends, `TrainingSet(())` is the neutral element."""
+@dataclass(frozen=True, slots=True, repr=False)
+class TrainingSet(LabelledSet[TrainingRun]):
+    """Training runs in a fixed order; `a + b` appends, and `TrainingSet(())` is the neutral element."""
 
     runs: tuple[TrainingRun, ...]
-
-    @classmethod
-    def of(cls, runs: Iterable[TrainingRun]) -> TrainingSet:
-        """Return the set of any iterable of runs."""
-        return cls(tuple(runs))
-
-    def __len__(self) -> int:
-        return len(self.runs)
-
-    def __iter__(self) -> Iterator[TrainingRun]:
-        return iter(self.runs)
-
-    @overload
-    def __getitem__(self, index: int) -> TrainingRun: ...
-    @overload
-    def __getitem__(self, index: slice) -> TrainingSet: ...
-    def __getitem__(self, index: int | slice) -> TrainingRun | TrainingSet:
-        return TrainingSet(self.runs[index]) if isinstance(index, slice) else self.runs[index]
-
-    def __add__(self, other: TrainingSet) -> TrainingSet:
-        return TrainingSet(self.runs + other.runs)
+    _noun = "run"
 
     @property
-    def axes(self) -> Mapping[str, tuple[Label, ...]]:
-        """Each label's distinct values, in the order of their first appearance."""
-        return axes_of(self.runs)
-
-    def subset(self, **labels: Label | Iterable[Label]) -> TrainingSet:
-        """Return the runs whose labels have these values (one value or several for each), always as a set."""
-        return TrainingSet(having(self.runs, wanted(labels, self.axes, noun="run")))
-
-    def select(self, **labels: Label | Iterable[Label]) -> TrainingRun | TrainingSet:
-        """Return the one run with these labels, or the `TrainingSet` of those that have them when several do.
-
-        Raises `InputError` for a label that no run carries and when nothing is left.
-        """
-        if not labels and not self.runs:
-            raise InputError("the set holds no run to select")
-        axes = self.axes
-        values = wanted(labels, axes, noun="run")
-        found = having(self.runs, values)
-        if not found:
-            raise nothing_has(values, axes, noun="run")
-        return found[0] if len(found) == 1 else TrainingSet(found)
-
-    def groups(self, over: str = "seed") -> dict[tuple[tuple[str, Label], ...], TrainingSet]:
-        """Return the runs that differ in the label `over` alone together, keyed by their other labels."""
-        return {key: TrainingSet(members) for key, members in grouped(self.runs, over).items()}
+    def _records(self) -> tuple[TrainingRun, ...]:
+        return self.runs
 
     def profiles(self, epoch: int = 0) -> ProfileSet:
-        """Return the signal profiles of an epoch with their runs' labels, a negative epoch counted from each last one.
+        """Return the signal profiles of an epoch with their runs' labels; a negative epoch counts from each last one.
 
         Runs without a profile of that epoch are left out.
         """
@@ -171,16 +129,10 @@ class TrainingSet:
         return ProfileSet.of(replace(profile, labels=dict(run.labels)) for run, profile in found if profile is not None)
 
     def to_frame(self, table: TrainingTable = "epoch") -> pandas.DataFrame:
-        """Return a pandas frame of the `epoch` or the `run` table, one row an entry, labels first.
+        """Return a pandas frame of the `epoch` or the `run` table, one row for each, labels first.
 
         Columns are those of the file's table of that name. Raises `MissingDependencyError` without pandas.
         """
         from propscope.records.frames import training_frame
 
-        return training_frame(self, table)
-
-    def __str__(self) -> str:
-        return as_text(self)
-
-    def _repr_html_(self) -> str:
-        return as_html(self)
+        return training_frame(self.runs, table)

@@ -10,10 +10,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from propscope.records.figures import SUMMARIES
 from propscope.records.histogram import BIN_COUNT, LogHistogram
 from propscope.records.network import NetworkProfile
 from propscope.records.rows import Row, TableName, parameter_from_row, profile_from_row, site_from_row
-from propscope.store.schema import DIRECTIONS
 from propscope.store.table_reader import TableReader
 
 
@@ -25,9 +25,9 @@ def profiles_between(tables: TableReader, start: int, stop: int) -> Iterator[Net
     for row, own_sites, own_parameters in zip(rows, sites, parameters, strict=True):
         profile = profile_from_row(
             row,
-            tuple(site_from_row(r, *(held.of(r, name) for name in DIRECTIONS["site"])) for r in own_sites),
+            tuple(site_from_row(r, *(held.of(r, name) for name in SUMMARIES["site"])) for r in own_sites),
             tuple(
-                parameter_from_row(r, *(held.of(r, name) for name in DIRECTIONS["parameter"])) for r in own_parameters
+                parameter_from_row(r, *(held.of(r, name) for name in SUMMARIES["parameter"])) for r in own_parameters
             ),
         )
         if not isinstance(profile.labels, dict):
@@ -65,7 +65,7 @@ class _Histograms:
         entries: dict[TableName, list[list[Row]]] = {"site": sites, "parameter": parameters}
         low, high = span(
             _range(row, direction)
-            for table, directions in DIRECTIONS.items()
+            for table, directions in SUMMARIES.items()
             for row in chain.from_iterable(entries[table])
             for direction in directions
         )

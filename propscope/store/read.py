@@ -13,8 +13,8 @@ import numpy as np
 from propscope.errors import InputError
 from propscope.records.network import Label, NetworkProfile
 from propscope.records.profile_set import ProfileSet
+from propscope.records.rows import run_from_rows
 from propscope.records.training import TrainingRun, TrainingSet
-from propscope.records.training_rows import run_from_rows
 from propscope.store.profile_reader import entries_of, profiles_between, span
 from propscope.store.table_reader import TableReader, open_tables, reading
 

@@ -6,22 +6,18 @@ in tests/data to prove that it can be read.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from propscope.records.figures import SUMMARIES, TRAINING_TABLES, Field
 from propscope.records.figures import TABLES as FIELDS
-from propscope.records.figures import TRAINING_TABLES, Field
-from propscope.records.rows import TableName
+from propscope.records.rows import MISSING
 
 FORMAT = "propscope"
 SCHEMA_VERSION = 2
 
 StoredType = Literal["int64", "float64", "text", "uint16", "uint64"]
 StoredTable = Literal["run", "epoch", "profile", "site", "parameter", "histogram"]
-
-_STORED_AS: dict[str, StoredType] = {"int": "int64", "float": "float64", "text": "text"}
-_MISSING: dict[str, Any] = {"int": -1, "float": math.nan, "text": b""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +41,6 @@ class Column:
 # The tables of training runs, which a file without runs has not.
 TRAINING: tuple[StoredTable, ...] = ("run", "epoch")
 
-DIRECTIONS: dict[TableName, tuple[str, ...]] = {
-    "site": ("forward", "backward", "jacobian"),
-    "parameter": ("value", "gradient"),
-}
-
 # What xarray shows beside the row number: enough to tell one row from another.
 COORDINATES: dict[StoredTable, tuple[str, ...]] = {
     "run": ("initializer", "activation", "depth", "width", "seed", "optimizer", "learning_rate"),
@@ -62,14 +53,17 @@ COORDINATES: dict[StoredTable, tuple[str, ...]] = {
 
 
 def _measured(fields: tuple[Field, ...]) -> tuple[Column, ...]:
-    return tuple(
-        Column(f.name, _STORED_AS[f.kind], f.label, f.unit, since=f.since, missing=_MISSING[f.kind]) for f in fields
-    )
+    def column(field: Field) -> Column:
+        stored: StoredType = "text" if field.dtype == "json" else field.dtype
+        missing = b"" if stored == "text" else MISSING[field.dtype]
+        return Column(field.name, stored, field.label, field.unit, since=field.since, missing=missing)
+
+    return tuple(map(column, fields))
 
 
 def _entry_table(table: Literal["site", "parameter"]) -> tuple[Column, ...]:
     ranges = []
-    for direction in DIRECTIONS[table]:
+    for direction in SUMMARIES[table]:
         since = next(field.since for field in FIELDS[table] if field.name == f"{direction}_count")
         first = f"{direction}: first row of its histogram, -1 where none was recorded"
         length = f"{direction}: rows of its histogram"

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from propscope.errors import InputError
+from propscope.records.figures import SUMMARIES
 from propscope.records.histogram import LogHistogram
 from propscope.records.network import NetworkProfile, Parameter, Site
 from propscope.records.profile_set import ProfileSet
-from propscope.records.rows import Row, parameter_row, profile_row, site_row
+from propscope.records.rows import Row, epoch_rows, parameter_row, profile_row, run_row, site_row
 from propscope.records.training import TrainingRun, TrainingSet
-from propscope.records.training_rows import epoch_rows, run_row
 from propscope.store.atomic import new_file
-from propscope.store.schema import DIRECTIONS, TABLES, StoredTable
+from propscope.store.schema import TABLES, StoredTable
 from propscope.store.table_writer import TableWriter
 
 # Rows are gathered as Python objects before they are written; this bounds them to some 100 MB at depth 20.
@@ -88,7 +88,7 @@ class _Batch:
         for index, entry in enumerate(entries):
             row = to_row(entry, index)
             row[table], row["profile"] = self.next_row(table), profile
-            for direction in DIRECTIONS[table]:
+            for direction in SUMMARIES[table]:
                 summary = getattr(entry, direction)
                 start, length = self._add_histogram(None if summary is None else summary.histogram)
                 row[f"{direction}_histogram_start"], row[f"{direction}_histogram_length"] = start, length

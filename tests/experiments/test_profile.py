@@ -9,6 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from building.records import plain
 
 import propscope
 from propscope.errors import InputError
@@ -28,13 +29,7 @@ def one(**options):
 
 def seen(profiles):
     """Everything but when and how fast it was measured, to the bit."""
-    return [repr((p.sites, p.parameters, dict(p.labels), p.coverage, _histograms(p))) for p in profiles]
-
-
-def _histograms(profile):
-    summaries = [getattr(site, side) for site in profile.sites for side in ("forward", "backward")]
-    summaries += [getattr(p, side) for p in profile.parameters for side in ("value", "gradient")]
-    return [None if s is None else (s.histogram.bins.tolist(), s.histogram.counts.tolist()) for s in summaries]
+    return [plain((p.sites, p.parameters, p.labels, p.coverage)) for p in profiles]
 
 
 def every_element(profile):

@@ -51,6 +51,14 @@ def test_the_parameter_and_profile_frames(profiles):
     assert whole.samples.tolist() == [2] * 4
 
 
+def test_a_single_profile_has_the_frames_of_a_set_of_one(profiles):
+    one, few = profiles[0], profiles[:1]
+    for table in ("site", "parameter", "profile"):
+        assert one.to_frame(table).equals(few.to_frame(table))
+    assert one.to_xarray().identical(few.to_xarray())
+    assert one.to_xarray().backward_rms.values.ravel().tolist() == [3.0, 4.0]
+
+
 def test_frames_of_nothing():
     for table in ("site", "parameter", "profile"):
         assert len(ProfileSet(()).to_frame(table)) == 0
@@ -70,7 +78,8 @@ def test_the_dataset(profiles):
     assert data.backward_rms.sel(initializer="a", depth=2, seed=1).values.tolist() == [3.0, 4.0]
     assert (data.mean_cosine.values == 0.5).all()
     assert np.isnan(data.flat_fraction).all()
-    assert data.forward_rms.attrs["long_name"] == "root mean square of the pre-activations"
+    assert (data.forward_rms.attrs["long_name"], data.forward_rms.attrs["units"]) == ("value: root mean square", "1")
+    assert data.attention_entropy.attrs["units"] == "nat"
 
 
 def test_what_is_expected_stands_beside_what_was_seen():

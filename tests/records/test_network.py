@@ -1,13 +1,18 @@
 """NetworkProfile: gains and factors in every odd case, counts of what is not finite, sites by name."""
 
+import copy
 import dataclasses
 import math
+import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from building.records import layered, signal, with_gradient
+from building.records import layered, signal, trained, with_gradient
 
-from propscope.records import NetworkProfile, Parameter, Site, TensorSummary
+from propscope.diagnosis import diagnose
+from propscope.errors import InputError
+from propscope.records import NetworkProfile, Parameter, ProfileSet, Provenance, Site, TensorSummary, TrainingSet
 
 INF, NAN = math.inf, math.nan
 
@@ -99,8 +104,46 @@ def test_sites_by_name_and_role():
     assert profile["layers.1.linear"].layer == 2
     assert [site.name for site in profile.with_role("activation")] == ["layers.0.activation", "layers.1.activation"]
     assert profile.with_role("norm") == ()
-    with pytest.raises(KeyError, match="nothing"):
-        profile["nothing"]
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("layer1", "layers.1.linear"), ("layers.0.Linear", "layers.0.linear"), ("nothing", "layers.0")]
+)
+def test_a_name_that_no_site_has_is_answered_with_the_nearest(name, near):
+    with pytest.raises(KeyError) as caught:
+        layered([1.0, 2.0])[name]
+    assert isinstance(caught.value, InputError)
+    assert f'got "{name}"' in str(caught.value)
+    assert f'"{near}' in str(caught.value)
+    assert "4 sites" in str(caught.value)
+
+
+def test_a_profile_without_sites_has_no_names_to_offer():
+    with pytest.raises(InputError, match=r'0 sites .* none, got "a"'):
+        NetworkProfile(())["a"]
+
+
+def test_each_record_is_one_short_line_in_a_list():
+    profile = with_gradient(layered([1.0] * 50, [2.0] * 50, initializer="he_normal", seed=3), [NAN, 1.0])
+    lines = {
+        repr(profile): ("100 sites", "1 parameters", "he_normal", "seed 3"),
+        repr(ProfileSet((profile,) * 9)): ("9 profiles", "initializer 1", "seed 1"),
+        repr(profile.sites[2]): ("'layers.1.linear'", "Linear", "pre-activation", "(2, 2)", "forward rms 1", "rms 2"),
+        repr(profile.parameters[0]): ("'layers.0.linear.weight'", "value rms 2.5", "gradient rms 1"),
+        repr(profile.parameters[0].gradient): ("2 elements", "mean 1", "1 not finite"),
+        repr(trained([3.0, 2.0, 1.0], seed=4)): ("2 epochs", "final loss 1", "seed 4"),
+        repr(TrainingSet((trained([2.0, 1.0], seed=4),))): ("1 runs", "seed 1"),
+        repr(diagnose(profile)): ("Diagnosis(", "findings"),
+    }
+    for line, parts in lines.items():
+        assert len(line) < 120
+        assert all(part in line for part in parts), line
+
+
+def test_records_pickle_and_compare_as_before():
+    profile = replace(layered([1.0], seed=0), provenance=Provenance(wall_seconds=1.0, flat_threshold=0.5))
+    both = ProfileSet((profile, profile))
+    assert pickle.loads(pickle.dumps(both)) == both == copy.deepcopy(both)
 
 
 def test_everything_that_is_not_finite_is_counted():

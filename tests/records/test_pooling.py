@@ -86,6 +86,18 @@ def test_jacobians_merge():
     assert pooled(deficient).sites[0].jacobian_condition == math.inf
 
 
+def test_the_largest_logit_of_several_networks_is_the_largest():
+    logits = [{"largest_logit": 1.0, "attention_entropy": 1.0}, {"largest_logit": 9.0, "attention_entropy": 3.0}, {}]
+    one = pooled(ProfileSet.of(layered([1.0], figures=entry, seed=seed) for seed, entry in enumerate(logits)))
+    assert (one.sites[0].largest_logit, one.sites[0].attention_entropy) == (9.0, 2.0)
+
+
+def test_a_network_whose_figure_is_not_a_number_is_left_out_as_after_reading_it_from_a_file():
+    figures = ({"mean_cosine": math.nan, "largest_logit": math.nan}, {"mean_cosine": 0.5, "largest_logit": 2.0})
+    one = pooled(ProfileSet.of(layered([1.0], figures=entry) for entry in figures))
+    assert (one.sites[0].mean_cosine, one.sites[0].largest_logit) == (0.5, 2.0)
+
+
 def test_what_tells_it_from_a_single_run():
     one = pooled(ProfileSet.of(layered([1.0], initializer="a", seed=seed) for seed in (3, 4, 5)))
     assert one.labels == {"initializer": "a", "networks": 3}
@@ -109,7 +121,7 @@ def test_one_network_is_itself():
 def test_different_networks_and_none_are_refused():
     with pytest.raises(InputError, match="profiles with different sites cannot be taken together"):
         pooled(ProfileSet.of([layered([1.0]), layered([1.0, 2.0])]))
-    with pytest.raises(InputError, match="no profiles to take together"):
+    with pytest.raises(InputError, match="no profiles to take together; give at least one"):
         pooled(ProfileSet(()))
 
 

@@ -21,7 +21,8 @@ from propscope.experiments.training.watch import Updates, distinct_rows, evaluat
 from propscope.measure.provenance import provenance
 from propscope.networks import global_stream, seeded_generator
 from propscope.records.network import NetworkProfile
-from propscope.records.training import CURVES, TrainingRun, stability_of
+from propscope.records.stability import stability_of
+from propscope.records.training import CURVES, TrainingRun
 
 TRAIN_ROWS_EVALUATED = 8192
 LOOKED_AT = 1000

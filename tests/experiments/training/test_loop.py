@@ -16,7 +16,7 @@ from propscope.experiments.training.loop import train
 from propscope.experiments.training.optimizers import parse_optimizer
 from propscope.experiments.training.watch import distinct_rows, evaluate
 from propscope.networks import seeded_generator
-from propscope.records.training import stability_of
+from propscope.records.stability import stability_of
 
 
 def one(**options):
