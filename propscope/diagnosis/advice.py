@@ -1,4 +1,4 @@
-"""What to change, by which number: from what was measured, for networks of the grid and for existing models."""
+"""What to change and by which number: for networks that can be built again, and for existing models."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from propscope.records.numerals import number
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What is known to keep the signal of some activations: the options of a network, and who found it."""
+    """The options of a network that keep the signal of some activations, and their source."""
 
     activations: frozenset[str]
     options: Mapping[str, Label | bool]
     source: str
 
     def followed(self, profile: NetworkProfile) -> bool:
-        """Return whether a network of the grid has these options already, as its labels tell."""
+        """Return whether the labels of a network show that it has these options already."""
         return all(str(profile.labels.get(name)) == str(value) for name, value in self.options.items())
 
 
-# Activations of which even the smallest input gives values of one sign.
+# Activations whose values have one sign.
 OFFSET = frozenset({"sigmoid", "hardsigmoid", "logsigmoid", "softplus"})
 AROUND: Mapping[str, Label | bool] = {"norm": "layer", "residual": True}
 
@@ -38,10 +38,10 @@ ADVICE: tuple[Advice, ...] = (
     Advice(frozenset({"selu"}), {"initializer": "lecun_normal"}, "Klambauer et al. 2017"),
     Advice(frozenset({"gelu", "silu", "mish", "hardswish"}), {"initializer": "critical"},
            "Schoenholz et al. 2017: weights and biases at the critical point"),
-    # Without biases its slope falls as fast as its values rise, and the signal fades like a power of the depth.
+    # Without biases its slope falls as fast as its values rise: the signal shrinks like a power of the depth.
     Advice(frozenset({"softsign"}), {"initializer": "critical:bias_variance=0.05"},
            "Schoenholz et al. 2017: weights of the critical line at bias_std 0.22"),
-    # Their values have a mean that grows into all there is, behind a norm too: only a sum passes the rest.
+    # The mean of their values outgrows the rest, after a norm too: only a residual sum keeps the differences.
     Advice(OFFSET | {"tanhshrink"},
            {"initializer": "he_normal", **AROUND}, "He et al. 2016, Ba et al. 2016"),
 )
@@ -50,38 +50,45 @@ _ORDINARY = Advice(frozenset(), {"initializer": "he_normal"}, "He et al. 2015")
 
 
 def advice_for(activation: str) -> Advice:
-    """Return what keeps the signal of an activation, given as a spec ("leaky_relu:negative_slope=0.2")."""
+    """Return the options that keep the signal of an activation, given as a spec ("leaky_relu:negative_slope=0.2")."""
     name = activation.split(":")[0].lower()
     return next((advice for advice in ADVICE if name in advice.activations), _ORDINARY)
 
 
-def is_of_grid(profile: NetworkProfile) -> bool:
-    """Return whether a profile is of a network that its initializer and activation name, so that it can be remade."""
+def can_be_rebuilt(profile: NetworkProfile) -> bool:
+    """Return whether the labels of a profile say how to build its network again: initializer, activation, depth."""
     return {"initializer", "activation", "depth"} <= profile.labels.keys()
 
 
 def remedy_for_size(evidence: Evidence, sites: Sequence[Site], each: float) -> Remedy | None:
-    """Return what brings a factor of `each` a layer over `sites` back to one."""
+    """Return the remedy that brings a factor of `each` per layer over `sites` back to 1."""
     first = evidence.members[0]
     if not 0 < each < math.inf:
-        return new_start(first, "something here is zero") if is_of_grid(first) else None
+        return new_start(first, "a value here is zero") if can_be_rebuilt(first) else None
     scale = _scale(evidence, sites, 1 / each)
-    if is_of_grid(first):
-        return _of_grid(first, scale)
+    if can_be_rebuilt(first):
+        start = new_start(first, "")
+        return replace(start, text=f"{start.text}; or {scale.text}", factors=scale.factors)
     if len(sites) <= 2:
         return scale
-    start = of_model(sites[0].activation)
+    start = for_model(sites[0].activation)
     if start.action == "centre":
         return start
     return Remedy("calibrate", f"{scale.text}, or run propscope.calibrate(model, batch)", factors=scale.factors)
 
 
-def of_model(activation: str) -> Remedy:
-    """Return what brings the layers of an existing model to a sound start, by the activation behind them."""
-    # Of nine activations at depths 12 to 40 sigmoid and softplus were never sound once calibrated, and five times of
-    # six once centred.
+def new_start_or(otherwise: Remedy, evidence: Evidence, why: str) -> Remedy:
+    """Return `new_start` for a network that can be built again, and `otherwise` for an existing model."""
+    first = evidence.members[0]
+    return new_start(first, why) if can_be_rebuilt(first) else otherwise
+
+
+def for_model(activation: str) -> Remedy:
+    """Return the remedy that gives the layers of an existing model a sound start, by the activation after them."""
+    # Measured with nine activations at depths 12 to 40: networks of sigmoid and softplus were never healthy after
+    # calibrate, and five of six times after centre.
     if activation.lower() in OFFSET:
-        text = "bring each unit to mean 0 and each layer to deviation 1: propscope.remedies.centre(model, batch)"
+        text = "bring each unit to mean 0 and each layer to std 1: propscope.remedies.centre(model, batch)"
         return Remedy("centre", text)
     return Remedy("calibrate", "run propscope.calibrate(model, batch), or put layer norm before the activations")
 
@@ -99,13 +106,8 @@ def _scale(evidence: Evidence, sites: Sequence[Site], factor: float) -> Remedy:
     return Remedy("scale", f"multiply the weight std of {where} by {number(factor)}", factors=factors)
 
 
-def _of_grid(profile: NetworkProfile, scale: Remedy) -> Remedy:
-    start = new_start(profile, "")
-    return replace(start, text=f"{start.text}; or {scale.text}", factors=scale.factors)
-
-
 def new_start(profile: NetworkProfile, why: str) -> Remedy:
-    """Return the remedy that makes a network of the grid anew, as its activation asks for; `why` may be empty."""
+    """Return the remedy that builds a network again with what suits its activation; `why` may be empty."""
     advice = advice_for(str(profile.labels["activation"]))
     if advice.followed(profile):
         return norm_layer("use fewer layers", profile)
@@ -114,7 +116,7 @@ def new_start(profile: NetworkProfile, why: str) -> Remedy:
 
 
 def norm_layer(also: str, profile: NetworkProfile) -> Remedy:
-    """Return the remedy that puts a norm before every activation, then a sum around it, then `also` alone."""
+    """Return the remedy for a network without layer norm, then without residual sums, else only `also`."""
     has_norm = profile.labels.get("norm") == "layer"
     if has_norm and str(profile.labels.get("residual")) == "True":
         return Remedy("activation", f"{also}, or another activation")
@@ -127,9 +129,9 @@ def _action(options: Mapping[str, Label | bool]) -> Action:
 
 
 def _use(options: Mapping[str, Label | bool]) -> str:
-    said = [f"draw the weights by {options['initializer']}"] if "initializer" in options else []
+    said = [f"initialize the weights with {options['initializer']}"] if "initializer" in options else []
     if "residual" in options:
-        said.append("put residual sums around layer norms, --residual --norm layer")
+        said.append("put residual sums around layer norms (--residual --norm layer)")
     elif "norm" in options:
-        said.append("put layer norm before every activation, --norm layer")
+        said.append("put layer norm before every activation (--norm layer)")
     return ", and ".join(said)

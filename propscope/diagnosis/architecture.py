@@ -1,7 +1,7 @@
-"""Parts unlike their peers: an activation of another kind, a norm that is missing, a sum that counts a summand twice.
+"""Parts unlike their peers: an activation of another kind, a missing norm, a sum that adds one summand twice.
 
-None of these needs to move the signal out of bounds at the start: an initializer may hold its size by itself. What the
-network does in the same place elsewhere says what is meant.
+None of these has to change the size of the signal at the start, because an initializer may keep it. The same place in
+the other blocks of the network shows what was intended.
 """
 
 from __future__ import annotations
@@ -12,26 +12,23 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from propscope.diagnosis import limits
-from propscope.diagnosis.confidence import succession
-from propscope.diagnosis.evidence import Evidence, module_of
+from propscope.diagnosis.evidence import Evidence, module_of, succession
 from propscope.records.finding import Finding, Kind, Remedy
 from propscope.records.gains import is_norm, name_pattern
 from propscope.records.network import Direction, Site
 from propscope.records.numerals import number, percent
 
 _PEERS = 2
-# All but one of six: of five that one lacks a norm is a choice as often as a slip (a first or last layer, embeddings).
+# One of five without a norm is as often a choice as a slip (a first or last layer, embeddings); one of six is a slip.
 _FOLLOWED = 6
-# Word, position and type; stream, attention and MLP: three summands are usual, a fourth is the next layer's stream.
+# Embeddings of word, position and type, or stream, attention and MLP: three summands are usual.
 _SUMMANDS = 3
-# A correlation of 1, with what rounding and sampling add.
+# A correlation of 1, with a margin for rounding and sampling.
 _ONE = 1.01
 
 
 def odd_kinds(evidence: Evidence) -> Iterator[Finding]:
-    """Find an activation of another kind than in the same place of other blocks, that hides how samples differ."""
-    if evidence.layered:
-        return
+    """Find activations of another kind than in the same place of other blocks, which hide how samples differ."""
     groups: dict[str, dict[str, int]] = defaultdict(dict)
     for index, site in enumerate(evidence.sites):
         name = module_of(site.name)
@@ -43,19 +40,19 @@ def odd_kinds(evidence: Evidence) -> Iterator[Finding]:
         if common < _PEERS or 2 * common <= len(group):
             continue
         if place.endswith("*"):
-            # A row of layers may well end in an activation of another kind.
+            # A sequence of layers may well end in an activation of another kind.
             group.popitem()
         peers = [index for index in group.values() if evidence.sites[index].kind.lower() == usual]
         share = statistics.median(_varying(evidence, index) for index in peers)
         for index in group.values():
             own = _varying(evidence, index)
-            # Half of what tells samples apart lost in one layer, where its peers keep theirs.
+            # This layer loses half of what distinguishes samples, and its peers do not.
             if index not in peers and own < share * limits.HIDDEN:
                 yield _unlike(evidence, index, evidence.sites[peers[0]].kind, own, share)
 
 
 def _varying(evidence: Evidence, index: int) -> float:
-    """Return the share of a site's second moment that varies, geometric mean over seeds; NaN where it is unknown."""
+    """Return var / E[x^2] of a site's values, the geometric mean over seeds; NaN where it is unknown."""
     seen = [s for m in evidence.members if (s := m.sites[index].forward) is not None and s.rms > 0 and s.std > 0]
     return math.exp(statistics.fmean(2 * math.log(s.std / s.rms) for s in seen)) if seen else math.nan
 
@@ -67,27 +64,25 @@ def _unlike(evidence: Evidence, index: int, usual: str, own: float, share: float
         severity="strained",
         direction="forward",
         sites=(site.name,),
-        message=f"{site.name} is {site.kind} where the others in its place are {usual}: {percent(own)} of its mean "
-        f"square varies, {percent(share)} of theirs",
-        cause="what all samples have in common stands before their differences, and its slope takes the gradient",
+        message=f"{site.name} is {site.kind}, and the others in the same place are {usual}: {percent(own)} of its "
+        f"mean square varies, {percent(share)} of theirs",
+        cause="its output is nearly the same for all samples, and its small slope shrinks the gradient",
         evidence={"share_varying": own, "usual": share, "limit": share * limits.HIDDEN},
-        remedy=Remedy("activation", f"make {module_of(site.name)} a {usual} as well"),
+        remedy=Remedy("activation", f"use {usual} for {module_of(site.name)} too"),
         confidence=succession(len(evidence.members), len(evidence.members)),
         marks={site.name: f"not {usual}"},
     )
 
 
 def missing_norms(evidence: Evidence) -> Iterator[Finding]:
-    """Find places without the norm that other blocks have there, or that others of their kind have behind them."""
-    if evidence.layered:
-        return
+    """Find places without the norm that other blocks have there, or that others of their kind have after them."""
     at = dict.fromkeys([*_not_in_block(evidence.sites), *_not_behind(evidence.sites)])
     for index in sorted(at):
-        yield _unheld(evidence, index)
+        yield _without_norm(evidence, index)
 
 
 def _not_in_block(sites: tuple[Site, ...]) -> Iterator[int]:
-    """Yield the sites in whose front most blocks of the family have a norm, and this one has none."""
+    """Yield each site that has no norm before it, where most blocks of its family have one."""
     blocks: dict[str, dict[str, int]] = defaultdict(dict)
     for index, site in enumerate(sites):
         parts = site.name.split(".")
@@ -103,7 +98,7 @@ def _not_in_block(sites: tuple[Site, ...]) -> Iterator[int]:
         }
         for place in norms:
             have = [block for block in family if place in blocks[block]]
-            # Most of them: two of three at least.
+            # A majority, so at least two of three.
             if 2 * len(have) <= len(family):
                 continue
             for block in family:
@@ -112,7 +107,7 @@ def _not_in_block(sites: tuple[Site, ...]) -> Iterator[int]:
 
 
 def _behind(blocks: dict[str, dict[str, int]], have: list[str], lacking: dict[str, int], place: str) -> int | None:
-    """Return the site that a missing norm would stand before; None where what it would work on is missing as well."""
+    """Return the site that would follow the missing norm; None where the layer before that norm is missing too."""
     for block in have:
         order = list(blocks[block])
         at = order.index(place)
@@ -124,7 +119,7 @@ def _behind(blocks: dict[str, dict[str, int]], have: list[str], lacking: dict[st
 
 
 def _not_behind(sites: tuple[Site, ...]) -> Iterator[int]:
-    """Yield the site behind the one site of its kind that no norm follows, where one follows all of five or more."""
+    """Yield the site after the only site of its kind without a norm after it, where five or more others have one."""
     followers: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for index, site in enumerate(sites):
         kind = "sum" if site.branch_share is not None else site.kind
@@ -136,7 +131,7 @@ def _not_behind(sites: tuple[Site, ...]) -> Iterator[int]:
         followers[kind].append((index, follower))
     for kind, pairs in followers.items():
         without = [pair for pair in pairs if not is_norm(sites[pair[1]])]
-        # The last layer of all is free of norms on purpose; the last sum is where a pre-norm network ends with one.
+        # The last layer has no norm on purpose. The last sum should have one: a pre-norm network ends with a norm.
         if len(pairs) >= _FOLLOWED and len(without) == 1 and (kind == "sum" or without[0] != pairs[-1]):
             yield without[0][1]
 
@@ -145,7 +140,7 @@ def _next(sites: tuple[Site, ...], index: int) -> int | None:
     return next((at for at in range(index + 1, len(sites)) if "dropout" not in sites[at].kind.lower()), None)
 
 
-def _unheld(evidence: Evidence, index: int) -> Finding:
+def _without_norm(evidence: Evidence, index: int) -> Finding:
     site = evidence.sites[index]
     held = [_rms(evidence, at) for at, other in enumerate(evidence.sites) if is_norm(other)]
     usual = statistics.median(size for size in held if size > 0)
@@ -156,9 +151,9 @@ def _unheld(evidence: Evidence, index: int) -> Finding:
         severity="strained",
         direction="forward",
         sites=(site.name,),
-        message=f"{site.name} has no norm before it, as others in its place have: it gets rms {number(size, 2)}, "
-        f"norms give {number(usual, 2)}",
-        cause="nothing holds the signal there: what comes in sets its size, at the start and after every step",
+        message=f"{site.name} has no norm before it, unlike others in the same place: the rms of its input is "
+        f"{number(size, 2)}, after a norm it is {number(usual, 2)}",
+        cause="nothing keeps the size of the signal there: it follows the input, at the start and after every step",
         evidence={"rms": size, "usual": usual},
         remedy=Remedy("norm", f"put a norm before {module_of(site.name)}"),
         confidence=succession(len(evidence.members), len(evidence.members)),
@@ -172,14 +167,12 @@ def _rms(evidence: Evidence, index: int) -> float:
 
 
 def doubled_sums(evidence: Evidence) -> Iterator[Finding]:
-    """Find a sum of a sum that adds again what is in it.
+    """Find sums of a sum that add a value which the inner sum contains already.
 
-    Mean squares of independent summands add up. The correlation of those of a sum, from its mean square over theirs, is
-    sqrt(p) where one is in the other already with a share p of its mean square. A sum of three that are different, as
-    of attention and MLP side by side, has none.
+    The mean squares of independent summands add up, so the mean square of a sum gives the correlation of its summands.
+    It is sqrt(p) where one summand already makes up a share p of the mean square of the other. Three different
+    summands, such as the stream, attention and an MLP side by side, do not correlate.
     """
-    if evidence.layered:
-        return
     for index, site in enumerate(evidence.sites):
         if not index or "#" not in site.name or site.branch_share is None:
             continue
@@ -197,8 +190,9 @@ def doubled_sums(evidence: Evidence) -> Iterator[Finding]:
             severity="strained",
             direction=direction,
             sites=(site.name,),
-            message=f"{site.name} adds what its summand {before.name} holds already: they correlate by {mean:.2f}",
-            cause="stream or branch is added twice: the stream grows by more than a branch in every such block",
+            message=f"{site.name} adds a value that its summand {before.name} already contains: the two correlate by "
+            f"{mean:.2f}",
+            cause="the stream or the branch is added twice, so that each such block adds more than one branch",
             evidence={"correlation": mean, "limit": limits.AGAIN, "seeds": float(len(found))},
             remedy=Remedy("residual", f"add stream and branch once each in {module_of(site.name).rpartition('.')[0]}"),
             confidence=succession(sum(value > limits.AGAIN for value in found), len(found)),
@@ -207,7 +201,7 @@ def doubled_sums(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _run_of_sums(sites: tuple[Site, ...], index: int) -> int:
-    """Return how many sums of one module stand in a row about a position: many are steps of a recurrence."""
+    """Return how many sums of one module follow each other around a position: many are steps of a recurrence."""
     name = module_of(sites[index].name)
     first = last = index
     while first and sites[first - 1].branch_share is not None and module_of(sites[first - 1].name) == name:
@@ -220,11 +214,11 @@ def _run_of_sums(sites: tuple[Site, ...], index: int) -> int:
 
 
 def _correlation(sites: tuple[Site, ...], index: int) -> float | None:
-    """Return E[ab] / (rms(a) rms(b)) of a sum whose younger summand, its branch, is the site run just before."""
+    """Return E[ab] / (rms(a) rms(b)) of a sum a + b whose branch b is the site that ran just before it."""
     total, branch, share = sites[index].forward, sites[index - 1].forward, sites[index].branch_share
     if total is None or branch is None or share is None or not 0 < share < 1 or not branch.rms > 0:
         return None
     excess = (total.rms / branch.rms) ** 2 * share - 1
     found = excess / (2 * math.sqrt(share * (1 - share)))
-    # Beyond 1 the site run before is not the branch.
+    # Above 1, the site that ran before is not the branch.
     return found if abs(found) <= _ONE else None

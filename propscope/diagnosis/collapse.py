@@ -1,4 +1,4 @@
-"""Angular collapse: a layer no longer tells inputs apart, however healthy its size."""
+"""Angular collapse: the outputs of a layer no longer distinguish its inputs, whatever their size."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ import math
 from collections.abc import Iterator
 
 from propscope.diagnosis import limits
-from propscope.diagnosis.advice import is_of_grid, new_start, of_model
-from propscope.diagnosis.confidence import succession
-from propscope.diagnosis.evidence import Evidence
-from propscope.records.finding import Finding, Remedy
+from propscope.diagnosis.advice import for_model, new_start_or
+from propscope.diagnosis.evidence import Evidence, succession
+from propscope.records.finding import Finding
 from propscope.records.network import Site
 
 
 def collapse(evidence: Evidence) -> Iterator[Finding]:
-    """Find from which site on the samples' vectors all point one way, or along one line.
+    """Find the site from which on the vectors of all samples point in one direction, or lie on one line.
 
-    By the share of a pre-activation's second moment that differs between samples, 1 - mean cosine, and by the share
-    outside of its first direction, as the effective rank tells. Strained below e^-6, broken where three layers are
-    below eps (1.2e-7). What entered the network alike already is no fault of it: sites count from the first that is
-    not collapsed.
+    The measure is the share of a pre-activation's second moment that differs between samples: 1 - mean cosine, or the
+    share outside of the first direction, from the effective rank, if that is smaller. Strained below e^-6, broken where
+    three layers are below eps (1.2e-7). Samples that are alike in the input are not the network's fault: only sites
+    after the first one that is not collapsed count.
     """
     at = [index for index, site in enumerate(evidence.sites) if _is_judged(site)]
     shares = {index: share for index in at if not math.isnan(share := _share(evidence, index))}
@@ -29,7 +28,7 @@ def collapse(evidence: Evidence) -> Iterator[Finding]:
     found = [index for index, share in shares.items() if index > apart and share < limits.COLLAPSING]
     last = max(shares)
     if last not in found:
-        # Where the samples come apart again, as behind a norm, what comes after can tell them apart.
+        # Where the samples differ again later, as after a norm, the layers that follow can distinguish them.
         return
     start = next(i for i in found if all(shares[j] < limits.COLLAPSING for j in shares if j >= i))
     found = [index for index in found if index >= start]
@@ -39,7 +38,6 @@ def collapse(evidence: Evidence) -> Iterator[Finding]:
     limit = limits.COLLAPSED if broken else limits.COLLAPSING
     cosine = evidence.mean(worst, "mean_cosine")
     aligned = 1 - abs(cosine) < limits.COLLAPSING
-    what = "cosine between samples 1" if aligned else "effective rank 1: all samples lie on one line"
     shown = sum(_share_of(member.sites[worst]) < limit for member in evidence.members)
     first, end = evidence.sites[start], evidence.sites[worst]
     yield Finding(
@@ -47,8 +45,8 @@ def collapse(evidence: Evidence) -> Iterator[Finding]:
         severity="broken" if broken else "strained",
         direction="forward",
         sites=tuple(evidence.sites[index].name for index in found),
-        message=f"from {first.name} on inputs are no longer told apart: {what} to {_to(shares[worst])} at {end.name}",
-        cause=_cause(evidence, aligned),
+        message=f"from {first.name} on, inputs are hardly told apart: at {end.name} {_state(shares[worst], aligned)}",
+        cause=_cause(aligned),
         evidence={
             "share_apart": shares[worst],
             "limit": limit,
@@ -56,7 +54,7 @@ def collapse(evidence: Evidence) -> Iterator[Finding]:
             "mean_cosine": cosine,
             "effective_rank": evidence.mean(worst, "effective_rank"),
         },
-        remedy=_remedy(evidence, first),
+        remedy=new_start_or(for_model(first.activation), evidence, "mean zero, and a slope that keeps differences"),
         confidence=succession(shown, len(evidence.members)),
         marks={evidence.sites[index].name: "alike" for index in found},
     )
@@ -67,7 +65,7 @@ def _is_judged(site: Site) -> bool:
 
 
 def _share(evidence: Evidence, index: int) -> float:
-    """Return the mean over seeds of the share that tells samples apart; NaN where no seed shows it."""
+    """Return the mean over seeds of the share that distinguishes samples; NaN where no seed shows it."""
     known = [share for m in evidence.members if not math.isnan(share := _share_of(m.sites[index]))]
     return sum(known) / len(known) if known else math.nan
 
@@ -75,26 +73,22 @@ def _share(evidence: Evidence, index: int) -> float:
 def _share_of(site: Site) -> float:
     if site.mean_cosine is None:
         return math.nan
-    # On a line with samples on both sides of its origin cosines are 1 and -1: the rank sees it.
+    # Samples on both sides of the origin of a line have cosines of 1 and -1, so only the rank shows the line.
     rank = math.inf if site.effective_rank is None else site.effective_rank
     return min(1 - site.mean_cosine, limits.share_of_rank(rank))
 
 
-def _to(share: float) -> str:
-    return "the last digit" if share < limits.COLLAPSED else f"{share:.0e}"
+def _state(share: float, aligned: bool) -> str:
+    size = "less than 1.2e-07" if share < limits.COLLAPSED else f"{share:.0e}"
+    if aligned:
+        return f"the cosine between samples differs from 1 by {size}"
+    return f"all samples lie on one line but for {size} of their mean square (effective rank 1)"
 
 
-def _cause(evidence: Evidence, aligned: bool) -> str:
+def _cause(aligned: bool) -> str:
     if aligned:
         return (
-            "what all samples have in common (biases, the mean of the activation) passes every layer, their "
-            "differences fade (the ordered phase): the last layer gives one answer to all"
+            "what all samples have in common (biases, the mean of the activation) passes every layer, while their "
+            "differences shrink (the ordered phase): the last layer gives nearly the same output for all"
         )
-    return "the weights have a mean that is not zero: every unit of a layer sums the same thing"
-
-
-def _remedy(evidence: Evidence, site: Site) -> Remedy:
-    first = evidence.members[0]
-    if not is_of_grid(first):
-        return of_model(site.activation)
-    return new_start(first, "mean zero, and a slope that keeps differences")
+    return "the weights have a mean that is not zero, so every unit of a layer computes nearly the same sum"

@@ -1,12 +1,12 @@
-"""`diagnose`: every rule on every network, worst first."""
+"""`diagnose`: every rule on every network, worst finding first."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from propscope.diagnosis.causes import graded
-from propscope.diagnosis.evidence import Evidence
-from propscope.diagnosis.rules import RULES
+from propscope.diagnosis.evidence import Evidence, module_of
+from propscope.diagnosis.rules import RULES, Rule
 from propscope.errors import InputError
 from propscope.records.finding import SEVERITIES, Diagnosis, Finding
 from propscope.records.network import NetworkProfile
@@ -16,12 +16,12 @@ from propscope.records.profile_set import ProfileSet
 def diagnose(profiles: NetworkProfile | ProfileSet, *, notes: bool = True) -> Diagnosis:
     """Return what is wrong with a network, or with each of several: kind, place, numbers, cause and remedy.
 
-    Profiles that differ in the label seed alone are one network, judged together: sizes by geometric means with their
-    intervals. Findings are worst first: broken before strained before notes, and a cause before what it brings about.
-    `notes`: with what is not wrong yet, or cannot be told. Of several networks `networks` holds each one's diagnosis,
-    and every finding carries its network's labels.
+    Profiles whose labels differ only in the seed are one network and are judged together: sizes by geometric means
+    over seeds with their intervals. Findings are sorted worst first: broken, then strained, then notes; a cause comes
+    before its effects. `notes`: include the notes, which say what is not wrong yet or cannot be told. For several
+    networks the field `networks` holds the diagnosis of each, and every finding carries the labels of its network.
 
-    The verdict depends on ratios alone: a loss in other units, another batch size or width give the same one. NaN and
+    The verdict depends only on ratios: another unit of the loss, another batch size or width give the same one. NaN and
     Inf are a finding, never an error. Raises `InputError` for an empty set.
     """
     if isinstance(profiles, NetworkProfile):
@@ -40,15 +40,54 @@ def diagnose(profiles: NetworkProfile | ProfileSet, *, notes: bool = True) -> Di
 def _of_network(members: tuple[NetworkProfile, ...], *, notes: bool) -> Diagnosis:
     evidence = Evidence.of(members)
     labels = {name: value for name, value in members[0].labels.items() if name != "seed"}
-    rules = [rule for rule in RULES if notes or not rule.notes_alone]
+    rules = [rule for rule in RULES if rule.is_for(evidence.subject) and (notes or not rule.notes_only)]
     found = [(rule, each) for rule in rules for each in rule.find(evidence) if notes or each.severity != "note"]
-    together = [finding for _, finding in found] if evidence.layered else graded(evidence, found)
+    together = graded(evidence, found)
     together.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-    return Diagnosis(tuple(replace(finding, labels=labels) for finding in _explained(together)), labels=labels)
+    return Diagnosis(tuple(replace(finding, labels=labels) for finding in _distinct(together)), labels=labels)
 
 
-def _explained(findings: list[Finding]) -> list[Finding]:
-    """Return findings without those that say again what an earlier one says: same kind and direction, fewer sites."""
+def graded(evidence: Evidence, found: Sequence[tuple[Rule, Finding]]) -> list[Finding]:
+    """Return the findings, with each local one at least as severe as the worst effect that it can have caused.
+
+    A layer scales the signal after it and the gradient before it. Once sorted by severity, in the order of the rules,
+    the cause stands first: zero weights, for example, come before the zero signal that they cause.
+    """
+    positions = _positions(evidence)
+    graded = []
+    for number, (rule, finding) in enumerate(found):
+        at = _first(finding, positions)
+        if rule.local and finding.severity != "note" and at is not None:
+            effects = [later.severity for _, later in found[number + 1 :] if _is_effect(later, at, positions)]
+            worst = min([finding.severity, *effects], key=SEVERITIES.index)
+            finding = replace(finding, severity=worst)
+        graded.append(finding)
+    return graded
+
+
+def _is_effect(finding: Finding, at: int, positions: dict[str, int]) -> bool:
+    first = _first(finding, positions)
+    if first is None:
+        return False
+    return first <= at if finding.direction == "backward" else first >= at
+
+
+def _first(finding: Finding, positions: dict[str, int]) -> int | None:
+    """Return the position of a finding's first site in the order of execution; None where it has no site."""
+    known = [positions[name] for name in finding.sites if name in positions]
+    return min(known, default=None)
+
+
+def _positions(evidence: Evidence) -> dict[str, int]:
+    """Return the position of each site by name, and of each module by its first site."""
+    positions = {site.name: index for index, site in enumerate(evidence.sites)}
+    for index, site in enumerate(evidence.sites):
+        positions.setdefault(module_of(site.name), index)
+    return positions
+
+
+def _distinct(findings: list[Finding]) -> list[Finding]:
+    """Return the findings without those that an earlier one covers: same kind and direction, and all of its sites."""
     kept: list[Finding] = []
     for finding in findings:
         if not any(

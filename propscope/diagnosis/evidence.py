@@ -1,10 +1,11 @@
-"""What the rules look at: the profiles of one network's seeds, and the stretches that its signal passes."""
+"""What the rules look at: the profiles of one network's seeds, and the chains of sites that its signal passes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,30 +16,35 @@ from propscope.records.network import DIRECTIONS, Direction, Floats, NetworkProf
 from propscope.records.summary import TensorSummary
 
 Bools = NDArray[np.bool_]
-Places = tuple[tuple[int, ...], ...]
+Positions = tuple[tuple[int, ...], ...]
+# A network of the grid, whose sites know the number of their layer, or an existing model.
+Subject = Literal["grid", "model"]
 
-# ln of less than the least positive float64: what stands for a signal of exactly zero.
-ZERO = -750.0
+# Stands for ln 0: the ln of the smallest positive float64 is -745.
+LN_ZERO = -750.0
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """The profiles of one network, one a seed, all with the sites of the first: `members`, never empty.
+    """The profiles of one network, one per seed, all with the same sites: `members`, never empty.
 
-    `chains`: the stretches of sites over which a signal's size can be compared, each of two or more.
+    `chains`: the sequences of two or more sites over which the size of a signal can be compared. `left_out`: the
+    profiles that are not judged because their sites differ from those of the first one.
     """
 
     members: tuple[NetworkProfile, ...]
     chains: tuple[Chain, ...]
+    left_out: tuple[NetworkProfile, ...] = ()
 
     @classmethod
     def of(cls, profiles: Iterable[NetworkProfile]) -> Evidence:
-        """Return the evidence of profiles of one network; those whose sites are not the first one's are left out."""
-        members = tuple(profiles)
-        names = [site.name for site in members[0].sites]
-        members = tuple(member for member in members if [site.name for site in member.sites] == names)
-        chains = (Chain.of(members, places) for places in _comparable(members[0]))
-        return cls(members, tuple(chain for chain in chains if len(chain.indices) > 1))
+        """Return the evidence of the profiles of one network; profiles with other sites than the first are left out."""
+        given = tuple(profiles)
+        names = [site.name for site in given[0].sites]
+        members = tuple(profile for profile in given if [site.name for site in profile.sites] == names)
+        left_out = tuple(profile for profile in given if [site.name for site in profile.sites] != names)
+        chains = (Chain.of(members, positions) for positions in _comparable(members[0]))
+        return cls(members, tuple(chain for chain in chains if len(chain.indices) > 1), left_out)
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -46,28 +52,33 @@ class Evidence:
         return self.members[0].sites
 
     def columns(self) -> Iterator[tuple[int, tuple[Site, ...]]]:
-        """Yield each site's position with the site in every member."""
+        """Yield the position of each site with the site in every member."""
         yield from enumerate(zip(*(member.sites for member in self.members), strict=True))
 
     def mean(self, index: int, name: str) -> float:
-        """Return the mean over seeds of a figure of a site; NaN where no member has it."""
+        """Return the mean over seeds of a statistic of a site; NaN where no member has it."""
         values = [value for member in self.members if (value := getattr(member.sites[index], name)) is not None]
         return sum(values) / len(values) if values else math.nan
 
     @property
-    def layered(self) -> bool:
-        """Whether the network is a stack of numbered layers, as those of the grid are."""
-        return is_layered(self.members[0])
+    def subject(self) -> Subject:
+        """Which rules apply: "grid" for a stack of numbered layers, "model" for any other network."""
+        return subject_of(self.members[0])
 
 
-def is_layered(profile: NetworkProfile) -> bool:
-    """Return whether a network is a stack of numbered layers."""
-    return any(site.layer is not None for site in profile.sites)
+def subject_of(profile: NetworkProfile) -> Subject:
+    """Return "grid" for a profile whose sites know the number of their layer, else "model"."""
+    return "grid" if any(site.layer is not None for site in profile.sites) else "model"
 
 
-def _comparable(profile: NetworkProfile) -> Iterator[Places]:
-    """Yield the positions of sites of one kind, stack by stack: those of a layer's steps in time together."""
-    if is_layered(profile):
+def succession(shown: int, seeds: int) -> float:
+    """Return the probability that the next seed shows it too: (k + 1) / (n + 2), Laplace's rule of succession."""
+    return (shown + 1) / (seeds + 2)
+
+
+def _comparable(profile: NetworkProfile) -> Iterator[Positions]:
+    """Yield the positions of the sites of each chain; the time steps of a recurrent layer count as one place."""
+    if subject_of(profile) == "grid":
         signal = set(map(id, profile.signal_sites))
         yield tuple((index,) for index, site in enumerate(profile.sites) if id(site) in signal)
         return
@@ -103,7 +114,8 @@ def _comparable(profile: NetworkProfile) -> Iterator[Places]:
 class Stretch:
     """The part of a chain over which a signal changes most: positions `start` and `end` in the profile, both included.
 
-    `change`: ln of the factor from start to end in the direction's own order, for each seed. `steps`: layers between.
+    `change`: ln of the factor from start to end, in the order in which the signal passes them, one value per seed.
+    `steps`: the number of layers between them.
     """
 
     start: int
@@ -121,11 +133,11 @@ class Stretch:
 class Chain:
     """Sites that a signal passes one after the other and whose sizes are comparable, by position: `indices`.
 
-    Of a layer that takes steps in time the first stands for all, with the rms over them.
+    The first time step of a recurrent layer stands for all of them, with the rms over all steps.
 
-    `forward`, `backward`: ln of the signal's size, shape (seeds, sites): of the rms forward, of the norm of a sample
-    backward, since a layer that is twice as wide halves the gradient's mean square (theory keeps E|delta|^2). -750 for
-    a signal of zero, NaN where it was not seen or not finite.
+    `forward`, `backward`: ln of the size of the signal, shape (seeds, sites). The size is the rms forward and the norm
+    of one sample's gradient backward, because a layer that is twice as wide halves the mean square of the gradient
+    (theory conserves E|delta|^2). -750 for a signal of zero, NaN where it was not seen or is not finite.
     """
 
     indices: tuple[int, ...]
@@ -133,16 +145,16 @@ class Chain:
     backward: Floats
 
     @classmethod
-    def of(cls, members: tuple[NetworkProfile, ...], places: Places) -> Chain:
-        """Return the chain of these sites in every member."""
-        indices = tuple(calls[0] for calls in places)
+    def of(cls, members: tuple[NetworkProfile, ...], positions: Positions) -> Chain:
+        """Return the chain of the sites at these positions in every member."""
+        indices = tuple(calls[0] for calls in positions)
         forward, backward = (
-            np.array([[_over_time(member, calls, direction) for calls in places] for member in members])
+            np.array([[_over_time(member, calls, direction) for calls in positions] for member in members])
             for direction in DIRECTIONS
         )
-        if not is_layered(members[0]):
+        if subject_of(members[0]) == "model":
             for logs, direction in ((forward, DIRECTIONS[0]), (backward, DIRECTIONS[1])):
-                logs[_passed_by(members, indices, direction) & (logs == ZERO)] = math.nan
+                logs[_bypassed(members, indices, direction) & (logs == LN_ZERO)] = math.nan
         return cls(indices, forward, backward)
 
     def between(self, start: int, end: int, direction: Direction) -> Floats:
@@ -152,7 +164,7 @@ class Chain:
         return found
 
     def worst(self, direction: Direction, *, rising: bool) -> Stretch | None:
-        """Return the stretch over which the mean of ln rises (falls) most; None where fewer than two sites are seen."""
+        """Return the stretch over which the mean ln rises (falls) most; None where fewer than two sites are seen."""
         logs, indices = getattr(self, direction), list(self.indices)
         if direction == "backward":
             logs, indices = logs[:, ::-1], indices[::-1]
@@ -166,9 +178,10 @@ class Chain:
 
 
 def steepest_fall(curve: Floats) -> tuple[int, int]:
-    """Return the positions (i, j), i < j, of a curve of two or more values between which it falls most.
+    """Return the positions (i, j), i < j, between which a curve of two or more values falls most.
 
-    At both ends what falls by less than a quarter of the mean step is left out: where one layer does it all, that one.
+    Steps at either end that fall by less than a quarter of the mean step are cut off, so that a fall within one layer
+    names only that layer.
     """
     best, start, end, top = -math.inf, 0, 1, 0
     for place in range(1, len(curve)):
@@ -185,12 +198,12 @@ def steepest_fall(curve: Floats) -> tuple[int, int]:
 
 
 def module_of(name: str) -> str:
-    """Return the name of a site's module: without the call, and the key in its output."""
+    """Return the name of a site's module: the site's name without the call and the key in its output."""
     return name.partition("[")[0].partition("#")[0]
 
 
 def _kind_of(site: Site) -> str | None:
-    """Return what a site must share with others to be in one chain with them, None where it is in none."""
+    """Return what the sites of one chain have in common; None for a site that belongs to no chain."""
     if site.role == "pre-activation":
         return f"pre-activation {site.activation.lower()}"
     if site.role == "residual":
@@ -199,7 +212,7 @@ def _kind_of(site: Site) -> str | None:
 
 
 def _over_time(profile: NetworkProfile, calls: tuple[int, ...], direction: Direction) -> float:
-    """Return ln of the rms over the steps of a layer, of those that were seen."""
+    """Return ln of the rms over the time steps of a layer; steps that were not seen are left out."""
     logs = [size for index in calls if not math.isnan(size := _log_size(profile.sites[index], direction))]
     if len(logs) < 2:
         return logs[0] if logs else math.nan
@@ -211,13 +224,13 @@ def _log_size(site: Site, direction: Direction) -> float:
     if summary is None or not summary.count or summary.nonfinite_count:
         return math.nan
     if summary.rms == 0:
-        return ZERO
+        return LN_ZERO
     units = math.prod(site.shape[1:]) if direction == "backward" else 1
     return math.log(summary.rms) + 0.5 * math.log(units or 1)
 
 
-def _passed_by(members: tuple[NetworkProfile, ...], indices: tuple[int, ...], direction: Direction) -> Bools:
-    """Return where a signal that is not zero is seen farther on, shape (seeds, sites): it goes around what is zero."""
+def _bypassed(members: tuple[NetworkProfile, ...], indices: tuple[int, ...], direction: Direction) -> Bools:
+    """Return where a signal other than zero is seen farther on, shape (seeds, sites): it went around the zeros."""
     around = []
     for member in members:
         sizes = [getattr(site, direction) for site in member.sites]
@@ -228,11 +241,12 @@ def _passed_by(members: tuple[NetworkProfile, ...], indices: tuple[int, ...], di
     return np.array(around)
 
 
-def limits_of(evidence: Evidence, stretch: Stretch) -> tuple[float, float]:
+def change_interval(evidence: Evidence, stretch: Stretch) -> tuple[float, float]:
     """Return the 95% interval of the mean over seeds of ln of the factor over a stretch.
 
-    Of a single seed by what finite width makes of a He ReLU network: L layers of n units wander by a standard deviation
-    of sqrt(5 L / n) / 2 (Hanin, Nica 2020; ln q has variance 5 L / n, and ln rms is half of it).
+    With a single seed the interval comes from the theory of a He-initialized ReLU network: over L layers of n units
+    ln of the factor has a standard deviation of sqrt(5 L / n) / 2 (Hanin, Nica 2020: ln of the mean square has the
+    variance 5 L / n, and ln rms is half of it).
     """
     if len(stretch.change) > 1:
         interval = arithmetic_interval(stretch.change)

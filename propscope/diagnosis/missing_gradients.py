@@ -1,4 +1,4 @@
-"""Parameters that cannot learn, and profiles that cannot tell."""
+"""Parameters that get no gradient, and what the profiles cannot tell."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import math
 from collections.abc import Iterator
 
 from propscope.diagnosis import limits
-from propscope.diagnosis.confidence import succession
-from propscope.diagnosis.evidence import Evidence, limits_of
+from propscope.diagnosis.evidence import Evidence, change_interval, succession
 from propscope.records.finding import Finding, Remedy
 from propscope.records.network import DIRECTIONS, NetworkProfile, Parameter
 from propscope.records.numerals import number
@@ -16,7 +15,7 @@ _FROZEN = "frozen"
 
 
 def stagnant(evidence: Evidence) -> Iterator[Finding]:
-    """Find parameters that no gradient reaches: frozen ones (a note), unused ones, and those that get zeros."""
+    """Find parameters without a gradient, or with one that is zero; frozen parameters give a note."""
     if not any(site.backward is not None and site.backward.count for m in evidence.members for site in m.sites):
         return
     first = evidence.members[0]
@@ -36,7 +35,7 @@ def _unmoved(evidence: Evidence, names: list[str], *, frozen: bool, learning: in
     first = evidence.members[0]
     matrices = [p.name for p in first.parameters if len(p.shape) > 1]
     broken = not frozen and bool(matrices) and all(name in names for name in matrices)
-    many = f"{len(names)} parameters, from {names[0]} on, get" if len(names) > 1 else f"{names[0]} gets"
+    many = f"{len(names)} parameters, starting with {names[0]}, get" if len(names) > 1 else f"{names[0]} gets"
     return Finding(
         kind="stagnant",
         severity="broken" if broken else "note" if frozen else "strained",
@@ -44,13 +43,13 @@ def _unmoved(evidence: Evidence, names: list[str], *, frozen: bool, learning: in
         sites=modules,
         message=f"{many} no gradient{': frozen' if frozen else ''}",
         cause=(
-            "requires_grad is False, perhaps on purpose: these keep their first values"
+            "requires_grad is False, perhaps on purpose: these parameters keep their initial values"
             if frozen
-            else "the loss does not depend on them: unused, cut off by detach, or behind a zero"
+            else "the loss does not depend on them: they are unused, cut off by detach(), or multiplied by zero"
         ),
         evidence={"parameters": float(len(names)), "learning": float(learning)},
         remedy=(
-            Remedy("unfreeze", f"set requires_grad of {modules[0]} where it should learn")
+            Remedy("unfreeze", f"set requires_grad=True for {modules[0]} if it should learn")
             if frozen
             else Remedy("repair", f"use {modules[0] or names[0]} in the forward pass, or remove it")
         ),
@@ -68,24 +67,37 @@ def _still_of(profile: NetworkProfile) -> frozenset[str]:
     return frozenset(parameter.name for parameter in profile.parameters if _is_still(parameter))
 
 
-def insufficient(evidence: Evidence) -> Iterator[Finding]:
-    """Say what the profiles cannot tell: no gradient, one layer, few samples, too few seeds near a limit."""
-    first, sites = evidence.members[0], evidence.sites
+def insufficient_in_grid(evidence: Evidence) -> Iterator[Finding]:
+    """Find what the profiles of a network of the grid cannot tell; see `insufficient_in_model`."""
+    yield from _insufficient(evidence, len(evidence.members[0].signal_sites))
+
+
+def insufficient_in_model(evidence: Evidence) -> Iterator[Finding]:
+    """Find what the profiles cannot tell: no gradient, one layer, few samples, other sites, few seeds near a limit."""
+    yield from _insufficient(evidence, len(evidence.sites))
+
+
+def _insufficient(evidence: Evidence, layers: int) -> Iterator[Finding]:
+    sites = evidence.sites
+    if evidence.left_out:
+        yield _left_out(evidence)
     if not sites:
-        yield _unknown("no site was recorded", "nothing ran, or a filter left nothing", "profile a forward pass")
+        yield _unknown(
+            "no site was recorded", "nothing ran, or the filters left out everything", "profile a forward pass"
+        )
         return
     if all(site.backward is None for site in sites):
         yield _unknown(
-            "no gradient was seen: the forward pass alone is judged",
+            "no gradient was seen: only the forward pass is judged",
             "no backward pass ran, or the output needs no gradient",
             "profile with a loss",
         )
-    if len(sites) < 2 or (evidence.layered and len(first.signal_sites) < 2):
-        yield _unknown("one layer was seen: no gain can be measured", "a gain is between layers", "profile more layers")
+    if layers < 2:
+        yield _unknown("one layer was seen: no gain can be measured", "a gain compares layers", "profile more layers")
     samples = max((site.samples for site in sites), default=0)
     if 0 < samples < limits.SAMPLES:
         yield _unknown(
-            f"{samples} samples were seen: dead units and collapse are not judged below {limits.SAMPLES}",
+            f"{samples} samples were seen: dead units and collapse are only judged from {limits.SAMPLES} on",
             "a unit that is off on a few samples may be on for others",
             f"profile a batch of {limits.SAMPLES} or more",
             samples=float(samples),
@@ -100,20 +112,45 @@ def _near_a_limit(evidence: Evidence) -> Iterator[Finding]:
                 stretch = chain.worst(direction, rising=rising)
                 if stretch is None or not 1 < abs(stretch.mean) < 2 * last:
                     continue
-                low, high = sorted(map(abs, limits_of(evidence, stretch)))
+                low, high = sorted(map(abs, change_interval(evidence, stretch)))
                 between = next((x for x in (limits.STRAINED, last) if low < x < high), None)
                 if between is None:
                     continue
                 seeds = len(stretch.change)
+                limit = math.copysign(between, stretch.mean)
                 yield _unknown(
-                    f"{seeds} seed{'s' * (seeds != 1)} cannot tell on which side of the limit "
-                    f"{number(math.exp(math.copysign(between, stretch.mean)), 2)} the {direction} factor lies: it is "
-                    f"{number(math.exp(stretch.mean), 2)} here",
-                    "networks of this width wander from seed to seed",
+                    f"{direction} factor {number(math.exp(stretch.mean), 2)}; with "
+                    f"{'one seed' if seeds == 1 else f'{seeds} seeds'} it could be "
+                    f"{'above' if limit > stretch.mean else 'below'} the limit of {number(math.exp(limit), 2)}",
+                    "networks of this width differ from seed to seed",
                     "profile more seeds (--seeds 5)",
                     seeds=float(seeds),
                 )
                 return
+
+
+def _left_out(evidence: Evidence) -> Finding:
+    names = {site.name for site in evidence.sites}
+    others = [site.name for profile in evidence.left_out for site in profile.sites]
+    kept = {site.name for profile in evidence.left_out for site in profile.sites}
+    unlike = next((name for name in others if name not in names), None)
+    lacking = next((site.name for site in evidence.sites if site.name not in kept), None)
+    why = (
+        f"they have {unlike}, which the first seed does not have"
+        if unlike is not None
+        else f"they lack {lacking}, which the first seed has"
+        if lacking is not None
+        else "their sites ran in another order"
+    )
+    count, seeds = len(evidence.left_out), len(evidence.left_out) + len(evidence.members)
+    return _unknown(
+        f"{count} of {seeds} seeds {'was' if count == 1 else 'were'} not judged, because the sites differ from those "
+        f"of the first seed: {why}",
+        "seeds are judged together, site by site",
+        "diagnose the other seeds by themselves",
+        left_out=float(count),
+        seeds=float(seeds),
+    )
 
 
 def _unknown(message: str, cause: str, remedy: str, **evidence: float) -> Finding:

@@ -1,11 +1,10 @@
-"""NaN and Inf, and what narrower number formats would lose."""
+"""NaN and Inf, and the values that narrower number formats would lose."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from propscope.diagnosis.confidence import succession
-from propscope.diagnosis.evidence import Evidence
+from propscope.diagnosis.evidence import Evidence, succession
 from propscope.records.finding import Finding, Remedy
 from propscope.records.network import DIRECTIONS, Site
 from propscope.records.precision import (
@@ -18,12 +17,12 @@ from propscope.records.precision import (
 )
 from propscope.records.summary import TensorSummary
 
-# What rounds to zero or overflows below one in a thousand is less than the noise of a gradient over a batch of 1000.
+# Losing fewer than one value in a thousand changes a gradient by less than its noise over a batch of 1000.
 _LOST = 1e-3
 
 
 def nonfinite(evidence: Evidence) -> Iterator[Finding]:
-    """Find the first site that gives NaN or Inf: in the forward pass, else the first that the gradient passes."""
+    """Find the first site with NaN or Inf: in the forward pass, else the first that the gradient passes."""
     weights = [p.name for p in evidence.members[0].parameters if p.value.nonfinite_count]
     for direction in DIRECTIONS:
         shown = [index for index, sites in evidence.columns() if any(_bad(getattr(s, direction)) for s in sites)]
@@ -62,16 +61,16 @@ def _in_a_weight(evidence: Evidence, weights: list[str]) -> Finding:
         kind="non-finite",
         severity="broken",
         sites=tuple(name.rpartition(".")[0] for name in weights),
-        message=f"{weights[0]} has values that are NaN or Inf",
-        cause="a diverged step, or a broken checkpoint; no value of the batch passed it",
+        message=f"{weights[0]} holds NaN or Inf",
+        cause="a diverged training step or a damaged checkpoint; no value of the batch passed through it",
         evidence={"parameters": float(len(weights))},
-        remedy=Remedy("repair", f"draw {weights[0]} anew, or load another checkpoint"),
+        remedy=Remedy("repair", f"draw {weights[0]} again, or load another checkpoint"),
         confidence=succession(len(evidence.members), len(evidence.members)),
     )
 
 
 def precision(evidence: Evidence) -> Iterator[Finding]:
-    """Find what fp16 (with the loss scale that fits) and bf16 would lose: a note, as nothing is lost in float32."""
+    """Find what fp16 (with a suitable loss scale) and bf16 would lose: a note, since float32 loses nothing."""
     first = evidence.members[0]
     scale = recommended_loss_scale(first)
     for name, after in (("fp16", scale or 1), ("bf16", 1)):
@@ -84,8 +83,8 @@ def precision(evidence: Evidence) -> Iterator[Finding]:
             severity="note",
             direction=worst.direction,
             sites=(worst.site,),
-            message=f"in {name}{scaled} {worst.site} {worst.direction} would lose values: {spell(worst.shares)}",
-            cause="its range is beyond the format's: what overflows becomes Inf, what is too small zero",
+            message=f"in {name}{scaled}, {worst.site} would lose {worst.direction} values: {spell(worst.shares)}",
+            cause="its range exceeds that of the format: values that overflow become Inf, values too small become zero",
             evidence={"overflow": worst.shares.overflow, "zero": worst.shares.zero, "limit": _LOST},
             remedy=Remedy("precision", f"keep {worst.site} in float32" + (", or use bf16" if name == "fp16" else "")),
             confidence=succession(_losing(evidence, worst, name, after), len(evidence.members)),
@@ -113,22 +112,22 @@ def _spelled(site: Site, summary: TensorSummary, direction: str) -> str:
     of = "values" if direction == "forward" else "gradients"
     infinite = summary.posinf_count + summary.neginf_count
     parts = [f"{count} {name}" for name, count in (("NaN", summary.nan_count), ("Inf", infinite)) if count]
-    return f"{site.name or '(model)'} is the first to give {' and '.join(parts)} of {summary.count} {of}"
+    return f"{site.name or '(model)'} is the first site with {' and '.join(parts)} of {summary.count} {of}"
 
 
 def _why(own: list[str], direction: str, summary: TensorSummary) -> str:
     if own:
-        return f"{own[0]} itself has values that are NaN or Inf"
+        return f"{own[0]} itself holds NaN or Inf"
     if not summary.nan_count:
-        return "the values have outgrown the number format"
+        return "the values exceed the range of the number format"
     if direction == "backward":
-        return "the values are finite, the slope is not: a division, square root or logarithm at zero"
-    return "an operation without a value: 0/0, Inf - Inf, a logarithm or root of a negative number, or NaN in its input"
+        return "the values are finite but a derivative is not: a division, square root or logarithm at zero"
+    return "an operation without a result (0/0, Inf - Inf, log or root of a negative number), or NaN in its input"
 
 
 def _mend(own: list[str], site: Site, summary: TensorSummary) -> Remedy:
     if own:
-        return Remedy("repair", f"draw {own[0]} anew, or load another checkpoint")
+        return Remedy("repair", f"draw {own[0]} again, or load another checkpoint")
     if not summary.nan_count:
-        return Remedy("calibrate", "scale the layers before it down: propscope.calibrate(model, batch)")
-    return Remedy("repair", f"look at what enters {site.name or 'the model'}")
+        return Remedy("calibrate", "scale down the layers before it: propscope.calibrate(model, batch)")
+    return Remedy("repair", f"check the input of {site.name or 'the model'}")

@@ -1,4 +1,4 @@
-"""Single layers at fault: a gain far from one, or unlike what layers of the same kind and place do."""
+"""Single layers at fault: a gain far from 1, or unlike that of other layers of the same kind and place."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from propscope.diagnosis import limits
-from propscope.diagnosis.confidence import succession
-from propscope.diagnosis.evidence import Evidence
+from propscope.diagnosis.evidence import Evidence, succession
 from propscope.records.finding import Finding, Remedy, Severity
 from propscope.records.gains import Gains, is_chain, is_norm, name_pattern, same_stack, site_gains
 from propscope.records.network import Direction, Site
@@ -22,7 +21,7 @@ _BLOCKS = 3
 
 @dataclass(frozen=True, slots=True)
 class _Odd:
-    """A layer at fault: its position, ln of what it does wrong in each seed, and in words."""
+    """A layer at fault: its position, ln of the factor by which it is off in each seed, and a message."""
 
     index: int
     logs: tuple[float, ...]
@@ -34,15 +33,31 @@ class _Odd:
         return sum(self.logs) / len(self.logs)
 
 
-def odd_layers(evidence: Evidence) -> Iterator[Finding]:
-    """Find layers that alone change the signal by e^3 or more, or by that much more than others of their kind."""
+def odd_layers_of_grid(evidence: Evidence) -> Iterator[Finding]:
+    """Find layers that change the signal by a factor of e^3 or more, by themselves or compared with their kind."""
     gains = tuple(site_gains(member) for member in evidence.members)
-    found = [
+    yield from _once(
+        evidence,
+        *_jumps(evidence, gains, "forward"),
+        *_steps(evidence, gains),
+        *_jumps(evidence, gains, "backward"),
+    )
+
+
+def odd_layers_of_model(evidence: Evidence) -> Iterator[Finding]:
+    """Find the same in a model, and layers whose output differs by e^3 from that in the same place of other blocks."""
+    gains = tuple(site_gains(member) for member in evidence.members)
+    yield from _once(
+        evidence,
         *_jumps(evidence, gains, "forward"),
         *_steps(evidence, gains),
         *_sizes(evidence),
         *_jumps(evidence, gains, "backward"),
-    ]
+    )
+
+
+def _once(evidence: Evidence, *found: _Odd) -> Iterator[Finding]:
+    """Yield a finding for each layer, by the first of its faults."""
     once: dict[int, _Odd] = {}
     for odd in found:
         once.setdefault(odd.index, odd)
@@ -73,7 +88,7 @@ def _finding(evidence: Evidence, odd: _Odd) -> Finding:
 
 def _cause(evidence: Evidence, site: Site, ratio: float) -> str:
     if not _weighs(evidence, site):
-        return "what it computes is unlike what the layers beside it do"
+        return "it has no weight of its own; what it computes differs from the layers beside it"
     much, size = (ratio, "large") if ratio > 1 else (1 / ratio, "small")
     return f"its weights are {number(much, 2)} times too {size}"
 
@@ -92,23 +107,23 @@ def _jumps(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...], direction: 
             yield _Odd(
                 index if direction == "forward" else other,
                 logs,
-                f"{direction} gain {number(math.exp(min(_mean(logs), 700.0)), 2)}",
+                f"the {direction} gain is {number(math.exp(min(_mean(logs), 700.0)), 2)}",
                 direction,
             )
 
 
 def _in_a_row(evidence: Evidence, index: int, other: int) -> bool:
-    """Return whether one chain holds both: the gates of a recurrent layer stand side by side."""
+    """Return whether one chain holds both: the gates of a recurrent layer run side by side."""
     return any(index in chain.indices and other in chain.indices for chain in evidence.chains)
 
 
 def _steps(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...]) -> Iterator[_Odd]:
-    """Find layers that scale their input unlike their kind: norms behind them hide that from the gains."""
+    """Find layers that scale their input unlike their kind, which a norm after them hides from the gains."""
     sites = evidence.sites
     steps = {
         index: logs
         for index in range(1, len(sites))
-        # A sum is as large as the larger of its branches, and these are looked at themselves.
+        # A sum is as large as the larger of its branches, and those are judged themselves.
         if sites[index].kind.lower() != "add" and same_stack(sites[index - 1], sites[index])
         if (logs := _logs([member[index].step for member in gains]))
     }
@@ -117,31 +132,31 @@ def _steps(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...]) -> Iterator
         logs = tuple(log - usual for log in steps[index])
         if abs(_mean(logs)) <= limits.ODD:
             continue
-        message = f"forward gain {number(math.exp(_mean(steps[index])), 2)} over its input"
+        message = f"its rms is {number(math.exp(_mean(steps[index])), 2)} times that of its input"
+        compared = "the ratio"
         if is_norm(site):
-            # What a norm gives does not depend on what enters: it is at fault only where its own scale is odd.
+            # The output of a norm does not depend on the size of its input: only its own scale can be at fault.
             sizes = {other: _size(evidence, other) for other in (index, *peers)}
             usual = statistics.median(sizes[other] for other in peers)
             logs = (sizes[index] - usual,)
-            message = f"rms {number(math.exp(sizes[index]), 2)}"
+            message, compared = f"its rms is {number(math.exp(sizes[index]), 2)}", "that"
             if abs(logs[0]) <= limits.ODD:
                 continue
         ratio = number(math.exp(_mean(logs)), 2)
-        yield _Odd(index, logs, f"{message} is x{ratio} that of the other {site.kind} sites")
+        yield _Odd(index, logs, f"{message}, {ratio} times {compared} of the other {site.kind} sites")
 
 
 def _sizes(evidence: Evidence) -> Iterator[_Odd]:
-    """Find sites whose rms is unlike that in the same place of three or more other blocks, the first of each run.
+    """Find sites whose rms differs by e^3 from that in the same place of three or more other blocks.
 
-    What blocks give is of one size where a norm or a stream enters each. A stack without either gains or loses a little
-    at each layer, which is no layer's fault: its sites are held against the nearest blocks alone, by their steps.
+    Of consecutive sites only the first is found. The outputs of blocks have one size where a norm or a residual stream
+    enters each block. A stack without either changes the signal a little at each layer, which is not the fault of one
+    layer: such a stack is judged only by the steps between neighbours.
     """
-    if evidence.layered:
-        return
     groups: dict[tuple[str, str], dict[int, tuple[float, ...]]] = defaultdict(dict)
     for index, site in enumerate(evidence.sites):
         logs = _logs([s.forward.rms if (s := m.sites[index]).forward is not None else None for m in evidence.members])
-        # A sum is as large as the larger of its branches; what runs several times is looked at once.
+        # A sum is as large as the larger of its branches; a site that runs several times is judged once.
         if logs and site.branch_share is None and site.name.partition("#")[2] in ("", "0"):
             groups[site.kind, name_pattern(site.name)][index] = logs
     odd: dict[int, _Odd] = {}
@@ -160,7 +175,7 @@ def _sizes(evidence: Evidence) -> Iterator[_Odd]:
 
 
 def _spread(sizes: dict[int, float], without: int) -> float:
-    """Return the largest ln of a ratio to the median among the others: 1 where they are of one size."""
+    """Return the largest abs(ln(rms / median)) among the others."""
     others = [size for index, size in sizes.items() if index != without]
     usual = statistics.median(others)
     return max(abs(size - usual) for size in others)
@@ -168,11 +183,11 @@ def _spread(sizes: dict[int, float], without: int) -> float:
 
 def _odd_size(evidence: Evidence, index: int, logs: tuple[float, ...]) -> _Odd:
     kind, ratio = evidence.sites[index].kind, number(math.exp(_mean(logs)), 2)
-    return _Odd(index, logs, f"rms is x{ratio} that of the other {kind} sites in its place")
+    return _Odd(index, logs, f"its rms is {ratio} times that of the other {kind} sites in the same place")
 
 
 def _peers(evidence: Evidence, steps: dict[int, tuple[float, ...]]) -> dict[int, list[int]]:
-    """Return the other sites of the same kind and place for each site that has two of them."""
+    """Return the other sites of the same kind and place, for each site that has at least two of them."""
     sites = evidence.sites
 
     def near(index: int) -> tuple[str, ...]:
@@ -186,7 +201,7 @@ def _peers(evidence: Evidence, steps: dict[int, tuple[float, ...]]) -> dict[int,
     found = {}
     for index in steps:
         group = exact[sites[index].kind, name_pattern(sites[index].name)]
-        # The site run before is the input only as a rule: a layer is held against those with the same before it.
+        # The site that ran before is usually the input: compare layers that have the same kind of site before them.
         group = group if len(group) > _PEERS else similar[near(index)]
         peers = [other for other in group if other != index]
         if len(peers) >= _PEERS:
@@ -216,5 +231,5 @@ def _weighs(evidence: Evidence, site: Site) -> bool:
 def _rescaled(evidence: Evidence, site: Site, factor: float) -> Remedy:
     name = site.name.split("#")[0]
     if not _weighs(evidence, site):
-        return Remedy("repair", f"look at {site.name or 'the model'}, and at what enters it")
+        return Remedy("repair", f"check what {site.name or 'the model'} computes, and its input")
     return Remedy("scale", f"multiply the weight of {name} by {number(factor)}", factors={name: factor})

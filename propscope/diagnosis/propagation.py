@@ -1,4 +1,4 @@
-"""Exploding and vanishing, forward and backward apart: by the factor over the worst stretch of the depth."""
+"""Exploding and vanishing signals and gradients, judged by the factor over the stretch that changes them most."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 from propscope.diagnosis import limits
 from propscope.diagnosis.advice import remedy_for_size
-from propscope.diagnosis.confidence import succession
-from propscope.diagnosis.evidence import ZERO, Chain, Evidence, Stretch, limits_of
+from propscope.diagnosis.evidence import LN_ZERO, Chain, Evidence, Stretch, change_interval, succession
 from propscope.records.finding import Finding, Kind, Severity
 from propscope.records.network import DIRECTIONS, Direction, Site
 from propscope.records.numerals import number
@@ -17,12 +16,12 @@ _OF = {"forward": "the signal", "backward": "the gradient"}
 
 
 def exploding(evidence: Evidence) -> Iterator[Finding]:
-    """Find stretches over which the signal or the gradient grows by e^3 or more; broken from 2,900 on, in chaos 100."""
+    """Find stretches over which the signal or gradient grows by e^3 or more; broken from 2,900, in chaos from 100."""
     yield from _over_depth(evidence, "exploding")
 
 
 def vanishing(evidence: Evidence) -> Iterator[Finding]:
-    """Find stretches over which the signal or the gradient fades to e^-3 or less; broken below 1e-6."""
+    """Find stretches over which the signal or gradient shrinks to e^-3 or less; broken below 1e-6."""
     yield from _over_depth(evidence, "vanishing")
 
 
@@ -39,8 +38,8 @@ def _beyond(chain: Chain, direction: Direction, kind: Kind) -> Stretch | None:
     # The greatest rise of a signal that only falls is a fall.
     if stretch is None or (stretch.mean if kind == "exploding" else -stretch.mean) <= limits.STRAINED:
         return None
-    # What comes back from zero, by a bias say, has not grown: that it was zero is what is wrong.
-    return None if stretch.mean > -ZERO / 2 else stretch
+    # A signal that comes back from zero, by a bias say, has not grown: the zero is the fault.
+    return None if stretch.mean > -LN_ZERO / 2 else stretch
 
 
 def _finding(evidence: Evidence, chain: Chain, kind: Kind, direction: Direction, stretch: Stretch) -> Finding:
@@ -49,7 +48,7 @@ def _finding(evidence: Evidence, chain: Chain, kind: Kind, direction: Direction,
     beyond = _limit(kind, direction, float(forward.mean()))
     severity: Severity = "broken" if abs(stretch.mean) > beyond else "strained"
     limit = beyond if severity == "broken" else limits.STRAINED
-    low, high = limits_of(evidence, stretch)
+    low, high = change_interval(evidence, stretch)
     each = math.exp(stretch.mean / stretch.steps)
     start, end = evidence.sites[stretch.start], evidence.sites[stretch.end]
     sites = _passed(evidence, chain, stretch)
@@ -76,7 +75,7 @@ def _finding(evidence: Evidence, chain: Chain, kind: Kind, direction: Direction,
 
 
 def _limit(kind: Kind, direction: Direction, forward: float) -> float:
-    """Return from where on it is broken, given ln of the forward factor over the same stretch."""
+    """Return the abs(ln factor) from which it is broken, given ln of the forward factor over the same stretch."""
     if kind == "vanishing":
         return limits.VANISHED
     if direction == "backward" and abs(forward) < limits.STRAINED:
@@ -85,41 +84,43 @@ def _limit(kind: Kind, direction: Direction, forward: float) -> float:
 
 
 def _passed(evidence: Evidence, chain: Chain, stretch: Stretch) -> tuple[Site, ...]:
-    """Return the sites whose weights do it, in the order in which the signal passes them."""
+    """Return the sites whose weights cause the change, in the order in which the signal passes them."""
     if stretch.start < stretch.end:
         return tuple(evidence.sites[index] for index in chain.indices if stretch.start < index <= stretch.end)
-    # Going back, the weights of a layer stand between its own site and the one before.
+    # Backward, the weights of a layer lie between its own site and the one before it.
     return tuple(evidence.sites[index] for index in reversed(chain.indices) if stretch.end < index <= stretch.start)
 
 
 def _message(kind: Kind, direction: Direction, stretch: Stretch, each: float, start: Site, end: Site) -> str:
     if stretch.mean < -700:
         return f"{_OF[direction]} is exactly zero at {end.name}"
-    verb = "grows" if kind == "exploding" else "fades"
-    rate = f", x{number(each, 2)} a layer" if stretch.steps > 1 else ""
-    return f"{_OF[direction]} {verb} by x{number(_exp(stretch.mean), 2)} from {start.name} to {end.name}{rate}"
+    verb = "grows" if kind == "exploding" else "shrinks"
+    rate = f" (x{number(each, 2)} per layer)" if stretch.steps > 1 else ""
+    factor = number(_exp(stretch.mean), 2)
+    return f"{_OF[direction]} {verb} by a factor of {factor} from {start.name} to {end.name}{rate}"
 
 
 def _cause(evidence: Evidence, kind: Kind, direction: Direction, stretch: Stretch, forward: float) -> str:
     end = evidence.sites[stretch.end]
     nonlinearity = end.activation.lower() or "the nonlinearity"
     if stretch.mean < -700:
-        return "a weight or a derivative on the way is zero: nothing passes"
-    size = "large" if kind == "exploding" else "small"
+        return "a weight or a derivative along the way is zero, so nothing passes"
+    size, change = ("large", "enlarges") if kind == "exploding" else ("small", "shrinks")
     if direction == "backward" and abs(forward) < limits.STRAINED < abs(stretch.mean):
         flat = evidence.mean(stretch.end, "flat_fraction")
         if kind == "vanishing" and flat > limits.SATURATED and nonlinearity in limits.BOUNDED:
-            return f"{nonlinearity} is saturated: its slope takes the gradient, while its values stay of one size"
+            return f"{nonlinearity} is saturated: its small slope shrinks the gradient, but its values keep their size"
         if kind == "vanishing":
             return (
-                f"weights times the slope of {nonlinearity} are below one; the values keep their size by what all "
-                "samples have in common (biases, the mean of the activation), which no gradient passes through"
+                f"each layer's weights times the slope of {nonlinearity} are below 1; the values keep their size only "
+                "through what all samples have in common (biases, the mean of the activation), which carries no "
+                "gradient"
             )
         return (
-            f"weights times the slope of {nonlinearity} are above one, while it bounds the values: close inputs are "
-            "driven apart at every layer (chaos), and so is every step of training"
+            f"each layer's weights times the slope of {nonlinearity} are above 1, while {nonlinearity} bounds the "
+            "values: every layer enlarges small differences (chaos), and with them the effect of a training step"
         )
-    return f"the weights are too {size} for {nonlinearity}: values and gradients are multiplied alike at every layer"
+    return f"the weights are too {size} for {nonlinearity}: every layer {change} values and gradients alike"
 
 
 def _exp(value: float) -> float:

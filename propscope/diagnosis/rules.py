@@ -4,61 +4,120 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from propscope.diagnosis.architecture import doubled_sums, missing_norms, odd_kinds
 from propscope.diagnosis.collapse import collapse
-from propscope.diagnosis.evidence import Evidence
-from propscope.diagnosis.missing_gradients import insufficient, stagnant
+from propscope.diagnosis.evidence import Evidence, Subject
+from propscope.diagnosis.missing_gradients import insufficient_in_grid, insufficient_in_model, stagnant
 from propscope.diagnosis.nonfinite import nonfinite, precision
-from propscope.diagnosis.outlier_layers import odd_layers
+from propscope.diagnosis.outlier_layers import odd_layers_of_grid, odd_layers_of_model
 from propscope.diagnosis.propagation import exploding, vanishing
-from propscope.diagnosis.units import inactive, saturated, symmetric
+from propscope.diagnosis.units import (
+    inactive_in_grid,
+    inactive_in_model,
+    saturated,
+    symmetric_in_grid,
+    symmetric_in_model,
+)
 from propscope.diagnosis.weights import odd_weights
 from propscope.records.finding import Finding
+
+Legend = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A pure function from evidence to findings, what it holds against what, and who found that.
+    """A pure function `find` from evidence to findings, with the `limit` that it applies and the `source` of that.
 
-    `notes_alone`: it finds nothing that is wrong already. `local`: what it finds lies in one place, and is a cause of
-    what is seen behind it (forward) and before it (backward).
+    `applies_to`: "grid" for the networks of the grid, "model" for existing models, or "both". `marks`: for each word
+    that the rule writes beside a site, a regular expression for the word and the line that explains it. `notes_only`:
+    the rule finds nothing that is wrong already. `local`: each finding lies in one place and causes what is seen after
+    it in the forward direction and before it in the backward direction.
     """
 
     name: str
     find: Callable[[Evidence], Iterator[Finding]]
     limit: str
     source: str
-    notes_alone: bool = False
+    applies_to: Literal["grid", "model", "both"] = "both"
+    marks: tuple[Legend, ...] = ()
+    notes_only: bool = False
     local: bool = False
 
+    def is_for(self, subject: Subject) -> bool:
+        """Return whether the rule applies to such networks."""
+        return self.applies_to in ("both", subject)
+
+
+_GRAD = (r"^grad ", "grad: of the gradient")
+_GAIN = (r"^(grad )?x\d", "x: a gain, or a size compared with layers of its kind, above 20 (e^3) or below 0.05")
+_FACTOR = (
+    r"^(grad )?(exploding|vanishing)$",
+    "exploding, vanishing: where a change by a factor of more than 20 (e^3) over several layers ends",
+)
+_ALIKE = (r"^(zero|symmetric)$", "zero, symmetric: all units of a layer give the same")
+_OFF = (
+    (r"^inactive$", "inactive: over 90% of the inputs of the activation lie where it is flat"),
+    (r"^dead$", "dead: over 50% of the units are off on every sample"),
+)
 
 # fmt: off
 RULES: tuple[Rule, ...] = (
-    Rule("non-finite", nonfinite, "any NaN or Inf", "the first site forward, else the first that the gradient passes"),
-    Rule("weights", odd_weights, "rms(W) sqrt(fan_in) e^3 from that of its peers, or from 1; or zero",
-         "Poole et al. 2016, eq. 3: E[z^2] = s^2 E[x^2]; He et al. 2015", local=True),
-    Rule("odd kind", odd_kinds, "another activation than its peers, that keeps less than half of what varies",
-         "Glorot, Bengio 2010: the mean of sigmoid", local=True),
-    Rule("missing norm", missing_norms, "one block of three or more without a norm, one of six without one behind it",
-         "what the other blocks do", local=True),
+    Rule("non-finite", nonfinite, "any NaN or Inf", "the first site forward, else the first that the gradient passes",
+         marks=((r"^(grad )?(NaN|Inf)$", "NaN, Inf: values that are not a number, or infinite"),)),
+    Rule("weights", odd_weights, "rms(W) sqrt(fan_in) differs by e^3 from that of its peers or from 1, or is zero",
+         "Poole et al. 2016, eq. 3: E[z^2] = s^2 E[x^2]; He et al. 2015", applies_to="model", local=True,
+         marks=((r"^weight x", "weight x: the scale of the weights, compared with its peers or with 1, above 20 (e^3) "
+                 "or below 0.05"),
+                (r"^zero weights$", "zero weights: all weights of the layer are zero"))),
+    Rule("odd kind", odd_kinds, "an activation of another kind than its peers, with less than half of their variation",
+         "Glorot, Bengio 2010: the mean of sigmoid", applies_to="model", local=True,
+         marks=((r"^not ", "not: another activation than in the same place of other blocks"),)),
+    Rule("missing norm", missing_norms,
+         "one block of three or more without a norm, or one layer of six without a norm after it",
+         "what the other blocks do", applies_to="model", local=True,
+         marks=((r"^no norm$", "no norm: other blocks have a norm before this site"),)),
     Rule("doubled sum", doubled_sums, "a sum of a sum whose summands correlate by more than sqrt(1/10)",
-         "independent summands add their mean squares", local=True),
-    Rule("symmetric", symmetric, "each unit of a layer equals another", "Rumelhart, Hinton, Williams 1986"),
-    Rule("odd layer", odd_layers, "one layer, or one beside its kind, by e^3", "the whole depth's share in one layer",
-         local=True),
-    Rule("exploding", exploding, "strained from e^3, broken from eps^-1/2 = 2,900 over the depth, from 100 in chaos",
-         "Schoenholz et al. 2017, six depth scales; Xiao et al. 2020, condition number 1/eps"),
+         "the mean squares of independent summands add up", applies_to="model", local=True,
+         marks=((r"^added twice$", "added twice: the sum adds a value that it contains already"),)),
+    Rule("symmetric", symmetric_in_grid, "every unit of a layer equals another",
+         "Rumelhart, Hinton, Williams 1986", applies_to="grid", marks=(_ALIKE,)),
+    Rule("symmetric layer", symmetric_in_model,
+         "every unit of a layer equals another; a note where all are zero, as in a branch that starts at zero",
+         "Rumelhart, Hinton, Williams 1986; Zhang et al. 2019, Fixup", applies_to="model", marks=(_ALIKE,)),
+    Rule("odd layer", odd_layers_of_grid, "one layer, or one compared with its kind, by e^3",
+         "one layer uses up what the whole depth may change", applies_to="grid", marks=(_GAIN, _GRAD)),
+    Rule("odd layer or place", odd_layers_of_model,
+         "one layer, or one compared with its kind or with the same place of other blocks, by e^3",
+         "one layer uses up what the whole depth may change", applies_to="model", local=True, marks=(_GAIN, _GRAD)),
+    Rule("exploding", exploding,
+         "strained from e^3; broken from eps^-1/2 = 2,900 over the depth, from 100 in the chaotic phase",
+         "Schoenholz et al. 2017, six depth scales; Xiao et al. 2020, condition number 1/eps", marks=(_FACTOR, _GRAD)),
     Rule("vanishing", vanishing, "strained below e^-3, broken below 1e-6 over the depth",
-         "as exploding; Kingma, Ba 2015: Adam divides by the gradient's size and 1e-8"),
-    Rule("collapse", collapse, "share of a second moment that tells samples apart: e^-6, eps", "Xiao et al. 2020"),
-    Rule("saturated", saturated, "over half of a bounded activation's input flat", "Glorot, Bengio 2010"),
-    Rule("inactive", inactive, "over 90% of a rectifier's input off, or over half of its units on every sample",
-         "Lu et al. 2020; half is what samples that are all alike give"),
-    Rule("stagnant", stagnant, "no gradient, or zeros alone", "a step does not move it"),
-    Rule("precision", precision, "over 0.1% of values lost in fp16 or bf16", "Micikevicius et al. 2018",
-         notes_alone=True),
-    Rule("insufficient evidence", insufficient, "no gradient, one layer, few samples, an interval about a limit",
-         "Hanin, Nica 2020: networks wander by sqrt(5 L / n) in ln q", notes_alone=True),
+         "as exploding; Kingma, Ba 2015: Adam divides by the size of the gradient plus 1e-8", marks=(_FACTOR, _GRAD)),
+    Rule("collapse", collapse, "the share of a second moment that distinguishes samples: e^-6, eps",
+         "Xiao et al. 2020", marks=((r"^alike$", "alike: samples differ in less than 0.25% of their mean square"),)),
+    Rule("saturated", saturated, "a bounded activation is flat on over half of its inputs", "Glorot, Bengio 2010",
+         marks=((r"^saturated$", "saturated: over 50% of the inputs of the activation lie where it is flat"),)),
+    Rule("inactive", inactive_in_grid,
+         "a rectifier is off on over 90% of its inputs, or over half of its units are off on every sample",
+         "Lu et al. 2020; samples that are all alike give half", applies_to="grid", marks=_OFF),
+    Rule("inactive layer", inactive_in_model,
+         "a rectifier other than softplus is off on over 90% of its inputs, or over half of its units on every sample",
+         "Lu et al. 2020; samples that are all alike give half", applies_to="model", marks=_OFF),
+    Rule("stagnant", stagnant, "no gradient, or only zeros", "a step does not move the parameter",
+         marks=((r"^no gradient$", "no gradient: parameters that the loss does not reach"),
+                (r"^frozen$", "frozen: parameters whose requires_grad is False"))),
+    Rule("precision", precision, "over 0.1% of the values are lost in fp16 or bf16", "Micikevicius et al. 2018",
+         notes_only=True),
+    Rule("insufficient evidence", insufficient_in_grid,
+         "no gradient, one layer, few samples, seeds with other sites, an interval that contains a limit",
+         "Hanin, Nica 2020: ln of a mean square has a standard deviation of sqrt(5 L / n) over seeds",
+         applies_to="grid", notes_only=True),
+    Rule("insufficient evidence of a model", insufficient_in_model,
+         "no gradient, one site, few samples, seeds with other sites, an interval that contains a limit",
+         "Hanin, Nica 2020: ln of a mean square has a standard deviation of sqrt(5 L / n) over seeds",
+         applies_to="model", notes_only=True),
 )
 # fmt: on

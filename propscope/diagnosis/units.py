@@ -1,49 +1,58 @@
-"""What is wrong with single units: they are all alike, flat, or off."""
+"""What is wrong with units: they are all alike, saturated, or off."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from propscope.diagnosis import limits
-from propscope.diagnosis.advice import is_of_grid, new_start
-from propscope.diagnosis.confidence import succession
-from propscope.diagnosis.evidence import Evidence
-from propscope.records.finding import Finding, Remedy
+from propscope.diagnosis.advice import new_start_or
+from propscope.diagnosis.evidence import Evidence, succession
+from propscope.records.finding import Finding, Remedy, Severity
 from propscope.records.gains import extent
 from propscope.records.network import Site
 from propscope.records.numerals import percent
 
 
-def symmetric(evidence: Evidence) -> Iterator[Finding]:
-    """Find layers each of whose units equals another: gradient descent keeps them equal (Rumelhart et al. 1986)."""
-    shown = [_count(sites, _all_alike) for _, sites in evidence.columns()]
-    # A readout of one unit, or a layer that is a number wide, has nothing to tell apart; nor does a network's output.
-    hidden = [
-        i for i, site in enumerate(evidence.sites) if shown[i] and site.role != "output" and (site.units or 0) > 1
+def symmetric_in_grid(evidence: Evidence) -> Iterator[Finding]:
+    """Find layers whose units all equal one another; gradient descent keeps them equal (Rumelhart et al. 1986)."""
+    if hidden := _symmetric(evidence):
+        yield _equal(evidence, hidden, "broken")
+
+
+def symmetric_in_model(evidence: Evidence) -> Iterator[Finding]:
+    """Find the same in a model, with units that are zero apart from the others, as a note.
+
+    A residual branch that starts at zero is an established method (Zhang et al. 2019, Fixup): the stream passes beside
+    it. Where nothing does, or where its peers are not zero, the rules for weights and for the signal find it.
+    """
+    hidden = _symmetric(evidence)
+    if constant := [index for index in hidden if not _is_zero(evidence.sites[index])]:
+        yield _equal(evidence, constant, "broken")
+    if zero := [index for index in hidden if _is_zero(evidence.sites[index])]:
+        yield _equal(evidence, zero, "note")
+
+
+def _symmetric(evidence: Evidence) -> list[int]:
+    """Return the positions of the layers of two or more units that are all alike in some seed, but for the output."""
+    return [
+        index
+        for index, sites in evidence.columns()
+        if any(map(_all_alike, sites)) and sites[0].role != "output" and (sites[0].units or 0) > 1
     ]
-    if evidence.layered:
-        groups = [hidden]
-    else:
-        # A branch that starts at zero says nothing of the layers that are constant, and the other way round.
-        groups = [[i for i in hidden if _is_zero(evidence.sites[i]) == zero] for zero in (False, True)]
-    for group in groups:
-        if group:
-            yield _equal(evidence, group, shown[group[0]])
 
 
-def _equal(evidence: Evidence, hidden: list[int], shown: int) -> Finding:
+def _equal(evidence: Evidence, hidden: list[int], severity: Severity) -> Finding:
     first = evidence.sites[hidden[0]]
+    shown = sum(_all_alike(member.sites[hidden[0]]) for member in evidence.members)
     zero = _is_zero(first)
-    what = "are zero" if zero else "equal one another"
     return Finding(
         kind="symmetric",
-        # Outside of a chain a branch that starts at zero is an old and good idea (Zhang et al. 2019, Fixup): others go
-        # around it. Where none does, or its peers are not zero, that is found by the weights and by the signal.
-        severity="broken" if evidence.layered or not zero else "note",
+        severity=severity,
         sites=tuple(evidence.sites[index].name for index in hidden),
-        message=f"all {first.units} units of {first.name} {what} on all {first.samples} samples",
-        cause="rows of the weight that are equal get equal gradients and stay equal: the layer is one unit wide",
+        message=f"all {first.units} units of {first.name} are {'zero' if zero else 'equal'} on all {first.samples} "
+        "samples",
+        cause="equal rows of a weight get equal gradients and stay equal, so the layer acts as a single unit",
         evidence={
             "layers": float(len(hidden)),
             "units": float(first.units or 0),
@@ -60,7 +69,7 @@ def _is_zero(site: Site) -> bool:
 
 
 def saturated(evidence: Evidence) -> Iterator[Finding]:
-    """Find layers whose bounded activation is flat on more than half of its input."""
+    """Find layers whose bounded activation is flat on more than half of its inputs."""
     found = [i for i, site in enumerate(evidence.sites) if _bounded(site) and _flat(evidence, i) > limits.SATURATED]
     if found:
         worst = max(found, key=lambda index: _flat(evidence, index))
@@ -70,8 +79,9 @@ def saturated(evidence: Evidence) -> Iterator[Finding]:
             severity="strained",
             direction="backward",
             sites=tuple(evidence.sites[index].name for index in found),
-            message=f"{percent(share)} of the input of {site.activation} at {site.name} lie where it is flat",
-            cause=f"its input is too large: rms {_rms(site):.2g} where the slope has fallen to 7% of its largest",
+            message=f"{percent(share)} of the inputs of {site.activation} at {site.name} lie where it is flat (slope "
+            "below 7% of the largest)",
+            cause=f"the inputs are too large: their rms is {_rms(site):.2g}",
             evidence={"flat_fraction": share, "limit": limits.SATURATED, "layers": float(len(found))},
             remedy=_smaller(evidence, site),
             confidence=_share_of_seeds(evidence, worst, limits.SATURATED),
@@ -79,32 +89,49 @@ def saturated(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def inactive(evidence: Evidence) -> Iterator[Finding]:
-    """Find layers of a rectifier that pass less than a tenth of their input, or most of whose units are off."""
-    flat = [
-        i
-        for i, site in enumerate(evidence.sites)
-        # A softplus that makes a small positive number, as a step size, changes it by as much as its input changes.
-        if not _bounded(site)
-        and (evidence.layered or site.activation.lower() != "softplus")
-        and _flat(evidence, i) > limits.INACTIVE
+def inactive_in_grid(evidence: Evidence) -> Iterator[Finding]:
+    """Find layers that pass less than a tenth of their inputs, or most of whose units are off; broken if all are."""
+    dead = _mostly_dead(evidence)
+    yield from _inactive(evidence, _mostly_flat(evidence), dead, "broken" if 1.0 in dead.values() else "strained")
+
+
+def inactive_in_model(evidence: Evidence) -> Iterator[Finding]:
+    """Find the same in a model: never broken, since signals may pass beside a layer, and not for a flat softplus."""
+    # The relative slope of softplus stays near 1 where it gives a small positive number, such as a step size.
+    flat = [index for index in _mostly_flat(evidence) if evidence.sites[index].activation.lower() != "softplus"]
+    yield from _inactive(evidence, flat, _mostly_dead(evidence), "strained")
+
+
+def _mostly_flat(evidence: Evidence) -> list[int]:
+    return [
+        index
+        for index, site in enumerate(evidence.sites)
+        if not _bounded(site) and _flat(evidence, index) > limits.INACTIVE
     ]
-    dead = {i: share for i, sites in evidence.columns() if (share := _dead(sites)) > _dead_limit(sites)}
+
+
+def _mostly_dead(evidence: Evidence) -> dict[int, float]:
+    """Return the share of dead units by position, for the layers where it is above the limit."""
+    return {index: share for index, sites in evidence.columns() if (share := _dead(sites)) > _dead_limit(sites)}
+
+
+def _inactive(evidence: Evidence, flat: list[int], dead: dict[int, float], severity: Severity) -> Iterator[Finding]:
     found = sorted({*flat, *dead})
     if not found:
         return
     site, index = evidence.sites[found[0]], found[0]
-    all_off = [i for i in found if dead.get(i, 0.0) == 1.0 and evidence.layered]
     if index in dead:
         message = f"{percent(dead[index])} of the units of {site.name} are off on all {site.samples} samples"
     else:
-        message = f"{percent(_flat(evidence, index))} of the input of {site.activation} at {site.name} are off"
+        share = percent(_flat(evidence, index))
+        message = f"{share} of the inputs of {site.activation} at {site.name} lie where it is off"
     yield Finding(
         kind="inactive",
-        severity="broken" if all_off else "strained",
+        severity=severity,
         sites=tuple(evidence.sites[i].name for i in found),
         message=message,
-        cause="the input of these units is negative throughout (a bias, a large step, a mean that is not zero)",
+        cause="the inputs of these units are negative on every sample, because of a bias, a large step, or weights "
+        "with a mean that is not zero",
         evidence={
             "dead_share": dead.get(index, math.nan),
             "flat_fraction": _flat(evidence, index),
@@ -112,7 +139,7 @@ def inactive(evidence: Evidence) -> Iterator[Finding]:
             "layers": float(len(found)),
         },
         remedy=_less_negative(evidence, site),
-        confidence=succession(_count(tuple(m.sites[index] for m in evidence.members), _is_off), len(evidence.members)),
+        confidence=succession(sum(_is_off(member.sites[index]) for member in evidence.members), len(evidence.members)),
         marks={evidence.sites[i].name: "dead" if i in dead else "inactive" for i in found},
     )
 
@@ -126,7 +153,7 @@ def _is_off(site: Site) -> bool:
 
 
 def _dead(sites: tuple[Site, ...]) -> float:
-    """Return the share of units dead in all members together; 0 where it rests on too few samples to tell."""
+    """Return the share of dead units over all members together; 0 where there are too few samples to tell."""
     units = sum(site.units or 0 for site in sites if site.dead_units is not None)
     if not units or any(site.samples * extent(site) < limits.SAMPLES for site in sites):
         return 0.0
@@ -134,7 +161,7 @@ def _dead(sites: tuple[Site, ...]) -> float:
 
 
 def _dead_limit(sites: tuple[Site, ...]) -> float:
-    """Return the share of dead units that a sound layer stays below: half, and three standard deviations of a coin."""
+    """Return the largest share of dead units in a sound layer: 1/2 + 3 sd, with sd = 1 / (2 sqrt(units))."""
     return limits.DEAD + 1.5 / math.sqrt(sum(site.units or 0 for site in sites) or 1)
 
 
@@ -151,37 +178,26 @@ def _rms(site: Site) -> float:
     return site.forward.rms if site.forward is not None else math.nan
 
 
-def _count(sites: tuple[Site, ...], holds: Callable[[Site], bool]) -> int:
-    return sum(map(holds, sites))
-
-
 def _share_of_seeds(evidence: Evidence, index: int, limit: float) -> float:
     shown = sum((member.sites[index].flat_fraction or 0.0) > limit for member in evidence.members)
     return succession(shown, len(evidence.members))
 
 
 def _drawn(evidence: Evidence, site: Site) -> Remedy:
-    first = evidence.members[0]
-    if is_of_grid(first):
-        return new_start(first, "random weights tell units apart")
-    return Remedy("repair", f"draw the weights of {site.name} at random: zeros and constants leave one unit")
+    text = f"draw the weights of {site.name} at random: with zeros or constants its units stay equal"
+    return new_start_or(Remedy("repair", text), evidence, "random weights make units differ")
 
 
 def _smaller(evidence: Evidence, site: Site) -> Remedy:
-    first = evidence.members[0]
-    if is_of_grid(first):
-        return new_start(first, "weights of this size keep its input where it has a slope")
     factor = 1 / _rms(site) if _rms(site) > 0 else 1.0
-    return Remedy(
+    scale = Remedy(
         "scale",
         f"multiply the weight std of {site.name} by {factor:.2g}, which brings its output to rms 1",
         factors={site.name.split("#")[0]: factor},
     )
+    return new_start_or(scale, evidence, "weights of this size keep the inputs where the activation has a slope")
 
 
 def _less_negative(evidence: Evidence, site: Site) -> Remedy:
-    first = evidence.members[0]
-    if is_of_grid(first):
-        return new_start(first, "weights of mean zero, biases of zero")
-    text = f"set the bias of {site.name} to zero and draw its weights with mean zero (inactive units)"
-    return Remedy("repair", text)
+    text = f"set the bias of {site.name} to zero and draw its weights with mean zero"
+    return new_start_or(Remedy("repair", text), evidence, "weights of mean zero, biases of zero")

@@ -1,8 +1,8 @@
-"""Weights out of scale: what a layer multiplies its input with, told from its weight alone.
+"""Weights out of scale: the gain of a layer, computed only from its weights.
 
-A layer's own gain is s = rms(W) sqrt(fan_in): for inputs that are independent of the weights E[z^2] = s^2 E[x^2]
-(Poole et al. 2016, eq. 3; He et al. 2015, eq. 7). It is seen wherever the layer stands: in front of a norm, which hides
-it from the signal behind, at the end of a branch, or where no other layer can be compared.
+The gain is s = rms(W) sqrt(fan_in): for inputs that are independent of the weights E[z^2] = s^2 E[x^2] (Poole et al.
+2016, eq. 3; He et al. 2015, eq. 7). It shows a fault anywhere: before a norm, which hides it from the signal after the
+norm, at the end of a branch, or where no other layer can be compared.
 """
 
 from __future__ import annotations
@@ -14,23 +14,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from propscope.diagnosis import limits
-from propscope.diagnosis.confidence import succession
-from propscope.diagnosis.evidence import Evidence, module_of
+from propscope.diagnosis.evidence import Evidence, module_of, succession
 from propscope.records.finding import Finding, Remedy
 from propscope.records.gains import is_norm, name_pattern
 from propscope.records.network import Parameter, Site
 from propscope.records.numerals import number
 
-# Two others in the same place, so that most of the three agree on what is usual there.
+# Two others in the same place, so that a majority of the three agrees on the usual scale.
 _PEERS = 2
 _TRANSPOSED = "Conv1D"
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """A layer's scale: its first site's position, its name, ln of s in each seed, -inf for weights that are all zero.
+    """The scale s of a layer's weights: position of its first site, its name, and ln s per seed (-inf for zeros).
 
-    `depthwise`: each channel has a filter of its own, whose scale says nothing of layers that sum over channels.
+    `depthwise`: each channel has its own filter, whose scale cannot be compared with layers that sum over channels.
     """
 
     index: int
@@ -40,20 +39,18 @@ class Scale:
 
     @property
     def mean(self) -> float:
-        """Mean of ln s over seeds, -inf where any seed has zeros alone."""
+        """Mean of ln s over seeds; -inf where the weights of any seed are all zero."""
         return sum(self.logs) / len(self.logs)
 
 
 def odd_weights(evidence: Evidence) -> Iterator[Finding]:
-    """Find layers whose weights are e^3 times larger or smaller than those in their place, or than 1; or all zero."""
-    if evidence.layered:
-        return
+    """Find layers whose scale s differs by a factor of e^3 from that of their peers or from 1, or is zero."""
     scales = scales_of(evidence)
     usual = _usual(evidence, scales)
     for scale in scales:
         site = evidence.sites[scale.index]
         if scale.mean == -math.inf:
-            # Some norms keep what is added to 1.
+            # Some norms store the gain minus 1.
             if not is_norm(site) or site.forward is None or site.forward.rms == 0:
                 yield _zero(evidence, scale, scales)
             continue
@@ -61,12 +58,12 @@ def odd_weights(evidence: Evidence) -> Iterator[Finding]:
         if peers is not None and abs(scale.mean - peers) > limits.ODD:
             yield _odd(evidence, scale, peers, beside=True)
         elif not is_norm(site) and (scale.mean > limits.ODD or (peers is None and scale.mean < -limits.ODD)):
-            # What all layers in one place share, as the 1/sqrt(depth) of a branch's last layers, is meant to be faint.
+            # A small scale that all layers in one place share is intended, such as 1/sqrt(depth) at a branch's end.
             yield _odd(evidence, scale, 0.0, beside=False)
 
 
 def scales_of(evidence: Evidence) -> list[Scale]:
-    """Return the scale of each layer with a site, in the order in which the signal passes them."""
+    """Return the scale of each layer that has a site, in execution order."""
     sites = evidence.sites
     first: dict[str, int] = {}
     for index, site in enumerate(sites):
@@ -94,7 +91,7 @@ def _site_of(parameter: Parameter, first: dict[str, int], sites: tuple[Site, ...
         return None
     index = first.get(owner)
     if index is None:
-        # Attention of torch runs its last layer unseen, as a part of itself.
+        # torch's attention applies its last layer itself, so that layer has no site of its own.
         above = first.get(owner.rpartition(".")[0])
         index = above if above is not None and sites[above].kind == "MultiheadAttention" else None
     if index is None or sites[index].role == "embedding" or "embedding" in sites[index].kind.lower():
@@ -103,7 +100,7 @@ def _site_of(parameter: Parameter, first: dict[str, int], sites: tuple[Site, ...
 
 
 def _log_scale(parameters: list[Parameter], site: Site) -> float:
-    """Return ln of s of all matrices of a layer together: those of a recurrent layer add up in its gates."""
+    """Return ln s of all matrices of a layer together: those of a recurrent layer add up in its gates."""
     square = sum((p.value.rms * math.sqrt(_fan_in(p, site))) ** 2 for p in parameters)
     return 0.5 * math.log(square) if square > 0 else -math.inf
 
@@ -120,9 +117,9 @@ def _place(evidence: Evidence, scale: Scale) -> tuple[str, str, bool]:
 
 
 def _usual(evidence: Evidence, scales: list[Scale]) -> dict[str, float]:
-    """Return the median of ln s over the others in each layer's place, where there are two or more.
+    """Return the median of ln s over the other layers in the same place, for each layer that has two or more.
 
-    The layer that is farthest from its peers is judged first, and is none of the others' peers if it is at fault.
+    The layer farthest from its peers is judged first; if it is at fault, it does not count as a peer of the others.
     """
     groups: dict[tuple[str, str, bool], list[Scale]] = defaultdict(list)
     for scale in scales:
@@ -140,7 +137,7 @@ def _usual(evidence: Evidence, scales: list[Scale]) -> dict[str, float]:
             found[worst.owner] = medians[worst.owner]
             left.remove(worst)
         else:
-            # Too few are left to judge one by the others: by those that they were left with.
+            # Too few are left to compare: each of them counts as usual, since they differed from the ones removed.
             found |= {scale.owner: scale.mean for scale in left if len(group) > len(left)}
     return found
 
@@ -151,19 +148,27 @@ def _odd(evidence: Evidence, scale: Scale, usual: float, *, beside: bool) -> Fin
     logs = tuple(log - usual for log in scale.logs)
     mean = sum(logs) / len(logs)
     ratio = math.exp(mean)
-    # A last layer that starts faint makes a first guess without an opinion: it is done on purpose, and mends itself.
+    # A small last layer starts with a neutral guess: this is done on purpose, and training corrects it.
     meant = mean < 0 and site.role == "output"
-    against = f"x{number(ratio, 2)} that of the other {site.kind} layers in its place" if beside else "not about 1"
+    against = (
+        f"{number(ratio, 2)} times as much as the other {site.kind} layers in the same place do"
+        if beside
+        else "where about 1 is usual"
+    )
     much, size = (ratio, "large") if ratio > 1 else (1 / ratio, "small")
     hidden = any(is_norm(behind) for behind in evidence.sites[scale.index + 1 : scale.index + 2])
+    behind = (
+        "; the norm after it hides this, and divides the gradient of the weights by the same factor"
+        if mean > 0 and hidden
+        else ""
+    )
     return Finding(
         kind="exploding" if mean > 0 else "vanishing",
         severity="note" if meant else "strained",
         direction="forward",
         sites=(site.name,),
-        message=f"{site.name}: its weights scale their input by {number(math.exp(scale.mean), 2)}, {against}",
-        cause=f"its weights are {number(much, 2)} times too {size}"
-        + ("; the norm behind it hides that, and divides their gradient by as much" if mean > 0 and hidden else ""),
+        message=f"{site.name}: its weights scale the input by {number(math.exp(scale.mean), 2)}, {against}",
+        cause=f"its weights are {number(much, 2)} times too {size}{behind}",
         evidence={
             "weight_scale": math.exp(scale.mean),
             "ratio": ratio,
@@ -177,16 +182,16 @@ def _odd(evidence: Evidence, scale: Scale, usual: float, *, beside: bool) -> Fin
 
 
 def _zero(evidence: Evidence, scale: Scale, scales: list[Scale]) -> Finding:
-    """Return the finding of weights that are all zero: a note where all in their place are, and others go around.
+    """Return the finding of weights that are all zero: a note where this is common practice.
 
-    So begin residual branches (Zhang et al. 2019, Fixup; Goyal et al. 2017, section 5.1), adapters (Hu et al. 2021) and
-    readouts: the layer itself gets a gradient, and learns from the first step on.
+    Residual branches (Zhang et al. 2019, Fixup; Goyal et al. 2017, section 5.1), adapters (Hu et al. 2021) and readouts
+    start this way: the peers are zero too, the layer itself gets a gradient, and another path carries the signal.
     """
     site = evidence.sites[scale.index]
     peers = [o for o in scales if o is not scale and _place(evidence, o) == _place(evidence, scale)]
-    alone = any(peer.mean > -math.inf for peer in peers)
+    only_here = any(peer.mean > -math.inf for peer in peers)
     meant = site.role == "output" or (
-        not alone and _learns(evidence, scale.owner) and _passed_by(evidence, scale.index)
+        not only_here and _learns(evidence, scale.owner) and _bypassed(evidence, scale.index)
     )
     return Finding(
         kind="vanishing",
@@ -194,9 +199,9 @@ def _zero(evidence: Evidence, scale: Scale, scales: list[Scale]) -> Finding:
         direction="forward",
         sites=(site.name,),
         message=f"{site.name}: its weights are all zero"
-        + (f", those of the other {site.kind} layers in its place are not" if alone else ""),
-        cause="nothing of its input is in what it gives, and no gradient passes it"
-        + ("; perhaps on purpose, as it learns by itself" if meant else ""),
+        + (f", unlike those of the other {site.kind} layers in the same place" if only_here else ""),
+        cause="its output does not depend on its input, and no gradient passes through it"
+        + ("; perhaps on purpose, since the layer itself gets a gradient" if meant else ""),
         evidence={"weight_scale": 0.0, "limit": 0.0, "seeds": float(len(scale.logs))},
         remedy=Remedy("repair", f"draw the weights of {scale.owner} at random"),
         confidence=succession(sum(log == -math.inf for log in scale.logs), len(scale.logs)),
@@ -211,7 +216,7 @@ def _learns(evidence: Evidence, owner: str) -> bool:
     return not gradients or any(gradient.rms > 0 for gradient in gradients)
 
 
-def _passed_by(evidence: Evidence, index: int) -> bool:
-    """Return whether a gradient that is not zero is seen before it, or none anywhere: others go around."""
+def _bypassed(evidence: Evidence, index: int) -> bool:
+    """Return whether a gradient other than zero is seen before the site, or no gradient at all before it."""
     seen = [site.backward for site in evidence.sites[:index] if site.backward is not None]
     return not seen or any(summary.rms > 0 for summary in seen)

@@ -47,10 +47,10 @@ def _all(diagnosis: Diagnosis, request: Mapping[str, Any]) -> Iterator[Remedy]:
         yield from _scaled(request, 1 / each)
     for spec in ("critical", f"critical:bias_variance={BIAS_VARIANCE}"):
         yield from _critical(request, spec)
-    yield Remedy("norm", "put layer norm before every activation, --norm layer", options={"norm": "layer"})
-    yield Remedy("residual", "put residual sums around layer norms, --residual --norm layer", options=AROUND)
+    yield Remedy("norm", "put layer norm before every activation (--norm layer)", options={"norm": "layer"})
+    yield Remedy("residual", "put residual sums around layer norms (--residual --norm layer)", options=AROUND)
     if "initializer" in (advised := advice_for(str(_of(request, "activation"))).options):
-        both = f"draw the weights by {advised['initializer']}, and put residual sums around layer norms"
+        both = f"initialize the weights with {advised['initializer']}, and put residual sums around layer norms"
         yield Remedy("residual", both, options={**advised, **AROUND})
 
 
@@ -86,7 +86,7 @@ def _critical(request: Mapping[str, Any], spec: str) -> Iterator[Remedy]:
     weight, bias = float(found["weight_variance"]), math.sqrt(float(found["bias_variance"]))
     yield Remedy(
         "initializer",
-        f"draw the weights with variance {number(weight)} / fan_in and the biases with bias_std {number(bias, 2)}: "
+        f"initialize weights with variance {number(weight)} / fan_in and biases with bias_std {number(bias, 2)}: "
         f"{spec}, the critical point of {activation.split(':')[0]} (Schoenholz et al. 2017)",
         options={"initializer": spec},
     )

@@ -189,7 +189,7 @@ def _numbers(finding: Finding) -> str:
 
 
 def _checked() -> str:
-    return f"nothing wrong seen ({', '.join(rule.name for rule in RULES if not rule.notes_alone)} were looked for)"
+    return f"nothing wrong seen ({', '.join(rule.name for rule in RULES if not rule.notes_only)} were looked for)"
 
 
 def _placed(text: str, finding: Finding) -> str:

@@ -5,25 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
+from propscope.diagnosis.rules import RULES
 from propscope.records.finding import Diagnosis, Finding
 from propscope.records.network import Label, NetworkProfile
 
 _LISTED = 3
 # Kinds that say little without the direction of the signal.
 _DIRECTED = ("exploding", "vanishing", "non-finite")
-
-# Which words of `Finding.marks` each rule gives, and the rule; the limits are those of propscope.diagnosis.limits.
-_MARKS = (
-    (r"x\d", "x: a gain, or beside others of its kind, beyond 20 (e^3) or below 0.05"),
-    (r"vanishing|exploding", "vanishing, exploding: where a factor beyond 20 (e^3) over several layers ends"),
-    (r"^grad ", "grad: of the gradient"),
-    (r"saturated", "saturated: over 50% flat"),
-    (r"inactive", "inactive: over 90% flat"),
-    (r"dead", "dead: over 50% of the units"),
-    (r"alike", "alike: samples differ in less than 0.25% of their mean square"),
-    (r"^zero$|symmetric", "zero, symmetric: all units of a layer give the same"),
-    (r"no gradient", "no gradient: parameters that the loss does not reach"),
-)
 
 GRID_NOTE = (
     "verdict: strained from a factor of e^3 = 20 over the depth on, or where units do nothing; broken beyond what",
@@ -91,9 +79,10 @@ def site_marks(profile: NetworkProfile, diagnosis: Diagnosis) -> dict[int, tuple
 
 
 def mark_rules(words: Iterable[str]) -> tuple[str, ...]:
-    """Return the rules, with their limits, that gave these words."""
+    """Return the lines that explain these words, with the limits of the rules that gave them."""
     given = tuple(words)
-    return tuple(rule for pattern, rule in _MARKS if any(re.search(pattern, word) for word in given))
+    legends = dict.fromkeys(legend for rule in RULES for legend in rule.marks)
+    return tuple(line for pattern, line in legends if any(re.search(pattern, word) for word in given))
 
 
 def _fault(finding: Finding) -> str:

@@ -96,7 +96,7 @@ class TestTarget:
         assert (outcome.code, outcome.err) == (1, "")
         lines = outcome.out.splitlines()
         assert lines[0].endswith("2 seeds")
-        assert lines[1].startswith("broken: vanishing at 38: the gradient fades by x")
+        assert lines[1].startswith("broken: vanishing at 38: the gradient shrinks by a factor of ")
         assert lines[2].startswith("  remedy: bring each unit to mean 0")
         assert lines[-1].startswith("failed: ")
         assert lines[-1].endswith(" at or above broken")
@@ -186,7 +186,7 @@ class TestFile:
         assert "note: insufficient evidence: one layer was seen" in command.fine("check", "one.h5")
         write("forward.h5", nets_of(2), gradient=False)
         out = command.fine("check", "forward.h5")
-        assert "note: insufficient evidence: no gradient was seen: the forward pass alone is judged" in out
+        assert "note: insufficient evidence: no gradient was seen: only the forward pass is judged" in out
 
     def test_nan_everywhere_is_broken(self, command, place):
         outcome = command("check", write("nan.h5", nets_of(2, bad=(0, 1))))

@@ -36,14 +36,14 @@ def test_a_grid_is_explained_worst_first(command, deep, place):
     out = command.fine("diagnose", deep)
     assert out.startswith("4 networks: 3 broken, 1 healthy\n")
     assert "broken: vanishing" in out
-    assert "change  draw the weights by he_normal" in " ".join(out.split()).replace("change ", "change  ")
+    assert "change  initialize the weights with he_normal" in " ".join(out.split()).replace("change ", "change  ")
     assert "healthy: relu + he_normal: nothing wrong seen" in out
     assert files(place) == before
 
 
 def test_one_network_is_explained_in_full(command, deep):
     out = command.fine("diagnose", deep, "--act", "relu", "--init", "normal:std=0.005")
-    assert out.startswith("broken: vanishing forward: the signal fades by x")
+    assert out.startswith("broken: vanishing forward: the signal shrinks by a factor of ")
     assert out.splitlines()[1].startswith("relu + normal:std=0.005, depth 12")
     assert "multiply the weight std of layers 2 to 12 by" in " ".join(out.split())
     assert command.fine("diagnose", deep, "--act", "relu", "--init", "he_normal").startswith("healthy: nothing wrong")
@@ -54,7 +54,7 @@ def test_remedies_are_verified(command, deep):
     out = command.fine("diagnose", deep, "--verify", "--act", "relu")
     assert "\nrelu + normal:std=0.005: broken -> healthy\n" in out
     assert "  before     broken: vanishing forward; forward x" in out
-    assert "  remedy     draw the weights by he_normal (He et al. 2015)\n" in out
+    assert "  remedy     initialize the weights with he_normal (He et al. 2015)\n" in out
     assert out.endswith("\n1 of 1 mended\n")
     healthy = command.fine("diagnose", deep, "--verify", "--act", "relu", "--init", "he_normal")
     assert healthy.endswith("\nnothing to mend: all are healthy\n")

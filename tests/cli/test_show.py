@@ -83,7 +83,7 @@ def test_json_of_the_pairs(command, run_file):
     assert (worst["kind"], worst["severity"], worst["first"]) == ("symmetric", "broken", "layers.0.linear")
     assert worst["confidence"] == 0.75
     assert worst["evidence"]["layers"] == 3
-    assert worst["remedy"].startswith("draw the weights by he_normal")
+    assert worst["remedy"].startswith("initialize the weights with he_normal")
 
 
 def test_json_of_one_network(command, run_file):

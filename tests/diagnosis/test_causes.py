@@ -2,7 +2,7 @@
 
 from building.records import evidence, model, site
 
-from propscope.diagnosis.causes import graded
+from propscope.diagnosis.diagnose import graded
 from propscope.diagnosis.rules import RULES
 from propscope.records.finding import Finding
 

@@ -1,9 +1,18 @@
-"""What the margin's rules say of the limits is what the rules hold to."""
+"""Every word in the margin has a line that explains it, and that line states the limits that the rules apply."""
 
 import math
 import re
+from dataclasses import replace
 
+import numpy as np
+import pytest
+from building.records import UNITS, geometric, model, network, site, weight, with_mean
+
+from propscope import diagnose
 from propscope.diagnosis import limits
+from propscope.diagnosis.evidence import Evidence
+from propscope.diagnosis.rules import RULES
+from propscope.records import CoverageNote, TensorSummary
 from propscope.report.verdict import GRID_NOTE, mark_rules
 
 
@@ -25,3 +34,74 @@ def test_the_limits_of_the_marks():
 
 def test_the_limits_of_the_verdict():
     assert f"e^{limits.STRAINED:g} = {math.exp(limits.STRAINED):.0f}" in " ".join(GRID_NOTE)
+
+
+def blocks(*middle, count=4, at=1):
+    """Return blocks of a norm, a layer and an activation, with other sites in the place of those of block `at`."""
+    sites = [site("stem")]
+    for n in range(count):
+        own = [site(f"h.{n}.norm", "LayerNorm", role="norm"), site(f"h.{n}.up"), with_mean(f"h.{n}.act", "ReLU", 0.7)]
+        sites += own if n != at or not middle else middle
+    return sites
+
+
+def unlearned(profile, *, frozen=False):
+    first, *rest = profile.parameters
+    notes = (CoverageNote(first.name, "parameter", "frozen: requires_grad was False"),) * frozen
+    return replace(profile, parameters=(replace(first, gradient=None), *rest), coverage=notes)
+
+
+NAN = math.nan
+NORM, UP, ACT = blocks()[4:7]
+SUMS = [site(f"a.0.add#{n}", "add", role="residual", branch_share=0.5, rms=rms) for n, rms in enumerate((1.0, 1.84))]
+GIVEN = {
+    "NaN": network([1.0, NAN, NAN]),
+    "Inf": model([replace(site("a"), forward=TensorSummary.of(np.array([1.0, math.inf])))]),
+    "grad NaN": network([1.0] * 3, [NAN, 1.0, 1.0]),
+    "weight x98": model([site("stem"), site("body"), site("end")], [weight("body.weight", 98.0)]),
+    "zero weights": model([site("stem"), site("body"), site("end")], [weight("body.weight", 0.0, gradient=0.0)]),
+    "not ReLU": model(blocks(NORM, UP, with_mean("h.1.act", "Sigmoid", 0.05))),
+    "no norm": model(blocks(UP, ACT)),
+    "added twice": model([site("a.0.up"), *SUMS, site("end")]),
+    "zero": network([0.0] * 3, symmetric_units=UNITS),
+    "symmetric": network([1.0] * 3, symmetric_units=UNITS),
+    "x98": network([1.0, 1.0, 98.0, 98.0]),
+    "grad x50": network([1.0] * 4, [50.0, 50.0, 1.0, 1.0]),
+    "exploding": network(geometric(1e4)),
+    "grad exploding": network([1.0] * 20, geometric(1e4, reverse=True)),
+    "vanishing": network(geometric(1e-8)),
+    "grad vanishing": network([1.0] * 20, geometric(1e-8, reverse=True)),
+    "alike": network([1.0] * 4, mean_cosine=[0.1, 1 - 1e-4, 1 - 1e-4, 1 - 1e-4]),
+    "saturated": network([1.0] * 3, activation="Tanh", flat_fraction=0.9),
+    "inactive": network([1.0] * 3, flat_fraction=0.95),
+    "dead": network([1.0] * 3, dead_units=UNITS),
+    "no gradient": unlearned(network([1.0] * 3)),
+    "frozen": unlearned(network([1.0] * 3), frozen=True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("word", GIVEN)
+def test_each_word_has_a_line_that_names_it(word):
+    given = {mark for finding in diagnose(GIVEN[word]).findings for mark in finding.marks.values()}
+    assert word in given
+    named = word.removeprefix("grad ").split(" ")[0] if " x" in word or word.startswith(("not", "grad")) else word
+    named = "x" if re.match(r"x\d", named) else named
+    (line,) = [line for line in mark_rules([word]) if not line.startswith("grad:")]
+    assert re.search(rf"\b{named}\b", line.partition(":")[0])
+    assert ("grad: of the gradient" in mark_rules([word])) == word.startswith("grad ")
+    assert all(mark_rules([each]) for each in given)
+
+
+def test_a_rule_explains_the_words_that_it_gives_itself():
+    for rule in RULES:
+        for word, profile in GIVEN.items():
+            for finding in rule.find(Evidence.of([profile])):
+                for mark in finding.marks.values():
+                    assert any(re.search(pattern, mark) for pattern, _ in rule.marks), (rule.name, word, mark)
+
+
+def test_no_line_stands_for_a_word_that_no_rule_gives():
+    given = {mark for each in GIVEN.values() for finding in diagnose(each).findings for mark in finding.marks.values()}
+    for rule in RULES:
+        for pattern, line in rule.marks:
+            assert any(re.search(pattern, mark) for mark in given), line

@@ -4,7 +4,7 @@ import pytest
 from building.records import network
 
 import propscope
-from propscope.diagnosis.advice import ADVICE, AROUND, advice_for, is_of_grid, new_start, norm_layer
+from propscope.diagnosis.advice import ADVICE, AROUND, advice_for, can_be_rebuilt, new_start, norm_layer
 
 ACTIVATIONS = (
     "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "softplus", "tanh", "hardtanh", "sigmoid", "softsign",
@@ -46,16 +46,16 @@ def _of_grid(**labels):
 
 
 def test_a_network_that_follows_the_advice_gets_a_norm_then_sums_then_fewer_layers():
-    assert is_of_grid(_of_grid())
-    assert not is_of_grid(network([1.0, 1.0]))
+    assert can_be_rebuilt(_of_grid())
+    assert not can_be_rebuilt(network([1.0, 1.0]))
     start = new_start(_of_grid(), "why not")
     assert (start.action, start.options) == ("initializer", {"initializer": "he_normal"})
-    assert start.text == "draw the weights by he_normal (He et al. 2015): why not"
+    assert start.text == "initialize the weights with he_normal (He et al. 2015): why not"
     followed = new_start(_of_grid(initializer="he_normal"), "why not")
     assert (followed.action, followed.options) == ("norm", {"norm": "layer"})
     normed = norm_layer("use fewer layers", _of_grid(initializer="he_normal", norm="layer"))
     assert (normed.action, normed.options) == ("residual", AROUND)
-    assert normed.text.endswith("--residual --norm layer; or use fewer layers")
+    assert normed.text.endswith("(--residual --norm layer); or use fewer layers")
     last = norm_layer("use fewer layers", _of_grid(norm="layer", residual="True"))
     assert (last.text, last.options) == ("use fewer layers, or another activation", {})
 

@@ -80,7 +80,7 @@ def test_a_gradient_names_the_layers_that_it_passes_from_the_last_on():
     (found,) = vanishing(evidence(network([1.0] * 5, geometric(1e-8, 5, reverse=True))))
     assert found.sites == tuple(f"layers.{n}.linear" for n in (4, 3, 2, 1))
     assert (found.first, found.last) == ("layers.4.linear", "layers.1.linear")
-    assert "x0.010 a layer" in found.message
+    assert "x0.010 per layer" in found.message
 
 
 def test_the_interval_is_over_seeds_and_the_confidence_counts_them():

@@ -6,13 +6,15 @@ import pytest
 from building.records import evidence, model, network, scaled, site, weight
 
 from propscope.diagnosis import limits
-from propscope.diagnosis.outlier_layers import odd_layers
+from propscope.diagnosis.outlier_layers import odd_layers_of_grid, odd_layers_of_model
 
 ABOVE, BELOW = math.exp(limits.ODD) * 1.01, math.exp(limits.ODD) * 0.99
 
 
 def found(profile):
-    return [(finding.kind, finding.first) for finding in odd_layers(evidence(profile))]
+    seen = evidence(profile)
+    rule = odd_layers_of_grid if seen.subject == "grid" else odd_layers_of_model
+    return [(finding.kind, finding.first) for finding in rule(seen)]
 
 
 def blocks(*sizes, follower=1.0, place="give", kind="Custom", **figures):

@@ -1,7 +1,13 @@
 import pytest
-from building.records import UNITS, evidence, network
+from building.records import UNITS, evidence, model, network, site
 
-from propscope.diagnosis.units import inactive, saturated, symmetric
+from propscope.diagnosis.units import (
+    inactive_in_grid,
+    inactive_in_model,
+    saturated,
+    symmetric_in_grid,
+    symmetric_in_model,
+)
 
 
 def kinds(rule, *members):
@@ -10,15 +16,17 @@ def kinds(rule, *members):
 
 class TestSymmetric:
     def test_every_unit_of_a_layer_has_to_equal_another(self):
-        assert kinds(symmetric, network([1.0, 1.0], symmetric_units=[0, UNITS])) == [("broken", ("layers.1.linear",))]
-        assert kinds(symmetric, network([1.0, 1.0], symmetric_units=[0, UNITS - 1])) == []
-        assert kinds(symmetric, network([1.0, 1.0], symmetric_units=None)) == []
+        assert kinds(symmetric_in_grid, network([1.0, 1.0], symmetric_units=[0, UNITS])) == [
+            ("broken", ("layers.1.linear",))
+        ]
+        assert kinds(symmetric_in_grid, network([1.0, 1.0], symmetric_units=[0, UNITS - 1])) == []
+        assert kinds(symmetric_in_grid, network([1.0, 1.0], symmetric_units=None)) == []
 
     def test_a_layer_of_one_unit_has_nothing_to_tell_apart(self):
-        assert kinds(symmetric, network([1.0, 1.0], units=1, symmetric_units=1)) == []
+        assert kinds(symmetric_in_grid, network([1.0, 1.0], units=1, symmetric_units=1)) == []
 
     def test_zeros_are_said_to_be_zero(self):
-        (found,) = symmetric(evidence(network([0.0, 0.0], symmetric_units=UNITS)))
+        (found,) = symmetric_in_grid(evidence(network([0.0, 0.0], symmetric_units=UNITS)))
         assert "are zero" in found.message
         assert found.marks == {"layers.0.linear": "zero", "layers.1.linear": "zero"}
 
@@ -41,20 +49,42 @@ class TestSaturated:
 
 class TestInactive:
     def test_half_of_a_rectifier_off_is_healthy(self):
-        assert kinds(inactive, network([1.0] * 50, flat_fraction=0.5, dead_units=UNITS // 2)) == []
+        assert kinds(inactive_in_grid, network([1.0] * 50, flat_fraction=0.5, dead_units=UNITS // 2)) == []
 
     @pytest.mark.parametrize(("share", "severity"), [(0.89, None), (0.91, "strained")])
     def test_nine_tenths_of_the_input(self, share, severity):
-        found = kinds(inactive, network([1.0], flat_fraction=share))
+        found = kinds(inactive_in_grid, network([1.0], flat_fraction=share))
         assert found == ([] if severity is None else [(severity, ("layers.0.linear",))])
 
     def test_more_units_off_than_a_coin_gives(self):
         # Half of 64 and three standard deviations of 4: 44.
-        assert kinds(inactive, network([1.0, 1.0], dead_units=[0, 44])) == []
-        assert kinds(inactive, network([1.0, 1.0], dead_units=[0, 45])) == [("strained", ("layers.1.linear",))]
+        assert kinds(inactive_in_grid, network([1.0, 1.0], dead_units=[0, 44])) == []
+        assert kinds(inactive_in_grid, network([1.0, 1.0], dead_units=[0, 45])) == [("strained", ("layers.1.linear",))]
 
     def test_a_layer_that_is_off_altogether_is_broken(self):
-        assert kinds(inactive, network([1.0, 1.0], dead_units=[0, UNITS])) == [("broken", ("layers.1.linear",))]
+        assert kinds(inactive_in_grid, network([1.0, 1.0], dead_units=[0, UNITS])) == [("broken", ("layers.1.linear",))]
 
     def test_a_few_samples_tell_nothing(self):
-        assert kinds(inactive, network([1.0], dead_units=UNITS, samples=15)) == []
+        assert kinds(inactive_in_grid, network([1.0], dead_units=UNITS, samples=15)) == []
+
+
+class TestModels:
+    """Of existing models: what is zero on purpose, softplus, and layers that others go around."""
+
+    @staticmethod
+    def of(rms=1.0, **figures):
+        sites = [site("stem"), site("body", rms=rms, **({"role": "pre-activation", "activation": "ReLU"} | figures))]
+        return model(sites)
+
+    def test_zeros_are_a_note_and_equal_units_are_broken(self):
+        zero, equal = self.of(0.0, symmetric_units=UNITS), self.of(symmetric_units=UNITS)
+        assert kinds(symmetric_in_model, zero) == [("note", ("body",))]
+        assert kinds(symmetric_in_grid, zero) == kinds(symmetric_in_model, equal) == [("broken", ("body",))]
+
+    def test_a_flat_softplus_is_meant(self):
+        flat = self.of(activation="Softplus", flat_fraction=0.95)
+        assert kinds(inactive_in_model, flat) == []
+        assert kinds(inactive_in_grid, flat) == [("strained", ("body",))]
+
+    def test_a_layer_that_is_off_altogether_is_strained(self):
+        assert kinds(inactive_in_model, self.of(dead_units=UNITS)) == [("strained", ("body",))]

@@ -58,12 +58,42 @@ def test_seeds_with_other_sites_are_left_out():
     found = propscope.diagnose(seeds(network(geometric(1e-9, 5), seed=0), network([1.0] * 3, seed=1)))
     assert found.verdict == "broken"
     assert found.findings[0].confidence == pytest.approx(2 / 3)
+    (note,) = [each for each in found.findings if "left_out" in each.evidence]
+    assert (note.severity, dict(note.evidence)) == ("note", {"left_out": 1.0, "seeds": 2.0})
+    assert note.message.startswith("1 of 2 seeds")
+    assert "layers.3.linear" in note.message
+
+
+def test_the_note_on_seeds_left_out_says_how_their_sites_differ():
+    def note(*members):
+        found = propscope.diagnose(seeds(*members)).findings
+        return [each.message for each in found if "left_out" in each.evidence]
+
+    small, large = (
+        [network([1.0] * 3, seed=seed) for seed in (0, 1)],
+        [network([1.0] * 4, seed=seed) for seed in (2, 3)],
+    )
+    assert note(*small) == []
+    (message,) = note(*small, *large)
+    assert message.startswith("2 of 4 seeds")
+    assert "they have layers.3.linear" in message
+    turned = replace(small[1], sites=small[1].sites[::-1])
+    assert "in another order" in note(small[0], turned)[0]
 
 
 def test_an_empty_set_is_refused_and_an_empty_profile_is_not():
     with pytest.raises(InputError, match="no profile to diagnose"):
         propscope.diagnose(ProfileSet(()))
     assert propscope.diagnose(replace(network([1.0]), sites=(), parameters=())).verdict == "healthy"
+
+
+def test_every_network_is_judged_by_the_rules_for_it():
+    grid, models = ({rule.find for rule in RULES if rule.is_for(subject)} for subject in ("grid", "model"))
+    assert {rule.applies_to for rule in RULES} == {"grid", "model", "both"}
+    assert grid | models == {rule.find for rule in RULES}
+    assert {find.__name__ for find in grid - models} == {
+        "symmetric_in_grid", "odd_layers_of_grid", "inactive_in_grid", "insufficient_in_grid",
+    }  # fmt: skip
 
 
 def test_rules_have_names_of_their_own_and_sources():

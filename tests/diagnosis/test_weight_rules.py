@@ -1,6 +1,7 @@
 """Weights out of scale: just below and above each limit, with peers and without, and zeros."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from building.records import evidence, model, network, scaled, site, weight
@@ -133,5 +134,8 @@ def test_seeds_are_judged_together_and_counted():
     assert finding.confidence == pytest.approx(3 / 5)
 
 
-def test_networks_of_numbered_layers_are_left_to_their_own_rules():
-    assert found(network([1.0] * 4)) == []
+def test_networks_of_the_grid_are_left_to_their_own_rules():
+    loud = network([1.0] * 4)
+    loud = replace(loud, parameters=tuple(weight(p.name, 100.0) for p in loud.parameters))
+    assert found(loud) != []
+    assert not [each for each in diagnose(loud).findings if "weight_scale" in each.evidence]

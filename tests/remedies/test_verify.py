@@ -100,7 +100,7 @@ def test_the_candidates_come_in_order_and_none_twice():
         "residual",
         "residual",
     ]
-    assert "variance 1.76 / fan_in and the biases with bias_std 0.22" in listed[3].text
+    assert "variance 1.76 / fan_in and biases with bias_std 0.22" in listed[3].text
     assert listed[1].options["bias"] == 0
     # 0.01 sqrt(32) a layer: the weights' variance is 1 / fan_in again.
     scale = float(listed[1].options["initializer"].split("scale=")[1].split(":")[0])
