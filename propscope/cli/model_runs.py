@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,8 +16,9 @@ from torch import nn
 from propscope.cli.batches import FileBatches, RandomBatches, make_loss, make_source, moved, spelled_shapes
 from propscope.cli.targets import Target, find_target, one_line, searched
 from propscope.errors import InputError, PropscopeError
-from propscope.measure import profile
-from propscope.records import NetworkProfile, ProfileSet, Site
+from propscope.measure import track
+from propscope.measure.profiler import Loss, profile_batches
+from propscope.records import NetworkProfile, ProfileSet
 from propscope.records.pooling import pooled
 
 _HOME = Path(__file__).parents[1]
@@ -140,20 +141,21 @@ def named_by(request: Request) -> tuple[Target, RandomBatches | FileBatches]:
 def _of_seed(
     model: nn.Module, first: Any, source: RandomBatches | FileBatches, request: Request, seed: int
 ) -> NetworkProfile:
-    seen = []
-    for number in range(request.batches):
-        batch = first
-        if number:
-            dtype = dtype_of(request.dtype)
-            batch = moved(source.batch(model, seed=seed, number=number, dtype=dtype), device=device_of(request.device))
-        seen.append(_profiled(model, batch, request, seed + 1000 * number))
-    return _batches_together(seen)
+    """Return what one model shows on all batches, seen by one recorder."""
+    dtype, device = dtype_of(request.dtype), device_of(request.device)
+    batch = first
 
+    def batches() -> Iterator[tuple[Any, Loss | None, int]]:
+        nonlocal batch
+        for number in range(request.batches):
+            if number:
+                batch = moved(source.batch(model, seed=seed, number=number, dtype=dtype), device=device)
+            own_seed = seed + 1000 * number
+            yield batch, make_loss(request.loss, seed=own_seed), own_seed
 
-def _profiled(model: nn.Module, batch: Any, request: Request, seed: int) -> NetworkProfile:
-    loss = make_loss(request.loss, seed=seed)
     try:
-        return profile(model, batch, loss, seed=seed, include=request.include, exclude=request.exclude)
+        recorder = track(model, include=request.include, exclude=request.exclude)
+        return profile_batches(model, recorder, batches(), seed=seed)
     except PropscopeError:
         raise
     except Exception as error:  # The user's model may fail in any way.
@@ -191,33 +193,6 @@ def _place(partial: NetworkProfile | None, model: nn.Module) -> str:
     module = dict(model.named_modules()).get(names[0])
     kind = f" ({type(module).__name__})" if module is not None else ""
     return f" in {names[0]}{kind}" if names[0] else f" in its own forward{kind}"
-
-
-def _batches_together(seen: Sequence[NetworkProfile]) -> NetworkProfile:
-    """Return the batches of one model as one profile: its parameters and units are the same in each."""
-    if len(seen) == 1:
-        return seen[0]
-    merged = pooled(ProfileSet.of(seen))
-    columns = zip(merged.sites, *(one.sites for one in seen), strict=True)
-    values = zip(merged.parameters, seen[0].parameters, strict=True)
-    return replace(
-        merged,
-        sites=tuple(_same_units(site, own) for site, *own in columns),
-        parameters=tuple(
-            replace(parameter, value=first.value, symmetric_units=first.symmetric_units) for parameter, first in values
-        ),
-        labels=seen[0].labels,
-    )
-
-
-def _same_units(site: Site, batches: list[Site]) -> Site:
-    def least(name: str) -> int | None:
-        known = [value for one in batches if (value := getattr(one, name)) is not None]
-        return min(known, default=None)
-
-    return replace(
-        site, units=batches[0].units, dead_units=least("dead_units"), symmetric_units=least("symmetric_units")
-    )
 
 
 def _label(seen: NetworkProfile, request: Request, seed: int) -> NetworkProfile:

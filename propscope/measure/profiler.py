@@ -12,17 +12,20 @@ from torch.nn.parameter import is_lazy
 from propscope.errors import InputError
 from propscope.measure.filters import Patterns
 from propscope.measure.outputs import tensors_in
+from propscope.measure.recorder import Recorder
 from propscope.measure.sampling import HISTOGRAM_LIMIT
 from propscope.measure.sites import Stats
 from propscope.measure.tracking import track
 from propscope.measure.undisturbed import undisturbed
 from propscope.records.network import NetworkProfile
 
+Loss = Callable[[Any], Tensor]
+
 
 def profile(
     model: nn.Module,
     batch: Any,
-    loss: Callable[[Any], Tensor] | None = None,
+    loss: Loss | None = None,
     *,
     seed: int = 0,
     include: Patterns = None,
@@ -52,6 +55,25 @@ def profile(
         stats=stats,
         histogram_limit=histogram_limit,
     )
+    return profile_batches(model, recorder, [(batch, loss, seed)], seed=seed)
+
+
+def profile_batches(
+    model: nn.Module, recorder: Recorder, batches: Iterable[tuple[Any, Loss | None, int]], *, seed: int
+) -> NetworkProfile:
+    """Run `model` on several batches with one recorder of it and return their profile; the model is left as found.
+
+    `batches`: each batch with its loss and the seed of its gradient, as `profile` takes them. Every batch starts from
+    the same buffers and random states. Summaries merge exactly, and a unit is dead (symmetric) where it is in every
+    batch; mean cosine and effective rank are means over the batches. Raises what `profile` raises.
+    """
+    for batch, loss, gradient_seed in batches:
+        _run(model, recorder, batch, loss, gradient_seed, seed)
+        recorder.end_batch()
+    return recorder.profile(seed=seed)
+
+
+def _run(model: nn.Module, recorder: Recorder, batch: Any, loss: Loss | None, gradient_seed: int, seed: int) -> None:
     if loss is not None and not callable(loss):
         raise InputError(f"loss is a {type(loss).__name__}; valid is a function of the model's output, or None")
     if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
@@ -62,11 +84,10 @@ def profile(
     try:
         with undisturbed(model, batch), recorder:
             output = call_model(model, batch)
-            _backward(output, loss, seed)
+            _backward(output, loss, gradient_seed)
     except Exception as error:
         error.partial_profile = recorder.profile(seed=seed)  # type: ignore[attr-defined]
         raise
-    return recorder.profile(seed=seed)
 
 
 def call_model(model: nn.Module, batch: Any) -> Any:
@@ -80,7 +101,7 @@ def call_model(model: nn.Module, batch: Any) -> Any:
     raise InputError(f"batch is a {type(batch).__name__}; valid is a tensor, or a tuple, list or dict of arguments")
 
 
-def _backward(output: Any, loss: Callable[[Any], Tensor] | None, seed: int) -> None:
+def _backward(output: Any, loss: Loss | None, seed: int) -> None:
     if loss is not None:
         value = loss(output)
         if not isinstance(value, Tensor) or value.numel() != 1:

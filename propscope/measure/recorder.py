@@ -195,6 +195,14 @@ class Recorder:
             with torch._C.DisableTorchFunction():
                 parameter.see_gradient(gradient if self._unscale is None else self._unscale(gradient))
 
+    def end_batch(self) -> None:
+        """Count the geometry of what ran since the last call as one batch; waits for the device.
+
+        The profile then holds the mean of cosine and rank over these batches, where it holds those of the last one.
+        """
+        for site in self._observer.sites.values():
+            site.end_batch()
+
     def profile(
         self, *, labels: dict[str, Label] | None = None, spec: str = "{}", seed: int | None = None
     ) -> NetworkProfile:

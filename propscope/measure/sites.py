@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,10 +53,12 @@ class SiteAccumulator:
         "_backward",
         "_branch",
         "_forward",
+        "_geometry",
         "_gram",
         "_options",
         "_region",
         "_samples",
+        "_samples_before",
         "_units",
         "_varies",
         "activation",
@@ -85,7 +88,9 @@ class SiteAccumulator:
         self._units: CpuUnits | DeviceUnits | None = None
         self._region: FlatRegion | None = None
         self._gram: Tensor | NDArray[np.float32] | None = None
+        self._geometry: list[tuple[float | None, float | None]] = []
         self._samples = 0
+        self._samples_before = 0
         self._attention: tuple[Tensor, Tensor, int] | None = None
         self._varies = False
         self._branch: tuple[Tensor, Tensor] | None = None
@@ -176,10 +181,25 @@ class SiteAccumulator:
         if products is not None:
             self._gram = products
 
+    def end_batch(self) -> None:
+        """Keep the geometry of the batch that ends, where the site was in it."""
+        if self._samples > self._samples_before:
+            self._geometry.append(self._last_geometry())
+        self._samples_before = self._samples
+
+    def _last_geometry(self) -> tuple[float | None, float | None]:
+        products = self._gram.cpu().numpy() if isinstance(self._gram, Tensor) else self._gram
+        return (None, None) if products is None else (mean_cosine(products), effective_rank(products))
+
+    def _mean_geometry(self) -> tuple[float | None, float | None]:
+        """Return mean cosine and effective rank, means over the batches that ended, else those of the last one."""
+        cosines, ranks = zip(*(self._geometry or [self._last_geometry()]), strict=True)
+        return _mean(cosines), _mean(ranks)
+
     def record(self, *, name: str | None = None, layer: int | None = None) -> Site:
         """Return what was gathered; waits for the device."""
         forward = self._forward.summary() if self._forward is not None else None
-        products = self._gram.cpu().numpy() if isinstance(self._gram, Tensor) else self._gram
+        cosine, rank = self._mean_geometry()
         flat = None
         if self._region is not None and forward is not None and forward.histogram is not None:
             flat = self._region.fraction(forward.histogram)
@@ -198,8 +218,8 @@ class SiteAccumulator:
             dead_units=None if self._units is None else self._units.dead,
             symmetric_units=None if self._units is None else self._units.symmetric,
             flat_fraction=flat,
-            mean_cosine=None if products is None else mean_cosine(products),
-            effective_rank=None if products is None else effective_rank(products),
+            mean_cosine=cosine,
+            effective_rank=rank,
             attention_entropy=None if self._attention is None else float(self._attention[0]) / self._attention[2],
             largest_logit=None if self._attention is None else float(self._attention[1]),
             branch_share=self._branch_share(),
@@ -210,6 +230,11 @@ class SiteAccumulator:
             return None
         branch, stream = (float(square) for square in self._branch)
         return branch / (branch + stream) if branch + stream > 0 else None
+
+
+def _mean(values: tuple[float | None, ...]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None
 
 
 def measurable(tensor: Tensor) -> Tensor:

@@ -231,6 +231,23 @@ class TestRuns:
             assert b["dead_units"] is None or b["dead_units"] <= a["dead_units"]
         assert one["sites"][0]["forward_mean"] != two["sites"][0]["forward_mean"]
 
+    def test_a_unit_is_dead_where_it_is_in_every_batch(self, run, models):
+        (models / "twice.py").write_text(
+            "import torch\n"
+            "def model():\n"
+            "    made = torch.nn.Sequential(torch.nn.Linear(1, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))\n"
+            "    with torch.no_grad():\n"
+            "        made[0].weight.copy_(torch.tensor([[1.0], [-1.0]]))\n"
+            "        made[0].bias.zero_()\n"
+            "    return made\n"
+        )
+        # A batch of one sample: one of both units is dead on it, another one when the sample has the other sign.
+        dead = [
+            document(run, "twice.py:model", "--input-shape", "1,1", "--batches", number)["sites"][0]["dead_units"]
+            for number in (1, 8)
+        ]
+        assert dead == [1, 0]
+
     def test_init_sets_the_layers(self, run):
         shown = run("nets.py:good", "--init", "zeros")
         assert "init zeros (6 of 6 parameters set)" in shown.out.splitlines()[0]

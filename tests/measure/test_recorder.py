@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import propscope
 from propscope.errors import InputError
 from propscope.measure import Options, Recorder
+from propscope.measure.profiler import profile_batches
 
 
 def net(width=16, depth=3):
@@ -274,3 +275,33 @@ def test_wrong_arguments_are_named():
     recorder = propscope.track(net())
     with recorder, pytest.raises(InputError, match="tracking already"), recorder:
         pass
+
+
+def test_several_batches_of_one_recorder_leave_the_model_as_it_was():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Dropout())
+    batches = [torch.randn(6, 4), 3 * torch.randn(5, 4)]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    random = torch.get_rng_state()
+    alone = [propscope.profile(model, batch, seed=seed) for seed, batch in enumerate(batches)]
+    given = [(batch, None, seed) for seed, batch in enumerate(batches)]
+    both = profile_batches(model, propscope.track(model), given, seed=0)
+    assert torch.equal(random, torch.get_rng_state())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not any(hooks_of(model).values())
+    assert (both.provenance.batches, both.provenance.samples) == (2, 11)
+    for one, other, together in zip(*(profile.sites for profile in (*alone, both)), strict=True):
+        for side in ("forward", "backward"):
+            merged = getattr(one, side) + getattr(other, side)
+            found = getattr(together, side)
+            assert found.histogram == merged.histogram
+            assert (found.count, found.min, found.max) == (merged.count, merged.min, merged.max)
+            assert (found.mean, found.std) == pytest.approx((merged.mean, merged.std), rel=1e-6, abs=1e-8)
+        for name in ("mean_cosine", "effective_rank"):
+            assert getattr(together, name) == pytest.approx((getattr(one, name) + getattr(other, name)) / 2)
+    for one, together in zip(alone[0].parameters, both.parameters, strict=True):
+        assert one.value == together.value
+    first = profile_batches(model, propscope.track(model), given[:1], seed=0)
+    assert first.sites == alone[0].sites
+    assert first.parameters == alone[0].parameters
