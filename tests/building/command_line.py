@@ -13,6 +13,9 @@ from typing import Any
 
 from propscope.cli import main
 
+# No result depends on how long a process takes; one that takes this many seconds will not end.
+HANGS = 900
+
 
 def missing(text: str, words: str) -> list[str]:
     """Return the words, numbers and names that a text does not have as such; quotes of either kind are alike."""
@@ -87,4 +90,4 @@ def process(*arguments: object, **options: Any) -> subprocess.CompletedProcess[s
     """Run `python -m propscope` in a process of its own."""
     line = [sys.executable, "-m", "propscope", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(line, capture_output=True, text=True, timeout=120, env=environment, **options)
+    return subprocess.run(line, capture_output=True, text=True, timeout=HANGS, env=environment, **options)

@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import pytest
+from building.command_line import HANGS
 from building.training_plans import plan_of, seen
 
 import propscope
@@ -166,21 +168,11 @@ def test_what_another_process_finished_meanwhile_is_kept(monkeypatch, together):
     plan = plan_of(seeds=3, epochs=1)
 
     def wait_and_stop(plan, job, data):
-        deadline = time.monotonic() + 60
-        while len(waiting) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(0.5)
+        (other,) = sys._getframe(1).f_locals["others"]
+        # It ends when no job is left to take and all are answered.
+        other._thread.join()
         raise KeyboardInterrupt
 
-    waiting = []
-    original = workers_module.deque
-
-    def remembered(numbers):
-        nonlocal waiting
-        waiting = original(numbers)
-        return waiting
-
-    monkeypatch.setattr(workers_module, "deque", remembered)
     monkeypatch.setattr(workers_module, "train", wait_and_stop)
     done, stopped = finish(plan, run(plan, workers=2))
     assert isinstance(stopped, KeyboardInterrupt)
@@ -216,21 +208,35 @@ def test_errors_come_back_from_the_other_process(monkeypatch, together, tmp_path
 
 def test_an_interrupt_of_a_script_leaves_no_process(tmp_path):
     # No `if __name__ == "__main__"`: the script must not be run again by the processes beside it.
-    script = tmp_path / "script.py"
+    script, own, progress = tmp_path / "script.py", tmp_path / "own.py", tmp_path / "progress"
+    own.write_text(
+        "import os\ndef act(z):\n    if len(z) == 16:\n"
+        f"        with open({str(progress)!r}, 'a') as file:\n            print(os.getpid(), file=file)\n"
+        "    return z.relu()\n"
+    )
+    progress.touch()
     script.write_text(
         "import warnings, propscope\nwarnings.simplefilter('ignore')\n"
-        "options = {'data': 'moons', 'rows': 50, 'epochs': 2, 'profile_every': 0}\n"
-        "propscope.train_mlp(1, 4, seeds=1, **options)\nprint('started', flush=True)\n"
-        "print(len(propscope.train_mlp(1, 4, seeds=5000, workers=2, **options)) > 0)\n"
+        "options = {'data': 'moons', 'rows': 50, 'epochs': 2, 'batch': 16, 'profile_every': 0}\n"
+        f"found = propscope.train_mlp(1, 4, activation={str(own) + ':act'!r}, seeds=5000, workers=2, **options)\n"
+        "print(0 < len(found) < 5000)\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    assert process.stdout.readline() == "started\n"
-    time.sleep(2)
-    # As a terminal does it: to every process of the group.
-    os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    line = [sys.executable, str(script)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(line, **pipes, start_new_session=True) as process:
+        try:
+            # Until both have finished networks, of four steps each.
+            steps = Counter()
+            while len(steps) < 2 or min(steps.values()) < 20:
+                assert process.poll() is None
+                time.sleep(0.01)
+                steps = Counter(progress.read_text().split())
+            # As a terminal does it: to every process of the group.
+            os.killpg(process.pid, signal.SIGINT)
+            # A process that is left would keep the pipes open.
+            out, err = process.communicate(timeout=HANGS)
+        finally:
+            process.kill()
     assert (out, err, process.returncode) == ("True\n", "", 0)
 
 
