@@ -1,6 +1,8 @@
-"""Pictures of profiles: each plot prepares a record, which tests hold to its values, then draws it; never torch.
+"""Pictures of profiles and trainings; nothing here imports torch.
 
-Every picture is a matplotlib figure of its own: no pyplot, no change of global state, no display needed.
+Each picture is one module with two steps: `prepare_...` turns profiles into a record, which tests check by value, and
+`draw_...` draws that record into a matplotlib figure. No step uses pyplot, changes matplotlib's global state or needs a
+display.
 """
 
 from propscope.plots.gallery import FORMATS, PLOTS, TRAINING_PLOTS, Plot, draw_all, write_figure

@@ -1,4 +1,4 @@
-"""Curves along the depth, a line an initializer, a panel a quantity and activation: what is drawn, before drawing."""
+"""Curves along the depth: one line per initializer, one panel per quantity and activation."""
 
 from __future__ import annotations
 
@@ -20,23 +20,26 @@ from propscope.plots.scales import Floats, Ints, Scale, log_scale, position_tick
 from propscope.plots.style import DPI, INK, QUIET, Header, LineStyle, line_style, short
 from propscope.records import ProfileSet
 
-# The hatched bands of more lines than this would cover each other.
+# Theory's bands of more lines than this would cover each other.
 BANDS_AT_MOST = 6
 _READING = (
-    "Flat is healthy. Falling along the signal's way (arrow under each panel): vanishing; rising: exploding. "
-    "▼ at the bottom edge: exactly zero; ▲ at the top edge: NaN or Inf."
+    "A flat curve is healthy. Along the arrow under each panel, a falling curve means vanishing and a rising curve "
+    "means exploding."
 )
-_BANDS = " Bands in a curve's colour: 95% interval over seeds."
+_VANISHED = " ▼: exactly zero."
+_NONFINITE = " ▲: NaN or Inf."
+_BANDS = " Coloured band: 95% confidence interval over seeds."
 _THEORY = " Thin dark dashes: infinite-width theory."
-_STRAYING = " Grey, dotted edges: where theory expects 95% of single networks of this width."
-_BEYOND = " ↑\N{NO-BREAK SPACE}↓:\N{NO-BREAK SPACE}where a curve ends beyond its axis."
+_STRAYING = " Grey band with dotted edges: theory expects 95% of networks of this width there."
+_BEYOND = " ↑\N{NO-BREAK SPACE}↓:\N{NO-BREAK SPACE}end value of a curve that leaves the axis."
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One set of axes: the curves of a quantity and an activation (`column`), their scale, and their labels at a side.
+    """One set of axes: the curves of one quantity and one activation (`column`), their scale and their labels.
 
-    `axis`: what the positions count. `subject`: the role of the sites, or "weight".
+    `axis` says what the positions count, `subject` is the role of the sites or "weight", and `side` says where the
+    labels stand.
     """
 
     quantity: Quantity
@@ -50,15 +53,15 @@ class Panel:
 
     @property
     def straying(self) -> bool:
-        """Whether the band is drawn in which theory expects single networks: there is one, and few lines."""
+        """Whether theory's band for single networks is drawn: theory gives one, and there are few lines."""
         return len(self.curves) <= BANDS_AT_MOST and any(np.isfinite(curve.expected_low).any() for curve in self.curves)
 
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """A picture of curves: `panels[row][column]`, a row a quantity, a column an activation; None where nothing is seen.
+    """A picture of curves: `panels[row][column]` has one row per quantity and one column per activation.
 
-    `names`: all lines, in the order that gives them their styles.
+    A panel is None where nothing was recorded. `names` holds all lines; a line's index sets its style.
     """
 
     header: Header
@@ -66,14 +69,14 @@ class Curves:
     panels: tuple[tuple[Panel | None, ...], ...]
 
 
-# By activation and line.
+# Verdict marks by activation and line.
 _Marks = Mapping[tuple[str, str], str]
 _Drawable = tuple[tuple[Curve, ...], DepthSeries | None]
 _Drawn = dict[str, _Drawable]
 
 
 def prepare_curves(profiles: ProfileSet, *, quantities: Sequence[Quantity] = QUANTITIES) -> Curves | None:
-    """Return the curves of every one of the quantities that was recorded; None when none was."""
+    """Return the curves of all `quantities` that were recorded, or None where none of them was."""
     by_column = columns(profiles)
     marks = {
         (column, name): mark_of(group)
@@ -89,12 +92,17 @@ def prepare_curves(profiles: ProfileSet, *, quantities: Sequence[Quantity] = QUA
         return None
     groups = lines(profiles, columns=(COLUMN,))
     panels = [panel for row in rows for panel in row if panel is not None]
-    several = any(curve.profiles > 1 for panel in panels for curve in panel.curves)
-    beyond = any(panel.scale.clipped for panel in panels)
-    theory = any(np.isfinite(curve.expected).any() for panel in panels for curve in panel.curves)
-    straying = any(panel.straying for panel in panels)
-    reading = _READING + _BANDS * several + _THEORY * theory + _STRAYING * straying + _BEYOND * beyond
-    reading += key_of(marks.values())
+    shown = [curve for panel in panels for curve in panel.curves]
+    reading = (
+        _READING
+        + _VANISHED * any(curve.vanished.any() for curve in shown)
+        + _NONFINITE * any(curve.nonfinite.any() for curve in shown)
+        + _BANDS * any(curve.profiles > 1 for curve in shown)
+        + _THEORY * any(np.isfinite(curve.expected).any() for curve in shown)
+        + _STRAYING * any(panel.straying for panel in panels)
+        + _BEYOND * any(panel.scale.clipped for panel in panels)
+        + key_of(marks.values())
+    )
     header = Header("Signal along the depth", facts(profiles), "\n".join((reading, *reasons(profiles))))
     return Curves(header, tuple(groups), tuple(rows))
 
@@ -144,7 +152,7 @@ def _limits(quantity: Quantity, curves: list[Curve]) -> Floats:
 
 
 def _beside(quantity: Quantity, curve: Curve, prediction: Floats) -> Floats:
-    """Return a prediction where there is a curve to hold it against: only there the axis must show it."""
+    """Return the prediction where the curve has a value, NaN elsewhere: the axis need not show the rest."""
     return np.where(quantity.drawable(curve.center), prediction, np.nan)
 
 
@@ -155,7 +163,7 @@ def _spread(quantity: Quantity, profiles: ProfileSet) -> float:
 
 
 def _side(quantity: Quantity, scale: Scale, curves: list[Curve]) -> Side:
-    """Return the side where the signal ends, or the other when the curves are much further apart there."""
+    """Return the side where the signal ends, or the other one if the curves are much further apart there."""
     ends = np.array([scale.fraction(curve.center[[0, -1]]) for curve in curves])
     left, right = (0.0, 0.0) if np.isnan(ends).any() else ends.std(axis=0)
     if quantity.travels == "up":
@@ -179,7 +187,7 @@ def _labels(
 
 
 def note_on(quantity: Quantity, scale: Scale, curve: Curve) -> str:
-    """Return what the axis cannot show of a curve: from where it is zero or not finite, or its end beyond the axis."""
+    """Return in words what the axis cannot show: where a curve is zero or not finite, or its end value off the axis."""
     notes = [
         _where("zero", curve.vanished, curve),
         _where("NaN/Inf", curve.nonfinite, curve),
@@ -216,7 +224,10 @@ _MARKERS = 6
 
 
 def draw_curves(prepared: Curves, figure: Figure | None = None) -> Figure:
-    """Draw panels into a figure, whose size it sets, or a new one; those of one activation stand two by two."""
+    """Draw the panels into a figure and set its size; the panels of a single activation stand two by two.
+
+    Without `figure`, a new one is made.
+    """
     figure = figure or Figure(dpi=DPI)
     rows = prepared.panels
     if len(rows[0]) == 1:
@@ -230,14 +241,14 @@ def draw_curves(prepared: Curves, figure: Figure | None = None) -> Figure:
 
 
 def draw_panel(axes: Axes, panel: Panel, styles: dict[str, LineStyle]) -> Axes:
-    """Draw the curves of one panel into an axes, with their names beside it; `styles` by curve name."""
+    """Draw the curves of one panel into an axes, with their names beside it; `styles` maps names to styles."""
     quantity = panel.quantity
     panel.scale.apply(axes)
     axes.grid(axis="y")
     if panel.scale.kind != "log":
         axes.axhline(0, color="#9a9a9a", linewidth=0.8, zorder=1)
     marks: Counter[tuple[int, str]] = Counter()
-    # The first curve of a label is the one that the label shows: it lies on top of those it coincides with.
+    # A label shows the line of its first curve, so that one lies on top of those it coincides with.
     leaders = {label.names[0] for label in panel.labels}
     for number, curve in enumerate(panel.curves):
         _draw_curve(axes, panel, curve, styles[curve.name], number, on_top=curve.name in leaders)
@@ -252,7 +263,7 @@ def draw_panel(axes: Axes, panel: Panel, styles: dict[str, LineStyle]) -> Axes:
     axes.set_xlabel(f"{panel.axis}    {way}")
     role = "" if panel.subject != "site" else " (every site)"
     title = f"{quantity.subject}{role}, {quantity.field.label}"
-    # Towards the side of the names, where there is room for a long title.
+    # A long title runs into the room above the names.
     loc: Literal["left", "right"] = "left" if panel.side == "right" else "right"
     axes.set_title("\n".join(filter(None, (panel.column, title))), pad=8, loc=loc)
     axes.set_ylabel(f"${quantity.symbol}$", fontsize=12)
@@ -283,12 +294,12 @@ def _draw_curve(axes: Axes, panel: Panel, curve: Curve, style: LineStyle, number
 
 
 def _draw_expected(axes: Axes, panel: Panel, curve: Curve, style: LineStyle) -> None:
-    """Draw what theory expects, over the curve, and where few lines leave room the band of single networks."""
+    """Draw what theory expects over the curve, and its band for single networks if there are few lines."""
     drawable = panel.quantity.drawable(curve.expected)
     if not drawable.any():
         return
     expected = np.where(drawable, curve.expected, np.nan)
-    # Below the curve in its colour, which tells whose it is where the two part.
+    # The colour, below the curve, tells whose prediction it is where the two part.
     axes.plot(curve.positions, expected, color=style.colour, linewidth=0.9, alpha=0.6, zorder=2.4)
     axes.plot(curve.positions, expected, color=INK, linewidth=0.9, linestyle=(0, (4, 4)), zorder=4)
     low, high = _between(panel, drawable, curve.expected_low, curve.expected_high)
@@ -300,13 +311,13 @@ def _draw_expected(axes: Axes, panel: Panel, curve: Curve, style: LineStyle) -> 
 
 def _between(panel: Panel, drawable: NDArray[np.bool_], low: Floats, high: Floats) -> tuple[Floats, Floats]:
     banded = drawable & np.isfinite(low) & np.isfinite(high)
-    # A logarithmic axis has no place for the 0 that a vanished seed makes the lower limit.
+    # A vanished seed makes the lower limit 0, which a logarithmic axis cannot show.
     floor = low if panel.quantity.signed else np.maximum(low, 1e-300)
     return np.where(banded, floor, np.nan), np.where(banded, high, np.nan)
 
 
 def _draw_marks(axes: Axes, panel: Panel, curve: Curve, style: LineStyle, marks: Counter[tuple[int, str]]) -> None:
-    """Mark where a curve first is zero or not finite, with a dotted line from where it was last seen."""
+    """Mark the first position where a curve is zero or not finite; a dotted line leads there from its last value."""
     backwards = panel.quantity.travels == "down"
     for counts, marker, edge in ((curve.vanished, "v", 0.0), (curve.nonfinite, "^", 1.0)):
         at = np.flatnonzero(counts)

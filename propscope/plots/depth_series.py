@@ -1,4 +1,4 @@
-"""What of a profile stands along the depth axis, and at which positions."""
+"""The summaries of a profile in order of depth, and the positions at which they stand."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ WEIGHT = "weight, in the order of the modules"
 
 @dataclass(frozen=True, slots=True)
 class DepthSeries:
-    """Summaries along the depth: `positions` from 1, ascending, and the `axis` that they count.
+    """Summaries along the depth at ascending `positions` from 1; `axis` says what the positions count.
 
-    `subject`: the role that all sites share, "site" where roles are mixed, "weight" for parameters. `summaries`: None
-    where nothing was seen. `norms`: the L2 norm of one weight, or of its gradient; NaN for sites. `expected`: what
-    holds the expectations of theory, None where it says nothing.
+    `subject` is the role that all sites share, "site" for mixed roles, "weight" for parameters. An entry of `summaries`
+    is None where nothing was recorded. `norms` holds the L2 norm of each weight, or of its gradient; NaN for sites.
+    `expected` holds the records with theory's predictions, None where theory has none.
     """
 
     axis: str
@@ -37,10 +37,10 @@ class DepthSeries:
 
 
 def site_series(profile: NetworkProfile, role: Role, direction: Direction) -> DepthSeries:
-    """Return what was seen at the sites of a role, against their layer.
+    """Return what was recorded at the sites of a role, by layer.
 
-    Without layers, the position in execution order stands in. A network with fewer than two sites of that role, and no
-    layers, shows all its sites.
+    Sites without layers are numbered by their position in execution order. A network that has no layers and fewer than
+    two sites of the role shows all its sites.
     """
     numbered = list(enumerate(profile.sites, start=1))
     chosen = [(number, site) for number, site in numbered if site.role == role]
@@ -57,7 +57,7 @@ def site_series(profile: NetworkProfile, role: Role, direction: Direction) -> De
 
 
 def weight_series(profile: NetworkProfile, of: Literal["value", "gradient"]) -> DepthSeries:
-    """Return the weights of two dimensions or more, in order; biases and normalization scales are left out."""
+    """Return the weights with at least two dimensions, in order; this leaves out biases and normalization scales."""
     chosen = [p for p in profile.parameters if p.name.endswith("weight") and len(p.shape) >= 2]
     positions = tuple(range(1, len(chosen) + 1))
     layers = {site.layer for site in profile.sites if site.layer is not None}
@@ -78,16 +78,16 @@ def positions_of(series: Iterable[DepthSeries]) -> tuple[int, ...]:
 
 
 def evenly(positions: Sequence[int], at_most: int) -> tuple[int, ...]:
-    """Return at most so many of the positions, evenly spread, the first and the last always among them."""
+    """Return at most `at_most` of the positions, evenly spread, with the first and the last."""
     if len(positions) <= at_most:
         return tuple(positions)
     return tuple(positions[round(at)] for at in np.linspace(0, len(positions) - 1, at_most))
 
 
 def merged_at(series: Iterable[DepthSeries], position: int, *, histogram: bool = False) -> TensorSummary | None:
-    """Return the merged summary of all series at a position, None where nothing was seen.
+    """Return the merged summary of all series at a position, or None where nothing was recorded.
 
-    With `histogram`, summaries without a histogram are left out: one of them would leave the sum without one.
+    With `histogram`, summaries without a histogram are left out: a sum with one of them has no histogram.
     """
     at = [one.summaries[one.positions.index(position)] for one in series if position in one.positions]
     seen = [summary for summary in at if summary is not None and (summary.histogram is not None or not histogram)]

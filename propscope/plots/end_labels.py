@@ -1,4 +1,4 @@
-"""Names beside the ends of curves, instead of a legend: grouped where curves coincide, and never overlapping."""
+"""Names beside the ends of curves in place of a legend: curves that coincide share one, and names never overlap."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Panel = TypeVar("Panel", bound="LabelledPanel")
 _LEADER = 0.22
 _KEY = 0.42
 _CHARACTERS = 27
-# Curves nearer to each other than this share of the panel's height, everywhere, cannot be told apart.
+# Curves that are everywhere nearer than this share of the panel's height cannot be told apart.
 _COINCIDE = 0.02
-# Inches of a panel, and around it.
+# A panel's width and the margins around it, in inches.
 _WIDTH = 3.8
 _TICKS = 0.95
 _BELOW = 0.62
@@ -32,10 +32,10 @@ _GAP = 0.2
 
 @dataclass(frozen=True, slots=True)
 class EndLabel:
-    """One label: the `names` of the curves that coincide, a `note` on what the axis does not show, and the `end`.
+    """One label: the `names` of curves that coincide, and a `note` on what the axis does not show.
 
-    `end` is where the first of them meets the side of the panel, as a fraction of its height. `marks`: one a name, ""
-    for none; none at all without any.
+    `end` is the height at which the first curve meets the side of the panel, as a fraction of the panel's height.
+    `marks` has one verdict mark per name ("" for healthy), or is empty.
     """
 
     names: tuple[str, ...]
@@ -53,21 +53,21 @@ class EndLabel:
 
 
 def height_of(labels: Sequence[EndLabel]) -> float:
-    """Return the inches that the labels take when stacked without a gap."""
+    """Return the height in inches of the labels stacked without a gap."""
     return LINE_HEIGHT * sum(len(label.rows) + 0.25 for label in labels)
 
 
 def width_of(labels: Sequence[EndLabel]) -> float:
-    """Return the inches that the labels take beside a panel."""
+    """Return the width in inches that the labels take beside a panel."""
     longest = max((len(row) for label in labels for row in label.rows), default=0)
     return _LEADER + _KEY + 0.12 + CHARACTER * longest
 
 
 def spread(wanted: Sequence[float], heights: Sequence[float], *, low: float = 0.0, high: float = 1.0) -> Floats:
-    """Return the centers of labels that stand as near to where they are `wanted` as they can without overlapping.
+    """Return centers of labels that do not overlap and are as near as possible to where they are `wanted`.
 
-    Least squares by pooling adjacent violators, then held between `low` and `high`; shape (n,), in the order given.
-    Labels higher than the room in all stand in order from `low` upwards.
+    Shape (n,), in the order given. The centers minimize the squared distances (pool-adjacent-violators algorithm) and
+    are then moved between `low` and `high`. Labels that need more room than that stand in order from `low` upwards.
     """
     center, height = np.asarray(wanted, dtype=np.float64), np.asarray(heights, dtype=np.float64)
     if not center.size:
@@ -89,9 +89,10 @@ def spread(wanted: Sequence[float], heights: Sequence[float], *, low: float = 0.
 
 
 def coinciding(curves: Iterable[tuple[str, Key, Floats]]) -> list[tuple[tuple[str, ...], Key, Floats]]:
-    """Return the curves (name, key, heights), those with the same key together that cannot be told apart.
+    """Group curves (name, key, heights) that have the same key and cannot be told apart in a panel.
 
-    `heights` are fractions of the panel's height; those of the first curve stand for all of its group.
+    `heights` are fractions of the panel's height. Return the names, the key and the first curve's heights of each
+    group.
     """
     groups: list[tuple[list[str], Key, Floats]] = []
     for name, key, heights in curves:
@@ -106,23 +107,23 @@ def coinciding(curves: Iterable[tuple[str, Key, Floats]]) -> list[tuple[tuple[st
 
 
 class LabelledPanel(Protocol):
-    """What is drawn into one axes, with `labels` beside it at a `side`."""
+    """A record that is drawn into one axes, with labels beside it."""
 
     @property
     def labels(self) -> tuple[EndLabel, ...]:
-        """The labels of its curves."""
+        """The labels of the curves."""
 
     @property
     def side(self) -> Side:
-        """The side at which the labels stand."""
+        """The side on which the labels stand."""
 
 
 def labelled_panels(
     figure: Figure, header: Header, rows: Sequence[Sequence[Panel | None]], *, least: float, above: float
 ) -> Iterator[tuple[Axes, Panel]]:
-    """Size a figure for rows of panels with labels beside them, write its header, and yield an axes for each panel.
+    """Set the figure's size for rows of labelled panels, write the header and yield an axes for each panel.
 
-    A row is `least` inches high, or as high as its labels; `above` is the room for the panels' titles, in inches.
+    A row is at least `least` inches high, and as high as its labels. `above` is the room in inches for panel titles.
     """
     margin = max(width_of(panel.labels) for row in rows for panel in row if panel)
     cell = _TICKS + _WIDTH + margin + _GAP
@@ -143,9 +144,9 @@ def labelled_panels(
 
 
 def draw_end_labels(axes: Axes, labels: Sequence[EndLabel], styles: Sequence[LineStyle], *, side: Side) -> Axes:
-    """Write labels beside an axes, each with a sample of its first curve's line; `styles` are those curves' styles.
+    """Write labels beside an axes, each with a sample of its first curve's line and a thin line to the curve's end.
 
-    A thin line joins a label to the end of its curve.
+    `styles` holds the style of each label's first curve.
     """
     width, height = _inches(axes)
     heights = [LINE_HEIGHT * (len(label.rows) + 0.25) / height for label in labels]

@@ -1,4 +1,4 @@
-"""Every plot there is, in one table, and the function that draws them all into files."""
+"""The table of all plots, and the function that draws them into files."""
 
 from __future__ import annotations
 
@@ -43,16 +43,14 @@ _NEEDED = (
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A plot by `name`: its `title`, what it `shows`, and the two halves of drawing it.
+    """A kind of picture: its `name` in file names and options, and the two steps that make it.
 
-    `prepare` turns the profiles, or trainings, of one picture into a record, or None when nothing of it was recorded;
-    `draw` turns the record into a figure. One picture holds the labels `within`, up to `lines_at_most` lines and
-    `columns_at_most` activations; what is more, or differs in another label, makes further pictures.
+    `prepare` turns the profiles (or trainings) of one picture into a record, or returns None where what the picture
+    shows was not recorded. `draw` turns the record into a figure. One picture holds all values of the labels `within`,
+    at most `lines_at_most` lines and `columns_at_most` activations. Everything else makes further pictures.
     """
 
     name: str
-    title: str
-    shows: str
     prepare: Callable[[Any], Any]
     draw: Callable[[Any], Figure]
     within: tuple[str, ...] = (LINE,)
@@ -60,7 +58,7 @@ class Plot:
     columns_at_most: int = 1
 
     def pages(self, profiles: ProfileSet | TrainingSet) -> list[Page[Any]]:
-        """Return the pictures that the profiles or trainings take."""
+        """Return the profiles or trainings of each picture."""
         one_kind: Any = profiles
         return pages(
             one_kind,
@@ -70,70 +68,24 @@ class Plot:
         )
 
 
-def _histograms(subject: Subject, shows: str) -> Plot:
-    return Plot(subject.name, subject.title, shows, partial(prepare_histograms, subject=subject), draw_histograms)
+def _histograms(subject: Subject) -> Plot:
+    return Plot(subject.name, partial(prepare_histograms, subject=subject), draw_histograms)
 
 
 PLOTS = (
-    Plot(
-        name="curves",
-        title="Signal along the depth",
-        shows="std and mean of the activations, rms of the gradients, norm of the weight gradients, against the layer",
-        prepare=prepare_curves,
-        draw=draw_curves,
-        within=(LINE, COLUMN),
-        columns_at_most=2,
-    ),
-    _histograms(ACTIVATIONS, "histograms of the activations, a row an initializer, a column a layer"),
-    _histograms(GRADIENTS, "histograms of the gradients with respect to the pre-activations"),
-    _histograms(WEIGHTS, "histograms of the weights"),
-    _histograms(WEIGHT_GRADIENTS, "histograms of the gradients with respect to the weights"),
-    Plot(
-        name="overview",
-        title="Signal from end to end",
-        shows="heat map of the end-to-end forward and backward factors, initializer by activation, in decades",
-        prepare=prepare_overview,
-        draw=draw_overview,
-        within=(LINE, COLUMN),
-        lines_at_most=48,
-        columns_at_most=12,
-    ),
-    Plot(
-        name="jacobian",
-        title="Singular values of the Jacobian",
-        shows="singular values of the Jacobian from the input to each layer, where they were taken",
-        prepare=prepare_jacobian,
-        draw=draw_jacobian,
-        within=(LINE, COLUMN),
-        columns_at_most=4,
-    ),
+    Plot("curves", prepare_curves, draw_curves, within=(LINE, COLUMN), columns_at_most=2),
+    _histograms(ACTIVATIONS),
+    _histograms(GRADIENTS),
+    _histograms(WEIGHTS),
+    _histograms(WEIGHT_GRADIENTS),
+    Plot("overview", prepare_overview, draw_overview, within=(LINE, COLUMN), lines_at_most=48, columns_at_most=12),
+    Plot("jacobian", prepare_jacobian, draw_jacobian, within=(LINE, COLUMN), columns_at_most=4),
 )
 
 TRAINING_PLOTS = (
-    Plot(
-        name="learning",
-        title="Learning",
-        shows="loss and accuracy against the epoch, on the training and the validation data",
-        prepare=prepare_learning,
-        draw=draw_learning,
-        within=(LINE, COLUMN),
-        columns_at_most=2,
-    ),
-    Plot(
-        name="signal",
-        title="Signal before and after training",
-        shows="std of the activations and rms of the gradients against the layer, before training and after it",
-        prepare=prepare_signal_change,
-        draw=draw_curves,
-    ),
-    Plot(
-        name="activation-map",
-        title="Activations over the training",
-        shows="histograms of the activations against the epoch as shades, a row a layer, a column an initializer",
-        prepare=prepare_training_map,
-        draw=draw_training_map,
-        lines_at_most=6,
-    ),
+    Plot("learning", prepare_learning, draw_learning, within=(LINE, COLUMN), columns_at_most=2),
+    Plot("signal", prepare_signal_change, draw_curves),
+    Plot("activation-map", prepare_training_map, draw_training_map, lines_at_most=6),
 )
 
 
@@ -146,13 +98,13 @@ def draw_all(
     only: Sequence[str] | None = None,
     overwrite: bool = False,
 ) -> list[Path]:
-    """Draw every plot of profiles or trainings, or `only` those named, into `directory`; return the files written.
+    """Draw all plots of the profiles or trainings, or `only` those named, into `directory`; return the files written.
 
-    Files are `<stem>-<plot>.<format>`, with the activation, depth, ... after the plot's name where there are several
-    pictures of it. A plot of which nothing was recorded is left out. Formats are png, pdf and svg.
+    The files are named `<stem>-<plot>.<format>`; where a plot takes several pictures, the activation, depth, ... follow
+    the plot's name. A plot whose quantities were not recorded is left out. The formats are png, pdf and svg.
 
-    Raises `InputError` for an unknown plot or format, when nothing can be drawn, and when a file exists that may not be
-    overwritten (before anything is written); `StoreError` when a file cannot be written.
+    Raises `InputError` for an unknown plot or format, if there is nothing to draw, and, before anything is written, if
+    a file exists and `overwrite` is False. Raises `StoreError` if a file cannot be written.
     """
     plots = TRAINING_PLOTS if isinstance(profiles, TrainingSet) else PLOTS
     chosen = [plot for plot in plots if only is None or plot.name in only]
@@ -187,7 +139,9 @@ def draw_all(
 
 def _check(formats: Sequence[str], only: Sequence[str] | None, stem: str, plots: Sequence[Plot]) -> None:
     if not stem or Path(stem).name != stem:
-        raise InputError(f"stem {stem!r} is no file name", hint="pass the folder as directory")
+        raise InputError(
+            f"stem must be a file name without a folder, got {stem!r}", hint="pass the folder as directory"
+        )
     for what, names, valid in (("format", formats, FORMATS), ("plot", only, tuple(plot.name for plot in plots))):
         if names is not None and not names:
             raise InputError(f"no {what} is named; valid are {', '.join(valid)}")
@@ -201,10 +155,10 @@ def _check(formats: Sequence[str], only: Sequence[str] | None, stem: str, plots:
 
 
 def write_figure(figure: Figure, path: Path) -> None:
-    """Save a figure under a path whose ending is one of `FORMATS`, whole or not at all; raises `StoreError`."""
+    """Save a figure, completely or not at all, in the format that the path ends in; raises `StoreError`."""
     picture = BytesIO()
     ending = path.suffix[1:]
-    # On flat colour level 6 takes half as long again and saves nothing.
+    # Level 6 takes 1.5 times as long, and saves nothing where most of a picture is flat colour.
     options: dict[str, Any] = {"pil_kwargs": {"compress_level": 1}} if ending == "png" else {}
     figure.savefig(picture, format=ending, dpi=DPI, **options)
     partial_path = path.with_name(f".{path.name}.part")

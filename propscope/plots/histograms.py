@@ -1,4 +1,4 @@
-"""Grids of histograms, a row an initializer, a column a layer: what is drawn, before drawing."""
+"""Grids of histograms: one row per initializer, one column per layer."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ from propscope.plots.style import (
 from propscope.records import LogHistogram, NetworkProfile, ProfileSet, TensorSummary
 from propscope.records.histogram import ZERO
 
-# Of the values that make a shape: a smaller share beyond the axis is the tail that every shape has.
+# A smaller share of a shape's values beyond the axis is an ordinary tail.
 _NOTABLE = 0.01
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Axis:
-    """The horizontal axis that all cells share; `edges` of its bins ascend, shape (bins + 1,).
+    """The horizontal axis that all cells share; the `edges` of its bins ascend, shape (bins + 1,).
 
-    A linear axis runs in values. A logarithmic one runs in magnitudes: negative values point down from the base line.
+    A linear axis shows values. A logarithmic axis shows magnitudes, and negative values point down from the base line.
     """
 
     kind: Literal["linear", "log"]
@@ -53,13 +53,13 @@ class Axis:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The ticks in words."""
+        """The text at each tick."""
         if self.kind == "linear":
             return tuple(short(tick) for tick in self.ticks)
         return tuple(power_of_ten(round(math.log10(tick))) for tick in self.ticks)
 
     def fraction(self, values: Floats | float) -> Floats:
-        """Return where values stand between the axis' ends, 0 to 1 within."""
+        """Return where values stand on the axis: 0 at its low end, 1 at its high end."""
         low, high, at = self.edges[0], self.edges[-1], np.asarray(values, dtype=np.float64)
         if self.kind == "linear":
             return np.asarray((at - low) / (high - low))
@@ -68,11 +68,15 @@ class Axis:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cell:
-    """What is drawn of one tensor: `up` and `down`, the heights of the bins, at most 1, shape (bins,).
+    """What is drawn of one tensor: the heights of its bins `up` and `down`, at most 1, shape (bins,).
 
-    `down` holds the negative values of a logarithmic axis, and is all 0 on a linear one. `zero`: share of zeros.
-    `below`, `above`: shares of all elements beyond the axis' ends, in magnitude when it is logarithmic. `nan`, `inf`:
-    shares that are not finite. `rows`: the text written in. `seen`: whether there is anything to tell.
+    The finite elements other than zero make the shape. Its highest bin has height 1, or, if some of these elements lie
+    beyond the axis, the share of those within it. Zeros stand apart (`zero` is their share): half of a ReLU's values
+    are zero and would squash everything else.
+
+    `down` holds the negative values on a logarithmic axis and is 0 on a linear one. `below` and `above` are the shares
+    of all elements beyond the ends of the axis, in magnitude on a logarithmic axis. `nan` and `inf` are the shares of
+    elements that are not finite. `rows` is the text in the cell. `seen` is False if the tensor was not recorded.
     """
 
     up: Floats
@@ -86,7 +90,7 @@ class Cell:
     seen: bool = True
 
     def notable(self, share: float) -> bool:
-        """Whether a share beyond the axis is more than the tail that every shape has."""
+        """Return whether a share beyond the axis is larger than the tail of an ordinary shape."""
         return share > 0 and share >= _NOTABLE * (1 - self.zero - self.nan - self.inf)
 
 
@@ -126,15 +130,15 @@ def _with_rows(cell: Cell, summary: TensorSummary) -> Cell:
     notes = [f"{percent(share)} {what}" for what, share in shares if share > 0]
     if summary.histogram is None:
         notes.append("no histogram")
-    # The row holds two; what is dropped still shows as a bar at zero or an arrow at the end.
+    # The row has room for two; the third one still shows as a bar at zero or an arrow at the end.
     return replace(cell, rows=tuple(filter(None, (*rows, ", ".join(notes[:2])))))
 
 
 def _shares(summary: TensorSummary, histogram: LogHistogram, axis: Axis) -> tuple[Floats, Floats, float, float]:
     """Return the shares of all elements in each bin, upwards and downwards, and beyond the low and the high end.
 
-    The bins are cut to the summary's extremes, which are exact where a bin is known to 12.5% only: without it a
-    saturated tanh would seem to pass 1.
+    The bins end at the summary's minimum and maximum. Those are exact, while a bin's edges are known to 12.5% only, so
+    that a saturated tanh would seem to exceed 1.
     """
     finite = histogram.finite
     solid = finite.bins != ZERO
@@ -152,7 +156,7 @@ def _shares(summary: TensorSummary, histogram: LogHistogram, axis: Axis) -> tupl
 
 
 def _binned(lower: Floats, upper: Floats, shares: Floats, edges: Floats) -> tuple[Floats, float, float]:
-    """Return what falls between consecutive `edges`, below the first and above the last; bins are uniform within."""
+    """Return the shares between consecutive `edges`, below the first and above the last; each bin is uniform."""
     if not shares.size:
         return np.zeros(edges.size - 1), 0.0, 0.0
     order = np.argsort(lower, kind="stable")
@@ -167,10 +171,10 @@ def _binned(lower: Floats, upper: Floats, shares: Floats, edges: Floats) -> tupl
 COLUMNS_AT_MOST = 8
 _LINEAR_BINS = 50
 _LOG_BINS = 80
-# Of a normal distribution, 2% lies 1.6 decades below its rms or lower, and the largest of 10^5 is 0.65 decades above.
+# 2% of a normal distribution lie 1.6 decades below its rms or lower; the largest of 10^5 lies 0.65 decades above it.
 _TAIL_BELOW = 1.8
 _TAIL_ABOVE = 0.9
-# A row whose values are this many times wider than the typical one does not set the axis.
+# Cells whose values reach this many times further than in the typical first column do not set the axis.
 _WIDER = 4.0
 
 _Grid = list[list[TensorSummary | None]]
@@ -178,9 +182,9 @@ _Grid = list[list[TensorSummary | None]]
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What a grid shows: a `series` of tensors on a linear or a logarithmic axis, in a `colour`, with how to read it.
+    """What a grid shows: a `series` of tensors on a linear or logarithmic axis, and the text on how to read it.
 
-    `symbol`: the values in mathtext. `starts_last`: whether the signal starts at the last column.
+    `symbol` names the values in mathtext. `starts_last` is True if the signal starts at the last column.
     """
 
     name: str
@@ -194,10 +198,10 @@ class Subject:
 
 
 _WRITTEN = (
-    "Written in: mean ± std, [min, max]. Dark bar: share of exact zeros, not part of the shape. "
-    "Out: beyond the axis. Each shape is scaled to its own peak."
+    "Numbers: mean ± std, [min, max]. Dark bar: share of exact zeros, which the shape leaves out. "
+    "Out: share beyond the axis. Each shape is scaled to its own peak."
 )
-_MIRROR = "Magnitudes, positive values above the line and negative ones below it. "
+_MIRROR = "Magnitudes: positive values above the line, negative values below it. "
 
 ACTIVATIONS = Subject(
     name="activations",
@@ -207,8 +211,8 @@ ACTIVATIONS = Subject(
     logarithmic=False,
     starts_last=False,
     colour="#3b7bb5",
-    reading="Healthy: the same shape in every column. Narrowing to a spike at 0: vanishing. Leaving the axis: "
-    "exploding. Piled up at the ends of a bounded activation: saturated. " + _WRITTEN,
+    reading="Healthy: the same shape in every column. Vanishing: the shape narrows to a spike at 0. Exploding: it "
+    "leaves the axis. Saturated: it piles up at the ends of a bounded activation. " + _WRITTEN,
 )
 GRADIENTS = Subject(
     name="gradients",
@@ -218,8 +222,8 @@ GRADIENTS = Subject(
     logarithmic=True,
     starts_last=True,
     colour="#c4652b",
-    reading="Healthy: the same place in every column. The gradient travels from the last column to the first: on its "
-    "way, moving left is vanishing, moving right exploding. " + _MIRROR + _WRITTEN,
+    reading="Healthy: the shape stays in place. The gradient travels from the last column to the first: vanishing if "
+    "the shape moves left on the way, exploding if it moves right. " + _MIRROR + _WRITTEN,
 )
 WEIGHTS = Subject(
     name="weights",
@@ -229,7 +233,7 @@ WEIGHTS = Subject(
     logarithmic=False,
     starts_last=False,
     colour="#3d8f6b",
-    reading="What the initializer drew. " + _WRITTEN,
+    reading="The values of the weights when they were profiled. " + _WRITTEN,
 )
 WEIGHT_GRADIENTS = Subject(
     name="weight-gradients",
@@ -239,8 +243,8 @@ WEIGHT_GRADIENTS = Subject(
     logarithmic=True,
     starts_last=True,
     colour="#8a5fa8",
-    reading="Far apart columns train at different speeds. Equal ones prove nothing: activations that decay forward and "
-    "gradients that decay backward cancel here. " + _MIRROR + _WRITTEN,
+    reading="Layers whose shapes lie far apart train at different speeds. Equal shapes do not prove health: "
+    "activations that shrink forward and gradients that shrink backward cancel here. " + _MIRROR + _WRITTEN,
 )
 
 
@@ -248,7 +252,8 @@ WEIGHT_GRADIENTS = Subject(
 class HistogramGrid:
     """A picture of histograms: `cells[row][column]` on one shared `axis`.
 
-    `rows`: names of the lines; `columns`: the positions shown, `of` how many there are; `counts`: what those count.
+    `rows` holds the names of the lines and `columns` the positions shown, out of `of` positions. `counts` says what the
+    positions count.
     """
 
     header: Header
@@ -262,7 +267,7 @@ class HistogramGrid:
 
 
 def prepare_histograms(profiles: ProfileSet, *, subject: Subject) -> HistogramGrid | None:
-    """Return the grid of a subject, histograms of a line's seeds merged; None when nothing of it was recorded."""
+    """Return the grid of a subject with the seeds of each line merged, or None where it was not recorded."""
     series = {name: [subject.series(profile) for profile in group] for name, group in lines(profiles).items()}
     series = {name: found for name, found in series.items() if any(any(one.summaries) for one in found)}
     if not series:
@@ -294,13 +299,13 @@ def _log_axis(grid: _Grid, *, starts_last: bool) -> Axis:
     low, high = log_window(rms, anchors=[row[-1 if starts_last else 0] for row in rms])
     low, high = low - _TAIL_BELOW, high + _TAIL_ABOVE
     edges = 10.0 ** np.linspace(low, high, _LOG_BINS + 1)
-    # Room at both ends keeps the label of a cell's last tick off its neighbour's first.
+    # Room at both ends keeps the label of a cell's last tick away from its neighbour's first one.
     room = 0.07 * (high - low)
     return Axis("log", edges, tuple(10.0**e for e in exponents(low + room, high - room, 3)))
 
 
 def _linear_axis(grid: _Grid) -> Axis:
-    """Return the axis that holds 99.8% of the typical cells, symmetric about 0 unless one sign all but misses."""
+    """Return the axis that holds 99.8% of the typical cells: symmetric about 0 unless one sign is nearly absent."""
     reaches = [[_reach(cell) for cell in row] for row in grid]
     starts = [max(-low, high) for row in reaches for low, high in row[:1] if max(-low, high) > 0]
     cells = [reach for row in reaches for reach in row]
@@ -312,7 +317,7 @@ def _linear_axis(grid: _Grid) -> Axis:
     low = 0.0 if -low < 0.02 * high else low
     room = 0.04 * (high - low)
     width = (high + room - low + room * (low < 0)) / _LINEAR_BINS
-    # Zero in the middle of a bin, or at the first edge: a signal that has collapsed to it makes one bar.
+    # Zero lies in the middle of a bin or at the first edge, so that a signal that collapsed to 0 makes one bar.
     first = -(math.ceil((room - low) / width) + 0.5) if low < 0 else 0.0
     edges = np.asarray(width * (first + np.arange(math.ceil((high + room) / width - first) + 1)), dtype=np.float64)
     ticks = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
@@ -320,18 +325,18 @@ def _linear_axis(grid: _Grid) -> Axis:
 
 
 def _spaced(axis: Axis) -> Axis:
-    """Return the axis without the last tick when its label would run into the first one of the next cell."""
+    """Return the axis without its last tick if that label would run into the next cell's first label."""
     ticks, labels = axis.ticks, axis.labels
     if len(ticks) < 2:
         return axis
     apart = 1 - float(axis.fraction(ticks[-1])) + float(axis.fraction(ticks[0]))
-    # A character is 0.052 of a cell's width, the gap between cells 0.136; half of both labels lies between them.
+    # In cell widths, a character takes 0.052 and the gap between cells 0.136; half of each label lies there.
     fits = apart + 0.136 > 0.026 * (len(labels[0]) + len(labels[-1])) + 0.03
     return axis if fits else replace(axis, ticks=ticks[:-1])
 
 
 def _reach(summary: TensorSummary | None) -> tuple[float, float]:
-    """Return the quantiles between which 99.8% of the finite values lie, stretched to 0."""
+    """Return the quantiles between which 99.8% of the finite values lie, widened to include 0."""
     if summary is None or not summary.finite_count:
         return 0.0, 0.0
     low, high = summary.min, summary.max
@@ -351,13 +356,13 @@ _HEADINGS = 0.3
 _TICKS = 0.62
 _LEAST_WIDTH = 9.5
 _ZERO_BAR = 0.05
-# Bold letters are that much wider.
+# Bold letters are wider by this factor.
 _BOLD = 1.13
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a cell stands: the `left` end of its base line and the line's height `base`, in inches."""
+    """A cell and the `left` end of its base line at height `base`, in inches."""
 
     cell: Cell
     left: float
@@ -365,7 +370,10 @@ class _Place:
 
 
 def draw_histograms(prepared: HistogramGrid, figure: Figure | None = None) -> Figure:
-    """Draw a grid into a figure, whose size it sets, or a new one."""
+    """Draw the grid into a figure and set its size; without `figure`, a new one is made.
+
+    All cells share one axes in inches and a few collections, since 160 axes would take seconds.
+    """
     figure = figure or Figure(dpi=DPI)
     names = [wrap(name, _NAME_CHARACTERS) for name in prepared.rows]
     margin = 0.45 + _BOLD * CHARACTER * max(len(row) for rows in names for row in rows)
@@ -395,7 +403,7 @@ def draw_histograms(prepared: HistogramGrid, figure: Figure | None = None) -> Fi
 
 
 def row_height(prepared: HistogramGrid) -> float:
-    """Return the inches from one row to the next."""
+    """Return the distance from one row to the next in inches."""
     texts = max(len(cell.rows) for row in prepared.cells for cell in row)
     names = max(len(wrap(name, _NAME_CHARACTERS)) for name in prepared.rows)
     return max(_SHAPE + LINE_HEIGHT * texts + 0.08, LINE_HEIGHT * names) + _BETWEEN_ROWS
@@ -456,7 +464,7 @@ def _shapes(place: _Place, at: Floats, *, mirrored: bool) -> Iterator[Floats]:
 
 
 def _draw_arrows(axes: Axes, seen: list[_Place], *, mirrored: bool) -> None:
-    """Point beyond the end of the axis where a notable share of a cell's values is."""
+    """Draw an arrow at the end of the axis beyond which a notable share of a cell's values lies."""
     for side, end, marker in (("below", -0.015, "<"), ("above", WIDTH + 0.03, ">")):
         beyond = [place for place in seen if place.cell.notable(2 * getattr(place.cell, side))]
         axes.plot(
@@ -475,7 +483,7 @@ def _box(left: float, bottom: float, width: float, height: float) -> Floats:
 
 
 def _draw_margins(axes: Axes, prepared: HistogramGrid, margin: float, top: float) -> None:
-    """Write the columns' positions above and the axis' ticks below every column."""
+    """Write the position above and the ticks of the axis below every column."""
     pitch = row_height(prepared)
     counted = re.split(r"\W", prepared.counts)[0]
     bottom = top - _HEADINGS - pitch * len(prepared.rows)

@@ -1,4 +1,4 @@
-"""The spectrum of the Jacobian by depth, a panel an initializer and activation: what is drawn, before drawing."""
+"""Singular values of the Jacobian along the depth: one panel per initializer and activation."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ from propscope.plots.style import (
 from propscope.records import LogHistogram, NetworkProfile, ProfileSet, Site, TensorSummary
 from propscope.records.interval import geometric_interval
 
-# Below it a direction is lost: in float32 it is rounding beside those at 1.
+# A direction below it is lost: beside one at 1 it is rounding error in float32.
 LOST = 1e-8
 CELLS_A_DECADE = 3
 OUTPUT = "out"
 _READING = (
-    "By what each direction of the input is multiplied on its way to a layer. Healthy: dark around 1, every direction "
-    "gets through. Fanning out: a few directions drown the rest. All falling: vanishing; all rising: exploding. "
-    "Lost: the share of directions that are zero or below the axis; full height is all. Figures: at the last layer."
+    "A singular value is the factor by which one direction of the input is multiplied on its way to a layer. Healthy: "
+    "all lie near 1. Fanning out: a few directions dominate. All falling: vanishing; all rising: exploding. Lost: the "
+    "share of directions that are zero or below the axis, from 0 to 100%. Numbers: at the last layer."
 )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Spectrum:
-    """Singular values along the depth, at `positions`, shape (n,), which are written as `names`.
+    """Singular values along the depth at `positions`, shape (n,), which are labelled with `names`.
 
-    `shares`: of all values at a position, over all samples and seeds, those in each cell of `Spectra.edges`, shape
-    (len(edges) - 1, n); NaN where no histogram was recorded. `largest`, `rms`, `smallest`: geometric means over seeds,
-    shape (n,); 0 where one is exactly zero, Inf where one is not finite, NaN where not known. `note`: the figures at
-    the last position, in words.
+    `shares` is the share of all values at a position, over samples and seeds, in each cell of `Spectra.edges`, shape
+    (len(edges) - 1, n); NaN where no histogram was recorded. `largest`, `rms` and `smallest` are geometric means over
+    seeds, shape (n,): 0 if one seed's value is exactly zero, Inf if one is not finite, NaN if unknown. `note` states
+    the values at the last position.
     """
 
     positions: Ints
@@ -66,10 +66,11 @@ class Spectrum:
 
 @dataclass(frozen=True, slots=True)
 class Spectra:
-    """A picture of spectra: `panels[row][column]`, rows of initializers, columns of activations; None where not seen.
+    """A picture of spectra: `panels[row][column]` has one row per initializer and one column per activation.
 
-    All panels share the `scale` and the `edges` of their cells, of which the first holds what is below the scale, zeros
-    too, and the last what is above. `axis`: what the positions count.
+    A panel is None where no Jacobian was recorded. All panels share the `scale` and the `edges` of their cells. The
+    first cell holds what lies below the scale, including zeros, and the last cell what lies above it. `axis` says what
+    the positions count.
     """
 
     header: Header
@@ -82,7 +83,7 @@ class Spectra:
 
 
 def prepare_jacobian(profiles: ProfileSet) -> Spectra | None:
-    """Return the spectrum of every initializer and activation; None when no Jacobian was taken."""
+    """Return the spectrum of every initializer and activation, or None where no Jacobian was recorded."""
     by_line = lines(profiles, columns=(COLUMN,))
     names = tuple(columns(profiles))
     groups = [[list(columns(group).get(name, ())) for name in names] for group in by_line.values()]
@@ -107,12 +108,12 @@ def prepare_jacobian(profiles: ProfileSet) -> Spectra | None:
 
 def _scale(summaries: Sequence[TensorSummary]) -> Scale:
     values = np.array([value for s in summaries for value in (s.max, s.rms, s.min, _least(s.histogram))])
-    # What is lost is not to make the axis longer than the rest needs.
+    # Lost directions must not make the axis longer than the others need.
     return log_scale(np.where(values > 0, np.maximum(values, LOST), values), anchors=[1.0])
 
 
 def _least(histogram: LogHistogram | None) -> float:
-    """Return what all but 1% of the values that are not zero lie above; NaN without any."""
+    """Return the 1% quantile of the values that are not zero, NaN if there are none."""
     if histogram is None:
         return math.nan
     positive = histogram.lower > 0
@@ -120,7 +121,7 @@ def _least(histogram: LogHistogram | None) -> float:
 
 
 def spectrum_of(profiles: Sequence[NetworkProfile], edges: Floats) -> Spectrum | None:
-    """Return the spectrum of one pair from its networks, one a seed; None when none has a Jacobian."""
+    """Return the spectrum of one initializer and activation from the networks of its seeds, None without a Jacobian."""
     together: dict[int, list[Site]] = {}
     names: dict[int, str] = {}
     for profile in profiles:
@@ -148,9 +149,9 @@ def _sites(profile: NetworkProfile) -> list[Site]:
 
 
 def _positions(sites: Sequence[Site]) -> tuple[str, list[tuple[int, str]]]:
-    """Return the axis, and the position and its name for each site: their layers, with the output behind the last.
+    """Return the axis, and the position and its name for each site: its layer, or one after the last for the output.
 
-    Where the sites have no layers, or several one, they stand in their order.
+    Sites are numbered in order where they have no layers, or where several share a layer.
     """
     layers = [site.layer for site in sites]
     behind = len(sites) > 1 and sites[-1].role != "pre-activation" and sites[-2].role == "pre-activation"
@@ -179,7 +180,7 @@ def _average(summaries: Sequence[TensorSummary], figure: str) -> float:
 
 
 def _note(summaries: Sequence[TensorSummary], conditions: Sequence[float | None]) -> str:
-    """Return what stands at the end: the largest, the rms, and the share of zeros or else the condition number."""
+    """Return the values at the last position: the largest, the rms, and the share of zeros or the condition number."""
     broken = sum(bool(summary.nonfinite_count) for summary in summaries)
     if broken:
         return "NaN/Inf" if broken == len(summaries) else f"NaN/Inf ({broken} of {len(summaries)} seeds)"
@@ -205,11 +206,11 @@ _AXIS = 0.3
 _KEY = 0.55
 _COLUMN_NAME = 0.34
 _LEAST_WIDTH = 7.8
-# One activation's panels stand side by side, so many in a row.
+# How many panels of a single activation stand side by side.
 _BESIDE = 4
 _NAME_CHARACTERS = 30
 
-# White to a blue that the lines stand out from; a third of the values in one cell is as dark as it gets.
+# White to blue, which the lines stand out from; a cell with a third of the values has the darkest shade.
 _SHADES = LinearSegmentedColormap.from_list("shares", ["#ffffff", "#d3e3f0", "#8db7d8", "#2f6fa7", "#17446e"])
 _DARKEST = 0.32
 _DEPTH = PowerNorm(0.5, 0, _DARKEST, clip=True)
@@ -228,7 +229,10 @@ class _Cell:
 
 
 def draw_jacobian(prepared: Spectra, figure: Figure | None = None) -> Figure:
-    """Draw panels into a figure, whose size it sets, or a new one; those of one activation stand four in a row."""
+    """Draw the panels into a figure and set its size; the panels of a single activation stand four in a row.
+
+    Without `figure`, a new one is made.
+    """
     figure = figure or Figure(dpi=DPI)
     headed = len(prepared.columns) > 1
     rows = [[_Cell(name, panel) for panel in row] for name, row in zip(prepared.rows, prepared.panels, strict=True)]
@@ -267,10 +271,10 @@ def draw_jacobian(prepared: Spectra, figure: Figure | None = None) -> Figure:
 
 
 def draw_spectrum(main: Axes, strip: Axes, prepared: Spectra, name: str, panel: Spectrum) -> tuple[Axes, Axes]:
-    """Draw one spectrum: its cells and lines into `main`, what is below the scale into `strip`, which lies under it."""
+    """Draw one spectrum: cells and lines into `main`, the share below the scale into `strip`, which lies under it."""
     scale = prepared.scale
     first, last = int(panel.positions[0]), int(panel.positions[-1])
-    # A layer that is missing leaves its column blank; what is above the scale stands in its uppermost row.
+    # A missing layer leaves its column blank; what lies above the scale is drawn in the topmost row.
     cells = np.full((panel.shares.shape[0] - 2, last - first + 1), np.nan)
     cells[:, panel.positions - first] = panel.shares[1:-1]
     cells[-1, panel.positions - first] += panel.shares[-1]
@@ -309,7 +313,7 @@ def _ticks(panel: Spectrum, first: int, last: int) -> tuple[list[int], list[str]
 
 
 def _draw_key(figure: Figure, middle: float) -> None:
-    """Draw what the lines and shades are, side by side, at a height in inches."""
+    """Draw the legend of the lines and shades in one row, `middle` inches above the bottom."""
     width, height = figure.get_size_inches()
     left = 0.2
 

@@ -1,4 +1,4 @@
-"""Loss and accuracy along the training, a line an initializer, a panel an activation: what is drawn, before drawing."""
+"""Loss and accuracy against the epoch: one line per initializer, one panel per measure and activation."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from propscope.records import TrainingRun, TrainingSet
 from propscope.records.interval import Interval, arithmetic_interval, geometric_interval
 
 BANDS_AT_MOST = 6
-_READING = ("Falling loss: it learns.", "Falling loss, rising accuracy: it learns.")
-_HELD_OUT = " Solid: training data; dashed: validation data, where the names stand."
-_BANDS = " Bands: from the lowest to the highest seed."
-_CONSTANT = " Grey dots: the best that a constant prediction gives; a line along it has learned nothing."
+_READING = ("A network learns if its loss falls.", "A network learns if its loss falls and its accuracy rises.")
+_HELD_OUT = " Solid: training data. Dashed: validation data, to which the names belong."
+_BANDS = " Band: lowest to highest seed."
+_CONSTANT = " Grey dots: the best constant prediction; a curve along it has learned nothing."
 _TARGET = " Grey dashes: the target."
-_DIVERGED = " ▲ at the top edge, × in the accuracy: NaN or Inf from there on; a line goes on with its other seeds."
+_DIVERGED = " ▲ (loss) and × (accuracy): a seed is NaN or Inf from there on; the curve shows the other seeds."
 _ALL = "diverged"
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """What a panel shows: `name` is that of the curves in a run, `label` its axis' name."""
+    """What a panel shows: the fields `train_<name>` and `validation_<name>` of a run, under this `label`."""
 
     name: str
     label: str
@@ -46,9 +46,9 @@ MEASURES = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Band:
-    """An average over seeds after each epoch, from the `low`est to the `high`est of them, all shape (epochs + 1,).
+    """The average over seeds after each epoch, and the `low`est and `high`est seed; all have shape (epochs + 1,).
 
-    NaN where there is none; the limits also where one seed is all there is.
+    Values are NaN where no seed is finite. The limits are also NaN where only one seed is.
     """
 
     center: Floats
@@ -63,7 +63,7 @@ class Band:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LearningCurve:
-    """One initializer's curves over its `runs` seeds; `diverged`: at which epoch how many seeds ceased to be finite."""
+    """The curves of one initializer over `runs` seeds; `diverged` lists epochs and how many seeds diverged there."""
 
     name: str
     train: Band
@@ -73,15 +73,15 @@ class LearningCurve:
 
     @property
     def judged(self) -> Band:
-        """The curve by which the network is judged: on the validation data, where there are some."""
+        """The curve by which the network is judged: that of the validation data if there is one."""
         return self.validation if self.validation.seen else self.train
 
 
 @dataclass(frozen=True, slots=True)
 class LearningPanel:
-    """One set of axes: the curves of a measure and an activation (`column`), their scale and labels.
+    """One set of axes: the curves of one measure and one activation (`column`), their scale and labels.
 
-    `constant`: loss of the best constant prediction; `target`: what was to be reached; NaN where there is none.
+    `constant` is the loss of the best constant prediction and `target` the value to reach; NaN where there is none.
     """
 
     measure: Measure
@@ -96,9 +96,9 @@ class LearningPanel:
 
 @dataclass(frozen=True, slots=True)
 class Learning:
-    """A picture of trainings: `panels[row][column]`, a row a measure, a column an activation; None where not defined.
+    """A picture of trainings: `panels[row][column]` has one row per measure and one column per activation.
 
-    `names`: all lines, in the order that gives them their styles.
+    A panel is None where the measure is not defined. `names` holds all lines; a line's index sets its style.
     """
 
     header: Header
@@ -107,7 +107,7 @@ class Learning:
 
 
 def prepare_learning(runs: TrainingSet) -> Learning | None:
-    """Return the curves of the loss, and of the accuracy where there is one; None without any run."""
+    """Return the curves of the loss, and of the accuracy where there is one; None if there is no run."""
     by_column = columns(runs)
     rows = []
     for measure in MEASURES:
@@ -147,13 +147,13 @@ def _band(measure: Measure, group: TrainingSet, side: str) -> Band:
         row[: len(curve)] = np.where(np.isfinite(curve), curve, np.nan)
     center = np.array([measure.average(column).center for column in table.T.tolist()])
     several = (~np.isnan(table)).sum(axis=0) > 1
-    # With few seeds an interval for their mean reaches far beyond any of them.
+    # With few seeds, a confidence interval of the mean reaches far beyond all of them.
     low, high = (np.where(several, edge(table, axis=0), np.nan) for edge in (np.fmin.reduce, np.fmax.reduce))
     return Band(center, low, high)
 
 
 def _lost(run: TrainingRun) -> int | None:
-    """Return the first epoch after which the training loss is not finite."""
+    """Return the first epoch whose training loss is not finite, None if all are finite."""
     at = np.flatnonzero(~np.isfinite(run.train_loss))
     return int(at[0]) if at.size else None
 
@@ -186,7 +186,7 @@ def _row(
 
 
 def _shared(values: Iterable[float | None]) -> float:
-    """Return the mean of values that agree within a tenth, as those of several seeds' data do; NaN of others."""
+    """Return the mean of values that agree within 10%, as those of several seeds' data do; NaN if they do not."""
     known = [value for value in values if value is not None and math.isfinite(value)]
     if not known or max(known) > 1.1 * min(known):
         return math.nan
@@ -205,7 +205,7 @@ def _scale(measure: Measure, curves: Sequence[LearningCurve], levels: Sequence[f
 
 def _labels(scale: Scale, curves: Sequence[LearningCurve]) -> tuple[EndLabel, ...]:
     ends = [(curve.name, _note(curve), scale.fraction(curve.judged.center)) for curve in curves]
-    # A loss that diverged left by the top.
+    # A loss that diverged leaves the panel at its top.
     upwards = scale.kind == "log"
     return tuple(
         EndLabel(names, note, 1.0 if upwards and note == _ALL else float(at[~np.isnan(at)][-1]))
@@ -222,18 +222,21 @@ def _note(curve: LearningCurve) -> str:
 
 _HEIGHT = 2.7
 _TITLE = 0.42
-# More markers than this on a line would hide it.
+# More markers than this would hide the line.
 _MARKERS = 5
 _DASHES = (0, (4, 2))
 
 
 def draw_learning(prepared: Learning, figure: Figure | None = None) -> Figure:
-    """Draw panels into a figure, whose size it sets, or a new one; those of one activation stand side by side."""
+    """Draw the panels into a figure and set its size; the panels of a single activation stand side by side.
+
+    Without `figure`, a new one is made.
+    """
     figure = figure or Figure(dpi=DPI)
     rows = prepared.panels
     if len(rows[0]) == 1:
         rows = (tuple(row[0] for row in rows),)
-    # Dashes tell validation from training here, so that colours and markers alone tell the initializers.
+    # Dashes mark the validation data here, so initializers differ in colour and marker only.
     styles = {name: replace(line_style(index), dash="-") for index, name in enumerate(prepared.names)}
     for axes, panel in labelled_panels(figure, prepared.header, rows, least=_HEIGHT, above=_TITLE):
         draw_learning_panel(axes, panel, styles)
@@ -241,7 +244,7 @@ def draw_learning(prepared: Learning, figure: Figure | None = None) -> Figure:
 
 
 def draw_learning_panel(axes: Axes, panel: LearningPanel, styles: Mapping[str, LineStyle]) -> Axes:
-    """Draw the curves of one panel into an axes, with their names beside it; `styles` by curve name."""
+    """Draw the curves of one panel into an axes, with their names beside it; `styles` maps names to styles."""
     panel.scale.apply(axes)
     axes.grid(axis="y")
     if panel.measure.name == "accuracy":
@@ -272,7 +275,7 @@ def _draw_curve(axes: Axes, curve: LearningCurve, style: LineStyle, number: int,
         if not band.seen:
             continue
         seen = np.flatnonzero(np.isfinite(band.center))
-        # Markers on the line that the name belongs to, and on a point that is all there is.
+        # The line that the name belongs to has markers, and so does a line with one point, which shows nothing else.
         step = max(1, -(-seen.size // _MARKERS))
         marked = seen[min(number % step, seen.size - 1) :: step] if band is curve.judged and on_top else seen[:0]
         marks = (marked if seen.size > 1 else seen).tolist()
@@ -290,7 +293,7 @@ def _shade(axes: Axes, band: Band, style: LineStyle) -> None:
 def _draw_diverged(
     axes: Axes, panel: LearningPanel, curve: LearningCurve, style: LineStyle, marks: Counter[int]
 ) -> None:
-    """Mark where seeds ceased to be finite: at the top edge, where a dotted line leads; an accuracy where it ends."""
+    """Mark where seeds diverge: a loss at the top edge, where a dotted line leads, an accuracy at its last value."""
     for epoch, _ in curve.diverged:
         before = curve.judged.center[epoch - 1] if epoch else math.nan
         if panel.measure.name == "accuracy":

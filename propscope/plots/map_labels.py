@@ -1,6 +1,6 @@
-"""Labels within a map, each beside its point and joined to it: none over another, a marker or a leader.
+"""Labels within a map: each stands beside its point, joined by a leader line, and none covers another.
 
-All places are inches from the lower left corner of the map.
+All coordinates are inches from the lower left corner of the map.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _STEP = 0.11
 
 @dataclass(frozen=True, slots=True)
 class MapLabel:
-    """A label's `rows` of text in a `box` (left, bottom, right, top), and the point (`x`, `y`) that it names."""
+    """A label: `rows` of text in a `box` (left, bottom, right, top) for the point (`x`, `y`)."""
 
     rows: tuple[str, ...]
     x: float
@@ -29,22 +29,22 @@ class MapLabel:
 
     @property
     def leader(self) -> Box:
-        """The line from the point to the label: x, y, x, y."""
+        """The line from the point to the label, as (x, y, x, y)."""
         left, bottom, right, top = self.box
         end = min(max(self.x, left + _GAP), right - _GAP)
         return self.x, self.y, end, bottom if self.y <= bottom else top if self.y >= top else self.y
 
 
 def size_of(rows: Sequence[str]) -> tuple[float, float]:
-    """Return the width and height that rows of text take with a little room around them."""
+    """Return the width and height of rows of text with a little room around them."""
     return max(map(width_of, rows)) + 0.1, LINE_HEIGHT * len(rows) + 0.06
 
 
 @dataclass(frozen=True, slots=True)
 class _Blocks:
-    """What a label may not lie on (`solid`), or had better not (`lines`); leaders keep off `labels`.
+    """What a label must not cover (`solid`) or should not cover (`lines`); a leader must not cross `labels`.
 
-    `waiting`: points further left, whose leaders will want to rise.
+    `waiting` holds the points further left that have no label yet: their leaders need room above them.
     """
 
     solid: list[Box]
@@ -70,9 +70,9 @@ def place_labels(
 ) -> tuple[MapLabel, ...]:
     """Return a label for each of `points` (rows, x, y) in a map of that size, in the order given.
 
-    From right to left, each as near to its point as there is room. No label lies on another, on a marker or on a box
-    that is `taken`, nor if that can be had on a leader or a box to be `kept_clear`; and no leader goes through a label.
-    A label for which there is no room lies where it covers least.
+    Labels are placed from right to left, each as near to its point as there is room. No label covers another label, a
+    marker or a box that is `taken`, and no leader crosses a label. Where possible, labels also stay off leaders and the
+    boxes to be `kept_clear`. A label without room stands where it covers least.
     """
     markers = [_around(x, y) for _, x, y in points]
     found: dict[int, MapLabel] = {}
@@ -92,7 +92,7 @@ def place_labels(
 
 
 def _candidates(rows: Sequence[str], x: float, y: float, width: float, height: float) -> list[Box]:
-    """Return boxes within the map, nearest first: `min` keeps the first of equals."""
+    """Return possible boxes within the map, nearest first, since `min` keeps the first of equals."""
     wide, high = size_of(rows)
     boxes = []
     for step in range(60):

@@ -1,4 +1,4 @@
-"""The whole grid at a glance: how much of the signal is left at the far end, initializer by activation, in decades."""
+"""The whole grid at a glance: the gain over the whole depth in decades, initializer by activation."""
 
 from __future__ import annotations
 
@@ -22,28 +22,30 @@ from propscope.records.expectations import BAND, end_to_end, expected_factor, me
 from propscope.records.interval import geometric_interval
 from propscope.records.network import Direction
 
-# Beyond it a network is as dead, or as broken, as it gets: more decades would only bleach the rest.
+# More decades would say nothing new of a dead or exploded network, and would bleach the others.
 DECADES_AT_MOST = 8.0
 State = Literal["seen", "vanished", "overflowed", "not seen"]
 
 _TITLES: tuple[tuple[Direction, str], ...] = (
-    ("forward", "Forward: rms(z), last layer over first"),
-    ("backward", "Backward: rms(dL/dz), first layer over last"),
+    ("forward", "Forward: rms(z), last / first layer"),
+    ("backward", "Backward: rms(dL/dz), first / last layer"),
 )
 _READING = (
-    "Decades (log10) gained or lost over the whole depth. 0, white: healthy. Minus, blue: vanishing; plus, red: "
-    "exploding. Hatched once: exactly zero; crosswise: NaN or Inf."
+    "log10 of the factor by which the signal changes over the whole depth. 0 (white): healthy. Negative (blue): "
+    "vanishing. Positive (red): exploding."
 )
-
-
-_THEORY = " Second row: what infinite-width theory expects, where the networks lie outside its 95% band."
+_HATCHED: tuple[tuple[State, str], ...] = (
+    ("vanished", " Hatched: exactly zero."),
+    ("overflowed", " Cross-hatched: NaN or Inf."),
+)
+_THEORY = " Second row: the value that infinite-width theory expects, where the networks lie outside its 95% band."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Factor:
-    """A cell: `decades` (log10 of the geometric mean over seeds), half its 95% interval, and what is to be written.
+    """A cell: `decades` (log10 of the geometric mean over seeds), half of its 95% interval, and the text in the cell.
 
-    `decades` is -Inf when `vanished`, Inf when `overflowed`, NaN when `not seen`; `half` is NaN below two seeds.
+    `decades` is -Inf for "vanished", Inf for "overflowed" and NaN for "not seen". `half` is NaN below two seeds.
     """
 
     state: State
@@ -54,7 +56,7 @@ class Factor:
 
 @dataclass(frozen=True, slots=True)
 class FactorMap:
-    """The factors of one direction, `cells[row][column]`."""
+    """The factors of one direction: `cells[row][column]`."""
 
     direction: Direction
     title: str
@@ -63,9 +65,9 @@ class FactorMap:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """A picture of factors: a map for each direction that was seen, rows of initializers, columns of activations.
+    """A picture of factors: one map per recorded direction, with one row per initializer, one column per activation.
 
-    `limit`: the decades at which the colours are clipped.
+    Colours are clipped at `limit` decades.
     """
 
     header: Header
@@ -76,7 +78,7 @@ class Overview:
 
 
 def prepare_overview(profiles: ProfileSet) -> Overview | None:
-    """Return the end-to-end factors of every initializer and activation; None when no direction was seen."""
+    """Return the end-to-end factors of every initializer and activation, or None where no direction was recorded."""
     by_line = lines(profiles, columns=(COLUMN,))
     names = tuple(columns(profiles))
     pairs = [[columns(group).get(name, ProfileSet(())) for name in names] for group in by_line.values()]
@@ -91,11 +93,13 @@ def prepare_overview(profiles: ProfileSet) -> Overview | None:
             maps.append(FactorMap(direction, title, cells))
     if not maps:
         return None
-    finite = [abs(cell.decades) for found in maps for row in found.cells for cell in row if math.isfinite(cell.decades)]
+    shown = [cell for found in maps for row in found.cells for cell in row]
+    finite = [abs(cell.decades) for cell in shown if math.isfinite(cell.decades)]
     limit = min(DECADES_AT_MOST, max(1.0, math.ceil(max(finite, default=1.0))))
-    reading = f"{_READING} Colours are clipped at ±{limit:.0f} decades."
+    reading = _READING + "".join(text for state, text in _HATCHED if any(cell.state == state for cell in shown))
+    reading += f" Colours are clipped at ±{limit:.0f} decades."
     if any(len(group) > 1 for group in profiles.groups().values()):
-        reading += " ±: 95% interval over seeds."
+        reading += " ±: 95% confidence interval over seeds."
     if any(site.expected is not None for profile in profiles for site in profile.sites):
         reading += _THEORY
     reading += key_of(mark for row in marks for mark in row)
@@ -104,7 +108,10 @@ def prepare_overview(profiles: ProfileSet) -> Overview | None:
 
 
 def cell_of(members: Iterable[NetworkProfile], direction: Direction) -> Factor:
-    """Return the cell of one pair, one network a seed, with what theory expects where they lie outside its band."""
+    """Return the cell of one initializer and activation from the networks of its seeds.
+
+    The text gives theory's value too if the networks lie outside its band.
+    """
     networks = list(members)
     cell = factor_of([profile.factor(direction) for profile in networks])
     expected = geometric_interval(expected_factor(profile, direction) for profile in networks).center
@@ -120,7 +127,7 @@ def _marked(cell: Factor, mark: str) -> Factor:
 
 
 def factor_of(factors: list[float]) -> Factor:
-    """Return the cell of one pair from its factors, one a seed; a single vanished or overflowed seed decides it."""
+    """Return the cell for factors, one per seed; one vanished or overflowed seed decides the cell's state."""
     seen = [factor for factor in factors if not math.isnan(factor)]
     if not seen:
         return Factor("not seen", math.nan, math.nan, "–")
@@ -137,7 +144,7 @@ def factor_of(factors: list[float]) -> Factor:
 
 
 def _decades(decades: float) -> str:
-    # Rounded first: −0.0 would read as a loss.
+    # Rounding first avoids −0.0, which would read as a loss.
     rounded = round(decades, 1)
     return "0.0" if rounded == 0 else f"{rounded:+.1f}".replace("-", "−")
 
@@ -153,14 +160,17 @@ _BAR = 0.95
 _NAME_CHARACTERS = 28
 _LEAST_WIDTH = 9.5
 _LEAST_MAP = 3.4
-# Side by side up to this many columns, one above the other beyond.
+# With more columns than this, maps stand one above the other.
 _BESIDE = 4
 _COLOURS = colormaps["RdBu_r"]
 _BLANK = (1.0, 1.0, 1.0, 1.0)
 
 
 def draw_overview(prepared: Overview, figure: Figure | None = None) -> Figure:
-    """Draw heat maps into a figure, whose size it sets, or a new one; wide maps stand one above the other."""
+    """Draw the heat maps into a figure and set its size; wide maps stand one above the other.
+
+    Without `figure`, a new one is made.
+    """
     figure = figure or Figure(dpi=DPI)
     names = [wrap(name, _NAME_CHARACTERS) for name in prepared.rows]
     margin = 0.4 + CHARACTER * max(len(row) for wrapped in names for row in wrapped)
@@ -190,7 +200,7 @@ def draw_overview(prepared: Overview, figure: Figure | None = None) -> Figure:
 
 
 def draw_map(axes: Axes, prepared: Overview, found: FactorMap) -> Axes:
-    """Draw one heat map into an axes: a colour and a number in every cell, hatches where there is no number."""
+    """Draw one heat map into an axes: a colour and a number in every cell, hatching where there is no number."""
     scale = Normalize(-prepared.limit, prepared.limit)
     boxes, colours = [], []
     hatched: dict[str, list[list[tuple[float, float]]]] = {"vanished": [], "overflowed": []}

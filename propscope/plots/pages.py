@@ -1,4 +1,4 @@
-"""Which profiles share a picture, which of them form one line, and what a picture says about its run."""
+"""Which profiles share a picture, which form one line, and what a picture's header says about them."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ Set = TypeVar("Set", ProfileSet, TrainingSet)
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Set]):
-    """The profiles (or trainings) of one picture, and the `suffix` that tells its file from the others of its plot."""
+    """The profiles (or trainings) of one picture, and the `suffix` of its file name within its plot."""
 
     suffix: str
     profiles: Set
 
 
 def lines(profiles: Set, *, columns: Sequence[str] = (), members: Set | None = None) -> dict[str, Set]:
-    """Return the profiles (or those `members` of them), or trainings, that make one line or row, by its name, in order.
+    """Return the profiles or trainings of each line or row, by the line's name, in order.
 
-    They differ in their seed alone, and in the labels that `columns` keep apart elsewhere. The name is the initializer,
-    with every other label that varies among `profiles`: "he_normal, depth 50"; "model" where there is neither.
+    The members of a line differ only in their seed and in the labels of `columns`. Its name is the initializer and
+    every other label that varies among `profiles`, such as "he_normal, depth 50", or "model" if there is neither. With
+    `members`, only these are returned, under the names that they have among `profiles`.
     """
     varying = _varying(profiles, but=(SEED, LINE, *columns))
     together: dict[str, list[Any]] = {}
@@ -44,7 +45,7 @@ def lines(profiles: Set, *, columns: Sequence[str] = (), members: Set | None = N
 
 
 def columns(profiles: Set) -> dict[str, Set]:
-    """Return the profiles or trainings of each activation, in the order of first appearance; "" where none is named."""
+    """Return the profiles or trainings of each activation ("" if unlabelled), in order of first appearance."""
     together: dict[str, list[Any]] = {}
     for profile in profiles:
         together.setdefault(str(profile.labels.get(COLUMN, "")), []).append(profile)
@@ -52,10 +53,10 @@ def columns(profiles: Set) -> dict[str, Set]:
 
 
 def pages(profiles: Set, *, within: Sequence[str], lines_at_most: int, columns_at_most: int) -> list[Page[Set]]:
-    """Return the pictures that a set takes: one for each combination of labels that are not drawn `within` one.
+    """Divide a set into pictures: one for each combination of the labels that are not `within` one picture.
 
-    Seeds always share a picture. Profiles without an initializer are told apart by their other labels, as lines of one
-    picture. More than `lines_at_most` lines, or `columns_at_most` activations, make further pictures.
+    Seeds always share a picture. Profiles without an initializer are lines of one picture, named by their other labels.
+    More than `lines_at_most` lines or `columns_at_most` activations make further pictures.
     """
     inside = {SEED, *within}
     if LINE not in profiles.axes:
@@ -74,7 +75,7 @@ def pages(profiles: Set, *, within: Sequence[str], lines_at_most: int, columns_a
 
 
 def _varying(profiles: ProfileSet | TrainingSet, *, but: Collection[str]) -> list[str]:
-    """Return the labels, `but` these, that are not the same for all; one that only some carry is not."""
+    """Return the labels, `but` for some, that differ between profiles; a label that only some carry differs."""
     return [
         name
         for name in profiles.axes
@@ -118,14 +119,15 @@ def _unique(pages: list[Page[Set]]) -> list[Page[Set]]:
 
 
 def reasons(profiles: ProfileSet) -> tuple[str, ...]:
-    """Return a sentence for each reason that theory says nothing of some of the profiles."""
+    """Return one sentence for each reason why theory has no prediction for some of the profiles."""
     return tuple(f"{sentence[0].upper()}{sentence[1:]}." for sentence in without_theory(profiles))
 
 
 def facts(profiles: ProfileSet | TrainingSet, *, seeds: str = "") -> str:
-    """Return what was run in one line: activation, the labels that all share, seeds (and what became of them), batch.
+    """Return in one line what was run: activation, shared labels, number of seeds and batch size.
 
-    A fact that is not known, or not the same for all, is left out; of trainings the batch, unless it is a label.
+    A fact that is unknown or not shared by all is left out, and so is the batch size of trainings unless it is a label.
+    `seeds` is added after the number of seeds.
     """
     axes = profiles.axes
     alike = axes.keys() - _varying(profiles, but=())
@@ -146,12 +148,12 @@ def facts(profiles: ProfileSet | TrainingSet, *, seeds: str = "") -> str:
 
 
 def mark_of(profiles: ProfileSet) -> str:
-    """Return the mark of networks' verdict, the worst of them: "" for healthy ones and for none."""
+    """Return the mark of the worst verdict among networks; "" if all are healthy or there are none."""
     return MARKS[diagnose(profiles, notes=False).verdict] if len(profiles) else ""
 
 
 def key_of(marks: Iterable[str]) -> str:
-    """Return what the marks say, as a sentence to add to a reading; "" where there are none."""
+    """Return a sentence that explains the marks, to be added to a header; "" if there are no marks."""
     seen = set(marks)
-    parts = [f"{mark}:\N{NO-BREAK SPACE}{verdict}" for verdict, mark in MARKS.items() if mark and mark in seen]
-    return f" Verdict: {', '.join(parts[::-1])}; unmarked: healthy." if parts else ""
+    parts = [f"{mark}\N{NO-BREAK SPACE}{verdict}" for verdict, mark in MARKS.items() if mark and mark in seen]
+    return f" Verdict: {', '.join(parts[::-1])}, unmarked healthy." if parts else ""

@@ -1,4 +1,4 @@
-"""The order-to-chaos diagram: what is drawn, before drawing."""
+"""The order-to-chaos diagram: correlation depth, critical line and initializers in the plane of the two variances."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from propscope.plots.map_labels import Box, MapLabel, place_labels, size_of
 from propscope.plots.style import ALARM, DPI, INK, QUIET, Header, draw_header, short, wrap
 from propscope.records.phase import Floats, PhaseChart, Standing
 
-# sigma_w^2 and sigma_b^2 along a stretch of the critical line, and whether it is drawn solid.
+# A stretch of the critical line: sigma_w^2, sigma_b^2, and whether it is drawn solid.
 Piece = tuple[Floats, Floats, bool]
 
-# Inches of the map.
+# The size of the map in inches.
 WIDTH, HEIGHT = 6.6, 4.6
-# The ends of the colours, in layers: nearer to criticality than the upper one all looks alike.
+# The ends of the colour scale in layers; correlation depths above the upper end have the same colour.
 DEPTHS = (0.3, 1000.0)
 
 Mark = Literal["critical", "initializer", "left", "right", "bottom", "top", "none"]
 
 _CHARACTERS = 26
-# Points nearer to one another than this, in inches, share a marker and a label.
+# Points nearer to each other than this, in inches, share a marker and a label.
 _TOGETHER = 0.07
 _READING = (
-    "Colour: ξ_c, the layers over which the correlation of two inputs settles; plain networks train up to about 6 ξ_c "
-    "deep. It grows without end towards the critical line: the last colour means {most} layers and more. "
-    "Ordered: inputs become alike, gradients vanish. Chaotic: alike inputs part, gradients explode."
+    "Colour: the correlation depth ξ_c in layers, over which the correlation of two inputs settles; plain networks "
+    "train up to a depth of about 6 ξ_c. It diverges at the critical line; the last colour: {most} layers or more. "
+    "Ordered: inputs become alike and gradients vanish. Chaotic: similar inputs separate and gradients explode."
 )
-_DIVERGES = " Hatched: from 1, the variance grows without end."
-_DASHED = " Dashed: critical, but the variance leaves such a point."
-_STAR = " Star: where --init critical stands."
+_DIVERGES = " Hatched: the variance, starting at 1, grows without bound."
+_DASHED = " Dashed line: critical, but the variance moves away from such a point."
+_STAR = " Star: the variances of --init critical."
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """The name of a part of the map, and the middle of its text in inches."""
+    """The name of a region of the map, and the centre of its text in inches."""
 
     name: str
     x: float
@@ -51,9 +51,9 @@ class Region:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PhasePicture:
-    """What is drawn of a `chart`: the critical line in pieces (sigma_w^2, sigma_b^2, whether solid), and all labels.
+    """A picture of a phase `chart`: the critical line in pieces (sigma_w^2, sigma_b^2, whether solid), and all labels.
 
-    `marks[i]` stands at the point of `labels[i]`; those named after a side are arrows to what is off the axes there.
+    `marks[i]` is drawn at the point of `labels[i]`. A mark named after a side is an arrow to a point beyond that side.
     """
 
     header: Header
@@ -65,7 +65,7 @@ class PhasePicture:
 
 
 def prepare_phase(chart: PhaseChart, *, note: str = "") -> PhasePicture:
-    """Return the picture of a phase diagram; `note` says in the header what the initializers' places depend on."""
+    """Return the picture of a phase chart; `note` says in the header what the initializers' variances depend on."""
     regions = _regions(chart)
     pieces = _pieces(chart)
     points = _points(chart, pieces)
@@ -86,13 +86,15 @@ def _header(chart: PhaseChart, pieces: tuple[Piece, ...], marks: tuple[Mark, ...
         rows.append(f"No critical line: {chart.no_line}.")
     elif chart.line_weight.size == 1:
         w, b = float(chart.line_weight[0]), float(chart.line_bias[0])
-        rows.append(f"The critical line is one point, ({short(w)}, {short(b)}): with any bias the variance has no end.")
+        rows.append(
+            f"The critical line is one point, ({short(w)}, {short(b)}): any bias makes the variance grow without bound."
+        )
     reasons: dict[str, list[str]] = {}
     for name, reason in chart.without_place:
         reasons.setdefault(reason, []).append(name)
-    rows += [f"No place for {', '.join(names)}: {reason}." for reason, names in reasons.items()]
-    facts = " · ".join(filter(None, ("mean-field theory of infinite width", note)))
-    return Header(f"{chart.activation}: order and chaos", facts, "\n".join(rows))
+    rows += [f"Not in the map: {', '.join(names)} ({reason})." for reason, names in reasons.items()]
+    facts = " · ".join(filter(None, ("infinite-width mean-field theory", note)))
+    return Header(f"Phase diagram of {chart.activation}: order and chaos", facts, "\n".join(rows))
 
 
 def _x(chart: PhaseChart, weight: Floats) -> Floats:
@@ -106,12 +108,12 @@ def _y(chart: PhaseChart, bias: Floats) -> Floats:
 
 
 def _pieces(chart: PhaseChart) -> tuple[Piece, ...]:
-    """Return the stretches of the critical line within the map, each wholly solid or wholly dashed."""
+    """Return the stretches of the critical line within the map, each all solid or all dashed."""
     if chart.line_weight.size < 2:
         return ()
     x, y = _x(chart, chart.line_weight), _y(chart, chart.line_bias)
     inside = (x >= 0) & (x <= WIDTH) & (y >= 0) & (y <= HEIGHT)
-    # One point beyond each end, so that the line meets the edge.
+    # One more point at each end makes the line reach the edge of the map.
     shown = inside | np.append(inside[1:], False) | np.insert(inside[:-1], 0, False)
     pieces = []
     state = np.where(shown, np.where(chart.line_stable, 2, 1), 0)
@@ -124,7 +126,7 @@ def _pieces(chart: PhaseChart) -> tuple[Piece, ...]:
 
 
 def _points(chart: PhaseChart, pieces: tuple[Piece, ...]) -> list[tuple[Mark, tuple[str, ...], float, float]]:
-    """Return the mark, the rows of text and the place of every label."""
+    """Return the mark, the rows of text and the point (x, y) of every label."""
     groups: list[tuple[Mark, list[str], float, float]] = []
     everyone = list(dict.fromkeys((*filter(None, (chart.critical,)), *chart.standings)))
     for standing in everyone:
@@ -149,7 +151,7 @@ def _points(chart: PhaseChart, pieces: tuple[Piece, ...]) -> list[tuple[Mark, tu
 
 
 def _families(names: list[str]) -> list[str]:
-    """Return names, each once, with xavier_* for xavier_uniform and xavier_normal together."""
+    """Return each name once; xavier_* stands for xavier_uniform and xavier_normal together."""
     unique = list(dict.fromkeys(names))
     both = {name.removesuffix("_normal") for name in unique if name.removesuffix("_normal") + "_uniform" in unique}
     short_names = {f"{family}{ending}": f"{family}_*" for family in both for ending in ("_normal", "_uniform")}
@@ -157,7 +159,7 @@ def _families(names: list[str]) -> list[str]:
 
 
 def _beads(chart: PhaseChart, pieces: tuple[Piece, ...]) -> list[Box]:
-    """Return small boxes along the critical line, for labels to keep off."""
+    """Return small boxes along the critical line, which labels should not cover."""
     beads: dict[tuple[int, int], None] = {}
     for weight, bias, _ in pieces:
         x, y = _x(chart, weight), _y(chart, bias)
@@ -191,7 +193,7 @@ def _regions(chart: PhaseChart) -> tuple[Region, ...]:
 
 
 def _region(name: str, mask: NDArray[np.bool_]) -> Region | None:
-    """Return the place for a name nearest to the middle of its part, in the upper half; None where it has no room."""
+    """Return where a name stands: in the upper half, nearest to the middle of its region; None if there is no room."""
     if not mask.any():
         return None
     rows, columns = mask.shape
@@ -231,7 +233,7 @@ _TICKS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 
 
 def draw_phase(prepared: PhasePicture, figure: Figure | None = None) -> Figure:
-    """Draw a phase diagram into a figure, whose size it sets, or a new one."""
+    """Draw the phase diagram into a figure and set its size; without `figure`, a new one is made."""
     figure = figure or Figure(dpi=DPI)
     width = _LEFT + WIDTH + _RIGHT
     top = prepared.header.height(width)
@@ -245,7 +247,7 @@ def draw_phase(prepared: PhasePicture, figure: Figure | None = None) -> Figure:
 
 
 def draw_plane(axes: Axes, bar: Axes, prepared: PhasePicture) -> Axes:
-    """Draw the map into one axes and the scale of its colours into another."""
+    """Draw the map into `axes` and its colour scale into `bar`."""
     chart = prepared.chart
     extent = (*chart.weight_limits, *chart.bias_limits)
     diverges = np.isinf(chart.q)

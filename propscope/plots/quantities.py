@@ -1,4 +1,4 @@
-"""The quantities that are drawn as curves, one row of panels each, and their averages over seeds."""
+"""The quantities that are drawn as curves, one row of panels for each, and their averages over seeds."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _FIELDS = {field.name: field for field in (*PARAMETER_FIELDS, *SUMMARY_FIELDS)}
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A quantity along the depth: `reads` a field of the summaries on a `series`, or their norm.
+    """A quantity along the depth: the field `reads` of the summaries (or the norms) of a `series`.
 
-    `subject` says of what in words, `symbol` in mathtext; `travels` which way the signal runs through the layers; a
-    quantity that is `signed` is averaged as it is, every other one on logarithms. `expects`: the field of `Expected`
-    or of a parameter that predicts it, `scatter` the one that says how far networks stray, and `drift` by how much the
-    logarithm about which they do lies off that of the prediction; "" where there is none.
+    `subject` names the tensor in words, `symbol` the quantity in mathtext. `travels` says in which direction the signal
+    runs through the layers. A `signed` quantity is averaged as it is, every other one as its logarithm. Three fields of
+    `Expected`, or of a parameter, hold theory's part ("" for none): `expects` the prediction, `scatter` the standard
+    deviation over networks, and `drift` the mean over networks of the logarithm less that of the prediction.
     """
 
     subject: str
@@ -42,36 +42,36 @@ class Quantity:
 
     @property
     def field(self) -> Field:
-        """The quantity's name, label and symbol everywhere else."""
+        """The row of the quantity in the table of recorded quantities."""
         return _FIELDS[self.reads]
 
     def values(self, series: DepthSeries) -> list[float]:
-        """Return the value at each position of a series: NaN where not seen, Inf where an element is not finite."""
+        """Return the value at each position of a series: NaN if not recorded, Inf if an element is not finite."""
         return [
             _value(None if summary is None or not summary.count else summary.nonfinite_count, read)
             for summary, read in zip(series.summaries, self._reads(series), strict=True)
         ]
 
     def expected(self, series: DepthSeries) -> list[float]:
-        """Return what theory expects at each position of a series, NaN where it says nothing."""
+        """Return theory's prediction at each position of a series, NaN where there is none."""
         return [_known(found, self.expects) for found in series.expected]
 
     def scatters(self, series: DepthSeries) -> list[float]:
-        """Return by how much networks scatter at each position, in logarithms unless signed; NaN where not known."""
+        """Return the standard deviation over networks (of logarithms unless signed) by position, NaN if unknown."""
         return [_known(found, self.scatter) for found in series.expected]
 
     def drifts(self, series: DepthSeries) -> list[float]:
-        """Return by how much the mean logarithm lies above that of the prediction, NaN where not known."""
+        """Return the mean logarithm over networks less that of the prediction at each position, NaN if unknown."""
         return [_known(found, self.drift) for found in series.expected]
 
     def band(self, expected: Floats, scatter: Floats, drift: Floats) -> tuple[Floats, Floats]:
-        """Return the limits between which 95% of networks lie, all of one shape."""
+        """Return the limits between which 95% of networks lie; all arrays have the same shape."""
         if self.signed:
             return expected - BAND * scatter, expected + BAND * scatter
         return seed_band(expected, scatter, drift)
 
     def drawable(self, values: Floats) -> NDArray[np.bool_]:
-        """Return which values have a place on the axis: finite ones, and positive ones where it is logarithmic."""
+        """Return which values the axis can show: finite ones, and only positive ones if it is logarithmic."""
         return np.isfinite(values) & ((values > 0) | self.signed)
 
     def _reads(self, series: DepthSeries) -> Iterable[float]:
@@ -136,13 +136,13 @@ QUANTITIES = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Curve:
-    """One line: the average over `profiles` networks at each position, with its 95% interval, all shape (n,).
+    """One line: the average over `profiles` networks at each position, with its 95% confidence interval, shape (n,).
 
-    `center` is 0 where a network's value is exactly zero and Inf where one is not finite; `vanished` and `nonfinite`
-    count those networks. NaN where nothing was seen; NaN limits with fewer than two networks.
+    `center` is 0 where one network's value is exactly zero, Inf where one is not finite and NaN where nothing was
+    recorded; `vanished` and `nonfinite` count those networks. `low` and `high` are NaN below two networks.
 
-    `expected`: what theory expects, averaged likewise; 95% of single networks lie from `expected_low` to
-    `expected_high`. NaN where theory says nothing.
+    `expected` is theory's prediction, averaged in the same way; 95% of single networks lie between `expected_low` and
+    `expected_high`. All three are NaN where theory has no prediction.
     """
 
     name: str
@@ -159,7 +159,7 @@ class Curve:
 
 
 def curve_of(name: str, quantity: Quantity, series: Iterable[DepthSeries]) -> Curve:
-    """Return the curve of one line from the series of its networks, one a seed."""
+    """Return the curve of one line from the series of its networks, one per seed."""
     members = list(series)
     positions = positions_of(members)
     at = {position: index for index, position in enumerate(positions)}

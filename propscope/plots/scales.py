@@ -1,4 +1,4 @@
-"""The vertical or horizontal scale that a set of values asks for, and where a value stands on it."""
+"""The scale of an axis: which one suits a set of values, where a value stands on it, and its ticks."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Ints = NDArray[np.int64]
 
 DECADES_ABOVE = 5.0
 DECADES_BELOW = 9.0
-# Less would make the wandering of one healthy network look like a trend.
+# On fewer decades, the random variation of one healthy network would look like a trend.
 DECADES_AT_LEAST = 2.0
 _TICKS = 7
 _PAD = 0.04
-# Matplotlib's transforms multiply limits; beyond this they would overflow.
+# Matplotlib's transforms multiply limits, which would overflow beyond this.
 _LARGEST = 1e100
 
 
@@ -31,9 +31,8 @@ _LARGEST = 1e100
 class Scale:
     """An axis from `low` to `high`: linear, logarithmic, symlog (linear within +-`linear_below`), or asinh.
 
-    Asinh is symlog without the kink, which would show where the axis is divided into cells.
-
-    `clipped`: whether there are finite values beyond its limits.
+    The asinh scale has no kink; that of symlog would show on an axis that is divided into cells. `clipped` is True if
+    finite values lie beyond the limits.
     """
 
     kind: Literal["linear", "log", "symlog", "asinh"]
@@ -56,12 +55,12 @@ class Scale:
             return np.asarray(np.sign(array) * np.where(size <= 1, size * 10 / 9, 10 / 9 + np.log10(size)))
 
     def fraction(self, values: ArrayLike) -> Floats:
-        """Return where values stand on the axis, 0 at its low and 1 at its high end, held within; NaN stays NaN."""
+        """Return where values stand on the axis, from 0 (low end) to 1 (high end), clipped to it; NaN stays NaN."""
         low, high = self._units([self.low, self.high])
         return np.asarray(np.clip((self._units(values) - low) / (high - low), 0.0, 1.0))
 
     def at(self, fractions: ArrayLike) -> Floats:
-        """Return the values that stand at these places on the axis, 0 at its low and 1 at its high end."""
+        """Return the values at fractions of the axis, from 0 (low end) to 1 (high end)."""
         low, high = self._units([self.low, self.high])
         units = low + np.asarray(fractions, dtype=np.float64) * (high - low)
         if self.kind == "linear":
@@ -77,9 +76,9 @@ class Scale:
 
     @property
     def ticks(self) -> tuple[float, ...]:
-        """At most 7 powers of ten in range; with 0 and both signs for symlog and asinh; none for a linear axis.
+        """At most 7 powers of ten in range; symlog and asinh add 0 and both signs; a linear axis has none.
 
-        A short logarithmic axis has 2 and 5 between the powers.
+        A short logarithmic axis has 2 and 5 times the powers too.
         """
         if self.kind == "linear":
             return ()
@@ -99,7 +98,7 @@ class Scale:
         return max(abs(self.low), abs(self.high))
 
     def apply(self, axes: Axes) -> Axes:
-        """Set an axes' y axis to this scale and its ticks."""
+        """Give the y axis of an axes this scale and its ticks."""
         if self.kind == "symlog":
             axes.set_yscale("symlog", linthresh=self.linear_below)
         elif self.kind == "asinh":
@@ -117,15 +116,15 @@ class Scale:
 
 
 def exponents(low: float, high: float, at_most: int) -> list[int]:
-    """Return at most so many evenly spaced whole exponents between two, 0 among them when it lies there."""
+    """Return at most `at_most` evenly spaced integers from `low` to `high`, with 0 if it lies there."""
     first, last = math.ceil(low - 1e-9), math.floor(high + 1e-9)
     step = max(1, -(-(last - first + 1) // at_most))
-    # A multiple of the step keeps 1 = 10^0 among the ticks.
+    # Multiples of the step include 10^0 = 1.
     return [e for e in range(first, last + 1) if e % step == 0]
 
 
 def position_ticks(first: int, last: int) -> list[int]:
-    """Return at most 9 whole positions to mark: the first one, and multiples of 1, 2, 5, 10, ... after it."""
+    """Return at most 9 integer ticks: the first position, then multiples of 1, 2, 5, 10, ..."""
     steps = (digit * 10**power for power in range(7) for digit in (1, 2, 5))
     step = next((step for step in steps if (last - first) / step <= 6), last - first)
     return [first, *(tick for tick in range(0, last + 1, step) if tick > first + step / 2)]
@@ -148,11 +147,11 @@ def _power(value: float) -> str:
 
 
 def log_window(values: ArrayLike, *, anchors: ArrayLike) -> tuple[float, float]:
-    """Return the decades (log10) that a logarithmic axis shows: those of the positive values, 2 at least, 14 at most.
+    """Return the limits (log10) of a logarithmic axis: those of the positive values, 2 to 14 decades apart.
 
-    Where there are more, the window lies 9 decades below to 5 above the anchor: of `anchors`, the values from which the
-    signals start, the one nearest to 1, so that the healthy networks are always in sight. Without positive values it
-    lies around 1.
+    If the values span more than 14 decades, the limits lie 9 decades below and 5 above the anchor. The anchor is the
+    one of `anchors`, the values at which the signals start, that is nearest to 1: this keeps healthy networks in sight.
+    Without positive values, the limits are -1 and 1.
     """
     logs, starts = _decades(values), _decades(anchors)
     if not logs.size:
@@ -168,14 +167,14 @@ def log_window(values: ArrayLike, *, anchors: ArrayLike) -> tuple[float, float]:
 
 def _decades(values: ArrayLike) -> Floats:
     array = np.asarray(values, dtype=np.float64).ravel()
-    # Within 300 decades of 1, so that the ends of an axis are ordinary numbers even with room around them.
+    # Within 300 decades of 1, the ends of an axis stay finite and positive even with room around the values.
     return np.clip(np.log10(array[np.isfinite(array) & (array > 0)]), -300, 300)
 
 
 def log_scale(values: ArrayLike, *, anchors: ArrayLike, limits: ArrayLike = ()) -> Scale:
     """Return the logarithmic scale that shows `log_window`, with a little room at both ends.
 
-    It makes room for the `limits` of the values' intervals too, up to a factor of 3.
+    It also shows the `limits` of the values' intervals, as far as they lie within a factor of 3 of the values.
     """
     logs = _decades(values)
     bands = 10 ** np.clip(_decades(limits), logs.min() - 0.5, logs.max() + 0.5) if logs.size else np.empty(0)
@@ -186,11 +185,11 @@ def log_scale(values: ArrayLike, *, anchors: ArrayLike, limits: ArrayLike = ()) 
 
 
 def signed_scale(curves: Sequence[Floats], *, limits: ArrayLike = (), spread: float = 0.0) -> Scale:
-    """Return the scale for curves of either sign: linear, or symlog when some are more than 20 times the typical one.
+    """Return the scale for curves of either sign: linear, or symlog if some exceed 20 times the typical curve.
 
-    `spread` is the standard deviation beside which a mean is large or small: the axis reaches to half of it at
-    least, and makes room for the `limits` of the values' intervals, up to half as far again as the values. A curve
-    beyond a million times the typical one leaves the axis.
+    The axis reaches at least half of `spread`, the standard deviation that a mean is compared with. It also shows the
+    `limits` of the values' intervals, up to 1.5 times as far as the values. A curve beyond a million times the typical
+    one leaves the axis.
     """
     finite = [curve[np.isfinite(curve)] for curve in curves]
     sizes = [min(float(np.abs(values).max()), _LARGEST) for values in finite if values.any()]
@@ -211,5 +210,5 @@ def signed_scale(curves: Sequence[Floats], *, limits: ArrayLike = (), spread: fl
     edge = min(1e6 * typical, _LARGEST)
     clipped = low < -edge or high > edge
     low, high = max(low, -edge), min(high, edge)
-    # Both ends reach past the linear range, so that 0 stands off the edge and a tick marks the first power.
+    # Both ends lie outside the linear range, which keeps 0 off the edge and gives the first power a tick.
     return Scale("symlog", min(1.5 * low, -1.5 * linear), max(1.5 * high, 1.5 * linear), linear, clipped)

@@ -1,4 +1,4 @@
-"""The signal along the depth before training and after it, side by side: what is drawn, before drawing."""
+"""The signal along the depth before and after training, side by side."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _MISSING = " A run that diverged has no curve after training."
 
 
 def prepare_signal_change(runs: TrainingSet) -> Curves | None:
-    """Return the std of the activations and the rms of dL/dz before the first step and after the last one.
+    """Return the std of the activations and the rms of dL/dz, before the first step and after the last one.
 
-    None unless some run was profiled at both.
+    Return None if no run was profiled at both.
     """
     ends = [(run, run.profile(0), run.profile(run.epochs)) for run in runs]
     both = [(run, early, late) for run, early, late in ends if early is not None and run.epochs]
@@ -35,5 +35,5 @@ def prepare_signal_change(runs: TrainingSet) -> Curves | None:
 
 
 def _at(moment: str, run: TrainingRun, profile: NetworkProfile) -> NetworkProfile:
-    # The pictures of curves have a column an activation; here a moment takes its place.
+    # Pictures of curves have one column per activation; here the column is the moment of the profile.
     return replace(profile, labels={**run.labels, COLUMN: moment})

@@ -1,6 +1,6 @@
-"""How every picture looks: one rc dictionary, line styles that survive grey print, sizes, numbers in short.
+"""How every picture looks: matplotlib settings, line styles that survive grey print, short numbers, the header.
 
-Sizes are inches at the picture's real size; no text is smaller than 10 points.
+Sizes are inches at the picture's real size. No text is smaller than 10 points.
 """
 
 from __future__ import annotations
@@ -68,15 +68,15 @@ RC: Mapping[str, Any] = MappingProxyType(
 
 
 def styled() -> AbstractContextManager[None]:
-    """Return the context in which pictures are drawn and saved: matplotlib's defaults with `RC`, and not the user's.
+    """Return a context with matplotlib's defaults and `RC`, in which pictures are drawn and saved.
 
-    It leaves matplotlib's settings as they were.
+    The user's settings have no effect inside the context and are unchanged after it.
     """
     return style.context(cast(Any, ["default", dict(RC)]))
 
 
-# Okabe and Ito's colours without yellow, and a brown: told apart with any colour vision; ordered so that neighbours
-# differ in luminance. With 8 colours, 5 dashes and 7 markers the triple repeats after 280 lines.
+# Okabe and Ito's colours without yellow, and a brown: they differ for any colour vision, and neighbours differ in
+# luminance. With 8 colours, 5 dashes and 7 markers, a combination repeats after 280 lines.
 _COLOURS = ("#0072b2", "#e69f00", "#000000", "#56b4e9", "#d55e00", "#009e73", "#cc79a7", "#7a4f1d")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.6, 1.2, 1.6)), (0, (2.6, 1.2)))
 _MARKERS = ("o", "s", "^", "D", "v", "X", "P")
@@ -84,7 +84,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "X", "P")
 
 @dataclass(frozen=True, slots=True)
 class LineStyle:
-    """What tells a line from the others: `colour`, `dash`, `marker`, and whether the marker is `filled`."""
+    """How a line differs from the others: its `colour`, `dash` and `marker`, and whether the marker is `filled`."""
 
     colour: str
     dash: Any
@@ -116,7 +116,7 @@ def line_style(index: int) -> LineStyle:
 
 
 def short(value: float) -> str:
-    """Return a number with two significant digits, in as few characters as that takes: 0.56, 390, 1.2e−5, ∞, NaN."""
+    """Return a number with two significant digits in few characters: 0.56, 390, 1.2e−5, ∞, NaN."""
     if math.isnan(value):
         return "NaN"
     if math.isinf(value):
@@ -135,7 +135,7 @@ def short(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share (0 to 1) in per cent that is 0% or 100% only when it is exactly so."""
+    """Return a share (0 to 1) as a percentage, which is 0% or 100% only if the share is exactly 0 or 1."""
     if 0 < share < 0.01:
         return "<1%"
     if 0.99 < share < 1:
@@ -144,7 +144,7 @@ def percent(share: float) -> str:
 
 
 def wrap(text: str, characters: int) -> list[str]:
-    """Return text in rows of at most so many characters: broken at blanks, else after colons, else anywhere."""
+    """Return text in rows of at most `characters`, broken at blanks, else after colons, else anywhere."""
     rows = [""]
     for word in re.split(r"(?<= )", text):
         pieces = [word] if len(word.rstrip()) <= characters else re.split(r"(?<=:)", word)
@@ -161,26 +161,26 @@ _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def power_of_ten(exponent: int) -> str:
-    """Return 10 to that power as plain text, which draws faster than mathtext."""
+    """Return a power of ten as plain text, which matplotlib draws faster than mathtext."""
     return {0: "1", 1: "10"}.get(exponent, "10" + str(exponent).translate(_SUPERSCRIPT))
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What stands above a picture: `title`, `facts` (what was run), `reading` (what one should see, in paragraphs)."""
+    """The text above a picture: its `title`, `facts` (what was run) and `reading` (how to read it, in paragraphs)."""
 
     title: str
     facts: str
     reading: str
 
     def lines(self, width: float) -> tuple[list[str], list[str]]:
-        """Return the facts and the reading wrapped to a width in inches."""
+        """Return the rows of the facts and of the reading, wrapped to a width in inches."""
         characters = max(20, int((width - 0.4) / _PROSE))
         reading = [row for text in self.reading.splitlines() for row in textwrap.wrap(text, characters)]
         return textwrap.wrap(self.facts, characters), reading
 
     def height(self, width: float) -> float:
-        """Return the inches that it takes in a picture of that width."""
+        """Return the header's height in inches in a picture of a width in inches."""
         return 0.62 + LINE_HEIGHT * sum(map(len, self.lines(width)))
 
 

@@ -1,6 +1,6 @@
-"""Histograms of the activations over the training, a row a layer, a column an initializer: what is drawn.
+"""Histograms of the activations against the epoch: one row per layer, one column per initializer.
 
-After the "colorful dimension" pictures of fastai: a column of cells a moment, its colour the logarithm of the density.
+As in fastai's "colorful dimension" pictures, each epoch is a column of cells whose colour is the logarithm of a share.
 """
 
 from __future__ import annotations
@@ -33,26 +33,27 @@ from propscope.records import LogHistogram, TensorSummary, TrainingSet
 
 ROWS_AT_MOST = 6
 CELLS = 60
-# Fewer moments than this are no course of events.
-_MOMENTS = 3
-# Values that many times further out than the first layer's before training do not make the axis longer.
+# Fewer epochs than this show no development.
+_EPOCHS_AT_LEAST = 3
+# The axis ends at this many times the first layer's rms before training, even if values lie further out.
 _FARTHER = 30.0
 _READING = (
-    "Each column of cells is the histogram of a layer's activations at one epoch. Healthy: wide and steady. Nothing "
-    "but a dark line at 0: the layer is silent (a rectifier's zeros make a line there beside the rest). Growing, then "
-    "falling to the line again and again: the training collapses and starts anew."
+    "Each column of a panel is the histogram of one layer's activations at one epoch. Healthy: wide and steady. Only a "
+    "dark line at 0: the layer is silent (zeros of ReLU make such a line beside other values). Growing and dropping to "
+    "0 again and again: training collapses and restarts."
 )
-_MERGED = " Seeds merged."
+_MERGED = " Seeds are merged."
 _BROKEN = " ▲: NaN or Inf."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingMap:
-    """A picture of histograms over the training: `shares[row][column]` of shape (len(epochs), cells).
+    """A picture of histograms over the training: `shares[row][column]` has shape (len(epochs), cells).
 
-    Of the finite values of a layer at an epoch, those in each cell between `edges`, shape (cells + 1,); the outermost
-    two hold what is beyond the scale too; NaN where nothing was recorded. `broken[row][column]`: the epochs at which
-    some value is not finite. `rows`: the positions shown, `of` how many; `counts`: what those count.
+    It holds the share of a layer's finite values at an epoch in each cell between `edges`, shape (cells + 1,). The two
+    outermost cells include what lies beyond the scale. Shares are NaN where nothing was recorded. `broken[row][column]`
+    lists the epochs at which a value is not finite. `rows` holds the positions shown, out of `of` positions, and
+    `counts` says what the positions count.
     """
 
     header: Header
@@ -71,11 +72,11 @@ _SeriesByEpoch = dict[int, list[DepthSeries]]
 
 
 def prepare_training_map(runs: TrainingSet) -> TrainingMap | None:
-    """Return the histograms of every initializer and layer; None with histograms of fewer than three epochs."""
+    """Return the histograms of every initializer and layer, or None with histograms of fewer than three epochs."""
     series = {name: _series_by_epoch(group) for name, group in lines(runs).items()}
     series = {name: found for name, found in series.items() if found}
     epochs = tuple(sorted({epoch for found in series.values() for epoch in found}))
-    if len(epochs) < _MOMENTS:
+    if len(epochs) < _EPOCHS_AT_LEAST:
         return None
     every = [one for found in series.values() for members in found.values() for one in members]
     positions = positions_of(every)
@@ -109,7 +110,7 @@ def prepare_training_map(runs: TrainingSet) -> TrainingMap | None:
 
 
 def _series_by_epoch(group: TrainingSet) -> _SeriesByEpoch:
-    """Return the activations of every run of a line by epoch, where histograms of them were taken."""
+    """Return the activations of every run of a line by epoch, where their histograms were recorded."""
     found: _SeriesByEpoch = {}
     for run in group:
         for epoch, profile in run.profiles:
@@ -120,7 +121,7 @@ def _series_by_epoch(group: TrainingSet) -> _SeriesByEpoch:
 
 
 def shares_of(summary: TensorSummary | None, edges: Floats) -> Floats:
-    """Return the shares of the finite values between consecutive edges; NaN without any."""
+    """Return the shares of the finite values between consecutive edges, NaN if there are none."""
     histogram = LogHistogram.empty() if summary is None or summary.histogram is None else summary.histogram.finite
     if not histogram.total:
         return np.full(edges.size - 1, np.nan)
@@ -128,7 +129,7 @@ def shares_of(summary: TensorSummary | None, edges: Floats) -> Floats:
 
 
 def _scale(merged: Sequence[Sequence[Sequence[TensorSummary | None]]]) -> Scale:
-    """Return the symmetric logarithmic scale that the first layer before training asks for, and what is not far off."""
+    """Return the asinh scale that suits the first layer before training and all values that are not far outside."""
     summaries = [summary for row in merged for cell in row for summary in cell]
     starts = [cell[0].rms for cell in merged[0] if cell[0] is not None and 0 < cell[0].rms < math.inf]
     typical = float(np.median(starts)) if starts else 1.0
@@ -141,7 +142,7 @@ def _scale(merged: Sequence[Sequence[Sequence[TensorSummary | None]]]) -> Scale:
 
 
 def _reach(summary: TensorSummary) -> tuple[float, float]:
-    """Return the quantiles between which 99.8% of the finite values lie; zeros without any."""
+    """Return the quantiles between which 99.8% of the finite values lie, zeros if there are none."""
     if summary.histogram is None or not summary.histogram.finite.total:
         return 0.0, 0.0
     finite = summary.histogram.finite
@@ -160,14 +161,14 @@ _NAME_CHARACTERS = 21
 _SHADES = LinearSegmentedColormap.from_list(
     "density", ["#ffffff", "#dbe9f4", "#9fc5e2", "#4a90c4", "#1f5a95", "#0a2247"]
 )
-# A cell of fewer than one value in ten thousand is white.
+# A cell with fewer than one value in ten thousand is white.
 _FEWEST = 4
 _DENSITY = LogNorm(10.0**-_FEWEST, 1.0)
 _UNSEEN = "#e9e9e9"
 
 
 def draw_training_map(prepared: TrainingMap, figure: Figure | None = None) -> Figure:
-    """Draw a grid of meshes into a figure, whose size it sets, or a new one."""
+    """Draw a grid of panels into a figure and set its size; without `figure`, a new one is made."""
     figure = figure or Figure(dpi=DPI)
     names = ["\n".join(wrap(name, _NAME_CHARACTERS)) for name in prepared.columns]
     headings = LINE_HEIGHT * 1.1 * max(name.count("\n") + 1 for name in names) + 0.12
@@ -212,14 +213,14 @@ def draw_mesh(axes: Axes, prepared: TrainingMap, row: int, column: int) -> Axes:
 
 
 def _sides(epochs: tuple[int, ...]) -> Floats:
-    """Return where the columns of cells meet: midway between the epochs."""
+    """Return the borders of the columns of cells: midway between the epochs."""
     at = np.array(epochs, dtype=np.float64)
     middles = (at[1:] + at[:-1]) / 2
     return np.concatenate([[2 * at[0] - middles[0]], middles, [2 * at[-1] - middles[-1]]])
 
 
 def _draw_key(figure: Figure, middle: float) -> None:
-    """Draw the scale of the shades at a height in inches."""
+    """Draw the colour scale in one row, `middle` inches above the bottom."""
     width, height = figure.get_size_inches()
     text = f"share of a layer's values in a cell: {power_of_ten(-_FEWEST)} or less"
     left = 0.2

@@ -78,7 +78,7 @@ def test_rows_are_quantities_and_columns_activations() -> None:
         assert row[1] is not None
         assert row[0].scale == row[1].scale
     assert curves.header.facts == "depth 6 · width 16 · 2 seeds · batch 32"
-    assert "95% interval" in curves.header.reading
+    assert "95% confidence interval" in curves.header.reading
 
 
 def test_a_vanished_layer_is_stated() -> None:
@@ -172,11 +172,21 @@ def test_the_prediction_lies_over_every_curve_and_its_band_under_few() -> None:
 
 def test_the_header_explains_what_theory_adds_and_only_then() -> None:
     reading = prepared(ProfileSet((predicted(mlp(depth=2)),))).header.reading
-    assert "Thin dark dashes: infinite-width theory. Grey, dotted edges: where theory expects 95%" in reading
+    assert "infinite-width theory" in reading
+    assert "Grey band" in reading
+    assert "95% of networks" in reading
     many = ProfileSet.of(predicted(mlp(name, depth=2)) for name in list(INITIALIZERS)[:7])
     assert "Grey" not in prepared(many).header.reading
     assert "dashes" in prepared(many).header.reading
     assert "theory" not in prepared(ProfileSet((mlp(depth=2),))).header.reading
+
+
+def test_the_header_explains_marks_only_where_they_are_drawn() -> None:
+    sound = prepared(ProfileSet((mlp(depth=2),))).header.reading
+    assert "▼" not in sound
+    assert "▲" not in sound
+    assert "▼: exactly zero" in prepared(ProfileSet((constant(0.0),))).header.reading
+    assert "▲: NaN or Inf" in prepared(ProfileSet((constant(math.nan),))).header.reading
 
 
 def test_a_reason_for_no_theory_is_a_paragraph_of_its_own() -> None:

@@ -41,8 +41,8 @@ def test_one_seed_has_no_band_and_no_validation_no_dashes() -> None:
     assert curve.judged is curve.train
     prepared = prepare_learning(TrainingSet((run(validation=False),)))
     assert prepared is not None
-    assert "dashed" not in prepared.header.reading
-    assert "Bands" not in prepared.header.reading
+    assert "Dashed" not in prepared.header.reading
+    assert "Band" not in prepared.header.reading
 
 
 def test_regression_has_no_accuracy() -> None:

@@ -72,8 +72,8 @@ def test_the_line_is_cut_to_the_map_and_dashed_where_it_does_not_hold() -> None:
 
 def test_the_header_says_what_the_map_cannot() -> None:
     reading = prepare_phase(chart()).header.reading
-    assert "No place for zeros, ones: it is zero.\nNo place for eye: no draw." in reading
-    assert "the last colour means 1000 layers and more" in reading
+    assert reading.splitlines()[1:] == ["Not in the map: zeros, ones (it is zero).", "Not in the map: eye (no draw)."]
+    assert "1000 layers" in reading
     assert "Star" in reading
     assert "Dashed" not in reading
     assert "Hatched" not in reading

@@ -48,7 +48,7 @@ def test_seeds_are_merged() -> None:
     found = prepared(runs)
     shares, middle = found.shares[0][0], np.searchsorted(found.edges, 0.0)
     assert (shares[0, : middle - 10].sum(), shares[0, middle + 10 :].sum()) == pytest.approx((0.5, 0.5))
-    assert "Seeds merged" in found.header.reading
+    assert "Seeds are merged" in found.header.reading
 
 
 def test_values_beyond_the_axis_are_in_its_last_cells() -> None:
