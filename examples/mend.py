@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from propscope.experiments.training import make_data
 from propscope.remedies import carry_out, mend
-from propscope.report.explanation import first_line
+from propscope.report.findings import verdict_line
 from propscope.report.remedies import trials_text
 
 data = make_data("digits", seed=0, scale="zscore")
@@ -32,9 +32,9 @@ def trained(net, inputs, optimizer, epochs):
 def mended(net, batch):
     """Return the first line on the network, and a copy with the remedy that helped."""
     mending = mend(net, batch, lambda output: cross_entropy(output, digits[: len(batch)]))
-    print(first_line(mending.before.diagnosis), trials_text(mending), sep="\n", end="\n\n")
+    print(verdict_line(mending.before.diagnosis), trials_text(mending), sep="\n", end="\n\n")
     carry_out(better := copy.deepcopy(net), mending.trial.remedy, batch)
-    return first_line(mending.before.diagnosis), better
+    return verdict_line(mending.before.diagnosis), better
 
 
 torch.manual_seed(0)

@@ -88,7 +88,10 @@ def check(
     Exit codes: 0 the check passed, 1 it failed, 2 wrong use or bad input. Findings are listed worst first, each with
     its remedy. "Model", "Input and loss" and "Run" hold options for a TARGET, "Selection" options for a FILE.
     """
-    from propscope.report.check import Verdict, print_verdict
+    from propscope.diagnosis.check import check as judge
+    from propscope.report.check import check_text
+    from propscope.report.documents import check_document
+    from propscope.report.terminal import print_json, write
 
     of_file = _is_file(what)
     _check_options(context, fail_on, of_file=of_file)
@@ -102,9 +105,9 @@ def check(
 
         request = Request.of(context.params, target=what, seeds=_seeds(held) if seeds is None else seeds)
         profiles, headline = _run(request)
-    verdict = Verdict.of(profiles, headline, held, baseline, fail_on=fail_on, tolerance=tolerance)
-    print_verdict(verdict, json=json)
-    return verdict.exit_code
+    outcome = judge(profiles, headline, fail_on=fail_on, baseline=held, baseline_file=baseline, tolerance=tolerance)
+    print_json(check_document(outcome)) if json else write(check_text(outcome))
+    return outcome.exit_code
 
 
 def _is_file(what: str) -> bool:

@@ -42,7 +42,8 @@ def conclude(
 def _keep(
     found: ProfileSet | TrainingSet, path: Path, *, plots: bool, overwrite: bool, json: bool, started: float
 ) -> None:
-    from propscope.report.documents import grid_document, print_grid, print_json, print_training, training_document
+    from propscope.report.documents import grid_document, training_document
+    from propscope.report.terminal import print_grid, print_json, print_training
     from propscope.store import save
 
     save(path, found, overwrite=overwrite)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -119,8 +118,8 @@ def _check_view(sort: str | None, top: int | None, depth: int | None) -> None:
 
 def _fixed(request: Request, document: dict[str, Any]) -> str:
     """Put what helps the model into the document, and return it as text."""
-    from propscope.cli.diagnose import trials_document
     from propscope.cli.fix import fixed
+    from propscope.report.documents import trials_document
     from propscope.report.remedies import trials_text
 
     mending = fixed(request)
@@ -150,11 +149,10 @@ def _print(
     fix: str | None,
 ) -> None:
     from propscope.diagnosis import diagnose
-    from propscope.report.documents import print_json, print_table
+    from propscope.report.documents import inspection_document
     from propscope.report.inspection import inspection
-    from propscope.report.inspection_document import inspection_document
     from propscope.report.precision import precision_table
-    from propscope.report.terminal import width_of, write
+    from propscope.report.terminal import print_json, print_table, terminal_width, write
 
     shown = outcome.shown
     assert shown is not None
@@ -164,14 +162,13 @@ def _print(
         print_json(document | inspection_document(shown, diagnosis))
         return
     print(outcome.headline)
-    width = width_of(sys.stdout)
-    report = inspection(shown, diagnosis, title=outcome.title, sort=sort, top=top, depth=depth, width=width)
-    write(report, sys.stdout)
+    width = terminal_width()
+    write(inspection(shown, diagnosis, title=outcome.title, sort=sort, top=top, depth=depth, width=width))
     if precision:
         print()
         print_table(precision_table(shown))
     if fix is not None:
-        print(f"\n{fix}")
+        write(f"\n{fix}")
     for name in ("file", "pictures"):
         for place, path in enumerate(filter(None, [document[name]] if name == "file" else document[name])):
             print(f"{'' if place else name:10}{path}")

@@ -14,7 +14,7 @@ def list_(json: Json = False) -> None:
     """List activations, initializers, inputs, data and optimizers, with their parameters, formulas and sources."""
     from propscope.experiments.training import DATA, OPTIMIZERS
     from propscope.networks import ACTIVATIONS, INITIALIZERS, INPUTS
-    from propscope.report.documents import print_json, print_table
+    from propscope.report.terminal import print_json, print_table
 
     kinds: dict[str, tuple[Any, ...]] = {"activations": ACTIVATIONS, "initializers": INITIALIZERS, "inputs": INPUTS}
     kinds |= {"data": DATA, "optimizers": OPTIMIZERS}

@@ -22,17 +22,9 @@ def show(
     from propscope.diagnosis import diagnose
     from propscope.records import TrainingSet
     from propscope.records.pooling import pooled
-    from propscope.report.documents import (
-        diagnosis_document,
-        grid_document,
-        print_grid,
-        print_json,
-        print_table,
-        print_training,
-        profile_document,
-        training_document,
-    )
+    from propscope.report.documents import diagnosis_document, grid_document, profile_document, training_document
     from propscope.report.profile_tables import profile_table
+    from propscope.report.terminal import print_grid, print_json, print_table, print_training
 
     profiles = load_selected(file, act=act, init=init, depth=depth, width=width, seed=seed)
     if isinstance(profiles, TrainingSet):

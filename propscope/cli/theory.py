@@ -53,7 +53,7 @@ def theory(
     A LIST is separated by commas.
     """
     from propscope.networks import parse_activation, split_list
-    from propscope.report.documents import print_json, print_table
+    from propscope.report.terminal import print_json, print_table
     from propscope.theory.account import account
 
     initializers = () if init is None else split_list(init)

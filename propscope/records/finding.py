@@ -1,4 +1,4 @@
-"""What a diagnosis says, as records: a `Finding` for each thing that is wrong, a `Remedy`, the `Diagnosis` of all."""
+"""The records of a diagnosis: a `Finding` is one thing that is wrong, a `Remedy` what to change, a `Diagnosis` all."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from propscope.records.display import as_html, as_text
 from propscope.records.network import Direction, Label
 
 Kind = Literal[
@@ -40,11 +41,11 @@ Action = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """What to change, and by which number: an `action`, in words (`text`), on `sites`, and what carries it out.
+    """What to change, and by which number: the kind of `action`, in words (`text`), and what carries it out.
 
-    `options`: of a new network of the grid, as `profile_mlp` takes them (initializer, bias, norm, residual). `factors`:
-    what to multiply the weights of each named module of an existing model with. Both are empty where nothing can be
-    carried out by itself.
+    `options`: keyword arguments of `profile_mlp` that make the network anew (initializer, bias, norm, residual).
+    `factors`: the factor for the weight of each named module of an existing model. Both are empty where propscope
+    cannot carry the remedy out by itself.
     """
 
     action: Action
@@ -55,14 +56,14 @@ class Remedy:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong.
+    """One thing that is wrong with a network.
 
-    `kind`; `direction` of the signal that shows it, None where it has none. `severity`: broken, it will not train;
-    strained, it trains badly, or with care alone; note, nothing is wrong yet. `sites`: names, from the `first` to the
-    `last` in the order in which the signal passes them. `evidence`: the numbers that decided, with their limits.
-    `message` says what is seen, `cause` why. `confidence`: the probability that a further seed shows it, by Laplace's
-    rule of succession (k + 1) / (n + 2) for k of n seeds. `labels`: of the network, empty for a model. `marks`: a word
-    for each site that shows it, by name, for the margin of a table.
+    `kind`: what is wrong; `direction`: of the signal that shows it, None where there is none. `severity`: "broken", the
+    network will not train; "strained", it trains badly or only with care; "note", nothing is wrong yet. `sites`: names
+    in the order in which the signal passes them. `message`: what was seen; `cause`: why; `remedy`: what to change.
+    `evidence`: the numbers that decided, with their limits. `confidence`: the probability that one more seed shows the
+    same, by Laplace's rule of succession (k + 1) / (n + 2) for k of n seeds. `labels`: of the network, empty for a
+    model. `marks`: by the name of a site, the word that a table shows beside it.
     """
 
     kind: Kind
@@ -87,12 +88,18 @@ class Finding:
         """Name of the site where it ends, "" where it has none."""
         return self.sites[-1] if self.sites else ""
 
+    def __str__(self) -> str:
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
     """What is wrong with one network, or with several: `findings`, worst first.
 
-    `labels`: of the one network. `networks`: the diagnosis of each, where there are several.
+    `labels`: of the network. `networks`: the diagnosis of each network; empty for a single one.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -106,16 +113,22 @@ class Diagnosis:
 
     @property
     def verdict(self) -> Verdict:
-        """Broken or strained as the worst finding is, healthy where none is either."""
+        """The severity of the worst finding, "broken" or "strained"; "healthy" where there are at most notes."""
         severities = {finding.severity for finding in self.findings}
         return "broken" if "broken" in severities else "strained" if "strained" in severities else "healthy"
 
     @property
     def worst(self) -> Finding | None:
-        """The finding to mend first; None for a healthy network without notes."""
+        """The finding to repair first; None where there is no finding, not even a note."""
         return self.findings[0] if self.findings else None
 
     @property
     def first_bad(self) -> str | None:
         """Name of the site where the worst finding starts; None for a healthy network."""
         return self.findings[0].first if self.verdict != "healthy" else None
+
+    def __str__(self) -> str:
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from propscope.records.display import as_html, as_text
 from propscope.records.finding import Diagnosis, Remedy, Verdict
 from propscope.records.network import Label
 
@@ -64,3 +65,9 @@ class RemedyTrials:
         """The first trial that made it healthy, else the first that helped; None where none did."""
         helped = [trial for trial in self.trials if trial.helped and trial.after is not None]
         return max(helped, key=lambda trial: RANK[trial.after.diagnosis.verdict] if trial.after else -1, default=None)
+
+    def __str__(self) -> str:
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)

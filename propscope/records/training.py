@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from propscope.errors import InputError
+from propscope.records.display import as_html, as_text
 from propscope.records.labelled import LabelledSet
 from propscope.records.network import Floats, Label, NetworkProfile, Provenance
 from propscope.records.profile_set import ProfileSet
@@ -102,6 +103,12 @@ class TrainingRun:
         if epoch < 0:
             return self.profiles[epoch][1] if -epoch <= len(self.profiles) else None
         return next((profile for at, profile in self.profiles if at == epoch), None)
+
+    def __str__(self) -> str:
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
 
 
 def _final(validation: Floats, train: Floats) -> float:

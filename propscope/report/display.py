@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import html
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 from propscope.diagnosis.diagnose import diagnose
 from propscope.records.calibration import Calibration
+from propscope.records.finding import Diagnosis, Finding
 from propscope.records.network import NetworkProfile
 from propscope.records.profile_set import ProfileSet
-from propscope.records.training import TrainingSet
-from propscope.report.calibration import calibration_table
+from propscope.records.remedy_trials import RemedyTrials
+from propscope.records.training import TrainingRun, TrainingSet
+from propscope.report.diagnosis import diagnosis_blocks, finding_text
 from propscope.report.inspection import inspection
 from propscope.report.profile_tables import grid_table, profile_table
+from propscope.report.remedies import calibration_table, trials_text
 from propscope.report.table import Table
-from propscope.report.terminal import width_of, write
-from propscope.report.training_tables import training_table
+from propscope.report.terminal import terminal_width, write
+from propscope.report.training_tables import run_table, training_table
 
 
 def _profile(profile: NetworkProfile) -> Table:
@@ -27,22 +31,36 @@ def _profiles(profiles: ProfileSet) -> Table:
     return grid_table(profiles, diagnose(profiles, notes=False) if len(profiles) else None)
 
 
-_TABLES: dict[type, Callable[[Any], Table]] = {
+_Block = Table | str
+_SHOWN: dict[type, Callable[[Any], _Block | Sequence[_Block]]] = {
     NetworkProfile: _profile,
     ProfileSet: _profiles,
+    TrainingRun: run_table,
     TrainingSet: training_table,
+    Finding: finding_text,
+    Diagnosis: diagnosis_blocks,
+    RemedyTrials: trials_text,
     Calibration: calibration_table,
 }
 
 
 def text_of(record: Any) -> str:
     """Return a record as text."""
-    return _TABLES[type(record)](record).to_text()
+    return "\n\n".join(block if isinstance(block, str) else block.to_text() for block in _blocks(record))
 
 
 def html_of(record: Any) -> str:
     """Return a record as an HTML element."""
-    return _TABLES[type(record)](record).to_html()
+    blocks = [
+        f'<pre style="white-space:pre-wrap">{html.escape(block)}</pre>' if isinstance(block, str) else block.to_html()
+        for block in _blocks(record)
+    ]
+    return blocks[0] if len(blocks) == 1 else f"<div>{''.join(blocks)}</div>"
+
+
+def _blocks(record: Any) -> Sequence[_Block]:
+    shown = _SHOWN[type(record)](record)
+    return (shown,) if isinstance(shown, (str, Table)) else shown
 
 
 def print_inspection(
@@ -50,5 +68,5 @@ def print_inspection(
 ) -> None:
     """Print the tree of a profile's sites, as wide as the terminal; the verdict of `diagnose` stands on top."""
     stream = sys.stdout if file is None else file
-    width = width_of(stream)
+    width = terminal_width(stream)
     write(inspection(profile, diagnose(profile), title=title, sort=sort, top=top, depth=depth, width=width), stream)

@@ -1,64 +1,113 @@
-"""How tables and JSON reach the terminal."""
+"""What `--json` prints: each record as one JSON object. docs/json.md states the objects that several commands share."""
 
 from __future__ import annotations
 
 import json
 import math
-import shutil
-import sys
 from typing import Any
 
-from propscope.diagnosis import Diagnosis, Finding, Remedy, diagnose
-from propscope.records import NetworkProfile, ProfileSet, TrainingSet
+from propscope.diagnosis import diagnose
+from propscope.diagnosis.check import CheckOutcome
 from propscope.records.expectations import Deviation, SecondMomentRatio, deviation, second_moment_ratios
+from propscope.records.finding import Diagnosis, Finding, Remedy
 from propscope.records.interval import Interval
-from propscope.records.network import DIRECTIONS
+from propscope.records.network import DIRECTIONS, NetworkProfile
 from propscope.records.pair_summary import summarize_pairs
+from propscope.records.precision import FORMATS, recommended_loss_scale, summary_headroom
+from propscope.records.profile_set import ProfileSet
+from propscope.records.remedy_trials import RemedyTrials, State
 from propscope.records.rows import Row, parameter_row, profile_row, site_row
+from propscope.records.summary import TensorSummary
+from propscope.records.training import TrainingSet
 from propscope.records.training_summary import DistinctRows, summarize_training
-from propscope.report.profile_tables import grid_table
-from propscope.report.table import Table
-from propscope.report.training_tables import training_table
-from propscope.report.verdict import by_labels
+from propscope.report.findings import by_labels
 
 _NESTED = ("labels", "spec", "shape", "coverage")
 
 
-def print_table(table: Table) -> None:
-    """Print a table to the width of the terminal, and at full width where stdout is none."""
-    print(table.to_text(width=terminal_width()))
+def json_text(document: Any) -> str:
+    """Return a document as JSON; NaN, which JSON does not have, becomes null, and infinities become "inf", "-inf"."""
+    return json.dumps(_plain(document), indent=2)
 
 
-def terminal_width() -> int | None:
-    """Return the terminal's width in characters; None where stdout is no terminal."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+def finding_document(finding: Finding) -> dict[str, Any]:
+    """Return a finding, with the same keys in every command."""
+    return {
+        "kind": finding.kind,
+        "severity": finding.severity,
+        "direction": finding.direction,
+        "sites": list(finding.sites),
+        "first": finding.first,
+        "last": finding.last,
+        "message": finding.message,
+        "cause": finding.cause,
+        "remedy": None if finding.remedy is None else remedy_document(finding.remedy),
+        "confidence": finding.confidence,
+        "labels": dict(finding.labels),
+        "marks": dict(finding.marks),
+        "evidence": dict(finding.evidence),
+    }
 
 
-def print_grid(profiles: ProfileSet) -> None:
-    """Print the table of pairs; where the terminal is too narrow for it, without the intervals, then without theory."""
-    width = terminal_width()
-    diagnosis = diagnose(profiles, notes=False) if len(profiles) else None
-    table = grid_table(profiles, diagnosis)
-    for theory in (True, False):
-        # The first line is the title, which may wrap.
-        if width is None or max(map(len, table.to_text().splitlines()[1 : len(table.rows) + 5])) <= width:
-            break
-        table = grid_table(profiles, diagnosis, intervals=False, theory=theory)
-    print(table.to_text(width=width))
+def remedy_document(remedy: Remedy) -> dict[str, Any]:
+    """Return a remedy: the action, in words, and the options or factors that carry it out."""
+    return {
+        "action": remedy.action,
+        "text": remedy.text,
+        "options": dict(remedy.options),
+        "factors": dict(remedy.factors),
+    }
 
 
-def print_training(runs: TrainingSet) -> None:
-    """Print the table of trained pairs; where the terminal is too narrow for it, without the intervals."""
-    width = terminal_width()
-    table = training_table(runs)
-    if width is not None and max(map(len, table.to_text().splitlines()[1 : len(table.rows) + 5])) > width:
-        table = training_table(runs, intervals=False)
-    print(table.to_text(width=width))
+def diagnosis_document(diagnosis: Diagnosis) -> dict[str, Any]:
+    """Return the verdict on one network and its findings, worst first."""
+    return {"verdict": diagnosis.verdict, "findings": [finding_document(finding) for finding in diagnosis.findings]}
 
 
-def print_json(document: Any) -> None:
-    """Print one JSON document; NaN, which JSON has not, becomes null, and infinities become "inf" and "-inf"."""
-    print(json.dumps(_plain(document), indent=2))
+def network_documents(diagnosis: Diagnosis) -> list[dict[str, Any]]:
+    """Return the labels, verdict and findings of each network."""
+    return [
+        {"labels": dict(network.labels), **diagnosis_document(network)}
+        for network in diagnosis.networks or (diagnosis,)
+    ]
+
+
+def trials_document(trials: RemedyTrials) -> dict[str, Any]:
+    """Return the state of a network before, and every remedy that was tried, in order."""
+    return {
+        "reason": trials.reason,
+        "before": _state(trials.before),
+        "trials": [
+            {
+                "remedy": remedy_document(trial.remedy),
+                "helped": trial.helped,
+                "chosen": trial is trials.trial,
+                "after": None if trial.after is None else _state(trial.after),
+                "reason": trial.reason,
+                "lines": list(trial.lines),
+            }
+            for trial in trials.trials
+        ],
+    }
+
+
+def check_document(outcome: CheckOutcome) -> dict[str, Any]:
+    """Return what `check` concludes: verdict, findings, and what has moved from the baseline."""
+    comparison = outcome.comparison
+    return {
+        "checked": outcome.headline,
+        "networks": outcome.networks,
+        "profiles": outcome.profiles,
+        "verdict": outcome.diagnosis.verdict,
+        "fail_on": outcome.fail_on,
+        "failed": bool(outcome.exit_code),
+        "exit_code": outcome.exit_code,
+        "findings": [finding_document(finding) for finding in outcome.diagnosis.findings],
+        "baseline": None
+        if comparison is None
+        else _fields(comparison, leave="moves") | {"file": str(outcome.baseline)},
+        "moved": [_fields(move) for move in outcome.moves],
+    }
 
 
 def grid_document(profiles: ProfileSet) -> list[dict[str, Any]]:
@@ -67,40 +116,17 @@ def grid_document(profiles: ProfileSet) -> list[dict[str, Any]]:
         return []
     found = by_labels(diagnose(profiles, notes=False))
     return [
-        {name: getattr(pair, name) for name in pair.__dataclass_fields__}
-        | diagnosis_document(found[frozenset(pair.labels.items())])
-        for pair in summarize_pairs(profiles)
+        _fields(pair) | diagnosis_document(found[frozenset(pair.labels.items())]) for pair in summarize_pairs(profiles)
     ]
-
-
-def diagnosis_document(diagnosis: Diagnosis) -> dict[str, Any]:
-    """Return the verdict on one network and its findings, the worst first, as one object."""
-    return {"verdict": diagnosis.verdict, "findings": [finding_document(finding) for finding in diagnosis.findings]}
-
-
-def finding_document(finding: Finding) -> dict[str, Any]:
-    """Return a finding as one object, its remedy in words."""
-    names = ("kind", "severity", "direction", "first", "last", "message", "cause")
-    return {
-        **{name: getattr(finding, name) for name in names},
-        "remedy": None if finding.remedy is None else finding.remedy.text,
-        "confidence": finding.confidence,
-        "evidence": dict(finding.evidence),
-    }
-
-
-def remedy_document(remedy: Remedy | None) -> dict[str, Any] | None:
-    """Return all of a remedy as one object, None where there is none."""
-    return None if remedy is None else {name: getattr(remedy, name) for name in remedy.__dataclass_fields__}
 
 
 def training_document(runs: TrainingSet) -> list[dict[str, Any]]:
     """Return one object a trained pair, with the figures of its table row."""
-    return [{name: getattr(pair, name) for name in pair.__dataclass_fields__} for pair in summarize_training(runs)]
+    return [_fields(pair) for pair in summarize_training(runs)]
 
 
 def profile_document(profile: NetworkProfile) -> dict[str, Any]:
-    """Return a profile as one object: its row, its sites, each with how it compares with theory, its parameters."""
+    """Return a profile: its row, its sites, each with how it compares with theory, its parameters."""
     ratios = second_moment_ratios(profile)
     sites = [
         site_row(site, index)
@@ -116,6 +142,46 @@ def profile_document(profile: NetworkProfile) -> dict[str, Any]:
     }
 
 
+def inspection_document(profile: NetworkProfile, diagnosis: Diagnosis) -> dict[str, Any]:
+    """Return what `inspect` shows: verdict and findings, the precision of each site, the profile."""
+    return {
+        **diagnosis_document(diagnosis),
+        "precision": {
+            "recommended_loss_scale": recommended_loss_scale(profile),
+            "sites": [
+                {"name": site.name, "forward": _headroom(site.forward), "backward": _headroom(site.backward)}
+                for site in profile.sites
+            ],
+        },
+        **profile_document(profile),
+    }
+
+
+def _state(state: State) -> dict[str, Any]:
+    worst = state.diagnosis.worst
+    return {
+        "verdict": state.diagnosis.verdict,
+        "worst": None if worst is None else finding_document(worst),
+        "forward": state.forward,
+        "backward": state.backward,
+    }
+
+
+def _headroom(summary: TensorSummary | None) -> dict[str, Any] | None:
+    shares = {entry.name: summary_headroom(summary, entry) for entry in FORMATS}
+    if None in shares.values():
+        return None
+    return {
+        name: {"overflow": part.overflow, "subnormal": part.subnormal, "zero": part.zero}
+        for name, part in shares.items()
+        if part is not None
+    }
+
+
+def _fields(record: Any, *, leave: str = "") -> dict[str, Any]:
+    return {name: getattr(record, name) for name in record.__dataclass_fields__ if name != leave}
+
+
 def _unpacked(row: Row) -> Row:
     """Return a row without what only a flat table needs: -1 for a missing whole number, and JSON within text."""
     return {
@@ -126,7 +192,7 @@ def _unpacked(row: Row) -> Row:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, (Interval, Deviation, SecondMomentRatio, DistinctRows)):
-        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
+        return _plain(_fields(value))
     if isinstance(value, dict):
         return {name: _plain(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""What `inspect` prints: the verdict, the tree of sites, what was not seen, the parameters, the precision."""
+"""What `inspect` prints: the verdict, the tree of sites, residual streams, parameters, coverage, precision."""
 
 from __future__ import annotations
 
@@ -10,24 +10,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from propscope.records.finding import Diagnosis
-from propscope.records.network import NetworkProfile
+from propscope.records.network import NetworkProfile, Site
 from propscope.records.numerals import number, percent
-from propscope.records.precision import (
-    LOSS_SCALE_MARGIN,
-    largest_gradient,
-    recommended_loss_scale,
-    spell,
-    worst_in,
-)
+from propscope.report.findings import mark_legend, note_lines, verdict_lines
+from propscope.report.precision import precision_sentence
 from propscope.report.sparkline import sparkline
-from propscope.report.streams import attention_sentence, stream_sentence
 from propscope.report.tree import Range, TreeLine, sorted_lines, tree_lines
-from propscope.report.verdict import mark_rules, note_lines, verdict_lines
 
 _GAIN_NOTE = (
-    "gain: forward rms over that of the pre-activation before; backward: rms of the gradient over that of the one "
-    "after. flat: share of values where the nonlinearity is flat; dead: share of units flat on every sample. values: "
-    "histogram, linear, symmetric about 0 where both signs occur."
+    "forward gain: rms of a pre-activation over the rms of the previous one; backward gain: rms of its gradient over "
+    "that of the next one. flat: share of values where the nonlinearity is flat; dead: share of units that are flat on "
+    "every sample. values: histogram on a linear axis, symmetric about 0 where both signs occur."
 )
 _NAMES_SHOWN = 4
 _STOP = "the run stopped in here"
@@ -35,7 +28,7 @@ _STOP = "the run stopped in here"
 
 @dataclass(frozen=True, slots=True)
 class _Style:
-    """How much room a line takes: significant digits, blocks of a histogram, longest name and kind, what is shown."""
+    """How much room a line takes: significant digits, blocks of a histogram, longest name and kind, whether a shape."""
 
     digits: int = 3
     blocks: int = 12
@@ -73,12 +66,12 @@ def inspection(
     depth: int | None = None,
     width: int | None = None,
 ) -> str:
-    """Return the whole report on a profile as text of at most `width` characters (None: as wide as it needs to be).
+    """Return the report on a profile as text of at most `width` characters (None: as wide as it needs to be).
 
-    The verdict of the diagnosis stands on top, with the cause and the remedy of the worst finding; a line that starts
-    with `!` is a site that shows what is wrong, named in the last column. `sort`: by gain, backward, flat,
-    dead or nonfinite instead of the tree, the worst first, `top` of them (alone: by gain). `depth`: levels of modules.
-    Raises `InputError` for values that are not valid.
+    The verdict stands on top, with the cause and the remedy of the worst finding. A line that starts with `!` is a site
+    that shows a fault; its last column names the fault. `sort`: a list of sites, worst first by gain, backward, flat,
+    dead or nonfinite, in place of the tree. `top`: the number of sites listed (without `sort`: by gain). `depth`:
+    levels of modules. Raises `InputError` for values that are not valid.
     """
     if sort is None and top is None:
         lines = tree_lines(profile, diagnosis, depth=depth, title=title)
@@ -163,9 +156,9 @@ def _short(text: str, room: int, *, tail: bool = False) -> str:
 
 def _notes(lines: Sequence[TreeLine]) -> str:
     notes = ["", _GAIN_NOTE]
-    rules = mark_rules(word for line in lines for word in line.words)
-    if rules:
-        notes += [f"! {'; '.join(rules)}."]
+    legend = mark_legend(word for line in lines for word in line.words)
+    if legend:
+        notes += [f"! {'; '.join(legend)}."]
     return "\n".join([*notes, ""])
 
 
@@ -175,7 +168,7 @@ def _facts(profile: NetworkProfile) -> list[str]:
         attention_sentence(profile),
         _parameters(profile),
         *_coverage(profile),
-        _precision(profile),
+        precision_sentence(profile),
     )
     return [line for line in sentences if line]
 
@@ -188,7 +181,7 @@ def _parameters(profile: NetworkProfile) -> str:
     said = f"parameters: {total:,} in {len(profile.parameters)} tensors"
     if len(without) == len(profile.parameters):
         return f"{said}; none got a gradient"
-    return f"{said}; {len(without)} without gradient" if without else f"{said}, each with a gradient"
+    return f"{said}; {len(without)} without gradient" if without else f"{said}; all have a gradient"
 
 
 def _coverage(profile: NetworkProfile) -> list[str]:
@@ -202,7 +195,7 @@ def _coverage(profile: NetworkProfile) -> list[str]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Return names, those that differ in numbers alone together: "h.*.attn.dropout (12)"."""
+    """Return names; names that differ only in numbers share one entry: "h.*.attn.dropout (12)"."""
     together = Counter(re.sub(r"\d+", "*", name) for name in names)
     shown = dict.fromkeys(
         f"{alike} ({together[alike]})" if together[alike] > 2 else name or "(model)"
@@ -213,28 +206,50 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(list(shown)[:_NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _precision(profile: NetworkProfile) -> str:
-    parts = []
-    scale = recommended_loss_scale(profile)
-    if scale is not None:
-        largest = number(largest_gradient(profile), 2)
-        parts.append(
-            f"fp16 loss scale {scale} = 2^{scale.bit_length() - 1} for this loss (largest gradient {largest}, "
-            f"margin x{LOSS_SCALE_MARGIN:g})"
-        )
-    for name, after in (("fp16", scale or 1), ("bf16", 1)):
-        worst = worst_in(profile, name, loss_scale=after)
-        scaled = " so scaled" if name == "fp16" and scale is not None else ""
-        if worst is not None:
-            parts.append(f"worst in {name}{scaled}: {worst.site} {worst.direction}, {spell(worst.shares)}")
-        elif any(site.forward is not None and site.forward.histogram is not None for site in profile.sites):
-            parts.append(f"{name}{scaled} loses nothing")
-    return f"precision: {'; '.join(parts)}" if parts else ""
-
-
 def _wrapped(text: str, width: int | None) -> str:
     room = min(width or 120, 120)
     return "\n".join(
         "\n".join(textwrap.wrap(line, room, subsequent_indent="  ", break_on_hyphens=False))
         for line in text.split("\n")
     )
+
+
+def stream_sentence(profile: NetworkProfile) -> str:
+    """Return the growth of the residual stream from the first sum to the last, and the range of the branches' shares.
+
+    The growth is the ratio of the sums' rms. The share of a branch is its mean square over that of branch plus stream.
+    "" with fewer than two residual sums.
+    """
+    sums = [site for site in profile.sites if site.branch_share is not None and site.forward is not None]
+    if len(sums) < 2 or sums[0].forward is None or sums[-1].forward is None:
+        return ""
+    first, last = sums[0].forward.rms, sums[-1].forward.rms
+    growth = f" (x{number(last / first)})" if first > 0 else ""
+    least = min(sums, key=_share)
+    most = max(sums, key=_share)
+    return (
+        f"residual stream: {len(sums)} sums, rms {number(first)} at {sums[0].name} to {number(last)} at "
+        f"{sums[-1].name}{growth}; branches contribute {percent(least.branch_share)} ({least.name}) to "
+        f"{percent(most.branch_share)} ({most.name}) of the mean square of a sum"
+    )
+
+
+def attention_sentence(profile: NetworkProfile) -> str:
+    """Return the range of the attention's mean row entropy, in nats, and its largest logit; "" without attention."""
+    seen = [site for site in profile.sites if site.attention_entropy is not None]
+    if not seen:
+        return ""
+    low, high = min(seen, key=_entropy), max(seen, key=_entropy)
+    top = max(seen, key=lambda site: site.largest_logit if site.largest_logit is not None else float("-inf"))
+    return (
+        f"attention: mean entropy {number(low.attention_entropy)} nat ({low.name}) to "
+        f"{number(high.attention_entropy)} nat ({high.name}); largest logit {number(top.largest_logit)} ({top.name})"
+    )
+
+
+def _share(site: Site) -> float:
+    return site.branch_share if site.branch_share is not None else 0.0
+
+
+def _entropy(site: Site) -> float:
+    return site.attention_entropy if site.attention_entropy is not None else 0.0

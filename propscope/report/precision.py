@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from propscope.records.network import NetworkProfile
 from propscope.records.numerals import number
-from propscope.records.precision import FORMATS, fp16_severity, largest_magnitude, spell, summary_headroom
+from propscope.records.precision import (
+    FORMATS,
+    LOSS_SCALE_MARGIN,
+    fp16_severity,
+    largest_gradient,
+    largest_magnitude,
+    recommended_loss_scale,
+    spell,
+    summary_headroom,
+    worst_in,
+)
 from propscope.records.summary import TensorSummary
 from propscope.report.table import Table
 
@@ -20,11 +30,31 @@ def precision_table(profile: NetworkProfile, *, worst_first: bool = False) -> Ta
     names = tuple(entry.label.replace(" ", "\n") for entry in FORMATS)
     columns = ("site", *(f"{way}\n{name}" for way in ("forward", "backward") for name in ("largest", *names)))
     notes = (
-        "over: overflows; zero: rounds to zero; sub: keeps fewer digits, as a subnormal. Shares of all values, - for",
-        "none. Backward is unscaled: a loss scale moves it up. Cast per tensor, without a scale of its own (fp8).",
+        "Shares of all values that a format would lose. over: overflows; zero: rounds to zero; sub: becomes subnormal,",
+        "with fewer digits; -: loses nothing. Gradients are without a loss scale, fp8 is without a scale per tensor.",
     )
     rows = tuple((site.name or "(model)", *_cells(site.forward), *_cells(site.backward)) for site in sites)
     return Table("Precision headroom", columns, rows, frozenset(columns[:1]), notes)
+
+
+def precision_sentence(profile: NetworkProfile) -> str:
+    """Return the loss scale that fp16 needs and the worst site in fp16 and bf16; "" where nothing can be told."""
+    parts = []
+    scale = recommended_loss_scale(profile)
+    if scale is not None:
+        largest = number(largest_gradient(profile), 2)
+        parts.append(
+            f"fp16 loss scale {scale} = 2^{scale.bit_length() - 1} for this loss (largest gradient {largest}, "
+            f"safety margin x{LOSS_SCALE_MARGIN:g})"
+        )
+    for name, after in (("fp16", scale or 1), ("bf16", 1)):
+        worst = worst_in(profile, name, loss_scale=after)
+        scaled = " with this loss scale" if name == "fp16" and scale is not None else ""
+        if worst is not None:
+            parts.append(f"worst in {name}{scaled}: {worst.site} {worst.direction}, {spell(worst.shares)}")
+        elif any(site.forward is not None and site.forward.histogram is not None for site in profile.sites):
+            parts.append(f"{name}{scaled} loses nothing")
+    return f"precision: {'; '.join(parts)}" if parts else ""
 
 
 def _cells(summary: TensorSummary | None) -> tuple[str, ...]:

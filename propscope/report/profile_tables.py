@@ -1,10 +1,10 @@
-"""The tables that people read: one row a pair for a grid, one row a layer for a network."""
+"""The tables of profiles: of a grid one row for each pair, of a network one row for each site."""
 
 from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from propscope.records.expectations import (
@@ -21,38 +21,49 @@ from propscope.records.numerals import number, percent
 from propscope.records.pair_summary import PairSummary, summarize_pairs
 from propscope.records.profile_set import ProfileSet
 from propscope.records.summary import TensorSummary
+from propscope.report.findings import by_labels, mark_legend, site_marks, verdict_lines, verdict_word
 from propscope.report.table import Table
-from propscope.report.verdict import GRID_NOTE, by_labels, mark_rules, site_marks, verdict_lines, verdict_word
 
+GRID_NOTE = (
+    "verdict: strained if the signal changes by more than a factor of e^3 = 20 over the depth, or if units do nothing;",
+    "broken if training cannot repair it (the condition number of learning exceeds 1/eps of float32). For causes and",
+    "remedies: propscope show with --act and --init, or propscope.diagnose.",
+)
 _GRID_NOTES = (
-    "forward: rms(z_last) / rms(z_first), z the pre-activations; backward: the same for dL/dz, last to first.",
-    "a layer: the factor's root; over depth: geometric mean over seeds with its 95% interval. 1 keeps the signal,",
-    "below 1 it vanishes, above 1 it explodes. flat: share of z where the nonlinearity's slope is under 7% of its",
-    "largest (saturated, or inactive for a rectifier; half is normal for relu). dead: units flat on every sample.",
-    "cosine: mean over pairs of samples at the last layer; near 1, the inputs are no longer told apart. std: of the",
-    "first and the last activation.",
+    "forward: rms(z_last) / rms(z_first), z the pre-activations; backward: the same ratio of dL/dz, first to last.",
+    "over depth: geometric mean over seeds with its 95% interval; a layer: its root for one layer. At 1 the signal",
+    "keeps its size; below 1 it vanishes, above 1 it explodes. flat: share of z where the slope of the nonlinearity is",
+    "below 7% of its largest (saturated, or inactive for a rectifier; half is normal for relu). dead: units that are",
+    "flat on every sample. cosine: mean over pairs of samples at the last layer; near 1 the network no longer tells",
+    "inputs apart. std: of the first and the last activation.",
 )
 _GRID_THEORY_NOTE = (
-    "/ theory: rms of z at the last layer, of dL/dz at the first, over what infinite-width theory expects, mean over",
-    "seeds; in brackets how far ln(rms) lies from its mean over networks of this width, in their standard deviations:",
-    "-2 to 2 is usual.",
+    "/ theory: rms of z at the last layer, and of dL/dz at the first, over the rms that infinite-width theory expects;",
+    "mean over seeds. In brackets: ln(rms) minus its mean over networks of this width, in standard deviations; -2 to 2",
+    "is usual.",
 )
 _SITE_THEORY_NOTE = (
-    "/ theory: rms over what infinite-width theory expects; in brackets how far ln(rms) lies from its mean over",
-    "networks of this width, in their standard deviations: -2 to 2 is usual.",
+    "/ theory: rms over the rms that infinite-width theory expects. In brackets: ln(rms) minus its mean over networks",
+    "of this width, in standard deviations; -2 to 2 is usual.",
 )
-# Columns that are there where any row has something in them.
+# Columns that are shown only where a row has something in them.
 _RARE = ("equal", "non-\nfinite", "marks")
 _THEORY = ("forward\n/ theory", "backward\n/ theory")
+
+
+def grid_tables(profiles: ProfileSet, diagnosis: Diagnosis | None = None) -> Iterator[Table]:
+    """Yield the table of a grid from the widest to the narrowest: in full, without intervals, also without theory."""
+    for intervals, theory in ((True, True), (False, True), (False, False)):
+        yield grid_table(profiles, diagnosis, intervals=intervals, theory=theory)
 
 
 def grid_table(
     profiles: ProfileSet, diagnosis: Diagnosis | None = None, *, intervals: bool = True, theory: bool = True
 ) -> Table:
-    """Return the table with one row for each pair of initializer and activation (and each other label but the seed).
+    """Return the table with one row for each pair of initializer and activation (and of any other label but the seed).
 
-    `diagnosis`: of the profiles, for the column with the verdict; None: without. `intervals`: with the 95% interval
-    over seeds behind each factor over the depth. `theory`: with the columns that hold it against theory, where theory
+    `diagnosis`: of the profiles; adds the column of verdicts. `intervals`: whether each factor over the depth is
+    followed by its 95% interval over seeds. `theory`: whether to add the ratios to what theory expects, where it
     expects anything.
     """
     pairs = summarize_pairs(profiles)
@@ -130,7 +141,7 @@ def _deviation(found: Deviation) -> str:
 def profile_table(profile: NetworkProfile, diagnosis: Diagnosis | None = None) -> Table:
     """Return the table with one row for each site of a network, in execution order.
 
-    `diagnosis`: of the network, for the first lines and for the margin that marks what is wrong; None: without.
+    `diagnosis`: of the network; adds the verdict above the table, and the column of marks where something is wrong.
     """
     labels = ", ".join(f"{name} {value}" for name, value in profile.labels.items())
     title = f"{len(profile.sites)} sites, {len(profile.parameters)} parameters"
@@ -169,9 +180,9 @@ def profile_table(profile: NetworkProfile, diagnosis: Diagnosis | None = None) -
         for index, (site, cells) in enumerate(zip(profile.sites, extra, strict=True))
     )
     notes = (
-        "gain: forward rms over that of the layer before; backward gain: backward rms over that of the layer after;",
-        "both between pre-activations. dead, equal: units flat on every sample, units equal to another.",
-        *textwrap.wrap("; ".join(mark_rules(word for words in marks.values() for word in words)), 116),
+        "gain: forward rms over that of the previous layer; backward gain: backward rms over that of the next layer,",
+        "both between pre-activations. dead: units that are flat on every sample. equal: units that equal another.",
+        *textwrap.wrap("; ".join(mark_legend(word for words in marks.values() for word in words)), 116),
         *_SITE_THEORY_NOTE * theory,
         *("E[h²]/E[z²]: mean square of an activation over that of its pre-activation.",) * bool(moments),
         *without_theory(ProfileSet((profile,))),
@@ -182,7 +193,7 @@ def profile_table(profile: NetworkProfile, diagnosis: Diagnosis | None = None) -
 
 
 def _filled(table: Table) -> Table:
-    """Return the table without the columns of what is rare where nothing has it."""
+    """Return the table without the rare columns that are empty."""
     kept = [
         place
         for place, name in enumerate(table.columns)

@@ -1,4 +1,4 @@
-"""What was tried, and what came of it, in words."""
+"""What was done about a fault, in words: remedies that were tried on a network, and what `calibrate` scaled."""
 
 from __future__ import annotations
 
@@ -6,43 +6,47 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 
+from propscope.records.calibration import ALIKE, Calibration
 from propscope.records.network import Label
-from propscope.records.numerals import number
+from propscope.records.numerals import number, percent
 from propscope.records.remedy_trials import RemedyTrials, State, Trial
-from propscope.report.explanation import WIDTH, name_of
-from propscope.report.verdict import verdict_word
+from propscope.report.diagnosis import WIDTH
+from propscope.report.findings import network_name, verdict_word
+from propscope.report.table import Table
+
+_NAMES = 4
 
 
-def trials_text(mending: RemedyTrials, among: Sequence[Mapping[str, Label]] = ()) -> str:
-    """Return a network's state before, each remedy with what came of it, and the lines that carry it out.
+def trials_text(trials: RemedyTrials, among: Sequence[Mapping[str, Label]] = ()) -> str:
+    """Return a network's state before, each remedy with what came of it, and the lines of Python that carry it out.
 
-    `among`: the labels of the networks that stand beside it, of which only those that differ are said.
+    `among`: the labels of several networks that are printed together; only the labels that differ are said.
     """
-    what = f"{name_of(mending.labels, among)}: " if mending.labels else ""
-    lines = [f"{what}{outcome(mending)}"]
-    if mending.before.diagnosis.verdict == "healthy":
+    name = f"{network_name(trials.labels, among)}: " if trials.labels else ""
+    lines = [f"{name}{outcome(trials)}"]
+    if trials.before.diagnosis.verdict == "healthy":
         return lines[0]
-    lines += _paragraph("before", state_text(mending.before))
-    if mending.reason:
-        lines += _paragraph("not tried", mending.reason)
-    chosen = mending.trial
-    for trial in mending.trials:
-        lines += _set_aside(trial) if trial is not chosen else []
+    lines += _paragraph("before", state_text(trials.before))
+    if trials.reason:
+        lines += _paragraph("not tried", trials.reason)
+    chosen = trials.trial
+    for trial in trials.trials:
+        lines += _rejected(trial) if trial is not chosen else []
     if chosen is not None:
         lines += _chosen(chosen)
-    elif (worst := mending.before.diagnosis.worst) is not None and worst.remedy is not None:
+    elif (worst := trials.before.diagnosis.worst) is not None and worst.remedy is not None:
         lines += _paragraph("advice", worst.remedy.text)
     return "\n".join(lines)
 
 
-def outcome(mending: RemedyTrials) -> str:
+def outcome(trials: RemedyTrials) -> str:
     """Return the verdict before and after: "broken -> healthy"."""
-    before = mending.before.diagnosis.verdict
+    before = trials.before.diagnosis.verdict
     if before == "healthy":
-        return "healthy: nothing to mend"
-    found = mending.trial
+        return "healthy: nothing to fix"
+    found = trials.trial
     if found is None or found.after is None:
-        return f"{before}, and stays so: no remedy helped" if mending.trials else before
+        return f"still {before}: no remedy helped" if trials.trials else before
     return f"{before} -> {found.after.diagnosis.verdict}"
 
 
@@ -56,11 +60,55 @@ def state_text(state: State) -> str:
     return "; ".join([verdict_word(state.diagnosis), *filter(None, [", ".join(factors)])])
 
 
-def _set_aside(trial: Trial) -> list[str]:
+def calibration_table(calibration: Calibration) -> Table:
+    """Return the calibrated weights, one a row; the notes name the weights that were left unchanged, and why."""
+    columns = ("layer", "kind", "std before", "std after", "factor", "steps", "samples")
+    rows = tuple(
+        (
+            layer.name or "(model)",
+            layer.kind,
+            number(layer.std_before),
+            number(layer.std_after),
+            number(layer.factor),
+            str(layer.steps),
+            percent(layer.sample_fraction),
+        )
+        for layer in calibration.layers
+    )
+    title = (
+        f"Calibration: {len(rows)} weights, {calibration.passes} forward pass{'es' if calibration.passes > 1 else ''}"
+    )
+    return Table(title, columns, rows, frozenset(columns[:2]), _notes(calibration))
+
+
+def _notes(calibration: Calibration) -> tuple[str, ...]:
+    notes = ["samples: share of the variance that lies between samples and positions, not between units."]
+    alike = [layer.name for layer in calibration.layers if layer.sample_fraction < ALIKE]
+    if alike:
+        notes.append(
+            f"almost the same for every sample, at any scale: {_listed(alike)}; "
+            "a centred activation or a norm keeps samples apart"
+        )
+    several = [layer.name for layer in calibration.layers if layer.calls > 1]
+    if several:
+        notes.append(f"run several times in a pass, calibrated on the first run: {_listed(several)}")
+    reasons: dict[str, list[str]] = {}
+    for entry in calibration.left:
+        reasons.setdefault(entry.reason, []).append(entry.name or "(model)")
+    notes += [f"left unchanged, {reason}: {_listed(names)}" for reason, names in reasons.items()]
+    return tuple(notes)
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+    return ", ".join(names[:_NAMES]) + more
+
+
+def _rejected(trial: Trial) -> list[str]:
     if trial.after is None:
         return _paragraph("withdrawn", f"{trial.remedy.text}: cannot be carried out: {trial.reason}")
-    what, still = ("set aside", "only") if trial.helped else ("withdrawn", "still")
-    return _paragraph(what, f"{trial.remedy.text}: {still} {state_text(trial.after)}")
+    heading, change = ("set aside", "better, but still") if trial.helped else ("withdrawn", "still")
+    return _paragraph(heading, f"{trial.remedy.text}: {change} {state_text(trial.after)}")
 
 
 def _chosen(trial: Trial) -> list[str]:

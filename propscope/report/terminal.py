@@ -1,25 +1,37 @@
-"""How text with box-drawing lines and blocks reaches a terminal that may not have them."""
+"""How text, tables and JSON reach the terminal, which may be narrow or lack box-drawing lines and blocks."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from typing import TextIO
+import sys
+from collections.abc import Iterable
+from typing import Any, TextIO
+
+from propscope.diagnosis.diagnose import diagnose
+from propscope.records.profile_set import ProfileSet
+from propscope.records.training import TrainingSet
+from propscope.report.documents import json_text
+from propscope.report.profile_tables import grid_tables
+from propscope.report.table import Table
+from propscope.report.training_tables import training_tables
 
 _PLAIN = str.maketrans(dict(zip("▁▂▃▄▅▆▇█│├└─…∞", "._-=+*%#||`-~I", strict=True)))
 _RED, _PLAIN_COLOR = "\x1b[31m", "\x1b[0m"
 
 
-def width_of(stream: TextIO) -> int | None:
-    """Return the width in characters of the terminal that `stream` writes to; None where it is no terminal."""
+def terminal_width(stream: TextIO | None = None) -> int | None:
+    """Return the width in characters of the terminal behind `stream` (None: stdout); None where there is none."""
+    stream = sys.stdout if stream is None else stream
     return shutil.get_terminal_size().columns if stream.isatty() else None
 
 
-def write(text: str, stream: TextIO) -> None:
-    """Write text and a line feed: lines that start with `!` in red on a terminal, in ASCII where need be.
+def write(text: str, stream: TextIO | None = None) -> None:
+    """Write text and a line feed to `stream` (None: stdout), in ASCII where its encoding lacks a character.
 
-    NO_COLOR in the environment keeps the colour away.
+    On a terminal, lines that start with `!` are red, unless NO_COLOR is set in the environment.
     """
+    stream = sys.stdout if stream is None else stream
     try:
         text.encode(getattr(stream, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
@@ -27,3 +39,32 @@ def write(text: str, stream: TextIO) -> None:
     if stream.isatty() and not os.environ.get("NO_COLOR"):
         text = "\n".join(f"{_RED}{line}{_PLAIN_COLOR}" if line[:2] == "! " else line for line in text.split("\n"))
     stream.write(text + "\n")
+
+
+def print_table(table: Table) -> None:
+    """Print a table to the width of the terminal, or at full width where stdout is no terminal."""
+    write(table.to_text(width=terminal_width()))
+
+
+def print_grid(profiles: ProfileSet) -> None:
+    """Print the table of a grid; on a narrow terminal without intervals, then also without theory."""
+    _print_first_that_fits(grid_tables(profiles, diagnose(profiles, notes=False) if len(profiles) else None))
+
+
+def print_training(runs: TrainingSet) -> None:
+    """Print the table of trained pairs; on a narrow terminal without intervals."""
+    _print_first_that_fits(training_tables(runs))
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document."""
+    write(json_text(document))
+
+
+def _print_first_that_fits(tables: Iterable[Table]) -> None:
+    width = terminal_width()
+    for table in tables:
+        # The first line is the title, which may wrap; the last ones are the notes.
+        if width is None or max(map(len, table.to_text().splitlines()[1 : len(table.rows) + 5])) <= width:
+            break
+    write(table.to_text(width=width))

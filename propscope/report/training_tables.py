@@ -1,9 +1,9 @@
-"""The table that people read of trainings: one row a pair."""
+"""The tables of trainings: of many runs one row for each pair, of one run one row for each epoch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from propscope.records.interval import Interval
 from propscope.records.numerals import number
@@ -12,22 +12,28 @@ from propscope.records.training_summary import DistinctRows, TrainedPair, summar
 from propscope.report.table import Table
 
 _STABILITY_NOTE = (
-    "diverged: the loss became NaN or Inf (at the step named), or stayed above twice its start. stalled: not 10%",
-    "better than a constant prediction. oscillating: late in training the loss rises again, by over a tenth of what",
-    "was gained. converged: it fell and stays down, though it may still be falling.",
+    "diverged: the loss became NaN or Inf (at the step named), or stayed above twice its start. stalled: less than 10%",
+    "better than a constant prediction. oscillating: late in training the loss rises again by more than a tenth of",
+    "what it had fallen. converged: the loss fell and stays down, though it may still be falling.",
 )
 _ROWS_NOTE = (
-    "distinct rows: of the weight matrices, by number, before -> after training, fewest over seeds; all where none are",
-    "equal. Units with equal rows compute the same thing.",
+    "distinct rows: number of distinct rows of the weight matrices, before -> after training, the fewest over seeds;",
+    "in brackets the numbers of the matrices; all: no two rows are equal. Units with equal rows compute the same.",
 )
-# A network that has more groups of collapsed weights is told by its first ones.
+# Of more groups of collapsed weights the first ones are shown.
 _GROUPS_AT_MOST = 2
 
 
-def training_table(runs: TrainingSet, *, intervals: bool = True) -> Table:
-    """Return the table with one row for each pair of initializer and activation (and each other label but the seed).
+def training_tables(runs: TrainingSet) -> Iterator[Table]:
+    """Yield the table of trained pairs from the widest to the narrowest: in full, then without intervals."""
+    for intervals in (True, False):
+        yield training_table(runs, intervals=intervals)
 
-    `intervals`: with the 95% interval over seeds behind the final accuracy and loss.
+
+def training_table(runs: TrainingSet, *, intervals: bool = True) -> Table:
+    """Return the table with one row for each pair of initializer and activation (and of any other label but the seed).
+
+    `intervals`: whether the final accuracy and loss are followed by their 95% interval over seeds.
     """
     pairs = summarize_training(runs)
     axes = runs.axes
@@ -62,6 +68,32 @@ def training_table(runs: TrainingSet, *, intervals: bool = True) -> Table:
     fixed = [f"{name} {axes[name][0]}" for name in axes if name not in (*named, "seed")]
     left = frozenset({*named, "stability", "distinct rows\nbefore -> after"})
     return Table(_title(runs, pairs, fixed), named + figures, rows, left, _notes(runs.runs, collapsed))
+
+
+def run_table(run: TrainingRun) -> Table:
+    """Return the table of one run with one row for each epoch, from epoch 0 before the first step.
+
+    The title says how the run ended. Figures that are not defined at any epoch have no column.
+    """
+    curves = {
+        "training\nloss": [number(value) for value in run.train_loss],
+        "training\naccuracy": [_percent(value) for value in run.train_accuracy],
+        "validation\nloss": [number(value) for value in run.validation_loss],
+        "validation\naccuracy": [_percent(value) for value in run.validation_accuracy],
+        "update\nratio": ["-", *(number(value) for value in run.update_ratio)],
+    }
+    shown = {name: cells for name, cells in curves.items() if set(cells) != {"-"}}
+    rows = tuple((str(epoch), *cells) for epoch, cells in enumerate(zip(*shown.values(), strict=True)))
+    ended = run.stability + (f" at step {run.diverged_at}" if run.diverged_at is not None else "")
+    final = [f"final loss {number(run.final_loss)}"] if not math.isnan(run.final_loss) else []
+    if not math.isnan(run.final_accuracy):
+        final.append(f"final accuracy {_percent(run.final_accuracy)}")
+    labels = [f"{name} {value}" for name, value in run.labels.items()]
+    if "learning_rate" not in run.labels:
+        labels.append(f"learning rate {run.learning_rate:g}")
+    title = f"{', '.join([ended, *final])}\n{', '.join(labels)}"
+    notes = ("update ratio: rms of a step's parameter update over the rms of the weights.", *_STABILITY_NOTE)
+    return Table(title, ("epoch", *shown), rows, frozenset(), notes)
 
 
 def _title(runs: TrainingSet, pairs: Sequence[TrainedPair], fixed: Sequence[str]) -> str:

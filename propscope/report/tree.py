@@ -12,7 +12,7 @@ from propscope.records.finding import Diagnosis
 from propscope.records.gains import Gains, site_gains
 from propscope.records.histogram import LogHistogram
 from propscope.records.network import NetworkProfile, Site
-from propscope.report.verdict import faults, site_marks
+from propscope.report.findings import faults, site_marks
 
 LINES_AT_MOST = 120
 _UNKNOWN = Diagnosis()
@@ -31,10 +31,10 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class TreeLine:
-    """One line: the site of a module, the sites of a collapsed module together, or a module without a site (None).
+    """One line of the tree: a site, all sites of a collapsed module, or a module that has no site.
 
-    `label` with the lines that lead to it; `figures` by column name, absent where there is none; `words`: what is
-    wrong.
+    `label` includes the branches drawn before the name. `figures` by column name, those that are known. `words`: the
+    marks of what is wrong.
     """
 
     label: str
@@ -47,7 +47,7 @@ class TreeLine:
 
 @dataclass(slots=True)
 class _Node:
-    """A module or site while the tree is built: `site`, its position; `children` by the part of the name they add."""
+    """A module or site while the tree is built: the position of its `site`, and its `children` by name."""
 
     label: str
     site: int | None = None
@@ -71,7 +71,7 @@ FIGURES: dict[str, Callable[[Site, Gains], float | None]] = {
 
 
 def _away(gain: float | None) -> float:
-    """Return how far a gain is from 1, in factors; a signal that is lost or overflows is farthest."""
+    """Return |ln gain|; infinite where the signal is lost or overflows, 0 where the gain is not known."""
     if gain is None or math.isnan(gain):
         return 0.0
     return math.inf if gain <= 0 or math.isinf(gain) else abs(math.log(gain))
@@ -93,14 +93,14 @@ def tree_lines(
     depth: int | None = None,
     title: str = "(model)",
 ) -> tuple[TreeLine, ...]:
-    """Return the tree, its first line the model itself; what the diagnosis found wrong is marked.
+    """Return the tree of modules, the model itself first; sites that show what is wrong carry its mark.
 
-    `depth`: modules that many levels down stand in one line, with the least and greatest figures of their sites. None:
-    all levels, or when that makes over 120 lines as many as fit, with the way to the worst finding left open. Levels
-    that hold nothing but one further level share its line. Raises `InputError` for a depth below 1.
+    `depth`: a module that many levels down becomes one line, with the smallest and largest figures of its sites. None:
+    all levels; if these take over 120 lines, as many levels as fit, and the path to the worst finding stays open. A
+    module whose only content is another module shares its line. Raises `InputError` for a depth below 1.
     """
     if depth is not None and depth < 1:
-        raise InputError(f"depth is {depth}; valid is a whole number of at least 1, or None for all levels")
+        raise InputError(f"depth must be a whole number of at least 1, or None for all levels, got {depth}")
     lines = _Lines(profile, diagnosis)
     root = _tree(profile.sites, title)
     if depth is not None:
@@ -115,16 +115,15 @@ def tree_lines(
 def sorted_lines(
     profile: NetworkProfile, diagnosis: Diagnosis = _UNKNOWN, *, sort: str, top: int | None = None
 ) -> tuple[TreeLine, ...]:
-    """Return one line a site, the worst first: `sort` by gain, backward, flat, dead or nonfinite, `top` lines at most.
+    """Return one line for each site, worst first by gain, backward, flat, dead or nonfinite, at most `top` lines.
 
-    A gain is worse the farther it is from 1, and sites found at fault in its direction come before the others.
-    Sites that do not have the figure, or none of it, are left out. Raises `InputError` for another sort, and for a top
-    below 1.
+    Gains are sorted by |ln gain|; sites that a finding in the same direction names come first. Sites where the figure
+    is 0 or not known are left out. Raises `InputError` for another `sort`, and for a `top` below 1.
     """
     if sort not in SORTS:
-        raise InputError(f"sort is {sort!r}; valid is one of {', '.join(SORTS)}")
+        raise InputError(f"sort must be one of {', '.join(SORTS)}, got {sort!r}")
     if top is not None and top < 1:
-        raise InputError(f"top is {top}; valid is a whole number of at least 1")
+        raise InputError(f"top must be a whole number of at least 1, got {top}")
     gains = site_gains(profile)
     # A norm hides a layer's odd scale from the gains between signal sites, so what was found comes first.
     direction = {"gain": "forward", "backward": "backward"}.get(sort)

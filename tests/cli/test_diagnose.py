@@ -12,7 +12,7 @@ from propscope.diagnosis import diagnose
 from propscope.experiments import profile_mlp
 from propscope.experiments.training import train_mlp
 from propscope.records import ProfileSet
-from propscope.report.explanation import explained
+from propscope.report.diagnosis import diagnosis_text
 from propscope.store import load, save
 
 
@@ -37,7 +37,7 @@ def test_a_grid_is_explained_worst_first(command, deep, place):
     assert out.startswith("4 networks: 3 broken, 1 healthy\n")
     assert "broken: vanishing" in out
     assert "change  initialize the weights with he_normal" in " ".join(out.split()).replace("change ", "change  ")
-    assert "healthy: relu + he_normal: nothing wrong seen" in out
+    assert "healthy: relu + he_normal: no problem found" in out
     assert files(place) == before
 
 
@@ -46,8 +46,10 @@ def test_one_network_is_explained_in_full(command, deep):
     assert out.startswith("broken: vanishing forward: the signal shrinks by a factor of ")
     assert out.splitlines()[1].startswith("relu + normal:std=0.005, depth 12")
     assert "multiply the weight std of layers 2 to 12 by" in " ".join(out.split())
-    assert command.fine("diagnose", deep, "--act", "relu", "--init", "he_normal").startswith("healthy: nothing wrong")
-    assert "probability 0.67" in command.fine("diagnose", deep, "--act", "relu", "--seed", "1")
+    assert command.fine("diagnose", deep, "--act", "relu", "--init", "he_normal").startswith(
+        "healthy: no problem found"
+    )
+    assert "confidence 0.67" in command.fine("diagnose", deep, "--act", "relu", "--seed", "1")
 
 
 def test_remedies_are_verified(command, deep):
@@ -55,9 +57,9 @@ def test_remedies_are_verified(command, deep):
     assert "\nrelu + normal:std=0.005: broken -> healthy\n" in out
     assert "  before     broken: vanishing forward; forward x" in out
     assert "  remedy     initialize the weights with he_normal (He et al. 2015)\n" in out
-    assert out.endswith("\n1 of 1 mended\n")
+    assert out.endswith("\n1 of 1 networks improved\n")
     healthy = command.fine("diagnose", deep, "--verify", "--act", "relu", "--init", "he_normal")
-    assert healthy.endswith("\nnothing to mend: all are healthy\n")
+    assert healthy.endswith("\nnothing to fix: all networks are healthy\n")
 
 
 def test_the_document(command, deep):
@@ -91,7 +93,7 @@ def test_fix_names_the_line_that_mends_a_model(command, place):
     assert "\n  as Python  model.stage2[1].conv1.weight.data.mul_(0.010" in out
     assert files(place) == {}
     sound = command.fine("inspect", f"{MODELS}:resnet", "--input-shape", "8,3,32,32", "--fix", "--seeds", "2")
-    assert "\nfix, seed 0: healthy: nothing to mend\n" in sound
+    assert "\nfix, seed 0: healthy: nothing to fix\n" in sound
     assert "fix" not in command.fine("inspect", f"{MODELS}:misscaled_resnet", "--input-shape", "8,3,32,32")
 
 
@@ -157,4 +159,4 @@ def test_reading_needs_no_torch(deep):
 
 
 def test_the_file_says_what_python_says(command, deep):
-    assert command.fine("diagnose", deep) == explained(diagnose(load(deep))) + "\n"
+    assert command.fine("diagnose", deep) == diagnosis_text(diagnose(load(deep))) + "\n"

@@ -35,7 +35,7 @@ def test_the_table_is_that_of_python(command, run_file):
 def test_one_pair_layer_by_layer(command, run_file):
     out = command.fine("show", run_file, "--init", "he_normal", "--act", "relu")
     lines = out.splitlines()
-    assert lines[0] == "healthy: no problem seen at 6 sites"
+    assert lines[0] == "healthy: no problem found at 6 sites"
     assert lines[1] == (
         "initializer he_normal, activation relu, depth 3, width 8, batch 8, networks 2: 6 sites, 6 parameters"
     )
@@ -83,7 +83,7 @@ def test_json_of_the_pairs(command, run_file):
     assert (worst["kind"], worst["severity"], worst["first"]) == ("symmetric", "broken", "layers.0.linear")
     assert worst["confidence"] == 0.75
     assert worst["evidence"]["layers"] == 3
-    assert worst["remedy"].startswith("initialize the weights with he_normal")
+    assert worst["remedy"]["text"].startswith("initialize the weights with he_normal")
 
 
 def test_json_of_one_network(command, run_file):
@@ -153,7 +153,7 @@ def test_json_of_theory(command, predicted_file):
 def test_a_terminal_too_narrow_for_theory_still_shows_the_rest(command, predicted_file, monkeypatch):
     widths = {}
     for width in (300, 140, 120):
-        monkeypatch.setattr("propscope.report.documents.terminal_width", lambda width=width: width)
+        monkeypatch.setattr("propscope.report.terminal.terminal_width", lambda width=width: width)
         out = command.fine("show", predicted_file)
         widths[width] = ("/ theory" in out, "[" in out)
         assert max(map(len, out.splitlines()[1:7])) <= width
@@ -227,9 +227,9 @@ def test_files_that_cannot_be_read(command, run_file, place, kind, line):
 
 
 def test_a_narrow_terminal_drops_the_intervals_and_a_wide_one_keeps_them(command, run_file, monkeypatch):
-    monkeypatch.setattr("propscope.report.documents.terminal_width", lambda: 200)
+    monkeypatch.setattr("propscope.report.terminal.terminal_width", lambda: 200)
     assert "[" in command.fine("show", run_file)
-    monkeypatch.setattr("propscope.report.documents.terminal_width", lambda: 130)
+    monkeypatch.setattr("propscope.report.terminal.terminal_width", lambda: 130)
     narrow = command.fine("show", run_file)
     assert "[" not in narrow
     assert max(map(len, narrow.splitlines()[1:9])) <= 130

@@ -69,7 +69,7 @@ def test_a_narrow_terminal_drops_the_intervals(command, trained_file, monkeypatc
     wider = dataclasses.replace(first, validation_accuracy=np.array([0.0, 0.0, 0.75]))
     save(trained_file, TrainingSet((wider, *others)), overwrite=True)
     for width, limits in ((200, True), (70, False)):
-        monkeypatch.setattr("propscope.report.documents.terminal_width", lambda width=width: width)
+        monkeypatch.setattr("propscope.report.terminal.terminal_width", lambda width=width: width)
         assert ("%, " in command.fine("show", trained_file)) is limits
 
 

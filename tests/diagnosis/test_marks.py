@@ -13,12 +13,13 @@ from propscope.diagnosis import limits
 from propscope.diagnosis.evidence import Evidence
 from propscope.diagnosis.rules import RULES
 from propscope.records import CoverageNote, TensorSummary
-from propscope.report.verdict import GRID_NOTE, mark_rules
+from propscope.report.findings import mark_legend
+from propscope.report.profile_tables import GRID_NOTE
 
 
 def numbers(word):
     """The numbers in the rule of a mark."""
-    return [float(text) for text in re.findall(r"(?<!e\^)\d+(?:\.\d+)?", mark_rules([word])[0])]
+    return [float(text) for text in re.findall(r"(?<!e\^)\d+(?:\.\d+)?", mark_legend([word])[0])]
 
 
 def test_the_limits_of_the_marks():
@@ -86,10 +87,10 @@ def test_each_word_has_a_line_that_names_it(word):
     assert word in given
     named = word.removeprefix("grad ").split(" ")[0] if " x" in word or word.startswith(("not", "grad")) else word
     named = "x" if re.match(r"x\d", named) else named
-    (line,) = [line for line in mark_rules([word]) if not line.startswith("grad:")]
+    (line,) = [line for line in mark_legend([word]) if not line.startswith("grad:")]
     assert re.search(rf"\b{named}\b", line.partition(":")[0])
-    assert ("grad: of the gradient" in mark_rules([word])) == word.startswith("grad ")
-    assert all(mark_rules([each]) for each in given)
+    assert ("grad: of the gradient" in mark_legend([word])) == word.startswith("grad ")
+    assert all(mark_legend([each]) for each in given)
 
 
 def test_a_rule_explains_the_words_that_it_gives_itself():

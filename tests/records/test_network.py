@@ -172,6 +172,6 @@ def test_records_are_frozen():
 def test_it_prints_as_a_table():
     profile = layered([1.0, 2.0], seed=3)
     assert str(profile).startswith(
-        "healthy: no problem seen at 4 sites, forward alone\nseed 3: 4 sites, 1 parameters\n"
+        "healthy: no problem found at 4 sites, forward only\nseed 3: 4 sites, 1 parameters\n"
     )
     assert profile._repr_html_().count("<tr>") == 5

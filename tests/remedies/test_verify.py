@@ -85,7 +85,7 @@ def test_what_helps_in_part_does_not_end_the_search(monkeypatch):
     (found,) = verify(grid(activation="sigmoid", initializer="default", width=64, depth=16))
     assert [trial.after.diagnosis.verdict for trial in found.trials] == ["strained", "healthy"]
     assert found.trial is found.trials[1]
-    assert "  set aside  a: only strained" in trials_text(found)
+    assert "  set aside  a: better, but still strained" in trials_text(found)
 
 
 def test_the_candidates_come_in_order_and_none_twice():
@@ -146,7 +146,7 @@ def test_a_spec_of_another_version_or_a_missing_file_is_a_reason():
         (found,) = verify(ProfileSet.of(replace(p, provenance=replace(p.provenance, spec=text)) for p in profiles))
         assert found.trial is None
         assert all(reason in trial.reason for trial in found.trials)
-        assert outcome(found) == "broken, and stays so: no remedy helped"
+        assert outcome(found) == "still broken: no remedy helped"
 
 
 def test_the_best_trial_counts_and_of_equals_the_first():
@@ -193,14 +193,14 @@ def test_a_report_of_records_alone():
         "  as Python  a()",
         "             b()",
     ]
-    assert trials_text(RemedyTrials(after)) == "healthy: nothing to mend"
+    assert trials_text(RemedyTrials(after)) == "healthy: nothing to fix"
     # Where nothing helped, what the diagnosis says is left to do by hand.
     advised = Diagnosis((replace(BROKEN.findings[0], remedy=Remedy("repair", "draw it anew")),))
     stays = RemedyTrials(
         State(advised, 1.0, 1.0), (Trial(Remedy("norm", "put a norm"), before, None, reason="no room"),)
     )
     assert trials_text(stays).splitlines() == [
-        "broken, and stays so: no remedy helped",
+        "still broken: no remedy helped",
         "  before     broken: vanishing backward; forward x1.0, backward x1.0",
         "  withdrawn  put a norm: cannot be carried out: no room",
         "  advice     draw it anew",

@@ -151,14 +151,14 @@ def test_a_network_is_printed_with_its_verdict_and_its_marks():
     other = Finding("stagnant", "strained", (), "no gradient", "", marks={"layers.1.linear": "no gradient"})
     table = profile_table(pair("he_normal", 3), Diagnosis((worst, other)))
     lines = table.title.splitlines()
-    assert (lines[0], lines[-1][:21]) == ("broken: it grows", "initializer he_normal")
+    assert (lines[0], lines[-1][:21]) == ("broken: exploding: it grows", "initializer he_normal")
     assert max(map(len, lines)) <= 120
     assert [row[-1] for row in table.rows] == ["", "", "x9, no gradient", ""]
     assert table.columns[-1] == "marks"
     assert "marks" in table.left
     assert any(note.startswith("x: ") for note in table.notes)
     healthy = profile_table(pair("he_normal", 3), Diagnosis())
-    assert healthy.title.splitlines()[0] == "healthy: no problem seen at 4 sites"
+    assert healthy.title.splitlines()[0] == "healthy: no problem found at 4 sites"
     assert "marks" not in healthy.columns
 
 

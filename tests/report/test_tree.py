@@ -13,7 +13,7 @@ from propscope.records.finding import Diagnosis, Finding, Remedy
 from propscope.records.gains import site_gains
 from propscope.report.inspection import inspection
 from propscope.report.sparkline import sparkline
-from propscope.report.terminal import width_of, write
+from propscope.report.terminal import terminal_width, write
 from propscope.report.tree import FIGURES, LINES_AT_MOST, sorted_lines, tree_lines
 
 
@@ -134,7 +134,7 @@ class TestTree:
 
     @pytest.mark.parametrize("depth", [0, -1])
     def test_depth_must_be_positive(self, depth):
-        with pytest.raises(InputError, match=f"depth is {depth}"):
+        with pytest.raises(InputError, match=f"depth must be .* got {depth}"):
             tree_lines(network(site("a")), depth=depth)
 
     def test_no_sites(self):
@@ -172,9 +172,9 @@ class TestSort:
         assert first == {"gain": "c", "backward": "a", "flat": "b"}
 
     def test_bad_values(self):
-        with pytest.raises(InputError, match="sort is 'size'; valid is one of gain, backward, flat, dead, nonfinite"):
+        with pytest.raises(InputError, match="sort must be one of gain, backward, flat, dead, nonfinite, got 'size'"):
             sorted_lines(self.profile, sort="size")
-        with pytest.raises(InputError, match="top is 0"):
+        with pytest.raises(InputError, match=r"top must be .* got 0"):
             sorted_lines(self.profile, sort="gain", top=0)
 
 
@@ -255,7 +255,7 @@ class TestText:
     def test_says_what_it_has_to(self):
         text = inspection(self.profile, self.found, title="Net")
         first, *rest = text.splitlines()
-        assert first == "strained: features.1.linear: x40"
+        assert first == "strained: exploding forward at features.1.linear: x40"
         assert rest[:4] == [
             "cause: it is",
             "remedy: multiply the weight of features.1.linear by 0.025",
@@ -294,12 +294,12 @@ class TestText:
 
     def test_a_healthy_network_has_no_marks(self):
         text = inspection(network(site("a"), site("b")), Diagnosis())
-        assert text.startswith("healthy: no problem seen at 2 sites\n\n")
+        assert text.startswith("healthy: no problem found at 2 sites\n\n")
         assert "!" not in text
 
     def test_forward_alone_is_said(self):
         text = inspection(network(site("a", grad=None)), Diagnosis())
-        assert text.startswith("healthy: no problem seen at 1 site, forward alone\n")
+        assert text.startswith("healthy: no problem found at 1 site, forward only\n")
         assert "backward rms" not in text.splitlines()[2]
 
     def test_a_run_that_stopped_is_said_first(self):
@@ -309,7 +309,7 @@ class TestText:
         assert any(line.startswith("! ") and line.endswith("NaN") for line in text.splitlines())
 
     def test_nothing_was_seen(self):
-        assert inspection(network(), Diagnosis()).startswith("no verdict: no site was seen\n")
+        assert inspection(network(), Diagnosis()).startswith("no verdict: no site was recorded\n")
 
 
 class Stream(StringIO):
@@ -338,8 +338,8 @@ class TestTerminal:
             write("! a\nb", stream)
         assert plain.getvalue() == "! a\nb\n"
         assert terminal.getvalue() == "\x1b[31m! a\x1b[0m\nb\n"
-        assert width_of(plain) is None
-        assert width_of(terminal) > 0
+        assert terminal_width(plain) is None
+        assert terminal_width(terminal) > 0
 
 
 def test_figures_name_what_a_site_has():

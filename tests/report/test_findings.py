@@ -5,7 +5,20 @@ from building.records import layered
 
 from propscope.records import NetworkProfile
 from propscope.records.finding import Diagnosis, Finding, Remedy
-from propscope.report.verdict import by_labels, faults, mark_rules, note_lines, site_marks, verdict_lines, verdict_word
+from propscope.report.findings import (
+    by_labels,
+    confidence,
+    fault,
+    faults,
+    mark_legend,
+    message,
+    network_name,
+    note_lines,
+    place,
+    site_marks,
+    verdict_lines,
+    verdict_word,
+)
 
 PROFILE = layered([1.0, 2.0], [1.0, 1.0])
 LAYERS = ("layers.0.linear", "layers.1.linear")
@@ -33,7 +46,7 @@ def test_the_word_of_a_cell(found, word):
 def test_the_first_lines_name_the_fault_its_cause_and_what_to_do():
     worst = finding("vanishing", direction="backward", remedy=Remedy("scale", "multiply by 2"))
     assert verdict_lines(PROFILE, Diagnosis((worst,))) == (
-        "broken: it fades",
+        "broken: vanishing backward: it fades",
         "cause: small weights",
         "remedy: multiply by 2",
     )
@@ -52,16 +65,62 @@ def test_the_first_lines_name_the_fault_its_cause_and_what_to_do():
 def test_the_first_site_is_named_where_the_message_names_another():
     worst = finding("saturated", "strained", LAYERS, "60% of the input of Tanh at layers.1.linear are flat")
     assert verdict_lines(PROFILE, Diagnosis((worst,)))[0] == (
-        "strained: 60% of the input of Tanh at layers.1.linear are flat (2 sites, the first layers.0.linear)"
+        "strained: saturated at layers.0.linear to layers.1.linear (2 sites): "
+        "60% of the input of Tanh at layers.1.linear are flat"
     )
     worst = finding("stagnant", sites=("head",), message="no gradient")
-    assert verdict_lines(PROFILE, Diagnosis((worst,)))[0] == "broken: no gradient (at head)"
+    assert verdict_lines(PROFILE, Diagnosis((worst,)))[0] == "broken: stagnant at head: no gradient"
+
+
+@pytest.mark.parametrize(
+    ("site", "said", "named"),
+    [
+        ("38", "the gradient shrinks from 38 to 0", True),
+        ("4", "in 5 of 40 seeds, x0.4", False),
+        ("0", "0 is the first to give NaN", True),
+        ("fc1", "gain 9 at fc1, not fc12", True),
+        ("fc1", "gain 9 at fc12", False),
+        ("body.fc", "gain 9 at body.fc.weight", False),
+    ],
+)
+def test_a_site_that_the_message_names_is_not_named_again(site, said, named):
+    assert (f" at {site}: " in message(finding("exploding", sites=(site,), message=said))) != named
+
+
+def test_the_place_of_a_finding():
+    assert place(finding("collapse", sites=())) == ""
+    assert place(finding("collapse", sites=("",))) == "(model)"
+    assert place(finding("collapse", sites=("a", "b", "c"))) == "a to c (3 sites)"
+    layers = tuple(f"layers.{layer}.linear" for layer in range(20))
+    grid = {"labels": {"depth": 20}}
+    assert place(finding("collapse", sites=layers, **grid), numbered=True) == "layers 1 to 20"
+    assert place(finding("collapse", sites=layers[::-1], **grid), numbered=True) == "layers 20 to 1"
+    assert place(finding("collapse", sites=layers[::2], **grid), numbered=True) == "layers 1 to 19 (10 sites)"
+    assert place(finding("collapse", sites=layers[4:5], **grid), numbered=True) == "layer 5"
+    assert place(finding("collapse", sites=layers[4:5]), numbered=True) == "layers.4.linear"
+    one = finding("collapse", sites=("layers.1.activation", "layers.2.activation"), **grid)
+    assert place(one, numbered=True) == "layer 2 (activation) to layer 3 (activation) (2 sites)"
+
+
+def test_the_direction_is_named_where_it_says_something():
+    assert fault(finding("vanishing", direction="backward")) == "vanishing backward"
+    assert fault(finding("collapse", direction="forward")) == "collapse"
+
+
+def test_the_confidence_is_a_number_with_its_meaning():
+    assert confidence(finding("collapse", confidence=6 / 7)).startswith("0.86: how likely one more seed ")
+
+
+def test_names_of_networks():
+    assert network_name({}) == "the model"
+    assert network_name({"activation": "relu", "initializer": "x", "depth": 3, "seed": 1}) == "relu + x, depth 3"
+    assert network_name({"model": "a.py:b"}) == "model a.py:b"
 
 
 def test_a_sound_network_is_healthy_as_far_as_it_was_seen():
-    assert verdict_lines(PROFILE, Diagnosis()) == ("healthy: no problem seen at 4 sites",)
-    assert verdict_lines(layered([1.0]), Diagnosis()) == ("healthy: no problem seen at 2 sites, forward alone",)
-    assert verdict_lines(NetworkProfile(()), Diagnosis()) == ("no verdict: no site was seen",)
+    assert verdict_lines(PROFILE, Diagnosis()) == ("healthy: no problem found at 4 sites",)
+    assert verdict_lines(layered([1.0]), Diagnosis()) == ("healthy: no problem found at 2 sites, forward only",)
+    assert verdict_lines(NetworkProfile(()), Diagnosis()) == ("no verdict: no site was recorded",)
 
 
 def test_notes_are_no_faults_and_the_precision_is_said_elsewhere():
@@ -92,7 +151,7 @@ def test_each_network_is_found_by_its_labels():
 
 
 def test_rules_are_given_for_the_words_alone():
-    assert mark_rules(["good"]) == ()
-    assert [rule.split(":")[0] for rule in mark_rules(["grad x0.1", "no gradient"])] == ["x", "grad", "no gradient"]
-    assert [rule.split(":")[0] for rule in mark_rules(["zero"])] == ["zero, symmetric"]
-    assert [rule.split(":")[0] for rule in mark_rules(["no gradient"])] == ["no gradient"]
+    assert mark_legend(["good"]) == ()
+    assert [rule.split(":")[0] for rule in mark_legend(["grad x0.1", "no gradient"])] == ["x", "grad", "no gradient"]
+    assert [rule.split(":")[0] for rule in mark_legend(["zero"])] == ["zero, symmetric"]
+    assert [rule.split(":")[0] for rule in mark_legend(["no gradient"])] == ["no gradient"]

@@ -1,5 +1,7 @@
+"""The sentences below the tree, on records made by hand."""
+
 from propscope.records import NetworkProfile, Site, TensorSummary
-from propscope.report.streams import attention_sentence, stream_sentence
+from propscope.report.inspection import attention_sentence, stream_sentence
 
 
 def residual(name, rms, share):

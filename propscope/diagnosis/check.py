@@ -1,0 +1,64 @@
+"""`check`: whether profiles pass, by their findings and by what has moved from a baseline; what CI goes by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from propscope.diagnosis.compare import Comparison, Move, compare
+from propscope.diagnosis.diagnose import diagnose
+from propscope.records.finding import SEVERITIES, Diagnosis, Finding
+from propscope.records.profile_set import ProfileSet
+
+
+@dataclass(frozen=True, slots=True)
+class CheckOutcome:
+    """What was checked (`headline`), its diagnosis, and its comparison with the file `baseline`, None without one.
+
+    `axes`: the labels that tell its networks apart. `fail_on`: the mildest severity that fails the check.
+    """
+
+    headline: str
+    networks: int
+    profiles: int
+    axes: tuple[str, ...]
+    fail_on: str
+    diagnosis: Diagnosis
+    baseline: Path | None = None
+    comparison: Comparison | None = None
+
+    @property
+    def failing(self) -> tuple[Finding, ...]:
+        """The findings of severity `fail_on` or worse."""
+        severe = SEVERITIES[: SEVERITIES.index(self.fail_on) + 1]
+        return tuple(finding for finding in self.diagnosis.findings if finding.severity in severe)
+
+    @property
+    def moves(self) -> tuple[Move, ...]:
+        """What has moved from the baseline."""
+        return () if self.comparison is None else self.comparison.moves
+
+    @property
+    def exit_code(self) -> int:
+        """1 where the check failed, else 0."""
+        return 1 if self.failing or self.moves else 0
+
+
+def check(
+    profiles: ProfileSet,
+    headline: str,
+    *,
+    fail_on: str = "broken",
+    baseline: ProfileSet | None = None,
+    baseline_file: Path | None = None,
+    tolerance: float = 0.01,
+) -> CheckOutcome:
+    """Return the outcome of a check of profiles, compared with the profiles of `baseline_file` where they are given.
+
+    Raises `InputError` for an empty set, and as `compare` does.
+    """
+    comparison = None if baseline is None else compare(profiles, baseline, tolerance=tolerance)
+    axes = tuple(name for name, values in profiles.axes.items() if name != "seed" and len(values) > 1)
+    networks = len(profiles.groups("seed"))
+    found = diagnose(profiles)
+    return CheckOutcome(headline, networks, len(profiles), axes, fail_on, found, baseline_file, comparison)

@@ -1,0 +1,153 @@
+"""What `propscope diagnose` and `print(diagnosis)` say: what was seen, where, why, what to change, how sure that is."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+
+from propscope.records.finding import Diagnosis, Finding
+from propscope.records.network import Label
+from propscope.records.numerals import number
+from propscope.report.findings import (
+    checked,
+    confidence,
+    fault,
+    faults,
+    network_name,
+    note,
+    numbers,
+    place,
+    remedy,
+    verdict_line,
+    with_layer_numbers,
+)
+from propscope.report.table import Table
+
+WIDTH = 116
+GROUPS = 6
+_NAMED = 6
+_ORDER = ("broken", "strained", "healthy")
+
+
+def diagnosis_text(diagnosis: Diagnosis) -> str:
+    """Return every finding on one network; of several networks a table, then the worst finding of each fault."""
+    return "\n\n".join(block if isinstance(block, str) else block.to_text() for block in diagnosis_blocks(diagnosis))
+
+
+def diagnosis_blocks(diagnosis: Diagnosis) -> list[Table | str]:
+    """Return what `diagnosis_text` joins: tables, and paragraphs of text."""
+    return _of_several(diagnosis.networks) if diagnosis.networks else _of_one(diagnosis)
+
+
+def finding_text(finding: Finding) -> str:
+    """Return one finding in full: its severity and fault, then what `explanation` says; a note as one line."""
+    if finding.severity == "note":
+        return _filled(note(finding, numbered=True), "  ")
+    return "\n".join([f"{finding.severity}: {fault(finding)}", *explanation(finding)])
+
+
+def explanation(finding: Finding) -> list[str]:
+    """Return what was seen, the place, the cause, the change and the confidence, each a paragraph with its heading."""
+    parts = {
+        "seen": "; ".join(filter(None, [with_layer_numbers(finding.message, finding), numbers(finding)])),
+        "where": place(finding, numbered=True),
+        "why": with_layer_numbers(finding.cause, finding),
+        "change": remedy(finding, numbered=True),
+        "confidence": confidence(finding),
+    }
+    return [_paragraph(name, text) for name, text in parts.items() if text]
+
+
+def _of_one(diagnosis: Diagnosis) -> list[Table | str]:
+    head = [_filled(verdict_line(diagnosis), "  ")]
+    if diagnosis.labels:
+        head.append(_filled(network_name(diagnosis.labels), "  "))
+    blocks: list[Table | str] = ["\n".join(head)]
+    wrong = faults(diagnosis)
+    for count, finding in enumerate(wrong, start=1):
+        heading = [f"{count}. {fault(finding)} ({finding.severity})"] if len(wrong) > 1 else []
+        blocks.append("\n".join([*heading, *explanation(finding)]))
+    notes = [_filled(note(each, numbered=True), "  ") for each in diagnosis.findings if each.severity == "note"]
+    return [*blocks, "\n".join(notes)] if notes else blocks
+
+
+def _of_several(networks: Sequence[Diagnosis]) -> list[Table | str]:
+    ranked = sorted(networks, key=lambda network: _ORDER.index(network.verdict))
+    among = [network.labels for network in networks]
+    counts = {verdict: sum(network.verdict == verdict for network in networks) for verdict in _ORDER}
+    said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    blocks: list[Table | str] = [_verdicts(f"{len(networks)} networks: {said}", ranked, among)]
+    groups = _grouped(ranked)
+    blocks += ["\n".join(_of_group(members, among)) for members in groups[:GROUPS]]
+    if len(groups) > GROUPS:
+        rest = len(groups) - GROUPS
+        blocks.append(
+            f"{rest} more fault{'s' * (rest != 1)}; select fewer networks with --act, --init, --depth, --width"
+        )
+    if sound := [network for network in ranked if network.verdict == "healthy"]:
+        blocks.append(_filled(f"healthy: {_listed(sound, among)}: {checked()}", "  "))
+    return blocks
+
+
+def _verdicts(title: str, ranked: Iterable[Diagnosis], among: Sequence[Mapping[str, Label]]) -> Table:
+    columns = ("network", "verdict", "fault", "where", "confidence")
+    rows = []
+    for network in ranked:
+        wrong = faults(network)
+        cells = (
+            (fault(wrong[0]), place(wrong[0], numbered=True), number(wrong[0].confidence, 2)) if wrong else ("", "", "")
+        )
+        rows.append((network_name(network.labels, among), network.verdict, *cells))
+    return Table(title, columns, tuple(rows), frozenset(columns[:4]))
+
+
+def _grouped(networks: Iterable[Diagnosis]) -> list[list[Diagnosis]]:
+    """Return the networks that are not healthy, those with the same worst fault together."""
+    found: dict[tuple[str, str], list[Diagnosis]] = {}
+    for network in networks:
+        if wrong := faults(network):
+            found.setdefault((network.verdict, fault(wrong[0])), []).append(network)
+    return list(found.values())
+
+
+def _of_group(members: Sequence[Diagnosis], among: Sequence[Mapping[str, Label]]) -> list[str]:
+    shown = max(members, key=_size)
+    worst = faults(shown)[0]
+    lines = [_filled(f"{shown.verdict}: {fault(worst)}: {_listed(members, among)}", "  ")]
+    if len(members) > 1:
+        lines.append(_filled(f"the worst of these is {network_name(shown.labels, among)}:", "  "))
+    lines += explanation(worst)
+    if len(members) > 1:
+        lines += [_paragraph("" if count else "change", text) for count, text in enumerate(_changes(members, worst))]
+    return lines
+
+
+def _changes(members: Sequence[Diagnosis], shown: Finding) -> list[str]:
+    """Return what the others of a group should change, by activation, where it is not the same."""
+    texts: dict[str, str] = {}
+    for member in members:
+        first = faults(member)[0]
+        activation = str(member.labels.get("activation", ""))
+        if activation and activation != shown.labels.get("activation") and first.remedy is not None:
+            texts.setdefault(activation, f"with {activation}: {remedy(first, numbered=True).split('; or ')[0]}")
+    return list(texts.values())
+
+
+def _size(diagnosis: Diagnosis) -> float:
+    factor = faults(diagnosis)[0].evidence.get("factor", 1.0)
+    return abs(math.log(factor)) if 0 < factor < math.inf else math.inf
+
+
+def _listed(networks: Sequence[Diagnosis], among: Sequence[Mapping[str, Label]]) -> str:
+    names = [network_name(network.labels, among) for network in networks]
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return "; ".join(names[:_NAMED]) + more
+
+
+def _paragraph(heading: str, text: str) -> str:
+    return _filled(f"  {heading:10} {text}", " " * 13)
+
+
+def _filled(text: str, indent: str) -> str:
+    return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
