@@ -341,7 +341,7 @@ class TestBadUse:
             ("missing.py:build", "missing.py"),
             ("nets.py", "callable"),
             ("nets.py:nothing", "attribute nothing"),
-            ("nets.py:value", "int called"),
+            ("nets.py:value", "callable int"),
             ("nets.py:number", "int torch.nn.Module"),
             ("nets.py:fails", "RuntimeError two lines"),
             ("nets.py:needs", "hidden"),
