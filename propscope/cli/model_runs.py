@@ -19,7 +19,7 @@ from propscope.errors import InputError, PropscopeError
 from propscope.measure import track
 from propscope.measure.profiler import Loss, profile_batches
 from propscope.records import NetworkProfile, ProfileSet
-from propscope.records.pooling import pooled
+from propscope.records.pooling import pooled_seeds
 
 _HOME = Path(__file__).parents[1]
 _DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
@@ -206,13 +206,7 @@ def _label(seen: NetworkProfile, request: Request, seed: int) -> NetworkProfile:
 def _shown(profiles: ProfileSet, stopped: str | None) -> NetworkProfile | None:
     if not len(profiles):
         return None
-    if stopped is not None:
-        return profiles[-1]
-    try:
-        return pooled(profiles)
-    except InputError:
-        # Experts of a mixture, for one, run or do not run by the seed.
-        return profiles[0]
+    return profiles[-1] if stopped is not None else pooled_seeds(profiles)
 
 
 def dtype_of(name: str) -> torch.dtype:

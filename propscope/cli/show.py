@@ -21,7 +21,7 @@ def show(
     """
     from propscope.diagnosis import diagnose
     from propscope.records import TrainingSet
-    from propscope.records.pooling import pooled
+    from propscope.records.pooling import pooled_seeds
     from propscope.report.documents import diagnosis_document, grid_document, profile_document, training_document
     from propscope.report.profile_tables import profile_table
     from propscope.report.terminal import print_grid, print_json, print_table, print_training
@@ -33,7 +33,7 @@ def show(
     groups = profiles.groups("seed")
     selected = any(option is not None for option in (act, init, depth, width, seed))
     if len(groups) == 1 and (selected or len(profiles) == 1):
-        one, found = pooled(profiles), diagnose(profiles, notes=False)
+        one, found = pooled_seeds(profiles), diagnose(profiles, notes=False)
         if json:
             print_json(diagnosis_document(found) | profile_document(one))
         else:

@@ -112,7 +112,7 @@ class CoverageNote:
     """What a profile does not show, or shows in another way than asked: `name`, `what` it is, the `reason`."""
 
     name: str
-    what: Literal["module", "output", "operation", "parameter", "model", "theory"]
+    what: Literal["module", "output", "operation", "parameter", "model", "seed", "theory"]
     reason: str
 
 

@@ -20,7 +20,7 @@ from propscope.records.figures import (
     Pool,
 )
 from propscope.records.interval import geometric_interval
-from propscope.records.network import Expected, NetworkProfile, Parameter, Site
+from propscope.records.network import CoverageNote, Expected, NetworkProfile, Parameter, Site
 from propscope.records.profile_set import ProfileSet
 
 
@@ -38,8 +38,7 @@ def pooled(profiles: ProfileSet) -> NetworkProfile:
         raise InputError("there are no profiles to take together; give at least one")
     if len(members) == 1:
         return members[0]
-    names = [tuple(site.name for site in member.sites) for member in members]
-    if len(set(names)) > 1:
+    if any(_names(member) != _names(members[0]) for member in members):
         raise InputError("profiles with different sites cannot be taken together; select one kind of network first")
     first = members[0]
     origin = _pooled([member.provenance for member in members], PROVENANCE_FIELDS)
@@ -50,6 +49,30 @@ def pooled(profiles: ProfileSet) -> NetworkProfile:
         labels={name: value for name, value in first.labels.items() if name != "seed"} | {"networks": len(members)},
         provenance=replace(first.provenance, seed=None, **origin),
     )
+
+
+def pooled_seeds(profiles: ProfileSet) -> NetworkProfile:
+    """Return what `pooled` makes of the seeds of one network that have the sites of the first seed.
+
+    A seed may run other sites, as a mixture of experts does. Such a seed is left out, and the coverage names it.
+    """
+    if not len(profiles):
+        return pooled(profiles)
+    first = profiles[0]
+    alike: list[NetworkProfile] = []
+    notes: list[CoverageNote] = []
+    reason = f"left out: the sites differ from those of seed {first.labels.get('seed', 0)}"
+    for position, member in enumerate(profiles):
+        if _names(member) == _names(first):
+            alike.append(member)
+        else:
+            notes.append(CoverageNote(str(member.labels.get("seed", position)), "seed", reason))
+    one = pooled(ProfileSet.of(alike))
+    return replace(one, coverage=(*one.coverage, *notes)) if notes else one
+
+
+def _names(profile: NetworkProfile) -> list[str]:
+    return [site.name for site in profile.sites]
 
 
 def _site(sites: Sequence[Site]) -> Site:

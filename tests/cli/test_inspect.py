@@ -214,6 +214,19 @@ class TestRuns:
         assert [site["forward_count"] for site in three["sites"]] == [3 * s["forward_count"] for s in one["sites"]]
         assert three["profile"]["labels"]["networks"] == 3
 
+    def test_a_seed_with_other_sites_is_left_out_and_named(self, run, models):
+        (models / "deeper.py").write_text(
+            "import torch\n"
+            "def model():\n"
+            "    return torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(2 + torch.initial_seed() % 2)))\n"
+        )
+        options = ("deeper.py:model", "--input-shape", "6,4", "--seeds", 4)
+        found = document(run, *options)
+        assert [site["name"] for site in found["sites"]] == ["0", "1"]
+        assert found["profile"]["labels"]["networks"] == 2
+        assert [note[:2] for note in found["profile"]["coverage"]] == [["1", "seed"], ["3", "seed"]]
+        assert "seeds 1, 3" in run(*options).out
+
     def test_the_weights_are_those_of_manual_seed(self, run):
         torch.manual_seed(0)
         norm = torch.nn.Linear(4, 8).weight.norm().item()
@@ -448,7 +461,7 @@ class TestBadUse:
             raise ZeroDivisionError
 
         monkeypatch.setattr(model_runs, "_HOME", model_runs.Path(__file__).parent)
-        monkeypatch.setattr(model_runs, "profile", broken)
+        monkeypatch.setattr(model_runs, "profile_batches", broken)
         with pytest.raises(ZeroDivisionError):
             main(["inspect", "nets.py:good", "--input-shape", "6,4"])
 

@@ -5,11 +5,11 @@ import math
 
 import numpy as np
 import pytest
-from building.records import layered, with_gradient
+from building.records import layered, plain, with_gradient
 
 from propscope.errors import InputError
 from propscope.records import Expected, ProfileSet, TensorSummary
-from propscope.records.pooling import pooled
+from propscope.records.pooling import pooled, pooled_seeds
 
 FIGURES = {"flat_fraction": 0.2, "dead_units": 1, "symmetric_units": 0, "mean_cosine": 0.5, "effective_rank": 2.0}
 OTHERS = {"flat_fraction": 0.4, "dead_units": 2, "symmetric_units": 2, "mean_cosine": None, "effective_rank": 4.0}
@@ -123,6 +123,22 @@ def test_different_networks_and_none_are_refused():
         pooled(ProfileSet.of([layered([1.0]), layered([1.0, 2.0])]))
     with pytest.raises(InputError, match="no profiles to take together; give at least one"):
         pooled(ProfileSet(()))
+
+
+def test_seeds_with_other_sites_are_left_out_and_named():
+    seeds = [layered([1.0], seed=3), layered([1.0, 2.0], seed=4), layered([7.0], seed=5), layered([1.0, 2.0], seed=6)]
+    one = pooled_seeds(ProfileSet.of(seeds))
+    assert one.labels == {"networks": 2}
+    np.testing.assert_allclose(one.signal_rms("forward"), [5.0])
+    assert [(note.name, note.what) for note in one.coverage] == [("4", "seed"), ("6", "seed")]
+    assert all("seed 3" in note.reason for note in one.coverage)
+
+
+def test_the_seeds_of_one_network_pool_without_a_note():
+    seeds = ProfileSet.of(layered([1.0 + seed], seed=seed) for seed in range(3))
+    assert plain(pooled_seeds(seeds)) == plain(pooled(seeds))
+    assert pooled_seeds(seeds).coverage == ()
+    assert pooled_seeds(seeds[:1]) is seeds[0]
 
 
 def test_the_members_are_not_changed():
