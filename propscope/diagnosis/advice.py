@@ -4,55 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from propscope.diagnosis.evidence import Evidence
+from propscope.records.activations import HE, NORMED_SUMS, Advice, find_activation
 from propscope.records.finding import Action, Remedy
 from propscope.records.network import Label, NetworkProfile, Site
 from propscope.records.numerals import number
 
 
-@dataclass(frozen=True, slots=True)
-class Advice:
-    """The options of a network that keep the signal of some activations, and their source."""
-
-    activations: frozenset[str]
-    options: Mapping[str, Label | bool]
-    source: str
-
-    def followed(self, profile: NetworkProfile) -> bool:
-        """Return whether the labels of a network show that it has these options already."""
-        return all(str(profile.labels.get(name)) == str(value) for name, value in self.options.items())
-
-
-# Activations whose values have one sign.
-OFFSET = frozenset({"sigmoid", "hardsigmoid", "logsigmoid", "softplus"})
-AROUND: Mapping[str, Label | bool] = {"norm": "layer", "residual": True}
-
-# Each was diagnosed at depths 10, 20 and 40, and trained at depth 20: tests/diagnosis/test_remedies.py.
-# fmt: off
-ADVICE: tuple[Advice, ...] = (
-    Advice(frozenset({"relu", "leaky_relu", "prelu", "relu6"}), {"initializer": "he_normal"}, "He et al. 2015"),
-    Advice(frozenset({"tanh", "hardtanh", "sin", "erf", "elu", "celu", "identity"}), {"initializer": "xavier_normal"},
-           "Glorot, Bengio 2010: the slope at 0 is 1"),
-    Advice(frozenset({"selu"}), {"initializer": "lecun_normal"}, "Klambauer et al. 2017"),
-    Advice(frozenset({"gelu", "silu", "mish", "hardswish"}), {"initializer": "critical"},
-           "Schoenholz et al. 2017: weights and biases at the critical point"),
-    # Without biases its slope falls as fast as its values rise: the signal shrinks like a power of the depth.
-    Advice(frozenset({"softsign"}), {"initializer": "critical:bias_variance=0.05"},
-           "Schoenholz et al. 2017: weights of the critical line at bias_std 0.22"),
-    # The mean of their values outgrows the rest, after a norm too: only a residual sum keeps the differences.
-    Advice(OFFSET | {"tanhshrink"},
-           {"initializer": "he_normal", **AROUND}, "He et al. 2016, Ba et al. 2016"),
-)
-# fmt: on
-_ORDINARY = Advice(frozenset(), {"initializer": "he_normal"}, "He et al. 2015")
-
-
 def advice_for(activation: str) -> Advice:
-    """Return the options that keep the signal of an activation, given as a spec ("leaky_relu:negative_slope=0.2")."""
-    name = activation.split(":")[0].lower()
-    return next((advice for advice in ADVICE if name in advice.activations), _ORDINARY)
+    """Return the options that keep the signal of an activation, given as a spec ("leaky_relu:negative_slope=0.2").
+
+    He initialization for an activation that propscope does not know.
+    """
+    entry = find_activation(activation)
+    return HE if entry is None else entry.advice
 
 
 def can_be_rebuilt(profile: NetworkProfile) -> bool:
@@ -87,7 +54,7 @@ def for_model(activation: str) -> Remedy:
     """Return the remedy that gives the layers of an existing model a sound start, by the activation after them."""
     # Measured with nine activations at depths 12 to 40: networks of sigmoid and softplus were never healthy after
     # calibrate, and five of six times after centre.
-    if activation.lower() in OFFSET:
+    if (entry := find_activation(activation)) is not None and entry.offset:
         text = "bring each unit to mean 0 and each layer to std 1: propscope.remedies.centre(model, batch)"
         return Remedy("centre", text)
     return Remedy("calibrate", "run propscope.calibrate(model, batch), or put layer norm before the activations")
@@ -109,7 +76,7 @@ def _scale(evidence: Evidence, sites: Sequence[Site], factor: float) -> Remedy:
 def new_start(profile: NetworkProfile, why: str) -> Remedy:
     """Return the remedy that builds a network again with what suits its activation; `why` may be empty."""
     advice = advice_for(str(profile.labels["activation"]))
-    if advice.followed(profile):
+    if all(str(profile.labels.get(name)) == str(value) for name, value in advice.options.items()):
         return norm_layer("use fewer layers", profile)
     text = f"{_use(advice.options)} ({advice.source}){why and f': {why}'}"
     return Remedy(_action(advice.options), text, options=advice.options)
@@ -120,7 +87,7 @@ def norm_layer(also: str, profile: NetworkProfile) -> Remedy:
     has_norm = profile.labels.get("norm") == "layer"
     if has_norm and str(profile.labels.get("residual")) == "True":
         return Remedy("activation", f"{also}, or another activation")
-    options: Mapping[str, Label | bool] = AROUND if has_norm else {"norm": "layer"}
+    options: Mapping[str, Label | bool] = NORMED_SUMS if has_norm else {"norm": "layer"}
     return Remedy(_action(options), f"{_use(options)}; or {also}", options=options)
 
 

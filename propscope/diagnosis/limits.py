@@ -1,13 +1,14 @@
 """The limits of the rules, each with the theory or the cited result that it comes from.
 
-Most follow from one quantity and two numbers. The quantity is the condition number of learning, kappa: how much faster
-gradient descent moves the fastest direction than the one that tells samples apart. Its inverse is the share of the
-latter in the tangent kernel, a second moment: what a layer makes of a difference between samples on the way forward it
-makes of the gradient on the way back, so that a factor f over the depth changes kappa by f^2 (Xiao, Pennington,
-Schoenholz 2020, Disentangling trainability and generalization in deep neural networks, section 3).
+Most follow from one quantity and two numbers. The quantity is kappa, the condition number of the tangent kernel: how
+much faster gradient descent learns along the fastest direction than along the one that distinguishes samples. A layer
+multiplies a difference between samples forward and the gradient backward by the same factor, and kappa is a ratio of
+second moments, so a factor f over the depth changes kappa by f^2 (Xiao, Pennington, Schoenholz 2020, Disentangling
+trainability and generalization in deep neural networks, section 3).
 
-The numbers are e^6, where training begins to suffer, and 1 / eps of float32, where kappa is numerically singular: what
-tells samples apart is lost in rounding when it is added to the rest (Golub, Van Loan 2013, section 2.6).
+The numbers are kappa = e^6, where training begins to suffer, and kappa = 1 / eps of float32, where the kernel is
+numerically singular: the part that distinguishes samples is lost in rounding when it is added to the rest (Golub, Van
+Loan 2013, section 2.6).
 """
 
 from __future__ import annotations
@@ -18,63 +19,64 @@ import numpy as np
 
 _EPS = float(np.finfo(np.float32).eps)
 
-# Schoenholz et al. 2017, section 6: networks train to a depth of about six depth scales, over which a second moment
-# changes by e^6, so that gradient descent needs 400 steps for what it should learn in one. In ln of an amplitude: 3.
+# Schoenholz et al. 2017, section 6: networks train up to a depth of about six depth scales. Over these a second moment
+# changes by e^6, and gradient descent needs 400 steps for what it should learn in one. In ln of an amplitude: 3.
 STRAINED = 3.0
 
-# An amplitude that grows by f over the depth has kappa = f^2, and no optimizer mends that: a step that moves the first
-# layer by its rounding error alone, eps / 2, is f eps / 2 at the output, and rows of the kernel differ by f^2.
+# An amplitude that grows by f over the depth has kappa = f^2, which no optimizer corrects: a step that changes the
+# first layer by only its rounding error, eps / 2, changes the output by f eps / 2, and rows of the kernel differ by
+# f^2.
 EXPLODED = 0.5 * math.log(1 / _EPS)
 
-# Where the gradient grows and the values do not, the network is chaotic: a change of the first layer by a share u of
-# what it gives is one of f u at the output. A useful step changes weights by about 1e-3 of themselves (You, Gitman,
-# Ginsburg 2017, trust coefficient), and what they give by ten times that, being of low rank: from f = 100 on it is a
-# leap.
+# Where the gradient grows and the values do not, the network is chaotic: if the first layer's output changes by a share
+# u, the network's output changes by f u. A useful step changes weights by a share of about 1e-3 (You, Gitman, Ginsburg
+# 2017, trust coefficient). Since it has a low rank, it changes a layer's output by ten times that: from f = 100 on, the
+# output changes as much as its own size.
 CHAOTIC = math.log(100)
 
-# One that fades has kappa = f^-2 for gradient descent. Adam divides each gradient by its own size, but for the 1e-8
-# that it adds to it (Kingma, Ba 2015, algorithm 1). Weight gradients of a readout start at 1e-2 and more, probabilities
-# that are off by 0.1 times activations of 0.1 to 1: what arrives smaller by 1e6 is no longer brought to size.
+# A gradient that shrinks by f has kappa = f^-2 for gradient descent. Adam divides each gradient by its size plus 1e-8
+# (Kingma, Ba 2015, algorithm 1). The weight gradients of a readout start at 1e-2 or more: probabilities that are wrong
+# by 0.1 times activations of 0.1 to 1. Gradients that arrive smaller by 1e6 are no longer rescaled.
 VANISHED = math.log(1e6)
 
-# One layer that by itself uses up what a whole network may change, e^3 = 20, is at fault; against layers of its kind
-# likewise.
+# A single layer is at fault if it changes the signal by e^3 = 20, which is the limit for the whole depth, or if it
+# differs by as much from layers of its kind.
 ODD = STRAINED
 
-# What all samples have in common stands beside their differences in every weight's gradient, and no optimizer takes
-# them apart: kappa = 1 / (1 - cosine), itself a ratio of second moments.
+# The gradient of every weight holds what all samples have in common beside their differences, and no optimizer
+# separates the two: kappa = 1 / (1 - cosine), itself a ratio of second moments.
 COLLAPSING = math.exp(-2 * STRAINED)
 COLLAPSED = _EPS
-# A layer or two that see no difference between samples an optimizer rebuilds, as those before them see it still; over
-# 144 pairs of initializer and activation (benches/verdict.py) networks with four such layers no longer trained.
+# An optimizer repairs one or two layers that see no difference between samples, since the layers before them still do.
+# Over 144 pairs of initializer and activation (benches/verdict.py), networks with four such layers no longer trained.
 COLLAPSED_LAYERS = 3
-# The largest share of a layer's second moment outside its first direction that the inner products of 32 rows in
-# float32 show where there is none: each eigenvalue carries an error of eps times the largest.
+# Rounding makes up to this share of a layer's second moment appear outside its first direction where there is none: of
+# the 32 eigenvalues of the inner products of 32 rows in float32, each has an error of eps times the largest.
 UNRESOLVED = 32 * _EPS
 
 # Where more than half of the inputs of a bounded activation are flat, the median unit passes less than 7% of its
 # gradient (Glorot, Bengio 2010, section 3.1: saturated units).
 SATURATED = 0.5
-BOUNDED = frozenset({"tanh", "sigmoid", "hardtanh", "hardsigmoid", "softsign", "erf", "sin"})
-# A rectifier is flat for half of a symmetric input, and for every sample alike once samples have become alike: half of
-# its units off is what a sound deep network shows. A tenth left is a network a tenth as wide (Lu et al. 2020).
+# A rectifier is flat for half of a symmetric input, and once samples have become alike, a unit is off on all of them or
+# none: in a sound deep network half of the units are off. With a tenth left, the network acts as if it had a tenth of
+# its width (Lu et al. 2020).
 INACTIVE = 0.9
 DEAD = 0.5
 # The chance that a unit of slope zero half of the time is off on every one of 16 independent samples is 2e-5.
 SAMPLES = 16
 
-# An activation is unlike its peers where it hides the half of what they keep of the differences between samples: the
-# half of a second moment is what a rectifier itself takes, the most that is usual (He et al. 2015).
+# An activation is unlike its peers where it keeps less than half of the variation that they keep: a rectifier itself
+# removes half of a second moment, and that is the most that is usual (He et al. 2015).
 HIDDEN = 0.5
 # A summand with a tenth of a sum's mean square that is added again correlates with it by sqrt(1/10) = 0.32.
 AGAIN = math.sqrt(0.1)
 
 
 def share_of_rank(rank: float) -> float:
-    """Return the share of a second moment outside of its first direction, from the effective rank of 32 rows.
+    """Return the share p of a second moment outside its first direction, from the effective rank of 32 rows.
 
-    That for which exp of the entropy of (1 - share, share) is the rank: at least the true share, all of it taken to be
-    in a second direction. 0 where the inner products do not resolve it, 1 from rank 2 on.
+    Solves exp(H(1 - p, p)) = rank, with the entropy H; this assumes that all of p lies in a second direction, and is at
+    least the true share. 0 where the inner products do not resolve it, 1 from rank 2 on.
     """
     if rank >= 2:
         return 1.0

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from propscope.diagnosis import limits
 from propscope.diagnosis.advice import remedy_for_size
 from propscope.diagnosis.evidence import LN_ZERO, Chain, Evidence, Stretch, change_interval, succession
+from propscope.records.activations import find_activation
 from propscope.records.finding import Finding, Kind, Severity
 from propscope.records.network import DIRECTIONS, Direction, Site
 from propscope.records.numerals import number
@@ -107,8 +108,9 @@ def _cause(evidence: Evidence, kind: Kind, direction: Direction, stretch: Stretc
         return "a weight or a derivative along the way is zero, so nothing passes"
     size, change = ("large", "enlarges") if kind == "exploding" else ("small", "shrinks")
     if direction == "backward" and abs(forward) < limits.STRAINED < abs(stretch.mean):
+        entry = find_activation(nonlinearity)
         flat = evidence.mean(stretch.end, "flat_fraction")
-        if kind == "vanishing" and flat > limits.SATURATED and nonlinearity in limits.BOUNDED:
+        if kind == "vanishing" and flat > limits.SATURATED and entry is not None and entry.bounded:
             return f"{nonlinearity} is saturated: its small slope shrinks the gradient, but its values keep their size"
         if kind == "vanishing":
             return (

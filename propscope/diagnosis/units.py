@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from propscope.diagnosis import limits
 from propscope.diagnosis.advice import new_start_or
 from propscope.diagnosis.evidence import Evidence, succession
+from propscope.records.activations import find_activation
 from propscope.records.finding import Finding, Remedy, Severity
 from propscope.records.gains import extent
 from propscope.records.network import Site
@@ -171,7 +172,8 @@ def _flat(evidence: Evidence, index: int) -> float:
 
 
 def _bounded(site: Site) -> bool:
-    return site.activation.lower() in limits.BOUNDED
+    entry = find_activation(site.activation)
+    return entry is not None and entry.bounded
 
 
 def _rms(site: Site) -> float:

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from propscope.diagnosis.advice import AROUND, advice_for
+from propscope.diagnosis.advice import advice_for
 from propscope.errors import InputError
 from propscope.networks import MLPSpec, parse_initializer
 from propscope.networks.spec import written
+from propscope.records.activations import NORMED_SUMS
 from propscope.records.finding import Diagnosis, Remedy
 from propscope.records.numerals import number
 from propscope.theory.initialization import critical_initializer, layer_variances
@@ -48,10 +49,10 @@ def _all(diagnosis: Diagnosis, request: Mapping[str, Any]) -> Iterator[Remedy]:
     for spec in ("critical", f"critical:bias_variance={BIAS_VARIANCE}"):
         yield from _critical(request, spec)
     yield Remedy("norm", "put layer norm before every activation (--norm layer)", options={"norm": "layer"})
-    yield Remedy("residual", "put residual sums around layer norms (--residual --norm layer)", options=AROUND)
+    yield Remedy("residual", "put residual sums around layer norms (--residual --norm layer)", options=NORMED_SUMS)
     if "initializer" in (advised := advice_for(str(_of(request, "activation"))).options):
         both = f"initialize the weights with {advised['initializer']}, and put residual sums around layer norms"
-        yield Remedy("residual", both, options={**advised, **AROUND})
+        yield Remedy("residual", both, options={**advised, **NORMED_SUMS})
 
 
 def _scaled(request: Mapping[str, Any], factor: float) -> Iterator[Remedy]:

@@ -162,7 +162,7 @@ class TestFile:
         out = command.fine("check", run_file, "--init", "he_normal", "--baseline", run_file)
         assert "note:" not in [line[:5] for line in out.splitlines() if "network" in line]
         assert "nothing moved from run.h5 (" in out
-        assert "2 seeds, each against itself" in out
+        assert "2 seeds, the same on both sides" in out
 
     def test_strained_fails_only_when_asked(self, command, place):
         # The 2 strained rates of a network whose gradient fades to a thirtieth.
@@ -221,7 +221,7 @@ class TestBaseline:
         command.fine("inspect", "nets.py:sound", *SHAPE, "--seeds", 3, "--store", "three.h5")
         out = command.fine("check", "nets.py:sound", *SHAPE, "--baseline", "three.h5")
         assert out.splitlines()[0].endswith(", 3 seeds")
-        assert "3 seeds, each against itself" in out
+        assert "3 seeds, the same on both sides" in out
         out = command.fine("check", "nets.py:sound", *SHAPE, "--baseline", "three.h5", "--seeds", 1)
         assert "seed 0 alone, without an interval" in out
 
@@ -233,7 +233,7 @@ class TestBaseline:
         outcome = command("check", "nets.py:sound", *SHAPE, "--arg", "depth=9", "--baseline", baseline)
         assert outcome.code == 1
         assert "moved: structure at 8: had 4 units, has 64" in outcome.out
-        assert "moved: structure at 9 to 18 (10 sites): new: the baseline has it not" in outcome.out
+        assert "moved: structure at 9 to 18 (10 sites): new: not in the baseline" in outcome.out
 
     def test_findings_and_moves_stand_together(self, command, baseline):
         outcome = command("check", "nets.py:sound", *SHAPE, "--arg", "scale=0", "--baseline", baseline)
@@ -245,7 +245,7 @@ class TestBaseline:
 
     def test_what_was_measured_otherwise_is_said(self, command, baseline):
         outcome = command("check", "nets.py:sound", "--input-shape", "16,64", "--baseline", baseline)
-        assert "note: measured otherwise: shapes was ['32,64'], is ['16,64']" in outcome.out
+        assert "note: measured differently: shapes ['32,64'] -> ['16,64']" in outcome.out
 
     @pytest.mark.parametrize(
         ("name", "said"),

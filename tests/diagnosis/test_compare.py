@@ -6,8 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from propscope.diagnosis.compare import compare
-from propscope.diagnosis.difference import half_width
+from propscope.diagnosis.compare import compare, half_width
 from propscope.errors import InputError
 from propscope.records import NetworkProfile, ProfileSet, Provenance, Site, TensorSummary
 
@@ -78,7 +77,7 @@ class TestFalseAlarms:
         networks = draw(5, np.random.default_rng(0))
         found = compare(seeded(*networks), seeded(*networks), tolerance=0)
         assert found.moves == ()
-        assert found.method == "5 seeds, each against itself"
+        assert found.method == "5 seeds, the same on both sides"
         assert found.visible == 1
 
     def test_what_kernels_and_versions_make_stays_within_the_tolerance(self):
@@ -167,28 +166,28 @@ class TestSeeds:
     def test_the_same_seeds_in_another_order_are_pairs(self):
         old = wandering(1.0, spread=1.0)
         found = compare(ProfileSet.of(reversed(old.profiles)), old)
-        assert found.method == "5 seeds, each against itself"
+        assert found.method == "5 seeds, the same on both sides"
         assert found.visible == pytest.approx(1.01)
 
     def test_seeds_within_those_of_the_baseline_are_pairs(self):
         old = wandering(1.0, spread=1.0)
-        assert compare(ProfileSet.of(old.profiles[1:3]), old).method == "2 seeds, each against itself"
+        assert compare(ProfileSet.of(old.profiles[1:3]), old).method == "2 seeds, the same on both sides"
         assert compare(old, ProfileSet.of(old.profiles[1:3])).visible == pytest.approx(1.01)
 
     def test_seeds_that_overlap_are_others(self):
-        assert compare(wandering(1.0, first=3), wandering(1.0)).method == "5 seeds against 5 others"
+        assert compare(wandering(1.0, first=3), wandering(1.0)).method == "5 seeds against 5 other seeds"
 
     @pytest.mark.parametrize("change", [{}, {"seed": 0}], ids=["none named", "one named twice"])
     def test_profiles_that_no_seed_tells_apart_are_others(self, change):
         old = wandering(1.0)
         new = ProfileSet.of(replace(profile, labels=change) for profile in old)
-        assert compare(new, old).method == "5 seeds against 5 others"
+        assert compare(new, old).method == "5 seeds against 5 other seeds"
 
     def test_one_seed_is_compared_as_it_is(self):
         one = seeded([site("a"), site("b")])
         found = compare(one, one)
         assert (found.moves, found.comparisons) == ((), 6)
-        assert found.method == "seed 0 alone, without an interval"
+        assert found.method == "only seed 0, without an interval"
         move = compare(seeded([site("a"), site("b", 1.02)]), one).moves[0]
         assert move.message == "x1.02, from 1.00 to 1.02"
         assert math.isnan(move.low)
@@ -212,8 +211,8 @@ class TestSites:
     @pytest.mark.parametrize(
         ("sites", "where", "said"),
         [
-            ([site("a")], "b", "gone: the baseline has it"),
-            ([*OLD, site("c")], "c", "new: the baseline has it not"),
+            ([site("a")], "b", "gone: only in the baseline"),
+            ([*OLD, site("c")], "c", "new: not in the baseline"),
             ([site("a"), site("b", kind="GELU", units=None)], "b", "was ReLU, is GELU"),
             ([site("a", units=16), OLD[1]], "a", "had 8 units, has 16"),
         ],
@@ -269,7 +268,7 @@ class TestStates:
         assert (move.direction, move.message) == ("backward", "no longer seen at any of 2 sites")
         found = compare(seeded(*old), seeded(*new))
         assert found.moves == ()
-        assert found.notes == ("the baseline has no backward signal: it is not compared",)
+        assert found.notes == ("the baseline has no backward signal, so it is not compared",)
 
     def test_a_gradient_lost_at_one_site_is_a_move(self):
         old, new = ([[site("a", 1.0, size), site("b")]] * 3 for size in (1.0, None))
@@ -298,8 +297,8 @@ class TestNetworks:
         assert [(move.labels, move.site) for move in found.moves] == [({"act": "tanh"}, "a")]
         assert found.networks == 2
         assert found.notes == (
-            "1 of 3 networks are new: (act gelu)",
-            "1 of 3 networks are in the baseline alone: (act sine)",
+            "1 of 3 networks not in the baseline: (act gelu)",
+            "1 of 3 networks only in the baseline: (act sine)",
         )
 
     def test_one_model_under_another_name_is_the_same(self):
@@ -333,7 +332,7 @@ class TestNetworks:
 
     @pytest.mark.parametrize("tolerance", [-0.1, math.nan, math.inf])
     def test_a_tolerance_that_is_none_is_refused(self, tolerance):
-        with pytest.raises(InputError, match="tolerance is"):
+        with pytest.raises(InputError, match="tolerance"):
             compare(wandering(1.0), wandering(1.0), tolerance=tolerance)
 
     def test_what_was_measured_otherwise_is_noted(self):
@@ -344,8 +343,8 @@ class TestNetworks:
         old = taken('{"shapes": ["8,4"], "seeds": 5, "target": "a", "loss": "sum"}', "2.4.0")
         new = taken('{"shapes": ["16,4"], "seeds": 3, "target": "b", "loss": "sum"}', "2.5.0")
         assert compare(new, old).notes == (
-            "measured otherwise: shapes was ['8,4'], is ['16,4']",
-            "measured otherwise: torch was 2.4.0, is 2.5.0",
+            "measured differently: shapes ['8,4'] -> ['16,4']",
+            "measured differently: torch 2.4.0 -> 2.5.0",
         )
         assert compare(new, wandering(1.0)).notes == ()
         assert compare(new, taken("no JSON", "")).notes == ()

@@ -4,16 +4,17 @@ import pytest
 from building.records import network
 
 import propscope
-from propscope.diagnosis.advice import ADVICE, AROUND, advice_for, can_be_rebuilt, new_start, norm_layer
+from propscope.diagnosis.advice import advice_for, can_be_rebuilt, new_start, norm_layer
+from propscope.records.activations import ACTIVATIONS, NORMED_SUMS
 
-ACTIVATIONS = (
+DEEP = (
     "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "softplus", "tanh", "hardtanh", "sigmoid", "softsign",
     "sin",
 )  # fmt: skip
 TASK = {"input": "digits", "scale": "zscore", "output_size": 10, "loss": "cross-entropy"}
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", DEEP)
 def test_the_advice_keeps_the_signal_at_every_depth(activation):
     options = advice_for(activation).options
     profiles = propscope.profile_mlp([10, 40], 128, activation=activation, seeds=2, batch=128, **TASK, **options)
@@ -34,9 +35,9 @@ def test_what_is_advised_trains_where_the_broken_does_not(activation):
     assert accuracy(**advice_for(activation).options) >= 0.9
 
 
-def test_each_activation_is_advised_once():
-    named = [name for advice in ADVICE for name in advice.activations]
-    assert len(named) == len(set(named))
+def test_the_advice_is_that_of_the_table_of_activations():
+    for entry in ACTIVATIONS:
+        assert advice_for(entry.name) is advice_for(entry.torch_name) is entry.advice
     assert advice_for("leaky_relu:negative_slope=0.2").options == {"initializer": "he_normal"}
     assert advice_for("file.py:own").options == {"initializer": "he_normal"}
 
@@ -54,7 +55,7 @@ def test_a_network_that_follows_the_advice_gets_a_norm_then_sums_then_fewer_laye
     followed = new_start(_of_grid(initializer="he_normal"), "why not")
     assert (followed.action, followed.options) == ("norm", {"norm": "layer"})
     normed = norm_layer("use fewer layers", _of_grid(initializer="he_normal", norm="layer"))
-    assert (normed.action, normed.options) == ("residual", AROUND)
+    assert (normed.action, normed.options) == ("residual", NORMED_SUMS)
     assert normed.text.endswith("(--residual --norm layer); or use fewer layers")
     last = norm_layer("use fewer layers", _of_grid(norm="layer", residual="True"))
     assert (last.text, last.options) == ("use fewer layers, or another activation", {})

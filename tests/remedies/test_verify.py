@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from propscope.diagnosis import diagnose
-from propscope.diagnosis.advice import AROUND
 from propscope.errors import InputError
 from propscope.experiments import profile_mlp
 from propscope.records import Diagnosis, Finding, NetworkProfile, ProfileSet, Remedy
+from propscope.records.activations import NORMED_SUMS
 from propscope.remedies import RemedyTrials, State, Trial, verify
 from propscope.remedies.candidates import candidates
 from propscope.remedies.remake import remade, request_of, with_options
@@ -80,7 +80,7 @@ def test_what_does_not_help_is_withdrawn_and_the_next_is_tried():
 
 
 def test_what_helps_in_part_does_not_end_the_search(monkeypatch):
-    offered = (Remedy("initializer", "a", {"initializer": "critical"}), Remedy("residual", "b", AROUND))
+    offered = (Remedy("initializer", "a", {"initializer": "critical"}), Remedy("residual", "b", NORMED_SUMS))
     monkeypatch.setattr(sys.modules["propscope.remedies.verify"], "candidates", lambda *arguments: iter(offered))
     (found,) = verify(grid(activation="sigmoid", initializer="default", width=64, depth=16))
     assert [trial.after.diagnosis.verdict for trial in found.trials] == ["strained", "healthy"]
