@@ -20,9 +20,11 @@ from propscope.measure.modules import FlatRegions, axis_of_unknown, unit_axis_of
 from propscope.measure.outputs import tensors_in
 from propscope.measure.saturation import FlatRegion
 from propscope.measure.sites import Options, SiteAccumulator
-from propscope.measure.tensor_identity import SeenTensors
+from propscope.measure.tensor_identity import TensorIdentity
 from propscope.records.network import CoverageNote, Role
 
+# What makes the accumulator of a site from its first tensor, with the keywords of `SiteAccumulator`.
+Sink = Callable[..., SiteAccumulator]
 # Handles that are kept make Python's collector of garbage look at them again and again.
 _PRUNE_AT = 64
 
@@ -38,13 +40,14 @@ class Observer:
         root: nn.Module,
         paths: Collection[str],
         unscale: Callable[[Tensor], Tensor] | None,
+        sink: Sink,
     ) -> None:
         self.sites: dict[str, SiteAccumulator] = {}
         self.unmeasured: dict[str, CoverageNote] = {}
         self.unrecorded: Counter[str] = Counter()
         self.called: set[str] = set()
         self.regions = FlatRegions()
-        self.seen = SeenTensors()
+        self.seen = TensorIdentity()
         self.stack: list[ModuleInfo] = []
         self.active = False
         self.batches = 0
@@ -55,6 +58,7 @@ class Observer:
         self._root = root
         self._paths = paths
         self._unscale = unscale
+        self._sink = sink
         self._calls: dict[str, int] = {}
         self._repeated: set[str] = set()
         self._first_calls: dict[str, tuple[str, str]] = {}
@@ -214,14 +218,14 @@ class Observer:
         if site is None:
             inherited = source.unit_axis if source is not None and len(source.shape) == tensor.dim() else None
             unit_axis = axis_of_unknown(tensor, inherited) if axis is None else axis(inherited)
-            site = SiteAccumulator(
+            site = self._sink(
                 tensor, name=path, kind=kind, role=role, unit_axis=unit_axis, has_units=units, options=self._options
             )
             self.sites[path] = site
         if not again:
-            site.see_forward(tensor.detach())
+            site.see_forward(tensor)
         # A recomputed value carries the gradient only where the first pass ran without a graph.
-        if tensor.requires_grad and not (again and path in self._watched):
+        if site.takes_gradients and tensor.requires_grad and not (again and path in self._watched):
             self._watched.add(path)
             self._handles.append(tensor.register_hook(partial(self._gradient, site)))
         self.seen.remember(tensor, site)

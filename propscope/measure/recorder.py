@@ -25,16 +25,20 @@ from propscope.measure.hooks import Hook
 from propscope.measure.loss_scale import unscaling
 from propscope.measure.module_info import ModuleInfo, in_backward, module_info
 from propscope.measure.modules import is_leaf
-from propscope.measure.observer import Observer
+from propscope.measure.observer import Observer, Sink
 from propscope.measure.parameters import ParameterAccumulator
 from propscope.measure.provenance import provenance
-from propscope.measure.sites import Options
+from propscope.measure.sites import Options, SiteAccumulator
 from propscope.measure.wrappers import seen_in_full, unwrapped, walk, walk_parameters
 from propscope.records.network import CoverageNote, Label, NetworkProfile
 
 
 class Recorder:
-    """Watches `model` between `with` and its end; `profile()` returns what was seen, then or later."""
+    """Watches `model` between `with` and its end; `profile()` returns what was seen, then or later.
+
+    `sink` makes the accumulator of each site, which then receives the site's tensors: it is called with the first of
+    them and the keywords of `SiteAccumulator`. `parameters`: whether parameters are recorded too.
+    """
 
     def __init__(
         self,
@@ -43,6 +47,8 @@ class Recorder:
         options: Options | None = None,
         kept: Filter | None = None,
         functions: bool = True,
+        parameters: bool = True,
+        sink: Sink = SiteAccumulator,
         activations: Collection[nn.Module] = (),
         loss_scale: Any = None,
         layer_of: Callable[[str], int | None] | None = None,
@@ -56,13 +62,19 @@ class Recorder:
             raise InputError(f"stats is {self._options.stats!r}; valid are 'all' and 'moments'")
         self._kept = kept or Filter()
         self._functions = functions
+        self._takes_parameters = parameters
         self._activations = {id(module) for module in activations}
         self._layer_of = layer_of or (lambda name: None)
         self._unscale = unscaling(loss_scale)
         self._parameters: dict[str, ParameterAccumulator] = {}
         self._places: dict[str, ModuleInfo] = {}
         self._observer = Observer(
-            options=self._options, kept=self._kept, root=self._model, paths=self._places, unscale=self._unscale
+            options=self._options,
+            kept=self._kept,
+            root=self._model,
+            paths=self._places,
+            unscale=self._unscale,
+            sink=sink,
         )
         self._waiting: list[tuple[str, nn.Parameter]] = []
         self._notes: tuple[CoverageNote, ...] = ()
@@ -119,7 +131,7 @@ class Recorder:
                 continue
             keep(module.register_forward_pre_hook(Hook(self._before, place), with_kwargs=True))
             keep(module.register_forward_hook(Hook(self._after, place), always_call=True))
-        for name, parameter in walk_parameters(self._model):
+        for name, parameter in walk_parameters(self._model) if self._takes_parameters else ():
             if self._kept.keeps_parameter(name):
                 self._waiting.append((name, parameter))
         self._hook_parameters()

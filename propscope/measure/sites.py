@@ -46,7 +46,10 @@ class Options:
 
 
 class SiteAccumulator:
-    """Gathers one site. `unit_axis`: the axis of units (channels), None where the site has none."""
+    """Gathers one site; `unit_axis` is the axis of its units (channels)."""
+
+    # Whether `see_backward` is to be called with the gradient of the value.
+    takes_gradients = True
 
     __slots__ = (
         "_attention",

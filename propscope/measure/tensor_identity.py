@@ -1,4 +1,4 @@
-"""`SeenTensors`: which tensors of the present forward pass are sites already, without keeping any of them alive."""
+"""`TensorIdentity`: which tensors of the present forward pass are sites already, without keeping any of them alive."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Seen(NamedTuple):
     order: int
 
 
-class SeenTensors:
+class TensorIdentity:
     """Remembers tensors by identity for one forward pass."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class SeenTensors:
     def remember(self, tensor: Tensor, site: SiteAccumulator | None) -> None:
         """Note that a tensor, as it is now, is a site."""
         self._clock += 1
-        self._seen[id(tensor)] = Seen(weakref.ref(tensor), _version(tensor), site, self._clock)
+        self._seen[id(tensor)] = Seen(weakref.ref(tensor), version_of(tensor), site, self._clock)
 
     def mark_preactivation(self, tensor: Tensor) -> None:
         """Note that a tensor was there when a module was entered."""
@@ -50,7 +50,7 @@ class SeenTensors:
     def find(self, tensor: Tensor) -> Seen | None:
         """Return what is known of a tensor that has not changed since it was remembered."""
         seen = self._seen.get(id(tensor))
-        if seen is None or seen.tensor() is not tensor or seen.version != _version(tensor):
+        if seen is None or seen.tensor() is not tensor or seen.version != version_of(tensor):
             return None
         return seen
 
@@ -63,6 +63,7 @@ class SeenTensors:
         return order if reference is not None and reference() is tensor else math.inf
 
 
-def _version(tensor: Tensor) -> int:
+def version_of(tensor: Tensor) -> int:
+    """Return the number of writes in place that a tensor has seen, -1 where torch does not count them."""
     # Tensors made in inference mode keep no version; they cannot be told from their in-place successors.
     return -1 if tensor.is_inference() else tensor._version

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,13 +16,13 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from propscope.errors import InputError
 from propscope.measure.filters import Filter
-from propscope.measure.observer import Observer
 from propscope.measure.outputs import tensors_in
 from propscope.measure.recorder import Recorder
 from propscope.measure.sites import Options, SiteAccumulator
+from propscope.measure.tensor_identity import version_of
 from propscope.measure.undisturbed import undisturbed
 from propscope.networks import MLP, Layer
-from propscope.records.network import NetworkProfile, Role
+from propscope.records.network import NetworkProfile
 
 _MOMENTS = Options(stats="moments")
 
@@ -92,52 +93,65 @@ class Inputs:
         return model(*positional, **{name: tensor if name == self.key else value for name, value in self.named.items()})
 
 
-class _Tap(Observer):
-    """Keeps the tensors at the sites `wanted` (None: at all), with their graph, and takes no statistics."""
+class _TappedSite(SiteAccumulator):
+    """Hands the site's tensor to a tap, and takes no statistics."""
 
-    def __init__(self, wanted: Collection[str] | None, **options: Any) -> None:
-        super().__init__(**options)
+    __slots__ = ("_tap",)
+    takes_gradients = False
+
+    def __init__(self, tap: _Tap, tensor: Tensor, **what: Any) -> None:
+        super().__init__(tensor, **what)
+        self._tap = tap
+
+    def see_forward(self, value: Tensor) -> None:
+        self._tap.see(self.name, value)
+
+    def record_same_shape(self, value: Tensor) -> bool:
+        return False
+
+
+class _Tap:
+    """A recorder's sink that keeps the tensors at the sites `wanted` (None: at all), with their graph."""
+
+    def __init__(self, wanted: Collection[str] | None) -> None:
         self.values: dict[str, Tensor] = {}
         self._wanted = wanted
+        self._seen: dict[str, tuple[weakref.ref[Tensor], int]] = {}
 
-    def _record(
-        self,
-        path: str,
-        tensor: Tensor,
-        kind: str,
-        role: Role,
-        axis: Any,
-        source: SiteAccumulator | None,
-        units: bool,
-    ) -> SiteAccumulator:
-        site = SiteAccumulator(tensor, name=path, kind=kind, role=role, unit_axis=-1, has_units=False, options=_MOMENTS)
-        self.sites[path] = site
-        if self._wanted is None or path in self._wanted:
+    def __call__(self, tensor: Tensor, **what: Any) -> SiteAccumulator:
+        return _TappedSite(self, tensor, **what)
+
+    def see(self, key: str, tensor: Tensor) -> None:
+        """Take in the tensor of a site."""
+        if self._wanted is None or key in self._wanted:
             # An operation in place behind the site would change the tensor.
-            self.values[path] = tensor.clone()
-        self.seen.remember(tensor, site)
-        return site
+            self.values[key] = tensor.clone()
+        self._seen[key] = (weakref.ref(tensor), version_of(tensor))
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The sites in execution order."""
+        return tuple(self._seen)
+
+    def key_of(self, tensor: Tensor) -> str | None:
+        """Return the site that a tensor, as it is now, is; None when it is none."""
+        now = version_of(tensor)
+        return next((key for key, (seen, version) in self._seen.items() if seen() is tensor and version == now), None)
 
 
-class _TapRecorder(Recorder):
-    def __init__(self, model: nn.Module, *, kept: Filter, wanted: Collection[str] | None) -> None:
-        own = model if isinstance(model, MLP) else None
-        super().__init__(
-            model,
-            options=_MOMENTS,
-            kept=kept,
-            # A user's own class is a nonlinearity there because the spec says so.
-            activations=[layer.activation for layer in own.layers if isinstance(layer, Layer)] if own else (),
-            functions=own is None,
-            layer_of=None if own is None else layer_of,
-        )
-        self.tap = _Tap(
-            wanted, options=_MOMENTS, kept=kept, root=self._model, paths=self._places, unscale=self._unscale
-        )
-        self._observer = self.tap
-
-    def _hook_parameters(self) -> None:
-        self._waiting = []
+def _tapped(model: nn.Module, tap: _Tap, kept: Filter) -> Recorder:
+    own = model if isinstance(model, MLP) else None
+    return Recorder(
+        model,
+        options=_MOMENTS,
+        kept=kept,
+        # A user's own class is a nonlinearity there because the spec says so.
+        activations=[layer.activation for layer in own.layers if isinstance(layer, Layer)] if own else (),
+        functions=own is None,
+        layer_of=None if own is None else layer_of,
+        parameters=False,
+        sink=tap,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,21 +185,18 @@ class Prefixes:
 
     def run(self, tensor: Tensor, wanted: Collection[str] | None = None) -> Run:
         """Run the model with `tensor` as its input, and keep the values at the sites `wanted` (None: all)."""
-        recorder = _TapRecorder(self.model, kept=self.kept, wanted=wanted)
-        with recorder:
+        tap = _Tap(wanted)
+        with _tapped(self.model, tap, self.kept) as recorder:
             result = self.inputs.call(self.model, tensor)
-            seen = [recorder.tap.seen.find(value) for _, value in tensors_in(result)][:1]
-        keys = tuple(recorder.tap.sites)
-        last = next((one.site for one in seen if one is not None), None)
-        output = next((key for key in keys if recorder.tap.sites[key] is last), None)
-        return Run(recorder.tap.values, recorder.profile(), keys, output)
+        output = next((tap.key_of(value) for _, value in tensors_in(result)), None)
+        return Run(tap.values, recorder.profile(), tap.keys, output)
 
     def at(self, tensor: Tensor, keys: Collection[str]) -> tuple[Tensor, ...]:
         """Return the values at the sites `keys`, each of shape (rows, ...), for that input."""
-        recorder = _TapRecorder(self.model, kept=self.kept, wanted=keys)
-        with recorder:
+        tap = _Tap(keys)
+        with _tapped(self.model, tap, self.kept):
             self.inputs.call(self.model, tensor)
-        return tuple(recorder.tap.values[key] for key in keys)
+        return tuple(tap.values[key] for key in keys)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import copy
 import gc
 import weakref
+from typing import ClassVar
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import propscope
 from propscope.errors import InputError
 from propscope.measure import Options, Recorder
 from propscope.measure.profiler import profile_batches
+from propscope.measure.sites import SiteAccumulator
 
 
 def net(width=16, depth=3):
@@ -305,3 +307,25 @@ def test_several_batches_of_one_recorder_leave_the_model_as_it_was():
     first = profile_batches(model, propscope.track(model), given[:1], seed=0)
     assert first.sites == alone[0].sites
     assert first.parameters == alone[0].parameters
+
+
+def test_a_sink_receives_the_tensors_of_each_site():
+    class Keeps(SiteAccumulator):
+        takes_gradients = False
+        values: ClassVar = {}
+
+        def see_forward(self, value):
+            self.values[self.name] = value
+
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.randn(3, 4)
+    with Recorder(model, sink=Keeps, parameters=False) as recorder:
+        output = model(x)
+        output.sum().backward()
+    assert Keeps.values["1"] is output
+    assert Keeps.values["0"].grad_fn is not None
+    profile = recorder.profile()
+    assert [(site.name, site.role, site.forward, site.backward) for site in profile.sites] == [
+        ("0", "pre-activation", None, None),
+        ("1", "activation", None, None),
+    ]
+    assert profile.parameters == ()
