@@ -41,7 +41,7 @@ OUTPUT = "out"
 _READING = (
     "A singular value is the factor by which one direction of the input is multiplied on its way to a layer. Healthy: "
     "all lie near 1. Fanning out: a few directions dominate. All falling: vanishing; all rising: exploding. Lost: the "
-    "share of directions that are zero or below the axis, from 0 to 100%. Numbers: at the last layer."
+    "share of directions that are zero or below the axis, from 0 to 100%. Numbers above a panel: at the last layer."
 )
 
 

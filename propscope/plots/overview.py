@@ -100,8 +100,7 @@ def prepare_overview(profiles: ProfileSet) -> Overview | None:
     reading += f" Colours are clipped at ±{limit:.0f} decades."
     if any(len(group) > 1 for group in profiles.groups().values()):
         reading += " ±: 95% confidence interval over seeds."
-    if any(site.expected is not None for profile in profiles for site in profile.sites):
-        reading += _THEORY
+    reading += _THEORY * any("\n" in cell.text for cell in shown)
     reading += key_of(mark for row in marks for mark in row)
     header = Header("Signal from end to end", facts(profiles), "\n".join((reading, *reasons(profiles))))
     return Overview(header, tuple(by_line), names, tuple(maps), limit)
