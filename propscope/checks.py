@@ -61,3 +61,11 @@ def counts(name: str, values: Iterable[Any]) -> tuple[int, ...]:
     if not given or isinstance(values, (str, bytes)):
         raise InputError(f"{name} is {values!r}; valid is one or more whole numbers of at least 1")
     return tuple(count(name, value) for value in given)
+
+
+def one_of(name: str, value: Any, choices: Iterable[str]) -> str:
+    """Return a value that is one of the choices; raises `InputError` that lists them."""
+    valid = tuple(choices)
+    if value not in valid:
+        raise InputError(f"{name} must be one of {', '.join(valid)}, got {value!r}")
+    return str(value)

@@ -32,7 +32,7 @@ from propscope.cli.options import (
 from propscope.errors import InputError
 
 if TYPE_CHECKING:
-    from propscope.cli.model_runs import Request
+    from propscope.cli.model_runs import RunRequest
     from propscope.records import ProfileSet
 
 _SEEDS = 5
@@ -101,9 +101,9 @@ def check(
         profiles = _loaded(Path(what), filters)
         headline = _contents(what, profiles)
     else:
-        from propscope.cli.model_runs import Request
+        from propscope.cli.model_runs import RunRequest
 
-        request = Request.of(context.params, target=what, seeds=_seeds(held) if seeds is None else seeds)
+        request = RunRequest.of(context.params, target=what, seeds=_seeds(held) if seeds is None else seeds)
         profiles, headline = _run(request)
     outcome = judge(profiles, headline, fail_on=fail_on, baseline=held, baseline_file=baseline, tolerance=tolerance)
     print_json(check_document(outcome)) if json else write(check_text(outcome))
@@ -125,8 +125,7 @@ def _is_file(what: str) -> bool:
 def _check_options(context: typer.Context, fail_on: str, *, of_file: bool) -> None:
     from propscope import checks
 
-    if fail_on not in _SEVERITIES:
-        raise InputError(f"--fail-on must be one of {', '.join(_SEVERITIES)}, got {fail_on!r}")
+    checks.one_of("--fail-on", fail_on, _SEVERITIES)
     checks.number("--tolerance", context.params["tolerance"])
     valid = _FOR_BOTH | _FOR_A_FILE if of_file else context.params.keys() - _FOR_A_FILE
     given, other = ("FILE", "TARGET") if of_file else ("TARGET", "FILE")
@@ -173,11 +172,11 @@ def _seeds(baseline: ProfileSet | None) -> int:
     return max(map(len, baseline.groups("seed").values()))
 
 
-def _run(request: Request) -> tuple[ProfileSet, str]:
+def _run(request: RunRequest) -> tuple[ProfileSet, str]:
     """Return the profiles of a target and what ran, in words; raises `InputError` when the model stops."""
-    from propscope.cli.model_runs import run
+    from propscope.cli.model_runs import run_model
 
-    outcome = run(request)
+    outcome = run_model(request)
     if outcome.stopped is not None:
         raise InputError(outcome.stopped, hint=outcome.hint)
     if not any(profile.sites for profile in outcome.profiles):

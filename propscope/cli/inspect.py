@@ -33,7 +33,7 @@ from propscope.cli.options import (
 from propscope.errors import InputError
 
 if TYPE_CHECKING:
-    from propscope.cli.model_runs import Outcome, Request
+    from propscope.cli.model_runs import ModelRun, RunRequest
 
 
 def inspect(
@@ -78,7 +78,7 @@ def inspect(
     Example: propscope inspect net.py:build --input-shape 8,3,32,32
     """
     from propscope import checks
-    from propscope.cli.model_runs import Request, run
+    from propscope.cli.model_runs import RunRequest, run_model
 
     started = time.perf_counter()
     _check_view(sort, top, depth)
@@ -88,8 +88,8 @@ def inspect(
         check_target(store, overwrite=overwrite)
     checks.count("--seeds", seeds)
     checks.count("--batches", batches)
-    request = Request.of(context.params, target=target, seeds=seeds)
-    outcome = run(request)
+    request = RunRequest.of(context.params, target=target, seeds=seeds)
+    outcome = run_model(request)
     document: dict[str, Any] = {"target": target, "model": outcome.title, "input": outcome.input, "file": None}
     document |= {"pictures": [], "stopped": outcome.stopped}
     if store is not None and len(outcome.profiles):
@@ -116,18 +116,18 @@ def _check_view(sort: str | None, top: int | None, depth: int | None) -> None:
     inspection(NetworkProfile(()), Diagnosis(), sort=sort, top=top, depth=depth)
 
 
-def _fixed(request: Request, document: dict[str, Any]) -> str:
+def _fixed(request: RunRequest, document: dict[str, Any]) -> str:
     """Put what helps the model into the document, and return it as text."""
-    from propscope.cli.fix import fixed
+    from propscope.cli.model_runs import try_remedies
     from propscope.report.documents import trials_document
     from propscope.report.remedies import trials_text
 
-    mending = fixed(request)
+    mending = try_remedies(request)
     document["fix"] = trials_document(mending)
     return f"fix{', seed 0' if request.seeds > 1 else ''}: {trials_text(mending)}"
 
 
-def _draw(outcome: Outcome, store: Path | None, target: str, overwrite: bool) -> list[str]:
+def _draw(outcome: ModelRun, store: Path | None, target: str, overwrite: bool) -> list[str]:
     from propscope.plots import draw_all
 
     directory = Path("outputs") if store is None else store.parent
@@ -138,7 +138,7 @@ def _draw(outcome: Outcome, store: Path | None, target: str, overwrite: bool) ->
 
 
 def _print(
-    outcome: Outcome,
+    outcome: ModelRun,
     document: dict[str, Any],
     *,
     json: bool,

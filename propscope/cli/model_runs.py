@@ -1,4 +1,4 @@
-"""What `inspect` does between its options and its output: builds the model, runs it, takes the runs together."""
+"""Runs the model of a target for `inspect` and `check`: every seed and batch, pooled, and the remedies that help it."""
 
 from __future__ import annotations
 
@@ -8,26 +8,39 @@ from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from propscope.cli.batches import FileBatches, RandomBatches, make_loss, make_source, moved, spelled_shapes
-from propscope.cli.targets import Target, find_target, one_line, searched
+from propscope import checks
+from propscope.cli.targets import (
+    FileInput,
+    RandomInput,
+    Target,
+    describe_shapes,
+    error_line,
+    load_target,
+    make_loss,
+    on_import_path,
+    parse_input,
+)
 from propscope.errors import InputError, PropscopeError
 from propscope.measure import track
 from propscope.measure.profiler import Loss, profile_batches
 from propscope.records import NetworkProfile, ProfileSet
 from propscope.records.pooling import pooled_seeds
 
+if TYPE_CHECKING:
+    from propscope.remedies import RemedyTrials
+
 _HOME = Path(__file__).parents[1]
-_DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
+_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """What was asked for, as typed."""
+class RunRequest:
+    """The model to run and how, as typed."""
 
     target: str
     arguments: tuple[str, ...]
@@ -47,8 +60,8 @@ class Request:
     exclude: str | None
 
     @classmethod
-    def of(cls, options: Mapping[str, Any], *, target: str, seeds: int) -> Request:
-        """Return the request that the options of `inspect` or `check` make, by their names as parameters."""
+    def of(cls, options: Mapping[str, Any], *, target: str, seeds: int) -> RunRequest:
+        """Return the request made by the options of `inspect` or `check`, given by parameter name."""
         same = ("config", "checkpoint", "init", "train", "dtype", "device", "loss", "batches", "include", "exclude")
         return cls(
             target=target,
@@ -61,17 +74,17 @@ class Request:
         )
 
     def spec(self) -> str:
-        """Return the request as JSON, without what was left out."""
+        """Return the request as JSON, without options that are not set."""
         kept = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return json.dumps({name: value for name, value in kept.items() if value not in (None, ())}, default=str)
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What was seen: `profiles`, one a seed, and `shown`, all of them together; None when nothing ran.
+class ModelRun:
+    """What a run measured: `profiles`, one per seed, and `shown`, the profile to show; None if nothing was measured.
 
-    `headline` says what ran, `input` the shapes of a batch, `title` the model's class. `stopped`: what ended the run
-    before its end, None when nothing did, with a `hint`.
+    `headline` says in words what ran, `input` the shapes of a batch, `title` the model's class. `stopped` is the error
+    that ended the run early, with a `hint`; None if there was none.
     """
 
     profiles: ProfileSet
@@ -89,28 +102,28 @@ class _Stopped(Exception):
         self.partial = partial
 
 
-def run(request: Request) -> Outcome:
-    """Build and run the model for every seed and batch; raises `InputError` for what is not valid.
+def run_model(request: RunRequest) -> ModelRun:
+    """Build and run the model for every seed and batch; raises `InputError` for a request that is not valid.
 
-    A model that raises ends the run: what it showed until then is kept.
+    A model that raises ends the run; what was measured until then is kept.
     """
-    dtype, device = dtype_of(request.dtype), device_of(request.device)
+    dtype, device = _dtype(request.dtype), _device(request.device)
     make_loss(request.loss, seed=0)
     profiles: list[NetworkProfile] = []
     stopped: str | None = None
     title, shapes = "", ""
     notes: tuple[str, ...] = ()
     # With --json nothing else may reach stdout, and models print.
-    with searched(request.target), redirect_stdout(sys.stderr):
-        target, source = named_by(request)
+    with on_import_path(request.target), redirect_stdout(sys.stderr):
+        target, source = _target_and_input(request)
         for seed in range(request.seeds):
             built = target.build(seed=seed, device=device, dtype=dtype)
             model, notes = built.model.train(request.train), built.notes
             title = type(model).__name__
-            batch = moved(source.batch(model, seed=seed, number=0, dtype=dtype), device=device)
-            shapes = spelled_shapes(batch)
+            batch = source.batch(model, seed=seed, number=0, dtype=dtype, device=device)
+            shapes = describe_shapes(batch)
             try:
-                profiles.append(_label(_of_seed(model, batch, source, request, seed), request, seed))
+                profiles.append(_label(_profile_model(model, batch, source, request, seed), request, seed))
             except _Stopped as error:
                 stopped = str(error)
                 if error.partial is not None and error.partial.sites:
@@ -122,34 +135,45 @@ def run(request: Request) -> Outcome:
     more = f"{request.batches} batches" if request.batches > 1 else ""
     parts = (f"{title}, input {shapes}, {mode}, loss {request.loss}", *notes, many, more)
     headline = f"{request.target}: {', '.join(filter(None, parts))}"
-    hint = "" if stopped is None else "give the input that the model takes, or mend the model"
-    return Outcome(together, _shown(together, stopped), title, shapes, headline, stopped, hint)
+    hint = "" if stopped is None else "change the input, or fix the model"
+    return ModelRun(together, _shown(together, stopped), title, shapes, headline, stopped, hint)
 
 
-def named_by(request: Request) -> tuple[Target, RandomBatches | FileBatches]:
-    """Return what a request names: what builds its model, and where its batches come from; raises `InputError`."""
-    target = find_target(
+def try_remedies(request: RunRequest) -> RemedyTrials:
+    """Return the remedies tried on a copy of the model of the first seed, run on its first batch."""
+    from propscope.remedies import mend
+
+    dtype, device = _dtype(request.dtype), _device(request.device)
+    with on_import_path(request.target), redirect_stdout(sys.stderr):
+        target, source = _target_and_input(request)
+        model = target.build(seed=0, device=device, dtype=dtype).model.train(request.train)
+        batch = source.batch(model, seed=0, number=0, dtype=dtype, device=device)
+        return mend(model, batch, make_loss(request.loss, seed=0))
+
+
+def _target_and_input(request: RunRequest) -> tuple[Target, RandomInput | FileInput]:
+    target = load_target(
         request.target,
         arguments=request.arguments,
         config=request.config,
         checkpoint=request.checkpoint,
         init=request.init,
     )
-    return target, make_source(request.shapes, request.kinds, request.file)
+    return target, parse_input(request.shapes, request.kinds, request.file)
 
 
-def _of_seed(
-    model: nn.Module, first: Any, source: RandomBatches | FileBatches, request: Request, seed: int
+def _profile_model(
+    model: nn.Module, first: Any, source: RandomInput | FileInput, request: RunRequest, seed: int
 ) -> NetworkProfile:
-    """Return what one model shows on all batches, seen by one recorder."""
-    dtype, device = dtype_of(request.dtype), device_of(request.device)
+    """Return the profile of one model on all batches, taken by one recorder."""
+    dtype, device = _dtype(request.dtype), _device(request.device)
     batch = first
 
     def batches() -> Iterator[tuple[Any, Loss | None, int]]:
         nonlocal batch
         for number in range(request.batches):
             if number:
-                batch = moved(source.batch(model, seed=seed, number=number, dtype=dtype), device=device)
+                batch = source.batch(model, seed=seed, number=number, dtype=dtype, device=device)
             own_seed = seed + 1000 * number
             yield batch, make_loss(request.loss, seed=own_seed), own_seed
 
@@ -163,12 +187,12 @@ def _of_seed(
             raise
         partial: NetworkProfile | None = getattr(error, "partial_profile", None)
         place = _place(partial, model)
-        message = f"the model stopped{place} on input {spelled_shapes(batch)}: {one_line(error)}"
+        message = f"the model stopped{place} on input {describe_shapes(batch)}: {error_line(error)}"
         raise _Stopped(partial, message) from error
 
 
 def _raised_here(error: Exception) -> bool:
-    """Return whether the error came up in propscope's own code, where the functions of a watched model are called."""
+    """Return whether propscope's own code raised the error, rather than the model that it watches."""
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
@@ -176,7 +200,7 @@ def _raised_here(error: Exception) -> bool:
 
 
 def _runs_alone(model: nn.Module, batch: Any) -> bool:
-    """Return whether the model takes the batch when nothing watches: then what was raised is a defect of propscope."""
+    """Return whether the model accepts the batch when propscope does not watch it: then the error is propscope's."""
     arguments = batch if isinstance(batch, (tuple, dict)) else (batch,)
     try:
         with torch.no_grad():
@@ -195,7 +219,7 @@ def _place(partial: NetworkProfile | None, model: nn.Module) -> str:
     return f" in {names[0]}{kind}" if names[0] else f" in its own forward{kind}"
 
 
-def _label(seen: NetworkProfile, request: Request, seed: int) -> NetworkProfile:
+def _label(seen: NetworkProfile, request: RunRequest, seed: int) -> NetworkProfile:
     labels: dict[str, str | int] = {"model": request.target}
     if request.init is not None:
         labels["initializer"] = request.init
@@ -209,20 +233,15 @@ def _shown(profiles: ProfileSet, stopped: str | None) -> NetworkProfile | None:
     return profiles[-1] if stopped is not None else pooled_seeds(profiles)
 
 
-def dtype_of(name: str) -> torch.dtype:
-    """Return the dtype of a name; raises `InputError` for another one."""
-    if name not in _DTYPES:
-        raise InputError(f"--dtype is {name!r}; valid is one of {', '.join(_DTYPES)}")
-    found: torch.dtype = _DTYPES[name]
-    return found
+def _dtype(name: str) -> torch.dtype:
+    return _DTYPES[checks.one_of("--dtype", name, _DTYPES)]
 
 
-def device_of(name: str) -> torch.device:
-    """Return the device of a name; raises `InputError` for one that cannot be used."""
+def _device(name: str) -> torch.device:
     try:
         found = torch.device(name)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"--device {name!r} cannot be used: {reason}", hint="valid here is cpu") from error
+        raise InputError(f"--device {name!r} cannot be used: {reason}", hint="use --device cpu") from error
     return found

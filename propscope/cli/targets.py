@@ -1,4 +1,4 @@
-"""The model that a target names: found, called with its arguments, given weights."""
+"""What a target names and what it is run on: the model and its weights, its input, the loss at its output."""
 
 from __future__ import annotations
 
@@ -12,21 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from propscope.cli.head_counts import suited_heads
+from propscope import checks
 from propscope.errors import InputError
+from propscope.measure.outputs import tensors_in
 from propscope.networks import initialize_, seeded_generator
 from propscope.networks.spec import load_callable
 
-_HOW = "a target is package.module:callable or path/to/file.py:callable, and returns a torch.nn.Module"
+_HOW = "a target is package.module:callable or path/to/file.py:callable, which returns a torch.nn.Module"
 _KEYS_SHOWN = 3
+_LOSSES = ("cotangent", "cross-entropy", "mse", "sum")
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
-    """A model, and what was done to its weights, in words."""
+class BuiltModel:
+    """A model and, in words, how its weights were set."""
 
     model: nn.Module
     notes: tuple[str, ...]
@@ -34,20 +38,20 @@ class Built:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """How the model is made: `name` as typed, what it names, keyword arguments and configuration, then weights."""
+    """How a model is built: what `name`, as typed, refers to is called with arguments, then weights are set."""
 
     name: str
-    found: Callable[..., Any]
+    callable: Callable[..., Any]
     arguments: Mapping[str, Any]
     config: Mapping[str, Any]
     checkpoint: Path | None = None
     init: str | None = None
 
-    def build(self, *, seed: int, device: torch.device, dtype: torch.dtype) -> Built:
-        """Return the model with weights of this seed, as `torch.manual_seed(seed)` and the callable make it.
+    def build(self, *, seed: int, device: torch.device, dtype: torch.dtype) -> BuiltModel:
+        """Return the model as the callable makes it after `torch.manual_seed(seed)`.
 
-        Then come the checkpoint and the initializer. Raises `InputError` for arguments that the callable does not
-        take, for one that fails or returns no module, and for a checkpoint or initializer that does not fit.
+        Then the checkpoint is loaded and the initializer applied. Raises `InputError` if the callable does not take
+        the arguments, fails or returns no module, and if the checkpoint or the initializer does not fit.
         """
         with _seeded(seed):
             model, notes = self._make()
@@ -57,46 +61,49 @@ class Target:
         if self.init is not None:
             done = initialize_(model, self.init, generator=seeded_generator(seed, "init", self.init))
             notes.append(f"init {self.init} ({len(done)} of {len(list(model.parameters()))} parameters set)")
-        return Built(model.to(device=device, dtype=dtype), tuple(notes))
+        return BuiltModel(model.to(device=device, dtype=dtype), tuple(notes))
 
     def _make(self) -> tuple[nn.Module, list[str]]:
-        if isinstance(self.found, nn.Module):
+        if isinstance(self.callable, nn.Module):
             if self.arguments or self.config:
-                raise InputError(f"target {self.name!r} is a module already; it takes neither --arg nor --config")
-            return self.found, []
+                raise InputError(
+                    f"target {self.name!r} is a module already, so it takes neither --arg nor --config",
+                    hint="leave them out, or name a callable that returns a module",
+                )
+            return self.callable, []
         configured, note = self._config()
-        _check_arguments(self.name, self.found, configured, self.arguments)
+        _check_arguments(self.name, self.callable, configured, self.arguments)
         try:
-            model = self.found(*configured, **self.arguments)
+            model = self.callable(*configured, **self.arguments)
         except Exception as error:  # A user's callable may fail in any way.
             raise InputError(
-                f"target {self.name!r} failed: {one_line(error)}", hint="change --arg or --config, or mend it"
+                f"target {self.name!r} failed: {error_line(error)}",
+                hint="change --arg or --config, or fix the callable",
             ) from error
         if not isinstance(model, nn.Module):
-            raise InputError(
-                f"target {self.name!r} returned {type(model).__name__}; valid is a torch.nn.Module", hint=_HOW
-            )
+            raise InputError(f"target {self.name!r} must return a torch.nn.Module, got {_kind(model)}", hint=_HOW)
         return model, [note] if note else []
 
     def _config(self) -> tuple[tuple[Any, ...], str]:
-        kind = getattr(self.found, "config_class", None)
+        kind = getattr(self.callable, "config_class", None)
         if not self.config and (kind is None or self.arguments):
             return (), ""
         if kind is None:
             raise InputError(
-                f"target {self.name!r} has no config_class; --config is for models of transformers",
-                hint="give its arguments one by one: --arg name=value",
+                f"--config needs a model class of transformers, but target {self.name!r} has no config_class",
+                hint="give arguments one by one: --arg name=value",
             )
         try:
-            more, note = suited_heads(kind, self.config)
+            more, note = fitting_heads(kind, self.config)
             return (kind(**self.config, **more),), note
         except Exception as error:
             raise InputError(
-                f"target {self.name!r}: {kind.__name__} refuses the configuration: {one_line(error)}"
+                f"target {self.name!r}: {kind.__name__} does not accept this configuration: {error_line(error)}",
+                hint="change --config",
             ) from error
 
 
-def find_target(
+def load_target(
     name: str,
     *,
     arguments: Sequence[str] = (),
@@ -104,12 +111,12 @@ def find_target(
     checkpoint: Path | None = None,
     init: str | None = None,
 ) -> Target:
-    """Return the target that was typed; raises `InputError` when it cannot be found or an argument cannot be read."""
+    """Return the target that was typed; raises `InputError` if it cannot be imported or an argument cannot be read."""
     home, _, attribute = name.rpartition(":")
     if not home or not attribute:
-        raise InputError(f"target is {name!r}; it names no callable", hint=_HOW)
+        raise InputError(f"target must name a callable, got {name!r}", hint=_HOW)
     if home.endswith(".py") and not Path(home).is_file():
-        raise InputError(f"target {name!r}: the file {home} does not exist", hint=_HOW)
+        raise InputError(f"target {name!r}: there is no file {home}", hint=_HOW)
     try:
         # A module may build its models, or draw, while it is imported.
         with _seeded(0):
@@ -120,6 +127,30 @@ def find_target(
     return Target(name, found, _values(arguments, "--arg"), _values(pairs, "--config"), checkpoint, init)
 
 
+def fitting_heads(kind: type, asked: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return a number of attention heads to add to the configuration values `asked`, and a note; usually neither.
+
+    A number is added if `asked` sets a width that the default number of heads does not divide, and no number of heads.
+    It keeps the default width per head if that divides the new width; otherwise it is the largest number, at most the
+    default, that divides the new width.
+    """
+    names: Mapping[str, str] = getattr(kind, "attribute_map", {})
+    width, heads = names.get("hidden_size", "hidden_size"), names.get("num_attention_heads", "num_attention_heads")
+    default = kind()
+    wanted = _whole(asked.get(width))
+    usual, count = (_whole(getattr(default, name, 0)) for name in (width, heads))
+    shared = getattr(default, "num_key_value_heads", None)
+    if not (wanted and usual and count) or heads in asked or shared or wanted % count == 0:
+        return {}, ""
+    each = usual // count
+    fitting = wanted // each if wanted % each == 0 else max(n for n in range(1, count + 1) if wanted % n == 0)
+    return {heads: fitting}, f"{heads} {fitting} ({wanted} is not divisible by the configuration's {count})"
+
+
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) and value > 0 else 0
+
+
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
@@ -128,8 +159,8 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def searched(name: str) -> Iterator[None]:
-    """Let a target's imports find what stands beside its file, and in the working directory, as Python itself would."""
+def on_import_path(name: str) -> Iterator[None]:
+    """Let a target import modules beside its file and in the working directory, as Python itself would."""
     home = name.rpartition(":")[0]
     places = [str(Path(home).resolve().parent)] if home.endswith(".py") else []
     places = [place for place in (*places, str(Path.cwd())) if place not in sys.path]
@@ -142,7 +173,7 @@ def searched(name: str) -> Iterator[None]:
                 sys.path.remove(place)
 
 
-def one_line(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """Return an error's type and message on one line, cut at 300 characters."""
     text = " ".join(str(error).split())
     text = text if len(text) <= 300 else text[:299] + "…"
@@ -154,9 +185,9 @@ def _values(pairs: Sequence[str], option: str) -> dict[str, Any]:
     for pair in pairs:
         name, equals, raw = (part.strip() for part in pair.partition("="))
         if not equals or not name.isidentifier():
-            raise InputError(f"{option} has {pair!r}; valid is name=value", hint=f"{option} hidden=512")
+            raise InputError(f"{option} must be name=value, got {pair!r}", hint=f"for example {option} hidden=512")
         if name in values:
-            raise InputError(f"{option} gives {name} twice", hint="give it once")
+            raise InputError(f"{option} sets {name} twice", hint="set it once")
         values[name] = _literal(raw)
     return values
 
@@ -186,16 +217,21 @@ def _check_arguments(
             for parameter in list(signature.parameters.values())[len(leading) :]
             if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         )
-        raise InputError(f"target {name!r}: {error}; it takes {taken or 'nothing'}", hint="--arg name=value") from None
+        raise InputError(
+            f"target {name!r}: {error}; it takes {taken or 'nothing'}", hint="give arguments as --arg name=value"
+        ) from None
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:
-    state = load_tensors(path, "checkpoint")
+    state = _load_tensors(path, "checkpoint")
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise InputError(f"checkpoint {path} holds a {type(state).__name__}; valid is a state_dict of tensors")
+        raise InputError(
+            f"checkpoint {path} must hold a state_dict of tensors, got {_kind(state)}",
+            hint="save it with torch.save(model.state_dict(), path)",
+        )
     own = model.state_dict()
     # DataParallel and compiled wrappers save their own name in front.
     given = {re.sub(r"(^|\.)(?:module|_orig_mod)\.", r"\1", name): value for name, value in state.items()}
@@ -203,7 +239,7 @@ def _load_weights(model: nn.Module, path: Path) -> None:
     problems = {
         "missing": [name for name in own if name not in given],
         "unexpected": [name for name in given if name not in own],
-        "of another shape": [
+        "with another shape": [
             f"{name} {tuple(given[name].shape)} for {tuple(own[name].shape)}"
             for name in own
             if name in given and given[name].shape != own[name].shape
@@ -211,24 +247,220 @@ def _load_weights(model: nn.Module, path: Path) -> None:
     }
     if any(problems.values()):
         said = "; ".join(f"{len(names)} {what} ({_few(names)})" for what, names in problems.items() if names)
-        raise InputError(f"checkpoint {path} does not fit the model: {said}", hint="build the model that was saved")
+        raise InputError(
+            f"checkpoint {path} does not fit the model: {said}",
+            hint="set --arg or --config as for the model that was saved",
+        )
     model.load_state_dict(given)
 
 
-def load_tensors(path: Path, what: str) -> Any:
-    """Return what a torch file holds, read with weights_only; raises `InputError` when it cannot be read."""
+def _load_tensors(path: Path, what: str) -> Any:
+    """Return the content of a torch file, read with weights_only=True; raises `InputError` if it cannot be read."""
     if not path.is_file():
         problem = "is a directory" if path.is_dir() else "does not exist"
-        raise InputError(f"the {what} {path} {problem}", hint="give the path of a file saved by torch.save")
+        raise InputError(f"the {what} {path} {problem}", hint="give the path of a file that torch.save wrote")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # A damaged archive raises whatever its bytes happen to spell.
         first = (str(error).strip().splitlines() or [""])[0]
         raise InputError(
-            f"the {what} {path} is no torch file that loads with weights_only=True ({type(error).__name__}: {first})",
-            hint="save tensors alone, with torch.save",
+            f"cannot load the {what} {path} with weights_only=True ({type(error).__name__}: {first})",
+            hint="save only tensors, with torch.save",
         ) from error
 
 
 def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:_KEYS_SHOWN]) + (", ..." if len(names) > _KEYS_SHOWN else "")
+
+
+def _kind(value: Any) -> str:
+    name = type(value).__name__
+    return f"an {name}" if name[0].lower() in "aeiou" else f"a {name}"
+
+
+# The input
+
+
+@dataclass(frozen=True, slots=True)
+class RandomInput:
+    """Random input: one positional argument of the model per shape, of the kind in the same place of `kinds`."""
+
+    shapes: tuple[tuple[int, ...], ...]
+    kinds: tuple[str, ...]
+
+    def batch(self, model: nn.Module, *, seed: int, number: int, dtype: torch.dtype, device: torch.device) -> Any:
+        """Return the arguments; raises `InputError` for tokens if the size of the model's vocabulary is not known."""
+        generator = seeded_generator(seed, "inspect", str(number))
+        made = tuple(
+            _KINDS[kind](shape, model, generator, dtype) for shape, kind in zip(self.shapes, self.kinds, strict=True)
+        )
+        return _cast(made[0] if len(made) == 1 else made, dtype=dtype, device=device)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FileInput:
+    """Input from a file: a tensor, a tuple of positional arguments, or a dict of keyword arguments."""
+
+    value: Any
+
+    def batch(self, model: nn.Module, *, seed: int, number: int, dtype: torch.dtype, device: torch.device) -> Any:
+        """Return the input, the same for every seed and number."""
+        return _cast(self.value, dtype=dtype, device=device)
+
+
+def parse_input(shapes: Sequence[str], kinds: str, file: Path | None) -> RandomInput | FileInput:
+    """Return the input that was typed; raises `InputError` if neither or both of file and shapes are given."""
+    if file is not None:
+        if shapes:
+            raise InputError("--input and --input-shape are both given", hint="give one of them")
+        return FileInput(_read(file))
+    if not shapes:
+        raise InputError(
+            "the model needs an input", hint="--input-shape 8,3,32,32 draws a random one, --input FILE reads one"
+        )
+    named = [kind.strip() for kind in kinds.split(",")]
+    for kind in named:
+        checks.one_of("--input-kind", kind, _KINDS)
+    if len(named) not in (1, len(shapes)):
+        raise InputError(
+            f"--input-kind names {len(named)} kinds, but there are {len(shapes)} --input-shape",
+            hint="name one kind for all, or one per --input-shape",
+        )
+    return RandomInput(tuple(map(_shape, shapes)), tuple(named if len(named) == len(shapes) else named * len(shapes)))
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise InputError(
+            f"--input-shape must be whole numbers of at least 1, separated by commas, got {text!r}",
+            hint="for example --input-shape 8,3,32,32, a batch of 8 images",
+        )
+    return tuple(map(int, parts))
+
+
+def _read(path: Path) -> Any:
+    if path.suffix == ".npy":
+        if not path.is_file():
+            raise InputError(f"the input {path} does not exist", hint="give the path of a .npy or .pt file")
+        try:
+            array = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(
+                f"cannot read the input {path} as a numpy array ({error})", hint="save it again"
+            ) from error
+        if array.dtype.kind not in "biufc":
+            raise InputError(
+                f"the input {path} must hold numbers, got elements of type {array.dtype}", hint="save it as numbers"
+            )
+        held: Any = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
+    else:
+        held = _load_tensors(path, "input")
+    tensors = list(tensors_in(held))
+    if isinstance(held, list):
+        held = tuple(held)
+    if not tensors or not isinstance(held, (Tensor, tuple, dict)):
+        raise InputError(
+            f"the input {path} must hold a tensor, or a tuple or dict of tensors, got {_kind(held)}",
+            hint="save the model's arguments with torch.save",
+        )
+    for suffix, tensor in tensors:
+        if (tensor.is_floating_point() or tensor.is_complex()) and not (finite := tensor.isfinite()).all():
+            first = tuple((~finite).nonzero()[0].tolist())
+            raise InputError(
+                f"the input {path}{suffix} has {int(tensor.isnan().sum())} NaN and {int(tensor.isinf().sum())} "
+                f"infinite values, the first at {first}",
+                hint="drop or replace them: everything computed from them would be NaN",
+            )
+    return held
+
+
+def _cast(value: Any, *, dtype: torch.dtype, device: torch.device) -> Any:
+    """Return the input on a device, its floating tensors in a dtype."""
+    if isinstance(value, Tensor):
+        return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+    if isinstance(value, dict):
+        return {name: _cast(part, dtype=dtype, device=device) for name, part in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(_cast(part, dtype=dtype, device=device) for part in value)
+    return value
+
+
+def describe_shapes(batch: Any) -> str:
+    """Return shape and dtype of each tensor of a batch, such as 8,3,32,32 float32."""
+    return "; ".join(",".join(map(str, tensor.shape)) + f" {_name(tensor.dtype)}" for _, tensor in tensors_in(batch))
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _float(shape: tuple[int, ...], model: nn.Module, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    return torch.randn(shape, generator=generator).to(dtype)
+
+
+def _image(shape: tuple[int, ...], model: nn.Module, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    """Draw smooth noise of mean 0 and variance 1, shape (batch, channels, height, width)."""
+    if len(shape) != 4:
+        raise InputError(
+            f"--input-kind image needs batch,channels,height,width, got an --input-shape of {len(shape)} numbers",
+            hint="for example --input-shape 8,3,32,32",
+        )
+    coarse = torch.randn((*shape[:2], *(-(-size // 8) + 1 for size in shape[2:])), generator=generator)
+    smooth = F.interpolate(coarse, size=shape[2:], mode="bilinear", align_corners=True)
+    values = smooth + 0.1 * torch.randn(shape, generator=generator)
+    return ((values - values.mean()) / values.std(correction=0).clamp_min(1e-6)).to(dtype)
+
+
+def _tokens(shape: tuple[int, ...], model: nn.Module, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    size = getattr(getattr(model, "config", None), "vocab_size", None)
+    if not isinstance(size, int):
+        embeddings = (module for module in model.modules() if isinstance(module, nn.Embedding))
+        size = getattr(next(embeddings, None), "num_embeddings", None)
+    if size is None:
+        raise InputError(
+            "cannot draw tokens: the model has neither config.vocab_size nor an Embedding",
+            hint="give --input FILE, or another --input-kind",
+        )
+    return torch.randint(size, shape, generator=generator)
+
+
+_KINDS = {"float": _float, "tokens": _tokens, "image": _image}
+
+
+def make_loss(name: str, *, seed: int) -> Callable[[Any], Tensor] | None:
+    """Return a loss, a function of the model's output; None for "cotangent".
+
+    It uses the first floating tensor of the output. "cross-entropy" compares with random labels; classes are on the
+    last axis of a matrix or a sequence, otherwise on axis 1. "mse" compares with N(0, 1) numbers, "sum" is the sum.
+    Raises `InputError` for another name.
+    """
+    checks.one_of("--loss", name, _LOSSES)
+    if name == "cotangent":
+        return None
+
+    def loss(output: Any) -> Tensor:
+        first = next(_floating(output), None)
+        if first is None:
+            raise InputError(
+                f"the model's output has no floating-point tensor for the loss {name}", hint="leave --loss out"
+            )
+        generator = seeded_generator(seed, "inspect", name)
+        if name == "sum":
+            return first.sum()
+        if name == "mse":
+            return F.mse_loss(first, torch.randn(first.shape, generator=generator).to(first))
+        if first.dim() < 2:
+            raise InputError(
+                f"--loss cross-entropy needs an output of shape (batch, classes), got {tuple(first.shape)}",
+                hint="choose another --loss",
+            )
+        logits = first.flatten(0, -2) if first.dim() == 3 else first
+        labels = torch.randint(logits.shape[1], (logits.shape[0], *logits.shape[2:]), generator=generator)
+        return F.cross_entropy(logits, labels.to(first.device))
+
+    return loss
+
+
+def _floating(output: Any) -> Iterator[Tensor]:
+    return (tensor for _, tensor in tensors_in(output) if tensor.is_floating_point())

@@ -1,8 +1,8 @@
-"""A number of heads that suits the width that was asked for."""
+"""The models that targets name: a number of heads that fits the width that was asked for."""
 
 import pytest
 
-from propscope.cli.head_counts import suited_heads
+from propscope.cli.targets import fitting_heads
 
 pytest.importorskip("transformers")
 from transformers import BertConfig, GPT2Config, LlamaConfig
@@ -23,7 +23,7 @@ from transformers import BertConfig, GPT2Config, LlamaConfig
     ],
 )
 def test_heads_follow_the_width(kind, asked, expected):
-    found, note = suited_heads(kind, asked)
+    found, note = fitting_heads(kind, asked)
     assert found == expected
     assert bool(note) == bool(expected)
     if found:
@@ -31,4 +31,4 @@ def test_heads_follow_the_width(kind, asked, expected):
 
 
 def test_the_note_says_what_was_done():
-    assert suited_heads(GPT2Config, {"n_embd": 128})[1] == "n_head 2 (128 is not divisible by the configuration's 12)"
+    assert fitting_heads(GPT2Config, {"n_embd": 128})[1] == "n_head 2 (128 is not divisible by the configuration's 12)"
