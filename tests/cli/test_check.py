@@ -223,7 +223,7 @@ class TestBaseline:
         assert out.splitlines()[0].endswith(", 3 seeds")
         assert "3 seeds, the same on both sides" in out
         out = command.fine("check", "nets.py:sound", *SHAPE, "--baseline", "three.h5", "--seeds", 1)
-        assert "seed 0 alone, without an interval" in out
+        assert "only seed 0, without an interval" in out
 
     def test_the_initializer_of_a_target_does_not_filter_the_baseline(self, command, baseline):
         error = command("check", "nets.py:sound", *SHAPE, "--init", "orthogonal", "--baseline", baseline).error
