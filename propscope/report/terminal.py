@@ -46,6 +46,14 @@ def print_table(table: Table) -> None:
     write(table.to_text(width=terminal_width()))
 
 
+def print_blocks(blocks: Iterable[Table | str]) -> None:
+    """Print tables and paragraphs with an empty line between them."""
+    for place, block in enumerate(blocks):
+        if place:
+            write("")
+        print_table(block) if isinstance(block, Table) else write(block)
+
+
 def print_grid(profiles: ProfileSet) -> None:
     """Print the table of a grid; on a narrow terminal without intervals, then also without theory."""
     _print_first_that_fits(grid_tables(profiles, diagnose(profiles, notes=False) if len(profiles) else None))
