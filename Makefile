@@ -1,11 +1,12 @@
-# make profile: the main job on real input.  make test: the tests.  make check: everything that CI asks for.
+# make profile: the main job on real input.  make test: the tests.  make test-fast: those that take no time.
+# make check: everything that CI asks for.
 # Each sets up .venv when it is not there.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: profile test check lint types examples benches pictures clean
+.PHONY: profile test test-fast check lint types examples benches pictures clean
 
 # torch comes first and alone: a range that admits a newer one would bring gigabytes of CUDA libraries.
 $(READY): pyproject.toml constraints.txt
@@ -19,7 +20,11 @@ profile: $(READY)
 	$(BIN)/propscope profile --depth 20 --act relu --input digits
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+
+# For the loop while one works: without what takes most of a second or more.
+test-fast: $(READY)
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m 'not slow'
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("propscope.diagnosis.diagnose")
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("transformers")
 
 BENCHES = Path(__file__).resolve().parents[1] / "benches"

@@ -8,6 +8,8 @@ import pytest
 from propscope.cli import main
 from propscope.cli.example import example_files, examples_folder, title_of
 
+pytestmark = pytest.mark.slow
+
 NAMES = [path.stem for path in example_files(examples_folder())]
 
 

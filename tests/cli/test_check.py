@@ -194,6 +194,7 @@ class TestFile:
         assert outcome.code == 1
         assert outcome.out.splitlines()[1].startswith("broken: non-finite forward: 0 ")
 
+    @pytest.mark.slow
     def test_the_process_returns_the_code(self, run_file):
         assert process("check", run_file).returncode == 1
         assert process("check", run_file, "--init", "he_normal").returncode == 0
@@ -247,6 +248,7 @@ class TestBaseline:
         outcome = command("check", "nets.py:sound", "--input-shape", "16,64", "--baseline", baseline)
         assert "note: measured differently: shapes ['32,64'] -> ['16,64']" in outcome.out
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("name", "said"),
         [
@@ -352,6 +354,7 @@ def test_a_log_names_a_site_once_and_stops_at_twenty():
     assert len(lines) == 1 + 40 + 2
 
 
+@pytest.mark.slow
 def test_the_workflow_runs_what_it_says(command):
     examples = Path(__file__).parents[2] / "examples"
     text = (examples / "signal-check.yml").read_text()

@@ -87,6 +87,7 @@ def test_profiles_with_nan_are_explained(command, place):
 MODELS = Path(__file__).parents[2] / "examples" / "models.py"
 
 
+@pytest.mark.slow
 def test_fix_names_the_line_that_mends_a_model(command, place):
     out = command.fine("inspect", f"{MODELS}:misscaled_resnet", "--input-shape", "8,3,32,32", "--fix")
     assert "fix: strained -> healthy\n  before     strained: exploding forward" in out
@@ -97,6 +98,7 @@ def test_fix_names_the_line_that_mends_a_model(command, place):
     assert "fix" not in command.fine("inspect", f"{MODELS}:misscaled_resnet", "--input-shape", "8,3,32,32")
 
 
+@pytest.mark.slow
 def test_fix_says_what_it_withdraws(command, place):
     lines = "import torch\ndef net():\n    nn = torch.nn\n    layers = []\n    for _ in range(40):\n        "
     (place / "own.py").write_text(
@@ -149,6 +151,7 @@ def test_an_interrupt_keeps_what_was_said(command, deep, monkeypatch):
     assert "4 networks: 3 broken" in outcome.out
 
 
+@pytest.mark.slow
 def test_reading_needs_no_torch(deep):
     code = (
         "import sys, propscope.cli as cli; code = cli.main(['diagnose', 'deep.h5']);"

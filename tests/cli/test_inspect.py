@@ -298,6 +298,7 @@ class TestRuns:
         assert "sites" in run("nets.py:good", "--depth", 1).out
         assert "Precision headroom" in run("nets.py:good", "--precision").out
 
+    @pytest.mark.slow
     def test_store_and_plots(self, run, models):
         shown = run("nets.py:good", "--store", "out/run.h5", "--plots", "--seeds", 2, "--init", "he_normal")
         kept = load(models / "out" / "run.h5")
@@ -466,6 +467,7 @@ class TestBadUse:
             main(["inspect", "nets.py:good", "--input-shape", "6,4"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["broken_sigmoid", "misscaled_resnet"])
 def test_examples_name_their_fault_in_the_first_screen(name):
     from pathlib import Path

@@ -4,12 +4,14 @@ import pytest
 from building.command_line import files
 
 
+@pytest.mark.slow
 def test_a_picture_under_a_new_name(command, place):
     assert command.fine("phase", "--act", "tanh").strip() == "outputs/phase-tanh.png"
     assert command.fine("phase", "--act", "tanh", "--init", "critical,zeros").strip() == "outputs/phase-tanh-2.png"
     assert (place / "outputs/phase-tanh.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("act", ["relu", "identity", "gelu", "softplus", "sigmoid", "leaky_relu:negative_slope=0.2"])
 def test_every_kind_of_diagram_is_drawn(command, place, act):
     command.fine("phase", "--act", act, "-o", "new/it.svg")

@@ -6,6 +6,7 @@ from building.command_line import files
 PLOTS = ("curves", "activations", "gradients", "weights", "weight-gradients", "overview")
 
 
+@pytest.mark.slow
 def test_the_pictures_of_a_file(command, run_file, place):
     listed = command.fine("plot", run_file, "--act", "relu").splitlines()
     assert listed == [f"run-{name}.png" for name in PLOTS]
@@ -13,6 +14,7 @@ def test_the_pictures_of_a_file(command, run_file, place):
     assert all((place / name).read_bytes().startswith(b"\x89PNG") for name in listed)
 
 
+@pytest.mark.slow
 def test_some_of_them_in_other_formats_elsewhere(command, run_file, place):
     out = command.fine("plot", run_file, "--only", "overview, curves", "--format", "svg,pdf", "-o", "pictures/new")
     assert sorted(out.split()) == sorted(
@@ -37,6 +39,7 @@ def test_pictures_that_exist_are_kept(command, run_file, place):
     assert (place / "run-overview.png").read_bytes() != b"precious"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [

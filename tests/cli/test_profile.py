@@ -27,6 +27,7 @@ BARE = (*TINY, "--no-plots")
 # What it does
 
 
+@pytest.mark.slow
 def test_a_file_pictures_and_a_table(command, place):
     out = command.fine("profile", *TINY)
     lines = out.splitlines()
@@ -76,6 +77,7 @@ def test_every_initializer_for_a_square_mlp_is_the_default(command):
     assert load("all.h5").axes["initializer"] == SQUARE_DEFAULTS
 
 
+@pytest.mark.slow
 def test_every_option_reaches_the_network(command):
     networks = ("--depth", 3, "--width", "8-2,4-4-4", "--act", "elu:alpha=2", "--init", "normal:std=0.5,zeros")
     layers = ("--bias", 0.5, "--norm", "layer", "--dropout", 0.25, "--input-size", 5, "--output-size", 3)
@@ -218,6 +220,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", REFUSED, ids=" ".join)
 def test_bad_input_is_one_line_and_nothing_is_written(command, place, options):
     bad_data(place)
@@ -310,6 +313,7 @@ def test_an_interrupt_before_anything_is_finished_writes_nothing(command, place,
     assert files(place) == {}
 
 
+@pytest.mark.slow
 def test_an_interrupt_keeps_what_is_finished(place):
     (place / "marked.py").write_text(
         "import os, torch\n"
@@ -348,6 +352,7 @@ def test_an_interrupt_keeps_what_is_finished(place):
     assert out.startswith("1 pair, initializer marked:fill, activation relu, depth 2, width 4, batch 4, ")
 
 
+@pytest.mark.slow
 def test_the_whole_in_a_process_of_its_own(place):
     done = process("profile", *TINY, "--json", cwd=place)
     assert (done.returncode, done.stderr) == (0, "")

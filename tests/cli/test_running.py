@@ -94,6 +94,7 @@ def test_a_defect_is_not_hidden():
 LIGHT = "import sys, propscope.cli; code = propscope.cli.main(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line", [["--help"], *([name, "--help"] for name in NAMES), ["show", "run.h5"], ["show", "run.h5", "--json"]]
 )
@@ -107,6 +108,7 @@ def test_reading_never_imports_torch(run_file, line):
         assert not modules & {"numpy", "h5py", "scipy"}
 
 
+@pytest.mark.slow
 def test_plotting_never_imports_torch(run_file):
     line = [sys.executable, "-W", "error", "-c", LIGHT, "plot", "run.h5", "--only", "overview"]
     done = subprocess.run(line, capture_output=True, text=True)
@@ -125,6 +127,7 @@ def test_help_is_quick():
     assert min(took) < 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", [["show", "run.h5"], ["show", "run.h5", "--json"], ["profile", "--help"]])
 def test_a_reader_that_leaves_early_sees_no_traceback(run_file, line):
     line = [sys.executable, "-u", "-m", "propscope", *line]

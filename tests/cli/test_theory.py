@@ -123,6 +123,7 @@ def test_a_function_of_the_users_own(command, place):
     assert square["gain"] == pytest.approx(1 / math.sqrt(3))
 
 
+@pytest.mark.slow
 def test_in_a_process_of_its_own_it_says_nothing_else():
     done = process("theory", "--act", "numpy:log")
     assert (done.returncode, done.stdout) == (2, "")

@@ -64,6 +64,7 @@ def test_json_of_trainings(command, trained_file):
     assert pairs[0]["steps_to_target"] is None
 
 
+@pytest.mark.slow
 def test_a_narrow_terminal_drops_the_intervals(command, trained_file, monkeypatch):
     (first, *others) = load(trained_file)
     wider = dataclasses.replace(first, validation_accuracy=np.array([0.0, 0.0, 0.75]))
@@ -73,6 +74,7 @@ def test_a_narrow_terminal_drops_the_intervals(command, trained_file, monkeypatc
         assert ("%, " in command.fine("show", trained_file)) is limits
 
 
+@pytest.mark.slow
 def test_the_pictures_of_trainings(command, trained_file, place):
     listed = command.fine("plot", trained_file, "--act", "relu").splitlines()
     assert listed == [f"trained-{name}.png" for name in ("learning", "signal", "activation-map")]

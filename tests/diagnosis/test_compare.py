@@ -59,6 +59,7 @@ def draw(seeds, generator, *, scaled=None, factor=1.0, width=WIDTH):
 
 
 class TestFalseAlarms:
+    @pytest.mark.slow
     @pytest.mark.parametrize("first", [0, 100], ids=["same seeds that draw anew", "other seeds"])
     @pytest.mark.parametrize("seeds", [2, 3, 5])
     def test_unchanged_networks_seldom_fail(self, first, seeds):
@@ -101,6 +102,7 @@ class TestFalseAlarms:
 
 
 class TestDetection:
+    @pytest.mark.slow
     @pytest.mark.parametrize("first", [0, 100], ids=["same seeds that draw anew", "other seeds"])
     def test_weights_of_one_layer_times_1_3_are_found_with_5_seeds(self, first):
         generator = np.random.default_rng(1)

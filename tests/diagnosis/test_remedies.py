@@ -7,6 +7,8 @@ import propscope
 from propscope.diagnosis.advice import advice_for, can_be_rebuilt, new_start, norm_layer
 from propscope.records.activations import ACTIVATIONS, NORMED_SUMS
 
+pytestmark = pytest.mark.slow
+
 DEEP = (
     "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "softplus", "tanh", "hardtanh", "sigmoid", "softsign",
     "sin",

@@ -101,6 +101,7 @@ def test_rules_have_names_of_their_own_and_sources():
     assert all(rule.limit and rule.source for rule in RULES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HEALTHY)
 @pytest.mark.parametrize(("width", "batch"), [(64, 32), (256, 128)])
 def test_what_is_known_to_train_is_not_flagged(name, width, batch):
@@ -108,6 +109,7 @@ def test_what_is_known_to_train_is_not_flagged(name, width, batch):
     assert propscope.diagnose(profiles).verdict == "healthy"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("activation", "initializer", "verdict", "kind"), [
     ("relu", "normal:std=0.01", "broken", "vanishing"),
     ("relu", "normal:std=1", "broken", "exploding"),

@@ -47,6 +47,7 @@ THE_SAME = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", [name for name in ZOO if name not in THE_SAME])
 def test_nothing_is_wrong_with_the_zoo_but_what_is_listed(name):

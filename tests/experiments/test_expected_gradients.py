@@ -18,6 +18,7 @@ def deviations(**options):
     return np.array(measured), np.array([p.expected_gradient_log_std for p in weights[0]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -18,6 +18,8 @@ from propscope.networks import INITIALIZERS, parse_initializer
 from propscope.records.pair_summary import summarize_pairs
 from propscope.records.pooling import pooled
 
+pytestmark = pytest.mark.slow
+
 LAYERS, UNITS = 10, 500
 
 

@@ -320,6 +320,7 @@ def test_batch_norm_of_one_row_is_refused_at_once():
     assert one(norm="batch", batch=2)["layers.0.norm"].forward.rms == pytest.approx(1.0, abs=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", [entry.name for entry in ACTIVATIONS])
 def test_every_activation_runs(activation):
     profile = one(activation=activation, batch=8)

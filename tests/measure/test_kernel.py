@@ -114,6 +114,7 @@ def test_any_bfloat16_bits(bits, first):
     assert histogram == LogHistogram.of(tensor.float().numpy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("count", [300, 60_000, 1_000_000])
 @pytest.mark.parametrize(
@@ -365,6 +366,7 @@ def test_inner_products(shape, axis, dtype):
     assert (np.abs(found - exact) <= (64 + 1 + 16 + 15) * 2.0**-24 * np.outer(lengths, lengths)).all()
 
 
+@pytest.mark.slow
 def test_the_environment_switches_it_off():
     code = "from propscope.measure import kernel; print(kernel.BUILT, kernel.AVAILABLE)"
     environment = {**os.environ, "PROPSCOPE_KERNEL": "0"}

@@ -153,6 +153,7 @@ def theory_lines(axes: Axes) -> list[Line2D]:
     return [line for line in axes.lines if line.get_zorder() == 4]
 
 
+@pytest.mark.slow
 def test_the_prediction_lies_over_every_curve_and_its_band_under_few() -> None:
     one = predicted(mlp(depth=5), times=2.0, log_std=0.5)
     axes = drawn(ProfileSet((one,))).axes
@@ -210,6 +211,7 @@ def test_a_prediction_without_a_curve_beside_it_does_not_stretch_the_axis() -> N
     assert both.scale == panel(ProfileSet((mlp(), constant(0.0, initializer="gone"))), 0).scale
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_every_case_is_drawn_with_all_text_inside_and_none_overlapping(case: str) -> None:
     figure = drawn(CASES[case])

@@ -43,6 +43,7 @@ def test_several_activations_and_depths_are_told_apart(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_trainings_have_pictures_of_their_own(tmp_path: Path) -> None:
     paths = draw_all(trainings(activations=("relu", "tanh")), tmp_path, stem="run")
     assert [path.name for path in paths] == [
@@ -70,6 +71,7 @@ def test_other_formats(tmp_path: Path) -> None:
     assert paths[1].read_bytes().startswith(b"%PDF")
 
 
+@pytest.mark.slow
 def test_what_was_not_recorded_is_left_out(tmp_path: Path) -> None:
     paths = draw_all(ProfileSet((mlp(depth=2, backward=False),)), tmp_path, stem="run")
     assert [path.name for path in paths] == [
@@ -137,6 +139,7 @@ def test_matplotlib_is_left_as_it_was(tmp_path: Path) -> None:
     assert dict(mpl.rcParams) == before
 
 
+@pytest.mark.slow
 def test_the_users_settings_do_not_reach_the_pictures(tmp_path: Path) -> None:
     only = ["curves"]
     plain = draw_all(SMALL, tmp_path, stem="plain", only=only)[0].read_bytes()
@@ -144,6 +147,7 @@ def test_the_users_settings_do_not_reach_the_pictures(tmp_path: Path) -> None:
         assert draw_all(SMALL, tmp_path, stem="odd", only=only)[0].read_bytes() == plain
 
 
+@pytest.mark.slow
 def test_drawing_needs_neither_torch_nor_pyplot() -> None:
     code = (
         "import sys, pathlib, tempfile\n"

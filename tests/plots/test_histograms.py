@@ -119,6 +119,7 @@ def test_a_shallower_row_says_that_the_rest_was_not_seen() -> None:
     assert [cell.seen for cell in found.cells[0]] == [True, True, False, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
 @pytest.mark.parametrize(
     "profiles",

@@ -183,6 +183,7 @@ PICTURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", PICTURES)
 def test_every_text_lies_within_the_picture_and_none_on_another(case: str) -> None:
     figure = drawn(prepared(*PICTURES[case]))

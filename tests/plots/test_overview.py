@@ -119,6 +119,7 @@ def test_a_pair_that_was_not_run_is_blank() -> None:
     assert [[cell.text for cell in row] for row in cells] == [[cells[0][0].text, "–"], ["–", "✗ zero"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "profiles",
     [

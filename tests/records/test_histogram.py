@@ -168,12 +168,13 @@ def test_quantiles_leave_nan_out_and_infinities_in():
     assert of([0.0, -0.0]).quantile(0.5) == 0.0
 
 
-@given(st.lists(st.floats(-100, 100, width=32), max_size=80), st.lists(st.floats(-120, 120), min_size=2, max_size=6))
+@given(
+    st.lists(st.floats(-100, 100, width=32), max_size=80),
+    st.lists(st.floats(-120, 120), min_size=2, max_size=6, unique=True),
+)
 @settings(max_examples=100, deadline=None)
 def test_mass_between_edges_is_numpys_but_for_the_bins_that_an_edge_cuts(values, edges):
     edges = np.unique(edges)
-    if edges.size < 2:
-        return
     histogram = of(values)
     found = histogram.mass(edges)
     exact, _ = np.histogram(np.array(values, np.float64), edges)

@@ -160,6 +160,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("way", ["as chosen", "forward refused", "a direction at a time"])
 def test_every_way_gives_what_torch_gives(case, way, monkeypatch):

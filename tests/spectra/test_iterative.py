@@ -93,6 +93,7 @@ def test_zeros_are_counted_by_their_weight():
     assert summary.histogram.zero_count == round(100 * summary.zero_fraction)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 def test_a_network_is_as_its_matrices_are(activation):
     net = MLPSpec(6, width=96, activation=activation, initializer="he_normal").build(seed=0)
@@ -111,6 +112,7 @@ def test_a_network_is_as_its_matrices_are(activation):
         assert site.jacobian_condition is None
 
 
+@pytest.mark.slow
 def test_the_stated_error_is_the_one_there_is():
     """Over 30 seeds the mean square varies by as much as its standard error says."""
     torch.manual_seed(0)

@@ -245,6 +245,7 @@ def test_nothing_finite_is_no_figure(method):
     assert site.jacobian_square_variance is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["exact", "iterative"])
 def test_a_jacobian_of_zeros(method):
     net = MLPSpec(2, width=8, activation="tanh", initializer="zeros").build(seed=0)

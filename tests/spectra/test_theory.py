@@ -23,6 +23,7 @@ def end_to_end(activation, initializer, depth, *, seed, width=256, samples=2, me
     return jacobian(net, x, samples=samples, include=rf"layers\.{depth - 1}\.activation$", method=method).sites[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [2, 8])
 @pytest.mark.parametrize(
     ("activation", "initializer", "per_layer", "tolerance"),
@@ -53,6 +54,7 @@ def test_the_mean_square_is_the_product_of_the_gradient_factors(activation, init
     assert np.mean(squares) == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("depth", "tolerance"), [(1, 0.03), (2, 0.05), (4, 0.11)])
 def test_the_largest_of_a_gaussian_product_tends_to_its_edge(depth, tolerance):
     """(L + 1)^(L + 1) / L^L, the right edge of the Fuss-Catalan law; Penson, Zyczkowski 2011, eq. (11).

@@ -18,6 +18,7 @@ from propscope.records import ProfileSet
 from propscope.store import SCHEMA_VERSION, load, merge, save, table_writer
 
 
+@pytest.mark.slow
 @settings(few_examples, max_examples=8)
 @given(st.lists(profile_sets, min_size=1, max_size=3))
 def test_a_merge_is_a_sum(sets: list[ProfileSet]) -> None:

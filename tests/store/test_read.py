@@ -52,6 +52,7 @@ def test_labels_select_as_in_a_profile_set(file: Path, labels: dict[str, Any], r
     assert plain(found) == plain(small_set().subset(**labels))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["größe", 'a "quoted" \\ name', "normal:std=0.01", "", "1", 1, 2.5, True])
 def test_any_label_can_be_selected_by(tmp_path: Path, value: Any) -> None:
     profiles = [NetworkProfile((), labels={"net": net, "other": "1"}) for net in ("none", value)]
@@ -176,6 +177,7 @@ def test_a_truncated_file_is_one_clear_error(file: Path) -> None:
     assert h5py.h5f.get_obj_count(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE) == 0
 
 
+@pytest.mark.slow
 def test_changed_bytes_never_surprise(file: Path) -> None:
     whole = file.read_bytes()
     generator = np.random.default_rng(0)

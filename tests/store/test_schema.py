@@ -81,6 +81,7 @@ def test_the_document_lists_the_root_attributes(tmp_path: Path) -> None:
         assert set(re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)) == set(file.attrs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", TABLES)
 def test_xarray_opens_it_labelled(tmp_path: Path, table: StoredTable) -> None:
     xarray = pytest.importorskip("xarray")
@@ -101,6 +102,7 @@ def test_xarray_opens_it_labelled(tmp_path: Path, table: StoredTable) -> None:
             assert kind in {"int64": "i", "float64": "f", "text": "UOT"}.get(column.stored, "u")
 
 
+@pytest.mark.slow
 def test_xarray_selects_a_profile(tmp_path: Path) -> None:
     xarray = pytest.importorskip("xarray")
     save(tmp_path / "run.h5", small_set())
@@ -110,6 +112,7 @@ def test_xarray_selects_a_profile(tmp_path: Path) -> None:
         assert chosen.forward_max.values.tolist() == [4.0, 4.0]
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_document_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("xarray")
     monkeypatch.chdir(tmp_path)

@@ -30,6 +30,7 @@ from propscope.records import ProfileSet, TrainingSet
 from propscope.store import load, load_profiles, merge, read, save, write
 
 
+@pytest.mark.slow
 @settings(few_examples, max_examples=15)
 @given(training_sets)
 def test_every_field_of_a_run_survives(runs: TrainingSet) -> None:
@@ -38,6 +39,7 @@ def test_every_field_of_a_run_survives(runs: TrainingSet) -> None:
         assert plain(load(Path(directory) / "run.h5")) == plain(runs)
 
 
+@pytest.mark.slow
 @settings(few_examples, max_examples=8)
 @given(st.lists(training_sets | profile_sets, min_size=1, max_size=3))
 def test_a_merge_keeps_runs_and_profiles_apart(sets: list[TrainingSet | ProfileSet]) -> None:
@@ -144,6 +146,7 @@ def _set_first(name: str, value: Any) -> Callable[[h5py.File], None]:
     return change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "cause"),
     [

@@ -22,6 +22,7 @@ from propscope.records import LogHistogram, NetworkProfile, ProfileSet, Provenan
 from propscope.store import atomic, check_target, load, merge, read, save, write
 
 
+@pytest.mark.slow
 @few_examples
 @given(profile_sets)
 def test_every_field_survives(profiles: ProfileSet) -> None:
@@ -221,6 +222,7 @@ def _file_size_limit(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_earlier_file(tmp_path: Path) -> None:
     path = tmp_path / "run.h5"
     save(path, small_set())

@@ -111,6 +111,7 @@ SAMPLED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, weight, bias, batch, orthogonal", SAMPLED)
 def test_sampled_networks_agree(name, weight, bias, batch, orthogonal):
     """Means to 4 standard errors and a tenth of what is predicted, variances to 4 of theirs, 40%."""

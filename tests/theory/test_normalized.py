@@ -40,6 +40,7 @@ def test_residual_relu_grows_by_half_its_weights():
     assert run.correlation[1] == pytest.approx((0 + 0.6 * 0.5 / math.pi) / 1.3)
 
 
+@pytest.mark.slow
 def test_residual_tanh_by_its_maps():
     field = MeanField("tanh", weight_variance=0.8, bias_variance=0.1)
     run = NormalizedMeanField("tanh", weight_variance=0.8, bias_variance=0.1, residual=True).propagate(
@@ -105,6 +106,7 @@ SAMPLED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, weight, norm, residual", SAMPLED)
 def test_sampled_networks_agree(name, weight, norm, residual):
     """400 units, 8 layers, 4 seeds: the mean squares vary by sqrt(5 * 8 / 400 / 4) = 16% at the very most."""

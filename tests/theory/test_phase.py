@@ -5,6 +5,7 @@ from propscope.errors import InputError
 from propscope.theory import MeanField, critical_line, phase_diagram
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tanh", "selu", "gelu", "hardtanh", "relu"])
 def test_each_point_is_what_the_mean_field_says(name):
     weights, biases = np.array([0.4, 1.0, 1.7, 2.4, 3.6]), np.array([0.0, 0.04, 0.6])

@@ -5,6 +5,7 @@ from propscope.errors import InputError
 from propscope.theory.phase_chart import phase_chart
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("activation", "right", "critical"),
     [("tanh", 3, (1, 0)), ("relu", 4, (2, 0)), ("identity", 3, (1, 0)), ("gelu", 4, (1.983058257438, 0.172922390756))],
@@ -28,6 +29,7 @@ def test_the_line_parts_order_from_chaos():
     assert found.weight_limits == pytest.approx((0.5, 3.0))
 
 
+@pytest.mark.slow
 def test_gelus_line_holds_only_above_its_half_stable_point():
     found = phase_chart("gelu", weight_variance=(1.0, 3.0))
     assert not found.line_stable[found.line_bias < 0.17].any()

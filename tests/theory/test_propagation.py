@@ -16,6 +16,7 @@ def iterate(field, q, c, depth):
     return np.array(found).T
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, weight, bias, q0, c0",
     [

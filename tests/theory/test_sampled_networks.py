@@ -16,6 +16,8 @@ from propscope.networks import MLPSpec
 from propscope.theory.mlp_chain import chain_of
 from propscope.theory.mlp_width import chain_width
 
+pytestmark = pytest.mark.slow
+
 WIDTH, DEPTH, SEEDS, BATCH = 500, 30, 12, 32
 
 NETWORKS = {

@@ -4,6 +4,8 @@ import functools
 import math
 import re
 
+import pytest
+
 import propscope
 from propscope.measure import Options, Recorder
 from propscope.records import NetworkProfile
@@ -11,6 +13,8 @@ from zoo.faults import entries
 from zoo.models import ZOO
 from zoo.running import prepare
 from zoo.witness import Seen, witness
+
+pytestmark = pytest.mark.slow
 
 # The model runs inside a transform of torch.func, or a copy of it runs too: what is to be seen is open.
 OPEN = {"per_sample_gradients", "forward_mode", "copied_meanwhile", "pickled_meanwhile"}

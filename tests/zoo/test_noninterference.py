@@ -14,6 +14,8 @@ from zoo.faults import entries
 from zoo.models import ZOO
 from zoo.running import Interruption, Observation, interrupted, middle, observe, prepare
 
+pytestmark = pytest.mark.slow
+
 # Of the ways to compile, these stand for the others where a test would cost a compilation each.
 COMPILED_ALIKE = {"compiled_warm", "compiled_aot", "compiled_method"}
 

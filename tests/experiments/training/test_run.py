@@ -20,6 +20,8 @@ from propscope.experiments.training import run as run_module
 from propscope.experiments.training.loop import train
 from propscope.experiments.workers import available_workers
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"data": "moons", "rows": 100, "epochs": 2, "batch": 16, "profile_every": None}
 
 

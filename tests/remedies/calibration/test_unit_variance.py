@@ -246,6 +246,7 @@ def test_undo_restores_bit_for_bit_and_refuses_after_a_change():
     assert unchanged(model, changed)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*jit.*deprecated:DeprecationWarning")
 # The class of mixtral hooks its own modules in its first pass.
 @entries("test_calibrate", without={"lazy", "mixtral"})
@@ -427,6 +428,7 @@ def test_the_profiler_sees_what_was_calibrated():
     assert sites["2"].forward.std == pytest.approx(1, rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_deep_network_that_does_not_train_trains_once_calibrated():
     digits = pytest.importorskip("sklearn.datasets").load_digits()
     x = torch.tensor(digits.data, dtype=torch.float32)
