@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from propscope.measure import kernel
+from propscope.measure.geometry import is_safe, rows_in_memory
 from propscope.measure.moments import NO_MOMENTS, moments_of, summary_of
-from propscope.measure.sampling import flatten, is_safe, rows_in_memory, stride_for
+from propscope.measure.sampling import flatten, stride_for
 from propscope.measure.units import CpuUnits, DeviceUnits
 from propscope.records.histogram import BIN_COUNT, ZERO, LogHistogram, bin_codes
 from propscope.records.summary import TensorSummary

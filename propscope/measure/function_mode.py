@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from propscope.measure.attention import row_entropy, sampled_logits
 from propscope.measure.functions import BY_FUNCTION, Operation, is_residual_sum
-from propscope.measure.module_info import in_backward
+from propscope.measure.hooks import in_backward
 from propscope.measure.observer import Observer
 from propscope.measure.sites import SiteAccumulator
 from propscope.measure.sums import total
@@ -86,8 +86,8 @@ class FunctionWatch(TorchFunctionMode):
             observer.activation_input(name, value, operation.name, region)
         elif operation.role == "residual" and not in_backward():
             share = self._share(*args[:2])
-        seen = observer.seen.find(value) if isinstance(value, Tensor) else None
-        return name, None if seen is None else seen.site, share
+        known = observer.identity.find(value) if isinstance(value, Tensor) else None
+        return name, None if known is None else known.site, share
 
     def _after(
         self,
@@ -100,7 +100,7 @@ class FunctionWatch(TorchFunctionMode):
         result: Tensor,
     ) -> None:
         observer = self._observer
-        if observer.seen.find(result) is not None:
+        if observer.identity.find(result) is not None:
             return
         site = observer.observe(path, result, kind=operation.name, role=_ROLES[operation.role], source=source)
         if site is None or in_backward():
@@ -115,7 +115,8 @@ class FunctionWatch(TorchFunctionMode):
 
     def _share(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean squares of the branch and of the stream: the stream is what was seen first."""
-        stream, branch = (a, b) if self._observer.seen.order_of(a) <= self._observer.seen.order_of(b) else (b, a)
+        order_of = self._observer.identity.order_of
+        stream, branch = (a, b) if order_of(a) <= order_of(b) else (b, a)
         return _mean_square(branch), _mean_square(stream)
 
     @staticmethod

@@ -7,6 +7,8 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
+import torch
+
 
 def inert() -> Callable[..., None]:
     """Return a function that takes anything and does nothing, and that can be unpickled without propscope."""
@@ -25,3 +27,8 @@ class Hook(partial[None]):
     # What remains is no partial, so that none of its state is there to restore.
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, str]]:
         return getattr, (nullcontext(), "__exit__")
+
+
+def in_backward() -> bool:
+    """Return whether a backward pass is running, which is when checkpoints run their forward again."""
+    return torch._C._current_graph_task_id() != -1

@@ -1,4 +1,4 @@
-"""`ModuleInfo`: a module where it stands in the model, and what is known of it before it runs."""
+"""`ModuleInfo`: what the class of a module tells before it runs, such as its role and its axis of units."""
 
 from __future__ import annotations
 
@@ -6,17 +6,109 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
 
-from propscope.measure.modules import has_units, is_activation, role_of
 from propscope.records.network import Role
+
+_ACTIVATIONS: tuple[type[nn.Module], ...] = (
+    nn.Threshold,
+    nn.ReLU,
+    nn.RReLU,
+    nn.Hardtanh,
+    nn.Sigmoid,
+    nn.Hardsigmoid,
+    nn.Tanh,
+    nn.SiLU,
+    nn.Mish,
+    nn.Hardswish,
+    nn.ELU,
+    nn.CELU,
+    nn.SELU,
+    nn.GELU,
+    nn.Hardshrink,
+    nn.LeakyReLU,
+    nn.LogSigmoid,
+    nn.Softplus,
+    nn.Softshrink,
+    nn.PReLU,
+    nn.Softsign,
+    nn.Tanhshrink,
+)
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
+_CHANNEL_FIRST = (_NormBase, nn.GroupNorm, nn.LocalResponseNorm)
+# Packages whose activation classes are elementwise functions without being torch's own.
+_ACTIVATION_HOMES = ("propscope.networks.activations", "transformers.activations")
+
+
+def is_activation(module: nn.Module) -> bool:
+    """Return whether the module is an elementwise nonlinearity."""
+    if isinstance(module, _ACTIVATIONS):
+        return True
+    return type(module).__module__ in _ACTIVATION_HOMES and not any(True for _ in module.children())
+
+
+def role_of(module: nn.Module) -> Role:
+    """Return the role that a module's output has by the module's class alone."""
+    if is_activation(module):
+        return "activation"
+    if isinstance(module, _NORMS) or type(module).__name__.endswith(("RMSNorm", "LayerNorm")):
+        return "norm"
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        return "embedding"
+    if isinstance(module, nn.MultiheadAttention) or type(module).__name__.endswith("Attention"):
+        return "attention"
+    return "residual" if type(module).__name__ == "Add" else "other"
+
+
+def has_units(module: nn.Module) -> bool:
+    """Return whether the module's output has units that can be dead or symmetric: one per row of a weight."""
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag, torch.jit.ScriptModule)):
+        return False
+    # Not by attribute: reading a parametrized weight computes it, and a spectral norm takes a step of its own then.
+    weight = module._parameters.get("weight")
+    if weight is None:
+        parametrized = module._modules.get("parametrizations")
+        return parametrized is not None and "weight" in parametrized._modules
+    return is_lazy(weight) or weight.dim() > 1
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Return whether the module is one of torch's own that has no parts and leaves its input as it is."""
+    own = type(module).__module__.startswith("torch.nn.modules.")
+    return own and not module._modules and not getattr(module, "inplace", False)
+
+
+def unit_axis_of(module: nn.Module, output: Tensor, inherited: int | None) -> int:
+    """Return the axis of units of a module's output; `inherited` is that of its input, where known.
+
+    Convolutions and batch norms have channels where their class puts them, elementwise modules where their input has
+    them; otherwise an image (4-D, 5-D) has them on axis 1 and everything else last.
+    """
+    if isinstance(module, _ConvNd):
+        return output.dim() - len(module.kernel_size) - 1
+    if isinstance(module, _CHANNEL_FIRST):
+        return 1 if output.dim() > 2 else -1
+    if isinstance(module, (nn.Linear, nn.Bilinear, nn.LayerNorm, nn.Embedding)):
+        return -1
+    return axis_of_unknown(output, inherited)
+
+
+def axis_of_unknown(output: Tensor, inherited: int | None) -> int:
+    """Return the axis of units of what no class tells about: that of its input, or as an image or a sequence has it."""
+    if inherited is not None:
+        return inherited
+    return 1 if output.dim() > 3 else -1
 
 
 @dataclass(frozen=True, slots=True)
 class ModuleInfo:
-    """A module in the model: its `path`, the `role` of its output, whether it is `opaque` (hides the operations inside)
+    """A module of the model at its `path`, and the `role` of its output.
 
-    and whether its output has `units` that can be dead or symmetric.
+    `opaque`: the operations inside it are not sites of their own. `units`: its output has units that can be dead or
+    symmetric.
     """
 
     path: str
@@ -27,7 +119,7 @@ class ModuleInfo:
 
 
 def module_info(path: str, module: nn.Module, activations: Collection[int]) -> ModuleInfo:
-    """Return the place of a module; `activations`: ids of modules that are nonlinearities whatever their class."""
+    """Return what is known of a module; `activations`: ids of modules that are nonlinearities whatever their class."""
     known = id(module) in activations or is_activation(module)
     role: Role = "activation" if known else role_of(module)
     return ModuleInfo(path, module, role, hides_operations(module, role), has_units(module))
@@ -41,8 +133,3 @@ def hides_operations(module: nn.Module, role: Role) -> bool:
     composite = (nn.MultiheadAttention, nn.Transformer)
     own = home.startswith("torch.nn.") and not home.endswith(".transformer") and not isinstance(module, composite)
     return own and next(module.children(), None) is None
-
-
-def in_backward() -> bool:
-    """Return whether a backward pass is running, which is when checkpoints run their forward again."""
-    return torch._C._current_graph_task_id() != -1

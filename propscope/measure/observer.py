@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from propscope.measure.filters import Filter
-from propscope.measure.module_info import ModuleInfo, in_backward
-from propscope.measure.modules import FlatRegions, axis_of_unknown, unit_axis_of
+from propscope.measure.hooks import in_backward
+from propscope.measure.module_info import ModuleInfo, axis_of_unknown, unit_axis_of
 from propscope.measure.outputs import tensors_in
-from propscope.measure.saturation import FlatRegion
+from propscope.measure.saturation import FlatRegion, FlatRegions
 from propscope.measure.sites import Options, SiteAccumulator
 from propscope.measure.tensor_identity import TensorIdentity
 from propscope.records.network import CoverageNote, Role
@@ -47,7 +47,7 @@ class Observer:
         self.unrecorded: Counter[str] = Counter()
         self.called: set[str] = set()
         self.regions = FlatRegions()
-        self.seen = TensorIdentity()
+        self.identity = TensorIdentity()
         self.stack: list[ModuleInfo] = []
         self.active = False
         self.batches = 0
@@ -73,7 +73,7 @@ class Observer:
         self._calls.clear()
         self._recalls.clear()
         self._watched.clear()
-        self.seen.clear()
+        self.identity.clear()
         self.stack.clear()
         if len(self._handles) > self._prune_at:
             # A handle refers to its tensor's hooks weakly: a dead reference belongs to a graph that is gone.
@@ -89,7 +89,7 @@ class Observer:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self.seen.clear()
+        self.identity.clear()
 
     def path_of_function(self, inside: str, name: str) -> str:
         """Return the name of an operation's sites inside a module: with () where a module there has the same name."""
@@ -115,58 +115,58 @@ class Observer:
         name, suffix = self._first_calls.get(path, (path, ""))
         return f"{name}#0{suffix}" if name in self._repeated else path
 
-    def module_output(self, place: ModuleInfo, inputs: Any, output: Any) -> None:
+    def module_output(self, info: ModuleInfo, inputs: Any, output: Any) -> None:
         """Record what a module returned."""
-        path = self.path_of_call(place.path)
+        path = self.path_of_call(info.path)
         source = self._source(inputs)
         for suffix, tensor in tensors_in(output):
-            seen = self.seen.find(tensor)
-            site = seen.site if seen is not None else None
-            if seen is None:
-                if path == place.path:
+            known = self.identity.find(tensor)
+            site = known.site if known is not None else None
+            if known is None:
+                if path == info.path:
                     self._first_calls[path + suffix] = (path, suffix)
-                axis = partial(unit_axis_of, place.module, tensor)
+                axis = partial(unit_axis_of, info.module, tensor)
                 site = self.observe(
                     path + suffix,
                     tensor,
-                    kind=type(place.module).__name__,
-                    role=place.role,
+                    kind=type(info.module).__name__,
+                    role=info.role,
                     axis=axis,
                     source=source,
-                    units=place.units,
-                    module=place.module,
+                    units=info.units,
+                    module=info.module,
                 )
-            if site is not None and place.module is self._root and site.role == "other":
+            if site is not None and info.module is self._root and site.role == "other":
                 site.role = "output"
 
-    def output_alike(self, place: ModuleInfo, output: Any) -> bool:
+    def output_alike(self, info: ModuleInfo, output: Any) -> bool:
         """Record what a module returned, the short way, where it is what its last pass led to expect.
 
         Return False, and do nothing, where it is not: another type or shape, another call of the same pass, a tensor
         that is a site already, a part that a checkpoint runs again.
         """
-        path = place.path
+        path = info.path
         site = self.sites.get(path)
-        if site is None or type(output) is not Tensor or path in self._calls or self.seen.find(output) is not None:
+        if site is None or type(output) is not Tensor or path in self._calls or self.identity.find(output) is not None:
             return False
-        if place.module is self._root or in_backward() or not site.record_same_shape(output):
+        if info.module is self._root or in_backward() or not site.record_same_shape(output):
             return False
         self._calls[path] = 1
         if output.requires_grad:
             self._watched.add(path)
             self._handles.append(output.register_hook(partial(self._gradient, site)))
-        self.seen.remember(output, site)
+        self.identity.remember(output, site)
         return True
 
     def activation_input(self, path: str, value: Any, activation: str, region: FlatRegion | None) -> None:
         """Note that a tensor is about to enter a nonlinearity; a tensor that is no site yet becomes one."""
         if in_backward() or not isinstance(value, Tensor):
             return
-        seen = self.seen.find(value)
-        if seen is None:
+        known = self.identity.find(value)
+        if known is None:
             site = self.observe(self.path_of_call(f"{path}.input"), value, kind="input", role="other")
         else:
-            site = seen.site
+            site = known.site
         if site is not None and region is not None:
             site.mark_preactivation(value.detach(), activation, region)
 
@@ -185,7 +185,7 @@ class Observer:
         """Record a tensor as the site `path`, and its gradient when it comes; None where that cannot be."""
         if not self._keeps_all and not self._kept.keeps(path, kind, module):
             if self._kept.excludes(path, module):
-                self.seen.remember(tensor, None)
+                self.identity.remember(tensor, None)
             return None
         if tensor.is_meta:
             self.unmeasured.setdefault(path, CoverageNote(path, "output", "it is on the meta device: no values"))
@@ -228,18 +228,18 @@ class Observer:
         if site.takes_gradients and tensor.requires_grad and not (again and path in self._watched):
             self._watched.add(path)
             self._handles.append(tensor.register_hook(partial(self._gradient, site)))
-        self.seen.remember(tensor, site)
+        self.identity.remember(tensor, site)
         return site
 
     def note_input(self, inputs: tuple[Any, ...]) -> None:
         """Note that a tensor was there when a module was entered: in a residual sum it is the stream."""
         if inputs and isinstance(inputs[0], Tensor) and not in_backward():
-            self.seen.mark_preactivation(inputs[0])
+            self.identity.mark_entered(inputs[0])
 
     def _source(self, inputs: Any) -> SiteAccumulator | None:
         if isinstance(inputs, tuple) and inputs and isinstance(inputs[0], Tensor):
-            seen = self.seen.find(inputs[0])
-            return None if seen is None else seen.site
+            known = self.identity.find(inputs[0])
+            return None if known is None else known.site
         return None
 
     def _gradient(self, site: SiteAccumulator, gradient: Tensor) -> None:

@@ -1,25 +1,53 @@
-"""`profile`: one call that runs a model on a batch and returns what was seen."""
+"""`track`, `profile` and `summary`: watch the caller's own loop, run a model on a batch, print what was seen."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from propscope.errors import InputError
-from propscope.measure.filters import Patterns
+from propscope.measure.filters import Filter, Patterns
 from propscope.measure.outputs import tensors_in
 from propscope.measure.recorder import Recorder
 from propscope.measure.sampling import HISTOGRAM_LIMIT
-from propscope.measure.sites import Stats
-from propscope.measure.tracking import track
+from propscope.measure.sites import Options, Stats
 from propscope.measure.undisturbed import undisturbed
+from propscope.records.display import print_inspection
 from propscope.records.network import NetworkProfile
 
 Loss = Callable[[Any], Tensor]
+
+
+def track(
+    model: nn.Module,
+    *,
+    include: Patterns = None,
+    exclude: Patterns = None,
+    kinds: Iterable[str] | None = None,
+    depth: int | None = None,
+    stats: Stats = "all",
+    histogram_limit: int = HISTOGRAM_LIMIT,
+    loss_scale: Any = None,
+) -> Recorder:
+    """Return a context manager that watches `model` in the caller's own loop and changes nothing in it.
+
+    `include`, `exclude`: regular expressions searched in site names, or module types, one or several. `kinds`: names
+    of classes or functions to record alone. `depth`: how many levels of modules below the model. `stats`: "all", or
+    "moments" for moments and counts alone. `histogram_limit`: elements of one tensor that a histogram counts at most,
+    0 for all. `loss_scale`: the factor that the loss was multiplied with, a number or a `GradScaler`; gradients are
+    recorded without it. `recorder.profile()` inside or after the block returns a `NetworkProfile`; several batches
+    and backward passes are merged in it. Raises `InputError` for what is not valid.
+    """
+    return Recorder(
+        model,
+        options=Options(stats=stats, histogram_limit=histogram_limit),
+        kept=Filter.of(include, exclude, kinds, depth),
+        loss_scale=loss_scale,
+    )
 
 
 def profile(
@@ -56,6 +84,45 @@ def profile(
         histogram_limit=histogram_limit,
     )
     return profile_batches(model, recorder, [(batch, loss, seed)], seed=seed)
+
+
+def summary(
+    model: nn.Module,
+    batch: Any,
+    loss: Loss | None = None,
+    *,
+    seed: int = 0,
+    include: Patterns = None,
+    exclude: Patterns = None,
+    stats: Stats = "all",
+    histogram_limit: int = HISTOGRAM_LIMIT,
+    sort: str | None = None,
+    top: int | None = None,
+    depth: int | None = None,
+    file: TextIO | None = None,
+) -> NetworkProfile:
+    """Profile `model` on one batch, print the tree of its sites and return the profile; the model stays as it was.
+
+    The verdict of `diagnose` stands on top, and each line that starts with `!` shows something wrong, named at its end.
+    `batch`, `loss`, `seed`,
+    `include`, `exclude`, `stats` and `histogram_limit` are as in `profile`. `sort`: "gain", "backward", "flat", "dead"
+    or "nonfinite", the worst site first instead of the tree; `top`: that many lines. `depth`: modules that many levels
+    down stand in one line, with the range of their sites; all sites are recorded nevertheless. Printed to `file`, None
+    for stdout, as wide as the terminal. Raises what `profile` raises, and `InputError` for a sort, top or depth that is
+    not valid.
+    """
+    seen = profile(
+        model,
+        batch,
+        loss,
+        seed=seed,
+        include=include,
+        exclude=exclude,
+        stats=stats,
+        histogram_limit=histogram_limit,
+    )
+    print_inspection(seen, title=type(model).__name__, sort=sort, top=top, depth=depth, file=file)
+    return seen
 
 
 def profile_batches(

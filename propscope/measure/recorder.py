@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -18,19 +18,21 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from propscope.errors import InputError
-from propscope.measure.coverage import SILENT, coverage_of
 from propscope.measure.filters import Filter
 from propscope.measure.function_mode import FunctionWatch
-from propscope.measure.hooks import Hook
+from propscope.measure.hooks import Hook, in_backward
 from propscope.measure.loss_scale import unscaling
-from propscope.measure.module_info import ModuleInfo, in_backward, module_info
-from propscope.measure.modules import is_leaf
+from propscope.measure.module_info import ModuleInfo, is_leaf, module_info
 from propscope.measure.observer import Observer, Sink
 from propscope.measure.parameters import ParameterAccumulator
 from propscope.measure.provenance import provenance
 from propscope.measure.sites import Options, SiteAccumulator
 from propscope.measure.wrappers import seen_in_full, unwrapped, walk, walk_parameters
 from propscope.records.network import CoverageNote, Label, NetworkProfile
+
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+# These compute nothing of their own.
+_SILENT = (nn.Sequential, nn.Identity, *_CONTAINERS)
 
 
 class Recorder:
@@ -67,12 +69,12 @@ class Recorder:
         self._layer_of = layer_of or (lambda name: None)
         self._unscale = unscaling(loss_scale)
         self._parameters: dict[str, ParameterAccumulator] = {}
-        self._places: dict[str, ModuleInfo] = {}
+        self._modules: dict[str, ModuleInfo] = {}
         self._observer = Observer(
             options=self._options,
             kept=self._kept,
             root=self._model,
-            paths=self._places,
+            paths=self._modules,
             unscale=self._unscale,
             sink=sink,
         )
@@ -91,11 +93,11 @@ class Recorder:
         try:
             self._notes = self._stack.enter_context(seen_in_full(self._outer))
             for path, module in walk(self._model):
-                place = module_info(path, module, self._activations)
-                self._places[place.path] = place
+                info = module_info(path, module, self._activations)
+                self._modules[info.path] = info
             # Where every operation is some module's own, as in nn.Sequential of layers, there is none to watch for.
             watch = self._functions and not all(
-                place.opaque or type(place.module) in SILENT for place in self._places.values()
+                info.opaque or type(info.module) in _SILENT for info in self._modules.values()
             )
             self._hook(watch)
             if watch:
@@ -110,10 +112,10 @@ class Recorder:
         self._stack.close()
         self._observer.close()
         self._seconds += time.perf_counter() - self._started
-        if error is not None and self._stopped[0] == id(error) and (place := self._stopped[1]) is not None:
+        if error is not None and self._stopped[0] == id(error) and (info := self._stopped[1]) is not None:
             first = next(iter(str(error).strip().splitlines()), "")
             reason = f"the run stopped in here: {type(error).__name__}: {first}"
-            self._notes += (CoverageNote(place.path, "module", reason),)
+            self._notes += (CoverageNote(info.path, "module", reason),)
         self._stopped = (0, None)
         self._observer.stack.clear()
 
@@ -121,16 +123,16 @@ class Recorder:
         def keep(handle: Any) -> None:
             self._stack.callback(handle.remove)
 
-        for place in self._places.values():
-            module = place.module
+        for info in self._modules.values():
+            module = info.module
             if isinstance(module, torch.jit.ScriptModule):
                 # What is compiled calls no Python hooks, and its outermost module takes none with keywords.
                 continue
             if not watch and is_leaf(module):
-                keep(module.register_forward_hook(Hook(self._at_leaf, place), with_kwargs=True, always_call=True))
+                keep(module.register_forward_hook(Hook(self._at_leaf, info), with_kwargs=True, always_call=True))
                 continue
-            keep(module.register_forward_pre_hook(Hook(self._before, place), with_kwargs=True))
-            keep(module.register_forward_hook(Hook(self._after, place), always_call=True))
+            keep(module.register_forward_pre_hook(Hook(self._before, info), with_kwargs=True))
+            keep(module.register_forward_hook(Hook(self._after, info), always_call=True))
         for name, parameter in walk_parameters(self._model) if self._takes_parameters else ():
             if self._kept.keeps_parameter(name):
                 self._waiting.append((name, parameter))
@@ -149,57 +151,57 @@ class Recorder:
                 hook = Hook(self._after_gradient, self._parameters[name])
                 self._stack.callback(parameter.register_hook(hook).remove)
 
-    def _before(self, place: ModuleInfo, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _before(self, info: ModuleInfo, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         inputs = args or tuple(kwargs.values())
         with torch._C.DisableTorchFunction():
-            self._enter(place, inputs)
-            self._observer.stack.append(place)
+            self._enter(info, inputs)
+            self._observer.stack.append(info)
             if self._functions:
                 self._observer.note_input(inputs)
 
-    def _after(self, place: ModuleInfo, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def _after(self, info: ModuleInfo, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         stack = self._observer.stack
-        while stack and stack.pop() is not place:
+        while stack and stack.pop() is not info:
             pass
-        if output is None and self._stops(place):
+        if output is None and self._stops(info):
             return
         with torch._C.DisableTorchFunction():
-            self._leave(place, inputs, output)
+            self._leave(info, inputs, output)
 
     def _at_leaf(
-        self, place: ModuleInfo, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+        self, info: ModuleInfo, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
         """Do at once what `_before` and `_after` do, where nothing in between could tell: half the calls."""
-        if output is None and self._stops(place):
+        if output is None and self._stops(info):
             return
         with torch._C.DisableTorchFunction():
-            self._enter(place, args or tuple(kwargs.values()))
-            self._leave(place, args, output)
+            self._enter(info, args or tuple(kwargs.values()))
+            self._leave(info, args, output)
 
-    def _enter(self, place: ModuleInfo, inputs: tuple[Any, ...]) -> None:
+    def _enter(self, info: ModuleInfo, inputs: tuple[Any, ...]) -> None:
         observer = self._observer
         # Whatever is called from outside, the model or a part of it, starts a pass of its own.
         if not observer.stack and not in_backward():
             observer.begin(inputs)
-        observer.called.add(place.path)
-        if place.role == "activation" and inputs:
-            region = observer.regions.of_module(place.module)
-            observer.activation_input(place.path, inputs[0], type(place.module).__name__, region)
+        observer.called.add(info.path)
+        if info.role == "activation" and inputs:
+            region = observer.regions.of_module(info.module)
+            observer.activation_input(info.path, inputs[0], type(info.module).__name__, region)
 
-    def _leave(self, place: ModuleInfo, inputs: tuple[Any, ...], output: Any) -> None:
+    def _leave(self, info: ModuleInfo, inputs: tuple[Any, ...], output: Any) -> None:
         if self._waiting:
             self._hook_parameters()
-        if not self._observer.output_alike(place, output):
-            self._observer.module_output(place, inputs, output)
+        if not self._observer.output_alike(info, output):
+            self._observer.module_output(info, inputs, output)
 
-    def _stops(self, place: ModuleInfo) -> bool:
+    def _stops(self, info: ModuleInfo) -> bool:
         """Return whether a module's hook is called on the way out of an exception, and note the first such module."""
         error = sys.exc_info()[1]
         if error is None:
             return False
         # By identity alone: an exception holds its frames, and those the model's tensors.
         if id(error) != self._stopped[0]:
-            self._stopped = (id(error), place)
+            self._stopped = (id(error), info)
         return True
 
     def _after_gradient(self, parameter: ParameterAccumulator, gradient: Tensor) -> None:
@@ -243,5 +245,26 @@ class Recorder:
                 batches=observer.batches,
                 histogram_limit=self._options.histogram_limit,
             ),
-            coverage=(*self._notes, *coverage_of(observer, self._places, self._parameters)),
+            coverage=(*self._notes, *_coverage(observer, self._modules, self._parameters)),
         )
+
+
+def _coverage(
+    observer: Observer, modules: Mapping[str, ModuleInfo], parameters: Mapping[str, ParameterAccumulator]
+) -> Iterator[CoverageNote]:
+    """Yield a note for each module that never ran, each output, operation and parameter that was not recorded."""
+    for path, info in modules.items():
+        if isinstance(info.module, torch.jit.ScriptModule):
+            yield CoverageNote(path, "module", "TorchScript calls no hooks: nothing in here was seen")
+        elif path not in observer.called and not isinstance(info.module, _CONTAINERS):
+            yield CoverageNote(path, "module", f"{type(info.module).__name__} was never called")
+    yield from observer.unmeasured.values()
+    for path, site in observer.sites.items():
+        if site.dtype.startswith("complex"):
+            yield CoverageNote(path, "output", "complex values are measured by their magnitude")
+    for name, count in observer.unrecorded.most_common():
+        if count:
+            yield CoverageNote(name, "operation", f"called {count} times between modules, not recorded")
+    for name, accumulator in parameters.items():
+        if not accumulator.has_gradient:
+            yield CoverageNote(name, "parameter", accumulator.why_no_gradient)

@@ -7,11 +7,14 @@ log histogram, and the bounds between are bisected; a flat fraction is then a su
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,3 +114,76 @@ def _refine(
         same = (np.abs(_derivative(function, middle)) < FLAT_THRESHOLD * steepest) == low_flat
         low, high = np.where(same, middle, low), np.where(same, high, middle)
     return (low + high) / 2
+
+
+# What the type and the public attributes of a module, or a function and its arguments, determine. Shared by all
+# recorders, since a grid has hundreds of them.
+_DETERMINED: dict[object, FlatRegion | None] = {}
+
+
+class FlatRegions:
+    """The flat region of each kind of nonlinearity met, computed once a kind; None where no derivative can be had."""
+
+    def __init__(self) -> None:
+        # By identity, for as long as the recorder knows the module.
+        self._own: dict[int, FlatRegion | None] = {}
+
+    def of_module(self, module: nn.Module) -> FlatRegion | None:
+        """Return the flat region of an elementwise module."""
+        if id(module) not in self._own:
+            key, known = _determining(module), _DETERMINED
+            self._own[id(module)] = (
+                _apart(lambda: flat_region(module)) if key is None else _once(known, key, lambda: flat_region(module))
+            )
+        return self._own[id(module)]
+
+    def of_function(
+        self, function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> FlatRegion | None:
+        """Return the flat region of an elementwise function, called with these arguments after the tensor."""
+        rest = {name: value for name, value in kwargs.items() if name not in ("input", "inplace")}
+
+        def compute() -> FlatRegion:
+            # On a copy, since the function may work in place.
+            return flat_region_of(lambda z: function(z.clone(), *args, **rest))
+
+        if any(isinstance(value, Tensor) for value in (*args, *rest.values())):
+            return _apart(compute)
+        return _once(_DETERMINED, (function, repr(args), repr(rest)), compute)
+
+
+def _determining(module: nn.Module) -> object | None:
+    """Return what determines a module without parameters; None for the others."""
+    if next(module.parameters(), None) is not None:
+        return None
+    public = [(name, vars(module)[name]) for name in sorted(vars(module)) if name[0] != "_" and name != "training"]
+    key = (type(module), tuple(public))
+    try:
+        hash(key)
+    except TypeError:
+        return None
+    return key
+
+
+def _once(known: dict[Any, FlatRegion | None], key: object, compute: Callable[[], FlatRegion]) -> FlatRegion | None:
+    if key not in known:
+        known[key] = _apart(compute)
+    return known[key]
+
+
+def _apart(compute: Callable[[], FlatRegion]) -> FlatRegion | None:
+    """Run in a thread of its own, where none of the caller's modes hold: autocast, saved-tensor hooks, no_grad.
+
+    What an activation checkpoint saves is counted; a derivative taken in its midst would be counted too.
+    """
+    found: list[FlatRegion] = []
+
+    def run() -> None:
+        # A user's own class may refuse a float64 vector in ways that cannot be foreseen.
+        with contextlib.suppress(Exception):
+            found.append(compute())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return found[0] if found else None

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from propscope.measure.cpu_accumulator import CpuAccumulator
 from propscope.measure.device_accumulator import DeviceAccumulator
-from propscope.measure.geometry import effective_rank, mean_cosine
-from propscope.measure.sampling import HISTOGRAM_LIMIT, gram, is_safe
+from propscope.measure.geometry import effective_rank, gram, is_safe, mean_cosine
+from propscope.measure.sampling import HISTOGRAM_LIMIT
 from propscope.measure.saturation import FlatRegion
 from propscope.measure.units import CpuUnits, DeviceUnits
 from propscope.records.network import Role, Site

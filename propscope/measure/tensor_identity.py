@@ -11,7 +11,7 @@ from torch import Tensor
 from propscope.measure.sites import SiteAccumulator
 
 
-class Seen(NamedTuple):
+class KnownTensor(NamedTuple):
     """A tensor that is a site already: a container returns its last child's output, and that is one site.
 
     `site` is None for one that the caller excluded, which is not to come back under a container's name. A tuple, as
@@ -28,37 +28,37 @@ class TensorIdentity:
     """Remembers tensors by identity for one forward pass."""
 
     def __init__(self) -> None:
-        self._seen: dict[int, Seen] = {}
+        self._known: dict[int, KnownTensor] = {}
         self._entered: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self._clock = 0
 
     def clear(self) -> None:
         """Forget everything: another forward pass begins."""
-        self._seen.clear()
+        self._known.clear()
         self._entered.clear()
 
     def remember(self, tensor: Tensor, site: SiteAccumulator | None) -> None:
         """Note that a tensor, as it is now, is a site."""
         self._clock += 1
-        self._seen[id(tensor)] = Seen(weakref.ref(tensor), version_of(tensor), site, self._clock)
+        self._known[id(tensor)] = KnownTensor(weakref.ref(tensor), version_of(tensor), site, self._clock)
 
-    def mark_preactivation(self, tensor: Tensor) -> None:
+    def mark_entered(self, tensor: Tensor) -> None:
         """Note that a tensor was there when a module was entered."""
         self._clock += 1
         self._entered[id(tensor)] = (weakref.ref(tensor), self._clock)
 
-    def find(self, tensor: Tensor) -> Seen | None:
+    def find(self, tensor: Tensor) -> KnownTensor | None:
         """Return what is known of a tensor that has not changed since it was remembered."""
-        seen = self._seen.get(id(tensor))
-        if seen is None or seen.tensor() is not tensor or seen.version != version_of(tensor):
+        known = self._known.get(id(tensor))
+        if known is None or known.tensor() is not tensor or known.version != version_of(tensor):
             return None
-        return seen
+        return known
 
     def order_of(self, tensor: Tensor) -> float:
         """Return when a tensor was first met in this forward pass; infinity for one that was just computed."""
-        seen = self._seen.get(id(tensor))
-        if seen is not None and seen.tensor() is tensor:
-            return seen.order
+        known = self._known.get(id(tensor))
+        if known is not None and known.tensor() is tensor:
+            return known.order
         reference, order = self._entered.get(id(tensor), (None, math.inf))
         return order if reference is not None and reference() is tensor else math.inf
 

@@ -19,9 +19,8 @@ from propscope.measure.provenance import provenance
 from propscope.records.network import CoverageNote, NetworkProfile, Site
 from propscope.spectra.exact import exact_spectra
 from propscope.spectra.iterative import densities
-from propscope.spectra.sites import Inputs, Prefixes
+from propscope.spectra.sites import Inputs, Prefixes, survey_of
 from propscope.spectra.spectrum import Spectrum, of_density, of_values
-from propscope.spectra.survey import survey_of
 
 Method = Literal["auto", "exact", "iterative"]
 METHODS = ("auto", "exact", "iterative")

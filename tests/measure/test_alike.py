@@ -10,8 +10,8 @@ from torch import nn
 
 from propscope.measure import kernel, track
 from propscope.measure.cpu_accumulator import CpuAccumulator
+from propscope.measure.geometry import gram
 from propscope.measure.recorder import Recorder
-from propscope.measure.sampling import gram
 from propscope.measure.sites import Options, SiteAccumulator
 from propscope.records.histogram import LogHistogram
 from propscope.records.summary import TensorSummary
@@ -237,6 +237,6 @@ def test_a_leaf_called_with_keywords_shows_its_input():
             return self[1](input=self[0](input=x))
 
     model = nn.Sequential(Keywords(nn.Linear(3, 3), nn.ReLU()))
-    with mock.patch("propscope.measure.coverage.SILENT", (nn.Sequential, Keywords)), track(model) as recorder:
+    with mock.patch("propscope.measure.recorder._SILENT", (nn.Sequential, Keywords)), track(model) as recorder:
         model(torch.ones(2, 3))
     assert next((site.name, site.role) for site in recorder.profile().sites) == ("0.0", "pre-activation")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from propscope.measure.geometry import effective_rank, mean_cosine
-from propscope.measure.sampling import gram, sample_rows, stride_for
+from propscope.measure.geometry import effective_rank, gram, mean_cosine, sample_rows
+from propscope.measure.sampling import stride_for
 
 
 def test_mean_cosine_over_all_pairs():

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from propscope.measure import kernel
 from propscope.measure.cpu_accumulator import CpuAccumulator
+from propscope.measure.geometry import gram
 from propscope.measure.moments import NO_MOMENTS
-from propscope.measure.sampling import gram
 from propscope.measure.saturation import FlatRegion
 from propscope.measure.units import CpuUnits, unit_columns
 from propscope.records.histogram import LogHistogram

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from propscope.measure.modules import unit_axis_of
+from propscope.measure.module_info import unit_axis_of
 from propscope.networks import parse_initializer, seeded_generator
 from propscope.remedies.calibration.recurrent import input_of_layer
 

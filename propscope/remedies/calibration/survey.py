@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from propscope.errors import InputError
 from propscope.measure.filters import Filter
-from propscope.measure.modules import role_of
+from propscope.measure.module_info import role_of
 from propscope.measure.wrappers import walk
 from propscope.records.calibration import SkippedWeight
 from propscope.remedies.calibration.parts import Part, attended, cell_input, gate_input, own_output, projection
