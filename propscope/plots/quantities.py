@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -24,14 +25,14 @@ _FIELDS = {field.name: field for field in (*PARAMETER_FIELDS, *SUMMARY_FIELDS)}
 class Quantity:
     """A quantity along the depth: the field `reads` of the summaries (or the norms) of a `series`.
 
-    `subject` names the tensor in words, `symbol` the quantity in mathtext. `travels` says in which direction the signal
-    runs through the layers. A `signed` quantity is averaged as it is, every other one as its logarithm. Three fields of
+    `subject` names the tensor in words, `tensor` in mathtext. `travels` says in which direction the signal runs through
+    the layers. A `signed` quantity is averaged as it is, every other one as its logarithm. Three fields of
     `Expected`, or of a parameter, hold theory's part ("" for none): `expects` the prediction, `scatter` the standard
     deviation over networks, and `drift` the mean over networks of the logarithm less that of the prediction.
     """
 
     subject: str
-    symbol: str
+    tensor: str
     reads: Literal["std", "mean", "rms", "gradient_norm"]
     series: Callable[[NetworkProfile], DepthSeries]
     travels: Literal["up", "down"]
@@ -44,6 +45,11 @@ class Quantity:
     def field(self) -> Field:
         """The row of the quantity in the table of recorded quantities."""
         return _FIELDS[self.reads]
+
+    @property
+    def symbol(self) -> str:
+        """The symbol of the quantity in mathtext, for its tensor."""
+        return re.sub(r"\bx\b", lambda _: self.tensor, self.field.symbol)
 
     def values(self, series: DepthSeries) -> list[float]:
         """Return the value at each position of a series: NaN if not recorded, Inf if an element is not finite."""
@@ -94,7 +100,7 @@ def _value(nonfinite: int | None, read: float) -> float:
 QUANTITIES = (
     Quantity(
         "Forward: activation h",
-        r"\sigma(h)",
+        "h",
         "std",
         lambda p: site_series(p, "activation", "forward"),
         travels="up",
@@ -104,7 +110,7 @@ QUANTITIES = (
     ),
     Quantity(
         "Forward: activation h",
-        r"\langle h \rangle",
+        "h",
         "mean",
         lambda p: site_series(p, "activation", "forward"),
         travels="up",
@@ -114,7 +120,7 @@ QUANTITIES = (
     ),
     Quantity(
         "Backward: dL/dz",
-        r"\mathrm{rms}(\partial L/\partial z)",
+        r"\partial L/\partial z",
         "rms",
         lambda p: site_series(p, "pre-activation", "backward"),
         travels="down",
@@ -124,7 +130,7 @@ QUANTITIES = (
     ),
     Quantity(
         "Weights W",
-        r"\|\partial L/\partial W\|",
+        "W",
         "gradient_norm",
         lambda p: weight_series(p, "gradient"),
         travels="down",

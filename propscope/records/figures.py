@@ -17,10 +17,10 @@ Pool = Literal["same", "last", "sum", "merge", "and", "max", "mean", "rms", "geo
 class Field:
     """A recorded quantity, and one column of a table.
 
-    `name`: of the column in files and frames. `label`: in words. `symbol`: in mathtext. `unit`: "1" for a pure number.
-    `since`: the first schema version of the result file that has it. `source`: where the record holds it, such as
-    "forward.mean"; "" where it is the record's own field of that name. "json" is text that holds a list or an object.
-    A missing int64 is -1, a missing float64 NaN, a missing text empty.
+    `name`: of the column in files and frames. `label`: in words. `symbol`: in mathtext, of a tensor x. `unit`: "1" for
+    a pure number. `since`: the first schema version of the result file that has it. `source`: where the record holds
+    it, such as "forward.mean"; "" where it is the record's own field of that name. "json" is text that holds a list or
+    an object. A missing int64 is -1, a missing float64 NaN, a missing text empty.
 
     `batches`: how the values of several calls, batches or ranks of one network pool; `seeds`: how those of several
     networks do, one a seed.
@@ -62,8 +62,8 @@ def _merged(name: str, dtype: DType, label: str, symbol: str = "") -> Field:
 SUMMARY_FIELDS = (
     _merged("count", "int64", "elements seen", "n"),
     _merged("mean", "float64", "mean of the finite elements", r"\langle x \rangle"),
-    _merged("std", "float64", "standard deviation about the mean", r"\sigma"),
-    Field("rms", "float64", "root mean square", r"\sqrt{\langle x^2 \rangle}", batches="recompute", seeds="recompute"),
+    _merged("std", "float64", "standard deviation about the mean", r"\sigma(x)"),
+    Field("rms", "float64", "root mean square", r"\mathrm{rms}(x)", batches="recompute", seeds="recompute"),
     _merged("min", "float64", "smallest finite element", r"\min"),
     _merged("max", "float64", "largest finite element", r"\max"),
     _merged("zero_fraction", "float64", "share of zeros"),

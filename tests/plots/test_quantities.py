@@ -45,6 +45,15 @@ def test_each_quantity_reads_its_field_of_its_tensors() -> None:
     assert [quantity.field.name for quantity in QUANTITIES] == ["std", "mean", "rms", "gradient_norm"]
 
 
+def test_symbols_are_those_of_the_table_with_the_tensor_put_in() -> None:
+    assert [quantity.symbol for quantity in QUANTITIES] == [
+        r"\sigma(h)",
+        r"\langle h \rangle",
+        r"\mathrm{rms}(\partial L/\partial z)",
+        r"\|\partial L/\partial W\|",
+    ]
+
+
 def test_magnitudes_are_averaged_on_logarithms_over_seeds() -> None:
     seeds = [network(0.0, spread=spread) for spread in (1.0, 10.0, 100.0)]
     curve = curve_of("a", STD, [STD.series(seed) for seed in seeds])
