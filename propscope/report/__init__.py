@@ -1,1 +1,1 @@
-"""What people and programs read: tables, the tree of modules, findings in words, JSON; from records, never torch."""
+"""Turns records into something to read: text, tables, the tree of modules, JSON, HTML for notebooks; never torch."""

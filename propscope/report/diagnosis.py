@@ -22,7 +22,7 @@ from propscope.report.findings import (
     verdict_line,
     with_layer_numbers,
 )
-from propscope.report.table import Table
+from propscope.report.table import Block, Table, blocks_text
 
 WIDTH = 116
 GROUPS = 6
@@ -32,10 +32,10 @@ _ORDER = ("broken", "strained", "healthy")
 
 def diagnosis_text(diagnosis: Diagnosis) -> str:
     """Return every finding on one network; of several networks a table, then the worst finding of each fault."""
-    return "\n\n".join(block if isinstance(block, str) else block.to_text() for block in diagnosis_blocks(diagnosis))
+    return blocks_text(diagnosis_blocks(diagnosis))
 
 
-def diagnosis_blocks(diagnosis: Diagnosis) -> list[Table | str]:
+def diagnosis_blocks(diagnosis: Diagnosis) -> list[Block]:
     """Return what `diagnosis_text` joins: tables, and paragraphs of text."""
     return _of_several(diagnosis.networks) if diagnosis.networks else _of_one(diagnosis)
 
@@ -59,11 +59,11 @@ def explanation(finding: Finding) -> list[str]:
     return [_paragraph(name, text) for name, text in parts.items() if text]
 
 
-def _of_one(diagnosis: Diagnosis) -> list[Table | str]:
+def _of_one(diagnosis: Diagnosis) -> list[Block]:
     head = [_filled(verdict_line(diagnosis), "  ")]
     if diagnosis.labels:
         head.append(_filled(network_name(diagnosis.labels), "  "))
-    blocks: list[Table | str] = ["\n".join(head)]
+    blocks: list[Block] = ["\n".join(head)]
     wrong = faults(diagnosis)
     for count, finding in enumerate(wrong, start=1):
         heading = [f"{count}. {fault(finding)} ({finding.severity})"] if len(wrong) > 1 else []
@@ -72,12 +72,12 @@ def _of_one(diagnosis: Diagnosis) -> list[Table | str]:
     return [*blocks, "\n".join(notes)] if notes else blocks
 
 
-def _of_several(networks: Sequence[Diagnosis]) -> list[Table | str]:
+def _of_several(networks: Sequence[Diagnosis]) -> list[Block]:
     ranked = sorted(networks, key=lambda network: _ORDER.index(network.verdict))
     among = [network.labels for network in networks]
     counts = {verdict: sum(network.verdict == verdict for network in networks) for verdict in _ORDER}
     said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
-    blocks: list[Table | str] = [_verdicts(f"{len(networks)} networks: {said}", ranked, among)]
+    blocks: list[Block] = [_verdicts(f"{len(networks)} networks: {said}", ranked, among)]
     groups = _grouped(ranked)
     blocks += ["\n".join(_of_group(members, among)) for members in groups[:GROUPS]]
     if len(groups) > GROUPS:

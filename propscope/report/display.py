@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
@@ -18,7 +16,7 @@ from propscope.report.diagnosis import diagnosis_blocks, finding_text
 from propscope.report.inspection import inspection
 from propscope.report.profile_tables import grid_table, profile_table
 from propscope.report.remedies import calibration_table, trials_text
-from propscope.report.table import Table
+from propscope.report.table import Block, Table, blocks_html, blocks_text
 from propscope.report.terminal import terminal_width, write
 from propscope.report.training_tables import run_table, training_table
 
@@ -31,8 +29,7 @@ def _profiles(profiles: ProfileSet) -> Table:
     return grid_table(profiles, diagnose(profiles, notes=False) if len(profiles) else None)
 
 
-_Block = Table | str
-_SHOWN: dict[type, Callable[[Any], _Block | Sequence[_Block]]] = {
+_SHOWN: dict[type, Callable[[Any], Block | Sequence[Block]]] = {
     NetworkProfile: _profile,
     ProfileSet: _profiles,
     TrainingRun: run_table,
@@ -46,19 +43,15 @@ _SHOWN: dict[type, Callable[[Any], _Block | Sequence[_Block]]] = {
 
 def text_of(record: Any) -> str:
     """Return a record as text."""
-    return "\n\n".join(block if isinstance(block, str) else block.to_text() for block in _blocks(record))
+    return blocks_text(_blocks(record))
 
 
 def html_of(record: Any) -> str:
     """Return a record as an HTML element."""
-    blocks = [
-        f'<pre style="white-space:pre-wrap">{html.escape(block)}</pre>' if isinstance(block, str) else block.to_html()
-        for block in _blocks(record)
-    ]
-    return blocks[0] if len(blocks) == 1 else f"<div>{''.join(blocks)}</div>"
+    return blocks_html(_blocks(record))
 
 
-def _blocks(record: Any) -> Sequence[_Block]:
+def _blocks(record: Any) -> Sequence[Block]:
     shown = _SHOWN[type(record)](record)
     return (shown,) if isinstance(shown, (str, Table)) else shown
 
@@ -66,7 +59,6 @@ def _blocks(record: Any) -> Sequence[_Block]:
 def print_inspection(
     profile: NetworkProfile, *, title: str, sort: str | None, top: int | None, depth: int | None, file: TextIO | None
 ) -> None:
-    """Print the tree of a profile's sites, as wide as the terminal; the verdict of `diagnose` stands on top."""
-    stream = sys.stdout if file is None else file
-    width = terminal_width(stream)
-    write(inspection(profile, diagnose(profile), title=title, sort=sort, top=top, depth=depth, width=width), stream)
+    """Print the verdict and the tree of a profile's sites to `file` (None: stdout), as wide as its terminal."""
+    width = terminal_width(file)
+    write(inspection(profile, diagnose(profile), title=title, sort=sort, top=top, depth=depth, width=width), file)

@@ -185,7 +185,7 @@ def mark_legend(words: Iterable[str]) -> tuple[str, ...]:
 
 def _names(text: str, site: str) -> bool:
     """Return whether a text names a site; a number names one only behind a word of place, as in "from 38 to 0"."""
-    behind = r"(?:^|\b(?:at|from|in|of|before|after|behind|to) )" if site.isdecimal() else r"(?<![\w.])"
+    behind = r"(?:^(?=\d+ is )|\b(?:at|from|in|before|after|behind|to) )" if site.isdecimal() else r"(?<![\w.])"
     return bool(site) and re.search(rf"{behind}{re.escape(site)}(?!\w|\.\w)", text) is not None
 
 

@@ -1,4 +1,4 @@
-"""A histogram in a dozen characters."""
+"""Draws a histogram in a dozen characters."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _TAIL = 0.001
 
 
 def sparkline(histogram: LogHistogram | None, *, width: int = 12) -> str:
-    """Return the distribution of the finite values as `width` blocks on a linear axis, NaN and Inf marked behind.
+    """Return the distribution of the finite values as `width` blocks on a linear axis.
 
-    The axis is symmetric about 0 where both signs occur, else it starts or ends at 0; it reaches to the magnitude that
-    a thousandth of the values exceed, so that a few outliers do not hide the rest; those fall into the outer blocks. A
-    block's height is its share over the largest share, a space is none at all. `N` and `∞` behind it stand for values
-    that are NaN and infinite. Only zeros give "zero", no finite values the marks alone, None and no values "".
+    The axis is symmetric about 0 where both signs occur; otherwise it starts or ends at 0. It ends at the magnitude
+    that 0.1% of the values exceed, so that a few outliers do not hide the rest; these count in the outer blocks. The
+    height of a block is its share over the largest share; a space is an empty block. A final `N` marks NaN values, `∞`
+    infinite ones. Zeros only give "zero"; no finite value gives only the marks; None or no value gives "".
     """
     if histogram is None or not histogram.total:
         return ""

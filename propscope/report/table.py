@@ -1,15 +1,16 @@
-"""`Table`: rows of text with headings, for a terminal and for a notebook."""
+"""`Table`, and blocks of tables and paragraphs: what a terminal and a notebook show."""
 
 from __future__ import annotations
 
 import html
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """`columns` head the `rows`, all text; `left` names the columns of words; `notes` explain what stands above."""
+    """Rows of text below the headings `columns`, a `title` above, `notes` below; `left`: the columns aligned left."""
 
     title: str
     columns: tuple[str, ...]
@@ -18,7 +19,7 @@ class Table:
     notes: tuple[str, ...] = ()
 
     def to_text(self, *, width: int | None = None) -> str:
-        """Return the table as plain text of `width` characters; None: as wide as its cells need."""
+        """Return the table as plain text of at most `width` characters (None: as wide as its cells need)."""
         from rich import box
         from rich.console import Console
         from rich.table import Table as RichTable
@@ -51,3 +52,20 @@ class Table:
         caption = html.escape(self.title).replace("\n", "<br>")
         head = f"<thead><tr>{cells(self.columns, 'th')}</tr></thead>"
         return f"<table><caption>{caption}</caption>{head}<tbody>{body}</tbody></table>{notes}"
+
+
+Block = Table | str
+
+
+def blocks_text(blocks: Iterable[Block]) -> str:
+    """Return tables and paragraphs as plain text, with an empty line between them."""
+    return "\n\n".join(block if isinstance(block, str) else block.to_text() for block in blocks)
+
+
+def blocks_html(blocks: Iterable[Block]) -> str:
+    """Return tables and paragraphs as one HTML element."""
+    elements = [
+        f'<pre style="white-space:pre-wrap">{html.escape(block)}</pre>' if isinstance(block, str) else block.to_html()
+        for block in blocks
+    ]
+    return elements[0] if len(elements) == 1 else f"<div>{''.join(elements)}</div>"

@@ -13,7 +13,7 @@ from propscope.records.profile_set import ProfileSet
 from propscope.records.training import TrainingSet
 from propscope.report.documents import json_text
 from propscope.report.profile_tables import grid_tables
-from propscope.report.table import Table
+from propscope.report.table import Block, Table
 from propscope.report.training_tables import training_tables
 
 _PLAIN = str.maketrans(dict(zip("▁▂▃▄▅▆▇█│├└─…∞", "._-=+*%#||`-~I", strict=True)))
@@ -46,7 +46,7 @@ def print_table(table: Table) -> None:
     write(table.to_text(width=terminal_width()))
 
 
-def print_blocks(blocks: Iterable[Table | str]) -> None:
+def print_blocks(blocks: Iterable[Block]) -> None:
     """Print tables and paragraphs with an empty line between them."""
     for place, block in enumerate(blocks):
         if place:

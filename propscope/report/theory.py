@@ -8,7 +8,7 @@ from typing import Any
 
 from propscope.records.numerals import number
 from propscope.records.theory import ActivationTheory, NetworkTheory
-from propscope.report.table import Table
+from propscope.report.table import Block, Table
 
 _GAIN_NOTES = (
     "gain: weights of variance gain^2 / fan_in keep E[z^2] at 1. torch's: nn.init.calculate_gain, another convention.",
@@ -23,12 +23,12 @@ _FIXED_POINT_NOTES = (
 )
 
 
-def theory_tables(found: Sequence[ActivationTheory]) -> list[Table | str]:
+def theory_tables(found: Sequence[ActivationTheory]) -> list[Block]:
     """Return the table of gains, what theory cannot give and why, and the table of fixed points where there are any.
 
     Of one activation the table has every fixed point; of several only those that an input of mean square 1 reaches.
     """
-    blocks: list[Table | str] = [_gains(found)]
+    blocks: list[Block] = [_gains(found)]
     without_point = [f"{one.activation} {one.no_critical}" for one in found if one.no_critical]
     without_field = dict.fromkeys(network.reason for one in found for network in one.networks if network.reason)
     for title, notes in (("no critical point", without_point), ("no mean field", without_field)):

@@ -1,4 +1,4 @@
-"""The sites of a network as lines of a tree that follows its modules, in the order in which they run."""
+"""Arranges the sites of a network as a tree of its modules, in the order in which they run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OUTPUT = re.compile(r"([^#\[]*)(.*)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """The least and the greatest of one figure; equal for a single site."""
+    """The smallest and the largest value of one figure; equal for a single site."""
 
     low: float
     high: float
@@ -145,7 +145,7 @@ class _Lines:
         self.worst = min(shown, default=None)
 
     def of(self, root: _Node, depth: int, keep: int | None) -> tuple[TreeLine, ...]:
-        """Return the lines of a tree down to a depth; below it only on the way to the site at position `keep`."""
+        """Return the lines of a tree down to a depth, and deeper only on the path to the site at position `keep`."""
         lines = [self._own(root.label, root)]
 
         def walk(node: _Node, lead: str, level: int) -> None:
@@ -205,7 +205,7 @@ def _tree(sites: tuple[Site, ...], title: str) -> _Node:
 
 
 def _below_module(path: list[str], inner: set[tuple[str, ...]]) -> list[str]:
-    """Return the path with `#1` and `[0]` of a module that has sites inside as a level of its own, below it."""
+    """Return the path; where a module has sites inside, the suffix `#1` or `[0]` of its own site is a further level."""
     if not path:
         return path
     base, suffix = _OUTPUT.fullmatch(path[-1]).groups()  # type: ignore[union-attr]
@@ -213,7 +213,7 @@ def _below_module(path: list[str], inner: set[tuple[str, ...]]) -> list[str]:
 
 
 def _join(node: _Node) -> None:
-    """Take a module that holds one child and no site together with it."""
+    """Merge a module that holds one child and no site with that child."""
     while node.site is None and len(node.children) == 1:
         (child,) = node.children.values()
         node.label += child.label if child.label[:1] in "#[" else f".{child.label}"

@@ -76,7 +76,8 @@ def test_the_first_site_is_named_where_the_message_names_another():
     ("site", "said", "named"),
     [
         ("38", "the gradient shrinks from 38 to 0", True),
-        ("4", "in 5 of 40 seeds, x0.4", False),
+        ("5", "NaN, seen for 2 of 5 seeds", False),
+        ("6", "6 parameters get no gradient", False),
         ("0", "0 is the first to give NaN", True),
         ("fc1", "gain 9 at fc1, not fc12", True),
         ("fc1", "gain 9 at fc12", False),
