@@ -104,10 +104,7 @@ class LabelledSet(Generic[Record]):
         for name in labels:
             if name not in axes:
                 raise InputError(f"no {self._noun} has a label {name!r}; the labels are {', '.join(axes) or 'none'}")
-        return {
-            name: tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
-            for name, value in labels.items()
-        }
+        return values_of(labels)
 
     def __str__(self) -> str:
         return as_text(self)
@@ -118,6 +115,14 @@ class LabelledSet(Generic[Record]):
     def __repr__(self) -> str:
         axes = ", ".join(f"{name} {len(values)}" for name, values in self.axes.items())
         return f"{type(self).__name__}({len(self)} {self._noun}s{axes and ': '}{axes})"
+
+
+def values_of(labels: Mapping[str, Any]) -> Wanted:
+    """Return the values asked for of each label: one value stands for a tuple of one."""
+    return {
+        name: tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
+        for name, value in labels.items()
+    }
 
 
 def axes_of(records: Iterable[Labelled]) -> Mapping[str, tuple[Label, ...]]:

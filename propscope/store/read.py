@@ -1,40 +1,44 @@
-"""`load`: rows of the tables as profiles and training runs again, all of them or those with certain labels."""
+"""`load`: reads the rows of a result file back into profiles and training runs."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from propscope.errors import InputError
+from propscope.records.figures import SUMMARIES
+from propscope.records.histogram import BIN_COUNT, LogHistogram
+from propscope.records.labelled import values_of
 from propscope.records.network import Label, NetworkProfile
 from propscope.records.profile_set import ProfileSet
-from propscope.records.rows import run_from_rows
+from propscope.records.rows import Row, TableName, parameter_from_row, profile_from_row, run_from_rows, site_from_row
 from propscope.records.training import TrainingRun, TrainingSet
-from propscope.store.profile_reader import entries_of, profiles_between, span
 from propscope.store.table_reader import TableReader, open_tables, reading
 
-# Neighbouring profiles are read with one slice a column; this bounds the rows that are held as Python objects.
+# Neighbouring profiles are read with one slice per column; this bounds the rows that are held as Python objects.
 _BATCH = 256
 
 
 def load(path: str | os.PathLike[str], /, **labels: Label | Iterable[Label]) -> ProfileSet | TrainingSet:
-    """Return what a file holds that `save` or `merge` wrote, always as a set: its training runs, else its profiles.
+    """Return the training runs of a result file, or its profiles where it has no runs, always as a set.
 
-    With labels, such as `initializer="he_normal"` or `seed=[0, 1]`, return what has them only, in the file's order, and
-    read no rows but theirs. Raises `StoreError` when the file is missing, truncated, damaged, not propscope's or of a
-    newer schema, and `InputError` for a label that nothing carries and when nothing has these labels.
+    Labels such as `initializer="he_normal"` or `seed=[0, 1]` select what has these values, in the file's order; only
+    those rows are read. Raises `StoreError` when the file is missing, truncated, damaged, not written by propscope, or
+    of a newer schema, and `InputError` for a label that no entry carries or values that no entry has.
     """
     with open_tables(path) as tables, reading(path):
         return _runs(tables, labels) if tables.training else _loose(tables, labels)
 
 
 def load_profiles(path: str | os.PathLike[str], /, **labels: Label | Iterable[Label]) -> ProfileSet:
-    """Return the profiles of a file that were not taken in a training run, as `load` does for a file without runs."""
+    """Return the profiles of a file that belong to no training run; labels select as in `load`."""
     with open_tables(path) as tables, reading(path):
         return _loose(tables, labels)
 
@@ -44,7 +48,7 @@ def _loose(tables: TableReader, labels: Mapping[str, Any]) -> ProfileSet:
     if labels or tables.training:
         ranges = _neighbours(_matching(tables, "profile", labels))
     batches = [(at, min(at + _BATCH, stop)) for start, stop in ranges for at in range(start, stop, _BATCH)]
-    return ProfileSet.of(chain.from_iterable(profiles_between(tables, start, stop) for start, stop in batches))
+    return ProfileSet.of(chain.from_iterable(_profiles_between(tables, start, stop) for start, stop in batches))
 
 
 def _runs(tables: TableReader, labels: Mapping[str, Any]) -> TrainingSet:
@@ -52,7 +56,7 @@ def _runs(tables: TableReader, labels: Mapping[str, Any]) -> TrainingSet:
     counts = tables.array("run", "profile_count", 0, tables.rows("run"))
     runs: list[TrainingRun] = []
     for start, stop in _neighbours(rows):
-        # As many runs at once as have a batch of profiles between them, one at least.
+        # Read so many runs at once that they hold about one batch of profiles.
         full = np.cumsum(np.maximum(counts[start:stop], 0)) // _BATCH
         edges = [start, *(start + 1 + np.flatnonzero(np.diff(full))).tolist(), stop]
         for first, last in pairwise(edges):
@@ -62,17 +66,17 @@ def _runs(tables: TableReader, labels: Mapping[str, Any]) -> TrainingSet:
 
 def _runs_between(tables: TableReader, start: int, stop: int) -> Iterator[TrainingRun]:
     rows = tables.take("run", start, stop)
-    epochs = entries_of(tables, "run", "epoch", rows)
-    low, high = span((row["profile_start"], row["profile_count"]) for row in rows)
+    epochs = _entries_of(tables, "run", "epoch", rows)
+    low, high = _span((row["profile_start"], row["profile_count"]) for row in rows)
     taken: dict[int, list[tuple[int, NetworkProfile]]] = {row["run"]: [] for row in rows}
     owners, moments = (tables.array("profile", name, low, high).tolist() for name in ("run", "epoch"))
-    for owner, moment, profile in zip(owners, moments, profiles_between(tables, low, high), strict=True):
-        # After a merge, profiles of no run may stand between those of two.
+    for owner, moment, profile in zip(owners, moments, _profiles_between(tables, low, high), strict=True):
+        # After a merge, profiles of no run may stand between the profiles of two runs.
         if owner in taken:
             taken[owner].append((moment, profile))
     for row, own in zip(rows, epochs, strict=True):
         if len(taken[row["run"]]) != row["profile_count"] or not own:
-            raise ValueError(f"the profiles or epochs of run {row['run']} are not all there")
+            raise ValueError(f"the profiles or epochs of run {row['run']} are incomplete")
         first = row["epoch_start"]
         try:
             run = run_from_rows(row, own, [(moment - first, profile) for moment, profile in taken[row["run"]]])
@@ -84,8 +88,8 @@ def _runs_between(tables: TableReader, start: int, stop: int) -> Iterator[Traini
 
 
 def _matching(tables: TableReader, table: Literal["profile", "run"], labels: Mapping[str, Any]) -> list[int]:
-    wanted = {name: _choices(value) for name, value in labels.items()}
-    # Of 10,000 profiles' labels, parsing takes as long as reading; few hold the text that is asked for.
+    wanted = values_of(labels)
+    # Parsing the labels of 10,000 profiles takes as long as reading them; few hold the text that is asked for.
     texts = [values[0] for values in wanted.values() if len(values) == 1 and isinstance(values[0], str)]
     held = tables.labels(table, mentioning=(text.encode() for text in texts if json.dumps(text) == f'"{text}"'))
     for name, values in wanted.items():
@@ -107,10 +111,6 @@ def _no_match(
     return InputError(f"no {table} in {tables.path} has {_listed(wanted)}; there are {_listed(there)}")
 
 
-def _choices(value: Label | Iterable[Label]) -> tuple[Label, ...]:
-    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
-
-
 def _listed(labels: Mapping[str, tuple[Label, ...]]) -> str:
     return "; ".join(
         f"{name} {', '.join(map(str, values[:12]))}{', ...' if len(values) > 12 else ''}"
@@ -119,9 +119,86 @@ def _listed(labels: Mapping[str, tuple[Label, ...]]) -> str:
 
 
 def _neighbours(rows: list[int]) -> Iterator[tuple[int, int]]:
-    """Yield the half-open ranges that ascending rows form, none for no rows."""
+    """Yield the half-open ranges that ascending row numbers form."""
     if not rows:
         return
     breaks = [at for at in range(1, len(rows)) if rows[at] != rows[at - 1] + 1]
     for start, stop in zip([0, *breaks], [*breaks, len(rows)], strict=True):
         yield rows[start], rows[stop - 1] + 1
+
+
+def _profiles_between(tables: TableReader, start: int, stop: int) -> Iterator[NetworkProfile]:
+    """Yield the profiles of the rows from `start` to `stop`."""
+    rows = tables.take("profile", start, stop)
+    sites, parameters = _entries_of(tables, "profile", "site", rows), _entries_of(tables, "profile", "parameter", rows)
+    held = _Histograms.spanning(tables, sites, parameters)
+    for row, own_sites, own_parameters in zip(rows, sites, parameters, strict=True):
+        profile = profile_from_row(
+            row,
+            tuple(site_from_row(r, *(held.of(r, name) for name in SUMMARIES["site"])) for r in own_sites),
+            tuple(
+                parameter_from_row(r, *(held.of(r, name) for name in SUMMARIES["parameter"])) for r in own_parameters
+            ),
+        )
+        if not isinstance(profile.labels, dict):
+            raise ValueError(f"the labels of profile {row['profile']} are not one JSON object")
+        yield profile
+
+
+def _entries_of(
+    tables: TableReader,
+    parent: Literal["profile", "run"],
+    table: Literal["site", "parameter", "epoch"],
+    rows: list[Row],
+) -> list[list[Row]]:
+    """Return, for each of these neighbouring rows of `parent`, the rows of `table` that belong to it."""
+    ranges = [(row[f"{table}_start"], row[f"{table}_count"]) for row in rows]
+    low, high = _span(ranges)
+    taken = tables.take(table, low, high)
+    entries = [taken[start - low : start - low + count] for start, count in ranges]
+    for row, own in zip(rows, entries, strict=True):
+        if any(entry[parent] != row[parent] for entry in own):
+            raise ValueError(f"rows of table {table} for {parent} {row[parent]} belong to another {parent}")
+    return entries
+
+
+@dataclass(frozen=True, slots=True)
+class _Histograms:
+    """The rows of table histogram, from `first` on, that some sites and parameters refer to."""
+
+    first: int
+    bins: NDArray[np.uint16]
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def spanning(cls, tables: TableReader, sites: list[list[Row]], parameters: list[list[Row]]) -> _Histograms:
+        entries: dict[TableName, list[list[Row]]] = {"site": sites, "parameter": parameters}
+        low, high = _span(
+            _range(row, direction)
+            for table, directions in SUMMARIES.items()
+            for row in chain.from_iterable(entries[table])
+            for direction in directions
+        )
+        bins = tables.array("histogram", "bin", low, high)
+        if bins.size and bins.max() >= BIN_COUNT:
+            raise ValueError(f"a histogram has bin {bins.max()}; valid are 0 to {BIN_COUNT - 1}")
+        return cls(low, bins, tables.array("histogram", "count", low, high).astype(np.int64))
+
+    def of(self, row: Row, direction: str) -> LogHistogram | None:
+        start, length = _range(row, direction)
+        if start < 0:
+            return None
+        at = slice(start - self.first, start - self.first + length)
+        return LogHistogram(self.bins[at], self.counts[at])
+
+
+def _range(row: Row, direction: str) -> tuple[int, int]:
+    return row[f"{direction}_histogram_start"], row[f"{direction}_histogram_length"]
+
+
+def _span(ranges: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """Return where these (start, length) ranges begin and end together; (0, 0) when all are empty."""
+    occupied = [(start, start + length) for start, length in ranges if length]
+    if any(stop < start for start, stop in occupied):
+        raise ValueError("a range of rows has a negative length")
+    return min((start for start, _ in occupied), default=0), max((stop for _, stop in occupied), default=0)
