@@ -1,4 +1,4 @@
-"""What was measured held against what theory expects: arithmetic on the records, whoever made the prediction."""
+"""Compares what was measured with what theory expects, by arithmetic on the records."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from propscope.records.interval import geometric_interval
 from propscope.records.network import CoverageNote, Direction, Floats, Label, NetworkProfile, Site, signal_of
 from propscope.records.profile_set import ProfileSet
 
-# 95% of a normal distribution lies within so many standard deviations.
+# 95% of a normal distribution lies within this many standard deviations of its mean.
 BAND = 1.96
 
 
 @dataclass(frozen=True, slots=True)
 class Deviation:
-    """How an rms compares with the expected one: their `ratio`, and how unusual that is among networks of this width.
+    """How an rms compares with the expected rms: their `ratio`, and how unusual it is among networks of this width.
 
-    `sd` = (ln(ratio) - log_drift) / log_std, in standard deviations of the seed band: of what single networks of this
-    width, not averages over seeds, scatter by about their mean. Of what both are, 0 or Inf, the ratio is 1. NaN where
-    either is not known.
+    `sd` = (ln(ratio) - log_drift) / log_std: the distance in standard deviations over seeds of a single network of this
+    width. The ratio is 1 where both are 0 or both are Inf. NaN where either is not known.
     """
 
     ratio: float = math.nan
@@ -32,14 +31,14 @@ class Deviation:
 
 @dataclass(frozen=True, slots=True)
 class SecondMomentRatio:
-    """E[h^2] / E[z^2] of one nonlinearity, as `measured` and as `expected`: 0.5 for ReLU. NaN where not known."""
+    """E[h^2] / E[z^2] of one nonlinearity, `measured` and `expected` (0.5 for ReLU); NaN where it is not known."""
 
     measured: float = math.nan
     expected: float = math.nan
 
 
 def deviation(site: Site, direction: Direction) -> Deviation:
-    """Return how a site's rms compares with the expected one in a direction; Inf where an element is not finite."""
+    """Return how the rms of a site compares with the expected rms; the ratio is Inf where an element is not finite."""
     if site.expected is None:
         return Deviation()
     expected = getattr(site.expected, f"{direction}_rms")
@@ -52,14 +51,14 @@ def deviation(site: Site, direction: Direction) -> Deviation:
         return Deviation(1.0, math.nan if math.isnan(log_std) else 0.0)
     with np.errstate(divide="ignore", over="ignore", under="ignore"):
         ratio = float(np.float64(measured) / expected)
-        # The logarithms one by one: the quotient of numbers near the ends of float64 leaves its range.
+        # The quotient of numbers near the ends of float64 leaves its range, but the difference of logarithms does not.
         return Deviation(ratio, float((np.log(measured) - np.log(expected) - drift) / np.float64(log_std)))
 
 
 def mean_deviation(deviations: Iterable[Deviation]) -> Deviation:
-    """Return the deviation of several networks on logarithms: the geometric mean ratio and the mean sd.
+    """Return the deviation of several networks together: the geometric mean of the ratios and the mean of `sd`.
 
-    NaN is left out. Since `sd` stays in units of one network's scatter, the mean of n networks that follow theory lies
+    NaN is left out. `sd` stays in units of one network's scatter, so the mean of n networks that follow theory lies
     within 1.96 / sqrt(n) of 0 in 95% of cases.
     """
     members = list(deviations)
@@ -70,13 +69,13 @@ def mean_deviation(deviations: Iterable[Deviation]) -> Deviation:
 
 
 def end_to_end(profile: NetworkProfile, direction: Direction) -> Deviation:
-    """Return the deviation where the signal ends: at the last signal site forward, at the first one backward."""
+    """Return the deviation at the end of the signal: at the last signal site forward, at the first one backward."""
     sites = profile.signal_sites
     return deviation(sites[-1 if direction == "forward" else 0], direction) if sites else Deviation()
 
 
 def expected_factor(profile: NetworkProfile, direction: Direction) -> float:
-    """Return the factor that theory expects over the whole depth, as `NetworkProfile.factor`; NaN where it does not."""
+    """Return the factor that theory expects over the whole depth, as in `NetworkProfile.factor`; NaN where unknown."""
     sites = profile.signal_sites
     if not sites:
         return math.nan
@@ -87,14 +86,14 @@ def expected_factor(profile: NetworkProfile, direction: Direction) -> float:
 
 
 def known_drift(log_drift: float) -> float:
-    """Return a drift of the logarithm, 0 where none is known."""
+    """Return a drift of the logarithm, 0 where it is not known (NaN)."""
     return 0.0 if math.isnan(log_drift) else log_drift
 
 
 def seed_band(center: ArrayLike, log_std: ArrayLike, log_drift: ArrayLike = 0.0) -> tuple[Floats, Floats]:
-    """Return the limits between which 95% of networks lie, `center` times exp(log_drift -+ 1.96 log_std).
+    """Return the limits between which 95% of networks lie: `center` times exp(log_drift -+ 1.96 log_std).
 
-    All of one shape. A drift of NaN is none.
+    All arrays have one shape. A drift of NaN counts as 0.
     """
     drift = np.nan_to_num(np.asarray(log_drift, dtype=np.float64))
     with np.errstate(over="ignore", invalid="ignore"):
@@ -103,10 +102,9 @@ def seed_band(center: ArrayLike, log_std: ArrayLike, log_drift: ArrayLike = 0.0)
 
 
 def second_moment_ratios(profile: NetworkProfile) -> Mapping[int, SecondMomentRatio]:
-    """Return E[h^2] / E[z^2] of each activation that directly follows its pre-activation, by its position in `sites`.
+    """Return E[h^2] / E[z^2] of each activation h that directly follows its pre-activation z, both of one shape.
 
-    z is the pre-activation of the same shape that was run before it, h the activation. NaN when z is zero or either of
-    them is not finite.
+    The key is the position of h in `sites`. The ratio is NaN when z is zero and when either is not finite.
     """
     ratios = {}
     for index, (before, after) in enumerate(zip(profile.sites, profile.sites[1:], strict=False), start=1):
@@ -124,25 +122,25 @@ def second_moment_ratios(profile: NetworkProfile) -> Mapping[int, SecondMomentRa
 
 def _square_ratio(above: float, below: float) -> float:
     known = math.isfinite(above) and math.isfinite(below) and below > 0
-    # The ratio first: the squares of small numbers underflow.
+    # The ratio is squared, since the squares of small numbers underflow.
     return (above / below) ** 2 if known else math.nan
 
 
 def theory_note(reason: str) -> CoverageNote:
-    """Return the note that a profile carries for which no prediction is possible, for this reason."""
+    """Return the coverage note of a profile for which no prediction is possible, with the reason."""
     return CoverageNote("", "theory", reason)
 
 
 def reason_without_theory(profile: NetworkProfile) -> str:
-    """Return why theory says nothing of a network, "" where it does or where nobody asked it."""
+    """Return why theory has no prediction for a network; "" where it has one, or where none was asked for."""
     return next((note.reason for note in profile.coverage if note.what == "theory"), "")
 
 
 def without_theory(profiles: ProfileSet) -> tuple[str, ...]:
-    """Return a sentence for each reason that theory has to say nothing, with the networks that it is true of.
+    """Return one sentence for each reason why theory has no prediction, with the networks that it applies to.
 
-    These are named by the initializer or the activation alone where that is enough, else by both; "model" without
-    either.
+    Networks are named by the initializer or by the activation where one is enough, else by both, and "model" where
+    they have neither.
     """
     groups: dict[str, dict[tuple[Label, Label], None]] = {}
     for profile in profiles:

@@ -24,16 +24,15 @@ _LAYERWISE = tuple(field for field in SITE_FIELDS if field.dtype in ("int64", "f
 
 
 def to_frame(profiles: Iterable[NetworkProfile], table: TableName) -> pandas.DataFrame:
-    """Return one row a site, parameter or profile, the labels first; columns as in `fields.TABLES`."""
-    if table not in TABLES:
-        raise InputError(f"table is {table!r}; valid are {', '.join(TABLES)}")
+    """Return one row for each site, parameter or profile; the labels come first, then the columns of `TABLES`."""
+    _check(table, TABLES)
     rows: list[dict[str, Any]] = []
     for number, profile in enumerate(profiles):
         head = {"profile": number, **profile.labels}
         if table == "profile":
             rows.append(profile_row(profile) | head)
         elif table == "site":
-            # A site's own columns win over a label of that name: the nonlinearity a site enters, not the network's.
+            # A label wins over a column of the same name: "activation" is the network's, "site_activation" the site's.
             rows += [
                 head | {f"site_{k}" if k in head else k: v for k, v in site_row(site, i).items()}
                 for i, site in enumerate(profile.sites)
@@ -44,14 +43,19 @@ def to_frame(profiles: Iterable[NetworkProfile], table: TableName) -> pandas.Dat
 
 
 def training_frame(runs: Iterable[TrainingRun], table: TrainingTable) -> pandas.DataFrame:
-    """Return one row an epoch or a run, the labels first; columns as in `fields.TRAINING_TABLES`."""
-    if table not in TRAINING_TABLES:
-        raise InputError(f"table is {table!r}; valid are {', '.join(TRAINING_TABLES)}")
+    """Return one row for each epoch or run; the labels come first, then the columns of `TRAINING_TABLES`."""
+    _check(table, TRAINING_TABLES)
     rows: list[dict[str, Any]] = []
     for number, run in enumerate(runs):
         head = {"run": number, **run.labels}
         rows += [head | row for row in epoch_rows(run)] if table == "epoch" else [run_row(run) | head]
     return _frame(rows)
+
+
+def _check(table: str, tables: Iterable[str]) -> None:
+    if table not in tables:
+        valid = " or ".join(f'"{name}"' for name in tables)
+        raise InputError(f'table must be {valid}, got "{table}"')
 
 
 def _frame(rows: list[dict[str, Any]]) -> pandas.DataFrame:
@@ -63,10 +67,10 @@ def _frame(rows: list[dict[str, Any]]) -> pandas.DataFrame:
 
 
 def to_xarray(profiles: Sequence[NetworkProfile]) -> xarray.Dataset:
-    """Return layer-wise quantities, dimensions (*labels, layer): NaN where no profile has those labels.
+    """Return the numbers measured at each signal site, dimensions (*labels, layer); a cell without a profile is NaN.
 
-    `layer` counts the signal sites from 1. With labels missing on some profiles, those count as "". Raises `InputError`
-    when two profiles have the same labels.
+    `layer` counts the signal sites from 1. A label that a profile lacks counts as "". Raises `InputError` when two
+    profiles have the same labels.
     """
     try:
         import xarray

@@ -1,4 +1,4 @@
-"""How much a signal gains from site to site, and which sites can be held against each other."""
+"""By which factor the signal changes from site to site, and which sites are comparable."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ _STRETCH = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Gains:
-    """A site's gains: `forward` and `backward` between signal sites, `step` over the site run before; None: no gain."""
+    """The gains of a site, None where it has none.
+
+    `forward`: rms over that of the signal site before it. `backward`: rms of the gradient over that of the signal site
+    after it. `step`: forward rms over that of the site that ran just before, whatever its role.
+    """
 
     forward: float | None = None
     backward: float | None = None
@@ -22,7 +26,7 @@ class Gains:
 
 
 def site_gains(profile: NetworkProfile) -> tuple[Gains, ...]:
-    """Return the gains of every site, in execution order; `forward` and `backward` are None off the signal sites."""
+    """Return the gains of every site, in execution order; only signal sites have `forward` and `backward`."""
     signal = profile.signal_sites
     forward = dict(zip(map(id, signal), [None, *profile.forward_gains.tolist()], strict=True)) if signal else {}
     backward = dict(zip(map(id, signal), [*profile.backward_gains.tolist(), None], strict=True)) if signal else {}
@@ -33,10 +37,10 @@ def site_gains(profile: NetworkProfile) -> tuple[Gains, ...]:
 
 
 def is_chain(site: Site, other: Site) -> bool:
-    """Return whether one of two signal sites follows the other in a stack of layers, so that their rms should be alike.
+    """Return whether two signal sites belong to one stack of layers, so that their rms should be alike.
 
-    They enter the same nonlinearity, spread over as many positions within a factor of 4 (pooling changes an element's
-    rms without being at fault), and belong to the same stack: encoder and decoder, say, are two.
+    They must enter the same nonlinearity, have numbers of positions within a factor of 4 of each other (pooling changes
+    an element's rms without being at fault), and have names of one stack: an encoder and a decoder are two stacks.
     """
     a, b = extent(site), extent(other)
     alike = bool(a and b) and 1 / _STRETCH <= a / b <= _STRETCH
@@ -45,35 +49,35 @@ def is_chain(site: Site, other: Site) -> bool:
 
 
 def same_stack(site: Site, other: Site) -> bool:
-    """Return whether two sites are in the same stack of layers, by their names: encoder.0.a and decoder.3.b are not."""
+    """Return whether two sites are in one stack of layers, by their names: encoder.0.a and decoder.3.b are not."""
     return _stack(site.name) == _stack(other.name)
 
 
 def _stack(name: str) -> str:
-    """Return what comes before a name's first number that is a level by itself, or before its last level."""
+    """Return the part of a name before its first level that is a number, or before its last level without one."""
     parts = name.split(".")
     number = next((place for place, part in enumerate(parts) if part.split("#")[0].isdecimal()), len(parts) - 1)
     return name_pattern(".".join(parts[:number]))
 
 
 def name_pattern(name: str, *, parts: int | None = None) -> str:
-    """Return a name, or its last `parts`, with numbers left open: the same place in another layer has the same."""
+    """Return a name, or its last `parts` levels, with * for its numbers: equal for the same place of each layer."""
     return re.sub(r"(?<![#\[\d])\d+", "*", name if parts is None else ".".join(name.split(".")[-parts:]))
 
 
 def extent(site: Site) -> int:
-    """Return over how many positions a sample spreads."""
+    """Return the number of positions of a sample, such as the pixels of an image."""
     return math.prod(site.shape[2:] if len(site.shape) > 3 else site.shape[1:-1])
 
 
 def is_norm(site: Site) -> bool:
     """Return whether the site is the output of a norm."""
-    # A norm's output that enters a nonlinearity has the role of a pre-activation.
+    # The output of a norm that enters a nonlinearity has the role of a pre-activation.
     return site.role == "norm" or "norm" in site.kind.lower()
 
 
 def is_sound(summary: TensorSummary) -> bool:
-    """Return whether a summary is of values that are all finite, and not all zero."""
+    """Return whether all values of a summary are finite and some are not zero."""
     return bool(summary.count) and not summary.nonfinite_count and summary.rms > 0
 
 

@@ -1,7 +1,7 @@
 """`LogHistogram`: a histogram that needs no range beforehand and merges exactly.
 
-A value's bin is read off its own float32 bits: sign, exponent and the top three bits of the mantissa, so each octave
-holds 8 bins, of relative width 1/8 at its lower and 1/15 at its upper end. Zero, NaN and the two infinities have a bin
+The bin of a value is the top 12 bits of its float32: sign, exponent and three bits of the mantissa. Each octave holds
+8 bins, of relative width 1/8 at its lower end and 1/15 at its upper end. Zero, NaN and the two infinities have a bin
 each. Only occupied bins are kept.
 """
 
@@ -28,7 +28,7 @@ def _edges() -> tuple[Floats, Floats, NDArray[np.int64]]:
     with np.errstate(invalid="ignore"):
         floor = magnitude.view(np.float32).astype(np.float64)
     ceiling = np.append(floor[1:], np.nan)
-    # Bin 1 takes the subnormals below 2^-129 too, which share the bits of bin 0 with zero.
+    # Bin 1 also takes the subnormals below 2^-129, whose bits are those of zero's bin.
     floor[1], ceiling[ZERO], ceiling[POSINF - 1] = 0.0, 0.0, _LARGEST
     floor[POSINF], ceiling[POSINF] = np.inf, np.inf
     floor[POSINF + 1 :], ceiling[POSINF + 1 :] = np.nan, np.nan
@@ -48,7 +48,7 @@ def bin_codes(values: ArrayLike) -> NDArray[np.uint16]:
     limit = np.finfo(np.float32).max
     if wide.dtype == np.float64:
         wide = np.where(np.isfinite(wide), np.clip(wide, -limit, limit), wide)
-    # A signalling NaN is a value like any other.
+    # A signalling NaN counts like any other value.
     with np.errstate(invalid="ignore"):
         narrow = np.ascontiguousarray(wide, dtype=np.float32)
     codes = (narrow.view(np.uint32) >> np.uint32(20)).astype(np.uint16)
@@ -64,8 +64,8 @@ def bin_codes(values: ArrayLike) -> NDArray[np.uint16]:
 class LogHistogram:
     """Counts of values in logarithmic bins, 8 an octave, for each sign.
 
-    `bins`: the occupied bins' codes, ascending, uint16, shape (n,). `counts`: how many values each holds, int64,
-    shape (n,). `a + b` is exact and associative, with `LogHistogram.empty()` as the neutral element.
+    `bins`: codes of the occupied bins, ascending, uint16, shape (n,). `counts`: the number of values in each, int64,
+    shape (n,). `a + b` is exact and associative, and `LogHistogram.empty()` is the neutral element.
     """
 
     bins: NDArray[np.uint16]
@@ -114,32 +114,32 @@ class LogHistogram:
 
     @property
     def total(self) -> int:
-        """Number of values, NaN and Inf included."""
+        """The number of values, NaN and Inf included."""
         return int(self.counts.sum())
 
     @property
     def zero_count(self) -> int:
-        """Number of values that are zero, of either sign."""
+        """The number of zeros of either sign."""
         return self._count(ZERO)
 
     @property
     def nan_count(self) -> int:
-        """Number of NaN values."""
+        """The number of NaN values."""
         return self._count(NAN)
 
     @property
     def posinf_count(self) -> int:
-        """Number of +Inf values."""
+        """The number of +Inf values."""
         return self._count(POSINF)
 
     @property
     def neginf_count(self) -> int:
-        """Number of -Inf values."""
+        """The number of -Inf values."""
         return self._count(NEGINF)
 
     @property
     def finite(self) -> LogHistogram:
-        """The same without NaN and the infinities."""
+        """The histogram without NaN and the infinities."""
         kept = ~np.isin(self.bins, (POSINF, NAN, NEGINF))
         return LogHistogram(self.bins[kept], self.counts[kept])
 
@@ -160,9 +160,10 @@ class LogHistogram:
             return (self.lower + self.upper) / 2
 
     def quantile(self, q: float) -> float:
-        """Return the value below which a share `q` (0 to 1) of the values lies, linear within a bin.
+        """Return the value below which a share `q` (0 to 1) of the values lies, interpolated within its bin.
 
-        NaN values are left out, infinite ones are not. NaN when there are no values. Exact to a bin's width, 12.5%.
+        Infinite values count, NaN values do not. NaN when there are no values. The error is at most a bin's width,
+        12.5%.
         """
         kept = self.bins != NAN
         order = np.argsort(_RANK[self.bins[kept]], kind="stable")
@@ -178,10 +179,10 @@ class LogHistogram:
         return low + (high - low) * float(np.clip(inside, 0, 1))
 
     def mass(self, edges: ArrayLike) -> Floats:
-        """Return the number of finite values between consecutive `edges`, shape (len(edges) - 1,), not rounded.
+        """Return how many finite values lie between consecutive ascending `edges`, float64, shape (len(edges) - 1,).
 
-        `edges` ascend in value. A bin that straddles an edge is divided in proportion to its width; zeros fall into
-        the interval that starts at or contains 0. This turns the logarithmic bins into linear ones for drawing.
+        A bin that an edge cuts is divided in proportion to its width, so the numbers need not be whole. Zeros fall into
+        the interval that starts at 0 or contains it. This makes linear bins of the logarithmic ones, for drawing.
         """
         at = np.asarray(edges, dtype=np.float64)
         finite = self.finite
@@ -197,9 +198,9 @@ class LogHistogram:
         return share
 
     def share(self, low: float, high: float) -> float:
-        """Return the share of all values (NaN and Inf in the denominator) whose magnitude is in [low, high).
+        """Return the share of all values, NaN and Inf included, whose magnitude is in [low, high).
 
-        A bin that straddles a limit is divided in proportion to its width. NaN when there are no values.
+        A bin that a limit cuts is divided in proportion to its width. NaN when there are no values.
         """
         if not self.total:
             return float("nan")

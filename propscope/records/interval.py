@@ -1,7 +1,8 @@
-"""Averages over seeds: of gains on logarithms, since a single network's gain wanders log-normally.
+"""Averages over seeds with their intervals; gains are averaged on logarithms, since they scatter log-normally.
 
 Hanin and Nica 2020 (Products of many large random matrices and gradients in deep neural networks): at finite width
-ln q is Gaussian with a variance of order depth / width, so means of raw ratios are dominated by rare seeds.
+the logarithm of a network's gain is Gaussian with a variance of order depth / width, so that rare seeds dominate the
+mean of the gains themselves.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean `center`, geometric or arithmetic, with the limits of its 95% interval, of `count` values.
+    """The mean of `count` values, geometric or arithmetic (`center`), and the limits `low`, `high` of its 95% interval.
 
-    NaN limits below two values.
+    The limits are NaN for fewer than two values.
     """
 
     center: float
@@ -33,9 +34,9 @@ class Interval:
 def geometric_interval(values: Iterable[float]) -> Interval:
     """Return the geometric mean of positive `values` with its 95% Student interval on logarithms.
 
-    A zero (vanished) pulls the mean and the lower limit to 0, an Inf (overflowed) the mean and the upper limit to Inf;
-    with both at once the mean is NaN. NaN values are left out. With one value, or none, the limits are NaN; with fewer
-    than two that have a finite logarithm, they are the least and the greatest value.
+    A zero (vanished) makes the mean and the lower limit 0; an Inf (overflowed) makes the mean and the upper limit Inf;
+    both together make the mean NaN. NaN values are left out. With one value or none the limits are NaN; where fewer
+    than two values have a finite logarithm, they are the smallest and the largest value.
     """
     array = np.array([value for value in values if not math.isnan(value)], dtype=np.float64)
     nan = float("nan")
@@ -60,9 +61,9 @@ def geometric_interval(values: Iterable[float]) -> Interval:
 
 
 def arithmetic_interval(values: Iterable[float]) -> Interval:
-    """Return the arithmetic mean of `values` with its 95% Student interval on them as they are.
+    """Return the arithmetic mean of `values` with its 95% Student interval.
 
-    NaN values are left out. NaN limits with fewer than two values, or when one is infinite, as the mean then is.
+    NaN values are left out. The limits are NaN for fewer than two values and where a value is infinite.
     """
     array = np.array([value for value in values if not math.isnan(value)], dtype=np.float64)
     if array.size < 2 or np.isinf(array).any():

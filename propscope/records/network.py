@@ -1,4 +1,4 @@
-"""`NetworkProfile`: what one run of one network showed, site by site in execution order."""
+"""`NetworkProfile`: what one run of one network showed at each of its sites, in execution order."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What infinite-width theory expects at a site, and how far a network of finite width strays from it.
+    """What infinite-width theory expects at a site, and how far networks of finite width scatter about it.
 
-    `forward_mean`, `forward_std`, `forward_rms` of the values; `backward_rms` of the gradient; `mean_cosine` between
-    samples. `forward_log_std`, `backward_log_std`: standard deviation over seeds of ln rms, the seed band, and
-    `forward_log_drift`, `backward_log_drift`: by how much its mean lies above the logarithm of the rms expected at
-    infinite width, so that the band is ln rms + drift +- 2 log_std. `forward_mean_std`: standard deviation over seeds
-    of the mean; `forward_std_log_std` that of ln std. NaN where theory says nothing.
+    `forward_mean`, `forward_std`, `forward_rms` are of the values, `backward_rms` of the gradient, `mean_cosine` is
+    between samples. Over seeds, ln rms has the standard deviation `forward_log_std` (`backward_log_std`), and its mean
+    lies `forward_log_drift` (`backward_log_drift`) above the logarithm of the expected rms, so that 95% of networks lie
+    within ln rms + drift +- 1.96 log_std. `forward_mean_std` is the standard deviation over seeds of the mean, and
+    `forward_std_log_std` that of ln std. NaN where theory says nothing.
     """
 
     forward_mean: float = math.nan
@@ -55,22 +55,22 @@ class Expected:
 class Site:
     """One tensor that a network produces at one place: a module's output or a functional activation.
 
-    `name`: the module's dotted name, with `#1`, `#2` for its later calls. `kind`: class or function name. `layer`:
-    1-based index of the layer it belongs to, None outside a layered network. `shape`: of the first batch seen.
-    `activation`: name of the nonlinearity that a pre-activation enters, else "". `forward`: the values; `backward`:
-    the gradient of the loss with respect to them; None where not seen.
+    `name`: the dotted name of the module, with `#1`, `#2` for its later calls. `kind`: name of the class or function.
+    `layer`: number of the layer, from 1; None outside a layered network. `shape`: that of the first batch.
+    `activation`: name of the nonlinearity that a pre-activation enters, else "". `forward` summarizes the values, and
+    `backward` the gradient of the loss with respect to them; None where it was not seen.
 
-    Unit figures, None where they do not apply: `units`, `dead_units` (flat on all `samples` seen), `symmetric_units`
-    (equal to another unit on every sample), `flat_fraction` (share of pre-activations with
-    abs(phi') < eps * max abs(phi')). Geometry of the samples' vectors: `mean_cosine` over pairs of samples,
+    Statistics of units, None where they do not apply: `units` is their number, `dead_units` are flat on all `samples`,
+    `symmetric_units` equal another unit on every sample, `flat_fraction` is the share of pre-activations with
+    abs(phi') < eps * max abs(phi'). Geometry of the samples' vectors: `mean_cosine` over pairs of samples, and
     `effective_rank` = exp(entropy of the normalized squared singular values) of the matrix of sampled rows.
 
-    Of attention: `attention_entropy`, the mean entropy of its rows in nats, and `largest_logit` before the softmax.
-    Of a residual sum: `branch_share`, mean square of the branch over that of stream and branch together.
+    Attention has `attention_entropy`, the mean entropy of its rows in nats, and `largest_logit` before the softmax. A
+    residual sum has `branch_share`, the mean square of the branch over that of stream and branch together.
 
-    `expected`: what theory predicts here. `jacobian`: summary of the singular values of d site / d input, over the
-    samples it was computed for, `jacobian_condition` their largest over their smallest, geometric mean over samples
-    (Inf: rank-deficient), `jacobian_square_variance` the variance of their squares over the squared mean of these.
+    `expected` is what theory predicts. `jacobian` summarizes the singular values of d site / d input over the samples
+    it was computed for; `jacobian_condition` is the largest over the smallest, a geometric mean over samples (Inf where
+    one is rank-deficient); `jacobian_square_variance` is the variance of their squares over the squared mean of these.
     """
 
     name: str
@@ -109,7 +109,7 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class CoverageNote:
-    """What a profile does not show, or shows in another way than asked: `name`, `what` it is, the `reason`."""
+    """Something that a profile does not show, or shows otherwise than asked: its `name`, `what` it is, the `reason`."""
 
     name: str
     what: Literal["module", "output", "operation", "parameter", "model", "seed", "theory"]
@@ -118,11 +118,11 @@ class CoverageNote:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter: `value` at the end of the recording, `gradient` over every backward pass, None when it had none.
+    """One parameter: its `value` at the end of the recording, and its `gradient` over every backward pass.
 
-    `symmetric_units`: rows of a weight (or entries of its output axis) that equal another row; None below 2-D.
-    `expected_gradient_norm`: what theory predicts for it, None where it says nothing; `expected_gradient_log_std`: the
-    standard deviation of its logarithm over seeds.
+    `gradient` is None where the parameter got none. `symmetric_units`: the number of rows of a weight (entries of its
+    output axis) that equal another row; None below 2-D. `expected_gradient_norm`: the L2 norm that theory predicts,
+    None where it says nothing; `expected_gradient_log_std`: the standard deviation over seeds of its logarithm.
     """
 
     name: str
@@ -140,22 +140,22 @@ class Parameter:
 
     @property
     def value_norm(self) -> float:
-        """L2 norm of the finite elements of the value."""
+        """The L2 norm of the finite elements of the value."""
         return self.value.rms * math.sqrt(self.value.finite_count)
 
     @property
     def gradient_norm(self) -> float | None:
-        """L2 norm of the gradient of one backward pass, root mean square over the passes seen; None without any."""
+        """The L2 norm of the gradient, as a root mean square over the backward passes; None where there was none."""
         return None if self.gradient is None else self.gradient.rms * math.sqrt(math.prod(self.shape))
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where a profile comes from: enough to run it again.
+    """Where a profile comes from, in enough detail to run it again.
 
-    `spec`: JSON of everything that was asked for. `created`: UTC, ISO 8601. `wall_seconds`: of the recorded run.
-    `samples`: rows of input seen; `batches`: forward passes seen. `histogram_limit`: elements of one tensor that its
-    histogram counts at most (0: all), taken by an even stride. `flat_threshold`: eps of the flat fraction.
+    `spec`: everything that was asked for, as JSON. `created`: UTC, ISO 8601. `wall_seconds`: time that the recorded run
+    took. `samples`: rows of input seen; `batches`: forward passes seen. `histogram_limit`: the most elements of one
+    tensor that its histogram counts, taken at an even stride; 0 for all. `flat_threshold`: eps of the flat fraction.
     """
 
     spec: str = "{}"
@@ -176,10 +176,10 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class NetworkProfile:
-    """The sites in execution order, the parameters, the labels that tell this profile from others, the provenance.
+    """The sites of one network in execution order, its parameters, labels and provenance.
 
-    `labels` hold one coordinate an axis: initializer, activation, depth, width, seed for a grid of MLPs. `coverage`
-    names what was not seen, and why.
+    `labels` hold one value for each axis along which profiles differ: initializer, activation, depth, width and seed in
+    a grid of MLPs. `coverage` names what was not seen, and why.
     """
 
     sites: tuple[Site, ...]
@@ -201,9 +201,9 @@ class NetworkProfile:
 
     @property
     def signal_sites(self) -> tuple[Site, ...]:
-        """The sites that gains are measured between: the pre-activations, or all sites where there are not two.
+        """The sites that gains are measured between: the pre-activations, or all sites where there are fewer than two.
 
-        A layered network, one whose pre-activations know their layer, has its pre-activations also when it is one.
+        In a layered network, whose pre-activations have a layer number, one pre-activation is enough.
         """
         chosen = self.with_role("pre-activation")
         layered = any(site.layer is not None for site in chosen)
@@ -212,7 +212,7 @@ class NetworkProfile:
     def signal_rms(self, direction: Direction) -> Floats:
         """Return the rms at each signal site, shape (len(signal_sites),).
 
-        NaN where the direction was not seen, Inf where any element was not finite: an overflow is no small number.
+        NaN where the direction was not seen, Inf where any element was not finite, so that an overflow counts as large.
         """
         return np.array([signal_of(getattr(site, direction)) for site in self.signal_sites], dtype=np.float64)
 
@@ -229,9 +229,9 @@ class NetworkProfile:
         return _ratio(rms[:-1], rms[1:])
 
     def factor(self, direction: Direction) -> float:
-        """Return the gain over the whole depth: last over first going forward, first over last going backward.
+        """Return the gain over the whole depth: rms of the last signal site over the first, or the reverse backward.
 
-        1 for a single layer; 0 when the signal vanished on the way; Inf when it overflowed; NaN when it was not seen.
+        1 for a single layer, 0 when the signal vanished, Inf when it overflowed, NaN when it was not seen.
         """
         rms = self.signal_rms(direction)
         if rms.size == 0:
@@ -245,7 +245,7 @@ class NetworkProfile:
 
     @property
     def nonfinite_count(self) -> int:
-        """Number of NaN and Inf elements at all sites and parameters, values and gradients together."""
+        """The number of NaN and Inf elements at all sites and parameters, of values and gradients together."""
         seen = [s for site in self.sites for s in (site.forward, site.backward)]
         seen += [s for parameter in self.parameters for s in (parameter.value, parameter.gradient)]
         return sum(summary.nonfinite_count for summary in seen if summary is not None)

@@ -1,4 +1,4 @@
-"""How numbers are written in messages and tables: significant digits, percentages."""
+"""How messages and tables write numbers: significant digits and percentages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 def number(value: float | int | None, digits: int = 3) -> str:
-    """Return a number to `digits` significant digits: plain from 0.001 to 10^5, else with an exponent; None is -."""
+    """Return a number to `digits` significant digits, with an exponent outside 0.001 to 10^5; "-" for None, NaN."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if isinstance(value, int) or value == 0 or math.isinf(value):
@@ -20,7 +20,7 @@ def number(value: float | int | None, digits: int = 3) -> str:
 
 
 def percent(share: float | None) -> str:
-    """Return a share (0 to 1) in percent; - where there is none."""
+    """Return a share (0 to 1) in percent; "-" for None and NaN."""
     if share is None or math.isnan(share):
         return "-"
     if 0 < share < 0.01 or 0.99 < share < 1:

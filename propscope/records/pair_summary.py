@@ -1,4 +1,4 @@
-"""One record a pair of initializer and activation: what several seeds say together."""
+"""`PairSummary`: what the profiles of several seeds show together, for each pair of initializer and activation."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from propscope.records.profile_set import ProfileSet
 class PairSummary:
     """What the profiles of one pair show together.
 
-    `labels`: all but the seed. Gains are factors a layer, factors over the whole depth, geometric over seeds.
-    `first_std`, `last_std`: of the first and last activation, geometric over seeds. `forward_deviation`,
-    `backward_deviation`: from the rms that theory expects where the signal ends; `no_theory`: why it expects nothing,
-    or "". `flat_fraction`, `dead_fraction`: over all layers and seeds. `mean_cosine`: at the last layer, arithmetic
-    over seeds. `nonfinite_count`: NaN and Inf elements anywhere, all seeds.
+    `labels`: all except the seed. A gain is the factor per layer, a factor is over the whole depth; both are geometric
+    means over seeds. `first_std`, `last_std`: standard deviation of the first and last activation, geometric means over
+    seeds. `forward_deviation`, `backward_deviation`: from the rms that theory expects where the signal ends;
+    `no_theory`: why theory has no prediction, or "". `flat_fraction`, `dead_fraction`: over all layers and seeds.
+    `mean_cosine`: at the last layer, the arithmetic mean over seeds. `nonfinite_count`: the number of NaN and Inf
+    elements at all sites and parameters, over all seeds.
     """
 
     labels: dict[str, Label]
@@ -42,7 +43,7 @@ class PairSummary:
 
 
 def summarize_pairs(profiles: ProfileSet) -> tuple[PairSummary, ...]:
-    """Return a summary of each group of profiles that differ in the seed alone, in the set's order."""
+    """Return a summary of each group of profiles that differ only in the seed, in the order of the set."""
     return tuple(_summarize(dict(key), members) for key, members in profiles.groups("seed").items())
 
 

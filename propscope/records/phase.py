@@ -1,4 +1,4 @@
-"""`PhaseChart`: an order-to-chaos diagram with the critical line and where initializers stand, computed elsewhere."""
+"""`PhaseChart`: an order-to-chaos diagram with its critical line and the places of initializers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where an initializer stands: `name`, and sigma_w^2 and sigma_b^2 of a network that it fills."""
+    """The place of an initializer: its `name`, and sigma_w^2 and sigma_b^2 of a network that it fills."""
 
     name: str
     weight_variance: float
@@ -21,16 +21,16 @@ class Standing:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PhaseChart:
-    """The plane of sigma_w^2 and sigma_b^2 of an `activation`, networks of infinite width.
+    """The plane of sigma_w^2 and sigma_b^2 for networks of infinite width with one `activation`.
 
-    Over `bias_variance` (n_b,) and `weight_variance` (n_w,), ascending, the middles of the cells that fill the plane.
-    `q`, where the variance settles (infinite where it diverges), `chi`, the squared gradient's factor per layer there,
-    and `correlation_depth`, xi_c in layers (infinite at criticality), have shape (n_b, n_w).
+    `weight_variance` (n_w,) and `bias_variance` (n_b,) are the middles of the cells that fill the plane, ascending.
+    Of shape (n_b, n_w): `q`, the variance that is reached after many layers (infinite where it diverges); `chi`, the
+    factor per layer of the mean squared gradient there; `correlation_depth`, xi_c in layers (infinite at criticality).
 
-    The critical line: `line_weight`, `line_bias`, arrays of one shape, and `line_stable`, whether the variance settles
-    there; empty, with the reason in `no_line`, where there is none. Where all of it is one point, that point.
-    `critical`: the critical point to initialize at, or None. `standings`: the initializers, and `without_place` names
-    and reasons of those that have no place in the plane.
+    `line_weight` and `line_bias`, arrays of one shape, are the points of the critical line, and `line_stable` says
+    whether the variance settles at each. They are empty where there is no line, with the reason in `no_line`, and hold
+    one point where the line is one point. `critical`: the critical point to initialize at, or None. `standings`: the
+    places of the initializers; `without_place`: name and reason of each one that has no place in the plane.
     """
 
     activation: str

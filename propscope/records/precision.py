@@ -1,4 +1,4 @@
-"""What a narrower number format would do to a tensor, read off its histogram, and the loss scale that fp16 needs."""
+"""What a narrower number format would lose of a tensor, by its histogram, and the loss scale that fp16 needs."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _NONZERO = math.ulp(0.0)
 class Format:
     """A floating-point format: its largest finite value, smallest normal and smallest subnormal number, all positive.
 
-    `overflow`: the smallest magnitude that, rounded to nearest even, is beyond `largest`; it becomes Inf, and in a
-    format without Inf NaN or, as torch casts, `largest`.
+    `overflow`: the smallest magnitude that rounds, to nearest even, beyond `largest`. It becomes Inf; in a format
+    without Inf it becomes NaN, or `largest` where torch casts it.
     """
 
     name: str
@@ -50,9 +50,9 @@ _FP16 = _INDEX["fp16"]
 
 @dataclass(frozen=True, slots=True)
 class Headroom:
-    """Shares of all values (0 to 1) that a format would lose: to `overflow`, to `subnormal` accuracy, to `zero`.
+    """Shares of all values (0 to 1) that a format would turn into Inf (`overflow`), `subnormal` numbers, or `zero`.
 
-    Values that are zero, NaN or infinite already are in the denominator alone. All NaN when there are no values.
+    Values that are already zero, NaN or infinite count only in the denominator. All are NaN when there are no values.
     """
 
     overflow: float
@@ -61,13 +61,13 @@ class Headroom:
 
     @property
     def lost(self) -> float:
-        """Share that is lost altogether: overflow and zero."""
+        """The share that is lost altogether: overflow and zero."""
         return self.overflow + self.zero
 
 
 @dataclass(frozen=True, slots=True)
 class Worst:
-    """What a format would hurt most: the name of the `site`, the `direction`, the `shares` lost."""
+    """The tensor that a format would hurt most: the name of its `site`, its `direction`, the `shares` lost."""
 
     site: str
     direction: Direction
@@ -80,8 +80,9 @@ def number_format(name: str | Format) -> Format:
         return name
     if name not in _INDEX:
         near = difflib.get_close_matches(str(name).lower().replace(" ", "_"), _INDEX, n=1, cutoff=0.5)
+        valid = ", ".join(f'"{known}"' for known in _INDEX)
         raise InputError(
-            f"format is {name!r}; valid is one of {', '.join(_INDEX)}",
+            f'format must be one of {valid}, got "{name}"',
             hint=f"did you mean {near[0]!r}?" if near else "",
         )
     return _INDEX[name]
@@ -90,9 +91,9 @@ def number_format(name: str | Format) -> Format:
 def headroom(histogram: LogHistogram, format: str | Format, *, scale: float = 1.0) -> Headroom:
     """Return the shares of a histogram's values, times `scale`, that would overflow, become subnormal or zero.
 
-    Rounded to nearest even: half the smallest subnormal, or less, becomes zero. Limits inside a bin divide it in
-    proportion to its width (12.5% at most); of magnitudes below 2^-129, where the histogram has one bin, half counts as
-    zero in bf16.
+    Values round to nearest even: half the smallest subnormal, or less, becomes zero. A limit inside a bin divides the
+    bin in proportion to its width (12.5% at most). Magnitudes below 2^-129 share one bin, of which bf16 counts half as
+    zero.
     """
     to = number_format(format)
     half = to.smallest_subnormal / 2
@@ -104,9 +105,9 @@ def headroom(histogram: LogHistogram, format: str | Format, *, scale: float = 1.
 
 
 def summary_headroom(summary: TensorSummary | None, format: str | Format, *, scale: float = 1.0) -> Headroom | None:
-    """Return the same of a summary, whose exact extremes correct the histogram: no overflow where the largest fits.
+    """Return the headroom of a summary; its exact extremes rule out an overflow that its histogram cannot.
 
-    None without a summary, without a histogram and without values.
+    None where there is no summary, no histogram, or no value.
     """
     if summary is None or summary.histogram is None or not summary.histogram.total:
         return None
@@ -118,17 +119,17 @@ def summary_headroom(summary: TensorSummary | None, format: str | Format, *, sca
 
 
 def largest_magnitude(summary: TensorSummary) -> float:
-    """Return the largest magnitude among the finite elements, exact; 0 where there are none."""
+    """Return the largest magnitude of the finite elements, exactly; 0 where there are none."""
     return 0.0 if math.isnan(summary.max) else max(abs(summary.min), abs(summary.max))
 
 
 def recommended_loss_scale(profile: NetworkProfile) -> int | None:
     """Return the largest power of two that keeps every gradient seen below fp16's largest value, with a margin of 4.
 
-    That is s = 2^k, the largest with s * g * 4 <= 65504, where g is the largest finite magnitude in any backward
-    summary of a site or gradient of a parameter, from their exact extremes; within [1, 2^24], the upper limit being
-    where torch.amp.GradScaler's doublings of 2^16 have long met an overflow. The margin is for other batches. It holds
-    for the loss that was profiled. None where no gradient was seen, or none but zeros (Micikevicius et al. 2018).
+    That is the largest s = 2^k in [1, 2^24] with s * g * 4 <= 65504, where g is the largest finite magnitude of any
+    gradient of a site or a parameter, from their exact extremes (Micikevicius et al. 2018). The margin allows for
+    other batches. torch.amp.GradScaler, which doubles from 2^16, has met an overflow long before 2^24. The scale holds
+    for the loss that was profiled. None where no gradient was seen, or all were zero.
     """
     largest = largest_gradient(profile)
     if not largest:
@@ -138,7 +139,7 @@ def recommended_loss_scale(profile: NetworkProfile) -> int | None:
 
 
 def largest_gradient(profile: NetworkProfile) -> float:
-    """Return the largest finite magnitude among all gradients seen, of sites and parameters; 0 where there is none."""
+    """Return the largest finite magnitude of all gradients seen, of sites and parameters; 0 where there is none."""
     return max((largest_magnitude(summary) for summary in _gradients(profile)), default=0.0)
 
 
@@ -152,7 +153,7 @@ def _gradients(profile: NetworkProfile) -> Iterable[TensorSummary]:
 
 
 def spell(shares: Headroom) -> str:
-    """Return the shares that are not zero in words: "over 3% zero 12%"; - where nothing is lost."""
+    """Return the shares in words without those that are zero: "over 3% zero 12%"; "-" where nothing is lost."""
     parts = (("over", shares.overflow), ("zero", shares.zero), ("sub", shares.subnormal))
     return " ".join(f"{name} {_share(share)}" for name, share in parts if share > 0) or "-"
 
@@ -162,7 +163,7 @@ def _share(share: float) -> str:
 
 
 def fp16_severity(site: Site) -> tuple[float, float, float]:
-    """Return the largest shares that fp16 would lose at a site: to overflow, to zero, to subnormal numbers."""
+    """Return the largest shares (overflow, zero, subnormal) that fp16 would lose at a site, of values or gradients."""
     found = (summary_headroom(summary, _FP16) for summary in (site.forward, site.backward))
     return max((_order(shares) for shares in found if shares is not None), default=(0.0, 0.0, 0.0))
 
@@ -172,9 +173,9 @@ def _order(shares: Headroom) -> tuple[float, float, float]:
 
 
 def worst_in(profile: NetworkProfile, format: str | Format, *, loss_scale: float = 1.0) -> Worst | None:
-    """Return the tensor that a format would hurt most, gradients times `loss_scale`; None where it hurts none.
+    """Return the tensor that a format would hurt most; None where it hurts none. Gradients count times `loss_scale`.
 
-    Overflow is worse than zeros, and these are worse than subnormal numbers.
+    Overflow is worse than zeros, and zeros are worse than subnormal numbers.
     """
     found = [
         Worst(site.name or "(model)", way, shares)

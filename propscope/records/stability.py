@@ -1,4 +1,4 @@
-"""How a training went, told from its loss curve by one rule."""
+"""`stability_of`: one rule that says from its loss curve how a training went."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from propscope.errors import InputError
 
 Stability = Literal["diverged", "oscillating", "stalled", "converged"]
 
-# Twice the loss of a constant predictor is no longer noise about it: the network is sure of what is wrong.
+# Noise about the loss of a constant predictor does not double it: such a network is confidently wrong.
 DIVERGED = 2.0
-# A network that has learned anything is more than this share better than the constant predictor.
+# A network that has learned anything beats the constant predictor by more than this share.
 LEARNED = 0.1
-# Batches shake the loss by a few per cent of what was gained; a rise of more than this share undoes learning.
+# Batches move the loss by a few per cent of what was gained; a larger rise than this share undoes learning.
 RISE = 0.1
 
 
 def stability_of(
     train_loss: ArrayLike, *, constant_loss: float | None = None, diverged_at: int | None = None
 ) -> Stability:
-    """Return how a training went, from the training loss before the first step and after each epoch, shape (epochs+1,).
+    """Return how a training went, judged by its training loss.
 
-    With L0 the loss before the first step, C that of the best constant prediction (`constant_loss`: the entropy of the
-    classes, the variance of the targets; L0 where it is not known), and "late" the second half of the epochs, the first
-    of these that holds:
+    `train_loss`, shape (epochs + 1,): the loss before the first step, L0, and after each epoch. `constant_loss`: the
+    loss C of the best constant prediction (the entropy of the classes, the variance of the targets); C = L0 where it
+    is not known. `diverged_at`: the step whose loss was not finite, None where there was none. "Late" epochs are the
+    second half. The answer is the first of these that holds:
 
-    - diverged: some loss is NaN or Inf, `diverged_at` names the step where one was, or the median late loss is more
-      than 2 max(L0, C).
-    - stalled: the median late loss is above 0.9 min(L0, C). The network predicts little better than a constant, however
-      far a badly scaled start lay above that.
-    - oscillating: with F = min(L0, C) - (lowest late loss), what was gained: twice or more on its way through the
-      late epochs the loss rises by more than 0.1 F from a low to the next high, or it ends so far above its lowest.
+    - diverged: a loss is NaN or Inf, `diverged_at` is given, or the median late loss exceeds 2 max(L0, C).
+    - stalled: the median late loss exceeds 0.9 min(L0, C). The network predicts little better than a constant, even
+      where a badly scaled start had a much larger loss.
+    - oscillating: with the gain F = min(L0, C) - (lowest late loss), the loss rises by more than 0.1 F from a low to
+      the next high at least twice in the late epochs, or it ends more than 0.1 F above its lowest value.
     - converged: none of these. The loss fell and stays down; it may still be falling.
 
-    All of it are ratios of losses, so a loss in other units, with C in the same, gives the same answer. No epoch at all
-    is stalled. Raises `InputError` without any loss.
+    Only ratios of losses count, so a loss in other units, with C in the same units, gives the same answer. A training
+    of no epochs is stalled. Raises `InputError` for an empty `train_loss`.
     """
     loss = np.asarray(train_loss, dtype=np.float64)
     if loss.ndim != 1 or not loss.size:
-        raise InputError(f"train_loss has shape {loss.shape}; valid is (epochs + 1,)")
+        raise InputError(f"train_loss must have shape (epochs + 1,), got {loss.shape}")
     if diverged_at is not None or not np.isfinite(loss).all():
         return "diverged"
     start = float(loss[0])

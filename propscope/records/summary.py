@@ -1,4 +1,4 @@
-"""`TensorSummary`: what is kept of a tensor, with an exact merge."""
+"""`TensorSummary`: the statistics of a tensor, which merge exactly."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from propscope.records.histogram import LogHistogram
 
 @dataclass(frozen=True, slots=True)
 class TensorSummary:
-    """Moments, extremes, counts and histogram of a tensor's elements, over every batch that was seen.
+    """Moments, extremes, counts and histogram of the elements of a tensor, over every batch that was seen.
 
-    `count` elements in all; of these `nan_count`, `posinf_count` and `neginf_count` are not finite. `mean`, `std`
-    (population, about the mean), `min` and `max` are over the finite elements, exact over all of them, and NaN when
-    there are none. `zero_fraction` is the share of `count` that is zero. `histogram` may rest on a sample of a large
-    tensor (then `histogram.total < count`); it is None where only moments were recorded.
+    `count` is the number of all elements; `nan_count`, `posinf_count` and `neginf_count` of them are not finite.
+    `mean`, `std` (population, about the mean), `min` and `max` are over all finite elements, and NaN when there are
+    none. `zero_fraction` is the share of `count` that is zero. `histogram` may count only a sample of a large tensor
+    (then `histogram.total < count`); it is None where only moments were recorded.
 
-    `a + b` is the summary of both tensors' elements together (Chan, Golub, LeVeque 1983, eq. 2.1), with
-    `TensorSummary.empty()` as the neutral element.
+    `a + b` is the summary of the elements of both (Chan, Golub, LeVeque 1983, eq. 2.1), and `TensorSummary.empty()` is
+    the neutral element.
     """
 
     count: int
@@ -43,9 +43,9 @@ class TensorSummary:
 
     @classmethod
     def of(cls, values: ArrayLike) -> TensorSummary:
-        """Return the summary of an array of any shape, computed in float64; the reference for every faster way."""
+        """Return the summary of an array of any shape, computed in float64: what every faster way is tested against."""
         array = np.asarray(values)
-        # A signalling NaN is a value like any other.
+        # A signalling NaN counts like any other value.
         with np.errstate(invalid="ignore"):
             wide = array.astype(np.float64).ravel()
         finite = wide[np.isfinite(wide)]
@@ -75,17 +75,17 @@ class TensorSummary:
 
     @property
     def rms(self) -> float:
-        """Root mean square of the finite elements, sqrt(E[x^2]) = sqrt(mean^2 + std^2)."""
+        """The root mean square of the finite elements, sqrt(E[x^2]) = sqrt(mean^2 + std^2)."""
         return math.hypot(self.mean, self.std)
 
     @property
     def nonfinite_count(self) -> int:
-        """Number of NaN, +Inf and -Inf elements."""
+        """The number of NaN, +Inf and -Inf elements."""
         return self.nan_count + self.posinf_count + self.neginf_count
 
     @property
     def finite_count(self) -> int:
-        """Number of elements that are neither NaN nor infinite."""
+        """The number of elements that are neither NaN nor infinite."""
         return self.count - self.nonfinite_count
 
     def __add__(self, other: TensorSummary) -> TensorSummary:
@@ -111,7 +111,8 @@ class TensorSummary:
 def merge_moments(a: tuple[int, float, float], b: tuple[int, float, float]) -> tuple[float, float]:
     """Return (mean, std) of two groups of elements together, each given as (count, mean, population std).
 
-    Chan, Golub, LeVeque 1983, eq. 2.1, on deviations: hypot does not overflow or underflow where the squares would.
+    Chan, Golub, LeVeque 1983, eq. 2.1, written for standard deviations: hypot neither overflows nor underflows where
+    their squares would.
     """
     if not a[0] or not b[0]:
         return (b if not a[0] else a)[1:]

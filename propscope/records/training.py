@@ -26,20 +26,23 @@ CURVES = ("train_loss", "train_accuracy", "validation_loss", "validation_accurac
 class TrainingRun:
     """One training of one network: its curves, how it ended, and its signal on the way.
 
-    `labels` hold one coordinate an axis: initializer, activation, depth, width, seed, optimizer; learning_rate when it
-    was given, not chosen from a list. `learning_rate`: the one trained with, of `learning_rates_tried`.
+    `labels` hold one value for each axis: initializer, activation, depth, width, seed, optimizer, and learning_rate
+    where it was given rather than chosen. `learning_rate` is the one of `learning_rates_tried` that was trained with.
 
-    `train_loss`, `train_accuracy`, `validation_loss`, `validation_accuracy`: shape (epochs + 1,), before the first step
-    and after each epoch, NaN where not defined (regression has no accuracy) or not reached. `update_ratio`: rms of a
-    step's parameter update over rms of the weights, mean over the epoch's middle and last step, shape (epochs,).
+    `train_loss`, `train_accuracy`, `validation_loss`, `validation_accuracy` have shape (epochs + 1,): the first value
+    is from before the first step, then one follows each epoch. They are NaN where they are not defined (regression has
+    no accuracy) or were not reached. `update_ratio`, shape (epochs,): rms of a step's parameter update over the rms of
+    the weights, the mean over the epoch's middle and last step.
 
-    `constant_loss`: loss of the best constant prediction on the training data, NaN where not known. `steps_to_target`:
-    steps until the accuracy (loss, for regression) reached `target`; None where it never did, or without a target.
-    `stability` as `stability_of` tells it; `diverged_at`: the first step, from 1, whose loss is not finite.
+    `constant_loss`: loss of the best constant prediction on the training data, NaN where it is not known.
+    `steps_to_target`: steps until the accuracy (loss, for regression) reached `target`; None where it never did, or
+    where there is no target. `stability` is what `stability_of` returns; `diverged_at` is the first step, from 1, whose
+    loss is not finite.
 
-    `rows`: of each weight matrix in order; `distinct_rows_before`, `distinct_rows_after`: how many of them differ from
-    every earlier one, before the first step and after the last. `profiles`: (epoch, signal profile), ascending, epoch
-    0 before the first step. `wall_seconds`: of the training, without profiling.
+    `rows`: the number of rows of each weight matrix, in order; `distinct_rows_before` and `distinct_rows_after` count
+    those that differ from every earlier row, before the first step and after the last. `profiles` holds pairs (epoch,
+    signal profile) in ascending order; epoch 0 is before the first step. `wall_seconds` is the time that the training
+    took, without profiling.
     """
 
     labels: Mapping[str, Label]
@@ -69,15 +72,15 @@ class TrainingRun:
         for name in (*CURVES, "update_ratio"):
             found, expected = getattr(self, name).shape, (length - (name == "update_ratio"),)
             if not length or found != expected:
-                raise InputError(f"{name} has shape {found}; valid is {expected}, as train_loss has {length} values")
+                raise InputError(f"{name} must have shape {expected}, as train_loss has {length} values, got {found}")
         if not len(self.rows) == len(self.distinct_rows_before) == len(self.distinct_rows_after):
             raise InputError(
-                f"rows are of {len(self.rows)} weights, distinct_rows_before of {len(self.distinct_rows_before)}, "
-                f"distinct_rows_after of {len(self.distinct_rows_after)}; valid are as many of each"
+                "rows, distinct_rows_before and distinct_rows_after must have one value for each weight matrix, got "
+                f"{len(self.rows)}, {len(self.distinct_rows_before)} and {len(self.distinct_rows_after)} values"
             )
         taken = [epoch for epoch, _ in self.profiles]
         if taken != sorted(set(taken)) or not set(taken) <= set(range(length)):
-            raise InputError(f"profiles are of epochs {taken}; valid are epochs from 0 to {self.epochs}, ascending")
+            raise InputError(f"profiles must be of epochs from 0 to {self.epochs} in ascending order, got {taken}")
 
     def __repr__(self) -> str:
         labels = "".join(f", {name} {value}" for name, value in self.labels.items())
@@ -85,21 +88,21 @@ class TrainingRun:
 
     @property
     def epochs(self) -> int:
-        """Number of epochs that were asked for."""
+        """The number of epochs that were asked for."""
         return len(self.update_ratio)
 
     @property
     def final_loss(self) -> float:
-        """Loss after the last epoch, on the validation data where there are some; NaN where the run diverged."""
+        """The loss after the last epoch, on validation data where there are any; NaN where the run diverged."""
         return _final(self.validation_loss, self.train_loss)
 
     @property
     def final_accuracy(self) -> float:
-        """Accuracy after the last epoch, on the validation data where there are some; NaN without one."""
+        """The accuracy after the last epoch, on validation data where there are any; NaN where there is none."""
         return _final(self.validation_accuracy, self.train_accuracy)
 
     def profile(self, epoch: int = 0) -> NetworkProfile | None:
-        """Return the signal profile of an epoch, a negative one counted from the last; None where none was taken."""
+        """Return the signal profile of an epoch; -1 is the last one taken. None where that epoch has none."""
         if epoch < 0:
             return self.profiles[epoch][1] if -epoch <= len(self.profiles) else None
         return next((profile for at, profile in self.profiles if at == epoch), None)
@@ -112,7 +115,7 @@ class TrainingRun:
 
 
 def _final(validation: Floats, train: Floats) -> float:
-    # Where a run with validation data diverged its last value is NaN, and the training's must not stand in for it.
+    # A run that diverged ends with a NaN on its validation data; the training loss must not stand in for it.
     return float((validation if math.isfinite(validation[0]) else train)[-1])
 
 
@@ -128,7 +131,7 @@ class TrainingSet(LabelledSet[TrainingRun]):
         return self.runs
 
     def profiles(self, epoch: int = 0) -> ProfileSet:
-        """Return the signal profiles of an epoch with their runs' labels; a negative epoch counts from each last one.
+        """Return the signal profiles of an epoch with the labels of their runs; -1 is the last one of each run.
 
         Runs without a profile of that epoch are left out.
         """

@@ -1,4 +1,4 @@
-"""One record a pair of initializer and activation: what the trainings of several seeds say together."""
+"""`TrainedPair`: what the trainings of several seeds show together, for each pair of initializer and activation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from propscope.records.training import TrainingRun, TrainingSet
 
 @dataclass(frozen=True, slots=True)
 class DistinctRows:
-    """Weight matrices `first` to `last`, from 1: of `rows` each, how many are distinct `before` and `after`."""
+    """Weight matrices `first` to `last`, from 1: each has `rows` rows, of which `before` and `after` are distinct."""
 
     first: int
     last: int
@@ -29,11 +29,11 @@ class DistinctRows:
 class TrainedPair:
     """What the trainings of one pair show together.
 
-    `labels`: all but the seed. `final_accuracy` (arithmetic) and `final_loss` (geometric) over the runs that have one:
-    a run that diverged has none. `steps_to_target`: median over runs, Inf where half of them or more never got there,
-    NaN without a target; `never`: how many did not. `stability`: runs that went so. `diverged_at`: median step of
-    those that diverged at one. `collapsed`: the weights of which some rows are equal before or after, in any run; of
-    several runs the fewest distinct rows.
+    `labels`: all except the seed. `final_accuracy` (arithmetic mean) and `final_loss` (geometric mean) are over the
+    runs that have one; a diverged run has none. `steps_to_target`: median over runs, Inf where half of them or more
+    never reached it, NaN without a target; `never` counts the runs that did not reach it. `stability`: number of runs
+    by their stability. `diverged_at`: median of the steps at which runs diverged. `collapsed`: the weights that have
+    equal rows before or after the training, in any run, with the fewest distinct rows of all runs.
     """
 
     labels: Mapping[str, Label]
@@ -49,7 +49,7 @@ class TrainedPair:
 
 
 def summarize_training(runs: TrainingSet) -> tuple[TrainedPair, ...]:
-    """Return a summary of each group of runs that differ in the seed alone, in the set's order."""
+    """Return a summary of each group of runs that differ only in the seed, in the order of the set."""
     return tuple(_summarize(dict(key), members) for key, members in runs.groups("seed").items())
 
 
@@ -62,7 +62,7 @@ def _summarize(labels: Mapping[str, Label], members: TrainingSet) -> TrainedPair
         runs=len(members),
         final_accuracy=arithmetic_interval(run.final_accuracy for run in members),
         final_loss=geometric_interval(run.final_loss for run in members),
-        # The upper median: between a number and never lies never.
+        # The upper median, since the mean of a number and Inf (never) would be Inf.
         steps_to_target=statistics.median_high(steps) if steps else math.nan,
         never=sum(math.isinf(count) for count in steps),
         stability=dict(Counter(run.stability for run in members).most_common()),
@@ -76,7 +76,7 @@ def _collapsed(runs: Sequence[TrainingRun]) -> tuple[DistinctRows, ...]:
     first = runs[0].rows
     alike = [run for run in runs if run.rows == first]
     before = [min(counts) for counts in zip(*(run.distinct_rows_before for run in alike), strict=True)]
-    # Rows of NaN are equal, but not because their units learned the same.
+    # Rows of NaN are equal, but their units have not learned the same.
     ends = (run.distinct_rows_before if run.stability == "diverged" else run.distinct_rows_after for run in alike)
     after = [min(counts) for counts in zip(*ends, strict=True)]
     found: list[DistinctRows] = []

@@ -1,4 +1,4 @@
-"""Result files: one HDF5 file of flat tables, readable without propscope; docs/schema.md states them completely."""
+"""Result files: HDF5 files of flat tables that can be read without propscope; docs/schema.md states them completely."""
 
 from propscope.store.atomic import check_target
 from propscope.store.merge import merge

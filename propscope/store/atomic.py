@@ -1,4 +1,4 @@
-"""A file that appears whole under its name or not at all."""
+"""`new_file`: an HDF5 file that appears whole under its name or not at all."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class _Sink(io.RawIOBase):
-    """The file that HDF5 writes to: it takes every write, keeps the first failure and drops what follows.
+    """The file that HDF5 writes to: it accepts every write, keeps the first failure and drops all later writes.
 
     HDF5 cannot close a file whose writes fail: it raises, retries when Python ends, and may crash the process
     (h5py issues 914 and 1775). Here a full disk is an ordinary `OSError`, raised by `check` between HDF5's calls.
@@ -66,12 +66,12 @@ class _Sink(io.RawIOBase):
         """Do nothing: `finish` flushes once, at the end."""
 
     def check(self) -> None:
-        """Raise what failed so far."""
+        """Raise the first failure, if any."""
         if self.failure is not None:
             raise self.failure
 
     def finish(self) -> None:
-        """Bring everything to the disk and close; raises what failed on the way."""
+        """Flush everything to the disk and close; raise the first failure, if any."""
         self.check()
         os.fsync(self._file.fileno())
         self._file.close()
@@ -82,7 +82,7 @@ class _Sink(io.RawIOBase):
 
 
 def check_target(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Raise the `StoreError` that `save` would, before the work is done; makes the directory when it is missing."""
+    """Raise the `StoreError` that `save` would raise, before any work is done; make the directory if it is missing."""
     _, descriptor, probe = _open_beside(path, overwrite)
     os.close(descriptor)
     probe.unlink()
@@ -92,9 +92,9 @@ def check_target(path: str | os.PathLike[str], *, overwrite: bool = False) -> No
 def new_file(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
     """Yield an HDF5 file that takes the name `path` when the block ends; a missing directory is made.
 
-    With it comes a function that raises what the disk has refused so far, which HDF5 itself does not learn. When the
-    block fails, or the disk does, nothing is left behind and an earlier file under that name is untouched. Raises
-    `StoreError` when the file exists and `overwrite` is false, or cannot be written; KeyboardInterrupt passes through.
+    The second value is a function that raises the first failure of the disk so far, since HDF5 does not report it. When
+    the block or the disk fails, nothing is left behind and an earlier file of that name is untouched. Raises
+    `StoreError` when the file exists and `overwrite` is false, or when it cannot be written; KeyboardInterrupt passes.
     """
     target, descriptor, temporary = _open_beside(path, overwrite)
     sink = _Sink(descriptor)
@@ -118,7 +118,7 @@ def new_file(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[tuple
 
 def _open_beside(path: str | os.PathLike[str], overwrite: bool) -> tuple[Path, int, Path]:
     try:
-        # Following a link replaces the file that it points to, not the link.
+        # A link is followed, so that the file it points to is replaced and not the link.
         target = Path(os.path.realpath(path))
         _refuse(path, target, overwrite)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -144,7 +144,7 @@ def _refuse(path: str | os.PathLike[str], target: Path, overwrite: bool) -> None
 
 def _publish(temporary: Path, target: Path, overwrite: bool) -> None:
     if not overwrite:
-        # Unlike a rename, a link fails when another run has taken the name meanwhile.
+        # A link fails, unlike a rename, when another run has taken the name in the meantime.
         try:
             os.link(temporary, target)
             return

@@ -1,4 +1,4 @@
-"""`merge`: several result files as one, column by column, whatever their size."""
+"""`merge`: joins result files of any size into one, column by column."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from propscope.store.schema import TABLES, Column, StoredTable
 from propscope.store.table_reader import TableReader, open_tables
 from propscope.store.table_writer import TableWriter
 
-# A block holds at most this many rows of every column of a table: some 40 MB of numbers and text.
+# The most rows that are copied at once, of every column of a table: some 40 MB of numbers and text.
 _BLOCK_ROWS = 65536
 
 
@@ -23,11 +23,11 @@ def merge(paths: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str], 
     """Write the profiles and training runs of all files in `paths`, in that order, to the one file `out`.
 
     Nothing is compared or dropped: `load(out)` is the sum of the loads. `out` may be one of `paths` when `overwrite`
-    is true. Raises `StoreError` for an input that `load` would refuse and for an output that `save` would, `InputError`
-    when `paths` is empty or one path.
+    is true. Raises `StoreError` for an input that `load` would refuse or an output that `save` would refuse, and
+    `InputError` when `paths` is empty or a single path.
     """
     if isinstance(paths, (str, os.PathLike)) or not (sources := list(paths)):
-        raise InputError(f"paths is {paths!r}; valid is a list of one or more result files", hint="merge([a, b], out)")
+        raise InputError(f"paths must be a list of one or more result files, got {paths!r}", hint="merge([a, b], out)")
     with new_file(out, overwrite=overwrite) as (file, check):
         writer = TableWriter(file, check)
         for source in sources:

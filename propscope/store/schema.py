@@ -1,7 +1,7 @@
-"""The tables of a result file and their columns, derived from `records.figures`; docs/schema.md says the same in prose.
+"""The tables of a result file and their columns; `records.figures` defines those that hold recorded quantities.
 
-A column that is added, removed or changed in meaning raises `SCHEMA_VERSION`, and a file of every earlier version stays
-in tests/data to prove that it can be read.
+docs/schema.md lists them all. Whoever adds, removes or redefines a column raises `SCHEMA_VERSION`; a file of every
+earlier version stays in tests/data to prove that it can be read.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ StoredTable = Literal["run", "epoch", "profile", "site", "parameter", "histogram
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One dataset, 1-D, of a table: `stored` is its type, `refers` the table whose row numbers it holds, or "".
+    """One 1-D dataset of a table: `stored` is its type, `refers` the table whose row numbers it holds, or "".
 
-    `since`: the first version that has it; `missing`: what every row of an older file has there, or, where it is
-    `optional`, of a file without it.
+    `since`: the first schema version that has it. `missing`: the value that every row has in a file that is older, or
+    that lacks the column where it is `optional`.
     """
 
     name: str
@@ -38,10 +38,10 @@ class Column:
     optional: bool = False
 
 
-# The tables of training runs, which a file without runs has not.
+# The tables of training runs; a file without runs lacks them.
 TRAINING: tuple[StoredTable, ...] = ("run", "epoch")
 
-# What xarray shows beside the row number: enough to tell one row from another.
+# What xarray shows beside the row number, to tell one row from another.
 COORDINATES: dict[StoredTable, tuple[str, ...]] = {
     "run": ("initializer", "activation", "depth", "width", "seed", "optimizer", "learning_rate"),
     "epoch": ("run", "number"),

@@ -1,4 +1,4 @@
-"""`open_tables`: the columns of a file, once it is known to be whole, propscope's and of a schema that can be read."""
+"""`open_tables`: the columns of a file, after checking that it is whole, written by propscope and not too new."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from propscope.store.schema import FORMAT, SCHEMA_VERSION, TABLES, TRAINING, Col
 
 Labels = dict[str, Label]
 
-# What h5py, json and the records raise for a file whose bytes are not what they should be.
+# What h5py, json and the records raise for a file whose bytes are damaged.
 _DAMAGE = (
     ArithmeticError,
     AttributeError,
@@ -38,23 +38,23 @@ _DAMAGE = (
 class TableReader:
     """The columns of an open file, each of the right type, all columns of a table equally long.
 
-    `datasets` has not the tables of runs in a file without runs, nor the columns that the file is too old for; these
-    read as missing in every row.
-    Rows are half-open ranges from `start` to `stop`; every method raises `StoreError` when they cannot be read.
+    `datasets` lacks the tables of runs in a file without runs, and the columns that the file is too old for; such a
+    column reads as missing in every row. Ranges of rows are half-open, from `start` to `stop`. Every method raises
+    `StoreError` when the rows cannot be read.
     """
 
     path: str | os.PathLike[str]
     datasets: Mapping[StoredTable, Mapping[str, h5py.Dataset]]
 
     def rows(self, table: StoredTable) -> int:
-        """Return the number of rows of a table; 0 for one that the file has not."""
+        """Return the number of rows of a table; 0 for a table that the file lacks."""
         return int(self.datasets[table][TABLES[table][0].name].shape[0]) if table in self.datasets else 0
 
     def array(self, table: StoredTable, column: str, start: int, stop: int) -> NDArray[Any]:
         """Return rows of one column, shape (stop - start,), text as bytes."""
         with reading(self.path):
             if not 0 <= start <= stop <= self.rows(table):
-                raise ValueError(f"rows {start} to {stop} of table {table} are wanted, it has {self.rows(table)}")
+                raise ValueError(f"table {table} has {self.rows(table)} rows, but rows {start} to {stop} are asked for")
             if (dataset := self.datasets.get(table, {}).get(column)) is None:
                 (absent,) = (entry for entry in TABLES[table] if entry.name == column)
                 return np.full(stop - start, absent.missing, object if absent.stored == "text" else absent.stored)
@@ -62,7 +62,7 @@ class TableReader:
             return values
 
     def take(self, table: StoredTable, start: int, stop: int) -> list[Row]:
-        """Return rows of every column, one dict a row, text as str."""
+        """Return rows of every column, one dict for each row, text as str."""
         columns = TABLES[table]
         with reading(self.path):
             values = [_plain(column, self.array(table, column.name, start, stop)) for column in columns]
@@ -75,9 +75,9 @@ class TableReader:
         return "run" in self.datasets
 
     def labels(self, table: StoredTable, mentioning: Iterable[bytes] = ()) -> dict[int, Labels]:
-        """Return the labels of every profile or run by its row, or of those whose JSON text holds all these bytes.
+        """Return the labels of every profile or run by its row; `mentioning` keeps those whose JSON holds all of it.
 
-        Profiles that were taken in a run are left out.
+        Profiles that belong to a training run are left out.
         """
         texts = self.array(table, "labels", 0, self.rows(table)).tolist()
         rows = list(range(len(texts)))
@@ -86,7 +86,7 @@ class TableReader:
         for token in mentioning:
             rows = [row for row in rows if token in texts[row]]
         with reading(self.path):
-            # One call of the parser for all of them takes a third of the time of one call for each.
+            # Parsing all labels in one call takes a third of the time of one call for each.
             labels: list[Labels] = json.loads(b"[" + b",".join([texts[row] for row in rows]) + b"]")
             if len(labels) != len(rows) or set(map(type, labels)) - {dict}:
                 raise ValueError(f"the labels of a {table} are not one JSON object")
@@ -109,7 +109,7 @@ def open_tables(path: str | os.PathLike[str]) -> Iterator[TableReader]:
 
 @contextmanager
 def reading(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Raise as a `StoreError` about `path` whatever its bytes make h5py, json or the records raise."""
+    """Turn what h5py, json or the records raise for damaged bytes into a `StoreError` that names `path`."""
     try:
         yield
     except PropscopeError:
@@ -117,7 +117,7 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
     except _DAMAGE as error:
         # str() of a KeyError is its message in quotes.
         cause = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
-        hint = "measure again or restore a copy; h5py may still open parts of it"
+        hint = "measure again, or restore a copy; h5py may still read parts of it"
         raise StoreError(f"{path} is truncated or damaged: {cause}", hint=hint) from error
 
 
@@ -126,7 +126,7 @@ def _open(path: str | os.PathLike[str]) -> h5py.File:
         with Path(path).open("rb") as stream:
             empty = not stream.read(1)
     except FileNotFoundError as error:
-        hint = "`propscope profile` writes one, propscope.save(path, profiles) too"
+        hint = "`propscope profile` and propscope.save(path, profiles) write one"
         raise StoreError(f"there is no file {path}", hint=hint) from error
     except IsADirectoryError as error:
         raise StoreError(f"cannot read {path}: it is a directory", hint="name a result file in it") from error
@@ -141,7 +141,9 @@ def _open(path: str | os.PathLike[str]) -> h5py.File:
 
 def _check_schema(path: str | os.PathLike[str], file: h5py.File) -> int:
     if file.attrs.get("format") != FORMAT:
-        raise StoreError(f"{path} is HDF5, but not a result file of propscope", hint="name a file that propscope wrote")
+        raise StoreError(
+            f"{path} is an HDF5 file that propscope did not write", hint="name a file that propscope wrote"
+        )
     version = int(file.attrs["schema_version"])
     if version > SCHEMA_VERSION:
         raise StoreError(
@@ -172,14 +174,14 @@ def _columns(file: h5py.File, table: StoredTable, version: int) -> dict[str, h5p
 
 def _column(group: h5py.Group, table: StoredTable, column: Column) -> h5py.Dataset:
     try:
-        # Half the time of group[name], which looks first what kind of object it is; there are a hundred columns.
+        # group[name] takes twice as long, since it first asks for the kind of the object; there are a hundred columns.
         dataset = h5py.Dataset(h5py.h5d.open(group.id, column.name.encode()))
     except KeyError as error:
         raise ValueError(f"column {table}/{column.name} is missing") from error
     dtype, dimensions = dataset.dtype, dataset.ndim
     right = h5py.check_string_dtype(dtype) is not None if column.stored == "text" else dtype == column.stored
     if dimensions != 1 or not right:
-        raise ValueError(f"column {table}/{column.name} is {dimensions}-D of {dtype}; valid is 1-D of {column.stored}")
+        raise ValueError(f"column {table}/{column.name} must be 1-D of {column.stored}, got {dimensions}-D of {dtype}")
     return dataset
 
 

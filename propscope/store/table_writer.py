@@ -1,4 +1,4 @@
-"""`TableWriter`: the columns of a new file, and the only place that appends rows to them."""
+"""`TableWriter`: creates the columns of a new file and appends rows to them."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _CHUNK_ROWS: dict[StoredTable, int] = {
 }
 _GZIP_LEVEL = 2
 
-# netCDF's own mark of a dimension with a length and no coordinate: a row number for each bin would outweigh the bins.
+# netCDF marks a dimension without a coordinate so; row numbers for the bins would take more space than the bins.
 _BARE_DIMENSION = "This is a netCDF dimension but not a netCDF variable."
 
 
 class TableWriter:
-    """The tables of an open, empty HDF5 file; `rows` says how many rows each has so far.
+    """The tables of an open, empty HDF5 file; `rows` is the number of rows that each has so far.
 
-    The tables of training runs are there after `add_training`. `check` is called after every append, to raise what
-    went wrong behind HDF5's back.
+    `add_training` makes the tables of training runs. `check` is called after every append, to raise a failure of the
+    disk that HDF5 does not report.
     """
 
     def __init__(self, file: h5py.File, check: Callable[[], None]) -> None:
@@ -54,7 +54,7 @@ class TableWriter:
                 self._create(table)
 
     def add_training(self) -> None:
-        """Make the tables of training runs, where they are not there yet."""
+        """Make the tables of training runs unless they exist."""
         for table in TRAINING:
             if table not in self._datasets:
                 self._create(table)
@@ -77,10 +77,10 @@ class TableWriter:
         self._datasets[table] = columns
 
     def append(self, table: StoredTable, columns: Mapping[str, Values]) -> None:
-        """Append rows, given as one sequence of equal length for each column of the table.
+        """Append rows; `columns` holds one sequence for each column of the table, all equally long.
 
-        Text is str or UTF-8 bytes. Raises `InputError` for a value that its column cannot hold, and what the disk
-        raised, as soon as it has failed.
+        Text is str or UTF-8 bytes. Raises `InputError` for a value that its column cannot hold, and the failure of the
+        disk when there was one.
         """
         arrays = {column.name: _array(table, column, columns[column.name]) for column in TABLES[table]}
         start = self.rows[table]
@@ -130,7 +130,7 @@ def _unfit(table: StoredTable, column: Column, values: Sequence[Any]) -> InputEr
     value = next((value for value in values if not _fits(column, value)), values)
     valid = "text of valid Unicode without NUL" if column.stored == "text" else f"a number that {column.stored} holds"
     return InputError(
-        f"{table} column {column.name} cannot store {value!r}; valid is {valid}",
+        f"column {table}/{column.name} must be {valid}, got {value!r}",
         hint="rename it or choose a smaller number; nothing was written",
     )
 

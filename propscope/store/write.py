@@ -1,4 +1,4 @@
-"""`save`: profiles and training runs as rows of the tables."""
+"""`save`: writes profiles and training runs as rows of the tables."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ Saved = NetworkProfile | ProfileSet | TrainingRun | TrainingSet
 
 
 def save(path: str | os.PathLike[str], profiles: Saved, *, overwrite: bool = False) -> None:
-    """Write a profile, a training run, or a set of either to the HDF5 file `path`, which appears whole or not at all.
+    """Write a profile, a training run, or a set of either to the HDF5 file `path`.
 
-    A missing directory is made. An empty set gives a valid file of no profiles, or no runs. Raises `StoreError` when
-    the file exists and `overwrite` is false, or when it cannot be written (an earlier file is then untouched), and
-    `InputError` when `profiles` is something else or holds a value that no column can store.
+    The file appears whole or not at all, and a missing directory is made. An empty set gives a valid file without
+    profiles, or without runs. Raises `StoreError` when the file exists and `overwrite` is false, or when it cannot be
+    written (an earlier file is then untouched), and `InputError` when `profiles` is something else or holds a value
+    that its column cannot store.
     """
     if isinstance(profiles, NetworkProfile):
         profiles = ProfileSet((profiles,))
@@ -40,8 +41,8 @@ def save(path: str | os.PathLike[str], profiles: Saved, *, overwrite: bool = Fal
         profiles = TrainingSet((profiles,))
     if not isinstance(profiles, (ProfileSet, TrainingSet)):
         raise InputError(
-            f"profiles is of type {type(profiles).__name__}; "
-            "valid are NetworkProfile, ProfileSet, TrainingRun and TrainingSet",
+            "profiles must be a NetworkProfile, ProfileSet, TrainingRun or TrainingSet, "
+            f"got a {type(profiles).__name__}",
             hint="ProfileSet.of(...) and TrainingSet.of(...) make a set of any iterable",
         )
     with new_file(path, overwrite=overwrite) as (file, check):
@@ -52,7 +53,7 @@ def save(path: str | os.PathLike[str], profiles: Saved, *, overwrite: bool = Fal
 
 
 class _Batch:
-    """The rows of some profiles, numbered onwards from what the file holds already."""
+    """The rows of some profiles, numbered from `base`, the number of rows that the file holds already."""
 
     def __init__(self, base: dict[StoredTable, int]) -> None:
         self.base = base

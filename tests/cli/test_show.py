@@ -207,7 +207,7 @@ BAD_FILES = {
         "run.h5 is truncated or damaged: ",
         "measure again or restore a copy",
     ),
-    "foreign": (foreign, "run.h5 is HDF5, but not a result file of propscope", "name a file that propscope wrote"),
+    "foreign": (foreign, "run.h5 is an HDF5 file that propscope did not write", "name a file that propscope wrote"),
     "newer": (newer, "run.h5 was written by propscope 12.0 with schema 99; this propscope reads up to", "pip install"),
 }
 

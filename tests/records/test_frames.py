@@ -65,7 +65,7 @@ def test_frames_of_nothing():
 
 
 def test_an_unknown_table(profiles):
-    with pytest.raises(InputError, match="table is 'sites'; valid are profile, site, parameter"):
+    with pytest.raises(InputError, match='table must be "profile" or "site" or "parameter", got "sites"'):
         profiles.to_frame("sites")
 
 

@@ -61,5 +61,5 @@ def test_other_units_of_loss_change_nothing(loss, constant, power):
 
 @pytest.mark.parametrize("loss", [[], [[1.0, 0.5]], 1.0])
 def test_what_is_no_curve_is_refused(loss):
-    with pytest.raises(InputError, match=r"valid is \(epochs \+ 1,\)"):
+    with pytest.raises(InputError, match=r"train_loss must have shape \(epochs \+ 1,\), got"):
         stability_of(loss)

@@ -34,11 +34,14 @@ def test_a_run_ends_on_the_validation_data_where_there_are_some():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train_accuracy": np.zeros(3)}, r"train_accuracy has shape \(3,\); valid is \(2,\), as train_loss has 2"),
-        ({"update_ratio": np.zeros(2)}, r"update_ratio has shape \(2,\); valid is \(1,\)"),
-        ({"rows": (4, 4)}, "rows are of 2 weights, distinct_rows_before of 0, distinct_rows_after of 0"),
-        ({"profiles": ((2, layered([1.0])),)}, r"profiles are of epochs \[2\]; valid are epochs from 0 to 1"),
-        ({"profiles": ((1, layered([1.0])), (0, layered([1.0])))}, r"epochs \[1, 0\].*ascending"),
+        (
+            {"train_accuracy": np.zeros(3)},
+            r"train_accuracy must have shape \(2,\).* 2 values, got \(3,\)",
+        ),
+        ({"update_ratio": np.zeros(2)}, r"update_ratio must have shape \(1,\).*got \(2,\)"),
+        ({"rows": (4, 4)}, "rows, distinct_rows_before and distinct_rows_after .* got 2, 0 and 0"),
+        ({"profiles": ((2, layered([1.0])),)}, r"profiles must be of epochs from 0 to 1 .*got \[2\]"),
+        ({"profiles": ((1, layered([1.0])), (0, layered([1.0])))}, r"ascending.*got \[1, 0\]"),
     ],
 )
 def test_fields_that_do_not_fit_are_refused(options, message):
@@ -90,7 +93,7 @@ def test_frames(grid):
     assert epochs.query("run == 4 and number == 1").train_accuracy.item() == 0.5
     runs = grid.to_frame("run")
     assert (runs.shape[0], runs.stability[0], runs.steps_per_epoch[0]) == (6, "converged", 10)
-    with pytest.raises(InputError, match="table is 'site'; valid are run, epoch"):
+    with pytest.raises(InputError, match='table must be "run" or "epoch", got "site"'):
         grid.to_frame("site")
 
 

@@ -81,7 +81,7 @@ def test_an_input_may_be_the_output(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("paths", [[], "a.h5", Path("a.h5")])
 def test_paths_is_a_list_of_files(tmp_path: Path, paths: Any) -> None:
-    with pytest.raises(InputError, match="valid is a list of one or more result files"):
+    with pytest.raises(InputError, match="paths must be a list of one or more result files, got "):
         merge(paths, tmp_path / "merged.h5")
     assert os.listdir(tmp_path) == []
 

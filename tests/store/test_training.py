@@ -155,11 +155,11 @@ def _set_first(name: str, value: Any) -> Callable[[h5py.File], None]:
         (lambda opened: opened["run"].pop("task"), "column run/task is missing"),
         (_set_first("run/labels", "[]"), "the labels of run 0 are not one JSON object"),
         (_set_first("run/epoch_count", 4), "rows of table epoch for run 0 belong to another run"),
-        (_set_first("run/epoch_count", 0), "the profiles or epochs of run 0 are not all there"),
-        (_set_first("run/profile_count", 3), "the profiles or epochs of run 0 are not all there"),
-        (_set_first("profile/run", 1), "the profiles or epochs of run 0 are not all there"),
-        (_set_first("profile/epoch", 17), "profiles are of epochs [17, 2]; valid are epochs from 0 to 2, ascending"),
-        (_set_first("run/rows", "[7]"), "rows are of 1 weights"),
+        (_set_first("run/epoch_count", 0), "the profiles or epochs of run 0 are incomplete"),
+        (_set_first("run/profile_count", 3), "the profiles or epochs of run 0 are incomplete"),
+        (_set_first("profile/run", 1), "the profiles or epochs of run 0 are incomplete"),
+        (_set_first("profile/epoch", 17), "profiles must be of epochs from 0 to 2 in ascending order, got [17, 2]"),
+        (_set_first("run/rows", "[7]"), "got 1, 2 and 2 values"),
     ],
 )
 def test_a_damaged_run_says_what_is_wrong(tmp_path: Path, change: Callable[[h5py.File], Any], cause: str) -> None:

@@ -86,19 +86,19 @@ def test_columns_are_compressed_chunked_and_unlimited(tmp_path: Path) -> None:
     [
         (
             [small_profile()],
-            "profiles is of type list; valid are NetworkProfile, ProfileSet, TrainingRun and TrainingSet",
+            "profiles must be a NetworkProfile, ProfileSet, TrainingRun or TrainingSet, got a list",
         ),
         (
             NetworkProfile((Site("a\0b", "Linear", "other", ()),)),
-            r"site column name cannot store 'a\x00b'; valid is text of valid Unicode without NUL",
+            r"column site/name must be text of valid Unicode without NUL, got 'a\x00b'",
         ),
         (
             NetworkProfile((Site("ok", "\ud800", "other", ()),)),
-            r"site column kind cannot store '\ud800'; valid is text of valid Unicode without NUL",
+            r"column site/kind must be text of valid Unicode without NUL, got '\ud800'",
         ),
         (
             NetworkProfile((), provenance=Provenance(seed=2**63)),
-            "profile column seed cannot store 9223372036854775808; valid is a number that int64 holds",
+            "column profile/seed must be a number that int64 holds, got 9223372036854775808",
         ),
         (
             NetworkProfile((), labels={"seed": np.int64(3)}),  # type: ignore[dict-item]
