@@ -1,6 +1,6 @@
 """Old public names: what moved since version 0.1.0 works for one more version, with a DeprecationWarning.
 
-The two tables are all there is to know. A module that moved is imported under its old name as a stand-in, whose
+The tables are all there is to know. A module that moved is imported under its old name as a stand-in, whose
 attributes are the objects of the new module, so that `isinstance`, `is` and old pickles hold. Nothing is imported
 before an old name is used. The next version deletes this file and the line that calls `install`.
 """
@@ -137,6 +137,9 @@ NAMES = {
     "propscope.results.gains.place_of": "propscope.records.gains.name_pattern",
 }
 
+# Old object that has no successor -> why, and what to use. `from module import name` shows the reason as a warning.
+REMOVED: dict[str, str] = {}
+
 
 def new_module(old: str) -> str | None:
     """Return where a module of this old name is now, or None for a name that never moved."""
@@ -201,7 +204,7 @@ def _exists(module: str) -> bool:
         return False
 
 
-_LOST_A_NAME = {old.rpartition(".")[0] for old in NAMES}
+_LOST_A_NAME = {old.rpartition(".")[0] for old in (*NAMES, *REMOVED)}
 
 
 def _with_old_names(fullname: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
@@ -222,6 +225,10 @@ def _old_names(module: ModuleType) -> Callable[[str], Any]:
     old = module.__name__
 
     def look_up(name: str) -> Any:
+        if f"{old}.{name}" in REMOVED:
+            reason = f"{old}.{name} was removed: {REMOVED[f'{old}.{name}']}"
+            warnings.warn(reason, DeprecationWarning, stacklevel=2)
+            raise AttributeError(reason)
         new = new_name(old, name)
         if new is None or (name.startswith("__") and name != "__all__"):
             raise AttributeError(f"module {old!r} has no attribute {name!r}")

@@ -7,17 +7,28 @@ import sys
 
 import pytest
 
-from propscope._moved import MODULES, NAMES, new_module, new_name
+from propscope._moved import MODULES, NAMES, REMOVED, new_module, new_name
 
-# What the packages that moved offered, by their own `__all__`, in version 0.1.0.
+# What the packages offered, by their own `__all__`, in version 0.1.0.
 OFFERED = {
     "propscope.calibration": "Calibration Left Scaled calibrate",
+    "propscope.diagnosis": "Diagnosis Finding Remedy diagnose",
     "propscope.measure": "Options Recorder jacobian profile summary track",
     "propscope.mending": "Mending State Trial carry_out centre mend verify",
-    "propscope.networks": "stream",
+    "propscope.networks": "ACTIVATIONS INITIALIZERS INPUTS MLP SCALES SQUARE_DEFAULTS Activation ActivationSpec Add "
+    "Erf FunctionActivation Initializer InitializerSpec InputBatch InputSource Layer MLPSpec "
+    "ParsedSpec ResidualLayer Sin SpecParameter default_features global_stream initialize_ "
+    "make_input parse_activation parse_initializer parse_spec parse_width split_list stream",
+    "propscope.plots": "DPI FORMATS PLOTS TRAINING_PLOTS Header Plot draw_all draw_header line_style styled "
+    "write_figure",
     "propscope.results": "CoverageNote Diagnosis Expected Finding LogHistogram NetworkProfile Parameter ProfileSet "
     "Provenance Remedy Site TensorSummary TrainingRun TrainingSet",
+    "propscope.store": "SCHEMA_VERSION check_target load load_profiles merge save",
     "propscope.sweep": "LOSSES Grid make_grid profile_mlp run",
+    "propscope.theory": "ActivationLike CriticalLine CriticalPoint DepthScales Elementwise FiniteWidth FixedPoint Law "
+    "LayerVariances MeanField NoCriticalPoint NormalizedMeanField PhaseDiagram Propagation "
+    "critical_initializer critical_line critical_point finite_width gain layer_variances "
+    "linear_batch_norm_factor phase_diagram predict weight_variance_of",
     "propscope.training": "DATA OPTIMIZERS DataSource OptimizerKind TrainingData TrainingPlan collect finish make_data "
     "make_plan run train_mlp",
 }
@@ -61,7 +72,10 @@ def test_a_name_that_moved_is_the_same_object(old):
 
 
 @ignoring_old_names
-@pytest.mark.parametrize("old", [f"{module}.{name}" for module, names in OFFERED.items() for name in names.split()])
+@pytest.mark.parametrize(
+    "old",
+    sorted({f"{module}.{name}" for module, names in OFFERED.items() for name in names.split()} - REMOVED.keys()),
+)
 def test_everything_that_was_offered_is_still_there(old):
     assert found(old) is not None
 
@@ -95,6 +109,20 @@ def test_a_renamed_object_warns_once():
     from propscope.networks import stream as again
 
     assert stream is again is seeded_generator
+
+
+def test_a_name_without_a_successor_says_why(monkeypatch):
+    monkeypatch.setitem(REMOVED, "propscope.networks.folding", "fold the weights yourself")
+    with pytest.warns(DeprecationWarning, match="fold the weights"), pytest.raises(ImportError):
+        exec("from propscope.networks import folding")
+    with pytest.warns(DeprecationWarning, match="fold"), pytest.raises(AttributeError, match=r"networks\.folding was"):
+        found("propscope.networks.folding")
+
+
+def test_what_was_removed_is_gone():
+    for old in REMOVED:
+        with pytest.warns(DeprecationWarning, match=old), pytest.raises(AttributeError, match=old):
+            found(old)
 
 
 @ignoring_old_names
