@@ -82,10 +82,6 @@ def test_the_pictures_of_trainings(command, trained_file, place):
     assert "valid are learning, signal, activation-map" in command("plot", trained_file, "--only", "weights").error
 
 
-def test_the_help_names_every_picture_of_trainings(command):
-    assert "learning, signal, activation-map" in " ".join(command.fine("plot", "--help").replace("│", " ").split())
-
-
 def test_merging_counts_both_kinds(command, run_file, trained_file):
     assert command.fine("merge", trained_file, trained_file, "-o", "two.h5") == "16 training runs in two.h5\n"
     out = command.fine("merge", trained_file, run_file, "-o", "mixed.h5")
