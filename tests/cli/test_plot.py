@@ -5,7 +5,7 @@ from building.command_line import files
 
 import propscope.plots
 
-PLOTS = ("curves", "activations", "gradients", "weights", "weight-gradients", "overview")
+PLOTS = tuple(plot.name for plot in propscope.plots.PLOTS if plot.name != "jacobian")
 
 
 @pytest.mark.slow
