@@ -16,7 +16,7 @@ from timing import write
 
 from propscope.theory import MeanField, critical_point, finite_width, gain, phase_diagram
 from propscope.theory.critical import _scan
-from propscope.theory.elementwise import _of_name
+from propscope.theory.elementwise import _of_spec
 from propscope.theory.tables import moment_table
 
 NETWORKS = {
@@ -44,7 +44,7 @@ class Measured:
 
 def forget() -> None:
     """Forget what earlier runs worked out about activations."""
-    for cache in (_of_name, moment_table, _scan):
+    for cache in (_of_spec, moment_table, _scan):
         cache.cache_clear()
 
 

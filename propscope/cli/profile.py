@@ -114,7 +114,7 @@ def profile(
     )
 
     def path() -> Path:
-        names = map(short_name, grid.activation[:3])
+        names = (short_name(activation.label) for activation in grid.activation[:3])
         depths = (f"d{depth}" for depth in grid.depth[:3])
         return output or unused_path("-".join(["mlp", *names, *depths]), ".h5")
 

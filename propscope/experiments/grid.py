@@ -1,23 +1,37 @@
-"""`Grid`: which networks are profiled, as a record that lists its cells."""
+"""`Grid`: the networks of an experiment, every combination of its axes, and `make_grid`, which reads the axes."""
 
 from __future__ import annotations
 
 import itertools
 import json
-import operator
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import torch
 
+from propscope.checks import count, one_of
 from propscope.errors import InputError
-from propscope.networks import MLPSpec, default_features, parse_activation, parse_initializer
+from propscope.networks import (
+    ActivationSpec,
+    InitializerSpec,
+    InputSpec,
+    MLPSpec,
+    default_features,
+    parse_activation,
+    parse_initializer,
+    parse_input,
+    split_list,
+)
 from propscope.networks.mlp import Norm
 from propscope.records.network import Label
 from propscope.theory.initialization import critical_initializer
 
+# What names an activation or an initializer in Python: a spec string, what parsing returns, or the callable itself.
+Choice = str | ActivationSpec | InitializerSpec | Callable[..., Any]
+S = TypeVar("S", ActivationSpec, InitializerSpec)
 Loss = Literal["cotangent", "mse", "cross-entropy"]
 LOSSES = ("cotangent", "mse", "cross-entropy")
 RANDOM_CLASSES = 10
@@ -33,7 +47,7 @@ _DTYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One network of a grid: its spec and seed, and the labels of its profile."""
+    """One network of a grid with one seed, and the labels of its profile."""
 
     network: MLPSpec
     seed: int
@@ -44,22 +58,24 @@ class Cell:
 class Grid:
     """Every combination of activation, initializer, depth and width, for each seed, all else equal.
 
-    The first five are the axes. `batch` rows of `input`, scaled by `scale` ("zscore", "minmax", "none" or None).
-    `loss`: "cotangent" sends a random unit-variance gradient into the output; "mse" and "cross-entropy" are against
-    the input's own labels where it has them, and random ones elsewhere. `jacobian`: the number of samples whose
-    Jacobian is taken at every layer, in float64; False for none, True for 4. The rest is as in `MLPSpec`.
+    The first five are the axes. `activation`, `initializer` and `input` may be given as spec strings, and the first two
+    as callables; they are held as the specs that `parse_activation`, `parse_initializer` and `parse_input` return.
+    `batch`: rows of `input`, scaled by `scale` ("zscore", "minmax", "none" or None). `loss`: "cotangent" sends a random
+    gradient of unit variance into the output; "mse" and "cross-entropy" take the labels of the input, or random ones
+    where it has none. `jacobian`: the number of samples whose Jacobian is computed at every layer, in float64; False
+    for none, True for 4. The other fields are those of `MLPSpec`.
 
-    Raises `InputError` for anything that is not valid, for a network that does not fit in memory, and for the
+    Raises `InputError` for an argument that is not valid, for a network that does not fit in memory, and for the
     initializer `critical` with an activation that has no critical point.
     """
 
-    activation: tuple[str, ...]
-    initializer: tuple[str, ...]
+    activation: tuple[ActivationSpec, ...]
+    initializer: tuple[InitializerSpec, ...]
     depth: tuple[int, ...]
     width: tuple[int | tuple[int, ...], ...]
     seeds: tuple[int, ...]
     batch: int = 256
-    input: str = "normal"
+    input: InputSpec = field(default_factory=partial(parse_input, "normal"))
     scale: str | None = None
     loss: Loss = "cotangent"
     input_size: int | None = None
@@ -75,24 +91,28 @@ class Grid:
     jacobian: int = 0
 
     def __post_init__(self) -> None:
+        def keep(name: str, value: object) -> None:
+            object.__setattr__(self, name, value)
+
         for name in ("activation", "initializer", "depth", "width", "seeds"):
             if not getattr(self, name):
-                raise InputError(f"{name} lists nothing; give at least one")
-        object.__setattr__(self, "seeds", tuple(_whole("seed", seed, 0) for seed in self.seeds))
-        object.__setattr__(self, "batch", _whole("batch", self.batch, 1))
-        object.__setattr__(self, "histogram_limit", _whole("histogram_limit", self.histogram_limit, 0))
+                raise InputError(f"{name} must list at least one value, got none")
+        keep("activation", _distinct("activation", map(parse_activation, self.activation)))
+        keep("initializer", _distinct("initializer", map(parse_initializer, self.initializer)))
+        keep("input", parse_input(self.input))
+        keep("seeds", tuple(count("seed", seed, least=0) for seed in self.seeds))
+        keep("batch", count("batch", self.batch))
+        keep("histogram_limit", count("histogram_limit", self.histogram_limit, least=0))
         samples = JACOBIAN_SAMPLES * self.jacobian if isinstance(self.jacobian, bool) else self.jacobian
-        object.__setattr__(self, "jacobian", _whole("jacobian", samples, 0))
-        if self.loss not in LOSSES:
-            raise InputError(f"loss is {self.loss!r}; valid is one of {', '.join(LOSSES)}")
-        if self.dtype not in _DTYPES:
-            raise InputError(f"dtype is {self.dtype!r}; valid is one of {', '.join(_DTYPES)}")
+        keep("jacobian", count("jacobian", samples, least=0))
+        one_of("loss", self.loss, LOSSES)
+        one_of("dtype", self.dtype, _DTYPES)
         try:
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:
             reason = str(error).strip().splitlines()[0]
             raise InputError(f"device {self.device!r} cannot be used: {reason}", hint="valid here is cpu") from error
-        # All of them now: a mistake in the last must not cost the work on those before it.
+        # All networks are checked before the first runs, so that a mistake in the last costs no work.
         for network in self.networks():
             self._check_memory(network)
             critical_initializer(network.initializer, network.activation, bias=network.bias)
@@ -106,7 +126,7 @@ class Grid:
         return len(self.activation) * len(self.initializer) * len(self.depth) * len(self.width) * len(self.seeds)
 
     def cells(self) -> Iterator[Cell]:
-        """Yield every network with every seed, seeds innermost, so that a pair is finished before the next begins."""
+        """Yield every network with every seed, seeds innermost: a pair is finished before the next begins."""
         for network in self.networks():
             labels = self._labels(network)
             for seed in self.seeds:
@@ -114,7 +134,7 @@ class Grid:
 
     def networks(self) -> Iterator[MLPSpec]:
         """Yield every combination of activation, initializer, depth and width."""
-        shared = {field.name: getattr(self, field.name) for field in fields(MLPSpec) if field.name in _PASSED_ON}
+        shared = {name: getattr(self, name) for name in _PASSED_ON}
         for activation, initializer, depth, width in itertools.product(
             self.activation, self.initializer, self.depth, self.width
         ):
@@ -125,7 +145,7 @@ class Grid:
             yield network
 
     def _check_memory(self, network: MLPSpec) -> None:
-        """Refuse what cannot fit before the system ends the process for it."""
+        """Refuse a network that cannot fit, for which the system would end the process."""
         if torch.device(self.device).type != "cpu" or not hasattr(os, "sysconf"):
             return
         units = network.width * network.depth if isinstance(network.width, int) else sum(network.widths)
@@ -141,42 +161,78 @@ class Grid:
 
     def _labels(self, network: MLPSpec) -> dict[str, Label]:
         labels: dict[str, Label] = {
-            "initializer": network.initializer,
-            "activation": network.activation,
+            "initializer": network.initializer.label,
+            "activation": network.activation.label,
             "depth": network.depth,
             "width": network.width if isinstance(network.width, int) else network.width_label,
         }
         # What is unusual about a run tells it from others when files are merged; what is usual would only clutter.
         unusual = {"input": "normal", "scale": None, "loss": "cotangent", "batch": 256, "dtype": "float32"} | {
-            name: None if name == "bias" else MLPSpec.__dataclass_fields__[name].default for name in _PASSED_ON
+            name: None if name == "bias" else Grid.__dataclass_fields__[name].default for name in _PASSED_ON
         }
         for name, usual in unusual.items():
-            value = getattr(self, name)
+            value = self.input.label if name == "input" else getattr(self, name)
             if value != usual:
                 labels[name] = str(value) if isinstance(value, bool) else value
         return labels
 
     def spec(self, cell: Cell) -> str:
-        """Return the JSON text of everything that the cell was asked for."""
-        network = {field.name: getattr(cell.network, field.name) for field in fields(MLPSpec)}
+        """Return the JSON text of all that a cell is made from."""
         run = {name: getattr(self, name) for name in ("batch", "input", "scale", "loss", "dtype", "device")}
-        return json.dumps({"network": network, "seed": cell.seed, **run})
+        run["input"] = self.input.label
+        return json.dumps({"network": cell.network.document(), "seed": cell.seed, **run})
 
 
 _PASSED_ON = ("input_size", "output_size", "bias", "norm", "residual", "dropout", "alpha_dropout")
 
 
-def canonical(names: tuple[str, ...], what: Literal["activation", "initializer"]) -> tuple[str, ...]:
-    """Return specs in their canonical form, each once, in order."""
-    parse = parse_activation if what == "activation" else parse_initializer
-    return tuple(dict.fromkeys(parse(name).label for name in names))
+def make_grid(
+    *,
+    depth: int | Iterable[int],
+    width: int | Iterable[int | tuple[int, ...]],
+    activation: Choice | Iterable[Choice],
+    initializer: Choice | Iterable[Choice],
+    seeds: int | Iterable[int],
+    **options: Any,
+) -> Grid:
+    """Return the grid with these axes; a single value and comma-separated text become axes too."""
+    unknown = set(options) - set(Grid.__dataclass_fields__)
+    if unknown:
+        raise InputError(
+            f"unknown option {', '.join(sorted(unknown))}; valid are {', '.join(list(Grid.__dataclass_fields__)[5:])}"
+        )
+    return Grid(
+        activation=_distinct("activation", map(parse_activation, _choices(activation))),
+        initializer=_distinct("initializer", map(parse_initializer, _choices(initializer))),
+        depth=_axis(depth),
+        width=_axis(width),
+        seeds=_seeds(seeds),
+        **options,
+    )
 
 
-def _whole(name: str, value: Any, least: int) -> int:
-    try:
-        number = -1 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = -1
-    if number < least:
-        raise InputError(f"{name} is {value!r}; valid is a whole number of at least {least}")
-    return number
+def _distinct(name: str, specs: Iterable[S]) -> tuple[S, ...]:
+    """Return the specs, each once, in order; raises `InputError` for two callables with one label."""
+    found: dict[str, S] = {}
+    for spec in specs:
+        if found.setdefault(spec.label, spec) != spec:
+            raise InputError(f"{name} lists two callables named {spec.label}", hint="give each a name of its own")
+    return tuple(found.values())
+
+
+def _choices(value: Choice | Iterable[Choice]) -> tuple[Any, ...]:
+    # A class with __iter__ is no list of classes.
+    return tuple(split_list(value)) if isinstance(value, str) else (value,) if callable(value) else _axis(value)
+
+
+def _axis(value: Any) -> tuple[Any, ...]:
+    listed = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
+    return tuple(dict.fromkeys(tuple(item) if isinstance(item, list) else item for item in listed))
+
+
+def _seeds(value: int | Iterable[int]) -> tuple[int, ...]:
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value < 1:
+            raise InputError(f"seeds must be a number of seeds of at least 1, or a list of seeds, got {value}")
+        return tuple(range(value))
+    return _axis(value)

@@ -35,11 +35,22 @@ Numbered = tuple[int, TrainingRun]
 def available_workers(plan: TrainingPlan) -> int:
     """Return how many processes, this one included, can train the plan's jobs at the same time."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # A function that lives in the caller's script cannot be found from elsewhere.
-    own = any(name.startswith("__main__:") for name in (*plan.grid.activation, *plan.grid.initializer))
-    if own or not plan.grid.device.startswith("cpu") or not sys.executable:
+    if not _found_elsewhere(plan) or not plan.grid.device.startswith("cpu") or not sys.executable:
         return 1
     return max(1, min(cores // plan.threads, len(plan)))
+
+
+def _found_elsewhere(plan: TrainingPlan) -> bool:
+    """Return whether another process can unpickle the plan and import what it names."""
+    # A function of the caller's script is pickled by a name that only this process has.
+    named = [spec.name for spec in plan.grid.activation] + [spec.name for spec in plan.grid.initializer]
+    if any(name.startswith("__main__:") for name in named):
+        return False
+    try:
+        pickle.dumps(plan)
+    except Exception:  # A lambda, or whatever a user's object makes of pickling.
+        return False
+    return True
 
 
 def trained(plan: TrainingPlan, *, workers: int) -> Iterator[Numbered]:

@@ -9,7 +9,16 @@ from propscope.networks.initializers import (
     InitializerSpec,
     parse_initializer,
 )
-from propscope.networks.inputs import INPUTS, SCALES, InputBatch, InputSource, default_features, make_input
+from propscope.networks.inputs import (
+    INPUTS,
+    SCALES,
+    InputBatch,
+    InputSource,
+    InputSpec,
+    default_features,
+    make_input,
+    parse_input,
+)
 from propscope.networks.layers import MLP, Add, Layer, ResidualLayer
 from propscope.networks.mlp import MLPSpec, parse_width
 from propscope.networks.randomness import global_stream, seeded_generator
@@ -33,6 +42,7 @@ __all__ = [
     "InitializerSpec",
     "InputBatch",
     "InputSource",
+    "InputSpec",
     "Layer",
     "MLPSpec",
     "ParsedSpec",
@@ -45,6 +55,7 @@ __all__ = [
     "make_input",
     "parse_activation",
     "parse_initializer",
+    "parse_input",
     "parse_spec",
     "parse_width",
     "seeded_generator",

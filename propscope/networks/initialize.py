@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from propscope.checks import number
 from propscope.errors import InputError
 from propscope.networks.initializers import InitializerSpec, parse_initializer
 from propscope.networks.randomness import global_stream
@@ -22,7 +23,7 @@ _FOUR_GATES, _THREE_GATES = (nn.LSTM, nn.LSTMCell), (nn.GRU, nn.GRUCell)
 @torch.no_grad()
 def initialize_(
     module: nn.Module,
-    spec: str | InitializerSpec,
+    spec: str | InitializerSpec | Callable[..., Any],
     *,
     bias_std: float | None = None,
     generator: torch.Generator | None = None,
@@ -32,20 +33,20 @@ def initialize_(
     Layers: Linear, Bilinear, convolutions and transposed ones, RNN, LSTM and GRU and their cells (each gate of a
     weight by itself), Embedding (the padding row stays zero), the input projections of MultiheadAttention (query,
     key and value each by itself), and the Conv1D of transformers, a linear layer whose weight is transposed.
-    Norms and the parameters of other modules are left alone. A weight that layers share is set once, as the first of
-    them asks.
+    Norms and other modules keep their parameters. A weight that several layers share is set once, by the first of
+    them.
 
-    `bias_std`: the biases of these layers come from N(0, bias_std^2); 0 gives zeros; None gives what the initializer
-    does, zeros, for `critical` N(0, bias_variance), for `default` what the layer's own `reset_parameters` does. `dirac`
-    sets convolutions alone and `identity` matrices alone; the other layers keep weight and bias. Everything is drawn
-    from `generator`, and torch's global one stays as it was; without a generator, the global one draws.
+    `bias_std`: the biases of these layers are drawn from N(0, bias_std^2); 0 gives zeros. With None the initializer
+    decides: N(0, bias_variance) for `critical`, the layer's own `reset_parameters` for `default`, else zeros. `dirac`
+    sets only convolutions and `identity` only matrices; the other layers keep weight and bias. `generator` draws every
+    number, and torch's global generator stays as it was; without a generator, the global one draws.
 
     Raises `InputError` for an unknown spec, a negative or infinite `bias_std`, layers that have no shape yet, and a
     module without any weight that the initializer fills.
     """
     initializer = parse_initializer(spec)
-    if bias_std is not None and not 0 <= bias_std < math.inf:
-        raise InputError(f"bias_std is {bias_std}; valid is a finite number of at least 0, or None")
+    if bias_std is not None:
+        bias_std = number("bias_std", bias_std)
     layers = [layer for layer in module.modules() if isinstance(layer, _LAYERS) or _is_transposed(layer)]
     for layer in layers:
         if any(nn.parameter.is_lazy(parameter) for parameter in layer.parameters(recurse=False)):
@@ -120,7 +121,7 @@ def _fill_biases(
 
 
 def _weights(layer: nn.Module) -> Iterator[tuple[nn.Parameter, int]]:
-    """Yield each weight of a layer with the number of equal matrices that are stacked along its rows."""
+    """Yield each weight of a layer with the number of equal matrices that its rows stack."""
     gates = 4 if isinstance(layer, _FOUR_GATES) else 3 if isinstance(layer, _THREE_GATES) else 1
     for name, parameter in layer.named_parameters(recurse=False):
         if name == "in_proj_weight":

@@ -404,7 +404,11 @@ class InitializerSpec:
         first = self.parameters["first_weight_variance"] if self.name == "critical" else "auto"
         if first == "auto":
             return self
-        values = {**self.parameters, "weight_variance": first, "first_weight_variance": "auto"}
+        return self.with_parameters(weight_variance=first, first_weight_variance="auto")
+
+    def with_parameters(self, **parameters: Value) -> InitializerSpec:
+        """Return the same initializer of the table with other values for these parameters."""
+        values = {**self.parameters, **parameters}
         return InitializerSpec(self.name, values, label(self.name, values, _INDEX[self.name].parameters))
 
     def fill(self, weight: Tensor, generator: torch.Generator | None = None) -> None:

@@ -1,20 +1,21 @@
-"""The inputs that a network is profiled on: one table, and `make_input`, which makes a batch of one of them."""
+"""The inputs that a network is profiled on: their table, and `make_input`, which draws a batch from one of them."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from propscope.checks import count, one_of
 from propscope.errors import InputError
 from propscope.networks.data_files import Rows, digits, npy_file, pt_file
 from propscope.networks.randomness import seeded_generator
-from propscope.networks.spec import Value, index_names, label, look_up, parse_spec
+from propscope.networks.spec import index_names, label, look_up, parse_spec
 from propscope.records.spec_parameter import SpecParameter
 
 SCALES = ("zscore", "minmax", "none")
@@ -22,7 +23,7 @@ SCALES = ("zscore", "minmax", "none")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InputBatch:
-    """`values`, shape (rows, features); `targets`, class labels, int64, shape (rows,), or None; `name`, the spec."""
+    """A batch: `values`, shape (rows, features); `targets`, class labels, int64, shape (rows,), or None; its spec."""
 
     values: Tensor
     targets: Tensor | None
@@ -31,10 +32,10 @@ class InputBatch:
 
 @dataclass(frozen=True, slots=True)
 class InputSource:
-    """Where a batch comes from: `draw(rows, features, generator, **parameters)` gives values and targets.
+    """A source of batches: `draw(rows, features, generator, **parameters)` returns values and targets.
 
-    `features`: how many it has when none are asked for; None where that has to be said. `exact`: no other number
-    will do.
+    `features`: the number of features unless another is asked for; None where there is no usual number. `exact`: the
+    source has that number of features and no other.
     """
 
     name: str
@@ -53,7 +54,7 @@ def _normal(rows: int, features: int, generator: torch.Generator) -> Rows:
 
 def _uniform(rows: int, features: int, generator: torch.Generator, *, low: float, high: float) -> Rows:
     if not low < high:
-        raise InputError(f"low of input uniform is {low:g}, high {high:g}; valid is low < high")
+        raise InputError(f"low of input uniform must be below high, got low {low:g} and high {high:g}")
     return torch.empty(rows, features, dtype=torch.float64).uniform_(low, high, generator=generator), None
 
 
@@ -70,7 +71,7 @@ def _mixed(rows: int, features: int, generator: torch.Generator) -> Rows:
 
 
 def _drawn_from(load: Callable[..., Rows]) -> Callable[..., Rows]:
-    """Return the source that takes `rows` rows of what `load` gives, without replacement, or all that there are."""
+    """Return a `draw` that takes `rows` of the rows that `load` returns, without replacement, or all where fewer."""
 
     def draw(rows: int, features: int | None, generator: torch.Generator, **parameters: Any) -> Rows:
         values, targets = load(**parameters)
@@ -98,17 +99,34 @@ INPUTS: tuple[InputSource, ...] = (
 _INDEX = index_names(INPUTS)
 
 
-def default_features(spec: str, width: int) -> int | None:
-    """Return what to ask `make_input` for when the number of features is open: `width` where any number will do.
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """A chosen input: every parameter's value, and `label`, its canonical spec (the path, for a file)."""
 
-    None for sources that have a number of their own: mixed, digits and files. Raises `InputError` as `make_input`.
+    name: str
+    parameters: Mapping[str, Any] = field(hash=False)
+    label: str
+
+    def __str__(self) -> str:
+        return self.label
+
+    @property
+    def source(self) -> InputSource:
+        """The entry of `INPUTS`."""
+        return _INDEX[self.name]
+
+
+def default_features(spec: str | InputSpec, width: int) -> int | None:
+    """Return the `features` to ask `make_input` for by default: `width` for a source with any number of features.
+
+    None for sources with a number of their own: mixed, digits and files. Raises `InputError` as `make_input` does.
     """
-    source, _, _ = _parse(spec)
+    source = parse_input(spec).source
     return width if source.features is None and not source.exact else None
 
 
 def make_input(
-    spec: str,
+    spec: str | InputSpec,
     *,
     batch: int,
     seed: int,
@@ -119,29 +137,31 @@ def make_input(
 ) -> InputBatch:
     """Return a batch of `normal`, `uniform:low=-1:high=1`, `mixed`, `digits`, or of a `.npy` or `.pt` file.
 
-    `batch` rows, or all that there are when data has fewer; data is drawn without replacement. `features` columns,
-    None for the number that the source has by itself. `scale`, per feature over the rows of the batch: `zscore` to
-    mean 0 and (population) standard deviation 1, `minmax` to [0, 1]; a constant feature becomes 0. `none` or None
-    leaves the values. The same seed gives the same batch, rounded, for every dtype and device; torch's global
+    `batch`: the number of rows; data with fewer gives all, and data is drawn without replacement. `features`: the
+    number of columns; None for the source's own. `scale` acts on each feature over the rows of the batch: `zscore` to
+    mean 0 and (population) standard deviation 1, `minmax` to [0, 1]; a constant feature becomes 0. `none` and None
+    keep the values. The same seed gives the same numbers, rounded, for every dtype and device, and torch's global
     generator is not used.
 
-    Raises `InputError` for an unknown source, parameter or scale, for a batch or features below 1, for a file that is
-    missing, damaged, empty, of the wrong shape or type, or holds NaN or Inf, and for features that it does not have;
-    `MissingDependencyError` for digits without scikit-learn.
+    Raises `InputError` for an unknown source, parameter or scale; for a batch or features below 1; for a file that is
+    missing, damaged, empty, of the wrong shape or type, or holds NaN or Inf; and for features that a source does not
+    have. Raises `MissingDependencyError` for digits without scikit-learn.
     """
-    source, parameters, name = _parse(spec)
-    for what, number in (("batch", batch), ("features", features)):
-        if number is not None and number < 1:
-            raise InputError(f"{what} is {number}; valid is a whole number of at least 1")
-    if scale is not None and scale not in SCALES:
-        raise InputError(f"scale is {scale!r}; valid is one of {', '.join(SCALES)}")
+    chosen = parse_input(spec)
+    source, name = chosen.source, chosen.label
+    batch = count("batch", batch)
+    if features is not None:
+        features = count("features", features)
+    if scale is not None:
+        one_of("scale", scale, SCALES)
     wanted = source.features if features is None else features
     if wanted is None and not source.exact:
-        raise InputError(f"input {name} has any number of features; say how many", hint="give features")
-    values, targets = source.draw(batch, wanted, seeded_generator(seed, "input", name), **parameters)
+        raise InputError(f"features must be a number for input {name}, which has none of its own", hint="give features")
+    values, targets = source.draw(batch, wanted, seeded_generator(seed, "input", name), **chosen.parameters)
     if wanted not in (None, values.shape[1]):
         raise InputError(
-            f"features is {wanted}, but input {name} has {values.shape[1]}", hint="leave features (input size) out"
+            f"features must be {values.shape[1]} for input {name}, got {wanted}",
+            hint="leave features (input size) out",
         )
     values = _scaled(values, scale).to(dtype)
     if not values.isfinite().all():
@@ -149,9 +169,12 @@ def make_input(
     return InputBatch(values.to(device), targets if targets is None else targets.to(device), name)
 
 
-def _parse(spec: str) -> tuple[InputSource, dict[str, Any], str]:
+def parse_input(spec: str | InputSpec) -> InputSpec:
+    """Return the input that a spec names; raises `InputError` for an unknown source or parameter."""
+    if isinstance(spec, InputSpec):
+        return spec
     if isinstance(spec, str) and (suffix := Path(spec).suffix.lower()) in _INDEX:
-        return _INDEX[suffix], {"path": Path(spec)}, spec
+        return InputSpec(_INDEX[suffix].name, {"path": Path(spec)}, spec)
     parsed = parse_spec(spec, "input")
     if parsed.name not in _INDEX or parsed.name.startswith("."):
         names = [name for name in _INDEX if not name.startswith(".")]
@@ -161,8 +184,7 @@ def _parse(spec: str) -> tuple[InputSource, dict[str, Any], str]:
             hint=f"did you mean {near[0]!r}?" if near else "save the data as .npy or .pt",
         )
     entry, values = look_up(_INDEX, parsed, "input")
-    parameters: dict[str, Value] = {**values}
-    return entry, parameters, label(entry.name, parameters, entry.parameters)
+    return InputSpec(entry.name, values, label(entry.name, values, entry.parameters))
 
 
 def _scaled(values: Tensor, scale: str | None) -> Tensor:

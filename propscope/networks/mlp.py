@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
-import operator
 import os
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from propscope.checks import count, number, one_of, shown
 from propscope.errors import InputError
-from propscope.networks.activations import parse_activation
-from propscope.networks.initializers import parse_initializer
+from propscope.networks.activations import ActivationSpec, parse_activation
+from propscope.networks.initializers import InitializerSpec, parse_initializer
 from propscope.networks.layers import MLP, Layer, ResidualLayer, unfilled_linear
 from propscope.networks.randomness import global_stream, seeded_generator
 
@@ -24,58 +23,71 @@ _NORMS: dict[str, Callable[..., nn.Module]] = {"batch": nn.BatchNorm1d, "layer":
 _NORM_PARAMETERS = {"none": 0, "batch": 2, "layer": 2, "rms": 1}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class MLPSpec:
-    """An MLP: everything about it but the seed.
+    """An MLP: everything that it is built from, except the seed.
 
-    `depth` layers of `width` units: one number for all, a tuple of `depth` numbers, or two numbers (first, last) with
-    a geometric taper between them. `activation` and `initializer` are specs, kept in their canonical form.
-    `input_size` is the first width unless given; `output_size` adds a linear readout. `bias` is the biases' standard
-    deviation, 0 for zeros, None for what the initializer does (zeros; torch's own for `default`). `norm` acts on the
-    pre-activation. `residual`: z_{l+1} = z_l + W_{l+1} phi(norm(z_l)) + b_{l+1}, for equal widths. `dropout` and
-    `alpha_dropout` are probabilities, of which one may be set, after the activation.
+    `depth` layers of `width` units: one number for all layers, a tuple of `depth` numbers, or two numbers (first, last)
+    with a geometric taper between them. `activation` and `initializer`: whatever `parse_activation` and
+    `parse_initializer` take, spec strings and callables among it; held as the specs that these return. `input_size`:
+    by default the first width. `output_size`: adds a linear readout of as many units. `bias`: the standard deviation
+    of the biases, 0 for zeros, None for what the initializer does (zeros; torch's own for `default`). `norm`: acts on
+    the pre-activation. `residual`: z_{l+1} = z_l + W_{l+1} phi(norm(z_l)) + b_{l+1}, for equal widths. `dropout` and
+    `alpha_dropout`: probabilities, one of which may be set; they act on the activation.
 
-    Raises `InputError` for anything that is not valid.
+    Raises `InputError` for an argument that is not valid.
     """
 
     depth: int
-    _: KW_ONLY
-    width: int | tuple[int, ...] = 256
-    activation: str = "relu"
-    initializer: str = "he_normal"
-    input_size: int | None = None
-    output_size: int | None = None
-    bias: float | None = None
-    norm: Norm = "none"
-    residual: bool = False
-    dropout: float = 0.0
-    alpha_dropout: float = 0.0
+    width: int | tuple[int, ...]
+    activation: ActivationSpec
+    initializer: InitializerSpec
+    input_size: int | None
+    output_size: int | None
+    bias: float | None
+    norm: Norm
+    residual: bool
+    dropout: float
+    alpha_dropout: float
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        depth: int,
+        *,
+        width: int | tuple[int, ...] = 256,
+        activation: str | ActivationSpec | Callable[..., Any] = "relu",
+        initializer: str | InitializerSpec | Callable[..., Any] = "he_normal",
+        input_size: int | None = None,
+        output_size: int | None = None,
+        bias: float | None = None,
+        norm: Norm = "none",
+        residual: bool = False,
+        dropout: float = 0.0,
+        alpha_dropout: float = 0.0,
+    ) -> None:
         def keep(name: str, value: object) -> None:
             object.__setattr__(self, name, value)
 
-        keep("depth", _count("depth", self.depth))
-        keep("width", _width(self.width, self.depth))
-        keep("activation", parse_activation(self.activation).label)
-        initializer = parse_initializer(self.initializer)
-        keep("initializer", initializer.label)
-        if initializer.shape == "a convolution":
-            raise InputError(f"initializer {initializer.name} fills convolutions; an MLP has none", hint="try identity")
-        for name in ("input_size", "output_size"):
-            if (size := getattr(self, name)) is not None:
-                keep(name, _count(name, size))
-        if self.bias is not None:
-            keep("bias", _number("bias", self.bias, math.inf, "a finite standard deviation of at least 0, or None"))
-        if self.norm not in _NORM_PARAMETERS:
-            raise InputError(f"norm is {self.norm!r}; valid is one of {', '.join(_NORM_PARAMETERS)}")
-        for name in ("dropout", "alpha_dropout"):
-            keep(name, _number(name, getattr(self, name), 1.0, "a probability of at least 0 and below 1"))
+        keep("depth", count("depth", depth))
+        keep("width", _width(width, self.depth))
+        keep("activation", parse_activation(activation))
+        keep("initializer", parse_initializer(initializer))
+        if self.initializer.shape == "a convolution":
+            raise InputError(
+                f"initializer {self.initializer} fills convolutions, and an MLP has none", hint="try identity"
+            )
+        for name, size in (("input_size", input_size), ("output_size", output_size)):
+            keep(name, None if size is None else count(name, size))
+        keep("bias", None if bias is None else number("bias", bias, what="a finite standard deviation"))
+        keep("norm", one_of("norm", norm, _NORM_PARAMETERS))
+        keep("residual", residual)
+        for name, share in (("dropout", dropout), ("alpha_dropout", alpha_dropout)):
+            keep(name, number(name, share, high=1, below=True, what="a probability"))
         if self.dropout and self.alpha_dropout:
-            raise InputError("dropout and alpha_dropout are both set; valid is one of them", hint="set one to 0")
+            raise InputError("dropout and alpha_dropout cannot both be set", hint="set one to 0")
         if self.residual and not isinstance(self.width, int) and len(set(self.width)) > 1:
             raise InputError(
-                f"width is {self.width_label}; a residual network needs equal widths",
+                f"width must be the same for every layer of a residual network, got {self.width_label}",
                 hint="give one width, or leave residual off",
             )
 
@@ -92,13 +104,13 @@ class MLPSpec:
 
     @property
     def width_label(self) -> str:
-        """The width as it is written: `256`, or `256-64`."""
+        """The width as the command line writes it: `256`, or `256-64`."""
         return "-".join(map(str, (self.width,) if isinstance(self.width, int) else self.width))
 
     @property
     def parameter_count(self) -> int:
-        """Number of the parameters' elements."""
-        # A depth of a billion must not cost a tuple of a billion widths only to be refused.
+        """The number of elements of all parameters."""
+        # A depth of a billion, which is refused, must not cost a tuple of a billion widths.
         if isinstance(self.width, int):
             first = last = self.width
             shapes = [(self.input_size or first, first, 1), (first, first, self.depth - 1)]
@@ -108,22 +120,27 @@ class MLPSpec:
         each = 1 + _NORM_PARAMETERS[self.norm]
         hidden = sum(repeats * units * (fan_in + each) for fan_in, units, repeats in shapes)
         with global_stream(seeded_generator(0, "count")):
-            own = sum(parameter.numel() for parameter in parse_activation(self.activation).module().parameters())
+            own = sum(parameter.numel() for parameter in self.activation.module().parameters())
         return hidden + own * self.depth + (self.output_size or 0) * (last + 1)
 
     def parameter_bytes(self, dtype: torch.dtype = torch.float32) -> int:
-        """Return the bytes that the parameters take; their gradients take as many again."""
+        """Return the bytes of the parameters; their gradients take as many again."""
         return self.parameter_count * dtype.itemsize
 
-    def build(self, *, seed: int, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> MLP:
-        """Return the network: the same for the same spec and seed, to the bit; torch's global generator is not used.
+    def document(self) -> dict[str, Any]:
+        """Return the fields as a JSON document, with the labels of the activation and the initializer."""
+        own = {each.name: getattr(self, each.name) for each in fields(self)}
+        return own | {"activation": self.activation.label, "initializer": self.initializer.label}
 
-        Weights depend on the seed, the initializer and the shapes alone: they are the same for every activation, norm
-        and bias, and rounded from the same numbers for every half-precision dtype and every device. Raises
-        `InputError` when it does not fit in memory, and for a dtype that is not a floating type.
+    def build(self, *, seed: int, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> MLP:
+        """Return the network; the same spec and seed give the same bits, and torch's global generator is not used.
+
+        The weights depend only on the seed, the initializer and the shapes: they are the same for every activation,
+        norm and bias, and those of every half-precision dtype and every device are the same numbers, rounded. Raises
+        `InputError` when the network does not fit in memory, and for a dtype that is not a floating type.
         """
         if not dtype.is_floating_point:
-            raise InputError(f"dtype is {dtype}; valid is a floating type such as float32")
+            raise InputError(f"dtype must be a floating type such as float32, got {dtype}")
         place = torch.device(device)
         if place.type == "cpu":
             self._check_memory(dtype)
@@ -132,7 +149,7 @@ class MLPSpec:
         except (MemoryError, RuntimeError) as error:
             # torch has no one type for this: its CPU allocator raises a bare RuntimeError.
             if "memory" in str(error) or "overflow" in str(error):
-                raise self._too_large(dtype, "that is more than there is") from error
+                raise self._too_large(dtype, "there is less memory") from error
             raise
 
     def _check_memory(self, dtype: torch.dtype) -> None:
@@ -152,7 +169,7 @@ class MLPSpec:
 
 
 def _build(spec: MLPSpec, seed: int, device: torch.device, dtype: torch.dtype) -> MLP:
-    initializer, activation = parse_initializer(spec.initializer), parse_activation(spec.activation)
+    initializer, activation = spec.initializer, spec.activation
     weights, biases, modules = (
         seeded_generator(seed, part, initializer.stream_name) for part in ("weights", "biases", "modules")
     )
@@ -186,46 +203,26 @@ def _dropout(spec: MLPSpec) -> nn.Module | None:
 
 
 def parse_width(text: str) -> int | tuple[int, ...]:
-    """Return the width that `256` or `256-128-64` spells, `MLPSpec.width_label` backwards.
+    """Return the width whose `MLPSpec.width_label` is `text`: `256` or `256-128-64`.
 
     Raises `InputError` for anything but whole numbers of at least 1, joined by `-`.
     """
     parts = text.strip().split("-")
     if not all(part.isdecimal() and int(part) for part in parts):
-        raise InputError(f"width is {text!r}; valid is a whole number of at least 1, or several joined by -")
+        raise InputError(f"width must be a whole number of at least 1, or several joined by -, got {shown(text)}")
     return int(parts[0]) if len(parts) == 1 else tuple(map(int, parts))
-
-
-def _count(name: str, value: Any) -> int:
-    try:
-        number = -1 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = -1
-    if number < 1:
-        raise InputError(f"{name} is {value!r}; valid is a whole number of at least 1")
-    return number
-
-
-def _number(name: str, value: Any, below: float, valid: str) -> float:
-    try:
-        number = math.nan if isinstance(value, (bool, str)) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not 0 <= number < below:
-        raise InputError(f"{name} is {value!r}; valid is {valid}")
-    return number
 
 
 def _width(value: Any, depth: int) -> int | tuple[int, ...]:
     if isinstance(value, str) or not hasattr(value, "__len__"):
-        return _count("width", value)
-    widths = tuple(_count("width", each) for each in value)
+        return count("width", value)
+    widths = tuple(count("width", each) for each in value)
     if len(widths) == 1:
         return widths[0]
     if len(widths) != depth and (len(widths) != 2 or depth < 2):
         raise InputError(
-            f"width lists {len(widths)} numbers for depth {depth}; valid are one number, {depth} numbers, or two, "
-            "the first and the last width, with a geometric taper between them",
+            f"width must be one number, {depth} numbers for depth {depth}, or two for a geometric taper from the first "
+            f"to the last, got {len(widths)} numbers",
             hint=f"give {depth} widths, or the first and the last",
         )
     return widths

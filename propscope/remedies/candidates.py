@@ -9,7 +9,7 @@ from typing import Any
 
 from propscope.diagnosis.advice import advice_for
 from propscope.errors import InputError
-from propscope.networks import MLPSpec, parse_initializer
+from propscope.networks import MLPSpec
 from propscope.networks.spec import written
 from propscope.records.activations import NORMED_SUMS
 from propscope.records.finding import Diagnosis, Remedy
@@ -63,7 +63,7 @@ def _scaled(request: Mapping[str, Any], factor: float) -> Iterator[Remedy]:
         known = layer_variances(network.initializer, fan_in=units, fan_out=units, bias=network.bias)
     except InputError:
         return
-    if parse_initializer(network.initializer).name == "critical" or not math.isfinite(factor):
+    if network.initializer.name == "critical" or not math.isfinite(factor):
         return
     scale = float(f"{known.weight_variance * factor**2:.4g}")
     bias = float(f"{math.sqrt(known.bias_variance):.4g}")

@@ -70,11 +70,11 @@ class Elementwise:
                 if isinstance(module, FunctionActivation):
                     return _of_function(module.function, tuple(module.arguments.items()), spec.label, None, declared)
                 return _made(_module_call(module), spec.label, None, declared)
-            return _of_name(spec.label, declared)
+            return _of_spec(spec, declared)
         if isinstance(activation, nn.Module):
             return _made(_module_call(activation), type(activation).__name__, derivative, declared)
         if not callable(activation):
-            raise InputError(f"activation is {activation!r}; {_VALID}")
+            raise InputError(f"activation must be a name, a module or a function, got {activation!r}", hint=_VALID)
         name = getattr(activation, "__name__", type(activation).__name__)
         try:
             return _of_function(activation, (), name, derivative, declared)
@@ -92,11 +92,10 @@ ActivationLike: TypeAlias = str | ActivationSpec | nn.Module | Callable[..., Any
 
 
 @lru_cache(maxsize=256)
-def _of_name(label: str, kinks: tuple[float, ...]) -> Elementwise:
-    spec = parse_activation(label)
+def _of_spec(spec: ActivationSpec, kinks: tuple[float, ...]) -> Elementwise:
     # A parameter of a module is kept in float32, and 0.3 is then off by 1e-8.
     module = nn.LeakyReLU(float(spec.parameters["init"])) if spec.name == "prelu" else spec.module()
-    return _made(_module_call(module), label, None, kinks)
+    return _made(_module_call(module), spec.label, None, kinks)
 
 
 @lru_cache(maxsize=64)

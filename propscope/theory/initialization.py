@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from propscope.checks import count, number
 from propscope.errors import InputError
 from propscope.networks.initializers import InitializerSpec, parse_initializer
-from propscope.networks.spec import written
 from propscope.records.theory import CriticalPoint
 from propscope.theory.critical import NoCriticalPoint, critical_point
 from propscope.theory.elementwise import ActivationLike, Elementwise
@@ -113,7 +112,7 @@ def critical_initializer(
         values["first_weight_variance"] = float(first)
     elif mean_square and point.q > 0 and elementwise.slopes is None:
         values["first_weight_variance"] = (point.q - point.bias_variance) / mean_square
-    return parse_initializer(":".join(["critical", *(f"{name}={written(value)}" for name, value in values.items())]))
+    return spec.with_parameters(**values)
 
 
 def nearest_critical_point(activation: ActivationLike, *, bias_variance: float | None = None) -> CriticalPoint:

@@ -65,7 +65,7 @@ class MeanField:
         """
         cosine = np.asarray(c, dtype=np.float64)
         if not ((cosine >= -1) & (cosine <= 1)).all():
-            raise InputError(f"c is {c!r}; valid is a correlation from -1 to 1")
+            raise InputError(f"c must be a correlation from -1 to 1, got {c!r}")
         settled = self.fixed_point().q if q is None else number("q", q)
         at = min(max(settled, 1e-30), 1e12)
         gap = 1 - cosine.ravel()

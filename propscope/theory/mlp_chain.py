@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from propscope.errors import InputError
-from propscope.networks.initializers import parse_initializer
 from propscope.networks.mlp import MLPSpec, Norm
 from propscope.theory.elementwise import Elementwise
 from propscope.theory.initialization import LayerVariances, critical_initializer, layer_variances
@@ -78,5 +77,5 @@ def chain_of(spec: MLPSpec, *, mean_square: float) -> Chain:
         norm=spec.norm,
         residual=spec.residual,
         kept=1 / (1 - spec.dropout),
-        flat_biases=spec.bias is None and parse_initializer(spec.initializer).name == "default",
+        flat_biases=spec.bias is None and spec.initializer.name == "default",
     )

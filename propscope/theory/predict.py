@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from propscope.checks import count, number
-from propscope.networks.activations import parse_activation
 from propscope.networks.mlp import MLPSpec
 from propscope.records.network import Expected, Label, NetworkProfile, Role, Site
 from propscope.theory.mlp_chain import Chain, chain_of
@@ -68,8 +67,8 @@ def predict(
         chain, mean_square=mean_square, cosine=cosine, samples=samples, output_gradient_rms=rms, alike=alike
     )
     labels: dict[str, Label] = {
-        "initializer": spec.initializer,
-        "activation": spec.activation,
+        "initializer": spec.initializer.label,
+        "activation": spec.activation.label,
         "depth": spec.depth,
         "width": spec.width if isinstance(spec.width, int) else spec.width_label,
     }
@@ -187,7 +186,7 @@ def _readout(chain: Chain, path: Path, band: ChainWidth, gradient: float, sample
 
 
 def _sites(spec: MLPSpec, samples: int, expected: dict[str, Expected]) -> Iterator[Site]:
-    activation = type(parse_activation(spec.activation).module()).__name__
+    activation = type(spec.activation.module()).__name__
     for layer, width in enumerate(spec.widths):
         parts = ["linear"]
         parts += ["add"] if spec.residual and layer else []

@@ -137,7 +137,7 @@ def too_early(*arguments, **options):
 def test_existing_files_are_replaced_only_when_asked(command, place, monkeypatch):
     (place / "run.h5").write_text("precious")
     with monkeypatch.context() as patch:
-        patch.setattr(sys.modules["propscope.experiments.profile"], "_profile", too_early)
+        patch.setattr(sys.modules["propscope.experiments.profiling"], "_profile", too_early)
         outcome = command("profile", *BARE, "-o", "run.h5")
     assert outcome.error == "run.h5 exists and is kept"
     assert "--overwrite" in outcome.hint
@@ -189,7 +189,7 @@ REFUSED = {
     ("--batch", "0"): "batch 0 1",
     ("--bias", "-1"): "bias -1 0",
     ("--norm", "group"): "norm group none batch layer rms",
-    ("--norm", "batch", "--batch", "1"): "norm batch row",
+    ("--norm", "batch", "--batch", "1"): "norm batch 1",
     ("--dropout", "1"): "dropout 1 0",
     ("--loss", "ce"): "loss ce cotangent mse cross-entropy",
     ("--dtype", "int8"): "dtype int8 float32",
@@ -241,7 +241,7 @@ def test_the_nearest_name_is_the_hint(command, options, nearest):
 
 def test_outputs_that_cannot_be_made_are_known_before_any_work(command, place, monkeypatch):
     (place / "outputs").write_text("a file")
-    monkeypatch.setattr(sys.modules["propscope.experiments.profile"], "_profile", too_early)
+    monkeypatch.setattr(sys.modules["propscope.experiments.profiling"], "_profile", too_early)
     outcome = command("profile", "--no-plots")
     assert outcome.error.startswith("cannot write outputs/mlp-relu-d20.h5: ")
     assert (place / "outputs").read_text() == "a file"
@@ -281,7 +281,7 @@ def test_a_disk_without_room_for_the_pictures_keeps_the_results(command, place, 
 
 
 def test_a_failure_on_the_way_keeps_what_is_finished(command, place, monkeypatch):
-    module = sys.modules["propscope.experiments.profile"]
+    module = sys.modules["propscope.experiments.profiling"]
     measure, calls = module._profile, []
 
     def third_fails(*arguments):
@@ -306,7 +306,7 @@ def test_an_interrupt_before_anything_is_finished_writes_nothing(command, place,
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["propscope.experiments.profile"], "_profile", interrupted)
+    monkeypatch.setattr(sys.modules["propscope.experiments.profiling"], "_profile", interrupted)
     outcome = command("profile", *BARE, "-o", "run.h5")
     assert (outcome.code, outcome.out) == (130, "")
     assert outcome.err == "stopped after 0 of 2 networks\n"

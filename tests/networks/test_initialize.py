@@ -175,8 +175,8 @@ def test_half_precision_models():
     [
         (nn.Linear(2, 2), "dirac", {}, "dirac fills a convolution, and no layer .* weights: weight"),
         (nn.LayerNorm(2), "he_normal", {}, "weights: none"),
-        (nn.Linear(2, 2), "he_normal", {"bias_std": -1.0}, "bias_std is -1.0"),
-        (nn.Linear(2, 2), "he_normal", {"bias_std": math.nan}, "bias_std is nan"),
+        (nn.Linear(2, 2), "he_normal", {"bias_std": -1.0}, "bias_std must .* got -1.0"),
+        (nn.Linear(2, 2), "he_normal", {"bias_std": math.nan}, "bias_std must .* got nan"),
         (nn.Linear(2, 2), "he_norma", {}, "unknown initializer"),
     ],
 )

@@ -145,14 +145,14 @@ def test_default_features(table):
 @pytest.mark.parametrize(
     "spec, more, message",
     [
-        ("normal", {"batch": 0}, "batch is 0; valid is a whole number of at least 1"),
-        ("normal", {"features": 0}, "features is 0"),
-        ("normal", {"features": None}, "input normal has any number of features; say how many"),
-        ("normal", {"scale": "l2"}, "scale is 'l2'; valid is one of zscore, minmax, none"),
+        ("normal", {"batch": 0}, "batch must .* got 0"),
+        ("normal", {"features": 0}, "features must .* got 0"),
+        ("normal", {"features": None}, "features must be a number for input normal"),
+        ("normal", {"scale": "l2"}, 'scale must .* got "l2"'),
         ("normal:std=1", {}, "input normal has no parameter 'std'; it has none"),
-        ("uniform:low=2", {}, "low of input uniform is 2, high 1"),
+        ("uniform:low=2", {}, "low of input uniform must be below high, got low 2 and high 1"),
         ("uniform:low=x", {}, "low of input uniform must be .* got 'x'"),
-        ("digits", {"features": 10}, "features is 10, but input digits has 64"),
+        ("digits", {"features": 10}, "features must be 64 for input digits, got 10"),
         ("data.csv", {}, r"unknown input 'data\.csv'; valid are normal.* ends in \.npy or \.pt"),
         ("missing.npy", {}, r"missing\.npy does not exist"),
         ("MISSING.PT", {}, r"MISSING\.PT does not exist"),
@@ -170,7 +170,7 @@ def test_unknown_input_gets_the_nearest():
 
 
 def test_file_with_other_features(table):
-    with pytest.raises(InputError, match=r"features is 7, but input .*x\.npy has 4"):
+    with pytest.raises(InputError, match=r"features must be 4 for input .*x\.npy, got 7"):
         make_input(table[0], batch=4, seed=0, features=7)
 
 

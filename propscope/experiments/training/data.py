@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from propscope.checks import number, one_of
 from propscope.errors import InputError
 from propscope.experiments.training.sources import parse_source
 from propscope.networks import SCALES, seeded_generator
@@ -54,8 +54,8 @@ def make_data(
     Raises `InputError` for a source, share or scale that is not valid, for a split that leaves either side without
     a row, for values too large for `dtype`, and for what a file's reader refuses.
     """
-    if scale is not None and scale not in SCALES:
-        raise InputError(f"scale is {scale!r}; valid is one of {', '.join(SCALES)}")
+    if scale is not None:
+        one_of("scale", scale, SCALES)
     found = parse_source(spec)
     source = found.source
     x, y = source.draw(rows or source.rows, seed, **found.parameters)
@@ -81,14 +81,8 @@ def make_data(
 
 
 def share_of_validation(value: Any) -> float:
-    """Return the share of rows held out; raises `InputError` for what is no number of at least 0 and below 1."""
-    try:
-        share = math.nan if isinstance(value, (bool, str)) else float(value)
-    except (TypeError, ValueError):
-        share = math.nan
-    if not 0 <= share < 1:
-        raise InputError(f"validation is {value!r}; valid is a share of the rows of at least 0 and below 1")
-    return share
+    """Return the share of the rows that is held out; raises `InputError`."""
+    return number("validation", value, high=1, below=True, what="a share of the rows")
 
 
 def _held_out(rows: int, validation: float) -> int:

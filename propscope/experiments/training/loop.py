@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from propscope.errors import InputError
-from propscope.experiments.profile import at_criticality, problem_of
+from propscope.experiments.profiling import at_criticality, problem_of
 from propscope.experiments.training.data import TrainingData
 from propscope.experiments.training.optimizers import parse_optimizer
 from propscope.experiments.training.plan import PROFILE_ROWS, Job, TrainingPlan

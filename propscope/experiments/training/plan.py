@@ -5,18 +5,16 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import operator
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from propscope.checks import count, number
 from propscope.errors import InputError
-from propscope.experiments import Grid, make_grid
-from propscope.experiments.grid import Cell
+from propscope.experiments.grid import Cell, Choice, Grid, make_grid
 from propscope.experiments.training.data import TrainingData, make_data, share_of_validation
 from propscope.experiments.training.optimizers import parse_optimizer
 from propscope.experiments.training.sources import parse_source
-from propscope.networks import MLPSpec
 from propscope.records.network import Label
 
 TARGET_ACCURACY = 0.9
@@ -66,21 +64,20 @@ class TrainingPlan:
         keep("optimizer", optimizer.name)
         keep("data", parse_source(self.data).name)
         rates = self.learning_rates or (optimizer.kind.learning_rate,)
-        keep("learning_rates", tuple(dict.fromkeys(_above_zero("learning_rate", rate) for rate in rates)))
+        keep("learning_rates", tuple(dict.fromkeys(number("learning_rate", rate, above=True) for rate in rates)))
         decay = optimizer.kind.weight_decay if self.weight_decay is None else self.weight_decay
-        keep("weight_decay", 0.0 if decay == 0 else _above_zero("weight_decay", decay, also=" or 0"))
+        keep("weight_decay", number("weight_decay", decay))
         for name, least in (("epochs", 1), ("batch", 1), ("rows", 1), ("profile_every", 0), ("threads", 1)):
             value = getattr(self, name)
             if value is not None or name not in ("rows", "profile_every"):
-                keep(name, _whole(name, value, least))
+                keep(name, count(name, value, least=least))
         keep("validation", share_of_validation(self.validation))
         classification = parse_source(self.data).source.task == "classification"
         if self.target is None and classification:
             keep("target", TARGET_ACCURACY)
         elif self.target is not None:
-            keep("target", _above_zero("target", self.target))
-            if classification and self.target > 1:
-                raise InputError(f"target is {self.target:g}; valid is an accuracy above 0 and at most 1")
+            most, what = (1.0, "an accuracy") if classification else (math.inf, "a loss")
+            keep("target", number("target", self.target, above=True, high=most, what=what))
 
     def __len__(self) -> int:
         return len(self.grid) * len(self.learning_rates)
@@ -121,10 +118,9 @@ class TrainingPlan:
 
     def spec(self, job: Job) -> str:
         """Return the JSON text of everything that a training was asked for."""
-        network = {field.name: getattr(job.cell.network, field.name) for field in fields(MLPSpec)}
         training = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "grid"}
         grid = {name: getattr(self.grid, name) for name in ("dtype", "device")}
-        return json.dumps({"network": network, "seed": job.cell.seed, **training, **grid})
+        return json.dumps({"network": job.cell.network.document(), "seed": job.cell.seed, **training, **grid})
 
 
 # The data and the readout say these already.
@@ -137,8 +133,8 @@ def make_plan(
     *,
     depth: int | Iterable[int],
     width: int | Iterable[int | tuple[int, ...]],
-    activation: str | Iterable[str],
-    initializer: str | Iterable[str],
+    activation: Choice | Iterable[Choice],
+    initializer: Choice | Iterable[Choice],
     seeds: int | Iterable[int],
     data: str,
     learning_rate: float | Iterable[float] | None = None,
@@ -155,32 +151,12 @@ def make_plan(
         many = isinstance(learning_rate, Iterable) and not isinstance(learning_rate, str)
         plan["learning_rates"] = tuple(learning_rate) if many else (learning_rate,)  # type: ignore[arg-type]
         if not plan["learning_rates"]:
-            raise InputError("learning_rate lists nothing; give at least one")
+            raise InputError("learning_rate must list at least one value, got none")
     first = TrainingPlan(make_grid(**axes, **network), data, **plan)  # type: ignore[arg-type]
     found = first.data_of(first.grid.seeds[0])
     batch = min(first.batch, len(found.train[0]))
     if first.grid.norm == "batch" and batch < 2:
-        raise InputError("norm is batch, but a batch has one row; valid are two or more", hint="choose another norm")
+        raise InputError("batch must have at least two rows for norm batch, got 1", hint="choose another norm")
     # Once more with its two ends, so that what does not fit in memory is refused.
     grid = replace(first.grid, input_size=found.features, output_size=found.outputs, batch=batch)
     return replace(first, grid=grid)
-
-
-def _above_zero(name: str, value: Any, *, also: str = "") -> float:
-    try:
-        number = math.nan if isinstance(value, (bool, str)) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise InputError(f"{name} is {value!r}; valid is a finite number above 0{also}")
-    return number
-
-
-def _whole(name: str, value: Any, least: int) -> int:
-    try:
-        number = -1 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = -1
-    if number < least:
-        raise InputError(f"{name} is {value!r}; valid is a whole number of at least {least}")
-    return number

@@ -10,7 +10,8 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
-from propscope.errors import InputError
+from propscope.checks import count
+from propscope.experiments.grid import Choice
 from propscope.experiments.training.plan import TrainingPlan, make_plan
 from propscope.experiments.workers import Numbered, available_workers, trained
 from propscope.records.training import TrainingRun, TrainingSet
@@ -22,8 +23,8 @@ def run(plan: TrainingPlan, *, workers: int | None = None) -> Iterator[Numbered]
     `workers`: processes that train at the same time, this one included; None for as many as there are cores. Runs are
     to the bit the same for any number. Closing the iterator and an interrupt end them all. Raises `InputError`.
     """
-    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
-        raise InputError(f"workers is {workers!r}; valid is a whole number of at least 1, or None")
+    if workers is not None:
+        workers = count("workers", workers)
     most = available_workers(plan)
     return trained(plan, workers=most if workers is None else min(workers, len(plan)) if most > 1 else 1)
 
@@ -60,8 +61,8 @@ def train_mlp(
     depth: int | Sequence[int] = 10,
     width: int | Sequence[int | tuple[int, ...]] = 64,
     *,
-    activation: str | Sequence[str] = "relu",
-    initializer: str | Sequence[str] = "he_normal",
+    activation: Choice | Sequence[Choice] = "relu",
+    initializer: Choice | Sequence[Choice] = "he_normal",
     seeds: int | Sequence[int] = 3,
     data: str = "digits",
     optimizer: str = "adam",

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from propscope.experiments.profile import recorder_of
+from propscope.experiments.profiling import recorder_of
 from propscope.measure.undisturbed import undisturbed
 from propscope.networks import MLP
 from propscope.records.network import Label, NetworkProfile

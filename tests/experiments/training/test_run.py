@@ -257,7 +257,7 @@ def test_available_workers(monkeypatch):
 
 @pytest.mark.parametrize("workers", [0, -1, 1.5, True, "2"])
 def test_workers_that_are_not_valid(workers):
-    with pytest.raises(InputError, match=r"workers is .*; valid is a whole number of at least 1, or None"):
+    with pytest.raises(InputError, match=r"workers must .* got .*"):
         propscope.train_mlp(1, 4, data="moons", workers=workers)
 
 

@@ -1,7 +1,8 @@
-"""Runs a grid: builds each network, sends one batch through it and back, and keeps the profile."""
+"""`profile_mlp` and `run`: each network of a grid is built, sent one batch forward and backward, and profiled."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -11,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from propscope.errors import InputError
-from propscope.experiments.grid import RANDOM_CLASSES, Cell, Grid, canonical
+from propscope.experiments.grid import RANDOM_CLASSES, Cell, Choice, Grid, make_grid
 from propscope.experiments.predictions import Theory, theory_for
-from propscope.experiments.spectra import with_jacobian
 from propscope.measure.recorder import Recorder
 from propscope.measure.sites import Options
 from propscope.networks import (
@@ -23,26 +23,24 @@ from propscope.networks import (
     MLPSpec,
     global_stream,
     make_input,
-    parse_activation,
-    parse_initializer,
     seeded_generator,
-    split_list,
 )
-from propscope.records.network import NetworkProfile
+from propscope.records.network import NetworkProfile, Site
 from propscope.records.profile_set import ProfileSet
+from propscope.spectra.jacobian import jacobian
 from propscope.theory.initialization import critical_initializer
 
 _NO_MEMORY = ("out of memory", "allocate memory", "enough memory")
 
 
 def run(grid: Grid) -> Iterator[NetworkProfile]:
-    """Return the profiles of the grid's cells, in the order of `Grid.cells`, each made when it is asked for.
+    """Return the profiles of the grid's cells, in the order of `Grid.cells`, each computed when it is asked for.
 
     Nothing is drawn from torch's global generator. Overflow inside a network is a result, not an error. Raises
-    `InputError` at once when the input cannot be had, and later when a network does not fit in memory after all.
+    `InputError` at once when the input cannot be made, and later when a network does not fit in memory after all.
     """
 
-    # Every pair meets the same inputs, so that a difference between pairs is the pairs'.
+    # Every pair gets the same inputs, so that only the pairs themselves differ.
     @lru_cache(maxsize=64)
     @torch.inference_mode(False)
     def batch_for(features: int | None, seed: int) -> InputBatch:
@@ -58,7 +56,7 @@ def run(grid: Grid) -> Iterator[NetworkProfile]:
 
     first = next(grid.cells()).network
     if grid.norm == "batch" and len(batch_for(first.input_size, grid.seeds[0]).values) < 2:
-        raise InputError("norm is batch, but the batch has one row; valid are two or more", hint="choose another norm")
+        raise InputError("batch must have at least two rows for norm batch, got 1", hint="choose another norm")
     classes = _classes(grid, (batch_for(first.input_size, seed) for seed in grid.seeds))
     theory = theory_for(grid.loss)
     return (
@@ -84,7 +82,7 @@ def _profile(grid: Grid, cell: Cell, batch: InputBatch, classes: int | None, the
         profile = theory(profile, network, batch.values)
         if grid.jacobian:
             with global_stream(seeded_generator(cell.seed, "dropout"), (torch.device(grid.device),)):
-                profile = with_jacobian(profile, net, batch.values, samples=grid.jacobian, seed=cell.seed)
+                profile = _with_jacobian(profile, net, batch.values, samples=grid.jacobian, seed=cell.seed)
     except InputError:
         raise
     except Exception as error:
@@ -107,29 +105,29 @@ def recorder_of(net: MLP, *, histogram_limit: int) -> Recorder:
 
 
 def at_criticality(network: MLPSpec, values: Tensor) -> MLPSpec:
-    """Return the network with numbers for the initializer `critical`, which depend on the activation and the input.
+    """Return the network with the numbers that `critical` has for its activation and this input.
 
-    `values`: the input, shape (rows, features). A network with any other initializer is returned as it is.
+    `values`: the input, shape (rows, features). A network with any other initializer is returned unchanged.
     """
-    if parse_initializer(network.initializer).name != "critical":
+    if network.initializer.name != "critical":
         return network
     mean_square = float(values.double().square().mean())
     found = critical_initializer(network.initializer, network.activation, bias=network.bias, mean_square=mean_square)
-    return replace(network, initializer=found.label)
+    return replace(network, initializer=found)
 
 
 def problem_of(error: Exception, network: MLPSpec, grid: Grid) -> InputError | None:
-    """Return what a user can mend of an error that a network of a grid raised; None where it is a defect."""
+    """Return the error to show a user for one that a network raised; None where propscope itself is at fault."""
     # torch has no one type for this: its CPU allocator raises a bare RuntimeError.
     if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
         return InputError(
             f"depth {network.depth}, width {network.width_label}, batch {grid.batch} ran out of memory",
             hint="choose a smaller width, depth or batch",
         )
-    if parse_activation(network.activation).custom:
+    if network.activation.custom:
         problem = " ".join(str(error).split())
         return InputError(
-            f"activation {network.activation!r} failed on a tensor of shape ({grid.batch}, {network.widths[0]}) "
+            f"activation {network.activation.label!r} failed on a tensor of shape ({grid.batch}, {network.widths[0]}) "
             f"({type(error).__name__}: {problem})",
             hint="valid are an nn.Module class and a function of a tensor, elementwise and differentiable",
         )
@@ -158,7 +156,7 @@ def _drawn(output: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _classes(grid: Grid, batches: Iterable[InputBatch]) -> int | None:
-    """Return how many classes the labels of all seeds have, so that every seed gets the same network."""
+    """Return the number of classes in the labels of all seeds together, so that every seed gets the same network."""
     largest = -1
     for batch in batches:
         if batch.targets is None:
@@ -166,10 +164,39 @@ def _classes(grid: Grid, batches: Iterable[InputBatch]) -> int | None:
         largest = max(largest, int(batch.targets.max()))
     if grid.loss == "cross-entropy" and grid.output_size is not None and largest >= grid.output_size:
         raise InputError(
-            f"output_size is {grid.output_size}, but the labels of {grid.input} go up to {largest}",
+            f"output_size must be at least {largest + 1} for the labels of {grid.input}, got {grid.output_size}",
             hint="leave output_size out, or make it larger",
         )
     return largest + 1
+
+
+def _with_jacobian(profile: NetworkProfile, net: MLP, x: Tensor, *, samples: int, seed: int) -> NetworkProfile:
+    """Return the profile with the Jacobian's singular values at the pre-activations and the output of `net`.
+
+    The Jacobian is taken for the first `samples` rows of `x`, in float64 where the device has it: float32 cannot
+    distinguish the smallest singular values of a product of many layers from 0.
+    """
+    wide = None if x.device.type == "mps" else torch.float64
+    found = jacobian(net, x, samples=samples, dtype=wide, seed=seed)
+    taken = {site.name: site for site in found.sites}
+    spec = json.loads(profile.provenance.spec) | json.loads(found.provenance.spec)
+    return replace(
+        profile,
+        sites=tuple(_merged(site, taken.get(site.name)) for site in profile.sites),
+        coverage=(*profile.coverage, *found.coverage),
+        provenance=replace(profile.provenance, spec=json.dumps(spec)),
+    )
+
+
+def _merged(site: Site, taken: Site | None) -> Site:
+    if taken is None:
+        return site
+    return replace(
+        site,
+        jacobian=taken.jacobian,
+        jacobian_condition=taken.jacobian_condition,
+        jacobian_square_variance=taken.jacobian_square_variance,
+    )
 
 
 def _layer_of(name: str) -> int | None:
@@ -181,8 +208,8 @@ def profile_mlp(
     depth: int | Sequence[int] = 20,
     width: int | Sequence[int | tuple[int, ...]] = 256,
     *,
-    activation: str | Sequence[str] = "relu",
-    initializer: str | Sequence[str] = "he_normal",
+    activation: Choice | Sequence[Choice] = "relu",
+    initializer: Choice | Sequence[Choice] = "he_normal",
     seeds: int | Sequence[int] = 5,
     batch: int = 256,
     input: str = "normal",
@@ -191,10 +218,12 @@ def profile_mlp(
 ) -> ProfileSet:
     """Profile an MLP for every combination of the axes: depth, width, activation, initializer, seed.
 
-    Each axis takes one value or a list; `activation` and `initializer` also a comma-separated string. A tuple within
-    the widths gives each layer's width: [(256, 64)] tapers. `seeds`: a number of seeds, from 0, or a list. `options`
-    are those of `sweep.Grid`: loss, input_size, output_size, bias, norm, residual, dropout, alpha_dropout, dtype,
-    device, histogram_limit, jacobian. Raises `InputError` for anything that is not valid.
+    Each axis takes one value or a list. An activation is a spec string, a function of a tensor or an nn.Module class;
+    an initializer is a spec string or a function that fills a weight in place; a string may list several, separated by
+    commas. A tuple in the list of widths gives the width of each layer: [(256, 64)] tapers. `seeds`: how many seeds,
+    from 0, or a list of them. `options` are those of `Grid`: loss, input_size, output_size, bias, norm, residual,
+    dropout, alpha_dropout, dtype, device, histogram_limit, jacobian. Raises `InputError` for an argument that is not
+    valid.
     """
     return ProfileSet.of(
         run(
@@ -211,45 +240,3 @@ def profile_mlp(
             )
         )
     )
-
-
-def make_grid(
-    *,
-    depth: int | Iterable[int],
-    width: int | Iterable[int | tuple[int, ...]],
-    activation: str | Iterable[str],
-    initializer: str | Iterable[str],
-    seeds: int | Iterable[int],
-    **options: Any,
-) -> Grid:
-    """Return the grid of what a user wrote: single values and comma-separated text become axes."""
-    unknown = set(options) - set(Grid.__dataclass_fields__)
-    if unknown:
-        raise InputError(
-            f"unknown option {', '.join(sorted(unknown))}; valid are {', '.join(list(Grid.__dataclass_fields__)[5:])}"
-        )
-    return Grid(
-        activation=canonical(_names(activation), "activation"),
-        initializer=canonical(_names(initializer), "initializer"),
-        depth=_axis(depth),
-        width=_axis(width),
-        seeds=_seeds(seeds),
-        **options,
-    )
-
-
-def _names(value: str | Iterable[str]) -> tuple[str, ...]:
-    return tuple(split_list(value)) if isinstance(value, str) else _axis(value)
-
-
-def _axis(value: Any) -> tuple[Any, ...]:
-    listed = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
-    return tuple(dict.fromkeys(tuple(item) if isinstance(item, list) else item for item in listed))
-
-
-def _seeds(value: int | Iterable[int]) -> tuple[int, ...]:
-    if isinstance(value, int) and not isinstance(value, bool):
-        if value < 1:
-            raise InputError(f"seeds is {value}; valid is a number of seeds of at least 1, or a list of seeds")
-        return tuple(range(value))
-    return _axis(value)

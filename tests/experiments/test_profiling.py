@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from building.records import plain
+from torch import nn
 
 import propscope
+import propscope.networks.spec
 from propscope.errors import InputError
 from propscope.experiments import make_grid, profile_mlp, run
 from propscope.networks import ACTIVATIONS, INITIALIZERS, MLPSpec, make_input
@@ -188,7 +190,7 @@ def test_labels_beyond_the_outputs_are_refused_at_once(tmp_path):
     path = labelled(tmp_path, [0, 1, 5])
     axes = {"depth": 1, "width": 4, "activation": "relu", "initializer": "zeros", "seeds": 1}
     made = make_grid(**axes, input=path, output_size=3, loss="cross-entropy")
-    with pytest.raises(InputError, match=r"output_size is 3, but the labels of .*xy\.pt go up to 5"):
+    with pytest.raises(InputError, match=r"output_size must be at least 6 .*xy\.pt, got 3"):
         run(made)
     assert one(input=path, output_size=3, loss="mse")["output"].shape == (3, 3)
 
@@ -315,7 +317,7 @@ def test_dropout_keeps_the_mean_and_raises_the_second_moment():
 
 
 def test_batch_norm_of_one_row_is_refused_at_once():
-    with pytest.raises(InputError, match="norm is batch, but the batch has one row; valid are two or more"):
+    with pytest.raises(InputError, match="batch must have at least two rows for norm batch"):
         small(norm="batch", batch=1)
     assert one(norm="batch", batch=2)["layers.0.norm"].forward.rms == pytest.approx(1.0, abs=0.1)
 
@@ -417,7 +419,7 @@ def test_memory_that_runs_out_after_all(monkeypatch):
     def build(self, **options):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried")
 
-    monkeypatch.setattr(sys.modules["propscope.experiments.profile"], "Recorder", build)
+    monkeypatch.setattr(sys.modules["propscope.experiments.profiling"], "Recorder", build)
     with pytest.raises(InputError, match="depth 2, width 8, batch 16 ran out of memory"):
         small()
 
@@ -426,6 +428,53 @@ def test_a_defect_stays_a_defect(monkeypatch):
     def fail(*arguments, **options):
         raise RuntimeError("unsupported memory format")
 
-    monkeypatch.setattr(sys.modules["propscope.experiments.profile"], "Recorder", fail)
+    monkeypatch.setattr(sys.modules["propscope.experiments.profiling"], "Recorder", fail)
     with pytest.raises(RuntimeError, match="unsupported memory format"):
         small()
+
+
+def test_each_spec_is_parsed_once(monkeypatch):
+    parsed = []
+
+    def counting(text, what, parse=propscope.networks.spec.parse_spec):
+        parsed.append((what, text))
+        return parse(text, what)
+
+    for module in (name for name in list(sys.modules) if name.startswith("propscope.")):
+        if hasattr(sys.modules[module], "parse_spec"):
+            monkeypatch.setattr(sys.modules[module], "parse_spec", counting)
+    axes = {"activation": "relu,tanh,leaky_relu:negative_slope=0.2", "initializer": "critical,normal:std=0.1,default"}
+    profile_mlp([3, 4], 8, **axes, seeds=2, batch=8, input="uniform:low=-2:high=2", output_size=3, jacobian=2)
+    assert sorted(parsed) == [
+        ("activation", "leaky_relu:negative_slope=0.2"),
+        ("activation", "relu"),
+        ("activation", "tanh"),
+        ("initializer", "critical"),
+        ("initializer", "default"),
+        ("initializer", "normal:std=0.1"),
+        ("input", "uniform:low=-2:high=2"),
+    ]
+
+
+def cubic(z):
+    return z + z**3 / 10
+
+
+def tenths(weight):
+    nn.init.normal_(weight, 0, 0.1)
+
+
+def test_callables_are_taken_where_a_name_is():
+    found = profile_mlp(3, 8, activation=[nn.Tanh, cubic, "relu"], initializer=tenths, seeds=1, batch=8)
+    own = f"{__name__}:cubic"
+    assert found.axes["activation"] == ("tanh", own, "relu")
+    assert found.axes["initializer"] == (f"{__name__}:tenths",)
+    same = profile_mlp(3, 8, activation=f"tanh,{own},relu", initializer=f"{__name__}:tenths", seeds=1, batch=8)
+    for one, other in zip(found, same, strict=True):
+        assert one.sites == other.sites
+        assert json.loads(one.provenance.spec) == json.loads(other.provenance.spec)
+
+
+def test_two_callables_of_one_name_are_refused():
+    with pytest.raises(InputError, match="activation lists two callables named"):
+        profile_mlp(2, 4, activation=[lambda z: z + 1, lambda z: z + 2], seeds=1, batch=4)
