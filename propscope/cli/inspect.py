@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -33,7 +33,9 @@ from propscope.cli.options import (
 from propscope.errors import InputError
 
 if TYPE_CHECKING:
-    from propscope.cli.model_runs import ModelRun, RunRequest
+    from propscope.cli.model_runs import ModelRun
+    from propscope.records import Diagnosis, NetworkProfile
+    from propscope.records.remedy_trials import RemedyTrials
 
 
 def inspect(
@@ -78,37 +80,53 @@ def inspect(
     Example: propscope inspect net.py:build --input-shape 8,3,32,32
     """
     from propscope import checks
-    from propscope.cli.model_runs import RunRequest, run_model
+    from propscope.cli.grid_runs import print_paths
+    from propscope.cli.model_runs import RunRequest, run_model, try_remedies
+    from propscope.diagnosis import diagnose
+    from propscope.report.documents import inspection_document, trials_document
+    from propscope.report.terminal import print_json
+    from propscope.store import check_target, save
 
     started = time.perf_counter()
     _check_view(sort, top, depth)
     if store is not None:
-        from propscope.store import check_target
-
         check_target(store, overwrite=overwrite)
     checks.count("--seeds", seeds)
     checks.count("--batches", batches)
     request = RunRequest.of(context.params, target=target, seeds=seeds)
-    outcome = run_model(request)
-    document: dict[str, Any] = {"target": target, "model": outcome.title, "input": outcome.input, "file": None}
-    document |= {"pictures": [], "stopped": outcome.stopped}
-    if store is not None and len(outcome.profiles):
-        from propscope.store import save
-
-        save(store, outcome.profiles, overwrite=overwrite)
-        document["file"] = str(store)
-    if plots and outcome.stopped is None:
-        document["pictures"] = _draw(outcome, store, target, overwrite)
-    mending = _fixed(request, document) if fix and outcome.stopped is None else None
-    document["seconds"] = time.perf_counter() - started
-    if outcome.shown is not None:
-        _print(outcome, document, json=json, sort=sort, top=top, depth=depth, precision=precision, fix=mending)
-    if outcome.stopped is not None:
-        raise InputError(outcome.stopped, hint=outcome.hint)
+    run = run_model(request)
+    files = [store] if store is not None and len(run.profiles) else []
+    for file in files:
+        save(file, run.profiles, overwrite=overwrite)
+    drawn = _draw(run, store, target, overwrite) if plots and run.stopped is None else []
+    trials = try_remedies(request) if fix and run.stopped is None else None
+    seconds = time.perf_counter() - started
+    if run.shown is not None:
+        # Each seed is judged on its own, and the profile shown pools them. A run that stopped has unequal profiles.
+        diagnosis = diagnose(run.profiles if run.stopped is None else run.shown)
+        if json:
+            print_json({
+                "target": target,
+                "model": run.title,
+                "input": run.input,
+                "file": str(store) if files else None,
+                "pictures": [str(path) for path in drawn],
+                "stopped": run.stopped,
+                **({} if trials is None else {"fix": trials_document(trials)}),
+                "seconds": seconds,
+                **inspection_document(run.shown, diagnosis),
+            })  # fmt: skip
+        else:
+            _print(run, run.shown, diagnosis, sort=sort, top=top, depth=depth, precision=precision, trials=trials)
+            print_paths("file", files)
+            print_paths("plots", drawn)
+            print(f"{seconds:.1f} s")
+    if run.stopped is not None:
+        raise InputError(run.stopped, hint=run.hint)
 
 
 def _check_view(sort: str | None, top: int | None, depth: int | None) -> None:
-    """Refuse what the tree would refuse, before the work."""
+    """Refuse the options of the view that the report would refuse, before the model runs."""
     from propscope.records import NetworkProfile
     from propscope.records.finding import Diagnosis
     from propscope.report.inspection import inspection
@@ -116,60 +134,36 @@ def _check_view(sort: str | None, top: int | None, depth: int | None) -> None:
     inspection(NetworkProfile(()), Diagnosis(), sort=sort, top=top, depth=depth)
 
 
-def _fixed(request: RunRequest, document: dict[str, Any]) -> str:
-    """Put what helps the model into the document, and return it as text."""
-    from propscope.cli.model_runs import try_remedies
-    from propscope.report.documents import trials_document
-    from propscope.report.remedies import trials_text
-
-    mending = try_remedies(request)
-    document["fix"] = trials_document(mending)
-    return f"fix{', seed 0' if request.seeds > 1 else ''}: {trials_text(mending)}"
-
-
-def _draw(outcome: ModelRun, store: Path | None, target: str, overwrite: bool) -> list[str]:
+def _draw(run: ModelRun, store: Path | None, target: str, overwrite: bool) -> list[Path]:
     from propscope.plots import draw_all
 
     directory = Path("outputs") if store is None else store.parent
     stem = f"inspect-{target.rpartition(':')[2]}" if store is None else store.stem
-    # A new file's pictures are new too; without a file they belong to whoever drew them.
-    pictures = draw_all(outcome.profiles, directory, stem=stem, overwrite=overwrite or store is not None)
-    return [str(picture) for picture in pictures]
+    # Plots beside a new file replace an earlier run's; without a file, existing plots are kept unless asked.
+    return draw_all(run.profiles, directory, stem=stem, overwrite=overwrite or store is not None)
 
 
 def _print(
-    outcome: ModelRun,
-    document: dict[str, Any],
+    run: ModelRun,
+    shown: NetworkProfile,
+    diagnosis: Diagnosis,
     *,
-    json: bool,
     sort: str | None,
     top: int | None,
     depth: int | None,
     precision: bool,
-    fix: str | None,
+    trials: RemedyTrials | None,
 ) -> None:
-    from propscope.diagnosis import diagnose
-    from propscope.report.documents import inspection_document
     from propscope.report.inspection import inspection
     from propscope.report.precision import precision_table
-    from propscope.report.terminal import print_json, print_table, terminal_width, write
+    from propscope.report.remedies import trials_text
+    from propscope.report.terminal import print_table, terminal_width, write
 
-    shown = outcome.shown
-    assert shown is not None
-    # The seeds one by one: what is shown of them is taken together. Those of a run that stopped are not alike.
-    diagnosis = diagnose(outcome.profiles if outcome.stopped is None else shown)
-    if json:
-        print_json(document | inspection_document(shown, diagnosis))
-        return
-    print(outcome.headline)
-    width = terminal_width()
-    write(inspection(shown, diagnosis, title=outcome.title, sort=sort, top=top, depth=depth, width=width))
+    print(run.headline)
+    write(inspection(shown, diagnosis, title=run.title, sort=sort, top=top, depth=depth, width=terminal_width()))
     if precision:
         print()
         print_table(precision_table(shown))
-    if fix is not None:
-        write(f"\n{fix}")
-    for name in ("file", "pictures"):
-        for place, path in enumerate(filter(None, [document[name]] if name == "file" else document[name])):
-            print(f"{'' if place else name:10}{path}")
-    print(f"{document['seconds']:.1f} s")
+    if trials is not None:
+        # Remedies are tried on the first seed.
+        write(f"\nfix{', seed 0' if len(run.profiles) > 1 else ''}: {trials_text(trials)}")
