@@ -1,4 +1,4 @@
-"""Runs the application so that whatever goes wrong ends in one line and the right exit code."""
+"""Runs the application so that every error of the user ends in one line, a hint and the right exit code."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from propscope.cli import COMMANDS
 from propscope.errors import PropscopeError
 
 WRONG_USE = 2
@@ -16,51 +17,64 @@ STOPPED = 130
 
 
 def guarded(app: typer.Typer, arguments: list[str]) -> int:
-    """Run `app` on `arguments` and return the exit code; errors that are the caller's go to stderr as one line."""
+    """Run `app` on `arguments` and return the exit code; an error of the user goes to stderr as one line and a hint."""
     try:
         result = app(arguments, standalone_mode=False, prog_name="propscope")
         sys.stdout.flush()
     except PropscopeError as error:
-        return report(str(error), error.hint)
+        return report(str(error), error.hint or _where_help_is(arguments))
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return STOPPED
     except (BrokenPipeError, SystemExit):
-        # The reader (head, less) has gone; typer makes an exit with 1 of it.
+        # The reader of stdout (head, less) has closed it; typer turns that into an exit with 1.
         _drop_output()
         return 0
     except OSError as error:
         if error.filename is None:
             _drop_output()
         where = f" {error.filename}" if error.filename else ""
-        return report(f"cannot read or write{where}: {error.strerror or error}", "make room, or use another place")
+        return report(
+            f"cannot read or write{where}: {error.strerror or error}", "free some space, or write to another disk"
+        )
     except Exception as error:
-        # Older typers make this of an interrupt.
+        # Older typers raise this for an interrupt.
         if type(error).__name__ == "Abort":
             return STOPPED
         usage = getattr(error, "format_message", None)
         if usage is None:
             raise
-        return report(_named(usage(), error), "propscope --help lists commands, COMMAND --help its options")
+        return report(_value_error(error) or " ".join(usage().split()), _where_help_is(arguments))
     return result if isinstance(result, int) else 0
 
 
-def _named(message: str, error: Exception) -> str:
-    # Newer typers let pydantic say what is wrong with a value, and pydantic does not say which value.
+def _where_help_is(arguments: list[str]) -> str:
+    if arguments and arguments[0] in {command.name for command in COMMANDS}:
+        return f"propscope {arguments[0]} --help lists its options"
+    return "propscope --help lists the commands"
+
+
+def _value_error(error: Exception) -> str:
+    """Return what is wrong with the text of a number; "" for other errors.
+
+    Newer typers let pydantic word it, in which neither the option nor the text is named.
+    """
     problems: list[Any] = getattr(error.__cause__, "errors", list)()
-    came = f"; it is {problems[0]['input']!r}" if problems else ""
-    return " ".join(message.split()) + came
+    if not problems:
+        return ""
+    names = getattr(getattr(error, "param", None), "opts", None) or ["the value"]
+    valid = "a whole number" if str(problems[0].get("type", "")).startswith("int") else "a number"
+    return f"{names[0]} must be {valid}, got {problems[0]['input']!r}"
 
 
 def _drop_output() -> None:
-    # Python would complain again when it flushes at exit. A stand-in for stdout may have no descriptor.
+    # Python would fail again when it flushes stdout at exit. What replaces stdout may have no descriptor.
     with suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def report(message: str, hint: str) -> int:
-    """Print one line, and a hint on a second where there is one, to stderr; return the exit code of wrong use."""
+    """Print an error and its hint to stderr, one line each; return the exit code of wrong use."""
     print(f"error: {message}", file=sys.stderr)
-    if hint:
-        print(f"hint: {hint}", file=sys.stderr)
+    print(f"hint: {hint}", file=sys.stderr)
     return WRONG_USE

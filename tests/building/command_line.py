@@ -33,11 +33,11 @@ class Outcome:
 
     @property
     def error(self) -> str:
-        """The message of a refusal, which must be all that was said but for a hint: no traceback, nothing on stdout."""
+        """The message of a refusal. It and a hint must be all that was printed: no traceback, nothing on stdout."""
         lines = self.err.splitlines()
         assert self.code == 2, self
         assert self.out == "", self
-        assert [line.partition(": ")[0] for line in lines] in (["error"], ["error", "hint"]), self
+        assert [line.partition(": ")[0] for line in lines] == ["error", "hint"], self
         return lines[0].removeprefix("error: ")
 
     def missing(self, words: str) -> list[str]:

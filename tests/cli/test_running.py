@@ -9,6 +9,7 @@ import pytest
 from building.command_line import HANGS, process
 
 from propscope.cli import COMMANDS, running
+from propscope.errors import InputError
 
 NAMES = [entry.name for entry in COMMANDS]
 
@@ -61,13 +62,23 @@ def test_options_stand_under_their_headings(command):
 def test_wrong_use(command, line, message):
     outcome = command(*line)
     assert message in outcome.error
-    assert "propscope --help lists commands" in outcome.hint
+    command_line = "propscope" if line[0] == "profle" else f"propscope {line[0]}"
+    assert f"{command_line} --help" in outcome.hint
+
+
+def test_an_error_without_a_hint_of_its_own_names_the_help(command, monkeypatch):
+    def refuse(*arguments, **options):
+        raise InputError("no")
+
+    monkeypatch.setattr("propscope.store.load", refuse)
+    assert command("show", "a.h5").hint == "propscope show --help lists its options"
 
 
 @pytest.mark.parametrize("option", ["--seeds", "--batch", "--bias", "--dropout", "--input-size", "--output-size"])
 def test_a_value_that_is_no_number_is_named(command, option):
     error = command("profile", option, "lots").error
     assert option in error
+    assert "must be a" in error
     assert "'lots'" in error
 
 
@@ -145,5 +156,5 @@ def test_a_full_disk_behind_stdout_is_one_line(run_file):
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         "error: cannot read or write: No space left on device",
-        "hint: make room, or use another place",
+        "hint: free some space, or write to another disk",
     ]

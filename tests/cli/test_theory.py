@@ -128,7 +128,7 @@ def test_in_a_process_of_its_own_it_says_nothing_else():
     done = process("theory", "--act", "numpy:log")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: activation 'numpy:log' returns NaN at -9.3")
-    assert done.stderr.count("\n") == 1
+    assert done.stderr.count("\n") == 2
 
 
 def test_profile_initializes_at_the_critical_point_or_says_why_not(command):
