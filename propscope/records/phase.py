@@ -47,6 +47,10 @@ class PhaseChart:
     standings: tuple[Standing, ...]
     without_place: tuple[tuple[str, str], ...]
 
+    def __repr__(self) -> str:
+        cells = f"{self.weight_variance.size} x {self.bias_variance.size} cells"
+        return f"PhaseChart({self.activation}, {cells}, {len(self.standings)} initializers)"
+
     @property
     def weight_limits(self) -> tuple[float, float]:
         """The left and right ends of the plane."""

@@ -181,7 +181,7 @@ class _Histograms:
         )
         bins = tables.array("histogram", "bin", low, high)
         if bins.size and bins.max() >= BIN_COUNT:
-            raise ValueError(f"a histogram has bin {bins.max()}; valid are 0 to {BIN_COUNT - 1}")
+            raise ValueError(f"the bins of a histogram must be from 0 to {BIN_COUNT - 1}, got {bins.max()}")
         return cls(low, bins, tables.array("histogram", "count", low, high).astype(np.int64))
 
     def of(self, row: Row, direction: str) -> LogHistogram | None:

@@ -1,7 +1,7 @@
 """The tables of a result file and their columns; `records.figures` defines those that hold recorded quantities.
 
-docs/schema.md lists them all. Whoever adds, removes or redefines a column raises `SCHEMA_VERSION`; a file of every
-earlier version stays in tests/data to prove that it can be read.
+docs/schema.md lists them all. A column that is added gets a new version as its `since`, which `SCHEMA_VERSION` follows;
+a file of every earlier version stays in tests/data to prove that it can be read.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from propscope.records.figures import TABLES as FIELDS
 from propscope.records.rows import MISSING
 
 FORMAT = "propscope"
-SCHEMA_VERSION = 2
 
 StoredType = Literal["int64", "float64", "text", "uint16", "uint64"]
 StoredTable = Literal["run", "epoch", "profile", "site", "parameter", "histogram"]
@@ -113,3 +112,5 @@ TABLES: dict[StoredTable, tuple[Column, ...]] = {
         Column("count", "uint64", "values in the bin"),
     ),
 }
+
+SCHEMA_VERSION = max(column.since for columns in TABLES.values() for column in columns)

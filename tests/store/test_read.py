@@ -244,7 +244,7 @@ def _replace(name: str, **created: Any) -> Callable[[h5py.File], None]:
         (_set_first("profile/site_count", 99), "table site has 12 rows, but rows 0 to 99"),
         (_set_first("profile/site_count", -1), "a range of rows has a negative length"),
         (_set_first("site/forward_histogram_length", 9999), "table histogram has"),
-        (_set_first("histogram/bin", 5000), "a histogram has bin 5000; valid are 0 to 4095"),
+        (_set_first("histogram/bin", 5000), "the bins of a histogram must be from 0 to 4095, got 5000"),
     ],
 )
 def test_a_damaged_file_says_what_is_wrong(file: Path, change: Callable[[h5py.File], Any], cause: str) -> None:
