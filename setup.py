@@ -8,6 +8,8 @@ from setuptools.command.build_py import build_py
 
 # Comparisons become minimum and maximum instructions; the kernel asks the bits whether a number is finite.
 FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-ffinite-math-only"]
+# One build serves every Python from 3.11 on, whose stable interface has buffers; 3.10 has one of its own.
+STABLE = sys.version_info >= (3, 11)
 
 
 class BuildWithExamples(build_py):
@@ -30,15 +32,14 @@ setup(
         Extension(
             "propscope.measure._kernel",
             ["propscope/measure/_kernel.c"],
-            depends=[f"propscope/measure/_kernel_{part}.h" for part in ("core", "pass", "rows")],
-            define_macros=[("Py_LIMITED_API", "0x030A0000")],
+            define_macros=[("Py_LIMITED_API", "0x030B0000")] if STABLE else [],
             extra_compile_args=["/O2"] if sys.platform == "win32" else FLAGS,
-            py_limited_api=True,
+            py_limited_api=STABLE,
             # dlsym has a library of its own before glibc 2.34.
             libraries=["dl"] if sys.platform.startswith("linux") else [],
             # Without a compiler the torch and numpy path serves.
             optional=True,
         )
     ],
-    options={"bdist_wheel": {"py_limited_api": "cp310"}},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if STABLE else {},
 )

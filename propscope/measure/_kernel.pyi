@@ -1,20 +1,25 @@
-"""Addresses are those of CPU memory, from `Tensor.data_ptr()`; 0 where nothing is wanted."""
+from typing import NewType
 
-def summarize(
-    data: int,
-    bfloat16: int,
-    outer: int,
-    units: int,
-    inner: int,
-    low: int,
-    high: int,
-    figures: int,
-    bins: int,
+from numpy import float32, float64, int32
+from numpy.typing import NDArray
+
+Plan = NewType("Plan", object)
+
+def plan(
+    bfloat16: bool,
+    elements: tuple[int, int, int],
     stride: int,
+    figures: NDArray[float64],
+    bins: NDArray[int32] | None,
+    extremes: NDArray[float32] | None,
+    rows: tuple[int, int, int, int, int],
+    products: NDArray[float32] | None,
     /,
-) -> None: ...
-def all_differ(low: int, high: int, units: int, /) -> bool: ...
-def gram(
-    data: int, bfloat16: int, rows: int, pitch: int, blocks: int, apart: int, length: int, out: int, /
-) -> float: ...
-def occupied(bins: int, /) -> tuple[bytes, bytes]: ...
+) -> Plan:
+    """`elements`: (outer, units, inner), units 0 where none are wanted. Arrays are written to by `run`."""
+
+def run(plan: Plan, data: int, /) -> float:
+    """`data`: the address of CPU memory, from `Tensor.data_ptr()`."""
+
+def all_differ(extremes: NDArray[float32], /) -> bool: ...
+def occupied(bins: NDArray[int32], /) -> tuple[bytes, bytes]: ...

@@ -25,23 +25,19 @@ class _Pieces(threading.local):
 
     def __init__(self) -> None:
         self._bytes: NDArray[np.uint8] = np.empty(0, np.uint8)
-        self._address = 0
 
-    def take(self, size: int) -> tuple[NDArray[np.uint8], int]:
+    def take(self, size: int) -> NDArray[np.uint8]:
         size = -(-size // _ALIGNMENT) * _ALIGNMENT
         if size > self._bytes.size:
             self._bytes = np.frombuffer(mmap.mmap(-1, max(size, _PIECE)), np.uint8)
-            self._address = self._bytes.ctypes.data
-        found, address = self._bytes[:size], self._address
-        self._bytes, self._address = self._bytes[size:], address + size
-        return found, address
+        found, self._bytes = self._bytes[:size], self._bytes[size:]
+        return found
 
 
 _pieces = _Pieces()
 
 
-def zeros(count: int, dtype: type[Scalar]) -> tuple[NDArray[Scalar], int]:
-    """Return an array of `count` zeros, shape (count,), and its address."""
+def zeros(count: int, dtype: type[Scalar]) -> NDArray[Scalar]:
+    """Return an array of `count` zeros, shape (count,), that starts at a multiple of 64 bytes."""
     size = count * np.dtype(dtype).itemsize
-    found, address = _pieces.take(size)
-    return found[:size].view(dtype), address
+    return _pieces.take(size)[:size].view(dtype)

@@ -84,12 +84,12 @@ class CpuAccumulator:
         self._plan = None
         self._units = units if isinstance(units, CpuUnits) else None
         if not kernel.can_read(tensor):
-            extremes = units.see(tensor, unit_axis) if units is not None else None
-            self._add_in_passes(flatten(tensor), stride, extremes, self._state)
+            known = units.see(tensor, unit_axis) if units is not None else None
+            self._add_in_passes(flatten(tensor), stride, known, self._state)
             return None
-        axis, low, high = (None, 0, 0) if self._units is None else (unit_axis, *self._units.addresses)
+        axis, extremes = (None, None) if self._units is None else (unit_axis, self._units.extremes)
         rows = rows_in_memory(tensor, unit_axis) if products else None
-        plan = kernel.Plan(tensor, self._state, stride, unit_axis=axis, low=low, high=high, rows=rows)
+        plan = kernel.Plan(tensor, self._state, stride, unit_axis=axis, extremes=extremes, rows=rows)
         last_product = plan.run(tensor)
         if self._units is not None:
             self._units.compare(tensor, unit_axis)

@@ -1,4 +1,4 @@
-"""The compiled pass over a CPU tensor's memory; `host.py` and `units.py` do without it where it was not built.
+"""The compiled pass over a CPU tensor's memory; `CpuAccumulator` and `CpuUnits` do without it where it was not built.
 
 `PROPSCOPE_KERNEL=0` in the environment leaves it unused, for comparison and for tracing a fault.
 """
@@ -31,15 +31,15 @@ BUILT = _kernel is not None
 AVAILABLE = BUILT and os.environ.get("PROPSCOPE_KERNEL", "1") != "0"
 # Bins and numbers of zeros are 32-bit.
 MOST = 1 << 30
-# The last of the bins' cells are for the kernel to work in, and left at 0.
+# The kernel works in the last of the bins' cells, and leaves them at 0.
 _BIN_CELLS = 4100
 _FIGURES = 9
 
 
 class Rows(NamedTuple):
-    """Rows of a tensor's memory: `rows` of them, `pitch` elements apart, each of `blocks` runs of `length` elements,
+    """Rows of a tensor's memory, `pitch` elements from start to start, each of `blocks` runs of `length` elements.
 
-    `apart` from start to start.
+    The runs of a row are `apart` elements from start to start.
     """
 
     rows: int
@@ -61,25 +61,23 @@ def memory_order(tensor: Tensor) -> list[int] | None:
 class State:
     """Where the kernel accumulates tensors: their moments and, if `bins`, the counts of `LogHistogram`'s bins."""
 
-    __slots__ = ("_figures", "_spare", "bins", "bins_at", "figures_at")
+    __slots__ = ("bins", "cells", "figures")
 
     def __init__(self, *, bins: bool) -> None:
         cells = _BIN_CELLS if bins else 0
-        array, start = zeros(cells + 2 * _FIGURES, np.int32)
-        self._spare = array[BIN_COUNT:cells]
-        self._figures = array[cells:].view(np.float64)
-        self.bins: NDArray[np.int32] = array[: min(cells, BIN_COUNT)]
-        self.bins_at = start if bins else 0
-        self.figures_at = start + 4 * cells
+        array = zeros(cells + 2 * _FIGURES, np.int32)
+        self.figures = array[cells:].view(np.float64)
+        self.cells: NDArray[np.int32] = array[:cells]
+        self.bins = self.cells[:BIN_COUNT]
 
     def __reduce__(self) -> tuple[Callable[..., State], tuple[NDArray[np.float64], NDArray[np.int32]]]:
-        # A copy with the original's addresses would write to memory that is not its own.
-        return _state, (self._figures, self.bins)
+        # A copy has memory of its own.
+        return _state, (self.figures, self.bins)
 
     @property
     def moments(self) -> Moments:
         """The moments of all tensors seen."""
-        finite, mean, std, low, high, nan, posinf, neginf, zeros = self._figures.tolist()
+        finite, mean, std, low, high, nan, posinf, neginf, zeros = self.figures.tolist()
         if not finite:
             mean = std = low = high = math.nan
         return Moments(int(finite), mean, std, low, high, int(nan), int(posinf), int(neginf), int(zeros))
@@ -87,7 +85,7 @@ class State:
     @property
     def count(self) -> int:
         """Number of elements seen."""
-        figures = self._figures.tolist()
+        figures = self.figures.tolist()
         return int(figures[0] + sum(figures[5:8]))
 
     @property
@@ -95,13 +93,13 @@ class State:
         """The histogram of all tensors' samples."""
         if not AVAILABLE:
             return LogHistogram.from_dense(self.bins)
-        codes, counts = _kernel.occupied(self.bins_at)
+        codes, counts = _kernel.occupied(self.bins)
         return LogHistogram(np.frombuffer(codes, np.uint16), np.frombuffer(counts, np.int64))
 
 
 def _state(figures: NDArray[np.float64], bins: NDArray[np.int32]) -> State:
     state = State(bins=bool(bins.size))
-    state._figures[:] = figures
+    state.figures[:] = figures
     state.bins[:] = bins
     return state
 
@@ -119,14 +117,14 @@ def can_read(tensor: Tensor) -> bool:
 
 
 class Plan:
-    """What the kernel is called with for tensors like one that it was made for: nothing is asked twice.
+    """What the kernel is called with for tensors like the first one, worked out once.
 
     `tensor`: of any floating dtype but float64. `stride`: every how many elements, in memory order, enter the bins.
-    `unit_axis`, with the addresses `low` and `high`: where each unit's extremes go, float32, shape (units,); NaN where
-    it has one. `rows`: how many rows of how many elements `gram` takes, see `sampling`; None: no products.
+    `unit_axis`, with `extremes`, float32, shape (2, units): where each unit's smallest and largest value go; NaN where
+    it has one. `rows`: the rows of memory whose inner products go to `products`, see `geometry`; None: no products.
     """
 
-    __slots__ = ("_convert", "_copy", "_dtype", "_gram", "_pass", "_shape", "_state", "_strides", "products")
+    __slots__ = ("_convert", "_copy", "_dtype", "_plan", "_shape", "_strides", "products")
 
     def __init__(
         self,
@@ -135,33 +133,35 @@ class Plan:
         stride: int = 1,
         *,
         unit_axis: int | None = None,
-        low: int = 0,
-        high: int = 0,
+        extremes: NDArray[np.float32] | None = None,
         rows: Rows | None = None,
     ) -> None:
         self._shape, self._strides, self._dtype = tensor.shape, tensor.stride(), tensor.dtype
-        # Its memory is written to by address alone.
-        self._state = state
         order = memory_order(tensor)
         self._convert = self._dtype not in (torch.float32, torch.bfloat16)
         self._copy = order is None
         order = order or list(range(tensor.dim()))
         shape = [tensor.shape[axis] for axis in order]
-        half = int(self._dtype is torch.bfloat16)
-        outer, units, inner = 1, 0, tensor.numel()
+        elements = 1, 0, tensor.numel()
         if unit_axis is not None:
-            place = order.index(unit_axis % len(order))
-            outer, units, inner = math.prod(shape[:place]), shape[place], math.prod(shape[place + 1 :])
-        self._pass = (half, outer, units, inner, low, high, state.figures_at, state.bins_at, stride)
+            position = order.index(unit_axis % len(order))
+            elements = math.prod(shape[:position]), shape[position], math.prod(shape[position + 1 :])
         self.products: NDArray[np.float32] | None = None
-        self._gram: tuple[int, ...] = ()
         if rows is not None:
-            products, address = zeros(rows.rows**2, np.float32)
-            self.products = products.reshape(rows.rows, rows.rows)
-            self._gram = (half, *rows, address)
+            self.products = zeros(rows.rows**2, np.float32).reshape(rows.rows, rows.rows)
+        self._plan = _kernel.plan(
+            self._dtype is torch.bfloat16,
+            elements,
+            stride,
+            state.figures,
+            state.cells if state.cells.size else None,
+            extremes,
+            rows or (0, 0, 0, 0, 0),
+            self.products,
+        )
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
-        # A copy with the original's addresses would write to memory that is not its own.
+        # It writes to the original's memory.
         return type(None), ()
 
     def fits(self, tensor: Tensor) -> bool:
@@ -181,11 +181,9 @@ class Plan:
             tensor = tensor.float()
         if self._copy:
             tensor = tensor.contiguous()
-        data = tensor.data_ptr()
-        _kernel.summarize(data, *self._pass)
-        return _kernel.gram(data, *self._gram) if self._gram else 1.0
+        return _kernel.run(self._plan, tensor.data_ptr())
 
 
-def all_differ(low: int, high: int, units: int) -> bool:
-    """Return whether no two units have the same extremes."""
-    return _kernel.all_differ(low, high, units)
+def all_differ(extremes: NDArray[np.float32]) -> bool:
+    """Return whether no two units have the same extremes, shape (2, units)."""
+    return _kernel.all_differ(extremes)

@@ -40,39 +40,24 @@ def unit_extremes(tensor: Tensor, unit_axis: int) -> tuple[Tensor, Tensor]:
     return maps.amin(-1).reshape(units, -1).amin(1), maps.amax(-1).reshape(units, -1).amax(1)
 
 
-class _Written:
-    """Where the kernel writes each unit's extremes: `low` and `high`, float32, shape (units,), and their addresses."""
-
-    __slots__ = ("addresses", "high", "low")
-
-    def __init__(self, units: int) -> None:
-        both, address = zeros(2 * units, np.float32)
-        self.low, self.high = both[:units], both[units:]
-        self.addresses = address, address + 4 * units
-
-    def __reduce__(self) -> tuple[type[_Written], tuple[int]]:
-        # A copy has memory of its own.
-        return _Written, (self.low.size,)
-
-
 class CpuUnits:
     """Accumulates the unit figures of one site on the CPU."""
 
-    __slots__ = ("_alive", "_group", "_high", "_low", "_written", "units")
+    __slots__ = ("_alive", "_extremes", "_group", "_high", "_low", "units")
 
     def __init__(self, units: int) -> None:
         self.units = units
         self._alive: Bools | None = None
         self._group: NDArray[np.int64] | None = np.zeros(units, np.int64)
-        self._written: _Written | None = None
+        self._extremes: NDArray[np.float32] | None = None
         self._low: NDArray[np.floating] = np.empty(0)
         self._high: NDArray[np.floating] = np.empty(0)
 
     def see(self, tensor: Tensor, unit_axis: int) -> tuple[float, float]:
         """Take in the units' values, return the extremes; call `mark_preactivation` next before a nonlinearity."""
         if kernel.can_read(tensor):
-            low_at, high_at = self.addresses
-            kernel.Plan(tensor, kernel.State(bins=False), unit_axis=unit_axis, low=low_at, high=high_at).run(tensor)
+            state = kernel.State(bins=False)
+            kernel.Plan(tensor, state, unit_axis=unit_axis, extremes=self.extremes).run(tensor)
             self.compare(tensor, unit_axis)
         else:
             low, high = unit_extremes(tensor, unit_axis)
@@ -84,12 +69,17 @@ class CpuUnits:
         return float(self._low.min()), float(self._high.max())
 
     @property
-    def addresses(self) -> tuple[int, int]:
-        """Where a `kernel.Plan` writes each unit's smallest and largest value; call `compare` when it has."""
-        if self._written is None:
-            self._written = _Written(self.units)
-        self._low, self._high = self._written.low, self._written.high
-        return self._written.addresses
+    def extremes(self) -> NDArray[np.float32]:
+        """Where a `kernel.Plan` writes each unit's extremes, shape (2, units); call `compare` when it has."""
+        if self._extremes is None:
+            self._extremes = zeros(2 * self.units, np.float32).reshape(2, self.units)
+        self._low, self._high = self._extremes
+        return self._extremes
+
+    def __getstate__(self) -> tuple[None, dict[str, Any]]:
+        # A copy has memory of its own, which the next tensor is written to.
+        kept = {name: getattr(self, name) for name in self.__slots__} | {"_extremes": None}
+        return None, kept | {"_low": self._low.copy(), "_high": self._high.copy()}
 
     @property
     def undecided(self) -> bool:
@@ -100,7 +90,7 @@ class CpuUnits:
         """Tell units apart by the extremes that were written, and where these are equal by the values."""
         if self._group is None:
             return
-        if kernel.all_differ(*self.addresses, self.units):
+        if kernel.all_differ(self.extremes):
             self._group = None
         else:
             self._part(tensor, unit_axis)

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import weakref
 from unittest import mock
 
 import numpy as np
@@ -44,9 +45,8 @@ def see(tensor, *, stride=1, unit_axis=None):
         extremes = None
     else:
         extremes = torch.empty(2, tensor.shape[unit_axis])
-        low, high = extremes[0].data_ptr(), extremes[1].data_ptr()
-        kernel.Plan(tensor, state, stride, unit_axis=unit_axis, low=low, high=high).run(tensor)
-    assert not state._spare.any()
+        kernel.Plan(tensor, state, stride, unit_axis=unit_axis, extremes=extremes.numpy()).run(tensor)
+    assert not state.cells[len(state.bins) :].any()
     histogram = LogHistogram.from_dense(state.bins)
     assert state.histogram == histogram
     return state.moments, histogram, extremes
@@ -262,33 +262,76 @@ def test_what_the_kernel_leaves_to_torch():
     assert not kernel.can_read(torch.ones(3, device="meta"))
 
 
+FIGURES, CELLS, BYTES = np.zeros(9), np.zeros(4100, np.int32), np.zeros(9, np.uint8)
+NO_ROWS = (0, 0, 0, 0, 0)
+
+
 @pytest.mark.parametrize(
-    ("arguments", "error"),
+    ("changed", "error"),
     [
-        ((0, 0, 1, 0, 5, 0, 0, 64, 0, 1), ValueError),
-        ((64, 0, 1, 0, 0, 0, 0, 64, 0, 1), ValueError),
-        ((64, 0, 1, 0, 5, 0, 0, 64, 64, 0), ValueError),
-        ((64, 0, 1, 5, 1, 0, 0, 64, 0, 1), ValueError),
-        ((64,), TypeError),
-        ((64, 0, 1, 0, 5, 0, 0, 0, 0, 1), ValueError),
-        ((-1, 0, 1, 0, 5, 0, 0, 64, 0, 1), OverflowError),
-        (("x", 0, 1, 0, 5, 0, 0, 64, 0, 1), TypeError),
+        ({"elements": (1, 0, 0)}, "no elements"),
+        ({"elements": (0, 0, 5)}, "no elements"),
+        ({"elements": (-1, 0, 5)}, "2\\^30"),
+        ({"elements": (2**20, 0, 2**20)}, "2\\^30"),
+        ({"elements": (2**30, 2**30, 2**30)}, "2\\^30"),
+        ({"stride": 0}, "stride 0"),
+        ({"stride": -1}, "2\\^30"),
+        ({"figures": None}, "figures.* None"),
+        ({"figures": np.zeros(8)}, "figures must be 72 .* got 64"),
+        ({"figures": BYTES}, "figures must be 72 .* got 9"),
+        ({"figures": np.zeros(10)[:9].view(np.uint8)[4:-4]}, "figures"),
+        ({"bins": CELLS[:4096]}, "bins must be 16400 .* got 16384"),
+        ({"elements": (1, 5, 1)}, "extremes.* None"),
+        ({"elements": (1, 5, 1), "extremes": np.zeros((2, 4), np.float32)}, "extremes must be 40 .* got 32"),
+        ({"rows": (2, 2, 1, 2, 2)}, "products.* None"),
+        ({"rows": (2, 2, 1, 2, 2), "products": np.zeros(3, np.float32)}, "products must be 16 .* got 12"),
+        ({"rows": (2, 4, 1, 2, 2)}, "do not lie within"),
+        ({"rows": (2, 2, 1, 2, 4)}, "do not lie within"),
+        ({"rows": (1, 2, 3, 2, 2)}, "do not lie within"),
+        ({"rows": (2, 2, 1, 2, 0)}, "do not lie within"),
+        ({"rows": (2**40, 2**40, 1, 2, 2)}, "do not lie within"),
     ],
+    ids=str,
 )
-def test_wrong_arguments_are_refused(arguments, error):
-    with pytest.raises(error):
-        kernel._kernel.summarize(*arguments)
+def test_plans_that_would_reach_beyond_their_memory_are_refused(changed, error):
+    fine = {"half": False, "elements": (1, 0, 5), "stride": 1, "figures": FIGURES, "bins": None, "extremes": None}
+    arguments = {**fine, "rows": NO_ROWS, "products": None, **changed}
+    with pytest.raises(ValueError, match=error):
+        kernel._kernel.plan(*arguments.values())
 
 
-@pytest.mark.parametrize("arguments", [(0, 0, 4), (64, 0, 4), (0, 64, 4), (64, 64, 2**40)])
-def test_units_at_no_address_are_refused(arguments):
+def test_memory_that_is_not_to_be_written_to_is_refused():
+    figures = np.zeros(9)
+    figures.flags.writeable = False
+    with pytest.raises((ValueError, BufferError)):
+        kernel._kernel.plan(False, (1, 0, 5), 1, figures, None, None, NO_ROWS, None)
+
+
+def test_a_plan_keeps_its_memory():
+    figures = np.zeros(9)
+    plan = kernel._kernel.plan(False, (1, 0, 5), 1, figures, None, None, NO_ROWS, None)
+    alive = weakref.ref(figures)
+    del figures
+    assert alive() is not None
+    del plan
+    assert alive() is None
+
+
+def test_wrong_arguments_are_refused():
+    plan = kernel._kernel.plan(False, (1, 0, 5), 1, FIGURES, None, None, NO_ROWS, None)
     with pytest.raises(ValueError, match="null address"):
-        kernel._kernel.all_differ(*arguments)
-
-
-def test_bins_at_no_address_are_refused():
-    with pytest.raises(ValueError, match="null address"):
-        kernel._kernel.occupied(0)
+        kernel._kernel.run(plan, 0)
+    for arguments in ((plan,), (plan, "x"), (plan, 64, 0), (plan, None)):
+        with pytest.raises(TypeError):
+            kernel._kernel.run(*arguments)
+    with pytest.raises((ValueError, TypeError)):
+        kernel._kernel.run(None, 64)
+    for function in (kernel._kernel.all_differ, kernel._kernel.occupied):
+        for value in (0, None):
+            with pytest.raises(TypeError):
+                function(value)
+    with pytest.raises(ValueError, match="4096"):
+        kernel._kernel.occupied(CELLS)
 
 
 @pytest.mark.parametrize(("low", "high", "differ"), [
@@ -303,17 +346,16 @@ def test_bins_at_no_address_are_refused():
 ])  # fmt: skip
 def test_units_that_differ(low, high, differ):
     pair = torch.tensor([low, high], dtype=torch.float32)
-    assert kernel.all_differ(pair[0].data_ptr(), pair[1].data_ptr(), len(low)) is differ
+    assert kernel.all_differ(pair.numpy()) is differ
 
 
 def test_many_units_that_differ():
-    low = torch.arange(5000.0)
-    assert kernel.all_differ(low.data_ptr(), low.data_ptr(), 5000)
-    same = torch.zeros(5000)
-    assert kernel.all_differ(same.data_ptr(), low.data_ptr(), 5000)
-    assert kernel.all_differ(low.data_ptr(), same.data_ptr(), 5000)
-    low[4999] = 17.0
-    assert not kernel.all_differ(low.data_ptr(), low.data_ptr(), 5000)
+    apart, same = np.arange(5000, dtype=np.float32), np.zeros(5000, np.float32)
+    assert kernel.all_differ(np.stack([apart, apart]))
+    assert kernel.all_differ(np.stack([same, apart]))
+    assert kernel.all_differ(np.stack([apart, same]))
+    apart[4999] = 17.0
+    assert not kernel.all_differ(np.stack([apart, apart]))
 
 
 @settings(max_examples=100, deadline=None)
