@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 # Old module -> new module. What lies in an old package and has no row of its own keeps its name in the new package.
 MODULES = {
     "propscope.calibration": "propscope.remedies.calibration",
+    "propscope.calibration.progress": "propscope.remedies.calibration.passes",
     "propscope.calibration.record": "propscope.records.calibration",
+    "propscope.calibration.recurrent": "propscope.remedies.calibration.parts",
+    "propscope.calibration.survey": "propscope.remedies.calibration.parts",
+    "propscope.calibration.weights": "propscope.remedies.calibration.backup",
     "propscope.cli.check_report": "propscope.report.check",
     "propscope.cli.inspection": "propscope.cli.model_runs",
     "propscope.cli.inspection_document": "propscope.report.documents",
@@ -55,8 +59,11 @@ MODULES = {
     "propscope.measure.tracking": "propscope.measure.profiler",
     "propscope.mending": "propscope.remedies",
     "propscope.mending.model": "propscope.remedies.apply",
+    "propscope.mending.paths": "propscope.remedies.apply",
     "propscope.mending.record": "propscope.records.remedy_trials",
+    "propscope.mending.remake": "propscope.remedies.rebuild",
     "propscope.mending.report": "propscope.report.remedies",
+    "propscope.mending.verify": "propscope.remedies.rebuild",
     "propscope.networks.fills": "propscope.networks.initializers",
     "propscope.networks.initializer_table": "propscope.networks.initializers",
     "propscope.plots.callouts": "propscope.plots.map_labels",

@@ -60,7 +60,7 @@ def diagnose(
 
 def _verify(profiles: ProfileSet, diagnosis: Diagnosis) -> None:
     """Print what was tried for each network as soon as it is known."""
-    from propscope.remedies.verify import verified
+    from propscope.remedies.rebuild import verified
     from propscope.report.remedies import trials_text
     from propscope.report.terminal import write
 

@@ -1,4 +1,4 @@
-"""`Calibration`: what was scaled, by how much, and what was left alone and why."""
+"""`Calibration`: the weights that were scaled, by how much, and those that were left alone."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dataclasses import dataclass, field
 
 from propscope.records.display import as_html, as_text
 
-# Below this share of the variance between samples, a layer of unit variance tells its samples hardly apart.
+# If less than this share of the variance lies between samples, a layer hardly distinguishes them.
 ALIKE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class ScaledWeight:
-    """A weight that is calibrated: its `factor` in all, and the standard deviation that it gives before and after.
+    """A calibrated weight: its total `factor`, and the standard deviation of its output before and after.
 
-    `std_before` is met in turn, with every layer ahead of it calibrated already (and after an orthogonal start, where
-    one was asked for): it tells what this layer alone does to a signal of the wanted size. `factor` is 1 and `steps` 0
-    where it was within the tolerance already. `calls`: how often its module ran in the forward pass in which it was
-    calibrated, of which the first one counts. `sample_fraction`: the share of the variance after that lies within
-    units, over samples and positions; near 0, the layer gives every sample the same.
+    `std_before` is measured when all layers before it are calibrated (and after an orthogonal start, if requested), so
+    it shows what this layer does to a signal of the wanted size. `factor` is 1 and `steps` is 0 where it was within the
+    tolerance already. `calls`: how often its module ran in the forward pass in which it was calibrated; only the first
+    call counts. `sample_fraction`: the share of the variance afterwards that lies within units, over samples and
+    positions; near 0, the layer gives all samples the same output.
     """
 
     name: str
@@ -36,7 +36,7 @@ class ScaledWeight:
 
 @dataclass(frozen=True, slots=True)
 class SkippedWeight:
-    """A weight that was left alone, and why."""
+    """A weight that was left alone, and the `reason`."""
 
     name: str
     kind: str
@@ -45,10 +45,10 @@ class SkippedWeight:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What `calibrate` did: `layers` in execution order, `left`, and the number of forward `passes` of the model.
+    """The result of `calibrate`: scaled `layers` in execution order, weights `left` alone, number of forward `passes`.
 
-    `reruns`: how often a single layer was run again inside such a pass. Holds a copy of every weight that was changed,
-    for `undo`; the copies go with the record.
+    `reruns`: how often single layers ran again inside these passes. The record holds a copy of every weight that was
+    changed, for `undo`; the copies are freed with it.
     """
 
     layers: tuple[ScaledWeight, ...]
@@ -60,8 +60,8 @@ class Calibration:
     def undo(self) -> None:
         """Restore the weights bit for bit, in place.
 
-        Raises `InputError`, and changes nothing, where a weight is no longer what `calibrate` left: after a training
-        step, after loading a state, and after an undo.
+        Raises `InputError`, and changes nothing, where a weight has changed since `calibrate`: after a training step,
+        after loading a state, or after an undo.
         """
         if self.restore is not None:
             self.restore()
@@ -74,5 +74,5 @@ class Calibration:
 
     @property
     def largest_error(self) -> float:
-        """The largest abs(std_after / target - 1) of all layers; nan without any."""
+        """The largest abs(std_after / target - 1) of all layers; NaN without layers."""
         return max((abs(layer.std_after / layer.target - 1) for layer in self.layers), default=math.nan)

@@ -1,4 +1,4 @@
-"""What a remedy did, as records: a `Trial` of one remedy, the `RemedyTrials` of a network with all that were tried."""
+"""The outcome of remedies, as records: a `Trial` of one remedy, and the `RemedyTrials` of a network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RANK: dict[Verdict, int] = {"broken": 0, "strained": 1, "healthy": 2}
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a network shows: its diagnosis, and the signal's factor over the depth, a geometric mean over its seeds."""
+    """The diagnosis of a network, and its factors over the depth (`forward`, `backward`), means over seeds."""
 
     diagnosis: Diagnosis
     forward: float
@@ -23,10 +23,10 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One remedy carried out: the network's state `before` and `after`.
+    """One remedy that was tried: the network's state `before` and `after`.
 
-    `after` is None where the remedy could not be carried out; `reason` says why. `lines`: what does the same to an
-    existing model, as lines of Python.
+    `after` is None where the remedy could not be carried out, and `reason` says why. `lines`: the lines of Python that
+    apply the remedy to an existing model.
     """
 
     remedy: Remedy
@@ -37,12 +37,12 @@ class Trial:
 
     @property
     def healed(self) -> bool:
-        """Whether nothing is wrong any more."""
+        """Whether the network is healthy afterwards."""
         return self.after is not None and self.after.diagnosis.verdict == "healthy"
 
     @property
     def helped(self) -> bool:
-        """Whether the verdict is better than before: a remedy that did not help is withdrawn."""
+        """Whether the verdict is better than before."""
         if self.after is None:
             return False
         return RANK[self.after.diagnosis.verdict] > RANK[self.before.diagnosis.verdict]
@@ -50,9 +50,9 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class RemedyTrials:
-    """What was tried for one network, in order, up to the first remedy that made it healthy.
+    """The remedies that were tried for one network, in order, up to the first that made it healthy.
 
-    `reason`: why nothing was tried, "" where something was, or nothing needs mending.
+    `reason`: why nothing was tried; "" where something was tried, or where the network was healthy already.
     """
 
     before: State
@@ -62,7 +62,7 @@ class RemedyTrials:
 
     @property
     def trial(self) -> Trial | None:
-        """The first trial that made it healthy, else the first that helped; None where none did."""
+        """The first trial that made the network healthy, else the first that helped most; None where none helped."""
         helped = [trial for trial in self.trials if trial.helped and trial.after is not None]
         return max(helped, key=lambda trial: RANK[trial.after.diagnosis.verdict] if trial.after else -1, default=None)
 

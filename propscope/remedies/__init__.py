@@ -1,8 +1,9 @@
-"""Remedies carried out and judged: networks of the grid made again, existing models mended on a copy."""
+"""Remedies carried out and judged: on copies of existing models, and on networks of the grid built again."""
 
 from propscope.records.remedy_trials import RemedyTrials, State, Trial
 from propscope.remedies.apply import carry_out, mend
+from propscope.remedies.calibration import calibrate
 from propscope.remedies.centre import centre
-from propscope.remedies.verify import verify
+from propscope.remedies.rebuild import verify
 
-__all__ = ["RemedyTrials", "State", "Trial", "carry_out", "centre", "mend", "verify"]
+__all__ = ["RemedyTrials", "State", "Trial", "calibrate", "carry_out", "centre", "mend", "verify"]

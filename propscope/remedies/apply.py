@@ -1,8 +1,9 @@
-"""`mend`: what helps an existing model, found on copies of it; `carry_out`: a remedy applied to the model itself."""
+"""`mend`: find what helps an existing model, on copies of it; `carry_out`: apply a remedy to the model itself."""
 
 from __future__ import annotations
 
 import copy
+import keyword
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -19,9 +20,8 @@ from propscope.records.profile_set import ProfileSet
 from propscope.records.remedy_trials import RemedyTrials, State, Trial
 from propscope.remedies.calibration import calibrate
 from propscope.remedies.centre import centre
-from propscope.remedies.paths import spelled
 
-# Factors that were measured beside another fault are not those that remain when it is gone.
+# Once one fault is gone, the factors of the others are measured again: at most so many rounds.
 ROUNDS = 3
 
 
@@ -33,13 +33,13 @@ def mend(
     *,
     seed: int = 0,
 ) -> RemedyTrials:
-    """Return what helps a model: each remedy is carried out on a copy, which is profiled and judged as the model was.
+    """Return what helps a model: each remedy is applied to a copy, which is then profiled and diagnosed.
 
-    `batch`, `loss` and `seed` are as in `propscope.profile`; `diagnosis` is that of the model, made here when None.
-    Tried in turn, until the model is healthy: the weights multiplied by the factors that the findings measured (again
-    by what is measured then, while it helps), `propscope.calibrate`, `centre`; that first where the diagnosis says so.
-    The model itself stays as it is, bit for bit; `carry_out(model, remedy, batch)` applies the remedy of a trial. What
-    the model raises passes through.
+    `batch`, `loss` and `seed` are as in `propscope.profile`; `diagnosis` is that of the model, made here if None.
+    Three remedies are tried in turn, until the model is healthy: multiply the weights by the factors that the findings
+    measured (repeated with newly measured factors, as long as that helps), `propscope.calibrate`, and `centre`, which
+    comes first where the diagnosis recommends it. The model itself does not change, bit for bit;
+    `carry_out(model, remedy, batch)` applies the remedy of a trial to it. Exceptions of the model pass through.
     """
     before = _state(model, batch, loss, seed, diagnosis)
     if before.diagnosis.verdict == "healthy":
@@ -55,8 +55,8 @@ def mend(
 def carry_out(model: nn.Module, remedy: Remedy, batch: Any) -> tuple[str, ...]:
     """Apply a remedy to a model in place, and return the names of the modules that it changed.
 
-    A weight that several modules share is multiplied once. Raises `InputError` for a remedy that no weights carry out,
-    and for factors of modules that the model has not.
+    A weight that several modules share is multiplied once. Raises `InputError` for a remedy that changes more than
+    weights, and for factors of modules that the model does not have.
     """
     if remedy.action == "centre":
         return centre(model, batch)
@@ -64,14 +64,16 @@ def carry_out(model: nn.Module, remedy: Remedy, batch: Any) -> tuple[str, ...]:
         return _multiply(model, remedy.factors)
     if remedy.action == "calibrate":
         return tuple(layer.name for layer in calibrate(model, batch).layers if layer.factor != 1)
-    raise InputError(f"the remedy {remedy.action} is not one of weights alone: {remedy.text}")
+    raise InputError(f"the remedy {remedy.action!r} changes more than weights: {remedy.text}")
 
 
 def _multiply(model: nn.Module, factors: Mapping[str, float]) -> tuple[str, ...]:
     modules = dict(model.named_modules())
     missing = [name for name in factors if not isinstance(getattr(modules.get(name), "weight", None), Tensor)]
     if missing:
-        raise InputError(f"the model has no module {missing[0]!r} with a weight", hint="it is another model's remedy")
+        raise InputError(
+            f"the model has no module {missing[0]!r} with a weight", hint="use a remedy from a diagnosis of this model"
+        )
     once: set[int] = set()
     with torch.no_grad():
         for name, factor in factors.items():
@@ -92,7 +94,7 @@ def _state(
 
 
 def _candidates(diagnosis: Diagnosis) -> Iterator[Remedy]:
-    centred = Remedy("centre", "bring each unit to mean 0 and each layer to deviation 1: centre(model, batch)")
+    centred = Remedy("centre", "bring each unit to mean 0 and each layer to std 1: centre(model, batch)")
     worst = diagnosis.worst
     first = worst is not None and worst.remedy is not None and worst.remedy.action == "centre"
     if first:
@@ -105,7 +107,7 @@ def _candidates(diagnosis: Diagnosis) -> Iterator[Remedy]:
 
 
 def _factors(diagnosis: Diagnosis) -> dict[str, float]:
-    """Return the factors of all that is wrong; of a module that several findings name, the worst one's."""
+    """Return the factors of all faults by module; a module that several findings name gets that of the worst."""
     found: dict[str, float] = {}
     for finding in diagnosis.findings:
         if finding.severity != "note" and finding.remedy is not None:
@@ -130,23 +132,23 @@ def _tried(
     seed: int,
 ) -> Trial:
     try:
-        mended = copy.deepcopy(model)
+        changed = copy.deepcopy(model)
     except Exception as error:  # A user's model may hold anything.
         return Trial(remedy, before, None, reason=f"the model cannot be copied: {_line(error)}")
     try:
-        carry_out(mended, remedy, batch)
-        trial = Trial(remedy, before, _state(mended, batch, loss, seed))
+        carry_out(changed, remedy, batch)
+        trial = Trial(remedy, before, _state(changed, batch, loss, seed))
         for _ in range(ROUNDS - 1):
-            trial = _again(mended, trial, batch, loss, seed)
+            trial = _again(changed, trial, batch, loss, seed)
     except PropscopeError as error:
         return Trial(remedy, before, None, reason=str(error))
-    except Exception as error:  # As is, the model ran; mended, it may raise.
-        return Trial(remedy, before, None, reason=f"the model stopped then: {_line(error)}")
+    except Exception as error:  # The original model ran, but the changed copy may raise.
+        return Trial(remedy, before, None, reason=f"the changed model stopped: {_line(error)}")
     return replace(trial, lines=_lines(model, trial.remedy))
 
 
-def _again(mended: nn.Module, trial: Trial, batch: Any, loss: Callable[[Any], Tensor] | None, seed: int) -> Trial:
-    """Return a trial with the factors that are left multiplied in, where that is better still."""
+def _again(changed: nn.Module, trial: Trial, batch: Any, loss: Callable[[Any], Tensor] | None, seed: int) -> Trial:
+    """Return a trial that also multiplies by the newly measured factors, if that improves the verdict further."""
     if not trial.helped or trial.remedy.action != "scale":
         return trial
     assert trial.after is not None
@@ -155,19 +157,36 @@ def _again(mended: nn.Module, trial: Trial, batch: Any, loss: Callable[[Any], Te
         return trial
     known = trial.remedy.factors
     both = {name: known.get(name, 1.0) * more.get(name, 1.0) for name in {**known, **more}}
-    _multiply(mended, more)
-    again = Trial(_scaling(both), trial.before, _state(mended, batch, loss, seed))
+    _multiply(changed, more)
+    again = Trial(_scaling(both), trial.before, _state(changed, batch, loss, seed))
     return again if replace(again, before=trial.after).helped else trial
 
 
 def _lines(model: nn.Module, remedy: Remedy) -> tuple[str, ...]:
     if remedy.action == "scale":
         return tuple(
-            f"{spelled(model, name)}.weight.data.mul_({number(factor)})" for name, factor in remedy.factors.items()
+            f"{module_expression(model, name)}.weight.data.mul_({number(factor)})"
+            for name, factor in remedy.factors.items()
         )
     if remedy.action == "calibrate":
         return ("propscope.calibrate(model, batch)",)
     return ("from propscope.remedies import centre", "centre(model, batch)")
+
+
+def module_expression(model: nn.Module, name: str, root: str = "model") -> str:
+    """Return the Python expression of a module with a dotted name: "stage2.1.conv1" is model.stage2[1].conv1."""
+    text, module = root, model
+    for part in name.split(".") if name else ():
+        if part.isdecimal() and isinstance(module, (nn.Sequential, nn.ModuleList)):
+            text += f"[{part}]"
+        elif isinstance(module, nn.ModuleDict):
+            text += f"[{part!r}]"
+        elif part.isidentifier() and not keyword.iskeyword(part):
+            text += f".{part}"
+        else:
+            return f"{root}.get_submodule({name!r})"
+        module = module.get_submodule(part)
+    return text
 
 
 def _line(error: Exception) -> str:

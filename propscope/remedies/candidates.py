@@ -1,4 +1,4 @@
-"""Which remedies are tried for a network of the grid, in this order."""
+"""The remedies that are tried for a network of the grid, in order."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ BIAS_VARIANCE = 0.05
 
 
 def candidates(diagnosis: Diagnosis, request: Mapping[str, Any]) -> Iterator[Remedy]:
-    """Yield the remedies for a network, each with options, none twice and none that the network has already.
+    """Yield the remedies for a network, each once, without those whose options the network has already.
 
-    The worst finding's own; its weights multiplied by what was measured; the critical points of theory; norms;
-    residual sums around norms.
+    In order: the remedy of the worst finding; the weights multiplied by the measured factor; the critical points of
+    theory; norms; residual sums around norms.
     """
     tried: list[Mapping[str, Any]] = []
     for remedy in _all(diagnosis, request):
@@ -42,7 +42,7 @@ def _of(request: Mapping[str, Any], name: str) -> Any:
 def _all(diagnosis: Diagnosis, request: Mapping[str, Any]) -> Iterator[Remedy]:
     worst = diagnosis.worst
     if worst is not None and worst.remedy is not None and worst.remedy.options:
-        # The rest of its text is another way, which is tried by itself.
+        # The rest of the text names an alternative, which is tried by itself.
         yield replace(worst.remedy, text=worst.remedy.text.split("; or ")[0], factors={})
     if worst is not None and (each := worst.evidence.get("factor_per_layer", math.nan)) > 0:
         yield from _scaled(request, 1 / each)
@@ -56,7 +56,7 @@ def _all(diagnosis: Diagnosis, request: Mapping[str, Any]) -> Iterator[Remedy]:
 
 
 def _scaled(request: Mapping[str, Any], factor: float) -> Iterator[Remedy]:
-    """Yield the weights of every layer after the first multiplied by `factor`, as a variance over the fan-in."""
+    """Yield the initializer whose weights are larger by `factor`, as a variance over the fan-in."""
     network = _network(request)
     units = network.widths[-1]
     try:

@@ -1,4 +1,4 @@
-"""`centre`: an existing model's layers brought to mean 0 and standard deviation 1, weights and biases, in one pass."""
+"""`centre`: bring the layers of an existing model to mean 0 and std 1 through weights and biases, in one pass."""
 
 from __future__ import annotations
 
@@ -17,26 +17,28 @@ _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def centre(model: nn.Module, batch: Any) -> tuple[str, ...]:
-    """Change weights and biases in place so that each unit has mean 0 over the batch, and each layer deviation 1.
+    """Change weights and biases in place so that each unit has mean 0 over the batch and each layer has std 1.
 
-    Data-dependent initialization (Kraehenbuehl et al. 2016, section 3.1; Salimans, Kingma 2016, section 3), with one
-    scale a layer: b <- (b - mean) / std, W <- W / std, layer after layer in execution order. What all samples have in
-    common, such as the mean 1/2 of a sigmoid, no longer passes; `propscope.calibrate`, which leaves biases alone, lets
-    it. `batch` is as in `propscope.profile`; buffers, gradients and random states stay as they are.
+    This is data-dependent initialization (Kraehenbuehl et al. 2016, section 3.1; Salimans, Kingma 2016, section 3) with
+    one scale per layer, layer after layer in execution order: W <- W / std, b <- (b - mean) / std, where `mean` is that
+    of each unit and `std` that of the layer. It removes what all samples have in common, such as the mean 1/2 of a
+    sigmoid; `propscope.calibrate`, which does not change biases, keeps it. `batch` is as in `propscope.profile`;
+    buffers, gradients and random states do not change.
 
-    Changed are Linear and convolutions with a weight and bias of their own that learn; returns their names in the order
-    in which they ran. Left alone: one that runs again, or whose output is constant or not finite. Raises `InputError`
-    where no layer was changed. Then, and when the model raises or is interrupted, all weights are as they were.
+    Changes Linear and convolution layers whose weight and bias require gradients and belong to no other module, and
+    returns their names in execution order. Later runs of a layer, and layers whose output is constant or not finite,
+    change nothing. Raises `InputError` where no layer was changed. In that case, and if the model raises or is
+    interrupted, all weights are as before.
     """
     names = {id(module): name for name, module in model.named_modules()}
-    left = _own(model)
+    waiting = _own(model)
     done: list[str] = []
     saved: list[tuple[nn.Parameter, Tensor]] = []
 
     def changed(module: nn.Module, arguments: Any, output: Any) -> Tensor | None:
-        if id(module) not in left or not isinstance(output, Tensor):
+        if id(module) not in waiting or not isinstance(output, Tensor):
             return None
-        left.discard(id(module))
+        waiting.discard(id(module))
         found = _centred(module, output, saved)
         if found is not None:
             done.append(names[id(module)])
@@ -45,11 +47,11 @@ def centre(model: nn.Module, batch: Any) -> tuple[str, ...]:
     try:
         with ExitStack() as stack, undisturbed(model, batch), torch.no_grad():
             for module in model.modules():
-                if id(module) in left:
+                if id(module) in waiting:
                     stack.callback(module.register_forward_hook(changed).remove)
             call_model(model, batch)
         if not done:
-            raise InputError("no layer was centred: none has a bias that learns and an output that varies")
+            raise InputError("no layer was centred: no layer has a trainable bias and an output that varies")
     except BaseException:
         with torch.no_grad():
             for parameter, before in saved:
@@ -59,7 +61,7 @@ def centre(model: nn.Module, batch: Any) -> tuple[str, ...]:
 
 
 def _own(model: nn.Module) -> set[int]:
-    """Return the ids of the layers that have a weight and a bias which learn, and which no other module has."""
+    """Return the ids of the layers whose weight and bias require gradients and belong to no other module."""
     owners = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
     return {
         id(module)
@@ -71,7 +73,7 @@ def _own(model: nn.Module) -> set[int]:
 
 
 def _centred(module: nn.Module, output: Tensor, saved: list[tuple[nn.Parameter, Tensor]]) -> Tensor | None:
-    """Change one layer by its output, which is returned as it is then; None where it is left alone."""
+    """Change one layer and return its new output; None where the layer is left alone."""
     axis = output.dim() - 1 if isinstance(module, nn.Linear) else 1
     values = output.double()
     mean = values.mean([i for i in range(output.dim()) if i != axis], keepdim=True)

@@ -145,7 +145,7 @@ def test_an_interrupt_keeps_what_was_said(command, deep, monkeypatch):
     def stop(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["propscope.remedies.verify"], "remade", stop)
+    monkeypatch.setattr("propscope.remedies.rebuild.rebuilt", stop)
     outcome = command("diagnose", deep, "--verify")
     assert outcome.code == 130
     assert "4 networks: 3 broken" in outcome.out

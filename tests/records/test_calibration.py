@@ -1,6 +1,6 @@
 import math
 
-from propscope.remedies.calibration import Calibration, ScaledWeight, SkippedWeight
+from propscope.records.calibration import Calibration, ScaledWeight, SkippedWeight
 
 
 def layer(name, **changes):
@@ -31,10 +31,10 @@ def test_prints_what_was_scaled_and_what_was_left():
     assert text.startswith("Calibration: 4 weights, 1 forward pass\n")
     assert "12.5" in text
     assert "(model)" in text
-    assert "left alone, an embedding: e0, e1, e2, e3 and 2 more" in text
-    assert "left alone, frozen: f" in text
-    assert "hardly different between samples, whatever the scale: b;" in text
-    assert "calibrated on the first: c" in text
+    assert "an embedding: e0, e1, e2, e3 and 2 more" in text
+    assert ", frozen: f" in text
+    assert "at any scale: b;" in text
+    assert "calibrated on the first run: c" in text
     assert "<table>" in record._repr_html_()
 
 

@@ -13,7 +13,7 @@ from propscope.errors import InputError
 from propscope.measure import profile
 from propscope.records import Remedy
 from propscope.remedies import carry_out, centre, mend
-from propscope.remedies.paths import spelled
+from propscope.remedies.apply import module_expression
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 from models import misscaled_resnet, resnet, sigmoid_net
@@ -162,7 +162,7 @@ def test_a_model_that_cannot_be_copied_or_stops_when_mended_is_a_reason():
 
     net = Watched(*sigmoid_net(depth=30))
     found = mend(net, torch.randn(64, 128))
-    assert found.trials[0].reason == "the model stopped then: ValueError: too large"
+    assert found.trials[0].reason == "the changed model stopped: ValueError: too large"
     assert found.trials[0].after is None
 
 
@@ -177,7 +177,7 @@ def test_weights_that_are_nan_are_not_mended_by_a_factor():
 
 
 def test_remedies_that_no_weights_carry_out_are_refused():
-    with pytest.raises(InputError, match="norm is not one of weights alone"):
+    with pytest.raises(InputError, match="'norm' changes more than weights"):
         carry_out(stack(), Remedy("norm", "put a norm", options={"norm": "layer"}), torch.randn(8, 64))
     with pytest.raises(InputError, match="no module 'nowhere'"):
         carry_out(stack(), Remedy("scale", "", factors={"nowhere": 2.0}), torch.randn(8, 64))
@@ -263,5 +263,5 @@ def test_places_as_python_writes_them():
         (odd, "class", "model.get_submodule('class')"),
         (net, "", "model"),
     ):
-        assert spelled(model, name) == text
+        assert module_expression(model, name) == text
         assert eval(text, {"model": model}) is model.get_submodule(name)

@@ -1,4 +1,4 @@
-"""Layer-sequential unit-variance scaling: the weights of an existing model brought to a wanted signal, in place."""
+"""Layer-sequential unit-variance scaling: each layer's weights are scaled until its output has the wanted std."""
 
 from propscope.records.calibration import Calibration, ScaledWeight, SkippedWeight
 from propscope.remedies.calibration.unit_variance import calibrate

@@ -1,4 +1,4 @@
-"""Mean and variance of all elements of many tensors, pooled in float64, and how much of it lies between samples."""
+"""Mean and variance over all elements of many tensors, pooled in float64, and the share between samples."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import math
 import torch
 from torch import Tensor
 
-# Elements widened at a time, so that a large activation is not held twice over in float64.
+# Elements converted to float64 at a time, so that a large activation is not copied as a whole.
 _CHUNK = 1 << 22
-# Rounding of float32 leaves a constant tensor with up to this standard deviation, relative to its mean.
+# Rounding in float32 gives a constant tensor up to this standard deviation, relative to its mean.
 _CONSTANT = 1e-6
 
 
 class Spread:
-    """Accumulates tensors whose axis `axis` holds the units; memory is one number a unit, however many tensors come.
+    """Accumulates tensors whose axis `axis` holds the units; memory is one number per unit, for any number of tensors.
 
     Means and sums of squares about the mean are combined exactly (Chan, Golub, LeVeque 1983, eq. 2.1).
     """
@@ -26,7 +26,7 @@ class Spread:
         self._units: Tensor | None = None
 
     def add(self, values: Tensor, axis: int) -> None:
-        """Take in every element of `values`, which has at least one dimension."""
+        """Add every element of `values`, which has at least one dimension."""
         if not values.numel():
             return
         rows = max(_CHUNK * len(values) // values.numel(), 1)
@@ -49,22 +49,22 @@ class Spread:
             self._units = sums.clone()
         elif self._units.shape == sums.shape:
             self._units += sums
-        else:  # The axis of units is a length that varies from batch to batch.
+        else:  # The axis of units has another length in each batch.
             self._units = torch.full_like(sums, math.nan)
 
     @property
     def finite(self) -> bool:
-        """Whether every element was."""
+        """Whether every element was finite."""
         return math.isfinite(self._squares)
 
     @property
     def rows(self) -> int:
-        """How often each unit was seen: samples times positions."""
+        """The number of values per unit: samples times positions."""
         return 0 if self._units is None else self.count // len(self._units)
 
     @property
     def std(self) -> float:
-        """The standard deviation of all elements, without Bessel's correction; 0 for what rounding alone moves."""
+        """The standard deviation of all elements, without Bessel's correction; 0 where it comes only from rounding."""
         found = math.sqrt(self._squares / self.count) if self.count else math.nan
         return 0.0 if found <= _CONSTANT * abs(self.mean) else found
 
@@ -72,7 +72,7 @@ class Spread:
     def sample_fraction(self) -> float:
         """The share of the variance that lies within units, over samples and positions; the rest is between units.
 
-        0 where every sample gives the same; nan where units cannot be told or nothing varies.
+        0 where all samples give the same values; NaN where the units vary from batch to batch, or nothing varies.
         """
         if self._units is None or not self._squares:
             return math.nan

@@ -3,8 +3,7 @@ import torch
 from torch import nn
 
 from propscope.measure.filters import Filter
-from propscope.remedies.calibration.parts import Call
-from propscope.remedies.calibration.survey import survey
+from propscope.remedies.calibration.parts import Call, survey
 
 
 def parts(model):

@@ -107,7 +107,7 @@ def test_shared_modules_and_weights_are_scaled_on_their_first_call(many):
     record = calibrate(model, batches=[x[:10], x[10:]]) if many else calibrate(model, x)
     assert [(layer.name, layer.calls) for layer in record.layers] == [("first", 1), ("again", 3)]
     (left,) = record.left
-    assert (left.name, left.reason) == ("tied", "its weight is also that of first, with which it is scaled")
+    assert (left.name, left.reason) == ("tied", "it shares its weight with first, which was scaled")
     assert stds(model, x)[:2] == pytest.approx([1, 1], rel=0.01)
     assert model.tied.weight is model.first.weight
 
@@ -167,7 +167,7 @@ def test_random_numbers_are_the_same_in_each_pass():
 
 def test_batches_that_do_not_come_again():
     once = iter([torch.randn(8, 64)])
-    with pytest.raises(InputError, match="batches holds no batch the second time"):
+    with pytest.raises(InputError, match="batches gave no batch the second time"):
         calibrate(mlp(2), batches=lambda: once)
     given = iter([[(torch.randn(20, 8), 0)], [(torch.randn(20, 8), 1)]])
 

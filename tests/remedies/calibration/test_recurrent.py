@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from propscope.remedies.calibration.recurrent import input_of_layer
+from propscope.remedies.calibration.parts import input_of_layer
 
 
 def stack(kind, **options):

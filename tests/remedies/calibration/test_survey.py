@@ -5,7 +5,7 @@ from torch.nn.utils import parametrizations, prune
 
 from propscope.errors import InputError
 from propscope.measure.filters import Filter
-from propscope.remedies.calibration.survey import survey
+from propscope.remedies.calibration.parts import survey
 
 
 def surveyed(model, include=None, exclude=None):
@@ -85,7 +85,7 @@ def test_what_cannot_be_scaled_is_left_with_its_reason():
     assert left["spectral"] == "its weight is computed (SpectralNorm)"
     assert left["old"] == left["pruned"] == "its weight is computed by a hook of torch.nn.utils"
     assert left["recurrent"] == left["attention.k_proj"] == "its weight is computed"
-    assert left["own"] == "there is no rule for its tokens"
+    assert left["own"] == "propscope has no rule for its tokens"
     assert left["complex"] == "its weight is complex64, strided"
     assert left["empty"] == "it is empty"
     assert left["scripted"].startswith("scripted")
@@ -100,7 +100,7 @@ def test_ties_to_what_is_left_alone_are_left_alone():
     model[3].weight = nn.Parameter(model[1].weight.t())  # a view: the memory is shared
     names, left = surveyed(model)
     assert names == ["1", "3"]
-    assert left["2"] == "its weight is also that of 0, which is left alone"
+    assert left["2"] == "it shares its weight with 0, which is left alone"
 
 
 def test_a_tie_to_an_excluded_layer_is_left_alone():
@@ -108,7 +108,7 @@ def test_a_tie_to_an_excluded_layer_is_left_alone():
     model[2].weight = nn.Parameter(model[0].weight.t())
     assert surveyed(model, exclude="^0$") == (
         ["1"],
-        {"0": "by include or exclude", "2": "its weight is also that of 0, which is left alone"},
+        {"0": "not selected by include and exclude", "2": "it shares its weight with 0, which is left alone"},
     )
 
 

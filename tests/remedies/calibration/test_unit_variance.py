@@ -60,7 +60,7 @@ def test_deep_networks_and_what_scaling_cannot_mend(depth, activation):
     alike = record.layers[-1].sample_fraction
     if activation is nn.Sigmoid:
         assert alike < 1e-6
-        assert "hardly different between samples" in str(record)
+        assert "almost the same for every sample" in str(record)
     else:
         assert 0.01 < alike < 0.5
 
@@ -110,7 +110,7 @@ def test_gpt2_of_transformers():
     record = calibrate(model.eval(), {"input_ids": ids})
     assert [layer.kind for layer in record.layers] == ["Conv1D"] * 8
     left = {entry.name: entry.reason for entry in record.left}
-    assert left["lm_head"] == "its weight is also that of transformer.wte, which is left alone"
+    assert left["lm_head"] == "it shares its weight with transformer.wte, which is left alone"
     kinds = (type(model.transformer.h[0].mlp.c_fc),)
     assert stds(model, ids, kinds) == pytest.approx([1] * 8, rel=0.01)
     record.undo()
@@ -203,7 +203,7 @@ def test_frozen_and_excluded_layers_keep_their_weights():
     assert [layer.name for layer in record.layers] == ["2", "6"]
     assert {entry.name: entry.reason for entry in record.left} == {
         "0": "frozen: requires_grad is False",
-        "4": "by include or exclude",
+        "4": "not selected by include and exclude",
     }
     for index in (0, 4):
         assert torch.equal(model[index].weight, before[f"{index}.weight"])
@@ -241,7 +241,7 @@ def test_undo_restores_bit_for_bit_and_refuses_after_a_change():
     with torch.no_grad():
         model[2].weight[0, 0] += 1
     changed = state(model)
-    with pytest.raises(InputError, match="'2' are no longer what calibrate left"):
+    with pytest.raises(InputError, match="'2' have changed"):
         record.undo()
     assert unchanged(model, changed)
 
@@ -279,7 +279,7 @@ def test_leaves_every_network_of_the_zoo_as_it_was_but_for_the_weights(name):
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_nested_tensors_are_told():
     nested = torch.nested.nested_tensor([torch.randn(3, 8), torch.randn(5, 8)])
-    with pytest.raises(InputError, match="no layer was calibrated: '0': its output is no dense floating tensor"):
+    with pytest.raises(InputError, match="no layer was calibrated: '0': its output is not a dense floating tensor"):
         calibrate(nn.Sequential(nn.Linear(8, 8)), nested)
 
 
@@ -304,8 +304,8 @@ def silent(model):
 CASES = [
     (zero, "'2' .Linear. is constant: its weight is zero", "exclude"),
     (infinite, "'2' .Linear. holds NaN or Inf", "propscope.profile"),
-    (biased, "'2' .Linear. has a standard deviation of .* after 10 steps", "its bias alone has"),
-    (silent, "'2' .Linear. is constant, 0 everywhere", "input is zero or constant"),
+    (biased, "'2' .Linear. has a standard deviation of .* after 10 steps", "its bias alone has a std of"),
+    (silent, "'2' .Linear. is 0 everywhere", "input is zero or constant"),
 ]
 
 
@@ -315,7 +315,7 @@ def test_layers_that_no_scale_helps_leave_everything_as_it_was(damage, message, 
     model, x = mlp(3), torch.randn(64, 64)
     damage(model)
     before = state(model)
-    with pytest.raises(InputError, match=f"{message}.*; the model was left as it was") as caught:
+    with pytest.raises(InputError, match=f"{message}.*; the model was not changed") as caught:
         calibrate(model, batches=[x[:30], x[30:]]) if many else calibrate(model, x)
     assert hint in caught.value.hint
     assert unchanged(model, before)
@@ -346,14 +346,14 @@ def test_a_weight_that_is_normalized_is_told():
 @pytest.mark.parametrize(
     "batch, message",
     [
-        (torch.zeros(8, 64), "batch holds 0 everywhere"),
-        (torch.full((8, 64), 2.5), "batch holds 2.5 everywhere"),
+        (torch.zeros(8, 64), "batch must vary .* got 0 everywhere"),
+        (torch.full((8, 64), 2.5), "batch must vary .* got 2.5 everywhere"),
         (torch.randn(1, 64), "'0' .Linear. has one row: .* several samples"),
         (torch.full((8, 64), math.nan), "'0' .Linear. holds NaN"),
-        (torch.empty(0, 64), "no layer was calibrated: '0': no element of the batch came to it"),
-        (5, "batch is a int; valid is"),
-        ((x for x in ()), "batch is a generator; valid is"),
-        (None, "pass one of batch and batches"),
+        (torch.empty(0, 64), "no layer was calibrated: '0': no element of the batch reached it"),
+        (5, "batch must be a tensor.* got a int"),
+        ((x for x in ()), "batch must be a tensor.* got a generator"),
+        (None, "pass either batch or batches"),
     ],
 )
 def test_batches_that_say_nothing(batch, message):
@@ -367,11 +367,11 @@ def test_batches_that_say_nothing(batch, message):
 @pytest.mark.parametrize(
     "batches, message, hint",
     [
-        ((x for x in ()), "batches is a generator, which can be gone through once", "batches=lambda"),
-        ([], "batches holds no batch$", ""),
-        (torch.randn(3, 8, 64), "batches is a Tensor; valid is an iterable", "argument batch"),
-        (5, "batches is a int", "argument batch"),
-        ([torch.zeros(8, 64)], "batch holds 0 everywhere", ""),
+        ((x for x in ()), "batches must allow several passes.* got a generator", "batches=lambda"),
+        ([], "batches gave no batch$", ""),
+        (torch.randn(3, 8, 64), "batches must be an iterable.* got a Tensor", "as batch"),
+        (5, "batches must be an iterable.* got a int", "as batch"),
+        ([torch.zeros(8, 64)], "batch must vary .* got 0 everywhere", ""),
     ],
 )
 def test_batches_that_are_none(batches, message, hint):
@@ -383,16 +383,16 @@ def test_batches_that_are_none(batches, message, hint):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"target": 0}, "target is 0; valid is a finite number above 0"),
-        ({"target": {"0": math.inf}}, "target is inf"),
-        ({"target": {"(": 1.0}}, "target has '.', no regular expression"),
-        ({"target": {"0": 1.0, "head": 2.0}}, "target has 'head', which no layer has in its name; there are 0, 2, 4"),
-        ({"tolerance": -1}, "tolerance is -1"),
-        ({"tolerance": True}, "tolerance is True"),
-        ({"steps": 0}, "steps is 0; valid is a whole number"),
-        ({"steps": 1.5}, "steps is 1.5"),
-        ({"include": "nothing"}, "no layer to calibrate .0: by include or exclude"),
-        ({"batches": [torch.randn(2, 64)]}, "pass one of batch and batches"),
+        ({"target": 0}, "target .*a finite number above 0"),
+        ({"target": {"0": math.inf}}, "target .*inf"),
+        ({"target": {"(": 1.0}}, "target must have regular expressions as keys, got '.'"),
+        ({"target": {"0": 1.0, "head": 2.0}}, "target has 'head', which is in the name of no layer; there are 0, 2, 4"),
+        ({"tolerance": -1}, "tolerance .*-1"),
+        ({"tolerance": True}, "tolerance .*True"),
+        ({"steps": 0}, "steps .*a whole number"),
+        ({"steps": 1.5}, "steps .*1.5"),
+        ({"include": "nothing"}, "no layer to calibrate .0: not selected by include"),
+        ({"batches": [torch.randn(2, 64)]}, "pass either batch or batches"),
     ],
 )
 def test_options_that_are_not_valid(options, message):

@@ -1,4 +1,4 @@
-"""Copies of the weights that are about to change, to put back bit for bit."""
+"""Copies of the weights that are about to change, to restore them bit for bit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from propscope.errors import InputError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Saved:
-    """A parameter, what it held before, and a digest of what it was given."""
+    """A parameter with its original values, and a digest of its values after calibration."""
 
     name: str
     parameter: nn.Parameter
@@ -22,11 +22,11 @@ class Saved:
 
     @property
     def unchanged(self) -> bool:
-        """Whether the parameter still holds what it was given."""
+        """Whether the parameter still has its values after calibration."""
         return digest(self.parameter) == self.digest
 
 
-class Ledger:
+class WeightBackup:
     """Keeps a copy of every weight before its first change."""
 
     def __init__(self) -> None:
@@ -44,19 +44,19 @@ class Ledger:
                 parameter.copy_(original)
 
     def close(self) -> tuple[Saved, ...]:
-        """Return the copies, with digests of what the parameters hold now."""
+        """Return the copies, with digests of the current values of the parameters."""
         return tuple(Saved(name, now, before, digest(now)) for name, now, before in self._kept.values())
 
 
-def put_back(saved: tuple[Saved, ...]) -> None:
-    """Restore every original; raises `InputError`, and restores none, where a parameter changed since."""
+def restore_all(saved: tuple[Saved, ...]) -> None:
+    """Restore all originals; raises `InputError`, and restores none, where a parameter has changed since."""
     changed = [entry.name for entry in saved if not entry.unchanged]
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise InputError(
-            f"undo: the weights of {', '.join(map(repr, changed[:3]))}{more} are no longer what calibrate left; "
-            "nothing was changed",
-            hint="undo before training or loading a state, and once",
+            f"undo: the weights of {', '.join(map(repr, changed[:3]))}{more} have changed since calibrate; "
+            "nothing was restored",
+            hint="call undo once, before training or loading a state",
         )
     with torch.no_grad():
         for entry in saved:
@@ -64,7 +64,7 @@ def put_back(saved: tuple[Saved, ...]) -> None:
 
 
 def digest(tensor: Tensor) -> str:
-    """Return what tells two tensors of different dtype, shape or bits apart."""
+    """Return a hash of the dtype, shape and bits of a tensor."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     content = flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
     return hashlib.blake2b(repr((tensor.dtype, tuple(tensor.shape))).encode() + content, digest_size=16).hexdigest()

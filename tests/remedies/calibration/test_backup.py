@@ -3,39 +3,39 @@ import torch
 from torch import nn
 
 from propscope.errors import InputError
-from propscope.remedies.calibration.weights import Ledger, digest, put_back
+from propscope.remedies.calibration.backup import WeightBackup, digest, restore_all
 
 
 def test_restores_the_first_copy_bit_for_bit():
     parameter = nn.Parameter(torch.tensor([-0.0, 1e-40, float("nan"), 3.0]))
     before = digest(parameter)
-    ledger = Ledger()
+    backup = WeightBackup()
     for _ in range(2):
-        ledger.keep("w", parameter)
+        backup.keep("w", parameter)
         with torch.no_grad():
             parameter.mul_(3).add_(1)
     assert digest(parameter) != before
-    ledger.restore()
+    backup.restore()
     assert digest(parameter) == before
 
 
 def test_puts_back_all_or_none():
     first, second = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
-    ledger = Ledger()
+    backup = WeightBackup()
     with torch.no_grad():
         for name, parameter in (("first", first), ("second", second)):
-            ledger.keep(name, parameter)
+            backup.keep(name, parameter)
             parameter.mul_(2)
-    saved = ledger.close()
+    saved = backup.close()
     with torch.no_grad():
         second[1] = 2.5
-    with pytest.raises(InputError, match="weights of 'second' are no longer") as caught:
-        put_back(saved)
-    assert "undo before training" in caught.value.hint
+    with pytest.raises(InputError, match="weights of 'second' have changed") as caught:
+        restore_all(saved)
+    assert "before training" in caught.value.hint
     assert torch.equal(first, torch.full((3,), 2.0))
     with torch.no_grad():
         second[1] = 2.0
-    put_back(saved)
+    restore_all(saved)
     assert torch.equal(first, torch.ones(3))
     assert torch.equal(second, torch.ones(3))
 
