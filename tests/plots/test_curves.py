@@ -18,30 +18,31 @@ from propscope.plots.curves import Curves, Panel, draw_curves, prepare_curves
 from propscope.plots.style import styled
 from propscope.records import Expected, NetworkProfile, ProfileSet
 
+# Each makes its profiles when a test asks for them, which takes a while.
 CASES = {
-    "one initializer, one seed": ProfileSet((mlp(),)),
-    "sixteen initializers": sixteen(),
-    "two activations": grid(activations=("relu", "tanh"), seeds=2, depths=(6,), width=16),
-    "depth 1": grid(depths=(1,), seeds=2),
-    "depth 2": grid(depths=(2,), seeds=1),
-    "depth 100": grid(("he_normal", "normal:std=1", "default"), depths=(100,), seeds=2, width=12, batch=8),
-    "two depths": grid(("he_normal", "default"), depths=(3, 5), seeds=2),
-    "all zero": ProfileSet((constant(0.0),)),
-    "all NaN": ProfileSet((constant(math.nan),)),
-    "all Inf": ProfileSet((constant(math.inf, seed=0), constant(math.inf, seed=1))),
-    "forward only": grid(backward=False, seeds=2, depths=(4,)),
-    "theory": ProfileSet.of(predicted(profile, times=1.5) for profile in grid(seeds=2)),
-    "theory, sixteen initializers": ProfileSet.of(
+    "one initializer, one seed": lambda: ProfileSet((mlp(),)),
+    "sixteen initializers": lambda: sixteen(),
+    "two activations": lambda: grid(activations=("relu", "tanh"), seeds=2, depths=(6,), width=16),
+    "depth 1": lambda: grid(depths=(1,), seeds=2),
+    "depth 2": lambda: grid(depths=(2,), seeds=1),
+    "depth 100": lambda: grid(("he_normal", "normal:std=1", "default"), depths=(100,), seeds=2, width=12, batch=8),
+    "two depths": lambda: grid(("he_normal", "default"), depths=(3, 5), seeds=2),
+    "all zero": lambda: ProfileSet((constant(0.0),)),
+    "all NaN": lambda: ProfileSet((constant(math.nan),)),
+    "all Inf": lambda: ProfileSet((constant(math.inf, seed=0), constant(math.inf, seed=1))),
+    "forward only": lambda: grid(backward=False, seeds=2, depths=(4,)),
+    "theory": lambda: ProfileSet.of(predicted(profile, times=1.5) for profile in grid(seeds=2)),
+    "theory, sixteen initializers": lambda: ProfileSet.of(
         predicted(p) if i % 4 else without_theory(p, f"reason {i}, which is as long as a reason may be, {'so ' * 20}")
         for i, p in enumerate(sixteen())
     ),
-    "theory of what is zero, NaN and Inf": ProfileSet.of(
+    "theory of what is zero, NaN and Inf": lambda: ProfileSet.of(
         predicted(constant(value, initializer=f"{value}"), times=times, log_std=log_std)
         for value in (0.0, math.nan, math.inf, -1.0)
         for times, log_std in ((1.0, 0.1), (1e300, 10.0))
     ),
-    "any model": ProfileSet((model(),)),
-    "two models": ProfileSet((model(seed=1, model="resnet"), model(seed=2, model="vit"))),
+    "any model": lambda: ProfileSet((model(),)),
+    "two models": lambda: ProfileSet((model(seed=1, model="resnet"), model(seed=2, model="vit"))),
 }
 
 
@@ -70,7 +71,7 @@ def texts(figure: Figure) -> list[tuple[str, Bbox]]:
 
 
 def test_rows_are_quantities_and_columns_activations() -> None:
-    curves = prepared(CASES["two activations"])
+    curves = prepared(CASES["two activations"]())
     assert [[found.column for found in row if found] for row in curves.panels] == [["relu", "tanh"]] * 4
     assert curves.names == ("he_normal", "xavier_normal", "normal:std=0.01", "zeros")
     for row in curves.panels:
@@ -134,14 +135,14 @@ def test_names_stand_where_the_signal_ends() -> None:
 
 
 def test_only_what_was_recorded_gets_a_panel() -> None:
-    assert [row[0].quantity.reads for row in prepared(CASES["forward only"]).panels if row[0]] == ["std", "mean"]
-    assert [row[0].quantity.reads for row in prepared(CASES["any model"]).panels if row[0]] == ["std", "mean", "rms"]
+    assert [row[0].quantity.reads for row in prepared(CASES["forward only"]()).panels if row[0]] == ["std", "mean"]
+    assert [row[0].quantity.reads for row in prepared(CASES["any model"]()).panels if row[0]] == ["std", "mean", "rms"]
     assert prepare_curves(ProfileSet((NetworkProfile(()),))) is None
     assert prepare_curves(ProfileSet(())) is None
 
 
 def test_depths_in_one_picture_are_lines_of_their_own() -> None:
-    assert prepared(CASES["two depths"]).names == (
+    assert prepared(CASES["two depths"]()).names == (
         "he_normal, depth 3",
         "default, depth 3",
         "he_normal, depth 5",
@@ -214,7 +215,7 @@ def test_a_prediction_without_a_curve_beside_it_does_not_stretch_the_axis() -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_every_case_is_drawn_with_all_text_inside_and_none_overlapping(case: str) -> None:
-    figure = drawn(CASES[case])
+    figure = drawn(CASES[case]())
     width, height = figure.get_size_inches() * figure.dpi
     found = texts(figure)
     for text, box in found:
@@ -229,7 +230,7 @@ def test_every_case_is_drawn_with_all_text_inside_and_none_overlapping(case: str
 
 
 def test_every_name_is_written_beside_every_panel() -> None:
-    figure = drawn(CASES["sixteen initializers"])
+    figure = drawn(CASES["sixteen initializers"]())
     for axes in figure.axes:
         written = " ".join(text.get_text() for text in axes.texts).replace("\n", " ").replace(": ", ":")
         for name in INITIALIZERS:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -25,7 +26,6 @@ from propscope.plots.style import styled
 from propscope.records import NetworkProfile, ProfileSet, TensorSummary
 
 SUBJECTS = (ACTIVATIONS, GRADIENTS, WEIGHTS, WEIGHT_GRADIENTS)
-SIXTEEN = sixteen()
 
 
 def prepared(profiles: ProfileSet, subject: Subject = ACTIVATIONS) -> HistogramGrid:
@@ -42,7 +42,7 @@ def drawn(profiles: ProfileSet, subject: Subject = ACTIVATIONS) -> Figure:
 
 
 def test_rows_are_initializers_and_columns_evenly_chosen_layers() -> None:
-    found = prepared(SIXTEEN)
+    found = prepared(sixteen())
     assert found.rows == tuple(INITIALIZERS)
     assert (found.columns, found.of, found.counts) == ((1, 4, 6, 9, 12, 15, 17, 20), 20, "layer")
     assert len(found.cells) == 16
@@ -96,7 +96,7 @@ def test_a_collapsed_signal_is_one_bar_at_zero() -> None:
 
 
 def test_gradients_stand_on_a_logarithmic_axis_that_shows_where_they_start() -> None:
-    found = prepared(SIXTEEN, GRADIENTS)
+    found = prepared(sixteen(), GRADIENTS)
     assert found.axis.kind == "log"
     assert np.ptp(np.log10(found.axis.edges[[0, -1]])) < 18
     for row, name in zip(found.cells, found.rows, strict=True):
@@ -122,19 +122,21 @@ def test_a_shallower_row_says_that_the_rest_was_not_seen() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
 @pytest.mark.parametrize(
-    "profiles",
+    "profiles_of",
     [
-        SIXTEEN,
-        grid(depths=(1,), seeds=2),
-        grid(("he_normal", "default"), depths=(2, 3), seeds=1),
-        ProfileSet((constant(0.0),)),
-        ProfileSet((constant(math.nan, seed=0), constant(math.inf, seed=1))),
-        ProfileSet((constant(1e30), mlp(depth=2))),
+        sixteen,
+        lambda: grid(depths=(1,), seeds=2),
+        lambda: grid(("he_normal", "default"), depths=(2, 3), seeds=1),
+        lambda: ProfileSet((constant(0.0),)),
+        lambda: ProfileSet((constant(math.nan, seed=0), constant(math.inf, seed=1))),
+        lambda: ProfileSet((constant(1e30), mlp(depth=2))),
     ],
     ids=["sixteen", "depth 1", "two depths", "all zero", "not finite", "huge"],
 )
-def test_every_case_is_drawn_in_one_axes_of_few_artists(subject: Subject, profiles: ProfileSet) -> None:
-    figure = drawn(profiles, subject)
+def test_every_case_is_drawn_in_one_axes_of_few_artists(
+    subject: Subject, profiles_of: Callable[[], ProfileSet]
+) -> None:
+    figure = drawn(profiles_of(), subject)
     assert len(figure.axes) == 1
     axes = figure.axes[0]
     assert len(axes.get_children()) < 100
@@ -148,7 +150,7 @@ def test_every_case_is_drawn_in_one_axes_of_few_artists(subject: Subject, profil
 
 
 def test_row_names_and_columns_are_written() -> None:
-    written = [text.get_text().replace("\n", "") for text in drawn(SIXTEEN, WEIGHTS).axes[0].texts]
+    written = [text.get_text().replace("\n", "") for text in drawn(sixteen(), WEIGHTS).axes[0].texts]
     assert set(INITIALIZERS) <= set(written)
     assert {f"layer {layer}" for layer in (1, 4, 6, 9, 12, 15, 17, 20)} <= set(written)
     assert any("8 of 20, evenly spread" in text for text in written)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -121,20 +122,21 @@ def test_a_pair_that_was_not_run_is_blank() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "profiles",
+    "profiles_of",
     [
-        sixteen(),
-        grid(("he_normal",), ("relu", "tanh", "sigmoid", "selu"), seeds=2, depths=(3,)),
-        ProfileSet.of(mlp("he_normal", "relu", depth=2, tag=tag) for tag in ("a", "b")),
-        ProfileSet((constant(math.nan),)),
-        ProfileSet((model(),)),
-        ProfileSet.of(
+        sixteen,
+        lambda: grid(("he_normal",), ("relu", "tanh", "sigmoid", "selu"), seeds=2, depths=(3,)),
+        lambda: ProfileSet.of(mlp("he_normal", "relu", depth=2, tag=tag) for tag in ("a", "b")),
+        lambda: ProfileSet((constant(math.nan),)),
+        lambda: ProfileSet((model(),)),
+        lambda: ProfileSet.of(
             NetworkProfile(p.sites, labels={"activation": f"function_{n}"}) for n in range(12) for p in [mlp(depth=2)]
         ),
     ],
     ids=["sixteen", "four activations", "tags", "not finite", "any model", "twelve activations"],
 )
-def test_every_case_is_drawn_with_its_numbers(profiles: ProfileSet) -> None:
+def test_every_case_is_drawn_with_its_numbers(profiles_of: Callable[[], ProfileSet]) -> None:
+    profiles = profiles_of()
     figure = drawn(profiles)
     found = prepared(profiles)
     for axes, part in zip(figure.axes, found.maps, strict=False):
