@@ -50,7 +50,7 @@ class Activation:
 # Residual sums around layer norms: what is left to try where no initializer keeps the signal.
 NORMED_SUMS: Mapping[str, Label | bool] = {"norm": "layer", "residual": True}
 
-# Each was diagnosed at depths 10, 20 and 40, and trained at depth 20: tests/diagnosis/test_remedies.py.
+# Each was diagnosed at depths 10, 20 and 40, and trained at depth 20: tests/diagnosis/test_advice.py.
 HE = Advice({"initializer": "he_normal"}, "He et al. 2015")
 _XAVIER = Advice({"initializer": "xavier_normal"}, "Glorot, Bengio 2010: the slope at 0 is 1")
 _LECUN = Advice({"initializer": "lecun_normal"}, "Klambauer et al. 2017")

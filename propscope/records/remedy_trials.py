@@ -14,7 +14,7 @@ RANK: dict[Verdict, int] = {"broken": 0, "strained": 1, "healthy": 2}
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The diagnosis of a network, and its factors over the depth (`forward`, `backward`), means over seeds."""
+    """The diagnosis of a network, and its factors over the depth: geometric means over seeds, `forward`, `backward`."""
 
     diagnosis: Diagnosis
     forward: float
