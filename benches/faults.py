@@ -1,4 +1,4 @@
-"""The models of `planted.py`, sound, the faults that are planted into them, and the answers that are right."""
+"""The untouched models of `planted.py`, the faults that are planted into them, and the right answers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Build = Callable[[torch.Generator], tuple[nn.Module, Tensor, Loss]]
 
 
 class LSTMLayer(nn.Module):
-    """An LSTM over a sequence, written out (Gers et al. 2000): each gate is a layer and a nonlinearity of its own."""
+    """An LSTM layer written out (Gers et al. 2000): each gate has its own linear layer and nonlinearity."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ MODELS: dict[str, Build] = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The kinds of finding that are right for a fault, and why; `note`: it may be meant, and a note is enough."""
+    """The kinds of finding that are right for a fault, and why; with `note`, a note is enough, as it may be meant."""
 
     kinds: frozenset[str]
     why: str
@@ -114,10 +114,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Planted:
-    """One fault in one model, and what a right diagnosis of it says.
+    """One fault in one model, and what a right diagnosis says of it.
 
-    `fault`: a key of `FAULTS`, planted at `place`. `first_bad` must be one of `sites`, at any call of a site that is
-    named without one, and the worst finding of one of the `right` kinds.
+    `fault` is a key of `FAULTS` and is planted at `place`. In a right diagnosis, the worst finding has one of the
+    `right` kinds and its first site is one of `sites`; a site that is named without a call stands for all its calls.
     """
 
     model: str
@@ -146,13 +146,13 @@ def put(model: nn.Module, *, at: str, kind: type[nn.Module]) -> None:
 
 
 def recast(model: nn.Module, *, at: str, forwards: Mapping[type[nn.Module], Forward]) -> None:
-    """Give a block another forward pass; its modules and their names stay."""
+    """Give a block another forward pass and keep its modules and their names."""
     block = model.get_submodule(at)
     block.forward = MethodType(forwards[type(block)], block)
 
 
 def two_streams(block: Any, x: Tensor) -> Tensor:
-    """Pass through the ResNet's block, with its stream added twice."""
+    """Run the ResNet's block with its stream added twice."""
     stream = block.shortcut(x)
     out = block.bn2(block.conv2(block.relu(block.bn1(block.conv1(x)))))
     out += stream
@@ -161,7 +161,7 @@ def two_streams(block: Any, x: Tensor) -> Tensor:
 
 
 def two_branches(block: Any, x: Tensor) -> Tensor:
-    """Pass through the ResNet's block, with its branch added twice."""
+    """Run the ResNet's block with its branch added twice."""
     stream = block.shortcut(x)
     branch = block.bn2(block.conv2(block.relu(block.bn1(block.conv1(x)))))
     out = stream + branch
@@ -170,13 +170,13 @@ def two_branches(block: Any, x: Tensor) -> Tensor:
 
 
 def two_streams_gpt2(block: Any, x: Tensor, *rest: Any, **options: Any) -> Tensor:
-    """Pass through GPT-2's block, with its stream added once more at the end."""
+    """Run GPT-2's block and add its stream once more at the end."""
     through: Tensor = type(block).forward(block, x, *rest, **options)
     return through + x
 
 
 def two_branches_gpt2(block: Any, x: Tensor, *_: Any, attention_mask: Any = None, **__: Any) -> Tensor:
-    """Pass through GPT-2's block, with its MLP added twice."""
+    """Run GPT-2's block with its MLP branch added twice."""
     stream = x + block.attn(block.ln_1(x), attention_mask=attention_mask)[0]
     branch = block.mlp(block.ln_2(stream))
     twice: Tensor = stream + branch + branch
@@ -197,26 +197,28 @@ FAULTS: dict[str, Callable[..., None]] = {
     "branch twice": partial(recast, forwards=BRANCHES),
 }
 
-LOUD = Answer(frozenset({"exploding"}), "what it gives is 100 times as large as before")
+LOUD = Answer(frozenset({"exploding"}), "its output is 100 times as large as before")
 LOUD_NORMED = Answer(
     frozenset({"exploding", "stagnant"}),
-    "what it gives is 100 times as large; the norm behind it takes that back, and leaves a gradient 1/10,000 of the"
-    " usual against the weight",
+    "its output is 100 times as large; the norm behind it undoes that, and the gradient relative to the weight is"
+    " 1/10,000 of the usual one",
 )
 LOUD_GATE = Answer(
-    frozenset({"exploding", "saturated"}), "what it gives is 100 times as large, far into where the gate is flat"
+    frozenset({"exploding", "saturated"}), "its output is 100 times as large, far into the flat range of the gate"
 )
-FAINT = Answer(frozenset({"vanishing"}), "what it gives is 1/100 of what it was")
-ZERO = Answer(frozenset({"vanishing", "symmetric"}), "it gives zeros, with which all its units are equal")
-NOT_A_NUMBER = Answer(frozenset({"non-finite"}), "every value that the weight enters is NaN")
-FROZEN = Answer(frozenset({"stagnant"}), "its parameters have no gradient, and stay as they are", note=True)
+FAINT = Answer(frozenset({"vanishing"}), "its output is 1/100 of what it was")
+ZERO = Answer(frozenset({"vanishing", "symmetric"}), "its output is zero, so all its units are equal")
+NOT_A_NUMBER = Answer(frozenset({"non-finite"}), "every value computed from the weight is NaN")
+FROZEN = Answer(frozenset({"stagnant"}), "its parameters have no gradient and do not change", note=True)
 SIGMOID = Answer(
     frozenset({"vanishing", "collapse", "saturated"}),
-    "a slope of 1/4 at most takes the gradient, and values about 1/2 hide how samples differ",
+    "its slope of at most 1/4 shrinks the gradient, and values around 1/2 hide how samples differ",
 )
-UNHELD = Answer(frozenset({"exploding", "vanishing"}), "nothing brings the signal to rms 1: what comes in sets it")
-UNRAISED = Answer(frozenset({"vanishing"}), "the stream is fainter than rms 1, and nothing raises it any more")
-TWICE = Answer(frozenset({"exploding"}), "the sum adds what is in it already: it grows by more than a branch")
+UNHELD = Answer(
+    frozenset({"exploding", "vanishing"}), "nothing brings the signal to rms 1, so its size is that of the input"
+)
+UNRAISED = Answer(frozenset({"vanishing"}), "the rms of the stream is below 1, and nothing raises it")
+TWICE = Answer(frozenset({"exploding"}), "the sum contains one term twice, so it grows by more than a branch")
 
 
 def module_of(name: str) -> str:

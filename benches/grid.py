@@ -1,10 +1,10 @@
-"""What the whole grid costs against its bare parts, and what storing it costs.
+"""The cost of profiling a grid, relative to running its networks, and the cost of storing it.
 
     python benches/grid.py [--rounds 5]
 
-Bare: building the same networks with the same initializers, drawing the same input, one forward and one backward pass,
-nothing recorded. propscope: `profile_mlp`. 16 initializers, ReLU, depth 20, width 256, batch 256, one seed. Stored:
-`save` of 132 pairs of the same size, against the time that they took to measure.
+bare: build the same networks with the same initializers, draw the same input, run one forward and one backward pass,
+and record nothing. propscope: `profile_mlp`. Both use 16 initializers, ReLU, depth 20, width 256, batch 256, one seed.
+Storing: `save` of 132 networks of this size, relative to the time of measuring them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from propscope.records import ProfileSet
 
 
 def bare() -> None:
-    """Run every network of the grid, recording nothing."""
+    """Run every network of the grid and record nothing."""
     for initializer in SQUARE_DEFAULTS:
         net = MLPSpec(20, width=256, activation="relu", initializer=initializer).build(seed=0)
         output = net(make_input("normal", batch=256, features=256, seed=0).values)

@@ -1,7 +1,7 @@
-"""Held-out faults: other models and sizes than those that the rules were made on, at places drawn at random.
+"""Held-out faults: models, sizes and places that the rules were not made on.
 
-No place is chosen by hand: for each model and fault one is drawn among all where it can be planted, also where it may
-be meant, or where nothing is beside it to compare.
+No place is chosen by hand. For each model and fault, one place is drawn from all places where the fault can be planted,
+including those where it may be meant and those without similar layers to compare with.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from zoo.sequences import encoder  # type: ignore[import-not-found]
 from zoo.vision import UNet  # type: ignore[import-not-found]
 
-# 2026 was drawn first: what it showed of torch's attention has changed a rule, and 2027 is held out from that as well.
+# 2026 was drawn first, and what it showed about torch's attention changed a rule; 2027 is held out from that too.
 DRAW = 2027
 WIDTHS = (16, 16, 32, 32, 64, 64, 64)
 
@@ -84,7 +84,7 @@ ANSWERS: dict[str, Answer] = {
 
 
 def drawn(draw: int = DRAW) -> tuple[Planted, ...]:
-    """Return one fault of each kind for each model that has a place for it, the same ones each time."""
+    """Return one fault of each kind for each model that has a place for it; the same `draw` gives the same faults."""
     source = random.Random(draw)
     found = []
     for model, build in MODELS.items():
@@ -114,7 +114,7 @@ def _fits(fault: str, module: nn.Module) -> bool:
 
 
 def _right(net: nn.Module, sites: list[str], fault: str, place: str) -> tuple[str, ...]:
-    """Return the sites that are right: the place, what it is a part of, or what is before and behind it."""
+    """Return the right sites: the place, the module that holds it, or the sites before and after it."""
     modules = [module_of(name) for name in sites]
     if fault == "frozen":
         owners = (name.rpartition(".")[0] for name, _ in net.get_submodule(place).named_parameters())

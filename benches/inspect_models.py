@@ -1,12 +1,12 @@
-"""What watching costs by family of models: an MLP, a ResNet, a GPT-2, against tutorial hooks, delve and torchlens.
+"""The overhead of recording an MLP, a ResNet and a GPT-2, compared with tutorial hooks, delve and torchlens.
 
     python benches/inspect_models.py [--rounds 15]
 
-Forward and backward, float32. "propscope" records every module's output, every functional operation, every parameter,
-forward and backward, in a step of an open `track` block; "moments" the same with stats="moments". delve and torchlens
-are compared where they are installed (pip install delve torchlens); torchlens has no backward statistics, so it runs
-its forward pass and a bare step; importing it wraps every function of torch, so that it comes last. The file is
-not called inspect.py, as Python's own module of that name would then be found here instead.
+A step is forward and backward in float32. "propscope" is a step in an open `track` block; it records the output of
+every module and functional operation and every parameter, forward and backward. "moments" does so with stats="moments".
+delve and torchlens take part where they are installed (pip install delve torchlens). torchlens has no backward
+statistics, so its step is its forward pass and a bare step. It runs last, since importing it wraps every function of
+torch. The file is not called inspect.py, because that name would hide Python's own module.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _delve(model: nn.Module, batch: Tensor) -> Step:
     return run
 
 
-# The matrix of as many elements as the map that it stands before.
+# Each matrix stands before feature maps with the same number of elements.
 SHAPES = (
     (1024, 1024),
     (16, 64, 32, 32),
@@ -154,7 +154,7 @@ SHAPES = (
 
 
 def per_element(rounds: int) -> dict[str, float]:
-    """Return the nanoseconds an element of a site's forward statistics, for matrices and maps of as many elements."""
+    """Return the nanoseconds per element of a site's forward statistics, for matrices and feature maps."""
     sites = []
     for shape in SHAPES:
         value = torch.randn(shape)
@@ -178,7 +178,7 @@ def _ten_times(site: SiteAccumulator, value: Tensor) -> None:
 
 
 def peak(family: str, contender: str) -> float:
-    """Return the peak resident set, in MB, of a process that runs one contender five times."""
+    """Return the peak resident set in MB of a process that runs one contender five times."""
     command = [sys.executable, str(Path(__file__).resolve()), "--peak", family, contender]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
@@ -198,7 +198,7 @@ def main() -> None:
         return
     found, memory = {}, {}
     elements = per_element(20 * arguments.rounds)
-    print("a site's forward statistics, ns an element")
+    print("a site's forward statistics, ns per element")
     for shape, cost in elements.items():
         print(f"  {shape:20} {cost:6.3f}")
     for family, build in FAMILIES.items():
@@ -208,7 +208,7 @@ def main() -> None:
         memory[family] = {name: peak(family, name) for name in ("bare", "propscope")}
         ratio = memory[family]["propscope"] / memory[family]["bare"]
         print(f"  peak memory {memory[family]['bare']:.0f} MB bare, ratio {ratio:.3f}", flush=True)
-    # Last, as importing it wraps every function of torch for good.
+    # Last, because importing it wraps every function of torch for good.
     for family, build in FAMILIES.items() if importlib.util.find_spec("torchlens") else ():
         torch.manual_seed(0)
         model, batch = build()

@@ -1,10 +1,10 @@
-"""What watching costs: the bare training step against propscope and against what people write by hand.
+"""The overhead of recording an MLP's training step, with propscope and with hooks that people write by hand.
 
     python benches/overhead.py [--rounds 40]
 
-Forward, backward and zeroing of gradients of an MLP, float32, every module's output and its gradient, every parameter
-and its gradient. "propscope, step": a step inside an open `track` block. "propscope, whole": entering, the step,
-leaving and `profile()`, parameters included. Peak memory is the resident set of a process of its own for each.
+A step zeroes the gradients and runs forward and backward in float32. Recorded are the output of every module, every
+parameter, and the gradients of both. "propscope, step" is a step inside an open `track` block; "propscope, whole" is
+entering the block, the step, leaving it, and `profile()`. Peak memory is the resident set of a separate process.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Workload:
         self.writer: Any = None
 
     def step(self) -> None:
-        """The bare step."""
+        """Run the bare step."""
         self.model.zero_grad(set_to_none=True)
         self.model(self.x).backward(self.cotangent)
 
     def by_hand(self, statistic: Callable[[str, Tensor], object]) -> None:
-        """A step with hooks as tutorials write them, calling `statistic` for everything that propscope records."""
+        """Run a step with hooks as tutorials write them, calling `statistic` for everything that propscope records."""
 
         def hook(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
             def see(module: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -74,24 +74,24 @@ class Workload:
         }
 
     def tensorboard(self) -> None:
-        """Histograms of everything, written by the end of the step: the writer's thread would disturb the next."""
+        """Write histograms of everything before the step ends: the writer's thread must not disturb the next step."""
         self.by_hand(lambda name, tensor: self.writer.add_histogram(name, tensor))
         self.writer.flush()
 
     def whole(self) -> None:
-        """Enter, step, leave, profile."""
+        """Enter a block, run a step, leave the block and make the profile."""
         with propscope.track(self.model) as recorder:
             self.step()
         recorder.profile()
 
 
 def tutorial(name: str, tensor: Tensor) -> tuple[float, float, float, float, Tensor]:
-    """The statistics of a tutorial's hook."""
+    """Return the statistics of a tutorial's hook."""
     return tensor.mean().item(), tensor.std().item(), tensor.min().item(), tensor.max().item(), tensor.histc(64)
 
 
 def numpy_histogram(name: str, tensor: Tensor) -> object:
-    """numpy's histogram of everything."""
+    """Return numpy's histogram of a tensor."""
     return np.histogram(tensor.numpy(), bins=64)
 
 
@@ -100,7 +100,7 @@ def measure(workload: Workload, rounds: int) -> dict[str, Timing]:
     contenders = workload.contenders()
     found = interleave(contenders, rounds=rounds)
     if workload.writer is not None:
-        # Apart from the others: a second of its work leaves the machine's caches and clock in another state.
+        # It runs apart from the others, since a second of its work changes the state of caches and clock.
         alone = interleave({"TensorBoard histograms": workload.tensorboard}, rounds=5)
         slow, bare = alone["TensorBoard histograms"], found["bare"].median
         found["TensorBoard histograms"] = replace(
@@ -115,13 +115,13 @@ def _enter(workload: Workload) -> None:
 
 
 def peak(workload_name: str, contender: str) -> float:
-    """Return the peak resident set, in MB, of a process that runs one contender ten times."""
+    """Return the peak resident set in MB of a process that runs one contender ten times."""
     command = [sys.executable, str(Path(__file__).resolve()), "--peak", workload_name, contender]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def _peak_here(workload_name: str, contender: str) -> float:
-    # The bare one loads the same code, so that the ratio is of what a run takes.
+    # The bare step loads the same code, so that the ratio compares what the runs take.
     assert callable(propscope.track)
     workload = Workload(*WORKLOADS[workload_name])
     run = {"bare": workload.step, "propscope": workload.whole}[contender]
@@ -144,14 +144,14 @@ def draw(found: dict[str, dict[str, Timing]]) -> Path:
         axes.bar_label(bars, [f"{ratio:.2f}" for ratio in ratios], padding=3)
     axes.set_yticks(np.arange(len(names)), names)
     axes.invert_yaxis()
-    axes.set_xlabel("time of a step, forward and backward, relative to the bare step (logarithmic)")
+    axes.set_xlabel("time of a step (forward and backward), relative to the bare step")
     axes.set_xscale("log")
     axes.set_xlim(0.9, 1.6 * max(timing.ratio for timings in found.values() for timing in timings.values()))
     ticks = [1, 2, 5, 10, 20, 50, 100]
     axes.set_xticks(ticks, map(str, ticks))
     axes.minorticks_off()
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title("What it costs to record every activation, gradient and parameter", loc="left")
+    axes.set_title("Overhead of recording every activation, gradient and parameter", loc="left")
     axes.legend(loc="upper right", frameon=False)
     path = OUTPUTS / "overhead.png"
     figure.savefig(path)
@@ -173,7 +173,7 @@ def main() -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            print("TensorBoard is not installed; pip install tensorboard to have it in the comparison")
+            print("TensorBoard is left out because it is not installed; pip install tensorboard")
         else:
             import tempfile
 

@@ -1,4 +1,4 @@
-"""The pictures of README.md and docs/theory.md: `python benches/pictures.py` draws them again into outputs/."""
+"""Draw the pictures of README.md and docs/theory.md into outputs/: `python benches/pictures.py`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from propscope.theory.phase_chart import phase_chart
 
 
 def main() -> None:
-    """Draw the README's curves and overview, and the pictures of the theory."""
+    """Draw all pictures."""
     relu = propscope.profile_mlp(depth=20, activation="relu", initializer=SQUARE_DEFAULTS)
     several = propscope.profile_mlp(
         depth=50,
@@ -71,7 +71,7 @@ def phase(activation: str, path: Path) -> None:
     """Draw an activation's phase diagram with the initializers of a square network."""
     chart = phase_chart(activation, initializers=SQUARE_DEFAULTS)
     with styled():
-        write_figure(draw_phase(prepare_phase(chart, note="initializers of 256 units a layer")), path)
+        write_figure(draw_phase(prepare_phase(chart, note="initializers for 256 units per layer")), path)
     print(path)
 
 

@@ -1,11 +1,11 @@
-"""Faults planted one at a time into a ResNet, a GPT-2 and an LSTM, and what the diagnosis makes of each.
+"""How many faults the diagnosis finds: they are planted one at a time into a ResNet, a GPT-2 and an LSTM.
 
     python benches/planted.py [--model resnet] [--fault "no norm"] [--held-out]
 
-prints a row a fault and writes outputs/planted.json, within a minute and a half. A diagnosis is right when it names the
-planted place first and gives one of the kinds that were settled on beforehand, from what the fault is: the reason is in
-`faults.py`. The untouched models must come out healthy. Every network is profiled from three seeds of its initializer.
-`--held-out`: other models and sizes, and places drawn at random, that the rules were not made on (`held_out.py`).
+prints one row per fault and writes outputs/planted.json, within a minute and a half. A diagnosis is right if its worst
+finding names the planted place and has one of the kinds that follow from the fault; `faults.py` states them and why.
+The untouched models must be healthy. Every network is profiled with three seeds of its initializer. `--held-out` uses
+models, sizes and randomly drawn places that the rules were not made on (`held_out.py`).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ PLANTED: tuple[Planted, ...] = (
     Planted("resnet", "frozen", "stage3.0", FROZEN, ("stage3.0.conv1",)),
     Planted("resnet", "sigmoid", "stage1.1.relu", SIGMOID, ("stage1.1.relu", "stage1.1.bn1", "stage1.1.add")),
     Planted("resnet", "sigmoid", "stage3.0.relu", SIGMOID, ("stage3.0.relu", "stage3.0.bn1", "stage3.0.add")),
-    # A convolution's output takes its norm's place in front of the ReLU, or of the sum.
+    # The convolution's output enters the ReLU or the sum in place of its norm's output.
     Planted("resnet", "no norm", "stem.1", UNHELD, ("stem.0", "stem.2")),
     Planted("resnet", "no norm", "stage2.0.bn1", UNHELD, ("stage2.0.conv1", "stage2.0.relu#0")),
     Planted("resnet", "no norm", "stage3.1.bn2", UNHELD, ("stage3.1.conv2", "stage3.1.add")),
@@ -100,7 +100,7 @@ PLANTED: tuple[Planted, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What the diagnosis says: its verdict, and the kind, direction and first site of its first finding, or note."""
+    """What the diagnosis says: its verdict, and the kind, direction and first site of its worst finding or note."""
 
     verdict: str
     kind: str
@@ -110,7 +110,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table; `fault` is "untouched" where nothing was planted, and a healthy verdict is right then."""
+    """One row of the table; `fault` is "untouched" where nothing was planted and a healthy verdict is right."""
 
     model: str
     fault: str
@@ -122,7 +122,7 @@ class Row:
 
 
 def profiles(model: str, planted: Planted | None = None, *, known: Mapping[str, Build] = MODELS) -> ProfileSet:
-    """Return a profile for each seed of the initializer, of the model with the fault or without one."""
+    """Return one profile per seed of the model, with the fault or without one."""
     taken = []
     for seed in SEEDS:
         torch.manual_seed(seed)
@@ -173,8 +173,8 @@ def lines(rows: list[Row]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="this model alone")
-    parser.add_argument("--fault", choices=FAULTS, help="this fault alone")
+    parser.add_argument("--model", help="only this model")
+    parser.add_argument("--fault", choices=FAULTS, help="only this fault")
     parser.add_argument("--held-out", action="store_true", help="faults that the rules were not made on")
     asked = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,7 +1,7 @@
-"""What a result file costs: `python benches/store.py` prints a table and writes outputs/store.json, within a minute.
+"""The cost of a result file: `python benches/store.py` prints a table and writes outputs/store.json, within a minute.
 
-132 profiles at depth 20 are written, read and merged, then one profile is loaded out of 10,000. Each summary is that of
-16384 numbers of its own, sampled from a network whose signal grows or decays, so that no two histograms agree.
+It writes, reads and merges 132 profiles of depth 20, then loads one profile out of 10,000. Each summary is that of its
+own 16384 numbers, whose size grows or decays with the layer, so that no two histograms agree.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OUTPUT = Path(__file__).parents[1] / "outputs" / "store.json"
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A quantity's median and range over repeated runs, and what was promised (None: nothing)."""
+    """A quantity's median and range over repeated runs, and its promised limit (None for no promise)."""
 
     what: str
     unit: str
@@ -52,7 +52,7 @@ class Sampler:
         return TensorSummary.of(np.maximum(values, 0) if rectified else values)
 
     def profile(self, number: int) -> NetworkProfile:
-        """Return a profile of 2 * DEPTH sites and parameters, its gains drawn around those of a poor initializer."""
+        """Return a profile of 2 * DEPTH sites and parameters with gains like those of a poor initializer."""
         forward, backward = np.exp(self.random.normal(-0.1, 0.2, 2))
         sites: list[Site] = []
         parameters: list[Parameter] = []
@@ -130,7 +130,7 @@ def many_figures(grid: ProfileSet, directory: Path) -> list[Measured]:
         assert found[0].labels == labels
 
     load_one(0)
-    # A reader starts with neither this process's million records in its collector nor the file on its way to the disk.
+    # An ordinary reader has neither a million records in its garbage collector nor a file still on its way to disk.
     gc.freeze()
     os.sync()
     return [
@@ -151,7 +151,7 @@ def main() -> None:
     bins = occupied_bins(grid)
     with tempfile.TemporaryDirectory() as directory:
         figures = [*grid_figures(grid, Path(directory)), *many_figures(grid, Path(directory))]
-    print(f"depth {DEPTH}: {2 * DEPTH} sites, {2 * DEPTH} parameters; {bins:.0f} bins a pre-activation")
+    print(f"depth {DEPTH}: {2 * DEPTH} sites, {2 * DEPTH} parameters; {bins:.0f} bins per pre-activation")
     print(f"{'':32} {'median':>8} {'least':>8} {'most':>8} {'promise':>8}")
     for figure in figures:
         promise = "" if figure.promise is None else f"{figure.promise:g}"

@@ -9,7 +9,7 @@ pytestmark = pytest.mark.slow
 
 pytest.importorskip("transformers")
 
-BENCHES = Path(__file__).resolve().parents[1] / "benches"
+BENCHES = Path(__file__).resolve().parent
 
 
 @pytest.fixture(scope="module")

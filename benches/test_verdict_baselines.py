@@ -10,7 +10,7 @@ from propscope.errors import InputError
 from propscope.records import NetworkProfile, Parameter, Site, TensorSummary
 
 # At the end: no bench may hide an installed module.
-sys.path.append(str(Path(__file__).parents[1] / "benches"))
+sys.path.append(str(Path(__file__).parent))
 
 from verdict_baselines import (
     GRADIENT_RATIO_RULES,

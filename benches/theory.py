@@ -1,6 +1,7 @@
-"""What theory costs: `python benches/theory.py` prints a table and writes outputs/theory.json, within a minute.
+"""The cost of theory: `python benches/theory.py` prints a table and writes outputs/theory.json, within a minute.
 
-The first run of an activation works out its pieces and moments, which the next ones find: each is timed apart.
+The first run with an activation computes its pieces and moments, and later runs reuse them: the first one has a column
+of its own.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ PROMISES = {"propagate 10,000": 0.05, "phase diagram 200 x 200": 3.0}
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Seconds: of the first run in the process, and the median and quartiles of the runs after it."""
+    """Seconds of the first run in the process, and the median and quartiles of the runs after it."""
 
     what: str
     activation: str
@@ -43,7 +44,7 @@ class Measured:
 
 
 def forget() -> None:
-    """Forget what earlier runs worked out about activations."""
+    """Clear the caches that earlier runs filled."""
     for cache in (_of_spec, moment_table, _scan):
         cache.cache_clear()
 

@@ -1,4 +1,4 @@
-"""Interleaved timing: every contender runs once a round, so that what the machine does meanwhile hits all alike."""
+"""Interleaved timing: every contender runs once per round, so that other load on the machine affects all alike."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OUTPUTS = Path(__file__).resolve().parents[1] / "outputs"
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds of one contender, median and quartiles over the rounds, and the same of its ratio to bare in each."""
+    """The seconds of one contender and its ratio to the bare one: median and quartiles over the rounds."""
 
     median: float
     low: float
@@ -29,7 +29,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Within:
-    """A step inside a block that stays open, as in a training loop: entering and leaving it are off the clock."""
+    """A step inside a block that stays open, as in a training loop; entering and leaving the block are not timed."""
 
     block: Callable[[], AbstractContextManager[object]]
     step: Callable[[], object]
@@ -40,12 +40,12 @@ class Within:
 
 
 def interleave(contenders: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, Timing]:
-    """Return the timing of each contender; the first is the bare one that the ratios refer to.
+    """Return the timing of each contender; the ratios are relative to the first one.
 
-    In its turn a contender runs twice, and the second time counts: it finds the caches as it left them itself.
+    In each round a contender runs twice and its second run counts, so that it finds its own data in the caches.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    # The first turn is for warming up.
+    # The first round is for warming up.
     for turn in range(1 + rounds):
         for name, contender in contenders.items():
             with contender.block() if isinstance(contender, Within) else nullcontext():
@@ -66,7 +66,7 @@ def _timing(seconds: list[float], ratios: list[float]) -> Timing:
 
 
 def lines(title: str, timings: Mapping[str, Timing]) -> list[str]:
-    """Return a readable table: milliseconds and ratio, each with its quartiles."""
+    """Return the rows of a table: milliseconds and ratio, each with its quartiles."""
     found = [title, f"  {'':42} {'ms':>9} {'quartiles':>17}   {'ratio':>6} {'quartiles':>13}"]
     for name, timing in timings.items():
         spread = f"{1e3 * timing.low:.2f} to {1e3 * timing.high:.2f}"
@@ -76,16 +76,16 @@ def lines(title: str, timings: Mapping[str, Timing]) -> list[str]:
 
 
 def peak_resident() -> float:
-    """Return this process's own peak resident set in MB, from Linux's account of its present program.
+    """Return the peak resident set of this process in MB, as Linux counts it.
 
-    `resource.getrusage` would start from the peak of the process that started this one.
+    `resource.getrusage` would include the peak of the process that started this one.
     """
     status = Path("/proc/self/status").read_text()
     return float(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
 
 
 def write(name: str, figures: Mapping[str, Any]) -> Path:
-    """Write a bench's figures to outputs/NAME.json, with the machine they come from."""
+    """Write a bench's figures to outputs/NAME.json, with the versions and threads that they come from."""
     import torch
 
     OUTPUTS.mkdir(exist_ok=True)

@@ -1,11 +1,11 @@
-"""What recording costs a training, and what training side by side gains.
+"""The overhead of `train_mlp` over a plain training loop, and the gain of training in several processes.
 
     python benches/training.py [--rounds 5]
 
-Bare: the training loop of any tutorial on the same network, data and batches: a step with its loss read, and after each
-epoch loss and accuracy on training and validation rows. "steps alone" leaves those out. propscope: the same with
-profiling off, one thread. Digits, ReLU, Adam, batch 32. Side by side: 2 initializers with 6 seeds each, in one process
-and in as many as there are cores, starting them included.
+bare: a tutorial's training loop on the same network, data and batches. It reads the loss of each step, and after each
+epoch the loss and accuracy on training and validation rows; "steps only" leaves the latter out. propscope: the same
+with profiling off. Both use one thread, digits, ReLU and batch 32. Side by side: 2 initializers with 6 seeds each, in
+one process and in one process per core, including the start of the processes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def plan_of(depth: int, width: int, optimizer: str) -> TrainingPlan:
 
 @dataclass(frozen=True, slots=True)
 class Bare:
-    """The loop of a tutorial."""
+    """The training loop of a tutorial."""
 
     plan: TrainingPlan
     data: TrainingData
@@ -44,7 +44,7 @@ class Bare:
     evaluated: bool = True
 
     def __call__(self) -> float:
-        """Train."""
+        """Train, and return the sum of all losses and accuracies that were read."""
         net = self.plan.jobs()[0].cell.network.build(seed=0)
         optimizer = self.optimizer(net.parameters())
         (x, y), loss_sum = self.data.train, 0.0
@@ -67,7 +67,7 @@ class Bare:
 
 
 def recording(depth: int, width: int, rounds: int) -> dict[str, object]:
-    """Compare one training with the bare loop, for each optimizer."""
+    """Compare one training run with the bare loop, for each optimizer."""
     found: dict[str, object] = {}
     makers: dict[str, dict[str, Callable[..., torch.optim.Optimizer]]] = {
         "sgd": {"bare": lambda p: torch.optim.SGD(p, lr=0.01)},
@@ -80,7 +80,7 @@ def recording(depth: int, width: int, rounds: int) -> dict[str, object]:
         plan = plan_of(depth, width, optimizer)
         data, job = plan.data_of(0), plan.jobs()[0]
         contenders: dict[str, Callable[[], object]] = {name: Bare(plan, data, maker) for name, maker in bare.items()}
-        contenders["bare, steps alone"] = Bare(plan, data, bare["bare"], evaluated=False)
+        contenders["bare, steps only"] = Bare(plan, data, bare["bare"], evaluated=False)
         contenders["propscope"] = lambda plan=plan, job=job, data=data: train(plan, job, data)  # type: ignore[misc]
         timings = interleave(contenders, rounds=rounds)
         print("\n".join(lines(f"{depth} x {width}, {optimizer}, {EPOCHS} epochs of digits", timings)))
@@ -89,7 +89,7 @@ def recording(depth: int, width: int, rounds: int) -> dict[str, object]:
 
 
 def side_by_side(rounds: int, epochs: int) -> dict[str, float]:
-    """Compare runs one after the other with runs side by side."""
+    """Compare runs one after another with runs side by side."""
     plan = make_plan(
         depth=10, width=64, activation="relu", initializer="he_normal,xavier_normal", seeds=6, data="digits",
         scale="zscore", epochs=epochs, profile_every=0,
@@ -104,7 +104,7 @@ def side_by_side(rounds: int, epochs: int) -> dict[str, float]:
     gains = [one / other for one, other in zip(alone, together, strict=True)]
     found = {"one": statistics.median(alone), "all": statistics.median(together), "gain": statistics.median(gains)}
     print(
-        f"{len(plan)} runs of {epochs} epochs: {found['one']:.1f} s one after the other, {found['all']:.1f} s side by "
+        f"{len(plan)} runs of {epochs} epochs: {found['one']:.1f} s one after another, {found['all']:.1f} s side by "
         f"side; {found['gain']:.2f} times faster ({min(gains):.2f} to {max(gains):.2f})"
     )
     return {**found, "low": min(gains), "high": max(gains)}

@@ -2,11 +2,11 @@
 
     python benches/verdict.py [--data digits] [--depths 10,20,40] [--runs DIR]
 
-12 activations x 12 initializers, width 128, zero biases but for torch's default. The verdict: `diagnose` on 3 seeds
-before the first step, with the loss and rows of the training. The outcome: the best of four learning rates of Adam, 30
-epochs of batch 64, one seed. A network trains when its validation accuracy comes to 0.9, the target that `train_mlp`
-counts steps to; a linear classifier comes to 0.96 on digits. Beside it two verdicts of others on the same profiles.
-Finished trainings are kept in DIR and taken from there the next time.
+The networks have 12 activations x 12 initializers, width 128, and zero biases except with torch's default. The verdict
+is that of `diagnose` on 3 seeds before the first step, with the loss and rows of the training run. The outcome is the
+best of four learning rates of Adam after 30 epochs of batch 64, one seed. A network trains if its validation accuracy
+reaches 0.9, the target to which `train_mlp` counts steps; a linear classifier reaches 0.96 on digits. Two verdicts of
+other tools on the same profiles are compared. Finished training runs are kept in DIR and reused the next time.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What is compared on which data, how it is trained, and where finished trainings are kept.
+    """What is compared on which data, how it is trained, and where finished training runs are kept.
 
-    `rows` as in `make_data`; training and profiles are of the same ones.
+    `rows` is that of `make_data`; the training runs and the profiles use the same rows.
     """
 
     runs: Path
@@ -56,7 +56,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One pair at one depth: what was said before the first step, and what came of it."""
+    """One activation and initializer at one depth: the verdict before the first step, and the outcome of training."""
 
     depth: int
     activation: str
@@ -70,12 +70,12 @@ class Case:
 
     @property
     def trains(self) -> bool:
-        """Whether the best learning rate brought it to the target."""
+        """Whether the best learning rate reached the target."""
         return self.accuracy >= TARGET
 
 
 def cases(setting: Setting, depth: int) -> list[Case]:
-    """Return every pair's case at a depth."""
+    """Return the case of every activation and initializer at a depth."""
     profiles, outcome = before(setting, depth), after(setting, depth)
     found = []
     for key, members in profiles.groups("seed").items():
@@ -92,7 +92,7 @@ def cases(setting: Setting, depth: int) -> list[Case]:
                 "" if worst is None else f"{worst.kind} {worst.direction or ''}".strip(),
                 accuracy,
                 rate,
-                # A majority of the seeds, as each of these looks at one network.
+                # These judge one network each, so the majority of the seeds counts.
                 smdebug=_most(smdebug_verdict(profile).broken for profile in members),
                 gradient_ratio=_most(gradient_ratio_verdict(profile).broken for profile in members),
             )
@@ -101,7 +101,7 @@ def cases(setting: Setting, depth: int) -> list[Case]:
 
 
 def before(setting: Setting, depth: int) -> propscope.ProfileSet:
-    """Return the profiles before the first step, of the rows and the loss that training begins with."""
+    """Return the profiles before the first step, with the rows and the loss of the training runs."""
     made = make_data(setting.data, seed=0, rows=setting.rows, scale="zscore")
     rows = setting.runs / "verdict-rows.pt"
     torch.save(tuple(part[:ROWS] for part in made.train), rows)
@@ -112,7 +112,7 @@ def before(setting: Setting, depth: int) -> propscope.ProfileSet:
 
 
 def after(setting: Setting, depth: int) -> Mapping[Pair, tuple[float, float]]:
-    """Return the best validation accuracy of each pair, and the learning rate it came with."""
+    """Return the best validation accuracy of each pair, and its learning rate."""
     found = {}
     for activation in setting.activations:
         path = setting.runs / f"verdict-{setting.data}-{depth}-{activation}.h5"
@@ -137,7 +137,7 @@ def _most(said: Iterable[bool]) -> bool:
 
 
 def table(found: Sequence[Case]) -> list[str]:
-    """Return the confusion table of each depth, with the baselines, and every disagreement."""
+    """Return the rows of a confusion table per depth, with the baselines and every disagreement."""
     lines = []
     for depth in dict.fromkeys(case.depth for case in found):
         at = [case for case in found if case.depth == depth]
@@ -163,14 +163,14 @@ def table(found: Sequence[Case]) -> list[str]:
 
 
 def main() -> None:
-    """Run it."""
+    """Profile, train, print, write outputs/verdict-DATA.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="digits", choices=("digits", "moons"))
     parser.add_argument("--depths", default="10,20,40")
-    parser.add_argument("--runs", type=Path, default=OUTPUTS, help="where finished trainings are kept")
+    parser.add_argument("--runs", type=Path, default=OUTPUTS, help="where finished training runs are kept")
     wanted = parser.parse_args()
     wanted.runs.mkdir(exist_ok=True, parents=True)
-    # As many moons as keep the number of steps near that of digits.
+    # With 1000 rows of moons, the number of steps is near that of digits.
     setting = Setting(wanted.runs, wanted.data, rows=1000 if wanted.data == "moons" else None)
     started = time.perf_counter()
     found = [case for depth in map(int, wanted.depths.split(",")) for case in cases(setting, depth)]

@@ -1,8 +1,8 @@
-"""What others would say of a profile before its first step: SageMaker Debugger's rules and the folk gradient ratio.
+"""Verdicts of other tools on a profile before the first step: SageMaker Debugger's rules and the folk gradient ratio.
 
-`smdebug_verdict` evaluates the built-in rules of Amazon SageMaker Debugger (smdebug) with the defaults their
-documentation publishes; their code is not public. `SMDEBUG_RULES` is the table of what a profile can answer,
-`NOT_EVALUABLE` that of what it cannot. `gradient_ratio_verdict` holds the first layer's gradient against the last's.
+`smdebug_verdict` evaluates the built-in rules of Amazon SageMaker Debugger (smdebug) with their documented defaults;
+their code is not public. `SMDEBUG_RULES` lists the rules that a profile can answer, `NOT_EVALUABLE` those that it
+cannot. `gradient_ratio_verdict` compares the first layer's gradient with the last layer's.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from propscope.records import LogHistogram, NetworkProfile, Parameter, Site, Ten
 Figures = dict[str, float]
 RELATIONS: dict[str, Callable[[float, float], bool]] = {"<": operator.lt, ">": operator.gt, ">=": operator.ge}
 
-# docs.aws.amazon.com/sagemaker/latest/dg/debugger-built-in-rules.html, one section a rule.
+# docs.aws.amazon.com/sagemaker/latest/dg/debugger-built-in-rules.html has one section per rule.
 GUIDE = "Amazon SageMaker Developer Guide, List of Debugger built-in rules"
 FOLK = "no one source; public code warns beyond a factor of 10, 100 (most often), 1000 or 10,000 (severe)"
 GRADIENT_FACTOR = 1000.0
 
-# Of DeadRelu and SaturatedActivation, threshold_inactivity: the share of samples below which a unit is inactive.
+# threshold_inactivity of DeadRelu and SaturatedActivation: a unit active on fewer samples is inactive.
 INACTIVITY = 0.01
-# Of SaturatedActivation, threshold_tanh_min, _max, threshold_sigmoid_min, _max: beyond them the input saturates.
+# threshold_tanh_min, _max and threshold_sigmoid_min, _max of SaturatedActivation: inputs beyond them saturate.
 INPUT_LIMITS = {"tanh": (-9.4999, 9.4999), "sigmoid": (-23.0, 16.99999)}
 
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """A verdict: `broken` when any rule fired, `rules` the ones that did, each with its name, its number and place."""
+    """A verdict: `broken` if any rule fired; `rules` describes those that did, with their number and place."""
 
     broken: bool
     rules: tuple[str, ...]
@@ -40,9 +40,10 @@ class Baseline:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Fires when any of `figures` stands in `relation` to `default`; a NaN does in none.
+    """A rule that fires if any of a profile's `figures` stands in `relation` to `default`; NaN never does.
 
-    `figures`: of a profile, by place. `quantity`: what they are. `source`: where the default is published.
+    `figures` returns the profile's figures by place, and `quantity` names them. `source` says where the default is
+    published.
     """
 
     name: str
@@ -53,7 +54,7 @@ class Rule:
     source: str
 
     def __call__(self, profile: NetworkProfile) -> str:
-        """Return the finding with the worst figure, "" when the rule does not fire."""
+        """Return the finding with the worst figure, or "" if the rule does not fire."""
         figures = self.figures(profile)
         beyond = {at: figure for at, figure in figures.items() if RELATIONS[self.relation](figure, self.default)}
         if not beyond:
@@ -65,7 +66,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class NotEvaluable:
-    """A built-in rule, or part of one, that says nothing before the first step: its default, and why."""
+    """A built-in rule, or part of one, that cannot judge a profile before the first step: its default, and why."""
 
     name: str
     default: str
@@ -73,11 +74,11 @@ class NotEvaluable:
 
 
 def mean_absolute(summary: TensorSummary) -> float:
-    """Return the mean of the absolute values, NaN when any is not finite or there are none.
+    """Return the mean of the absolute values, or NaN if any element is not finite or there are none.
 
-    Exact where all elements have one sign. Else from the histogram's bins, taken at their midpoints: within 1/16 for
-    any distribution, within 0.2% for one that is smooth over a bin, plus the sampling error of a histogram that rests
-    on a sample (1% for 5,000 elements); the result is kept between |mean| and rms, which hold exactly.
+    The result is exact if all elements have one sign. Otherwise it comes from the midpoints of the histogram's bins:
+    within 1/16 for any distribution, within 0.2% for one that is smooth over a bin, plus the sampling error of a
+    histogram of a sample (1% for 5,000 elements). It is clipped to between |mean| and rms, which bound it exactly.
     """
     if summary.nonfinite_count or not summary.count:
         return math.nan
@@ -89,10 +90,10 @@ def mean_absolute(summary: TensorSummary) -> float:
 
 
 def gradient_ratio(profile: NetworkProfile) -> float:
-    """Return the norm of the first weight's gradient over that of the last one's, weights in the model's order.
+    """Return the norm of the first weight's gradient divided by that of the last, in the model's order.
 
-    A weight has two axes or more. 0 where the first is 0, also when both are; Inf where any element of either is not
-    finite, or the last alone is 0; NaN with fewer than two weights.
+    A weight has two axes or more. The ratio is 0 if the first norm is 0, Inf if only the last norm is 0 or any element
+    of either gradient is not finite, and NaN with fewer than two weights.
     """
     seen = [(p.gradient_norm, p.gradient) for p in _weights(profile) if p.gradient is not None]
     if len(seen) < 2:
@@ -106,12 +107,12 @@ def gradient_ratio(profile: NetworkProfile) -> float:
 
 
 def smdebug_verdict(profile: NetworkProfile) -> Baseline:
-    """Return what SageMaker Debugger's rules say with their defaults, see `SMDEBUG_RULES`."""
+    """Return the verdict of SageMaker Debugger's rules with their defaults; see `SMDEBUG_RULES`."""
     return _verdict(SMDEBUG_RULES, profile)
 
 
 def gradient_ratio_verdict(profile: NetworkProfile) -> Baseline:
-    """Return what the ratio of first to last gradient norm says: broken beyond a factor of 1000 either way."""
+    """Return the verdict of the gradient ratio: broken if it is above 1000 or below 1/1000."""
     return _verdict(GRADIENT_RATIO_RULES, profile)
 
 
@@ -156,7 +157,7 @@ def _nonfinite(profile: NetworkProfile) -> Figures:
 
 
 def _dead_percent(profile: NetworkProfile) -> Figures:
-    """Return at least the rule's share: units active on no sample, of those active on fewer than `INACTIVITY`."""
+    """Return a lower bound of the rule's share: units active on no sample, not on fewer than `INACTIVITY`."""
     return {
         site.name: 100 * site.dead_units / site.units
         for site, _ in _inputs_of(profile, "relu")
@@ -165,7 +166,7 @@ def _dead_percent(profile: NetworkProfile) -> Figures:
 
 
 def _saturated_percent(profile: NetworkProfile) -> Figures:
-    """Return at most the rule's share: the units that could be saturated, given the share of elements that are."""
+    """Return an upper bound of the rule's share: the units that can be saturated for this share of elements."""
     figures = {}
     for site, values in _inputs_of(profile, *INPUT_LIMITS):
         histogram = _histogram(values).finite
@@ -196,7 +197,7 @@ def _gradient_ranges(profile: NetworkProfile) -> Figures:
 def _percentile_range(summary: TensorSummary) -> float:
     if summary.nonfinite_count:
         return math.nan
-    # A bin has a width where its elements may have none; the extremes are exact.
+    # A bin has a width even if all its elements are equal; the extremes are exact.
     low, high = (min(max(_histogram(summary).quantile(q), summary.min), summary.max) for q in (0.05, 0.95))
     return high - low
 
