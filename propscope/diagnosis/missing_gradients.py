@@ -45,7 +45,7 @@ def _unmoved(evidence: Evidence, names: list[str], *, frozen: bool, learning: in
         cause=(
             "requires_grad is False, perhaps on purpose: these parameters keep their initial values"
             if frozen
-            else "the loss does not depend on them: they are unused, cut off by detach(), or multiplied by zero"
+            else "the loss does not depend on it: unused, cut off by detach(), or multiplied by zero"
         ),
         evidence={"parameters": float(len(names)), "learning": float(learning)},
         remedy=(

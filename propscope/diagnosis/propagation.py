@@ -119,8 +119,8 @@ def _cause(evidence: Evidence, kind: Kind, direction: Direction, stretch: Stretc
                 "gradient"
             )
         return (
-            f"each layer's weights times the slope of {nonlinearity} are above 1, while {nonlinearity} bounds the "
-            "values: every layer enlarges small differences (chaos), and with them the effect of a training step"
+            f"each layer's weights times the slope of {nonlinearity} are above 1, while the values keep their "
+            "size: every layer enlarges small differences (chaos), and with them the effect of a training step"
         )
     return f"the weights are too {size} for {nonlinearity}: every layer {change} values and gradients alike"
 
