@@ -1,13 +1,15 @@
 """A slice of `benches/planted.py`: one fault of each kind, the untouched models, and the table itself."""
 
+import importlib.util
 import sys
 from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
-
-pytest.importorskip("transformers")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="needs transformers"),
+]
 
 BENCHES = Path(__file__).resolve().parent
 

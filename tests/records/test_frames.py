@@ -1,5 +1,6 @@
 """Profiles as pandas frames and xarray datasets, by value."""
 
+import importlib.util
 import math
 import sys
 
@@ -10,8 +11,10 @@ from building.records import layered
 from propscope.errors import InputError, MissingDependencyError
 from propscope.records import Expected, ProfileSet, TensorSummary
 
-pytest.importorskip("pandas")
-pytest.importorskip("xarray")
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=f"needs {package}")
+    for package in ("pandas", "xarray")
+]
 
 
 @pytest.fixture
