@@ -66,7 +66,7 @@ def test_what_does_not_help_is_withdrawn_and_the_next_is_tried():
     # Sigmoid is advised residual sums, which unequal widths forbid.
     found = verify(grid(activation="sigmoid", initializer="default", width=[(48, 32)], depth=16))[0]
     assert found.trials[0].after is None
-    assert "needs equal widths" in found.trials[0].reason
+    assert "width must be the same" in found.trials[0].reason
     assert found.trial.after.diagnosis.verdict == "strained"
     assert found.trial is next(trial for trial in found.trials if trial.helped)
     assert not any(trial.healed for trial in found.trials)
