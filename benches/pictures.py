@@ -13,7 +13,7 @@ from propscope.plots import draw_all
 from propscope.plots.gallery import write_figure
 from propscope.plots.phase import draw_phase, prepare_phase
 from propscope.plots.style import styled
-from propscope.theory.phase_chart import phase_chart
+from propscope.theory.phase import phase_chart
 
 
 def main() -> None:

@@ -51,7 +51,7 @@ def phase(
         raise InputError(f"{path} exists", hint="add --overwrite to replace it, or choose another name")
 
     from propscope.networks import SQUARE_DEFAULTS, split_list
-    from propscope.theory.phase_chart import phase_chart
+    from propscope.theory.phase import phase_chart
 
     initializers = SQUARE_DEFAULTS if init is None else split_list(init)
     chart = phase_chart(act, initializers=initializers, weight_variance=weights, bias_variance=biases, width=width)

@@ -38,12 +38,12 @@ def theory(
     from propscope.networks import parse_activation, split_list
     from propscope.report.terminal import print_blocks, print_json
     from propscope.report.theory import theory_document, theory_tables
-    from propscope.theory.account import account
+    from propscope.theory.activation_theory import activation_theory
 
     initializers = () if init is None else split_list(init)
     specs = {spec.label: spec for spec in map(parse_activation, split_list(act))}
     found = [
-        account(
+        activation_theory(
             spec,
             initializers=initializers,
             weight_variance=weight_variance,

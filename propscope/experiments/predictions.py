@@ -15,7 +15,7 @@ from propscope.experiments.grid import Loss
 from propscope.networks import MLPSpec
 from propscope.records.expectations import theory_note
 from propscope.records.network import Expected, NetworkProfile, Parameter, signal_of
-from propscope.theory.mlp_chain import Chain, chain_of
+from propscope.theory.mlp_signal import MLPVariances, mlp_variances
 from propscope.theory.predict import expectations
 
 Theory = Callable[[NetworkProfile, MLPSpec, Tensor], NetworkProfile]
@@ -30,27 +30,27 @@ def theory_for(loss: Loss) -> Theory:
     weights, as theory takes it to be. Where theory does not apply the profile's coverage says why.
     """
 
-    # All seeds of a network, and all its sites, have one chain.
+    # All seeds of a network, and all its sites, have one mlp.
     @lru_cache(maxsize=64)
-    def chain_for(network: MLPSpec) -> Chain | str:
+    def mlp_for(network: MLPSpec) -> MLPVariances | str:
         try:
             # A critical initializer has its numbers by now, so that the inputs do not matter.
-            return chain_of(network, mean_square=1.0)
+            return mlp_variances(network, mean_square=1.0)
         except InputError as error:
             return str(error).removeprefix(f"mean field does not apply to initializer {network.initializer.label!r}: ")
 
     def with_theory(profile: NetworkProfile, network: MLPSpec, inputs: Tensor) -> NetworkProfile:
-        chain = chain_for(network)
-        if isinstance(chain, str):
-            return replace(profile, coverage=(*profile.coverage, theory_note(chain)))
+        mlp = mlp_for(network)
+        if isinstance(mlp, str):
+            return replace(profile, coverage=(*profile.coverage, theory_note(mlp)))
         mean_square, cosine = _geometry(inputs)
         gradient, alike = 1.0, 0.0
         if loss != "cotangent":
             gradient = signal_of(profile.sites[-1].backward)
             # Softmax less one-hot, the softmax being all but uniform: 1 within a class, -1 / (classes - 1) between two.
-            alike = 1 / (chain.outputs - 1) if loss == "cross-entropy" and chain.outputs > 1 else 0.0
+            alike = 1 / (mlp.outputs - 1) if loss == "cross-entropy" and mlp.outputs > 1 else 0.0
         known = expectations(
-            chain,
+            mlp,
             mean_square=mean_square,
             cosine=cosine,
             samples=len(inputs),

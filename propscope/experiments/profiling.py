@@ -129,7 +129,7 @@ def problem_of(error: Exception, network: MLPSpec, grid: Grid) -> InputError | N
         return InputError(
             f"activation {network.activation.label!r} failed on a tensor of shape ({grid.batch}, {network.widths[0]}) "
             f"({type(error).__name__}: {problem})",
-            hint="valid are an nn.Module class and a function of a tensor, elementwise and differentiable",
+            hint="give an nn.Module class, or an elementwise, differentiable function of a tensor",
         )
     return None
 

@@ -37,9 +37,10 @@ def digits() -> Rows:
 
 
 def npy_file(path: Path) -> Rows:
-    """Return a numpy array's rows as float64, shape (rows, features), dimensions after the first flattened.
+    """Return the rows of a numpy array as float64, shape (rows, features), with later dimensions flattened.
 
-    Raises `InputError` for a file that cannot be read, and for what `_rows` refuses.
+    Raises `InputError` for a file that cannot be read, and for an array that is empty, has one dimension, or holds NaN
+    or Inf.
     """
     _must_exist(path)
     try:
@@ -47,15 +48,17 @@ def npy_file(path: Path) -> Rows:
     except (OSError, ValueError, EOFError) as error:
         raise _unreadable(path, "numpy array", error) from error
     if array.dtype.kind not in "biuf":
-        raise InputError(f"{path} holds elements of type {array.dtype}; valid are real numbers")
+        raise InputError(
+            f"{path} must hold real numbers, got elements of type {array.dtype}", hint="save it as numbers"
+        )
     return _rows(path, torch.from_numpy(array.astype(np.float64))), None
 
 
 def pt_file(path: Path) -> Rows:
     """Return the rows of a saved tensor, a pair (x, y), or a dict with one tensor or with "x" and "y".
 
-    `y` holds whole numbers of at least 0, one a row: class labels. Raises `InputError` for a file that cannot be read
-    with weights_only, that holds something else, and for what `_rows` refuses.
+    `y` holds class labels: whole numbers of at least 0, one per row. Raises `InputError` for a file that cannot be read
+    with weights_only or holds something else, and for rows as in `npy_file`.
     """
     _must_exist(path)
     try:
@@ -65,11 +68,11 @@ def pt_file(path: Path) -> Rows:
     x, y = _pair(held)
     if not isinstance(x, Tensor) or not (y is None or isinstance(y, Tensor)):
         raise InputError(
-            f"{path} holds a {type(held).__name__}; valid are a tensor, a pair (x, y) of tensors, and a dict with one "
-            "tensor or with x and y"
+            f"{path} must hold a tensor, a pair (x, y) of tensors, or a dict with one tensor or with x and y, got a "
+            f"{type(held).__name__}"
         )
     if x.is_complex() or x.is_quantized or x.layout != torch.strided:
-        raise InputError(f"{path} holds elements of type {x.dtype} ({x.layout}); valid are dense real numbers")
+        raise InputError(f"{path} must hold dense real numbers, got elements of type {x.dtype} ({x.layout})")
     return _rows(path, x.detach().double()), None if y is None else _labels(path, y, len(x))
 
 
@@ -89,23 +92,23 @@ def _must_exist(path: Path) -> None:
 
 def _unreadable(path: Path, what: str, error: Exception) -> InputError:
     problem = (str(error).splitlines() or [""])[0]
-    return InputError(f"{path} is no readable {what} ({type(error).__name__}: {problem})", hint="save it again")
+    return InputError(f"{path} cannot be read as a {what} ({type(error).__name__}: {problem})", hint="save it again")
 
 
 def _rows(path: Path, values: Tensor) -> Tensor:
     if values.ndim < 2:
         raise InputError(
-            f"{path} has shape {tuple(values.shape)}; valid is (rows, features)",
+            f"{path} must have shape (rows, features), got {tuple(values.shape)}",
             hint="reshape a single sample to (1, features)",
         )
     if not values.numel():
-        raise InputError(f"{path} has shape {tuple(values.shape)}, without any element; valid is (rows, features)")
+        raise InputError(f"{path} must have at least one row and one feature, got shape {tuple(values.shape)}")
     values = values.flatten(1)
     if not (finite := values.isfinite()).all():
         row, column = (~finite).nonzero()[0].tolist()
         raise InputError(
             f"{path} has {int(values.isnan().sum())} NaN and {int(values.isinf().sum())} infinite values, the first in "
-            f"row {row}, feature {column}; valid are finite numbers",
+            f"row {row}, feature {column}",
             hint="drop or replace these rows",
         )
     return values
@@ -115,7 +118,7 @@ def _labels(path: Path, y: Tensor, rows: int) -> Tensor:
     whole = not (y.is_floating_point() or y.is_complex())
     if not whole or y.shape != (rows,) or bool((y < 0).any()):
         raise InputError(
-            f"y in {path} has type {y.dtype} and shape {tuple(y.shape)}; valid are class labels, whole numbers of at "
-            f"least 0, shape ({rows},)"
+            f"y in {path} must be class labels, whole numbers of at least 0, of shape ({rows},), got type {y.dtype} "
+            f"and shape {tuple(y.shape)}"
         )
     return y.long()

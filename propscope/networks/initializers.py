@@ -235,8 +235,9 @@ class Initializer:
     """A way to fill a weight W of shape (fan_out, fan_in, *kernel).
 
     `formula`: of an entry of W. `source`: where it was published. `fill(weight, generator, **parameters)`: fills in
-    place. `variance(fan_in, fan_out, **parameters)`: of an entry, None where mean field does not apply. `shape`: the
-    weights that it can fill. `on_square`: whether `propscope profile` compares it by default on an MLP of equal widths.
+    place. `variance(fan_in, fan_out, **parameters)`: of an entry, None where mean field does not apply, and `no_limit`
+    then says why. `shape`: the weights that it can fill. `on_square`: whether `propscope profile` compares it by
+    default on an MLP of equal widths.
     """
 
     name: str
@@ -247,6 +248,7 @@ class Initializer:
     shape: Shape = "any"
     aliases: tuple[str, ...] = ()
     parameters: tuple[SpecParameter, ...] = ()
+    no_limit: str = ""
     on_square: bool = True
 
     @property
@@ -282,17 +284,22 @@ _CRITICAL = (
     SpecParameter("bias_variance", "auto", low=0.0, high=_LARGEST),
     SpecParameter("first_weight_variance", "auto", low=0.0, high=_LARGEST, above=True),
 )
+_COPIES = "it gives every weight the same value, so the units of a layer are copies of one another"
+_NOT_RANDOM = "its weights are not random: a layer passes its input on as it is"
 _FANS: Shape = "two or more dimensions"
 
 # fmt: off
 INITIALIZERS: tuple[Initializer, ...] = (
-    Initializer("zeros", "W = 0", "", lambda weight, generator: weight.zero_(), aliases=("zero",)),
-    Initializer("ones", "W = 1", "", lambda weight, generator: weight.fill_(1.0), aliases=("one",)),
+    Initializer("zeros", "W = 0", "", lambda weight, generator: weight.zero_(), aliases=("zero",),
+               no_limit=_COPIES),
+    Initializer("ones", "W = 1", "", lambda weight, generator: weight.fill_(1.0), aliases=("one",),
+               no_limit=_COPIES),
     Initializer("constant", "W = value", "", constant,
-                parameters=(SpecParameter("value", 0.01, low=-_LARGEST, high=_LARGEST),)),
+                parameters=(SpecParameter("value", 0.01, low=-_LARGEST, high=_LARGEST),), no_limit=_COPIES),
     Initializer("uniform", "U(low, high)", "Keras RandomUniform", uniform, uniform_variance,
                 parameters=(SpecParameter("low", -0.05, low=-_LARGEST, high=_LARGEST),
-                            SpecParameter("high", 0.05, low=-_LARGEST, high=_LARGEST))),
+                            SpecParameter("high", 0.05, low=-_LARGEST, high=_LARGEST)),
+                no_limit="its weights have a mean other than 0, whose share of a pre-activation grows with the width"),
     Initializer("normal", "N(0, std^2)", "Krizhevsky et al. 2012, section 5", normal, normal_variance,
                 aliases=("gaussian",), parameters=(_std(0.01),)),
     Initializer("trunc_normal", "N(0, std^2) cut at +-2 std; variance 0.774 std^2", "Devlin et al. 2019, BERT",
@@ -318,9 +325,9 @@ INITIALIZERS: tuple[Initializer, ...] = (
     Initializer("orthogonal", "W W^T = gain^2 I or W^T W = gain^2 I", "Saxe et al. 2014", orthogonal,
                 orthogonal_variance, _FANS, parameters=_GAIN),
     Initializer("identity", "W = I", "Le, Jaitly, Hinton 2015", identity, None, "a matrix",
-                aliases=("eye",)),
+                aliases=("eye",), no_limit=_NOT_RANDOM),
     Initializer("dirac", "the kernel's centre passes channel i to channel i", "Zagoruyko, Komodakis 2017", dirac,
-                None, "a convolution", on_square=False),
+                None, "a convolution", no_limit=_NOT_RANDOM, on_square=False),
     Initializer("sparse", "N(0, std^2), ceil(sparsity fan_out) zeros in each column", "Martens 2010, section 5",
                 sparse, sparse_variance, _FANS,
                 parameters=(SpecParameter("sparsity", 0.9, low=0.0, high=1.0), _std(0.01))),
@@ -332,7 +339,8 @@ INITIALIZERS: tuple[Initializer, ...] = (
                 aliases=("torch", "pytorch")),
     Initializer("critical", "N(0, weight_variance / fan_in), bias N(0, bias_variance): the activation's critical point",
                 "Schoenholz et al. 2017, section 3.1", critical, critical_variance, _FANS,
-                parameters=_CRITICAL, on_square=False),
+                parameters=_CRITICAL, on_square=False,
+                no_limit="its variances follow from the activation, see critical_initializer"),
 )
 # fmt: on
 
@@ -378,6 +386,11 @@ class InitializerSpec:
     def stream_name(self) -> str:
         """The name of its random streams: the label, or "critical", which scales one stream for every activation."""
         return self.name if self.name == "critical" else self.label
+
+    @property
+    def no_limit(self) -> str:
+        """The reason why mean field does not apply; empty where it does, and for a user's own."""
+        return "" if self.custom else _INDEX[self.name].no_limit
 
     def fits(self, weight: Tensor) -> bool:
         """Return whether the weight has the number of dimensions that this"""

@@ -1,4 +1,4 @@
-"""Which weights and biases neither lose nor amplify the signal: gains, critical points, critical lines."""
+"""Variances of weights and biases that neither lose nor amplify the signal: gains, critical points, critical lines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class NoCriticalPoint(InputError):
 
 @dataclass(frozen=True, slots=True)
 class CriticalLine:
-    """The critical points by their q, arrays of one shape; a negative `bias_variance` means that there is none."""
+    """The critical points at given q, arrays of one shape; where `bias_variance` is negative there is none."""
 
     q: Array
     weight_variance: Array

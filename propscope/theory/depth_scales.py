@@ -1,4 +1,4 @@
-"""How deep a signal reaches: the depth scales of the variance, of the correlation, and of the gradient."""
+"""The depth scales of the variance, of the correlation and of the gradient: how deep a signal reaches."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import numpy as np
 from scipy.optimize import brentq
 
 from propscope.records.theory import DepthScales, FixedPoint, Phase
+from propscope.theory.correlation_kernel import correlation_kernel
 from propscope.theory.elementwise import Elementwise
-from propscope.theory.hermite import correlation_kernel
 from propscope.theory.quadrature import slope_product
 
-# chi is right to about 1e-14; nearer to 1 than this it is not told from 1.
+# chi is right to about 1e-14; nearer to 1 than this it counts as 1.
 RESOLUTION = 2e-13
 
 
 def depth_scale(chi: float) -> float:
-    """Return 1 / |ln chi|: infinite for chi = 1 within its accuracy, 0 for chi = 0."""
+    """Return 1 / |ln chi|, which is infinite for chi = 1 within its accuracy and 0 for chi = 0."""
     size = abs(chi)
     if abs(size - 1) <= RESOLUTION:
         return math.inf
@@ -25,7 +25,7 @@ def depth_scale(chi: float) -> float:
 
 
 def phase_of(chi: float) -> Phase:
-    """Return "ordered" for chi_1 < 1, "chaotic" for chi_1 > 1, "critical" where they are not told apart."""
+    """Return "ordered" for chi_1 < 1, "chaotic" for chi_1 > 1, "critical" where chi_1 is 1 within its accuracy."""
     if abs(chi - 1) <= RESOLUTION:
         return "critical"
     return "ordered" if chi < 1 else "chaotic"

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from propscope.errors import InputError
 from propscope.networks.activations import ActivationSpec, FunctionActivation, parse_activation
 from propscope.networks.randomness import global_stream, seeded_generator
-from propscope.theory.piecewise import Pieces
+from propscope.theory.piecewise import Piecewise
 
 Array: TypeAlias = NDArray[np.float64]
 Function: TypeAlias = Callable[[Array], Array]
 
-_VALID = "valid is an activation's name or spec, an nn.Module, and a function of a tensor or array, elementwise"
+_VALID = "give an activation's name or spec, an nn.Module, or an elementwise function of a tensor or array"
 # Irregular, beyond where activations saturate, and 0 itself.
 _PROBE = np.array([-9.3, -6.1, -3.7, -2.2, -1.1, -0.43, -0.02, 0.0, 0.01, 0.37, 0.9, 1.7, 2.9, 4.6, 7.3, 8.8])
 
@@ -42,7 +42,7 @@ class Elementwise:
     kinks: tuple[float, ...]
     slopes: tuple[float, float] | None
     continuous: bool
-    pieces: Pieces
+    pieces: Piecewise
 
     @classmethod
     def of(
@@ -124,7 +124,7 @@ def _made(
         slope: Function | None = _vectorised(derivative, f"the derivative of activation {label!r}")
     else:
         slope = _autograd(call) if _follows(call) else None
-    pieces = Pieces(value, slope, kinks=kinks, what=repr(label))
+    pieces = Piecewise(value, slope, kinks=kinks, what=repr(label))
     pieces.within(64.0)
     exact: Function = pieces.derivative if slope is None else slope
     if np.isnan(exact(_PROBE[_PROBE != 0])).any():
@@ -165,7 +165,7 @@ def _check(value: Function, label: str) -> None:
     found = value(_PROBE)
     if np.isnan(found).any():
         where = _PROBE[np.isnan(found)][0]
-        raise InputError(f"{what} returns NaN at {where:g}; valid is a function with a value at every real number")
+        raise InputError(f"{what} must have a value at every real number, got NaN at {where:g}")
     if not np.array_equal(found, value(_PROBE)):
         raise InputError(f"{what} is random: the same input gave two outputs", hint="call eval() on the module")
     alone = np.array([_at(value, x, what) for x in _PROBE])
@@ -176,7 +176,7 @@ def _check(value: Function, label: str) -> None:
                 f"{what} is not elementwise: an output depends on other inputs or on the position; {_VALID}"
             )
     if not found.any():
-        raise InputError(f"{what} is 0 everywhere; valid is a function that lets something through")
+        raise InputError(f"{what} must not be 0 everywhere")
 
 
 def _at(value: Function, x: float, what: str) -> float:
@@ -212,7 +212,7 @@ def _slopes(value: Function) -> tuple[float, float] | None:
     return (float(falling[2]), float(rising[2])) if homogeneous and float(value(np.zeros(1))[0]) == 0 else None
 
 
-def _integrates(value: Function, derivative: Function, pieces: Pieces) -> bool:
+def _integrates(value: Function, derivative: Function, pieces: Piecewise) -> bool:
     edges = pieces.within(16.0)
     nodes, weights = np.polynomial.legendre.leggauss(20)
     half = np.diff(edges) / 2

@@ -17,8 +17,8 @@ from scipy.optimize import brentq
 from propscope.errors import InputError
 from propscope.records.theory import FixedPoint, Law
 from propscope.theory.elementwise import Elementwise
+from propscope.theory.moment_tables import moment_table
 from propscope.theory.quadrature import moments
-from propscope.theory.tables import moment_table
 
 Array = NDArray[np.float64]
 

@@ -12,13 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 from propscope.checks import count, number, numbers
 from propscope.errors import InputError
 from propscope.records.theory import DepthScales, FixedPoint
+from propscope.theory.correlation_kernel import correlation_kernel
 from propscope.theory.depth_scales import depth_scales
 from propscope.theory.elementwise import ActivationLike, Elementwise
 from propscope.theory.fixed_points import VarianceMap, fixed_points
-from propscope.theory.hermite import correlation_kernel
+from propscope.theory.moment_tables import moment_table
 from propscope.theory.propagation import Propagation, propagate
 from propscope.theory.quadrature import moments
-from propscope.theory.tables import moment_table
 
 Array = NDArray[np.float64]
 

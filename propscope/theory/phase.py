@@ -1,22 +1,28 @@
-"""The order-to-chaos diagram: where the variance settles and how deep a correlation reaches, by the two variances."""
+"""The phase diagram of an activation, and the chart of it that a picture shows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import ArrayLike, NDArray
 
-from propscope.checks import number, numbers
+from propscope.checks import count, number, numbers
 from propscope.errors import InputError
+from propscope.networks.initializers import parse_initializer
+from propscope.records.phase import PhaseChart, Standing
+from propscope.records.theory import CriticalPoint
+from propscope.theory.correlation_kernel import kernel_rows
+from propscope.theory.critical import NoCriticalPoint
 from propscope.theory.depth_scales import RESOLUTION
 from propscope.theory.elementwise import ActivationLike, Elementwise
 from propscope.theory.fixed_points import VarianceMap, search_range
-from propscope.theory.kernel_rows import kernel_rows
+from propscope.theory.initialization import critical_initializer, layer_variances, nearest_critical_point
+from propscope.theory.moment_tables import moment_table
 from propscope.theory.quadrature import moments
-from propscope.theory.tables import moment_table
 
 Array = NDArray[np.float64]
 
@@ -57,9 +63,9 @@ def phase_diagram(
         np.atleast_1d(numbers("bias_variance", bias_variance)),
     )
     if not (weight.ndim == bias.ndim == 1 and weight.size and bias.size):
-        raise InputError("weight_variance and bias_variance are no lists of numbers; valid is one dimension each")
+        raise InputError("weight_variance and bias_variance must be one or more numbers each, in one dimension")
     if (weight == 0).any():
-        raise InputError("weight_variance is 0; valid is a number above 0")
+        raise InputError("weight_variance must be finite numbers above 0, got 0")
     start = number("q0", q0, above=True)
     q = _settled(elementwise, weight, bias, start)
     plane = np.broadcast_to(weight, q.shape)
@@ -145,9 +151,10 @@ def _chaotic(activation: Elementwise, weight: Array, q: Array) -> Array:
 
 
 def roots(function: Callable[[Array, NDArray[np.int_]], Array], low: Array, high: Array) -> Array:
-    """Return the root of each of many functions in its bracket; `function(x, which)` evaluates those of index `which`.
+    """Return the root of each of many functions in its bracket, by the Illinois method.
 
-    By the Illinois method. Where the ends of a bracket have one sign the end with the smaller value.
+    `function(x, which)` evaluates the functions with the indices `which`. Where both ends of a bracket have the same
+    sign, the end with the smaller absolute value is returned.
     """
     everyone = np.arange(low.size)
     low, high = low.copy(), high.copy()
@@ -167,3 +174,122 @@ def roots(function: Callable[[Array, NDArray[np.int_]], Array], low: Array, high
         high[left], at_high[left] = x, fx
         left = left[(np.abs(fx) > 1e-14) & (np.abs(high[left] - low[left]) > 1e-15 * np.maximum(1, np.abs(x)))]
     return found
+
+
+Range = tuple[float, float]
+
+_COLUMNS, _ROWS = 240, 160
+_NICE = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
+
+
+def phase_chart(
+    activation: ActivationLike,
+    *,
+    initializers: Iterable[str] = (),
+    weight_variance: Range | None = None,
+    bias_variance: Range | None = None,
+    width: int = 256,
+) -> PhaseChart:
+    """Return the order-to-chaos diagram of an activation (Poole et al. 2016, Schoenholz et al. 2017, figure 1).
+
+    `weight_variance` and `bias_variance` are ranges (low, high), by default wide enough for the critical line and for
+    He's weight variance of 2. `initializers` are placed by the variances that they give square layers of `width` units;
+    those to which mean field does not apply are listed with the reason. Raises `InputError` for an argument that is
+    not valid.
+    """
+    elementwise = Elementwise.of(activation)
+    width = count("width", width)
+    point, no_line = _point(elementwise)
+    weights, biases, stable = _line(elementwise)
+    across = _range("weight_variance", weight_variance) or (
+        0.0,
+        _nice(max(3.0, 2 * point.weight_variance if point else 4)),
+    )
+    upwards = _range("bias_variance", bias_variance) or (0.0, _height(across[1], point, weights, biases))
+    columns, rows = _middles(*across, _COLUMNS), _middles(*upwards, _ROWS)
+    diagram = phase_diagram(elementwise, weight_variance=columns, bias_variance=rows)
+    standings, without = _standings(elementwise, initializers, width)
+    return PhaseChart(
+        activation=elementwise.label,
+        weight_variance=columns,
+        bias_variance=rows,
+        q=diagram.q,
+        chi=diagram.chi,
+        correlation_depth=diagram.correlation_depth,
+        line_weight=weights,
+        line_bias=biases,
+        line_stable=stable,
+        no_line=no_line,
+        critical=None if point is None else Standing("critical", point.weight_variance, point.bias_variance),
+        standings=standings,
+        without_place=without,
+    )
+
+
+def _point(activation: Elementwise) -> tuple[CriticalPoint | None, str]:
+    try:
+        return nearest_critical_point(activation), ""
+    except NoCriticalPoint as error:
+        return None, str(error).rpartition("; ")[2] if "another activation" in error.hint else ""
+
+
+def _line(activation: Elementwise) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """Return sigma_w^2 and sigma_b^2 along the critical line, and whether chi_parallel is below 1 there."""
+    if activation.slopes is not None:
+        return np.array([1 / float(moments(activation, 1.0).slope)]), np.zeros(1), np.ones(1, dtype=bool)
+    q = np.exp(np.linspace(-16.0, 9.0, 1200))
+    try:
+        known = moments(activation, q)
+    except InputError:
+        # phi grows so fast that its second moment exists only for small q.
+        q = np.exp(np.linspace(-16.0, 1.0, 1200))
+        known = moments(activation, q)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        weight = np.asarray(1 / known.slope)
+        bias = np.asarray(q - known.value * weight)
+        stable = np.asarray(known.growth * weight < 1)
+    # Where phi is linear for small q the bias is a difference of equals.
+    kept = np.isfinite(weight) & (bias >= -1e-9 * q)
+    return weight[kept], np.maximum(bias[kept], 0.0), stable[kept]
+
+
+def _height(right: float, point: CriticalPoint | None, weights: Array, biases: Array) -> float:
+    """Return an upper end low enough that the critical line leaves the chart at the top, not at the right."""
+    beyond = np.flatnonzero(weights > 0.85 * right)
+    after = beyond[biases[beyond] > 0.02 * right] if beyond.size else beyond
+    wanted = float(biases[after[0]]) if after.size else math.inf
+    least = max(0.3, 1.5 * point.bias_variance if point else 0.0)
+    return _nice(max(least, min(wanted, max(1.0, right / 4))))
+
+
+def _nice(value: float) -> float:
+    """Return the next round number."""
+    scale = 10.0 ** math.floor(math.log10(value))
+    return next(digit * scale for digit in _NICE if digit * scale >= value * (1 - 1e-9))
+
+
+def _range(name: str, given: Range | None) -> Range | None:
+    if given is None:
+        return None
+    low, high = (number(name, end) for end in given)
+    if not low < high:
+        raise InputError(f"{name} must be LOW:HIGH with LOW below HIGH, got {low:g}:{high:g}")
+    return low, high
+
+
+def _middles(low: float, high: float, cells: int) -> Array:
+    return low + (high - low) * (np.arange(cells) + 0.5) / cells
+
+
+def _standings(
+    activation: Elementwise, initializers: Iterable[str], width: int
+) -> tuple[tuple[Standing, ...], tuple[tuple[str, str], ...]]:
+    standings, without = [], []
+    for name in dict.fromkeys(parse_initializer(one).label for one in initializers):
+        try:
+            found = layer_variances(critical_initializer(name, activation), fan_in=width, fan_out=width)
+        except InputError as error:
+            without.append((name, str(error).split(": ", 1)[-1]))
+            continue
+        standings.append(Standing(name, found.weight_variance, found.bias_variance))
+    return tuple(standings), tuple(without)

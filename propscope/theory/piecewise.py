@@ -1,7 +1,7 @@
-"""`Pieces`: the real line cut where a function's behaviour changes, so that a short polynomial fits each piece.
+"""`Piecewise`: cuts of the real line between which a short polynomial fits a function.
 
-A quadrature that splits at these cuts is exact to rounding, whatever the scale on which it looks at the function: the
-cuts contain every kink and jump, and they crowd where a smooth function bends.
+A quadrature that splits at these cuts is exact to rounding on every scale: every kink and jump is a cut, and cuts are
+dense where a smooth function bends.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _SHELLS = np.array([0.0, *(2.0 ** np.array([0, 1, 2, 3, 4, 6, 8, 12, 20, 40, 80,
 _MOST_PANELS = 4096
 
 
-class Pieces:
-    """Grows outwards from 0 as far as it is asked; `kinks` holds those found so far, and the declared ones.
+class Piecewise:
+    """The cuts of a function, found outwards from 0 as far as `within` is asked; `kinks` holds those found or declared.
 
-    `value` and `slope` are the function and its derivative, float64 arrays to arrays; `slope` None to go by the values
-    alone. A kink is a point where no polynomial fits however narrow the piece: a jump of the function, or of its
-    first or second derivative (by the values alone, of its first; the cuts crowd towards one of the second). Found to
-    about 1e-11, or exactly where it has few digits.
+    `value` and `slope`: the function and its derivative, float64 arrays to arrays; with `slope` None only the values
+    are used. A kink is a point where no polynomial fits however narrow the piece: a jump of the function or of its
+    first or second derivative. From values only, jumps of the first derivative are found, and the cuts are dense near
+    one of the second. Kinks are right to about 1e-11, or exact where they have few digits.
     """
 
     def __init__(self, value: Function, slope: Function | None, *, kinks: tuple[float, ...] = (), what: str) -> None:
@@ -60,7 +60,7 @@ class Pieces:
         return self._edges[np.abs(self._edges) < radius]
 
     def derivative(self, x: Array) -> Array:
-        """Return the derivative at x from the polynomials of the pieces, for functions that bring none."""
+        """Return the derivative at x from the polynomials of the pieces, for functions without one of their own."""
         flat = np.abs(x).ravel()
         self.within(float(flat.max(initial=0.0)) * 1.000001)
         panel = np.clip(np.searchsorted(self._edges, x) - 1, 0, len(self._edges) - 2)
@@ -148,7 +148,7 @@ class Pieces:
                 raise InputError(
                     f"activation {self._what} bends more than {_MOST_PANELS} times within {abs(edges).max():g} of 0, "
                     "more than can be resolved in float64",
-                    hint="valid is a function that is smooth but for some kinks; for sin, a smaller variance",
+                    hint="give a function that is smooth between some kinks; for sin, a smaller variance",
                 )
             middle = (low + high) / 2
             low, high = np.concatenate([low, middle]), np.concatenate([middle, high])

@@ -1,4 +1,4 @@
-"""`predict`: the profile that a multilayer perceptron should show, before any of it is built."""
+"""`predict`: the profile that theory expects of a multilayer perceptron, without building it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from propscope.checks import count, number
 from propscope.networks.mlp import MLPSpec
 from propscope.records.network import Expected, Label, NetworkProfile, Role, Site
-from propscope.theory.mlp_chain import Chain, chain_of
-from propscope.theory.mlp_path import Path, nearly, path_of
-from propscope.theory.mlp_width import Band, ChainWidth, chain_width
+from propscope.theory.mlp_bands import Band, MLPBands, mlp_bands
+from propscope.theory.mlp_signal import MLPSignal, MLPVariances, mlp_signal, mlp_variances, nearly
 
 Array = NDArray[np.float64]
 
@@ -23,9 +22,9 @@ _NORM_KINDS = {"batch": "BatchNorm1d", "layer": "LayerNorm", "rms": "RMSNorm"}
 
 @dataclass(frozen=True, slots=True)
 class _Gradients:
-    """The rms of the gradient, arrays (layers,): of dL/dz, of what leaves the norm, of phi and of what leaves dropout.
+    """The rms of the gradient at four places of each layer, arrays of shape (layers,), and at the readout.
 
-    `output`: at the readout.
+    `stream`: dL/dz. `inner`: at the output of the norm. `activation`: at phi. `outer`: at the output of dropout.
     """
 
     stream: Array
@@ -44,27 +43,28 @@ def predict(
     output_gradient_rms: float = 1.0,
     output_gradient_cosine: float = 0.0,
 ) -> NetworkProfile:
-    """Return the profile that theory expects of a spec's networks: the sites of a measured one, each with `expected`.
+    """Return the profile that theory expects: the sites that a measured profile has, each with `expected` only.
 
-    `input_mean_square` of the inputs' elements, `input_cosine` the mean cosine of two inputs. The gradient that is sent
-    into the network's output, the last activation or the readout, has the rms `output_gradient_rms`, and the root mean
-    square `output_gradient_cosine` of the cosine between two samples'. The band (`forward_log_std`, `backward_log_std`)
-    is that of the rms of a whole `batch`; None: very many samples. `forward` and `backward` of each site are None.
+    `input_mean_square`: of the elements of the inputs. `input_cosine`: the mean cosine of two inputs. The gradient that
+    enters the network's output (the readout, or else the last activation) has the rms `output_gradient_rms`, and the
+    cosine between two samples' gradients has the root mean square `output_gradient_cosine`. The bands
+    `forward_log_std` and `backward_log_std` are those of the rms over a whole `batch`; None means very many samples.
 
-    Infinite width: Poole et al. 2016; Schoenholz et al. 2017; the norms and residual connections of
-    `NormalizedMeanField`. Batch norm has no band, nor has what a norm gives, whose rms is not left to chance. Of
-    arithmetic without rounding: a value may lie beyond what float32 holds.
+    Infinite width: Poole et al. 2016; Schoenholz et al. 2017; for norms Yang et al. 2019, Ba et al. 2016, for residual
+    connections Yang, Schoenholz 2017, De, Smith 2020. Networks with batch norm have no band, nor has the output of a
+    norm, whose rms is fixed. Theory does not round: a value may lie beyond the range of float32.
 
-    Raises `InputError` for what mean field does not cover, with the reason, and for numbers that are not valid.
+    Raises `InputError` for a network that mean field does not cover, with the reason, and for an argument that is not
+    valid.
     """
     mean_square = number("input_mean_square", input_mean_square)
     cosine = number("input_cosine", input_cosine, low=-1.0, high=1.0)
     alike = number("output_gradient_cosine", output_gradient_cosine, low=-1.0, high=1.0) ** 2
     rms = number("output_gradient_rms", output_gradient_rms)
     samples = None if batch is None else count("batch", batch)
-    chain = chain_of(spec, mean_square=mean_square)
+    mlp = mlp_variances(spec, mean_square=mean_square)
     expected = expectations(
-        chain, mean_square=mean_square, cosine=cosine, samples=samples, output_gradient_rms=rms, alike=alike
+        mlp, mean_square=mean_square, cosine=cosine, samples=samples, output_gradient_rms=rms, alike=alike
     )
     labels: dict[str, Label] = {
         "initializer": spec.initializer.label,
@@ -76,69 +76,78 @@ def predict(
 
 
 def expectations(
-    chain: Chain, *, mean_square: float, cosine: float, samples: int | None, output_gradient_rms: float, alike: float
+    mlp: MLPVariances,
+    *,
+    mean_square: float,
+    cosine: float,
+    samples: int | None,
+    output_gradient_rms: float,
+    alike: float,
 ) -> dict[str, Expected]:
-    """Return what theory expects, by the name of the site."""
-    # Beyond the numbers that there are is Inf, and NaN what depends on it.
+    """Return what theory expects at each site, by the site's name.
+
+    `alike`: the mean square of the cosine between two samples' gradients at the output.
+    """
+    # Overflow gives Inf, and NaN where that is used.
     with np.errstate(all="ignore"):
-        path = path_of(chain, mean_square=mean_square, cosine=cosine, batch=samples)
-        # The band hardly depends on these, and so it is worked out once for many batches of one kind.
+        signal = mlp_signal(mlp, mean_square=mean_square, cosine=cosine, batch=samples)
+        # The band hardly depends on these: rounded, it is computed once for many batches.
         rounded = {"mean_square": nearly(mean_square), "cosine": round(cosine, 2), "gradients": round(alike, 2)}
-        band = chain_width(chain, samples=samples, **rounded)
-        gradients = _gradients(chain, path, output_gradient_rms)
-        return dict(_expected(chain, path, band, gradients, math.inf if samples is None else samples))
+        band = mlp_bands(mlp, samples=samples, **rounded)
+        gradients = _gradients(mlp, signal, output_gradient_rms)
+        return dict(_expected(mlp, signal, band, gradients, math.inf if samples is None else samples))
 
 
-def _gradients(chain: Chain, path: Path, rms: float) -> _Gradients:
-    depth = path.q.size
+def _gradients(mlp: MLPVariances, signal: MLPSignal, rms: float) -> _Gradients:
+    depth = signal.q.size
     outer, inner, activation, stream = (np.empty(depth) for _ in range(4))
-    n = [float(width) for width in chain.widths]
+    n = [float(width) for width in mlp.widths]
     here = 2 * math.log(rms) if rms else -math.inf
-    if chain.readout is not None:
-        here += math.log(chain.readout.weight_variance * chain.outputs / n[-1])
+    if mlp.readout is not None:
+        here += math.log(mlp.readout.weight_variance * mlp.outputs / n[-1])
     for layer in reversed(range(depth)):
         if layer < depth - 1:
             after = stream[layer + 1]
-            here = after + math.log(chain.layers[layer + 1].weight_variance * n[layer + 1] / n[layer])
+            here = after + math.log(mlp.layers[layer + 1].weight_variance * n[layer + 1] / n[layer])
         outer[layer] = here
-        activation[layer] = here + math.log(chain.kept)
-        inner[layer] = activation[layer] + np.log(path.slope[layer])
-        stream[layer] = inner[layer] - np.log(path.divisor[layer])
-        if chain.residual and layer < depth - 1:
+        activation[layer] = here + math.log(mlp.kept)
+        inner[layer] = activation[layer] + np.log(signal.slope[layer])
+        stream[layer] = inner[layer] - np.log(signal.divisor[layer])
+        if mlp.residual and layer < depth - 1:
             stream[layer] = np.logaddexp(stream[layer], after)
     return _Gradients(np.exp(stream / 2), np.exp(inner / 2), np.exp(activation / 2), np.exp(outer / 2), rms)
 
 
 def _expected(
-    chain: Chain, path: Path, band: ChainWidth, gradients: _Gradients, samples: float
+    mlp: MLPVariances, signal: MLPSignal, band: MLPBands, gradients: _Gradients, samples: float
 ) -> Iterator[tuple[str, Expected]]:
-    zero, unknown = np.zeros(path.q.size), np.full(path.q.size, math.nan)
+    zero, unknown = np.zeros(signal.q.size), np.full(signal.q.size, math.nan)
     nothing = Band(unknown, unknown)
-    kept = chain.kept * path.value
+    kept = mlp.kept * signal.value
     # Rounding must not leave a negative variance where phi hardly varies.
-    spread, spread_kept = (np.sqrt(np.maximum(square - path.mean**2, 0)) for square in (path.value, kept))
-    stream, branch = np.sqrt(path.q), np.sqrt(path.branch)
+    spread, spread_kept = (np.sqrt(np.maximum(square - signal.mean**2, 0)) for square in (signal.value, kept))
+    stream, branch = np.sqrt(signal.q), np.sqrt(signal.branch)
     over_stream, over_branch = (
-        square * (1 / samples + (1 - 1 / samples) * np.maximum(c, 0)) / chain.widths
-        for square, c in ((path.q, path.c), (path.branch, path.branch_c))
+        square * (1 / samples + (1 - 1 / samples) * np.maximum(c, 0)) / mlp.widths
+        for square, c in ((signal.q, signal.c), (signal.branch, signal.branch_c))
     )
-    # Mean, std, mean square, their band, the variances of the mean and of ln of the variance, and the cosine; the rms
-    # of the gradient and its band.
+    # Forward: mean, std, mean square and its band, variances of the mean and of ln of the variance, cosine. Backward:
+    # rms and band.
     phi = band.activation, band.activation_mean, band.activation_spread
     back = gradients.stream, band.gradient
     columns = {
-        "linear": (zero, branch, path.branch, band.branch, over_branch, band.branch.variance, path.branch_c, *back),
-        "add": (zero, stream, path.q, band.stream, over_stream, band.stream.variance, path.c, *back),
+        "linear": (zero, branch, signal.branch, band.branch, over_branch, band.branch.variance, signal.branch_c, *back),
+        "add": (zero, stream, signal.q, band.stream, over_stream, band.stream.variance, signal.c, *back),
         "norm": (
-            *(zero, np.sqrt(path.at), path.at, nothing, unknown, unknown, path.at_c),
+            *(zero, np.sqrt(signal.at), signal.at, nothing, unknown, unknown, signal.at_c),
             *(gradients.inner, band.inner),
         ),
         "activation": (
-            *(path.mean, spread, path.value, *phi, path.product / path.value),
+            *(signal.mean, spread, signal.value, *phi, signal.product / signal.value),
             *(gradients.activation, band.outer),
         ),
         "dropout": (
-            *(path.mean, spread_kept, kept, *phi, path.product / kept),
+            *(signal.mean, spread_kept, kept, *phi, signal.product / kept),
             *(gradients.outer, band.outer),
         ),
     }
@@ -150,24 +159,24 @@ def _expected(
         )
         for layer, row in enumerate(rows):
             yield f"layers.{layer}.{part}", Expected(*map(float, row))
-    if chain.readout is not None:
-        yield "output", _readout(chain, path, band, gradients.output, samples)
+    if mlp.readout is not None:
+        yield "output", _readout(mlp, signal, band, gradients.output, samples)
 
 
 def _log_std(variance: Array) -> Array:
-    """Return the standard deviation of ln rms from the variance of ln of the mean square, NaN where that is none."""
-    # Orthogonal weights leave nothing to chance but rounding.
+    """Return the standard deviation of ln rms from the variance of ln of the mean square; NaN below 1e-10."""
+    # With orthogonal weights only rounding varies.
     return np.where(variance > 1e-10, np.sqrt(variance) / 2, math.nan)
 
 
-def _readout(chain: Chain, path: Path, band: ChainWidth, gradient: float, samples: float) -> Expected:
-    assert chain.readout is not None
-    weight, bias = chain.readout.weight_variance, chain.readout.bias_variance
-    drawn, shared = weight * chain.kept * path.value[-1], weight * path.product[-1]
+def _readout(mlp: MLPVariances, signal: MLPSignal, band: MLPBands, gradient: float, samples: float) -> Expected:
+    assert mlp.readout is not None
+    weight, bias = mlp.readout.weight_variance, mlp.readout.bias_variance
+    drawn, shared = weight * mlp.kept * signal.value[-1], weight * signal.product[-1]
     q = drawn + bias
     cosine = float((shared + bias) / q)
     alike = 1 / samples + (1 - 1 / samples) * cosine**2
-    own = 2 * alike / chain.outputs * (1 - chain.readout.orthogonal * min(1.0, chain.outputs / chain.units[-1]))
+    own = 2 * alike / mlp.outputs * (1 - mlp.readout.orthogonal * min(1.0, mlp.outputs / mlp.units[-1]))
     variance = (drawn / q) ** 2 * float(band.activation.variance[-1]) + own
     rms, log_std = math.sqrt(q), math.sqrt(variance) / 2
     return Expected(
@@ -180,7 +189,7 @@ def _readout(chain: Chain, path: Path, band: ChainWidth, gradient: float, sample
         mean_cosine=cosine,
         forward_log_drift=float(drawn / q * band.activation.mean[-1] - own / 2) / 2,
         backward_log_drift=-band.output / 4,
-        forward_mean_std=math.sqrt(q * (1 / samples + (1 - 1 / samples) * max(cosine, 0.0)) / chain.outputs),
+        forward_mean_std=math.sqrt(q * (1 / samples + (1 - 1 / samples) * max(cosine, 0.0)) / mlp.outputs),
         forward_std_log_std=log_std,
     )
 

@@ -1,7 +1,7 @@
-"""Gaussian expectations of an activation, split at the cuts of its pieces: float64, one and two dimensions.
+"""Gaussian expectations of an activation in one and two dimensions, in float64, split at the cuts of its pieces.
 
-z, z' are independent standard normal variables, q the variance of a pre-activation, theta the angle between two
-samples, cos(theta) their correlation.
+z and z' are independent standard normal variables. q is the variance of a pre-activation, and theta the angle between
+two samples, whose correlation is cos(theta).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from propscope.checks import numbers
 from propscope.errors import InputError
 from propscope.theory.elementwise import Elementwise
 
@@ -43,19 +44,16 @@ class Moments:
 def moments(activation: Elementwise, q: Array | float) -> Moments:
     """Return V, D and V' at every q >= 0, to about 1e-14 relative; at q = 0 their limits.
 
-    V and D are those of Poole et al. 2016, eq. 3, and Schoenholz et al. 2017, eq. 7. Composite Gauss-Legendre between
-    the cuts of `Elementwise.pieces`. Raises `InputError` for a q that is negative or not finite, and where a moment is
-    not finite.
+    V and D are those of Poole et al. 2016, eq. 3, and Schoenholz et al. 2017, eq. 7, by composite Gauss-Legendre
+    quadrature between the cuts of `Elementwise.pieces`. Raises `InputError` for a q that is negative or not finite, and
+    where a moment is not finite.
     """
-    asked = np.asarray(q, dtype=np.float64)
-    bad = ~(np.isfinite(asked) & (asked >= 0))
-    if bad.any():
-        raise InputError(f"q is {asked[bad].flat[0]:g}; valid is a finite variance of at least 0")
+    asked = numbers("q", q)
     if activation.slopes is not None:
         falling, rising = activation.slopes
         half = np.full_like(asked, (falling**2 + rising**2) / 2)
         return Moments(half * asked, half, half)
-    # Below, a square underflows; the other moments are at their limits there.
+    # A square underflows below this; the other moments have reached their limits.
     flat = np.maximum(asked.ravel(), 1e-300)
     found = np.empty((3, flat.size))
     order = np.argsort(flat)
@@ -82,7 +80,7 @@ def _line(activation: Elementwise, q: Array, window: Array = _NEAR) -> Array:
         if window is _FAR:
             raise InputError(
                 f"activation {activation.label!r} has no finite second moment at q = {q[heavy][0]:g}",
-                hint="valid is a function that grows more slowly than exp(x^2 / (4 q))",
+                hint="give a function that grows more slowly than exp(x^2 / (4 q))",
             )
         found[:, heavy] = _line(activation, q[heavy], _FAR)
     return found
@@ -101,29 +99,14 @@ def nodes(activation: Elementwise, q: Array, window: Array = _NEAR) -> tuple[Arr
     return z, weight, np.abs(z[:, :, 0]) > window[-2]
 
 
-def expectation(activation: Elementwise, q: float, function: Callable[[Array, Array, Array], Array]) -> float:
-    """Return E[f(z, phi(x), phi'(x))], x = sqrt(q) z, for a finite q > 0 and `function` f of arrays of one shape.
-
-    Raises `InputError` where the expectation is not finite.
-    """
-    for window in (_NEAR, _FAR):
-        z, weight, outermost = nodes(activation, np.array([q]), window)
-        x = np.sqrt(q) * z
-        with np.errstate(over="ignore", invalid="ignore"):
-            sums = (function(z, activation.value(x), activation.derivative(x)) * weight).sum(axis=2)
-        if np.isfinite(sums).all() and np.abs(sums[outermost]).sum() <= _TAIL * np.abs(sums).sum():
-            return float(sums.sum())
-    raise InputError(f"activation {activation.label!r} has no finite moment of the order asked for at q = {q:g}")
-
-
 def _plane(
     activation: Elementwise, q: float, theta: float, function: Callable[[Array, Array], Array], cuts: Array
 ) -> float:
     """Return E[f(u1, u2)], f symmetric, of two normal variables of variance q whose correlation is cos(theta).
 
-    In the axes of their sum and difference: with u = sqrt(q) (cos(theta/2) s +- sin(theta/2) t) the axis of the
-    larger factor is inner, so that a cut of phi crosses every inner line; the outer one is cut where cuts of the two
-    meet.
+    The axes of integration are s and t with u = sqrt(q) (cos(theta/2) s +- sin(theta/2) t). The axis with the larger
+    factor is the inner one, so that a cut of phi crosses every inner line; the outer axis is cut where cuts of the two
+    variables meet.
     """
     wide, narrow = np.cos(theta / 2), np.sin(theta / 2)
     sign = 1.0
@@ -158,9 +141,9 @@ def _plane(
 
 
 def _meetings(cuts: Array, kinks: Array, sign: float, reach: float) -> Array:
-    """Return x_j - sign x_k within reach of all pairs of cuts, where the outer integrand may bend.
+    """Return x_j - sign x_k of all pairs of cuts, within reach: where the outer integrand may bend.
 
-    It bends there on the wider of the two scales, so that wide pieces need few. Between kinks the place is exact.
+    It bends there on the wider of the two scales, so that wide pieces need few cuts. For two kinks the value is exact.
     """
     if not cuts.size:
         return cuts
@@ -179,9 +162,9 @@ def _meetings(cuts: Array, kinks: Array, sign: float, reach: float) -> Array:
 def decorrelation(activation: Elementwise, q: float, theta: float) -> float:
     """Return R = E[(phi(u1) - phi(u2))^2] / (2 (1 - cos theta)), so that E[phi(u1) phi(u2)] = V - (1 - c) R.
 
-    u1 and u2 have variance q > 0 and correlation c = cos theta, theta in [0, pi]; at theta = 0 its limit q D(q). The
-    difference is squared before it is integrated: R is right to about 1e-12 + 1e-16 / theta relative, also as c tends
-    to 1. It is the correlation map of Poole et al. 2016, eq. 5, without its cancellation.
+    u1 and u2 have variance q > 0 and correlation c = cos theta, theta in [0, pi]; at theta = 0 the value is the limit
+    q D(q). The difference is squared before it is integrated, so that the relative error is about 1e-12 + 1e-16 /
+    theta, also as c tends to 1. This is the correlation map of Poole et al. 2016, eq. 5, without its cancellation.
     """
     if activation.slopes is not None:
         return q * float(homogeneous_decorrelation(activation.slopes, np.array(theta)))

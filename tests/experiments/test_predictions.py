@@ -187,5 +187,5 @@ def test_a_pair_without_a_critical_point_is_refused_before_any_work():
     assert caught.value.hint == "leave that pair out"
     with pytest.raises(InputError, match=r"initializer critical:bias_variance=0.3 with activation 'relu'"):
         Grid(("relu",), ("critical:bias_variance=0.3",), (2,), (8,), (0,))
-    with pytest.raises(InputError, match=r"bias is 0.1, and critical:bias_variance=0.3 has"):
+    with pytest.raises(InputError, match=r"bias 0.1 and the bias variance of critical:bias_variance=0.3"):
         Grid(("tanh",), ("critical:bias_variance=0.3",), (2,), (8,), (0,), bias=0.1)

@@ -70,11 +70,11 @@ def test_npy(tmp_path, dtype):
 @pytest.mark.parametrize(
     "array, message",
     [
-        (np.zeros(5), r"x\.npy has shape \(5,\); valid is \(rows, features\)"),
-        (np.float64(3), r"has shape \(\)"),
-        (np.zeros((0, 5)), r"shape \(0, 5\), without any element"),
-        (np.zeros((5, 0)), r"shape \(5, 0\), without any element"),
-        (np.array([["a"]]), "elements of type <U1; valid are real numbers"),
+        (np.zeros(5), r"x\.npy must have shape \(rows, features\), got \(5,\)"),
+        (np.float64(3), r"got \(\)"),
+        (np.zeros((0, 5)), r"at least one row .* shape \(0, 5\)"),
+        (np.zeros((5, 0)), r"at least one row .* shape \(5, 0\)"),
+        (np.array([["a"]]), "real numbers, got elements of type <U1"),
         (np.zeros((2, 2), complex), "elements of type complex128"),
         (np.zeros((2, 2), "datetime64[s]"), "elements of type datetime64"),
         (np.array([[1, 2], [3, np.nan]]), "1 NaN and 0 infinite values, the first in row 1, feature 1"),
@@ -89,10 +89,10 @@ def test_npy_refuses(tmp_path, array, message):
 
 def test_pickles_are_not_executed(tmp_path):
     np.save(tmp_path / "x.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(InputError, match=r"x\.npy is no readable numpy array"):
+    with pytest.raises(InputError, match=r"x\.npy cannot be read as a numpy array"):
         npy_file(tmp_path / "x.npy")
     torch.save(print, tmp_path / "x.pt")
-    with pytest.raises(InputError, match=r"x\.pt is no readable torch file that loads with weights_only"):
+    with pytest.raises(InputError, match=r"x\.pt cannot be read as a torch file that loads with weights_only"):
         pt_file(tmp_path / "x.pt")
 
 
@@ -105,7 +105,7 @@ def test_missing_and_damaged_files(tmp_path, read, name):
         read(tmp_path / "folder")
     for content in (b"", b"nonsense", b"\x93NUMPY\x01\x00"):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(InputError, match="is no readable") as caught:
+        with pytest.raises(InputError, match="cannot be read") as caught:
             read(tmp_path / name)
         assert "\n" not in str(caught.value)
 
@@ -116,7 +116,7 @@ def test_truncated_files(tmp_path):
     for read, name in ((npy_file, "x.npy"), (pt_file, "x.pt")):
         whole = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(InputError, match="is no readable"):
+        with pytest.raises(InputError, match="cannot be read"):
             read(tmp_path / name)
 
 
@@ -145,17 +145,17 @@ def test_pt(tmp_path, held, labelled):
 @pytest.mark.parametrize(
     "held, message",
     [
-        (3, "holds a int; valid are a tensor"),
-        ({"a": X, "b": X}, "holds a dict"),
-        ((X, X, X), "holds a tuple"),
-        ({"x": X, "y": "labels"}, "holds a dict"),
+        (3, "must hold a tensor.* got a int"),
+        ({"a": X, "b": X}, "got a dict"),
+        ((X, X, X), "got a tuple"),
+        ({"x": X, "y": "labels"}, "got a dict"),
         (X.to(torch.complex64), r"elements of type torch\.complex64"),
-        (X.to_sparse(), "valid are dense real numbers"),
-        (X[0], r"shape \(3,\)"),
-        (X[:0], "without any element"),
+        (X.to_sparse(), "must hold dense real numbers"),
+        (X[0], r"got \(3,\)"),
+        (X[:0], "at least one row"),
         (X / 0, "1 NaN and 11 infinite"),
-        ((X, Y[:3]), r"y in .* shape \(3,\); valid are class labels, .* shape \(4,\)"),
-        ((X, Y.float()), r"y in .* has type torch\.float32"),
+        ((X, Y[:3]), r"y in .* must be class labels.* shape \(4,\), got .* shape \(3,\)"),
+        ((X, Y.float()), r"y in .* got type torch\.float32"),
         ((X, Y - 1), "of at least 0"),
     ],
 )

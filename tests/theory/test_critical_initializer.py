@@ -66,10 +66,10 @@ def test_no_critical_point(text, activation, message, hint):
 
 
 def test_two_bias_variances():
-    with pytest.raises(InputError, match=r"bias is 0.5, and critical:bias_variance=1 has a bias variance too"):
+    with pytest.raises(InputError, match=r"bias 0.5 and the bias variance of critical:bias_variance=1 cannot both"):
         critical_initializer("critical:bias_variance=1", "tanh", bias=0.5)
 
 
 def test_without_an_activation_it_is_no_mean_field():
-    with pytest.raises(InputError, match="mean field does not apply to initializer 'critical': its variances are the"):
+    with pytest.raises(InputError, match="mean field does not apply to initializer 'critical': its variances follow"):
         layer_variances("critical", fan_in=3, fan_out=3)

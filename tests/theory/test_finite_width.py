@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from building.finite_width import finite_width
 
 from propscope.errors import InputError
-from propscope.theory import Elementwise, MeanField, finite_width
+from propscope.theory import Elementwise, MeanField
 
 NETWORKS = 200
 MANY = 3000
@@ -193,15 +194,15 @@ def test_a_batch_of_samples_that_differ_wanders_less():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"widths": []}, "widths is"),
+        ({"widths": []}, "widths must"),
         ({"widths": [10, 0]}, "widths must .* got 0"),
         ({"widths": 10}, "widths must .* got 10"),
         ({"widths": [10.5]}, "widths must .* got 10.5"),
         ({"widths": [10, 20], "orthogonal": True}, "orthogonal"),
         ({"widths": [10], "q0": 0}, "q0 must .* got 0"),
-        ({"widths": [10], "c0": 2}, "c0 is 2"),
+        ({"widths": [10], "c0": 2}, "c0 must .* got 2"),
         ({"widths": [10], "samples": 0}, "samples must .* got 0"),
-        ({"widths": [10], "gradient_correlation": math.nan}, "gradient_correlation is nan"),
+        ({"widths": [10], "gradient_correlation": math.nan}, "gradient_correlation must .* got nan"),
         ({"widths": [10] * 3000, "weight_variance": 0.5}, "q reaches 0 at layer"),
     ],
 )

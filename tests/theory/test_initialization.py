@@ -3,7 +3,7 @@ import pytest
 from propscope.errors import InputError
 from propscope.networks import INITIALIZERS
 from propscope.networks.initializers import CUT_VARIANCE
-from propscope.theory import layer_variances, weight_variance_of
+from propscope.theory import layer_variances
 
 N, M = 300, 200
 
@@ -25,7 +25,7 @@ N, M = 300, 200
     ],
 )
 def test_weight_variances(initializer, expected):
-    assert weight_variance_of(initializer, N, M) == pytest.approx(expected)
+    assert layer_variances(initializer, fan_in=N, fan_out=M).weight_variance == pytest.approx(expected)
 
 
 def test_biases():
@@ -62,7 +62,7 @@ def test_no_mean_field_and_why(initializer, reason):
 def test_every_initializer_has_variances_or_a_reason():
     for entry in INITIALIZERS:
         if entry.variance is None or entry.name == "critical":
-            with pytest.raises(InputError, match=r"same value|not random|activation's to say"):
+            with pytest.raises(InputError, match=r"same value|not random|follow from the activation"):
                 layer_variances(entry.name, fan_in=N, fan_out=N)
         else:
             assert layer_variances(entry.name, fan_in=N, fan_out=N).weight_variance > 0

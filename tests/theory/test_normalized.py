@@ -3,10 +3,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from building.normalized_mean_field import NormalizedMeanField, linear_batch_norm_factor
 
 from propscope.errors import InputError
 from propscope.networks import MLPSpec
-from propscope.theory import MeanField, NormalizedMeanField, linear_batch_norm_factor
+from propscope.theory import MeanField
 from propscope.theory.quadrature import moments
 
 

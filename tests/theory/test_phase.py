@@ -49,9 +49,9 @@ def test_the_start_chooses_among_fixed_points():
         ([1, -1], [0], "weight_variance must .* got -1"),
         ([1, 0], [0], "weight_variance must .* got 0"),
         ([1], [np.nan], "bias_variance must .* got nan"),
-        ([], [0], "no lists"),
-        ([[1.0]], [0], "no lists"),
-        (["x"], [0], "weight_variance is"),
+        ([], [0], "must be one or more numbers"),
+        ([[1.0]], [0], "must be one or more numbers"),
+        (["x"], [0], "weight_variance must"),
     ],
 )
 def test_planes_that_are_none(weights, biases, message):

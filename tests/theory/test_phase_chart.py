@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from propscope.errors import InputError
-from propscope.theory.phase_chart import phase_chart
+from propscope.theory.phase import phase_chart
 
 
 @pytest.mark.slow

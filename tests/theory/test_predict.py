@@ -4,12 +4,13 @@ import itertools
 import math
 
 import pytest
+from building.normalized_mean_field import NormalizedMeanField
 
 from propscope.errors import InputError
 from propscope.experiments import profile_mlp
 from propscope.networks import MLPSpec
 from propscope.records.expectations import reason_without_theory
-from propscope.theory import MeanField, NoCriticalPoint, NormalizedMeanField, predict
+from propscope.theory import MeanField, NoCriticalPoint, predict
 
 KINDS = [
     {},

@@ -13,8 +13,8 @@ from scipy.stats import chi2
 
 from propscope.experiments import profile_mlp
 from propscope.networks import MLPSpec
-from propscope.theory.mlp_chain import chain_of
-from propscope.theory.mlp_width import chain_width
+from propscope.theory.mlp_bands import mlp_bands
+from propscope.theory.mlp_signal import mlp_variances
 
 pytestmark = pytest.mark.slow
 
@@ -105,14 +105,14 @@ def test_means_deviations_and_cosines(sampled):
 
 def test_the_band_is_that_of_the_plain_theory():
     """The same as `finite_width`, which was worked out on its own, but for the chance correlation of the inputs."""
-    from propscope.theory import finite_width
+    from building.finite_width import finite_width
 
     for name, initializer, weight in (("relu", "he_normal", 2.0), ("tanh", "lecun_normal", 1.0)):
         known = finite_width(
             name, widths=[128] * 20, weight_variance=weight, q0=weight, c0=0.0, gradient_correlation=0.0, samples=32
         )
-        chain = chain_of(MLPSpec(20, width=128, activation=name, initializer=initializer), mean_square=1.0)
-        found = chain_width(chain, mean_square=1.0, cosine=0.0, samples=32, gradients=0.0)
+        chain = mlp_variances(MLPSpec(20, width=128, activation=name, initializer=initializer), mean_square=1.0)
+        found = mlp_bands(chain, mean_square=1.0, cosine=0.0, samples=32, gradients=0.0)
         assert found.stream.variance == pytest.approx(known.forward_variance, rel=0.2, abs=0.002)
         assert found.gradient.variance == pytest.approx(known.backward_variance, rel=0.05)
         assert found.stream.mean == pytest.approx(known.forward_mean, abs=0.002)

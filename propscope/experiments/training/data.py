@@ -89,8 +89,8 @@ def _held_out(rows: int, validation: float) -> int:
     held = round(rows * share_of_validation(validation))
     if validation and not 0 < held < rows:
         raise InputError(
-            f"validation is {validation:g} of {rows} rows, which leaves {held} to validate with and {rows - held} to "
-            "train on; valid is at least one of each",
+            f"validation {validation:g} of {rows} rows must leave at least one row to train on and one to validate "
+            f"with, got {rows - held} and {held}",
             hint="give more rows or another share; validation 0 trains without",
         )
     return held

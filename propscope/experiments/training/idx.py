@@ -34,12 +34,12 @@ def images_and_labels(
     images, labels = read_idx(images_path, dimensions=3), read_idx(labels_path, dimensions=1)
     if len(images) != len(labels):
         raise InputError(
-            f"{images_path} has {len(images)} images, {labels_path} {len(labels)} labels; valid are as many of each",
+            f"{images_path} and {labels_path} must have as many images as labels, got {len(images)} and {len(labels)}",
             hint="both files must come from the same data set",
         )
     if (wrong := np.flatnonzero(labels >= classes)).size:
         raise InputError(
-            f"{labels_path} has the label {labels[wrong[0]]} in row {wrong[0]}; valid are 0 to {classes - 1}",
+            f"the labels of {labels_path} must be 0 to {classes - 1}, got {labels[wrong[0]]} in row {wrong[0]}",
             hint=_AGAIN,
         )
     return images, labels

@@ -84,7 +84,7 @@ def test_usual_learning_rates():
         ({"target": 0}, "target must .* got 0"),
         ({"target": 90}, "target must .* got 90"),
         ({"validation": 1.5}, "validation must .* got 1.5"),
-        ({"validation": 0.001}, "validation is 0.001 of 500 rows, which leaves 0"),
+        ({"validation": 0.001}, "validation 0.001 of 500 rows .* got 500 and 0"),
         ({"data": "moon"}, "unknown data 'moon'"),
         ({"data": "mnist:path=nowhere"}, "the folder nowhere does not exist"),
         ({"optimizer": "rmsprop"}, "unknown optimizer 'rmsprop'"),

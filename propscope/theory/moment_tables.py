@@ -21,14 +21,14 @@ _FIT = np.linalg.inv(chebyshev.chebvander(_NODES, _ORDER - 1))
 _TO_POWERS = np.stack([np.pad(chebyshev.cheb2poly(row), (0, _ORDER))[:_ORDER] for row in np.eye(_ORDER)], axis=1)
 _TOLERANCE = 2e-12
 _MOST_PARTS = 16
-# The smallest number there is: a moment of 0 has a logarithm too.
+# The smallest float64, so that a moment of 0 has a logarithm.
 _FLOOR = 5e-324
 
 
 class MomentTable:
-    """ln V and ln D as functions of ln q, to about 1e-12; grows as it is asked, by blocks of ln q two wide.
+    """ln V and ln D as functions of ln q, to about 1e-12, in blocks of ln q of width 2 that are fitted when needed.
 
-    A block that no polynomial fits after it is cut into 16 is computed afresh each time. Made by `moment_table`.
+    A block that polynomials on 16 parts do not fit is computed exactly each time. Made by `moment_table`.
     """
 
     def __init__(self, activation: Elementwise) -> None:

@@ -18,7 +18,7 @@ from propscope.theory.initialization import critical_initializer, layer_variance
 from propscope.theory.mean_field import MeanField
 
 
-def account(
+def activation_theory(
     activation: str | ActivationSpec,
     *,
     initializers: Sequence[str] = (),

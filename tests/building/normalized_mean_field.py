@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -11,12 +12,12 @@ from numpy.typing import NDArray
 
 from propscope.checks import count, number
 from propscope.errors import InputError, unknown_name
-from propscope.theory.elementwise import ActivationLike
+from propscope.theory.elementwise import ActivationLike, Elementwise
 from propscope.theory.fixed_points import VarianceMap
 from propscope.theory.mean_field import MeanField
+from propscope.theory.moment_tables import moment_table
 from propscope.theory.propagation import MOST, Propagation, correlation_gaps
-from propscope.theory.quadrature import expectation, moments
-from propscope.theory.tables import moment_table
+from propscope.theory.quadrature import _FAR, _NEAR, _TAIL, moments, nodes
 
 Array = NDArray[np.float64]
 Norm = Literal["none", "batch", "layer", "rms"]
@@ -156,3 +157,18 @@ def linear_batch_norm_factor(batch: int) -> float:
     if size < 4:
         raise InputError(f"batch is {size}; valid is at least 4, below which the gradient has no finite mean square")
     return (size - 2) / (size - 3)
+
+
+def expectation(activation: Elementwise, q: float, function: Callable[[Array, Array, Array], Array]) -> float:
+    """Return E[f(z, phi(x), phi'(x))], x = sqrt(q) z, for a finite q > 0 and `function` f of arrays of one shape.
+
+    Raises `InputError` where the expectation is not finite.
+    """
+    for window in (_NEAR, _FAR):
+        z, weight, outermost = nodes(activation, np.array([q]), window)
+        x = np.sqrt(q) * z
+        with np.errstate(over="ignore", invalid="ignore"):
+            sums = (function(z, activation.value(x), activation.derivative(x)) * weight).sum(axis=2)
+        if np.isfinite(sums).all() and np.abs(sums[outermost]).sum() <= _TAIL * np.abs(sums).sum():
+            return float(sums.sum())
+    raise InputError(f"activation {activation.label!r} has no finite moment of the order asked for at q = {q:g}")

@@ -1,0 +1,388 @@
+"""The seed bands of a multilayer perceptron: means and variances of its log norms over networks, layer by layer.
+
+In a plain network fresh weights make the units of each layer anew, and the noise of a layer is independent of that of
+the others. A residual stream of pre-activations keeps its units: z_l and z_k correlate by sqrt(q_l / q_k), and so do
+the deviations of phi^2 and phi'^2 from their means at a given norm of z.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from propscope.theory.layer_noise import (
+    SLOPE_SQUARE,
+    SQUARE,
+    VALUE,
+    BatchLikeness,
+    LayerNoise,
+    LayerShares,
+    UnitMoments,
+    added_noise,
+    batch_likeness,
+    free_covariance,
+    layer_shares,
+    unit_moments,
+)
+from propscope.theory.mlp_signal import MLPSignal, MLPVariances, mlp_signal
+
+Array = NDArray[np.float64]
+
+_MOST = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Mean and variance over networks of ln(mean square of a batch / its value at infinite width), shape (layers,)."""
+
+    mean: Array
+    variance: Array
+
+
+@dataclass(frozen=True, slots=True)
+class MLPBands:
+    """The bands of an MLP; NaN where theory does not know them.
+
+    Forward: `stream` of z, `branch` of the linear layer's own output, `activation` of phi. Backward: `gradient` of
+    dL/dz, `inner` of the gradient at the output of the norm, `outer` of dL/dh. `activation_spread` and
+    `activation_mean`, (layers,): the variances over networks of ln Var(phi) and of the mean of phi. `output`: the
+    variance of ln of the mean square of the gradient at the readout.
+    """
+
+    stream: Band
+    branch: Band
+    activation: Band
+    gradient: Band
+    inner: Band
+    outer: Band
+    activation_spread: Array
+    activation_mean: Array
+    output: float
+
+
+@lru_cache(maxsize=512)
+def mlp_bands(
+    mlp: MLPVariances, *, mean_square: float, cosine: float, samples: int | None, gradients: float
+) -> MLPBands:
+    """Return the bands for a batch of `samples` inputs (None: very many) of this mean square and cosine.
+
+    `gradients`: the mean square correlation of the gradients that two samples get at the output; 0 for random ones. The
+    bands are NaN for batch norm, and where q underflows or overflows.
+    """
+    signal = mlp_signal(mlp, mean_square=mean_square, cosine=cosine, batch=samples)
+    usable = np.isfinite(signal.q) & (signal.q > 1e-280) & (signal.value > 1e-280)
+    if mlp.norm == "batch" or not usable.all():
+        unknown = np.full(signal.q.size, math.nan)
+        nothing = Band(unknown, unknown)
+        return MLPBands(nothing, nothing, nothing, nothing, nothing, nothing, unknown, unknown, math.nan)
+    shares, units = layer_shares(mlp, signal), unit_moments(mlp.activation, signal.at)
+    one = BatchLikeness(1.0, np.zeros(signal.q.size), np.ones(signal.q.size), 0.0)
+    batch = math.inf if samples is None else samples
+    like = batch_likeness(mlp, signal, shares, units, samples=batch, cosine=cosine, gradients=gradients)
+    # A random gradient for each output is a sample of its variance; without a readout phi' is part of that.
+    own = 2 / (batch * mlp.outputs) if mlp.outputs and not gradients else 0.0
+    alone, together = (_variances(mlp, signal, shares, units, each) for each in (one, like))
+    means = _means(mlp, signal, shares, units, alone)
+
+    def band(name: str, own: float = 0.0) -> Band:
+        # E[mean square] is the same for a batch as for one sample; E[ln] is higher, as the batch averages noise out.
+        single, variance = getattr(alone, name), getattr(together, name)
+        # ln of the ratio of E[mean square] to its value at infinite width; first order is no use where it is large.
+        excess = np.clip(means[name] + single / 2, -_MOST, _MOST)
+        return Band(excess - (variance + own) / 2, variance + own)
+
+    return MLPBands(
+        stream=band("stream"),
+        branch=band("branch"),
+        activation=band("activation"),
+        gradient=band("gradient", own),
+        inner=band("inner", own),
+        outer=band("outer", own),
+        activation_spread=_of_phi(mlp, signal, shares, units, like, together, *_about_the_mean(signal)),
+        activation_mean=signal.value * _of_phi(mlp, signal, shares, units, like, together, 0.0, 1.0),
+        output=own,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Variances:
+    """The variances of `MLPBands` for one likeness, (layers,), and the noise that they result from.
+
+    `white`: the variance of the stream if the noise of its layers were independent.
+    """
+
+    noise: LayerNoise
+    white: Array
+    stream: Array
+    branch: Array
+    activation: Array
+    gradient: Array
+    inner: Array
+    outer: Array
+
+
+def _variances(
+    mlp: MLPVariances, signal: MLPSignal, shares: LayerShares, units: UnitMoments, like: BatchLikeness
+) -> _Variances:
+    noise = added_noise(mlp, signal, shares, units, like)
+    white = stream = _forward(noise)
+    gradient, inner, outer = _backward(noise, shares, stream)
+    if mlp.residual:
+        stream, remembered = stream_band(mlp, signal, shares, units, like, noise)
+        later = np.append(remembered[1:] - gradient[1:], 0.0)
+        gradient, inner, outer = remembered, inner + later, outer + later
+    slope = _free(mlp, units.derivative(SQUARE, 1))
+    grown = slope**2 * stream
+    branch = stream
+    if mlp.residual:
+        grown = grown + 2 * slope * stream_meets(mlp, signal, shares, units, like, noise, SQUARE)
+        branch = noise.branch + np.append(0.0, shares.branch_share[:-1] ** 2 * grown[:-1])
+    return _Variances(noise, white, stream, branch, grown + noise.passed, gradient, inner, outer)
+
+
+def _means(
+    mlp: MLPVariances, signal: MLPSignal, shares: LayerShares, units: UnitMoments, alone: _Variances
+) -> dict[str, Array]:
+    """Return the mean of each band for one sample, by the band's name."""
+    noise, n = alone.noise, shares.fan
+    # A vector uniform on a sphere is not quite normal: E[phi^2] = V - q^2 V'' / n.
+    twice, steeper = units.derivative(SQUARE, 2), units.derivative(SLOPE_SQUARE, 2)
+    # Correlated noise does not change E[mean square]; by its variance it lowers the mean of the logarithm.
+    stream = _mean(noise, shares.share * twice / n, alone.white) + (alone.white - alone.stream) / 2
+    grown = _free(mlp, units.derivative(SQUARE, 1))
+    curve = _free(mlp, units.derivative(SQUARE, 1) + twice) - grown**2
+    activation = grown * stream + curve * (alone.stream + stream**2) / 2 - twice / n - noise.passed / 2
+    branch = stream
+    if mlp.residual:
+        share = np.append(0.0, shares.branch_share[:-1])
+        before, scatter = (np.append(0.0, part[:-1]) for part in (activation, alone.activation))
+        own = alone.branch - share**2 * scatter
+        branch = share * before + share * (1 - share) * scatter / 2 - own / 2
+    drift = noise.tilt * stream + noise.curve * (alone.stream + stream**2) / 2 - noise.gradient / 2
+    drift += shares.back * (_returned(mlp, signal, shares, units) - steeper) / n
+    gradient = np.cumsum(drift[::-1])[::-1]
+    after = np.append(gradient[1:], 0.0)
+    return {
+        "stream": stream,
+        "branch": branch,
+        "activation": activation,
+        "gradient": gradient,
+        "inner": after - noise.drawn / 2 - steeper / n,
+        "outer": after - noise.returned / 2,
+    }
+
+
+def _free(mlp: MLPVariances, derivative: Array) -> Array:
+    """Return a derivative with respect to ln q of an expectation of phi; 0 behind a norm, which fixes q."""
+    return derivative if mlp.norm == "none" else np.zeros_like(derivative)
+
+
+def _about_the_mean(signal: MLPSignal) -> tuple[Array, Array]:
+    """Return a and b of a phi^2 / V + b phi / sqrt(V) = (phi^2 - 2 E[phi] phi) / Var(phi).
+
+    To first order the mean of this over units and samples varies as ln Var(phi) does.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        square = signal.value / (signal.value - signal.mean**2)
+        return square, np.asarray(-2 * signal.mean / np.sqrt(signal.value) * square)
+
+
+def _of_phi(
+    mlp: MLPVariances,
+    signal: MLPSignal,
+    shares: LayerShares,
+    units: UnitMoments,
+    like: BatchLikeness,
+    known: _Variances,
+    square: Array | float,
+    line: Array | float,
+) -> Array:
+    """Return the variance over networks of the mean of a phi^2 / V + b phi / sqrt(V), shape (layers,).
+
+    a is `square`, b is `line`.
+    """
+
+    def free(first: int, second: int) -> Array:
+        return free_covariance(mlp, signal, units, like, first, second) / shares.fan
+
+    grown = _free(mlp, square * units.derivative(SQUARE, 1) + line * units.derivative(VALUE, 1))
+    found = grown**2 * known.stream + square**2 * free(SQUARE, SQUARE) + line**2 * free(VALUE, VALUE)
+    found = found + 2 * square * line * free(SQUARE, VALUE)
+    if mlp.residual:
+        squares, lines = (stream_meets(mlp, signal, shares, units, like, known.noise, f) for f in (SQUARE, VALUE))
+        found = found + 2 * grown * (square * squares + line * lines)
+    return np.asarray(found)
+
+
+def _forward(noise: LayerNoise) -> Array:
+    found = [float(noise.forward[0])]
+    for slope, added in zip(noise.elasticity[:-1].tolist(), noise.forward[1:].tolist(), strict=True):
+        found.append(slope**2 * found[-1] + added)
+    return np.array(found)
+
+
+def _mean(noise: LayerNoise, sphere: Array, variance: Array) -> Array:
+    """Return the mean over networks of ln q for one sample, less its value at infinite width, shape (layers,).
+
+    Each layer maps the mean m by elasticity m + bend (variance + m^2) / 2, less `sphere` and half the noise it adds.
+    """
+    found = [-float(noise.forward[0]) / 2]
+    for layer in range(variance.size - 1):
+        m = found[-1]
+        bent = noise.bend[layer] * (variance[layer] + m * m) / 2
+        found.append(float(noise.elasticity[layer] * m + bent - sphere[layer] - noise.forward[layer + 1] / 2))
+    return np.array(found)
+
+
+def _returned(mlp: MLPVariances, signal: MLPSignal, shares: LayerShares, units: UnitMoments) -> Array:
+    """Return n E[ln f] of the factor f by which reused weights change |dL/dz_l|^2, to first order, shape (layers,).
+
+    The gradient returns through the weights that made z, not through fresh ones, and through the norm. With R =
+    E[(z . delta)^2] / (q |delta|^2), delta = dL/dz, of the next layer, the reused weights multiply the expectation of
+    |W^T delta|^2 in the direction of h by share (R - 1) + 1. R is 0 before a norm, which removes that direction, and
+    follows from layer to layer otherwise. A residual stream's contribution is left out.
+    """
+    tied = units.over_one(SQUARE, SLOPE_SQUARE) - shares.kept_backward
+    aligned = units.derivative(SQUARE, 1) ** 2 * signal.value / (signal.at * signal.slope)
+    tilt = units.derivative(SLOPE_SQUARE, 1)
+    found = np.zeros(signal.q.size)
+    normed = mlp.norm != "none"
+    ratio = math.nan
+    for layer in reversed(range(signal.q.size)):
+        excess = 0.0
+        if layer < signal.q.size - 1 and not mlp.residual:
+            excess = float(shares.share[layer] * ((0.0 if normed else ratio) - 1))
+        ratio = float(1 + 2 * tilt[layer] + aligned[layer] * excess)
+        found[layer] = tied[layer] * excess - normed * ratio - (mlp.norm == "layer")
+    return found
+
+
+def _backward(noise: LayerNoise, shares: LayerShares, forward: Array) -> tuple[Array, Array, Array]:
+    """Return the variances over networks of ln of the mean squares of dL/dz, of dL/d norm(z) and of dL/dh."""
+    depth = forward.size
+    gradient, inner, outer = np.empty(depth), np.empty(depth), np.empty(depth)
+    # ln |dL/dz_l|^2 = lever y_l + rest, and the rest is independent of y_l.
+    lever = rest = after = 0.0
+    for layer in reversed(range(depth)):
+        added = float(noise.forward[layer + 1]) if layer < depth - 1 else 0.0
+        joint = 2 * lever * float(noise.shared[layer])
+        outer[layer] = after + noise.returned[layer]
+        inner[layer] = after + noise.drawn[layer] + (joint / shares.back[layer] if shares.back[layer] else 0.0)
+        rest += float(noise.gradient[layer]) + lever**2 * added + joint
+        lever = float(noise.tilt[layer] + (noise.elasticity[layer] * lever if layer < depth - 1 else 0.0))
+        after = gradient[layer] = lever**2 * forward[layer] + rest
+    return gradient, inner, outer
+
+
+def stream_band(
+    mlp: MLPVariances,
+    signal: MLPSignal,
+    shares: LayerShares,
+    units: UnitMoments,
+    like: BatchLikeness,
+    noise: LayerNoise,
+) -> tuple[Array, Array]:
+    """Return the variances over networks of ln of the mean squares of z and of dL/dz in a residual network."""
+    kept = _kept(signal)
+
+    def about(first: int, second: int) -> Array:
+        return np.asarray(_covariance(mlp, signal, units, like, kept, first, second) / shares.fan[0])
+
+    squares, slopes, both = about(SQUARE, SQUARE), about(SLOPE_SQUARE, SLOPE_SQUARE), about(SLOPE_SQUARE, SQUARE)
+    share, back = shares.share[:-1], shares.back
+    forward = np.diag(noise.forward)
+    forward[1:, 1:] += (squares - np.diag(np.diag(squares)))[:-1, :-1] * share[:, None] * share
+    through = _through(noise)
+    stream = through @ forward @ through.T
+    meeting = 4 * back * (1 - back) * like.own * (_kept_active(units, kept, back) - 1) / shares.fan
+    gradient = np.diag(noise.gradient + meeting) + (slopes - np.diag(np.diag(slopes))) * back[:, None] * back
+    # The covariance of phi'^2 of one layer with phi^2 of each, which enters the stream one layer later.
+    shared = np.zeros_like(gradient)
+    shared[:, 1:] = both[:, :-1] * back[:, None] * share
+    tilt = noise.tilt[:, None]
+    crossed = tilt * (through @ shared.T)
+    each = tilt * stream * noise.tilt + crossed + crossed.T + gradient
+    # The gradient at a layer has the factors of all layers from it on.
+    summed = np.cumsum(np.cumsum(each[::-1, ::-1], axis=0), axis=1)
+    return np.diag(stream).copy(), np.diag(summed)[::-1].copy()
+
+
+def stream_meets(
+    mlp: MLPVariances,
+    signal: MLPSignal,
+    shares: LayerShares,
+    units: UnitMoments,
+    like: BatchLikeness,
+    noise: LayerNoise,
+    which: int,
+) -> Array:
+    """Return the covariance over networks of ln q with the mean of a function of `UnitMoments`, shape (layers,).
+
+    At a given norm of the function's own layer. The stream carries the chance deviations of phi in earlier layers, and
+    the function at this layer correlates with them. `which`: the function's index.
+    """
+    both = _covariance(mlp, signal, units, like, _kept(signal), which, SQUARE) / shares.fan[0]
+    return np.append(0.0, np.tril(_through(noise)[1:, 1:] * both[1:, :-1] * shares.share[:-1]).sum(axis=1))
+
+
+def _kept(signal: MLPSignal) -> Array:
+    """Return the correlation of the stream between every two layers, shape (layers, layers)."""
+    return np.asarray(np.sqrt(np.minimum(signal.q[:, None], signal.q) / np.maximum(signal.q[:, None], signal.q)))
+
+
+def _through(noise: LayerNoise) -> Array:
+    """Return d ln q_k / d(noise of layer l) in row k, column l: lower triangular, shape (layers, layers)."""
+    found = np.eye(noise.elasticity.size)
+    for layer in range(len(found) - 1):
+        found[layer + 1, : layer + 1] = noise.elasticity[layer] * found[layer, : layer + 1]
+    return found
+
+
+def _covariance(
+    mlp: MLPVariances, signal: MLPSignal, units: UnitMoments, like: BatchLikeness, kept: Array, first: int, second: int
+) -> Array:
+    """Return n times the covariance of two functions of `UnitMoments` between every two layers, at given norms of z.
+
+    Shape (layers, layers).
+    """
+    b, d = units.coefficients[first], units.coefficients[second]
+    terms, layers = b.shape
+    # The earlier of two layers determines how alike the samples are.
+    earlier = np.minimum(np.arange(layers)[:, None], np.arange(layers))
+    gone = {0, 2, 1} if mlp.norm == "layer" else {0, 2}
+    total = np.zeros((layers, layers))
+    power = np.ones_like(kept)
+    for k in range(terms):
+        if k not in gone:
+            alike = np.minimum(
+                signal.at_c**k + (k * (k - 1) / 2 * signal.at_c ** (k - 2) * like.spread if k > 1 else 0), 1
+            )
+            total += b[k][:, None] * d[k] * power * (like.own + (1 - like.own) * alike[earlier])
+        power = power * kept
+    rest = np.maximum(units.over_one(first, second) - (b * d).sum(axis=0), 0)
+    total += np.sqrt(rest[:, None] * rest) * power * (like.own + (1 - like.own) * np.abs(signal.at_c[earlier]) ** terms)
+    return total
+
+
+def _kept_active(units: UnitMoments, kept: Array, back: Array) -> Array:
+    """Return E[delta^2 phi'^2] / (E[delta^2] D) of each layer for one sample, delta = dL/dz of the next layer.
+
+    delta is larger at units whose phi' is larger in the later layers, and the stream keeps phi' much the same there.
+    """
+    b = units.coefficients[SLOPE_SQUARE]
+    terms, layers = b.shape
+    together = np.zeros((layers, layers))
+    power = np.ones_like(kept)
+    for k in range(terms):
+        together += b[k][:, None] * b[k] * power
+        power = power * kept
+    found = np.ones(layers)
+    for layer in range(layers - 1):
+        # The share of delta's mean square that passed through the branch of each later layer.
+        left = np.cumprod(np.append(1.0, 1 - back[layer + 1 : -1]))
+        found[layer] = (left * back[layer + 1 :] * together[layer, layer + 1 :]).sum()
+    return found
