@@ -1,4 +1,4 @@
-"""Which sites are recorded."""
+"""`Filter`: which sites and parameters are recorded."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from propscope.checks import count, shown
 from propscope.errors import InputError
 
 Pattern = str | type[nn.Module]
@@ -16,10 +17,10 @@ Patterns = Pattern | Sequence[Pattern] | None
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Keeps a site when something in `include` matches (or that is None), nothing in `exclude` does, its kind is among
-    `kinds` (or that is None), and its module lies at most `depth` levels below the model (or that is None).
+    """Keeps a site that passes all four tests; None leaves a test out.
 
-    A pattern is a regular expression, searched in the site's name, or a module type.
+    Something in `include` matches it; nothing in `exclude` does; its kind is one of `kinds`; its module lies at most
+    `depth` levels below the model. A pattern is a regular expression, searched in the site's name, or a module class.
     """
 
     include: tuple[re.Pattern[str] | type[nn.Module], ...] | None = None
@@ -29,9 +30,9 @@ class Filter:
 
     @classmethod
     def of(cls, include: Patterns, exclude: Patterns, kinds: Iterable[str] | None, depth: int | None) -> Filter:
-        """Return the filter of what a user wrote; raises `InputError` for a pattern or depth that is not valid."""
-        if depth is not None and depth < 0:
-            raise InputError(f"depth is {depth}; valid is 0 (the model's own output) or more")
+        """Return the filter that a user's arguments describe; raises `InputError` for an invalid pattern or depth."""
+        if depth is not None:
+            count("depth", depth, least=0, hint="0 keeps the model's own output only")
         return cls(
             None if include is None else _patterns(include, "include"),
             () if exclude is None else _patterns(exclude, "exclude"),
@@ -50,11 +51,11 @@ class Filter:
         return self.include is None or any(_matches(pattern, name, module) for pattern in self.include)
 
     def excludes(self, name: str, module: nn.Module | None) -> bool:
-        """Return whether the caller named the site `name` as one that is not wanted."""
+        """Return whether a pattern in `exclude` matches the site `name`."""
         return any(_matches(pattern, name, module) for pattern in self.exclude)
 
     def keeps_parameter(self, name: str) -> bool:
-        """Return whether the parameter `name` is recorded: by the expressions alone, as it is no module."""
+        """Return whether the parameter `name` is recorded; only the regular expressions are tried on it."""
         if self.excludes(name, None):
             return False
         return self.include is None or any(_matches(pattern, name, None) for pattern in self.include)
@@ -71,9 +72,9 @@ def _patterns(given: Pattern | Sequence[Pattern], what: str) -> tuple[re.Pattern
             try:
                 found.append(re.compile(pattern))
             except re.error as error:
-                raise InputError(f"{what} has {pattern!r}, no regular expression: {error}") from None
+                raise InputError(f"{what} must be regular expressions, got {shown(pattern)}: {error}") from None
         elif isinstance(pattern, type) and issubclass(pattern, nn.Module):
             found.append(pattern)
         else:
-            raise InputError(f"{what} has {pattern!r}; valid are regular expressions and module types")
+            raise InputError(f"{what} must be regular expressions or module classes, got {shown(pattern)}")
     return tuple(found)

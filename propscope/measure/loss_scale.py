@@ -1,15 +1,14 @@
-"""Gradients of a scaled loss, without the scale."""
+"""Divide the scale of a scaled loss out of its gradients."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from propscope.errors import InputError
+from propscope.checks import number
 
 
 def unscaling(loss_scale: Any) -> Callable[[Tensor], Tensor] | None:
@@ -28,11 +27,8 @@ def unscaling(loss_scale: Any) -> Callable[[Tensor], Tensor] | None:
             return gradient if scale is None else _wide(gradient) / scale.to(gradient.device)
 
         return by_scaler
-    if isinstance(loss_scale, bool) or not isinstance(loss_scale, (int, float)):
-        raise InputError(f"loss_scale is a {type(loss_scale).__name__}; valid is a number or a GradScaler")
-    if not (loss_scale > 0 and math.isfinite(loss_scale)):
-        raise InputError(f"loss_scale is {loss_scale}; valid is a finite number above 0")
-    return lambda gradient: _wide(gradient) / loss_scale
+    factor = number("loss_scale", loss_scale, above=True, what="a GradScaler or a finite number")
+    return lambda gradient: _wide(gradient) / factor
 
 
 def _wide(gradient: Tensor) -> Tensor:

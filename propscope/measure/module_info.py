@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
+from propscope.errors import InputError
 from propscope.records.network import Role
 
 _ACTIVATIONS: tuple[type[nn.Module], ...] = (
@@ -75,6 +76,15 @@ def has_units(module: nn.Module) -> bool:
     return is_lazy(weight) or weight.dim() > 1
 
 
+def refuse_lazy(model: nn.Module) -> None:
+    """Raise `InputError` for a model whose parameters have no shape yet."""
+    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+        raise InputError(
+            "the model has lazy modules, whose parameters get their shape in the first forward pass",
+            hint="run the model once on a batch first",
+        )
+
+
 def is_leaf(module: nn.Module) -> bool:
     """Return whether the module is one of torch's own that has no parts and leaves its input as it is."""
     own = type(module).__module__.startswith("torch.nn.modules.")
@@ -97,7 +107,7 @@ def unit_axis_of(module: nn.Module, output: Tensor, inherited: int | None) -> in
 
 
 def axis_of_unknown(output: Tensor, inherited: int | None) -> int:
-    """Return the axis of units of what no class tells about: that of its input, or as an image or a sequence has it."""
+    """Return the axis of units that the input has; without one, 1 for images (4-D, 5-D) and -1 for all else."""
     if inherited is not None:
         return inherited
     return 1 if output.dim() > 3 else -1
@@ -126,7 +136,7 @@ def module_info(path: str, module: nn.Module, activations: Collection[int]) -> M
 
 
 def hides_operations(module: nn.Module, role: Role) -> bool:
-    """Return whether the operations inside a module are the module's own site, and not sites of their own."""
+    """Return whether the operations inside a module are part of the module's own site."""
     if role in ("activation", "norm", "residual"):
         return True
     home = type(module).__module__

@@ -191,7 +191,7 @@ class Observer:
             self.unmeasured.setdefault(path, CoverageNote(path, "output", "it is on the meta device: no values"))
             return None
         if not (tensor.is_floating_point() or tensor.is_complex()):
-            reason = f"{str(tensor.dtype).removeprefix('torch.')} values have no gradient; they are not measured"
+            reason = f"{str(tensor.dtype).removeprefix('torch.')} values have no gradient and are not measured"
             self.unmeasured.setdefault(path, CoverageNote(path, "output", reason))
             return None
         try:

@@ -7,10 +7,10 @@ from typing import Any, TextIO
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from propscope.errors import InputError
 from propscope.measure.filters import Filter, Patterns
+from propscope.measure.module_info import refuse_lazy
 from propscope.measure.outputs import tensors_in
 from propscope.measure.recorder import Recorder
 from propscope.measure.sampling import HISTOGRAM_LIMIT
@@ -35,12 +35,14 @@ def track(
 ) -> Recorder:
     """Return a context manager that watches `model` in the caller's own loop and changes nothing in it.
 
-    `include`, `exclude`: regular expressions searched in site names, or module types, one or several. `kinds`: names
-    of classes or functions to record alone. `depth`: how many levels of modules below the model. `stats`: "all", or
-    "moments" for moments and counts alone. `histogram_limit`: elements of one tensor that a histogram counts at most,
-    0 for all. `loss_scale`: the factor that the loss was multiplied with, a number or a `GradScaler`; gradients are
-    recorded without it. `recorder.profile()` inside or after the block returns a `NetworkProfile`; several batches
-    and backward passes are merged in it. Raises `InputError` for what is not valid.
+    `include`, `exclude`: one or several regular expressions, searched in site names, or module classes. `kinds`: the
+    names of the classes and functions that are recorded, None for all. `depth`: record modules down to so many levels
+    below the model. `stats`: "all", or "moments" to leave out histograms, units and geometry. `histogram_limit`: the
+    largest number of elements of one tensor that a histogram counts, 0 for all. `loss_scale`: the factor that the loss
+    is multiplied with, a number or a `GradScaler`; recorded gradients are divided by it.
+
+    `recorder.profile()`, inside the block or after it, returns a `NetworkProfile` of all batches and backward passes so
+    far. Raises `InputError` for an invalid argument.
     """
     return Recorder(
         model,
@@ -63,16 +65,16 @@ def profile(
     stats: Stats = "all",
     histogram_limit: int = HISTOGRAM_LIMIT,
 ) -> NetworkProfile:
-    """Run `model` forward and backward on one batch and return its profile; the model is left as it was found.
+    """Run `model` forward and backward on one batch and return its profile; the model stays as it was.
 
     `batch`: a tensor, a tuple or list of positional arguments, or a mapping of keyword arguments. `loss`: a function
-    of the model's output that returns a scalar tensor; None sends a gradient drawn from N(0, 1) with `seed` into the
-    first floating output, so that the backward curve shows the network and not the loss (a scalar output is taken as
-    the loss itself). Where no gradient can flow, the profile is of the forward pass alone. The model's mode, train or
-    eval, is kept. `include`, `exclude`, `kinds`, `depth`, `stats` and `histogram_limit` are as in `track`.
+    of the model's output that returns a scalar tensor. Without a loss, the gradient of the first floating output is
+    drawn from N(0, 1) with `seed`, so that the backward curve shows the network and not the loss; a scalar output is
+    taken as the loss. Where no gradient can flow, the profile holds the forward pass only. The model stays
+    in its mode, train or eval. `include`, `exclude`, `kinds`, `depth`, `stats` and `histogram_limit` are as in `track`.
 
-    Raises `InputError` for a model, batch or loss that is none. What the model raises passes through, with the profile
-    up to there as its attribute `partial_profile`; the profile's coverage says where it stopped.
+    Raises `InputError` for an invalid model, batch or loss. An exception of the model passes through; its attribute
+    `partial_profile` holds the profile so far, whose coverage says where the run stopped.
     """
     recorder = track(
         model,
@@ -103,13 +105,13 @@ def summary(
 ) -> NetworkProfile:
     """Profile `model` on one batch, print the tree of its sites and return the profile; the model stays as it was.
 
-    The verdict of `diagnose` stands on top, and each line that starts with `!` shows something wrong, named at its end.
-    `batch`, `loss`, `seed`,
-    `include`, `exclude`, `stats` and `histogram_limit` are as in `profile`. `sort`: "gain", "backward", "flat", "dead"
-    or "nonfinite", the worst site first instead of the tree; `top`: that many lines. `depth`: modules that many levels
-    down stand in one line, with the range of their sites; all sites are recorded nevertheless. Printed to `file`, None
-    for stdout, as wide as the terminal. Raises what `profile` raises, and `InputError` for a sort, top or depth that is
-    not valid.
+    The verdict of `diagnose` comes first. A line that starts with `!` shows something wrong and names it at its end.
+
+    `batch`, `loss`, `seed`, `include`, `exclude`, `stats` and `histogram_limit` are as in `profile`. `sort`: "gain",
+    "backward", "flat", "dead" or "nonfinite" lists sites, the worst first, instead of the tree; `top`: how many.
+    `depth`: a module so many levels below the model takes one line, with the range of its sites, all of which are
+    recorded. `file`: where to print, None for stdout. Raises what `profile` raises, and `InputError` for an invalid
+    sort, top or depth.
     """
     seen = profile(
         model,
@@ -142,12 +144,8 @@ def profile_batches(
 
 def _run(model: nn.Module, recorder: Recorder, batch: Any, loss: Loss | None, gradient_seed: int, seed: int) -> None:
     if loss is not None and not callable(loss):
-        raise InputError(f"loss is a {type(loss).__name__}; valid is a function of the model's output, or None")
-    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
-        raise InputError(
-            "the model has parameters of lazy modules, which get their shape in the first forward pass",
-            hint="run the model once on a batch first",
-        )
+        raise InputError(f"loss must be a function of the model's output or None, got a {type(loss).__name__}")
+    refuse_lazy(model)
     try:
         with undisturbed(model, batch), recorder:
             output = call_model(model, batch)
@@ -165,7 +163,7 @@ def call_model(model: nn.Module, batch: Any) -> Any:
         return model(*batch)
     if isinstance(batch, Tensor):
         return model(batch)
-    raise InputError(f"batch is a {type(batch).__name__}; valid is a tensor, or a tuple, list or dict of arguments")
+    raise InputError(f"batch must be a tensor, or a tuple, list or dict of arguments, got a {type(batch).__name__}")
 
 
 def _backward(output: Any, loss: Loss | None, seed: int) -> None:
@@ -173,7 +171,7 @@ def _backward(output: Any, loss: Loss | None, seed: int) -> None:
         value = loss(output)
         if not isinstance(value, Tensor) or value.numel() != 1:
             what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-            raise InputError(f"loss returned {what}; expected a tensor with one element")
+            raise InputError(f"loss must return a tensor with one element, got {what}")
         if value.requires_grad:
             value.backward()
         return

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from propscope.checks import one_of
 from propscope.errors import InputError
 from propscope.measure.filters import Filter
 from propscope.measure.function_mode import FunctionWatch
@@ -56,12 +57,11 @@ class Recorder:
         layer_of: Callable[[str], int | None] | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
-            raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+            raise InputError(f"model must be a torch.nn.Module, got a {type(model).__name__}")
         self._outer = model
         self._model = unwrapped(model)
         self._options = options or Options()
-        if self._options.stats not in ("all", "moments"):
-            raise InputError(f"stats is {self._options.stats!r}; valid are 'all' and 'moments'")
+        one_of("stats", self._options.stats, ("all", "moments"))
         self._kept = kept or Filter()
         self._functions = functions
         self._takes_parameters = parameters
@@ -87,7 +87,7 @@ class Recorder:
 
     def __enter__(self) -> Recorder:
         if self._observer.active:
-            raise InputError("this recorder is tracking already; leave its `with` block first")
+            raise InputError("the recorder is already tracking", hint="leave its `with` block first")
         self._observer.active = True
         self._started = time.perf_counter()
         try:
@@ -255,7 +255,7 @@ def _coverage(
     """Yield a note for each module that never ran, each output, operation and parameter that was not recorded."""
     for path, info in modules.items():
         if isinstance(info.module, torch.jit.ScriptModule):
-            yield CoverageNote(path, "module", "TorchScript calls no hooks: nothing in here was seen")
+            yield CoverageNote(path, "module", "TorchScript calls no hooks: nothing inside was recorded")
         elif path not in observer.called and not isinstance(info.module, _CONTAINERS):
             yield CoverageNote(path, "module", f"{type(info.module).__name__} was never called")
     yield from observer.unmeasured.values()

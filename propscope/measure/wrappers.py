@@ -91,7 +91,7 @@ def seen_in_full(model: nn.Module) -> Iterator[tuple[CoverageNote, ...]]:
             if before and not model.training:
                 reason = (
                     "the fast path of nn.TransformerEncoder and nn.MultiheadAttention was off while tracking: "
-                    "without gradients, outputs differ by rounding, and at padded positions altogether"
+                    "without gradients, outputs differ from it by rounding, and completely at padded positions"
                 )
                 notes.append(CoverageNote("", "model", reason))
         yield tuple(notes)

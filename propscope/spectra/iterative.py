@@ -136,8 +136,8 @@ def _products(value: Tensor, x: Tensor, key: str, *, samples: int, coupled: bool
     except (RuntimeError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]
     raise InputError(
-        f"the iterative method needs second derivatives, and the model has none up to {key or 'its output'}: {reason}",
-        hint="use method='exact', on a smaller input if need be, or exclude the site",
+        f"the iterative method needs second derivatives, and {key or 'the output'} has none: {reason}",
+        hint='use method="exact", on a smaller input if necessary, or exclude the site',
     )
 
 

@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
+from propscope.checks import count, one_of, shown
 from propscope.errors import InputError
 from propscope.measure.filters import Filter, Patterns
+from propscope.measure.module_info import refuse_lazy
 from propscope.measure.provenance import provenance
 from propscope.records.network import CoverageNote, NetworkProfile, Site
 from propscope.spectra.exact import exact_spectra
@@ -48,29 +49,30 @@ def jacobian(
 ) -> NetworkProfile:
     """Return the singular values of the Jacobian d site / d input at each site, over samples; the model stays as it is.
 
-    `x`: a tensor of shape `(rows, ...)`, or a tuple, list or dict of arguments, of which the first floating tensor is
-    differentiated by; the first `samples` rows are. Sites are the pre-activations and the model's output, or all sites
-    that `include` keeps, as in `track`. A site's Jacobian has shape `(elements of the site, elements of x)` a sample
-    and min of the two singular values. Each site carries `jacobian` (their summary, all samples together),
-    `jacobian_condition` and `jacobian_square_variance`; everything else about it is left unmeasured.
+    `x`: a tensor of shape `(rows, ...)`, or a tuple, list or dict of arguments. The derivative is by its first floating
+    tensor, for the first `samples` rows. Sites are the pre-activations and the model's output, or all sites that
+    `include` and `exclude` keep, as in `track`. For one sample, a site's Jacobian has shape
+    `(elements of the site, elements of x)`, and as many singular values as its smaller side. Each site carries
+    `jacobian` (their summary over all samples), `jacobian_condition` and `jacobian_square_variance`, and nothing else.
 
-    `method`: "exact" writes the matrix down and takes its SVD in float64. "iterative" takes products with it: `max` is
-    the largest over all samples to 1e-4 (ARPACK); the moments and the histogram rest on `probes` random vectors a
-    sample, drawn with `seed` (stochastic Lanczos quadrature, 30 steps; Ubaru, Chen, Saad 2017), so that the mean square
-    has a relative standard error of about sqrt(2 (1 + jacobian_square_variance) / (probes * samples * values)), which
-    the provenance states as found; the smallest and the condition number cannot be had that way: NaN and None.
-    "auto" is exact up to 512 on the smaller side and 4 million elements, and says in the provenance what it did.
+    `method`: "exact" computes the matrix and its SVD in float64. "iterative" only computes products with the matrix:
+    `max`, the largest singular value over all samples, is good to 1e-4 (ARPACK). Moments and histogram are estimated
+    from `probes` random vectors for each sample, drawn with `seed` (stochastic Lanczos quadrature, 30 steps; Ubaru,
+    Chen, Saad 2017); the mean square has a relative standard error of about
+    sqrt(2 (1 + jacobian_square_variance) / (probes * samples * values)), and the provenance states the one found. `min`
+    is NaN and the condition number None. "auto" is exact up to 512 on the smaller side and 4 million elements; the
+    provenance states the method of each site.
 
-    The matrix is of the dtype the model computes in; `dtype` ("float64") computes with a copy of the model instead.
-    Singular values below eps of that dtype times the largest are rounding, and count as 0; the condition number is then
-    Inf (where all weights have one sign, rounding reaches up to 100 times further). A sample whose Jacobian is not
-    finite counts as so many NaN, and is left out of condition and variance.
+    The model computes in its own dtype; with `dtype` ("float64") a copy of it computes in that. Singular values below
+    eps of the dtype times the largest are rounding errors and count as 0, and the condition number is then Inf. (Where
+    all weights have the same sign, rounding errors can be 100 times larger.) A sample whose Jacobian is not finite
+    counts as NaN, and is left out of condition and variance.
 
-    Samples that depend on each other (batch norm while training) are found out by a derivative: each Jacobian is then
-    of a sample's own outputs by its own input, with the whole batch `x` held fixed around it, at a pass a sample.
+    Samples that depend on each other, as in batch norm while training, are detected. Each Jacobian is then of a
+    sample's own outputs by its own input, with the rest of `x` held fixed; this takes one pass for each sample.
 
-    Raises `InputError` for an x that the model rejects or cannot be differentiated by, when no site is left, and for
-    options that are not valid.
+    Raises `InputError` for an x that the model rejects or that has no floating tensor, when no site is left, and for
+    an invalid option.
     """
     started = time.perf_counter()
     _check(model, samples, method, probes)
@@ -117,23 +119,18 @@ def jacobian(
 
 def _check(model: object, samples: object, method: object, probes: object) -> None:
     if not isinstance(model, nn.Module):
-        raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
-    for name, value in (("samples", samples), ("probes", probes)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} is {value!r}; valid is a whole number of at least 1")
-    if method not in METHODS:
-        raise InputError(f"method is {method!r}; valid is one of {', '.join(METHODS)}")
-    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
-        raise InputError(
-            "the model has parameters of lazy modules, which get their shape in the first forward pass",
-            hint="run the model once on a batch first",
-        )
+        raise InputError(f"model must be a torch.nn.Module, got a {type(model).__name__}")
+    count("samples", samples)
+    count("probes", probes)
+    one_of("method", method, METHODS)
+    refuse_lazy(model)
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if dtype is not None and (not isinstance(found, torch.dtype) or not found.is_floating_point):
-        raise InputError(f"dtype is {dtype!r}; valid is a floating type such as float64, or None for the model's own")
+        valid = "a floating type such as float64, or None for the model's own"
+        raise InputError(f"dtype must be {valid}, got {shown(dtype)}")
     return found
 
 
@@ -152,8 +149,8 @@ def _method(method: Method, outputs: int, inputs: int, key: str) -> Literal["exa
     if method == "exact" and outputs * inputs > _LARGEST_SIZE:
         size = f"{outputs} x {inputs}, {outputs * inputs * 8 / 1e9:.1f} GB a sample"
         raise InputError(
-            f"the Jacobian at {key or 'the output'} is {size}",
-            hint="use method='iterative', a smaller input, or exclude the site",
+            f"the Jacobian at {key or 'the output'} is too large for the exact method: {size}",
+            hint='use method="iterative", a smaller input, or exclude the site',
         )
     if method == "auto":
         return "exact" if min(outputs, inputs) <= _EXACT_SIDE and outputs * inputs <= _EXACT_SIZE else "iterative"
@@ -163,8 +160,8 @@ def _method(method: Method, outputs: int, inputs: int, key: str) -> Literal["exa
 def _by_products(large: Mapping[str, int], sites: Mapping[str, Site]) -> Iterator[CoverageNote]:
     if large:
         reason = (
-            f"the Jacobian at {len(large)} of {len(sites)} sites is known by products alone: its largest singular value"
-            " to 1e-4, all else by an estimate from random vectors, the smallest and the condition number not at all"
+            f"{len(large)} of {len(sites)} sites used the iterative method: the largest singular value is good to 1e-4,"
+            " mean square and histogram are estimates from random vectors, minimum and condition are missing"
         )
         yield CoverageNote("", "model", reason)
 

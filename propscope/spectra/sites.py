@@ -42,22 +42,22 @@ class Inputs:
         Raises `InputError` when no tensor is in it that can be differentiated by.
         """
         if not isinstance(x, (Tensor, tuple, list, Mapping)):
-            raise InputError(f"x is a {type(x).__name__}; valid is a tensor, or a tuple, list or dict of arguments")
+            raise InputError(f"x must be a tensor, or a tuple, list or dict of arguments, got a {type(x).__name__}")
         positional = (x,) if isinstance(x, Tensor) else () if isinstance(x, Mapping) else tuple(x)
         named = dict(x) if isinstance(x, Mapping) else {}
         tensors = [(key, value) for key, value in (*enumerate(positional), *named.items()) if isinstance(value, Tensor)]
         key = next((key for key, value in tensors if value.is_floating_point()), None)
         if key is None:
-            kinds = ", ".join(str(value.dtype).removeprefix("torch.") for _, value in tensors) or "none"
+            kinds = ", ".join(str(value.dtype).removeprefix("torch.") for _, value in tensors) or "no tensor"
             raise InputError(
-                f"x has no real floating tensor to differentiate by (tensors in it: {kinds})",
-                hint="whole numbers have no Jacobian: pass embeddings, or the part of the model behind its embedding",
+                f"x must hold a real floating tensor to differentiate by, got {kinds}",
+                hint="integers have no Jacobian: pass embeddings to the part of the model that follows its embedding",
             )
         first = dict(tensors)[key]
         if first.dim() < 2 or not first.numel():
             raise InputError(
-                f"x has shape {tuple(first.shape)}; valid is (samples, ...), with at least one sample and one feature",
-                hint="a single sample is x[None]" if first.dim() == 1 else "",
+                f"x must have shape (samples, ...), with at least one sample and one feature, got {tuple(first.shape)}",
+                hint="for a single sample pass x[None]" if first.dim() == 1 else "",
             )
 
         def own(value: Any) -> Any:
@@ -241,12 +241,12 @@ def survey_of(prefixes: Prefixes, samples: int, *, chosen: bool, seed: int) -> S
     if not survey.sites:
         reasons = "; ".join(f"{note.name}: {note.reason}" for note in survey.notes if note.what == "output")
         raise InputError(
-            f"no site is left to take a Jacobian of ({reasons or 'include and exclude keep none'})",
-            hint="see the names of `propscope.profile(model, x).sites`",
+            f"no site has a Jacobian ({reasons or 'include and exclude keep no site'})",
+            hint="`propscope.profile(model, x).sites` lists the names",
         )
     if not survey.coupled:
         return survey
-    reason = "samples of a batch depend on each other: a Jacobian is by the sample's own input, the rest held fixed"
+    reason = "samples depend on each other: each Jacobian is by the sample's own input, the other samples held fixed"
     return replace(survey, notes=(*survey.notes, CoverageNote("", "model", reason)))
 
 

@@ -266,16 +266,16 @@ def test_nested_outputs_are_sites_of_their_own():
 
 
 def test_wrong_arguments_are_named():
-    with pytest.raises(InputError, match="model is a int"):
+    with pytest.raises(InputError, match=r"model .*got a int"):
         propscope.track(3)
-    with pytest.raises(InputError, match="stats is 'some'"):
+    with pytest.raises(InputError, match='stats must be "all" or "moments", got "some"'):
         propscope.track(net(), stats="some")
-    with pytest.raises(InputError, match="batch is a str"):
+    with pytest.raises(InputError, match=r"batch .*got a str"):
         propscope.profile(net(), "x")
-    with pytest.raises(InputError, match="loss returned shape"):
+    with pytest.raises(InputError, match=r"loss .*shape \(3, 4\)"):
         propscope.profile(net(), torch.randn(3, 16), lambda y: y)
     recorder = propscope.track(net())
-    with recorder, pytest.raises(InputError, match="tracking already"), recorder:
+    with recorder, pytest.raises(InputError, match="already tracking"), recorder:
         pass
 
 

@@ -163,7 +163,7 @@ def test_no_second_derivative_is_one_clear_line():
         def forward(self, x):
             return Once.apply(self.linear(x))
 
-    with pytest.raises(InputError, match="needs second derivatives, and the model has none") as caught:
+    with pytest.raises(InputError, match="second derivatives") as caught:
         jacobian(Model(), torch.randn(2, 4), method="iterative", include=".*")
     assert "exact" in caught.value.hint
     assert jacobian(Model(), torch.randn(2, 4), include=".*").sites

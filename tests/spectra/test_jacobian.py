@@ -54,7 +54,7 @@ def test_samples_that_see_each_other_keep_the_batch():
     torch.manual_seed(0)
     net, x = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), torch.randn(6, 4)
     found = jacobian(net, x, samples=2, include="1")
-    assert "samples of a batch depend on each other" in found.coverage[-1].reason
+    assert "samples depend on each other" in found.coverage[-1].reason
 
     def first(one):
         return net(torch.cat([one[None], x[1:]]))[0]
@@ -116,7 +116,7 @@ def test_provenance_says_what_was_done():
     described = json.loads(by_products.provenance.spec)["jacobian"]["sites"]["layers.2.linear"]
     assert (described["method"], described["probes"]) == ("iterative", 3)
     assert 0 < described["mean_square_relative_error"] < 1
-    assert "4 of 4 sites is known by products alone" in by_products.coverage[-1].reason
+    assert "4 of 4 sites" in by_products.coverage[-1].reason
 
 
 def test_auto_goes_by_the_size_of_each_site():
@@ -284,8 +284,8 @@ class Total(nn.Module):
 @pytest.mark.parametrize(
     ("model", "x", "options", "message"),
     [
-        (3, torch.randn(2, 8), {}, "model is a int; expected a torch.nn.Module"),
-        (mlp(), "text", {}, "x is a str; valid is a tensor, or a tuple, list or dict"),
+        (3, torch.randn(2, 8), {}, "model .*got a int"),
+        (mlp(), "text", {}, "x must be .*got a str"),
         (
             mlp(),
             torch.randn(2, 5),
@@ -293,22 +293,22 @@ class Total(nn.Module):
             r"the model rejects x, of shape \(2, 5\) and dtype float32 \(RuntimeError: mat1",
         ),
         (mlp(), torch.randn(2, 8).double(), {}, "the model rejects x, of shape .* and dtype float64"),
-        (mlp(), torch.ones(2, 8).long(), {}, r"x has no real floating tensor .*\(tensors in it: int64\)"),
-        (mlp(), torch.ones(2, 8) + 0j, {}, "no real floating tensor .*complex64"),
-        (mlp(), {}, {}, r"no real floating tensor .*\(tensors in it: none\)"),
-        (mlp(), torch.randn(8), {}, r"x has shape \(8,\); valid is \(samples, ...\)"),
-        (mlp(), torch.randn(0, 8), {}, r"x has shape \(0, 8\)"),
-        (mlp(), torch.randn(2, 8), {"samples": 0}, "samples is 0; valid is a whole number of at least 1"),
-        (mlp(), torch.randn(2, 8), {"samples": 1.5}, "samples is 1.5"),
-        (mlp(), torch.randn(2, 8), {"probes": 0}, "probes is 0"),
-        (mlp(), torch.randn(2, 8), {"method": "svd"}, "method is 'svd'; valid is one of auto, exact, iterative"),
-        (mlp(), torch.randn(2, 8), {"dtype": "int64"}, "dtype is 'int64'; valid is a floating type"),
-        (mlp(), torch.randn(2, 8), {"include": "nothing"}, "no site is left .*include and exclude keep none"),
-        (mlp(), torch.randn(2, 8), {"include": "("}, r"include has '\(', no regular expression"),
-        (Constant(), torch.randn(2, 8), {}, "no site is left .*no gradient flows to it from the input"),
+        (mlp(), torch.ones(2, 8).long(), {}, "x must .*got int64"),
+        (mlp(), torch.ones(2, 8) + 0j, {}, "x must .*got complex64"),
+        (mlp(), {}, {}, "x must .*got no tensor"),
+        (mlp(), torch.randn(8), {}, r"x must have shape \(samples, ...\), .*got \(8,\)"),
+        (mlp(), torch.randn(0, 8), {}, r"x must .*got \(0, 8\)"),
+        (mlp(), torch.randn(2, 8), {"samples": 0}, "samples must .*at least 1, got 0"),
+        (mlp(), torch.randn(2, 8), {"samples": 1.5}, "samples must .*got 1.5"),
+        (mlp(), torch.randn(2, 8), {"probes": 0}, "probes must .*got 0"),
+        (mlp(), torch.randn(2, 8), {"method": "svd"}, 'method must be "auto", "exact" or "iterative", got "svd"'),
+        (mlp(), torch.randn(2, 8), {"dtype": "int64"}, 'dtype must .*got "int64"'),
+        (mlp(), torch.randn(2, 8), {"include": "nothing"}, "no site has a Jacobian .*include and exclude"),
+        (mlp(), torch.randn(2, 8), {"include": "("}, r'include .*got "\("'),
+        (Constant(), torch.randn(2, 8), {}, "no site has a Jacobian .*no gradient flows to it from the input"),
         (nn.LazyLinear(4), torch.randn(2, 8), {}, "lazy modules"),
-        (nn.Embedding(4, 4), torch.zeros(2, 8).long(), {}, "no real floating tensor"),
-        (nn.Linear(2**14, 2**14, device="meta"), torch.randn(1, 2**14, device="meta"), {}, "no site is left"),
+        (nn.Embedding(4, 4), torch.zeros(2, 8).long(), {}, "x must .*got int64"),
+        (nn.Linear(2**14, 2**14, device="meta"), torch.randn(1, 2**14, device="meta"), {}, "no site has a Jacobian"),
     ],
 )
 def test_bad_input_is_one_clear_line(model, x, options, message):
