@@ -1,8 +1,9 @@
-"""What He's and Xavier's derivations assume: E[y^2]/Var[z] and E[wx] = E[w]E[x], for few and many inputs.
+"""Test what He and Xavier assume: E[y^2]/Var[z] and E[wx] = E[w]E[x], for few and many inputs.
 
-He takes half of Var[z] through ReLU, Xavier all of it through tanh. First for single products z = wx, whose weights are
-drawn anew each time: half, when x is centred, or when there are many weights. Then for a layer of 256 units: half for
-three raw inputs too, since 768 weights are many; it is the number of weights that counts, not that of the inputs.
+He assumes that ReLU passes half of Var[z] on, Xavier that tanh passes all of it on. First this is measured for single
+products z = wx with new weights in each draw: ReLU passes half on if x is centred or there are many weights. Then it is
+measured for a layer of 256 units: half for three raw inputs too, since the number of weights counts (768 here), not
+the number of inputs.
 """
 
 from statistics import mean, stdev
@@ -21,7 +22,7 @@ DRAWS = 10 if QUICK else 100
 
 
 def products(function, inputs, *, scale="none", centred=False, factor=1.0, weight_std=1.0):
-    """Return E[y^2]/Var[z], and E[wx] - E[w]E[x], of each draw of weights, 1000 rows of input each."""
+    """Return E[y^2]/Var[z] and E[wx] - E[w]E[x] for each draw of weights, over 1000 rows of input."""
     ratios, apart = [], []
     for seed in range(DRAWS):
         x = make_input("mixed", batch=1000, seed=seed, features=inputs, scale=scale, dtype=torch.float64).values
@@ -62,7 +63,7 @@ rows = [(name, *map(number, ratio[name]), "-" if "layer" in name else number(wx[
 headings = ("z", "E[y^2]/Var[z]", "std over draws", "largest |E[wx] - E[w]E[x]|")
 print(Table(f"mean over {DRAWS} draws of single weights, {SEEDS} layers", headings, tuple(rows), left={"z"}).to_text())
 
-reading = "Dashed: what is assumed. Numbers: the inputs. Single products z = wx, but for the layers of 256 units."
+reading = 'Dashed: the assumption. Numbers: the inputs. Single products z = wx; "layer": a layer of 256 units.'
 header = Header("What the derivations assume", "E[y^2] / Var[z], mean and deviation over draws of the weights", reading)
 with picture("assumptions", header, columns=2, left=2.6, width=3.2, height=2.4) as panels:
     for axes, name, assumed in zip(panels, ("relu", "tanh"), (0.5, 1.0), strict=True):
@@ -81,9 +82,9 @@ assert abs(ratio["relu, 3 centred"][0] - 0.5) < 0.01
 assert ratio["relu, 3 min-max"][1] > 0.2
 assert wx["relu, 3 raw"] > 0.1
 assert wx["relu, 3 centred"] < 1e-12
-# Few inputs do not hurt a layer.
+# Few inputs do no harm to a layer.
 assert abs(ratio["relu, layer, 3 raw"][0] - 0.5) < 0.1
-# tanh is far from linear at unit variance, whatever the number of inputs; Xavier's 1/n sees to the latter.
+# At unit variance tanh is far from linear for any number of inputs; Xavier's 1/n keeps the variance of z the same.
 assert ratio["tanh, 3 standardized"][0] < 0.6
 assert ratio["tanh, 3 standardized x 0.2"][0] > 0.85
 assert ratio["tanh, 450 standardized, w x 0.05"][0] > 0.95

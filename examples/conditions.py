@@ -1,8 +1,8 @@
-"""Two necessary conditions and Glorot's two, as yes or no for each pair of activation and initializer.
+"""Which initializers meet the two necessary conditions and Glorot's two, for each activation.
 
-Necessary: no layer is saturated (60% of it flat; half is normal for a rectifier), and no layer is all zeros. Glorot's:
-the variance of the activations, and that of the gradients of the states z, stay the same: from a layer to the next they
-change by no more than a third down or a half up, on average over ten layers.
+Necessary: no layer is saturated (over 60% of its values flat; half is normal for a rectifier), and no layer is all
+zeros. Glorot's: the variance of the activations and that of dL/dz stay the same from layer to layer, here within a
+factor of 2/3 to 3/2 per layer, averaged over ten layers.
 """
 
 from statistics import median
@@ -20,7 +20,7 @@ profiles = propscope.profile_mlp(10, 256, activation=activations, initializer=in
 
 
 def step(sites, direction):
-    """Return the factor from layer to layer of the variance, along the depth."""
+    """Return the factor by which the variance changes per layer, averaged over the depth."""
     variances = [getattr(site, direction).std ** 2 for site in sites]
     return (variances[-1] / variances[0]) ** (1 / (len(sites) - 1)) if min(variances) > 0 else 0.0
 
@@ -39,7 +39,7 @@ for key, seeds in profiles.groups().items():
     found[pair] = held, (percent(flat), percent(zero), number(forward), number(backward))
 
 rows = [(*pair, *(f"{'yes' if a else 'no'} {b}" for a, b in zip(*found[pair], strict=True))) for pair in found]
-title = "flat share of the worst layer, zero share of the worst layer, variance's factor a layer, the same backward"
+title = "flat share and zero share of the worst layer; factor of the variance per layer, forward and backward"
 print(
     Table(
         title, ("activation", "initializer", *names), tuple(rows), left=frozenset(("activation", "initializer"))
@@ -47,7 +47,7 @@ print(
 )
 
 reading = (
-    "Blue: the condition holds. In the cells: share of the worst layer (above), the variance's factor a layer (below)."
+    "Blue: the condition holds. Numbers: share in the worst layer (top), factor of the variance per layer (bottom)."
 )
 header = Header("Conditions on an initialization", "10 layers of 256 units", reading)
 with picture("conditions", header, rows=2, columns=2, width=5.2, height=1.8, left=1.2) as panels:
@@ -70,9 +70,9 @@ assert {
     ("selu", "xavier_normal"),
     ("tanh", "xavier_normal"),
 } <= everything
-# tanh does not need Xavier: at this depth He's weights hold all four as well.
+# tanh does not need Xavier: at this depth He's weights meet all four as well.
 assert ("tanh", "he_normal") in everything
 assert not any(initializer in ("zeros", "normal", "normal:std=1", "default") for _, initializer in everything)
 assert not any(activation == "sigmoid" for activation, _ in everything)
-# The two necessary conditions are not sufficient: zeros with sigmoid meet both, and no gradient passes.
+# The two necessary conditions are not sufficient: zeros with sigmoid meet both, but no gradient passes.
 assert found["sigmoid", "zeros"][0] == (True, True, False, False)

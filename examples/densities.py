@@ -1,7 +1,7 @@
-"""Probability densities of the synthetic inputs and targets, by kernel density estimation (scipy).
+"""Probability densities of the synthetic inputs and targets, estimated with Gaussian kernels (scipy).
 
-Three inputs, none of them standard: N(2, 1), U(-2, 4), 1 + sin(2 U(-1, 1)); a linear target, and one of a hidden layer
-with ReLU, sigmoid and tanh, each with noise of deviation 1.
+The three inputs are N(2, 1), U(-2, 4) and 1 + sin(2 U(-1, 1)). The targets are a linear function and networks of one
+hidden layer with ReLU, sigmoid and tanh, each with noise of standard deviation 1.
 """
 
 import numpy as np
@@ -28,7 +28,7 @@ with picture("densities", header, rows=2, columns=2) as panels:
             axes.plot(at, density, label=label, color=style.colour, linestyle=style.dash)
             axes.fill_between(at, density, color=style.colour, alpha=0.2)
             print(f"{name:8} {label}: mean {values.mean():6.3f}, variance {values.var():6.3f}")
-            # A density; the kernel's own width is what little lies beyond the ends.
+            # A density integrates to 1; a little of each kernel lies beyond the ends.
             assert abs(trapezoid(density, at) - 1) < 0.01
         axes.set_title(f"target: {name}")
         axes.set_ylabel("density")
@@ -37,7 +37,7 @@ with picture("densities", header, rows=2, columns=2) as panels:
     panels[3].set_xlabel("value")
 
 x, y = (values.double().numpy() for values in data["linear"].train)
-# In closed form: means 2, 1, 1; variances 1, 3 and (1 - sin(4) / 4) / 2; and what the weights make of them.
+# In closed form: means 2, 1, 1 and variances 1, 3, (1 - sin(4) / 4) / 2; the target's follow from the weights.
 variances = np.array([1.0, 3.0, (1 - np.sin(4) / 4) / 2])
 weights = np.array([1.2, -0.5, 2.2])
 assert np.allclose(x.mean(0), [2, 1, 1], atol=6 * np.sqrt(3 / ROWS))

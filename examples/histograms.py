@@ -1,8 +1,8 @@
-"""Histograms of a 10-layer tanh network whose weights are too small, too large or Xavier's, and of ReLU with He's.
+"""Histograms of 10 tanh layers with weights too small, too large and by Xavier, and of ReLU with He.
 
-Too small: every layer keeps 16% of the activations and of the gradient. Too large: 90% of the units are saturated at
-every layer, and yet the gradient explodes instead of vanishing, for the weights win over the slopes. Xavier's weights,
-and He's with ReLU, keep both.
+If the weights are too small, every layer keeps 16% of the activations and of the gradient. If they are too large, 90%
+of the units are saturated at every layer, but the gradient explodes: the large weights outweigh the small slopes.
+Xavier's weights with tanh, and He's with ReLU, keep both.
 """
 
 from setting import OUTPUTS, SEEDS
@@ -27,7 +27,7 @@ vanishing, saturated, xavier, he = (
     pair["relu", "he_normal"],
 )
 
-# sqrt(256) * 0.01 = 0.16 a layer, both ways.
+# sqrt(256) * 0.01 = 0.16 per layer, forward and backward.
 assert 0.15 < vanishing.forward_gain.center < 0.17
 assert 0.15 < vanishing.backward_gain.center < 0.17
 assert vanishing.last_std < 1e-7
@@ -36,11 +36,11 @@ assert saturated.flat_fraction > 0.85
 assert 0.96 < saturated.last_std < 0.99
 assert saturated.backward_factor.center > 1e4, "large weights make up for small slopes"
 
-# Xavier's signal decays slowly with tanh: as 1 / sqrt(layer), not by a factor a layer.
+# With tanh and Xavier the signal decays slowly, as 1 / sqrt(layer).
 assert 0.6 < xavier.first_std < 0.65
 assert 0.2 < xavier.last_std < 0.26
 assert xavier.flat_fraction < 0.01
 
-# One He network of this width strays by a quarter over ten layers, sqrt(5 * 10 / 256) / 2 = 0.22 in ln(rms).
+# Over ten layers of this width, ln(rms) varies between networks by sqrt(5 * 10 / 256) / 2 = 0.22.
 assert 0.5 < he.forward_factor.center < 2
 assert 0.5 < he.backward_factor.center < 2

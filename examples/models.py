@@ -1,4 +1,4 @@
-"""Small networks to look into, sound and broken: each function returns a `torch.nn.Module`.
+"""Small networks to inspect, healthy and broken: each function returns a `torch.nn.Module`.
 
 propscope inspect examples/models.py:resnet --input-shape 8,3,32,32
 propscope inspect examples/models.py:misscaled_resnet --input-shape 8,3,32,32
@@ -24,7 +24,7 @@ def mlp(depth: int = 6, width: int = 128, classes: int = 10) -> nn.Module:
 
 
 def sigmoid_net(depth: int = 30, width: int = 128, classes: int = 10) -> nn.Module:
-    """Broken: sigmoid's slope is at most 1/4, so that each of the 30 layers takes most of the gradient."""
+    """Broken: the slope of sigmoid is at most 1/4, so the gradient shrinks in each of the 30 layers."""
     layers: list[nn.Module] = []
     for _ in range(depth):
         layers += [nn.Linear(width, width), nn.Sigmoid()]
@@ -79,15 +79,15 @@ class ResNet(nn.Module):
 
 
 def resnet(width: int = 16, blocks: int = 2, classes: int = 10) -> nn.Module:
-    """A sound residual network."""
+    """A healthy residual network."""
     return ResNet(width, blocks, classes)
 
 
 def misscaled_resnet(factor: float = 100.0, width: int = 16, blocks: int = 2) -> nn.Module:
     """Broken: one convolution's weight is `factor` times too large.
 
-    The batch norm behind it hides that from the loss, but the layer's gradient is `factor` times too small for its
-    weight: a step of any size leaves it where it was.
+    The batch norm after it hides that from the loss. But the gradient of the weight is `factor` times too small, so a
+    training step hardly changes it.
     """
     net = ResNet(width, blocks, 10)
     with torch.no_grad():
@@ -113,7 +113,7 @@ class Attention(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention and an MLP, each behind a norm and added to the stream."""
+    """Attention and an MLP, each after a norm and added to the residual stream."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -146,5 +146,5 @@ class LanguageModel(nn.Module):
 def language_model(
     vocabulary: int = 200, width: int = 64, depth: int = 3, heads: int = 4, length: int = 128
 ) -> nn.Module:
-    """A sound transformer language model; its input are tokens, shape (batch, length)."""
+    """A healthy transformer language model; its input is tokens, shape (batch, length)."""
     return LanguageModel(vocabulary, width, depth, heads, length)

@@ -1,8 +1,7 @@
-"""Moons on 2-64-64-2 ReLU with Adam: the loss curves of five initializations.
+"""Two moons, a 2-64-64-2 ReLU network and Adam: the loss curves of five initializers.
 
-Only zeros fail. The weights that are called too small and too large for deep networks train one of two hidden layers,
-the small ones after a slow start, the large ones from a loss many times that of guessing: it is depth that makes them
-fail.
+Only zeros fail. Weights that are too small or too large for a deep network still train a network of two hidden layers:
+the small ones after a slow start, the large ones from a loss many times that of guessing.
 """
 
 from statistics import median
@@ -35,7 +34,7 @@ assert max(accuracy["zeros"]) <= 0.6
 for name in ("normal:std=1", "xavier_normal", "he_normal"):
     assert min(accuracy[name]) > 0.95
 assert min(accuracy["normal"]) > 0.8
-# After 20 steps Xavier and He have left the small weights behind; the large ones started far off.
+# After 20 steps Xavier and He are ahead of the small weights; the large ones start with a high loss.
 early = {name: median(run.train_loss[20] for run in found[name]) for name in initializers}
 assert max(early["xavier_normal"], early["he_normal"]) < 0.8 * early["normal"]
 assert median(run.train_loss[0] for run in found["normal:std=1"]) > 4

@@ -1,4 +1,4 @@
-"""Watch your own training loop: hooks on the model, no edit to it, and the loop computes what it did without."""
+"""Measure your own training loop: hooks on the model, no edit to it, and the same results as without them."""
 
 import torch
 from models import mlp
@@ -25,7 +25,7 @@ def epoch() -> float:
 seen = []
 for number in range(1, 11):
     if number in (1, 10):
-        # The four batches of the epoch are merged in one profile.
+        # One profile holds the four batches of the epoch.
         with propscope.track(model, include=nn.Linear) as recorder:
             loss = epoch()
         seen.append((number, loss, recorder.profile()))

@@ -1,4 +1,4 @@
-"""Compare initializers on a deep network, keep the result in a file, and ask it questions."""
+"""Compare initializers on a deep network, save the profiles in a file and query them."""
 
 import tempfile
 from pathlib import Path

@@ -1,9 +1,9 @@
-"""PyTorch's own recipes on a convolutional network: the default, ResNet's fan_out, VGG's, with and without BatchNorm.
+"""PyTorch's default, ResNet's and VGG's initialization on a convolutional network, with and without BatchNorm.
 
-The default's weights have a sixth of He's variance: six convolutions leave a 20th of the signal and a 200th of the
-gradient. ResNet's and VGG's weights by He keep the signal and a third of the gradient. VGG's N(0, 0.01) in the linear
-layers lets a 50th of the gradient into the convolutions. BatchNorm makes the convolutions' recipes alike, and does
-nothing about VGG's linear layers.
+The default's weights have a sixth of He's variance: after six convolutions a 20th of the signal and a 200th of the
+gradient are left. He's weights, as in ResNet and VGG, keep the signal and a third of the gradient. The N(0, 0.01)
+weights of VGG's linear layers pass a 50th of the gradient to the convolutions. With BatchNorm the convolutions behave
+alike under all three, but VGG's linear layers do not change.
 """
 
 import math
@@ -22,7 +22,7 @@ RECIPES = ("default", "ResNet", "VGG")
 
 
 def network(recipe, *, norm):
-    """Return convolutions, pooled twice, and two linear layers, initialized as torchvision does it."""
+    """Return six convolutions with two poolings, then two linear layers, initialized as in torchvision."""
     layers, channels = [], 3
     for place, wide in enumerate(CHANNELS):
         layers += [nn.Conv2d(channels, wide, 3, padding=1), *([nn.BatchNorm2d(wide)] if norm else []), nn.ReLU()]
@@ -42,7 +42,7 @@ def network(recipe, *, norm):
 
 
 def measured(recipe, *, norm):
-    """Return the rms of each layer's output and of its gradient, geometric means over seeds."""
+    """Return the rms of each layer's output and of its gradient, as geometric means over seeds."""
     logs = []
     for seed in range(SEEDS):
         torch.manual_seed(seed)
@@ -76,7 +76,7 @@ with picture("recipes", header, rows=2, columns=2) as panels:
 
 
 def over(recipe, way, *, norm=False, last=5):
-    """Return the factor along the convolutions, the way that the signal travels."""
+    """Return the factor of the rms over the convolutions, in the direction in which the signal travels."""
     rms = found[recipe, norm][way]
     return rms[last] / rms[0] if way == 0 else rms[0] / rms[last]
 
@@ -86,12 +86,12 @@ assert over("default", 1) < 0.02
 for recipe in ("ResNet", "VGG"):
     assert 0.5 < over(recipe, 0) < 2
     assert 0.15 < over(recipe, 1) < 0.6
-# What VGG's linear layers let through, against ResNet's, whose are PyTorch's default.
+# VGG's linear layers pass less than ResNet's, which have PyTorch's default.
 for norm in (False, True):
     assert found["VGG", norm][1][5] < 0.05 * found["ResNet", norm][1][5]
     assert found["VGG", norm][0][-1] < 0.1 * found["ResNet", norm][0][-1]
-# With BatchNorm the gradient of the default's convolutions arrives as ResNet's does.
+# With BatchNorm the gradient passes the default's convolutions as it does ResNet's.
 assert 0.5 < over("default", 1, norm=True) < 2
 assert 0.5 < over("ResNet", 1, norm=True) < 4
-# A norm starts with a weight of ones, not with random ones.
+# The weight of a norm starts at 1; it is not drawn.
 assert bool((nn.BatchNorm2d(8).weight == 1).all())

@@ -1,7 +1,7 @@
-"""What stands beside initialization: BatchNorm, residual sums, and SELU with AlphaDropout, on 20 layers.
+"""What helps besides initialization: BatchNorm, residual sums, and SELU with AlphaDropout, on 20 layers.
 
-BatchNorm makes the initializer all but irrelevant, and has the gradient explode. Residual sums do not ask for He: each
-adds its branch, and He's branches are too large. AlphaDropout keeps SELU's mean and deviation, which dropout does not.
+With BatchNorm the initializer hardly matters, but the gradient explodes. Residual sums do not need He's weights, whose
+branches are too large. AlphaDropout keeps the mean and standard deviation of SELU; dropout does not.
 """
 
 import math
@@ -29,9 +29,7 @@ def decades(profiles, direction):
     return [math.log10(getattr(pair, f"{direction}_factor").center) for pair in profiles.pairs()]
 
 
-reading = (
-    "0 keeps the signal; below, it vanishes; above, it explodes. Ten decades apart without a norm, one point with it."
-)
+reading = "0: the signal is kept; below 0 it vanishes, above 0 it explodes. With a norm all initializers agree."
 header = Header("What norms and residual sums change", "20 ReLU layers of 256, decades over the depth", reading)
 with picture("remedies", header, columns=2) as panels:
     for axes, direction in zip(panels, ("forward", "backward"), strict=True):
@@ -43,14 +41,14 @@ with picture("remedies", header, columns=2) as panels:
     panels[0].legend(loc="lower right")
 
 
-# normal, default, Xavier and He are ten decades apart without a norm, and alike with it.
+# normal, default, Xavier and He differ by ten decades without a norm and agree with it.
 assert max(decades(plain, "forward")) - min(decades(plain, "forward")) > 10
 assert max(decades(batch_norm, "forward")) - min(decades(batch_norm, "forward")) < 0.01
 assert max(decades(batch_norm, "backward")) - min(decades(batch_norm, "backward")) < 0.15
-# The price: the gradient grows by about 1.2 a layer (Yang et al. 2019), 30 times in all.
+# The price: the gradient grows by about 1.2 per layer (Yang et al. 2019), 30 times in all.
 assert min(decades(batch_norm, "backward")) > 1.3
 
-# A residual sum doubles the mean square with He's weights: sqrt(2)^19 = 724. Small weights keep it.
+# With He's weights each residual sum doubles the mean square: sqrt(2)^19 = 724. Small weights keep it.
 small, _, _, he = residual.pairs()
 assert 300 < he.forward_factor.center < 1000
 assert small.forward_factor.center < 1.2
@@ -59,6 +57,6 @@ std = {name: profiles.pairs()[0].last_std for name, profiles in (("selu", selu),
 assert abs(std["selu"] - 1) < 0.05
 assert abs(std["alpha"] - 1) < 0.05
 assert std["drop"] > 1.1
-# What AlphaDropout costs: the units that it drops pass no gradient, and 0.15 of it is left.
+# The price of AlphaDropout: dropped units pass no gradient, and 0.15 of it is left.
 assert selu.pairs()[0].backward_factor.center > 1.5
 assert alpha.pairs()[0].backward_factor.center < 0.3

@@ -1,4 +1,4 @@
-"""What the examples share: the quick setting (`propscope example NAME --quick`), and pictures of their own."""
+"""What the examples share: the quick setting (`propscope example NAME --quick`) and the layout of their plots."""
 
 import os
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from propscope.records.training import TrainingSet
 QUICK = os.environ.get("PROPSCOPE_QUICK", "") not in ("", "0")
 OUTPUTS = Path("outputs", "quick") if QUICK else Path("outputs")
 SEEDS = 2 if QUICK else 5
-# In the quick setting no second process, which takes longer to start than there is to do.
+# The quick setting has no second process: starting one takes longer than the work.
 WORKERS = 1 if QUICK else None
 
 WIDTH, HEIGHT, LEFT, ABOVE, BELOW = 4.0, 2.6, 0.85, 0.4, 0.6
@@ -32,7 +32,7 @@ def picture(
     height: float = HEIGHT,
     left: float = LEFT,
 ) -> Iterator[list[Axes]]:
-    """Give axes, row by row, to draw into, each `width` by `height` inches; then write outputs/example-<name>.png."""
+    """Yield axes, row by row, each `width` by `height` inches; then write the plot to outputs/example-<name>.png."""
     with styled():
         figure = Figure(dpi=DPI)
         wide, tall = left + width, ABOVE + height + BELOW

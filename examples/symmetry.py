@@ -1,7 +1,7 @@
-"""Collapse by symmetry: zeros and ones on a 3-10-1 tanh network, and the linear model that zeros do not hurt.
+"""Symmetric units: zeros and ones on a 3-10-1 tanh network, and on a linear model, which zeros do not harm.
 
-The units of a layer that start equal stay equal: after 100 steps ten hidden units are still copies of one. A linear
-model has no units to tell apart, and zeros train it as well as anything else does; but not two linear layers in a row.
+Units of a layer that start equal stay equal: after 100 steps the ten hidden units are still copies of one. A linear
+model has no hidden units, so zeros train it as well as other weights do; two linear layers in a row do not train.
 """
 
 import torch
@@ -12,7 +12,7 @@ import propscope
 from propscope.experiments.training import make_data
 from propscope.networks import initialize_
 
-# One step an epoch on all 10,000 examples, as gradient descent in a textbook.
+# One step per epoch on all 10,000 examples: gradient descent as in a textbook.
 textbook = {"optimizer": "sgd", "epochs": 100, "batch": 10_000, "validation": 0, "seeds": SEEDS, "workers": WORKERS}
 initializers = ["zeros", "ones", "normal:std=1", "xavier_normal", "he_normal"]
 runs = propscope.train_mlp(
@@ -25,12 +25,12 @@ for run in runs:
     if run.labels["initializer"] in ("zeros", "ones"):
         assert run.rows[0] == 10
         assert run.distinct_rows_before[0] == run.distinct_rows_after[0] == 1
-        # Not even as good as one number for all examples.
+        # No better than predicting one number for all examples.
         assert run.stability == "stalled"
         assert run.final_loss > 0.97 * run.constant_loss
     else:
         assert run.distinct_rows_after[0] == 10
-        # The noise is 1.0 of it.
+        # The noise accounts for 1.0 of the loss.
         assert run.final_loss < 0.5 * run.constant_loss
 
 
@@ -51,7 +51,7 @@ def linear_model(initializer, *, layers):
 zeros, constant = linear_model("zeros", layers=1)
 drawn, _ = linear_model("normal:std=0.5", layers=1)
 deep, _ = linear_model("zeros", layers=2)
-print(f"\nlinear model, loss after 100 steps; the best constant prediction has {constant:.3f}")
+print(f"\nlinear model, loss after 100 steps; the best constant prediction has a loss of {constant:.3f}")
 print(f"zeros {zeros:.3f}, normal {drawn:.3f}; two layers, zeros {deep:.3f}")
 assert zeros < 1.1
 assert abs(zeros - drawn) < 0.05

@@ -1,7 +1,7 @@
-"""A tapering ReLU network, 256-128-64, on handwritten digits: He against Glorot, training and validation curves.
+"""A tapering ReLU network, 256-128-64, on handwritten digits: the learning curves of He and Glorot.
 
-He's network is ahead after the first epoch. At the end no difference is left: three layers are not deep enough for the
-initializer to decide, as long as it is one of the two.
+He's network is ahead after the first epoch. At the end there is no difference: in three layers either initializer is
+good enough.
 """
 
 import sys
@@ -26,11 +26,11 @@ print(runs)
 draw_training("taper", runs)
 
 he, glorot = (runs.subset(initializer=name) for name in initializers)
-# The same seed has the same examples, in the same order.
+# Runs with the same seed see the same examples in the same order.
 ahead = [a.train_loss[1] < b.train_loss[1] for a, b in zip(he, glorot, strict=True)]
 assert sum(ahead) >= 0.8 * len(ahead)
 assert all(run.stability == "converged" for run in runs)
 assert min(run.final_accuracy for run in runs) > 0.93
 apart = mean(run.final_accuracy for run in he) - mean(run.final_accuracy for run in glorot)
-print(f"\nHe's accuracy is {100 * apart:+.1f} points from Glorot's")
+print(f"\naccuracy of He minus accuracy of Glorot: {100 * apart:+.1f} percentage points")
 assert abs(apart) < 0.02

@@ -1,8 +1,8 @@
-"""Ten ReLU layers on handwritten digits: He against PyTorch's default, with zeros, uniform [-1, 1] and Xavier.
+"""Ten ReLU layers on handwritten digits: He, Xavier, PyTorch's default, uniform [-1, 1] and zeros.
 
-A table of accuracy, steps to 90% and stability. He's network is there first, Xavier's takes about twice the steps, and
-PyTorch's default, through whose ten layers the gradient loses a factor of ten thousand, has not arrived at the end.
-`mnist:path=DIR` in place of `digits` trains on the files of MNIST.
+The table gives accuracy, steps to 90% and stability. He's network is the first to reach 90%, Xavier's takes about twice
+as many steps, and PyTorch's default, in which the gradient shrinks by a factor of ten thousand, does not reach it.
+`propscope example ten_layers mnist:path=DIR` trains on the files of MNIST.
 """
 
 import sys
@@ -34,15 +34,15 @@ accuracy = {name: median(run.final_accuracy for run in found[name]) for name in 
 never = 10**9
 steps = {name: median(run.steps_to_target or never for run in found[name]) for name in initializers}
 assert all(run.stability == "stalled" and run.final_accuracy < 0.2 for run in found["zeros"])
-# Much better than the 10% of guessing, and yet its loss is far above guessing's: sure where it is wrong.
+# Much better than the 10% of guessing, but with a far higher loss: wrong answers have a high probability.
 assert accuracy["uniform:low=-1:high=1"] > 0.4
 assert all(run.final_loss > 10 * run.constant_loss for run in found["uniform:low=-1:high=1"])
 assert steps["he_normal"] < 0.8 * steps["xavier_normal"]
 assert steps["xavier_normal"] < never
 assert min(accuracy["he_normal"], accuracy["xavier_normal"]) > 0.9
-# The end is the same for He and Xavier, and not for the default.
+# He and Xavier end with the same accuracy, the default with less.
 assert abs(accuracy["he_normal"] - accuracy["xavier_normal"]) < 0.04
 assert accuracy["default"] < accuracy["he_normal"] - 0.02
-# What was to be seen before the first step.
+# The gradient before the first step already shows it.
 lost = {pair.labels["initializer"]: pair.backward_factor.center for pair in before.pairs()}
 assert lost["default"] < 1e-3 < 0.02 < lost["xavier_normal"] < 0.3 < lost["he_normal"] < 3

@@ -1,7 +1,7 @@
-"""Twenty ReLU layers under zeros, Xavier and He: mean and deviation of every layer's activations.
+"""Twenty ReLU layers with zeros, Xavier and He: mean and standard deviation of the activations at every layer.
 
-Zeros pass nothing on, Xavier halves the mean square in every layer, He keeps it. Each initializer's seeds stray, and
-He's most of all: one network of this width is no verdict.
+Zeros pass nothing on, Xavier halves the mean square in every layer, He keeps it. Seeds differ, most of all with He, so
+one network of this width does not settle which is best.
 """
 
 from setting import OUTPUTS, SEEDS
@@ -28,16 +28,16 @@ for path in draw_all(profiles, OUTPUTS, stem="example-twenty-layers", only=["cur
     print(f"picture {path}")
 
 zeros, xavier, he = profiles.pairs()
-# Not one activation is anything but zero, nor is any gradient above the first layer from the top.
+# Every activation is zero.
 assert all(
     site.forward.zero_fraction == 1 for profile in profiles.subset(initializer="zeros") for site in profile.sites
 )
 assert zeros.last_std == 0
-# sqrt(1/2) a layer, 1/724 over the 19 steps, and a bit less for a finite width.
+# sqrt(1/2) per layer, 1/724 over the 19 steps, and a little less at finite width.
 assert 0.69 < xavier.forward_gain.center < 0.72
 assert 0.0008 < xavier.forward_factor.center < 0.002
 assert 0.69 < xavier.backward_gain.center < 0.72
-# Theory: ln(rms) falls by 5/4 * 19 / 256 = 0.09 and strays by sqrt(5 * 19 / 256) / 2 = 0.3 from seed to seed.
+# Theory: ln(rms) falls by 5/4 * 19 / 256 = 0.09, with a standard deviation of sqrt(5 * 19 / 256) / 2 = 0.3.
 assert 0.96 < he.forward_gain.center < 1.02
 assert 0.96 < he.backward_gain.center < 1.02
 assert 0.4 < he.last_std < 1.2

@@ -1,7 +1,7 @@
-"""Weights of a 784 x 256 layer: He, Glorot, LeCun, uniform, normal, and VarianceScaling with its three parameters.
+"""Weights of a 784 x 256 layer by He, Glorot, LeCun, uniform, normal and VarianceScaling.
 
-Each initializer's standard deviation is the one that its formula promises; what differs is the shape of the tails: a
-normal reaches 4.5 standard deviations in 200,704 weights, Keras's truncated normal stops at 2.27, a uniform at 1.73.
+Each initializer has the standard deviation that its formula states. The tails differ: in 200,704 weights a normal
+distribution reaches 4.5 standard deviations, Keras's truncated normal stops at 2.27 and a uniform at 1.73.
 """
 
 import math
@@ -18,8 +18,8 @@ from propscope.report.table import Table
 
 INPUTS, UNITS = 784, 256
 plain = ["he_uniform", "he_normal", "xavier_uniform", "xavier_normal", "lecun_normal", "uniform", "normal:std=0.05"]
-# Keras's he_normal, glorot_uniform (its default), lecun_normal, and one of one's own, by scale (1 unless given), mode
-# (fan_in) and distribution (truncated_normal).
+# Keras's he_normal, glorot_uniform (its default) and lecun_normal, then another, by scale (default 1), mode (fan_in)
+# and distribution (truncated_normal).
 scaled = [
     "variance_scaling:scale=2",
     "variance_scaling:mode=fan_avg:distribution=uniform",
@@ -35,16 +35,16 @@ rows = []
 for name, weight in weights.items():
     promised = math.sqrt(parse_initializer(name).weight_variance(INPUTS, UNITS))
     rows.append((name, *(number(value) for value in (weight.mean, weight.std, promised, weight.min, weight.max))))
-    # The deviation of n normal numbers is known to 1 / sqrt(2 n), here 0.16%; their mean to 1 / sqrt(n).
+    # The std of n normal numbers has a relative error of 1 / sqrt(2 n), here 0.16%; their mean one of 1 / sqrt(n).
     assert abs(weight.std / promised - 1) < 0.01, name
     assert abs(weight.mean) < 5 * promised / math.sqrt(weight.count), name
     bounded = 1.732 if "uniform" in name else 2.274 if name in scaled[::2] else None
     reach = max(-weight.min, weight.max) / promised
     assert 4 < reach < 6 if bounded is None else abs(reach - bounded) < 0.01, (name, reach)
-headings = ("initializer", "mean", "std", "std promised", "min", "max")
+headings = ("initializer", "mean", "std", "std of the formula", "min", "max")
 print(Table(f"weights, {INPUTS} x {UNITS}", headings, tuple(rows), left=frozenset(headings[:1])).to_text())
 print()
-reading = "All over the same horizontal axis, in 60 bins; the shape is the distribution's, the width the formula's."
+reading = "All have the same horizontal axis, in 60 bins. The distribution gives the shape, the formula the width."
 header = Header("Weights as drawn", f"{INPUTS} inputs, {UNITS} units, {INPUTS * UNITS} weights each", reading)
 edges = np.linspace(-0.3, 0.3, 61)
 with picture("weights", header, rows=3, columns=4, width=2.7, height=1.6) as panels:
@@ -57,7 +57,7 @@ with picture("weights", header, rows=3, columns=4, width=2.7, height=1.6) as pan
     panels[0].set_ylabel("density")
     panels[8].set_xlabel("weight")
 
-# One formula has four names: Glorot is He's deviation times sqrt(784 / (784 + 256)).
+# Glorot's standard deviation is He's times sqrt(784 / (784 + 256)).
 assert math.isclose(
     weights["xavier_normal"].std / weights["he_normal"].std, math.sqrt(INPUTS / (INPUTS + UNITS)), rel_tol=0.01
 )

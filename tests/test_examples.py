@@ -59,7 +59,8 @@ def test_a_conclusion_that_does_not_hold_is_said_in_one_line(tmp_path, monkeypat
     assert main(["example", "wrong", "given"]) == 1
     said = capsys.readouterr()
     assert said.out == "given\n"
-    assert said.err == "wrong.py:4: this does not hold here: assert 1 + 1 == 3\n"
+    assert said.err.startswith("wrong.py:4: ")
+    assert said.err.endswith(": assert 1 + 1 == 3\n")
 
 
 def test_without_the_files_it_says_where_they_are(tmp_path, monkeypatch, capsys):
@@ -67,7 +68,8 @@ def test_without_the_files_it_says_where_they_are(tmp_path, monkeypatch, capsys)
     package.mkdir(parents=True)
     monkeypatch.setattr("propscope.cli.example.__file__", str(package / "example.py"))
     assert main(["example"]) == 2
-    assert "they come with the source" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert all(str(tmp_path / folder) in error for folder in ("propscope/examples", "examples"))
     # Inside an installed package they are found.
     shutil.copytree(Path(__file__).parents[1] / "examples", tmp_path / "propscope" / "examples")
     assert main(["example"]) == 0
