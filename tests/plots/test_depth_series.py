@@ -1,11 +1,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from building.records import constant, mlp, model, predicted
 
-from propscope.plots.depth_series import LAYER, POSITION, WEIGHT, evenly, positions_of, site_series, weight_series
+from propscope.plots.depth_series import (
+    LAYER,
+    POSITION,
+    WEIGHT,
+    evenly,
+    merged_at,
+    positions_of,
+    site_series,
+    weight_series,
+)
 from propscope.records import NetworkProfile, Parameter, Site, TensorSummary
 
 
@@ -68,3 +78,15 @@ def test_positions_are_the_union() -> None:
 def test_evenly_keeps_the_first_and_the_last() -> None:
     assert evenly((3, 5, 9), 8) == (3, 5, 9)
     assert evenly(range(1, 101), 8) == (1, 15, 29, 43, 58, 72, 86, 100)
+
+
+def test_merging_leaves_out_summaries_without_a_histogram_where_one_is_wanted() -> None:
+    whole = site_series(mlp(depth=2), "activation", "forward")
+    moments = replace(whole, summaries=tuple(replace(s, histogram=None) for s in whole.summaries if s is not None))
+    first = whole.summaries[0]
+    assert first is not None
+    both = merged_at([whole, moments], 1)
+    assert both is not None
+    assert (both.count, both.histogram) == (2 * first.count, None)
+    assert merged_at([whole, moments], 1, histogram=True) == first
+    assert merged_at([whole], 3) is None

@@ -77,6 +77,7 @@ def test_the_overview_says_what_theory_adds() -> None:
     assert "Cross-hatched" not in reading[0]
     assert reading[1:] == ["No theory for zeros: the weights are equal."]
     assert "theory" not in prepared(ProfileSet((constant(1.0),))).header.reading
+    assert "theory" not in prepared(ProfileSet((expecting(1.0, 1e-3, log_std=10.0),))).header.reading
     figure = drawn(ProfileSet((expecting(1.0, 1e-3), zeros)))
     assert figure.axes[0].bbox.height / figure.dpi >= 2 * (2 * LINE_HEIGHT + 0.08) - 1e-9
 
