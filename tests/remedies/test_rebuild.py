@@ -72,7 +72,7 @@ def test_what_does_not_help_is_withdrawn_and_the_next_is_tried():
     assert not any(trial.healed for trial in found.trials)
     text = trials_text(found)
     assert text.startswith("sigmoid + default, depth 16, width 48-32, batch 32: broken -> ")
-    assert "cannot be carried out: width is 48-32" in " ".join(text.split())
+    assert "cannot be carried out: width must be the same" in " ".join(text.split())
     assert text.count("  withdrawn  ") == sum(not trial.helped for trial in found.trials)
     assert text.count("  set aside  ") == sum(trial.helped for trial in found.trials) - 1
     assert text.count("  remedy     ") == 1
