@@ -25,11 +25,6 @@ MODULES = {
     "propscope.calibration.recurrent": "propscope.remedies.calibration.parts",
     "propscope.calibration.survey": "propscope.remedies.calibration.parts",
     "propscope.calibration.weights": "propscope.remedies.calibration.backup",
-    "propscope.cli.check_report": "propscope.report.check",
-    "propscope.cli.inspection": "propscope.cli.model_runs",
-    "propscope.cli.inspection_document": "propscope.report.documents",
-    "propscope.cli.output": "propscope.report.documents",
-    "propscope.cli.theory_account": "propscope.theory.activation_theory",
     "propscope.diagnosis.causes": "propscope.diagnosis.diagnose",
     "propscope.diagnosis.confidence": "propscope.diagnosis.evidence",
     "propscope.diagnosis.difference": "propscope.diagnosis.compare",
@@ -137,6 +132,7 @@ NAMES = {
     "propscope.mending.Mending": "propscope.records.remedy_trials.RemedyTrials",
     "propscope.mending.record.Mending": "propscope.records.remedy_trials.RemedyTrials",
     "propscope.mending.report.mending_text": "propscope.report.remedies.trials_text",
+    "propscope.networks.activations.Activation": "propscope.records.activations.Activation",
     "propscope.networks.randomness.stream": "propscope.networks.randomness.seeded_generator",
     "propscope.networks.stream": "propscope.networks.seeded_generator",
     "propscope.plots.callouts.Callout": "propscope.plots.map_labels.MapLabel",
@@ -151,6 +147,11 @@ NAMES = {
     "propscope.plots.tracks.site_track": "propscope.plots.depth_series.site_series",
     "propscope.plots.tracks.weight_track": "propscope.plots.depth_series.weight_series",
     "propscope.results.gains.place_of": "propscope.records.gains.name_pattern",
+    "propscope.results.precision.precision_table": "propscope.report.precision.precision_table",
+    "propscope.results.table.number": "propscope.records.numerals.number",
+    "propscope.results.table.percent": "propscope.records.numerals.percent",
+    "propscope.results.verdict.GRID_NOTE": "propscope.report.profile_tables.GRID_NOTE",
+    "propscope.theory.fixed_points.Stability": "propscope.records.theory.Stability",
 }
 
 # Old object that has no successor -> why, and what to use. `from module import name` shows the reason as a warning.
