@@ -9,15 +9,18 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import get_args
 
 from propscope.diagnosis.rules import RULES
-from propscope.records.finding import Diagnosis, Finding
+from propscope.records.finding import Diagnosis, Finding, Kind
 from propscope.records.network import Label, NetworkProfile
 from propscope.records.numerals import number, percent
 
 _LISTED = 3
 # Kinds that say little without the direction of the signal.
 DIRECTED = ("exploding", "vanishing", "non-finite")
+# Kinds that say nothing is wrong yet.
+_NOTES = ("precision", "insufficient evidence")
 
 
 def faults(diagnosis: Diagnosis) -> tuple[Finding, ...]:
@@ -135,7 +138,7 @@ def verdict_line(diagnosis: Diagnosis, *, numbered: bool = True) -> str:
 
 def checked() -> str:
     """Return what a healthy network was checked for."""
-    return f"no problem found (checked for {', '.join(rule.name for rule in RULES if not rule.notes_only)})"
+    return f"no problem found (checked for {', '.join(kind for kind in get_args(Kind) if kind not in _NOTES)})"
 
 
 def verdict_lines(profile: NetworkProfile, diagnosis: Diagnosis) -> tuple[str, ...]:
