@@ -1,4 +1,4 @@
-"""What is seen: statistics of one tensor, the recorder and its hooks, the one-call profiler."""
+"""Measures a network as it runs: statistics of one tensor, the recorder and its hooks, `profile` and `track`."""
 
 from propscope.measure.profiler import profile, summary, track
 from propscope.measure.recorder import Recorder

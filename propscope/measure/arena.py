@@ -1,4 +1,4 @@
-"""Memory for what is accumulated, apart from that of the model.
+"""Memory for accumulators, kept apart from the memory of the model.
 
 A few kilobytes for each tensor that is watched, taken from the process's heap in the middle of a forward pass, would
 lie between activations of megabytes, and keep the room that these leave from being joined again: measured on a GPT-2

@@ -15,9 +15,10 @@ _ROWS = 16
 
 
 def row_entropy(weights: Tensor) -> Tensor:
-    """Return the mean entropy, in nats, of rows of probabilities on the last axis, a 0-d tensor; of at most 1024 rows.
+    """Return the mean entropy -sum(p ln p), in nats, of at most 1024 rows of probabilities p, a 0-d tensor.
 
-    ln(keys) when attention is spread evenly, 0 when each query sees one key.
+    The rows lie on the last axis. The entropy is ln(keys) when attention is spread evenly, and 0 when each query
+    attends to one key.
     """
     rows = weights.reshape(-1, weights.shape[-1])
     rows = rows[:: -(-len(rows) // 1024)]

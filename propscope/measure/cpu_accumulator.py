@@ -1,4 +1,4 @@
-"""`CpuAccumulator`: accumulates the summary of one place's CPU tensors.
+"""`CpuAccumulator`: accumulates the summary of one site's CPU tensors.
 
 On the CPU a look at a result is a memory read, so the path may depend on the data: nearly every tensor takes the short
 one. `DeviceAccumulator` is its twin for accelerators, where a look would stop the queue.
@@ -65,9 +65,9 @@ class CpuAccumulator:
         *,
         products: bool = False,
     ) -> NDArray[np.float32] | None:
-        """Take a CPU tensor in, and in the same pass its `units`, when it has any.
+        """Add a CPU tensor, and in the same pass its `units` where it has any.
 
-        Returns the inner products of `sampling.gram` where they were asked for and are to be had in the same pass.
+        With `products` it returns the inner products of `geometry.gram`, None where one pass cannot give them.
         """
         count = tensor.numel()
         if not count:
@@ -98,10 +98,10 @@ class CpuAccumulator:
         return plan.products if is_safe(last_product) else None
 
     def add_same_shape(self, tensor: Tensor) -> float | None:
-        """Take in a tensor like the last one, the short way; return None, and do nothing, where it is another.
+        """Add a tensor of the same shape and dtype as the last one by the short path; else return None and add nothing.
 
-        Where inner products were asked for, they are in the array that `add` returned for the first one; what comes
-        back is the last of them, else 1. If that is not `sampling.is_safe`, the next one goes the long way again.
+        Returns the last inner product, 1 without `products`; the others are in the array that `add` returned. A product
+        that is not `geometry.is_safe` sends the next tensor through `add` again.
         """
         plan, units = self._plan, self._units
         if plan is None or self._room < self._sampled or (units is not None and units.undecided):
@@ -132,7 +132,7 @@ class CpuAccumulator:
                 state.bins += counts
 
     def add_zeros(self, count: int) -> None:
-        """Take in `count` zeros that are not stored, as in a sparse gradient."""
+        """Add `count` zeros that a sparse gradient does not store."""
         if not count:
             return
         self.add(torch.zeros(1, device="cpu").expand(count))
@@ -165,7 +165,7 @@ def _as_float32(sample: Tensor) -> NDArray[np.float32]:
 
 
 def _settle(counts: NDArray[np.int64], values: NDArray[np.float32], *, clean: bool) -> None:
-    """Part zero from the smallest subnormals and Inf from NaN, which share the top twelve bits; in place."""
+    """Separate zero from the smallest subnormals, and Inf from NaN, which share the top twelve bits; in place."""
     if counts[ZERO] or counts[_NEGATIVE_ZERO]:
         zeros = values.size - np.count_nonzero(values)
         if zeros == counts[ZERO] + counts[_NEGATIVE_ZERO]:

@@ -1,4 +1,4 @@
-"""`DeviceAccumulator`: accumulates the summary of one place's tensors on any device, without ever waiting for it.
+"""`DeviceAccumulator`: accumulates the summary of one site's tensors on any device without waiting for it.
 
 Nothing here looks at a value: every branch is on shapes and types. Masking, scaling and centring are done for every
 tensor alike, and the results stay on the device until `summary()`.
@@ -43,7 +43,7 @@ class DeviceAccumulator:
         *,
         products: bool = False,
     ) -> None:
-        """Take a detached tensor in, and its `units`, when it has any; `products` are not had in the same pass."""
+        """Add a detached tensor, and its `units` where it has any; returns no products."""
         if units is not None:
             units.see(tensor, unit_axis)
         flat = flatten(tensor)
@@ -63,7 +63,7 @@ class DeviceAccumulator:
         self._counts = counts if self._counts is None else self._counts + counts
 
     def add_zeros(self, count: int) -> None:
-        """Take in `count` zeros that are not stored, as in a sparse gradient."""
+        """Add `count` zeros that a sparse gradient does not store."""
         if count:
             device = self._pending[0].device if self._pending else torch.device("cpu")
             self.add(torch.zeros(1, device=device).expand(count).contiguous())
@@ -99,7 +99,7 @@ def _moments_row(flat: Tensor) -> Tensor:
 
 
 def _fold(rows: Tensor) -> Tensor:
-    """Return many rows of `_moments_row` as one; the merge of `merge_moments`, for a whole column at once."""
+    """Merge many rows of `_moments_row` into one, by the formula of `merge_moments`."""
     counts = rows[:, 0]
     total = counts.sum()
     share = counts / total.clamp(min=1)

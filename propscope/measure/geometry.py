@@ -37,7 +37,7 @@ def sample_rows(tensor: Tensor, unit_axis: int) -> Tensor | None:
 
 
 def rows_in_memory(tensor: Tensor, unit_axis: int) -> kernel.Rows | None:
-    """Return the same samples as `sample_rows` by where they lie in memory, features in any order.
+    """Return where the samples of `sample_rows` lie in memory, with their features in any order.
 
     None where there are not two samples, or one does not lie in one piece.
     """
@@ -67,15 +67,15 @@ def _units_last(tensor: Tensor, unit_axis: int) -> bool:
 
 
 def _spread(features: int) -> tuple[int, int]:
-    """Return how many runs of 16 features are taken, and how far apart they start: oddly, as widths are even."""
+    """Return the number of runs of 16 features and the distance of their starts, odd because widths are even."""
     blocks = GEOMETRY_FEATURES // _RUN
     return blocks, max(((features - _RUN) // (blocks - 1) - 1) | 1, _RUN)
 
 
 def is_safe(last_product: float) -> bool:
-    """Return whether inner products are within float32's range, judged by one of a vector with itself.
+    """Return whether inner products lie within float32's range, judged by the last vector's product with itself.
 
-    It speaks for the whole: rows of one layer differ by less than the ten decades of margin.
+    One is enough: the rows of one layer differ by less than the ten decades of margin.
     """
     return _SAFE[0] < abs(last_product) < _SAFE[1]
 

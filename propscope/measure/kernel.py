@@ -50,7 +50,7 @@ class Rows(NamedTuple):
 
 
 def memory_order(tensor: Tensor) -> list[int] | None:
-    """Return the axes from the outermost in memory to the innermost; None where elements do not lie in one piece."""
+    """Return the axes from the outermost in memory to the innermost; None where the elements leave gaps or overlap."""
     axes = range(tensor.dim())
     if tensor.is_contiguous():
         return list(axes)
@@ -59,7 +59,7 @@ def memory_order(tensor: Tensor) -> list[int] | None:
 
 
 class State:
-    """Where the kernel accumulates tensors: their moments and, if `bins`, the counts of `LogHistogram`'s bins."""
+    """What the kernel adds to: the moments of tensors and, with `bins`, the counts of `LogHistogram`'s bins."""
 
     __slots__ = ("bins", "cells", "figures")
 
@@ -105,7 +105,7 @@ def _state(figures: NDArray[np.float64], bins: NDArray[np.int32]) -> State:
 
 
 def can_read(tensor: Tensor) -> bool:
-    """Return whether the kernel takes this tensor: CPU memory that is there, of any dtype but float64."""
+    """Return whether the kernel can read this tensor: strided CPU memory of any floating dtype but float64."""
     return (
         AVAILABLE
         and tensor.is_cpu
@@ -165,7 +165,7 @@ class Plan:
         return type(None), ()
 
     def fits(self, tensor: Tensor) -> bool:
-        """Return whether a tensor is like the one that this was made for."""
+        """Return whether a tensor has the shape, strides and dtype of the plan."""
         return (
             tensor.shape == self._shape
             and tensor.dtype is self._dtype
@@ -176,7 +176,7 @@ class Plan:
         )
 
     def run(self, tensor: Tensor) -> float:
-        """See all elements; return the last of the inner products, 1 where there are none."""
+        """Add all elements to the state; return the last inner product, 1 without `rows`."""
         if self._convert:
             tensor = tensor.float()
         if self._copy:

@@ -12,7 +12,7 @@ from propscope.checks import number
 
 
 def unscaling(loss_scale: Any) -> Callable[[Tensor], Tensor] | None:
-    """Return a function that divides a gradient by the scale of the loss, in float32 at least; None for no scale.
+    """Return a function that divides a gradient by the scale of the loss in float32 or wider; None without a scale.
 
     `loss_scale`: a positive number, or a `GradScaler`, whose scale is read on its device at each gradient. Raises
     `InputError` for anything else.

@@ -24,7 +24,7 @@ class ParameterAccumulator:
         self._gradient: CpuAccumulator | DeviceAccumulator | None = None
 
     def see_gradient(self, gradient: Tensor) -> None:
-        """Take in the gradient of one backward pass; the zeros that a sparse one leaves out count as zeros."""
+        """Add the gradient of one backward pass; zeros that a sparse gradient does not store count as zeros."""
         seen = self._gradient
         if seen.__class__ is CpuAccumulator and seen.add_same_shape(gradient) is not None:
             return
@@ -47,7 +47,7 @@ class ParameterAccumulator:
 
     @property
     def why_no_gradient(self) -> str:
-        """Why none was seen."""
+        """The reason that no gradient was seen."""
         if self._was_frozen:
             return "frozen: requires_grad was False when tracking began"
         return "no gradient reached it"

@@ -1,4 +1,4 @@
-"""Where a nonlinearity is flat, by its own derivative, whatever the nonlinearity.
+"""Where a nonlinearity is flat, by its own derivative.
 
 A value z is flat when abs(phi'(z)) < eps * max abs(phi'), with eps = sech^2(2) = 0.0707: abs(z) > 2 for tanh and
 abs(z) > 4 for sigmoid follow from the one rule. The derivative is evaluated once, at the centre of every bin of the
@@ -122,7 +122,7 @@ _DETERMINED: dict[object, FlatRegion | None] = {}
 
 
 class FlatRegions:
-    """The flat region of each kind of nonlinearity met, computed once a kind; None where no derivative can be had."""
+    """The flat region of each nonlinearity, computed once for each kind; None where it has no derivative."""
 
     def __init__(self) -> None:
         # By identity, for as long as the recorder knows the module.
@@ -153,7 +153,7 @@ class FlatRegions:
 
 
 def _determining(module: nn.Module) -> object | None:
-    """Return what determines a module without parameters; None for the others."""
+    """Return the class and public attributes of a module without parameters, as a key; None for other modules."""
     if next(module.parameters(), None) is not None:
         return None
     public = [(name, vars(module)[name]) for name in sorted(vars(module)) if name[0] != "_" and name != "training"]

@@ -1,4 +1,4 @@
-"""`TensorIdentity`: which tensors of the present forward pass are sites already, without keeping any of them alive."""
+"""`TensorIdentity`: tells which tensors of the present forward pass are sites already, without keeping them alive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs a model and leaves it, and the generators of random numbers, as they were."""
+"""`undisturbed`: a block that leaves a model and the random generators as they were."""
 
 from __future__ import annotations
 

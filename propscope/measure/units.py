@@ -1,4 +1,4 @@
-"""Figures of a site's units over every sample seen: which are dead, and which compute the same thing.
+"""Which units of a site are dead, and which compute the same thing, over all samples.
 
 On the CPU both follow from each unit's smallest and largest pre-activation, which give the tensor's extremes too; the
 tensor itself is looked at only for the few units where those leave it open. On other devices nothing may be read
@@ -54,7 +54,7 @@ class CpuUnits:
         self._high: NDArray[np.floating] = np.empty(0)
 
     def see(self, tensor: Tensor, unit_axis: int) -> tuple[float, float]:
-        """Take in the units' values, return the extremes; call `mark_preactivation` next before a nonlinearity."""
+        """Add a tensor and return its extremes; call `mark_preactivation` next where a nonlinearity follows."""
         if kernel.can_read(tensor):
             state = kernel.State(bins=False)
             kernel.Plan(tensor, state, unit_axis=unit_axis, extremes=self.extremes).run(tensor)
@@ -87,7 +87,7 @@ class CpuUnits:
         return self._group is not None
 
     def compare(self, tensor: Tensor, unit_axis: int) -> None:
-        """Tell units apart by the extremes that were written, and where these are equal by the values."""
+        """Tell units apart by the extremes just written, and by their values where these are equal."""
         if self._group is None:
             return
         if kernel.all_differ(self.extremes):
@@ -116,7 +116,7 @@ class CpuUnits:
             self._alive[unsure] = ~region.is_flat(columns).all(axis=0)
 
     def _part(self, tensor: Tensor, unit_axis: int) -> None:
-        """Part the groups of units that were equal so far by the new extremes, then by the values themselves."""
+        """Split the groups of units that were equal so far, by the new extremes and then by the values."""
         group = _classes(self._high, self._low, *([] if self._group is None else [self._group]))
         shared = np.flatnonzero(np.bincount(group)[group] > 1)
         if shared.size:
@@ -141,7 +141,7 @@ class CpuUnits:
 
 
 class DeviceUnits:
-    """The same on a device that must not be waited for."""
+    """Accumulates the unit figures of one site on another device, without waiting for it."""
 
     __slots__ = ("_alive", "_hash", "units")
 
@@ -151,7 +151,7 @@ class DeviceUnits:
         self._hash: Tensor | None = None
 
     def see(self, tensor: Tensor, unit_axis: int) -> None:
-        """Take in the units' values."""
+        """Add a tensor."""
         columns = unit_columns(tensor, unit_axis)
         new = hash_columns(columns.float())
         self._hash = new if self._hash is None else self._hash * 31 + new

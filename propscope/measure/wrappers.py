@@ -1,4 +1,4 @@
-"""Compiled and parallel wrappers: what is inside them, and how to see it run."""
+"""Compiled and parallel wrappers: the model inside them, and how its hooks are made to run."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def is_compiled(model: nn.Module) -> bool:
 
 @contextmanager
 def seen_in_full(model: nn.Module) -> Iterator[tuple[CoverageNote, ...]]:
-    """Switch off what would run past the hooks, restore it at the end, and yield notes of what was switched off."""
+    """Switch off what bypasses hooks, yield notes of what was switched off, and restore it at the end."""
     notes = []
     with ExitStack() as stack:
         # Compiled functions that the model calls would be traced together with the hooks. Where torch has not

@@ -44,7 +44,7 @@ def exact_spectra(
 
 
 def singular_values(matrices: Tensor) -> Floats:
-    """Return the singular values of each of (n, outputs, inputs) matrices in float64; NaN for one not finite."""
+    """Return the singular values of (n, outputs, inputs) matrices in float64, NaN for a matrix that is not finite."""
     wide = matrices.detach().to("cpu", torch.float64)
     finite = torch.isfinite(wide).all(dim=(1, 2))
     values = torch.full((len(wide), min(wide.shape[1:])), torch.nan, dtype=torch.float64)
@@ -54,7 +54,7 @@ def singular_values(matrices: Tensor) -> Floats:
 
 
 def _groups(inputs: Inputs, samples: int, at_once: int, *, coupled: bool) -> Iterator[tuple[Inputs, slice]]:
-    """Yield the inputs of a pass and which of its rows are differentiated."""
+    """Yield, for each pass, its inputs and the rows of them that are differentiated."""
     for start in range(0, samples, at_once):
         rows = slice(start, min(start + at_once, samples))
         yield (inputs, rows) if coupled else (inputs.samples(rows), slice(None))
@@ -90,7 +90,7 @@ def _forward_mode(prefixes: Prefixes, sizes: Mapping[str, int], rows: slice) -> 
 
 
 def _agrees(prefixes: Prefixes, jacobians: Mapping[str, Tensor], rows: slice) -> bool:
-    """Return whether J^T u is what a backward pass gives, for a random u at each site."""
+    """Return whether J^T u equals what a backward pass gives, for a random u at each site."""
     x = prefixes.inputs.tensor.detach().requires_grad_()
     generator = torch.Generator().manual_seed(0)
     with prefixes.prepared():
@@ -128,7 +128,7 @@ def _pulled_back(value: Tensor, x: Tensor, rows: slice) -> Tensor:
 
 
 def _basis(size: int, like: Tensor, *, at_once: int) -> Iterator[Tensor]:
-    """Yield the unit vectors of that many dimensions, some at a time, shape (n, size)."""
+    """Yield the unit vectors of `size` dimensions, at most `at_once` at a time, shape (n, size)."""
     at_once = max(1, min(size, at_once))
     for start in range(0, size, at_once):
         count = min(at_once, size - start)

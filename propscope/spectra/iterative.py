@@ -86,7 +86,7 @@ class Products:
 
 
 def _gradients(of: Tensor, by: Tensor, directions: Tensor) -> Tensor:
-    """Return the gradient for each direction: all in one pass where the model allows it."""
+    """Return the gradient for each direction, in one pass where the model allows it."""
     if len(directions) > 1:
         # torch states no type for what a transform cannot do.
         with suppress(RuntimeError, NotImplementedError):
@@ -142,7 +142,7 @@ def _products(value: Tensor, x: Tensor, key: str, *, samples: int, coupled: bool
 
 
 def _are_transposed(products: Products, samples: int, tolerance: float) -> bool:
-    """Return whether u (J v) is (J^T u) v: a backward pass that leaves no graph would give a J of zeros."""
+    """Return whether u (J v) equals (J^T u) v; a backward pass that leaves no graph would give J = 0."""
     generator = np.random.default_rng(0)
     u, v = (generator.standard_normal((1, samples, size)) for size in products.shape)
     with np.errstate(all="ignore"):
@@ -157,7 +157,7 @@ def _length(vectors: Floats) -> Floats:
 
 
 def density_of(products: Products, *, samples: int, probes: int, seed: int, steps: int = STEPS) -> Density:
-    """Return the density from `probes` random vectors a sample, drawn from N(0, 1) with `seed`, and so many steps."""
+    """Return the density from `steps` steps on each of `probes` random vectors a sample, N(0, 1) drawn with `seed`."""
     outputs, features = products.shape
     # Started on the smaller side, the zeros that the larger one has of necessity are no part of the spectrum.
     forward, backward = (
@@ -206,7 +206,7 @@ def _bidiagonalize(forward: Product, backward: Product, start: Floats, steps: in
 
 
 def _unit(vectors: Floats, beside: Floats | float = 0.0) -> tuple[Floats, Floats]:
-    """Return vectors of length 1 and their lengths before; those within rounding of 0, `beside` others, are 0."""
+    """Return the vectors divided by their lengths, and the lengths; lengths up to 1e-13 `beside` count as 0."""
     lengths = _length(vectors)
     lengths = np.where(lengths <= 1e-13 * beside, 0.0, lengths)
     scaled = vectors / np.where(lengths == 0, 1.0, lengths)[..., None]

@@ -122,7 +122,7 @@ class _Tap:
         return _TappedSite(self, tensor, **what)
 
     def see(self, key: str, tensor: Tensor) -> None:
-        """Take in the tensor of a site."""
+        """Keep the tensor of a site."""
         if self._wanted is None or key in self._wanted:
             # An operation in place behind the site would change the tensor.
             self.values[key] = tensor.clone()
@@ -134,7 +134,7 @@ class _Tap:
         return tuple(self._seen)
 
     def key_of(self, tensor: Tensor) -> str | None:
-        """Return the site that a tensor, as it is now, is; None when it is none."""
+        """Return the key of the site that a tensor is; None for another tensor, or one changed in place since."""
         now = version_of(tensor)
         return next((key for key, (seen, version) in self._seen.items() if seen() is tensor and version == now), None)
 
@@ -156,8 +156,10 @@ def _tapped(model: nn.Module, tap: _Tap, kept: Filter) -> Recorder:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One forward pass: the `values` at the sites by key, the profile that names them (`keys` in its order), and the
-    key of the site that is the model's `output`, None when it is none."""
+    """One forward pass: the `values` at the sites by key, and the profile of the sites, whose keys are `keys`.
+
+    `output`: the key of the site that is the model's output, None where no site is.
+    """
 
     values: dict[str, Tensor]
     profile: NetworkProfile
@@ -175,7 +177,7 @@ class Prefixes:
 
     @contextmanager
     def prepared(self) -> Iterator[None]:
-        """Within it, what runs leave behind in the model and the generators is undone at the end."""
+        """Restore the model and the random generators at the end of the block."""
         # What torch's fused attention computes has no second derivative, and none forward.
         with undisturbed(self.model), _untracked(self.model), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="There is a performance drop")
@@ -228,7 +230,7 @@ class Survey:
 
 
 def survey_of(prefixes: Prefixes, samples: int, *, chosen: bool, seed: int) -> Survey:
-    """Run the model once to see what sites there are, which depend on the input, and whether samples are coupled.
+    """Run the model once and return its sites that depend on the input, and whether samples are coupled.
 
     Raises `InputError` when the model rejects its input, and when no site is left.
     """
@@ -289,7 +291,7 @@ def _wanted(run: Run, chosen: bool) -> dict[str, Site]:
 
 
 def _reach(value: Tensor, x: Tensor, samples: int, seed: int) -> tuple[str, bool]:
-    """Return why a site has no Jacobian, "" when it has one, and whether its samples depend on other rows of x."""
+    """Return why a site has no Jacobian ("" when it has one), and whether its samples depend on other rows of x."""
     if value.dim() == 0 or len(value) != len(x):
         return f"its shape {tuple(value.shape)} has no row for each of the {len(x)} samples", False
     if value.is_complex():

@@ -1,4 +1,4 @@
-"""What a site carries of its Jacobian's singular values, from the values themselves or from their density."""
+"""The figures that a site records of its Jacobian's singular values, from the values or from their density."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def of_values(values: Floats, *, eps: float) -> Spectrum:
 
 
 def of_density(density: Density, *, eps: float) -> Spectrum:
-    """Return the figures of a density: estimates but for the largest, without the smallest and the condition."""
+    """Return the figures of a density: the largest value, estimates of the rest, no smallest value and no condition."""
     finite, probes = density.finite, density.nodes.shape[1]
     nodes, weights = density.nodes[finite], density.weights[finite]
     largest = nodes.max(axis=(1, 2), initial=0.0, keepdims=True)
@@ -98,7 +98,7 @@ def _notes(finite: NDArray[np.bool_]) -> tuple[str, ...]:
 
 
 def _histogram(nodes: Floats, weight: Floats, missing: int) -> LogHistogram:
-    """Return the histogram of whole numbers nearest to the weights, with their sum: largest remainders first."""
+    """Return a histogram of the weights, rounded to whole numbers with the same sum by the largest remainders."""
     dense = np.bincount(bin_codes(nodes).ravel(), weights=weight.ravel(), minlength=BIN_COUNT)
     counts = np.floor(dense)
     left = round(dense.sum() - counts.sum())
