@@ -106,3 +106,29 @@ def test_public_names_exist():
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         propscope.nonsense  # noqa: B018
     assert set(propscope.__all__) <= set(dir(propscope))
+
+
+def spec_readers():
+    """The modules that read a stored spec: `.spec` that is not called, or by name, or through `read_spec`."""
+    direct, through = set(), set()
+    for path in modules():
+        tree = ast.parse(path.read_text())
+        called = {node.func for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        where = path.relative_to(PACKAGE).as_posix()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node.attr == "spec" and node not in called:
+                direct.add(where)
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("getattr", "attrgetter", "itemgetter"):
+                direct |= {where for each in node.args if isinstance(each, ast.Constant) and each.value == "spec"}
+            if isinstance(node, ast.Subscript) and getattr(node.slice, "value", None) == "spec":
+                direct.add(where)
+            if isinstance(node, ast.ImportFrom) and "read_spec" in {alias.name for alias in node.names}:
+                through.add(where)
+    return direct, through
+
+
+def test_one_function_reads_a_stored_spec_and_one_makes_a_network_of_it():
+    direct, through = spec_readers()
+    assert direct == {"records/stored_spec.py"}, "a spec from a file is data: read it with records.stored_spec"
+    # Comparing what two specs say, and adding to a spec that was just written, import and open nothing.
+    assert through == {"remedies/rebuild.py", "diagnosis/compare.py", "experiments/profiling.py"}

@@ -24,6 +24,10 @@ def diagnose(
     verify: Annotated[
         bool, typer.Option("--verify", help="Build each unhealthy network again with each remedy, until one helps.")
     ] = False,
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", help="With --verify: import and open what the file names. Only for files of your own."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Explain what is wrong with the networks of a result file, worst first: where, why, and what to change.
@@ -41,33 +45,44 @@ def diagnose(
         raise InputError(f"{file} holds training runs, not profiles", hint=f"propscope show {file} prints them")
     if not len(profiles):
         raise InputError(f"{file} holds no profiles", hint="propscope profile --output FILE writes profiles")
+    if trust and not verify:
+        raise InputError("--trust is for --verify only", hint="propscope diagnose FILE imports nothing")
     diagnosis = judge(profiles)
     if not json:
         write(diagnosis_text(diagnosis))
         if verify:
-            _verify(profiles, diagnosis)
+            _verify(profiles, diagnosis, trust)
         return
     documents = network_documents(diagnosis)
     if verify:
-        from propscope.remedies import verify as verified
+        from propscope.remedies.rebuild import verified
 
-        tried = {frozenset(trials.labels.items()): trials for trials in verified(profiles)}
+        _say_what_is_trusted(profiles, trust)
+        tried = {frozenset(trials.labels.items()): trials for trials in verified(profiles, trust=trust)}
         for network, document in zip(diagnosis.networks or (diagnosis,), documents, strict=True):
             found = tried.get(frozenset(network.labels.items()))
             document["mending"] = None if found is None else trials_document(found)
     print_json(documents)
 
 
-def _verify(profiles: ProfileSet, diagnosis: Diagnosis) -> None:
+def _say_what_is_trusted(profiles: ProfileSet, trust: bool) -> None:
+    from propscope.remedies.rebuild import names_outside
+
+    for name in names_outside(profiles) if trust else ():
+        print(f"trusted: the file names {name}, which is imported or opened now", file=sys.stderr, flush=True)
+
+
+def _verify(profiles: ProfileSet, diagnosis: Diagnosis, trust: bool) -> None:
     """Print what was tried for each network as soon as it is known."""
     from propscope.remedies.rebuild import verified
     from propscope.report.remedies import trials_text
     from propscope.report.terminal import write
 
+    _say_what_is_trusted(profiles, trust)
     print("\nverified: each network was made again with its remedy, the same seeds and input, and judged", flush=True)
     among = [network.labels for network in diagnosis.networks]
     helped = count = 0
-    for trials in verified(profiles):
+    for trials in verified(profiles, trust=trust):
         write(f"\n{trials_text(trials, among)}")
         sys.stdout.flush()
         count += 1

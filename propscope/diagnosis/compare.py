@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from propscope.errors import InputError
 from propscope.records.network import DIRECTIONS, Direction, Floats, Label, NetworkProfile, Site
 from propscope.records.numerals import number
 from propscope.records.profile_set import ProfileSet
+from propscope.records.stored_spec import read_spec
 
 # Differences below 1% come from thread counts, kernels and versions, and do not affect training.
 TOLERANCE = 0.01
@@ -337,7 +337,7 @@ def _alone(before: tuple[NetworkProfile, ...], after: tuple[NetworkProfile, ...]
 def _measured_differently(match: Match) -> Iterator[str]:
     """Yield each difference in how the two sides were measured, which may be the reason for a move."""
     old, new = match.before[0], match.after[0]
-    then, now = _spec(old), _spec(new)
+    then, now = read_spec(old.provenance), read_spec(new.provenance)
     # Files from another program do not say how they were measured.
     for name in sorted(then.keys() | now.keys() if then and now else ()):
         if name not in _OF_THE_NETWORK and then.get(name) != now.get(name):
@@ -352,14 +352,6 @@ def _measured_differently(match: Match) -> Iterator[str]:
         ]
         if seen == [False, True]:
             yield f"the baseline has no {direction} signal, so it is not compared"
-
-
-def _spec(profile: NetworkProfile) -> dict[str, object]:
-    try:
-        held = json.loads(profile.provenance.spec)
-    except ValueError:
-        return {}
-    return held if isinstance(held, dict) else {}
 
 
 def _spelled(keys: Mapping[_Key, object]) -> str:

@@ -36,6 +36,8 @@ Loss = Literal["cotangent", "mse", "cross-entropy"]
 LOSSES = ("cotangent", "mse", "cross-entropy")
 RANDOM_CLASSES = 10
 JACOBIAN_SAMPLES = 4
+# What the modules of one layer take at least beside their parameters.
+_MODULE_BYTES = 4096
 
 _DTYPES = {
     "float32": torch.float32,
@@ -148,14 +150,17 @@ class Grid:
         """Refuse a network that cannot fit, for which the system would end the process."""
         if torch.device(self.device).type != "cpu" or not hasattr(os, "sysconf"):
             return
-        units = network.width * network.depth if isinstance(network.width, int) else sum(network.widths)
-        values = self.batch * (units * 2 + (network.input_size or 0))
-        needed = values * self.torch_dtype.itemsize + 2 * network.parameter_bytes(self.torch_dtype)
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        # Modules take memory of their own, and a taper of a billion layers must not cost a tuple of a billion widths.
+        needed = network.depth * _MODULE_BYTES
+        if needed <= total:
+            units = network.width * network.depth if isinstance(network.width, int) else sum(network.widths)
+            values = self.batch * (units * 2 + (network.input_size or 0) + (network.output_size or 0))
+            needed += values * self.torch_dtype.itemsize + 2 * network.parameter_bytes(self.torch_dtype)
         if needed > total:
             raise InputError(
-                f"depth {network.depth}, width {network.width_label}, batch {self.batch} need {needed / 1e9:,.1f} GB; "
-                f"this machine has {total / 1e9:.1f} GB",
+                f"depth {network.depth}, width {network.width_label}, batch {self.batch} need "
+                f"{min(needed, 10**30) / 1e9:,.1f} GB; this machine has {total / 1e9:.1f} GB",
                 hint="choose a smaller width, depth or batch",
             )
 

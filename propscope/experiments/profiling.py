@@ -27,6 +27,7 @@ from propscope.networks import (
 )
 from propscope.records.network import NetworkProfile, Site
 from propscope.records.profile_set import ProfileSet
+from propscope.records.stored_spec import read_spec
 from propscope.spectra.jacobian import jacobian
 from propscope.theory.initialization import critical_initializer
 
@@ -179,7 +180,7 @@ def _with_jacobian(profile: NetworkProfile, net: MLP, x: Tensor, *, samples: int
     wide = None if x.device.type == "mps" else torch.float64
     found = jacobian(net, x, samples=samples, dtype=wide, seed=seed)
     taken = {site.name: site for site in found.sites}
-    spec = json.loads(profile.provenance.spec) | json.loads(found.provenance.spec)
+    spec = read_spec(profile.provenance) | read_spec(found.provenance)
     return replace(
         profile,
         sites=tuple(_merged(site, taken.get(site.name)) for site in profile.sites),

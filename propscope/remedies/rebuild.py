@@ -2,43 +2,64 @@
 
 from __future__ import annotations
 
-import json
+import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import fields
 from typing import Any
 
 from propscope.diagnosis import diagnose
 from propscope.errors import InputError, PropscopeError
-from propscope.experiments import make_grid, run
+from propscope.experiments import Grid, make_grid, run
+from propscope.networks import MLPSpec, parse_input, parse_spec
 from propscope.records.finding import Remedy
 from propscope.records.interval import geometric_interval
-from propscope.records.network import NetworkProfile
 from propscope.records.profile_set import ProfileSet
 from propscope.records.remedy_trials import RemedyTrials, State, Trial
+from propscope.records.stored_spec import read_spec
 from propscope.remedies.candidates import candidates
 
 _UNKNOWN = "its profile does not say how to build the network again: it is not a network of the grid"
 _RUN = ("batch", "input", "scale", "loss", "dtype", "device")
 
 
-def verify(profiles: ProfileSet) -> tuple[RemedyTrials, ...]:
+def verify(profiles: ProfileSet, *, trust: bool = False) -> tuple[RemedyTrials, ...]:
     """Return what helps each broken or strained network of a grid: built again with a remedy, profiled and diagnosed.
 
     Each network is built from the provenance of its profile, with the same seeds and input. Remedies are tried in the
     order of `candidates` until the network is healthy. A remedy that does not improve the verdict, or cannot be carried
-    out, is kept as a trial that did not help. Healthy networks are left out. Raises `InputError` for an empty set.
+    out, is kept as a trial that did not help. Healthy networks are left out.
+
+    The profiles may come from a stranger's file. A network whose spec names a callable to import, a file to read or a
+    device other than the CPU is not built, and its `reason` says so. With `trust` it is built, after a `UserWarning`
+    that lists these names: only for files of your own. Raises `InputError` for an empty set.
     """
-    return tuple(verified(profiles))
+    if trust and (names := names_outside(profiles)):
+        warnings.warn(f"verify imports or opens what the profiles name: {'; '.join(names)}", stacklevel=2)
+    return tuple(verified(profiles, trust=trust))
 
 
-def verified(profiles: ProfileSet) -> Iterator[RemedyTrials]:
-    """Yield what `verify` returns, network by network."""
+def verified(profiles: ProfileSet, *, trust: bool = False) -> Iterator[RemedyTrials]:
+    """Yield what `verify` returns, network by network; it does not warn."""
     diagnose(profiles)
     # The remedies of several networks often lead to the same one, which is profiled once.
     seen: dict[str, State | PropscopeError] = {}
     for members in profiles.groups("seed").values():
         before = state_of(members)
         if before.diagnosis.verdict != "healthy":
-            yield _tried_in_turn(members, before, seen)
+            yield _tried_in_turn(members, before, seen, trust)
+
+
+def names_outside(profiles: ProfileSet) -> tuple[str, ...]:
+    """Return what `verify` with `trust` would import or open for these profiles, such as "activation my_module:swish".
+
+    Each name stands once: callables, input files, and devices other than the CPU.
+    """
+    found: dict[str, None] = {}
+    for members in profiles.groups("seed").values():
+        asked = _arguments(members)
+        found |= dict.fromkeys(() if asked is None else _outside(asked))
+    return tuple(found)
 
 
 def state_of(members: ProfileSet) -> State:
@@ -50,25 +71,32 @@ def state_of(members: ProfileSet) -> State:
     return State(diagnose(members, notes=False), forward, backward)
 
 
-def _tried_in_turn(members: ProfileSet, before: State, seen: dict[str, State | PropscopeError]) -> RemedyTrials:
+def _tried_in_turn(
+    members: ProfileSet, before: State, seen: dict[str, State | PropscopeError], trust: bool
+) -> RemedyTrials:
     labels = before.diagnosis.labels
-    request = request_of(members)
+    try:
+        request = request_of(members, trust=trust)
+    except InputError as error:
+        return RemedyTrials(before, labels=labels, reason=f"{error}{error.hint and f'; {error.hint}'}")
     if request is None:
         return RemedyTrials(before, labels=labels, reason=_UNKNOWN)
     trials: list[Trial] = []
     for remedy in candidates(before.diagnosis, request):
-        trials.append(_tried(remedy, before, request, seen))
+        trials.append(_tried(remedy, before, request, seen, trust))
         if trials[-1].healed:
             break
     return RemedyTrials(before, tuple(trials), labels)
 
 
-def _tried(remedy: Remedy, before: State, request: Mapping[str, Any], seen: dict[str, State | PropscopeError]) -> Trial:
+def _tried(
+    remedy: Remedy, before: State, request: Mapping[str, Any], seen: dict[str, State | PropscopeError], trust: bool
+) -> Trial:
     asked = with_options(request, remedy.options)
     key = repr(sorted(asked.items()))
     if key not in seen:
         try:
-            seen[key] = state_of(rebuilt(asked))
+            seen[key] = state_of(rebuilt(asked, trust))
         except PropscopeError as error:
             seen[key] = error
     found = seen[key]
@@ -77,23 +105,43 @@ def _tried(remedy: Remedy, before: State, request: Mapping[str, Any], seen: dict
     return Trial(remedy, before, None, reason=str(found))
 
 
-def request_of(members: ProfileSet) -> dict[str, Any] | None:
-    """Return the arguments of `make_grid` for the network of these profiles, seeds included; None if unknown."""
+def request_of(members: ProfileSet, *, trust: bool = False) -> dict[str, Any] | None:
+    """Return the arguments of `make_grid` for the network of these profiles, seeds included; None if unknown.
+
+    The spec of a profile is data that may come from a stranger. Raises `InputError` where it names something to import
+    or to open and `trust` is false, where it asks for what `make_grid` refuses (a network that does not fit in memory
+    among it), and where it describes another network than the profile's labels do. Nothing is built.
+    """
+    request = _arguments(members)
+    if request is None:
+        return None
+    grid = _grid(request, trust)
+    for cell, profile in zip(grid.cells(), members, strict=False):
+        for name, value in cell.labels.items():
+            if (held := profile.labels.get(name)) != value:
+                raise InputError(f"the profile is labelled {name} {held}, but its spec says {name} {value}")
+    return request
+
+
+def _arguments(members: ProfileSet) -> dict[str, Any] | None:
+    """Return what the spec of these profiles asks for, as it stands there; None where it is no network of the grid."""
     first = members[0].provenance
+    spec = read_spec(first)
     try:
-        spec = json.loads(first.spec)
         network = dict(spec["network"])
         request = {name: spec[name] for name in _RUN}
         request |= {name: [network.pop(name)] for name in ("activation", "initializer", "depth")}
         width = network.pop("width")
     except (ValueError, KeyError, TypeError):
         return None
+    if network.keys() - {field.name for field in fields(MLPSpec)}:
+        return None
     if "input_size" not in members[0].labels:
         network["input_size"] = None
     # The variances of a critical point depend on input and activation: the label lets them be computed again.
     if str(label := members[0].labels.get("initializer", "")).startswith("critical"):
         request["initializer"] = [label]
-    seeds = [_seed(profile) for profile in members]
+    seeds = [read_spec(profile.provenance).get("seed", profile.provenance.seed) for profile in members]
     if None in seeds:
         return None
     limit = {"histogram_limit": first.histogram_limit} if first.histogram_limit else {}
@@ -106,9 +154,36 @@ def request_of(members: ProfileSet) -> dict[str, Any] | None:
     }
 
 
-def _seed(profile: NetworkProfile) -> int | None:
-    seed: int | None = json.loads(profile.provenance.spec).get("seed", profile.provenance.seed)
-    return seed
+def _outside(request: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a request names that propscope's own tables do not hold: callables, files, devices but the CPU.
+
+    A text that cannot be read at all is left to `make_grid`, which refuses it before it imports anything.
+    """
+    for what in ("activation", "initializer"):
+        for text in request[what]:
+            with suppress(InputError):
+                if not isinstance(text, str) or parse_spec(text, what).custom:
+                    yield f"{what} {text}"
+    with suppress(InputError):
+        if not isinstance(text := request["input"], str) or parse_input(text).source.name.startswith("."):
+            yield f"input {text}"
+    if request["device"] != "cpu":
+        yield f"device {request['device']}"
+
+
+def _grid(request: Mapping[str, Any], trust: bool) -> Grid:
+    """Return the grid of a request, checked before anything is imported, allocated or built."""
+    if not trust and (names := ", ".join(_outside(request))):
+        raise InputError(
+            f"its spec names {names}: a result file is data, and what it names is not imported or opened",
+            hint="if the file is your own, --trust (in Python: trust=True) allows it",
+        )
+    try:
+        return make_grid(**request)
+    except PropscopeError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError, MemoryError) as error:
+        raise InputError(f"the network cannot be built again: {error}") from error
 
 
 def with_options(request: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,9 +196,14 @@ def with_options(request: Mapping[str, Any], options: Mapping[str, Any]) -> dict
     return changed
 
 
-def rebuilt(request: Mapping[str, Any]) -> ProfileSet:
-    """Return the profiles that a request gives; raises `InputError` for a network that cannot be built."""
+def rebuilt(request: Mapping[str, Any], trust: bool = False) -> ProfileSet:
+    """Return the profiles that a request gives.
+
+    Raises `InputError` for a network that cannot be built, and for one that names what propscope's tables do not hold
+    unless `trust` is true.
+    """
+    grid = _grid(request, trust)
     try:
-        return ProfileSet.of(run(make_grid(**request)))
+        return ProfileSet.of(run(grid))
     except (TypeError, RuntimeError, MemoryError) as error:
         raise InputError(f"the network cannot be built again: {error}") from error

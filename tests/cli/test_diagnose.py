@@ -1,5 +1,6 @@
 """`propscope diagnose`: the words, the verified remedies, the document, and every file that is none."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,29 @@ def test_remedies_are_verified(command, deep):
     assert out.endswith("\n1 of 1 networks improved\n")
     healthy = command.fine("diagnose", deep, "--verify", "--act", "relu", "--init", "he_normal")
     assert healthy.endswith("\nnothing to fix: all networks are healthy\n")
+
+
+def test_what_a_file_names_is_imported_only_when_it_is_trusted(command, place):
+    (place / "own.py").write_text("import pathlib, torch\npathlib.Path('mark').touch()\nact = torch.relu\n")
+    profiles = profile_mlp(12, 32, initializer="normal:std=0.005", seeds=1, batch=32, histogram_limit=64)
+    (one,) = profiles
+    spec = one.provenance.spec.replace('"relu"', '"own:act"')
+    strange = dataclasses.replace(one, provenance=dataclasses.replace(one.provenance, spec=spec))
+    save("strange.h5", strange)
+    out = " ".join(command.fine("diagnose", "strange.h5", "--verify").split())
+    assert "broken" in out
+    assert "not tried its spec names activation own:act" in out
+    assert "--trust" in out
+    assert command("diagnose", "strange.h5", "--verify", "--json").document[0]["mending"]["trials"] == []
+    assert not (place / "mark").exists()
+    save("own.h5", dataclasses.replace(strange, labels={**one.labels, "activation": "own:act"}))
+    for flags in ((), ("--json",)):
+        outcome = command("diagnose", "own.h5", "--verify", "--trust", *flags)
+        assert outcome.code == 0
+        assert outcome.err == "trusted: the file names activation own:act, which is imported or opened now\n"
+        assert "healthy" in outcome.out
+    assert (place / "mark").exists()
+    assert not command("diagnose", "own.h5", "--trust").missing("--trust --verify")
 
 
 def test_the_document(command, deep):

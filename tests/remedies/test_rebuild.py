@@ -1,10 +1,13 @@
 """Networks of the grid made again with remedies: which, in which order, and with what came of it."""
 
 import json
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+import propscope
 from propscope.diagnosis import diagnose
 from propscope.errors import InputError
 from propscope.experiments import profile_mlp
@@ -12,8 +15,9 @@ from propscope.records import Diagnosis, Finding, NetworkProfile, ProfileSet, Re
 from propscope.records.activations import NORMED_SUMS
 from propscope.remedies import RemedyTrials, State, Trial, verify
 from propscope.remedies.candidates import candidates
-from propscope.remedies.rebuild import rebuilt, request_of, with_options
+from propscope.remedies.rebuild import names_outside, rebuilt, request_of, with_options
 from propscope.report.remedies import outcome, trials_text
+from propscope.store import load
 
 BROKEN = Diagnosis((Finding("vanishing", "broken", ("a",), "fades", "small", direction="backward"),))
 STRAINED = Diagnosis((replace(BROKEN.findings[0], severity="strained"),))
@@ -137,15 +141,164 @@ def test_a_network_that_its_profile_does_not_tell_is_not_tried():
     assert outcome(found) == "broken"
 
 
-def test_a_spec_of_another_version_or_a_missing_file_is_a_reason():
-    profiles = grid()
+def with_spec(profiles, **changes):
+    """The profiles with a spec that says something else; "network" is merged into the network that it says."""
     spec = json.loads(profiles[0].provenance.spec)
-    for changed, reason in (({**spec, "input": "gone.npy"}, "gone.npy"), ({**spec, "loss": "unknown"}, "unknown")):
-        text = json.dumps(changed)
-        (found,) = verify(ProfileSet.of(replace(p, provenance=replace(p.provenance, spec=text)) for p in profiles))
-        assert found.trial is None
-        assert all(reason in trial.reason for trial in found.trials)
-        assert outcome(found) == "still broken: no remedy helped"
+    text = json.dumps({**spec, **changes, "network": spec["network"] | changes.get("network", {})})
+    return ProfileSet.of(
+        replace(one, provenance=replace(one.provenance, spec=text, seed=one.provenance.seed)) for one in profiles
+    )
+
+
+def relabelled(profiles, **labels):
+    return ProfileSet.of(replace(one, labels={**one.labels, **labels}) for one in profiles)
+
+
+def test_a_missing_file_and_an_unknown_loss_are_reasons():
+    profiles = grid(seeds=[3])
+    missing = relabelled(with_spec(profiles, input="gone.npy"), input="gone.npy")
+    with pytest.warns(UserWarning, match=r"input gone\.npy"):
+        (found,) = verify(missing, trust=True)
+    assert found.trials
+    assert found.trial is None
+    assert all("gone.npy" in trial.reason for trial in found.trials)
+    assert outcome(found) == "still broken: no remedy helped"
+    (found,) = verify(with_spec(profiles, loss="unknown"))
+    assert (found.trial, found.trials) == (None, ())
+    assert "unknown" in found.reason
+
+
+@pytest.fixture
+def pwn(tmp_path, monkeypatch):
+    """A module in the working directory that leaves a mark when it is imported."""
+    monkeypatch.chdir(tmp_path)
+    body = "import pathlib, torch\npathlib.Path('mark').touch()\nact = torch.relu\ndef fill(weight): weight.normal_()\n"
+    (tmp_path / "pwn.py").write_text(body)
+    yield tmp_path / "pwn.py"
+    sys.modules.pop("pwn", None)
+
+
+HOSTILE = [
+    {"network": {"activation": "subprocess:Popen:args=touch mark:shell=true"}},
+    {"network": {"activation": "pwn:act"}},
+    {"network": {"activation": "PWN.py:act"}},
+    {"network": {"activation": " pwn : act "}},
+    {"network": {"activation": "pwn:act:x=1"}},
+    {"network": {"activation": ["pwn:act"]}},
+    {"network": {"initializer": "pwn:fill"}},
+    {"network": {"initializer": "PWN.py:fill"}},
+    {"input": "PWN.npy"},
+    {"input": "PWN.pt"},
+    {"input": ["normal"]},
+    {"input": {"name": "normal"}},
+    {"device": "cuda"},
+    {"device": "meta"},
+    {"device": None},
+    {"device": "privateuseone:0"},
+]
+
+
+@pytest.mark.parametrize("changes", HOSTILE, ids=str)
+@pytest.mark.parametrize("labelled", [False, True])
+def test_nothing_that_a_file_names_is_imported_or_opened(pwn, monkeypatch, changes, labelled):
+    changes = json.loads(json.dumps(changes).replace("PWN", str(pwn.with_suffix(""))))
+    profiles = with_spec(grid(seeds=[3]), **changes)
+    if labelled:
+        named = {name: str(value) for part in (changes, changes.get("network", {})) for name, value in part.items()}
+        named.pop("network", None)
+        profiles = relabelled(profiles, **named)
+    propscope.save("run.h5", profiles)
+    opened = []
+    monkeypatch.setattr("propscope.networks.inputs.npy_file", lambda path: opened.append(path))
+    (found,) = verify(load("run.h5"))
+    assert found.trials == ()
+    named = next(iter(changes.get("network", changes)))
+    assert named in found.reason
+    assert "--trust" in found.reason
+    assert not Path("mark").exists()
+    assert "pwn" not in sys.modules
+    assert not opened
+
+
+def test_a_label_cannot_name_what_the_spec_may_not(pwn):
+    for label in ("critical:act", "critical.pwn:act", "criticalpwn:fill"):
+        (found,) = verify(relabelled(grid(seeds=[3]), initializer=label))
+        assert found.trials == ()
+        assert f"initializer {label}" in found.reason
+
+
+def test_what_is_trusted_is_said_and_imported(pwn):
+    profiles = relabelled(with_spec(grid(seeds=[3]), network={"activation": "pwn:act"}), activation="pwn:act")
+    assert names_outside(profiles) == ("activation pwn:act",)
+    with pytest.warns(UserWarning, match="activation pwn:act"):
+        (found,) = verify(profiles, trust=True)
+    assert Path("mark").exists()
+    assert found.trial.after.diagnosis.verdict == "healthy"
+
+
+def test_a_remedy_cannot_name_what_the_spec_may_not(pwn, monkeypatch):
+    offered = (Remedy("initializer", "a", {"initializer": "pwn:fill"}),)
+    monkeypatch.setattr("propscope.remedies.rebuild.candidates", lambda *arguments: iter(offered))
+    (found,) = verify(grid(seeds=[3]))
+    assert "initializer pwn:fill" in found.trials[0].reason
+    assert not Path("mark").exists()
+    with pytest.raises(InputError, match="pwn:fill"):
+        rebuilt(with_options(request_of(grid(seeds=[3])), {"initializer": "pwn:fill"}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"network": {"depth": 10**9}},
+        {"network": {"depth": 10**9, "width": [2, 1]}, "batch": 1},
+        {"network": {"depth": 10**400}},
+        {"network": {"width": 10**12}},
+        {"network": {"input_size": 10**12}},
+        {"network": {"output_size": 10**12}},
+        {"batch": 10**12},
+        {"network": {"depth": "12"}},
+        {"network": {"depth": [12]}},
+        {"network": {"depth": None}},
+        {"network": {"depth": -1}},
+        {"network": {"depth": 1e300}},
+        {"network": {"width": {"a": 1}}},
+        {"network": {"width": [[1, 2], 3]}},
+        {"network": {"norm": ["none"]}},
+        {"network": {"bias": "x"}},
+        {"network": {"dropout": 7}},
+        {"network": {"activation": ""}},
+        {"network": {"activation": "relu:relu=a:"}},
+        {"network": {"seeds": 10**9}},
+        {"network": {"device": "cuda"}},
+        {"seed": -1},
+        {"seed": "0"},
+        {"seed": [0]},
+        {"scale": ["zscore"]},
+        {"scale": "log"},
+        {"dtype": "int8"},
+        {"loss": {}},
+        {"batch": 2.5},
+    ],
+    ids=str,
+)
+def test_a_spec_that_makes_no_sense_is_a_reason_at_once(monkeypatch, changes):
+    profiles = with_spec(grid(seeds=[3]), **changes)
+    labels = {**{name: value for name, value in changes.items() if name != "network"}, **changes.get("network", {})}
+    profiles = relabelled(profiles, **{name: value for name, value in labels.items() if isinstance(value, int)})
+    monkeypatch.setattr("propscope.remedies.rebuild.run", lambda grid: pytest.fail("something was built"))
+    (found,) = verify(profiles)
+    assert found.trials == ()
+    assert found.reason
+
+
+@pytest.mark.parametrize("name", ["activation", "initializer", "depth", "width", "batch"])
+def test_labels_that_disagree_with_the_spec_are_a_reason(name):
+    profiles = grid(seeds=[3])
+    other = {"activation": "tanh", "initializer": "zeros", "depth": 13, "width": 33, "batch": 33}[name]
+    (found,) = verify(relabelled(profiles, **{name: other}))
+    assert found.trials == ()
+    assert f"labelled {name} {other}" in found.reason
+    assert f"spec says {name} " in found.reason
 
 
 def test_the_best_trial_counts_and_of_equals_the_first():
