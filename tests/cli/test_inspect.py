@@ -386,7 +386,7 @@ class TestBadUse:
             (("--depth", "0"), "depth 0"),
             (("--seeds", "0"), "--seeds 0"),
             (("--batches", "0"), "--batches 0"),
-            (("--include", "["), "regular expression"),
+            (("--include", "["), "include [ regular"),
             (("--checkpoint", "none.pt"), "checkpoint none.pt"),
             (("--input", "x.pt"), "--input --input-shape"),
         ],

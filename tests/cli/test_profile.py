@@ -204,7 +204,7 @@ REFUSED = {
     ("--input", "none.npy"): "input none.npy",
     ("--input", "folder.npy"): "input folder.npy directory",
     ("--input", "nan.npy"): "nan.npy 1 NaN infinite row 0 feature",
-    ("--input", "empty.npy"): "empty.npy (0 3) (rows features)",
+    ("--input", "empty.npy"): "empty.npy (0 3) one",
     ("--input", "flat.npy"): "flat.npy (5,) (rows features)",
     ("--input", "words.npy"): "words.npy <U1 real",
     ("--input", "objects.npy"): "objects.npy numpy array",

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from building.command_line import process
+from building.command_line import missing, process
 
 OWN = """
 import torch
@@ -127,7 +127,7 @@ def test_a_function_of_the_users_own(command, place):
 def test_in_a_process_of_its_own_it_says_nothing_else():
     done = process("theory", "--act", "numpy:log")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: activation 'numpy:log' returns NaN at -9.3")
+    assert not missing(done.stderr, "error: activation numpy:log NaN -9.3")
     assert done.stderr.count("\n") == 2
 
 
