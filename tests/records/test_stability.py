@@ -48,7 +48,8 @@ def test_a_step_that_diverged_is_enough():
 
 
 @given(
-    st.lists(st.floats(0, 100), min_size=1, max_size=12),
+    # A power of two times a number is exact, save below the normal ones.
+    st.lists(st.just(0.0) | st.floats(1e-290, 100), min_size=1, max_size=12),
     st.floats(0.01, 10) | st.none(),
     st.integers(-40, 40),
 )

@@ -211,9 +211,12 @@ def test_errors_come_back_from_the_other_process(monkeypatch, together, tmp_path
 def test_an_interrupt_of_a_script_leaves_no_process(tmp_path):
     # No `if __name__ == "__main__"`: the script must not be run again by the processes beside it.
     script, own, progress = tmp_path / "script.py", tmp_path / "own.py", tmp_path / "progress"
+    # A process that has begun waits for the other, however long that one takes to start.
     own.write_text(
-        "import os\ndef act(z):\n    if len(z) == 16:\n"
-        f"        with open({str(progress)!r}, 'a') as file:\n            print(os.getpid(), file=file)\n"
+        "import os, time\nsteps = 0\ndef act(z):\n    global steps\n    if len(z) == 16:\n        steps += 1\n"
+        f"        with open({str(progress)!r}, 'a+') as file:\n            print(os.getpid(), file=file, flush=True)\n"
+        "            while steps > 20 and file.seek(0) == 0 and len(set(file.read().split())) < 2:\n"
+        "                time.sleep(0.01)\n"
         "    return z.relu()\n"
     )
     progress.touch()
