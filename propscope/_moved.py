@@ -105,8 +105,10 @@ MODULES = {
     "propscope.theory.unit_moments": "propscope.theory.layer_noise",
     "propscope.theory.valid": "propscope.checks",
     "propscope.training": "propscope.experiments.training",
-    "propscope.training.worker": "propscope.experiments.worker",
-    "propscope.training.workers": "propscope.experiments.workers",
+    "propscope.training.sources": "propscope.experiments.training.data",
+    "propscope.training.watch": "propscope.experiments.training.measurements",
+    "propscope.training.worker": "propscope.experiments.training.processes",
+    "propscope.training.workers": "propscope.experiments.training.processes",
 }
 
 # Old object, under its old module -> new object. A row is needed where the object left its module or was renamed.
@@ -152,6 +154,7 @@ NAMES = {
     "propscope.results.table.percent": "propscope.records.numerals.percent",
     "propscope.results.verdict.GRID_NOTE": "propscope.report.profile_tables.GRID_NOTE",
     "propscope.theory.fixed_points.Stability": "propscope.records.theory.Stability",
+    "propscope.training.sources.parse_source": "propscope.experiments.training.data.parse_data",
 }
 
 # Old object that has no successor -> why, and what to use. `from module import name` shows the reason as a warning.

@@ -7,8 +7,7 @@ import pytest
 from building.command_line import files
 
 from propscope.errors import InputError
-from propscope.experiments import workers as workers_module
-from propscope.experiments.training import train_mlp
+from propscope.experiments.training import processes, train_mlp
 from propscope.store import load
 
 TINY = ("--data", "moons", "--rows", 60, "--depth", 1, "--width", 4, "--epochs", 2, "--seeds", 2, "--workers", 1)
@@ -134,7 +133,7 @@ def test_a_divergence_is_a_row_of_the_table(command):
 
 
 def stop_after(monkeypatch, number, error):
-    train, made = workers_module.train, []
+    train, made = processes.train, []
 
     def stopping(plan, job, data):
         if len(made) == number:
@@ -142,7 +141,7 @@ def stop_after(monkeypatch, number, error):
         made.append(job)
         return train(plan, job, data)
 
-    monkeypatch.setattr(workers_module, "train", stopping)
+    monkeypatch.setattr(processes, "train", stopping)
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,8 @@ from torch import Tensor
 from propscope.errors import InputError
 from propscope.experiments.profiling import at_criticality, problem_of
 from propscope.experiments.training.data import TrainingData
-from propscope.experiments.training.optimizers import parse_optimizer
+from propscope.experiments.training.measurements import Updates, distinct_rows, evaluate, loss_of, signal
 from propscope.experiments.training.plan import PROFILE_ROWS, Job, TrainingPlan
-from propscope.experiments.training.watch import Updates, distinct_rows, evaluate, loss_of, signal
 from propscope.measure.provenance import provenance
 from propscope.networks import global_stream, seeded_generator
 from propscope.records.network import NetworkProfile
@@ -34,17 +33,16 @@ GATHERED_STEPS = 32
 
 
 def train(plan: TrainingPlan, job: Job, data: TrainingData) -> TrainingRun:
-    """Train the job's network on `data` and return how it went, to the bit the same for the same plan and job.
+    """Train the job's network on `data` and return the record; the same plan and job give the same bits.
 
-    Every epoch takes the rows in a new order, the last step of it those that are left (none where batch norm would
-    get a single one). Losses and accuracies are taken in evaluation mode after each epoch, on all validation rows and
-    on the first 8192 training rows at most. The update's ratio is measured at two steps of an epoch, evenly
-    spaced, its last among them. The target is looked for after each epoch, and in long ones in between: on the first
-    1000 validation rows at most, whenever 16 times as many rows were trained on.
+    Every epoch takes the rows in a new order, and its last step takes those that are left (none where batch norm would
+    get a single row). Losses and accuracies are measured in evaluation mode after each epoch, on all validation rows
+    and on at most the first 8192 training rows. The ratio of update to weights is measured at two evenly spaced steps
+    of an epoch, the last among them. Whether the target is reached is checked after each epoch, and during long ones
+    on at most the first 1000 validation rows, each time 16 times as many rows have been trained on.
 
-    A loss that is not finite ends the run. Nothing is drawn from torch's global generator, nothing left in it, and
-    the number of threads is put back. Raises `InputError` where the network does not fit in memory after all, and where
-    an activation of the user's fails.
+    A loss that is not finite ends the run. Torch's global generator and the number of threads are as before. Raises
+    `InputError` where the network does not fit in memory after all, and where a user's activation fails.
     """
     # Dropout is the only draw in a forward pass. The caller may have switched gradients off.
     dropout = global_stream(seeded_generator(job.cell.seed, "dropout"), (torch.device(plan.grid.device),))
@@ -77,7 +75,7 @@ class _Training:
         self.weights = [parameter for parameter in self.net.parameters() if parameter.dim() == 2]
         self.updates = Updates(list(self.weights))
         assert plan.weight_decay is not None
-        self.optimizer = parse_optimizer(plan.optimizer).build(
+        self.optimizer = plan.optimizer.build(
             self.net.parameters(), learning_rate=job.learning_rate, weight_decay=plan.weight_decay
         )
         self.order = seeded_generator(seed, "order")

@@ -1,4 +1,4 @@
-"""Runs a plan: trains each network, and picks each one's learning rate."""
+"""`train_mlp` and `run`: each network of a plan is trained, and its best learning rate is chosen."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 from propscope.checks import count
 from propscope.experiments.grid import Choice
 from propscope.experiments.training.plan import TrainingPlan, make_plan
-from propscope.experiments.workers import Numbered, available_workers, trained
+from propscope.experiments.training.processes import Numbered, available_workers, trained
 from propscope.records.training import TrainingRun, TrainingSet
 
 
 def run(plan: TrainingPlan, *, workers: int | None = None) -> Iterator[Numbered]:
-    """Return each job's number (in `plan.jobs()`) and run as it is finished; `collect` makes a set of them.
+    """Yield the number of each job (in `plan.jobs()`) with its run, as it is finished; `collect` makes a set of them.
 
-    `workers`: processes that train at the same time, this one included; None for as many as there are cores. Runs are
-    to the bit the same for any number. Closing the iterator and an interrupt end them all. Raises `InputError`.
+    `workers`: processes that train at the same time, this one included; None for as many as there are cores. Any number
+    gives the same bits. Closing the iterator and an interrupt end them all. Raises `InputError`.
     """
     if workers is not None:
         workers = count("workers", workers)
@@ -30,11 +30,11 @@ def run(plan: TrainingPlan, *, workers: int | None = None) -> Iterator[Numbered]
 
 
 def collect(plan: TrainingPlan, runs: Iterable[Numbered]) -> TrainingSet:
-    """Return the runs in the grid's order, seeds innermost, each network's with the learning rate that is best for it.
+    """Return the runs in the grid's order, seeds innermost, those of each network's best learning rate.
 
-    Best: fewest seeds that diverge, then the lowest mean final loss over the seeds, of the validation data where there
-    are some; the first listed of equals. Where an interrupt left some seeds of a network without every learning rate,
-    the others decide and are kept; with one learning rate every run is kept.
+    The best rate has the fewest seeds that diverge, then the lowest mean final loss over the seeds, on validation data
+    where there is any; of equals the one listed first. Where an interrupt left some seeds of a network without every
+    learning rate, the other seeds decide and are kept; with one learning rate every run is kept.
     """
     jobs = plan.jobs()
     found: dict[str, dict[int, dict[float, TrainingRun]]] = {}
@@ -75,13 +75,13 @@ def train_mlp(
 
     `depth` layers of `width` units and a linear readout. The axes are as in `profile_mlp`. `data`: digits, moons,
     linear, one_hidden, mnist:path=DIR, fashion_mnist:path=DIR, or a .pt file. `optimizer`: sgd, momentum, adam or
-    adamw, with parameters as adam:beta2=0.99. `learning_rate`: one, or several, of which each network gets the best
+    adamw, with parameters as in adam:beta2=0.99. `learning_rate`: one, or several, of which each network gets the best
     for its seeds; None for the optimizer's usual one. `options` are those of `TrainingPlan`: batch, weight_decay,
     scale, rows, validation, target, profile_every, threads; and bias, norm, residual, dropout, alpha_dropout, dtype,
     device, histogram_limit as in `profile_mlp`. `workers` as in `run`. A bar on a terminal's stderr shows the progress.
 
-    A run that diverges is a result, and the others go on. An interrupt, and an error after the first run, warn and
-    return what is finished. Raises `InputError` for anything that is not valid.
+    A run that diverges is a result, and the others continue. After an interrupt, or an error after the first run, a
+    warning says so and the finished runs are returned. Raises `InputError` for an argument that is not valid.
     """
     plan = make_plan(
         depth=depth,
@@ -106,7 +106,7 @@ def train_mlp(
 def finish(
     plan: TrainingPlan, runs: Iterator[Numbered], *, quiet: bool = False
 ) -> tuple[TrainingSet, BaseException | None]:
-    """Return what is finished of a plan's runs, and what stopped them before their end: an interrupt or an error."""
+    """Return the finished runs of a plan, and the interrupt or error that stopped the others, or None."""
     from tqdm import tqdm
 
     done: list[Numbered] = []

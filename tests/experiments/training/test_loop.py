@@ -13,8 +13,8 @@ from torch import nn
 from propscope.errors import InputError
 from propscope.experiments.training import OPTIMIZERS
 from propscope.experiments.training.loop import train
+from propscope.experiments.training.measurements import distinct_rows, evaluate
 from propscope.experiments.training.optimizers import parse_optimizer
-from propscope.experiments.training.watch import distinct_rows, evaluate
 from propscope.networks import seeded_generator
 from propscope.records.stability import stability_of
 
@@ -317,8 +317,8 @@ def test_a_users_activation_that_fails_is_named(tmp_path):
 def test_optimizers_are_found_by_their_names():
     names = [name for kind in OPTIMIZERS for name in (kind.name, *kind.aliases)]
     assert len(set(names)) == len(names)
-    assert parse_optimizer("SGD-momentum").name == "momentum"
-    assert parse_optimizer("adam:beta1=0.90:beta2=0.99").name == "adam:beta2=0.99"
+    assert parse_optimizer("SGD-momentum").label == "momentum"
+    assert parse_optimizer("adam:beta1=0.90:beta2=0.99").label == "adam:beta2=0.99"
 
 
 @pytest.mark.parametrize(

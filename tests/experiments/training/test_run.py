@@ -14,11 +14,10 @@ from building.training_plans import plan_of, seen
 
 import propscope
 from propscope.errors import InputError
-from propscope.experiments import workers as workers_module
-from propscope.experiments.training import collect, finish, run
+from propscope.experiments.training import collect, finish, processes, run
 from propscope.experiments.training import run as run_module
 from propscope.experiments.training.loop import train
-from propscope.experiments.workers import available_workers
+from propscope.experiments.training.processes import available_workers
 
 pytestmark = pytest.mark.slow
 
@@ -29,12 +28,12 @@ SMALL = {"data": "moons", "rows": 100, "epochs": 2, "batch": 16, "profile_every"
 def together(monkeypatch):
     """Two processes, also on a machine of one core, the other of which gets the first job."""
     monkeypatch.setattr(sys.modules["propscope.experiments.training.run"], "available_workers", lambda plan: 2)
-    monkeypatch.setattr(workers_module, "START_AFTER", 0.0)
+    monkeypatch.setattr(processes, "START_AFTER", 0.0)
 
 
 def other_process_first(monkeypatch):
     """Let the process beside this one do every job."""
-    taken = workers_module._next
+    taken = processes._next
 
     def later(waiting):
         caller = sys._getframe(1)
@@ -44,7 +43,7 @@ def other_process_first(monkeypatch):
             return None
         return taken(waiting)
 
-    monkeypatch.setattr(workers_module, "_next", later)
+    monkeypatch.setattr(processes, "_next", later)
 
 
 def test_the_grid_in_its_order():
@@ -140,7 +139,7 @@ def stopping(monkeypatch, after, error):
         made.append(job)
         return train(plan, job, data)
 
-    monkeypatch.setattr(workers_module, "train", stop)
+    monkeypatch.setattr(processes, "train", stop)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), InputError("no more memory"), MemoryError()], ids=repr)
@@ -175,7 +174,7 @@ def test_what_another_process_finished_meanwhile_is_kept(monkeypatch, together):
         other._thread.join()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(workers_module, "train", wait_and_stop)
+    monkeypatch.setattr(processes, "train", wait_and_stop)
     done, stopped = finish(plan, run(plan, workers=2))
     assert isinstance(stopped, KeyboardInterrupt)
     assert [each.labels["seed"] for each in done] == [1, 2]
@@ -190,7 +189,7 @@ def test_a_process_that_dies_is_one_clear_line(monkeypatch, together, tmp_path):
     plan = plan_of(activation=f"{tmp_path}/own.py:act", seeds=2)
     other_process_first(monkeypatch)
     done, stopped = finish(plan, run(plan, workers=2))
-    assert str(stopped) == "a process that trained a network ended, as where memory runs out"
+    assert str(stopped) == "a process that trained a network ended; memory may have run out"
     assert len(done) == 0
 
 
@@ -205,7 +204,7 @@ def test_errors_come_back_from_the_other_process(monkeypatch, together, tmp_path
     _, stopped = finish(plan, run(plan, workers=2))
     assert isinstance(stopped, InputError)
     assert "failed on a tensor of shape" in str(stopped)
-    assert stopped.hint.startswith("valid are an nn.Module class")
+    assert stopped.hint.startswith("give an nn.Module class")
 
 
 def test_an_interrupt_of_a_script_leaves_no_process(tmp_path):
@@ -273,7 +272,7 @@ def test_one_job_starts_no_process(monkeypatch):
 
 
 def test_what_takes_no_time_starts_no_process(monkeypatch, together):
-    monkeypatch.setattr(workers_module, "START_AFTER", 60.0)
+    monkeypatch.setattr(processes, "START_AFTER", 60.0)
     started, popen = [], subprocess.Popen
 
     def start(*arguments, **options):
@@ -284,7 +283,7 @@ def test_what_takes_no_time_starts_no_process(monkeypatch, together):
     assert len(propscope.train_mlp(1, 4, seeds=2, workers=2, **SMALL)) == 2
     assert started == []
     # 10 steps a run.
-    monkeypatch.setattr(workers_module, "MANY_STEPS", 10 * 40)
+    monkeypatch.setattr(processes, "MANY_STEPS", 10 * 40)
     assert len(propscope.train_mlp(1, 4, seeds=39, workers=2, **SMALL)) == 39
     assert started == []
     assert len(propscope.train_mlp(1, 4, seeds=40, workers=2, **SMALL)) == 40

@@ -1,4 +1,4 @@
-"""What is seen of a network while it is trained: its losses and accuracies, its updates, its rows, its signal."""
+"""What is measured of a network while it is trained: losses and accuracies, updates, distinct rows, the signal."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Updates:
 
     @torch.no_grad()
     def after(self) -> None:
-        """Add the ratio of the step; weights that are all zero have none."""
+        """Add the ratio of the step, unless all weights were zero."""
         size = _norm(self._before)
         moved = _norm(torch._foreach_sub(self._weights, self._before))
         if size > 0 and math.isfinite(moved):
@@ -87,8 +87,8 @@ def _norm(tensors: list[Tensor] | tuple[Tensor, ...]) -> float:
 def distinct_rows(weight: Tensor) -> int:
     """Return how many rows of a matrix, shape (units, inputs), differ from every earlier one.
 
-    Two rows are the same where no element differs by more than 1e-6 of the largest in the matrix: what symmetry keeps
-    equal, rounding may set apart in the last bit. NaN equals NaN.
+    Two rows are the same where no element differs by more than 1e-6 of the largest in the matrix, since rounding may
+    change the last bit of rows that symmetry keeps equal. NaN equals NaN.
     """
     rows = weight.double().nan_to_num(nan=0.0)
     largest = rows.abs().max()
@@ -104,7 +104,7 @@ def distinct_rows(weight: Tensor) -> int:
 def signal(
     net: MLP, examples: Examples, task: Task, *, histogram_limit: int, labels: dict[str, Label], spec: str, seed: int
 ) -> NetworkProfile:
-    """Return the signal profile of a batch in training mode, the backward one of its loss; nothing is disturbed."""
+    """Return the signal profile of a batch in training mode, with the gradient of its loss; the network stays as is."""
     recorder = recorder_of(net, histogram_limit=histogram_limit)
     with undisturbed(net), recorder:
         torch.autograd.backward(loss_of(task, net(examples[0]), examples[1]))

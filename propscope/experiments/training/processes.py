@@ -1,8 +1,8 @@
-"""Trains jobs in this process and in others beside it, one thread each.
+"""Trains the jobs of a plan in this process and in others beside it, one thread each.
 
 A small network keeps one core busy with one thread, and Python's lock lets no second thread train beside it. The other
-processes are plain ones that are spoken to through pipes: those of `multiprocessing` would run the caller's script
-again. Starting one takes a second or two, which this process, training meanwhile, does not wait for.
+processes are plain ones that communicate through pipes: those of `multiprocessing` would run the caller's script again.
+Starting one takes a second or two, during which this process trains already.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import queue
 import subprocess
 import sys
 import threading
+import traceback
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,18 +23,19 @@ from typing import Any
 from propscope.errors import PropscopeError
 from propscope.experiments.training.loop import train
 from propscope.experiments.training.plan import TrainingPlan
-from propscope.experiments.worker import READY
 from propscope.records.training import TrainingRun
 
-# What takes no longer than a second is not worth another process; so many steps take longer in any network.
+# Work of up to a second is not worth another process; so many steps take longer in any network.
 START_AFTER = 1.0
 MANY_STEPS = 5000
+
+READY = "ready"
 
 Numbered = tuple[int, TrainingRun]
 
 
 def available_workers(plan: TrainingPlan) -> int:
-    """Return how many processes, this one included, can train the plan's jobs at the same time."""
+    """Return the number of processes, this one included, that can train the plan's jobs at the same time."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not _found_elsewhere(plan) or not plan.grid.device.startswith("cpu") or not sys.executable:
         return 1
@@ -54,9 +56,9 @@ def _found_elsewhere(plan: TrainingPlan) -> bool:
 
 
 def trained(plan: TrainingPlan, *, workers: int) -> Iterator[Numbered]:
-    """Yield each job's number and run as it is finished, in any order; the runs do not depend on `workers`.
+    """Yield the number of each job with its run as it is finished, in any order; runs do not depend on `workers`.
 
-    Closing the iterator, an interrupt and an error end the other processes. Raises what a job raised.
+    Closing the iterator, an interrupt and an error end the other processes. An error of a job is raised here.
     """
     jobs = plan.jobs()
     waiting = deque(range(len(jobs)))
@@ -64,7 +66,7 @@ def trained(plan: TrainingPlan, *, workers: int) -> Iterator[Numbered]:
     data_of = lru_cache(maxsize=1)(plan.data_of)
     steps = len(plan) * plan.epochs * (len(data_of(jobs[0].cell.seed).train[0]) // plan.batch)
     delay = 0 if steps >= MANY_STEPS else START_AFTER
-    others = [_Other(plan, waiting, finished, delay) for _ in range(workers - 1)]
+    others = [_OtherProcess(plan, waiting, finished, delay) for _ in range(workers - 1)]
     left = len(jobs)
     try:
         while left:
@@ -98,8 +100,8 @@ def _next(waiting: deque[int]) -> int | None:
         return None
 
 
-class _Other:
-    """A process beside this one, and the thread that starts it, hands it jobs and waits for its answers."""
+class _OtherProcess:
+    """Another process, and the thread that starts it, hands it jobs and waits for its answers."""
 
     def __init__(
         self, plan: TrainingPlan, waiting: deque[int], finished: queue.SimpleQueue[tuple[int, Any]], delay: float
@@ -121,7 +123,7 @@ class _Other:
                 self._finished.put((number, _ask(process, number)))
         except (OSError, EOFError, pickle.UnpicklingError):
             if number is not None:
-                message = "a process that trained a network ended, as where memory runs out"
+                message = "a process that trained a network ended; memory may have run out"
                 self._finished.put((number, PropscopeError(message, hint="use fewer --workers, or a smaller network")))
 
     def _start(self) -> subprocess.Popen[bytes] | None:
@@ -129,7 +131,7 @@ class _Other:
         with self._starting:
             if self._ended.is_set() or not self._waiting:
                 return None
-            code = f"import sys; sys.path[:] = {sys.path!r}; from propscope.experiments.worker import serve; serve()"
+            code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve()"
             threads = str(self._plan.threads)
             self._process = subprocess.Popen(
                 [sys.executable, "-c", code],
@@ -142,7 +144,7 @@ class _Other:
             return self._process
 
     def end(self) -> None:
-        """End the process at once, whatever it does."""
+        """End the process at once."""
         self._ended.set()
         with self._starting:
             process = self._process
@@ -163,3 +165,31 @@ def _ask(process: subprocess.Popen[bytes], question: Any) -> Any:
     pickle.dump(question, process.stdin)
     process.stdin.flush()
     return pickle.load(process.stdout)
+
+
+def serve() -> None:
+    """Read a plan and then job numbers from stdin; write `READY` and then a run or an error for each to stdout."""
+    # Output of a user's module must not come between the answers.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    questions = sys.stdin.buffer
+
+    def answer(value: Any) -> None:
+        pickle.dump(value, answers)
+        answers.flush()
+
+    plan: TrainingPlan = pickle.load(questions)
+    jobs = plan.jobs()
+    data_of = lru_cache(maxsize=1)(plan.data_of)
+    answer(READY)
+    while True:
+        try:
+            job = jobs[pickle.load(questions)]
+        except EOFError:
+            return
+        try:
+            answer(train(plan, job, data_of(job.cell.seed)))
+        except PropscopeError as error:
+            answer(error)
+        except Exception:
+            answer(RuntimeError(traceback.format_exc()))
