@@ -158,7 +158,14 @@ NAMES = {
 }
 
 # Old object that has no successor -> why, and what to use. `from module import name` shows the reason as a warning.
-REMOVED: dict[str, str] = {}
+REMOVED = {
+    "propscope.theory.FiniteWidth": "it was a check of the theory; the bands of propscope.theory.predict replace it",
+    "propscope.theory.NormalizedMeanField": "it was a check of the theory; give propscope.theory.predict an MLPSpec "
+    "with norm and residual",
+    "propscope.theory.finite_width": "it was a check of the theory; the bands of propscope.theory.predict replace it",
+    "propscope.theory.linear_batch_norm_factor": "it was a check of the theory; it is (batch - 2) / (batch - 3)",
+    "propscope.theory.weight_variance_of": "use propscope.theory.layer_variances(...).weight_variance",
+}
 
 
 def new_module(old: str) -> str | None:

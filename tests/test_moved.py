@@ -25,10 +25,10 @@ OFFERED = {
     "Provenance Remedy Site TensorSummary TrainingRun TrainingSet",
     "propscope.store": "SCHEMA_VERSION check_target load load_profiles merge save",
     "propscope.sweep": "LOSSES Grid make_grid profile_mlp run",
-    "propscope.theory": "ActivationLike CriticalLine CriticalPoint DepthScales Elementwise FixedPoint Law "
-    "LayerVariances MeanField NoCriticalPoint PhaseDiagram Propagation "
-    "critical_initializer critical_line critical_point gain layer_variances "
-    "phase_diagram predict",
+    "propscope.theory": "ActivationLike CriticalLine CriticalPoint DepthScales Elementwise FiniteWidth FixedPoint Law "
+    "LayerVariances MeanField NoCriticalPoint NormalizedMeanField PhaseDiagram Propagation "
+    "critical_initializer critical_line critical_point finite_width gain layer_variances "
+    "linear_batch_norm_factor phase_diagram predict weight_variance_of",
     "propscope.training": "DATA OPTIMIZERS DataSource OptimizerKind TrainingData TrainingPlan collect finish make_data "
     "make_plan run train_mlp",
 }
@@ -150,15 +150,3 @@ def test_old_names_load_nothing_until_they_are_used():
     code = "import sys, propscope; print(sorted(name for name in sys.modules if name.startswith('propscope')))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert eval(shown) == ["propscope", "propscope._moved", "propscope._version"]
-
-
-@pytest.mark.parametrize(
-    "name", ["FiniteWidth", "NormalizedMeanField", "finite_width", "linear_batch_norm_factor", "weight_variance_of"]
-)
-def test_what_went_to_the_tests_says_so(name):
-    import propscope.theory
-
-    with pytest.warns(DeprecationWarning, match=f"theory.{name} .*; use "), pytest.raises(AttributeError, match=name):
-        getattr(propscope.theory, name)
-    with pytest.raises(AttributeError, match="nonsense"):
-        propscope.theory.nonsense  # noqa: B018

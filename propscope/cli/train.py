@@ -135,7 +135,7 @@ def train(
     )
 
     def path() -> Path:
-        names = map(short_name, (plan.data.spec, *(activation.label for activation in plan.grid.activation[:3])))
+        names = map(short_name, (plan.data.label, *(activation.label for activation in plan.grid.activation[:3])))
         depths = (f"d{depth}" for depth in plan.grid.depth[:3])
         return output or unused_path("-".join(["train", *names, *depths]), ".h5")
 

@@ -5,9 +5,6 @@ with, `phase_diagram` covers a plane of them, and `layer_variances` gives those 
 a multilayer perceptron should show at each of its sites.
 """
 
-import warnings
-from typing import Any
-
 from propscope.records.theory import CriticalPoint, DepthScales, FixedPoint, Law
 from propscope.theory.critical import (
     CriticalLine,
@@ -44,21 +41,3 @@ __all__ = [
     "phase_diagram",
     "predict",
 ]
-
-# What version 0.1.0 offered here, and what to use instead.
-_GONE = {
-    "FiniteWidth": "propscope.theory.predict, whose bands have the spread of a finite width",
-    "NormalizedMeanField": "propscope.theory.predict, with norm and residual of the MLPSpec",
-    "finite_width": "propscope.theory.predict, whose bands have the spread of a finite width",
-    "linear_batch_norm_factor": "the formula (batch - 2) / (batch - 3)",
-    "weight_variance_of": "propscope.theory.layer_variances(...).weight_variance",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _GONE:
-        raise AttributeError(f"module 'propscope.theory' has no attribute {name!r}")
-    message = f"propscope.theory.{name} was only a check of the theory and is now part of the tests; use {_GONE[name]}"
-    # `from propscope.theory import name` hides the message of the error.
-    warnings.warn(message, DeprecationWarning, stacklevel=2)
-    raise AttributeError(message)

@@ -50,15 +50,15 @@ class DataSource:
 
 @dataclass(frozen=True, slots=True)
 class DataSpec:
-    """A chosen source and its parameters; `spec` names both, and `label` is the spec without a path."""
+    """A chosen source: every parameter's value, `label`, its canonical spec, and `short_label`, without a path."""
 
     name: str
     parameters: Mapping[str, Any] = field(hash=False)
-    spec: str
     label: str
+    short_label: str
 
     def __str__(self) -> str:
-        return self.spec
+        return self.label
 
     @property
     def source(self) -> DataSource:

@@ -106,7 +106,7 @@ class TrainingPlan:
     def labels(self, job: Job) -> dict[str, Label]:
         """Return the labels of a training: its axes, and the options that differ from the default."""
         network = {name: value for name, value in job.cell.labels.items() if name not in _NOT_OF_NETWORK}
-        labels = {**network, "data": self.data.label, "optimizer": self.optimizer.label}
+        labels = {**network, "data": self.data.short_label, "optimizer": self.optimizer.label}
         if len(self.learning_rates) == 1:
             labels["learning_rate"] = job.learning_rate
         usual = {field.name: field.default for field in fields(self)}
@@ -119,7 +119,7 @@ class TrainingPlan:
     def spec(self, job: Job) -> str:
         """Return the JSON text of all that a training is made from."""
         training = {name: getattr(self, name) for name in _OF_PLAN}
-        training |= {"data": self.data.spec, "optimizer": self.optimizer.label}
+        training |= {"data": self.data.label, "optimizer": self.optimizer.label}
         grid = {name: getattr(self.grid, name) for name in ("dtype", "device")}
         return json.dumps({"network": job.cell.network.document(), "seed": job.cell.seed, **training, **grid})
 
