@@ -1,4 +1,4 @@
-"""`new_file`: an HDF5 file that appears whole under its name or not at all."""
+"""`new_file`: a sealed HDF5 file that appears whole under its name or not at all."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import h5py
 
 from propscope.errors import PropscopeError, StoreError
+from propscope.store.seal import seal_of
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -71,7 +72,9 @@ class _Sink(io.RawIOBase):
             raise self.failure
 
     def finish(self) -> None:
-        """Flush everything to the disk and close; raise the first failure, if any."""
+        """Append the seal, flush everything to the disk and close; raise the first failure, if any."""
+        self.check()
+        self.write(seal_of(self._file))
         self.check()
         os.fsync(self._file.fileno())
         self._file.close()

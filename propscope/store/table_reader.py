@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from propscope.errors import PropscopeError, StoreError
 from propscope.records.network import Label
 from propscope.records.rows import Row
 from propscope.store.schema import FORMAT, SCHEMA_VERSION, TABLES, TRAINING, Column, StoredTable
+from propscope.store.seal import open_sealed
 
 Labels = dict[str, Label]
 
@@ -99,8 +101,11 @@ def open_tables(path: str | os.PathLike[str]) -> Iterator[TableReader]:
 
     Raises `StoreError` when it is missing, truncated, damaged, not propscope's or of a newer schema.
     """
-    with _open(path) as file:
+    _check_kind(path)
+    # What the caller does with the tables may fail for reasons of its own, such as a full disk.
+    with ExitStack() as stack:
         with reading(path):
+            file = stack.enter_context(open_sealed(path))
             version = _check_schema(path, file)
             held = [table for table in TABLES if table not in TRAINING or (version > 1 and "run" in file)]
             tables = TableReader(path, {table: _columns(file, table, version) for table in held})
@@ -121,8 +126,13 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
         raise StoreError(f"{path} is truncated or damaged: {cause}", hint=hint) from error
 
 
-def _open(path: str | os.PathLike[str]) -> h5py.File:
+def _check_kind(path: str | os.PathLike[str]) -> None:
     try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISFIFO(mode) or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            # To open a FIFO waits until somebody writes to it.
+            what = "it is a FIFO" if stat.S_ISFIFO(mode) else "it is not a regular file"
+            raise StoreError(f"cannot read {path}: {what}", hint="name a file that propscope wrote")
         with Path(path).open("rb") as stream:
             empty = not stream.read(1)
     except FileNotFoundError as error:
@@ -135,8 +145,6 @@ def _open(path: str | os.PathLike[str]) -> h5py.File:
     if empty or not h5py.is_hdf5(path):
         what = "it is empty" if empty else "it is not an HDF5 file"
         raise StoreError(f"cannot read {path}: {what}", hint="name a file that propscope wrote")
-    with reading(path):
-        return h5py.File(path, "r")
 
 
 def _check_schema(path: str | os.PathLike[str], file: h5py.File) -> int:
