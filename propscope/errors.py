@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 
 class PropscopeError(Exception):
-    """A failure that the caller can mend; `hint` says how, and may be empty."""
+    """A failure that the caller can repair; `hint` says how, and may be empty."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -18,7 +18,7 @@ class PropscopeError(Exception):
 
 
 class InputError(PropscopeError, ValueError):
-    """A value that the caller passed is not valid; the message names it, what came and what is valid."""
+    """A value that the caller passed is not valid; the message names the parameter, what is valid, and what it got."""
 
 
 class UnknownSiteError(InputError, KeyError):
@@ -49,7 +49,7 @@ class MissingDependencyError(PropscopeError, ImportError):
 def unknown_name(what: str, name: str, choices: Iterable[str]) -> InputError:
     """Return the error for a name that no table holds, with the nearest name as its hint.
 
-    `what` is the noun ("activation"), `name` what came, `choices` every valid name.
+    `what` is the noun ("activation"), `name` is the unknown name, `choices` are the valid ones.
     """
     valid = sorted(choices)
     near = difflib.get_close_matches(name.lower(), valid, n=1, cutoff=0.5)

@@ -166,7 +166,7 @@ def _contents(what: str, profiles: ProfileSet) -> str:
 
 
 def _seeds(baseline: ProfileSet | None) -> int:
-    """Return as many seeds as the baseline has of one network, so that each is held against itself."""
+    """Return as many seeds as the baseline has of one network, so that each seed is compared with itself."""
     if baseline is None:
         return _SEEDS
     return max(map(len, baseline.groups("seed").values()))

@@ -25,7 +25,7 @@ def conclude(
 ) -> None:
     """Save, draw and print what is finished of `networks` networks, then raise what stopped the run, if anything did.
 
-    `path` is asked only now, since another run may have taken a name meanwhile. An interrupt exits with 130.
+    `path` is called only now, since another run may have taken the name meanwhile. An interrupt exits with 130.
     """
     if found:
         _keep(found, path(), plots=plots, overwrite=overwrite, json=json, started=started)

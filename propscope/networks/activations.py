@@ -111,7 +111,7 @@ class ActivationSpec:
 
     @property
     def custom(self) -> bool:
-        """Whether this is a class or function of the user's."""
+        """Whether this is the user's own class or function."""
         return ":" in self.name
 
     def module(self) -> nn.Module:

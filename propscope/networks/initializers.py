@@ -374,7 +374,7 @@ class InitializerSpec:
 
     @property
     def custom(self) -> bool:
-        """Whether this is a callable of the user's."""
+        """Whether this is the user's own callable."""
         return ":" in self.name
 
     @property
@@ -389,7 +389,7 @@ class InitializerSpec:
 
     @property
     def no_limit(self) -> str:
-        """The reason why mean field does not apply; empty where it does, and for a user's own."""
+        """The reason why mean field does not apply; empty if it does, and for a user's own callable."""
         return "" if self.custom else _INDEX[self.name].no_limit
 
     def fits(self, weight: Tensor) -> bool:

@@ -14,7 +14,7 @@ class _Unfilled(nn.Linear):
 
 
 def unfilled_linear(fan_in: int, fan_out: int, *, device: torch.device, dtype: torch.dtype) -> nn.Linear:
-    """Return an nn.Linear whose weight and bias are memory as it came, for an initializer to fill."""
+    """Return an nn.Linear whose weight and bias are uninitialized memory, for an initializer to fill."""
     linear = _Unfilled(fan_in, fan_out, device=device, dtype=dtype)
     # torch.nn.utils.skip_init does the same in eight times the time. From here on it is torch's own class.
     linear.__class__ = nn.Linear  # type: ignore[assignment]
@@ -22,7 +22,7 @@ def unfilled_linear(fan_in: int, fan_out: int, *, device: torch.device, dtype: t
 
 
 class Add(nn.Module):
-    """The sum of a residual connection, a module of its own so that it is seen as one."""
+    """The sum of a residual connection: a module of its own, so that it has a site."""
 
     def forward(self, update: Tensor, stream: Tensor) -> Tensor:
         """Return stream + update, all of shape (rows, width)."""

@@ -28,11 +28,11 @@ class MLPSpec:
     """An MLP: everything that it is built from, except the seed.
 
     `depth` layers of `width` units: one number for all layers, a tuple of `depth` numbers, or two numbers (first, last)
-    with a geometric taper between them. `activation` and `initializer`: whatever `parse_activation` and
-    `parse_initializer` take, spec strings and callables among it; held as the specs that these return. `input_size`:
-    by default the first width. `output_size`: adds a linear readout of as many units. `bias`: the standard deviation
-    of the biases, 0 for zeros, None for what the initializer does (zeros; torch's own for `default`). `norm`: acts on
-    the pre-activation. `residual`: z_{l+1} = z_l + W_{l+1} phi(norm(z_l)) + b_{l+1}, for equal widths. `dropout` and
+    with a geometric taper between them. `activation` and `initializer`: spec strings or callables, as
+    `parse_activation` and `parse_initializer` take them; held as the specs that these return. `input_size`: by default
+    the first width. `output_size`: adds a linear readout of as many units. `bias`: the standard deviation of the
+    biases, 0 for zeros, None for what the initializer does (zeros; torch's own for `default`). `norm`: acts on the
+    pre-activation. `residual`: z_{l+1} = z_l + W_{l+1} phi(norm(z_l)) + b_{l+1}, for equal widths. `dropout` and
     `alpha_dropout`: probabilities, one of which may be set; they act on the activation.
 
     Raises `InputError` for an argument that is not valid.

@@ -10,7 +10,7 @@ import torch
 
 
 def seeded_generator(seed: int, *names: str) -> torch.Generator:
-    """Return a CPU generator that `seed` and `names` alone determine; different names give independent streams."""
+    """Return a CPU generator that depends only on `seed` and `names`; different names give independent streams."""
     digest = hashlib.blake2b(repr((int(seed), *names)).encode(), digest_size=8).digest()
     generator = torch.Generator()
     generator.manual_seed(int.from_bytes(digest, "little") >> 1)

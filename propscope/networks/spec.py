@@ -35,7 +35,7 @@ class ParsedSpec:
 
     @property
     def custom(self) -> bool:
-        """Whether `name` is a callable of the user's rather than a name of a table."""
+        """Whether `name` is the user's own callable instead of a name of a table."""
         return ":" in self.name
 
 

@@ -1,4 +1,4 @@
-"""What theory says of an activation, alone and in networks, as `propscope theory` prints it."""
+"""What theory says about an activation, by itself and in networks, as `propscope theory` prints it."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def activation_theory(
     bias_variance: float | None = None,
     width: int = 256,
 ) -> ActivationTheory:
-    """Return what theory says of an activation and of networks with it.
+    """Return what theory says about an activation and about networks with it.
 
-    The networks are those of `initializers`, of `width` units per layer, or the one with both variances. Without any,
-    it is the network at the critical point; with a bias variance only, the critical one at that bias variance. Raises
-    `InputError` for an activation, an initializer or a variance that is not valid, and for variances beside
-    initializers.
+    There is one network for each of `initializers`, with `width` units per layer, or one network with both variances.
+    With neither, the network is at the critical point; with only a bias variance, at the critical point for that bias
+    variance. Raises `InputError` for an activation, an initializer or a variance that is not valid, and if initializers
+    and variances are both given.
     """
     spec = parse_activation(activation)
     if initializers and (weight_variance, bias_variance) != (None, None):

@@ -98,8 +98,9 @@ def kernel_rows(
     """Return Chebyshev coefficients of R(q, theta) / q over theta in [0, widest], shape (q.size, order), lowest first.
 
     The variable is theta, or without `by_angle` 1 - cos(theta), which needs fewer coefficients for a smooth phi and a
-    moderate q. There is one row only when every q has the same. Rows are interpolated in asinh(sqrt(q)), in which R / q
-    is smooth at 0 and at infinity; where that misses `tolerance`, each half of the range is interpolated by itself.
+    moderate q. A single row is returned if all q have the same one. Rows are interpolated in asinh(sqrt(q)), in which R
+    / q is smooth at 0 and at infinity; where that misses `tolerance`, each half of the range is interpolated
+    separately.
     """
     u = np.arcsinh(np.sqrt(q))
     low, high = float(u.min()), float(u.max())
@@ -150,8 +151,8 @@ def _nested(
 ) -> Array | None:
     """Return Chebyshev coefficients (order, ...) of `function` on [-1, 1], or None where no order resolves it.
 
-    Every other node of an order is a node of the one before, so that its values are reused. Values that are
-    coefficients of different lengths themselves are padded to the longest.
+    Every second node of an order is a node of the previous order, so its values are reused. If the values are
+    coefficients of different lengths, they are padded to the longest.
     """
     known: Array | None = None
     for order in orders[first:]:

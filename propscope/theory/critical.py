@@ -35,9 +35,9 @@ class CriticalLine:
 def gain(activation: ActivationLike) -> float:
     """Return 1 / sqrt(E[phi(z)^2]), z standard normal: weights of variance gain^2 / fan_in keep q = 1.
 
-    sqrt 2 for ReLU (He et al. 2015, eq. 10), 1 for SELU (Klambauer et al. 2017). Not `torch.nn.init.calculate_gain`,
-    whose 5/3 for tanh and 3/4 for SELU are other conventions. For GELU, SiLU and Mish q = 1 is an unstable fixed
-    point: see `MeanField.fixed_point`. Raises `InputError` as `Elementwise.of`, and for an infinite second moment.
+    sqrt 2 for ReLU (He et al. 2015, eq. 10), 1 for SELU (Klambauer et al. 2017). `torch.nn.init.calculate_gain` follows
+    other conventions: 5/3 for tanh, 3/4 for SELU. For GELU, SiLU and Mish q = 1 is an unstable fixed point: see
+    `MeanField.fixed_point`. Raises `InputError` as `Elementwise.of` does, and for an infinite second moment.
     """
     return 1 / math.sqrt(float(moments(Elementwise.of(activation), 1.0).value))
 
@@ -45,7 +45,8 @@ def gain(activation: ActivationLike) -> float:
 def critical_line(activation: ActivationLike, q: ArrayLike) -> CriticalLine:
     """Return weight_variance = 1 / D(q), bias_variance = q - V(q) / D(q) at every q >= 0.
 
-    Both chi_1 = 1 and q' = q hold there (Schoenholz et al. 2017, section 3.1). Infinite weights where D = 0.
+    Both chi_1 = 1 and q' = q hold there (Schoenholz et al. 2017, section 3.1). Where D = 0, the weight
+    variance is infinite.
     """
     asked = numbers("q", q)
     known = moments(Elementwise.of(activation), asked)
@@ -55,14 +56,15 @@ def critical_line(activation: ActivationLike, q: ArrayLike) -> CriticalLine:
 
 
 def critical_point(activation: ActivationLike, *, bias_variance: float | None = None) -> CriticalPoint:
-    """Return the critical point with this bias variance, or without one, that with chi_1 = chi_parallel = 1.
+    """Return the critical point with this bias variance; for None, the one with chi_1 = chi_parallel = 1.
 
-    There both the gradient and a small change of q neither grow nor shrink: for GELU, SiLU and Mish a half-stable
-    fixed point at q > 0 (the lowest, should there be several), for tanh and its like the limit q = 0, to which q
-    decays algebraically, and for activations of two slopes, as ReLU, every q; q = 1 then by convention. With a bias
-    variance and several critical points: one where q is stable, the lowest.
+    With chi_1 = chi_parallel = 1, neither the gradient nor a small change of q grows or shrinks. For GELU, SiLU and
+    Mish this is a half-stable fixed point at q > 0 (the lowest, if there are several). For tanh and similar activations
+    it is the limit q = 0, to which q decays algebraically. For activations with two slopes, such as ReLU, it holds at
+    every q, and q = 1 is returned. If there are several critical points with the given bias variance, the lowest one
+    that is stable is returned.
 
-    Raises `NoCriticalPoint` where there is none with a bias variance of at least 0.
+    Raises `NoCriticalPoint` if there is none with a bias variance of at least 0.
     """
     elementwise = Elementwise.of(activation)
     if bias_variance is not None:

@@ -32,10 +32,10 @@ def phase_of(chi: float) -> Phase:
 
 
 def correlation_angle(activation: Elementwise, weight_variance: float, q: float, chi: float) -> float:
-    """Return theta*, cos theta* = c*, of the fixed point of the correlation map at a fixed point q of the variance.
+    """Return theta* of the fixed point c* = cos theta* of the correlation map, at a fixed point q of the variance.
 
-    0 for chi_1 <= 1. For chi_1 > 1 the root below pi/2 of sigma_w^2 R(q, theta) = q, which has one since the map is
-    convex in c and maps 0 to at least 0 (Poole et al. 2016, section 2.2); bracketed, in ln theta.
+    It is 0 for chi_1 <= 1. For chi_1 > 1 it is the root below pi/2 of sigma_w^2 R(q, theta) = q, which exists because
+    the map is convex in c and maps 0 to at least 0 (Poole et al. 2016, section 2.2). It is bracketed in ln theta.
     """
     if chi <= 1 + RESOLUTION:
         return 0.0

@@ -54,9 +54,9 @@ class Elementwise:
     ) -> Elementwise:
         """Return the activation that a name or spec, an nn.Module, or a function of a tensor or numpy array gives.
 
-        `derivative` of a function, by default torch's autograd in float64, or for a function that autograd does not
-        follow, the derivative of polynomials fitted to it. `kinks` are found where they are not declared. A module is
-        copied, in float64; a spec and a function are worked out once.
+        `derivative`: that of a function. By default it is torch's autograd in float64; if autograd cannot differentiate
+        the function, it is the derivative of polynomials fitted to the values. `kinks`: found if they are not given. A
+        module is copied to float64. The result for a spec or a function is cached.
 
         Raises `InputError` when it is not elementwise, is random, changes the shape, returns NaN or is 0 everywhere.
         """
@@ -183,7 +183,7 @@ def _at(value: Function, x: float, what: str) -> float:
     try:
         return float(value(np.array([x]))[0])
     except Exception as error:  # For example a parameter for each of 16 channels.
-        raise InputError(f"{what} is not elementwise: it fails on one number alone ({error}); {_VALID}") from error
+        raise InputError(f"{what} is not elementwise: it fails on a single number ({error}); {_VALID}") from error
 
 
 def _autograd(call: Callable[..., Any]) -> Function:

@@ -1,7 +1,7 @@
 """Where the variance of a pre-activation settles: every fixed point of the variance map, and what happens at its ends.
 
-Found as zeros of h(s) = ln(sigma_w^2 V(q) + sigma_b^2) - s, s = ln q, by brackets; never by iterating until little
-changes, which near a critical point stops anywhere.
+Fixed points are zeros of h(s) = ln(sigma_w^2 V(q) + sigma_b^2) - s, s = ln q, and are found by bracketing. Iterating
+the map until it changes little would stop anywhere near a critical point.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class VarianceMap:
 def fixed_points(variance_map: VarianceMap) -> tuple[FixedPoint, ...]:
     """Return every fixed point, ascending, with q = 0 where it is one and q = inf where the variance diverges.
 
-    Fixed points with q between about 1e-12 and 1e12, or further out with the variances given. Where every q is fixed,
-    the one returned has q = 1.
+    The search covers q from about 1e-12 to 1e12, and more if the variances require it. If every q is fixed, q = 1 is
+    returned.
     """
     if variance_map.activation.slopes is not None:
         return _homogeneous(variance_map)
@@ -92,7 +92,7 @@ def _root(function: Callable[[float], float], low: float, high: float) -> float:
 
 
 def search_range(variance_map: VarianceMap) -> Array:
-    """Return the s = ln q among which fixed points are looked for, as far as the activation can be resolved."""
+    """Return the values s = ln q between which fixed points are searched, as far as the activation can be resolved."""
     bias = variance_map.bias_variance
     low = max(min(-_RANGE, math.log(bias) - 2) if bias > 0 else -_RANGE, -600.0)
     most = max(_RANGE, math.log(variance_map.weight_variance + bias) + 8)
@@ -112,9 +112,9 @@ def search_range(variance_map: VarianceMap) -> Array:
 
 
 def _signs(h: Array, variance_map: VarianceMap) -> tuple[NDArray[np.int_], tuple[int, int]]:
-    """Return the sign of h, and the range where the interpolant tells it.
+    """Return the sign of h at each s, and the range in which the interpolant determines it.
 
-    Beyond, where h tends to 0 at either end, it is the sign of the limit at 0 where that is known, else the last one.
+    Outside this range h tends to 0. There the sign is that of the limit at q = 0, if it is known, else the nearest one.
     """
     signs = np.where(h >= 0, 1, -1)
     known = np.flatnonzero(np.abs(h) > 1e-10)
@@ -183,7 +183,7 @@ def _at_infinity(variance_map: VarianceMap, s: Array, h: Array, sign: int) -> li
 
 
 def _slow(variance_map: VarianceMap, s: Array, h: Array) -> Law:
-    """Return the law where h ~ q^m tends to 0 as s runs to its first: dq/dl = h q gives q_l ~ l^(-1/m)."""
+    """Return the law of q_l if h ~ q^m tends to 0 towards the first s: dq/dl = h q gives q_l ~ l^(-1/m)."""
     known = np.flatnonzero(np.abs(h) > 3e-12)
     if not known.size:
         return Law("logarithmic")

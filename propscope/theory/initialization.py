@@ -32,7 +32,7 @@ def layer_variances(
     `bias`: the standard deviation of the biases; with None the initializer decides: 1 / (3 fan_in) for torch's
     `default`, its own for `critical`, else 0. With `critical` the first layer may have another weight variance, see
     `InitializerSpec.first_layer`. Raises `InputError` for an initializer without a mean-field limit, with the reason,
-    for a user's own, whose variance is not known, and for fans that are not whole numbers of at least 1.
+    for a user's own initializer, whose variance is not known, and for fans that are not whole numbers of at least 1.
     """
     spec = parse_initializer(initializer)
     fan_in, fan_out = count("fan_in", fan_in), count("fan_out", fan_out)
@@ -66,11 +66,11 @@ def critical_initializer(
     residual connections, norm or dropout.
 
     `mean_square`: that of the input's elements. With it the weights of the first layer get the variance (q -
-    bias_variance) / mean_square, so that the variance starts at the fixed point q and stays there; from below, GELU
-    would leave its half-stable q for another where chi_1 is not 1. The first layer is like the others where every q is
-    a fixed point (ReLU), and where q tends to 0 (tanh without biases).
+    bias_variance) / mean_square, so that the variance starts at the fixed point q and stays there: if it started lower,
+    GELU would leave its half-stable q for another one where chi_1 is not 1. The first layer is like the others where
+    every q is a fixed point (ReLU), and where q tends to 0 (tanh without biases).
 
-    Raises `NoCriticalPoint` where there is none, and `InputError` when `bias` and a bias variance are both given.
+    Raises `NoCriticalPoint` if there is none, and `InputError` if `bias` and a bias variance are both given.
     """
     spec = parse_initializer(initializer)
     if spec.name != "critical" or spec.parameters["weight_variance"] != "auto":

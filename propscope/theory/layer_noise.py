@@ -286,7 +286,7 @@ def batch_likeness(
     cosine: float,
     gradients: float,
 ) -> BatchLikeness:
-    """Return how alike the samples of a batch and their gradients are, including the chance of a finite width.
+    """Return how alike the samples of a batch and their gradients are, with the random deviations of a finite width.
 
     `cosine`: that of two inputs. `gradients`: the mean square correlation of two samples' gradients at the output.
     """

@@ -1,8 +1,8 @@
 """The seed bands of a multilayer perceptron: means and variances of its log norms over networks, layer by layer.
 
-In a plain network fresh weights make the units of each layer anew, and the noise of a layer is independent of that of
-the others. A residual stream of pre-activations keeps its units: z_l and z_k correlate by sqrt(q_l / q_k), and so do
-the deviations of phi^2 and phi'^2 from their means at a given norm of z.
+In a plain network each layer draws its own weights, so its noise is independent of that of the other layers. A residual
+stream of pre-activations keeps its units: z_l and z_k correlate by sqrt(q_l / q_k), and so do the deviations of phi^2
+and phi'^2 from their means at a given norm of z.
 """
 
 from __future__ import annotations

@@ -98,5 +98,5 @@ class MomentTable:
 
 @lru_cache(maxsize=64)
 def moment_table(activation: Elementwise) -> MomentTable:
-    """Return the activation's table, the same one every time."""
+    """Return the activation's table, which is cached."""
     return MomentTable(activation)

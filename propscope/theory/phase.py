@@ -37,8 +37,8 @@ class PhaseDiagram:
     """Over `bias_variance` (rows, n_b) and `weight_variance` (columns, n_w); the other arrays have shape (n_b, n_w).
 
     `q` is what the variance tends to from q = 1 (0 where it decays, infinity where it diverges), `chi` chi_1 there,
-    `correlation_depth` xi_c, `phase` the words "ordered", "critical" and "chaotic". xi_c is right to about
-    1e-9 xi_c relative; infinite where chi_c is not told from 1, and where q decays or diverges.
+    `correlation_depth` xi_c, `phase` the words "ordered", "critical" and "chaotic". xi_c is right to about 1e-9 xi_c
+    relative; infinite where chi_c cannot be distinguished from 1, and where q decays or diverges.
     """
 
     weight_variance: Array

@@ -33,8 +33,8 @@ class Piecewise:
 
     `value` and `slope`: the function and its derivative, float64 arrays to arrays; with `slope` None only the values
     are used. A kink is a point where no polynomial fits however narrow the piece: a jump of the function or of its
-    first or second derivative. From values only, jumps of the first derivative are found, and the cuts are dense near
-    one of the second. Kinks are right to about 1e-11, or exact where they have few digits.
+    first or second derivative. Without `slope`, jumps of the first derivative are found, and the cuts are dense near a
+    jump of the second. Kinks are right to about 1e-11, or exact where they have few digits.
     """
 
     def __init__(self, value: Function, slope: Function | None, *, kinks: tuple[float, ...] = (), what: str) -> None:
@@ -53,7 +53,7 @@ class Piecewise:
     def within(self, radius: float) -> Array:
         """Return the cuts in (-radius, radius), ascending.
 
-        Raises `InputError` when the function bends too often on the way to be resolved, as sin does far out.
+        Raises `InputError` if the function bends too often to be resolved, as sin does far from 0.
         """
         while _SHELLS[self._shell] < radius and self._shell + 1 < len(_SHELLS):
             self._grow()
@@ -177,7 +177,7 @@ class Piecewise:
 
 
 def _rounding(x: Array, values: Array) -> Array:
-    """Return what the rounding of x alone does to the values, which no narrower piece would mend, (pieces,)."""
+    """Return the error of the values that comes from rounding x, which a narrower piece would not reduce, (pieces,)."""
     with np.errstate(divide="ignore", invalid="ignore"):
         steepest = np.abs(np.diff(values, axis=1) / np.diff(x, axis=1)).max(axis=1)
     return np.asarray(np.nan_to_num(4e-16 * np.abs(x).max(axis=1) * steepest, posinf=0.0))

@@ -1,4 +1,4 @@
-"""The variance, the gradient and the correlation of a signal layer by layer, at depths of 10,000 too."""
+"""The variance, the gradient and the correlation of a signal layer by layer, also at depths of 10,000."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def follow(steps: CorrelationSteps, gap: float) -> Array:
 
 
 def _asymptotes(activation: Elementwise) -> tuple[float, float] | None:
-    """Return the slopes to which phi tends for large negative and positive x; None where it tends to none."""
+    """Return the limits of the slope of phi for large negative and positive x; None if it has none."""
     x = np.array([-1e10, -1e9, 1e9, 1e10])
     slopes = activation.value(x) / x
     steady = np.abs(slopes[[0, 3]] - slopes[[1, 2]]).max() <= 1e-7 and np.abs(slopes).max() > 1e-3

@@ -222,7 +222,7 @@ def _free(
 def refuse(model: nn.Module) -> None:
     """Raise `InputError` for a model whose weights cannot be changed in place."""
     if not isinstance(model, nn.Module):
-        raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+        raise InputError(f"model must be a torch.nn.Module, got a {type(model).__name__}")
     tensors = (*model.parameters(), *model.buffers())
     if any(is_lazy(tensor) for tensor in tensors):
         raise InputError(

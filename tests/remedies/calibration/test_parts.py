@@ -241,7 +241,7 @@ def sharded():
 @pytest.mark.parametrize(
     "build, message",
     [
-        (lambda: "model", "model is a str; expected a torch.nn.Module"),
+        (lambda: "model", "model must be a torch.nn.Module, got a str"),
         (lambda: nn.Sequential(nn.LazyLinear(3)), "lazy modules"),
         (lambda: nn.Linear(3, 3, device="meta"), "meta device"),
         (lambda: nn.Sequential(Quantized(3, 3)), "'0' is a quantized Quantized"),
