@@ -135,6 +135,8 @@ def _check_kind(path: str | os.PathLike[str]) -> None:
             raise StoreError(f"cannot read {path}: {what}", hint="name a file that propscope wrote")
         with Path(path).open("rb") as stream:
             empty = not stream.read(1)
+    except StoreError:
+        raise
     except FileNotFoundError as error:
         hint = "`propscope profile` and propscope.save(path, profiles) write one"
         raise StoreError(f"there is no file {path}", hint=hint) from error
