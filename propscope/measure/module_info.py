@@ -12,32 +12,10 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
 from propscope.errors import InputError
+from propscope.networks.activations import NONLINEARITIES
 from propscope.records.network import Role
 
-_ACTIVATIONS: tuple[type[nn.Module], ...] = (
-    nn.Threshold,
-    nn.ReLU,
-    nn.RReLU,
-    nn.Hardtanh,
-    nn.Sigmoid,
-    nn.Hardsigmoid,
-    nn.Tanh,
-    nn.SiLU,
-    nn.Mish,
-    nn.Hardswish,
-    nn.ELU,
-    nn.CELU,
-    nn.SELU,
-    nn.GELU,
-    nn.Hardshrink,
-    nn.LeakyReLU,
-    nn.LogSigmoid,
-    nn.Softplus,
-    nn.Softshrink,
-    nn.PReLU,
-    nn.Softsign,
-    nn.Tanhshrink,
-)
+_ACTIVATIONS = (*NONLINEARITIES, nn.Threshold, nn.RReLU, nn.Hardshrink, nn.Softshrink)
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
 _CHANNEL_FIRST = (_NormBase, nn.GroupNorm, nn.LocalResponseNorm)
 # Packages whose activation classes are elementwise functions without being torch's own.

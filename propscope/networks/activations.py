@@ -32,22 +32,6 @@ from propscope.records.activations import ACTIVATIONS
 _VALID = "give an nn.Module class, or an elementwise function of a tensor"
 
 
-class Erf(nn.Module):
-    """The error function, elementwise: any shape, the same shape back."""
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Return erf(z)."""
-        return torch.erf(z)
-
-
-class Sin(nn.Module):
-    """The sine, elementwise: any shape, the same shape back."""
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Return sin(z)."""
-        return torch.sin(z)
-
-
 class FunctionActivation(nn.Module):
     """A user's function of a tensor as a module, so that a recorder sees it; `name` is its spec."""
 
@@ -72,10 +56,26 @@ def _hardtanh(min: float, max: float) -> nn.Module:
     return nn.Hardtanh(min, max)
 
 
-_OWN = {"erf": Erf, "sin": Sin}
-_MAKE: dict[str, Callable[..., nn.Module]] = {
-    entry.name: _OWN.get(entry.torch_name) or getattr(nn, entry.torch_name) for entry in ACTIVATIONS
-} | {"hardtanh": _hardtanh}
+def _module_class(torch_name: str) -> type[nn.Module]:
+    """Return the class of torch.nn, or a new one, named like Erf, that calls the elementwise function of torch."""
+    if hasattr(nn, torch_name):
+        return getattr(nn, torch_name)  # type: ignore[no-any-return]
+    function: Callable[[Tensor], Tensor] = getattr(torch, torch_name)
+
+    def forward(self: nn.Module, z: Tensor) -> Tensor:
+        return function(z)
+
+    doc = f"torch.{torch_name}, elementwise: any shape, the same shape back."
+    return type(torch_name.capitalize(), (nn.Module,), {"forward": forward, "__module__": __name__, "__doc__": doc})
+
+
+_CLASSES = {entry.name: _module_class(entry.torch_name) for entry in ACTIVATIONS}
+Erf, Sin = _CLASSES["erf"], _CLASSES["sin"]
+# Pickle finds a class by its name in its module.
+globals().update({made.__name__: made for made in _CLASSES.values() if made.__module__ == __name__})
+_MAKE: dict[str, Callable[..., nn.Module]] = {**_CLASSES, "hardtanh": _hardtanh}
+# The classes that propscope takes for a nonlinearity where a model has them; nn.Identity stands for none.
+NONLINEARITIES = tuple(made for name, made in _CLASSES.items() if name != "identity")
 _SHORTHANDS = {name: f"{entry.name}:{rest}" for entry in ACTIVATIONS for name, rest in entry.shorthands}
 _INDEX = index_names(ACTIVATIONS)
 if taken := _SHORTHANDS.keys() & _INDEX.keys():
@@ -85,8 +85,7 @@ _ENTRY_OF = {
     target: entry.name
     for entry in ACTIVATIONS
     for target in (
-        _MAKE[entry.name],
-        getattr(nn, entry.torch_name, None),
+        _CLASSES[entry.name],
         *(getattr(home, entry.name, None) for home in (torch, nn.functional) if entry.name != "prelu"),
     )
     if target is not None

@@ -25,11 +25,11 @@ class Activation:
     """A nonlinearity: its formula phi(x), where it was published, and what follows from its shape.
 
     `torch_name`: the class of torch.nn that computes it, or, in lower case, the elementwise function of torch.
-    `shorthands`: names that stand for a parameter's value, as (name, "parameter=value"). `bounded`: both tails are
-    flat or return, so that large inputs saturate. `rectifier`: zero, or nearly so, for negative inputs and linear for
-    positive ones. `offset`: all its values have one sign, so that their mean is never 0. `torch_gain`: the name under
-    which `torch.nn.init.calculate_gain` has a gain for it; empty where torch has none. `advice`: the options that keep
-    its signal. `initializers`: those that the literature recommends for it, by their names in `INITIALIZERS`.
+    `shorthands`: names that stand for a parameter's value, as (name, "parameter=value"). `bounded`: its values are
+    bounded on both sides, so that large inputs saturate it. `offset`: all its values have one sign, so that their mean
+    is not 0, whatever the input. `torch_gain`: the name under which `torch.nn.init.calculate_gain` has a gain for it;
+    empty where torch has none. `advice`: the options that keep its signal. `initializers`: those that the literature
+    recommends for it, by their names in `INITIALIZERS`.
     """
 
     name: str
@@ -41,7 +41,6 @@ class Activation:
     parameters: tuple[SpecParameter, ...] = ()
     shorthands: tuple[tuple[str, str], ...] = ()
     bounded: bool = False
-    rectifier: bool = False
     offset: bool = False
     torch_gain: str = ""
     initializers: tuple[str, ...] = ()
@@ -71,13 +70,13 @@ _LECUN_NAMES = ("lecun_uniform", "lecun_normal")
 ACTIVATIONS: tuple[Activation, ...] = (
     Activation("identity", "x", "Saxe et al. 2014, deep linear networks", "Identity", _XAVIER, aliases=("linear",),
                torch_gain="linear", initializers=("orthogonal", "identity", "dirac")),
-    Activation("relu", "max(0, x)", "Nair, Hinton 2010", "ReLU", HE, rectifier=True, torch_gain="relu",
+    Activation("relu", "max(0, x)", "Nair, Hinton 2010", "ReLU", HE, torch_gain="relu",
                initializers=(*_HE_NAMES, "identity", "dirac")),
-    Activation("leaky_relu", "x if x > 0 else negative_slope x", "Maas et al. 2013", "LeakyReLU", HE, rectifier=True,
+    Activation("leaky_relu", "x if x > 0 else negative_slope x", "Maas et al. 2013", "LeakyReLU", HE,
                parameters=(SpecParameter("negative_slope", 0.01),), torch_gain="leaky_relu", initializers=_HE_NAMES),
     Activation("prelu", "x if x > 0 else a x, a learned, init at first", "He et al. 2015, eq. 1", "PReLU", HE,
-               parameters=(SpecParameter("init", 0.25),), rectifier=True, initializers=_HE_NAMES),
-    Activation("relu6", "min(max(0, x), 6)", "Krizhevsky 2010", "ReLU6", HE, rectifier=True, initializers=_HE_NAMES),
+               parameters=(SpecParameter("init", 0.25),), initializers=_HE_NAMES),
+    Activation("relu6", "min(max(0, x), 6)", "Krizhevsky 2010", "ReLU6", HE, initializers=_HE_NAMES),
     Activation("elu", "x if x > 0 else alpha (e^x - 1)", "Clevert et al. 2016", "ELU", _XAVIER,
                parameters=(SpecParameter("alpha", 1.0),)),
     Activation("selu", "1.0507 (x if x > 0 else 1.6733 (e^x - 1))", "Klambauer et al. 2017, eq. 2", "SELU", _LECUN,
