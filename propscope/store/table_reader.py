@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from propscope.errors import PropscopeError, StoreError
 from propscope.records.network import Label
 from propscope.records.rows import Row
+from propscope.store.columns import attribute, check_text, has_table, open_columns
 from propscope.store.schema import FORMAT, SCHEMA_VERSION, TABLES, TRAINING, Column, StoredTable
 from propscope.store.seal import open_sealed
 
@@ -60,6 +61,8 @@ class TableReader:
             if (dataset := self.datasets.get(table, {}).get(column)) is None:
                 (absent,) = (entry for entry in TABLES[table] if entry.name == column)
                 return np.full(stop - start, absent.missing, object if absent.stored == "text" else absent.stored)
+            if dataset.dtype.kind == "O":
+                check_text(dataset, start, stop)
             values: NDArray[Any] = dataset[start:stop]
             return values
 
@@ -107,8 +110,8 @@ def open_tables(path: str | os.PathLike[str]) -> Iterator[TableReader]:
         with reading(path):
             file = stack.enter_context(open_sealed(path))
             version = _check_schema(path, file)
-            held = [table for table in TABLES if table not in TRAINING or (version > 1 and "run" in file)]
-            tables = TableReader(path, {table: _columns(file, table, version) for table in held})
+            held = [table for table in TABLES if table not in TRAINING or (version > 1 and has_table(file, "run"))]
+            tables = TableReader(path, {table: open_columns(file, table, version) for table in held})
         yield tables
 
 
@@ -150,49 +153,22 @@ def _check_kind(path: str | os.PathLike[str]) -> None:
 
 
 def _check_schema(path: str | os.PathLike[str], file: h5py.File) -> int:
-    if file.attrs.get("format") != FORMAT:
+    if attribute(file, "format") != FORMAT:
         raise StoreError(
             f"{path} is an HDF5 file that propscope did not write", hint="name a file that propscope wrote"
         )
-    version = int(file.attrs["schema_version"])
+    version = attribute(file, "schema_version")
+    if not isinstance(version, (int, np.integer)):
+        raise ValueError(f"attribute schema_version must be a whole number, got {version!r}")
     if version > SCHEMA_VERSION:
         raise StoreError(
-            f"{path} was written by propscope {file.attrs.get('propscope_version')} with schema {version}; "
+            f"{path} was written by propscope {attribute(file, 'propscope_version')} with schema {version}; "
             f"this propscope reads up to {SCHEMA_VERSION}",
             hint="pip install --upgrade propscope",
         )
     if version < 1:
         raise ValueError(f"schema_version is {version}")
-    return version
-
-
-def _columns(file: h5py.File, table: StoredTable, version: int) -> dict[str, h5py.Dataset]:
-    if not isinstance(group := file.get(table), h5py.Group):
-        raise ValueError(f"table {table} is missing")
-    columns = {
-        column.name: _column(group, table, column)
-        for column in TABLES[table]
-        if column.since <= version and not (column.optional and "run" not in file)
-    }
-    first = TABLES[table][0].name
-    rows = columns[first].shape[0]
-    for name, dataset in columns.items():
-        if dataset.shape[0] != rows:
-            raise ValueError(f"table {table} has {rows} rows of {first} and {dataset.shape[0]} of {name}")
-    return columns
-
-
-def _column(group: h5py.Group, table: StoredTable, column: Column) -> h5py.Dataset:
-    try:
-        # group[name] takes twice as long, since it first asks for the kind of the object; there are a hundred columns.
-        dataset = h5py.Dataset(h5py.h5d.open(group.id, column.name.encode()))
-    except KeyError as error:
-        raise ValueError(f"column {table}/{column.name} is missing") from error
-    dtype, dimensions = dataset.dtype, dataset.ndim
-    right = h5py.check_string_dtype(dtype) is not None if column.stored == "text" else dtype == column.stored
-    if dimensions != 1 or not right:
-        raise ValueError(f"column {table}/{column.name} must be 1-D of {column.stored}, got {dimensions}-D of {dtype}")
-    return dataset
+    return int(version)
 
 
 def _plain(column: Column, values: NDArray[Any]) -> list[Any]:

@@ -224,7 +224,10 @@ def _replace(name: str, **created: Any) -> Callable[[h5py.File], None]:
     [
         (_replace("site/forward_rms"), "column site/forward_rms is missing"),
         (_replace("parameter"), "table parameter is missing"),
-        (lambda opened: opened.attrs.pop("schema_version"), "can't locate attribute: 'schema_version'"),
+        (
+            lambda opened: opened.attrs.pop("schema_version"),
+            "schema_version must be a whole number",
+        ),
         (lambda opened: opened.attrs.modify("schema_version", 0), "schema_version is 0"),
         (lambda opened: opened["site/name"].resize((3,)), "table site has 12 rows of site and 3 of name"),
         (lambda opened: opened["histogram/bin"].resize((3,)), "table histogram has 3 rows of bin and"),

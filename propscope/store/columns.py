@@ -1,0 +1,163 @@
+"""`open_columns`: the datasets of a table that the schema names, and no others.
+
+A result file may come from a stranger, and HDF5 follows what a file says: to other files (external storage and links,
+virtual datasets), to filters that it loads as plugins, to memory that a few bytes claim. So a link is looked at before
+it is followed, and the size of a dataset before it is read.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import h5py
+import numpy as np
+
+from propscope.store.schema import TABLES, Column, StoredTable
+
+# deflate makes at most 1032 bytes of one (zlib's technical details, section 1).
+_EXPANSION = 1032
+# The largest chunk that HDF5 may hold in memory; propscope's own have 128 KiB.
+_CHUNK_BYTES = 1 << 24
+_FILTERS = {h5py.h5z.FILTER_DEFLATE: "deflate", h5py.h5z.FILTER_SHUFFLE: "shuffle"}
+# A text column whose rows could hold more than this, were each as long as the file, is measured before it is read.
+_TEXT_BYTES = 1 << 26
+_LINKS = {h5py.h5l.TYPE_SOFT: "a soft link", h5py.h5l.TYPE_EXTERNAL: "a link to another file"}
+
+
+def has_table(file: h5py.File, table: StoredTable) -> bool:
+    """Return whether the file has an entry of a table's name, without following it."""
+    return bool(file.id.links.exists(table.encode()))
+
+
+def open_columns(file: h5py.File, table: StoredTable, version: int) -> dict[str, h5py.Dataset]:
+    """Return the columns of a table that a file of this schema version has, each checked, all equally long.
+
+    Raises `ValueError` for a column that is missing, lies outside the file, is of another type or rank than the schema
+    says, or claims more rows than its stored bytes can hold.
+    """
+    if not has_table(file, table):
+        raise ValueError(f"table {table} is missing")
+    _check_link(file.id, table, f"table {table}")
+    try:
+        group = h5py.h5g.open(file.id, table.encode())
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"table {table} is not a group") from error
+    runs = has_table(file, "run")
+    columns = {
+        column.name: _open_column(group, table, column)
+        for column in TABLES[table]
+        if column.since <= version and not (column.optional and not runs)
+    }
+    first = TABLES[table][0].name
+    rows = columns[first].shape[0]
+    for name, dataset in columns.items():
+        if dataset.shape[0] != rows:
+            raise ValueError(f"table {table} has {rows} rows of {first} and {dataset.shape[0]} of {name}")
+    return columns
+
+
+def attribute(file: h5py.File, name: str) -> Any:
+    """Return one attribute of the root group, a whole number or text; None where there is none.
+
+    Raises `ValueError` for an attribute of another type, or with more than one element.
+    """
+    if not h5py.h5a.exists(file.id, name.encode()):
+        return None
+    held = h5py.h5a.open(file.id, name.encode())
+    right = held.dtype.kind in "iu" or h5py.check_string_dtype(held.dtype) is not None
+    if held.shape != () or held.get_storage_size() > 1024 or not right:
+        raise ValueError(f"attribute {name} must be one whole number or text, got shape {held.shape} of {held.dtype}")
+    return file.attrs[name]
+
+
+def _check_link(group: Any, name: str, what: str) -> None:
+    links = group.links
+    if (kind := links.get_info(name.encode()).type) != h5py.h5l.TYPE_HARD:
+        raise ValueError(f"{what} is {_LINKS.get(kind, 'a link of another program')}, which is not followed")
+
+
+def _open_column(group: h5py.h5g.GroupID, table: StoredTable, column: Column) -> h5py.Dataset:
+    what = f"column {table}/{column.name}"
+    if not group.links.exists(column.name.encode()):
+        raise ValueError(f"{what} is missing")
+    _check_link(group, column.name, what)
+    try:
+        # group[name] takes twice as long, since it first asks for the kind of the object; there are a hundred columns.
+        dataset = h5py.Dataset(h5py.h5d.open(group, column.name.encode()))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{what} is no dataset") from error
+    _check_storage(dataset, what)
+    dtype, dimensions = dataset.dtype, dataset.ndim
+    if column.stored == "text":
+        text = h5py.check_string_dtype(dtype)
+        right = text is not None and text.length is None
+    else:
+        right = dtype == column.stored
+    if dimensions != 1 or not right or dataset.id.get_type().committed():
+        raise ValueError(f"{what} must be 1-D of {column.stored}, got {dimensions}-D of {dtype}")
+    _check_size(dataset, what)
+    return dataset
+
+
+def _check_storage(dataset: h5py.Dataset, what: str) -> None:
+    made = dataset.id.get_create_plist()
+    if made.get_layout() == h5py.h5d.VIRTUAL or made.get_external_count():
+        raise ValueError(f"{what} keeps its values in another file, which is not opened")
+    for index in range(made.get_nfilters()):
+        code, _, _, name = made.get_filter(index)
+        if code not in _FILTERS:
+            raise ValueError(
+                f"{what} must be stored with {' and '.join(_FILTERS.values())} or plainly, got the filter "
+                f"{name.decode(errors='replace')!r} ({code})"
+            )
+    if made.get_layout() == h5py.h5d.CHUNKED:
+        (size, *_), width = made.get_chunk(), dataset.id.get_type().get_size()
+        if size * width > _CHUNK_BYTES:
+            raise ValueError(f"{what} has chunks of {size * width:,} bytes; at most {_CHUNK_BYTES:,} are read")
+
+
+def _check_size(dataset: h5py.Dataset, what: str) -> None:
+    rows, stored = dataset.shape[0], dataset.id.get_storage_size()
+    width = 16 if dataset.dtype.kind == "O" else dataset.dtype.itemsize
+    chunk = dataset.chunks[0] if dataset.chunks else 0
+    if rows * width > _EXPANSION * stored + chunk * width:
+        raise ValueError(f"{what} has {rows:,} rows in {stored:,} stored bytes, which cannot hold so many")
+
+
+def check_text(dataset: h5py.Dataset, start: int, stop: int) -> None:
+    """Raise `ValueError` where rows of a text column, read together, are longer than the whole file.
+
+    Rows of a hostile file may all point to one long text, so that a small file fills the memory.
+    """
+    size = dataset.file.id.get_filesize()
+    if (stop - start) * size <= _TEXT_BYTES:
+        return
+    total = _text_bytes(dataset, start, stop)
+    if total > size:
+        raise ValueError(f"column {dataset.name[1:]} has {total:,} bytes of text in a file of {size:,} bytes")
+
+
+def _text_bytes(dataset: h5py.Dataset, start: int, stop: int) -> int:
+    """Return the summed length of the texts of some rows, from the heads of their heap references."""
+    if not dataset.chunks:
+        raise ValueError(f"column {dataset.name[1:]} must be stored in chunks")
+    made, rows = dataset.id.get_create_plist(), dataset.chunks[0]
+    filters = [made.get_filter(index)[0] for index in range(made.get_nfilters())]
+    # In the file a text is its length (4 bytes), the address of its heap, and its number there (4 bytes).
+    width = 8 + dataset.file.id.get_create_plist().get_sizes()[0]
+    total = 0
+    for first in range(start - start % rows, stop, rows):
+        if dataset.id.get_chunk_info_by_coord((first,)).byte_offset is None:
+            continue
+        mask, raw = dataset.id.read_direct_chunk((first,))
+        for index, code in reversed(list(enumerate(filters))):
+            if mask >> index & 1:
+                continue
+            if code == h5py.h5z.FILTER_DEFLATE:
+                raw = zlib.decompressobj().decompress(raw, rows * width)
+            else:
+                raw = np.frombuffer(raw, np.uint8).reshape(width, -1).T.tobytes()
+        heads = np.frombuffer(raw, np.uint8).reshape(-1, width)[max(start - first, 0) : stop - first, :4]
+        total += int(np.ascontiguousarray(heads).view("<u4").sum(dtype=np.int64))
+    return total
