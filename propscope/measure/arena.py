@@ -1,8 +1,8 @@
 """Memory for accumulators, kept apart from the memory of the model.
 
-A few kilobytes for each tensor that is watched, taken from the process's heap in the middle of a forward pass, would
-lie between activations of megabytes, and keep the room that these leave from being joined again: measured on a GPT-2
-and a ResNet, 15 to 35% more memory at the peak, with no tensor kept. So it comes from pieces of its own.
+Each watched tensor needs a few kilobytes. Taken from the process's heap in the middle of a forward pass, they would lie
+between activations of megabytes and keep the gaps of freed activations from being joined: on a GPT-2 and a ResNet the
+peak was 15 to 35% higher, although no tensor was kept. So accumulators take their memory from separate pieces.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ALIGNMENT = 64
 
 
 class _Pieces(threading.local):
-    """The piece that the next request is served from, one a thread; a piece lives as long as an array in it."""
+    """The piece that serves the next request, one per thread; a piece lives as long as an array in it."""
 
     def __init__(self) -> None:
         self._bytes: NDArray[np.uint8] = np.empty(0, np.uint8)

@@ -1,7 +1,7 @@
 """`CpuAccumulator`: accumulates the summary of one site's CPU tensors.
 
-On the CPU a look at a result is a memory read, so the path may depend on the data: nearly every tensor takes the short
-one. `DeviceAccumulator` is its twin for accelerators, where a look would stop the queue.
+On the CPU it costs nothing to read a result, so the code may branch on values, and nearly every tensor takes the short
+path. `DeviceAccumulator` does the same on accelerators, where reading a result would wait for the device.
 """
 
 from __future__ import annotations

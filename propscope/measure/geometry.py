@@ -19,9 +19,9 @@ _SAFE = (1e-20, 1e20)
 def sample_rows(tensor: Tensor, unit_axis: int) -> Tensor | None:
     """Return at most 32 samples' vectors as a float matrix, (rows, features); None where there are not two samples.
 
-    A sample is a position of every axis but the units' when the units come last (tokens of a sequence included), and
-    an entry of the first axis when they do not (images). At most 1024 features of each: 64 evenly spread runs of 16,
-    as single ones would take a line of memory each.
+    If the units are on the last axis, a sample is a position on all other axes (tokens of a sequence included);
+    otherwise it is an entry of the first axis (images). At most 1024 features of each sample are taken, in 64 evenly
+    spread runs of 16, because single features would need a cache line each.
     """
     if tensor.dim() < 2 or not tensor.numel():
         return None
@@ -83,8 +83,8 @@ def is_safe(last_product: float) -> bool:
 def gram(tensor: Tensor, unit_axis: int) -> Tensor | None:
     """Return the inner products of the sampled rows, (rows, rows), or None; see `sample_rows`.
 
-    The product of two rows of n features is summed in float64, and errs by at most n * 2^-53 of the product of their
-    lengths in whatever order that happens. Rows that are float64 themselves are first divided by their largest
+    The product of two rows of n features is summed in float64. Its error is at most n * 2^-53 times the product of
+    their lengths, in any order of summation. Rows that are float64 themselves are first divided by their largest
     magnitude, so that no square leaves the range: the mean cosine and the effective rank do not depend on the scale.
     """
     rows = sample_rows(tensor, unit_axis)

@@ -1,6 +1,6 @@
-"""The compiled pass over a CPU tensor's memory; `CpuAccumulator` and `CpuUnits` do without it where it was not built.
+"""The compiled pass over a CPU tensor's memory; `CpuAccumulator` and `CpuUnits` also work without it.
 
-`PROPSCOPE_KERNEL=0` in the environment leaves it unused, for comparison and for tracing a fault.
+`PROPSCOPE_KERNEL=0` in the environment switches it off, for comparison and for tracing a fault.
 """
 
 from __future__ import annotations
@@ -117,9 +117,9 @@ def can_read(tensor: Tensor) -> bool:
 
 
 class Plan:
-    """What the kernel is called with for tensors like the first one, worked out once.
+    """The kernel's arguments for tensors like the first one, computed once.
 
-    `tensor`: of any floating dtype but float64. `stride`: every how many elements, in memory order, enter the bins.
+    `tensor`: of any floating dtype but float64. `stride`: every `stride`-th element, in memory order, enters the bins.
     `unit_axis`, with `extremes`, float32, shape (2, units): where each unit's smallest and largest value go; NaN where
     it has one. `rows`: the rows of memory whose inner products go to `products`, see `geometry`; None: no products.
     """

@@ -64,7 +64,7 @@ def refuse_lazy(model: nn.Module) -> None:
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Return whether the module is one of torch's own that has no parts and leaves its input as it is."""
+    """Return whether the module is one of torch's own that has no parts and does not change its input."""
     own = type(module).__module__.startswith("torch.nn.modules.")
     return own and not module._modules and not getattr(module, "inplace", False)
 

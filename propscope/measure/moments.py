@@ -2,8 +2,8 @@
 
 All sums are taken in float64, where the square of a float32 number is exact, so that the result holds to a stated bound
 however a processor's library orders its additions. The second moment comes from a dot product, which is several times
-faster than `std`; the rare tensors for which cancellation, NaN or Inf make it inaccurate are found by looking at the
-result and done again with care.
+faster than `std`; the rare tensors for which cancellation, NaN or Inf make it inaccurate are recognized by the result
+and computed again by a slower way.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ _scratch = _Scratch()
 
 
 def moments_of(flat: Tensor, extremes: tuple[float, float] | None = None) -> Moments:
-    """Return the moments of a 1-D CPU tensor of any floating dtype, on any processor to 7.3e-9 of the deviation.
+    """Return the moments of a 1-D CPU tensor of any floating dtype, to 7.3e-9 of the std on any processor.
 
     `extremes`: the smallest and the largest element, when the caller knows them already.
     """

@@ -140,10 +140,10 @@ class Observer:
                 site.role = "output"
 
     def output_alike(self, info: ModuleInfo, output: Any) -> bool:
-        """Record what a module returned, the short way, where it is what its last pass led to expect.
+        """Record what a module returned by the short path, if it is like the output of the last pass.
 
-        Return False, and do nothing, where it is not: another type or shape, another call of the same pass, a tensor
-        that is a site already, a part that a checkpoint runs again.
+        Return False and do nothing if it is not: another type or shape, another call of the same pass, a tensor that is
+        a site already, a part that a checkpoint runs again.
         """
         path = info.path
         site = self.sites.get(path)
@@ -182,7 +182,7 @@ class Observer:
         units: bool = False,
         module: nn.Module | None = None,
     ) -> SiteAccumulator | None:
-        """Record a tensor as the site `path`, and its gradient when it comes; None where that cannot be."""
+        """Record a tensor as the site `path`, and its gradient when it comes; None if it cannot be recorded."""
         if not self._keeps_all and not self._kept.keeps(path, kind, module):
             if self._kept.excludes(path, module):
                 self.identity.remember(tensor, None)

@@ -39,7 +39,7 @@ def track(
     names of the classes and functions that are recorded, None for all. `depth`: record modules down to so many levels
     below the model. `stats`: "all", or "moments" to leave out histograms, units and geometry. `histogram_limit`: the
     largest number of elements of one tensor that a histogram counts, 0 for all. `loss_scale`: the factor that the loss
-    is multiplied with, a number or a `GradScaler`; recorded gradients are divided by it.
+    is multiplied by, a number or a `GradScaler`; recorded gradients are divided by it.
 
     `recorder.profile()`, inside the block or after it, returns a `NetworkProfile` of all batches and backward passes so
     far. Raises `InputError` for an invalid argument.
@@ -130,11 +130,11 @@ def summary(
 def profile_batches(
     model: nn.Module, recorder: Recorder, batches: Iterable[tuple[Any, Loss | None, int]], *, seed: int
 ) -> NetworkProfile:
-    """Run `model` on several batches with one recorder of it and return their profile; the model is left as found.
+    """Run `model` on several batches with one recorder and return their profile; the model stays as it was.
 
     `batches`: each batch with its loss and the seed of its gradient, as `profile` takes them. Every batch starts from
-    the same buffers and random states. Summaries merge exactly, and a unit is dead (symmetric) where it is in every
-    batch; mean cosine and effective rank are means over the batches. Raises what `profile` raises.
+    the same buffers and random states. Summaries merge exactly. A unit is dead (symmetric) if it is so in every batch.
+    Mean cosine and effective rank are means over the batches. Raises what `profile` raises.
     """
     for batch, loss, gradient_seed in batches:
         _run(model, recorder, batch, loss, gradient_seed, seed)

@@ -17,7 +17,7 @@ from propscope.records.network import Provenance
 
 @lru_cache(maxsize=1)
 def commit() -> str:
-    """Return the commit of the working directory's repository, "+" behind it when files differ; "" outside one."""
+    """Return the commit of the working directory's repository, with "+" at the end if files differ; "" outside one."""
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
         changed = subprocess.run(

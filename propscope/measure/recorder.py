@@ -171,7 +171,7 @@ class Recorder:
     def _at_leaf(
         self, info: ModuleInfo, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        """Do at once what `_before` and `_after` do, where nothing in between could tell: half the calls."""
+        """Do what `_before` and `_after` do in one call, for modules that contain nothing to watch."""
         if output is None and self._stops(info):
             return
         with torch._C.DisableTorchFunction():
@@ -212,7 +212,7 @@ class Recorder:
     def end_batch(self) -> None:
         """Count the geometry of what ran since the last call as one batch; waits for the device.
 
-        The profile then holds the mean of cosine and rank over these batches, where it holds those of the last one.
+        The profile then holds means of cosine and rank over these batches, instead of those of the last batch.
         """
         for site in self._observer.sites.values():
             site.end_batch()

@@ -172,9 +172,9 @@ def _once(known: dict[Any, FlatRegion | None], key: object, compute: Callable[[]
 
 
 def _apart(compute: Callable[[], FlatRegion]) -> FlatRegion | None:
-    """Run in a thread of its own, where none of the caller's modes hold: autocast, saved-tensor hooks, no_grad.
+    """Run in a separate thread, where none of the caller's modes hold: autocast, saved-tensor hooks, no_grad.
 
-    What an activation checkpoint saves is counted; a derivative taken in its midst would be counted too.
+    An activation checkpoint counts the tensors that are saved inside it; those of this derivative must not be counted.
     """
     found: list[FlatRegion] = []
 

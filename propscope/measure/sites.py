@@ -26,9 +26,9 @@ Stats = Literal["all", "moments"]
 class Options:
     """What is recorded of each tensor.
 
-    `stats`: "all", or "moments" for count, mean, std, rms, extremes, zeros and non-finite counts alone.
+    `stats`: "all", or "moments" for only count, mean, std, rms, extremes, zeros and non-finite counts.
     `histogram_limit`: elements of one tensor that its histogram counts at most, 0 for all. `look`: whether results may
-    be looked at on the way, which is free on the CPU and stops the queue of any other device; None: by the device.
+    be read while the model runs, which is free on the CPU and makes any other device wait; None: only on the CPU.
     """
 
     stats: Stats = "all"
@@ -99,7 +99,7 @@ class SiteAccumulator:
         self._branch: tuple[Tensor, Tensor] | None = None
 
     def see_forward(self, value: Tensor) -> None:
-        """Take in a value."""
+        """Add a value."""
         if self.record_same_shape(value):
             return
         value = measurable(value.detach())
@@ -117,7 +117,7 @@ class SiteAccumulator:
             self._see_geometry(value)
 
     def record_same_shape(self, value: Tensor) -> bool:
-        """Take in a value like the last one, the short way; return False, and do nothing, where it is another."""
+        """Add a value like the last one by the short path; return False and do nothing for any other value."""
         forward = self._forward
         if forward.__class__ is not CpuAccumulator or (last_product := forward.add_same_shape(value)) is None:
             return False
@@ -127,7 +127,7 @@ class SiteAccumulator:
         return True
 
     def see_backward(self, gradient: Tensor) -> None:
-        """Take in the gradient of the loss with respect to the value."""
+        """Add the gradient of the loss with respect to the value."""
         backward = self._backward
         if backward.__class__ is CpuAccumulator and backward.add_same_shape(gradient) is not None:
             return
@@ -152,14 +152,14 @@ class SiteAccumulator:
             self._units.mark_preactivation(value, self.unit_axis, region)
 
     def see_attention(self, entropy: Tensor, largest: Tensor) -> None:
-        """Take in one call's mean row entropy and largest logit, 0-d tensors."""
+        """Add one call's mean row entropy and largest logit, 0-d tensors."""
         before = self._attention
         if before is not None:
             entropy, largest = before[0] + entropy, torch.maximum(before[1], largest)
         self._attention = (entropy, largest, 1 if before is None else before[2] + 1)
 
     def see_branch(self, branch: Tensor, stream: Tensor) -> None:
-        """Take in one residual sum's mean squares of branch and stream, 0-d tensors."""
+        """Add one residual sum's mean squares of branch and stream, 0-d tensors."""
         if self._branch is not None:
             branch, stream = self._branch[0] + branch, self._branch[1] + stream
         self._branch = (branch, stream)
@@ -195,7 +195,7 @@ class SiteAccumulator:
         return (None, None) if products is None else (mean_cosine(products), effective_rank(products))
 
     def _mean_geometry(self) -> tuple[float | None, float | None]:
-        """Return mean cosine and effective rank, means over the batches that ended, else those of the last one."""
+        """Return mean cosine and effective rank: means over the batches that ended, else those of the last batch."""
         cosines, ranks = zip(*(self._geometry or [self._last_geometry()]), strict=True)
         return _mean(cosines), _mean(ranks)
 
@@ -241,7 +241,7 @@ def _mean(values: tuple[float | None, ...]) -> float | None:
 
 
 def measurable(tensor: Tensor) -> Tensor:
-    """Return the magnitude of complex values, and memory that holds what the tensor says: no negation left to do."""
+    """Return the magnitude of complex values; of other tensors, memory in which a lazy negation is carried out."""
     if tensor.is_complex():
         return tensor.abs()
     return tensor.resolve_neg() if tensor.is_neg() else tensor

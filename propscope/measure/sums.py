@@ -18,8 +18,8 @@ def widest(tensor: Tensor) -> torch.dtype:
 def total(values: Tensor) -> Tensor:
     """Return the sum of all n elements, a 0-d tensor of dtype `widest`.
 
-    In float64 it errs by at most n * 2^-53 of the sum of the magnitudes, in whatever order they are added; in float32,
-    where one half is added to the other until one number is left, by at most ceil(log2(n)) * 2^-24.
+    In float64 the error is at most n * 2^-53 times the sum of the magnitudes, in any order of addition. In float32, one
+    half is added to the other until one number is left, and the error is at most ceil(log2(n)) * 2^-24 times that sum.
     """
     if widest(values) is torch.float64:
         return values.sum(dtype=torch.float64)

@@ -14,8 +14,8 @@ from propscope.measure.sites import SiteAccumulator
 class KnownTensor(NamedTuple):
     """A tensor that is a site already: a container returns its last child's output, and that is one site.
 
-    `site` is None for one that the caller excluded, which is not to come back under a container's name. A tuple, as
-    making one costs a tenth of a microsecond.
+    `site` is None for a tensor that the caller excluded, so that it is not recorded under a container's name. A tuple,
+    as making one costs a tenth of a microsecond.
     """
 
     tensor: weakref.ref[Tensor]

@@ -1,8 +1,8 @@
 """Which units of a site are dead, and which compute the same thing, over all samples.
 
 On the CPU both follow from each unit's smallest and largest pre-activation, which give the tensor's extremes too; the
-tensor itself is looked at only for the few units where those leave it open. On other devices nothing may be read
-back, so the tensor is compared with the flat region's bounds, and equal units are found by a hash of their bits.
+tensor itself is read only for the few units that these do not decide. On other devices nothing may be read back, so the
+tensor is compared with the flat region's bounds, and equal units are found by a hash of their bits.
 """
 
 from __future__ import annotations

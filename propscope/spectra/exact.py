@@ -1,8 +1,8 @@
 """Jacobians as whole matrices, and their singular values.
 
 In forward mode one pass with n_in directions gives the Jacobian of every site at once; in reverse mode each site takes
-a pass with as many directions as it has elements. Reverse mode is what training uses, and the forward one must agree
-with it: within `torch.no_grad()`, in dropout and in functions of the user's own it need not.
+a pass with as many directions as it has elements. Training uses reverse mode, and forward mode must agree with it;
+inside `torch.no_grad()`, in dropout and in a user's own functions it may not, so the result is checked.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a Jacobian is taken of, and by what: the sites that qualify, their tensors, and the model's inputs."""
+"""What is differentiated, and by what: the sites that qualify, their tensors, and the model's inputs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MOMENTS = Options(stats="moments")
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The arguments of a model; the one at `key` is what it is differentiated by, shape (rows, ...)."""
+    """The arguments of a model; the sites are differentiated by the one at `key`, shape (rows, ...)."""
 
     positional: tuple[Any, ...]
     named: Mapping[str, Any]
@@ -39,7 +39,7 @@ class Inputs:
     def of(cls, x: Any, dtype: torch.dtype | None) -> Inputs:
         """Return the inputs of what a user passed; floating tensors become `dtype`, None leaves them as they are.
 
-        Raises `InputError` when no tensor is in it that can be differentiated by.
+        Raises `InputError` if it holds no tensor to differentiate by.
         """
         if not isinstance(x, (Tensor, tuple, list, Mapping)):
             raise InputError(f"x must be a tensor, or a tuple, list or dict of arguments, got a {type(x).__name__}")
@@ -70,7 +70,7 @@ class Inputs:
 
     @property
     def tensor(self) -> Tensor:
-        """What the model is differentiated by."""
+        """The tensor by which the sites are differentiated."""
         found: Tensor = self.positional[self.key] if isinstance(self.key, int) else self.named[self.key]
         return found
 

@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 class Spectrum:
     """The figures of one site: `summary`, `condition`, `square_variance` as `Site` has them, and `notes` on them.
 
-    `mean_square_error`: relative standard error of the mean square, 0 when exact, NaN when one vector was all.
+    `mean_square_error`: relative standard error of the mean square, 0 if exact, NaN if only one vector was used.
     """
 
     summary: TensorSummary

@@ -25,8 +25,8 @@ def images_and_labels(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return the training images, shape (rows, height, width), and labels, shape (rows,), that a folder holds.
 
-    The files `train-images-idx3-ubyte` and `train-labels-idx1-ubyte`, or with a dot for the last dash but one, each
-    with or without `.gz`, in the folder or in one of `within` it. Raises `InputError` for files that are missing,
+    The files `train-images-idx3-ubyte` and `train-labels-idx1-ubyte`, or with a dot in place of the second-last dash,
+    each with or without `.gz`, in the folder or in one of `within` it. Raises `InputError` for files that are missing,
     truncated, not IDX or without rows, for counts that differ and for a label of `classes` or above.
     """
     images_path = _find(folder, "train-images", "idx3-ubyte", within)
