@@ -1,4 +1,4 @@
-"""What theory expects of each network of a grid, at its sites beside what was measured."""
+"""The predictions of theory for each network of a grid, put beside what was measured at its sites."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Theory = Callable[[NetworkProfile, MLPSpec, Tensor], NetworkProfile]
 
 
 def theory_for(loss: Loss) -> Theory:
-    """Return the function that puts what theory expects at a profile's sites, given its network and inputs.
+    """Return the function that adds the predictions of theory to a profile, given its network and inputs.
 
-    Theory starts from the mean square and the mean cosine of the inputs themselves, and going backward from the
-    gradient at the output: of rms 1 for the loss "cotangent", and as it was measured there for the others, which theory
-    knows nothing of. A gradient that depends on the output, as that of "mse", is not independent of the last layers'
-    weights, as theory takes it to be. Where theory does not apply the profile's coverage says why.
+    Forward, theory starts from the mean square and the mean cosine of the inputs. Backward, it starts from the gradient
+    at the output: of rms 1 for the loss "cotangent", and as measured for the other losses, which theory does not cover.
+    Theory takes that gradient to be independent of the weights; one that depends on the output, as that of "mse", is
+    not. Where theory does not apply, the profile's coverage says why.
     """
 
-    # All seeds of a network, and all its sites, have one mlp.
+    # The same for all seeds of a network.
     @lru_cache(maxsize=64)
     def mlp_for(network: MLPSpec) -> MLPVariances | str:
         try:
@@ -47,7 +47,7 @@ def theory_for(loss: Loss) -> Theory:
         gradient, alike = 1.0, 0.0
         if loss != "cotangent":
             gradient = signal_of(profile.sites[-1].backward)
-            # Softmax less one-hot, the softmax being all but uniform: 1 within a class, -1 / (classes - 1) between two.
+            # Softmax minus one-hot with a nearly uniform softmax: cosine 1 within a class, -1 / (classes - 1) between.
             alike = 1 / (mlp.outputs - 1) if loss == "cross-entropy" and mlp.outputs > 1 else 0.0
         known = expectations(
             mlp,
@@ -70,7 +70,7 @@ def theory_for(loss: Loss) -> Theory:
 
 
 def _entering(profile: NetworkProfile, first: Expected) -> dict[str, Expected]:
-    """Return what enters each linear layer: what leaves the activation, or the dropout, before it."""
+    """Return what enters each linear layer: the output of the activation, or of the dropout, before it."""
     found, last = {}, first
     for site in profile.sites:
         if site.kind == "Linear":
@@ -83,10 +83,10 @@ def _entering(profile: NetworkProfile, first: Expected) -> dict[str, Expected]:
 def _weight(
     parameter: Parameter, known: Mapping[str, Expected], entering: Mapping[str, Expected], samples: int
 ) -> Parameter:
-    """Return a weight with the norm that its gradient should have, E|dL/dW|^2 = samples m n E[(dL/dz)^2] E[h^2].
+    """Return a weight with the expected norm of its gradient, E|dL/dW|^2 = samples m n E[(dL/dz)^2] E[h^2].
 
-    dL/dW is the sum over samples of dL/dz h^T, of shape (m, n). The gradients of different samples are independent
-    where those at the output are, and in the mean all but the products of a sample with itself cancel.
+    dL/dW, of shape (m, n), is the sum over samples of dL/dz h^T. The gradients of different samples are independent
+    where those at the output are; products of different samples then cancel in the mean.
     """
     name, _, kind = parameter.name.rpartition(".")
     if kind != "weight" or name not in entering or name not in known:
@@ -100,13 +100,13 @@ def _weight(
 
 
 def _geometry(inputs: Tensor) -> tuple[float, float]:
-    """Return the mean square of the elements and the mean cosine over pairs of rows, 1 for a single one."""
+    """Return the mean square of the elements and the mean cosine over pairs of rows, which is 1 for a single row."""
     with torch.no_grad():
         values = inputs.double()
         squares = values.square().sum(1)
         directions = values[squares > 0] / squares[squares > 0].sqrt()[:, None]
         rows = len(directions)
-        # The square of the sum holds all pairs, and each row with itself.
+        # The square of the sum has all pairs, and each row with itself.
         pairs = float(directions.sum(0).square().sum()) - rows
     mean_square = float(squares.mean()) / values.shape[1]
     cosine = pairs / (rows * (rows - 1)) if rows > 1 else 1.0

@@ -1,4 +1,4 @@
-"""`train`: one network trained once, and how it went, as a record."""
+"""`train`: one network trained once, with a record of the run."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from propscope.records.training import CURVES, TrainingRun
 
 TRAIN_ROWS_EVALUATED = 8192
 LOOKED_AT = 1000
-# Between two looks so many times the rows looked at are trained on: a look costs 2% of that in arithmetic.
+# Between two checks so many times the checked rows are trained on: a check costs 2% of that in arithmetic.
 LOOK_AFTER = 16
 UPDATES_AN_EPOCH = 2
-# Rows are gathered for so many steps at once, which takes half the time of doing it for each.
+# Rows are gathered for so many steps at once, in half the time of gathering them for each step.
 GATHERED_STEPS = 32
 
 
@@ -151,7 +151,7 @@ class _Training:
             )
 
     def epoch(self, epoch: int) -> None:
-        """Take an epoch's steps, up to one whose loss is not finite."""
+        """Take the steps of an epoch; stop at a loss that is not finite."""
         net, optimizer, task, done = self.net, self.optimizer, self.data.task, (epoch - 1) * self.steps_per_epoch
         parameters = list(net.parameters())
         for step, (x, y) in enumerate(self.batches(), start=1):
@@ -173,7 +173,7 @@ class _Training:
         self.update_ratio[epoch - 1] = self.updates.mean()
 
     def look_for_target(self, steps: int) -> None:
-        """Note the steps when the target is reached for the first time, as some of the validation rows tell."""
+        """Check on some of the validation rows whether the target is reached for the first time, and note the steps."""
         if self.plan.target is not None and self.steps_to_target is None:
             self.note_target(*evaluate(self.net, _first(self.looked_at, LOOKED_AT), self.data.task), steps)
 
@@ -200,7 +200,7 @@ class _Training:
         return True
 
     def profile(self, epoch: int) -> float:
-        """Profile the signal where that is asked for; return the seconds that it took."""
+        """Profile the signal if this epoch is one to profile; return the seconds that it took."""
         plan, started = self.plan, time.perf_counter()
         every = plan.epochs if plan.profile_every is None else plan.profile_every
         if every and (epoch % every == 0 or epoch == plan.epochs):

@@ -29,7 +29,7 @@ def loss_of(task: Task, output: Tensor, target: Tensor) -> Tensor:
 
 @contextmanager
 def evaluating(net: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode, and back into training at the end."""
+    """Put a network into evaluation mode, and back into training mode at the end."""
     net.eval()
     try:
         with torch.inference_mode():
@@ -39,7 +39,7 @@ def evaluating(net: nn.Module) -> Iterator[None]:
 
 
 def evaluate(net: nn.Module, examples: Examples, task: Task) -> tuple[float, float]:
-    """Return loss and accuracy on examples; the accuracy of a regression, and both of no rows, are NaN."""
+    """Return loss and accuracy on examples; accuracy is NaN for regression, and both are NaN without rows."""
     total, right, rows = 0.0, 0, len(examples[0])
     with evaluating(net):
         for x, y in zip(*(part.split(EVALUATED_AT_ONCE) for part in examples), strict=True):
@@ -53,7 +53,7 @@ def evaluate(net: nn.Module, examples: Examples, task: Task) -> tuple[float, flo
 
 
 class Updates:
-    """Measures a step: rms of the update of the weight matrices over rms of the weights, all matrices together."""
+    """The ratio of a step: rms of the update over rms of the weights, over all weight matrices together."""
 
     def __init__(self, weights: list[Tensor]) -> None:
         self._weights = weights

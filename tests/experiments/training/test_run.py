@@ -11,6 +11,7 @@ from collections import Counter
 import pytest
 from building.command_line import HANGS
 from building.training_plans import plan_of, seen
+from torch import nn
 
 import propscope
 from propscope.errors import InputError
@@ -245,6 +246,12 @@ def test_an_interrupt_of_a_script_leaves_no_process(tmp_path):
 
 
 # How many at a time
+
+
+def test_a_callable_that_no_other_process_finds_is_trained_in_this_one(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(8), raising=False)
+    assert available_workers(plan_of(activation=lambda z: z.tanh() * 1.5, seeds=3)) == 1
+    assert available_workers(plan_of(activation=nn.Tanh, seeds=3)) == 3
 
 
 def test_available_workers(monkeypatch):
