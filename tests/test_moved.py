@@ -36,15 +36,30 @@ OFFERED = {
 ignoring_old_names = pytest.mark.filterwarnings("ignore:propscope.* is now:DeprecationWarning")
 
 
+@pytest.fixture(scope="module")
+def without_need():
+    """The old names that their module still has by itself."""
+    split = {old: old.rpartition(".") for old in NAMES}
+    return {
+        old
+        for old, (module, _, name) in split.items()
+        if new_module(module) is None and name in vars(importlib.import_module(module))
+    }
+
+
 @pytest.fixture(autouse=True)
-def _each_test_imports_anew():
+def _each_test_imports_anew(without_need):
     """Forget the old names that another test used, since each warns once a process."""
     for module in [name for name in sys.modules if name.startswith("propscope.") and new_module(name)]:
         del sys.modules[module]
-    for old in NAMES:
+    for old in NAMES.keys() - without_need:
         module, _, name = old.rpartition(".")
         if module in sys.modules:
             vars(sys.modules[module]).pop(name, None)
+
+
+def test_every_row_is_needed(without_need):
+    assert without_need == set()
 
 
 def found(dotted: str):
