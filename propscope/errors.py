@@ -8,13 +8,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+from propscope.printable import printable
+
 
 class PropscopeError(Exception):
-    """A failure that the caller can repair; `hint` says how, and may be empty."""
+    """A failure that the caller can repair; `hint` says how, and may be empty. Both show control characters escaped."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
+        super().__init__(printable(message))
+        self.hint = printable(hint)
 
 
 class InputError(PropscopeError, ValueError):

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "propscope"
 
 # What a part of the package may import beside itself; inside functions too.
-RECORDS = {"_version", "errors", "checks"}
+RECORDS = {"_version", "errors", "checks", "printable"}
 NETWORKS = RECORDS | {"records"}
 THEORY = MEASURE = NETWORKS | {"networks"}
 SPECTRA = MEASURE | {"measure", "theory"}
@@ -19,7 +19,8 @@ FILES = RECORDS | {"records"}
 REPORT = FILES | {"store", "diagnosis"}
 ALLOWED = {
     "_version": set(),
-    "errors": set(),
+    "printable": set(),
+    "errors": {"printable"},
     "checks": {"errors"},
     "records": RECORDS,
     "networks": NETWORKS,

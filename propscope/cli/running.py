@@ -11,6 +11,7 @@ import typer
 
 from propscope.cli import COMMANDS
 from propscope.errors import PropscopeError
+from propscope.printable import printable
 
 WRONG_USE = 2
 STOPPED = 130
@@ -75,6 +76,6 @@ def _drop_output() -> None:
 
 def report(message: str, hint: str) -> int:
     """Print an error and its hint to stderr, one line each; return the exit code of wrong use."""
-    print(f"error: {message}", file=sys.stderr)
-    print(f"hint: {hint}", file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
+    print(f"hint: {printable(hint)}", file=sys.stderr)
     return WRONG_USE

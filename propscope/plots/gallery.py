@@ -32,6 +32,7 @@ from propscope.plots.pages import COLUMN, LINE, Page, pages
 from propscope.plots.signal_change import prepare_signal_change
 from propscope.plots.style import DPI, styled
 from propscope.plots.training_map import draw_training_map, prepare_training_map
+from propscope.printable import printable, shown
 from propscope.records import ProfileSet, TrainingSet
 
 FORMATS = ("png", "pdf", "svg")
@@ -109,6 +110,8 @@ def draw_all(
     plots = TRAINING_PLOTS if isinstance(profiles, TrainingSet) else PLOTS
     chosen = [plot for plot in plots if only is None or plot.name in only]
     _check(formats, only, stem, plots)
+    # A single dollar sign would start a formula at the next one.
+    profiles = shown(profiles, lambda text: printable(text).replace("$", r"\$"))
     pictures: list[tuple[Plot, Any, list[Path]]] = []
     for plot in chosen:
         for page in plot.pages(profiles):

@@ -7,6 +7,7 @@ from typing import Any
 
 from propscope.diagnosis.check import CheckOutcome
 from propscope.diagnosis.compare import Comparison, Move
+from propscope.printable import printable
 from propscope.records.finding import Finding
 from propscope.records.network import Label
 from propscope.records.numerals import number
@@ -17,7 +18,7 @@ _SHOWN = 20
 
 def check_text(outcome: CheckOutcome) -> str:
     """Return the findings, worst first, what moved from the baseline, and the conclusion, a line each."""
-    return "\n".join([*_lines(outcome), _conclusion(outcome)])
+    return "\n".join(printable(line) for line in (*_lines(outcome), _conclusion(outcome)))
 
 
 def counted(count: int, noun: str) -> str:

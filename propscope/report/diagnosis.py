@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
+from propscope.printable import shown
 from propscope.records.finding import Diagnosis, Finding
 from propscope.records.network import Label
 from propscope.records.numerals import number
@@ -37,11 +38,13 @@ def diagnosis_text(diagnosis: Diagnosis) -> str:
 
 def diagnosis_blocks(diagnosis: Diagnosis) -> list[Block]:
     """Return what `diagnosis_text` joins: tables, and paragraphs of text."""
+    diagnosis = shown(diagnosis)
     return _of_several(diagnosis.networks) if diagnosis.networks else _of_one(diagnosis)
 
 
 def finding_text(finding: Finding) -> str:
     """Return one finding in full: its severity and fault, then what `explanation` says; a note as one line."""
+    finding = shown(finding)
     if finding.severity == "note":
         return _filled(note(finding, numbered=True), "  ")
     return "\n".join([f"{finding.severity}: {fault(finding)}", *explanation(finding)])

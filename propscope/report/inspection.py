@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from propscope.printable import shown
 from propscope.records.finding import Diagnosis
 from propscope.records.network import NetworkProfile, Site
 from propscope.records.numerals import number, percent
@@ -73,6 +74,7 @@ def inspection(
     dead or nonfinite, in place of the tree. `top`: the number of sites listed (without `sort`: by gain). `depth`:
     levels of modules. Raises `InputError` for values that are not valid.
     """
+    profile, diagnosis = shown(profile), shown(diagnosis)
     if sort is None and top is None:
         lines = tree_lines(profile, diagnosis, depth=depth, title=title)
     else:

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from propscope.printable import printable, shown
 from propscope.records.expectations import (
     Deviation,
     SecondMomentRatio,
@@ -72,7 +73,7 @@ def grid_table(
     varied = [name for name in axes if len({profile.labels.get(name, "") for profile in profiles}) > 1]
     leading = tuple(name for name in ("activation", "initializer") if name in varied)
     named = leading + tuple(name for name in varied if name not in (*leading, "seed"))
-    fixed = [f"{name} {axes[name][0]}" for name in axes if name not in (*named, "seed")]
+    fixed = [printable(f"{name} {axes[name][0]}") for name in axes if name not in (*named, "seed")]
     seeds = {pair.seeds for pair in pairs}
     count = f"{min(seeds)} to {max(seeds)}" if len(seeds) > 1 else str(next(iter(seeds), 0))
     title = ", ".join([f"{len(pairs)} pair{'s' * (len(pairs) != 1)}", *fixed, f"{count} seed{'s' * (count != '1')}"])
@@ -92,6 +93,7 @@ def grid_table(
         "cosine",
         "non-\nfinite",
     )
+    heads = (*map(printable, named), *judged)
     rows = tuple(
         (
             *(str(pair.labels.get(name, "")) for name in named),
@@ -101,7 +103,7 @@ def grid_table(
         for pair in pairs
     )
     notes = (*GRID_NOTE * len(judged), *_GRID_NOTES, *_GRID_THEORY_NOTE * theory, *without_theory(profiles))
-    return _filled(Table(title, named + judged + figures, rows, left=frozenset(named + judged), notes=notes))
+    return _filled(Table(title, (*heads, *figures), rows, left=frozenset(heads), notes=notes))
 
 
 def _pair_cells(pair: PairSummary, intervals: bool, theory: bool) -> tuple[str, ...]:
@@ -143,6 +145,7 @@ def profile_table(profile: NetworkProfile, diagnosis: Diagnosis | None = None) -
 
     `diagnosis`: of the network; adds the verdict above the table, and the column of marks where something is wrong.
     """
+    profile, diagnosis = shown(profile), shown(diagnosis)
     labels = ", ".join(f"{name} {value}" for name, value in profile.labels.items())
     title = f"{len(profile.sites)} sites, {len(profile.parameters)} parameters"
     theory = any(site.expected is not None for site in profile.sites)

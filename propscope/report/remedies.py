@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 
+from propscope.printable import shown
 from propscope.records.calibration import ALIKE, Calibration
 from propscope.records.network import Label
 from propscope.records.numerals import number, percent
@@ -22,6 +23,7 @@ def trials_text(trials: RemedyTrials, among: Sequence[Mapping[str, Label]] = ())
 
     `among`: the labels of several networks that are printed together; only the labels that differ are said.
     """
+    trials, among = shown(trials), shown(among)
     name = f"{network_name(trials.labels, among)}: " if trials.labels else ""
     lines = [f"{name}{outcome(trials)}"]
     if trials.before.diagnosis.verdict == "healthy":

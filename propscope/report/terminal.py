@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any, TextIO
 
 from propscope.diagnosis.diagnose import diagnose
+from propscope.printable import printable
 from propscope.records.profile_set import ProfileSet
 from propscope.records.training import TrainingSet
 from propscope.report.documents import json_text
@@ -29,9 +30,11 @@ def terminal_width(stream: TextIO | None = None) -> int | None:
 def write(text: str, stream: TextIO | None = None) -> None:
     """Write text and a line feed to `stream` (None: stdout), in ASCII where its encoding lacks a character.
 
-    On a terminal, lines that start with `!` are red, unless NO_COLOR is set in the environment.
+    Control characters other than line feeds are written as escapes. On a terminal, lines that start with `!` are red,
+    unless NO_COLOR is set in the environment.
     """
     stream = sys.stdout if stream is None else stream
+    text = printable(text, lines=True)
     try:
         text.encode(getattr(stream, "encoding", None) or "utf-8")
     except UnicodeEncodeError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
+from propscope.printable import printable
 from propscope.records.interval import Interval
 from propscope.records.numerals import number
 from propscope.records.training import TrainingRun, TrainingSet
@@ -65,9 +66,11 @@ def training_table(runs: TrainingSet, *, intervals: bool = True) -> Table:
         )
         for pair in pairs
     )
-    fixed = [f"{name} {axes[name][0]}" for name in axes if name not in (*named, "seed")]
-    left = frozenset({*named, "stability", "distinct rows\nbefore -> after"})
-    return Table(_title(runs, pairs, fixed), named + figures, rows, left, _notes(runs.runs, collapsed))
+    fixed = [printable(f"{name} {axes[name][0]}") for name in axes if name not in (*named, "seed")]
+    left = frozenset({*map(printable, named), "stability", "distinct rows\nbefore -> after"})
+    return Table(
+        _title(runs, pairs, fixed), (*map(printable, named), *figures), rows, left, _notes(runs.runs, collapsed)
+    )
 
 
 def run_table(run: TrainingRun) -> Table:
@@ -88,7 +91,7 @@ def run_table(run: TrainingRun) -> Table:
     final = [f"final loss {number(run.final_loss)}"] if not math.isnan(run.final_loss) else []
     if not math.isnan(run.final_accuracy):
         final.append(f"final accuracy {_percent(run.final_accuracy)}")
-    labels = [f"{name} {value}" for name, value in run.labels.items()]
+    labels = [printable(f"{name} {value}") for name, value in run.labels.items()]
     if "learning_rate" not in run.labels:
         labels.append(f"learning rate {run.learning_rate:g}")
     title = f"{', '.join([ended, *final])}\n{', '.join(labels)}"

@@ -1,0 +1,67 @@
+"""Text that a terminal or a picture may show: names come from files and models of strangers, and may hold anything."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass, replace
+from functools import cache
+from typing import Any, TypeVar
+
+Record = TypeVar("Record")
+
+# Control characters (C0, DEL, C1), line separators, lone surrogates, and what reorders or hides the text around it
+# (marks and overrides of direction, zero width, tags). Joiners (U+200C, U+200D) belong to scripts and stay.
+_HIDDEN = (
+    "\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\ud800-\udfff\U000e0000-\U000e007f"
+)
+_UNSHOWN, _UNSHOWN_IN_LINES = re.compile(f"[{_HIDDEN}]"), re.compile(f"(?!\n)[{_HIDDEN}]")
+
+# Fields of records whose values hold no text, by their annotation; most fields are numbers.
+_NUMBERS = re.compile(
+    r"(int|float|bool|None|Floats|TensorSummary|Expected|LogHistogram|tuple\[(int|float), \.\.\.\]|NDArray\[.*\]| \| )+"
+)
+# JSON, which holds no control characters and is parsed again.
+_PARSED = ("spec",)
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    """Return the text with each control character written as its escape, such as `\\x1b`.
+
+    So no text moves a cursor, sets a title or a colour, rings, or reads in another order than it is stored. `lines`
+    keeps line feeds.
+    """
+    if text.isprintable():
+        return text
+    return (_UNSHOWN_IN_LINES if lines else _UNSHOWN).sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def shown(record: Record, as_text: Callable[[str], str] = printable) -> Record:
+    """Return a record with `as_text` of every text in it, also in its keys; the record itself where nothing changes."""
+    found: Any = record
+    if isinstance(record, str):
+        return as_text(record)  # type: ignore[return-value]
+    if isinstance(record, (tuple, list)):
+        parts = [shown(part, as_text) for part in record]
+        changed = any(new is not old for new, old in zip(parts, record, strict=True))
+        return type(record)(parts) if changed else record
+    if isinstance(record, Mapping):
+        items = {shown(name, as_text): shown(value, as_text) for name, value in record.items()}
+        same = all(new is old and items[new] is record[old] for new, old in zip(items, record, strict=False))
+        return record if same and len(items) == len(record) else items  # type: ignore[return-value]
+    if is_dataclass(record) and not isinstance(record, type):
+        held = {name: getattr(record, name) for name in _with_text(type(record))}
+        new = {name: shown(value, as_text) for name, value in held.items()}
+        differing = {name: value for name, value in new.items() if value is not held[name]}
+        return replace(found, **differing) if differing else record
+    return record
+
+
+@cache
+def _with_text(record: type) -> tuple[str, ...]:
+    return tuple(
+        field.name
+        for field in fields(record)
+        if field.init and field.name not in _PARSED and not _NUMBERS.fullmatch(str(field.type))
+    )
