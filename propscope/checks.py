@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import math
 import operator
+import os
+import stat
 from collections.abc import Collection, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,3 +95,53 @@ def counts(name: str, values: Iterable[Any]) -> tuple[int, ...]:
     if not given or isinstance(values, (str, bytes)):
         raise InputError(f"{name} must be one or more whole numbers of at least 1, got {shown(values)}")
     return tuple(count(name, value) for value in given)
+
+
+def regular_file(name: str, path: Path, *, hint: str) -> Path:
+    """Return the path where it is a file; raises `InputError` that says what else stands there, without opening it."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise InputError(f"the {name} {path} does not exist", hint=hint) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"the {name} {path} cannot be opened ({reason})", hint=hint) from None
+    if not stat.S_ISREG(mode):
+        kind = next((kind for is_kind, kind in _KINDS_OF_FILE if is_kind(mode)), "is not a file")
+        raise InputError(f"the {name} {path} {kind}", hint=hint)
+    return path
+
+
+_KINDS_OF_FILE = (
+    (stat.S_ISDIR, "is a directory"),
+    (stat.S_ISFIFO, "is a FIFO, not a file"),
+    (stat.S_ISSOCK, "is a socket, not a file"),
+    (stat.S_ISCHR, "is a device, not a file"),
+    (stat.S_ISBLK, "is a device, not a file"),
+)
+
+
+def machine_memory() -> float:
+    """Return the memory of this machine in bytes; Inf where the system does not tell.
+
+    What needs more is refused before it is allocated: Linux grants memory that it does not have, and ends the process
+    at first use.
+    """
+    if not hasattr(os, "sysconf"):
+        return math.inf
+    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+def fits_memory(name: str, size: float, *, hint: str) -> None:
+    """Raise `InputError` where `size` bytes are more than this machine has; `name` begins the message."""
+    if size > (most := machine_memory()):
+        raise InputError(f"{name} needs {bytes_text(size)}; this machine has {bytes_text(most)}", hint=hint)
+
+
+def bytes_text(size: float) -> str:
+    """Return a number of bytes as messages write it: "192 bytes", "1.0 MB", "2.1 GB"."""
+    if size < 1e5:
+        return f"{size:,.0f} bytes"
+    # A hostile file may ask for more than a float holds.
+    size = min(size, 1e30)
+    return f"{size / 1e6:,.1f} MB" if size < 1e8 else f"{size / 1e9:,.1f} GB"

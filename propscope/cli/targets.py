@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from propscope import checks
 from propscope.errors import InputError
+from propscope.measure.module_info import refuse_lazy
 from propscope.measure.outputs import tensors_in
 from propscope.networks import initialize_, seeded_generator
 from propscope.networks.spec import load_callable
+from propscope.networks.tensor_files import check_structure, read_array, read_tensors, usable
 
 _HOW = "a target is package.module:callable or path/to/file.py:callable, which returns a torch.nn.Module"
 _KEYS_SHOWN = 3
@@ -57,7 +58,9 @@ class Target:
             model, notes = self._make()
         if self.checkpoint is not None:
             _load_weights(model, self.checkpoint)
-            notes.append(f"weights {self.checkpoint}")
+            # In the dtype that it runs in, where large numbers may be infinite.
+            model = model.to(device=device, dtype=dtype)
+            notes.append(f"weights {self.checkpoint}{_nonfinite(model)}")
         if self.init is not None:
             done = initialize_(model, self.init, generator=seeded_generator(seed, "init", self.init))
             notes.append(f"init {self.init} ({len(done)} of {len(list(model.parameters()))} parameters set)")
@@ -223,19 +226,23 @@ def _check_arguments(
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:
-    state = _load_tensors(path, "checkpoint")
+    state = read_tensors(path, what="checkpoint")
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise InputError(
-            f"checkpoint {path} must hold a state_dict of tensors, got {_kind(state)}",
-            hint="save it with torch.save(model.state_dict(), path)",
-        )
+    if not isinstance(state, Mapping):
+        raise _no_state(path, _kind(state))
+    for name, value in state.items():
+        if not isinstance(name, str):
+            raise _no_state(path, f"the name {name!r}, {_kind(name)}")
+        if not isinstance(value, torch.Tensor):
+            raise _no_state(path, f"{_kind(value)} for {name}")
+    refuse_lazy(model)
     own = model.state_dict()
     # DataParallel and compiled wrappers save their own name in front.
     given = {re.sub(r"(^|\.)(?:module|_orig_mod)\.", r"\1", name): value for name, value in state.items()}
     given = given if given.keys() & own.keys() else dict(state)
+    given = {name: usable(f"{name} of checkpoint {path}", value) for name, value in given.items()}
     problems = {
         "missing": [name for name in own if name not in given],
         "unexpected": [name for name in given if name not in own],
@@ -243,6 +250,9 @@ def _load_weights(model: nn.Module, path: Path) -> None:
             f"{name} {tuple(given[name].shape)} for {tuple(own[name].shape)}"
             for name in own
             if name in given and given[name].shape != own[name].shape
+        ],
+        "complex for real numbers": [
+            name for name in own if name in given and given[name].is_complex() and not own[name].is_complex()
         ],
     }
     if any(problems.values()):
@@ -254,19 +264,21 @@ def _load_weights(model: nn.Module, path: Path) -> None:
     model.load_state_dict(given)
 
 
-def _load_tensors(path: Path, what: str) -> Any:
-    """Return the content of a torch file, read with weights_only=True; raises `InputError` if it cannot be read."""
-    if not path.is_file():
-        problem = "is a directory" if path.is_dir() else "does not exist"
-        raise InputError(f"the {what} {path} {problem}", hint="give the path of a file that torch.save wrote")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # A damaged archive raises whatever its bytes happen to spell.
-        first = (str(error).strip().splitlines() or [""])[0]
-        raise InputError(
-            f"cannot load the {what} {path} with weights_only=True ({type(error).__name__}: {first})",
-            hint="save only tensors, with torch.save",
-        ) from error
+def _no_state(path: Path, got: str) -> InputError:
+    return InputError(
+        f"checkpoint {path} must hold a state_dict, tensors by name, got {got}",
+        hint="save it with torch.save(model.state_dict(), path)",
+    )
+
+
+def _nonfinite(model: nn.Module) -> str:
+    """Return in words how many weights are NaN or infinite, and where; "" where all are finite."""
+    names, nan, infinite = [], 0, 0
+    for name, value in model.state_dict().items():
+        if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
+            names.append(name)
+            nan, infinite = nan + int(value.isnan().sum()), infinite + int(value.isinf().sum())
+    return f", which has {nan} NaN and {infinite} infinite values in {_few(names)}" if names else ""
 
 
 def _few(names: Sequence[str]) -> str:
@@ -340,39 +352,51 @@ def _shape(text: str) -> tuple[int, ...]:
 
 
 def _read(path: Path) -> Any:
+    name = f"the input {path}"
     if path.suffix == ".npy":
-        if not path.is_file():
-            raise InputError(f"the input {path} does not exist", hint="give the path of a .npy or .pt file")
-        try:
-            array = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(
-                f"cannot read the input {path} as a numpy array ({error})", hint="save it again"
-            ) from error
-        if array.dtype.kind not in "biufc":
-            raise InputError(
-                f"the input {path} must hold numbers, got elements of type {array.dtype}", hint="save it as numbers"
-            )
-        held: Any = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
+        held: Any = torch.from_numpy(read_array(path, what="input"))
     else:
-        held = _load_tensors(path, "input")
-    tensors = list(tensors_in(held))
+        held = read_tensors(path, what="input")
+        check_structure(name, held)
     if isinstance(held, list):
         held = tuple(held)
-    if not tensors or not isinstance(held, (Tensor, tuple, dict)):
+    if not any(True for _ in tensors_in(held)) or not isinstance(held, (Tensor, tuple, dict)):
         raise InputError(
-            f"the input {path} must hold a tensor, or a tuple or dict of tensors, got {_kind(held)}",
+            f"{name} must hold a tensor, or a tuple or dict of tensors, got {_kind(held)}",
             hint="save the model's arguments with torch.save",
+        )
+    if isinstance(held, dict) and (wrong := [key for key in held if not isinstance(key, str)]):
+        raise InputError(
+            f"{name} must name the model's arguments by text, got the key {wrong[0]!r}, {_kind(wrong[0])}",
+            hint='save {"name of the argument": tensor, ...}',
+        )
+    held = _usable(name, held)
+    tensors = list(tensors_in(held))
+    if not any(tensor.numel() for _, tensor in tensors):
+        raise InputError(
+            f"{name} must have at least one element, got shape {tuple(tensors[0][1].shape)}",
+            hint="nothing can be measured on an empty batch: save at least one row",
         )
     for suffix, tensor in tensors:
         if (tensor.is_floating_point() or tensor.is_complex()) and not (finite := tensor.isfinite()).all():
             first = tuple((~finite).nonzero()[0].tolist())
             raise InputError(
-                f"the input {path}{suffix} has {int(tensor.isnan().sum())} NaN and {int(tensor.isinf().sum())} "
+                f"{name}{suffix} has {int(tensor.isnan().sum())} NaN and {int(tensor.isinf().sum())} "
                 f"infinite values, the first at {first}",
                 hint="drop or replace them: everything computed from them would be NaN",
             )
     return held
+
+
+def _usable(name: str, value: Any) -> Any:
+    """Return the input with each of its tensors made usable."""
+    if isinstance(value, Tensor):
+        return usable(name, value)
+    if isinstance(value, dict):
+        return {key: _usable(f"{name}[{key}]", part) for key, part in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(_usable(f"{name}[{number}]", part) for number, part in enumerate(value))
+    return value
 
 
 def _cast(value: Any, *, dtype: torch.dtype, device: torch.device) -> Any:

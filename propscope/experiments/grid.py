@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
-from propscope.checks import count, one_of
+from propscope.checks import count, machine_memory, one_of
 from propscope.errors import InputError
 from propscope.networks import (
     ActivationSpec,
@@ -148,9 +147,9 @@ class Grid:
 
     def _check_memory(self, network: MLPSpec) -> None:
         """Refuse a network that cannot fit, for which the system would end the process."""
-        if torch.device(self.device).type != "cpu" or not hasattr(os, "sysconf"):
+        if torch.device(self.device).type != "cpu":
             return
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        total = machine_memory()
         # Modules take memory of their own, and a taper of a billion layers must not cost a tuple of a billion widths.
         needed = network.depth * _MODULE_BYTES
         if needed <= total:

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from propscope.errors import InputError, MissingDependencyError
+from propscope.networks.tensor_files import read_array, read_tensors, usable
 
 Rows = tuple[Tensor, Tensor | None]
+_FILE = "input file"
 
 
 @lru_cache(maxsize=1)
@@ -42,15 +44,7 @@ def npy_file(path: Path) -> Rows:
     Raises `InputError` for a file that cannot be read, and for an array that is empty, has one dimension, or holds NaN
     or Inf.
     """
-    _must_exist(path)
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise _unreadable(path, "numpy array", error) from error
-    if array.dtype.kind not in "biuf":
-        raise InputError(
-            f"{path} must hold real numbers, got elements of type {array.dtype}", hint="save it as numbers"
-        )
+    array = read_array(path, what=_FILE, kinds="biuf")
     return _rows(path, torch.from_numpy(array.astype(np.float64))), None
 
 
@@ -60,20 +54,17 @@ def pt_file(path: Path) -> Rows:
     `y` holds class labels: whole numbers of at least 0, one per row. Raises `InputError` for a file that cannot be read
     with weights_only or holds something else, and for rows as in `npy_file`.
     """
-    _must_exist(path)
-    try:
-        held: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # A damaged archive raises whatever its bytes happen to spell.
-        raise _unreadable(path, "torch file that loads with weights_only=True", error) from error
+    held = read_tensors(path, what=_FILE)
     x, y = _pair(held)
     if not isinstance(x, Tensor) or not (y is None or isinstance(y, Tensor)):
         raise InputError(
             f"{path} must hold a tensor, a pair (x, y) of tensors, or a dict with one tensor or with x and y, got a "
             f"{type(held).__name__}"
         )
-    if x.is_complex() or x.is_quantized or x.layout != torch.strided:
-        raise InputError(f"{path} must hold dense real numbers, got elements of type {x.dtype} ({x.layout})")
-    return _rows(path, x.detach().double()), None if y is None else _labels(path, y, len(x))
+    x = usable(f"the {_FILE} {path}", x)
+    if x.is_complex():
+        raise InputError(f"{path} must hold real numbers, got elements of type {x.dtype}", hint="save it as numbers")
+    return _rows(path, x.double()), None if y is None else _labels(path, usable(f"y in {path}", y), len(x))
 
 
 def _pair(held: Any) -> tuple[Any, Any]:
@@ -82,17 +73,6 @@ def _pair(held: Any) -> tuple[Any, Any]:
     if isinstance(held, (tuple, list)):
         return tuple(held) if len(held) == 2 else (None, None)
     return held, None
-
-
-def _must_exist(path: Path) -> None:
-    if not path.is_file():
-        problem = "is a directory" if path.is_dir() else "does not exist"
-        raise InputError(f"the input file {path} {problem}", hint="give the path of a .npy or .pt file")
-
-
-def _unreadable(path: Path, what: str, error: Exception) -> InputError:
-    problem = (str(error).splitlines() or [""])[0]
-    return InputError(f"{path} cannot be read as a {what} ({type(error).__name__}: {problem})", hint="save it again")
 
 
 def _rows(path: Path, values: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -11,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from propscope.checks import count, number, one_of, shown
+from propscope.checks import count, machine_memory, number, one_of, shown
 from propscope.errors import InputError
 from propscope.networks.activations import ActivationSpec, parse_activation
 from propscope.networks.initializers import InitializerSpec, parse_initializer
@@ -153,10 +152,7 @@ class MLPSpec:
             raise
 
     def _check_memory(self, dtype: torch.dtype) -> None:
-        # Linux grants memory that it does not have, and ends the process at first use.
-        if not hasattr(os, "sysconf"):
-            return
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        total = machine_memory()
         if 2 * self.parameter_bytes(dtype) > total:
             raise self._too_large(dtype, f"this machine has {total / 1e9:.1f} GB")
 

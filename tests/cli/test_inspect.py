@@ -1,6 +1,7 @@
 """`propscope inspect`: each option on a tiny model, and each way to use it wrongly."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -426,6 +427,52 @@ class TestBadUse:
         shown = failure(run, "nets.py:BreaksBackward", "--input-shape", "6,4")
         assert "ValueError: no way back" in shown.err
         assert "first" in shown.out
+
+    def test_inputs_without_plain_numbers(self, run, models):
+        ones = torch.ones(6, 4)
+        held = {
+            "meta.pt": (ones.to("meta"), "meta"),
+            "sparse.pt": (ones.to_sparse(), "sparse_coo"),
+            "inside.pt": ({"x": (ones, ones.to_sparse())}, "inside.pt[x][1] sparse_coo"),
+            "keys.pt": ({1: ones}, "1 int"),
+            "empty.pt": (ones[:0], "(0, 4)"),
+            "expanded.pt": (torch.ones(1, 4).expand(10**9, 4), "(1000000000, 4) 4"),
+        }
+        for name, (value, said) in held.items():
+            torch.save(value, models / name)
+            assert not missing(failure(run, "nets.py:good", "--input", name).err, f"{name} {said}")
+        np.save(models / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+        assert not missing(failure(run, "nets.py:good", "--input", "objects.npy").err, "objects.npy numpy array")
+        os.mkfifo(models / "pipe.npy")
+        assert not missing(failure(run, "nets.py:good", "--input", "pipe.npy").err, "pipe.npy FIFO")
+
+    def test_inputs_in_other_number_types(self, run, models):
+        np.save(models / "long.npy", np.ones((6, 4), np.longdouble))
+        torch.save(torch.ones(6, 4).to(torch.float8_e4m3fn), models / "small.pt")
+        for name in ("long.npy", "small.pt"):
+            assert document(run, "nets.py:good", "--input", name)["input"] == "6,4 float32"
+
+    def test_checkpoints_without_plain_numbers(self, run, models):
+        weights = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)).state_dict()
+        first = weights["0.weight"]
+        given = {
+            "keys.pt": ({0: first}, "0 int"),
+            "words.pt": ({**weights, "0.weight": "text"}, "str 0.weight"),
+            "sparse.pt": ({**weights, "0.weight": first.to_sparse()}, "0.weight sparse_coo"),
+            "meta.pt": ({**weights, "0.weight": first.to("meta")}, "0.weight meta"),
+            "complex.pt": ({**weights, "0.weight": first.to(torch.complex64)}, "complex 0.weight"),
+        }
+        for name, (state, said) in given.items():
+            torch.save(state, models / name)
+            shown = failure(run, "nets.py:ready", "--input-shape", "6,4", "--checkpoint", name)
+            assert not missing(shown.err, f"checkpoint {name} {said}")
+
+    def test_weights_that_are_not_finite_are_named_in_the_first_line(self, run, models):
+        weights = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)).state_dict()
+        weights["2.weight"][0, 0], weights["2.weight"][1] = float("nan"), float("inf")
+        torch.save({**weights, "0.bias": weights["0.bias"].double() + 1e300}, models / "bad.pt")
+        first = run("nets.py:ready", "--checkpoint", "bad.pt").out.splitlines()[0]
+        assert not missing(first, "bad.pt 1 NaN 8 infinite 0.bias 2.weight")
 
     def test_checkpoints_that_do_not_fit(self, run, models):
         torch.save({"0.weight": torch.zeros(2, 2), "extra": torch.zeros(1)}, models / "other.pt")
