@@ -19,7 +19,7 @@ from hypothesis import given
 
 from propscope.errors import InputError, StoreError
 from propscope.records import LogHistogram, NetworkProfile, ProfileSet, Provenance, Site, TensorSummary, rows
-from propscope.store import atomic, check_target, load, merge, read, save, write
+from propscope.store import SCHEMA_VERSION, atomic, check_target, load, merge, read, save, write
 
 
 @pytest.mark.slow
@@ -67,7 +67,7 @@ def test_the_root_attributes_say_what_it_is(tmp_path: Path) -> None:
     save(tmp_path / "run.h5", small_profile())
     with h5py.File(tmp_path / "run.h5") as file:
         assert file.attrs["format"] == "propscope"
-        assert file.attrs["schema_version"] == 2
+        assert file.attrs["schema_version"] == SCHEMA_VERSION
         assert file.attrs["propscope_version"] == "0.1.0"
         assert file.attrs["created"].endswith("+00:00")
 
