@@ -6,10 +6,14 @@ record that holds it, and its measurement; docs/schema.md lists its column.
 
 from __future__ import annotations
 
+import math
+import sys
 from dataclasses import dataclass, replace
 from typing import Literal
 
 DType = Literal["int64", "float64", "text", "json"]
+# JSON: an object; labels by their names; whole numbers of at least 0; numbers; lists of three texts.
+Holds = Literal["object", "labels", "counts", "numbers", "notes"]
 Pool = Literal["same", "last", "sum", "merge", "and", "max", "mean", "rms", "geometric", "recompute"]
 
 
@@ -32,6 +36,10 @@ class Field:
     - and: a unit counts where it counts in each of them; this needs the units, not their number.
     - mean, geometric, rms: the arithmetic mean, the geometric mean, the root of the mean square.
     - recompute: it follows from other quantities, and is computed from those after they are pooled.
+
+    What may be recorded, which a file is checked against when it is read: numbers from `low` to `high`; one of the
+    texts `choices`, or a text that the regular expression `pattern` matches; JSON of the kind `holds`. An int64 that is
+    `required` is never missing.
     """
 
     name: str
@@ -43,6 +51,12 @@ class Field:
     batches: Pool = "same"
     seeds: Pool = "same"
     source: str = ""
+    low: float = -math.inf
+    high: float = math.inf
+    choices: tuple[str, ...] = ()
+    pattern: str = ""
+    holds: Holds | Literal[""] = ""
+    required: bool = False
 
     @property
     def part(self) -> str:
@@ -55,18 +69,23 @@ class Field:
         return self.source.rpartition(".")[2] or self.name
 
 
-def _merged(name: str, dtype: DType, label: str, symbol: str = "") -> Field:
-    return Field(name, dtype, label, symbol, batches="merge", seeds="merge")
+# A number that is never infinite. The moments of a tensor are those of its finite elements.
+FINITE = sys.float_info.max
+_DTYPE = "[a-z][a-z0-9_]*|"
+
+
+def _merged(name: str, dtype: DType, label: str, symbol: str = "", *, low: float = 0, high: float = FINITE) -> Field:
+    return Field(name, dtype, label, symbol, batches="merge", seeds="merge", low=low, high=high)
 
 
 SUMMARY_FIELDS = (
     _merged("count", "int64", "elements seen", "n"),
-    _merged("mean", "float64", "mean of the finite elements", r"\langle x \rangle"),
+    _merged("mean", "float64", "mean of the finite elements", r"\langle x \rangle", low=-FINITE),
     _merged("std", "float64", "standard deviation about the mean", r"\sigma(x)"),
-    Field("rms", "float64", "root mean square", r"\mathrm{rms}(x)", batches="recompute", seeds="recompute"),
-    _merged("min", "float64", "smallest finite element", r"\min"),
-    _merged("max", "float64", "largest finite element", r"\max"),
-    _merged("zero_fraction", "float64", "share of zeros"),
+    Field("rms", "float64", "root mean square", r"\mathrm{rms}(x)", batches="recompute", seeds="recompute", low=0),
+    _merged("min", "float64", "smallest finite element", r"\min", low=-FINITE),
+    _merged("max", "float64", "largest finite element", r"\max", low=-FINITE),
+    _merged("zero_fraction", "float64", "share of zeros", high=1),
     _merged("nan_count", "int64", "NaN elements"),
     _merged("posinf_count", "int64", "+Inf elements"),
     _merged("neginf_count", "int64", "-Inf elements"),
@@ -93,75 +112,82 @@ def _summary(part: str, what: str, *, since: int = 1, batches: Pool | None = Non
     )
 
 
-def _expected(name: str, label: str, seeds: Pool) -> Field:
-    return Field(f"expected_{name}", "float64", f"theory: {label}", since=2, seeds=seeds, source=f"expected.{name}")
+def _expected(name: str, label: str, seeds: Pool, low: float = -math.inf, high: float = math.inf) -> Field:
+    source = f"expected.{name}"
+    return Field(
+        f"expected_{name}", "float64", f"theory: {label}", since=2, seeds=seeds, source=source, low=low, high=high
+    )
 
 
 EXPECTED_FIELDS = (
     _expected("forward_mean", "mean of the values", "mean"),
-    _expected("forward_std", "standard deviation of the values", "recompute"),
-    _expected("forward_rms", "root mean square of the values", "rms"),
-    _expected("forward_log_std", "standard deviation over seeds of ln forward_rms", "rms"),
-    _expected("backward_rms", "root mean square of the gradient", "rms"),
-    _expected("backward_log_std", "standard deviation over seeds of ln backward_rms", "rms"),
-    _expected("mean_cosine", "mean cosine between samples", "mean"),
+    _expected("forward_std", "standard deviation of the values", "recompute", 0),
+    _expected("forward_rms", "root mean square of the values", "rms", 0),
+    _expected("forward_log_std", "standard deviation over seeds of ln forward_rms", "rms", 0),
+    _expected("backward_rms", "root mean square of the gradient", "rms", 0),
+    _expected("backward_log_std", "standard deviation over seeds of ln backward_rms", "rms", 0),
+    _expected("mean_cosine", "mean cosine between samples", "mean", -1, 1),
     _expected("forward_log_drift", "mean over seeds of ln rms, less ln forward_rms", "mean"),
     _expected("backward_log_drift", "mean over seeds of ln rms, less ln backward_rms", "mean"),
-    _expected("forward_mean_std", "standard deviation over seeds of the mean", "rms"),
-    _expected("forward_std_log_std", "standard deviation over seeds of ln std", "rms"),
+    _expected("forward_mean_std", "standard deviation over seeds of the mean", "rms", 0),
+    _expected("forward_std_log_std", "standard deviation over seeds of ln std", "rms", 0),
 )
+
+ROLES = ("pre-activation", "activation", "norm", "attention", "embedding", "residual", "output", "other")
 
 # fmt: off
 SITE_FIELDS = (
-    Field("index", "int64", "position in execution order"),
+    Field("index", "int64", "position in execution order", low=0, required=True),
     Field("name", "text", "module, with #call for later calls"),
     Field("kind", "text", "class or function"),
-    Field("role", "text", "role in the network"),
-    Field("layer", "int64", "layer, from 1", "l"),
-    Field("shape", "json", "shape of the first batch"),
-    Field("dtype", "text", "element type"),
+    Field("role", "text", "role in the network", choices=ROLES),
+    Field("layer", "int64", "layer, from 1", "l", low=1),
+    Field("shape", "json", "shape of the first batch", holds="counts"),
+    Field("dtype", "text", "element type", pattern=_DTYPE),
     Field("activation", "text", "nonlinearity that the value enters"),
-    Field("samples", "int64", "input rows seen", batches="sum", seeds="sum"),
-    Field("units", "int64", "units", seeds="sum"),
-    Field("dead_units", "int64", "units flat on every sample", batches="and", seeds="sum"),
-    Field("symmetric_units", "int64", "units equal to another unit", batches="and", seeds="sum"),
-    Field("flat_fraction", "float64", "share where the nonlinearity is flat", batches="recompute", seeds="mean"),
+    Field("samples", "int64", "input rows seen", batches="sum", seeds="sum", low=0, required=True),
+    Field("units", "int64", "units", seeds="sum", low=0),
+    Field("dead_units", "int64", "units flat on every sample", batches="and", seeds="sum", low=0),
+    Field("symmetric_units", "int64", "units equal to another unit", batches="and", seeds="sum", low=0),
+    Field("flat_fraction", "float64", "share where the nonlinearity is flat",
+          batches="recompute", seeds="mean", low=0, high=1),
     Field("mean_cosine", "float64", "mean cosine between samples", r"\langle \cos \rangle",
-          batches="last", seeds="mean"),
-    Field("effective_rank", "float64", "effective rank of the sampled rows", batches="last", seeds="mean"),
+          batches="last", seeds="mean", low=-1, high=1),
+    Field("effective_rank", "float64", "effective rank of the sampled rows",
+          batches="last", seeds="mean", low=0, high=FINITE),
     Field("attention_entropy", "float64", "mean entropy of the attention's rows", "H", "nat",
-          batches="mean", seeds="mean"),
+          batches="mean", seeds="mean", low=-1e-3, high=FINITE),
     Field("largest_logit", "float64", "largest logit before the softmax", batches="max", seeds="max"),
     Field("branch_share", "float64", "share of a residual sum's mean square that the branch brings",
-          batches="recompute", seeds="mean"),
+          batches="recompute", seeds="mean", low=0, high=1),
     *EXPECTED_FIELDS,
     Field("jacobian_condition", "float64", "largest over smallest singular value of d site / d input",
-          since=2, batches="geometric", seeds="geometric"),
+          since=2, batches="geometric", seeds="geometric", low=1),
     Field("jacobian_square_variance", "float64", "variance of the squared singular values over their squared mean",
-          since=2, batches="mean", seeds="mean"),
+          since=2, batches="mean", seeds="mean", low=0),
     *_summary("forward", "value"),
     *_summary("backward", "gradient"),
     *_summary("jacobian", "singular values", since=2),
 )
 
 PARAMETER_FIELDS = (
-    Field("index", "int64", "position in the module's order"),
+    Field("index", "int64", "position in the module's order", low=0, required=True),
     Field("name", "text", "parameter"),
-    Field("shape", "json", "shape"),
-    Field("dtype", "text", "element type"),
-    Field("symmetric_units", "int64", "rows equal to another row", batches="last", seeds="sum"),
-    Field("value_norm", "float64", "L2 norm of the value", r"\|W\|", batches="recompute", seeds="recompute"),
+    Field("shape", "json", "shape", holds="counts"),
+    Field("dtype", "text", "element type", pattern=_DTYPE),
+    Field("symmetric_units", "int64", "rows equal to another row", batches="last", seeds="sum", low=0),
+    Field("value_norm", "float64", "L2 norm of the value", r"\|W\|", batches="recompute", seeds="recompute", low=0),
     Field("gradient_norm", "float64", "L2 norm of the gradient", r"\|\partial L/\partial W\|",
-          batches="recompute", seeds="recompute"),
-    Field("expected_gradient_norm", "float64", "theory: L2 norm of the gradient", since=2, seeds="rms"),
+          batches="recompute", seeds="recompute", low=0),
+    Field("expected_gradient_norm", "float64", "theory: L2 norm of the gradient", since=2, seeds="rms", low=0),
     Field("expected_gradient_log_std", "float64", "theory: standard deviation over seeds of its logarithm",
-          since=2, seeds="rms"),
+          since=2, seeds="rms", low=0),
     *_summary("value", "value", batches="last"),
     *_summary("gradient", "gradient"),
 )
 
 _LABELS = (
-    Field("labels", "json", "labels, a JSON object"),
+    Field("labels", "json", "labels, a JSON object", holds="labels"),
     Field("initializer", "text", "initializer of the weights", source="labels.initializer"),
     Field("activation", "text", "nonlinearity", source="labels.activation"),
     Field("depth", "int64", "layers", "L", source="labels.depth"),
@@ -170,25 +196,27 @@ _LABELS = (
 )
 
 PROVENANCE_FIELDS = tuple(replace(field, source=f"provenance.{field.name}") for field in (
-    Field("spec", "text", "everything that was asked for, a JSON object"),
+    Field("spec", "text", "everything that was asked for, a JSON object", holds="object"),
     Field("propscope_version", "text", "propscope version"),
     Field("torch_version", "text", "torch version"),
     Field("python_version", "text", "Python version"),
     Field("commit", "text", "commit of the working directory"),
     Field("device", "text", "device"),
-    Field("dtype", "text", "element type"),
+    Field("dtype", "text", "element type", pattern=_DTYPE),
     Field("created", "text", "time of the run, UTC, ISO 8601"),
-    Field("wall_seconds", "float64", "time that the recorded run took", unit="s", batches="sum", seeds="sum"),
-    Field("samples", "int64", "input rows seen", batches="sum", seeds="sum"),
-    Field("batches", "int64", "forward passes seen", batches="sum", seeds="sum"),
-    Field("histogram_limit", "int64", "elements of a tensor that its histogram counts, 0 for all"),
-    Field("flat_threshold", "float64", "eps of the flat fraction"),
+    Field("wall_seconds", "float64", "time that the recorded run took", unit="s",
+          batches="sum", seeds="sum", low=0, high=FINITE),
+    Field("samples", "int64", "input rows seen", batches="sum", seeds="sum", low=0, required=True),
+    Field("batches", "int64", "forward passes seen", batches="sum", seeds="sum", low=0, required=True),
+    Field("histogram_limit", "int64", "elements of a tensor that its histogram counts, 0 for all",
+          low=0, required=True),
+    Field("flat_threshold", "float64", "eps of the flat fraction", low=0, high=FINITE),
 ))
 
 PROFILE_FIELDS = (
     *_LABELS,
     *PROVENANCE_FIELDS,
-    Field("coverage", "json", "what was not seen and why, a JSON list of [name, what, reason]"),
+    Field("coverage", "json", "what was not seen and why, a JSON list of [name, what, reason]", holds="notes"),
 )
 
 TABLES = {"profile": PROFILE_FIELDS, "site": SITE_FIELDS, "parameter": PARAMETER_FIELDS}
@@ -196,30 +224,31 @@ TABLES = {"profile": PROFILE_FIELDS, "site": SITE_FIELDS, "parameter": PARAMETER
 RUN_FIELDS = tuple(replace(field, since=2) for field in (
     *_LABELS,
     Field("optimizer", "text", "optimizer", source="labels.optimizer"),
-    Field("task", "text", "classification or regression"),
-    Field("learning_rate", "float64", "learning rate trained with", r"\eta"),
-    Field("learning_rates_tried", "json", "learning rates that it was chosen from, a JSON list"),
-    Field("steps_per_epoch", "int64", "steps an epoch"),
-    Field("stability", "text", "diverged, oscillating, stalled or converged"),
-    Field("diverged_at", "int64", "first step, from 1, whose loss is not finite"),
+    Field("task", "text", "classification or regression", choices=("classification", "regression")),
+    Field("learning_rate", "float64", "learning rate trained with", r"\eta", low=0, high=FINITE),
+    Field("learning_rates_tried", "json", "learning rates that it was chosen from, a JSON list", holds="numbers"),
+    Field("steps_per_epoch", "int64", "steps an epoch", low=0, required=True),
+    Field("stability", "text", "diverged, oscillating, stalled or converged",
+          choices=("diverged", "oscillating", "stalled", "converged")),
+    Field("diverged_at", "int64", "first step, from 1, whose loss is not finite", low=1),
     Field("target", "float64", "accuracy (loss, for regression) to reach"),
-    Field("steps_to_target", "int64", "steps until it was reached"),
+    Field("steps_to_target", "int64", "steps until it was reached", low=0),
     Field("constant_loss", "float64", "training loss of the best constant prediction"),
-    Field("rows", "json", "rows of each weight matrix, a JSON list"),
-    Field("distinct_rows_before", "json", "distinct rows of each before the first step, a JSON list"),
-    Field("distinct_rows_after", "json", "distinct rows of each after the last step, a JSON list"),
+    Field("rows", "json", "rows of each weight matrix, a JSON list", holds="counts"),
+    Field("distinct_rows_before", "json", "distinct rows of each before the first step, a JSON list", holds="counts"),
+    Field("distinct_rows_after", "json", "distinct rows of each after the last step, a JSON list", holds="counts"),
     Field("training_seconds", "float64", "time that the training took, without profiling", unit="s",
-          source="wall_seconds"),
+          source="wall_seconds", low=0, high=FINITE),
     *PROVENANCE_FIELDS,
 ))
 
 EPOCH_FIELDS = tuple(replace(field, since=2) for field in (
-    Field("number", "int64", "epochs trained, 0 before the first step"),
+    Field("number", "int64", "epochs trained, 0 before the first step", low=0, required=True),
     Field("train_loss", "float64", "training loss"),
-    Field("train_accuracy", "float64", "training accuracy"),
+    Field("train_accuracy", "float64", "training accuracy", low=0, high=1),
     Field("validation_loss", "float64", "validation loss"),
-    Field("validation_accuracy", "float64", "validation accuracy"),
-    Field("update_ratio", "float64", "rms of a step's update over rms of the weights, mean over the epoch"),
+    Field("validation_accuracy", "float64", "validation accuracy", low=0, high=1),
+    Field("update_ratio", "float64", "rms of a step's update over rms of the weights, mean over the epoch", low=0),
 ))
 # fmt: on
 

@@ -50,10 +50,10 @@ def open_columns(file: h5py.File, table: StoredTable, version: int) -> dict[str,
         if column.since <= version and not (column.optional and not runs)
     }
     first = TABLES[table][0].name
-    rows = columns[first].shape[0]
+    rows = columns[first].id.shape[0]
     for name, dataset in columns.items():
-        if dataset.shape[0] != rows:
-            raise ValueError(f"table {table} has {rows} rows of {first} and {dataset.shape[0]} of {name}")
+        if (found := dataset.id.shape[0]) != rows:
+            raise ValueError(f"table {table} has {rows} rows of {first} and {found} of {name}")
     return columns
 
 
@@ -72,36 +72,41 @@ def attribute(file: h5py.File, name: str) -> Any:
 
 
 def _check_link(group: Any, name: str, what: str) -> None:
-    links = group.links
-    if (kind := links.get_info(name.encode()).type) != h5py.h5l.TYPE_HARD:
+    if (kind := group.links.get_info(name.encode()).type) != h5py.h5l.TYPE_HARD:
         raise ValueError(f"{what} is {_LINKS.get(kind, 'a link of another program')}, which is not followed")
 
 
 def _open_column(group: h5py.h5g.GroupID, table: StoredTable, column: Column) -> h5py.Dataset:
-    what = f"column {table}/{column.name}"
-    if not group.links.exists(column.name.encode()):
+    what, name = f"column {table}/{column.name}", column.name.encode()
+    if not group.links.exists(name):
         raise ValueError(f"{what} is missing")
     _check_link(group, column.name, what)
     try:
         # group[name] takes twice as long, since it first asks for the kind of the object; there are a hundred columns.
-        dataset = h5py.Dataset(h5py.h5d.open(group, column.name.encode()))
+        held = h5py.h5d.open(group, name)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{what} is no dataset") from error
-    _check_storage(dataset, what)
-    dtype, dimensions = dataset.dtype, dataset.ndim
+    made, kind = held.get_create_plist(), held.get_type()
+    _check_storage(made, what)
+    dtype, shape = kind.dtype, held.shape
     if column.stored == "text":
         text = h5py.check_string_dtype(dtype)
         right = text is not None and text.length is None
     else:
         right = dtype == column.stored
-    if dimensions != 1 or not right or dataset.id.get_type().committed():
+    dimensions = len(shape or ())
+    if dimensions != 1 or not right or kind.committed():
         raise ValueError(f"{what} must be 1-D of {column.stored}, got {dimensions}-D of {dtype}")
-    _check_size(dataset, what)
-    return dataset
+    rows, width, stored = shape[0], kind.get_size(), held.get_storage_size()
+    chunk = width * made.get_chunk()[0] if made.get_layout() == h5py.h5d.CHUNKED else 0
+    if chunk > _CHUNK_BYTES:
+        raise ValueError(f"{what} has chunks of {chunk:,} bytes; at most {_CHUNK_BYTES:,} are read")
+    if rows * width > _EXPANSION * stored + chunk:
+        raise ValueError(f"{what} has {rows:,} rows in {stored:,} stored bytes, which cannot hold so many")
+    return h5py.Dataset(held)
 
 
-def _check_storage(dataset: h5py.Dataset, what: str) -> None:
-    made = dataset.id.get_create_plist()
+def _check_storage(made: h5py.h5p.PropDCID, what: str) -> None:
     if made.get_layout() == h5py.h5d.VIRTUAL or made.get_external_count():
         raise ValueError(f"{what} keeps its values in another file, which is not opened")
     for index in range(made.get_nfilters()):
@@ -111,18 +116,6 @@ def _check_storage(dataset: h5py.Dataset, what: str) -> None:
                 f"{what} must be stored with {' and '.join(_FILTERS.values())} or plainly, got the filter "
                 f"{name.decode(errors='replace')!r} ({code})"
             )
-    if made.get_layout() == h5py.h5d.CHUNKED:
-        (size, *_), width = made.get_chunk(), dataset.id.get_type().get_size()
-        if size * width > _CHUNK_BYTES:
-            raise ValueError(f"{what} has chunks of {size * width:,} bytes; at most {_CHUNK_BYTES:,} are read")
-
-
-def _check_size(dataset: h5py.Dataset, what: str) -> None:
-    rows, stored = dataset.shape[0], dataset.id.get_storage_size()
-    width = 16 if dataset.dtype.kind == "O" else dataset.dtype.itemsize
-    chunk = dataset.chunks[0] if dataset.chunks else 0
-    if rows * width > _EXPANSION * stored + chunk * width:
-        raise ValueError(f"{what} has {rows:,} rows in {stored:,} stored bytes, which cannot hold so many")
 
 
 def check_text(dataset: h5py.Dataset, start: int, stop: int) -> None:

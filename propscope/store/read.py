@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, pairwise
+from operator import itemgetter
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from propscope.errors import InputError
+from propscope.errors import InputError, StoreError
 from propscope.records.figures import SUMMARIES
-from propscope.records.histogram import BIN_COUNT, LogHistogram
+from propscope.records.histogram import LogHistogram
 from propscope.records.labelled import values_of
 from propscope.records.network import Label, NetworkProfile
 from propscope.records.profile_set import ProfileSet
 from propscope.records.rows import Row, TableName, parameter_from_row, profile_from_row, run_from_rows, site_from_row
 from propscope.records.training import TrainingRun, TrainingSet
+from propscope.store.schema import StoredTable
 from propscope.store.table_reader import TableReader, open_tables, reading
+from propscope.store.values import Offence, check_histograms, totals
 
 # Neighbouring profiles are read with one slice per column; this bounds the rows that are held as Python objects.
 _BATCH = 256
+# Rows that may lie between those that are read, and belong to none of them.
+_GAP = 1024
+# The memory that one row takes as a record, measured, rounded down.
+_BYTES: dict[StoredTable, int] = {
+    "run": 4096,
+    "epoch": 256,
+    "profile": 2048,
+    "site": 4096,
+    "parameter": 4096,
+    "histogram": 10,
+}
 
 
 def load(path: str | os.PathLike[str], /, **labels: Label | Iterable[Label]) -> ProfileSet | TrainingSet:
@@ -47,12 +63,15 @@ def _loose(tables: TableReader, labels: Mapping[str, Any]) -> ProfileSet:
     ranges: Iterable[tuple[int, int]] = [(0, tables.rows("profile"))]
     if labels or tables.training:
         ranges = _neighbours(_matching(tables, "profile", labels))
+    ranges = list(ranges)
+    _check_memory(tables, "profile", sum(stop - start for start, stop in ranges))
     batches = [(at, min(at + _BATCH, stop)) for start, stop in ranges for at in range(start, stop, _BATCH)]
     return ProfileSet.of(chain.from_iterable(_profiles_between(tables, start, stop) for start, stop in batches))
 
 
 def _runs(tables: TableReader, labels: Mapping[str, Any]) -> TrainingSet:
     rows = _matching(tables, "run", labels) if labels else list(range(tables.rows("run")))
+    _check_memory(tables, "run", len(rows))
     counts = tables.array("run", "profile_count", 0, tables.rows("run"))
     runs: list[TrainingRun] = []
     for start, stop in _neighbours(rows):
@@ -77,13 +96,13 @@ def _runs_between(tables: TableReader, start: int, stop: int) -> Iterator[Traini
     for row, own in zip(rows, epochs, strict=True):
         if len(taken[row["run"]]) != row["profile_count"] or not own:
             raise ValueError(f"the profiles or epochs of run {row['run']} are incomplete")
+        if [epoch["number"] for epoch in own] != list(range(len(own))):
+            raise ValueError(f"the epochs of run {row['run']} are not numbered from 0 in order")
         first = row["epoch_start"]
         try:
             run = run_from_rows(row, own, [(moment - first, profile) for moment, profile in taken[row["run"]]])
         except InputError as error:
             raise ValueError(f"run {row['run']}: {error}") from error
-        if not isinstance(run.labels, dict):
-            raise ValueError(f"the labels of run {row['run']} are not one JSON object")
         yield run
 
 
@@ -133,16 +152,13 @@ def _profiles_between(tables: TableReader, start: int, stop: int) -> Iterator[Ne
     sites, parameters = _entries_of(tables, "profile", "site", rows), _entries_of(tables, "profile", "parameter", rows)
     held = _Histograms.spanning(tables, sites, parameters)
     for row, own_sites, own_parameters in zip(rows, sites, parameters, strict=True):
-        profile = profile_from_row(
+        yield profile_from_row(
             row,
             tuple(site_from_row(r, *(held.of(r, name) for name in SUMMARIES["site"])) for r in own_sites),
             tuple(
                 parameter_from_row(r, *(held.of(r, name) for name in SUMMARIES["parameter"])) for r in own_parameters
             ),
         )
-        if not isinstance(profile.labels, dict):
-            raise ValueError(f"the labels of profile {row['profile']} are not one JSON object")
-        yield profile
 
 
 def _entries_of(
@@ -153,12 +169,14 @@ def _entries_of(
 ) -> list[list[Row]]:
     """Return, for each of these neighbouring rows of `parent`, the rows of `table` that belong to it."""
     ranges = [(row[f"{table}_start"], row[f"{table}_count"]) for row in rows]
-    low, high = _span(ranges)
+    low, high = _span(ranges, table)
     taken = tables.take(table, low, high)
     entries = [taken[start - low : start - low + count] for start, count in ranges]
     for row, own in zip(rows, entries, strict=True):
         if any(entry[parent] != row[parent] for entry in own):
             raise ValueError(f"rows of table {table} for {parent} {row[parent]} belong to another {parent}")
+        if table != "epoch" and [entry["index"] for entry in own] != list(range(len(own))):
+            raise ValueError(f"rows of table {table} for {parent} {row[parent]} are not in order")
     return entries
 
 
@@ -173,16 +191,34 @@ class _Histograms:
     @classmethod
     def spanning(cls, tables: TableReader, sites: list[list[Row]], parameters: list[list[Row]]) -> _Histograms:
         entries: dict[TableName, list[list[Row]]] = {"site": sites, "parameter": parameters}
-        low, high = _span(
-            _range(row, direction)
+        held = [
+            (table, direction, list(chain.from_iterable(entries[table])))
             for table, directions in SUMMARIES.items()
-            for row in chain.from_iterable(entries[table])
             for direction in directions
-        )
+        ]
+        # Where each histogram starts, how long it is, and the count of its summary, a row each.
+        columns = [
+            np.array([row_of(row) for row in rows], np.int64).reshape(-1, 3)
+            for _, part, rows in held
+            for row_of in [itemgetter(f"{part}_histogram_start", f"{part}_histogram_length", f"{part}_count")]
+        ]
+        every = np.concatenate(columns)
+        at = np.flatnonzero(every[:, 0] >= 0)
+        ranges, seen = every[at, :2], every[at, 2]
+        low, high = _span(ranges.tolist(), "histogram")
+        ranges[ranges[:, 1] == 0, 0] = low
         bins = tables.array("histogram", "bin", low, high)
-        if bins.size and bins.max() >= BIN_COUNT:
-            raise ValueError(f"the bins of a histogram must be from 0 to {BIN_COUNT - 1}, got {bins.max()}")
-        return cls(low, bins, tables.array("histogram", "count", low, high).astype(np.int64))
+        counts = tables.array("histogram", "count", low, high)
+        check_histograms(bins, counts, ranges, low)
+        total = totals(counts, ranges, low)
+        for place in np.flatnonzero(total > np.maximum(seen, 0) * (1 + 1e-9)):
+            owner = at[place]
+            for (table, part, rows), column in zip(held, columns, strict=True):
+                if owner < len(column):
+                    valid = f"at least the {total[place]:.0f} values of its histogram"
+                    raise Offence(table, rows[owner][table], f"{part}_count", valid, int(seen[place]))
+                owner -= len(column)
+        return cls(low, bins, counts.astype(np.int64))
 
     def of(self, row: Row, direction: str) -> LogHistogram | None:
         start, length = _range(row, direction)
@@ -196,9 +232,34 @@ def _range(row: Row, direction: str) -> tuple[int, int]:
     return row[f"{direction}_histogram_start"], row[f"{direction}_histogram_length"]
 
 
-def _span(ranges: Iterable[tuple[int, int]]) -> tuple[int, int]:
-    """Return where these (start, length) ranges begin and end together; (0, 0) when all are empty."""
+def _span(ranges: Iterable[Sequence[int]], table: StoredTable | None = None) -> tuple[int, int]:
+    """Return where these (start, length) ranges begin and end together; (0, 0) when all are empty.
+
+    Raises `ValueError` where most of what lies between the ranges of a `table` belongs to none of them: a few rows of a
+    hostile file must not make a reader read millions.
+    """
     occupied = [(start, start + length) for start, length in ranges if length]
-    if any(stop < start for start, stop in occupied):
-        raise ValueError("a range of rows has a negative length")
-    return min((start for start, _ in occupied), default=0), max((stop for _, stop in occupied), default=0)
+    low, high = min((start for start, _ in occupied), default=0), max((stop for _, stop in occupied), default=0)
+    if table is not None and high - low > sum(stop - start for start, stop in occupied) + _GAP:
+        raise ValueError(f"rows {low} to {high} of table {table} are asked for, but most of them are not used")
+    return low, high
+
+
+def _check_memory(tables: TableReader, table: Literal["profile", "run"], rows: int) -> None:
+    """Refuse to read more records than there is memory for, for which the system would end the process."""
+    share = rows / max(tables.rows(table), 1)
+    needed = share * sum(tables.rows(name) * size for name, size in _BYTES.items())
+    if needed > (available := _available_memory()):
+        raise StoreError(
+            f"{tables.path} holds {rows:,} {table}s that need about {needed / 1e9:.1f} GB; this machine has "
+            f"{available / 1e9:.1f} GB to spare",
+            hint="select some by their labels: load(path, activation=...), or --act, --init, --seed",
+        )
+
+
+def _available_memory() -> float:
+    with suppress(OSError, StopIteration, ValueError), open("/proc/meminfo") as lines:
+        return 1024.0 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
+    with suppress(AttributeError, OSError, ValueError):
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return math.inf

@@ -24,7 +24,7 @@ class Column:
     """One 1-D dataset of a table: `stored` is its type, `refers` the table whose row numbers it holds, or "".
 
     `since`: the first schema version that has it. `missing`: the value that every row has in a file that is older, or
-    that lacks the column where it is `optional`.
+    that lacks the column where it is `optional`. `field`: the recorded quantity, None for what only a file has.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Column:
     since: int = 1
     missing: Any = None
     optional: bool = False
+    field: Field | None = None
 
 
 # The tables of training runs; a file without runs lacks them.
@@ -55,7 +56,7 @@ def _measured(fields: tuple[Field, ...]) -> tuple[Column, ...]:
     def column(field: Field) -> Column:
         stored: StoredType = "text" if field.dtype == "json" else field.dtype
         missing = b"" if stored == "text" else MISSING[field.dtype]
-        return Column(field.name, stored, field.label, field.unit, since=field.since, missing=missing)
+        return Column(field.name, stored, field.label, field.unit, since=field.since, missing=missing, field=field)
 
     return tuple(map(column, fields))
 

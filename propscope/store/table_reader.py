@@ -19,10 +19,14 @@ from propscope.errors import PropscopeError, StoreError
 from propscope.records.network import Label
 from propscope.records.rows import Row
 from propscope.store.columns import attribute, check_text, has_table, open_columns
-from propscope.store.schema import FORMAT, SCHEMA_VERSION, TABLES, TRAINING, Column, StoredTable
+from propscope.store.schema import FORMAT, SCHEMA_VERSION, TABLES, TRAINING, StoredTable
 from propscope.store.seal import open_sealed
+from propscope.store.values import check_labels, check_values
 
 Labels = dict[str, Label]
+
+# The most rows that are checked and made into objects at once.
+_BLOCK_ROWS = 16384
 
 # What h5py, json and the records raise for a file whose bytes are damaged.
 _DAMAGE = (
@@ -67,11 +71,18 @@ class TableReader:
             return values
 
     def take(self, table: StoredTable, start: int, stop: int) -> list[Row]:
-        """Return rows of every column, one dict for each row, text as str."""
-        columns = TABLES[table]
+        """Return rows of every column, one dict for each row, text as str; each value is one that the schema allows."""
+        rows: list[Row] = []
+        for at in range(start, stop, _BLOCK_ROWS):
+            rows += self._block(table, at, min(at + _BLOCK_ROWS, stop))
+        return rows
+
+    def _block(self, table: StoredTable, start: int, stop: int) -> list[Row]:
+        names = [column.name for column in TABLES[table]]
         with reading(self.path):
-            values = [_plain(column, self.array(table, column.name, start, stop)) for column in columns]
-        names = [column.name for column in columns]
+            arrays = {name: self.array(table, name, start, stop) for name in names}
+            texts = check_values(table, arrays, start)
+            values = [_plain(arrays[name], texts.get(name)) for name in names]
         return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
 
     @property
@@ -92,9 +103,13 @@ class TableReader:
             rows = [row for row in rows if token in texts[row]]
         with reading(self.path):
             # Parsing all labels in one call takes a third of the time of one call for each.
-            labels: list[Labels] = json.loads(b"[" + b",".join([texts[row] for row in rows]) + b"]")
-            if len(labels) != len(rows) or set(map(type, labels)) - {dict}:
-                raise ValueError(f"the labels of a {table} are not one JSON object")
+            try:
+                labels: list[Labels] = json.loads(b"[" + b",".join([texts[row] for row in rows]) + b"]")
+            except (ValueError, RecursionError):
+                labels = []
+            if len(labels) != len(rows) or set(map(type, labels)) - {dict} or any(map(check_labels, labels)):
+                for row in rows:
+                    check_values(table, {"labels": np.array([texts[row]], dtype=object)}, row)
             return dict(zip(rows, labels, strict=True))
 
 
@@ -171,5 +186,6 @@ def _check_schema(path: str | os.PathLike[str], file: h5py.File) -> int:
     return int(version)
 
 
-def _plain(column: Column, values: NDArray[Any]) -> list[Any]:
-    return [value.decode("utf-8") for value in values.tolist()] if column.stored == "text" else list(values.tolist())
+def _plain(values: NDArray[Any], texts: Mapping[bytes, str] | None) -> list[Any]:
+    found: list[Any] = values.tolist()
+    return found if texts is None else [texts[value] for value in found]

@@ -11,6 +11,7 @@ schema-<version>-training.h5.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -591,9 +592,17 @@ _SHAPE = st.lists(st.integers(0, 2**40), max_size=3).map(tuple)
 _LABEL = _TEXT | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.booleans()
 
 
+# The bins that occur: those of each sign without its other NaNs, and no negative zero.
+_BINS = st.sampled_from([*range(2041), 2047, *range(2049, 4089)])
+_UPWARDS = st.floats(0) | st.just(math.nan)
+_FINITE = st.floats(allow_nan=False, allow_infinity=False)
+_SHARE = st.floats(0, 1)
+_DTYPE = st.sampled_from(["float32", "bfloat16", "float8_e4m3fn", ""])
+
+
 @st.composite
-def histograms(draw: st.DrawFn) -> LogHistogram:
-    counts = draw(st.dictionaries(st.integers(0, 4095), st.integers(1, 2**62), max_size=6))
+def histograms(draw: st.DrawFn, most: int = 2**62) -> LogHistogram:
+    counts = draw(st.dictionaries(_BINS, st.integers(1, max(most // 6, 1)), max_size=min(6, most)))
     bins = sorted(counts)
     return LogHistogram(np.array(bins, np.uint16), np.array([counts[b] for b in bins], np.int64))
 
@@ -601,16 +610,23 @@ def histograms(draw: st.DrawFn) -> LogHistogram:
 @st.composite
 def summaries(draw: st.DrawFn) -> TensorSummary:
     nonfinite = [draw(_COUNT) for _ in range(3)]
-    moments = [draw(_NUMBER) for _ in range(5)]
-    return TensorSummary(sum(nonfinite) + draw(_COUNT), *moments, *nonfinite, histogram=draw(st.none() | histograms()))
+    finite = draw(_COUNT)
+    low, mean, high = sorted(draw(_FINITE) for _ in range(3))
+    std = draw(_SHARE) * (high / 2 - low / 2)
+    count = sum(nonfinite) + finite
+    moments = (mean, std, low, high) if finite else (math.nan,) * 4
+    share = draw(_SHARE) if count else math.nan
+    return TensorSummary(count, *moments, share, *nonfinite, histogram=draw(st.none() | histograms(count)))
 
 
 @st.composite
 def expectations(draw: st.DrawFn) -> Expected:
     # One of NaN alone says nothing, and is None when it is read again.
-    known = draw(st.floats(allow_nan=False))
-    before, after = ([draw(_NUMBER) for _ in range(count)] for count in (6, 4))
-    return Expected(*before, known, *after)
+    known = draw(st.floats(-1, 1))
+    spread = [draw(_UPWARDS) for _ in range(5)]
+    mean, drift, other = (draw(_NUMBER) for _ in range(3))
+    scatter = [draw(_UPWARDS) for _ in range(2)]
+    return Expected(mean, *spread, known, drift, other, *scatter)
 
 
 _SITES = st.builds(
@@ -619,25 +635,25 @@ _SITES = st.builds(
     kind=_TEXT,
     role=st.sampled_from(["pre-activation", "activation", "norm", "other"]),
     shape=_SHAPE,
-    dtype=_TEXT,
-    layer=st.none() | _INT,
+    dtype=_DTYPE,
+    layer=st.none() | st.integers(1, 2**40),
     activation=_TEXT,
     forward=st.none() | summaries(),
     backward=st.none() | summaries(),
     samples=_INT,
-    units=st.none() | _INT,
-    dead_units=st.none() | _INT,
-    symmetric_units=st.none() | _INT,
-    flat_fraction=st.none() | st.floats(allow_nan=False),
-    mean_cosine=st.none() | st.floats(allow_nan=False),
-    effective_rank=st.none() | st.floats(allow_nan=False),
-    attention_entropy=st.none() | st.floats(allow_nan=False),
+    units=st.just(2**40) | st.integers(2**40, 2**63 - 1),
+    dead_units=st.none() | st.integers(0, 2**40),
+    symmetric_units=st.none() | st.integers(0, 2**40),
+    flat_fraction=st.none() | _SHARE,
+    mean_cosine=st.none() | st.floats(-1, 1),
+    effective_rank=st.none() | _FINITE.map(abs),
+    attention_entropy=st.none() | _FINITE.map(abs),
     largest_logit=st.none() | st.floats(allow_nan=False),
-    branch_share=st.none() | st.floats(allow_nan=False),
+    branch_share=st.none() | _SHARE,
     expected=st.none() | expectations(),
     jacobian=st.none() | summaries(),
-    jacobian_condition=st.none() | st.floats(allow_nan=False),
-    jacobian_square_variance=st.none() | st.floats(allow_nan=False),
+    jacobian_condition=st.none() | st.floats(1),
+    jacobian_square_variance=st.none() | st.floats(0),
 )
 
 _PARAMETERS = st.builds(
@@ -646,26 +662,26 @@ _PARAMETERS = st.builds(
     shape=_SHAPE,
     value=summaries(),
     gradient=st.none() | summaries(),
-    dtype=_TEXT,
+    dtype=_DTYPE,
     symmetric_units=st.none() | _INT,
 )
 
 _PROVENANCES = st.builds(
     Provenance,
-    spec=_TEXT,
+    spec=st.dictionaries(_TEXT, _TEXT | st.integers() | st.none(), max_size=2).map(json.dumps),
     seed=st.none() | _INT,
     propscope_version=_TEXT,
     torch_version=_TEXT,
     python_version=_TEXT,
     commit=_TEXT,
     device=_TEXT,
-    dtype=_TEXT,
+    dtype=_DTYPE,
     created=_TEXT,
-    wall_seconds=_NUMBER,
+    wall_seconds=_FINITE.map(abs),
     samples=_INT,
     batches=_INT,
     histogram_limit=_INT,
-    flat_threshold=_NUMBER,
+    flat_threshold=_FINITE.map(abs),
 )
 
 _PROFILES = st.builds(
@@ -690,18 +706,18 @@ profile_sets = st.lists(_PROFILES, max_size=3).map(ProfileSet.of)
 @st.composite
 def _runs(draw: st.DrawFn) -> TrainingRun:
     epochs, weights = draw(st.integers(0, 3)), draw(st.integers(0, 3))
-    curves = [np.array([draw(_NUMBER) for _ in range(epochs + 1)]) for _ in range(4)]
+    curves = [np.array([draw(of) for _ in range(epochs + 1)]) for of in (_NUMBER, _SHARE, _NUMBER, _SHARE)]
     taken = sorted(draw(st.sets(st.integers(0, epochs))))
     return TrainingRun(
         draw(st.dictionaries(st.sampled_from(["initializer", "optimizer", "seed"]) | _TEXT, _LABEL)),
         draw(st.sampled_from(["classification", "regression"])),
-        draw(_NUMBER),
+        draw(_FINITE.map(abs)),
         tuple(draw(st.lists(_NUMBER, max_size=2))),
         *curves,
-        np.array([draw(_NUMBER) for _ in range(epochs)]),
+        np.array([draw(_UPWARDS) for _ in range(epochs)]),
         draw(_INT),
         draw(st.sampled_from(["diverged", "oscillating", "stalled", "converged"])),
-        diverged_at=draw(st.none() | _INT),
+        diverged_at=draw(st.none() | st.integers(1, 2**40)),
         target=draw(st.none() | st.floats(allow_nan=False)),
         steps_to_target=draw(st.none() | _INT),
         constant_loss=draw(_NUMBER),
@@ -710,7 +726,7 @@ def _runs(draw: st.DrawFn) -> TrainingRun:
             for name in ("rows", "distinct_rows_before", "distinct_rows_after")
         },
         profiles=tuple((epoch, draw(_PROFILES)) for epoch in taken),
-        wall_seconds=draw(_NUMBER),
+        wall_seconds=draw(_FINITE.map(abs)),
         provenance=draw(_PROVENANCES),
     )
 

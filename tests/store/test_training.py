@@ -153,7 +153,7 @@ def _set_first(name: str, value: Any) -> Callable[[h5py.File], None]:
         (lambda opened: opened.pop("epoch"), "table epoch is missing"),
         (lambda opened: opened["profile"].pop("run"), "column profile/run is missing"),
         (lambda opened: opened["run"].pop("task"), "column run/task is missing"),
-        (_set_first("run/labels", "[]"), "the labels of run 0 are not one JSON object"),
+        (_set_first("run/labels", "[]"), "table run, row 0, column labels: must be one JSON object, got '[]'"),
         (_set_first("run/epoch_count", 4), "rows of table epoch for run 0 belong to another run"),
         (_set_first("run/epoch_count", 0), "the profiles or epochs of run 0 are incomplete"),
         (_set_first("run/profile_count", 3), "the profiles or epochs of run 0 are incomplete"),

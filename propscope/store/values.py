@@ -1,0 +1,256 @@
+"""`check_values`: whether rows hold what the schema allows, before anything is made of them.
+
+A file may be damaged, or written by a stranger to mislead. What `records.figures` says of each quantity is checked here
+for all rows at once; an error names table, row and column.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from propscope.records.figures import FINITE, SUMMARIES, Field
+from propscope.records.histogram import BIN_COUNT, NAN, NEGINF, POSINF
+from propscope.store.schema import TABLES, Column, StoredTable
+
+Arrays = Mapping[str, NDArray[Any]]
+Bad = NDArray[np.bool_]
+
+# What is computed in floating point may leave its range by a rounding error.
+_ROUNDING = 1e-3
+_SHOWN = 60
+_LARGEST = 2**63
+_ABSENT_BINS = np.ones(1 << 16, np.bool_)
+_ABSENT_BINS[[*range(POSINF + 1), NAN, *range(NAN + 2, NEGINF + 1)]] = False
+
+
+class Offence(ValueError):
+    """A value that its column does not allow."""
+
+    def __init__(self, table: str, row: int, column: str, valid: str, got: Any) -> None:
+        said = f"{got.item()!r}" if isinstance(got, np.generic) else repr(got)
+        said = said if len(said) <= _SHOWN else f"{said[:_SHOWN]}..."
+        super().__init__(f"table {table}, row {row}, column {column}: must be {valid}, got {said}")
+
+
+def check_values(table: StoredTable, values: Arrays, first: int) -> dict[str, dict[bytes, str]]:
+    """Return each text of the text columns by its bytes, after checking all columns of some rows, from row `first` on.
+
+    `values` may lack columns; then what compares them is not checked. Raises `ValueError` for the first value found
+    that is not allowed.
+    """
+    texts: dict[str, dict[bytes, str]] = {}
+    for column in TABLES[table]:
+        if (held := values.get(column.name)) is None or not len(held):
+            continue
+        if column.stored == "text":
+            texts[column.name] = _texts(table, column, held, first)
+        elif column.stored in ("int64", "float64"):
+            _refuse(table, column.name, _out_of_range(column, held, first, table), _valid(column, table), held, first)
+    if table in ("site", "parameter"):
+        for part in SUMMARIES[table]:
+            if f"{part}_count" in values:
+                _check_summary(table, part, values, first)
+    if "units" in values:
+        for name in ("dead_units", "symmetric_units"):
+            bad = values[name] > np.maximum(values["units"], 0)
+            _refuse(table, name, bad, "at most the number of units", values[name], first)
+    return texts
+
+
+def check_histograms(
+    bins: NDArray[np.uint16], counts: NDArray[np.uint64], ranges: NDArray[np.int64], first: int
+) -> None:
+    """Raise `ValueError` for histograms that cannot have been recorded.
+
+    `bins` and `counts` are the rows of table histogram from `first` on; `ranges`, shape (n, 2), holds the start and the
+    length of each histogram among them. Bins that occur are 0 to 2047 of each sign without those of other NaNs; they
+    ascend, and none is empty.
+    """
+    table = "histogram"
+    _refuse(table, "bin", _ABSENT_BINS[bins], f"a bin that occurs, from 0 to {BIN_COUNT - 1}", bins, first)
+    _refuse(table, "count", (counts < 1) | (counts >= _LARGEST), "from 1 to 2^63 - 1", counts, first)
+    if not bins.size:
+        return
+    # Where a histogram begins, its first bin may be below the last bin of the one before.
+    falls = np.flatnonzero(bins[1:] <= bins[:-1]) + 1
+    begins = np.unique(ranges[:, 0] - first)
+    for at in falls[~np.isin(falls, begins)].tolist():
+        inside = (ranges[:, 0] - first < at) & (at < ranges.sum(1) - first)
+        if inside.any():
+            raise Offence(table, first + at, "bin", "above the bin before", bins[at])
+
+
+def totals(counts: NDArray[np.uint64], ranges: NDArray[np.int64], first: int) -> NDArray[np.float64]:
+    """Return the number of values in each histogram, shape (n,), for `counts` and `ranges` as in `check_histograms`."""
+    if not counts.size or not len(ranges):
+        return np.zeros(len(ranges))
+    # Sums of small counts are exact as whole numbers, and take half the time.
+    exact = counts if counts.max() < _LARGEST // BIN_COUNT else counts.astype(np.float64)
+    starts, stops = ranges[:, 0] - first, ranges.sum(1) - first
+    last = stops == len(counts)
+    edges = np.stack([np.minimum(starts, len(counts) - 1), np.where(last, starts, stops)], axis=1).ravel()
+    sums = np.add.reduceat(exact, edges)[::2].astype(np.float64)
+    for at in np.flatnonzero(last):
+        sums[at] = exact[starts[at] :].sum()
+    return np.where(ranges[:, 1] > 0, sums, 0.0)
+
+
+def check_labels(labels: Mapping[str, Any]) -> str:
+    """Return what is wrong with the labels of a profile or run; "" where nothing is."""
+    for name, value in labels.items():
+        if not isinstance(value, (str, int, float)) or value != value:
+            return f"an object of texts and numbers, without NaN; label {name!r} is {json.dumps(value)}"
+        if isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
+            return f"an object of texts and numbers of 64 bits; label {name!r} is larger"
+    return ""
+
+
+def _refuse(table: str, column: str, bad: Bad, valid: str, held: NDArray[Any], first: int) -> None:
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise Offence(table, first + row, column, valid, held[row])
+
+
+def _out_of_range(column: Column, held: NDArray[Any], first: int, table: StoredTable) -> Bad:
+    if column.field is None:
+        if column.name == table:
+            return np.asarray(held != np.arange(first, first + len(held)))
+        bad = held < (-1 if column.refers else 0)
+        return np.asarray(bad | (held > BIN_COUNT) if column.name.endswith("_histogram_length") else bad)
+    low, high = _limits(column.field)
+    with np.errstate(invalid="ignore"):
+        bad = (held < low) | (held > high)
+    if column.field.dtype == "int64" and not column.field.required:
+        bad &= held != -1
+    return np.asarray(bad)
+
+
+@cache
+def _limits(field: Field) -> tuple[float, float]:
+    """Return the limits that a value is held against; a limit that rounding may pass is a little wider."""
+    low, high = field.low, field.high
+    if field.dtype == "float64":
+        low = low - _ROUNDING * abs(low) if abs(low) < FINITE else low
+        high = high + _ROUNDING * abs(high) if abs(high) < FINITE else high
+    return low, high
+
+
+def _valid(column: Column, table: StoredTable) -> str:
+    field = column.field
+    if field is None:
+        if column.name == table:
+            return "the row's own number"
+        if column.name.endswith("_histogram_length"):
+            return f"from 0 to {BIN_COUNT}"
+        return f"at least {-1 if column.refers else 0}"
+    missing = " or -1" if field.dtype == "int64" and not field.required else ""
+    finite = "finite and " if field.high == FINITE or field.low == -FINITE else ""
+    bounds = [
+        *([f"at least {field.low:g}"] if abs(field.low) < FINITE else []),
+        *([f"at most {field.high:g}"] if abs(field.high) < FINITE else []),
+    ]
+    return (finite + " and ".join(bounds) if bounds else finite.removesuffix(" and ")) + missing
+
+
+def _check_summary(table: StoredTable, part: str, values: Arrays, first: int) -> None:
+    def of(name: str) -> NDArray[Any]:
+        return values[f"{part}_{name}"]
+
+    def refuse(name: str, bad: Bad, valid: str) -> None:
+        _refuse(table, f"{part}_{name}", bad, valid, of(name), first)
+
+    count = of("count")
+    absent, moments = count == -1, ("mean", "std", "min", "max", "zero_fraction")
+    for name in moments:
+        refuse(name, absent & ~np.isnan(of(name)), f"missing, as {part}_count is")
+    finite = np.where(absent, 0, count)
+    for name in ("nan_count", "posinf_count", "neginf_count"):
+        refuse(name, absent & (of(name) != -1), f"missing, as {part}_count is")
+        refuse(name, ~absent & (of(name) < 0), "at least 0")
+        finite = finite - np.where(absent, 0, of(name))
+        refuse(name, finite < 0, f"at most what is left of {part}_count")
+    for name in moments[:-1]:
+        held = of(name)
+        refuse(name, (finite > 0) & np.isnan(held), f"a number, as {part}_count has finite elements")
+        refuse(name, (finite == 0) & ~np.isnan(held), f"NaN, as {part}_count has no finite element")
+    share, low, high, mean, std = of("zero_fraction"), of("min"), of("max"), of("mean"), of("std")
+    refuse("zero_fraction", (count > 0) == np.isnan(share), "from 0 to 1, and NaN only without elements")
+    with np.errstate(invalid="ignore", over="ignore"):
+        room = np.maximum(np.abs(low), np.abs(high)) * _ROUNDING
+        refuse("max", high < low, f"at least {part}_min")
+        refuse("mean", (mean < low - room) | (mean > high + room), f"between {part}_min and {part}_max")
+        refuse("std", std > high - low + room, f"at most {part}_max less {part}_min")
+
+
+def _texts(table: StoredTable, column: Column, held: NDArray[Any], first: int) -> dict[bytes, str]:
+    decoded: dict[bytes, str] = {}
+    check = _text_check(column.field)
+    for raw in dict.fromkeys(held.tolist()):
+        try:
+            text = raw if isinstance(raw, str) else raw.decode("utf-8")
+            problem = check(text) if check else ""
+            decoded[raw] = text
+        except UnicodeDecodeError as error:
+            problem, text = f"valid UTF-8 ({error})", raw
+        except RecursionError:
+            problem = "JSON that is not nested deeply"
+        except ValueError as error:
+            problem = f"JSON ({error})"
+        if problem:
+            raise Offence(table, first + held.tolist().index(raw), column.name, problem, text)
+    return decoded
+
+
+def _text_check(field: Field | None) -> Callable[[str], str] | None:
+    """Return what says how a text of a column must be, "" where it is so; None where any text will do."""
+    if field is None:
+        return None
+    if field.choices:
+        valid = f"one of {', '.join(field.choices)}"
+        return lambda text: "" if text in field.choices else valid
+    if field.pattern:
+        pattern = re.compile(field.pattern)
+        return lambda text: "" if pattern.fullmatch(text) else "the name of an element type"
+    return _JSON[field.holds] if field.holds else None
+
+
+def _json_object(text: str) -> str:
+    return "" if not text or isinstance(json.loads(text), dict) else "one JSON object"
+
+
+def _json_labels(text: str) -> str:
+    found = json.loads(text)
+    return check_labels(found) if isinstance(found, dict) else "one JSON object"
+
+
+def _json_list(text: str, fits: Callable[[Any], bool], valid: str) -> str:
+    found = json.loads(text)
+    return "" if isinstance(found, list) and all(map(fits, found)) else valid
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < _LARGEST
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is float or (type(value) is int and abs(value) < _LARGEST)
+
+
+def _is_note(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(isinstance(part, str) for part in value)
+
+
+_JSON: Mapping[str, Callable[[str], str]] = {
+    "object": _json_object,
+    "labels": _json_labels,
+    "counts": lambda text: _json_list(text, _is_count, "a JSON list of whole numbers of at least 0"),
+    "numbers": lambda text: _json_list(text, _is_number, "a JSON list of numbers"),
+    "notes": lambda text: _json_list(text, _is_note, "a JSON list of [name, what, reason]"),
+}
