@@ -48,18 +48,16 @@ class MissingDependencyError(PropscopeError, ImportError):
         )
 
 
-def unknown_name(what: str, name: str, choices: Iterable[str]) -> InputError:
-    """Return the error for a name that no table holds, with the nearest name as its hint.
+def unknown_name(what: str, name: str, choices: Iterable[str], *, also: str = "", hint: str = "") -> InputError:
+    """Return the error for a name that no table holds, with the nearest name and `hint` as its hint.
 
-    `what` is the noun ("activation"), `name` is the unknown name, `choices` are the valid ones.
+    `what` is the noun ("activation"), `name` is the unknown name, `choices` are the valid ones, and `also` says in
+    words what else is valid (", and a file that ends in .npy").
     """
-    valid = sorted(choices)
-    near = difflib.get_close_matches(name.lower(), valid, n=1, cutoff=0.5)
+    valid = list(choices)
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), valid, n=1, cutoff=0.5)
     guess = f"did you mean {near[0]!r}? " if near else ""
-    return InputError(
-        f"unknown {what} {name!r}; valid are {', '.join(valid)}",
-        hint=f"{guess}A function of your own is written package.module:callable".strip(),
-    )
+    return InputError(f"unknown {what} {name!r}; valid are {', '.join(valid)}{also}", hint=f"{guess}{hint}".strip())
 
 
 def unknown_site(name: str, sites: Sequence[str]) -> UnknownSiteError:

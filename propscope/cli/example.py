@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from propscope.errors import InputError
+from propscope.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,16 +91,10 @@ def title_of(path: Path) -> str:
 
 def find_example(folder: Path, name: str) -> Path:
     """Return the file of an example, `-` read as `_`; raises `InputError` that lists the choices."""
-    from difflib import get_close_matches
-
     files = {path.stem: path for path in example_files(folder)}
     wanted = name.lower().replace("-", "_").removesuffix(".py")
     if wanted not in files:
-        near = get_close_matches(wanted, files, n=1)
-        raise InputError(
-            f"unknown example {name!r}; choose from {', '.join(files)}",
-            hint=f"did you mean {near[0]!r}?" if near else "propscope example lists them all",
-        )
+        raise unknown_name("example", name, files)
     return files[wanted]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,16 +17,7 @@ from torch import Tensor, nn
 
 from propscope.errors import InputError
 from propscope.networks.randomness import global_stream, seeded_generator
-from propscope.networks.spec import (
-    Value,
-    index_names,
-    label,
-    load_callable,
-    look_up,
-    name_callable,
-    own_parameters,
-    parse_spec,
-)
+from propscope.networks.spec import ChosenCallable, Value, index_names, load_callable, parse_spec
 from propscope.records.activations import ACTIVATIONS
 
 _VALID = "give an nn.Module class, or an elementwise function of a tensor"
@@ -93,25 +84,8 @@ _ENTRY_OF = {
 
 
 @dataclass(frozen=True, slots=True)
-class ActivationSpec:
-    """A chosen activation: every parameter's value, and `label`, its canonical spec.
-
-    The label has the table's name instead of an alias, and only the parameters that differ from their defaults. Two
-    specs with equal labels are equal, save for callables that were passed as such: `target`, else None.
-    """
-
-    name: str
-    parameters: Mapping[str, Value] = field(hash=False)
-    label: str
-    target: Callable[..., Any] | None = field(default=None, hash=False, repr=False)
-
-    def __str__(self) -> str:
-        return self.label
-
-    @property
-    def custom(self) -> bool:
-        """Whether this is the user's own class or function."""
-        return ":" in self.name
+class ActivationSpec(ChosenCallable):
+    """A chosen activation: an entry of `ACTIVATIONS`, or the user's own class or function."""
 
     def module(self) -> nn.Module:
         """Return a new module, in float32 on the CPU.
@@ -188,11 +162,7 @@ def _spelled(text: str) -> ActivationSpec:
     if spec.name in _SHORTHANDS:
         rest = "".join(f":{name}={value}" for name, value in spec.parameters.items())
         spec = parse_spec(_SHORTHANDS[spec.name] + rest, "activation")
-    if spec.custom:
-        own = own_parameters(spec)
-        return ActivationSpec(spec.name, own, label(spec.name, own))
-    entry, values = look_up(_INDEX, spec, "activation")
-    return ActivationSpec(entry.name, values, label(entry.name, values, entry.parameters))
+    return ActivationSpec.parse(_INDEX, spec, "activation")
 
 
 def _of_callable(target: Callable[..., Any]) -> ActivationSpec:
@@ -203,8 +173,7 @@ def _of_callable(target: Callable[..., Any]) -> ActivationSpec:
         )
     if (name := _entry_of(target)) is not None:
         return _spelled(name)
-    name, arguments, target = name_callable(target, "activation")
-    return ActivationSpec(name, arguments, label(name, arguments), target)
+    return ActivationSpec.of_callable(target, "activation")
 
 
 def _entry_of(target: Callable[..., Any]) -> str | None:

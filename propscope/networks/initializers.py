@@ -9,8 +9,8 @@ one entry of the weight, or None where the entries do not have mean zero or are 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -18,16 +18,7 @@ from torch import Tensor, nn
 
 from propscope.errors import InputError
 from propscope.networks.randomness import global_stream
-from propscope.networks.spec import (
-    Value,
-    index_names,
-    label,
-    load_callable,
-    look_up,
-    name_callable,
-    own_parameters,
-    parse_spec,
-)
+from propscope.networks.spec import ChosenCallable, Value, index_names, label, load_callable, parse_spec
 from propscope.records.activations import ACTIVATIONS
 from propscope.records.spec_parameter import SpecParameter
 
@@ -357,25 +348,8 @@ _INDEX = index_names(INITIALIZERS)
 
 
 @dataclass(frozen=True, slots=True)
-class InitializerSpec:
-    """A chosen initializer: every parameter's value, and `label`, its canonical spec.
-
-    The label has the table's name instead of an alias, and only the parameters that differ from their defaults. Two
-    specs with equal labels are equal, save for callables that were passed as such: `target`, else None.
-    """
-
-    name: str
-    parameters: Mapping[str, Value] = field(hash=False)
-    label: str
-    target: Callable[..., Any] | None = field(default=None, hash=False, repr=False)
-
-    def __str__(self) -> str:
-        return self.label
-
-    @property
-    def custom(self) -> bool:
-        """Whether this is the user's own callable."""
-        return ":" in self.name
+class InitializerSpec(ChosenCallable):
+    """A chosen initializer: an entry of `INITIALIZERS`, or the user's own callable."""
 
     @property
     def shape(self) -> Shape:
@@ -393,7 +367,7 @@ class InitializerSpec:
         return "" if self.custom else _INDEX[self.name].no_limit
 
     def fits(self, weight: Tensor) -> bool:
-        """Return whether the weight has the number of dimensions that this"""
+        """Return whether the weight has a number of dimensions that this initializer can fill."""
         return weight.ndim in _DIMENSIONS[self.shape]
 
     def weight_variance(self, fan_in: int, fan_out: int) -> float | None:
@@ -488,15 +462,11 @@ def parse_initializer(initializer: str | InitializerSpec | Callable[..., Any]) -
     if isinstance(initializer, InitializerSpec):
         return initializer
     if not isinstance(initializer, str):
-        name, arguments, target = name_callable(initializer, "initializer")
-        return InitializerSpec(name, arguments, label(name, arguments), target)
+        return InitializerSpec.of_callable(initializer, "initializer")
     spec = parse_spec(initializer, "initializer")
-    if spec.custom:
-        load_callable(spec.name, "initializer")
-        own = own_parameters(spec)
-        return InitializerSpec(spec.name, own, label(spec.name, own))
-    entry, values = look_up(_INDEX, spec, "initializer")
-    made = InitializerSpec(entry.name, values, label(entry.name, values, entry.parameters))
+    made = InitializerSpec.parse(_INDEX, spec, "initializer")
+    if made.custom:
+        load_callable(made.name, "initializer")
     # The variance raises for values that do not go together.
     made.weight_variance(1, 1)
     return made

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from propscope.checks import count, one_of
 from propscope.errors import InputError
 from propscope.networks.data_files import Rows, digits, npy_file, pt_file
 from propscope.networks.randomness import seeded_generator
-from propscope.networks.spec import index_names, label, look_up, parse_spec
+from propscope.networks.spec import Chosen, index_names, parse_spec
 from propscope.records.spec_parameter import SpecParameter
 
 SCALES = ("zscore", "minmax", "none")
@@ -100,15 +99,8 @@ _INDEX = index_names(INPUTS)
 
 
 @dataclass(frozen=True, slots=True)
-class InputSpec:
+class InputSpec(Chosen):
     """A chosen input: every parameter's value, and `label`, its canonical spec (the path, for a file)."""
-
-    name: str
-    parameters: Mapping[str, Any] = field(hash=False)
-    label: str
-
-    def __str__(self) -> str:
-        return self.label
 
     @property
     def source(self) -> InputSource:
@@ -175,16 +167,8 @@ def parse_input(spec: str | InputSpec) -> InputSpec:
         return spec
     if isinstance(spec, str) and (suffix := Path(spec).suffix.lower()) in _INDEX:
         return InputSpec(_INDEX[suffix].name, {"path": Path(spec)}, spec)
-    parsed = parse_spec(spec, "input")
-    if parsed.name not in _INDEX or parsed.name.startswith("."):
-        names = [name for name in _INDEX if not name.startswith(".")]
-        near = difflib.get_close_matches(parsed.name, names, n=1)
-        raise InputError(
-            f"unknown input {spec!r}; valid are {', '.join(names)}, and a file that ends in .npy or .pt",
-            hint=f"did you mean {near[0]!r}?" if near else "save the data as .npy or .pt",
-        )
-    entry, values = look_up(_INDEX, parsed, "input")
-    return InputSpec(entry.name, values, label(entry.name, values, entry.parameters))
+    also, hint = ", and a file that ends in .npy or .pt", "Data of your own is read from a .npy or .pt file"
+    return InputSpec.look_up(_INDEX, parse_spec(spec, "input"), "input", also=also, hint=hint)
 
 
 def _scaled(values: Tensor, scale: str | None) -> Tensor:

@@ -13,7 +13,7 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, TypeVar
@@ -23,6 +23,7 @@ from propscope.records.spec_parameter import SpecParameter
 
 Value = int | float | str | bool
 
+_OWN_CALLABLE = "A function of your own is written package.module:callable"
 _OWN = "write a parameter as name=value, a function of your own as package.module:callable or path/to/file.py:callable"
 
 
@@ -56,6 +57,79 @@ class Entry(Protocol):
 
 
 E = TypeVar("E", bound=Entry)
+C = TypeVar("C", bound="Chosen")
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A chosen entry of a table: its name, every parameter's value, and `label`, its canonical spec.
+
+    The label has the table's name instead of an alias, and only the parameters that differ from their defaults.
+    """
+
+    name: str
+    parameters: Mapping[str, Any] = field(hash=False)
+    label: str
+
+    def __str__(self) -> str:
+        return self.label
+
+    @classmethod
+    def look_up(
+        cls: type[C], index: Mapping[str, Entry], spec: ParsedSpec, what: str, *, also: str = "", hint: str = ""
+    ) -> C:
+        """Return the entry that a spec chooses from a table, with the value of each parameter, given or default.
+
+        An entry such as ".npy" stands for files that end so, and no spec names it. Raises `InputError` for an unknown
+        name, where `also` and `hint` are those of `unknown_name`, for an unknown parameter and for a value that is not
+        valid.
+        """
+        names = [name for name in index if not name.startswith(".")]
+        if spec.name not in names:
+            raise unknown_name(what, spec.name, names, also=also, hint=hint)
+        entry = index[spec.name]
+        owner = f"{what} {entry.name}"
+        valid = {parameter.name: parameter for parameter in entry.parameters}
+        for name in spec.parameters:
+            if name not in valid:
+                has = f"it has {', '.join(valid)}" if valid else "it has none"
+                raise InputError(f"{owner} has no parameter {name!r}; {has}", hint="see propscope list")
+        given = {name: read_parameter(valid[name], raw, owner) for name, raw in spec.parameters.items()}
+        values = {name: given.get(name, parameter.default) for name, parameter in valid.items()}
+        return cls(entry.name, values, label(entry.name, values, entry.parameters))
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenCallable(Chosen):
+    """A chosen entry of a table, or a callable of the user's own, whose name is `module:callable`.
+
+    `target` is a callable that was passed as such; None for one that a spec names. Two that have equal labels are
+    equal, except where a callable was passed.
+    """
+
+    target: Callable[..., Any] | None = field(default=None, hash=False, repr=False)
+
+    @property
+    def custom(self) -> bool:
+        """Whether this is the user's own callable instead of an entry of the table."""
+        return ":" in self.name
+
+    @classmethod
+    def parse(cls: type[D], index: Mapping[str, Entry], spec: ParsedSpec, what: str) -> D:
+        """Return what a spec names: an entry of the table, or a callable of the user's own, which is not loaded yet."""
+        if not spec.custom:
+            return cls.look_up(index, spec, what, hint=_OWN_CALLABLE)
+        own = own_parameters(spec)
+        return cls(spec.name, own, label(spec.name, own))
+
+    @classmethod
+    def of_callable(cls: type[D], target: Callable[..., Any], what: str) -> D:
+        """Return what a Python callable is; raises `InputError` as `name_callable` does."""
+        name, arguments, target = name_callable(target, what)
+        return cls(name, arguments, label(name, arguments), target)
+
+
+D = TypeVar("D", bound=ChosenCallable)
 
 
 def index_names(entries: Iterable[E]) -> dict[str, E]:
@@ -101,24 +175,6 @@ def parse_spec(text: str, what: str) -> ParsedSpec:
             raise InputError(f"{key} is given twice in the {what} {text!r}", hint="give it once")
         parameters[key] = value
     return ParsedSpec(name, parameters)
-
-
-def look_up(index: Mapping[str, E], spec: ParsedSpec, what: str) -> tuple[E, dict[str, float | str]]:
-    """Return the table's entry for a spec, and the value of each of its parameters, given or default.
-
-    Raises `InputError` for an unknown name, an unknown parameter and a value that is not valid.
-    """
-    if spec.name not in index:
-        raise unknown_name(what, spec.name, index)
-    entry = index[spec.name]
-    owner = f"{what} {entry.name}"
-    valid = {parameter.name: parameter for parameter in entry.parameters}
-    for name in spec.parameters:
-        if name not in valid:
-            has = f"it has {', '.join(valid)}" if valid else "it has none"
-            raise InputError(f"{owner} has no parameter {name!r}; {has}", hint="see propscope list")
-    given = {name: read_parameter(valid[name], raw, owner) for name, raw in spec.parameters.items()}
-    return entry, {name: given.get(name, parameter.default) for name, parameter in valid.items()}
 
 
 def read_parameter(parameter: SpecParameter, raw: str, owner: str) -> float | str:

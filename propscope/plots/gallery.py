@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -14,7 +13,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from propscope.errors import InputError, StoreError
+from propscope.errors import InputError, StoreError, unknown_name
 from propscope.plots.curves import draw_curves, prepare_curves
 from propscope.plots.histograms import (
     ACTIVATIONS,
@@ -150,11 +149,7 @@ def _check(formats: Sequence[str], only: Sequence[str] | None, stem: str, plots:
             raise InputError(f"no {what} is named; valid are {', '.join(valid)}")
         for name in names or ():
             if name not in valid:
-                near = difflib.get_close_matches(name.lower(), valid, n=1, cutoff=0.5)
-                raise InputError(
-                    f"unknown {what} {name!r}; valid are {', '.join(valid)}",
-                    hint=f"did you mean {near[0]!r}?" if near else "",
-                )
+                raise unknown_name(what, name, valid)
 
 
 def write_figure(figure: Figure, path: Path) -> None:

@@ -166,7 +166,7 @@ def test_refuses(spec, more, message):
 def test_unknown_input_gets_the_nearest():
     with pytest.raises(InputError) as caught:
         make_input("digit", batch=3, seed=0)
-    assert caught.value.hint == "did you mean 'digits'?"
+    assert caught.value.hint.startswith("did you mean 'digits'?")
 
 
 def test_file_with_other_features(table):

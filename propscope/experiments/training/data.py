@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from propscope.errors import InputError
 from propscope.experiments.training.idx import images_and_labels
 from propscope.networks import SCALES, make_input, seeded_generator
 from propscope.networks.data_files import digits, pt_file
-from propscope.networks.spec import index_names, label, look_up, parse_spec
+from propscope.networks.spec import Chosen, index_names, parse_spec
 from propscope.records.spec_parameter import SpecParameter
 from propscope.records.training import Task
 
@@ -49,21 +48,20 @@ class DataSource:
 
 
 @dataclass(frozen=True, slots=True)
-class DataSpec:
-    """A chosen source: every parameter's value, `label`, its canonical spec, and `short_label`, without a path."""
-
-    name: str
-    parameters: Mapping[str, Any] = field(hash=False)
-    label: str
-    short_label: str
-
-    def __str__(self) -> str:
-        return self.label
+class DataSpec(Chosen):
+    """A chosen source of examples: every parameter's value, and `label`, its canonical spec."""
 
     @property
     def source(self) -> DataSource:
         """The entry of `DATA`."""
         return _INDEX[self.name]
+
+    @property
+    def short_label(self) -> str:
+        """The label without the path of stored data: "mnist", or the name of a .pt file."""
+        if not self.source.takes_path:
+            return self.label
+        return Path(self.parameters["path"]).name if self.name.startswith(".") else self.name
 
 
 def _moons(rows: int, seed: int, *, noise: float) -> Examples:
@@ -161,26 +159,15 @@ def parse_data(spec: str | DataSpec) -> DataSpec:
     if isinstance(spec, DataSpec):
         return spec
     if isinstance(spec, str) and (suffix := Path(spec).suffix.lower()) in _INDEX:
-        return DataSpec(_INDEX[suffix].name, {"path": Path(spec)}, spec, Path(spec).name)
+        return DataSpec(_INDEX[suffix].name, {"path": Path(spec)}, spec)
     # A path may hold whatever a spec gives a meaning to.
     head, colon, path = spec.partition(":path=") if isinstance(spec, str) else (spec, "", "")
-    parsed = parse_spec(head, "data")
-    names = [name for name in _INDEX if not name.startswith(".")]
-    if parsed.name not in names:
-        near = difflib.get_close_matches(parsed.name, names, n=1)
-        raise InputError(
-            f"unknown data {spec!r}; valid are {', '.join(names)}, and a file that ends in .pt",
-            hint=f"did you mean {near[0]!r}?" if near else "save the data as .pt: a dict of x and y",
-        )
-    source = _INDEX[parsed.name]
-    if source.takes_path != bool(colon and path):
-        wants = "needs the folder of its files" if source.takes_path else "has no parameter 'path'"
-        raise InputError(f"data {source.name} {wants}", hint=f"{source.name}{':path=DIR' * source.takes_path}")
-    _, values = look_up(_INDEX, parsed, "data")
-    shown = label(source.name, values, source.parameters)
-    if source.takes_path:
-        return DataSpec(source.name, {"path": Path(path)}, f"{shown}:path={path}", shown)
-    return DataSpec(source.name, values, shown, shown)
+    also, hint = ", and a file that ends in .pt", "Data of your own is read from a .pt file of a dict of x and y"
+    found = DataSpec.look_up(_INDEX, parse_spec(head, "data"), "data", also=also, hint=hint)
+    if found.source.takes_path != bool(colon and path):
+        wants = "needs the folder of its files" if found.source.takes_path else "has no parameter 'path'"
+        raise InputError(f"data {found.name} {wants}", hint=f"{found.name}{':path=DIR' * found.source.takes_path}")
+    return DataSpec(found.name, {"path": Path(path)}, f"{found}:path={path}") if path else found
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from propscope.errors import InputError
-from propscope.networks.spec import index_names, label, look_up, parse_spec
+from propscope.networks.spec import Chosen, index_names, parse_spec
 from propscope.records.spec_parameter import SpecParameter
 
 
@@ -31,15 +29,8 @@ class OptimizerKind:
 
 
 @dataclass(frozen=True, slots=True)
-class OptimizerSpec:
+class OptimizerSpec(Chosen):
     """A chosen optimizer: every parameter's value, and `label`, its canonical spec."""
-
-    name: str
-    parameters: Mapping[str, Any] = field(hash=False)
-    label: str
-
-    def __str__(self) -> str:
-        return self.label
 
     @property
     def kind(self) -> OptimizerKind:
@@ -94,12 +85,4 @@ def parse_optimizer(spec: str | OptimizerSpec) -> OptimizerSpec:
     """
     if isinstance(spec, OptimizerSpec):
         return spec
-    parsed = parse_spec(spec, "optimizer")
-    if parsed.name not in _INDEX:
-        near = difflib.get_close_matches(parsed.name, _INDEX, n=1)
-        raise InputError(
-            f"unknown optimizer {spec!r}; valid are {', '.join(_INDEX)}",
-            hint=f"did you mean {near[0]!r}?" if near else "propscope train --optimizer adam",
-        )
-    kind, values = look_up(_INDEX, parsed, "optimizer")
-    return OptimizerSpec(kind.name, values, label(kind.name, values, kind.parameters))
+    return OptimizerSpec.look_up(_INDEX, parse_spec(spec, "optimizer"), "optimizer", hint="For example adam:beta2=0.99")
