@@ -90,7 +90,10 @@ def build() -> typer.Typer:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command line and return its exit code: 0 fine, 1 a check failed, 2 wrong use or bad input, 130 stopped."""
+    """Run a command line and return its exit code: 0 fine, 1 a check failed, 2 wrong use or bad input.
+
+    A command that was stopped by Ctrl-C returns 130, by SIGTERM 143.
+    """
     from propscope.cli.running import guarded
 
     return guarded(build(), sys.argv[1:] if arguments is None else arguments)

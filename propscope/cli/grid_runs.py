@@ -1,34 +1,119 @@
-"""The end of `profile` and `train`: what is finished is saved, drawn and printed, also after an interrupt or error."""
+"""A run of `profile` or `train`: what is finished is kept at once, then saved, printed and drawn, also after a stop."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from propscope.records import ProfileSet, TrainingSet
+from propscope.errors import InputError
+
+if TYPE_CHECKING:
+    from propscope.records import ProfileSet, TrainingSet
+    from propscope.store import RunFile
+    from propscope.store.run_file import Entry
+
+
+def open_run(
+    stem: str,
+    description: Mapping[str, Any],
+    number_of: Callable[[Entry], int | None],
+    *,
+    networks: int,
+    output: Path | None,
+    overwrite: bool,
+    resume: Path | None,
+) -> RunFile:
+    """Return the result file of a run, with what an earlier run of the same command left; say so on stderr.
+
+    `stem` names the file in outputs/ when neither `output` nor `resume` does. The others are those of `store.begin`.
+    """
+    from propscope.store import begin, target_of
+
+    path = output
+    if resume is not None:
+        path = target_of(resume)
+        if output is not None and output != path:
+            raise InputError(f"--resume {resume} and --output {output} name two files", hint="leave --output out")
+    if path is None:
+        # What is in the way is told with the name of the file.
+        with suppress(OSError):
+            Path("outputs").mkdir()
+    file = begin(
+        _default_names(stem, overwrite=overwrite) if path is None else [path],
+        description,
+        number_of,
+        overwrite=overwrite,
+        resume=resume is not None,
+        named=path is not None,
+    )
+    if file.finished:
+        noun = "run" if description["command"] == "train" else "network"
+        print(f"going on with {file.path}: {len(file.finished)} of {networks} {noun}s are finished", file=sys.stderr)
+    return file
+
+
+def _default_names(stem: str, *, overwrite: bool) -> Iterator[Path]:
+    """Yield names in outputs/: the last one that is taken, which may be of a run that was stopped, then free ones."""
+    names = (Path("outputs") / (f"{stem}.h5" if number == 1 else f"{stem}-{number}.h5") for number in count(1))
+    last = next(names)
+    if overwrite or not last.exists():
+        yield last
+    if overwrite:
+        return
+    for name in names:
+        if not name.exists():
+            if last.exists():
+                yield last
+            yield name
+        last = name
+
+
+def finished(
+    file: RunFile, entries: Iterable[tuple[int, Entry]], networks: int, *, quiet: bool, unit: str = "net"
+) -> BaseException | None:
+    """Add every entry to the file as it is finished; return what stopped the run before its end, None at the end."""
+    try:
+        from tqdm import tqdm
+
+        silent = quiet or not sys.stderr.isatty()
+        done = len(file.finished)
+        bar = tqdm(entries, total=networks, initial=done, unit=unit, disable=silent, leave=False, file=sys.stderr)
+        for number, entry in bar:
+            file.add(number, entry)
+    except (KeyboardInterrupt, Exception) as error:
+        return error
+    return None
 
 
 def conclude(
     found: ProfileSet | TrainingSet,
     stopped: BaseException | None,
+    file: RunFile,
     *,
     networks: int,
-    path: Callable[[], Path],
     plots: bool,
-    overwrite: bool,
     json: bool,
     started: float,
+    keep_journal: bool = False,
 ) -> None:
-    """Save, draw and print what is finished of `networks` networks, then raise what stopped the run, if anything did.
+    """Save, print and draw what is finished of `networks` networks, then raise what stopped the run, if anything did.
 
-    `path` is called only now, since another run may have taken the name meanwhile. An interrupt exits with 130.
+    An interrupt exits with 130, also one that comes while the pictures are drawn.
     """
     if found:
-        _keep(found, path(), plots=plots, overwrite=overwrite, json=json, started=started)
+        path = file.save(found, unfinished=stopped is not None, keep_journal=keep_journal and stopped is not None)
+        try:
+            _show(found, path, plots=plots, json=json, started=started)
+        except KeyboardInterrupt:
+            print(f"stopped while the pictures were drawn; the results are in {path}", file=sys.stderr)
+            raise typer.Exit(130) from None
     interrupted = isinstance(stopped, KeyboardInterrupt)
     if interrupted or (stopped and found):
         saved = "; their results are saved" if found else ""
@@ -39,32 +124,32 @@ def conclude(
         raise stopped
 
 
-def _keep(
-    found: ProfileSet | TrainingSet, path: Path, *, plots: bool, overwrite: bool, json: bool, started: float
-) -> None:
+def _show(found: ProfileSet | TrainingSet, path: Path, *, plots: bool, json: bool, started: float) -> None:
+    from propscope.records import TrainingSet
     from propscope.report.documents import grid_document, training_document
     from propscope.report.terminal import print_grid, print_json, print_training
-    from propscope.store import save
 
-    save(path, found, overwrite=overwrite)
+    if not json:
+        print_training(found) if isinstance(found, TrainingSet) else print_grid(found)
+        print()
+        print_paths("file", [path])
+        sys.stdout.flush()
     drawn: list[Path] = []
-    if plots:
-        from propscope.plots import draw_all
+    try:
+        if plots:
+            from propscope.plots import draw_all
 
-        # The file is new or was to be replaced, so plots of its name are an earlier run's.
-        drawn = draw_all(found, path.parent, stem=path.stem, overwrite=True)
-    seconds = time.perf_counter() - started
-    trained = isinstance(found, TrainingSet)
-    if json:
-        pairs = training_document(found) if isinstance(found, TrainingSet) else grid_document(found)
-        print_json({"pairs": pairs, "file": str(path), "pictures": [*map(str, drawn)], "seconds": seconds})
-        return
-    print_training(found) if isinstance(found, TrainingSet) else print_grid(found)
-    print()
-    print_paths("file", [path])
-    print_paths("plots", drawn)
-    noun = "run" if trained else "network"
-    print(f"{len(found)} {noun}{'s' * (len(found) != 1)} in {seconds:.1f} s")
+            # The file is new or was to be replaced, so plots of its name are an earlier run's.
+            drawn = draw_all(found, path.parent, stem=path.stem, overwrite=True)
+    finally:
+        seconds = time.perf_counter() - started
+        if json:
+            pairs = training_document(found) if isinstance(found, TrainingSet) else grid_document(found)
+            print_json({"pairs": pairs, "file": str(path), "pictures": [*map(str, drawn)], "seconds": seconds})
+    if not json:
+        print_paths("plots", drawn)
+        noun = "run" if isinstance(found, TrainingSet) else "network"
+        print(f"{len(found)} {noun}{'s' * (len(found) != 1)} in {seconds:.1f} s")
 
 
 def print_paths(what: str, paths: list[Path]) -> None:

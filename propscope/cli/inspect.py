@@ -85,12 +85,12 @@ def inspect(
     from propscope.diagnosis import diagnose
     from propscope.report.documents import inspection_document, trials_document
     from propscope.report.terminal import print_json
-    from propscope.store import check_target, save
+    from propscope.store import check_output, save
 
     started = time.perf_counter()
     _check_view(sort, top, depth)
     if store is not None:
-        check_target(store, overwrite=overwrite)
+        check_output(store, overwrite=overwrite)
     checks.count("--seeds", seeds)
     checks.count("--batches", batches)
     request = RunRequest.of(context.params, target=target, seeds=seeds)

@@ -19,9 +19,10 @@ def merge(
 ) -> None:
     """Join the profiles and training runs of several result files into one file."""
     from propscope.records import TrainingSet
-    from propscope.store import load, load_profiles
+    from propscope.store import check_output, load, load_profiles
     from propscope.store import merge as merge_files
 
+    check_output(output, overwrite=overwrite)
     merge_files(files, output, overwrite=overwrite)
     found = load(output)
     parts = [f"{len(found)} training runs"] if isinstance(found, TrainingSet) else []

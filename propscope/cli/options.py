@@ -41,6 +41,15 @@ Output = Annotated[
 ]
 Plots = Annotated[bool, option("Draw the plots beside the result file.", RESULTS, "--plots/--no-plots")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Resume = Annotated[
+    Path | None,
+    option(
+        "Go on with the stopped run of this result file; the other options must be those of that run.",
+        RESULTS,
+        "--resume",
+        metavar="FILE",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 
 # The MLPs of a grid

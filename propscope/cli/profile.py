@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 from propscope.cli.options import (
@@ -23,21 +23,16 @@ from propscope.cli.options import (
     Overwrite,
     Plots,
     Residual,
+    Resume,
     Seeds,
     Widths,
     numbers,
     option,
     short_name,
-    unused_path,
 )
-from propscope.errors import PropscopeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from propscope.experiments import Grid
-    from propscope.records import NetworkProfile, ProfileSet
+    from propscope.store.run_file import Entry
 
 
 def profile(
@@ -80,15 +75,18 @@ def profile(
     output: Output = None,
     plots: Plots = True,
     overwrite: Overwrite = False,
+    resume: Resume = None,
     json: Json = False,
 ) -> None:
     """Compare initializers on deep MLPs: measure every layer, save the profiles, print a table and draw plots.
 
-    A LIST is separated by commas. Every combination of depth, width, activation and initializer is measured.
+    A LIST is separated by commas. Every combination of depth, width, activation and initializer is measured. Every
+    finished network is kept: the same command again, or --resume, goes on from where a run was stopped.
     """
-    from propscope.cli.grid_runs import conclude
-    from propscope.experiments import make_grid
+    from propscope.cli.grid_runs import conclude, finished, open_run
+    from propscope.experiments import make_grid, run
     from propscope.networks import SQUARE_DEFAULTS, parse_width
+    from propscope.records import ProfileSet
 
     started = time.perf_counter()
     grid = make_grid(
@@ -113,35 +111,29 @@ def profile(
         device=device,
     )
 
-    def path() -> Path:
-        names = (short_name(activation.label) for activation in grid.activation[:3])
-        depths = (f"d{depth}" for depth in grid.depth[:3])
-        return output or unused_path("-".join(["mlp", *names, *depths]), ".h5")
+    numbers_of = {_key(cell.labels): number for number, cell in enumerate(grid.cells())}
 
-    profiles, stopped = _measure(grid, path, overwrite=overwrite, quiet=json)
-    conclude(
-        profiles, stopped, networks=len(grid), path=path, plots=plots, overwrite=overwrite, json=json, started=started
-    )
+    def number_of(entry: Entry) -> int | None:
+        return numbers_of.get(_key(entry.labels))
+
+    # Whatever is wrong with the input is known before a file is made.
+    run(grid)
+    names = (short_name(activation.label) for activation in grid.activation[:3])
+    depths = (f"d{depth}" for depth in grid.depth[:3])
+    with open_run(
+        "-".join(["mlp", *names, *depths]),
+        {"command": "profile", **grid.description()},
+        number_of,
+        networks=len(grid),
+        output=output,
+        overwrite=overwrite,
+        resume=resume,
+    ) as file:
+        waiting = [number for number in range(len(grid)) if number not in file.finished]
+        stopped = finished(file, zip(waiting, run(grid, leave_out=file.finished), strict=True), len(grid), quiet=json)
+        found = ProfileSet.of(file.finished[number] for number in sorted(file.finished))  # type: ignore[misc]
+        conclude(found, stopped, file, networks=len(grid), plots=plots, json=json, started=started)
 
 
-def _measure(
-    grid: Grid, path: Callable[[], Path], *, overwrite: bool, quiet: bool
-) -> tuple[ProfileSet, KeyboardInterrupt | PropscopeError | None]:
-    """Return the finished profiles, and what stopped the run before its end."""
-    from tqdm import tqdm
-
-    from propscope.experiments import run
-    from propscope.records import ProfileSet
-    from propscope.store import check_target
-
-    profiles = run(grid)
-    # After every check of the options and before any work.
-    check_target(path(), overwrite=overwrite)
-    done: list[NetworkProfile] = []
-    silent = quiet or not sys.stderr.isatty()
-    try:
-        for profile in tqdm(profiles, total=len(grid), unit="net", disable=silent, leave=False, file=sys.stderr):
-            done.append(profile)  # noqa: PERF402  an interrupt must find what is finished
-    except (KeyboardInterrupt, PropscopeError) as error:
-        return ProfileSet.of(done), error
-    return ProfileSet.of(done), None
+def _key(labels: Mapping[str, object]) -> frozenset[tuple[str, object]]:
+    return frozenset(labels.items())

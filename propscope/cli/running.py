@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any
 
 import typer
@@ -15,10 +19,40 @@ from propscope.printable import printable
 
 WRONG_USE = 2
 STOPPED = 130
+TERMINATED = 143
 
 
 def guarded(app: typer.Typer, arguments: list[str]) -> int:
-    """Run `app` on `arguments` and return the exit code; an error of the user goes to stderr as one line and a hint."""
+    """Run `app` on `arguments` and return the exit code; an error of the user goes to stderr as one line and a hint.
+
+    SIGTERM stops the command as Ctrl-C does, with the exit code 143.
+    """
+    with _terminable() as received:
+        code = _guarded(app, arguments)
+    return TERMINATED if received and code == STOPPED else code
+
+
+@contextmanager
+def _terminable() -> Iterator[list[int]]:
+    """Make SIGTERM a KeyboardInterrupt; the list that is yielded has what was received."""
+    received: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    # Only the main thread may handle signals. What the caller had decided about them stays decided.
+    usual = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if usual:
+        signal.signal(signal.SIGTERM, stop)
+    try:
+        yield received
+    finally:
+        if usual:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _guarded(app: typer.Typer, arguments: list[str]) -> int:
     try:
         result = app(arguments, standalone_mode=False, prog_name="propscope")
         sys.stdout.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
 from propscope.cli.options import (
@@ -20,17 +21,17 @@ from propscope.cli.options import (
     Overwrite,
     Plots,
     Residual,
+    Resume,
     Seeds,
     Widths,
     decimals,
     numbers,
     option,
     short_name,
-    unused_path,
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from propscope.store.run_file import Entry
 
 _DATA, _TRAINING = "Data", "Training"
 
@@ -95,16 +96,17 @@ def train(
     output: Output = None,
     plots: Plots = True,
     overwrite: Overwrite = False,
+    resume: Resume = None,
     json: Json = False,
 ) -> None:
     """Train deep MLPs from several initializers: compare how fast and how well they learn with the signal they carry.
 
-    A LIST is separated by commas. Every combination of depth, width, activation and initializer is trained.
+    A LIST is separated by commas. Every combination of depth, width, activation and initializer is trained. Every
+    finished run is kept: the same command again, or --resume, goes on from where it was stopped.
     """
-    from propscope.cli.grid_runs import conclude
-    from propscope.experiments.training import finish, make_plan, run
+    from propscope.cli.grid_runs import conclude, finished, open_run
+    from propscope.experiments.training import collect, make_plan, run
     from propscope.networks import parse_width
-    from propscope.store import check_target
 
     started = time.perf_counter()
     plan = make_plan(
@@ -134,15 +136,35 @@ def train(
         threads=threads,
     )
 
-    def path() -> Path:
-        names = map(short_name, (plan.data.label, *(activation.label for activation in plan.grid.activation[:3])))
-        depths = (f"d{depth}" for depth in plan.grid.depth[:3])
-        return output or unused_path("-".join(["train", *names, *depths]), ".h5")
+    def number_of(entry: Entry) -> int | None:
+        return numbers_of.get(frozenset(entry.labels.items()))
 
-    started_runs = run(plan, workers=workers)
-    # After every check of the options and before any work.
-    check_target(path(), overwrite=overwrite)
-    runs, stopped = finish(plan, started_runs, quiet=json)
-    conclude(
-        runs, stopped, networks=len(plan.grid), path=path, plots=plots, overwrite=overwrite, json=json, started=started
-    )
+    # Of several learning rates the file has only the best one's run; the others are in the journal.
+    several = len(plan.learning_rates) > 1
+    numbers_of = {} if several else {frozenset(plan.labels(job).items()): n for n, job in enumerate(plan.jobs())}
+    # Whatever is wrong with the options is known before a file is made.
+    run(plan, workers=workers)
+    names = map(short_name, (plan.data.label, *(activation.label for activation in plan.grid.activation[:3])))
+    depths = (f"d{depth}" for depth in plan.grid.depth[:3])
+    with open_run(
+        "-".join(["train", *names, *depths]),
+        {"command": "train", **plan.description()},
+        number_of,
+        networks=len(plan),
+        output=output,
+        overwrite=overwrite,
+        resume=resume,
+    ) as file:
+        with closing(run(plan, workers=workers, leave_out=list(file.finished))) as runs:
+            stopped = finished(file, runs, len(plan), quiet=json, unit="run")
+        found = collect(plan, file.finished.items())  # type: ignore[arg-type]
+        conclude(
+            found,
+            stopped,
+            file,
+            networks=len(plan.grid),
+            plots=plots,
+            json=json,
+            started=started,
+            keep_journal=several,
+        )

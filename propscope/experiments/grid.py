@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -180,6 +184,17 @@ class Grid:
                 labels[name] = str(value) if isinstance(value, bool) else value
         return labels
 
+    def description(self) -> dict[str, Any]:
+        """Return all that tells this grid from another, in values that JSON has; axes as lists, seeds as "0..4"."""
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        held |= {name: [spec.label for spec in held[name]] for name in ("activation", "initializer")}
+        held["width"] = [each if isinstance(each, int) else "-".join(map(str, each)) for each in self.width]
+        names = [spec.name for spec in self.activation] + [spec.name for spec in self.initializer]
+        own = [name.rpartition(":")[0] for name in names if ":" in name]
+        own += [str(path) for path in (self.input.parameters.get("path"),) if path is not None]
+        held["contents"] = {name: _content(name) for name in own}
+        return held | {"input": self.input.label, "depth": list(self.depth), "seeds": _runs_of(self.seeds)}
+
     def spec(self, cell: Cell) -> str:
         """Return the JSON text of all that a cell is made from."""
         run = {name: getattr(self, name) for name in ("batch", "input", "scale", "loss", "dtype", "device")}
@@ -227,6 +242,26 @@ def _distinct(name: str, specs: Iterable[S]) -> tuple[S, ...]:
 def _choices(value: Choice | Iterable[Choice]) -> tuple[Any, ...]:
     # A class with __iter__ is no list of classes.
     return tuple(split_list(value)) if isinstance(value, str) else (value,) if callable(value) else _axis(value)
+
+
+def _content(name: str) -> str:
+    """Return a digest of the file of a module or of data, which tells a changed one; "" where none can be read."""
+    path = name if "." in name and os.path.isfile(name) else getattr(sys.modules.get(name), "__file__", None)
+    try:
+        return hashlib.blake2b(Path(path or name).read_bytes(), digest_size=8).hexdigest()
+    except OSError:
+        return ""
+
+
+def _runs_of(numbers: tuple[int, ...]) -> str:
+    """Return whole numbers as text, those that follow one another as first..last."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(f"{first}..{last}" if last > first else str(first) for first, last in runs)
 
 
 def _axis(value: Any) -> tuple[Any, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -34,9 +34,10 @@ from propscope.theory.initialization import critical_initializer
 _NO_MEMORY = ("out of memory", "allocate memory", "enough memory")
 
 
-def run(grid: Grid) -> Iterator[NetworkProfile]:
+def run(grid: Grid, *, leave_out: Collection[int] = ()) -> Iterator[NetworkProfile]:
     """Return the profiles of the grid's cells, in the order of `Grid.cells`, each computed when it is asked for.
 
+    The cells whose number is in `leave_out` are left out; the others do not depend on it.
     Nothing is drawn from torch's global generator. Overflow inside a network is a result, not an error. Raises
     `InputError` at once when the input cannot be made, and later when a network does not fit in memory after all.
     """
@@ -61,7 +62,9 @@ def run(grid: Grid) -> Iterator[NetworkProfile]:
     classes = _classes(grid, (batch_for(first.input_size, seed) for seed in grid.seeds))
     theory = theory_for(grid.loss)
     return (
-        _profile(grid, cell, batch_for(cell.network.input_size, cell.seed), classes, theory) for cell in grid.cells()
+        _profile(grid, cell, batch_for(cell.network.input_size, cell.seed), classes, theory)
+        for number, cell in enumerate(grid.cells())
+        if number not in leave_out
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -33,6 +32,7 @@ from propscope.plots.style import DPI, styled
 from propscope.plots.training_map import draw_training_map, prepare_training_map
 from propscope.printable import printable, shown
 from propscope.records import ProfileSet, TrainingSet
+from propscope.store.atomic import temporary_beside
 
 FORMATS = ("png", "pdf", "svg")
 _NEEDED = (
@@ -159,14 +159,17 @@ def write_figure(figure: Figure, path: Path) -> None:
     # Level 6 takes 1.5 times as long, and saves nothing where most of a picture is flat colour.
     options: dict[str, Any] = {"pil_kwargs": {"compress_level": 1}} if ending == "png" else {}
     figure.savefig(picture, format=ending, dpi=DPI, **options)
-    partial_path = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial_path.write_bytes(picture.getbuffer())
-        os.replace(partial_path, path)
+        descriptor, temporary = temporary_beside(path)
+        try:
+            temporary.write_bytes(picture.getbuffer())
+            os.replace(temporary, path)
+        finally:
+            # An interrupt leaves nothing either.
+            temporary.unlink(missing_ok=True)
+            os.close(descriptor)
     except OSError as error:
-        with suppress(OSError):
-            partial_path.unlink()
         raise StoreError(
             f"cannot write {path}: {error.strerror or error}", hint="choose a folder that exists and has room"
         ) from error

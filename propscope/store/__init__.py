@@ -1,9 +1,21 @@
 """Result files: HDF5 files of flat tables that can be read without propscope; docs/schema.md states them completely."""
 
-from propscope.store.atomic import check_target
+from propscope.store.atomic import check_output, check_target
 from propscope.store.merge import merge
 from propscope.store.read import load, load_profiles
+from propscope.store.run_file import RunFile, begin, target_of
 from propscope.store.schema import SCHEMA_VERSION
 from propscope.store.write import save
 
-__all__ = ["SCHEMA_VERSION", "check_target", "load", "load_profiles", "merge", "save"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "RunFile",
+    "begin",
+    "check_output",
+    "check_target",
+    "load",
+    "load_profiles",
+    "merge",
+    "save",
+    "target_of",
+]

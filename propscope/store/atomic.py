@@ -6,19 +6,22 @@ import errno
 import io
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import h5py
 
 from propscope.errors import PropscopeError, StoreError
+from propscope.store.journal import CAN_LOCK, is_at, lock
 from propscope.store.seal import seal_of
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
+_TEMPORARY, _ENDING = ".propscope-", ".tmp"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -84,11 +87,33 @@ class _Sink(io.RawIOBase):
         super().close()
 
 
+class NameTakenError(StoreError):
+    """A file of that name exists, and nobody asked to replace it."""
+
+
 def check_target(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Raise the `StoreError` that `save` would raise, before any work is done; make the directory if it is missing."""
+    """Raise the `StoreError` that `save` would raise, before any work is done; make the directory if it is missing.
+
+    Temporary files of propscope that a killed process left in the directory are removed.
+    """
     _, descriptor, probe = _open_beside(path, overwrite)
     os.close(descriptor)
     probe.unlink()
+
+
+def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Do what `check_target` does for a name that was typed: a missing directory and a dangling link are errors."""
+    for part in (Path(path), *Path(path).parents):
+        if part.is_symlink() and not part.exists():
+            raise StoreError(
+                f"cannot write {path}: {part} is a link to {os.readlink(part)}, which does not exist",
+                hint="remove the link, or make what it points to",
+            )
+    directory = Path(path).parent
+    # What lies below a file is told as that.
+    if not directory.exists() and not any(parent.is_file() for parent in directory.parents):
+        raise StoreError(f"cannot write {path}: there is no directory {directory}", hint=f"mkdir -p {directory}")
+    check_target(path, overwrite=overwrite)
 
 
 @contextmanager
@@ -100,6 +125,8 @@ def new_file(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[tuple
     `StoreError` when the file exists and `overwrite` is false, or when it cannot be written; KeyboardInterrupt passes.
     """
     target, descriptor, temporary = _open_beside(path, overwrite)
+    # The lock lasts until the last descriptor is closed, and must until the file has its name.
+    locked = os.dup(descriptor)
     sink = _Sink(descriptor)
     try:
         # Readable since HDF5 1.10 (2016); the indexes of that format find a chunk of a long column faster.
@@ -117,6 +144,7 @@ def new_file(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[tuple
     finally:
         sink.close()
         temporary.unlink(missing_ok=True)
+        os.close(locked)
 
 
 def _open_beside(path: str | os.PathLike[str], overwrite: bool) -> tuple[Path, int, Path]:
@@ -125,9 +153,7 @@ def _open_beside(path: str | os.PathLike[str], overwrite: bool) -> tuple[Path, i
         target = Path(os.path.realpath(path))
         _refuse(path, target, overwrite)
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".propscope-{secrets.token_hex(8)}.tmp")
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        return target, os.open(temporary, flags, 0o666), temporary
+        return target, *temporary_beside(target)
     except StoreError:
         raise
     except FileExistsError as error:
@@ -136,11 +162,44 @@ def _open_beside(path: str | os.PathLike[str], overwrite: bool) -> tuple[Path, i
         raise _unwritable(path, error) from error
 
 
+def temporary_beside(target: Path) -> tuple[int, Path]:
+    """Return a new file in the directory of `target`, open and locked, and its name.
+
+    Files of this kind whose process was killed are removed first: nobody has them locked.
+    """
+    _sweep(target.parent)
+    while True:
+        temporary = target.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}{_ENDING}")
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(temporary, flags, 0o666)
+        # Another process that starts now may take it for a left one before it is locked.
+        if lock(descriptor) and is_at(temporary, descriptor):
+            return descriptor, temporary
+        os.close(descriptor)
+
+
+def _sweep(directory: Path) -> None:
+    """Remove the temporary files of processes that were killed."""
+    if not CAN_LOCK:
+        return
+    with suppress(OSError):
+        for entry in os.scandir(directory):
+            if entry.name.startswith(_TEMPORARY) and entry.name.endswith(_ENDING):
+                with suppress(OSError):
+                    descriptor = os.open(entry.path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+                    try:
+                        if stat.S_ISREG(os.fstat(descriptor).st_mode) and lock(descriptor):
+                            os.unlink(entry.path)
+                    finally:
+                        os.close(descriptor)
+
+
 def _refuse(path: str | os.PathLike[str], target: Path, overwrite: bool) -> None:
     if target.is_dir():
         raise StoreError(f"cannot write {path}: it is a directory", hint=f"name a file, such as {target / 'run.h5'}")
     if target.exists() and not target.is_file():
-        raise StoreError(f"cannot write {path}: it is not a regular file", hint="name a file that propscope may create")
+        what = "a FIFO" if target.is_fifo() else "not a regular file"
+        raise StoreError(f"cannot write {path}: it is {what}", hint="name a file that propscope may create")
     if target.exists() and not overwrite:
         raise _taken(path)
 
@@ -159,9 +218,9 @@ def _publish(temporary: Path, target: Path, overwrite: bool) -> None:
     os.replace(temporary, target)
 
 
-def _taken(path: str | os.PathLike[str]) -> StoreError:
+def _taken(path: str | os.PathLike[str]) -> NameTakenError:
     hint = "choose another name, or replace it with --overwrite (in Python: overwrite=True)"
-    return StoreError(f"{path} exists and is kept", hint=hint)
+    return NameTakenError(f"{path} exists and is kept", hint=hint)
 
 
 def _unwritable(path: str | os.PathLike[str], error: BaseException) -> StoreError:

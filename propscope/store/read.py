@@ -50,16 +50,17 @@ def load(path: str | os.PathLike[str], /, **labels: Label | Iterable[Label]) -> 
     of a newer schema, and `InputError` for a label that no entry carries or values that no entry has.
     """
     with open_tables(path) as tables, reading(path):
-        return _runs(tables, labels) if tables.training else _loose(tables, labels)
+        return training_runs(tables, labels) if tables.training else loose_profiles(tables, labels)
 
 
 def load_profiles(path: str | os.PathLike[str], /, **labels: Label | Iterable[Label]) -> ProfileSet:
     """Return the profiles of a file that belong to no training run; labels select as in `load`."""
     with open_tables(path) as tables, reading(path):
-        return _loose(tables, labels)
+        return loose_profiles(tables, labels)
 
 
-def _loose(tables: TableReader, labels: Mapping[str, Any]) -> ProfileSet:
+def loose_profiles(tables: TableReader, labels: Mapping[str, Any]) -> ProfileSet:
+    """Return the profiles of open tables that belong to no run and have the labels."""
     ranges: Iterable[tuple[int, int]] = [(0, tables.rows("profile"))]
     if labels or tables.training:
         ranges = _neighbours(_matching(tables, "profile", labels))
@@ -69,7 +70,8 @@ def _loose(tables: TableReader, labels: Mapping[str, Any]) -> ProfileSet:
     return ProfileSet.of(chain.from_iterable(_profiles_between(tables, start, stop) for start, stop in batches))
 
 
-def _runs(tables: TableReader, labels: Mapping[str, Any]) -> TrainingSet:
+def training_runs(tables: TableReader, labels: Mapping[str, Any]) -> TrainingSet:
+    """Return the runs of open tables that have the labels."""
     rows = _matching(tables, "run", labels) if labels else list(range(tables.rows("run")))
     _check_memory(tables, "run", len(rows))
     counts = tables.array("run", "profile_count", 0, tables.rows("run"))

@@ -51,7 +51,7 @@ class TableReader:
     """
 
     path: str | os.PathLike[str]
-    datasets: Mapping[StoredTable, Mapping[str, h5py.Dataset]]
+    datasets: Mapping[StoredTable, Mapping[str, h5py.Dataset | NDArray[Any]]]
 
     def rows(self, table: StoredTable) -> int:
         """Return the number of rows of a table; 0 for a table that the file lacks."""
@@ -65,7 +65,8 @@ class TableReader:
             if (dataset := self.datasets.get(table, {}).get(column)) is None:
                 (absent,) = (entry for entry in TABLES[table] if entry.name == column)
                 return np.full(stop - start, absent.missing, object if absent.stored == "text" else absent.stored)
-            if dataset.dtype.kind == "O":
+            # Rows of a journal are in memory already.
+            if dataset.dtype.kind == "O" and isinstance(dataset, h5py.Dataset):
                 check_text(dataset, start, stop)
             values: NDArray[Any] = dataset[start:stop]
             return values

@@ -27,13 +27,14 @@ _BATCH = 256
 Saved = NetworkProfile | ProfileSet | TrainingRun | TrainingSet
 
 
-def save(path: str | os.PathLike[str], profiles: Saved, *, overwrite: bool = False) -> None:
+def save(path: str | os.PathLike[str], profiles: Saved, *, overwrite: bool = False, run: str = "") -> None:
     """Write a profile, a training run, or a set of either to the HDF5 file `path`.
 
     The file appears whole or not at all, and a missing directory is made. An empty set gives a valid file without
     profiles, or without runs. Raises `StoreError` when the file exists and `overwrite` is false, or when it cannot be
     written (an earlier file is then untouched), and `InputError` when `profiles` is something else or holds a value
-    that its column cannot store.
+    that its column cannot store. `run` is kept as an attribute of the file: what the command that wrote it had to
+    do, as JSON.
     """
     if isinstance(profiles, NetworkProfile):
         profiles = ProfileSet((profiles,))
@@ -47,12 +48,14 @@ def save(path: str | os.PathLike[str], profiles: Saved, *, overwrite: bool = Fal
         )
     with new_file(path, overwrite=overwrite) as (file, check):
         writer = TableWriter(file, check)
+        if run:
+            file.attrs["run"] = run
         if isinstance(profiles, TrainingSet):
             writer.add_training()
         _append(writer, profiles)
 
 
-class _Batch:
+class RowBatch:
     """The rows of some profiles, numbered from `base`, the number of rows that the file holds already."""
 
     def __init__(self, base: dict[StoredTable, int]) -> None:
@@ -62,9 +65,11 @@ class _Batch:
         self._bins = 0
 
     def next_row(self, table: StoredTable) -> int:
+        """Return the number of the table's next row."""
         return self.base[table] + len(self.rows[table])
 
     def add_run(self, run: TrainingRun) -> None:
+        """Add a run with its epochs and profiles."""
         number, first = self.next_row("run"), self.next_row("epoch")
         epochs = [row | {"epoch": first + at, "run": number} for at, row in enumerate(epoch_rows(run))]
         row = _checked(run_row, run) | {"run": number, "epoch_start": first, "epoch_count": len(epochs)}
@@ -75,6 +80,7 @@ class _Batch:
             self.add(profile, run=number, epoch=first + epoch)
 
     def add(self, profile: NetworkProfile, *, run: int = -1, epoch: int = -1) -> None:
+        """Add a profile, which belongs to the rows `run` and `epoch` unless they are -1."""
         number = self.next_row("profile")
         row = _checked(profile_row, profile) | {"profile": number, "run": run, "epoch": epoch}
         row |= {"site_start": self.next_row("site"), "site_count": len(profile.sites)}
@@ -105,11 +111,11 @@ class _Batch:
 
 
 def _append(writer: TableWriter, entries: Iterable[NetworkProfile | TrainingRun]) -> None:
-    batch = _Batch(dict(writer.rows))
+    batch = RowBatch(dict(writer.rows))
     for entry in entries:
         if len(batch.rows["profile"]) >= _BATCH or len(batch.rows["run"]) >= _BATCH:
             _write(writer, batch)
-            batch = _Batch(dict(writer.rows))
+            batch = RowBatch(dict(writer.rows))
         if isinstance(entry, TrainingRun):
             batch.add_run(entry)
         else:
@@ -117,7 +123,7 @@ def _append(writer: TableWriter, entries: Iterable[NetworkProfile | TrainingRun]
     _write(writer, batch)
 
 
-def _write(writer: TableWriter, batch: _Batch) -> None:
+def _write(writer: TableWriter, batch: RowBatch) -> None:
     for table, rows in batch.rows.items():
         if rows:
             names = [column.name for column in TABLES[table]]

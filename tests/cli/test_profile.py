@@ -41,8 +41,8 @@ def test_a_file_pictures_and_a_table(command, place):
 
 
 def test_the_file_holds_what_python_measures(command):
-    command.fine("profile", *BARE, "--act", "tanh,relu", "-o", "sub/run.h5")
-    stored = load("sub/run.h5")
+    command.fine("profile", *BARE, "--act", "tanh,relu", "-o", "run.h5")
+    stored = load("run.h5")
     measured = profile_mlp(2, 4, activation="tanh,relu", initializer="he_normal", seeds=2, batch=4)
     assert [dict(profile.labels) for profile in stored] == [dict(profile.labels) for profile in measured]
     for one, other in zip(stored, measured, strict=True):
@@ -260,8 +260,14 @@ def test_a_full_disk_leaves_the_earlier_file(command, place):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert outcome.error == "cannot write run.h5: File too large"
-    assert outcome.hint == "free some space, or write to another disk"
-    assert files(place) == before
+    assert outcome.hint.startswith("free some space, or write to another disk")
+    # What was finished is still there, and the same command has nothing left to compute.
+    after = files(place)
+    assert ".run.h5.partial" in outcome.hint
+    assert after.pop(".run.h5.partial")
+    assert after == before
+    assert command("profile", *BARE, "-o", "run.h5", "--overwrite").err.startswith("going on with run.h5: 2 of 2 ")
+    assert set(files(place)) == {"run.h5"}
 
 
 def test_a_disk_without_room_for_the_pictures_keeps_the_results(command, place, monkeypatch):
@@ -272,7 +278,11 @@ def test_a_disk_without_room_for_the_pictures_keeps_the_results(command, place, 
 
     monkeypatch.setattr(Path, "write_bytes", full)
     outcome = command("profile", *TINY, "-o", "run.h5")
-    assert outcome.error.startswith("cannot write run-curves.png: No space left on device")
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: cannot write run-curves.png: No space left on device")
+    # The table and where the results are stand on stdout before the pictures are drawn.
+    assert outcome.out.startswith("1 pair, ")
+    assert outcome.out.endswith("file      run.h5\n")
     assert len(load("run.h5")) == 2
     assert set(files(place)) == {"run.h5"}
 

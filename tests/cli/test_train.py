@@ -25,8 +25,8 @@ def test_a_file_a_table_and_pictures(command, place):
 
 
 def test_the_file_holds_what_python_trains(command):
-    command.fine("train", *BARE, "--lr", "1e-3,1e-2", "--profile-every", 1, "-o", "sub/run.h5")
-    stored = load("sub/run.h5")
+    command.fine("train", *BARE, "--lr", "1e-3,1e-2", "--profile-every", 1, "-o", "run.h5")
+    stored = load("run.h5")
     trained = train_mlp(
         1, 4, initializer="he_normal,zeros", data="moons", rows=60, epochs=2, seeds=2, learning_rate=[1e-3, 1e-2],
         profile_every=1, workers=1,

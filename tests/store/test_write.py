@@ -187,7 +187,7 @@ def test_directories_and_devices_are_never_replaced(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="it is a directory"):
         save(tmp_path, small_profile(), overwrite=True)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(StoreError, match="it is not a regular file"):
+    with pytest.raises(StoreError, match="it is a FIFO"):
         save(tmp_path / "pipe", small_profile(), overwrite=True)
     check_target(tmp_path / "run.h5")
     with pytest.raises(StoreError, match="it is not a regular file"):

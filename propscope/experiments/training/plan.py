@@ -91,6 +91,15 @@ class TrainingPlan:
         cells = sorted(self.grid.cells(), key=lambda cell: place[cell.seed])
         return [Job(cell, rate) for cell, rate in itertools.product(cells, self.learning_rates)]
 
+    def description(self) -> dict[str, Any]:
+        """Return all that tells this plan from another, in values that JSON has."""
+        training = {name: getattr(self, name) for name in _OF_PLAN if name != "threads"}
+        training |= {"data": self.data.label, "optimizer": self.optimizer.label}
+        grid = {
+            name: value for name, value in self.grid.description().items() if name not in ("input", "loss", "batch")
+        }
+        return grid | training | {"learning_rates": list(self.learning_rates)}
+
     def data_of(self, seed: int) -> TrainingData:
         """Return the examples of a seed."""
         return make_data(

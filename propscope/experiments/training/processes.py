@@ -15,7 +15,7 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Generator
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any
@@ -55,19 +55,19 @@ def _found_elsewhere(plan: TrainingPlan) -> bool:
     return True
 
 
-def trained(plan: TrainingPlan, *, workers: int) -> Iterator[Numbered]:
+def trained(plan: TrainingPlan, *, workers: int, leave_out: Collection[int] = ()) -> Generator[Numbered, None, None]:
     """Yield the number of each job with its run as it is finished, in any order; runs do not depend on `workers`.
 
     Closing the iterator, an interrupt and an error end the other processes. An error of a job is raised here.
     """
     jobs = plan.jobs()
-    waiting = deque(range(len(jobs)))
+    waiting = deque(number for number in range(len(jobs)) if number not in leave_out)
     finished: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
     data_of = lru_cache(maxsize=1)(plan.data_of)
-    steps = len(plan) * plan.epochs * (len(data_of(jobs[0].cell.seed).train[0]) // plan.batch)
+    left = len(waiting)
+    steps = left * plan.epochs * (len(data_of(jobs[0].cell.seed).train[0]) // plan.batch)
     delay = 0 if steps >= MANY_STEPS else START_AFTER
     others = [_OtherProcess(plan, waiting, finished, delay) for _ in range(workers - 1)]
-    left = len(jobs)
     try:
         while left:
             if (number := _next(waiting)) is not None:
@@ -172,24 +172,37 @@ def serve() -> None:
     # Output of a user's module must not come between the answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    questions = sys.stdin.buffer
+    questions = _questions()
 
     def answer(value: Any) -> None:
         pickle.dump(value, answers)
         answers.flush()
 
-    plan: TrainingPlan = pickle.load(questions)
+    plan: TrainingPlan = questions.get()
     jobs = plan.jobs()
     data_of = lru_cache(maxsize=1)(plan.data_of)
     answer(READY)
     while True:
-        try:
-            job = jobs[pickle.load(questions)]
-        except EOFError:
-            return
+        job = jobs[questions.get()]
         try:
             answer(train(plan, job, data_of(job.cell.seed)))
         except PropscopeError as error:
             answer(error)
         except Exception:
             answer(RuntimeError(traceback.format_exc()))
+
+
+def _questions() -> queue.SimpleQueue[Any]:
+    """Return what stdin brings; when it closes, the process that asks has ended, and this one ends at once."""
+    found: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def read() -> None:
+        try:
+            while True:
+                found.put(pickle.load(sys.stdin.buffer))
+        finally:
+            # In the middle of a training too, whose result nobody would read.
+            os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -17,16 +17,20 @@ from propscope.experiments.training.processes import Numbered, available_workers
 from propscope.records.training import TrainingRun, TrainingSet
 
 
-def run(plan: TrainingPlan, *, workers: int | None = None) -> Iterator[Numbered]:
+def run(
+    plan: TrainingPlan, *, workers: int | None = None, leave_out: Collection[int] = ()
+) -> Generator[Numbered, None, None]:
     """Yield the number of each job (in `plan.jobs()`) with its run, as it is finished; `collect` makes a set of them.
 
     `workers`: processes that train at the same time, this one included; None for as many as there are cores. Any number
-    gives the same bits. Closing the iterator and an interrupt end them all. Raises `InputError`.
+    gives the same bits. The jobs whose number is in `leave_out` are left out. Closing the iterator and an interrupt end
+    them all. Raises `InputError`.
     """
     if workers is not None:
         workers = count("workers", workers)
     most = available_workers(plan)
-    return trained(plan, workers=most if workers is None else min(workers, len(plan)) if most > 1 else 1)
+    workers = most if workers is None else min(workers, len(plan)) if most > 1 else 1
+    return trained(plan, workers=workers, leave_out=leave_out)
 
 
 def collect(plan: TrainingPlan, runs: Iterable[Numbered]) -> TrainingSet:
@@ -103,16 +107,14 @@ def train_mlp(
     return done
 
 
-def finish(
-    plan: TrainingPlan, runs: Iterator[Numbered], *, quiet: bool = False
-) -> tuple[TrainingSet, BaseException | None]:
+def finish(plan: TrainingPlan, runs: Generator[Numbered, None, None]) -> tuple[TrainingSet, BaseException | None]:
     """Return the finished runs of a plan, and the interrupt or error that stopped the others, or None."""
     from tqdm import tqdm
 
     done: list[Numbered] = []
-    silent = quiet or not sys.stderr.isatty()
+    silent = not sys.stderr.isatty()
     stopped: BaseException | None = None
-    with closing(runs):  # type: ignore[type-var]
+    with closing(runs):
         try:
             for each in tqdm(runs, total=len(plan), unit="run", disable=silent, leave=False, file=sys.stderr):
                 done.append(each)  # noqa: PERF402  an interrupt must find what is finished

@@ -1,0 +1,270 @@
+"""What a run that is stopped leaves, by Ctrl-C, SIGTERM or SIGKILL, and how the next one goes on from it."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from building.command_line import HANGS, files
+from building.records import plain
+
+from propscope.experiments import profile_mlp
+from propscope.store import load
+from propscope.store.journal import Journal
+
+TINY = ("--depth", 2, "--width", 4, "--batch", 4, "--init", "he_normal", "--no-plots")
+JOURNAL = ".run.h5.partial"
+
+
+def started(*line):
+    return subprocess.Popen(
+        [sys.executable, "-m", "propscope", *map(str, line)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # A run in the background ignores interrupts, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def until(running, happened):
+    while not happened():
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.002)
+
+
+def size(path):
+    return path.stat().st_size if path.exists() else 0
+
+
+def records(path):
+    journal = Journal.open(path)
+    journal.close()
+    # The first one describes the run.
+    return len(journal.records) - 1
+
+
+def same(one, other):
+    assert [dict(profile.labels) for profile in one] == [dict(profile.labels) for profile in other]
+    for left, right in zip(one, other, strict=True):
+        assert plain(left.sites) == plain(right.sites)
+        assert plain(left.parameters) == plain(right.parameters)
+
+
+@pytest.mark.slow
+def test_after_a_kill_at_any_moment_the_same_command_goes_on(place):
+    line = ("profile", *TINY, "--seeds", 60, "-o", "run.h5")
+    journal, finished, draw = place / JOURNAL, 0, random.Random(0)
+    for _ in range(5):
+        wanted = size(journal) + draw.randrange(1, 60_000)
+        with started(*line) as running:
+            until(running, lambda wanted=wanted: size(journal) > wanted)
+            running.kill()
+        assert running.returncode == -signal.SIGKILL
+        # Nothing half-written has the name of the result, and nothing that was finished is gone.
+        assert set(files(place)) == {JOURNAL}
+        assert records(journal) > finished
+        finished = records(journal)
+    with started(*line) as running:
+        out, err = running.communicate(timeout=HANGS)
+    assert running.returncode == 0
+    assert err == f"going on with run.h5: {finished} of 60 networks are finished\n"
+    assert "60 networks in " in out
+    assert set(files(place)) == {"run.h5"}
+    same(load("run.h5"), profile_mlp(2, 4, initializer="he_normal", seeds=60, batch=4))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_run_saves_prints_and_goes_on(place, command, number, code):
+    line = ("profile", *TINY, "--seeds", 300, "-o", "run.h5")
+    with started(*line) as running:
+        until(running, lambda: size(place / JOURNAL) > 50_000)
+        running.send_signal(number)
+        out, err = running.communicate(timeout=HANGS)
+    assert running.returncode == code
+    kept = load("run.h5")
+    assert 0 < len(kept) < 300
+    assert out.startswith("1 pair, initializer he_normal, ")
+    assert f"{len(kept)} networks in " in out
+    assert err == f"stopped after {len(kept)} of 300 networks; their results are saved\n"
+    assert set(files(place)) == {"run.h5"}
+    outcome = command(*line)
+    assert outcome.code == 0
+    assert outcome.err == f"going on with run.h5: {len(kept)} of 300 networks are finished\n"
+    assert [profile.labels["seed"] for profile in load("run.h5")] == list(range(300))
+    assert set(files(place)) == {"run.h5"}
+    # A complete file is kept, as ever.
+    assert command(*line).error == "run.h5 exists and is kept"
+
+
+def stop_after(monkeypatch, number, error=KeyboardInterrupt):
+    module = sys.modules["propscope.experiments.profiling"]
+    measure, calls = module._profile, []
+
+    def stopping(*arguments):
+        calls.append(1)
+        if len(calls) > number:
+            raise error
+        return measure(*arguments)
+
+    monkeypatch.setattr(module, "_profile", stopping)
+    return calls
+
+
+class Killed(BaseException):
+    """Ends a command without anything that it does at its end."""
+
+
+def killed(command, monkeypatch, *line, after=2):
+    with monkeypatch.context() as patch:
+        stop_after(patch, after, Killed)
+        with pytest.raises(Killed):
+            command(*line)
+
+
+OTHERS = {
+    ("--depth", 3): "depth 2 3",
+    ("--width", "4,8"): "width 4 8",
+    ("--init", "he_normal,zeros"): "initializer he_normal zeros",
+    ("--act", "tanh"): "activation relu tanh",
+    ("--seeds", 5): "seeds 0..3 0..4",
+    ("--batch", 5): "batch 4 5",
+    ("--loss", "mse"): "loss cotangent mse",
+    ("--dtype", "float64"): "dtype float32 float64",
+    ("--bias", 0.5): "bias null 0.5",
+    ("--jacobian",): "jacobian 0 4",
+    ("--input", "uniform"): "input normal uniform",
+    ("--dropout", 0.5): "dropout 0.0 0.5",
+}
+
+
+@pytest.mark.parametrize("journal", [True, False], ids=["journal", "file"])
+def test_another_grid_is_refused_by_its_difference(command, place, monkeypatch, journal):
+    line = ("profile", *TINY, "--seeds", 4, "-o", "run.h5")
+    if journal:
+        killed(command, monkeypatch, *line)
+    else:
+        with monkeypatch.context() as patch:
+            stop_after(patch, 2)
+            assert command(*line).code == 130
+    before = files(place)
+    assert set(before) == ({JOURNAL} if journal else {"run.h5"})
+    for options, words in OTHERS.items():
+        assert not command("profile", *TINY, "--seeds", 4, *options, "--resume", "run.h5").missing(words)
+    assert files(place) == before
+    with monkeypatch.context() as patch:
+        calls = stop_after(patch, 4)
+        outcome = command("profile", *TINY, "--seeds", 4, "--resume", "run.h5")
+    assert (outcome.code, len(calls)) == (0, 2)
+    assert set(files(place)) == {"run.h5"}
+    same(load("run.h5"), profile_mlp(2, 4, initializer="he_normal", seeds=4, batch=4))
+
+
+def test_a_name_with_the_work_of_another_run_is_kept_unless_asked(command, place, monkeypatch):
+    killed(command, monkeypatch, "profile", *TINY, "--seeds", 4, "-o", "run.h5")
+    before = files(place)
+    outcome = command("profile", *TINY, "--seeds", 3, "-o", "run.h5")
+    assert not outcome.missing(f"{JOURNAL} run.h5 seeds 0..3 0..2")
+    assert "--overwrite" in outcome.hint
+    assert files(place) == before
+    assert "3 networks in" in command.fine("profile", *TINY, "--seeds", 3, "-o", "run.h5", "--overwrite")
+    assert set(files(place)) == {"run.h5"}
+
+
+def test_a_journal_may_be_named_and_a_name_without_one_is_an_error(command, place, monkeypatch):
+    line = ("profile", *TINY, "--seeds", 3)
+    outcome = command(*line, "--resume", "run.h5")
+    assert not outcome.missing("run.h5 journal")
+    assert files(place) == {}
+    killed(command, monkeypatch, *line, "-o", "run.h5")
+    assert not command(*line, "--resume", "run.h5", "-o", "other.h5").missing("--resume run.h5 --output other.h5")
+    assert command(*line, "--resume", JOURNAL).code == 0
+    assert set(files(place)) == {"run.h5"}
+    # A run that was complete already computes nothing.
+    calls = stop_after(monkeypatch, 0)
+    outcome = command(*line, "--resume", "run.h5")
+    assert (outcome.code, len(calls)) == (0, 0)
+    assert "3 of 3" in outcome.err
+
+
+def test_the_default_name_goes_on_and_another_grid_takes_the_next(command, place, monkeypatch):
+    line = ("profile", *TINY, "--seeds", 3)
+    command.fine(*line)
+    killed(command, monkeypatch, *line, after=1)
+    assert set(files(place)) == {"outputs", "outputs/mlp-relu-d2.h5", "outputs/.mlp-relu-d2-2.h5.partial"}
+    assert "outputs/mlp-relu-d2-3.h5" in command.fine("profile", *TINY, "--seeds", 2)
+    outcome = command(*line)
+    assert outcome.err == "going on with outputs/mlp-relu-d2-2.h5: 1 of 3 networks are finished\n"
+    assert len(load("outputs/mlp-relu-d2-2.h5")) == 3
+
+
+def test_a_default_name_is_replaced_when_asked(command, place):
+    for seeds in (2, 1):
+        command.fine("profile", *TINY, "--seeds", seeds, "--overwrite")
+    assert set(files(place)) == {"outputs", "outputs/mlp-relu-d2.h5"}
+    assert len(load("outputs/mlp-relu-d2.h5")) == 1
+
+
+def test_the_loser_of_two_writers_keeps_its_work(command, place, monkeypatch):
+    module = sys.modules["propscope.experiments.profiling"]
+    measure = module._profile
+
+    def slower(*arguments):
+        (place / "run.h5").write_text("of another")
+        return measure(*arguments)
+
+    monkeypatch.setattr(module, "_profile", slower)
+    outcome = command("profile", *TINY, "--seeds", 2, "-o", "run.h5")
+    assert outcome.code == 0
+    assert "run-2.h5" in outcome.err
+    assert "file      run-2.h5" in outcome.out
+    assert (place / "run.h5").read_text() == "of another"
+    assert len(load("run-2.h5")) == 2
+    assert set(files(place)) == {"run.h5", "run-2.h5"}
+
+
+@pytest.mark.slow
+def test_two_runs_at_once_keep_both(place):
+    line = ("profile", *TINY, "-o", "run.h5", "--seeds")
+    with started(*line, 200) as first:
+        until(first, lambda: size(place / JOURNAL) > 20_000)
+        with started(*line, 3) as second:
+            _, err = second.communicate(timeout=HANGS)
+            assert (second.returncode, err) == (0, "")
+        _, err = first.communicate(timeout=HANGS)
+    assert first.returncode == 0
+    assert "run-2.h5" in err
+    assert (len(load("run.h5")), len(load("run-2.h5"))) == (3, 200)
+    assert set(files(place)) == {"run.h5", "run-2.h5"}
+
+
+def test_what_a_killed_process_left_is_removed_at_the_next_start(command, place):
+    (place / ".propscope-0123456789abcdef.tmp").write_bytes(b"half a file")
+    command.fine("profile", *TINY, "--seeds", 1, "-o", "run.h5")
+    assert set(files(place)) == {"run.h5"}
+
+
+@pytest.mark.parametrize("name", ["profile", "train"])
+def test_a_name_that_cannot_be_written_is_known_before_the_work(command, place, monkeypatch, name):
+    monkeypatch.setattr(sys.modules["propscope.experiments.profiling"], "_profile", None)
+    (place / "dangling.h5").symlink_to("nowhere/run.h5")
+    (place / "dangling").symlink_to("nowhere")
+    os.mkfifo(place / "fifo.h5")
+    line = (name, "--depth", 1, "--width", 4, "--seeds", 1, "--init", "he_normal", "--no-plots")
+    before = files_but_pipes(place)
+    assert not command(*line, "-o", "missing/run.h5").missing("missing/run.h5 directory missing")
+    assert not command(*line, "-o", "missing/deep/run.h5").missing("missing/deep/run.h5 directory")
+    assert not command(*line, "-o", "dangling.h5").missing("dangling.h5 link nowhere/run.h5")
+    assert not command(*line, "-o", "dangling/run.h5").missing("dangling/run.h5 link nowhere")
+    assert not command(*line, "-o", "fifo.h5", "--overwrite").missing("fifo.h5 FIFO")
+    assert files_but_pipes(place) == before
+
+
+def files_but_pipes(place: Path):
+    return sorted(str(path) for path in place.rglob("*"))

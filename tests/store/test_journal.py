@@ -1,0 +1,122 @@
+"""The journal: what a kill leaves is read up to the last whole record, and one process at a time writes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from building.records import plain, small_set
+
+from propscope.errors import StoreError
+from propscope.store.journal import MAGIC, Journal
+from propscope.store.packed import pack, unpack
+
+RECORDS = [b"", b"one", b"x" * 1000]
+
+
+def written(path: Path) -> bytes:
+    journal = Journal.open(path)
+    assert journal is not None
+    for record in RECORDS:
+        journal.append(record)
+    journal.close()
+    return path.read_bytes()
+
+
+def read(path: Path) -> list[bytes]:
+    journal = Journal.open(path)
+    assert journal is not None
+    journal.close()
+    return journal.records
+
+
+def test_a_cut_anywhere_keeps_the_whole_records_before_it(tmp_path: Path) -> None:
+    path = tmp_path / ".run.h5.partial"
+    whole = written(path)
+    ends, seen = [len(MAGIC)], set()
+    for record in RECORDS:
+        ends.append(ends[-1] + 24 + len(record))
+    assert ends[-1] == len(whole)
+    for size in range(len(whole) + 1):
+        path.write_bytes(whole[:size])
+        kept = sum(end <= size for end in ends[1:])
+        assert read(path) == RECORDS[:kept]
+        seen.add(kept)
+    assert seen == {0, 1, 2, 3}
+
+
+def test_a_changed_byte_ends_the_journal_before_its_record(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    whole = written(path)
+    for at in range(len(MAGIC), len(whole), 7):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+        assert read(path) == RECORDS[: 0 if at < len(MAGIC) + 24 else 1 if at < len(MAGIC) + 51 else 2]
+
+
+def test_what_is_added_after_a_cut_follows_the_last_whole_record(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    path.write_bytes(written(path)[:-1])
+    journal = Journal.open(path)
+    assert journal is not None
+    journal.append(b"again")
+    journal.close()
+    assert read(path) == [*RECORDS[:2], b"again"]
+
+
+def test_a_file_of_another_kind_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "j").write_bytes(b"propscope journal 2\nwhat a later version wrote")
+    with pytest.raises(StoreError, match="j is no journal of this version"):
+        Journal.open(tmp_path / "j")
+    assert (tmp_path / "j").read_bytes().startswith(b"propscope journal 2\n")
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    code = (
+        "import sys; from pathlib import Path; from propscope.store.journal import Journal\n"
+        "journal = Journal.open(Path(sys.argv[1])); print(journal is not None, flush=True); sys.stdin.read()"
+    )
+    line = [sys.executable, "-c", code, str(path)]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "True\n"
+        assert Journal.open(path) is None
+        other.kill()
+        other.wait()
+    # The lock ends with its process, however that ends.
+    assert read(path) == []
+
+
+def test_a_disk_that_takes_no_more_leaves_whole_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal.open(tmp_path / "j")
+    assert journal is not None
+    journal.append(b"one")
+    real, calls = os.write, []
+
+    def short(descriptor: int, data: bytes) -> int:
+        calls.append(1)
+        if len(calls) > 1:
+            raise OSError(28, "No space left on device")
+        return real(descriptor, bytes(data[:10]))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", short)
+        with pytest.raises(OSError, match="No space left"):
+            journal.append(b"two")
+    journal.append(b"three")
+    journal.close()
+    assert read(tmp_path / "j") == [b"one", b"three"]
+
+
+def test_a_profile_survives_packing() -> None:
+    for profile in small_set():
+        assert plain(unpack(pack(profile), "j")) == plain(profile)
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x02" + bytes(7) + b"{}", b"\xff" * 40, pack(small_set()[0])[:-3]])
+def test_a_record_of_something_else_is_one_error(payload: bytes) -> None:
+    with pytest.raises(StoreError, match="j is "):
+        unpack(payload, "j")
