@@ -6,7 +6,8 @@ from building.command_line import files
 from propscope.store import load
 
 
-def test_files_in_order(command, run_file):
+def test_files_in_order(command, run_file, place):
+    (place / "new").mkdir()
     assert command.fine("merge", run_file, run_file, "-o", "new/both.h5") == "16 profiles in new/both.h5\n"
     both, one = load("new/both.h5"), load(run_file)
     assert [dict(profile.labels) for profile in both] == [dict(profile.labels) for profile in (*one, *one)]

@@ -230,18 +230,25 @@ def test_the_loser_of_two_writers_keeps_its_work(command, place, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_runs_at_once_keep_both(place):
-    line = ("profile", *TINY, "-o", "run.h5", "--seeds")
-    with started(*line, 200) as first:
+def test_two_runs_at_once_keep_both(place, command):
+    (place / "waits.py").write_text(
+        "import os, time, torch\n"
+        "def fill(weight):\n"
+        "    torch.nn.init.normal_(weight)\n"
+        "    while os.path.getsize('.run.h5.partial') > 20_000 and not os.path.exists('go'):\n"
+        "        time.sleep(0.01)\n"
+    )
+    own = ("--depth", 2, "--width", 4, "--batch", 4, "--init", "waits:fill", "--no-plots")
+    with started("profile", *own, "--seeds", 20, "-o", "run.h5") as first:
         until(first, lambda: size(place / JOURNAL) > 20_000)
-        with started(*line, 3) as second:
-            _, err = second.communicate(timeout=HANGS)
-            assert (second.returncode, err) == (0, "")
+        assert "another process" in command("profile", *TINY, "--seeds", 3, "--resume", "run.h5").error
+        command.fine("profile", *TINY, "--seeds", 3, "-o", "run.h5")
+        (place / "go").touch()
         _, err = first.communicate(timeout=HANGS)
     assert first.returncode == 0
     assert "run-2.h5" in err
-    assert (len(load("run.h5")), len(load("run-2.h5"))) == (3, 200)
-    assert set(files(place)) == {"run.h5", "run-2.h5"}
+    assert (len(load("run.h5")), len(load("run-2.h5"))) == (3, 20)
+    assert {name for name in files(place) if "run" in name} == {"run.h5", "run-2.h5"}
 
 
 def test_what_a_killed_process_left_is_removed_at_the_next_start(command, place):
