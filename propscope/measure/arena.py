@@ -29,9 +29,15 @@ class _Pieces(threading.local):
     def take(self, size: int) -> NDArray[np.uint8]:
         size = -(-size // _ALIGNMENT) * _ALIGNMENT
         if size > self._bytes.size:
-            self._bytes = np.frombuffer(mmap.mmap(-1, max(size, _PIECE)), np.uint8)
+            self._bytes = np.frombuffer(_map(max(size, _PIECE)), np.uint8)
         found, self._bytes = self._bytes[:size], self._bytes[size:]
         return found
+
+
+def _map(size: int) -> mmap.mmap:
+    # Mapped without flags, memory is shared with what forks off: a worker would count into its parent's statistics.
+    private = getattr(mmap, "MAP_PRIVATE", 0) | getattr(mmap, "MAP_ANONYMOUS", 0)
+    return mmap.mmap(-1, size, flags=private) if private else mmap.mmap(-1, size)
 
 
 _pieces = _Pieces()
@@ -39,5 +45,6 @@ _pieces = _Pieces()
 
 def zeros(count: int, dtype: type[Scalar]) -> NDArray[Scalar]:
     """Return an array of `count` zeros, shape (count,), that starts at a multiple of 64 bytes."""
-    size = count * np.dtype(dtype).itemsize
+    # While `torch.jit.trace` records, what a tensor's shape holds are tensors.
+    size = int(count) * np.dtype(dtype).itemsize
     return _pieces.take(size)[:size].view(dtype)

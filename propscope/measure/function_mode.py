@@ -11,9 +11,9 @@ from torch.overrides import TorchFunctionMode
 
 from propscope.measure.attention import row_entropy, sampled_logits
 from propscope.measure.functions import BY_FUNCTION, Operation, is_residual_sum
-from propscope.measure.hooks import in_backward
+from propscope.measure.hooks import in_backward, transformation
 from propscope.measure.observer import Observer
-from propscope.measure.sites import SiteAccumulator
+from propscope.measure.sites import SiteAccumulator, measurable
 from propscope.measure.sums import total
 from propscope.records.network import Role
 
@@ -39,7 +39,7 @@ _MOVES = frozenset((
 
 
 class FunctionWatch(TorchFunctionMode):
-    """Active while tracking; hands each call on unchanged."""
+    """Active while a watched model runs; hands each call on unchanged."""
 
     def __init__(self, observer: Observer) -> None:
         super().__init__()
@@ -50,28 +50,29 @@ class FunctionWatch(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         observer = self._observer
-        if not observer.stack or observer.stack[-1].opaque:
+        if not observer.stack or observer.stack[-1].opaque or transformation():
             return func(*args, **kwargs)
+        guard, path = observer.guard, observer.stack[-1].path
         operation = BY_FUNCTION.get(func)
-        if operation is None or (operation.role == "residual" and not is_residual_sum(args)):
+        if operation is not None and operation.role == "residual":
+            operation = guard(path, "operation", "a sum", _if_residual, operation, args)
+            if operation is None:
+                return func(*args, **kwargs)
+        if operation is None:
             result = func(*args, **kwargs)
             name = getattr(func, "__name__", "")
-            if operation is None and name not in _MOVES and isinstance(result, Tensor) and not in_backward():
-                observer.unrecorded[name] += result.is_floating_point()
+            if name not in _MOVES and isinstance(result, Tensor):
+                guard(path, "operation", name, self._count, name, result)
             return result
-        return self._recorded(operation, func, args, kwargs)
-
-    def _recorded(
-        self, operation: Operation, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        # A tensor of the user's own class would see what is done here to its own count.
-        with torch._C.DisableTorchFunction():
-            name, source, share = self._before(operation, func, args, kwargs)
+        before = guard(path, "operation", operation.name, self._before, operation, func, args, kwargs)
         result = func(*args, **kwargs)
-        if isinstance(result, Tensor):
-            with torch._C.DisableTorchFunction():
-                self._after(operation, self._observer.path_of_call(name), source, share, args, kwargs, result)
+        if before is not None and isinstance(result, Tensor):
+            guard(path, "operation", operation.name, self._after, operation, *before, args, kwargs, result)
         return result
+
+    def _count(self, name: str, result: Tensor) -> None:
+        if not in_backward():
+            self._observer.unrecorded[name] += result.is_floating_point()
 
     def _before(
         self, operation: Operation, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -92,7 +93,7 @@ class FunctionWatch(TorchFunctionMode):
     def _after(
         self,
         operation: Operation,
-        path: str,
+        name: str,
         source: SiteAccumulator | None,
         share: tuple[Tensor, Tensor] | None,
         args: tuple[Any, ...],
@@ -100,6 +101,7 @@ class FunctionWatch(TorchFunctionMode):
         result: Tensor,
     ) -> None:
         observer = self._observer
+        path = observer.path_of_call(name)
         if observer.identity.find(result) is not None:
             return
         site = observer.observe(path, result, kind=operation.name, role=_ROLES[operation.role], source=source)
@@ -109,7 +111,7 @@ class FunctionWatch(TorchFunctionMode):
         if share is not None:
             site.see_branch(*share)
         elif operation.role == "softmax" and isinstance(value, Tensor):
-            site.see_attention(row_entropy(result.detach()), value.detach().amax())
+            site.see_attention(row_entropy(measurable(result.detach())), measurable(value.detach()).amax())
         elif operation.role == "attention" and len(args) > 1:
             self._see_attention(site, args, kwargs)
 
@@ -121,7 +123,7 @@ class FunctionWatch(TorchFunctionMode):
 
     @staticmethod
     def _see_attention(site: SiteAccumulator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        query, key = args[0].detach(), args[1].detach()
+        query, key = measurable(args[0].detach()), measurable(args[1].detach())
         with torch.autocast(query.device.type, enabled=False):
             logits = sampled_logits(query, key, args[3:], kwargs)
             if logits is not None:
@@ -130,7 +132,11 @@ class FunctionWatch(TorchFunctionMode):
                 site.see_attention(row_entropy(weights), logits.amax())
 
 
+def _if_residual(operation: Operation, args: tuple[Any, ...]) -> Operation | None:
+    return operation if is_residual_sum(args) else None
+
+
 def _mean_square(tensor: Tensor) -> Tensor:
-    values = tensor.detach()
+    values = measurable(tensor.detach())
     values = values if values.dtype == torch.float64 else values.float()
     return total(values.square()) / max(values.numel(), 1)

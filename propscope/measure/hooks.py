@@ -1,13 +1,61 @@
-"""Hooks that do not travel: a model that is copied or saved while it is watched takes none of them along."""
+"""What lets propscope's own work run inside the user's program: a guard around it, and hooks that do not travel."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
+
+from propscope.records.network import CoverageNote
+
+_FAKE, _PROXY, _FUNCTIONAL = (getattr(torch._C._TorchDispatchModeKey, name) for name in ("FAKE", "PROXY", "FUNCTIONAL"))
+
+
+class NotRecordableError(Exception):
+    """Raised inside a guard for a tensor that cannot be read; the message is the reason."""
+
+
+class Guard:
+    """Runs propscope's own work; what it raises becomes a coverage note, and the user's program goes on.
+
+    What the user's own operations raise never passes through here. `KeyboardInterrupt` and its like pass.
+    """
+
+    def __init__(self) -> None:
+        self.notes: dict[tuple[str, str], CoverageNote] = {}
+
+    def __call__(
+        self,
+        name: str,
+        what: Literal["module", "output", "operation", "parameter"],
+        subject: str,
+        work: Callable[..., Any],
+        *arguments: Any,
+    ) -> Any:
+        """Return what `work` returns, None where it raises; no torch function of the user sees what it does."""
+        try:
+            with torch._C.DisableTorchFunction():
+                return work(*arguments)
+        except Exception as error:
+            self._note(name, what, subject, error)
+            return None
+
+    def _note(self, name: str, what: Any, subject: str, error: Exception) -> None:
+        try:
+            text = next(iter(str(error).strip().splitlines()), "")
+        except Exception:
+            text = ""
+        kind = "" if isinstance(error, NotRecordableError) else f"{type(error).__name__}: "
+        self.add(name, what, f"{subject} could not be recorded: {kind}{text}", key=subject)
+
+    def add(self, name: str, what: Any, reason: str, *, key: str = "") -> None:
+        """Note the first reason under a name and a key."""
+        self.notes.setdefault((name, key), CoverageNote(name, what, reason))
 
 
 def inert() -> Callable[..., None]:
@@ -20,6 +68,8 @@ class Hook(partial[None]):
 
     # A call takes no Python frame of its own.
     __slots__ = ()
+    # torch warns of hooks without this mark when it saves the tensor.
+    __torch_unserializable__ = True
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
         return inert()
@@ -32,3 +82,57 @@ class Hook(partial[None]):
 def in_backward() -> bool:
     """Return whether a backward pass is running, which is when checkpoints run their forward again."""
     return torch._C._current_graph_task_id() != -1
+
+
+def transformation() -> str:
+    """Return what turns the present run into something else than values, "" where nothing does.
+
+    Whatever is done to the tensors then would become part of a graph, or of a transformed function.
+    """
+    if torch._C._get_tracing_state() is not None:
+        return "torch.jit.trace"
+    if torch._C._functorch.maybe_current_level() is not None:
+        return "a transform of torch.func"
+    if torch.fx._symbolic_trace._is_fx_tracing_flag:
+        return "torch.fx.symbolic_trace"
+    if torch._C._len_torch_dispatch_stack():
+        mode = torch._C._get_dispatch_mode
+        if mode(_FAKE) is not None or mode(_PROXY) is not None or mode(_FUNCTIONAL) is not None:
+            return "a mode of fake tensors or of tracing"
+    return ""
+
+
+def local_shard(tensor: Tensor) -> Tensor:
+    """Return the part of a distributed tensor that this process holds; any other tensor as it is."""
+    if tensor.__class__ is Tensor or not (distributed := _distributed_tensor()):
+        return tensor
+    return tensor.to_local() if isinstance(tensor, distributed) else tensor  # type: ignore[attr-defined]
+
+
+def shard_note(tensor: Tensor) -> str:
+    """Return what is recorded of a distributed tensor, "" for any other."""
+    if tensor.__class__ is Tensor or not (distributed := _distributed_tensor()) or not isinstance(tensor, distributed):
+        return ""
+    shape, placements = tuple(tensor.shape), ", ".join(str(placement) for placement in tensor.placements)  # type: ignore[attr-defined]
+    ranks = tensor.device_mesh.size()  # type: ignore[attr-defined]
+    return f"local shard of a DTensor of shape {shape}, placed as {placements} on {ranks} rank{'s' * (ranks != 1)}"
+
+
+def _distributed_tensor() -> type[Tensor] | None:
+    home = sys.modules.get("torch.distributed.tensor") or sys.modules.get("torch.distributed._tensor")
+    return getattr(home, "DTensor", None)
+
+
+def require_storage(tensor: Tensor) -> None:
+    """Raise `NotRecordableError` where a strided tensor's storage ends before its elements, as after `resize_(0)`."""
+    if tensor.layout is not torch.strided or not tensor.numel() or tensor.is_nested:
+        return
+    needed = (tensor.storage_offset() + extent(tensor)) * tensor.element_size()
+    held = tensor.untyped_storage().nbytes()
+    if held < needed:
+        raise NotRecordableError(f"its storage was freed or shrunk: it holds {held} bytes of {needed}")
+
+
+def extent(tensor: Tensor) -> int:
+    """Return how many elements lie from a strided tensor's first to its last in memory, both included."""
+    return 1 + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))

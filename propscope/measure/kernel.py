@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from propscope.measure.arena import zeros
+from propscope.measure.hooks import extent
 from propscope.measure.moments import Moments
 from propscope.records.histogram import BIN_COUNT, LogHistogram
 
@@ -104,10 +105,20 @@ def _state(figures: NDArray[np.float64], bins: NDArray[np.int32]) -> State:
     return state
 
 
+def is_plain(tensor: Tensor) -> bool:
+    """Return whether the tensor is its memory, and no subclass that decides itself what its operations do."""
+    kind = tensor.__class__
+    return kind is Tensor or kind.__torch_dispatch__ is Tensor.__torch_dispatch__
+
+
 def can_read(tensor: Tensor) -> bool:
-    """Return whether the kernel can read this tensor: strided CPU memory of any floating dtype but float64."""
+    """Return whether the kernel can read this tensor: strided CPU memory of any floating dtype but float64.
+
+    The storage must hold it, see `require_storage`.
+    """
     return (
         AVAILABLE
+        and is_plain(tensor)
         and tensor.is_cpu
         and tensor.layout is torch.strided
         and tensor.dtype is not torch.float64
@@ -124,7 +135,7 @@ class Plan:
     it has one. `rows`: the rows of memory whose inner products go to `products`, see `geometry`; None: no products.
     """
 
-    __slots__ = ("_convert", "_copy", "_dtype", "_plan", "_shape", "_strides", "products")
+    __slots__ = ("_convert", "_copy", "_dtype", "_extent", "_plan", "_shape", "_strides", "products")
 
     def __init__(
         self,
@@ -137,6 +148,7 @@ class Plan:
         rows: Rows | None = None,
     ) -> None:
         self._shape, self._strides, self._dtype = tensor.shape, tensor.stride(), tensor.dtype
+        self._extent = extent(tensor)
         order = memory_order(tensor)
         self._convert = self._dtype not in (torch.float32, torch.bfloat16)
         self._copy = order is None
@@ -165,7 +177,7 @@ class Plan:
         return type(None), ()
 
     def fits(self, tensor: Tensor) -> bool:
-        """Return whether a tensor has the shape, strides and dtype of the plan."""
+        """Return whether a tensor has the shape, strides and dtype of the plan, and a storage that holds it."""
         return (
             tensor.shape == self._shape
             and tensor.dtype is self._dtype
@@ -173,6 +185,9 @@ class Plan:
             and tensor.is_cpu
             and tensor.stride() == self._strides
             and not tensor.is_neg()
+            and is_plain(tensor)
+            # What is freed or shrunk keeps its shape, and an address where it starts behind its storage's start.
+            and tensor.untyped_storage().nbytes() >= (tensor.storage_offset() + self._extent) * self._dtype.itemsize
         )
 
     def run(self, tensor: Tensor) -> float:

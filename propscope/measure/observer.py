@@ -5,6 +5,7 @@ It keeps the order, the names and the roles of the sites, and notes what could n
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Collection
 from functools import partial
@@ -15,18 +16,23 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from propscope.measure.filters import Filter
-from propscope.measure.hooks import in_backward
+from propscope.measure.hooks import Guard, Hook, in_backward, local_shard, shard_note, transformation
 from propscope.measure.module_info import ModuleInfo, axis_of_unknown, unit_axis_of
 from propscope.measure.outputs import tensors_in
+from propscope.measure.parameters import ParameterAccumulator
 from propscope.measure.saturation import FlatRegion, FlatRegions
-from propscope.measure.sites import Options, SiteAccumulator
+from propscope.measure.sites import Options, SiteAccumulator, measurable
 from propscope.measure.tensor_identity import TensorIdentity
-from propscope.records.network import CoverageNote, Role
+from propscope.records.network import Role
 
 # What makes the accumulator of a site from its first tensor, with the keywords of `SiteAccumulator`.
 Sink = Callable[..., SiteAccumulator]
 # Handles that are kept make Python's collector of garbage look at them again and again.
 _PRUNE_AT = 64
+ELSEWHERE = (
+    "it also ran in another thread than the one that entered `track`: not recorded there; "
+    "enter `track` in the thread that runs the model"
+)
 
 
 class Observer:
@@ -43,13 +49,15 @@ class Observer:
         sink: Sink,
     ) -> None:
         self.sites: dict[str, SiteAccumulator] = {}
-        self.unmeasured: dict[str, CoverageNote] = {}
+        self.guard = Guard()
         self.unrecorded: Counter[str] = Counter()
         self.called: set[str] = set()
         self.regions = FlatRegions()
         self.identity = TensorIdentity()
         self.stack: list[ModuleInfo] = []
         self.active = False
+        # The thread whose calls are recorded. Gradients of other devices come in threads of torch's own.
+        self.thread = threading.get_ident()
         self.batches = 0
         self.samples = 0
         self._options = options
@@ -61,6 +69,7 @@ class Observer:
         self._sink = sink
         self._calls: dict[str, int] = {}
         self._repeated: set[str] = set()
+        self._failed: set[str] = set()
         self._first_calls: dict[str, tuple[str, str]] = {}
         self._recalls: dict[str, int] = {}
         self._watched: set[str] = set()
@@ -154,7 +163,7 @@ class Observer:
         self._calls[path] = 1
         if output.requires_grad:
             self._watched.add(path)
-            self._handles.append(output.register_hook(partial(self._gradient, site)))
+            self._handles.append(output.register_hook(Hook(self._gradient, site)))
         self.identity.remember(output, site)
         return True
 
@@ -168,7 +177,7 @@ class Observer:
         else:
             site = known.site
         if site is not None and region is not None:
-            site.mark_preactivation(value.detach(), activation, region)
+            site.mark_preactivation(measurable(value.detach()), activation, region)
 
     def observe(
         self,
@@ -187,21 +196,31 @@ class Observer:
             if self._kept.excludes(path, module):
                 self.identity.remember(tensor, None)
             return None
-        if tensor.is_meta:
-            self.unmeasured.setdefault(path, CoverageNote(path, "output", "it is on the meta device: no values"))
+        if path in self._failed:
             return None
-        if not (tensor.is_floating_point() or tensor.is_complex()):
+        kind_of_tensor = type(tensor).__name__
+        reason = ""
+        if kind_of_tensor == "FakeTensor":
+            reason = "it is a FakeTensor: no values"
+        elif tensor.is_meta:
+            reason = "it is on the meta device: no values"
+        elif not (tensor.is_floating_point() or tensor.is_complex()):
             reason = f"{str(tensor.dtype).removeprefix('torch.')} values have no gradient and are not measured"
-            self.unmeasured.setdefault(path, CoverageNote(path, "output", reason))
+        elif torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            reason = "a transform of torch.func holds its values"
+        if reason:
+            self.guard.add(path, "output", reason)
             return None
-        try:
-            return self._record(path, tensor, kind, role, axis, source, units)
-        except (NotImplementedError, RuntimeError, TypeError) as error:
-            # Tensor subclasses and exotic layouts support what they choose; the model must go on.
+        # Tensor subclasses and exotic layouts support what they choose; the model must go on.
+        site: SiteAccumulator | None = self.guard(
+            path, "output", f"a {kind_of_tensor}", self._record, path, tensor, kind, role, axis, source, units
+        )
+        if site is None:
             self.sites.pop(path, None)
-            reason = f"could not be measured: {str(error).strip().splitlines()[0]}"
-            self.unmeasured.setdefault(path, CoverageNote(path, "output", reason))
-            return None
+            self._failed.add(path)
+        elif shard := shard_note(tensor):
+            self.guard.add(path, "output", shard)
+        return site
 
     def _record(
         self,
@@ -216,10 +235,11 @@ class Observer:
         site = self.sites.get(path)
         again = in_backward()
         if site is None:
+            shard = local_shard(tensor.detach())
             inherited = source.unit_axis if source is not None and len(source.shape) == tensor.dim() else None
             unit_axis = axis_of_unknown(tensor, inherited) if axis is None else axis(inherited)
             site = self._sink(
-                tensor, name=path, kind=kind, role=role, unit_axis=unit_axis, has_units=units, options=self._options
+                shard, name=path, kind=kind, role=role, unit_axis=unit_axis, has_units=units, options=self._options
             )
             self.sites[path] = site
         if not again:
@@ -227,7 +247,7 @@ class Observer:
         # A recomputed value carries the gradient only where the first pass ran without a graph.
         if site.takes_gradients and tensor.requires_grad and not (again and path in self._watched):
             self._watched.add(path)
-            self._handles.append(tensor.register_hook(partial(self._gradient, site)))
+            self._handles.append(tensor.register_hook(Hook(self._gradient, site)))
         self.identity.remember(tensor, site)
         return site
 
@@ -243,6 +263,26 @@ class Observer:
         return None
 
     def _gradient(self, site: SiteAccumulator, gradient: Tensor) -> None:
-        if self.active:
-            with torch._C.DisableTorchFunction():
-                site.see_backward(gradient if self._unscale is None else self._unscale(gradient))
+        if self.takes(gradient):
+            self.guard(site.name, "output", "its gradient", self._see_gradient, site.see_backward, gradient)
+
+    def parameter_gradient(self, parameter: ParameterAccumulator, gradient: Tensor) -> None:
+        """Record the gradient that a parameter receives."""
+        if self.takes(gradient):
+            self.guard(
+                parameter.name, "parameter", "its gradient", self._see_gradient, parameter.see_gradient, gradient
+            )
+
+    def takes(self, gradient: Tensor) -> bool:
+        """Return whether a gradient is to be recorded: not what another thread computes on its own."""
+        if not self.active:
+            return False
+        if threading.get_ident() == self.thread or not gradient.is_cpu:
+            return True
+        self.guard.add("", "model", ELSEWHERE)
+        return False
+
+    def _see_gradient(self, see: Callable[[Tensor], None], gradient: Tensor) -> None:
+        if type(gradient).__name__ == "FakeTensor" or transformation():
+            return
+        see(gradient if self._unscale is None else self._unscale(gradient))

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from propscope.measure.cpu_accumulator import CpuAccumulator
 from propscope.measure.device_accumulator import DeviceAccumulator
+from propscope.measure.hooks import local_shard, shard_note
 from propscope.measure.sites import Options, measurable
 from propscope.measure.units import CpuUnits, DeviceUnits
 from propscope.records.network import Parameter
@@ -28,7 +29,7 @@ class ParameterAccumulator:
         seen = self._gradient
         if seen.__class__ is CpuAccumulator and seen.add_same_shape(gradient) is not None:
             return
-        gradient = gradient.detach()
+        gradient = local_shard(gradient.detach())
         missing = 0
         if gradient.is_sparse:
             dense = gradient.numel()
@@ -46,10 +47,17 @@ class ParameterAccumulator:
         return self._gradient is not None
 
     @property
+    def shard(self) -> str:
+        """What is recorded of a distributed parameter, "" for any other."""
+        return shard_note(self._parameter)
+
+    @property
     def why_no_gradient(self) -> str:
         """The reason that no gradient was seen."""
         if self._was_frozen:
             return "frozen: requires_grad was False when tracking began"
+        if self.shard and self._parameter.grad is not None:
+            return "its gradient was put in place without a backward hook, as FSDP does: not recorded"
         return "no gradient reached it"
 
     def record(self) -> Parameter | None:

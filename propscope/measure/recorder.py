@@ -1,34 +1,38 @@
-"""`Recorder`: hooks that watch a model run, and leave it as it was.
+"""`Recorder`: watches a model run, and leaves it as it was.
 
-Forward hooks see every module's output, a torch function mode the functional operations between them; a hook on each
-output tensor, set there, sees its gradient (full backward hooks would break on in-place activations); a hook on each
-parameter sees its gradient in each pass. A tensor is summarized at once and forgotten.
+The calls of its modules come by `calls`, the functional operations between them by a torch function mode that is active
+while the model runs; a hook on each output tensor, set there, sees its gradient (full backward hooks would break on
+in-place activations); a hook on each parameter sees its gradient in each pass. A tensor is summarized at once and
+forgotten.
 """
 
 from __future__ import annotations
 
-import sys
+import threading
 import time
+import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
 
 from propscope.checks import one_of
 from propscope.errors import InputError
+from propscope.measure import calls
 from propscope.measure.filters import Filter
 from propscope.measure.function_mode import FunctionWatch
-from propscope.measure.hooks import Hook, in_backward
+from propscope.measure.hooks import Hook, in_backward, transformation
 from propscope.measure.loss_scale import unscaling
 from propscope.measure.module_info import ModuleInfo, is_leaf, module_info
-from propscope.measure.observer import Observer, Sink
+from propscope.measure.observer import ELSEWHERE, Observer, Sink
 from propscope.measure.parameters import ParameterAccumulator
 from propscope.measure.provenance import provenance
 from propscope.measure.sites import Options, SiteAccumulator
-from propscope.measure.wrappers import seen_in_full, unwrapped, walk, walk_parameters
+from propscope.measure.wrappers import COMPILED, is_compiled, seen_in_full, unwrapped, walk, walk_parameters
 from propscope.records.network import CoverageNote, Label, NetworkProfile
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
@@ -36,8 +40,195 @@ _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 _SILENT = (nn.Sequential, nn.Identity, *_CONTAINERS)
 
 
+class _Watch:
+    """What is called while a recorder watches: it knows nothing of the recorder, which may be dropped meanwhile."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        observer: Observer,
+        modules: dict[str, ModuleInfo],
+        options: Options,
+        kept: Filter,
+        functions: bool,
+        parameters: bool,
+        activations: Collection[int],
+    ) -> None:
+        self.observer = observer
+        self.modules = modules
+        self.parameters: dict[str, ParameterAccumulator] = {}
+        self.notes: tuple[CoverageNote, ...] = ()
+        self.seconds = 0.0
+        self._outer = model
+        self._model = unwrapped(model)
+        self._options = options
+        self._kept = kept
+        self._functions = functions
+        self._takes_parameters = parameters
+        self._activations = activations
+        self._mode: FunctionWatch | None = None
+        self._waiting: list[tuple[str, nn.Parameter]] = []
+        self._stopped: tuple[int, ModuleInfo | None] = (0, None)
+        self._stack = ExitStack()
+        self._started = 0.0
+
+    def open(self) -> None:
+        """Begin to watch."""
+        observer = self.observer
+        observer.active = True
+        observer.thread = threading.get_ident()
+        self._started = time.perf_counter()
+        try:
+            self.notes = self._stack.enter_context(seen_in_full(self._outer))
+            for path, module in walk(self._model):
+                info = module_info(path, module, self._activations)
+                self.modules[info.path] = info
+            # Where every operation is some module's own, as in nn.Sequential of layers, there is none to watch for.
+            watch = self._functions and not all(
+                info.opaque or type(info.module) in _SILENT for info in self.modules.values()
+            )
+            self._mode = FunctionWatch(observer) if watch else None
+            for name, parameter in walk_parameters(self._model) if self._takes_parameters else ():
+                if self._kept.keeps_parameter(name):
+                    self._waiting.append((name, parameter))
+            self._hook_parameters()
+            self._stack.callback(calls.unwatch, self)
+            # What is compiled by TorchScript runs no Python inside.
+            calls.watch(
+                self, [info for info in self.modules.values() if not isinstance(info.module, torch.jit.ScriptModule)]
+            )
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Stop to watch; in any thread, and in any order with other watches."""
+        observer = self.observer
+        if not observer.active:
+            return
+        if not any(note.reason == COMPILED for note in self.notes) and is_compiled(self._outer):
+            self.notes += (CoverageNote("", "model", COMPILED),)
+        self._stack.close()
+        observer.close()
+        self.seconds += time.perf_counter() - self._started
+        if error is not None and self._stopped[0] == id(error) and (info := self._stopped[1]) is not None:
+            first = next(iter(str(error).strip().splitlines()), "")
+            reason = f"the run stopped in here: {type(error).__name__}: {first}"
+            self.notes += (CoverageNote(info.path, "module", reason),)
+        self._stopped = (0, None)
+        self._waiting.clear()
+        observer.stack.clear()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds that it watched until now."""
+        return self.seconds + (time.perf_counter() - self._started if self.observer.active else 0.0)
+
+    def _hook_parameters(self) -> None:
+        """Watch the parameters that have a shape by now; those of lazy modules get one in their first forward."""
+        waiting = self._waiting
+        self._waiting = [(name, parameter) for name, parameter in waiting if is_lazy(parameter)]
+        for name, parameter in waiting:
+            if is_lazy(parameter):
+                continue
+            if name not in self.parameters:
+                self.parameters[name] = ParameterAccumulator(name, parameter, self._options)
+            if parameter.requires_grad:
+                hook = Hook(self.observer.parameter_gradient, self.parameters[name])
+                self._stack.callback(parameter.register_hook(hook).remove)
+
+    def call(
+        self, info: ModuleInfo, run: calls.Run, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run a module, and record what enters and what leaves it; what it raises passes through."""
+        observer = self.observer
+        # A checkpoint of another device runs its part again in a thread of torch's own.
+        if threading.get_ident() != observer.thread and not in_backward():
+            observer.guard.add("", "model", ELSEWHERE)
+            return run(module, *args, **kwargs)
+        if what := transformation():
+            observer.guard.add("", "model", f"calls inside {what} hold no values: not recorded", key=what)
+            return run(module, *args, **kwargs)
+        hooked: list[Any] = []
+        if module._backward_hooks or module._backward_pre_hooks:
+            run = partial(_run_hooked, run, hooked)
+        stack, guard = observer.stack, observer.guard
+        inputs = args or tuple(kwargs.values())
+        try:
+            if self._mode is None:
+                if is_leaf(module):
+                    # Nothing in between could tell: what enters and what leaves it is recorded at once.
+                    output = run(module, *args, **kwargs)
+                    guard(info.path, "module", "a call", self._through_leaf, info, inputs, args, *(hooked or [output]))
+                    return output
+                guard(info.path, "module", "a call", self._enter, info, inputs)
+                stack.append(info)
+                output = run(module, *args, **kwargs)
+            else:
+                outermost = not stack
+                guard(info.path, "module", "a call", self._enter, info, inputs)
+                stack.append(info)
+                guard(info.path, "module", "a call", observer.note_input, inputs)
+                if outermost:
+                    with self._mode:
+                        output = run(module, *args, **kwargs)
+                else:
+                    output = run(module, *args, **kwargs)
+        except BaseException as error:
+            # By identity alone: an exception holds its frames, and those the model's tensors.
+            if id(error) != self._stopped[0]:
+                self._stopped = (id(error), info)
+            while stack and stack.pop() is not info:
+                pass
+            raise
+        while stack and stack.pop() is not info:
+            pass
+        guard(info.path, "module", "a call", self._leave, info, args, *(hooked or [output]))
+        return output
+
+    def _through_leaf(self, info: ModuleInfo, inputs: tuple[Any, ...], args: tuple[Any, ...], output: Any) -> None:
+        self._enter(info, inputs)
+        self._leave(info, args, output)
+
+    def _enter(self, info: ModuleInfo, inputs: tuple[Any, ...]) -> None:
+        observer = self.observer
+        # Whatever is called from outside, the model or a part of it, starts a pass of its own.
+        if not observer.stack and not in_backward():
+            observer.begin(inputs)
+        observer.called.add(info.path)
+        if info.role == "activation" and inputs:
+            region = observer.regions.of_module(info.module)
+            observer.activation_input(info.path, inputs[0], type(info.module).__name__, region)
+
+    def _leave(self, info: ModuleInfo, inputs: tuple[Any, ...], output: Any) -> None:
+        if self._waiting:
+            self._hook_parameters()
+        if not self.observer.output_alike(info, output):
+            self.observer.module_output(info, inputs, output)
+
+
+def _run_hooked(run: calls.Run, outputs: list[Any], module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """Run a module with backward hooks of the user's, and keep its output as it is before torch wraps it for them.
+
+    Its gradient is then what the user's hooks make of it, which is what goes on through the module.
+    """
+
+    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+        outputs[:] = [output]
+
+    handle = module.register_forward_hook(keep)
+    try:
+        return run(module, *args, **kwargs)
+    finally:
+        handle.remove()
+
+
 class Recorder:
     """Watches `model` between `with` and its end; `profile()` returns what was seen, then or later.
+
+    Recorded is what the thread that enters the block runs; it may be left in any thread, and in any order with other
+    recorders. A recorder that is dropped inside its block leaves it.
 
     `sink` makes the accumulator of each site, which then receives the site's tensors: it is called with the first of
     them and the keywords of `SiteAccumulator`. `parameters`: whether parameters are recorded too.
@@ -58,156 +249,44 @@ class Recorder:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InputError(f"model must be a torch.nn.Module, got a {type(model).__name__}")
-        self._outer = model
         self._model = unwrapped(model)
         self._options = options or Options()
         one_of("stats", self._options.stats, ("all", "moments"))
-        self._kept = kept or Filter()
-        self._functions = functions
-        self._takes_parameters = parameters
-        self._activations = {id(module) for module in activations}
+        kept = kept or Filter()
         self._layer_of = layer_of or (lambda name: None)
-        self._unscale = unscaling(loss_scale)
-        self._parameters: dict[str, ParameterAccumulator] = {}
-        self._modules: dict[str, ModuleInfo] = {}
+        modules: dict[str, ModuleInfo] = {}
         self._observer = Observer(
             options=self._options,
-            kept=self._kept,
+            kept=kept,
             root=self._model,
-            paths=self._modules,
-            unscale=self._unscale,
+            paths=modules,
+            unscale=unscaling(loss_scale),
             sink=sink,
         )
-        self._waiting: list[tuple[str, nn.Parameter]] = []
-        self._notes: tuple[CoverageNote, ...] = ()
-        self._stopped: tuple[int, ModuleInfo | None] = (0, None)
-        self._stack = ExitStack()
-        self._started = 0.0
-        self._seconds = 0.0
+        self._watch = _Watch(
+            model,
+            observer=self._observer,
+            modules=modules,
+            options=self._options,
+            kept=kept,
+            functions=functions,
+            parameters=parameters,
+            activations={id(module) for module in activations},
+        )
+        self._dropped: weakref.finalize[..., Recorder] | None = None
 
     def __enter__(self) -> Recorder:
         if self._observer.active:
             raise InputError("the recorder is already tracking", hint="leave its `with` block first")
-        self._observer.active = True
-        self._started = time.perf_counter()
-        try:
-            self._notes = self._stack.enter_context(seen_in_full(self._outer))
-            for path, module in walk(self._model):
-                info = module_info(path, module, self._activations)
-                self._modules[info.path] = info
-            # Where every operation is some module's own, as in nn.Sequential of layers, there is none to watch for.
-            watch = self._functions and not all(
-                info.opaque or type(info.module) in _SILENT for info in self._modules.values()
-            )
-            self._hook(watch)
-            if watch:
-                self._stack.enter_context(FunctionWatch(self._observer))
-        except BaseException:
-            self._observer.active = False
-            self._stack.close()
-            raise
+        self._watch.open()
+        self._dropped = weakref.finalize(self, self._watch.close)
+        self._dropped.atexit = False
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._stack.close()
-        self._observer.close()
-        self._seconds += time.perf_counter() - self._started
-        if error is not None and self._stopped[0] == id(error) and (info := self._stopped[1]) is not None:
-            first = next(iter(str(error).strip().splitlines()), "")
-            reason = f"the run stopped in here: {type(error).__name__}: {first}"
-            self._notes += (CoverageNote(info.path, "module", reason),)
-        self._stopped = (0, None)
-        self._observer.stack.clear()
-
-    def _hook(self, watch: bool) -> None:
-        def keep(handle: Any) -> None:
-            self._stack.callback(handle.remove)
-
-        for info in self._modules.values():
-            module = info.module
-            if isinstance(module, torch.jit.ScriptModule):
-                # What is compiled calls no Python hooks, and its outermost module takes none with keywords.
-                continue
-            if not watch and is_leaf(module):
-                keep(module.register_forward_hook(Hook(self._at_leaf, info), with_kwargs=True, always_call=True))
-                continue
-            keep(module.register_forward_pre_hook(Hook(self._before, info), with_kwargs=True))
-            keep(module.register_forward_hook(Hook(self._after, info), always_call=True))
-        for name, parameter in walk_parameters(self._model) if self._takes_parameters else ():
-            if self._kept.keeps_parameter(name):
-                self._waiting.append((name, parameter))
-        self._hook_parameters()
-
-    def _hook_parameters(self) -> None:
-        """Watch the parameters that have a shape by now; those of lazy modules get one in their first forward."""
-        waiting = self._waiting
-        self._waiting = [(name, parameter) for name, parameter in waiting if is_lazy(parameter)]
-        for name, parameter in waiting:
-            if is_lazy(parameter):
-                continue
-            if name not in self._parameters:
-                self._parameters[name] = ParameterAccumulator(name, parameter, self._options)
-            if parameter.requires_grad:
-                hook = Hook(self._after_gradient, self._parameters[name])
-                self._stack.callback(parameter.register_hook(hook).remove)
-
-    def _before(self, info: ModuleInfo, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        inputs = args or tuple(kwargs.values())
-        with torch._C.DisableTorchFunction():
-            self._enter(info, inputs)
-            self._observer.stack.append(info)
-            if self._functions:
-                self._observer.note_input(inputs)
-
-    def _after(self, info: ModuleInfo, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        stack = self._observer.stack
-        while stack and stack.pop() is not info:
-            pass
-        if output is None and self._stops(info):
-            return
-        with torch._C.DisableTorchFunction():
-            self._leave(info, inputs, output)
-
-    def _at_leaf(
-        self, info: ModuleInfo, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
-    ) -> None:
-        """Do what `_before` and `_after` do in one call, for modules that contain nothing to watch."""
-        if output is None and self._stops(info):
-            return
-        with torch._C.DisableTorchFunction():
-            self._enter(info, args or tuple(kwargs.values()))
-            self._leave(info, args, output)
-
-    def _enter(self, info: ModuleInfo, inputs: tuple[Any, ...]) -> None:
-        observer = self._observer
-        # Whatever is called from outside, the model or a part of it, starts a pass of its own.
-        if not observer.stack and not in_backward():
-            observer.begin(inputs)
-        observer.called.add(info.path)
-        if info.role == "activation" and inputs:
-            region = observer.regions.of_module(info.module)
-            observer.activation_input(info.path, inputs[0], type(info.module).__name__, region)
-
-    def _leave(self, info: ModuleInfo, inputs: tuple[Any, ...], output: Any) -> None:
-        if self._waiting:
-            self._hook_parameters()
-        if not self._observer.output_alike(info, output):
-            self._observer.module_output(info, inputs, output)
-
-    def _stops(self, info: ModuleInfo) -> bool:
-        """Return whether a module's hook is called on the way out of an exception, and note the first such module."""
-        error = sys.exc_info()[1]
-        if error is None:
-            return False
-        # By identity alone: an exception holds its frames, and those the model's tensors.
-        if id(error) != self._stopped[0]:
-            self._stopped = (id(error), info)
-        return True
-
-    def _after_gradient(self, parameter: ParameterAccumulator, gradient: Tensor) -> None:
-        if self._observer.active:
-            with torch._C.DisableTorchFunction():
-                parameter.see_gradient(gradient if self._unscale is None else self._unscale(gradient))
+        self._watch.close(error)
+        if self._dropped is not None:
+            self._dropped.detach()
 
     def end_batch(self) -> None:
         """Count the geometry of what ran since the last call as one batch; waits for the device.
@@ -226,8 +305,11 @@ class Recorder:
         """
         first = next((p for p in self._model.parameters() if not is_lazy(p)), None)
         observer = self._observer
-        seconds = self._seconds + (time.perf_counter() - self._started if observer.active else 0.0)
-        parameters = [accumulator.record() for accumulator in self._parameters.values()]
+        watch = self._watch
+        parameters = [
+            observer.guard(name, "parameter", "its value", accumulator.record)
+            for name, accumulator in watch.parameters.items()
+        ]
         return NetworkProfile(
             sites=tuple(
                 site.record(name=observer.full_name(key), layer=self._layer_of(key))
@@ -240,12 +322,12 @@ class Recorder:
                 seed=seed,
                 device=str(first.device) if first is not None else "cpu",
                 dtype=str(first.dtype).removeprefix("torch.") if first is not None else "",
-                wall_seconds=seconds,
+                wall_seconds=watch.elapsed,
                 samples=observer.samples,
                 batches=observer.batches,
                 histogram_limit=self._options.histogram_limit,
             ),
-            coverage=(*self._notes, *_coverage(observer, self._modules, self._parameters)),
+            coverage=(*watch.notes, *_coverage(observer, watch.modules, watch.parameters)),
         )
 
 
@@ -258,7 +340,8 @@ def _coverage(
             yield CoverageNote(path, "module", "TorchScript calls no hooks: nothing inside was recorded")
         elif path not in observer.called and not isinstance(info.module, _CONTAINERS):
             yield CoverageNote(path, "module", f"{type(info.module).__name__} was never called")
-    yield from observer.unmeasured.values()
+    # A list, since another thread may add to them.
+    yield from list(observer.guard.notes.values())
     for path, site in observer.sites.items():
         if site.dtype.startswith("complex"):
             yield CoverageNote(path, "output", "complex values are measured by their magnitude")
@@ -266,5 +349,7 @@ def _coverage(
         if count:
             yield CoverageNote(name, "operation", f"called {count} times between modules, not recorded")
     for name, accumulator in parameters.items():
+        if accumulator.shard:
+            yield CoverageNote(name, "parameter", accumulator.shard)
         if not accumulator.has_gradient:
             yield CoverageNote(name, "parameter", accumulator.why_no_gradient)

@@ -14,6 +14,7 @@ from torch import Tensor
 from propscope.measure.cpu_accumulator import CpuAccumulator
 from propscope.measure.device_accumulator import DeviceAccumulator
 from propscope.measure.geometry import effective_rank, gram, is_safe, mean_cosine
+from propscope.measure.hooks import local_shard, require_storage
 from propscope.measure.sampling import HISTOGRAM_LIMIT
 from propscope.measure.saturation import FlatRegion
 from propscope.measure.units import CpuUnits, DeviceUnits
@@ -241,7 +242,12 @@ def _mean(values: tuple[float | None, ...]) -> float | None:
 
 
 def measurable(tensor: Tensor) -> Tensor:
-    """Return the magnitude of complex values; of other tensors, memory in which a lazy negation is carried out."""
+    """Return the magnitude of complex values; of other tensors, memory in which a lazy negation is carried out.
+
+    A distributed tensor gives the shard that this process holds. Raises `NotRecordableError` where the memory is gone.
+    """
+    tensor = local_shard(tensor)
+    require_storage(tensor)
     if tensor.is_complex():
         return tensor.abs()
     return tensor.resolve_neg() if tensor.is_neg() else tensor

@@ -1,33 +1,36 @@
-"""`undisturbed`: a block that leaves a model and the random generators as they were."""
+"""`undisturbed`: a block that leaves a model, its batch and the random generators as they were."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from propscope.measure.outputs import tensors_in
+from propscope.measure.wrappers import is_wrapper
+
+# What nn.Module keeps for itself, beside buffers and attributes of the user's.
+_MODULES_OWN = frozenset(("_parameters", "_modules", "_buffers", "_non_persistent_buffers_set"))
 
 
 @contextmanager
 def undisturbed(model: nn.Module, batch: Any = ()) -> Iterator[None]:
-    """Restore gradients, buffers and the random states of torch, numpy and Python at the end, also after an exception.
+    """Restore what a run of a model changes at the end, also after an exception.
 
-    Inside, `grad` is None for every parameter, and for every leaf of the batch.
+    That is: gradients; buffers, those that were None, were removed or are new included; attributes of modules that hold
+    tensors, alone or in a list, tuple or dict (caches); the batch, where the model works in place on it; the random
+    states of torch, numpy and Python. Inside, `grad` is None for every parameter, and for every leaf of the batch.
     """
-    leaves = [tensor for _, tensor in tensors_in(batch) if tensor.is_leaf]
-    gradients = [(tensor, tensor.grad) for tensor in (*model.parameters(), *leaves)]
-    buffers = [
-        (module, name, buffer, buffer.detach().clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
+    given = [tensor for _, tensor in tensors_in(batch)]
+    gradients = [(tensor, tensor.grad) for tensor in (*model.parameters(), *(t for t in given if t.is_leaf))]
+    buffers = [_Buffers(module) for module in model.modules()]
+    attributes = [_Attributes(module) for module in model.modules() if not is_wrapper(module)]
+    batches = [_Values(tensor) for tensor in given]
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  the global one is the one to restore
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
     cuda = sorted({device.index or 0 for device in devices if device.type == "cuda"})
@@ -42,8 +45,122 @@ def undisturbed(model: nn.Module, batch: Any = ()) -> Iterator[None]:
         for parameter, gradient in gradients:
             parameter.grad = gradient
         with torch.no_grad():
-            for module, name, buffer, saved in buffers:
-                module._buffers[name] = buffer
-                if buffer.is_inference():
-                    continue
-                buffer.copy_(saved)
+            for module in attributes:
+                module.restore()
+            for of_module in buffers:
+                of_module.restore()
+            for tensor in batches:
+                tensor.restore()
+
+
+class _Values:
+    """A tensor, and a copy of its values."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self._saved = tensor.detach().clone()
+        self._version = _version(tensor)
+
+    def restore(self) -> None:
+        """Write the values back where they changed."""
+        tensor = self.tensor
+        if _version(tensor) == self._version and (tensor.is_meta or _same(tensor, self._saved)):
+            return
+        with torch.inference_mode(tensor.is_inference()):
+            if tensor.shape != self._saved.shape:
+                tensor.detach().resize_(self._saved.shape)
+            tensor.detach().copy_(self._saved)
+
+
+def _version(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version
+
+
+def _same(tensor: Tensor, saved: Tensor) -> bool:
+    # A write by `.data` or from numpy counts no version.
+    try:
+        now = tensor.detach()
+        return torch.equal(now, saved) or bool(((now == saved) | ((now != now) & (saved != saved))).all())
+    except (RuntimeError, NotImplementedError, TypeError):
+        return True
+
+
+class _Buffers:
+    """The buffers of one module."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._buffers = dict(module._buffers)
+        self._not_persistent = set(module._non_persistent_buffers_set)
+        self._values = [_Values(buffer) for buffer in self._buffers.values() if buffer is not None]
+
+    def restore(self) -> None:
+        _restore_items(self._module._buffers, self._buffers)
+        if self._module._non_persistent_buffers_set != self._not_persistent:
+            self._module._non_persistent_buffers_set = self._not_persistent
+        for values in self._values:
+            values.restore()
+
+
+class _Attributes:
+    """The attributes of one module that hold tensors, before or after."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._attributes = _attributes(module)
+        self._inside: dict[str, Any] = {}
+        self._values = []
+        for name, value in self._attributes.items():
+            if isinstance(value, MutableMapping):
+                self._inside[name] = dict(value)
+            elif isinstance(value, list):
+                self._inside[name] = list(value)
+            self._values += [_Values(tensor) for tensor in _tensors_of(value)]
+
+    def restore(self) -> None:
+        module, before = self._module, self._attributes
+        for name, value in _attributes(module).items():
+            if name not in before:
+                if _tensors_of(value):
+                    del module.__dict__[name]
+            elif before[name] is not value and (_tensors_of(value) or _tensors_of(before[name])):
+                module.__dict__[name] = before[name]
+        for name, value in before.items():
+            if name not in module.__dict__ and _tensors_of(value):
+                module.__dict__[name] = value
+        for name, inside in self._inside.items():
+            value = before[name]
+            if not (_tensors_of(inside) or _tensors_of(value)):
+                continue
+            if isinstance(inside, dict):
+                _restore_items(value, inside)
+            elif len(value) != len(inside) or any(a is not b for a, b in zip(value, inside, strict=True)):
+                value[:] = inside
+        for values in self._values:
+            values.restore()
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if name not in _MODULES_OWN and not name.endswith("_hooks") and not isinstance(value, nn.Module)
+    }
+
+
+def _tensors_of(value: Any) -> list[Tensor]:
+    """Return the tensors that a value is or holds, one level down."""
+    if isinstance(value, Tensor):
+        return [value]
+    inside = (
+        list(value.values()) if isinstance(value, Mapping) else value if isinstance(value, (list, tuple, set)) else ()
+    )
+    return [part for part in inside if isinstance(part, Tensor)]
+
+
+def _restore_items(now: MutableMapping[Any, Any], before: dict[Any, Any]) -> None:
+    """Give a mapping the keys and values that it had, in their order; a mapping that has them is not written to."""
+    if list(now) == list(before) and all(now[key] is before[key] for key in before):
+        return
+    now.clear()
+    now.update(before)

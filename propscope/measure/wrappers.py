@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -71,23 +74,77 @@ def is_compiled(model: nn.Module) -> bool:
     )
 
 
+class _EagerTorch:
+    """Keeps torch's compiler and its fast path of attention off for as long as anybody needs that, in any order."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._users = 0
+        self._stack = ExitStack()
+        self._eager = False
+
+    def enter(self) -> None:
+        with self._lock:
+            self._users += 1
+            if self._users > 1:
+                return
+            # Compiled functions that the model calls would be traced together with what watches it. Where torch has
+            # not loaded its compiler, nothing is compiled yet, and loading it would take seconds.
+            if "torch._dynamo" in sys.modules:
+                self._run_eager()
+            else:
+                self._wait_for_compiler()
+            before = torch.backends.mha.get_fastpath_enabled()
+            self._stack.callback(torch.backends.mha.set_fastpath_enabled, before)
+
+    def leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                self._stack.close()
+                self._eager = False
+
+    def _wait_for_compiler(self) -> None:
+        compile_ = torch.compile
+
+        @functools.wraps(compile_)
+        def compile_and_run_eager(*args: Any, **kwargs: Any) -> Any:
+            found = compile_(*args, **kwargs)
+            with self._lock:
+                if self._users and not self._eager and "torch._dynamo" in sys.modules:
+                    self._run_eager()
+            return found
+
+        def restore() -> None:
+            if torch.compile is compile_and_run_eager:
+                torch.compile = compile_
+
+        torch.compile = compile_and_run_eager
+        self._stack.callback(restore)
+
+    def _run_eager(self) -> None:
+        self._eager = True
+        if hasattr(torch.compiler, "set_stance"):
+            self._stack.enter_context(torch.compiler.set_stance("force_eager"))
+        else:  # before torch 2.6
+            self._stack.enter_context(torch._dynamo.config.patch(disable=True))
+
+
+_eager_torch = _EagerTorch()
+COMPILED = "torch.compile was off while tracking: the eager model was measured"
+
+
 @contextmanager
 def seen_in_full(model: nn.Module) -> Iterator[tuple[CoverageNote, ...]]:
-    """Switch off what bypasses hooks, yield notes of what was switched off, and restore it at the end."""
+    """Switch off what bypasses the recorder, yield notes of what was switched off, and restore it at the end."""
     notes = []
-    with ExitStack() as stack:
-        # Compiled functions that the model calls would be traced together with the hooks. Where torch has not
-        # loaded its compiler, nothing is compiled, and loading it would take seconds.
-        if "torch._dynamo" in sys.modules:
-            _run_eager(stack)
+    _eager_torch.enter()
+    try:
         if is_compiled(model):
-            notes.append(
-                CoverageNote("", "model", "torch.compile was off while tracking: the eager model was measured")
-            )
+            notes.append(CoverageNote("", "model", COMPILED))
         if any(isinstance(module, (nn.MultiheadAttention, nn.TransformerEncoder)) for module in model.modules()):
             before = torch.backends.mha.get_fastpath_enabled()
             torch.backends.mha.set_fastpath_enabled(False)
-            stack.callback(torch.backends.mha.set_fastpath_enabled, before)
             if before and not model.training:
                 reason = (
                     "the fast path of nn.TransformerEncoder and nn.MultiheadAttention was off while tracking: "
@@ -95,10 +152,5 @@ def seen_in_full(model: nn.Module) -> Iterator[tuple[CoverageNote, ...]]:
                 )
                 notes.append(CoverageNote("", "model", reason))
         yield tuple(notes)
-
-
-def _run_eager(stack: ExitStack) -> None:
-    if hasattr(torch.compiler, "set_stance"):
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
-    else:  # before torch 2.6
-        stack.enter_context(torch._dynamo.config.patch(disable=True))
+    finally:
+        _eager_torch.leave()
