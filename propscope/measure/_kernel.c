@@ -52,8 +52,8 @@ typedef struct {
 } Lanes;
 
 typedef struct {
-    const void *data;
-    int bfloat16;
+    const char *data;
+    int bfloat16, misaligned;
     size_t count;
     float scale, shift;
     float *buffer;
@@ -138,19 +138,35 @@ static inline int is_infinite(double value) {
     return bits << 1 == (uint64_t)0x7ff << 53;
 }
 
+/* Elements are copied out, as a tensor may start at any byte (torch.frombuffer). */
 static inline float element(const Pass *pass, size_t at) {
-    if (!pass->bfloat16) return ((const float *)pass->data)[at];
-    return float_of((uint32_t)((const uint16_t *)pass->data)[at] << 16);
+    uint32_t bits;
+    uint16_t half;
+    if (pass->bfloat16) {
+        memcpy(&half, pass->data + at * sizeof half, sizeof half);
+        bits = (uint32_t)half << 16;
+    } else {
+        memcpy(&bits, pass->data + at * sizeof bits, sizeof bits);
+    }
+    return float_of(bits);
 }
 
-EACH_CPU static void widen(const uint16_t *restrict from, float *restrict to, size_t count) {
-    uint32_t *bits = (uint32_t *)(void *)to;
-    for (size_t i = 0; i < count; i++) bits[i] = (uint32_t)from[i] << 16;
+EACH_CPU static void widen(const char *restrict from, float *restrict to, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        uint16_t half;
+        memcpy(&half, from + i * sizeof half, sizeof half);
+        uint32_t bits = (uint32_t)half << 16;
+        memcpy(to + i, &bits, sizeof bits);
+    }
 }
+
+/* Whether the elements cannot be read where they are. */
+static inline int is_copied(const Pass *pass) { return pass->bfloat16 || pass->misaligned; }
 
 static const float *elements(const Pass *pass, size_t at, size_t count) {
-    if (!pass->bfloat16) return (const float *)pass->data + at;
-    widen((const uint16_t *)pass->data + at, pass->buffer, count);
+    if (pass->bfloat16) widen(pass->data + at * sizeof(uint16_t), pass->buffer, count);
+    else if (pass->misaligned) memcpy(pass->buffer, pass->data + at * sizeof(float), count * sizeof(float));
+    else return (const float *)(const void *)(pass->data + at * sizeof(float));
     return pass->buffer;
 }
 
@@ -587,7 +603,7 @@ static void gather_some(void *shared) {
 
 static void multiply_some(void *shared) {
     const Rows *rows = shared;
-    const float *from = rows->buffer ? rows->buffer : (const float *)rows->source->data;
+    const float *from = rows->buffer ? rows->buffer : (const float *)(const void *)rows->source->data;
     size_t length = rows->blocks * rows->length, pitch = rows->buffer ? length : rows->pitch;
     multiply(from, rows->count, pitch, length, rows->out, member_of(rows), step_of(rows));
 }
@@ -646,7 +662,7 @@ static void *borrow(size_t size) {
 /* Lends each part memory for what depends on the width; NULL where there is none to be had. */
 static char *lend(Parts *parts, size_t width) {
     const Pass *first = parts->passes[0];
-    size_t units = parts->layouts[0].units, buffer = first->bfloat16 ? 8 * width : 0;
+    size_t units = parts->layouts[0].units, buffer = is_copied(first) ? 8 * width : 0;
     size_t each = ((2 * units + 2 * width + buffer) * sizeof(float) / 64 + 1) * 64;
     char *memory = borrow(parts->count * each);
     for (size_t i = 0; memory && i < parts->count; i++) {
@@ -656,7 +672,7 @@ static char *lend(Parts *parts, size_t width) {
             parts->layouts[i].low = rest, parts->layouts[i].high = rest + units;
             parts->passes[i] = &neighbours[i].pass;
             Pass *pass = parts->passes[i];
-            pass->data = first->data, pass->bfloat16 = first->bfloat16;
+            pass->data = first->data, pass->bfloat16 = first->bfloat16, pass->misaligned = first->misaligned;
             pass->count = first->count, pass->stride = first->stride;
         }
         parts->layouts[i].scratch = rest + 2 * units;
@@ -754,12 +770,12 @@ static PyObject *py_plan(PyObject *self, PyObject *given) {
 }
 
 /* Inner products of the rows; returns the last. */
-static int multiply_rows(const Plan *plan, const void *data, double *last) {
-    Pass source = {.data = data, .bfloat16 = plan->bfloat16};
+static int multiply_rows(const Plan *plan, const Pass *seen, double *last) {
+    Pass source = {.data = seen->data, .bfloat16 = seen->bfloat16, .misaligned = seen->misaligned};
     Rows rows = {&source, plan->rows, plan->pitch, plan->blocks, plan->apart, plan->length, 1, NULL, plan->products.buf};
     size_t each = rows.blocks * rows.length;
     rows.members = MIN(threads_for(rows.count * rows.count * each / 8), rows.count);
-    if (rows.blocks > 1 || source.bfloat16) {
+    if (rows.blocks > 1 || is_copied(&source)) {
         if (!(rows.buffer = borrow(rows.count * each * sizeof(float)))) return 0;
         together(gather_some, &rows);
     }
@@ -772,24 +788,25 @@ static PyObject *py_run(PyObject *self, PyObject *const *given, Py_ssize_t found
     float small[2 * TILE];
     if (found != 2) return PyErr_Format(PyExc_TypeError, "expected a plan and an address, got %zd arguments", found);
     const Plan *plan = PyCapsule_GetPointer(given[0], PLAN);
-    const void *data = plan ? PyLong_AsVoidPtr(given[1]) : NULL;
+    const char *data = plan ? PyLong_AsVoidPtr(given[1]) : NULL;
     if (!data) {
         if (!PyErr_Occurred()) refuse("there is no memory to read: a null address");
         return NULL;
     }
     Pass pass = {.data = data, .bfloat16 = plan->bfloat16, .bins = plan->bins.buf, .stride = plan->stride};
+    pass.misaligned = !pass.bfloat16 && (uintptr_t)data % sizeof(float) != 0;
     Layout layout = plan->layout;
     layout.scratch = small;
     pass.count = plan->count;
     if (pass.bins) expect(pass.bins, plan->figures.buf);
     Parts parts = {.count = threads_for(pass.count), .passes = {&pass}, .layouts = {layout}};
     size_t width = width_of(&layout);
-    int little = parts.count == 1 && !pass.bfloat16 && (in_runs(&layout) || width <= TILE);
+    int little = parts.count == 1 && !is_copied(&pass) && (in_runs(&layout) || width <= TILE);
     if (!little && !lend(&parts, width)) return PyErr_NoMemory();
     Figures figures = summarize(&parts);
     merge(plan->figures.buf, &figures);
     double last = 1;
-    if (plan->rows && !multiply_rows(plan, data, &last)) return PyErr_NoMemory();
+    if (plan->rows && !multiply_rows(plan, &pass, &last)) return PyErr_NoMemory();
     return PyFloat_FromDouble(last);
 }
 
@@ -824,6 +841,11 @@ static PyObject *py_occupied(PyObject *self, PyObject *bins) {
     return both;
 }
 
+static PyObject *py_alone(PyObject *self, PyObject *none) {
+    team.run = NULL;
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef METHODS[] = {
     {"plan", py_plan, METH_VARARGS,
      "plan(bfloat16, (outer, units, inner), stride, figures, bins, extremes, (rows, pitch, blocks, apart, length), "
@@ -834,6 +856,7 @@ static PyMethodDef METHODS[] = {
      "all_differ(extremes): whether no two units have the same extremes, float32, shape (2, units)."},
     {"occupied", py_occupied, METH_O,
      "occupied(bins): the codes, uint16, and the counts, int64, of the bins that hold anything, as bytes."},
+    {"alone", py_alone, METH_NOARGS, "alone(): use no other threads from now on; for the child of a fork, which has none."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from propscope.measure.attention import row_entropy, sampled_logits
 from propscope.measure.functions import BY_FUNCTION, Operation, is_residual_sum
-from propscope.measure.hooks import in_backward, transformation
+from propscope.measure.hooks import in_backward
 from propscope.measure.observer import Observer
 from propscope.measure.sites import SiteAccumulator, measurable
 from propscope.measure.sums import total
@@ -50,7 +50,7 @@ class FunctionWatch(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         observer = self._observer
-        if not observer.stack or observer.stack[-1].opaque or transformation():
+        if not observer.stack or observer.stack[-1].opaque or observer.hidden_by():
             return func(*args, **kwargs)
         guard, path = observer.guard, observer.stack[-1].path
         operation = BY_FUNCTION.get(func)

@@ -84,14 +84,15 @@ def in_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
-def transformation() -> str:
+def transformation(*, functorch: bool = True) -> str:
     """Return what turns the present run into something else than values, "" where nothing does.
 
-    Whatever is done to the tensors then would become part of a graph, or of a transformed function.
+    Whatever is done to the tensors then would become part of a graph, or of a transformed function. `functorch`:
+    whether a transform of torch.func counts.
     """
     if torch._C._get_tracing_state() is not None:
         return "torch.jit.trace"
-    if torch._C._functorch.maybe_current_level() is not None:
+    if functorch and torch._C._functorch.maybe_current_level() is not None:
         return "a transform of torch.func"
     if torch.fx._symbolic_trace._is_fx_tracing_flag:
         return "torch.fx.symbolic_trace"
@@ -126,6 +127,8 @@ def _distributed_tensor() -> type[Tensor] | None:
 def require_storage(tensor: Tensor) -> None:
     """Raise `NotRecordableError` where a strided tensor's storage ends before its elements, as after `resize_(0)`."""
     if tensor.layout is not torch.strided or not tensor.numel() or tensor.is_nested:
+        return
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         return
     needed = (tensor.storage_offset() + extent(tensor)) * tensor.element_size()
     held = tensor.untyped_storage().nbytes()

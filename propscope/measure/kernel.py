@@ -30,6 +30,9 @@ else:
 
 BUILT = _kernel is not None
 AVAILABLE = BUILT and os.environ.get("PROPSCOPE_KERNEL", "1") != "0"
+if BUILT and hasattr(os, "register_at_fork"):
+    # The child has none of the threads, and a team that is called up there would wait for them for ever.
+    os.register_at_fork(after_in_child=_kernel.alone)
 # Bins and numbers of zeros are 32-bit.
 MOST = 1 << 30
 # The kernel works in the last of the bins' cells, and leaves them at 0.

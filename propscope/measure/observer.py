@@ -21,7 +21,7 @@ from propscope.measure.module_info import ModuleInfo, axis_of_unknown, unit_axis
 from propscope.measure.outputs import tensors_in
 from propscope.measure.parameters import ParameterAccumulator
 from propscope.measure.saturation import FlatRegion, FlatRegions
-from propscope.measure.sites import Options, SiteAccumulator, measurable
+from propscope.measure.sites import Options, SiteAccumulator
 from propscope.measure.tensor_identity import TensorIdentity
 from propscope.records.network import Role
 
@@ -47,6 +47,7 @@ class Observer:
         paths: Collection[str],
         unscale: Callable[[Tensor], Tensor] | None,
         sink: Sink,
+        transforms: bool = False,
     ) -> None:
         self.sites: dict[str, SiteAccumulator] = {}
         self.guard = Guard()
@@ -67,6 +68,7 @@ class Observer:
         self._paths = paths
         self._unscale = unscale
         self._sink = sink
+        self._functorch = not transforms
         self._calls: dict[str, int] = {}
         self._repeated: set[str] = set()
         self._failed: set[str] = set()
@@ -75,6 +77,10 @@ class Observer:
         self._watched: set[str] = set()
         self._handles: list[RemovableHandle] = []
         self._prune_at = _PRUNE_AT
+
+    def hidden_by(self) -> str:
+        """Return what hides the values of the present run from the recorder, "" where nothing does."""
+        return transformation(functorch=self._functorch)
 
     def begin(self, inputs: Any) -> None:
         """Start a forward pass of the model."""
@@ -177,7 +183,7 @@ class Observer:
         else:
             site = known.site
         if site is not None and region is not None:
-            site.mark_preactivation(measurable(value.detach()), activation, region)
+            site.mark_preactivation(value.detach(), activation, region)
 
     def observe(
         self,
@@ -206,7 +212,7 @@ class Observer:
             reason = "it is on the meta device: no values"
         elif not (tensor.is_floating_point() or tensor.is_complex()):
             reason = f"{str(tensor.dtype).removeprefix('torch.')} values have no gradient and are not measured"
-        elif torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        elif self._functorch and torch._C._functorch.is_functorch_wrapped_tensor(tensor):
             reason = "a transform of torch.func holds its values"
         if reason:
             self.guard.add(path, "output", reason)
@@ -283,6 +289,6 @@ class Observer:
         return False
 
     def _see_gradient(self, see: Callable[[Tensor], None], gradient: Tensor) -> None:
-        if type(gradient).__name__ == "FakeTensor" or transformation():
+        if type(gradient).__name__ == "FakeTensor" or self.hidden_by():
             return
         see(gradient if self._unscale is None else self._unscale(gradient))

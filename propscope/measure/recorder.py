@@ -25,7 +25,7 @@ from propscope.errors import InputError
 from propscope.measure import calls
 from propscope.measure.filters import Filter
 from propscope.measure.function_mode import FunctionWatch
-from propscope.measure.hooks import Hook, in_backward, transformation
+from propscope.measure.hooks import Hook, in_backward
 from propscope.measure.loss_scale import unscaling
 from propscope.measure.module_info import ModuleInfo, is_leaf, module_info
 from propscope.measure.observer import ELSEWHERE, Observer, Sink
@@ -147,7 +147,7 @@ class _Watch:
         if threading.get_ident() != observer.thread and not in_backward():
             observer.guard.add("", "model", ELSEWHERE)
             return run(module, *args, **kwargs)
-        if what := transformation():
+        if what := observer.hidden_by():
             observer.guard.add("", "model", f"calls inside {what} hold no values: not recorded", key=what)
             return run(module, *args, **kwargs)
         hooked: list[Any] = []
@@ -232,6 +232,7 @@ class Recorder:
 
     `sink` makes the accumulator of each site, which then receives the site's tensors: it is called with the first of
     them and the keywords of `SiteAccumulator`. `parameters`: whether parameters are recorded too.
+    `transforms`: whether runs inside the transforms of torch.func are recorded, for a sink that reads no values.
     """
 
     def __init__(
@@ -243,6 +244,7 @@ class Recorder:
         functions: bool = True,
         parameters: bool = True,
         sink: Sink = SiteAccumulator,
+        transforms: bool = False,
         activations: Collection[nn.Module] = (),
         loss_scale: Any = None,
         layer_of: Callable[[str], int | None] | None = None,
@@ -262,6 +264,7 @@ class Recorder:
             paths=modules,
             unscale=unscaling(loss_scale),
             sink=sink,
+            transforms=transforms,
         )
         self._watch = _Watch(
             model,

@@ -151,6 +151,7 @@ def _tapped(model: nn.Module, tap: _Tap, kept: Filter) -> Recorder:
         layer_of=None if own is None else layer_of,
         parameters=False,
         sink=tap,
+        transforms=True,
     )
 
 
