@@ -90,12 +90,13 @@ class _Buffers:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        self._buffers = dict(module._buffers)
+        self._buffers = dict(module._buffers.items())
         self._not_persistent = set(module._non_persistent_buffers_set)
         self._values = [_Values(buffer) for buffer in self._buffers.values() if buffer is not None]
 
     def restore(self) -> None:
-        _restore_items(self._module._buffers, self._buffers)
+        if not isinstance(self._module, torch.jit.ScriptModule):
+            _restore_items(self._module._buffers, self._buffers)
         if self._module._non_persistent_buffers_set != self._not_persistent:
             self._module._non_persistent_buffers_set = self._not_persistent
         for values in self._values:
@@ -149,7 +150,9 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
 
 
 def _tensors_of(value: Any) -> list[Tensor]:
-    """Return the tensors that a value is or holds, one level down."""
+    """Return the tensors that a value is or holds, one level down; a parameter is none, whatever lists it (LSTM)."""
+    if isinstance(value, nn.Parameter):
+        return []
     if isinstance(value, Tensor):
         return [value]
     inside = (
