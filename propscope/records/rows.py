@@ -6,6 +6,8 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, is_dataclass
+from functools import lru_cache
+from operator import itemgetter
 from typing import Any, Literal
 
 import numpy as np
@@ -26,18 +28,28 @@ _INDEX = "index"
 class _Columns:
     """The columns that hold one record, or one record within it: `part`, "" for the record itself.
 
-    `missing`: what a row has there when the part is None. `optional`: the fields of the record that may be None.
+    `missing`: what a row has there when the part is None.
     """
 
-    __slots__ = ("fields", "missing", "optional", "part", "read")
+    __slots__ = ("_attributes", "_get", "_optional", "_parsed", "fields", "missing", "part")
 
     def __init__(self, part: str, fields: Sequence[Field], record: type) -> None:
         self.part = part
         self.fields = tuple((field.name, field.attribute, field.dtype) for field in fields)
         self.missing = {field.name: MISSING[field.dtype] for field in fields}
         held = getattr(record, "__dataclass_fields__", {})
-        self.read = tuple(entry for entry in self.fields if entry[1] in held)
-        self.optional = {name for name, entry in held.items() if entry.default is None}
+        order = list(held)
+        read = sorted((entry for entry in self.fields if entry[1] in held), key=lambda entry: order.index(entry[1]))
+        self._attributes = tuple(attribute for _, attribute, _ in read)
+        # A second name, since itemgetter returns no tuple for a single one.
+        self._get = itemgetter(*(name for name, _, _ in read), fields[0].name)
+        self._parsed = tuple(attribute for _, attribute, dtype in read if dtype == "json")
+        # The fields of the record that may be None.
+        self._optional = tuple(
+            (attribute, MISSING[dtype])
+            for _, attribute, dtype in read
+            if dtype != "json" and held[attribute].default is None
+        )
 
     def write(self, record: Any, row: Row) -> None:
         """Add the record's columns to the row."""
@@ -53,16 +65,21 @@ class _Columns:
 
     def values(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return the record's fields that the row holds, by name."""
-        found = {}
-        for name, attribute, dtype in self.read:
-            value = row[name]
-            if dtype == "json":
-                value = json.loads(value)
-                value = tuple(value) if isinstance(value, list) else value
-            elif attribute in self.optional and (value != value or value == MISSING[dtype]):
-                value = None
-            found[attribute] = value
+        # Without strict: the last value is the second name of the first.
+        found = dict(zip(self._attributes, self._get(row), strict=False))
+        for attribute in self._parsed:
+            text = found[attribute]
+            found[attribute] = _elements(text) if text[:1] == "[" else json.loads(text)
+        for attribute, missing in self._optional:
+            value = found[attribute]
+            if value != value or value == missing:
+                found[attribute] = None
         return found
+
+    def ordered(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return the same in the order of the record's fields, for a part that has neither None nor JSON."""
+        found: tuple[Any, ...] = self._get(row)
+        return found[:-1]
 
     def is_absent(self, row: Mapping[str, Any]) -> bool:
         """Return whether all columns are missing: then the record has no such part."""
@@ -102,7 +119,7 @@ class _Table:
     def summary(self, part: str, row: Mapping[str, Any], histogram: LogHistogram | None) -> TensorSummary | None:
         """Return a summary that the row holds, None where it was not recorded."""
         columns = self.parts[part]
-        return None if columns.is_absent(row) else TensorSummary(**columns.values(row), histogram=histogram)
+        return None if columns.is_absent(row) else TensorSummary(*(*columns.ordered(row), histogram))
 
     def provenance(self, row: Mapping[str, Any]) -> Provenance:
         """Return the provenance that the row holds."""
@@ -132,7 +149,7 @@ def site_from_row(
         forward=_SITE.summary("forward", row, forward),
         backward=_SITE.summary("backward", row, backward),
         jacobian=_SITE.summary("jacobian", row, jacobian),
-        expected=None if expected.is_absent(row) else Expected(**expected.values(row)),
+        expected=None if expected.is_absent(row) else Expected(*expected.ordered(row)),
     )
 
 
@@ -187,6 +204,12 @@ def run_from_rows(
     curves: dict[str, Any] = {name: np.array([epoch[name] for epoch in epochs], dtype=np.float64) for name in _CURVES}
     curves["update_ratio"] = curves["update_ratio"][1:]
     return TrainingRun(**_RUN.values(row), **curves, profiles=tuple(profiles), provenance=_RUN.provenance(row))
+
+
+@lru_cache(maxsize=1024)
+def _elements(text: str) -> tuple[Any, ...]:
+    """Return the elements of a JSON list; few shapes occur, each at many sites."""
+    return tuple(json.loads(text))
 
 
 def _label(labels: Mapping[str, Any], name: str, dtype: str) -> Any:
