@@ -1,8 +1,8 @@
 """What becomes of damaged and hostile result files: `python benches/fuzz.py [--count 2000]` prints a table of counts.
 
 A file of six profiles is changed in one place: a bit is flipped, its end cut off, a range zeroed, or, by HDF5 itself
-and with a right seal, an attribute, a value or a column replaced. Each file goes through load, show, diagnose, check and
-plot in a process that may take 10 s and 4 GB. Counted are how these end:
+and with a right seal, an attribute, a value or a column replaced. Each file goes through load, show, diagnose, check
+and plot in a process that may take 10 s and 4 GB. Counted are how these end:
 
 refused: an error of one line and exit code 2; same: the output of the whole file; different: another output with exit
 code 0 (a hostile file may hold another valid value, so for those it is called accepted); traceback; hang; died: the
