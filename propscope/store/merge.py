@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from propscope.errors import InputError
 from propscope.store.atomic import new_file
 from propscope.store.schema import TABLES, Column, StoredTable
-from propscope.store.table_reader import TableReader, open_tables
+from propscope.store.table_reader import TableReader, open_tables, reading
 from propscope.store.table_writer import TableWriter
+from propscope.store.values import check_values
 
 # The most rows that are copied at once, of every column of a table: some 40 MB of numbers and text.
 _BLOCK_ROWS = 65536
@@ -43,10 +44,10 @@ def _append(writer: TableWriter, tables: TableReader) -> None:
         rows = tables.rows(table)
         for start in range(0, rows, _BLOCK_ROWS):
             stop = min(start + _BLOCK_ROWS, rows)
-            block = {
-                column.name: _shifted(column, tables.array(table, column.name, start, stop), base) for column in columns
-            }
-            writer.append(table, block)
+            held = {column.name: tables.array(table, column.name, start, stop) for column in columns}
+            with reading(tables.path):
+                check_values(table, held, start)
+            writer.append(table, {column.name: _shifted(column, held[column.name], base) for column in columns})
 
 
 def _shifted(column: Column, values: NDArray[Any], base: dict[StoredTable, int]) -> NDArray[Any]:

@@ -15,7 +15,7 @@ from propscope.records.figures import ROLES, RUN_FIELDS
 from propscope.records.network import Role
 from propscope.records.stability import Stability
 from propscope.records.training import Task
-from propscope.store import load, save
+from propscope.store import load, merge, save
 from propscope.store import read as reader
 from propscope.store.values import totals
 
@@ -197,6 +197,19 @@ def test_no_command_makes_a_verdict_of_what_cannot_be(tmp_path, monkeypatch, cap
     for line in (("show",), ("diagnose",), ("check",), ("plot",), ("show", "--json"), ("diagnose", "--verify")):
         outcome = Command(capsys)(line[0], "run.h5", *line[1:])
         assert "table site, row 0, column forward_mean" in outcome.error
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("site/forward_std", -1.0), ("site/role", "villain"), ("histogram/bin", 5000), ("profile/labels", "null")],
+)
+def test_a_merge_copies_nothing_that_cannot_be(tmp_path, name, value):
+    save(tmp_path / "run.h5", small_set())
+    changed(tmp_path / "run.h5", name, 2, value)
+    said = refused(lambda: merge([tmp_path / "run.h5"], tmp_path / "out.h5"))
+    table, column = name.split("/")
+    assert f"run.h5 is truncated or damaged: table {table}, row 2, column {column}: must be " in said
+    assert not (tmp_path / "out.h5").exists()
 
 
 def test_labels_are_checked_where_rows_are_selected_by_them(tmp_path):
