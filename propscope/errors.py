@@ -48,6 +48,13 @@ class MissingDependencyError(PropscopeError, ImportError):
         )
 
 
+def error_line(error: BaseException) -> str:
+    """Return an error's type and message on one line, cut at 300 characters."""
+    text = " ".join(str(error).split())
+    text = text if len(text) <= 300 else text[:299] + "…"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def unknown_name(what: str, name: str, choices: Iterable[str], *, also: str = "", hint: str = "") -> InputError:
     """Return the error for a name that no table holds, with the nearest name and `hint` as its hint.
 

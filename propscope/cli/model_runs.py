@@ -19,13 +19,12 @@ from propscope.cli.targets import (
     RandomInput,
     Target,
     describe_shapes,
-    error_line,
     load_target,
     make_loss,
     on_import_path,
     parse_input,
 )
-from propscope.errors import InputError, PropscopeError
+from propscope.errors import InputError, PropscopeError, error_line
 from propscope.measure import track
 from propscope.measure.profiler import Loss, profile_batches
 from propscope.records import NetworkProfile, ProfileSet

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from propscope import checks
-from propscope.errors import InputError
+from propscope.errors import InputError, error_line
 from propscope.measure.module_info import refuse_lazy
 from propscope.measure.outputs import tensors_in
 from propscope.networks import initialize_, seeded_generator
@@ -174,13 +174,6 @@ def on_import_path(name: str) -> Iterator[None]:
         for place in places:
             if place in sys.path:
                 sys.path.remove(place)
-
-
-def error_line(error: BaseException) -> str:
-    """Return an error's type and message on one line, cut at 300 characters."""
-    text = " ".join(str(error).split())
-    text = text if len(text) <= 300 else text[:299] + "…"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _values(pairs: Sequence[str], option: str) -> dict[str, Any]:

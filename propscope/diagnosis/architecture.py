@@ -34,12 +34,12 @@ def odd_kinds(evidence: Evidence) -> Iterator[Finding]:
         name = module_of(site.name)
         if site.role == "activation":
             groups[name_pattern(site.name)].setdefault(name, index)
-    for place, group in groups.items():
+    for pattern, group in groups.items():
         kinds = Counter(evidence.sites[index].kind.lower() for index in group.values())
         usual, common = kinds.most_common(1)[0]
         if common < _PEERS or 2 * common <= len(group):
             continue
-        if place.endswith("*"):
+        if pattern.endswith("*"):
             # A sequence of layers may well end in an activation of another kind.
             group.popitem()
         peers = [index for index in group.values() if evidence.sites[index].kind.lower() == usual]
@@ -75,7 +75,7 @@ def _unlike(evidence: Evidence, index: int, usual: str, own: float, share: float
 
 
 def missing_norms(evidence: Evidence) -> Iterator[Finding]:
-    """Find places without the norm that other blocks have there, or that others of their kind have after them."""
+    """Find sites without a norm where other blocks have one, or where other sites of their kind are followed by one."""
     at = dict.fromkeys([*_not_in_block(evidence.sites), *_not_behind(evidence.sites)])
     for index in sorted(at):
         yield _without_norm(evidence, index)
@@ -86,7 +86,7 @@ def _not_in_block(sites: tuple[Site, ...]) -> Iterator[int]:
     blocks: dict[str, dict[str, int]] = defaultdict(dict)
     for index, site in enumerate(sites):
         parts = site.name.split(".")
-        level = next((place for place, part in enumerate(parts) if part.isdecimal()), len(parts))
+        level = next((number for number, part in enumerate(parts) if part.isdecimal()), len(parts))
         if level < len(parts) - 1:
             blocks[".".join(parts[: level + 1])][".".join(parts[level + 1 :])] = index
     families: dict[str, list[str]] = defaultdict(list)
@@ -96,21 +96,21 @@ def _not_in_block(sites: tuple[Site, ...]) -> Iterator[int]:
         norms = {
             p: 0 for b in family for p, i in blocks[b].items() if is_norm(sites[i]) and not p.split(".")[-1].isdecimal()
         }
-        for place in norms:
-            have = [block for block in family if place in blocks[block]]
+        for norm in norms:
+            have = [block for block in family if norm in blocks[block]]
             # A majority, so at least two of three.
             if 2 * len(have) <= len(family):
                 continue
             for block in family:
-                if block not in have and (at := _behind(blocks, have, blocks[block], place)) is not None:
+                if block not in have and (at := _behind(blocks, have, blocks[block], norm)) is not None:
                     yield at
 
 
-def _behind(blocks: dict[str, dict[str, int]], have: list[str], lacking: dict[str, int], place: str) -> int | None:
+def _behind(blocks: dict[str, dict[str, int]], have: list[str], lacking: dict[str, int], norm: str) -> int | None:
     """Return the site that would follow the missing norm; None where the layer before that norm is missing too."""
     for block in have:
         order = list(blocks[block])
-        at = order.index(place)
+        at = order.index(norm)
         if at and order[at - 1] not in lacking:
             return None
         if at + 1 < len(order) and order[at + 1] in lacking:

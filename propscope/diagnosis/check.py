@@ -1,4 +1,4 @@
-"""`check`: whether profiles pass, by their findings and by what has moved from a baseline; what CI goes by."""
+"""`check` decides whether profiles pass, by their findings and by what has moved from a baseline."""
 
 from __future__ import annotations
 

@@ -45,7 +45,8 @@ def collapse(evidence: Evidence) -> Iterator[Finding]:
         severity="broken" if broken else "strained",
         direction="forward",
         sites=tuple(evidence.sites[index].name for index in found),
-        message=f"from {first.name} on, inputs are hardly told apart: at {end.name} {_state(shares[worst], aligned)}",
+        message=f"from {first.name} on, the values hardly differ between inputs: at {end.name} "
+        f"{_state(shares[worst], aligned)}",
         cause=_cause(aligned),
         evidence={
             "share_apart": shares[worst],
@@ -82,7 +83,7 @@ def _state(share: float, aligned: bool) -> str:
     size = "less than 1.2e-07" if share < limits.COLLAPSED else f"{share:.0e}"
     if aligned:
         return f"the cosine between samples differs from 1 by {size}"
-    return f"all samples lie on one line but for {size} of their mean square (effective rank 1)"
+    return f"all samples lie on one line except for {size} of their mean square (effective rank 1)"
 
 
 def _cause(aligned: bool) -> str:

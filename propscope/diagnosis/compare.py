@@ -112,21 +112,21 @@ def compare(profiles: ProfileSet, baseline: ProfileSet, *, tolerance: float = TO
     """
     checked("tolerance", tolerance)
     matches, notes = matched(profiles, baseline)
-    moves: dict[int, list[Move]] = {place: [] for place in range(len(matches))}
+    moves: dict[int, list[Move]] = {position: [] for position in range(len(matches))}
     series: list[list[_Series]] = []
-    for place, match in enumerate(matches):
-        moves[place] += [*_structure(match), *_states(match)]
+    for position, match in enumerate(matches):
+        moves[position] += [*_structure(match), *_states(match)]
         series.append(list(_series(match)))
     count = sum(map(len, series))
     halves: list[float] = []
-    for place, entries in enumerate(series):
+    for position, entries in enumerate(series):
         found = []
         for entry in entries:
             move, half = _judged(entry, FALSE_ALARMS / count, math.log1p(tolerance))
             halves.append(half)
             found += [move] if move else []
-        moves[place] += sorted(found, key=lambda move: move.quantity == "rms")
-    together = tuple(move for place in moves for move in moves[place])
+        moves[position] += sorted(found, key=lambda move: move.quantity == "rms")
+    together = tuple(move for position in moves for move in moves[position])
     methods = dict.fromkeys(match.method for match in matches)
     visible = math.exp(min(float(np.median(halves)), 700.0)) if halves else math.nan
     return Comparison(together, len(matches), count, "; ".join(methods), visible, notes)
@@ -155,14 +155,14 @@ def _states(match: Match) -> Iterator[Move]:
     for direction in DIRECTIONS:
         names, before, after = _logs(match, direction)
         lost = [
-            n for n, old, new in zip(names, before.T, after.T, strict=True) if _none(new) and not np.isnan(old).any()
+            n for n, old, new in zip(names, before.T, after.T, strict=True) if _all_nan(new) and not np.isnan(old).any()
         ]
         if lost and not np.isnan(before).all() and np.isnan(after).all():
             message = f"no longer seen at any of {len(lost)} sites"
             yield Move(lost[0], direction, "state", message, labels=match.labels)
             continue
-        for place, name in enumerate(names):
-            old, new = before[:, place], after[:, place]
+        for position, name in enumerate(names):
+            old, new = before[:, position], after[:, position]
             if name in lost:
                 yield Move(name, direction, "state", "no longer seen", labels=match.labels)
             for value, what in _STATES:
@@ -175,7 +175,7 @@ def _states(match: Match) -> Iterator[Move]:
                     yield Move(name, direction, "state", message, labels=match.labels)
 
 
-def _none(values: Floats) -> bool:
+def _all_nan(values: Floats) -> bool:
     return bool(np.isnan(values).all())
 
 
@@ -186,11 +186,13 @@ def _series(match: Match) -> Iterator[_Series]:
         before, after = (np.where(np.isfinite(side), side, np.nan) for side in (before, after))
         if direction == "backward":
             names, before, after = names[::-1], before[:, ::-1], after[:, ::-1]
-        for place, name in enumerate(names):
+        for position, name in enumerate(names):
             for quantity in ("rms", "gain"):
-                if quantity == "gain" and not place:
+                if quantity == "gain" and not position:
                     continue
-                sides = [side[:, place] - (side[:, place - 1] if quantity == "gain" else 0) for side in (before, after)]
+                sides = [
+                    side[:, position] - (side[:, position - 1] if quantity == "gain" else 0) for side in (before, after)
+                ]
                 kept = _kept(sides[0], sides[1], paired=match.paired)
                 if kept is not None:
                     yield _Series(match, name, direction, quantity, *kept)
@@ -262,8 +264,8 @@ def matched(profiles: ProfileSet, baseline: ProfileSet) -> tuple[tuple[Match, ..
     Networks are identified by their labels. Where each set holds only one, the label `model` is ignored, since it is
     the name that was typed. Raises `InputError` where a set is empty, and where no network, site or seed matches.
     """
-    for held, what in ((profiles, "the set"), (baseline, "the baseline")):
-        if not any(profile.sites for profile in held):
+    for given, what in ((profiles, "the set"), (baseline, "the baseline")):
+        if not any(profile.sites for profile in given):
             raise InputError(f"{what} holds no site to compare")
     after, before = _networks(profiles), _networks(baseline)
     if len(after) == len(before) == 1:
@@ -319,12 +321,12 @@ def _match(before: tuple[NetworkProfile, ...], after: tuple[NetworkProfile, ...]
         )
         return Match(*pairs, paired=True, method=method, labels=labels)
     if min(len(before), len(after)) < 2:
-        raise InputError(f"no interval can be formed: {_alone(before, after)}", hint=_HINT)
+        raise InputError(f"no interval can be formed: {_unequal_seeds(before, after)}", hint=_HINT)
     method = f"{len(after)} seeds against {len(before)} other seeds"
     return Match(before, after, paired=False, method=method, labels=labels)
 
 
-def _alone(before: tuple[NetworkProfile, ...], after: tuple[NetworkProfile, ...]) -> str:
+def _unequal_seeds(before: tuple[NetworkProfile, ...], after: tuple[NetworkProfile, ...]) -> str:
     def spelled(members: tuple[NetworkProfile, ...]) -> str:
         seeds = [member.labels.get("seed") for member in members]
         if None in seeds:

@@ -18,8 +18,9 @@ def diagnose(profiles: NetworkProfile | ProfileSet, *, notes: bool = True) -> Di
 
     Profiles whose labels differ only in the seed are one network and are judged together: sizes by geometric means
     over seeds with their intervals. Findings are sorted worst first: broken, then strained, then notes; a cause comes
-    before its effects. `notes`: include the notes, which say what is not wrong yet or cannot be told. For several
-    networks the field `networks` holds the diagnosis of each, and every finding carries the labels of its network.
+    before its effects. `notes`: include the notes, on what may become wrong and on what the profiles cannot show. For
+    several networks the field `networks` holds the diagnosis of each, and every finding carries the labels of its
+    network.
 
     The verdict depends only on ratios: another unit of the loss, another batch size or width give the same one. NaN and
     Inf are a finding, never an error. Raises `InputError` for an empty set.

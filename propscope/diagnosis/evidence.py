@@ -100,11 +100,11 @@ def _comparable(profile: NetworkProfile) -> Iterator[Positions]:
                 break
         else:
             stacks.append((key, [index]))
-    for (kind, place), indices in stacks:
+    for (kind, pattern), indices in stacks:
         calls: dict[str, list[int]] = {}
         for index in indices:
             calls.setdefault(module_of(profile.sites[index].name), []).append(index)
-        if place and kind != "residual" and len(calls) > 1:
+        if pattern and kind != "residual" and len(calls) > 1:
             yield tuple(map(tuple, calls.values()))
         else:
             yield tuple((index,) for index in indices)
@@ -169,7 +169,7 @@ class Chain:
         if direction == "backward":
             logs, indices = logs[:, ::-1], indices[::-1]
         seen = np.flatnonzero(~np.isnan(logs).any(axis=0)).tolist()
-        logs, indices = logs[:, seen], [indices[place] for place in seen]
+        logs, indices = logs[:, seen], [indices[column] for column in seen]
         if len(indices) < 2:
             return None
         start, end = steepest_fall(logs.mean(axis=0) * (-1 if rising else 1))
@@ -184,11 +184,11 @@ def steepest_fall(curve: Floats) -> tuple[int, int]:
     names only that layer.
     """
     best, start, end, top = -math.inf, 0, 1, 0
-    for place in range(1, len(curve)):
-        if curve[place - 1] >= curve[top]:
-            top = place - 1
-        if (fall := float(curve[top] - curve[place])) > best:
-            best, start, end = fall, top, place
+    for at in range(1, len(curve)):
+        if curve[at - 1] >= curve[top]:
+            top = at - 1
+        if (fall := float(curve[top] - curve[at])) > best:
+            best, start, end = fall, top, at
     little = best / (end - start) / 4
     while end - start > 1 and curve[start] - curve[start + 1] < little:
         start += 1

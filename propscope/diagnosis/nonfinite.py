@@ -47,7 +47,7 @@ def nonfinite(evidence: Evidence) -> Iterator[Finding]:
                 "count": float(summary.count),
                 "parameters": float(len(weights)),
             },
-            remedy=_mend(own, site, summary),
+            remedy=_remedy(own, site, summary),
             confidence=succession(seeds, len(evidence.members)),
             marks={evidence.sites[i].name: grad + ("NaN" if _nan(evidence, i, direction) else "Inf") for i in shown},
         )
@@ -125,7 +125,7 @@ def _why(own: list[str], direction: str, summary: TensorSummary) -> str:
     return "an operation without a result (0/0, Inf - Inf, log or root of a negative number), or NaN in its input"
 
 
-def _mend(own: list[str], site: Site, summary: TensorSummary) -> Remedy:
+def _remedy(own: list[str], site: Site, summary: TensorSummary) -> Remedy:
     if own:
         return Remedy("repair", f"draw {own[0]} again, or load another checkpoint")
     if not summary.nan_count:

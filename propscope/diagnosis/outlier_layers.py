@@ -95,10 +95,10 @@ def _cause(evidence: Evidence, site: Site, ratio: float) -> str:
 
 def _jumps(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...], direction: Direction) -> Iterator[_Odd]:
     at = [i for i, gain in enumerate(gains[0]) if gain.forward is not None or gain.backward is not None]
-    for place, index in enumerate(at):
+    for position, index in enumerate(at):
         logs = _logs([getattr(member[index], direction) for member in gains])
         # A forward gain is taken from the signal site before, a backward one from the site after.
-        other = at[place - 1] if direction == "forward" and place else at[min(place + 1, len(at) - 1)]
+        other = at[position - 1] if direction == "forward" and position else at[min(position + 1, len(at) - 1)]
         site, beside = evidence.sites[index], evidence.sites[other]
         if logs and abs(_mean(logs)) > limits.ODD and is_chain(site, beside) and _in_a_row(evidence, index, other):
             if direction == "forward" and is_norm(site):

@@ -51,12 +51,15 @@ class Rule:
 
 
 _GRAD = (r"^grad ", "grad: of the gradient")
-_GAIN = (r"^(grad )?x\d", "x: a gain, or a size compared with layers of its kind, above 20 (e^3) or below 0.05")
+_GAIN = (
+    r"^(grad )?x\d",
+    "x: the gain of a layer, or its size relative to layers of its kind, is above 20 (e^3) or below 0.05",
+)
 _FACTOR = (
     r"^(grad )?(exploding|vanishing)$",
     "exploding, vanishing: where a change by a factor of more than 20 (e^3) over several layers ends",
 )
-_ALIKE = (r"^(zero|symmetric)$", "zero, symmetric: all units of a layer give the same")
+_ALIKE = (r"^(zero|symmetric)$", "zero, symmetric: all units of a layer give the same value")
 _OFF = (
     (r"^inactive$", "inactive: over 90% of the inputs of the activation lie where it is flat"),
     (r"^dead$", "dead: over 50% of the units are off on every sample"),
@@ -68,14 +71,14 @@ RULES: tuple[Rule, ...] = (
          marks=((r"^(grad )?(NaN|Inf)$", "NaN, Inf: values that are not a number, or infinite"),)),
     Rule("weights", odd_weights, "rms(W) sqrt(fan_in) differs by e^3 from that of its peers or from 1, or is zero",
          "Poole et al. 2016, eq. 3: E[z^2] = s^2 E[x^2]; He et al. 2015", applies_to="model", local=True,
-         marks=((r"^weight x", "weight x: the scale of the weights, compared with its peers or with 1, above 20 (e^3) "
+         marks=((r"^weight x", "weight x: the scale of the weights, relative to their peers or to 1, is above 20 (e^3) "
                  "or below 0.05"),
                 (r"^zero weights$", "zero weights: all weights of the layer are zero"))),
     Rule("odd kind", odd_kinds, "an activation of another kind than its peers, with less than half of their variation",
          "Glorot, Bengio 2010: the mean of sigmoid", applies_to="model", local=True,
-         marks=((r"^not ", "not: another activation than in the same place of other blocks"),)),
+         marks=((r"^not ", "not: the activation differs from that in the same place of other blocks"),)),
     Rule("missing norm", missing_norms,
-         "one block of three or more without a norm, or one layer of six without a norm after it",
+         "one block of three or more has no norm, or one layer of six has no norm after it",
          "what the other blocks do", applies_to="model", local=True,
          marks=((r"^no norm$", "no norm: other blocks have a norm before this site"),)),
     Rule("doubled sum", doubled_sums, "a sum of a sum whose summands correlate by more than sqrt(1/10)",

@@ -22,7 +22,7 @@ def symmetric_in_grid(evidence: Evidence) -> Iterator[Finding]:
 
 
 def symmetric_in_model(evidence: Evidence) -> Iterator[Finding]:
-    """Find the same in a model, with units that are zero apart from the others, as a note.
+    """Find the same in a model; a layer whose units are all zero gives only a note.
 
     A residual branch that starts at zero is an established method (Zhang et al. 2019, Fixup): the stream passes beside
     it. Where nothing does, or where its peers are not zero, the rules for weights and for the signal find it.
@@ -35,7 +35,7 @@ def symmetric_in_model(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _symmetric(evidence: Evidence) -> list[int]:
-    """Return the positions of the layers of two or more units that are all alike in some seed, but for the output."""
+    """Return the positions of the layers, except the output, whose two or more units are all equal in some seed."""
     return [
         index
         for index, sites in evidence.columns()

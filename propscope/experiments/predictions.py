@@ -44,18 +44,18 @@ def theory_for(loss: Loss) -> Theory:
         if isinstance(mlp, str):
             return replace(profile, coverage=(*profile.coverage, theory_note(mlp)))
         mean_square, cosine = _geometry(inputs)
-        gradient, alike = 1.0, 0.0
+        gradient, correlation = 1.0, 0.0
         if loss != "cotangent":
             gradient = signal_of(profile.sites[-1].backward)
             # Softmax minus one-hot with a nearly uniform softmax: cosine 1 within a class, -1 / (classes - 1) between.
-            alike = 1 / (mlp.outputs - 1) if loss == "cross-entropy" and mlp.outputs > 1 else 0.0
+            correlation = 1 / (mlp.outputs - 1) if loss == "cross-entropy" and mlp.outputs > 1 else 0.0
         known = expectations(
             mlp,
             mean_square=mean_square,
             cosine=cosine,
             samples=len(inputs),
             output_gradient_rms=gradient,
-            alike=alike,
+            alike=correlation,
         )
         placed = replace(profile, sites=tuple(replace(site, expected=known.get(site.name)) for site in profile.sites))
         if loss != "cotangent":

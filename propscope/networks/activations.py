@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from propscope.errors import InputError
+from propscope.errors import InputError, error_line
 from propscope.networks.randomness import global_stream, seeded_generator
 from propscope.networks.spec import ChosenCallable, Value, index_names, load_callable, parse_spec
 from propscope.records.activations import ACTIVATIONS
@@ -109,9 +109,7 @@ class ActivationSpec(ChosenCallable):
         try:
             return action()
         except Exception as error:  # A user's callable may fail in any way.
-            raise InputError(
-                f"activation {self.label!r} failed ({type(error).__name__}: {error})", hint=_VALID
-            ) from error
+            raise InputError(f"activation {self.label!r} failed ({error_line(error)})", hint=_VALID) from error
 
     def check(self) -> None:
         """Raise `InputError` when no module can be made, or when it fails on a tensor or changes its shape."""

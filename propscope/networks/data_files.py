@@ -28,9 +28,11 @@ def digits() -> Rows:
     if package is None:
         raise MissingDependencyError("scikit-learn", extra="data", purpose="the input digits")
     # Reading the file that the package ships takes 20 ms, importing the package more than a second.
-    places = [Path(place) / "datasets" / "data" / "digits.csv.gz" for place in package.submodule_search_locations or ()]
-    for place in filter(Path.exists, places):
-        table = torch.from_numpy(np.loadtxt(place, delimiter=","))
+    files = [
+        Path(folder) / "datasets" / "data" / "digits.csv.gz" for folder in package.submodule_search_locations or ()
+    ]
+    for file in filter(Path.exists, files):
+        table = torch.from_numpy(np.loadtxt(file, delimiter=","))
         return table[:, :-1].contiguous(), table[:, -1].long()
     from sklearn.datasets import load_digits
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from propscope.errors import InputError
+from propscope.errors import InputError, error_line
 from propscope.networks.randomness import global_stream
 from propscope.networks.spec import ChosenCallable, Value, index_names, label, load_callable, parse_spec
 from propscope.records.activations import ACTIVATIONS
@@ -379,7 +379,7 @@ class InitializerSpec(ChosenCallable):
         return None if variance is None else variance(fan_in, fan_out, **self.parameters)
 
     def bias_variance(self, fan_in: int) -> float:
-        """Return the variance of the bias where the network sets none: 0, save for `default` and `critical`."""
+        """Return the variance of the bias where the network sets none: 0, except for `default` and `critical`."""
         if self.name == "default":
             return default_variance(fan_in, 1)
         own = self.parameters["bias_variance"] if self.name == "critical" else 0.0
@@ -438,8 +438,7 @@ class InitializerSpec(ChosenCallable):
                 result = target(weight, **self.parameters)
         except Exception as error:  # A user's callable may fail in any way.
             raise InputError(
-                f"initializer {self.label!r} failed on a weight of shape {tuple(weight.shape)} "
-                f"({type(error).__name__}: {error})",
+                f"initializer {self.label!r} failed on a weight of shape {tuple(weight.shape)} ({error_line(error)})",
                 hint="it is called with the weight and the spec's parameters, and fills the weight in place",
             ) from error
         if isinstance(result, Tensor) and result.data_ptr() != weight.data_ptr():

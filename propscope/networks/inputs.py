@@ -155,7 +155,7 @@ def make_input(
             f"features must be {values.shape[1]} for input {name}, got {wanted}",
             hint="leave features (input size) out",
         )
-    values = _scaled(values, scale).to(dtype)
+    values = scaled(values, scale, over=values).to(dtype)
     if not values.isfinite().all():
         raise InputError(f"input {name} has values too large for {dtype}", hint="scale it, or choose a wider dtype")
     return InputBatch(values.to(device), targets if targets is None else targets.to(device), name)
@@ -171,14 +171,16 @@ def parse_input(spec: str | InputSpec) -> InputSpec:
     return InputSpec.look_up(_INDEX, parse_spec(spec, "input"), "input", also=also, hint=hint)
 
 
-def _scaled(values: Tensor, scale: str | None) -> Tensor:
+def scaled(values: Tensor, scale: str | None, *, over: Tensor) -> Tensor:
+    """Return `values` with each feature scaled as in `make_input`, by the mean and range of the rows `over`."""
     if scale in (None, "none"):
         return values
-    low, high = values.aminmax(dim=0)
+    low, high = over.aminmax(dim=0)
     constant = low == high
     if scale == "minmax":
         return torch.where(constant, 0.0, (values - low) / (high - low))
-    centred = values - values.mean(0)
+    mean = over.mean(0)
     # The largest of each feature goes first, so that no square overflows or vanishes.
-    unit = centred / centred.abs().amax(0)
-    return torch.where(constant, 0.0, unit / unit.square().mean(0).sqrt())
+    largest = (over - mean).abs().amax(0)
+    std = ((over - mean) / largest).square().mean(0).sqrt()
+    return torch.where(constant, 0.0, (values - mean) / largest / std)

@@ -140,11 +140,11 @@ class MLPSpec:
         """
         if not dtype.is_floating_point:
             raise InputError(f"dtype must be a floating type such as float32, got {dtype}")
-        place = torch.device(device)
-        if place.type == "cpu":
+        target = torch.device(device)
+        if target.type == "cpu":
             self._check_memory(dtype)
         try:
-            return _build(self, seed, place, dtype)
+            return _build(self, seed, target, dtype)
         except (MemoryError, RuntimeError) as error:
             # torch has no one type for this: its CPU allocator raises a bare RuntimeError.
             if "memory" in str(error) or "overflow" in str(error):

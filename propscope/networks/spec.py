@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, TypeVar
 
-from propscope.errors import InputError, unknown_name
+from propscope.errors import InputError, error_line, unknown_name
 from propscope.records.spec_parameter import SpecParameter
 
 Value = int | float | str | bool
@@ -262,8 +262,7 @@ def load_callable(name: str, what: str) -> Callable[..., Any]:
     try:
         found: Any = _module_of_file(Path(home)) if home.endswith(".py") else _module(home)
     except Exception as error:  # A user's module may fail in any way.
-        problem = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise InputError(f"{what} {name!r}: cannot import {home!r} ({problem})", hint=_OWN) from error
+        raise InputError(f"{what} {name!r}: cannot import {home!r} ({error_line(error)})", hint=_OWN) from error
     for piece in path.split("."):
         if not hasattr(found, piece):
             raise InputError(f"{what} {name!r}: {home!r} has no attribute {path!r}", hint=_OWN)

@@ -361,7 +361,7 @@ _BOLD = 1.13
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _PlacedCell:
     """A cell and the `left` end of its base line at height `base`, in inches."""
 
     cell: Cell
@@ -388,13 +388,13 @@ def draw_histograms(prepared: HistogramGrid, figure: Figure | None = None) -> Fi
     axes.set_axis_off()
     axes.set_xlim(0, width)
     axes.set_ylim(0, height)
-    places = [
-        _Place(cell, margin + column * (WIDTH + GAP), height - top - _HEADINGS - (row + 1) * pitch)
+    placed_cells = [
+        _PlacedCell(cell, margin + column * (WIDTH + GAP), height - top - _HEADINGS - (row + 1) * pitch)
         for row, cells in enumerate(prepared.cells)
         for column, cell in enumerate(cells)
     ]
-    _draw_cells(axes, prepared, places)
-    draw_texts(axes, [_text_of(place) for place in places])
+    _draw_cells(axes, prepared, placed_cells)
+    draw_texts(axes, [_text_of(placed) for placed in placed_cells])
     for row, name in enumerate(names):
         middle = height - top - _HEADINGS - (row + 0.5) * pitch
         axes.text(0.2, middle, "\n".join(name), va="center", weight="bold", linespacing=1.2)
@@ -409,16 +409,16 @@ def row_height(prepared: HistogramGrid) -> float:
     return max(_SHAPE + LINE_HEIGHT * texts + 0.08, LINE_HEIGHT * names) + _BETWEEN_ROWS
 
 
-def _text_of(place: _Place) -> FastText:
-    broken = place.cell.nan or place.cell.inf
-    colour = ALARM if broken else INK if place.cell.seen else QUIET
-    return FastText(place.left, place.base + _SHAPE + 0.08, place.cell.rows, colour)
+def _text_of(placed: _PlacedCell) -> FastText:
+    broken = placed.cell.nan or placed.cell.inf
+    colour = ALARM if broken else INK if placed.cell.seen else QUIET
+    return FastText(placed.left, placed.base + _SHAPE + 0.08, placed.cell.rows, colour)
 
 
-def _draw_cells(axes: Axes, prepared: HistogramGrid, places: list[_Place]) -> None:
+def _draw_cells(axes: Axes, prepared: HistogramGrid, placed_cells: list[_PlacedCell]) -> None:
     mirrored = prepared.axis.kind == "log"
     at = WIDTH * prepared.axis.fraction(prepared.axis.edges)
-    seen = [place for place in places if place.cell.seen]
+    seen = [placed for placed in placed_cells if placed.cell.seen]
     guides = WIDTH * prepared.axis.fraction(np.array(prepared.axis.ticks))
     axes.add_collection(
         LineCollection(
@@ -433,12 +433,12 @@ def _draw_cells(axes: Axes, prepared: HistogramGrid, places: list[_Place]) -> No
     axes.add_collection(
         PolyCollection(broken, facecolors="none", edgecolors=ALARM, hatch="xxx", linewidths=0.8), autolim=False
     )
-    shapes = [shape for place in seen for shape in _shapes(place, at, mirrored=mirrored)]
+    shapes = [shape for placed in seen for shape in _shapes(placed, at, mirrored=mirrored)]
     axes.add_collection(
         PolyCollection(shapes, facecolors=prepared.subject.colour, edgecolors=prepared.subject.colour, linewidths=0.5),
         autolim=False,
     )
-    lines = [[(p.left, _line(p, mirrored)), (p.left + WIDTH, _line(p, mirrored))] for p in places]
+    lines = [[(p.left, _line(p, mirrored)), (p.left + WIDTH, _line(p, mirrored))] for p in placed_cells]
     axes.add_collection(LineCollection(lines, colors=QUIET, linewidths=0.8), autolim=False)
     zero = -0.12 if mirrored else WIDTH * float(prepared.axis.fraction(0.0))
     bars = [
@@ -448,28 +448,28 @@ def _draw_cells(axes: Axes, prepared: HistogramGrid, places: list[_Place]) -> No
     _draw_arrows(axes, seen, mirrored=mirrored)
 
 
-def _line(place: _Place, mirrored: bool) -> float:
-    return place.base + _SHAPE / 2 if mirrored else place.base
+def _line(placed: _PlacedCell, mirrored: bool) -> float:
+    return placed.base + _SHAPE / 2 if mirrored else placed.base
 
 
-def _shapes(place: _Place, at: Floats, *, mirrored: bool) -> Iterator[Floats]:
-    line = _line(place, mirrored)
+def _shapes(placed: _PlacedCell, at: Floats, *, mirrored: bool) -> Iterator[Floats]:
+    line = _line(placed, mirrored)
     tall = (_SHAPE / 2 if mirrored else _SHAPE) * 0.97
-    for heights, sign in ((place.cell.up, 1), (place.cell.down, -1)):
+    for heights, sign in ((placed.cell.up, 1), (placed.cell.down, -1)):
         if not heights.any():
             continue
-        x = np.repeat(at, 2) + place.left
+        x = np.repeat(at, 2) + placed.left
         y = np.concatenate([[0.0], np.repeat(heights, 2), [0.0]]) * (sign * tall) + line
         yield np.column_stack([x, y])
 
 
-def _draw_arrows(axes: Axes, seen: list[_Place], *, mirrored: bool) -> None:
+def _draw_arrows(axes: Axes, seen: list[_PlacedCell], *, mirrored: bool) -> None:
     """Draw an arrow at the end of the axis beyond which a notable share of a cell's values lies."""
     for side, end, marker in (("below", -0.015, "<"), ("above", WIDTH + 0.03, ">")):
-        beyond = [place for place in seen if place.cell.notable(2 * getattr(place.cell, side))]
+        beyond = [placed for placed in seen if placed.cell.notable(2 * getattr(placed.cell, side))]
         axes.plot(
-            [place.left + end for place in beyond],
-            [_line(place, mirrored) + (0 if mirrored else 0.06) for place in beyond],
+            [placed.left + end for placed in beyond],
+            [_line(placed, mirrored) + (0 if mirrored else 0.06) for placed in beyond],
             linestyle="none",
             marker=marker,
             markersize=6,

@@ -157,8 +157,8 @@ def _pair(profile: NetworkProfile) -> tuple[Label, Label]:
 
 
 def _names(pairs: list[tuple[Label, Label]], everything: set[tuple[Label, Label]]) -> list[str]:
-    for place in (0, 1):
-        values = dict.fromkeys(pair[place] for pair in pairs)
-        if "" not in values and {pair for pair in everything if pair[place] in values} == set(pairs):
+    for part in (0, 1):
+        values = dict.fromkeys(pair[part] for pair in pairs)
+        if "" not in values and {pair for pair in everything if pair[part] in values} == set(pairs):
             return [str(value) for value in values]
-    return [" with ".join(str(part) for part in pair if part != "") or "model" for pair in pairs]
+    return [" with ".join(str(label) for label in pair if label != "") or "model" for pair in pairs]

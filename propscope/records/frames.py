@@ -89,11 +89,11 @@ def to_xarray(profiles: Sequence[NetworkProfile]) -> xarray.Dataset:
                 hint="select one of them, or give each profile a label of its own",
             )
         taken.add(at)
-        for place, site in enumerate(profile.signal_sites):
-            row = site_row(site, place)
+        for position, site in enumerate(profile.signal_sites):
+            row = site_row(site, position)
             for field in _LAYERWISE:
                 value = row[field.name]
-                columns[field.name][(*at, place)] = np.nan if field.dtype == "int64" and value == -1 else value
+                columns[field.name][(*at, position)] = np.nan if field.dtype == "int64" and value == -1 else value
     dims = (*axes, "layer")
     return xarray.Dataset(
         {f.name: (dims, columns[f.name], {"long_name": f.label, "units": f.unit}) for f in _LAYERWISE},

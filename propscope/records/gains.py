@@ -56,12 +56,12 @@ def same_stack(site: Site, other: Site) -> bool:
 def _stack(name: str) -> str:
     """Return the part of a name before its first level that is a number, or before its last level without one."""
     parts = name.split(".")
-    number = next((place for place, part in enumerate(parts) if part.split("#")[0].isdecimal()), len(parts) - 1)
+    number = next((level for level, part in enumerate(parts) if part.split("#")[0].isdecimal()), len(parts) - 1)
     return name_pattern(".".join(parts[:number]))
 
 
 def name_pattern(name: str, *, parts: int | None = None) -> str:
-    """Return a name, or its last `parts` levels, with * for its numbers: equal for the same place of each layer."""
+    """Return a name, or its last `parts` levels, with * for its numbers: one pattern for one place in all layers."""
     return re.sub(r"(?<![#\[\d])\d+", "*", name if parts is None else ".".join(name.split(".")[-parts:]))
 
 

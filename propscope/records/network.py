@@ -109,7 +109,7 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class CoverageNote:
-    """Something that a profile does not show, or shows otherwise than asked: its `name`, `what` it is, the `reason`."""
+    """Something that a profile lacks, or shows differently than asked: its `name`, `what` it is, the `reason`."""
 
     name: str
     what: Literal["module", "output", "operation", "parameter", "model", "seed", "theory"]

@@ -27,19 +27,19 @@ from propscope.records.profile_set import ProfileSet
 def pooled(profiles: ProfileSet) -> NetworkProfile:
     """Return one profile of several networks that have the same sites, each quantity pooled as `Field.seeds` says.
 
-    Summaries merge exactly, so rms is the root of the mean second moment over the networks; counts of units, samples
-    and batches add up; of what theory expects, log_std stays that of one network, as a root mean square. A network that
-    lacks a quantity is left out of it. In the labels `networks`, their number, takes the seed's place, and the
-    provenance is the first one's but for the seed and the sums. Raises `InputError` for networks whose sites differ,
-    and for none.
+    Summaries merge exactly, so rms is the root of the mean second moment over the networks. Counts of units, samples
+    and batches add up. An expected log_std stays that of one network: it is the root of the mean square. A quantity
+    that some networks lack is pooled over the others. The label `networks`, their number, replaces the label `seed`.
+    The provenance is that of the first network, without a seed and with summed counts. Raises `InputError` for
+    networks whose sites differ, and for an empty set.
     """
     members = profiles.profiles
     if not members:
-        raise InputError("there are no profiles to take together; give at least one")
+        raise InputError("the set holds no profile to pool", hint="give at least one")
     if len(members) == 1:
         return members[0]
     if any(_names(member) != _names(members[0]) for member in members):
-        raise InputError("profiles with different sites cannot be taken together; select one kind of network first")
+        raise InputError("profiles with different sites cannot be pooled", hint="select one kind of network first")
     first = members[0]
     origin = _pooled([member.provenance for member in members], PROVENANCE_FIELDS)
     return replace(

@@ -15,7 +15,7 @@ def read_spec(provenance: Provenance) -> dict[str, Any]:
     `propscope.remedies.rebuild.request_of` is the one function that makes a network of it, and refuses such names.
     """
     try:
-        held = json.loads(provenance.spec)
+        content = json.loads(provenance.spec)
     except (TypeError, ValueError, RecursionError):
         return {}
-    return held if isinstance(held, dict) else {}
+    return content if isinstance(content, dict) else {}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from propscope.diagnosis import diagnose
-from propscope.errors import InputError, PropscopeError
+from propscope.errors import InputError, PropscopeError, error_line
 from propscope.measure import profile
 from propscope.records.finding import Diagnosis, Remedy
 from propscope.records.numerals import number
@@ -134,7 +134,7 @@ def _tried(
     try:
         changed = copy.deepcopy(model)
     except Exception as error:  # A user's model may hold anything.
-        return Trial(remedy, before, None, reason=f"the model cannot be copied: {_line(error)}")
+        return Trial(remedy, before, None, reason=f"the model cannot be copied: {error_line(error)}")
     try:
         carry_out(changed, remedy, batch)
         trial = Trial(remedy, before, _state(changed, batch, loss, seed))
@@ -143,7 +143,7 @@ def _tried(
     except PropscopeError as error:
         return Trial(remedy, before, None, reason=str(error))
     except Exception as error:  # The original model ran, but the changed copy may raise.
-        return Trial(remedy, before, None, reason=f"the changed model stopped: {_line(error)}")
+        return Trial(remedy, before, None, reason=f"the changed model stopped: {error_line(error)}")
     return replace(trial, lines=_lines(model, trial.remedy))
 
 
@@ -187,7 +187,3 @@ def module_expression(model: nn.Module, name: str, root: str = "model") -> str:
             return f"{root}.get_submodule({name!r})"
         module = module.get_submodule(part)
     return text
-
-
-def _line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())

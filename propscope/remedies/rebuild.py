@@ -109,8 +109,8 @@ def request_of(members: ProfileSet, *, trust: bool = False) -> dict[str, Any] | 
     """Return the arguments of `make_grid` for the network of these profiles, seeds included; None if unknown.
 
     The spec of a profile is data that may come from a stranger. Raises `InputError` where it names something to import
-    or to open and `trust` is false, where it asks for what `make_grid` refuses (a network that does not fit in memory
-    among it), and where it describes another network than the profile's labels do. Nothing is built.
+    or to open and `trust` is false, where it asks for what `make_grid` refuses (such as a network that does not fit
+    in memory), and where it describes another network than the profile's labels do. Nothing is built.
     """
     request = _arguments(members)
     if request is None:
@@ -155,7 +155,7 @@ def _arguments(members: ProfileSet) -> dict[str, Any] | None:
 
 
 def _outside(request: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what a request names that propscope's own tables do not hold: callables, files, devices but the CPU.
+    """Yield what a request names that propscope's own tables do not hold: callables, files, devices other than the CPU.
 
     A text that cannot be read at all is left to `make_grid`, which refuses it before it imports anything.
     """

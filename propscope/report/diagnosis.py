@@ -32,7 +32,7 @@ _ORDER = ("broken", "strained", "healthy")
 
 
 def diagnosis_text(diagnosis: Diagnosis) -> str:
-    """Return every finding on one network; of several networks a table, then the worst finding of each fault."""
+    """Return all findings on one network, or a table of several networks and the worst finding of each fault."""
     return blocks_text(diagnosis_blocks(diagnosis))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from propscope.diagnosis import diagnose
 from propscope.diagnosis.check import CheckOutcome
 from propscope.records.expectations import Deviation, SecondMomentRatio, deviation, second_moment_ratios
+from propscope.records.figures import TABLES
 from propscope.records.finding import Diagnosis, Finding, Remedy
 from propscope.records.interval import Interval
 from propscope.records.network import DIRECTIONS, NetworkProfile
@@ -22,7 +23,8 @@ from propscope.records.training import TrainingSet
 from propscope.records.training_summary import DistinctRows, summarize_training
 from propscope.report.findings import by_labels
 
-_NESTED = ("labels", "spec", "shape", "coverage")
+# The columns of text that hold JSON; the spec is kept as text, since a file may hold anything there.
+_NESTED = {"spec"} | {field.name for fields in TABLES.values() for field in fields if field.dtype == "json"}
 
 
 def json_text(document: Any) -> str:

@@ -29,7 +29,7 @@ def faults(diagnosis: Diagnosis) -> tuple[Finding, ...]:
 
 
 def by_labels(diagnosis: Diagnosis) -> Mapping[frozenset[tuple[str, Label]], Diagnosis]:
-    """Return the diagnosis of each network, keyed by its labels but the seed."""
+    """Return the diagnosis of each network, keyed by its labels without the seed."""
     return {frozenset(network.labels.items()): network for network in diagnosis.networks or (diagnosis,)}
 
 
@@ -99,7 +99,7 @@ def confidence(finding: Finding) -> str:
 
 
 def note(finding: Finding, *, numbered: bool = False) -> str:
-    """Return a note with what to do about it: a line that needs no cause."""
+    """Return a note and its remedy in one line, without the cause."""
     said = "; ".join(filter(None, [finding.message, remedy(finding)]))
     return f"note: {with_layer_numbers(said, finding) if numbered else said}"
 

@@ -22,7 +22,8 @@ from propscope.report.table import Table
 def precision_table(profile: NetworkProfile, *, worst_first: bool = False) -> Table:
     """Return a table with one row a site: its largest values, and what each format would lose, forward and backward.
 
-    `worst_first`: by the share lost in fp16, to overflow before zero. Sites without a histogram show their extremes.
+    `worst_first`: sort the sites by the shares that fp16 would lose, to overflow first, then to zero. Sites without a
+    histogram show their extremes.
     """
     sites = list(profile.sites)
     if worst_first:

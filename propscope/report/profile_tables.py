@@ -198,12 +198,12 @@ def profile_table(profile: NetworkProfile, diagnosis: Diagnosis | None = None) -
 def _filled(table: Table) -> Table:
     """Return the table without the rare columns that are empty."""
     kept = [
-        place
-        for place, name in enumerate(table.columns)
-        if name not in _RARE or any(row[place] not in ("", "0") for row in table.rows)
+        index
+        for index, name in enumerate(table.columns)
+        if name not in _RARE or any(row[index] not in ("", "0") for row in table.rows)
     ]
-    columns = tuple(table.columns[place] for place in kept)
-    rows = tuple(tuple(row[place] for place in kept) for row in table.rows)
+    columns = tuple(table.columns[index] for index in kept)
+    rows = tuple(tuple(row[index] for index in kept) for row in table.rows)
     return replace(table, columns=columns, rows=rows)
 
 

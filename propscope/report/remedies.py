@@ -117,7 +117,7 @@ def _chosen(trial: Trial) -> list[str]:
     assert trial.after is not None
     lines = [*_paragraph("remedy", trial.remedy.text), *_paragraph("after", state_text(trial.after))]
     # Lines of Python are to be pasted, and stay whole.
-    return [*lines, *(f"{'  as Python' if not place else '':13}{line}" for place, line in enumerate(trial.lines))]
+    return [*lines, *(f"{'' if index else '  as Python':13}{line}" for index, line in enumerate(trial.lines))]
 
 
 def _paragraph(name: str, text: str) -> list[str]:

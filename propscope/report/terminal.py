@@ -51,8 +51,8 @@ def print_table(table: Table) -> None:
 
 def print_blocks(blocks: Iterable[Block]) -> None:
     """Print tables and paragraphs with an empty line between them."""
-    for place, block in enumerate(blocks):
-        if place:
+    for index, block in enumerate(blocks):
+        if index:
             write("")
         print_table(block) if isinstance(block, Table) else write(block)
 

@@ -148,18 +148,18 @@ class _Lines:
         """Return the lines of a tree down to a depth, and deeper only on the path to the site at position `keep`."""
         lines = [self._own(root.label, root)]
 
-        def walk(node: _Node, lead: str, level: int) -> None:
+        def add_children(node: _Node, lead: str, level: int) -> None:
             children = list(node.children.values())
-            for place, child in enumerate(children):
-                last = place == len(children) - 1
+            for number, child in enumerate(children):
+                last = number == len(children) - 1
                 label = f"{lead}{'└─' if last else '├─'}{child.label}"
                 if child.children and level >= depth and keep not in set(child.sites()):
                     lines.append(self._together(label, list(child.sites())))
                 else:
                     lines.append(self._own(label, child))
-                    walk(child, lead + ("  " if last else "│ "), level + 1)
+                    add_children(child, lead + ("  " if last else "│ "), level + 1)
 
-        walk(root, "", 1)
+        add_children(root, "", 1)
         return tuple(lines)
 
     def _own(self, label: str, node: _Node) -> TreeLine:

@@ -18,6 +18,7 @@ from propscope.errors import InputError
 from propscope.experiments.training.idx import images_and_labels
 from propscope.networks import SCALES, make_input, seeded_generator
 from propscope.networks.data_files import digits, pt_file
+from propscope.networks.inputs import scaled
 from propscope.networks.spec import Chosen, index_names, parse_spec
 from propscope.records.spec_parameter import SpecParameter
 from propscope.records.training import Task
@@ -218,7 +219,7 @@ def make_data(
     chosen = torch.randperm(len(x), generator=seeded_generator(seed, "split"))
     held = _held_out(len(x), validation)
     sides = [(x[part], y[part]) for part in (chosen[held:], chosen[:held])]
-    scaled = [_scaled(values, sides[0][0], scale).to(dtype) for values, _ in sides]
+    inputs = [scaled(values, scale, over=sides[0][0]).to(dtype) for values, _ in sides]
     if source.task == "classification":
         outputs = source.classes or int(y.max()) + 1
         targets = [labels for _, labels in sides]
@@ -228,9 +229,9 @@ def make_data(
         outputs = y.shape[1]
         constant = float(sides[0][1].var(0, unbiased=False).mean())
         targets = [values.to(dtype) for _, values in sides]
-    if not all(values.isfinite().all() for values in (*scaled, *targets)):
+    if not all(values.isfinite().all() for values in (*inputs, *targets)):
         raise InputError(f"data {found} has values too large for {dtype}", hint="scale it, or choose a wider dtype")
-    train, held_out = ((values.to(device), wanted.to(device)) for values, wanted in zip(scaled, targets, strict=True))
+    train, held_out = ((values.to(device), wanted.to(device)) for values, wanted in zip(inputs, targets, strict=True))
     return TrainingData(train, held_out, source.task, outputs, constant)
 
 
@@ -248,17 +249,3 @@ def _held_out(rows: int, validation: float) -> int:
             hint="give more rows or another share; validation 0 trains without",
         )
     return held
-
-
-def _scaled(values: Tensor, training: Tensor, scale: str | None) -> Tensor:
-    if scale in (None, "none"):
-        return values
-    low, high = training.aminmax(dim=0)
-    constant = low == high
-    if scale == "minmax":
-        return torch.where(constant, 0.0, (values - low) / (high - low))
-    mean = training.mean(0)
-    # The largest of each feature goes first, so that no square overflows or vanishes.
-    largest = (training - mean).abs().amax(0)
-    spread = ((training - mean) / largest).square().mean(0).sqrt()
-    return torch.where(constant, 0.0, (values - mean) / largest / spread)

@@ -24,11 +24,11 @@ from propscope.records.stability import stability_of
 from propscope.records.training import CURVES, TrainingRun
 
 TRAIN_ROWS_EVALUATED = 8192
-LOOKED_AT = 1000
-# Between two checks so many times the checked rows are trained on: a check costs 2% of that in arithmetic.
-LOOK_AFTER = 16
+CHECKED_ROWS = 1000
+# Between two checks of the target, training takes 16 times as many rows as a check, which costs 2% in arithmetic.
+CHECK_AFTER = 16
 UPDATES_AN_EPOCH = 2
-# Rows are gathered for so many steps at once, in half the time of gathering them for each step.
+# Gathering the rows of 32 steps at once takes half the time of gathering them for each step.
 GATHERED_STEPS = 32
 
 
@@ -39,7 +39,7 @@ def train(plan: TrainingPlan, job: Job, data: TrainingData) -> TrainingRun:
     get a single row). Losses and accuracies are measured in evaluation mode after each epoch, on all validation rows
     and on at most the first 8192 training rows. The ratio of update to weights is measured at two evenly spaced steps
     of an epoch, the last among them. Whether the target is reached is checked after each epoch, and during long ones
-    on at most the first 1000 validation rows, each time 16 times as many rows have been trained on.
+    on at most the first 1000 validation rows, whenever 16 times as many rows have been trained on.
 
     A loss that is not finite ends the run. Torch's global generator and the number of threads are as before. Raises
     `InputError` where the network does not fit in memory after all, and where a user's activation fails.
@@ -81,11 +81,11 @@ class _Training:
         self.order = seeded_generator(seed, "order")
         rows = len(data.train[0])
         self.batch = min(plan.batch, rows)
-        alone = plan.grid.norm == "batch" and rows % self.batch == 1
-        self.steps_per_epoch = math.ceil(rows / self.batch) - alone
-        self.looked_at = data.validation if len(data.validation[0]) else data.train
-        looks = rows // (LOOK_AFTER * min(LOOKED_AT, len(self.looked_at[0])))
-        self.looks = _spread(looks, self.steps_per_epoch) - {self.steps_per_epoch}
+        drop_last = plan.grid.norm == "batch" and rows % self.batch == 1
+        self.steps_per_epoch = math.ceil(rows / self.batch) - drop_last
+        self.judged = data.validation if len(data.validation[0]) else data.train
+        checks = rows // (CHECK_AFTER * min(CHECKED_ROWS, len(self.judged[0])))
+        self.check_steps = _spread(checks, self.steps_per_epoch) - {self.steps_per_epoch}
         self.measured = _spread(UPDATES_AN_EPOCH, self.steps_per_epoch)
         self.curves = {name: np.full(plan.epochs + 1, math.nan) for name in CURVES}
         self.update_ratio = np.full(plan.epochs, math.nan)
@@ -168,14 +168,14 @@ class _Training:
                 self.updates.after()
             else:
                 optimizer.step()
-            if step in self.looks:
-                self.look_for_target(done + step)
+            if step in self.check_steps:
+                self.check_target(done + step)
         self.update_ratio[epoch - 1] = self.updates.mean()
 
-    def look_for_target(self, steps: int) -> None:
+    def check_target(self, steps: int) -> None:
         """Check on some of the validation rows whether the target is reached for the first time, and note the steps."""
         if self.plan.target is not None and self.steps_to_target is None:
-            self.note_target(*evaluate(self.net, _first(self.looked_at, LOOKED_AT), self.data.task), steps)
+            self.note_target(*evaluate(self.net, _first(self.judged, CHECKED_ROWS), self.data.task), steps)
 
     def note_target(self, loss: float, accuracy: float, steps: int) -> None:
         """Note the steps when the target is reached for the first time."""

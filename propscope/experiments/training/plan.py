@@ -87,8 +87,8 @@ class TrainingPlan:
 
         With the seeds outermost, an interrupt leaves runs of every network.
         """
-        place = {seed: number for number, seed in enumerate(self.grid.seeds)}
-        cells = sorted(self.grid.cells(), key=lambda cell: place[cell.seed])
+        order = {seed: number for number, seed in enumerate(self.grid.seeds)}
+        cells = sorted(self.grid.cells(), key=lambda cell: order[cell.seed])
         return [Job(cell, rate) for cell, rate in itertools.product(cells, self.learning_rates)]
 
     def description(self) -> dict[str, Any]:

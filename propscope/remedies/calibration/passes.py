@@ -78,7 +78,7 @@ class PartProgress:
             self.settled, self._seen = True, seen
             return False
         if self._steps == self._goal.steps:
-            raise self._error(f"has a standard deviation of {seen.std:.4g} after {self._steps} steps", self._way_out())
+            raise self._error(f"has a standard deviation of {seen.std:.4g} after {self._steps} steps", self._hint())
         factor = self.target / seen.std
         self._backup.keep(self.part.name, self.part.parameter)
         with torch.no_grad():
@@ -125,11 +125,11 @@ class PartProgress:
                 "its input is zero or constant: repair the layer before it or the batch, or exclude the layer",
             )
 
-    def _way_out(self) -> str:
+    def _hint(self) -> str:
         bias = self.part.bias
-        alone = 0.0 if bias is None else float(bias.detach().float().std(correction=0))
-        if alone > self.target / 2:
-            return f"its bias alone has a std of {alone:.4g}: set it to zero, allow more steps, or exclude the layer"
+        of_bias = 0.0 if bias is None else float(bias.detach().float().std(correction=0))
+        if of_bias > self.target / 2:
+            return f"its bias has a std of {of_bias:.4g}: set it to zero, allow more steps, or exclude the layer"
         return "its output does not follow the scale of its weight: exclude the layer, or allow more steps"
 
     def _error(self, what: str, hint: str) -> InputError:

@@ -304,7 +304,7 @@ def silent(model):
 CASES = [
     (zero, "'2' .Linear. is constant: its weight is zero", "exclude"),
     (infinite, "'2' .Linear. holds NaN or Inf", "propscope.profile"),
-    (biased, "'2' .Linear. has a standard deviation of .* after 10 steps", "its bias alone has a std of"),
+    (biased, "'2' .Linear. has a standard deviation of .* after 10 steps", "its bias has a std of"),
     (silent, "'2' .Linear. is 0 everywhere", "input is zero or constant"),
 ]
 
