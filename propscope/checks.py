@@ -5,18 +5,23 @@ A number of Python's or numpy's own types passes; True, False and text do not, e
 
 from __future__ import annotations
 
+import difflib
+import functools
+import inspect
 import math
 import operator
 import os
 import stat
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from propscope.errors import InputError
+from propscope.errors import InputError, UnknownArgumentError
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def number(
@@ -83,7 +88,9 @@ def shown(value: Any) -> str:
     """Return a value as an error quotes it, text in double quotes."""
     if isinstance(value, str):
         return f'"{value}"'
-    return repr(float(value)) if isinstance(value, float) else repr(value)
+    text = repr(float(value)) if isinstance(value, float) else repr(value)
+    # An array or a model takes lines of its own.
+    return text if len(text) <= 200 and "\n" not in text else f"a {type(value).__name__}"
 
 
 def counts(name: str, values: Iterable[Any]) -> tuple[int, ...]:
@@ -145,3 +152,35 @@ def bytes_text(size: float) -> str:
     # A hostile file may ask for more than a float holds.
     size = min(size, 1e30)
     return f"{size / 1e6:,.1f} MB" if size < 1e8 else f"{size / 1e9:,.1f} GB"
+
+
+def file_path(name: str, value: Any) -> str | os.PathLike[str]:
+    """Return `value` where it is a path, text or `os.PathLike`; raises `InputError`."""
+    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
+        got = '""' if value == "" else f"a {type(value).__name__}"
+        raise InputError(f"{name} must be the path of a file, got {got}", hint='for example "outputs/run.h5"')
+    return value
+
+
+def unknown_argument(function: str, name: str, valid: Iterable[str]) -> UnknownArgumentError:
+    """Return the error for a keyword that a function does not take, with the nearest one as its hint."""
+    names = tuple(dict.fromkeys(valid))
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return UnknownArgumentError(
+        f'{function}() has no argument "{name}"; valid are {", ".join(names)}',
+        hint=f'did you mean "{near[0]}"?' if near else "leave it out",
+    )
+
+
+def known_arguments(function: F) -> F:
+    """Make a function refuse a keyword that it does not take by `unknown_argument`, which names the nearest one."""
+    valid = tuple(inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        for name in kwargs:
+            if name not in valid:
+                raise unknown_argument(function.__name__, name, valid)
+        return function(*args, **kwargs)
+
+    return cast(F, checked)

@@ -23,6 +23,10 @@ class InputError(PropscopeError, ValueError):
     """A value that the caller passed is not valid; the message names the parameter, what is valid, and what it got."""
 
 
+class UnknownArgumentError(InputError, TypeError):
+    """A function has no argument of that name; the message lists those that it has, the hint the nearest one."""
+
+
 class UnknownSiteError(InputError, KeyError):
     """A profile has no site of that name; the message lists the nearest names that it has."""
 
@@ -67,8 +71,13 @@ def unknown_name(what: str, name: str, choices: Iterable[str], *, also: str = ""
     return InputError(f"unknown {what} {name!r}; valid are {', '.join(valid)}{also}", hint=f"{guess}{hint}".strip())
 
 
-def unknown_site(name: str, sites: Sequence[str]) -> UnknownSiteError:
+def unknown_site(name: object, sites: Sequence[str]) -> UnknownSiteError:
     """Return the error for a name that none of a profile's `sites` has, with the nearest names."""
+    if not isinstance(name, str):
+        return UnknownSiteError(
+            f"site must be the name of one of the {len(sites)} sites of the profile, got {name!r}",
+            hint=f"profile.sites[{name}] is a site by its number" if isinstance(name, int) else "give its name as text",
+        )
     near = difflib.get_close_matches(name, sites, n=3, cutoff=0.4) or sites[:3]
     listed = ", ".join(f'"{site}"' for site in near) or "none"
     return UnknownSiteError(

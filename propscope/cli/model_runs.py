@@ -18,7 +18,6 @@ from propscope.cli.targets import (
     FileInput,
     RandomInput,
     Target,
-    describe_shapes,
     load_target,
     make_loss,
     on_import_path,
@@ -26,7 +25,8 @@ from propscope.cli.targets import (
 )
 from propscope.errors import InputError, PropscopeError, error_line
 from propscope.measure import track
-from propscope.measure.profiler import Loss, profile_batches
+from propscope.measure.outputs import describe_shapes
+from propscope.measure.profiler import Loss, profile_batches, stop_advice, stopped_in
 from propscope.records import NetworkProfile, ProfileSet
 from propscope.records.pooling import pooled_seeds
 
@@ -96,9 +96,9 @@ class ModelRun:
 
 
 class _Stopped(Exception):
-    def __init__(self, partial: NetworkProfile | None, message: str) -> None:
+    def __init__(self, partial: NetworkProfile | None, message: str, hint: str) -> None:
         super().__init__(message)
-        self.partial = partial
+        self.partial, self.hint = partial, hint
 
 
 def run_model(request: RunRequest) -> ModelRun:
@@ -110,6 +110,7 @@ def run_model(request: RunRequest) -> ModelRun:
     make_loss(request.loss, seed=0)
     profiles: list[NetworkProfile] = []
     stopped: str | None = None
+    hint = ""
     title, shapes = "", ""
     notes: tuple[str, ...] = ()
     # With --json nothing else may reach stdout, and models print.
@@ -124,7 +125,7 @@ def run_model(request: RunRequest) -> ModelRun:
             try:
                 profiles.append(_label(_profile_model(model, batch, source, request, seed), request, seed))
             except _Stopped as error:
-                stopped = str(error)
+                stopped, hint = str(error), error.hint
                 if error.partial is not None and error.partial.sites:
                     profiles.append(_label(error.partial, request, seed))
                 break
@@ -134,7 +135,6 @@ def run_model(request: RunRequest) -> ModelRun:
     more = f"{request.batches} batches" if request.batches > 1 else ""
     parts = (f"{title}, input {shapes}, {mode}, loss {request.loss}", *notes, many, more)
     headline = f"{request.target}: {', '.join(filter(None, parts))}"
-    hint = "" if stopped is None else "change the input, or fix the model"
     return ModelRun(together, _shown(together, stopped), title, shapes, headline, stopped, hint)
 
 
@@ -185,9 +185,9 @@ def _profile_model(
         if _raised_here(error) and _runs_alone(model, batch):
             raise
         partial: NetworkProfile | None = getattr(error, "partial_profile", None)
-        place = _place(partial, model)
+        place = stopped_in(partial, model)
         message = f"the model stopped{place} on input {describe_shapes(batch)}: {error_line(error)}"
-        raise _Stopped(partial, message) from error
+        raise _Stopped(partial, message, stop_advice(error, partial, model)) from error
 
 
 def _raised_here(error: Exception) -> bool:
@@ -207,15 +207,6 @@ def _runs_alone(model: nn.Module, batch: Any) -> bool:
     except Exception:  # That it fails is the answer.
         return False
     return True
-
-
-def _place(partial: NetworkProfile | None, model: nn.Module) -> str:
-    names = [note.name for note in partial.coverage if "the run stopped in here" in note.reason] if partial else []
-    if not names:
-        return ""
-    module = dict(model.named_modules()).get(names[0])
-    kind = f" ({type(module).__name__})" if module is not None else ""
-    return f" in {names[0]}{kind}" if names[0] else f" in its own forward{kind}"
 
 
 def _label(seen: NetworkProfile, request: RunRequest, seed: int) -> NetworkProfile:

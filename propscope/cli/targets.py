@@ -403,15 +403,6 @@ def _cast(value: Any, *, dtype: torch.dtype, device: torch.device) -> Any:
     return value
 
 
-def describe_shapes(batch: Any) -> str:
-    """Return shape and dtype of each tensor of a batch, such as 8,3,32,32 float32."""
-    return "; ".join(",".join(map(str, tensor.shape)) + f" {_name(tensor.dtype)}" for _, tensor in tensors_in(batch))
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def _float(shape: tuple[int, ...], model: nn.Module, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
     return torch.randn(shape, generator=generator).to(dtype)
 

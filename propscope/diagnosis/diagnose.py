@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 
+from propscope.checks import known_arguments
 from propscope.diagnosis.evidence import Evidence, module_of
 from propscope.diagnosis.rules import RULES, Rule
 from propscope.errors import InputError
 from propscope.records.finding import SEVERITIES, Diagnosis, Finding
 from propscope.records.network import NetworkProfile
 from propscope.records.profile_set import ProfileSet
+from propscope.records.training import TrainingSet
 
 
+@known_arguments
 def diagnose(profiles: NetworkProfile | ProfileSet, *, notes: bool = True) -> Diagnosis:
     """Return what is wrong with a network, or with each of several: kind, place, numbers, cause and remedy.
 
@@ -27,6 +31,8 @@ def diagnose(profiles: NetworkProfile | ProfileSet, *, notes: bool = True) -> Di
     """
     if isinstance(profiles, NetworkProfile):
         return _of_network((profiles,), notes=notes)
+    if not isinstance(profiles, ProfileSet):
+        raise _no_profiles(profiles)
     if not len(profiles):
         raise InputError("the set holds no profile to diagnose")
     groups = profiles.groups("seed")
@@ -36,6 +42,19 @@ def diagnose(profiles: NetworkProfile | ProfileSet, *, notes: bool = True) -> Di
     together = [finding for network in networks for finding in network.findings]
     together.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return Diagnosis(tuple(together), networks=networks)
+
+
+def _no_profiles(given: object) -> InputError:
+    if hasattr(given, "named_parameters"):
+        hint = "measure the model first: propscope.diagnose(propscope.profile(model, batch))"
+    elif isinstance(given, (str, os.PathLike)):
+        hint = "read the file first: propscope.diagnose(propscope.load(path))"
+    elif isinstance(given, TrainingSet):
+        hint = "training runs have profiles: propscope.diagnose(runs.profiles())"
+    else:
+        hint = "propscope.profile makes a profile, ProfileSet.of(profiles) a set of several"
+    kind = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
+    return InputError(f"profiles must be a NetworkProfile or a ProfileSet, got {kind}", hint=hint)
 
 
 def _of_network(members: tuple[NetworkProfile, ...], *, notes: bool) -> Diagnosis:

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
-from propscope.checks import count, machine_memory, one_of
+from propscope.checks import count, machine_memory, one_of, unknown_argument
 from propscope.errors import InputError
 from propscope.networks import (
     ActivationSpec,
@@ -215,11 +215,9 @@ def make_grid(
     **options: Any,
 ) -> Grid:
     """Return the grid with these axes; a single value and comma-separated text become axes too."""
-    unknown = set(options) - set(Grid.__dataclass_fields__)
-    if unknown:
-        raise InputError(
-            f"unknown option {', '.join(sorted(unknown))}; valid are {', '.join(list(Grid.__dataclass_fields__)[5:])}"
-        )
+    for name in options:
+        if name not in Grid.__dataclass_fields__:
+            raise unknown_argument("profile_mlp", name, ("depth", "width", *Grid.__dataclass_fields__))
     return Grid(
         activation=_distinct("activation", map(parse_activation, _choices(activation))),
         initializer=_distinct("initializer", map(parse_initializer, _choices(initializer))),

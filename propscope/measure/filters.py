@@ -36,7 +36,7 @@ class Filter:
         return cls(
             None if include is None else _patterns(include, "include"),
             () if exclude is None else _patterns(exclude, "exclude"),
-            None if kinds is None else frozenset([kinds] if isinstance(kinds, str) else kinds),
+            None if kinds is None else frozenset(_kinds(kinds)),
             depth,
         )
 
@@ -65,9 +65,17 @@ def _matches(pattern: re.Pattern[str] | type[nn.Module], name: str, module: nn.M
     return isinstance(module, pattern) if isinstance(pattern, type) else pattern.search(name) is not None
 
 
+def _kinds(given: Iterable[str]) -> list[str]:
+    names = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+    for name in names:
+        if not isinstance(name, str):
+            raise InputError(f'kinds must be names of classes or functions, such as "Linear", got {shown(name)}')
+    return names
+
+
 def _patterns(given: Pattern | Sequence[Pattern], what: str) -> tuple[re.Pattern[str] | type[nn.Module], ...]:
     found: list[re.Pattern[str] | type[nn.Module]] = []
-    for pattern in [given] if isinstance(given, (str, type)) else given:
+    for pattern in [given] if isinstance(given, (str, type)) or not isinstance(given, Iterable) else given:
         if isinstance(pattern, str):
             try:
                 found.append(re.compile(pattern))

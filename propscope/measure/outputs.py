@@ -1,4 +1,4 @@
-"""The tensors inside whatever a module takes or returns."""
+"""The tensors inside whatever a module takes or returns, and a user's batch as tensors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import Tensor
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from propscope.errors import InputError
 
 
 def tensors_in(value: Any) -> Iterator[tuple[str, Tensor]]:
@@ -40,3 +44,58 @@ def _parts(value: Any) -> Iterator[tuple[Any, Any]]:
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
             yield field.name, getattr(value, field.name, None)
+
+
+def as_batch(model: nn.Module, given: Any, *, name: str = "batch") -> Any:
+    """Return a batch with each NumPy array as a tensor: numbers with a point in the dtype and on the device of `model`.
+
+    Tensors, and whatever holds no array, are returned as they are. Raises `InputError` for an array of something else
+    than numbers, and for a batch whose tensors are all empty.
+    """
+    batch = _with_tensors(model, given, name)
+    tensors = [tensor for _, tensor in tensors_in(batch)]
+    if tensors and not any(tensor.numel() for tensor in tensors):
+        raise InputError(
+            f"{name} must have at least one row, got shape {tuple(tensors[0].shape)}",
+            hint="nothing can be measured on an empty batch",
+        )
+    return batch
+
+
+def _with_tensors(model: nn.Module, value: Any, name: str) -> Any:
+    if isinstance(value, np.ndarray):
+        return _tensor(model, value, name)
+    if not any(isinstance(part, np.ndarray) or _holds_arrays(part) for _, part in _parts(value)):
+        return value
+    if isinstance(value, Mapping):
+        return {key: _with_tensors(model, part, f"{name}[{key}]") for key, part in value.items()}
+    parts = [_with_tensors(model, part, f"{name}[{key}]") for key, part in _parts(value)]
+    if isinstance(value, (tuple, list)):
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    return value
+
+
+def _holds_arrays(value: Any) -> bool:
+    return isinstance(value, (tuple, list, Mapping)) and any(
+        isinstance(part, np.ndarray) or _holds_arrays(part) for _, part in _parts(value)
+    )
+
+
+def _tensor(model: nn.Module, array: np.ndarray[Any, Any], name: str) -> Tensor:
+    if array.dtype.kind not in "biufc":
+        raise InputError(f"{name} must hold numbers, got a NumPy array of {array.dtype}", hint="convert it to numbers")
+    like = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), torch.empty(0))
+    if array.dtype.kind == "f":
+        # A copy: NumPy's arrays may be read-only, reversed or wider than any tensor.
+        return torch.from_numpy(array.astype(np.float64)).to(device=like.device, dtype=like.dtype)
+    plain = array.astype(np.complex128 if array.dtype.kind == "c" else array.dtype.newbyteorder("="))
+    return torch.from_numpy(plain).to(like.device)
+
+
+def describe_shapes(batch: Any) -> str:
+    """Return shape and dtype of each tensor of a batch, such as 8,3,32,32 float32."""
+    shapes = "; ".join(
+        ",".join(map(str, tensor.shape)) + f" {str(tensor.dtype).removeprefix('torch.')}"
+        for _, tensor in tensors_in(batch)
+    )
+    return shapes or "without a tensor"

@@ -8,10 +8,11 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor, nn
 
-from propscope.errors import InputError
+from propscope.checks import count, known_arguments
+from propscope.errors import InputError, PropscopeError
 from propscope.measure.filters import Filter, Patterns
 from propscope.measure.module_info import refuse_lazy
-from propscope.measure.outputs import tensors_in
+from propscope.measure.outputs import as_batch, describe_shapes, tensors_in
 from propscope.measure.recorder import Recorder
 from propscope.measure.sampling import HISTOGRAM_LIMIT
 from propscope.measure.sites import Options, Stats
@@ -22,6 +23,7 @@ from propscope.records.network import NetworkProfile
 Loss = Callable[[Any], Tensor]
 
 
+@known_arguments
 def track(
     model: nn.Module,
     *,
@@ -46,12 +48,13 @@ def track(
     """
     return Recorder(
         model,
-        options=Options(stats=stats, histogram_limit=histogram_limit),
+        options=Options(stats=stats, histogram_limit=count("histogram_limit", histogram_limit, least=0)),
         kept=Filter.of(include, exclude, kinds, depth),
         loss_scale=loss_scale,
     )
 
 
+@known_arguments
 def profile(
     model: nn.Module,
     batch: Any,
@@ -67,14 +70,16 @@ def profile(
 ) -> NetworkProfile:
     """Run `model` forward and backward on one batch and return its profile; the model stays as it was.
 
-    `batch`: a tensor, a tuple or list of positional arguments, or a mapping of keyword arguments. `loss`: a function
-    of the model's output that returns a scalar tensor. Without a loss, the gradient of the first floating output is
-    drawn from N(0, 1) with `seed`, so that the backward curve shows the network and not the loss; a scalar output is
-    taken as the loss. Where no gradient can flow, the profile holds the forward pass only. The model stays
-    in its mode, train or eval. `include`, `exclude`, `kinds`, `depth`, `stats` and `histogram_limit` are as in `track`.
+    `batch`: a tensor, a tuple or list of positional arguments, or a mapping of keyword arguments. NumPy arrays become
+    tensors, floating ones in the dtype and on the device of the parameters. `loss`: a function of the model's output
+    that returns a scalar tensor. Without a loss, the gradient of the first floating output is drawn from N(0, 1) with
+    `seed`, so that the backward curve shows the network and not the loss; a scalar output is taken as the loss. Where
+    no gradient can flow, the profile holds the forward pass only. The model stays in its mode, train or eval.
+    `include`, `exclude`, `kinds`, `depth`, `stats` and `histogram_limit` are as in `track`.
 
-    Raises `InputError` for an invalid model, batch or loss. An exception of the model passes through; its attribute
-    `partial_profile` holds the profile so far, whose coverage says where the run stopped.
+    Raises `InputError` for an invalid model, batch or loss, and for a batch without elements. An exception of the model
+    passes through; its attribute `partial_profile` holds the profile so far, whose coverage says where the run stopped,
+    and a note of the exception names the place and the input.
     """
     recorder = track(
         model,
@@ -88,6 +93,7 @@ def profile(
     return profile_batches(model, recorder, [(batch, loss, seed)], seed=seed)
 
 
+@known_arguments
 def summary(
     model: nn.Module,
     batch: Any,
@@ -145,14 +151,47 @@ def profile_batches(
 def _run(model: nn.Module, recorder: Recorder, batch: Any, loss: Loss | None, gradient_seed: int, seed: int) -> None:
     if loss is not None and not callable(loss):
         raise InputError(f"loss must be a function of the model's output or None, got a {type(loss).__name__}")
+    count("seed", gradient_seed, least=-(2**63))
     refuse_lazy(model)
+    batch = as_batch(model, batch)
     try:
         with undisturbed(model, batch), recorder:
             output = call_model(model, batch)
             _backward(output, loss, gradient_seed)
     except Exception as error:
-        error.partial_profile = recorder.profile(seed=seed)  # type: ignore[attr-defined]
+        partial = recorder.profile(seed=seed)
+        error.partial_profile = partial  # type: ignore[attr-defined]
+        where = stopped_in(partial, model)
+        # Python 3.10 has no notes.
+        if where and not isinstance(error, PropscopeError) and hasattr(error, "add_note"):
+            advice = stop_advice(error, partial, model)
+            error.add_note(f"propscope: its input was {describe_shapes(batch)}; {advice}")
         raise
+
+
+def stopped_in(partial: NetworkProfile | None, model: nn.Module) -> str:
+    """Return where a run stopped, such as " in 0 (Linear)"; "" where that is not known."""
+    name, module = _stop(partial, model)
+    if name is None:
+        return ""
+    kind = f" ({type(module).__name__})" if module is not None else ""
+    return f" in {name}{kind}" if name else f" in its own forward{kind}"
+
+
+def _stop(partial: NetworkProfile | None, model: nn.Module) -> tuple[str | None, nn.Module | None]:
+    notes = partial.coverage if partial is not None else ()
+    name = next((note.name for note in notes if "the run stopped in here" in note.reason), None)
+    return name, None if name is None else dict(model.named_modules()).get(name)
+
+
+def stop_advice(error: BaseException, partial: NetworkProfile | None, model: nn.Module) -> str:
+    """Return what to change after `error` stopped the model."""
+    module = _stop(partial, model)[1]
+    if isinstance(module, nn.Embedding) and isinstance(error, (IndexError, RuntimeError)):
+        return f"an Embedding takes whole numbers from 0 to {module.num_embeddings - 1}, in int64 or int32"
+    if "same dtype" in str(error) and (like := next(model.parameters(), None)) is not None:
+        return f"give the input in the dtype of the model, {str(like.dtype).removeprefix('torch.')}"
+    return "change the input, or fix the model"
 
 
 def call_model(model: nn.Module, batch: Any) -> Any:

@@ -116,6 +116,10 @@ class _Watch:
             first = next(iter(str(error).strip().splitlines()), "")
             reason = f"the run stopped in here: {type(error).__name__}: {first}"
             self.notes += (CoverageNote(info.path, "module", reason),)
+            # Python 3.10 has no notes.
+            if hasattr(error, "add_note"):
+                where = info.path or "its own forward"
+                error.add_note(f"propscope: the model stopped in {where} ({type(info.module).__name__})")
         self._stopped = (0, None)
         self._waiting.clear()
         observer.stack.clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, overload
 
+from propscope.checks import shown
 from propscope.errors import InputError
 from propscope.records.display import as_html, as_text
 from propscope.records.network import Label
@@ -61,7 +62,17 @@ class LabelledSet(Generic[Record]):
     @overload
     def __getitem__(self, index: slice) -> Self: ...
     def __getitem__(self, index: int | slice) -> Record | Self:
-        return type(self)(self._records[index]) if isinstance(index, slice) else self._records[index]
+        if isinstance(index, slice):
+            return type(self)(self._records[index])
+        try:
+            return self._records[index]
+        except TypeError:
+            raise InputError(
+                f"index must be a number or a slice, got {shown(index)}",
+                hint=f"select(label=value) gives one {self._noun} by its labels",
+            ) from None
+        except IndexError:
+            raise IndexError(f"the set holds {len(self)} {self._noun}s, got index {index}") from None
 
     def __add__(self, other: Self) -> Self:
         return type(self)(self._records + other._records)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from propscope.errors import InputError
+from propscope.measure.outputs import as_batch
 from propscope.measure.profiler import call_model
 from propscope.measure.undisturbed import undisturbed
 
@@ -30,6 +31,7 @@ def centre(model: nn.Module, batch: Any) -> tuple[str, ...]:
     change nothing. Raises `InputError` where no layer was changed. In that case, and if the model raises or is
     interrupted, all weights are as before.
     """
+    batch = as_batch(model, batch)
     names = {id(module): name for name, module in model.named_modules()}
     waiting = _own(model)
     done: list[str] = []

@@ -12,10 +12,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from propscope.checks import count, one_of, shown
+from propscope.checks import count, known_arguments, one_of, shown
 from propscope.errors import InputError
 from propscope.measure.filters import Filter, Patterns
 from propscope.measure.module_info import refuse_lazy
+from propscope.measure.outputs import as_batch
 from propscope.measure.provenance import provenance
 from propscope.records.network import CoverageNote, NetworkProfile, Site
 from propscope.spectra.exact import exact_spectra
@@ -35,6 +36,7 @@ _LARGEST_SIZE = 2**27
 
 @torch.inference_mode(False)
 @torch.enable_grad()
+@known_arguments
 def jacobian(
     model: nn.Module,
     x: Any,
@@ -79,7 +81,7 @@ def jacobian(
     wide = _dtype(dtype)
     if wide is not None:
         model = _copied(model, wide)
-    inputs = Inputs.of(x, wide)
+    inputs = Inputs.of(as_batch(model, x, name="x"), wide)
     samples = min(samples, len(inputs.tensor))
     prefixes = Prefixes(model, inputs, Filter.of(include, exclude, None, None))
     survey = survey_of(prefixes, samples, chosen=include is not None, seed=seed)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from propscope.checks import file_path
 from propscope.errors import InputError, StoreError
 from propscope.records.figures import SUMMARIES
 from propscope.records.histogram import LogHistogram
@@ -49,6 +50,7 @@ def load(path: str | os.PathLike[str], /, **labels: Label | Iterable[Label]) -> 
     those rows are read. Raises `StoreError` when the file is missing, truncated, damaged, not written by propscope, or
     of a newer schema, and `InputError` for a label that no entry carries or values that no entry has.
     """
+    file_path("path", path)
     with open_tables(path) as tables, reading(path):
         return training_runs(tables, labels) if tables.training else loose_profiles(tables, labels)
 

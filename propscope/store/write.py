@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from propscope.checks import file_path, known_arguments
 from propscope.errors import InputError
 from propscope.records.figures import SUMMARIES
 from propscope.records.histogram import LogHistogram
@@ -27,6 +28,7 @@ _BATCH = 256
 Saved = NetworkProfile | ProfileSet | TrainingRun | TrainingSet
 
 
+@known_arguments
 def save(path: str | os.PathLike[str], profiles: Saved, *, overwrite: bool = False, run: str = "") -> None:
     """Write a profile, a training run, or a set of either to the HDF5 file `path`.
 
@@ -46,6 +48,7 @@ def save(path: str | os.PathLike[str], profiles: Saved, *, overwrite: bool = Fal
             f"got a {type(profiles).__name__}",
             hint="ProfileSet.of(...) and TrainingSet.of(...) make a set of any iterable",
         )
+    file_path("path", path)
     with new_file(path, overwrite=overwrite) as (file, check):
         writer = TableWriter(file, check)
         if run:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 
-from propscope.checks import number, numbers
+from propscope.checks import known_arguments, number, numbers
 from propscope.errors import InputError
 from propscope.records.theory import CriticalPoint
 from propscope.theory.elementwise import ActivationLike, Elementwise
@@ -32,6 +32,7 @@ class CriticalLine:
     bias_variance: Array
 
 
+@known_arguments
 def gain(activation: ActivationLike) -> float:
     """Return 1 / sqrt(E[phi(z)^2]), z standard normal: weights of variance gain^2 / fan_in keep q = 1.
 
@@ -42,6 +43,7 @@ def gain(activation: ActivationLike) -> float:
     return 1 / math.sqrt(float(moments(Elementwise.of(activation), 1.0).value))
 
 
+@known_arguments
 def critical_line(activation: ActivationLike, q: ArrayLike) -> CriticalLine:
     """Return weight_variance = 1 / D(q), bias_variance = q - V(q) / D(q) at every q >= 0.
 
@@ -55,6 +57,7 @@ def critical_line(activation: ActivationLike, q: ArrayLike) -> CriticalLine:
         return CriticalLine(asked, weight, np.asarray(asked - known.value * weight))
 
 
+@known_arguments
 def critical_point(activation: ActivationLike, *, bias_variance: float | None = None) -> CriticalPoint:
     """Return the critical point with this bias variance; for None, the one with chi_1 = chi_parallel = 1.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from propscope.checks import count, number
+from propscope.checks import count, known_arguments, number
 from propscope.errors import InputError
 from propscope.networks.initializers import InitializerSpec, parse_initializer
 from propscope.records.theory import CriticalPoint
@@ -24,6 +24,7 @@ class LayerVariances:
     orthogonal: bool
 
 
+@known_arguments
 def layer_variances(
     initializer: str | InitializerSpec, *, fan_in: int, fan_out: int, bias: float | None = None
 ) -> LayerVariances:
@@ -52,6 +53,7 @@ def layer_variances(
     return LayerVariances(fan_in * variance, bias_variance, spec.name == "orthogonal")
 
 
+@known_arguments
 def critical_initializer(
     initializer: str | InitializerSpec,
     activation: ActivationLike,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import ArrayLike, NDArray
 
-from propscope.checks import count, number, numbers
+from propscope.checks import count, known_arguments, number, numbers
 from propscope.errors import InputError
 from propscope.networks.initializers import parse_initializer
 from propscope.records.phase import PhaseChart, Standing
@@ -49,6 +49,7 @@ class PhaseDiagram:
     phase: NDArray[np.str_]
 
 
+@known_arguments
 def phase_diagram(
     activation: ActivationLike, *, weight_variance: ArrayLike, bias_variance: ArrayLike, q0: float = 1.0
 ) -> PhaseDiagram:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from propscope.checks import count, number
+from propscope.checks import count, known_arguments, number
 from propscope.networks.mlp import MLPSpec
 from propscope.records.network import Expected, Label, NetworkProfile, Role, Site
 from propscope.theory.mlp_bands import Band, MLPBands, mlp_bands
@@ -34,6 +34,7 @@ class _Gradients:
     output: float
 
 
+@known_arguments
 def predict(
     spec: MLPSpec,
     *,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
-from propscope.checks import count, number
+from propscope.checks import count, number, unknown_argument
 from propscope.errors import InputError
 from propscope.experiments.grid import Cell, Choice, Grid, make_grid
 from propscope.experiments.training.data import DataSpec, TrainingData, make_data, parse_data, share_of_validation
@@ -152,8 +152,10 @@ def make_plan(
 ) -> TrainingPlan:
     """Return the plan with these axes and options; the first seed's data set the sizes of input and output."""
     valid = (*(name for name in _OF_PLAN if name not in ("data", "learning_rates")), *_OF_GRID)
-    if unknown := sorted(set(options) - set(valid)):
-        raise InputError(f"unknown option {', '.join(unknown)}; valid are {', '.join(valid)}")
+    for name in options:
+        if name not in valid:
+            axes_of_all = ("depth", "width", "activation", "initializer", "seeds", "data", "learning_rate")
+            raise unknown_argument("train_mlp", name, (*axes_of_all, *valid))
     axes = {"depth": depth, "width": width, "activation": activation, "initializer": initializer, "seeds": seeds}
     plan: dict[str, Any] = {name: value for name, value in options.items() if name in _OF_PLAN}
     network: dict[str, Any] = {name: value for name, value in options.items() if name in _OF_GRID}

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from propscope import checks
+from propscope.checks import known_arguments
 from propscope.errors import InputError
 from propscope.measure.filters import Filter, Patterns
-from propscope.measure.outputs import tensors_in
+from propscope.measure.outputs import as_batch, tensors_in
 from propscope.measure.wrappers import seen_in_full
 from propscope.records.calibration import Calibration, SkippedWeight
 from propscope.remedies.calibration.backup import WeightBackup, restore_all
@@ -23,6 +24,7 @@ from propscope.remedies.calibration.passes import CalibrationRun, Goal, PartProg
 Batches = Iterable[Any] | Callable[[], Iterable[Any]]
 
 
+@known_arguments
 def calibrate(
     model: nn.Module,
     batch: Any = None,
@@ -80,9 +82,9 @@ def calibrate(
     try:
         with seen_in_full(model):
             if batches is None:
-                run.one_pass(_varied(batch))
+                run.one_pass(_varied(as_batch(model, batch)))
             else:
-                run.many_passes(lambda: map(_varied, _again(batches)))
+                run.many_passes(lambda: (_varied(as_batch(model, one)) for one in _again(batches)))
         if not any(progress.settled for progress in run.order):
             raise InputError(
                 "no layer was calibrated: " + "; ".join(f"{entry.name!r}: {entry.reason}" for entry in _open(run)[:3]),
