@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: profile test test-fast check lint types examples benches pictures clean
+.PHONY: profile test test-fast test-without-kernel sanitize check lint types examples benches pictures clean
 
 # torch comes first and alone: a range that admits a newer one would bring gigabytes of CUDA libraries.
 $(READY): pyproject.toml constraints.txt
@@ -26,6 +26,16 @@ test: $(READY)
 test-fast: $(READY)
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m 'not slow'
 
+# A slice of the tests on the path without the C kernel.
+test-without-kernel: $(READY)
+	PROPSCOPE_KERNEL=0 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m 'not slow' \
+		tests/measure/test_accumulators.py tests/measure/test_alike.py tests/measure/test_geometry.py \
+		tests/measure/test_recorder.py tests/measure/test_saturation.py tests/measure/test_sums.py
+
+# The kernel's tests under the sanitizers of gcc, and of clang where it is there.
+sanitize: $(READY)
+	.ci/sanitize $(BIN)/python
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -37,7 +47,7 @@ examples: $(READY)
 	$(BIN)/python -m pytest tests/test_examples.py
 
 # The tests run every example in its quick setting.
-check: lint types test
+check: lint types test test-without-kernel
 
 # Numbers and pictures of the README and the docs; run them on a quiet machine.
 benches: $(READY)

@@ -56,7 +56,7 @@ def as_batch(model: nn.Module, given: Any, *, name: str = "batch") -> Any:
     tensors = [tensor for _, tensor in tensors_in(batch)]
     if tensors and not any(tensor.numel() for tensor in tensors):
         raise InputError(
-            f"{name} must have at least one row, got shape {tuple(tensors[0].shape)}",
+            f"{name} must have shape (rows, ...) with at least one element, got {tuple(tensors[0].shape)}",
             hint="nothing can be measured on an empty batch",
         )
     return batch

@@ -145,7 +145,7 @@ def test_inputs_without_features_of_their_own_have_the_first_width():
         ({"dropout": 0.1, "alpha_dropout": 0.1}, "dropout and alpha_dropout cannot both"),
         ({"histogram_limit": -1}, "histogram_limit must .* got -1"),
         ({"histogram_limit": "all"}, 'histogram_limit must .* got "all"'),
-        ({"dept": 2}, "unknown option dept; valid are batch, input, scale"),
+        ({"dept": 2}, 'no argument "dept"; valid are depth, .*batch, input, scale'),
     ],
     ids=str,
 )

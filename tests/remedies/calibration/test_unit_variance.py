@@ -350,7 +350,7 @@ def test_a_weight_that_is_normalized_is_told():
         (torch.full((8, 64), 2.5), "batch must vary .* got 2.5 everywhere"),
         (torch.randn(1, 64), "'0' .Linear. has one row: .* several samples"),
         (torch.full((8, 64), math.nan), "'0' .Linear. holds NaN"),
-        (torch.empty(0, 64), "no layer was calibrated: '0': no element of the batch reached it"),
+        (torch.empty(0, 64), r"batch must have .* at least one element, got \(0, 64\)"),
         (5, "batch must be a tensor.* got a int"),
         ((x for x in ()), "batch must be a tensor.* got a generator"),
         (None, "pass either batch or batches"),
