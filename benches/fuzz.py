@@ -23,8 +23,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -68,8 +69,10 @@ def _make_hostile(file: h5py.File, generator: np.random.Generator) -> None:
     file.visititems(lambda name, found: names.append(name) if isinstance(found, h5py.Dataset) else None)
     name = names[generator.integers(len(names))]
     column, dtype, rows = file[name], file[name].dtype, file[name].shape[0]
-    values = _TEXTS if dtype.kind == "O" else _NUMBERS.get(dtype.kind, (0,))
-    value = values[generator.integers(len(values))]
+    values: Sequence[float | bytes] = _TEXTS if dtype.kind == "O" else _NUMBERS.get(dtype.kind, (0,))
+    value: Any = values[int(generator.integers(len(values)))]
+    if dtype.kind == "u":
+        value = int(value) % 2 ** (8 * dtype.itemsize)
     how = int(generator.integers(8))
     if how < 5 and rows:
         column[int(generator.integers(rows))] = value

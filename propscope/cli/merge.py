@@ -18,15 +18,13 @@ def merge(
     overwrite: Overwrite = False,
 ) -> None:
     """Join the profiles and training runs of several result files into one file."""
-    from propscope.records import TrainingSet
-    from propscope.store import check_output, load, load_profiles
+    from propscope.store import check_output, numbers_in
     from propscope.store import merge as merge_files
 
     check_output(output, overwrite=overwrite)
     merge_files(files, output, overwrite=overwrite)
-    found = load(output)
-    parts = [f"{len(found)} training runs"] if isinstance(found, TrainingSet) else []
-    single = len(load_profiles(output)) if parts else len(found)
+    runs, single = numbers_in(output)
+    parts = [] if runs is None else [f"{runs} training runs"]
     if single or not parts:
         parts.append(f"{single} profiles")
     print(f"{' and '.join(parts)} in {output}")

@@ -133,13 +133,22 @@ def short_name(spec: str) -> str:
 
 
 def load_selected(
-    file: Path, *, act: str | None, init: str | None, depth: str | None, width: str | None, seed: str | None
+    file: Path,
+    *,
+    act: str | None,
+    init: str | None,
+    depth: str | None,
+    width: str | None,
+    seed: str | None,
+    for_table: bool = False,
 ) -> ProfileSet | TrainingSet:
     """Return the profiles or training runs of a file that the options select.
 
+    `for_table`: only what the table of several networks shows of them.
+
     Names must be written as in the file: resolving aliases would load torch.
     """
-    from propscope.store import load
+    from propscope.store import load, load_for_table
 
     labels: dict[str, list[str | int]] = {}
     for name, text in (("activation", act), ("initializer", init)):
@@ -150,4 +159,4 @@ def load_selected(
             labels[name] = list(numbers(text, f"--{name}"))
     if width is not None:
         labels["width"] = [int(part) if part.isdecimal() else part for part in map(str.strip, width.split(","))]
-    return load(file, **labels)
+    return load_for_table(file, **labels) if for_table else load(file, **labels)

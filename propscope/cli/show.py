@@ -26,7 +26,7 @@ def show(
     from propscope.report.profile_tables import profile_table
     from propscope.report.terminal import print_grid, print_json, print_table, print_training
 
-    profiles = load_selected(file, act=act, init=init, depth=depth, width=width, seed=seed)
+    profiles = load_selected(file, act=act, init=init, depth=depth, width=width, seed=seed, for_table=True)
     if isinstance(profiles, TrainingSet):
         print_json(training_document(profiles)) if json else print_training(profiles)
         return

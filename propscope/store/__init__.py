@@ -2,7 +2,7 @@
 
 from propscope.store.atomic import check_output, check_target
 from propscope.store.merge import merge
-from propscope.store.read import load, load_profiles
+from propscope.store.read import load, load_for_table, load_profiles, numbers_in
 from propscope.store.run_file import RunFile, begin, target_of
 from propscope.store.schema import SCHEMA_VERSION
 from propscope.store.write import save
@@ -14,8 +14,10 @@ __all__ = [
     "check_output",
     "check_target",
     "load",
+    "load_for_table",
     "load_profiles",
     "merge",
+    "numbers_in",
     "save",
     "target_of",
 ]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from operator import itemgetter
@@ -55,6 +56,28 @@ def load(path: str | os.PathLike[str], /, **labels: Label | Iterable[Label]) -> 
         return training_runs(tables, labels) if tables.training else loose_profiles(tables, labels)
 
 
+def load_for_table(path: str | os.PathLike[str], /, **labels: Label | Iterable[Label]) -> ProfileSet | TrainingSet:
+    """Return what `load` does; profiles of several networks come without histograms and singular values.
+
+    The table of a grid shows neither, and they are most of what is to be read.
+    """
+    with open_tables(path) as tables, reading(path):
+        if tables.training:
+            return training_runs(tables, labels)
+        kept = _matching(tables, "profile", labels) if labels else None
+        held = tables.labels("profile")
+        kinds = {
+            tuple(pair for pair in held[row].items() if pair[0] != "seed") for row in (held if kept is None else kept)
+        }
+        return loose_profiles(tables.without_distributions() if len(kinds) > 1 else tables, labels)
+
+
+def numbers_in(path: str | os.PathLike[str], /) -> tuple[int | None, int]:
+    """Return how many training runs a file holds, None where it has no table of them, and how many other profiles."""
+    with open_tables(path) as tables, reading(path):
+        return tables.rows("run") if tables.training else None, len(tables.labels("profile"))
+
+
 def load_profiles(path: str | os.PathLike[str], /, **labels: Label | Iterable[Label]) -> ProfileSet:
     """Return the profiles of a file that belong to no training run; labels select as in `load`."""
     with open_tables(path) as tables, reading(path):
@@ -69,7 +92,20 @@ def loose_profiles(tables: TableReader, labels: Mapping[str, Any]) -> ProfileSet
     ranges = list(ranges)
     _check_memory(tables, "profile", sum(stop - start for start, stop in ranges))
     batches = [(at, min(at + _BATCH, stop)) for start, stop in ranges for at in range(start, stop, _BATCH)]
-    return ProfileSet.of(chain.from_iterable(_profiles_between(tables, start, stop) for start, stop in batches))
+    with _uncollected():
+        return ProfileSet.of(chain.from_iterable(_profiles_between(tables, start, stop) for start, stop in batches))
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep the garbage collector from walking all records again and again while they are made; none is garbage."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def training_runs(tables: TableReader, labels: Mapping[str, Any]) -> TrainingSet:

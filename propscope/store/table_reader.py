@@ -86,6 +86,18 @@ class TableReader:
             values = [_plain(arrays[name], texts.get(name)) for name in names]
         return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
 
+    def without_distributions(self) -> TableReader:
+        """Return the same tables as if no histogram and no singular values had been recorded."""
+        kept = {
+            table: {
+                name: dataset
+                for name, dataset in columns.items()
+                if table not in ("site", "parameter") or not ("_histogram_" in name or name.startswith("jacobian_"))
+            }
+            for table, columns in self.datasets.items()
+        }
+        return TableReader(self.path, kept)
+
     @property
     def training(self) -> bool:
         """Whether the file holds the tables of training runs."""

@@ -12,11 +12,11 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from building.records import DATA, of_version, plain, predicted_profile, small_profile, small_set
+from building.records import DATA, of_version, plain, predicted_profile, small_profile, small_set, small_training
 
 from propscope.errors import InputError, StoreError
-from propscope.records import Expected, NetworkProfile, ProfileSet
-from propscope.store import SCHEMA_VERSION, load, merge, save
+from propscope.records import Expected, NetworkProfile, ProfileSet, TensorSummary
+from propscope.store import SCHEMA_VERSION, load, load_for_table, merge, numbers_in, save
 from propscope.store.table_reader import TableReader
 
 
@@ -323,3 +323,43 @@ def test_version_1_by_value() -> None:
     assert weight.value.histogram.bins.tolist() == [0, 1016, 2040, 2047]
     assert weight.value.histogram.counts.tolist() == [1, 1, 1, 1]
     assert weight.gradient is None
+
+
+def test_a_table_reads_neither_histograms_nor_singular_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    several = small_set() + ProfileSet((predicted_profile(),))
+    save(tmp_path / "run.h5", several)
+    read: set[str] = set()
+    whole = TableReader.array
+
+    def noted(self: TableReader, table: Any, column: str, start: int, stop: int) -> Any:
+        read.update({f"{table}/{column}"} if stop > start and column in self.datasets.get(table, {}) else ())
+        return whole(self, table, column, start, stop)
+
+    monkeypatch.setattr(TableReader, "array", noted)
+    found = load_for_table(tmp_path / "run.h5")
+    assert "site/forward_mean" in read
+    assert not [name for name in read if "_histogram_" in name or "bin" in name or "jacobian" in name]
+    bare = [
+        dataclasses.replace(site, forward=bare_of(site.forward), backward=bare_of(site.backward), jacobian=None)
+        for profile in several
+        for site in profile.sites
+    ]
+    assert [site.name for site in bare] == [site.name for profile in found for site in profile.sites]
+    assert plain(bare[0].forward) == plain(found[0].sites[0].forward)
+    assert plain(load_for_table(tmp_path / "run.h5", initializer="zeros", seed=0)) == plain(
+        load(tmp_path / "run.h5", initializer="zeros", seed=0)
+    )
+    monkeypatch.undo()
+    assert str(found) == str(load(tmp_path / "run.h5"))
+
+
+def bare_of(summary: TensorSummary | None) -> TensorSummary | None:
+    return None if summary is None else dataclasses.replace(summary, histogram=None)
+
+
+def test_the_numbers_in_a_file(tmp_path: Path) -> None:
+    save(tmp_path / "profiles.h5", small_set())
+    save(tmp_path / "runs.h5", small_training())
+    assert numbers_in(tmp_path / "profiles.h5") == (None, 6)
+    merge([tmp_path / "profiles.h5", tmp_path / "runs.h5"], tmp_path / "both.h5")
+    assert numbers_in(tmp_path / "both.h5") == (6, 6)
