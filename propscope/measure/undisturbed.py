@@ -68,8 +68,9 @@ class _Values:
             return
         with torch.inference_mode(tensor.is_inference()):
             if tensor.shape != self._saved.shape:
-                tensor.detach().resize_(self._saved.shape)
-            tensor.detach().copy_(self._saved)
+                tensor.data = self._saved
+            else:
+                tensor.detach().copy_(self._saved)
 
 
 def _version(tensor: Tensor) -> int:
@@ -155,10 +156,11 @@ def _tensors_of(value: Any) -> list[Tensor]:
         return []
     if isinstance(value, Tensor):
         return [value]
-    inside = (
-        list(value.values()) if isinstance(value, Mapping) else value if isinstance(value, (list, tuple, set)) else ()
-    )
-    return [part for part in inside if isinstance(part, Tensor)]
+    if isinstance(value, Mapping):
+        value = value.values()
+    elif not isinstance(value, (list, tuple, set)):
+        return []
+    return [part for part in value if isinstance(part, Tensor) and not isinstance(part, nn.Parameter)]
 
 
 def _restore_items(now: MutableMapping[Any, Any], before: dict[Any, Any]) -> None:
