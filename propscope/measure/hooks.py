@@ -10,10 +10,18 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.fx import _symbolic_trace
 
 from propscope.records.network import CoverageNote
 
 _FAKE, _PROXY, _FUNCTIONAL = (getattr(torch._C._TorchDispatchModeKey, name) for name in ("FAKE", "PROXY", "FUNCTIONAL"))
+# Looked up once, as each call of a module and each gradient asks.
+_tracing_state = torch._C._get_tracing_state
+_functorch_level = torch._C._functorch.maybe_current_level
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_mode = torch._C._get_dispatch_mode
+_current_task = torch._C._current_graph_task_id
+_PlainFunctions = torch._C.DisableTorchFunction
 
 
 class NotRecordableError(Exception):
@@ -39,7 +47,7 @@ class Guard:
     ) -> Any:
         """Return what `work` returns, None where it raises; no torch function of the user sees what it does."""
         try:
-            with torch._C.DisableTorchFunction():
+            with _PlainFunctions():
                 return work(*arguments)
         except Exception as error:
             self._note(name, what, subject, error)
@@ -81,7 +89,7 @@ class Hook(partial[None]):
 
 def in_backward() -> bool:
     """Return whether a backward pass is running, which is when checkpoints run their forward again."""
-    return torch._C._current_graph_task_id() != -1
+    return _current_task() != -1
 
 
 def transformation(*, functorch: bool = True) -> str:
@@ -90,16 +98,14 @@ def transformation(*, functorch: bool = True) -> str:
     Whatever is done to the tensors then would become part of a graph, or of a transformed function. `functorch`:
     whether a transform of torch.func counts.
     """
-    if torch._C._get_tracing_state() is not None:
+    if _tracing_state() is not None:
         return "torch.jit.trace"
-    if functorch and torch._C._functorch.maybe_current_level() is not None:
+    if functorch and _functorch_level() is not None:
         return "a transform of torch.func"
-    if torch.fx._symbolic_trace._is_fx_tracing_flag:
+    if _symbolic_trace._is_fx_tracing_flag:
         return "torch.fx.symbolic_trace"
-    if torch._C._len_torch_dispatch_stack():
-        mode = torch._C._get_dispatch_mode
-        if mode(_FAKE) is not None or mode(_PROXY) is not None or mode(_FUNCTIONAL) is not None:
-            return "a mode of fake tensors or of tracing"
+    if _dispatch_modes() and (_mode(_FAKE) is not None or _mode(_PROXY) is not None or _mode(_FUNCTIONAL) is not None):
+        return "a mode of fake tensors or of tracing"
     return ""
 
 

@@ -111,7 +111,7 @@ def _state(figures: NDArray[np.float64], bins: NDArray[np.int32]) -> State:
 def is_plain(tensor: Tensor) -> bool:
     """Return whether the tensor is its memory, and no subclass that decides itself what its operations do."""
     kind = tensor.__class__
-    return kind is Tensor or kind.__torch_dispatch__ is Tensor.__torch_dispatch__
+    return kind is Tensor or kind is torch.nn.Parameter or kind.__torch_dispatch__ is Tensor.__torch_dispatch__
 
 
 def can_read(tensor: Tensor) -> bool:
@@ -188,7 +188,7 @@ class Plan:
             and tensor.is_cpu
             and tensor.stride() == self._strides
             and not tensor.is_neg()
-            and is_plain(tensor)
+            and (tensor.__class__ is Tensor or is_plain(tensor))
             # What is freed or shrunk keeps its shape, and an address where it starts behind its storage's start.
             and tensor.untyped_storage().nbytes() >= (tensor.storage_offset() + self._extent) * self._dtype.itemsize
         )

@@ -29,6 +29,7 @@ from propscope.records.network import Role
 Sink = Callable[..., SiteAccumulator]
 # Handles that are kept make Python's collector of garbage look at them again and again.
 _PRUNE_AT = 64
+_thread = threading.get_ident
 ELSEWHERE = (
     "it also ran in another thread than the one that entered `track`: not recorded there; "
     "enter `track` in the thread that runs the model"
@@ -269,7 +270,7 @@ class Observer:
         return None
 
     def _gradient(self, site: SiteAccumulator, gradient: Tensor) -> None:
-        if self.takes(gradient):
+        if self.active and (_thread() == self.thread or self.takes(gradient)):
             self.guard(site.name, "output", "its gradient", self._see_gradient, site.see_backward, gradient)
 
     def parameter_gradient(self, parameter: ParameterAccumulator, gradient: Tensor) -> None:
@@ -281,14 +282,13 @@ class Observer:
 
     def takes(self, gradient: Tensor) -> bool:
         """Return whether a gradient is to be recorded: not what another thread computes on its own."""
-        if not self.active:
-            return False
-        if threading.get_ident() == self.thread or not gradient.is_cpu:
+        if _thread() == self.thread or not gradient.is_cpu:
             return True
         self.guard.add("", "model", ELSEWHERE)
         return False
 
     def _see_gradient(self, see: Callable[[Tensor], None], gradient: Tensor) -> None:
-        if type(gradient).__name__ == "FakeTensor" or self.hidden_by():
+        fake = gradient.__class__ is not Tensor and type(gradient).__name__ == "FakeTensor"
+        if fake or transformation(functorch=self._functorch):
             return
         see(gradient if self._unscale is None else self._unscale(gradient))

@@ -144,7 +144,7 @@ class SiteAccumulator:
         self.role, self.activation, self._region = "pre-activation", activation, region
         if self._options.stats != "all" or value.dim() < 2 or not value.numel():
             return
-        value = measurable(value)
+        value = local_shard(value)
         if not self.has_units and not self._varies:
             self.has_units = True
             units = self._units_of(value)
