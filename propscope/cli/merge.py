@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from propscope.cli.options import Overwrite
+from propscope.printable import printable
 
 
 def merge(
@@ -17,12 +19,19 @@ def merge(
     output: Annotated[Path, typer.Option("--output", "-o", help="Result file to write.", show_default=False)],
     overwrite: Overwrite = False,
 ) -> None:
-    """Join the profiles and training runs of several result files into one file."""
+    """Join the profiles and training runs of several result files into one file.
+
+    What is in several files, or twice in one, is written once.
+    """
     from propscope.store import check_output, numbers_in
     from propscope.store import merge as merge_files
 
     check_output(output, overwrite=overwrite)
-    merge_files(files, output, overwrite=overwrite)
+    for file, (same_runs, same_profiles) in zip(files, merge_files(files, output, overwrite=overwrite), strict=True):
+        for count, noun in ((same_runs, "training run"), (same_profiles, "profile")):
+            if count:
+                what = f"{count} {noun}{'s' * (count != 1)} of {printable(str(file))}"
+                print(f"left out {what}: they were measured once and are in the file already", file=sys.stderr)
     runs, single = numbers_in(output)
     parts = [] if runs is None else [f"{runs} training runs"]
     if single or not parts:

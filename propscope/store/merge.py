@@ -2,42 +2,57 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from propscope.errors import InputError
+from propscope.records.figures import SUMMARIES
 from propscope.store.atomic import new_file
 from propscope.store.schema import TABLES, Column, StoredTable
 from propscope.store.table_reader import TableReader, open_tables, reading
 from propscope.store.table_writer import TableWriter
 from propscope.store.values import check_values
 
+Mask = NDArray[np.bool_]
+
 # The most rows that are copied at once, of every column of a table: some 40 MB of numbers and text.
 _BLOCK_ROWS = 65536
 
 
-def merge(paths: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+def merge(
+    paths: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str], *, overwrite: bool = False
+) -> list[tuple[int, int]]:
     """Write the profiles and training runs of all files in `paths`, in that order, to the one file `out`.
 
-    Nothing is compared or dropped: `load(out)` is the sum of the loads. `out` may be one of `paths` when `overwrite`
-    is true. Raises `StoreError` for an input that `load` would refuse or an output that `save` would refuse, and
-    `InputError` when `paths` is empty or a single path.
+    A run or profile that is there already is left out: one whose labels, provenance (with its time of measurement) and
+    every other value of its row are those of an earlier one. One without a time of measurement is always kept. Returns
+    for each file how many runs and how many profiles outside runs were left out.
+
+    `out` may be one of `paths` when `overwrite` is true. Raises `StoreError` for an input that `load` would refuse or
+    an output that `save` would refuse, and `InputError` when `paths` is empty or a single path.
     """
     if isinstance(paths, (str, os.PathLike)) or not (sources := list(paths)):
         raise InputError(f"paths must be a list of one or more result files, got {paths!r}", hint="merge([a, b], out)")
     with new_file(out, overwrite=overwrite) as (file, check):
         writer = TableWriter(file, check)
+        seen: set[bytes] = set()
+        left_out: list[tuple[int, int]] = []
         for source in sources:
             with open_tables(source) as tables:
-                _append(writer, tables)
+                left_out.append(_append(writer, tables, seen))
+    return left_out
 
 
-def _append(writer: TableWriter, tables: TableReader) -> None:
-    if tables.training:
+def _append(writer: TableWriter, tables: TableReader, seen: set[bytes]) -> tuple[int, int]:
+    with reading(tables.path):
+        runs, loose = _repeated(tables, "run", seen), _repeated(tables, "profile", seen)
+        kept = _kept(tables, runs, loose) if runs.any() or loose.any() else None
+    if tables.training and (kept is None or kept["run"].any()):
         writer.add_training()
     base = dict(writer.rows)
     for table, columns in TABLES.items():
@@ -47,8 +62,65 @@ def _append(writer: TableWriter, tables: TableReader) -> None:
             held = {column.name: tables.array(table, column.name, start, stop) for column in columns}
             with reading(tables.path):
                 check_values(table, held, start)
-            writer.append(table, {column.name: _shifted(column, held[column.name], base) for column in columns})
+            mask = slice(None) if kept is None else kept[table][start:stop]
+            writer.append(table, {c.name: _shifted(c, held[c.name][mask], base, kept) for c in columns})
+    return int(runs.sum()), int(loose.sum())
 
 
-def _shifted(column: Column, values: NDArray[Any], base: dict[StoredTable, int]) -> NDArray[Any]:
-    return np.where(values < 0, values, values + base[column.refers]) if column.refers else values
+def _shifted(
+    column: Column, values: NDArray[Any], base: dict[StoredTable, int], kept: Mapping[StoredTable, Mask] | None
+) -> NDArray[Any]:
+    if not column.refers:
+        return values
+    moved = values
+    if kept is not None:
+        # Where each row comes to stand; an empty range may start behind the last one.
+        place = np.concatenate([[0], np.cumsum(kept[column.refers])])
+        moved = place[np.clip(values, 0, len(place) - 1)]
+    return np.where(values < 0, values, moved + base[column.refers])
+
+
+def _repeated(tables: TableReader, table: Literal["run", "profile"], seen: set[bytes]) -> Mask:
+    """Return which rows were seen before, in this file or an earlier one, and add the others to `seen`."""
+    rows = tables.rows(table)
+    repeated = np.zeros(rows, bool)
+    if not rows:
+        return repeated
+    columns = [column.name for column in TABLES[table] if not column.refers]
+    values = [tables.array(table, name, 0, rows).tolist() for name in columns]
+    times = tables.array(table, "created", 0, rows).tolist()
+    owners = tables.array("profile", "run", 0, rows).tolist() if table == "profile" else [-1] * rows
+    for row, entry in enumerate(zip(*values, strict=True)):
+        # A profile of a run goes where its run goes.
+        if times[row] and owners[row] < 0:
+            identity = hashlib.blake2b(repr((table, entry)).encode(), digest_size=16).digest()
+            repeated[row] = identity in seen
+            seen.add(identity)
+    return repeated
+
+
+def _kept(tables: TableReader, runs: Mask, loose: Mask) -> dict[StoredTable, Mask]:
+    """Return the rows of every table that belong to no run and no profile that is left out."""
+
+    def owned(table: StoredTable, owner: StoredTable, left_out: Mask) -> Mask:
+        owners = tables.array(table, owner, 0, tables.rows(table))
+        if owners.size and owners.max() >= left_out.size:
+            raise ValueError(f"table {table} refers to row {owners.max()} of {owner}, which has {left_out.size} rows")
+        mask: Mask = (owners < 0) | ~np.append(left_out, False)[owners]
+        return mask
+
+    kept: dict[StoredTable, Mask] = {"run": ~runs, "epoch": owned("epoch", "run", runs)}
+    kept["profile"] = ~loose & owned("profile", "run", runs)
+    bounds = np.zeros(tables.rows("histogram") + 1, np.int64)
+    for table, directions in SUMMARIES.items():
+        kept[table] = owned(table, "profile", ~kept["profile"])
+        for direction in directions:
+            start, length = (
+                tables.array(table, f"{direction}_histogram_{name}", 0, tables.rows(table))[kept[table]]
+                for name in ("start", "length")
+            )
+            start, length = start[length > 0], length[length > 0]
+            np.add.at(bounds, start, 1)
+            np.add.at(bounds, start + length, -1)
+    kept["histogram"] = np.cumsum(bounds)[:-1] > 0
+    return kept

@@ -45,8 +45,9 @@ def pack(entry: NetworkProfile | TrainingRun) -> bytes:
                 parts.append(np.array(values, _DTYPES[stored]).T.tobytes())
     if batch.histograms:
         rows["histogram"] = sum(histogram.bins.size for histogram in batch.histograms)
-        parts += [histogram.bins.astype("<u2", copy=False).tobytes() for histogram in batch.histograms]
-        parts += [histogram.counts.astype("<u8", copy=False).tobytes() for histogram in batch.histograms]
+        parts.append(np.concatenate([histogram.bins for histogram in batch.histograms], dtype="<u2").tobytes())
+        counts = np.concatenate([histogram.counts for histogram in batch.histograms])
+        parts.append(counts.astype("<u8", copy=False).tobytes())
     head = json.dumps({"rows": rows, "text": text}).encode()
     return b"".join([len(head).to_bytes(8, "little"), head, *parts])
 
