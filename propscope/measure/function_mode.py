@@ -50,10 +50,12 @@ class FunctionWatch(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         observer = self._observer
-        if not observer.stack or observer.stack[-1].opaque or observer.hidden_by():
+        if not observer.stack or observer.stack[-1].opaque:
+            return func(*args, **kwargs)
+        operation = BY_FUNCTION.get(func)
+        if (operation is None and getattr(func, "__name__", "") in _MOVES) or observer.hidden_by():
             return func(*args, **kwargs)
         guard, path = observer.guard, observer.stack[-1].path
-        operation = BY_FUNCTION.get(func)
         if operation is not None and operation.role == "residual":
             operation = guard(path, "operation", "a sum", _if_residual, operation, args)
             if operation is None:
@@ -61,7 +63,7 @@ class FunctionWatch(TorchFunctionMode):
         if operation is None:
             result = func(*args, **kwargs)
             name = getattr(func, "__name__", "")
-            if name not in _MOVES and isinstance(result, Tensor):
+            if isinstance(result, Tensor):
                 guard(path, "operation", name, self._count, name, result)
             return result
         before = guard(path, "operation", operation.name, self._before, operation, func, args, kwargs)

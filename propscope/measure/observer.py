@@ -170,7 +170,7 @@ class Observer:
         self._calls[path] = 1
         if output.requires_grad:
             self._watched.add(path)
-            self._handles.append(output.register_hook(Hook(self._gradient, site)))
+            self._handles.append(output.register_hook(self._gradient_hook(site)))
         self.identity.remember(output, site)
         return True
 
@@ -254,7 +254,7 @@ class Observer:
         # A recomputed value carries the gradient only where the first pass ran without a graph.
         if site.takes_gradients and tensor.requires_grad and not (again and path in self._watched):
             self._watched.add(path)
-            self._handles.append(tensor.register_hook(Hook(self._gradient, site)))
+            self._handles.append(tensor.register_hook(self._gradient_hook(site)))
         self.identity.remember(tensor, site)
         return site
 
@@ -269,25 +269,23 @@ class Observer:
             return None if known is None else known.site
         return None
 
-    def _gradient(self, site: SiteAccumulator, gradient: Tensor) -> None:
-        if self.active and (_thread() == self.thread or self.takes(gradient)):
-            self.guard(site.name, "output", "its gradient", self._see_gradient, site.see_backward, gradient)
+    def _gradient_hook(self, site: SiteAccumulator) -> Hook:
+        return Hook(self.guard, site.name, "output", "its gradient", self._see_gradient, site.see_backward)
 
-    def parameter_gradient(self, parameter: ParameterAccumulator, gradient: Tensor) -> None:
-        """Record the gradient that a parameter receives."""
-        if self.takes(gradient):
-            self.guard(
-                parameter.name, "parameter", "its gradient", self._see_gradient, parameter.see_gradient, gradient
-            )
+    def parameter_hook(self, parameter: ParameterAccumulator) -> Hook:
+        """Return the hook that records the gradients that a parameter receives."""
+        return Hook(self.guard, parameter.name, "parameter", "its gradient", self._see_parameter, parameter)
 
-    def takes(self, gradient: Tensor) -> bool:
-        """Return whether a gradient is to be recorded: not what another thread computes on its own."""
-        if _thread() == self.thread or not gradient.is_cpu:
-            return True
-        self.guard.add("", "model", ELSEWHERE)
-        return False
+    def _see_parameter(self, parameter: ParameterAccumulator, gradient: Tensor) -> None:
+        self._see_gradient(parameter.see_gradient, gradient)
 
     def _see_gradient(self, see: Callable[[Tensor], None], gradient: Tensor) -> None:
+        if not self.active:
+            return
+        if _thread() != self.thread and gradient.is_cpu:
+            # What another thread computes on its own is not of the passes that are recorded.
+            self.guard.add("", "model", ELSEWHERE)
+            return
         fake = gradient.__class__ is not Tensor and type(gradient).__name__ == "FakeTensor"
         if fake or transformation(functorch=self._functorch):
             return

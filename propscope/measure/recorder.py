@@ -25,7 +25,7 @@ from propscope.errors import InputError
 from propscope.measure import calls
 from propscope.measure.filters import Filter
 from propscope.measure.function_mode import FunctionWatch
-from propscope.measure.hooks import Hook, in_backward
+from propscope.measure.hooks import in_backward
 from propscope.measure.loss_scale import unscaling
 from propscope.measure.module_info import ModuleInfo, is_leaf, module_info
 from propscope.measure.observer import ELSEWHERE, Observer, Sink
@@ -139,7 +139,7 @@ class _Watch:
             if name not in self.parameters:
                 self.parameters[name] = ParameterAccumulator(name, parameter, self._options)
             if parameter.requires_grad:
-                hook = Hook(self.observer.parameter_gradient, self.parameters[name])
+                hook = self.observer.parameter_hook(self.parameters[name])
                 self._stack.callback(parameter.register_hook(hook).remove)
 
     def call(
@@ -173,7 +173,6 @@ class _Watch:
                 outermost = not stack
                 guard(info.path, "module", "a call", self._enter, info, inputs)
                 stack.append(info)
-                guard(info.path, "module", "a call", observer.note_input, inputs)
                 if outermost:
                     with self._mode:
                         output = run(module, *args, **kwargs)
@@ -204,6 +203,8 @@ class _Watch:
         if info.role == "activation" and inputs:
             region = observer.regions.of_module(info.module)
             observer.activation_input(info.path, inputs[0], type(info.module).__name__, region)
+        if self._mode is not None:
+            observer.note_input(inputs)
 
     def _leave(self, info: ModuleInfo, inputs: tuple[Any, ...], output: Any) -> None:
         if self._waiting:
