@@ -301,6 +301,7 @@ class TestRuns:
 
     @pytest.mark.slow
     def test_store_and_plots(self, run, models):
+        (models / "out").mkdir()
         shown = run("nets.py:good", "--store", "out/run.h5", "--plots", "--seeds", 2, "--init", "he_normal")
         kept = load(models / "out" / "run.h5")
         assert isinstance(kept, ProfileSet)
