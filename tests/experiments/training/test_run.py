@@ -228,7 +228,12 @@ def test_an_interrupt_of_a_script_leaves_no_process(tmp_path):
     )
     line = [sys.executable, str(script)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(line, **pipes, start_new_session=True) as process:
+
+    def heed_interrupts():
+        # Tests run in the background ignore them, and so would their children.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(line, **pipes, start_new_session=True, preexec_fn=heed_interrupts) as process:
         try:
             # Until both have finished networks, of four steps each.
             steps = Counter()
