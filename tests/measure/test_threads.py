@@ -210,10 +210,13 @@ def test_threads_that_run_at_the_same_time_get_what_they_would_get_alone():
 
 
 def test_each_thread_tracks_a_model_of_its_own():
+    # Built one after the other: the generator of random numbers is one for all threads.
+    models = [Net() for _ in range(4)]
+
     def work(seed):
-        model = Net()
-        with propscope.track(model) as recorder:
-            step(model, seed), step(model, seed)
+        models[seed].zero_grad()
+        with propscope.track(models[seed]) as recorder:
+            step(models[seed], seed), step(models[seed], seed)
         return recorder.profile().sites
 
     alone = [work(seed) for seed in range(4)]
