@@ -127,8 +127,9 @@ def test_what_the_model_raises_passes_through():
         def forward(self, x):
             raise RuntimeError("no")
 
-    with pytest.raises(RuntimeError, match=r"^no$"):
+    with pytest.raises(RuntimeError) as raised:
         mend(Raises(), torch.randn(4, 4))
+    assert str(raised.value) == "no"
 
 
 def test_an_interrupt_passes_through_and_leaves_the_model(monkeypatch):
