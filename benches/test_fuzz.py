@@ -4,8 +4,10 @@ from collections import Counter
 from pathlib import Path
 
 import fuzz
+import pytest
 
 
+@pytest.mark.slow
 def test_a_hundred_changed_files_end_in_an_error_or_in_the_same_result(tmp_path: Path) -> None:
     whole = fuzz.whole_file(tmp_path)
     ends: Counter[tuple[str, str]] = Counter()

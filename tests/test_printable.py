@@ -131,6 +131,7 @@ def test_json_keeps_the_names_and_escapes_them(tmp_path: Path, command: Command)
     assert [site["name"] for site in json.loads(printed)["sites"]] == [site.name for site in _hostile().sites]
 
 
+@pytest.mark.slow
 def test_no_picture_and_no_file_name_shows_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts: list[str] = []
     write = gallery.write_figure

@@ -31,6 +31,7 @@ def test_the_same_run_is_written_once(command, run_file):
     assert plain(load("both.h5")) == plain(load(run_file))
 
 
+@pytest.mark.slow
 def test_files_that_overlap(command, run_file):
     held = load(run_file)
     save("first.h5", held[:5])

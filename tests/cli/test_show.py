@@ -208,6 +208,7 @@ BAD_FILES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BAD_FILES)
 @pytest.mark.parametrize(
     "line", [["show"], ["show", "--json"], ["plot"], ["merge", "-o", "out.h5"], ["show", "--act", "relu"]], ids=" ".join

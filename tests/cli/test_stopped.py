@@ -144,6 +144,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("journal", [True, False], ids=["journal", "file"])
 def test_another_grid_is_refused_by_its_difference(command, place, monkeypatch, journal):
     line = ("profile", *TINY, "--seeds", 4, "-o", "run.h5")

@@ -83,6 +83,7 @@ class Unforeseen(Exception):
         raise ValueError("not even its text")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [ValueError("injected"), MemoryError(), KeyError("injected"), Unforeseen()])
 @pytest.mark.parametrize(("owner", "name"), ENTRIES, ids=[f"{owner.__name__}.{name}" for owner, name in ENTRIES])
 @pytest.mark.parametrize("build", [Net, lambda: nn.Sequential(*list(Net().children()))], ids=["mixed", "leaves"])

@@ -280,6 +280,7 @@ def test_a_recorder_entered_in_one_thread_and_left_in_another():
     in_thread(lambda: clean(model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_a_recorder_that_is_dropped_without_leaving_is_left(elsewhere):
     model = Net()

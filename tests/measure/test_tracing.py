@@ -144,6 +144,7 @@ def same(a, b):
     return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [plain, mixed])
 @pytest.mark.parametrize("make", [*MADE, export_strict], ids=lambda made: made.__name__)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

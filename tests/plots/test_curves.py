@@ -229,6 +229,7 @@ def test_every_case_is_drawn_with_all_text_inside_and_none_overlapping(case: str
         assert overlap is None or min(overlap.width, overlap.height) < 2, (text, other)
 
 
+@pytest.mark.slow
 def test_every_name_is_written_beside_every_panel() -> None:
     figure = drawn(CASES["sixteen initializers"]())
     for axes in figure.axes:

@@ -198,6 +198,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", HOSTILE, ids=str)
 @pytest.mark.parametrize("labelled", [False, True])
 def test_nothing_that_a_file_names_is_imported_or_opened(pwn, monkeypatch, changes, labelled):

@@ -125,6 +125,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_what_is_not_of_the_schema_is_refused_at_once(file, name):
     change, words = HOSTILE[name]

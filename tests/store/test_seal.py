@@ -105,6 +105,7 @@ def test_a_changed_letter_is_found_before_hdf5_opens_the_file(
     assert sorted(os.listdir(file.parent)) == ["run.h5"]
 
 
+@pytest.mark.slow
 def test_of_a_large_file_only_what_is_read_is_checked(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seal, "WHOLE", 0)
     monkeypatch.setattr(seal, "BLOCK", 512)
@@ -141,6 +142,7 @@ def test_a_large_file_that_changes_while_it_is_read(file: Path, saved: bytes, mo
         read(file)
 
 
+@pytest.mark.slow
 def test_other_programs_read_a_sealed_file_and_may_edit_it(file: Path, saved: bytes) -> None:
     with h5py.File(file) as opened:
         assert opened["site/name"].asstr()[:].tolist() == ["layers.0", "layers.0.act"]

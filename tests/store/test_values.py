@@ -135,6 +135,7 @@ def refused(read):
     return said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "row", "value"), WRONG, ids=lambda value: str(value)[:40])
 def test_a_wrong_value_is_named_by_table_row_and_column(tmp_path, name, row, value):
     save(tmp_path / "run.h5", small_set())
@@ -155,6 +156,7 @@ def test_a_wrong_value_is_named_by_table_row_and_column(tmp_path, name, row, val
         assert f"table {table}, row {row}, column {column}: must be " in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -99,6 +99,7 @@ def test_transformers():
     assert seen == [pytest.approx(1, rel=0.01)]
 
 
+@pytest.mark.slow
 def test_gpt2_of_transformers():
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
