@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# The tests start many processes, each of which would compile every module again.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: profile test test-fast test-without-kernel sanitize check lint types examples benches pictures clean
 
