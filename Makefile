@@ -24,7 +24,7 @@ profile: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-# For the loop while one works: without what takes most of a second or more.
+# For the loop while one works: without what takes half a second or more.
 test-fast: $(READY)
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m 'not slow'
 

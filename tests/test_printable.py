@@ -103,6 +103,7 @@ def test_no_print_of_a_record_shows_them() -> None:
         _clean(record._repr_html_())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

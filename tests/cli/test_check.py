@@ -164,6 +164,7 @@ class TestFile:
         assert "nothing moved from run.h5 (" in out
         assert "2 seeds, the same on both sides" in out
 
+    @pytest.mark.slow
     def test_strained_fails_only_when_asked(self, command, place):
         # The 2 strained rates of a network whose gradient fades to a thirtieth.
         command.fine("profile", "--depth", 12, "--act", "relu", "--init", "xavier_normal", "-o", "x.h5", "--no-plots")
@@ -174,6 +175,7 @@ class TestFile:
         assert outcome.code == 1
         assert re.match(r'failed: \d+ findings? .*"strained"', outcome.out.splitlines()[-1])
 
+    @pytest.mark.slow
     def test_no_torch_is_loaded(self, run_file):
         code = (
             "import sys; from propscope.cli import main;"
@@ -275,6 +277,7 @@ class TestJson:
         "checked", "networks", "profiles", "verdict", "fail_on", "failed", "exit_code", "findings", "baseline", "moved",
     )  # fmt: skip
 
+    @pytest.mark.slow
     def test_one_document_says_all(self, command, baseline):
         outcome = command("check", "nets.py:sound", *SHAPE, "--arg", "scale=1.3", "--baseline", baseline, "--json")
         assert (outcome.code, outcome.err) == (1, "")

@@ -63,6 +63,7 @@ def test_remedies_are_verified(command, deep):
     assert healthy.endswith("\nnothing to fix: all networks are healthy\n")
 
 
+@pytest.mark.slow
 def test_what_a_file_names_is_imported_only_when_it_is_trusted(command, place):
     (place / "own.py").write_text("import pathlib, torch\npathlib.Path('mark').touch()\nact = torch.relu\n")
     profiles = profile_mlp(12, 32, initializer="normal:std=0.005", seeds=1, batch=32, histogram_limit=64)

@@ -366,6 +366,7 @@ class TestBadUse:
     def test_target(self, run, target, said):
         assert not missing(failure(run, target, "--input-shape", "6,4").err, said)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("options", "said"),
         [

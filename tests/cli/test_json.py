@@ -70,6 +70,7 @@ def hold(found, stated):
         assert TYPES[kind](found[name]), f"{name} is no {kind}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", LINES, ids=lambda line: " ".join(map(str, line)))
 def test_the_output_of_every_command(command, run_file, place, line):
     (place / "fading.py").write_text(MODEL)

@@ -15,6 +15,7 @@ def again(name):
     return name
 
 
+@pytest.mark.slow
 def test_files_in_order(command, run_file, place):
     (place / "new").mkdir()
     second = again("second.h5")
@@ -59,6 +60,7 @@ def test_what_exists_is_kept(command, run_file, place):
     assert len(load(run_file)) == 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("second", ["none.h5", "text.h5"])
 def test_one_bad_file_of_several_writes_nothing(command, run_file, place, second):
     (place / "text.h5").write_text("no")

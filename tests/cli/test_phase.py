@@ -18,12 +18,14 @@ def test_every_kind_of_diagram_is_drawn(command, place, act):
     assert (place / "new/it.svg").read_text().startswith("<?xml")
 
 
+@pytest.mark.slow
 def test_the_axes_that_were_asked_for(command, place):
     ranges = ("--weight-variance", "0.5:2", "--bias-variance", "0:0.1")
     command.fine("phase", "--act", "tanh", *ranges, "--init", "he_normal,normal:std=1", "-o", "it.svg")
     assert files(place).keys() == {"it.svg"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -148,6 +148,7 @@ def test_a_reader_that_leaves_early_sees_no_traceback(run_file, line):
         assert running_command.wait(timeout=HANGS) == 0
 
 
+@pytest.mark.slow
 def test_a_full_disk_behind_stdout_is_one_line(run_file):
     with open("/dev/full", "w") as full:
         done = subprocess.run(

@@ -9,6 +9,7 @@ def config(name):
     return getattr(pytest.importorskip("transformers"), name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "asked", "expected"),
     [

@@ -14,6 +14,7 @@ TINY = ("--data", "moons", "--rows", 60, "--depth", 1, "--width", 4, "--epochs",
 BARE = (*TINY, "--init", "he_normal,zeros", "--no-plots")
 
 
+@pytest.mark.slow
 def test_a_file_a_table_and_pictures(command, place):
     out = command.fine("train", *TINY, "--init", "he_normal", "--act", "tanh").splitlines()
     assert out[0].startswith("1 trained pair, ")

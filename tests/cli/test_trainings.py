@@ -83,6 +83,7 @@ def test_the_pictures_of_trainings(command, trained_file, place):
     assert "valid are learning, signal, activation-map" in command("plot", trained_file, "--only", "weights").error
 
 
+@pytest.mark.slow
 def test_merging_counts_both_kinds(command, run_file, trained_file):
     outcome = command("merge", trained_file, trained_file, "-o", "two.h5")
     assert outcome.out == "8 training runs in two.h5\n"

@@ -275,6 +275,7 @@ def test_one_unit_and_one_row():
     assert profile["layers.0.linear"].mean_cosine is None
 
 
+@pytest.mark.slow
 def test_three_hundred_narrow_layers():
     profile = one(depth=300, width=4, batch=8, activation="identity", initializer="orthogonal")
     assert [site.layer for site in profile.signal_sites] == list(range(1, 301))
@@ -433,6 +434,7 @@ def test_a_defect_stays_a_defect(monkeypatch):
         small()
 
 
+@pytest.mark.slow
 def test_each_spec_is_parsed_once(monkeypatch):
     parsed = []
 

@@ -41,6 +41,7 @@ def test_it_is_that_of_the_network_in_float64():
     assert spec["jacobian"]["sites"]["layers.2.activation"] == {"method": "exact"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -120,6 +120,7 @@ def test_float64_beyond_float32(kind):
     assert found.posinf_count == found.histogram.posinf_count == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @settings(max_examples=25, deadline=None)

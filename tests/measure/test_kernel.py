@@ -84,6 +84,7 @@ def test_every_length_and_alignment(dtype, offset):
         assert histogram == LogHistogram.of(part.float().numpy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corner", CORNERS)
 def test_one_odd_number_at_every_place(corner):
     for length in (1, 7, 8, 63, 130):
@@ -134,6 +135,7 @@ def test_few_distinct_values_do_not_bias_the_sum_of_squares():
         assert_moments(see(values)[0], values.numpy(), 1.5e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mean", "std"), [(1e4, 1), (0, 1e-22), (0, 1e-25), (0, 1e25), (1e-25, 1e-27), (1e30, 1e28)])
 @pytest.mark.parametrize("shown", [0.0, 1.0, -1e4])
 def test_probes_that_mislead(mean, std, shown):

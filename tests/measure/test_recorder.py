@@ -223,6 +223,7 @@ def test_hooks_go_after_an_exception():
     assert [site.name for site in recorder.profile().sites] == ["0"]
 
 
+@pytest.mark.slow
 def test_no_tensor_is_kept():
     model, kept = net(), []
     model[2].register_forward_hook(lambda m, i, o: kept.append(weakref.ref(o)))

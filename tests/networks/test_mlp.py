@@ -121,6 +121,7 @@ def test_biases():
     assert (dataclasses.replace(default, bias=0.0).build(seed=0).layers[0].linear.bias == 0).all()
 
 
+@pytest.mark.slow
 def test_depth_1000():
     mlp = MLPSpec(1000, width=8, residual=True, norm="rms").build(seed=0)
     x = torch.ones(2, 8, requires_grad=True)

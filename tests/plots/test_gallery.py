@@ -16,6 +16,7 @@ from propscope.records import ProfileSet, TrainingSet
 SMALL = grid(("he_normal", "zeros"), depths=(3,), seeds=2, width=8, batch=4)
 
 
+@pytest.mark.slow
 def test_every_plot_becomes_a_picture(tmp_path: Path) -> None:
     paths = draw_all(SMALL, tmp_path / "new" / "folder", stem="run")
     recorded = [plot.name for plot in PLOTS if plot.name != "jacobian"]
@@ -24,6 +25,7 @@ def test_every_plot_becomes_a_picture(tmp_path: Path) -> None:
     assert sorted(path.name for path in paths[0].parent.iterdir()) == sorted(path.name for path in paths)
 
 
+@pytest.mark.slow
 def test_several_activations_and_depths_are_told_apart(tmp_path: Path) -> None:
     profiles = grid(("he_normal",), ("relu", "tanh"), depths=(2, 3), seeds=1, width=8, batch=4)
     paths = draw_all(profiles, tmp_path, stem="run", only=["overview", "weights"])
@@ -58,6 +60,7 @@ def test_trainings_have_pictures_of_their_own(tmp_path: Path) -> None:
     assert "profile_every" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_other_formats(tmp_path: Path) -> None:
     paths = draw_all(SMALL, tmp_path, stem="run", only=["overview"], formats=("svg", "pdf"))
     assert [path.suffix for path in paths] == [".svg", ".pdf"]

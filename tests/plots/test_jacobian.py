@@ -148,6 +148,7 @@ def test_rows_are_initializers_and_columns_activations() -> None:
     assert found.largest[-1] == pytest.approx(3)
 
 
+@pytest.mark.slow
 def test_without_a_jacobian_there_is_no_picture() -> None:
     assert prepare_jacobian(ProfileSet((mlp(depth=2),))) is None
     assert prepare_jacobian(ProfileSet(())) is None

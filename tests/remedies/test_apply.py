@@ -77,6 +77,7 @@ def test_centred_layers_come_first_where_values_have_one_sign():
     assert after.verdict == found.trial.after.diagnosis.verdict == "healthy"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("nonlinearity", "mended"), [(nn.Sigmoid, "centre"), (nn.Softplus, "centre"),
                                                       (nn.GELU, "calibrate"), (nn.Tanh, "scale")])  # fmt: skip
 def test_what_is_advised_is_what_mends(nonlinearity, mended):

@@ -29,6 +29,7 @@ def grid(**options):
     return profile_mlp(**{**settings, "batch": 32, "histogram_limit": 64, **options})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -66,6 +67,7 @@ def test_each_broken_network_is_mended_and_healthy_ones_are_left_out():
     assert found[0].trial.after.diagnosis == diagnose(he, notes=False)
 
 
+@pytest.mark.slow
 def test_what_does_not_help_is_withdrawn_and_the_next_is_tried():
     # Sigmoid is advised residual sums, which unequal widths forbid.
     found = verify(grid(activation="sigmoid", initializer="default", width=[(48, 32)], depth=16))[0]
@@ -247,6 +249,7 @@ def test_a_remedy_cannot_name_what_the_spec_may_not(pwn, monkeypatch):
         rebuilt(with_options(request_of(grid(seeds=[3])), {"initializer": "pwn:fill"}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

@@ -137,6 +137,7 @@ def test_samples_that_see_each_other():
         assert site.jacobian.rms == pytest.approx(true.jacobian.rms, rel=0.1)
 
 
+@pytest.mark.slow
 def test_fused_attention_can_be_differentiated_twice():
     torch.manual_seed(0)
     layer, x = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True), torch.randn(2, 4, 16)

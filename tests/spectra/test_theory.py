@@ -44,6 +44,7 @@ def test_the_variance_of_the_squared_singular_values_grows_with_depth(
     assert variance / depth == pytest.approx(per_layer, abs=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("activation", "initializer"), [("identity", "lecun_normal"), ("relu", "he_normal"), ("relu", ROOT_TWO)]
 )

@@ -30,6 +30,7 @@ def test_a_merge_is_a_sum(sets: list[ProfileSet]) -> None:
         assert plain(load(Path(directory) / "all.h5")) == plain(sum(sets, ProfileSet(())))
 
 
+@pytest.mark.slow
 def test_a_merged_file_is_the_file_of_the_sum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The package's attribute of that name is the function.
     monkeypatch.setattr(sys.modules["propscope.store.merge"], "_BLOCK_ROWS", 5)
@@ -53,6 +54,7 @@ def test_equal_profiles_are_all_kept(tmp_path: Path) -> None:
     assert plain(load(tmp_path / "new" / "merged.h5")) == plain(ProfileSet((small_profile(),) * 3))
 
 
+@pytest.mark.slow
 def test_files_of_every_version_merge(tmp_path: Path) -> None:
     save(tmp_path / "a.h5", small_profile())
     versions = range(1, SCHEMA_VERSION + 1)

@@ -47,6 +47,7 @@ def test_every_recorded_field_has_a_column(table: StoredTable) -> None:
         assert (columns[field.name].meaning, columns[field.name].unit) == (field.label, field.unit)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", TABLES)
 def test_a_file_holds_what_is_documented(tmp_path: Path, table: StoredTable) -> None:
     save(tmp_path / "run.h5", small_training())

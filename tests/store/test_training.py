@@ -78,6 +78,7 @@ def test_profiles_of_runs_point_to_their_epoch(tmp_path: Path) -> None:
         assert file["epoch/train_loss"][:][moments][:2].tolist() == [1.0, 0.25]
 
 
+@pytest.mark.slow
 def test_batches_of_runs_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path / "whole.h5", small_training())
     monkeypatch.setattr(write, "_BATCH", 3)
@@ -88,6 +89,7 @@ def test_batches_of_runs_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert plain(found) == plain(small_training().subset(seed=[1, 2]))
 
 
+@pytest.mark.slow
 def test_labels_select_runs(tmp_path: Path) -> None:
     save(tmp_path / "runs.h5", small_training())
     save(tmp_path / "profiles.h5", small_set())

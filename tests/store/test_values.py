@@ -201,6 +201,7 @@ def test_no_command_makes_a_verdict_of_what_cannot_be(tmp_path, monkeypatch, cap
         assert "table site, row 0, column forward_mean" in outcome.error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "value"),
     [("site/forward_std", -1.0), ("site/role", "villain"), ("histogram/bin", 5000), ("profile/labels", "null")],

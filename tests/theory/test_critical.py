@@ -74,6 +74,7 @@ def test_two_slopes_have_a_line_of_fixed_points(name, weight):
         critical_point(name, bias_variance=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, weight", [("tanh", 1.0), ("erf", math.pi / 4), ("sin", 1.0), ("elu", 1.0)])
 def test_the_limit_of_small_variances(name, weight):
     for point in (critical_point(name), critical_point(name, bias_variance=0)):
@@ -104,6 +105,7 @@ def test_no_critical_point_and_why(name, bias, message):
         critical_point(name, bias_variance=bias)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [entry.name for entry in ACTIVATIONS])
 @pytest.mark.parametrize("bias", [None, 0.05])
 def test_every_critical_point_is_one(name, bias):

@@ -99,6 +99,7 @@ def test_decays_and_divergences_have_a_law(name, weight, bias, q, stability, law
     assert stability in str(point)
 
 
+@pytest.mark.slow
 def test_laws_are_those_of_the_iteration():
     for name, exponent in (("tanh", -1), ("elu", -2)):
         q = MeanField(name, weight_variance=1.0).propagate(0.5, depth=20000).q

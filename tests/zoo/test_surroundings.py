@@ -176,6 +176,7 @@ def test_functions_after_a_caught_exception_belong_to_the_module_that_caught_it(
     assert names == ["relu.input", "relu", "head"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mamba", "functional"])
 def test_inputs_of_repeated_functions_are_sites_of_their_own(name):
     pytest.importorskip(ZOO[name].needs)
