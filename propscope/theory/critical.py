@@ -8,7 +8,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import brentq
 
 from propscope.checks import known_arguments, number, numbers
 from propscope.errors import InputError
@@ -121,6 +120,9 @@ def _scan(activation: Elementwise) -> _Scan:
 
 
 def _roots(q: Array, values: Array, function: object) -> list[float]:
+    # Its import takes 0.3 s, and most grids need no root.
+    from scipy.optimize import brentq
+
     signs = np.sign(values)
     crossings = np.flatnonzero(signs[:-1] * signs[1:] < 0)
     return [float(brentq(function, q[i], q[i + 1], xtol=1e-300, rtol=1e-14)) for i in crossings]  # type: ignore[call-overload]

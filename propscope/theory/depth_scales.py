@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.optimize import brentq
 
 from propscope.records.theory import DepthScales, FixedPoint, Phase
 from propscope.theory.correlation_kernel import correlation_kernel
@@ -50,6 +49,9 @@ def correlation_angle(activation: Elementwise, weight_variance: float, q: float,
         return math.pi / 2
     if excess(least) <= 0:
         return 0.0
+    # Its import takes 0.3 s, and most grids need no root.
+    from scipy.optimize import brentq
+
     return math.exp(brentq(excess, least, right, xtol=1e-15, rtol=1e-15))
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 
 from propscope.errors import InputError
 from propscope.records.theory import FixedPoint, Law
@@ -88,6 +87,9 @@ def _root(function: Callable[[float], float], low: float, high: float) -> float:
     # The interpolant that found the bracket is right to 1e-12, and a root that close to an end may lie beyond it.
     if ends[0] * ends[1] >= 0:
         return low if abs(ends[0]) < abs(ends[1]) else high
+    # Its import takes 0.3 s, and most grids need no root.
+    from scipy.optimize import brentq
+
     return float(brentq(function, low, high, xtol=1e-15, rtol=1e-15))
 
 

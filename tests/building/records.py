@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -526,6 +527,14 @@ def small_profile(initializer: str = "he_normal", activation: str = "relu", seed
 def small_set() -> ProfileSet:
     """Return six profiles: two initializers by three seeds, the seeds varying fastest."""
     return ProfileSet.of(small_profile(name, seed=seed) for name in ("he_normal", "zeros") for seed in range(3))
+
+
+@cache
+def file_of(make: Callable[[], ProfileSet | TrainingSet]) -> bytes:
+    """Return the bytes of the result file of what `make` returns, written once: many tests damage a copy."""
+    with TemporaryDirectory() as directory:
+        save(Path(directory) / "run.h5", make())
+        return (Path(directory) / "run.h5").read_bytes()
 
 
 def predicted_profile(seed: int = 0) -> NetworkProfile:

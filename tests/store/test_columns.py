@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from building.records import small_set, small_training
+from building.records import file_of, small_set, small_training
 
 from propscope.errors import StoreError
 from propscope.store import load, load_profiles, merge, save
@@ -20,7 +20,7 @@ SECRET = np.full(12, 12345.0)
 def file(tmp_path, monkeypatch):
     """A result file of 12 sites, and a secret beside it."""
     monkeypatch.chdir(tmp_path)
-    save("run.h5", small_set())
+    Path("run.h5").write_bytes(file_of(small_set))
     Path("secret.bin").write_bytes(SECRET.tobytes())
     with h5py.File("secret.h5", "w") as secret:
         secret["value"] = SECRET

@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from building.records import small_profile, small_set, small_training
+from building.records import file_of, small_profile, small_set, small_training
 
 from propscope.records.figures import TABLES as PROFILE_FIELDS
 from propscope.records.figures import TRAINING_TABLES
@@ -50,7 +50,7 @@ def test_every_recorded_field_has_a_column(table: StoredTable) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("table", TABLES)
 def test_a_file_holds_what_is_documented(tmp_path: Path, table: StoredTable) -> None:
-    save(tmp_path / "run.h5", small_training())
+    (tmp_path / "run.h5").write_bytes(file_of(small_training))
     with h5py.File(tmp_path / "run.h5") as file:
         assert set(file) == set(TABLES)
         group = file[table]
@@ -69,7 +69,7 @@ def test_a_file_holds_what_is_documented(tmp_path: Path, table: StoredTable) -> 
 
 
 def test_a_file_without_runs_has_no_tables_of_them(tmp_path: Path) -> None:
-    save(tmp_path / "run.h5", small_set())
+    (tmp_path / "run.h5").write_bytes(file_of(small_set))
     with h5py.File(tmp_path / "run.h5") as file:
         assert set(file) == set(TABLES) - set(TRAINING)
         assert set(file["profile/run"][:]) == set(file["profile/epoch"][:]) == {-1}
@@ -88,7 +88,7 @@ def test_xarray_opens_it_labelled(tmp_path: Path, table: StoredTable) -> None:
     xarray = pytest.importorskip("xarray")
     pytest.importorskip("h5netcdf")
     path = tmp_path / "run.h5"
-    save(path, small_training())
+    path.write_bytes(file_of(small_training))
     with warnings.catch_warnings(), xarray.open_dataset(path, group=table, engine="h5netcdf") as dataset:
         warnings.simplefilter("error")
         dataset.load()
@@ -106,7 +106,7 @@ def test_xarray_opens_it_labelled(tmp_path: Path, table: StoredTable) -> None:
 @pytest.mark.slow
 def test_xarray_selects_a_profile(tmp_path: Path) -> None:
     xarray = pytest.importorskip("xarray")
-    save(tmp_path / "run.h5", small_set())
+    (tmp_path / "run.h5").write_bytes(file_of(small_set))
     with xarray.open_dataset(tmp_path / "run.h5", group="site", engine="h5netcdf") as sites:
         chosen = sites.isel(site=sites.profile.values == 4)
         assert chosen.name.values.tolist() == ["layers.0", "layers.0.act"]

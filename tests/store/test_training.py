@@ -14,6 +14,7 @@ import pytest
 from building.records import (
     DATA,
     few_examples,
+    file_of,
     plain,
     profile_sets,
     small_profile,
@@ -165,7 +166,7 @@ def _set_first(name: str, value: Any) -> Callable[[h5py.File], None]:
     ],
 )
 def test_a_damaged_run_says_what_is_wrong(tmp_path: Path, change: Callable[[h5py.File], Any], cause: str) -> None:
-    save(tmp_path / "run.h5", small_training())
+    (tmp_path / "run.h5").write_bytes(file_of(small_training))
     with h5py.File(tmp_path / "run.h5", "r+") as opened:
         change(opened)
     with pytest.raises(StoreError) as caught:

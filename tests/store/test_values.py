@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 from building.command_line import Command
-from building.records import predicted_profile, small_set, small_training
+from building.records import file_of, predicted_profile, small_set, small_training
 
 from propscope.errors import StoreError
 from propscope.records import NetworkProfile, ProfileSet, Site, TensorSummary
@@ -138,7 +138,7 @@ def refused(read):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "row", "value"), WRONG, ids=lambda value: str(value)[:40])
 def test_a_wrong_value_is_named_by_table_row_and_column(tmp_path, name, row, value):
-    save(tmp_path / "run.h5", small_set())
+    (tmp_path / "run.h5").write_bytes(file_of(small_set))
     changed(tmp_path / "run.h5", name, row, value)
     said = refused(lambda: load(tmp_path / "run.h5"))
     table, column = name.split("/")
@@ -181,7 +181,7 @@ def test_a_wrong_value_is_named_by_table_row_and_column(tmp_path, name, row, val
     ],
 )
 def test_a_wrong_value_of_a_training_is_named(tmp_path, name, value):
-    save(tmp_path / "run.h5", small_training())
+    (tmp_path / "run.h5").write_bytes(file_of(small_training))
     changed(tmp_path / "run.h5", name, 0, value)
     said = refused(lambda: load(tmp_path / "run.h5"))
     table, column = name.split("/")
@@ -207,7 +207,7 @@ def test_no_command_makes_a_verdict_of_what_cannot_be(tmp_path, monkeypatch, cap
     [("site/forward_std", -1.0), ("site/role", "villain"), ("histogram/bin", 5000), ("profile/labels", "null")],
 )
 def test_a_merge_copies_nothing_that_cannot_be(tmp_path, name, value):
-    save(tmp_path / "run.h5", small_set())
+    (tmp_path / "run.h5").write_bytes(file_of(small_set))
     changed(tmp_path / "run.h5", name, 2, value)
     said = refused(lambda: merge([tmp_path / "run.h5"], tmp_path / "out.h5"))
     table, column = name.split("/")
@@ -216,7 +216,7 @@ def test_a_merge_copies_nothing_that_cannot_be(tmp_path, name, value):
 
 
 def test_labels_are_checked_where_rows_are_selected_by_them(tmp_path):
-    save(tmp_path / "run.h5", small_set())
+    (tmp_path / "run.h5").write_bytes(file_of(small_set))
     for text in ('{"seed": [1, 2]}', "null", "{", '{"seed": NaN}', '{"a": 1}, {"b": 2}', '{"a":' * 100_000):
         changed(tmp_path / "run.h5", "profile/labels", 4, text)
         assert "table profile, row 4, column labels: must be " in refused(lambda: load(tmp_path / "run.h5", seed=1))
@@ -251,7 +251,7 @@ def test_totals_of_histograms():
 
 
 def test_more_than_the_memory_holds_is_refused_before_it_is_read(tmp_path, monkeypatch):
-    save(tmp_path / "run.h5", small_set())
+    (tmp_path / "run.h5").write_bytes(file_of(small_set))
     monkeypatch.setattr(reader, "_available_memory", lambda: 50_000.0)
     said = refused(lambda: load(tmp_path / "run.h5"))
     assert "6 profiles" in said
