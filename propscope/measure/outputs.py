@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,28 +22,34 @@ def tensors_in(value: Any) -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
         yield "", value
     else:
-        yield from _inside(value, ())
+        yield from ((suffix, leaf) for suffix, leaf in _leaves(value, "", ()) if isinstance(leaf, Tensor))
 
 
-def _inside(value: Any, above: tuple[int, ...]) -> Iterator[tuple[str, Tensor]]:
-    for key, part in _parts(value):
-        if isinstance(part, Tensor):
-            yield f"[{key}]", part
-        elif id(part) not in above:
-            for suffix, tensor in _inside(part, (*above, id(value))):
-                yield f"[{key}]{suffix}", tensor
+def leaves_in(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield (suffix, leaf) for all that nested structures hold, tensors and anything else; see `tensors_in`."""
+    return _leaves(value, "", ())
 
 
-def _parts(value: Any) -> Iterator[tuple[Any, Any]]:
+def _leaves(value: Any, suffix: str, above: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
+    parts = None if isinstance(value, Tensor) else _parts(value)
+    if parts is None:
+        yield suffix, value
+    elif id(value) not in above:
+        for key, part in parts:
+            yield from _leaves(part, f"{suffix}[{key}]", (*above, id(value)))
+
+
+def _parts(value: Any) -> Iterable[tuple[Any, Any]] | None:
+    """Return the parts of a structure with their keys; None for anything else."""
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        yield from zip(value._fields, value, strict=True)
-    elif isinstance(value, (tuple, list)):
-        yield from enumerate(value)
-    elif isinstance(value, Mapping):
-        yield from value.items()
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            yield field.name, getattr(value, field.name, None)
+        return zip(value._fields, value, strict=True)
+    if isinstance(value, (tuple, list)):
+        return enumerate(value)
+    if isinstance(value, Mapping):
+        return value.items()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return ((field.name, getattr(value, field.name, None)) for field in dataclasses.fields(value))
+    return None
 
 
 def as_batch(model: nn.Module, given: Any, *, name: str = "batch") -> Any:
@@ -65,11 +71,11 @@ def as_batch(model: nn.Module, given: Any, *, name: str = "batch") -> Any:
 def _with_tensors(model: nn.Module, value: Any, name: str) -> Any:
     if isinstance(value, np.ndarray):
         return _tensor(model, value, name)
-    if not any(isinstance(part, np.ndarray) or _holds_arrays(part) for _, part in _parts(value)):
+    if not any(isinstance(part, np.ndarray) or _holds_arrays(part) for _, part in _parts(value) or ()):
         return value
     if isinstance(value, Mapping):
         return {key: _with_tensors(model, part, f"{name}[{key}]") for key, part in value.items()}
-    parts = [_with_tensors(model, part, f"{name}[{key}]") for key, part in _parts(value)]
+    parts = [_with_tensors(model, part, f"{name}[{key}]") for key, part in _parts(value) or ()]
     if isinstance(value, (tuple, list)):
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     return value
@@ -77,7 +83,7 @@ def _with_tensors(model: nn.Module, value: Any, name: str) -> Any:
 
 def _holds_arrays(value: Any) -> bool:
     return isinstance(value, (tuple, list, Mapping)) and any(
-        isinstance(part, np.ndarray) or _holds_arrays(part) for _, part in _parts(value)
+        isinstance(part, np.ndarray) or _holds_arrays(part) for _, part in _parts(value) or ()
     )
 
 

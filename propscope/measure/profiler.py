@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TextIO
 
-import torch
 from torch import Tensor, nn
 
 from propscope.checks import count, known_arguments
 from propscope.errors import InputError, PropscopeError
 from propscope.measure.filters import Filter, Patterns
+from propscope.measure.joint_backward import joint_backward
 from propscope.measure.module_info import refuse_lazy
-from propscope.measure.outputs import as_batch, describe_shapes, tensors_in
+from propscope.measure.outputs import as_batch, describe_shapes
 from propscope.measure.recorder import Recorder
 from propscope.measure.sampling import HISTOGRAM_LIMIT
 from propscope.measure.sites import Options, Stats
@@ -72,9 +72,12 @@ def profile(
 
     `batch`: a tensor, a tuple or list of positional arguments, or a mapping of keyword arguments. NumPy arrays become
     tensors, floating ones in the dtype and on the device of the parameters. `loss`: a function of the model's output
-    that returns a scalar tensor. Without a loss, the gradient of the first floating output is drawn from N(0, 1) with
-    `seed`, so that the backward curve shows the network and not the loss; a scalar output is taken as the loss. Where
-    no gradient can flow, the profile holds the forward pass only. The model stays in its mode, train or eval.
+    that returns a scalar tensor. Without a loss, one backward pass starts from what the model returns, so that the
+    backward curve shows the network and not the loss. A field `loss` of the output wins, a tensor whose mean is taken.
+    Else gradients drawn from N(0, 1) with `seed` enter the first differentiable tensor, and each other one that no
+    other output was computed from: hidden states and caches that a model returns beside its output get none. A tensor
+    without dimensions gets 1. Where no gradient can flow, the profile holds the forward pass only, and its coverage
+    says why. The model stays in its mode, train or eval.
     `include`, `exclude`, `kinds`, `depth`, `stats` and `histogram_limit` are as in `track`.
 
     Raises `InputError` for an invalid model, batch or loss, and for a batch without elements. An exception of the model
@@ -157,7 +160,7 @@ def _run(model: nn.Module, recorder: Recorder, batch: Any, loss: Loss | None, gr
     try:
         with undisturbed(model, batch), recorder:
             output = call_model(model, batch)
-            _backward(output, loss, gradient_seed)
+            _backward(recorder, output, loss, gradient_seed)
     except Exception as error:
         partial = recorder.profile(seed=seed)
         error.partial_profile = partial  # type: ignore[attr-defined]
@@ -205,24 +208,16 @@ def call_model(model: nn.Module, batch: Any) -> Any:
     raise InputError(f"batch must be a tensor, or a tuple, list or dict of arguments, got a {type(batch).__name__}")
 
 
-def _backward(output: Any, loss: Loss | None, seed: int) -> None:
-    if loss is not None:
-        value = loss(output)
-        if not isinstance(value, Tensor) or value.numel() != 1:
-            what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-            raise InputError(f"loss must return a tensor with one element, got {what}")
-        if value.requires_grad:
-            value.backward()
+def _backward(recorder: Recorder, output: Any, loss: Loss | None, seed: int) -> None:
+    if loss is None:
+        for place, reason in joint_backward(output, seed):
+            recorder.note_output(place, reason)
         return
-    for _, tensor in tensors_in(output):
-        if tensor.requires_grad and (tensor.is_floating_point() or tensor.is_complex()):
-            tensor.backward(_cotangent(tensor, seed))
-            return
-
-
-def _cotangent(output: Tensor, seed: int) -> Tensor:
-    if output.dim() == 0:
-        return torch.ones_like(output)
-    generator = torch.Generator().manual_seed(seed)
-    dtype = torch.complex128 if output.is_complex() else torch.float64
-    return torch.randn(output.shape, generator=generator, dtype=dtype).to(output)
+    value = loss(output)
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise InputError(f"loss must return a tensor with one element, got {what}")
+    if value.requires_grad:
+        value.backward()
+    else:
+        recorder.note_output("", "the loss requires no gradient: its backward was not measured")

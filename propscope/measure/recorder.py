@@ -304,6 +304,10 @@ class Recorder:
         for site in self._observer.sites.values():
             site.end_batch()
 
+    def note_output(self, name: str, reason: str) -> None:
+        """Add to the coverage what is not seen of a part of the model's output."""
+        self._observer.guard.add(name, "output", reason, key=reason)
+
     def profile(
         self, *, labels: dict[str, Label] | None = None, spec: str = "{}", seed: int | None = None
     ) -> NetworkProfile:
