@@ -140,6 +140,8 @@ NAMES = {
     "propscope.plots.callouts.Callout": "propscope.plots.map_labels.MapLabel",
     "propscope.plots.callouts.place": "propscope.plots.map_labels.place_labels",
     "propscope.plots.curve_panels.position_ticks": "propscope.plots.scales.position_ticks",
+    "propscope.plots.gallery.PLOTS": "propscope.plots.table.PLOTS",
+    "propscope.plots.gallery.TRAINING_PLOTS": "propscope.plots.table.TRAINING_PLOTS",
     "propscope.plots.lettering.Lettering": "propscope.plots.fast_text.FastText",
     "propscope.plots.lettering.draw_lettering": "propscope.plots.fast_text.draw_texts",
     "propscope.plots.sheets.Sheet": "propscope.plots.pages.Page",

@@ -38,7 +38,7 @@ def phase(
 
     The critical line and the places of initializers are marked. A LIST is separated by commas.
     """
-    from propscope.plots.gallery import FORMATS, write_figure
+    from propscope.plots import FORMATS, write_figure
     from propscope.plots.phase import draw_phase, prepare_phase
     from propscope.plots.style import styled
 

@@ -8,6 +8,11 @@ from typing import Annotated
 import typer
 
 from propscope.cli.options import Act, Depth, File, Init, Overwrite, Seed, Width, load_selected
+from propscope.plots import table
+
+
+def _names(plots: tuple[table.Plot, ...]) -> str:
+    return ", ".join(plot.name for plot in plots)
 
 
 def plot(
@@ -16,11 +21,11 @@ def plot(
         str | None,
         typer.Option(
             metavar="LIST",
-            help="Only these plots. For profiles: curves, activations, gradients, weights, weight-gradients, overview, "
-            "jacobian; for training runs: learning, signal, activation-map.",
+            help=f"Only these plots. For profiles: {_names(table.PLOTS)}; for training runs: "
+            f"{_names(table.TRAINING_PLOTS)}.",
         ),
     ] = None,
-    format: Annotated[str, typer.Option(metavar="LIST", help="Formats: png, pdf or svg.")] = "png",
+    format: Annotated[str, typer.Option(metavar="LIST", help=f"Formats: {', '.join(table.FORMATS)}.")] = "png",
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Directory to write to. [default: that of the file]"),

@@ -2,11 +2,19 @@
 
 Each picture is one module with two steps: `prepare_...` turns profiles into a record, which tests check by value, and
 `draw_...` draws that record into a matplotlib figure. No step uses pyplot, changes matplotlib's global state or needs a
-display.
+display. Matplotlib is imported when the first picture is drawn.
 """
 
-from propscope.plots.gallery import FORMATS, PLOTS, TRAINING_PLOTS, Plot, draw_all, write_figure
-from propscope.plots.style import DPI, Header, draw_header, line_style, styled
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from propscope.plots.table import FORMATS, PLOTS, TRAINING_PLOTS, Plot
+
+if TYPE_CHECKING:
+    from propscope.plots.gallery import draw_all, write_figure
+    from propscope.plots.style import DPI, Header, draw_header, line_style, styled
 
 __all__ = [
     "DPI",
@@ -21,3 +29,10 @@ __all__ = [
     "styled",
     "write_figure",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = "gallery" if name in ("draw_all", "write_figure") else "style"
+    return getattr(import_module(f"{__name__}.{home}"), name)

@@ -1,11 +1,9 @@
-"""The table of all plots, and the function that draws them into files."""
+"""Draw the plots of the table into files."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,79 +11,17 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from propscope.errors import InputError, StoreError, unknown_name
-from propscope.plots.curves import draw_curves, prepare_curves
-from propscope.plots.histograms import (
-    ACTIVATIONS,
-    GRADIENTS,
-    WEIGHT_GRADIENTS,
-    WEIGHTS,
-    Subject,
-    draw_histograms,
-    prepare_histograms,
-)
-from propscope.plots.jacobian import draw_jacobian, prepare_jacobian
-from propscope.plots.learning import draw_learning, prepare_learning
-from propscope.plots.overview import draw_overview, prepare_overview
-from propscope.plots.pages import COLUMN, LINE, Page, pages
-from propscope.plots.signal_change import prepare_signal_change
+from propscope.plots import table
+from propscope.plots.pages import COLUMN, LINE, pages
 from propscope.plots.style import DPI, styled
-from propscope.plots.training_map import draw_training_map, prepare_training_map
+from propscope.plots.table import FORMATS, Plot
 from propscope.printable import printable, shown
 from propscope.records import ProfileSet, TrainingSet
 from propscope.store.atomic import temporary_beside
 
-FORMATS = ("png", "pdf", "svg")
 _NEEDED = (
     ("profiles", "record the direction (forward, backward) or the parameters that these plots show"),
     ("trainings", "profile the signal every few epochs (profile_every)"),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Plot:
-    """A kind of picture: its `name` in file names and options, and the two steps that make it.
-
-    `prepare` turns the profiles (or trainings) of one picture into a record, or returns None where what the picture
-    shows was not recorded. `draw` turns the record into a figure. One picture holds all values of the labels `within`,
-    at most `lines_at_most` lines and `columns_at_most` activations. Everything else makes further pictures.
-    """
-
-    name: str
-    prepare: Callable[[Any], Any]
-    draw: Callable[[Any], Figure]
-    within: tuple[str, ...] = (LINE,)
-    lines_at_most: int = 24
-    columns_at_most: int = 1
-
-    def pages(self, profiles: ProfileSet | TrainingSet) -> list[Page[Any]]:
-        """Return the profiles or trainings of each picture."""
-        one_kind: Any = profiles
-        return pages(
-            one_kind,
-            within=self.within,
-            lines_at_most=self.lines_at_most,
-            columns_at_most=self.columns_at_most,
-        )
-
-
-def _histograms(subject: Subject) -> Plot:
-    return Plot(subject.name, partial(prepare_histograms, subject=subject), draw_histograms)
-
-
-PLOTS = (
-    Plot("curves", prepare_curves, draw_curves, within=(LINE, COLUMN), columns_at_most=2),
-    _histograms(ACTIVATIONS),
-    _histograms(GRADIENTS),
-    _histograms(WEIGHTS),
-    _histograms(WEIGHT_GRADIENTS),
-    Plot("overview", prepare_overview, draw_overview, within=(LINE, COLUMN), lines_at_most=48, columns_at_most=12),
-    Plot("jacobian", prepare_jacobian, draw_jacobian, within=(LINE, COLUMN), columns_at_most=4),
-)
-
-TRAINING_PLOTS = (
-    Plot("learning", prepare_learning, draw_learning, within=(LINE, COLUMN), columns_at_most=2),
-    Plot("signal", prepare_signal_change, draw_curves),
-    Plot("activation-map", prepare_training_map, draw_training_map, lines_at_most=6),
 )
 
 
@@ -106,14 +42,16 @@ def draw_all(
     Raises `InputError` for an unknown plot or format, if there is nothing to draw, and, before anything is written, if
     a file exists and `overwrite` is False. Raises `StoreError` if a file cannot be written.
     """
-    plots = TRAINING_PLOTS if isinstance(profiles, TrainingSet) else PLOTS
+    plots = table.TRAINING_PLOTS if isinstance(profiles, TrainingSet) else table.PLOTS
     chosen = [plot for plot in plots if only is None or plot.name in only]
     _check(formats, only, stem, plots)
     # A single dollar sign would start a formula at the next one.
-    profiles = shown(profiles, lambda text: printable(text).replace("$", r"\$"))
+    escaped: Any = shown(profiles, lambda text: printable(text).replace("$", r"\$"))
     pictures: list[tuple[Plot, Any, list[Path]]] = []
     for plot in chosen:
-        for page in plot.pages(profiles):
+        within = (LINE,) if plot.columns_at_most == 1 else (LINE, COLUMN)
+        limits = {"lines_at_most": plot.lines_at_most, "columns_at_most": plot.columns_at_most}
+        for page in pages(escaped, within=within, **limits):
             prepared = plot.prepare(page.profiles)
             if prepared is not None:
                 name = "-".join(filter(None, (stem, plot.name, page.suffix)))

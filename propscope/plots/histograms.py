@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -287,6 +288,12 @@ def prepare_histograms(profiles: ProfileSet, *, subject: Subject) -> HistogramGr
         axis=axis,
         cells=tuple(tuple(cell_of(summary, axis) for summary in row) for row in merged),
     )
+
+
+prepare_activations = partial(prepare_histograms, subject=ACTIVATIONS)
+prepare_gradients = partial(prepare_histograms, subject=GRADIENTS)
+prepare_weights = partial(prepare_histograms, subject=WEIGHTS)
+prepare_weight_gradients = partial(prepare_histograms, subject=WEIGHT_GRADIENTS)
 
 
 def _spell(axis: Axis) -> str:

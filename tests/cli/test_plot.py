@@ -25,13 +25,6 @@ def test_some_of_them_in_other_formats_elsewhere(command, run_file, place):
     assert (place / "pictures/new/run-curves.svg").read_text().startswith("<?xml")
 
 
-def test_the_help_names_every_plot_of_the_tables(command):
-    # The help must not load matplotlib, so it names them in words of its own.
-    out = " ".join(command.fine("plot", "--help").split())
-    for table in (propscope.plots.PLOTS, propscope.plots.TRAINING_PLOTS):
-        assert ", ".join(plot.name for plot in table) in out
-
-
 def test_pictures_that_exist_are_kept(command, run_file, place):
     (place / "run-overview.png").write_text("precious")
     before = files(place)

@@ -16,10 +16,11 @@ import torch
 from building.command_line import HANGS, files, process
 from building.records import plain
 
+import propscope.plots
 from propscope.experiments import profile_mlp
 from propscope.store import load, save
 
-PLOTS = ("curves", "activations", "gradients", "weights", "weight-gradients", "overview")
+PLOTS = tuple(plot.name for plot in propscope.plots.PLOTS if plot.name != "jacobian")
 TINY = ("--depth", 2, "--width", 4, "--batch", 4, "--seeds", 2, "--init", "he_normal")
 BARE = (*TINY, "--no-plots")
 

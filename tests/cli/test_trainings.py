@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from propscope.plots import TRAINING_PLOTS
 from propscope.records import TrainingRun, TrainingSet
 from propscope.store import load, save
 
@@ -78,9 +79,10 @@ def test_a_narrow_terminal_drops_the_intervals(command, trained_file, monkeypatc
 @pytest.mark.slow
 def test_the_pictures_of_trainings(command, trained_file, place):
     listed = command.fine("plot", trained_file, "--act", "relu").splitlines()
-    assert listed == [f"trained-{name}.png" for name in ("learning", "signal", "activation-map")]
+    names = [plot.name for plot in TRAINING_PLOTS]
+    assert listed == [f"trained-{name}.png" for name in names]
     assert all((place / name).read_bytes().startswith(b"\x89PNG") for name in listed)
-    assert "valid are learning, signal, activation-map" in command("plot", trained_file, "--only", "weights").error
+    assert f"valid are {', '.join(names)}" in command("plot", trained_file, "--only", "weights").error
 
 
 @pytest.mark.slow

@@ -1,0 +1,62 @@
+"""The table of all plots. It imports nothing heavy, so that the help of the command line can list them.
+
+A new plot is one file of this package and one row here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+FORMATS = ("png", "pdf", "svg")
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A kind of picture: its `name` in file names and options, and the `module.function` of the two steps that make it.
+
+    Step one turns the profiles (or trainings) of one picture into a record, or returns None where what the picture
+    shows was not recorded. Step two turns the record into a figure. One picture holds at most `lines_at_most` lines and
+    `columns_at_most` activations. Everything else makes further pictures.
+    """
+
+    name: str
+    preparing: str
+    drawing: str
+    lines_at_most: int = 24
+    columns_at_most: int = 1
+
+    @property
+    def prepare(self) -> Callable[[Any], Any]:
+        """The first step."""
+        return _function(self.preparing)
+
+    @property
+    def draw(self) -> Callable[[Any], Any]:
+        """The second step."""
+        return _function(self.drawing)
+
+
+def _function(dotted: str) -> Callable[[Any], Any]:
+    module, _, name = dotted.partition(".")
+    function: Callable[[Any], Any] = getattr(import_module(f"propscope.plots.{module}"), name)
+    return function
+
+
+PLOTS = (
+    Plot("curves", "curves.prepare_curves", "curves.draw_curves", columns_at_most=2),
+    Plot("activations", "histograms.prepare_activations", "histograms.draw_histograms"),
+    Plot("gradients", "histograms.prepare_gradients", "histograms.draw_histograms"),
+    Plot("weights", "histograms.prepare_weights", "histograms.draw_histograms"),
+    Plot("weight-gradients", "histograms.prepare_weight_gradients", "histograms.draw_histograms"),
+    Plot("overview", "overview.prepare_overview", "overview.draw_overview", lines_at_most=48, columns_at_most=12),
+    Plot("jacobian", "jacobian.prepare_jacobian", "jacobian.draw_jacobian", columns_at_most=4),
+)
+
+TRAINING_PLOTS = (
+    Plot("learning", "learning.prepare_learning", "learning.draw_learning", columns_at_most=2),
+    Plot("signal", "signal_change.prepare_signal_change", "curves.draw_curves"),
+    Plot("activation-map", "training_map.prepare_training_map", "training_map.draw_training_map", lines_at_most=6),
+)
