@@ -1,13 +1,24 @@
 """Frozen records of what was measured, and what follows from them by arithmetic; numpy only, never torch."""
 
 from propscope.records.finding import Diagnosis, Finding, Remedy
+from propscope.records.graph import SiteGraph
 from propscope.records.histogram import LogHistogram
-from propscope.records.network import CoverageNote, Expected, NetworkProfile, Parameter, Provenance, Site
+from propscope.records.network import (
+    UNKNOWN,
+    CoverageNote,
+    Expected,
+    NetworkProfile,
+    Parameter,
+    Parent,
+    Provenance,
+    Site,
+)
 from propscope.records.profile_set import ProfileSet
 from propscope.records.summary import TensorSummary
 from propscope.records.training import TrainingRun, TrainingSet
 
 __all__ = [
+    "UNKNOWN",
     "CoverageNote",
     "Diagnosis",
     "Expected",
@@ -15,10 +26,12 @@ __all__ = [
     "LogHistogram",
     "NetworkProfile",
     "Parameter",
+    "Parent",
     "ProfileSet",
     "Provenance",
     "Remedy",
     "Site",
+    "SiteGraph",
     "TensorSummary",
     "TrainingRun",
     "TrainingSet",

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 DType = Literal["int64", "float64", "text", "json"]
-# JSON: an object; labels by their names; whole numbers of at least 0; numbers; lists of three texts.
-Holds = Literal["object", "labels", "counts", "numbers", "notes"]
-Pool = Literal["same", "last", "sum", "merge", "and", "max", "mean", "rms", "geometric", "recompute"]
+# JSON: an object; labels by their names; whole numbers of at least 0; numbers; lists of three texts; texts; parents.
+Holds = Literal["object", "labels", "counts", "numbers", "notes", "texts", "parents"]
+Pool = Literal["same", "last", "sum", "merge", "and", "max", "mean", "rms", "geometric", "union", "recompute"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ class Field:
     - merge: exactly, as the elements of all of them together.
     - and: a unit counts where it counts in each of them; this needs the units, not their number.
     - mean, geometric, rms: the arithmetic mean, the geometric mean, the root of the mean square.
+    - union: what any of them has.
     - recompute: it follows from other quantities, and is computed from those after they are pooled.
 
     What may be recorded, which a file is checked against when it is read: numbers from `low` to `high`; one of the
@@ -133,7 +134,7 @@ EXPECTED_FIELDS = (
     _expected("forward_std_log_std", "standard deviation over seeds of ln std", "rms", 0),
 )
 
-ROLES = ("pre-activation", "activation", "norm", "attention", "embedding", "residual", "output", "other")
+ROLES = ("pre-activation", "activation", "norm", "attention", "embedding", "residual", "input", "output", "other")
 
 # fmt: off
 SITE_FIELDS = (
@@ -145,6 +146,10 @@ SITE_FIELDS = (
     Field("shape", "json", "shape of the first batch", holds="counts"),
     Field("dtype", "text", "element type", pattern=_DTYPE),
     Field("activation", "text", "nonlinearity that the value enters"),
+    Field("parents", "json", "what it was computed from, a JSON list of [site, [operations], gradient passes]",
+          since=3, batches="union", holds="parents"),
+    Field("parameters", "json", "parameters that took part since its parents, a JSON list of names",
+          since=3, batches="union", holds="texts"),
     Field("samples", "int64", "input rows seen", batches="sum", seeds="sum", low=0, required=True),
     Field("units", "int64", "units", seeds="sum", low=0),
     Field("dead_units", "int64", "units flat on every sample", batches="and", seeds="sum", low=0),

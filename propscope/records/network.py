@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from propscope.errors import unknown_site
 from propscope.records.display import as_html, as_text
+from propscope.records.graph import SiteGraph
 from propscope.records.summary import TensorSummary
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from propscope.records.rows import TableName
 
-Role = Literal["pre-activation", "activation", "norm", "attention", "embedding", "residual", "output", "other"]
+Role = Literal["pre-activation", "activation", "norm", "attention", "embedding", "residual", "input", "output", "other"]
 Direction = Literal["forward", "backward"]
 DIRECTIONS: tuple[Direction, ...] = ("forward", "backward")
 Label = str | int | float
@@ -51,6 +52,23 @@ class Expected:
     forward_std_log_std: float = math.nan
 
 
+# The name of a parent that neither the autograd graph nor the identity of tensors shows.
+UNKNOWN = "?"
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """A site that the value of another one was computed from: an edge of the graph.
+
+    `name`: the site's name, `UNKNOWN` where it could not be seen. `operations`: the names of the operations in between,
+    in order. `gradient`: whether a gradient passes along the edge.
+    """
+
+    name: str
+    operations: tuple[str, ...] = ()
+    gradient: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
     """One tensor that a network produces at one place: a module's output or a functional activation.
@@ -59,6 +77,10 @@ class Site:
     `layer`: number of the layer, from 1; None outside a layered network. `shape`: that of the first batch.
     `activation`: name of the nonlinearity that a pre-activation enters, else "". `forward` summarizes the values, and
     `backward` the gradient of the loss with respect to them; None where it was not seen.
+
+    `parents`: the nearest sites that the value was computed from, in execution order; () for a value that was computed
+    from no site, None where it is not known, as in files before schema 3. `parameters`: the names of the parameters
+    that took part between the parents and the site, frozen ones too, all names of a shared one.
 
     Statistics of units, None where they do not apply: `units` is their number, `dead_units` are flat on all `samples`,
     `symmetric_units` equal another unit on every sample, `flat_fraction` is the share of pre-activations with
@@ -96,6 +118,8 @@ class Site:
     jacobian: TensorSummary | None = None
     jacobian_condition: float | None = None
     jacobian_square_variance: float | None = None
+    parents: tuple[Parent, ...] | None = None
+    parameters: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         layer = "" if self.layer is None else f", layer {self.layer}"
@@ -187,6 +211,14 @@ class NetworkProfile:
     labels: Mapping[str, Label] = field(default_factory=dict)
     provenance: Provenance = Provenance()
     coverage: tuple[CoverageNote, ...] = ()
+    _graph: SiteGraph | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def graph(self) -> SiteGraph:
+        """What feeds what among the sites."""
+        if self._graph is None:
+            object.__setattr__(self, "_graph", SiteGraph(self.sites))
+        return self._graph  # type: ignore[return-value]
 
     def __getitem__(self, name: str) -> Site:
         """Return the site of that name; raises `UnknownSiteError`, which is a KeyError too, with the nearest names."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import astuple, is_dataclass
 from functools import lru_cache
 from operator import itemgetter
@@ -14,7 +15,7 @@ import numpy as np
 
 from propscope.records.figures import EPOCH_FIELDS, PARAMETER_FIELDS, PROFILE_FIELDS, RUN_FIELDS, SITE_FIELDS, Field
 from propscope.records.histogram import LogHistogram
-from propscope.records.network import CoverageNote, Expected, NetworkProfile, Parameter, Provenance, Site
+from propscope.records.network import CoverageNote, Expected, NetworkProfile, Parameter, Parent, Provenance, Site
 from propscope.records.summary import TensorSummary
 from propscope.records.training import TrainingRun
 
@@ -43,7 +44,7 @@ class _Columns:
         self._attributes = tuple(attribute for _, attribute, _ in read)
         # A second name, since itemgetter returns no tuple for a single one.
         self._get = itemgetter(*(name for name, _, _ in read), fields[0].name)
-        self._parsed = tuple(attribute for _, attribute, dtype in read if dtype == "json")
+        self._parsed = tuple((attribute, held[attribute].default) for _, attribute, dtype in read if dtype == "json")
         # The fields of the record that may be None.
         self._optional = tuple(
             (attribute, MISSING[dtype])
@@ -60,16 +61,20 @@ class _Columns:
         for name, attribute, dtype in self.fields:
             value = _label(held, attribute, dtype) if self.part == "labels" else getattr(held, attribute)
             if value is None:
-                value = self.missing[name]
-            row[name] = _as_json(value) if dtype == "json" else value
+                row[name] = self.missing[name]
+            else:
+                row[name] = _as_json(value) if dtype == "json" else value
 
     def values(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return the record's fields that the row holds, by name."""
         # Without strict: the last value is the second name of the first.
         found = dict(zip(self._attributes, self._get(row), strict=False))
-        for attribute in self._parsed:
+        for attribute, default in self._parsed:
             text = found[attribute]
-            found[attribute] = _elements(text) if text[:1] == "[" else json.loads(text)
+            if text[:1] == "[":
+                found[attribute] = _elements(text)
+            else:
+                found[attribute] = json.loads(text) if text or default is NO_DEFAULT else default
         for attribute, missing in self._optional:
             value = found[attribute]
             if value != value or value == missing:
@@ -144,8 +149,11 @@ def site_from_row(
 ) -> Site:
     """Return the site that `site_row` made the row of, with its histograms; an expectation of only NaN is None."""
     expected = _SITE.parts["expected"]
+    own = _SITE.values(row)
+    if own["parents"]:
+        own["parents"] = tuple(Parent(name, tuple(between), passes) for name, between, passes in own["parents"])
     return Site(
-        **_SITE.values(row),
+        **own,
         forward=_SITE.summary("forward", row, forward),
         backward=_SITE.summary("backward", row, backward),
         jacobian=_SITE.summary("jacobian", row, jacobian),

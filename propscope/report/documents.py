@@ -131,7 +131,8 @@ def profile_document(profile: NetworkProfile) -> dict[str, Any]:
     """Return a profile: its row, its sites, each with how it compares with theory, its parameters."""
     ratios = second_moment_ratios(profile)
     sites = [
-        site_row(site, index)
+        _unpacked(site_row(site, index))
+        | {"parents": site.parents and [_fields(parent) for parent in site.parents], "parameters": site.parameters}
         | {f"{direction}_deviation": deviation(site, direction) for direction in DIRECTIONS}
         | {"second_moment_ratio": ratios.get(index)}
         for index, site in enumerate(profile.sites)
@@ -139,7 +140,7 @@ def profile_document(profile: NetworkProfile) -> dict[str, Any]:
     parameters = [parameter_row(parameter, index) for index, parameter in enumerate(profile.parameters)]
     return {
         "profile": _unpacked(profile_row(profile)),
-        "sites": [_unpacked(row) for row in sites],
+        "sites": sites,
         "parameters": [_unpacked(row) for row in parameters],
     }
 
@@ -186,10 +187,13 @@ def _fields(record: Any, *, leave: str = "") -> dict[str, Any]:
 
 def _unpacked(row: Row) -> Row:
     """Return a row without what only a flat table needs: -1 for a missing whole number, and JSON within text."""
-    return {
-        name: json.loads(value) if name in _NESTED else None if isinstance(value, int) and value == -1 else value
-        for name, value in row.items()
-    }
+    found: Row = {}
+    for name, value in row.items():
+        if name in _NESTED:
+            found[name] = json.loads(value) if value else None
+        else:
+            found[name] = None if isinstance(value, int) and value == -1 else value
+    return found
 
 
 def _plain(value: Any) -> Any:

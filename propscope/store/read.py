@@ -27,7 +27,7 @@ from propscope.records.rows import Row, TableName, parameter_from_row, profile_f
 from propscope.records.training import TrainingRun, TrainingSet
 from propscope.store.schema import StoredTable
 from propscope.store.table_reader import TableReader, open_tables, reading
-from propscope.store.values import Offence, check_histograms, totals
+from propscope.store.values import Offence, check_histograms, check_parents, totals
 
 # Neighbouring profiles are read with one slice per column; this bounds the rows that are held as Python objects.
 _BATCH = 256
@@ -192,9 +192,11 @@ def _profiles_between(tables: TableReader, start: int, stop: int) -> Iterator[Ne
     sites, parameters = _entries_of(tables, "profile", "site", rows), _entries_of(tables, "profile", "parameter", rows)
     held = _Histograms.spanning(tables, sites, parameters)
     for row, own_sites, own_parameters in zip(rows, sites, parameters, strict=True):
+        made = tuple(site_from_row(r, *(held.of(r, name) for name in SUMMARIES["site"])) for r in own_sites)
+        check_parents(made, row["site_start"])
         yield profile_from_row(
             row,
-            tuple(site_from_row(r, *(held.of(r, name) for name in SUMMARIES["site"])) for r in own_sites),
+            made,
             tuple(
                 parameter_from_row(r, *(held.of(r, name) for name in SUMMARIES["parameter"])) for r in own_parameters
             ),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from propscope.records.figures import FINITE, SUMMARIES, Field
 from propscope.records.histogram import BIN_COUNT, NAN, NEGINF, POSINF
+from propscope.records.network import UNKNOWN, Site
 from propscope.store.schema import TABLES, Column, StoredTable
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -25,6 +26,7 @@ Bad = NDArray[np.bool_]
 # What is computed in floating point may leave its range by a rounding error.
 _ROUNDING = 1e-3
 _SHOWN = 60
+_PARENT = "[site, [operations], true or false]"
 _LARGEST = 2**63
 _ABSENT_BINS = np.ones(1 << 16, np.bool_)
 _ABSENT_BINS[[*range(POSINF + 1), NAN, *range(NAN + 2, NEGINF + 1)]] = False
@@ -89,6 +91,19 @@ def check_histograms(
         inside = (ranges[:, 0] - first < at) & (at < ranges.sum(1) - first)
         if inside.any():
             raise Offence(table, first + at, "bin", "above the bin before", bins[at])
+
+
+def check_parents(sites: Sequence[Site], first: int) -> None:
+    """Raise `ValueError` where a site of one network, the rows from `first` on, has a parent that is no site before it.
+
+    In execution order no parent comes later, so that what passes has no cycle.
+    """
+    before = {UNKNOWN}
+    for at, site in enumerate(sites, first):
+        for parent in site.parents or ():
+            if parent.name not in before:
+                raise Offence("site", at, "parents", f"names of sites before it, or {UNKNOWN}", parent.name)
+        before.add(site.name)
 
 
 def totals(counts: NDArray[np.uint64], ranges: NDArray[np.int64], first: int) -> NDArray[np.float64]:
@@ -251,10 +266,24 @@ def _is_note(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 3 and all(isinstance(part, str) for part in value)
 
 
+def _is_parent(value: Any) -> bool:
+    if not isinstance(value, list) or len(value) != 3:
+        return False
+    name, operations, passes = value
+    texts = isinstance(operations, list) and all(isinstance(operation, str) for operation in operations)
+    return isinstance(name, str) and texts and isinstance(passes, bool)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
 _JSON: Mapping[str, Callable[[str], str]] = {
     "object": _json_object,
     "labels": _json_labels,
     "counts": lambda text: _json_list(text, _is_count, "a JSON list of whole numbers of at least 0"),
     "numbers": lambda text: _json_list(text, _is_number, "a JSON list of numbers"),
+    "texts": lambda text: "" if not text else _json_list(text, _is_text, "a JSON list of texts"),
+    "parents": lambda text: "" if not text else _json_list(text, _is_parent, f"a JSON list of {_PARENT}"),
     "notes": lambda text: _json_list(text, _is_note, "a JSON list of [name, what, reason]"),
 }

@@ -27,11 +27,13 @@ from numpy.typing import NDArray
 
 from propscope.diagnosis.evidence import Evidence
 from propscope.records import (
+    UNKNOWN,
     CoverageNote,
     Expected,
     LogHistogram,
     NetworkProfile,
     Parameter,
+    Parent,
     ProfileSet,
     Provenance,
     Site,
@@ -550,9 +552,21 @@ def predicted_profile(seed: int = 0) -> NetworkProfile:
     return replace(profile, sites=(first, *others), parameters=(weight, *rest), coverage=(note,))
 
 
+def connected_profile(seed: int = 0) -> NetworkProfile:
+    """Return a profile that holds what the third version of the file added: two sites that know their parents."""
+    profile = predicted_profile(seed)
+    first, second = profile.sites
+    first = replace(first, role="input", parents=(Parent(UNKNOWN, gradient=False),))
+    ways = (Parent(first.name, ("linear", "mul"), bool(seed)), Parent(UNKNOWN))
+    second = replace(second, parents=ways, parameters=("layers.0.weight",))
+    return replace(profile, sites=(first, second))
+
+
 def of_version(version: int) -> ProfileSet:
     """Return the profiles that tests/data/schema-<version>.h5 holds."""
-    return small_set() if version == 1 else ProfileSet.of(predicted_profile(seed) for seed in range(2))
+    if version == 1:
+        return small_set()
+    return ProfileSet.of((predicted_profile if version == 2 else connected_profile)(seed) for seed in range(2))
 
 
 def small_run(
@@ -638,8 +652,12 @@ def expectations(draw: st.DrawFn) -> Expected:
     return Expected(mean, *spread, known, drift, other, *scatter)
 
 
+_UNSEEN = st.builds(Parent, name=st.just(UNKNOWN), operations=st.lists(_TEXT, max_size=2).map(tuple))
+
 _SITES = st.builds(
     Site,
+    parents=st.none() | st.lists(_UNSEEN, max_size=2).map(tuple),
+    parameters=st.lists(_TEXT, max_size=2).map(tuple),
     name=_TEXT,
     kind=_TEXT,
     role=st.sampled_from(["pre-activation", "activation", "norm", "other"]),

@@ -10,6 +10,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "json.md").read_text()
 TYPES = {
     "text": lambda value: isinstance(value, str),
     "text or null": lambda value: value is None or isinstance(value, str),
+    "true or false": lambda value: isinstance(value, bool),
     "number": lambda value: isinstance(value, (int, float)),
     "object": lambda value: isinstance(value, dict),
     "object or null": lambda value: value is None or isinstance(value, dict),
@@ -52,7 +53,7 @@ def keys(heading):
     return {name.strip("`"): kind for name, kind, _ in table(heading)}
 
 
-FINDING, REMEDY, TRIED = keys("A finding"), keys("A remedy"), keys("What was tried")
+FINDING, REMEDY, TRIED, PARENT = map(keys, ("A finding", "A remedy", "What was tried", "A parent"))
 DOCUMENTS = {name.strip("`"): text for name, text in table("The documents")}
 
 
@@ -89,6 +90,9 @@ def test_the_output_of_every_command(command, run_file, place, line):
         assert finding["kind"] in PAGE
         assert (finding["first"], finding["last"]) == tuple(([*finding["sites"]] or [""])[place] for place in (0, -1))
         assert all(isinstance(value, (int, float, str, type(None))) for value in finding["evidence"].values())
+    for site in (each for each in objects(document) if "parents" in each):
+        for parent in site["parents"] or ():
+            hold(parent, PARENT)
     remedies = [finding["remedy"] for finding in findings if finding["remedy"] is not None]
     tried = [each for each in objects(document) if "trials" in each]
     assert bool(tried) == bool({"--fix", "--verify"} & set(line))

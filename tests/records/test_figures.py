@@ -1,6 +1,7 @@
 """The table of recorded quantities: it names every field of every record, and how each pools holds."""
 
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -30,7 +31,7 @@ from propscope.records.training import TrainingRun
 from propscope.store.schema import TABLES as STORED
 
 # What a record holds that is no column: other records, and what has tables or columns of its own.
-APART = {"histogram", "sites", "parameters", "profiles", "provenance", "expected", *SUMMARIES["site"]}
+APART = {"_graph", "histogram", "sites", "parameters", "profiles", "provenance", "expected", *SUMMARIES["site"]}
 APART |= set(SUMMARIES["parameter"])
 
 
@@ -60,7 +61,7 @@ def test_every_field_of_a_record_is_in_the_table(record, fields, part):
     assert held <= named
     # What is no field follows from fields, or says where the record stands.
     derived = {name for name in named - held if isinstance(getattr(record, name, None), property)}
-    assert named - held - derived <= {"index", "number"}
+    assert named - held - derived - APART <= {"index", "number"}
     follows = {field.attribute for field in fields if field.part == part and field.seeds == "recompute"}
     assert derived <= follows
 
@@ -186,11 +187,14 @@ def test_one_recorder_pools_batches_as_the_table_says():
                 elif field.batches == "merge":
                     merged = getattr(one, field.part) + getattr(other, field.part)
                     assert got == pytest.approx(getattr(merged, field.attribute), rel=1e-5, abs=1e-6), field.name
+                elif field.batches == "union":
+                    held, *parts = (json.loads(value or "[]") for value in (got, *values))
+                    assert all(entry in held for part in parts for entry in part), field.name
                 else:
                     assert field.batches == "recompute"
                     assert min(values) * 0.999 <= got <= max(values) * 1.001, field.name
                 tried.add(field.batches)
-    assert tried == {"same", "last", "sum", "merge", "and", "max", "mean", "recompute"}
+    assert tried == {"same", "last", "sum", "merge", "and", "max", "mean", "union", "recompute"}
 
 
 def test_units_that_are_dead_in_every_batch_but_not_the_same_ones_are_not_dead():
