@@ -12,7 +12,7 @@ from setting import QUICK
 from torch.nn.functional import cross_entropy
 
 from propscope.experiments.training import make_data
-from propscope.remedies import carry_out, mend
+from propscope.remedies import apply_remedy, try_remedies
 from propscope.report.findings import verdict_line
 from propscope.report.remedies import trials_text
 
@@ -32,9 +32,9 @@ def train(net, inputs, optimizer, epochs):
 
 def remedied(net, batch):
     """Return the verdict on the network, and a copy to which the remedy that helped is applied."""
-    trials = mend(net, batch, lambda output: cross_entropy(output, digits[: len(batch)]))
+    trials = try_remedies(net, batch, lambda output: cross_entropy(output, digits[: len(batch)]))
     print(verdict_line(trials.before.diagnosis), trials_text(trials), sep="\n", end="\n\n")
-    carry_out(better := copy.deepcopy(net), trials.trial.remedy, batch)
+    apply_remedy(better := copy.deepcopy(net), trials.trial.remedy, batch)
     return verdict_line(trials.before.diagnosis), better
 
 

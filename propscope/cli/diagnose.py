@@ -61,7 +61,8 @@ def diagnose(
         tried = {frozenset(trials.labels.items()): trials for trials in verified(profiles, trust=trust)}
         for network, document in zip(diagnosis.networks or (diagnosis,), documents, strict=True):
             found = tried.get(frozenset(network.labels.items()))
-            document["mending"] = None if found is None else trials_document(found)
+            document["remedy_trials"] = None if found is None else trials_document(found)
+            document["mending"] = document["remedy_trials"]  # The old name goes with the next version.
     print_json(documents)
 
 

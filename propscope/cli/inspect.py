@@ -81,7 +81,7 @@ def inspect(
     """
     from propscope import checks
     from propscope.cli.grid_runs import print_paths
-    from propscope.cli.model_runs import RunRequest, run_model, try_remedies
+    from propscope.cli.model_runs import RunRequest, remedy_trials, run_model
     from propscope.diagnosis import diagnose
     from propscope.report.documents import inspection_document, trials_document
     from propscope.report.terminal import print_json
@@ -99,7 +99,7 @@ def inspect(
     for file in files:
         save(file, run.profiles, overwrite=overwrite)
     drawn = _draw(run, store, target, overwrite) if plots and run.stopped is None else []
-    trials = try_remedies(request) if fix and run.stopped is None else None
+    trials = remedy_trials(request) if fix and run.stopped is None else None
     seconds = time.perf_counter() - started
     if run.shown is not None:
         # Each seed is judged on its own, and the profile shown pools them. A run that stopped has unequal profiles.

@@ -138,16 +138,16 @@ def run_model(request: RunRequest) -> ModelRun:
     return ModelRun(together, _shown(together, stopped), title, shapes, headline, stopped, hint)
 
 
-def try_remedies(request: RunRequest) -> RemedyTrials:
+def remedy_trials(request: RunRequest) -> RemedyTrials:
     """Return the remedies tried on a copy of the model of the first seed, run on its first batch."""
-    from propscope.remedies import mend
+    from propscope.remedies import try_remedies
 
     dtype, device = _dtype(request.dtype), _device(request.device)
     with on_import_path(request.target), redirect_stdout(sys.stderr):
         target, source = _target_and_input(request)
         model = target.build(seed=0, device=device, dtype=dtype).model.train(request.train)
         batch = source.batch(model, seed=0, number=0, dtype=dtype, device=device)
-        return mend(model, batch, make_loss(request.loss, seed=0))
+        return try_remedies(model, batch, make_loss(request.loss, seed=0))
 
 
 def _target_and_input(request: RunRequest) -> tuple[Target, RandomInput | FileInput]:

@@ -243,7 +243,7 @@ def _mean(values: tuple[float | None, ...]) -> float | None:
 
 
 def measurable(tensor: Tensor) -> Tensor:
-    """Return the magnitude of complex values; of other tensors, memory in which a lazy negation is carried out.
+    """Return the magnitude of complex values, and other tensors with a lazy negation written to memory.
 
     A distributed tensor gives the shard that this process holds. Raises `NotRecordableError` where the memory is gone.
     """

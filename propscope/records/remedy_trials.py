@@ -25,7 +25,7 @@ class State:
 class Trial:
     """One remedy that was tried: the network's state `before` and `after`.
 
-    `after` is None where the remedy could not be carried out, and `reason` says why. `lines`: the lines of Python that
+    `after` is None where the remedy could not be applied, and `reason` says why. `lines`: the lines of Python that
     apply the remedy to an existing model.
     """
 

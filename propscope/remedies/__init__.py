@@ -1,9 +1,9 @@
-"""Remedies carried out and judged: on copies of existing models, and on networks of the grid built again."""
+"""Remedies applied and judged: on copies of existing models, and on networks of the grid built again."""
 
 from propscope.records.remedy_trials import RemedyTrials, State, Trial
-from propscope.remedies.apply import carry_out, mend
+from propscope.remedies.apply import apply_remedy, try_remedies
 from propscope.remedies.calibration import calibrate
 from propscope.remedies.centre import centre
 from propscope.remedies.rebuild import verify
 
-__all__ = ["RemedyTrials", "State", "Trial", "calibrate", "carry_out", "centre", "mend", "verify"]
+__all__ = ["RemedyTrials", "State", "Trial", "apply_remedy", "calibrate", "centre", "try_remedies", "verify"]

@@ -1,4 +1,4 @@
-"""`mend`: find what helps an existing model, on copies of it; `carry_out`: apply a remedy to the model itself."""
+"""`try_remedies`: find what helps an existing model, on copies of it; `apply_remedy`: change the model itself."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from propscope.remedies.centre import centre
 ROUNDS = 3
 
 
-def mend(
+def try_remedies(
     model: nn.Module,
     batch: Any,
     loss: Callable[[Any], Tensor] | None = None,
@@ -39,7 +39,7 @@ def mend(
     Three remedies are tried in turn, until the model is healthy: multiply the weights by the factors that the findings
     measured (repeated with newly measured factors, as long as that helps), `propscope.calibrate`, and `centre`, which
     comes first where the diagnosis recommends it. The model itself does not change, bit for bit;
-    `carry_out(model, remedy, batch)` applies the remedy of a trial to it. Exceptions of the model pass through.
+    `apply_remedy(model, remedy, batch)` applies the remedy of a trial to it. Exceptions of the model pass through.
     """
     before = _state(model, batch, loss, seed, diagnosis)
     if before.diagnosis.verdict == "healthy":
@@ -52,7 +52,7 @@ def mend(
     return RemedyTrials(before, tuple(trials), before.diagnosis.labels)
 
 
-def carry_out(model: nn.Module, remedy: Remedy, batch: Any) -> tuple[str, ...]:
+def apply_remedy(model: nn.Module, remedy: Remedy, batch: Any) -> tuple[str, ...]:
     """Apply a remedy to a model in place, and return the names of the modules that it changed.
 
     A weight that several modules share is multiplied once. Raises `InputError` for a remedy that changes more than
@@ -136,7 +136,7 @@ def _tried(
     except Exception as error:  # A user's model may hold anything.
         return Trial(remedy, before, None, reason=f"the model cannot be copied: {error_line(error)}")
     try:
-        carry_out(changed, remedy, batch)
+        apply_remedy(changed, remedy, batch)
         trial = Trial(remedy, before, _state(changed, batch, loss, seed))
         for _ in range(ROUNDS - 1):
             trial = _again(changed, trial, batch, loss, seed)

@@ -19,7 +19,7 @@ _NAMES = 4
 
 
 def trials_text(trials: RemedyTrials, among: Sequence[Mapping[str, Label]] = ()) -> str:
-    """Return a network's state before, each remedy with what came of it, and the lines of Python that carry it out.
+    """Return a network's state before, each remedy with what came of it, and the lines of Python that apply it.
 
     `among`: the labels of several networks that are printed together; only the labels that differ are said.
     """
@@ -108,7 +108,7 @@ def _listed(names: list[str]) -> str:
 
 def _rejected(trial: Trial) -> list[str]:
     if trial.after is None:
-        return _paragraph("withdrawn", f"{trial.remedy.text}: cannot be carried out: {trial.reason}")
+        return _paragraph("withdrawn", f"{trial.remedy.text}: cannot be applied: {trial.reason}")
     heading, change = ("set aside", "better, but still") if trial.helped else ("withdrawn", "still")
     return _paragraph(heading, f"{trial.remedy.text}: {change} {state_text(trial.after)}")
 

@@ -75,7 +75,7 @@ def test_what_a_file_names_is_imported_only_when_it_is_trusted(command, place):
     assert "broken" in out
     assert "not tried its spec names activation own:act" in out
     assert "--trust" in out
-    assert command("diagnose", "strange.h5", "--verify", "--json").document[0]["mending"]["trials"] == []
+    assert command("diagnose", "strange.h5", "--verify", "--json").document[0]["remedy_trials"]["trials"] == []
     assert not (place / "mark").exists()
     save("own.h5", dataclasses.replace(strange, labels={**one.labels, "activation": "own:act"}))
     for flags in ((), ("--json",)):
@@ -93,10 +93,11 @@ def test_the_document(command, deep):
     worst = found[1]["findings"][0]
     assert worst["remedy"]["options"] == {"initializer": "he_normal"}
     assert worst["evidence"]["factor"] < worst["evidence"]["limit"]
-    assert "mending" not in found[0]
+    assert not {"mending", "remedy_trials"} & set(found[0])
     verified = command("diagnose", deep, "--act", "relu", "--verify", "--json").document
-    assert verified[0]["mending"] is None
-    trial = verified[1]["mending"]["trials"][-1]
+    assert verified[0]["remedy_trials"] is None
+    assert all(network["mending"] == network["remedy_trials"] for network in verified)
+    trial = verified[1]["remedy_trials"]["trials"][-1]
     assert trial["helped"]
     assert (trial["after"]["verdict"], trial["after"]["worst"]) == ("healthy", None)
 
@@ -113,7 +114,7 @@ MODELS = Path(__file__).parents[2] / "examples" / "models.py"
 
 
 @pytest.mark.slow
-def test_fix_names_the_line_that_mends_a_model(command, place):
+def test_fix_names_the_line_that_repairs_a_model(command, place):
     out = command.fine("inspect", f"{MODELS}:misscaled_resnet", "--input-shape", "8,3,32,32", "--fix")
     assert "fix: strained -> healthy\n  before     strained: exploding forward" in out
     assert "\n  as Python  model.stage2[1].conv1.weight.data.mul_(0.010" in out

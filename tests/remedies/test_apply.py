@@ -1,4 +1,4 @@
-"""Remedies carried out on copies of existing models, and the models left as they were."""
+"""Remedies applied to copies of existing models, and the models left as they were."""
 
 import copy
 import sys
@@ -12,7 +12,7 @@ from propscope.diagnosis import diagnose
 from propscope.errors import InputError
 from propscope.measure import profile
 from propscope.records import Remedy
-from propscope.remedies import carry_out, centre, mend
+from propscope.remedies import apply_remedy, centre, try_remedies
 from propscope.remedies.apply import module_expression
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
@@ -49,7 +49,7 @@ def stack(depth=12, width=64, nonlinearity=nn.Tanh):
 def test_a_layer_that_is_mis_scaled_is_named_and_scaled_back():
     net, batch = misscaled_resnet(), torch.randn(8, 3, 32, 32)
     before, random = state(net), torch.get_rng_state()
-    found = mend(net, batch)
+    found = try_remedies(net, batch)
     assert unchanged(net, before)
     assert torch.equal(torch.get_rng_state(), random)
     assert [parameter.grad for parameter in net.parameters()] == [None] * len(list(net.parameters()))
@@ -69,7 +69,7 @@ def test_a_layer_that_is_mis_scaled_is_named_and_scaled_back():
 def test_centred_layers_come_first_where_values_have_one_sign():
     net, batch = sigmoid_net(depth=30), torch.randn(64, 128)
     before = state(net)
-    found = mend(net, batch)
+    found = try_remedies(net, batch)
     assert unchanged(net, before)
     assert [(trial.remedy.action, trial.helped) for trial in found.trials] == [("centre", True)]
     pasted(net, batch, found.trial.lines)
@@ -78,49 +78,49 @@ def test_centred_layers_come_first_where_values_have_one_sign():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("nonlinearity", "mended"), [(nn.Sigmoid, "centre"), (nn.Softplus, "centre"),
+@pytest.mark.parametrize(("nonlinearity", "action"), [(nn.Sigmoid, "centre"), (nn.Softplus, "centre"),
                                                       (nn.GELU, "calibrate"), (nn.Tanh, "scale")])  # fmt: skip
-def test_what_is_advised_is_what_mends(nonlinearity, mended):
+def test_what_is_advised_is_what_helps(nonlinearity, action):
     net, batch = stack(24, 64, nonlinearity), torch.randn(128, 64)
-    found = mend(net, batch)
+    found = try_remedies(net, batch)
     assert found.before.diagnosis.verdict == "broken"
-    assert found.trial.remedy.action == mended
+    assert found.trial.remedy.action == action
     # Softplus, whose slope varies most, is left strained by some draws.
     assert found.trial.healed or nonlinearity is nn.Softplus
-    assert (found.before.diagnosis.worst.remedy.action == "centre") == (mended == "centre")
+    assert (found.before.diagnosis.worst.remedy.action == "centre") == (action == "centre")
 
 
 def test_what_does_not_heal_is_set_aside_and_the_next_is_tried():
     net, batch = stack(40, 64, nn.GELU), torch.randn(128, 64)
-    found = mend(net, batch)
+    found = try_remedies(net, batch)
     assert [(trial.remedy.action, trial.healed) for trial in found.trials] == [("scale", False), ("calibrate", True)]
     for trial in found.trials:
         by_line, by_remedy = copy.deepcopy(net), copy.deepcopy(net)
         pasted(by_line, batch, trial.lines)
-        assert carry_out(by_remedy, trial.remedy, batch)
+        assert apply_remedy(by_remedy, trial.remedy, batch)
         for one, other in zip(by_line.parameters(), by_remedy.parameters(), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-6)
 
 
-def test_two_layers_at_fault_are_both_mended():
+def test_two_layers_at_fault_are_both_repaired():
     net, batch = resnet(), torch.randn(8, 3, 32, 32)
     with torch.no_grad():
         net.stage1[1].conv2.weight.mul_(300)
         net.stage3[1].conv1.weight.mul_(200)
-    found = mend(net, batch)
+    found = try_remedies(net, batch)
     assert found.trial.after.diagnosis.verdict == "healthy"
     assert set(found.trial.remedy.factors) == {"stage1.1.conv2", "stage3.1.conv1"}
 
 
 def test_a_healthy_model_is_left_alone():
-    found = mend(resnet(), torch.randn(8, 3, 32, 32))
+    found = try_remedies(resnet(), torch.randn(8, 3, 32, 32))
     assert (found.trials, found.trial) == ((), None)
 
 
 def test_a_diagnosis_that_is_given_is_not_made_again():
     net, batch = stack(), torch.randn(32, 64)
     given = diagnose(profile(net, batch), notes=False)
-    assert mend(net, batch, diagnosis=given).before.diagnosis is given
+    assert try_remedies(net, batch, diagnosis=given).before.diagnosis is given
 
 
 def test_what_the_model_raises_passes_through():
@@ -129,7 +129,7 @@ def test_what_the_model_raises_passes_through():
             raise RuntimeError("no")
 
     with pytest.raises(RuntimeError) as raised:
-        mend(Raises(), torch.randn(4, 4))
+        try_remedies(Raises(), torch.randn(4, 4))
     assert str(raised.value) == "no"
 
 
@@ -140,19 +140,19 @@ def test_an_interrupt_passes_through_and_leaves_the_model(monkeypatch):
     def stop(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("propscope.remedies.apply.carry_out", stop)
+    monkeypatch.setattr("propscope.remedies.apply.apply_remedy", stop)
     with pytest.raises(KeyboardInterrupt):
-        mend(net, batch)
+        try_remedies(net, batch)
     assert unchanged(net, before)
 
 
-def test_a_model_that_cannot_be_copied_or_stops_when_mended_is_a_reason():
+def test_a_model_that_cannot_be_copied_or_stops_when_changed_is_a_reason():
     class Single(nn.Sequential):
         def __deepcopy__(self, memo):
             raise TypeError("there is but one")
 
     net = Single(*sigmoid_net(depth=30))
-    found = mend(net, torch.randn(64, 128))
+    found = try_remedies(net, torch.randn(64, 128))
     assert found.trial is None
     assert {trial.reason for trial in found.trials} == {"the model cannot be copied: TypeError: there is but one"}
 
@@ -163,33 +163,33 @@ def test_a_model_that_cannot_be_copied_or_stops_when_mended_is_a_reason():
             return super().forward(x)
 
     net = Watched(*sigmoid_net(depth=30))
-    found = mend(net, torch.randn(64, 128))
+    found = try_remedies(net, torch.randn(64, 128))
     assert found.trials[0].reason == "the changed model stopped: ValueError: too large"
     assert found.trials[0].after is None
 
 
-def test_weights_that_are_nan_are_not_mended_by_a_factor():
+def test_weights_that_are_nan_are_not_repaired_by_a_factor():
     net = stack()
     with torch.no_grad():
         net[4].weight[0, 0] = float("nan")
-    found = mend(net, torch.randn(32, 64))
+    found = try_remedies(net, torch.randn(32, 64))
     assert found.before.diagnosis.worst.kind == "non-finite"
     assert found.trial is None
     assert len(found.trials) == 2
 
 
-def test_remedies_that_no_weights_carry_out_are_refused():
+def test_remedies_that_change_more_than_weights_are_refused():
     with pytest.raises(InputError, match="'norm' changes more than weights"):
-        carry_out(stack(), Remedy("norm", "put a norm", options={"norm": "layer"}), torch.randn(8, 64))
+        apply_remedy(stack(), Remedy("norm", "put a norm", options={"norm": "layer"}), torch.randn(8, 64))
     with pytest.raises(InputError, match="no module 'nowhere'"):
-        carry_out(stack(), Remedy("scale", "", factors={"nowhere": 2.0}), torch.randn(8, 64))
+        apply_remedy(stack(), Remedy("scale", "", factors={"nowhere": 2.0}), torch.randn(8, 64))
 
 
 def test_a_weight_that_modules_share_is_multiplied_once():
     net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     net[1].weight = net[0].weight
     before = net[0].weight.detach().clone()
-    carry_out(net, Remedy("scale", "", factors={"0": 2.0, "1": 2.0}), torch.randn(8, 4))
+    apply_remedy(net, Remedy("scale", "", factors={"0": 2.0, "1": 2.0}), torch.randn(8, 4))
     assert torch.equal(net[0].weight, 2 * before)
 
 

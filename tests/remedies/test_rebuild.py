@@ -50,7 +50,7 @@ def test_a_network_is_made_again_to_the_bit(options):
             assert (site.name, site.forward, site.backward) == (same.name, same.forward, same.backward)
 
 
-def test_each_broken_network_is_mended_and_healthy_ones_are_left_out():
+def test_each_broken_network_is_repaired_and_healthy_ones_are_left_out():
     profiles = grid(initializer=["normal:std=0.01", "he_normal", "zeros"])
     found = verify(profiles)
     assert [trials.labels["initializer"] for trials in found] == ["normal", "zeros"]
@@ -78,7 +78,7 @@ def test_what_does_not_help_is_withdrawn_and_the_next_is_tried():
     assert not any(trial.healed for trial in found.trials)
     text = trials_text(found)
     assert text.startswith("sigmoid + default, depth 16, width 48-32, batch 32: broken -> ")
-    assert "cannot be carried out: width must be the same" in " ".join(text.split())
+    assert "cannot be applied: width must be the same" in " ".join(text.split())
     assert text.count("  withdrawn  ") == sum(not trial.helped for trial in found.trials)
     assert text.count("  set aside  ") == sum(trial.helped for trial in found.trials) - 1
     assert text.count("  remedy     ") == 1
@@ -358,10 +358,10 @@ def test_a_report_of_records_alone():
     assert trials_text(stays).splitlines() == [
         "still broken: no remedy helped",
         "  before     broken: vanishing backward; forward x1.0, backward x1.0",
-        "  withdrawn  put a norm: cannot be carried out: no room",
+        "  withdrawn  put a norm: cannot be applied: no room",
         "  advice     draw it anew",
     ]
 
 
-def test_a_profile_without_sites_has_nothing_to_mend():
+def test_a_profile_without_sites_has_nothing_to_repair():
     assert verify(ProfileSet((NetworkProfile(()),))) == ()

@@ -1,4 +1,4 @@
-"""Known faults: checks that fail today, by test and entry, with the reason. A line goes when its fault is mended."""
+"""Known faults: checks that fail today, by test and entry, with the reason. A line goes when its fault is fixed."""
 
 from __future__ import annotations
 

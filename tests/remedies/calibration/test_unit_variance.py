@@ -51,7 +51,7 @@ def test_factors_steps_and_what_was_before_are_told():
 
 
 @pytest.mark.parametrize("depth, activation", [(30, nn.Sigmoid), (40, nn.ReLU)])
-def test_deep_networks_and_what_scaling_cannot_mend(depth, activation):
+def test_deep_networks_and_what_scaling_cannot_repair(depth, activation):
     model, x = mlp(depth, activation=activation), torch.randn(64, 64)
     before = stds(model, x)
     record = calibrate(model, x)
