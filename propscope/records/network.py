@@ -165,7 +165,8 @@ class Parameter:
     @property
     def value_norm(self) -> float:
         """The L2 norm of the finite elements of the value."""
-        return self.value.rms * math.sqrt(self.value.finite_count)
+        # Counts that were made up may contradict each other, which `save` says.
+        return self.value.rms * math.sqrt(max(self.value.finite_count, 0))
 
     @property
     def gradient_norm(self) -> float | None:

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, pairwise
-from operator import itemgetter
 from typing import Any, Literal
 
 import numpy as np
@@ -27,7 +26,7 @@ from propscope.records.rows import Row, TableName, parameter_from_row, profile_f
 from propscope.records.training import TrainingRun, TrainingSet
 from propscope.store.schema import StoredTable
 from propscope.store.table_reader import TableReader, open_tables, reading
-from propscope.store.values import Offence, check_histograms, check_parents, totals
+from propscope.store.values import check_owners, check_parents
 
 # Neighbouring profiles are read with one slice per column; this bounds the rows that are held as Python objects.
 _BATCH = 256
@@ -232,34 +231,15 @@ class _Histograms:
 
     @classmethod
     def spanning(cls, tables: TableReader, sites: list[list[Row]], parameters: list[list[Row]]) -> _Histograms:
-        entries: dict[TableName, list[list[Row]]] = {"site": sites, "parameter": parameters}
-        held = [
-            (table, direction, list(chain.from_iterable(entries[table])))
-            for table, directions in SUMMARIES.items()
-            for direction in directions
-        ]
-        # Where each histogram starts, how long it is, and the count of its summary, a row each.
-        columns = [
-            np.array([row_of(row) for row in rows], np.int64).reshape(-1, 3)
-            for _, part, rows in held
-            for row_of in [itemgetter(f"{part}_histogram_start", f"{part}_histogram_length", f"{part}_count")]
-        ]
-        every = np.concatenate(columns)
-        at = np.flatnonzero(every[:, 0] >= 0)
-        ranges, seen = every[at, :2], every[at, 2]
-        low, high = _span(ranges.tolist(), "histogram")
-        ranges[ranges[:, 1] == 0, 0] = low
+        rows: dict[TableName, list[Row]] = {
+            "site": list(chain.from_iterable(sites)),
+            "parameter": list(chain.from_iterable(parameters)),
+        }
+        ranges = [_range(row, part) for table, parts in SUMMARIES.items() for part in parts for row in rows[table]]
+        low, high = _span([each for each in ranges if each[0] >= 0], "histogram")
         bins = tables.array("histogram", "bin", low, high)
         counts = tables.array("histogram", "count", low, high)
-        check_histograms(bins, counts, ranges, low)
-        total = totals(counts, ranges, low)
-        for place in np.flatnonzero(total > np.maximum(seen, 0) * (1 + 1e-9)):
-            owner = at[place]
-            for (table, part, rows), column in zip(held, columns, strict=True):
-                if owner < len(column):
-                    valid = f"at least the {total[place]:.0f} values of its histogram"
-                    raise Offence(table, rows[owner][table], f"{part}_count", valid, int(seen[place]))
-                owner -= len(column)
+        check_owners(rows, bins, counts, low)
         return cls(low, bins, counts.astype(np.int64))
 
     def of(self, row: Row, direction: str) -> LogHistogram | None:

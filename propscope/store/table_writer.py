@@ -79,10 +79,10 @@ class TableWriter:
     def append(self, table: StoredTable, columns: Mapping[str, Values]) -> None:
         """Append rows; `columns` holds one sequence for each column of the table, all equally long.
 
-        Text is str or UTF-8 bytes. Raises `InputError` for a value that its column cannot hold, and the failure of the
-        disk when there was one.
+        Text is str or UTF-8 bytes. Raises `InputError` as `arrays_of` does, and the failure of the disk when there was
+        one.
         """
-        arrays = {column.name: _array(table, column, columns[column.name]) for column in TABLES[table]}
+        arrays = arrays_of(table, columns)
         start = self.rows[table]
         end = start + len(arrays[TABLES[table][0].name])
         if end == start:
@@ -94,6 +94,11 @@ class TableWriter:
             self._bare[table].resize((end,))
         self.rows[table] = end
         self._check()
+
+
+def arrays_of(table: StoredTable, columns: Mapping[str, Values]) -> dict[str, NDArray[Any]]:
+    """Return the columns of some rows in the types of the file; raises `InputError` for a value that does not fit."""
+    return {column.name: _array(table, column, columns[column.name]) for column in TABLES[table]}
 
 
 def _create_column(group: h5py.Group, table: StoredTable, column: Column) -> h5py.Dataset:

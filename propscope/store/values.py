@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from propscope.records.figures import FINITE, SUMMARIES, Field
 from propscope.records.histogram import BIN_COUNT, NAN, NEGINF, POSINF
 from propscope.records.network import UNKNOWN, Site
+from propscope.records.rows import Row, TableName
 from propscope.store.schema import TABLES, Column, StoredTable
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -104,6 +106,36 @@ def check_parents(sites: Sequence[Site], first: int) -> None:
             if parent.name not in before:
                 raise Offence("site", at, "parents", f"names of sites before it, or {UNKNOWN}", parent.name)
         before.add(site.name)
+
+
+def check_owners(
+    rows: Mapping[TableName, Sequence[Row]], bins: NDArray[np.uint16], counts: NDArray[np.uint64], first: int
+) -> None:
+    """Raise `ValueError` for histograms that cannot have been recorded, or that hold more than their owner counts.
+
+    `rows`: the sites and the parameters that refer to rows of table histogram; `bins` and `counts` are these, from row
+    `first` on.
+    """
+    parts = [(table, part) for table, names in SUMMARIES.items() for part in names]
+    # Where each histogram starts, how long it is, and the count of its summary, a row each.
+    columns = [
+        np.array([row_of(row) for row in rows[table]], np.int64).reshape(-1, 3)
+        for table, part in parts
+        for row_of in [itemgetter(f"{part}_histogram_start", f"{part}_histogram_length", f"{part}_count")]
+    ]
+    every = np.concatenate(columns)
+    at = np.flatnonzero(every[:, 0] >= 0)
+    ranges, seen = every[at, :2], every[at, 2]
+    ranges[ranges[:, 1] == 0, 0] = first
+    check_histograms(bins, counts, ranges, first)
+    total = totals(counts, ranges, first)
+    for place in np.flatnonzero(total > np.maximum(seen, 0) * (1 + 1e-9)):
+        owner = at[place]
+        for (table, part), column in zip(parts, columns, strict=True):
+            if owner < len(column):
+                valid = f"at least the {total[place]:.0f} values of its histogram"
+                raise Offence(table, rows[table][owner][table], f"{part}_count", valid, int(seen[place]))
+            owner -= len(column)
 
 
 def totals(counts: NDArray[np.uint64], ranges: NDArray[np.int64], first: int) -> NDArray[np.float64]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from propscope.checks import file_path, known_arguments
 from propscope.errors import InputError
@@ -19,7 +21,8 @@ from propscope.records.rows import Row, epoch_rows, parameter_row, profile_row, 
 from propscope.records.training import TrainingRun, TrainingSet
 from propscope.store.atomic import new_file
 from propscope.store.schema import TABLES, StoredTable
-from propscope.store.table_writer import TableWriter
+from propscope.store.table_writer import TableWriter, arrays_of
+from propscope.store.values import Offence, check_owners, check_parents, check_values
 
 # Rows are gathered as Python objects before they are written; this bounds them to some 100 MB at depth 20.
 _BATCH = 256
@@ -34,9 +37,9 @@ def save(path: str | os.PathLike[str], profiles: Saved, *, overwrite: bool = Fal
 
     The file appears whole or not at all, and a missing directory is made. An empty set gives a valid file without
     profiles, or without runs. Raises `StoreError` when the file exists and `overwrite` is false, or when it cannot be
-    written (an earlier file is then untouched), and `InputError` when `profiles` is something else or holds a value
-    that its column cannot store. `run` is kept as an attribute of the file: what the command that wrote it had to
-    do, as JSON.
+    written (an earlier file is then untouched), and `InputError` when `profiles` is something else, or holds a value
+    that `load` would refuse: it names table, row and column. `run` is kept as an attribute of the file: what the
+    command that wrote it had to do, as JSON.
     """
     if isinstance(profiles, NetworkProfile):
         profiles = ProfileSet((profiles,))
@@ -55,7 +58,8 @@ def save(path: str | os.PathLike[str], profiles: Saved, *, overwrite: bool = Fal
             file.attrs["run"] = run
         if isinstance(profiles, TrainingSet):
             writer.add_training()
-        _append(writer, profiles)
+        with _refusing():
+            _append(writer, profiles)
 
 
 class RowBatch:
@@ -85,6 +89,8 @@ class RowBatch:
     def add(self, profile: NetworkProfile, *, run: int = -1, epoch: int = -1) -> None:
         """Add a profile, which belongs to the rows `run` and `epoch` unless they are -1."""
         number = self.next_row("profile")
+        with _refusing():
+            check_parents(profile.sites, self.next_row("site"))
         row = _checked(profile_row, profile) | {"profile": number, "run": run, "epoch": epoch}
         row |= {"site_start": self.next_row("site"), "site_count": len(profile.sites)}
         row |= {"parameter_start": self.next_row("parameter"), "parameter_count": len(profile.parameters)}
@@ -127,15 +133,33 @@ def _append(writer: TableWriter, entries: Iterable[NetworkProfile | TrainingRun]
 
 
 def _write(writer: TableWriter, batch: RowBatch) -> None:
+    tables: dict[StoredTable, dict[str, NDArray[Any]]] = {}
     for table, rows in batch.rows.items():
         if rows:
             names = [column.name for column in TABLES[table]]
             values = zip(*map(itemgetter(*names), rows), strict=True)
-            writer.append(table, dict(zip(names, values, strict=True)))
+            tables[table] = arrays_of(table, dict(zip(names, values, strict=True)))
+    bins, counts = np.empty(0, np.uint16), np.empty(0, np.uint64)
     if batch.histograms:
         bins = np.concatenate([histogram.bins for histogram in batch.histograms])
         counts = np.concatenate([histogram.counts for histogram in batch.histograms], dtype=np.uint64, casting="unsafe")
-        writer.append("histogram", {"bin": bins, "count": counts})
+        tables["histogram"] = {"bin": bins, "count": counts}
+    for table, arrays in tables.items():
+        if table != "histogram":
+            check_values(table, arrays, batch.base[table])
+    check_owners({name: batch.rows[name] for name in SUMMARIES}, bins, counts, batch.base["histogram"])
+    for table, arrays in tables.items():
+        writer.append(table, arrays)
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    try:
+        yield
+    except Offence as error:
+        raise InputError(
+            f"profiles must hold what load reads; {error}", hint="correct that value; nothing was written"
+        ) from error
 
 
 def _checked(to_row: Callable[[Any], Row], entry: NetworkProfile | TrainingRun) -> Row:

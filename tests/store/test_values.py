@@ -1,5 +1,7 @@
 """A value that the schema does not allow is one clear error, which names table, row and column; never a verdict."""
 
+import dataclasses
+import os
 import re
 from typing import get_args
 
@@ -7,14 +9,14 @@ import h5py
 import numpy as np
 import pytest
 from building.command_line import Command
-from building.records import file_of, predicted_profile, small_set, small_training
+from building.records import file_of, plain, predicted_profile, small_set, small_training
 
-from propscope.errors import StoreError
+from propscope.errors import InputError, StoreError
 from propscope.records import NetworkProfile, ProfileSet, Site, TensorSummary
 from propscope.records.figures import ROLES, RUN_FIELDS
-from propscope.records.network import Role
+from propscope.records.network import CoverageNote, Parent, Role
 from propscope.records.stability import Stability
-from propscope.records.training import Task
+from propscope.records.training import Task, TrainingSet
 from propscope.store import load, merge, save
 from propscope.store import read as reader
 from propscope.store.values import totals
@@ -284,3 +286,85 @@ def test_a_few_rows_cannot_make_it_read_millions(tmp_path):
         opened["profile/site_count"][:] = [1, 1]
         opened["profile/site_start"][:] = [0, 3999]
     assert "rows 0 to 4000 of table site" in refused(lambda: load(tmp_path / "run.h5"))
+
+
+def spoiled(entry, path, value):
+    """Return a record with another value at a dotted path; a number in the path is a place in a tuple."""
+    name, _, rest = path.partition(".")
+    if isinstance(entry, tuple):
+        at = int(name)
+        return (*entry[:at], spoiled(entry[at], rest, value) if rest else value, *entry[at + 1 :])
+    held = getattr(entry, name)
+    return dataclasses.replace(entry, **{name: spoiled(held, rest, value) if rest else value})
+
+
+# Where a record is changed, what it holds then, and the column that the error names; the profile is the set's second.
+UNFIT = [
+    *[
+        ("sites.0.forward." + name, value, "site", 2, f"forward_{name}")
+        for name in ("mean", "max")
+        for value in (NAN, INF)
+    ],
+    ("sites.0.forward.std", -1.0, "site", 2, "forward_std"),
+    ("sites.0.forward.zero_fraction", 1.5, "site", 2, "forward_zero_fraction"),
+    ("sites.0.forward.count", -7, "site", 2, "forward_count"),
+    ("sites.0.forward.count", 3, "site", 2, "forward_count"),
+    ("sites.1.backward.mean", 1.0, "site", 3, "backward_mean"),
+    ("sites.0.role", "villain", "site", 2, "role"),
+    ("sites.0.dtype", "float 32", "site", 2, "dtype"),
+    ("sites.0.shape", (-1, 2), "site", 2, "shape"),
+    ("sites.0.shape", ("7",), "site", 2, "shape"),
+    ("sites.0.parents", (Parent("layers.0.act"),), "site", 2, "parents"),
+    ("sites.0.layer", -5, "site", 2, "layer"),
+    ("sites.0.dead_units", 10**12, "site", 2, "dead_units"),
+    ("sites.0.effective_rank", INF, "site", 2, "effective_rank"),
+    ("sites.0.forward.histogram.bins", np.array([5000], np.uint16), "histogram", 10, "bin"),
+    ("parameters.0.value.nan_count", 4, "parameter", 1, "value_posinf_count"),
+    ("parameters.0.symmetric_units", -9, "parameter", 1, "symmetric_units"),
+    ("provenance.wall_seconds", -1.0, "profile", 1, "wall_seconds"),
+    ("provenance.samples", -3, "profile", 1, "samples"),
+    ("provenance.spec", "{", "profile", 1, "spec"),
+    ("provenance.spec", "3", "profile", 1, "spec"),
+    ("labels", {"seed": NAN}, "profile", 1, "labels"),
+    ("coverage", (CoverageNote("", "theory", 3),), "profile", 1, "coverage"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "table", "row", "column"), UNFIT, ids=lambda value: str(value)[:40])
+def test_what_load_would_refuse_is_not_saved(tmp_path, path, value, table, row, column):
+    profiles = list(small_set())
+    if path.endswith(".bins"):
+        held = profiles[1].sites[0].forward.histogram
+        value = np.concatenate([held.bins[:-1], value])
+    profiles[1] = spoiled(profiles[1], path, value)
+    with pytest.raises(InputError) as caught:
+        save(tmp_path / "run.h5", ProfileSet.of(profiles))
+    said = str(caught.value)
+    if table != "histogram":
+        assert f"table {table}, row {row}, column {column}: must be " in said
+    assert re.search(rf"table {table}, row \d+, column {column}: must be ", said)
+    assert "nothing was written" in caught.value.hint
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "table", "column"),
+    [
+        ("learning_rate", -1.0, "run", "learning_rate"),
+        ("task", "guessing", "run", "task"),
+        ("learning_rates_tried", ("a",), "run", "learning_rates_tried"),
+        ("profiles.0.1.sites.0.forward.std", -1.0, "site", "forward_std"),
+    ],
+)
+def test_what_load_would_refuse_of_a_training_is_not_saved(tmp_path, path, value, table, column):
+    runs = list(small_training())
+    with pytest.raises(InputError, match=rf"table {table}, row \d+, column {column}: must be "):
+        save(tmp_path / "run.h5", TrainingSet.of([spoiled(runs[0], path, value), *runs[1:]]))
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_tensor_of_nan_and_inf_is_saved(tmp_path):
+    values = TensorSummary.of([NAN, INF, -INF])
+    saved = spoiled(small_set()[0], "sites.0.forward", values)
+    save(tmp_path / "run.h5", saved)
+    assert plain(load(tmp_path / "run.h5")[0]) == plain(saved)
