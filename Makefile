@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # The tests start many processes, each of which would compile every module again.
 export PYTHONDONTWRITEBYTECODE :=
+# $(READY) installs every package and builds the kernel, so that no test has a reason to skip.
+PYTEST := $(BIN)/python -m pytest --no-skips
+PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 
 .PHONY: profile test test-fast test-without-kernel sanitize check lint types examples benches pictures clean
 
@@ -22,15 +25,15 @@ profile: $(READY)
 	$(BIN)/propscope profile --depth 20 --act relu --input digits
 
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+	$(PYTEST) $(PARALLEL)
 
 # For the loop while one works: without what takes half a second or more.
 test-fast: $(READY)
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m 'not slow'
+	$(PYTEST) $(PARALLEL) -m 'not slow'
 
 # A slice of the tests on the path without the C kernel.
 test-without-kernel: $(READY)
-	PROPSCOPE_KERNEL=0 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m 'not slow' \
+	PROPSCOPE_KERNEL=0 $(PYTEST) $(PARALLEL) -m 'not slow' \
 		tests/measure/test_accumulators.py tests/measure/test_alike.py tests/measure/test_geometry.py \
 		tests/measure/test_recorder.py tests/measure/test_saturation.py tests/measure/test_sums.py
 
@@ -46,7 +49,7 @@ types: $(READY)
 	$(BIN)/mypy
 
 examples: $(READY)
-	$(BIN)/python -m pytest tests/test_examples.py
+	$(PYTEST) tests/test_examples.py
 
 # The tests run every example in its quick setting.
 check: lint types test test-without-kernel

@@ -1,9 +1,8 @@
 """False alarms: the zoo's networks are sound, so that what is reported is held to a list, with its reasons."""
 
-import importlib.util
-
 import pytest
 import torch
+from zoo.faults import entries
 from zoo.models import ZOO
 from zoo.running import prepare
 
@@ -50,12 +49,9 @@ THE_SAME = {
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", [name for name in ZOO if name not in THE_SAME])
+@entries("test_nothing_is_wrong_with_the_zoo_but_what_is_listed", without=THE_SAME)
 def test_nothing_is_wrong_with_the_zoo_but_what_is_listed(name):
     entry = ZOO[name]
-    if importlib.util.find_spec(entry.needs) is None:
-        pytest.skip(f"needs {entry.needs}")
     model, batch = prepare(entry)
     if name == "lazy":
         model(batch)

@@ -1,5 +1,6 @@
 """What a user passes by mistake in Python: each is one line that names it, as on the command line."""
 
+import copy
 import inspect
 import re
 import sys
@@ -37,12 +38,24 @@ class TestArrays:
         assert propscope.profile(model.double(), array).sites[0].dtype == "float64"
 
     def test_arrays_that_torch_does_not_take_as_they_are(self, model, words):
-        propscope.profile(model, np.broadcast_to(np.ones(4), (6, 4)))
-        propscope.profile(model, X.numpy()[::-1])
-        propscope.profile(words, np.array([[1, 2]]))
-        propscope.jacobian(model, X.numpy().astype(float))
-        propscope.calibrate(model, X.numpy().astype(float))
-        propscope.calibrate(model, batches=[X.numpy().astype(float)])
+        for taken, array, tensor in [
+            (model, np.broadcast_to(np.ones(4), (6, 4)), torch.ones(6, 4)),
+            (model, X.numpy()[::-1], X.flip(0)),
+            (words, np.array([[1, 2]]), torch.tensor([[1, 2]])),
+        ]:
+            # The layout in memory decides how torch rounds.
+            sites, expected = (propscope.profile(taken, batch).sites for batch in (array, tensor))
+            for way in ("forward", "backward"):
+                rms = [getattr(site, way).rms for site in expected]
+                assert [getattr(site, way).rms for site in sites] == pytest.approx(rms, rel=1e-6)
+        found, expected = (propscope.jacobian(model, x).sites for x in (X.numpy().astype(float), X))
+        assert found == expected
+        copies = [copy.deepcopy(model) for _ in range(3)]
+        propscope.calibrate(copies[0], X)
+        propscope.calibrate(copies[1], X.numpy().astype(float))
+        propscope.calibrate(copies[2], batches=[X.numpy().astype(float)])
+        for other in copies[1:]:
+            assert all(map(torch.equal, other.parameters(), copies[0].parameters()))
 
     @pytest.mark.parametrize("array", [np.array(["a"]), np.array([{}]), np.zeros(2, "datetime64[s]")])
     def test_arrays_of_something_else(self, model, array):
@@ -66,7 +79,7 @@ def test_an_empty_batch_is_nothing_to_measure(model, batch):
 
 
 class TestWhereItStopped:
-    @pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions have notes from Python 3.11 on")
+    @pytest.mark.skipif(sys.version_info < (3, 11), reason="this Python's exceptions have no notes")
     @pytest.mark.parametrize(
         "which, batch, said",
         [
@@ -85,7 +98,7 @@ class TestWhereItStopped:
         for words in said:
             assert words in notes
 
-    @pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions have notes from Python 3.11 on")
+    @pytest.mark.skipif(sys.version_info < (3, 11), reason="this Python's exceptions have no notes")
     def test_in_the_users_own_loop_too(self, model):
         with pytest.raises(RuntimeError, match="mat1 and mat2") as caught, propscope.track(model):
             model(torch.ones(6, 5))

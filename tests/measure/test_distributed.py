@@ -7,10 +7,7 @@ from torch import nn
 
 import propscope
 
-pytestmark = [
-    pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed"),
-    pytest.mark.filterwarnings("ignore"),
-]
+pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed")
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import gc
 import io
 import traceback
+import warnings
 
 import numpy as np
 import pytest
@@ -270,9 +271,13 @@ def test_a_tensor_of_an_unknown_class_is_noted_by_its_class():
 
 
 def test_a_saved_output_warns_of_no_hook():
-    model = Net()
-    with propscope.track(model):
-        torch.save(model(torch.randn(3, 4)), io.BytesIO())
+    model, saved = Net(), io.BytesIO()
+    with propscope.track(model), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        output = model(torch.randn(3, 4))
+        torch.save(output, saved)
+    assert caught == []
+    assert torch.equal(torch.load(io.BytesIO(saved.getvalue())), output)
 
 
 def test_the_guard_returns_what_its_work_returns_and_keeps_no_error_alive():

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from propscope.networks.randomness import global_stream, seeded_generator
@@ -38,12 +39,13 @@ def test_global_stream_follows_the_generator_and_restores():
 
 def test_global_stream_restores_after_an_exception():
     before = torch.get_rng_state()
-    try:
-        with global_stream(seeded_generator(3)):
-            torch.manual_seed(5)
-            raise KeyError
-    except KeyError:
-        pass
+
+    def fail():
+        torch.manual_seed(5)
+        raise KeyError
+
+    with pytest.raises(KeyError), global_stream(seeded_generator(3)):
+        fail()
     assert torch.equal(torch.get_rng_state(), before)
 
 

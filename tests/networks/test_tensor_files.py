@@ -14,6 +14,7 @@ import torch
 
 from propscope import checks
 from propscope.errors import InputError
+from propscope.networks import tensor_files
 from propscope.networks.tensor_files import check_structure, read_array, read_tensors, usable
 
 ONES = torch.ones(4, 4)
@@ -180,5 +181,9 @@ class TestStructure:
             with pytest.raises(InputError, match="more than 32 deep"):
                 check_structure("x", held)
 
-    def test_arguments_are_fine(self):
-        check_structure("x", {"x": ONES, "past": [(ONES, ONES)] * 48, "words": {"a", "b"}})
+    def test_the_arguments_of_a_language_model_are_99_values(self, monkeypatch):
+        held = {"x": ONES, "past": [(ONES, ONES)] * 48, "words": {"a", "b"}}
+        check_structure("x", held)
+        monkeypatch.setattr(tensor_files, "_MOST_ENTRIES", 98)
+        with pytest.raises(InputError, match="at most 98 values in lists and dicts, got 99"):
+            check_structure("x", held)
