@@ -28,14 +28,14 @@ VALUE, SQUARE, SLOPE, SLOPE_SQUARE = range(4)
 class UnitMoments:
     """Moments of four functions at each layer's variance: phi / sqrt(V), its square, phi' / sqrt(D) and its square.
 
-    `coefficients`, shape (4, terms, layers): those of their normalized Hermite series. `whole`, shape (4, 4, layers):
-    the expectations of the products of every two of them, over one sample.
+    `coefficients`, shape (4, terms, layers): those of their normalized Hermite series. `products`, shape (4, 4,
+    layers): the expectations of the products of every two of them, over one sample.
     """
 
     coefficients: Array
-    whole: Array
+    products: Array
 
-    def over_two(self, first: int, second: int, c: Array, spread: Array) -> Array:
+    def over_two_samples(self, first: int, second: int, c: Array, spread: Array) -> Array:
         """Return E[f(u) g(v)] over two samples u and v whose correlation has the mean c and the variance `spread`.
 
         f and g are the functions with the indices `first` and `second`; the arrays have shape (layers,). The sum over k
@@ -45,12 +45,12 @@ class UnitMoments:
         k = np.arange(_TERMS)[:, None]
         plain = np.abs(c) ** k * np.where(c < 0, (-1.0) ** k, 1.0)
         powers = np.concatenate([plain[:2], plain[2:] + k[2:] * (k[2:] - 1) / 2 * plain[:-2] * spread])
-        rest = self.whole[first, second] - products.sum(axis=0)
+        rest = self.products[first, second] - products.sum(axis=0)
         return np.asarray((products * np.minimum(powers, 1)).sum(axis=0) + rest * np.abs(c) ** _TERMS)
 
-    def over_one(self, first: int, second: int) -> Array:
+    def over_one_sample(self, first: int, second: int) -> Array:
         """Return E[f(u) g(u)] of the functions with these indices over one sample, shape (layers,)."""
-        return np.asarray(self.whole[first, second])
+        return np.asarray(self.products[first, second])
 
     def derivative(self, which: int, order: int) -> Array:
         """Return q dE/dq (`order` 1) or q^2 d^2E/dq^2 (`order` 2) of a function's expectation E, shape (layers,)."""
@@ -61,11 +61,11 @@ def unit_moments(activation: Elementwise, at: Array) -> UnitMoments:
     """Return the moments of an activation at variances `at` > 0, shape (layers,)."""
     if activation.slopes is not None:
         one = _at_one(activation)
-        return UnitMoments(np.repeat(one.coefficients, at.size, axis=2), np.repeat(one.whole, at.size, axis=2))
+        return UnitMoments(np.repeat(one.coefficients, at.size, axis=2), np.repeat(one.products, at.size, axis=2))
     distinct, which = np.unique(at, return_inverse=True)
     found = _computed(activation, distinct)
     which = which.ravel()
-    return UnitMoments(found.coefficients[:, :, which], found.whole[:, :, which])
+    return UnitMoments(found.coefficients[:, :, which], found.products[:, :, which])
 
 
 @lru_cache(maxsize=32)
@@ -95,146 +95,160 @@ def _computed(activation: Elementwise, q: Array) -> UnitMoments:
 
 
 @dataclass(frozen=True, slots=True)
-class BatchLikeness:
-    """How alike the samples of a batch are; arrays of shape (layers,).
+class BatchCorrelations:
+    """How the samples of a batch correlate; arrays of shape (layers,).
 
-    `own`: 1 / (number of samples). `spread`: the variance over networks, E[c^2] - c^2, of the correlation c of two
-    samples where they enter phi. `inputs`: that variance in the first layer, for given inputs. `gradients`: the mean
-    square of the correlation of two samples' dL/dh at each layer.
+    `self_pairs`: the share of the pairs of samples that are a sample with itself, 1 / (number of samples). `variance`:
+    the variance over networks, E[c^2] - c^2, of the correlation c of two samples where they enter phi.
+    `squared_gradient`: the mean square of the correlation of two samples' dL/dh at each layer. `first_variance`: the
+    variance of c in the first layer, for given inputs.
     """
 
-    own: float
-    spread: Array
-    gradients: Array
-    inputs: float
+    self_pairs: float
+    variance: Array
+    squared_gradient: Array
+    first_variance: float
 
 
 @dataclass(frozen=True, slots=True)
 class LayerNoise:
     """What each layer adds to the variances of logarithms over networks, and how it passes deviations on; (layers,).
 
-    Forward: `forward` is the variance added to ln q, `elasticity` and `bend` are the first and second derivative of
-    ln q' with respect to ln q, q' being the next layer's variance. `passed` is the variance of ln of the mean square of
-    phi at a given q, and `branch` the variance added to the linear layer's own output.
+    Forward: `forward` is the variance added to ln q; `elasticity` and `curvature` are the first and second derivative
+    of ln q' with respect to ln q, q' being the next layer's variance. `activation` is the variance of ln of the mean
+    square of phi at a given q, and `branch` the variance added to the linear layer's own output.
 
-    Backward: `gradient` is the variance added to ln of the factor from |dL/dz'|^2 to |dL/dz|^2, `tilt` and `curve` are
-    the derivatives of that logarithm with respect to ln q, and `shared` is its covariance with the next layer's
-    `forward`. `returned` is the variance that the transposed weights add, and `drawn` that of them and phi' together.
+    Backward: `gradient` is the variance added to ln of the factor from |dL/dz'|^2 to |dL/dz|^2; `gradient_elasticity`
+    and `gradient_curvature` are the first and second derivative of that logarithm with respect to ln q; `covariance` is
+    its covariance with the next layer's `forward`. `outer` is the variance that the transposed weights add to
+    ln |dL/dh|^2, and `inner` what they and phi' add together.
     """
 
     forward: Array
     elasticity: Array
-    bend: Array
-    passed: Array
+    curvature: Array
+    activation: Array
     branch: Array
     gradient: Array
-    tilt: Array
-    curve: Array
-    shared: Array
-    returned: Array
-    drawn: Array
+    gradient_elasticity: Array
+    gradient_curvature: Array
+    covariance: Array
+    outer: Array
+    inner: Array
 
 
 @dataclass(frozen=True, slots=True)
 class LayerShares:
     """Shares of second moments in sums, which do not depend on the batch; arrays of shape (layers,).
 
-    `share`: of sigma_w^2 V in the next q. `branch_share`: of the same in the variance of the next linear layer's own
-    output. `carried`: of the stream in the next q. `back`: of the branch in the factor of the gradient. `kept_forward`
-    and `kept_backward`: the share of a norm that orthogonal weights preserve, 0 for independent ones. `fan`: the units.
+    `forward`: of sigma_w^2 V in the next q. `branch`: of the same in the variance of the next linear layer's own
+    output. `stream`: of the stream in the next q. `backward`: of the branch in the factor of the gradient.
+    `preserved_forward` and `preserved_backward`: the share of a norm that orthogonal weights preserve, 0 for
+    independent ones. `widths`: the units of each layer.
     """
 
-    share: Array
-    branch_share: Array
-    carried: Array
-    back: Array
-    kept_forward: Array
-    kept_backward: Array
-    fan: Array
+    forward: Array
+    branch: Array
+    stream: Array
+    backward: Array
+    preserved_forward: Array
+    preserved_backward: Array
+    widths: Array
 
 
 def layer_shares(mlp: MLPVariances, signal: MLPSignal) -> LayerShares:
     """Return the shares of an MLP with this signal; the last entry belongs to the output of the last layer."""
     weights, units = mlp.weight_variances(), np.array(mlp.units, dtype=np.float64)
-    drawn = weights[1:] * mlp.kept * signal.value[:-1]
+    product = weights[1:] * mlp.dropout_factor * signal.value[:-1]
     with np.errstate(invalid="ignore", divide="ignore"):
-        share = np.append(drawn / signal.q[1:], 1.0)
-        branch_share = np.append(drawn / signal.branch[1:], 1.0)
-        carried = np.append(signal.q[:-1] / signal.q[1:] * mlp.residual, 0.0)
-        branch = weights[1:] * mlp.kept * signal.factor[:-1]
-        back = np.append(branch / (branch + mlp.residual), 1.0)
+        forward = np.append(product / signal.q[1:], 1.0)
+        branch = np.append(product / signal.branch[1:], 1.0)
+        stream = np.append(signal.q[:-1] / signal.q[1:] * mlp.residual, 0.0)
+        factor = weights[1:] * mlp.dropout_factor * signal.factor[:-1]
+        backward = np.append(factor / (factor + mlp.residual), 1.0)
     orthogonal = np.array([layer.orthogonal for layer in mlp.layers])
     # A projection from m to n units keeps n / m of a norm; its variance is 1 - n / m of a Gaussian matrix's.
-    forward = orthogonal * np.minimum(1.0, units[1:] / units[:-1])
-    backward = orthogonal * np.minimum(1.0, units[:-1] / units[1:])
+    preserved_forward = orthogonal * np.minimum(1.0, units[1:] / units[:-1])
+    preserved_backward = orthogonal * np.minimum(1.0, units[:-1] / units[1:])
     readout = mlp.readout is not None and mlp.readout.orthogonal
     last = min(1.0, units[-1] / mlp.outputs) if readout else 0.0
-    return LayerShares(share, branch_share, carried, back, forward, np.append(backward[1:], last), units[1:])
+    preserved_backward = np.append(preserved_backward[1:], last)
+    return LayerShares(forward, branch, stream, backward, preserved_forward, preserved_backward, units[1:])
 
 
-def added_noise(
-    mlp: MLPVariances, signal: MLPSignal, shares: LayerShares, units: UnitMoments, like: BatchLikeness
+def layer_noise(
+    mlp: MLPVariances, signal: MLPSignal, shares: LayerShares, units: UnitMoments, batch: BatchCorrelations
 ) -> LayerNoise:
-    """Return the noise that each layer adds, for a batch with this likeness."""
-    one, other, n, kept = like.own, 1 - like.own, shares.fan, mlp.kept
-    c, spread = signal.at_c, like.spread
+    """Return the noise that each layer adds, for a batch with these correlations."""
+    same, other, n, dropout = batch.self_pairs, 1 - batch.self_pairs, shares.widths, mlp.dropout_factor
+    c, spread = signal.at_c, batch.variance
     normed = mlp.norm != "none"
-    alike = one + other * np.minimum(c**2 + spread, 1)
-    grown, tilted = units.derivative(SQUARE, 1), units.derivative(SLOPE_SQUARE, 1)
+    square_c = same + other * np.minimum(c**2 + spread, 1)
+    value_slope, gradient_slope = units.derivative(SQUARE, 1), units.derivative(SLOPE_SQUARE, 1)
 
-    def about(first: int, second: int) -> Array:
-        return free_covariance(mlp, signal, units, like, first, second, kept=kept)
+    def covariance(first: int, second: int) -> Array:
+        return conditional_covariance(mlp, signal, units, batch, first, second, dropout=dropout) / n
 
-    passed = about(SQUARE, SQUARE) / n
-    own, cross, branch_own = _own(mlp, signal, shares, units, like)
+    activation = covariance(SQUARE, SQUARE)
+    weight_noise, stream_covariance, branch_noise = _weight_noise(mlp, signal, shares, units, batch)
     free = 0.0 if normed else 1.0
-    elasticity = shares.carried + free * shares.share * grown
-    twice = units.derivative(SQUARE, 2)
-    bend = shares.carried + free * shares.share * (grown + twice) - elasticity**2
+    elasticity = shares.stream + free * shares.forward * value_slope
+    curvature = shares.stream + free * shares.forward * (value_slope + units.derivative(SQUARE, 2)) - elasticity**2
     forward = np.empty_like(n)
-    forward[0] = own[0]
-    forward[1:] = shares.share[:-1] ** 2 * passed[:-1] + own[1:] + cross[1:]
-    branch = np.append(own[0], shares.branch_share[:-1] ** 2 * passed[:-1] + branch_own[1:])
+    forward[0] = weight_noise[0]
+    forward[1:] = shares.forward[:-1] ** 2 * activation[:-1] + weight_noise[1:] + stream_covariance[1:]
+    branch = np.append(weight_noise[0], shares.branch[:-1] ** 2 * activation[:-1] + branch_noise[1:])
 
-    gradients = one + other * like.gradients
-    slopes = units.over_two(SLOPE_SQUARE, SLOPE_SQUARE, c, spread)
-    drawn = one * 3 * kept * units.over_one(SLOPE_SQUARE, SLOPE_SQUARE) + other * (1 + 2 * like.gradients) * slopes - 1
-    drawn = drawn - alike * units.coefficients[SLOPE_SQUARE, 2] ** 2 - 2 * gradients * shares.kept_backward
+    square_gradient = same + other * batch.squared_gradient
+    slopes = units.over_two_samples(SLOPE_SQUARE, SLOPE_SQUARE, c, spread)
+    inner = same * 3 * dropout * units.over_one_sample(SLOPE_SQUARE, SLOPE_SQUARE)
+    inner = inner + other * (1 + 2 * batch.squared_gradient) * slopes - 1
+    inner = inner - square_c * units.coefficients[SLOPE_SQUARE, 2] ** 2
+    inner = inner - 2 * square_gradient * shares.preserved_backward
     if mlp.norm == "layer":
-        drawn = drawn - (one + other * c) * units.coefficients[SLOPE_SQUARE, 1] ** 2
-    slope_pair = units.over_two(SLOPE, SLOPE, c, spread)
-    back = shares.back
-    meeting = one + other * like.gradients * slope_pair / kept
-    gradient = (back**2 * drawn + 4 * back * (1 - back) * meeting) / n
-    slope_tilt = -1.0 if normed else tilted
-    tilt = back * slope_tilt
-    curve = back * (1.0 if normed else tilted + units.derivative(SLOPE_SQUARE, 2)) - tilt**2
-    shared = back * shares.share * about(SQUARE, SLOPE_SQUARE) / n
-    returned = 2 * gradients * (1 - shares.kept_backward) / n
-    return LayerNoise(forward, elasticity, bend, passed, branch, gradient, tilt, curve, shared, returned, drawn / n)
+        inner = inner - (same + other * c) * units.coefficients[SLOPE_SQUARE, 1] ** 2
+    slope_pair = units.over_two_samples(SLOPE, SLOPE, c, spread)
+    backward = shares.backward
+    crossed = same + other * batch.squared_gradient * slope_pair / dropout
+    gradient_curvature = 1.0 if normed else gradient_slope + units.derivative(SLOPE_SQUARE, 2)
+    gradient_elasticity = backward * (-1.0 if normed else gradient_slope)
+    return LayerNoise(
+        forward=forward,
+        elasticity=elasticity,
+        curvature=curvature,
+        activation=activation,
+        branch=branch,
+        gradient=(backward**2 * inner + 4 * backward * (1 - backward) * crossed) / n,
+        gradient_elasticity=gradient_elasticity,
+        gradient_curvature=backward * gradient_curvature - gradient_elasticity**2,
+        covariance=backward * shares.forward * covariance(SQUARE, SLOPE_SQUARE),
+        outer=2 * square_gradient * (1 - shares.preserved_backward) / n,
+        inner=inner / n,
+    )
 
 
-def free_covariance(
+def conditional_covariance(
     mlp: MLPVariances,
     signal: MLPSignal,
     units: UnitMoments,
-    like: BatchLikeness,
+    batch: BatchCorrelations,
     first: int,
     second: int,
     *,
-    kept: float = 1.0,
+    dropout: float = 1.0,
 ) -> Array:
     """Return the covariance of two functions at given norms of z, averaged over the pairs of the batch, (layers,)."""
-    one, other, c = like.own, 1 - like.own, signal.at_c
-    pairs = units.over_two(first, second, c, like.spread)
+    same, other, c = batch.self_pairs, 1 - batch.self_pairs, signal.at_c
+    pairs = units.over_two_samples(first, second, c, batch.variance)
     products = units.coefficients[first] * units.coefficients[second]
-    alike = one + other * np.minimum(c**2 + like.spread, 1)
-    found = one * kept * units.over_one(first, second) + other * pairs - products[0] - alike * products[2]
-    return np.asarray(found - (one + other * c) * products[1] * (mlp.norm == "layer"))
+    square_c = same + other * np.minimum(c**2 + batch.variance, 1)
+    found = same * dropout * units.over_one_sample(first, second) + other * pairs
+    found = found - products[0] - square_c * products[2]
+    return np.asarray(found - (same + other * c) * products[1] * (mlp.norm == "layer"))
 
 
-def _own(
-    mlp: MLPVariances, signal: MLPSignal, shares: LayerShares, units: UnitMoments, like: BatchLikeness
+def _weight_noise(
+    mlp: MLPVariances, signal: MLPSignal, shares: LayerShares, units: UnitMoments, batch: BatchCorrelations
 ) -> tuple[Array, Array, Array]:
     """Return what the n random numbers of a layer add to three variances over networks, each of shape (layers,).
 
@@ -243,40 +257,44 @@ def _own(
     variance q_s and correlation c_s, 4 q_s E[c_s k] / (n q^2), else 0; and the scatter of the branch, which has the
     branch's variance in place of q.
     """
-    one, other, n = like.own, 1 - like.own, shares.fan
+    same, other, n = batch.self_pairs, 1 - batch.self_pairs, shares.widths
     biases = mlp.bias_variances() * np.ones(n.size)
-    ahead = np.append(signal.q[0] - biases[0], signal.branch[1:] - biases[1:])
-    product = np.append(signal.q[0] * signal.c[0] - biases[0], signal.branch[1:] * signal.branch_c[1:] - biases[1:])
-    scattered = np.append(like.inputs * signal.q[0] ** 2, _product_spread(mlp, signal, units, like, n)[:-1])
+    variance = np.append(signal.q[0] - biases[0], signal.branch[1:] - biases[1:])
+    covariance = np.append(signal.q[0] * signal.c[0] - biases[0], signal.branch[1:] * signal.branch_c[1:] - biases[1:])
+    spread = np.append(batch.first_variance * signal.q[0] ** 2, _product_variance(mlp, signal, units, batch, n)[:-1])
     # Orthogonal weights preserve the norm of what they act on; only the part of the biases varies.
-    through = one * ahead**2 + other * (product**2 + scattered)
-    with_biases = one * (2 * ahead * biases + biases**2) + other * (2 * product * biases + biases**2)
+    weighted = same * variance**2 + other * (covariance**2 + spread)
+    with_biases = same * (2 * variance * biases + biases**2) + other * (2 * covariance * biases + biases**2)
     if mlp.flat_biases:
         with_biases = with_biases - 0.6 * biases**2
-    square = 2 * (through * (1 - shares.kept_forward) + with_biases) / n
-    met = np.zeros(n.size)
+    square = 2 * (weighted * (1 - shares.preserved_forward) + with_biases) / n
+    crossed = np.zeros(n.size)
     if mlp.residual:
-        slope_pair = units.over_two(SLOPE, SLOPE, signal.at_c, like.spread)
-        rise = mlp.weight_variances()[1:] * (signal.at * signal.slope * slope_pair)[:-1] * like.spread[:-1]
-        pairs = one * signal.branch[1:] + other * (signal.c[:-1] * signal.branch[1:] * signal.branch_c[1:] + rise)
-        met[1:] = 4 * signal.q[:-1] * pairs / signal.q[1:] ** 2 / n[1:]
-    return square / signal.q**2, met, square / signal.branch**2
+        slope_pair = units.over_two_samples(SLOPE, SLOPE, signal.at_c, batch.variance)
+        rise = mlp.weight_variances()[1:] * (signal.at * signal.slope * slope_pair)[:-1] * batch.variance[:-1]
+        pairs = same * signal.branch[1:] + other * (signal.c[:-1] * signal.branch[1:] * signal.branch_c[1:] + rise)
+        crossed[1:] = 4 * signal.q[:-1] * pairs / signal.q[1:] ** 2 / n[1:]
+    return square / signal.q**2, crossed, square / signal.branch**2
 
 
-def _product_spread(mlp: MLPVariances, signal: MLPSignal, units: UnitMoments, like: BatchLikeness, n: Array) -> Array:
+def _product_variance(
+    mlp: MLPVariances, signal: MLPSignal, units: UnitMoments, batch: BatchCorrelations, n: Array
+) -> Array:
     """Return the variance over networks of sigma_w^2 phi(u) . phi(v) / n in the next layer, at given norms, (layers,).
 
     u and v are the pre-activations of two samples.
     """
     weights = np.append(mlp.weight_variances()[1:], 1.0)
-    slope_pair = signal.at * signal.slope * units.over_two(SLOPE, SLOPE, signal.at_c, like.spread)
-    free = signal.value**2 * units.over_two(SQUARE, SQUARE, signal.at_c, like.spread) - signal.product**2
+    slope_pair = signal.at * signal.slope * units.over_two_samples(SLOPE, SLOPE, signal.at_c, batch.variance)
+    conditional = (
+        signal.value**2 * units.over_two_samples(SQUARE, SQUARE, signal.at_c, batch.variance) - signal.product**2
+    )
     # At given norms the correlation varies less the more alike the samples are.
-    chance = np.maximum(free, 0) * (1 - signal.at_c**2) / n
-    return np.asarray(weights**2 * (slope_pair**2 * like.spread + chance))
+    chance = np.maximum(conditional, 0) * (1 - signal.at_c**2) / n
+    return np.asarray(weights**2 * (slope_pair**2 * batch.variance + chance))
 
 
-def batch_likeness(
+def batch_correlations(
     mlp: MLPVariances,
     signal: MLPSignal,
     shares: LayerShares,
@@ -284,36 +302,37 @@ def batch_likeness(
     *,
     samples: float,
     cosine: float,
-    gradients: float,
-) -> BatchLikeness:
-    """Return how alike the samples of a batch and their gradients are, with the random deviations of a finite width.
+    squared_gradient: float,
+) -> BatchCorrelations:
+    """Return how the samples of a batch and their gradients correlate, with the random deviations of a finite width.
 
-    `cosine`: that of two inputs. `gradients`: the mean square correlation of two samples' gradients at the output.
+    `cosine`: that of two inputs. `squared_gradient`: the mean square correlation of two samples' gradients at the
+    output.
     """
-    depth, n = signal.q.size, shares.fan
-    inputs = float((1 - mlp.layers[0].bias_variance / signal.q[0]) ** 2 * (1 - cosine**2) ** 2 / mlp.units[0])
+    depth, n = signal.q.size, shares.widths
+    first_variance = float((1 - mlp.layers[0].bias_variance / signal.q[0]) ** 2 * (1 - cosine**2) ** 2 / mlp.units[0])
     spread = np.zeros(depth)
-    slope_pair = units.over_two(SLOPE, SLOPE, signal.at_c, spread)
-    rise = shares.carried + shares.share * signal.at * signal.slope / signal.value * slope_pair
-    exact = BatchLikeness(1 / samples, spread, spread, 0.0)
-    chance = _product_spread(mlp, signal, units, exact, n)[:-1]
-    spread[0] = inputs
+    slope_pair = units.over_two_samples(SLOPE, SLOPE, signal.at_c, spread)
+    rise = shares.stream + shares.forward * signal.at * signal.slope / signal.value * slope_pair
+    infinite_width = BatchCorrelations(1 / samples, spread, spread, 0.0)
+    chance = _product_variance(mlp, signal, units, infinite_width, n)[:-1]
+    spread[0] = first_variance
     if mlp.residual:
         # The stream adds up actual correlations, not those that the layer before would give.
         spread[0] += (1 - signal.c[0] ** 2) ** 2 / n[0]
-        own, shared = signal.branch[1:], signal.branch[1:] * signal.branch_c[1:]
-        crossed = own**2 + shared**2 + 2 * signal.q[:-1] * (own + signal.c[:-1] * shared)
+        variance, covariance = signal.branch[1:], signal.branch[1:] * signal.branch_c[1:]
+        crossed = variance**2 + covariance**2 + 2 * signal.q[:-1] * (variance + signal.c[:-1] * covariance)
         chance = chance + crossed * (1 - signal.c[:-1] ** 2) / n[1:]
     for layer in range(depth - 1):
         grown = rise[layer] ** 2 * spread[layer] + chance[layer] / signal.q[layer + 1] ** 2
         spread[layer + 1] = min(grown, 1 - signal.c[layer + 1] ** 2)
-    slope_pair = slope_pair / mlp.kept
-    kept = (1 - shares.back + shares.back * slope_pair) ** 2
-    slopes = units.over_two(SLOPE_SQUARE, SLOPE_SQUARE, signal.at_c, spread)
-    by_chance = (shares.back**2 * slopes + 2 * shares.back * (1 - shares.back)) / n
-    alike = gradients + (1 - gradients) / mlp.outputs if mlp.outputs else gradients
+    slope_pair = slope_pair / mlp.dropout_factor
+    preserved = (1 - shares.backward + shares.backward * slope_pair) ** 2
+    slopes = units.over_two_samples(SLOPE_SQUARE, SLOPE_SQUARE, signal.at_c, spread)
+    by_chance = (shares.backward**2 * slopes + 2 * shares.backward * (1 - shares.backward)) / n
+    square = squared_gradient + (1 - squared_gradient) / mlp.outputs if mlp.outputs else squared_gradient
     found = np.empty(depth)
     for layer in reversed(range(depth)):
-        found[layer] = alike
-        alike = min(kept[layer] * alike + (1 - alike) * by_chance[layer], 1.0)
-    return BatchLikeness(1 / samples, spread, found, inputs)
+        found[layer] = square
+        square = min(preserved[layer] * square + (1 - square) * by_chance[layer], 1.0)
+    return BatchCorrelations(1 / samples, spread, found, first_variance)

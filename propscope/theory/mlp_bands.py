@@ -18,13 +18,13 @@ from propscope.theory.layer_noise import (
     SLOPE_SQUARE,
     SQUARE,
     VALUE,
-    BatchLikeness,
+    BatchCorrelations,
     LayerNoise,
     LayerShares,
     UnitMoments,
-    added_noise,
-    batch_likeness,
-    free_covariance,
+    batch_correlations,
+    conditional_covariance,
+    layer_noise,
     layer_shares,
     unit_moments,
 )
@@ -32,7 +32,7 @@ from propscope.theory.mlp_signal import MLPSignal, MLPVariances, mlp_signal
 
 Array = NDArray[np.float64]
 
-_MOST = 0.5
+_LARGEST_EXCESS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +66,12 @@ class MLPBands:
 
 @lru_cache(maxsize=512)
 def mlp_bands(
-    mlp: MLPVariances, *, mean_square: float, cosine: float, samples: int | None, gradients: float
+    mlp: MLPVariances, *, mean_square: float, cosine: float, samples: int | None, squared_gradient: float
 ) -> MLPBands:
     """Return the bands for a batch of `samples` inputs (None: very many) of this mean square and cosine.
 
-    `gradients`: the mean square correlation of the gradients that two samples get at the output; 0 for random ones. The
-    bands are NaN for batch norm, and where q underflows or overflows.
+    `squared_gradient`: the mean square correlation of the gradients that two samples get at the output; 0 for random
+    ones. The bands are NaN for batch norm, and where q underflows or overflows.
     """
     signal = mlp_signal(mlp, mean_square=mean_square, cosine=cosine, batch=samples)
     usable = np.isfinite(signal.q) & (signal.q > 1e-280) & (signal.value > 1e-280)
@@ -80,19 +80,21 @@ def mlp_bands(
         nothing = Band(unknown, unknown)
         return MLPBands(nothing, nothing, nothing, nothing, nothing, nothing, unknown, unknown, math.nan)
     shares, units = layer_shares(mlp, signal), unit_moments(mlp.activation, signal.at)
-    one = BatchLikeness(1.0, np.zeros(signal.q.size), np.ones(signal.q.size), 0.0)
-    batch = math.inf if samples is None else samples
-    like = batch_likeness(mlp, signal, shares, units, samples=batch, cosine=cosine, gradients=gradients)
+    sample = BatchCorrelations(1.0, np.zeros(signal.q.size), np.ones(signal.q.size), 0.0)
+    size = math.inf if samples is None else samples
+    batch = batch_correlations(
+        mlp, signal, shares, units, samples=size, cosine=cosine, squared_gradient=squared_gradient
+    )
     # A random gradient for each output is a sample of its variance; without a readout phi' is part of that.
-    own = 2 / (batch * mlp.outputs) if mlp.outputs and not gradients else 0.0
-    alone, together = (_variances(mlp, signal, shares, units, each) for each in (one, like))
-    means = _means(mlp, signal, shares, units, alone)
+    own = 2 / (size * mlp.outputs) if mlp.outputs and not squared_gradient else 0.0
+    single, whole = (_variances(mlp, signal, shares, units, each) for each in (sample, batch))
+    means = _means(mlp, signal, shares, units, single)
 
     def band(name: str, own: float = 0.0) -> Band:
         # E[mean square] is the same for a batch as for one sample; E[ln] is higher, as the batch averages noise out.
-        single, variance = getattr(alone, name), getattr(together, name)
+        variance = getattr(whole, name)
         # ln of the ratio of E[mean square] to its value at infinite width; first order is no use where it is large.
-        excess = np.clip(means[name] + single / 2, -_MOST, _MOST)
+        excess = np.clip(means[name] + getattr(single, name) / 2, -_LARGEST_EXCESS, _LARGEST_EXCESS)
         return Band(excess - (variance + own) / 2, variance + own)
 
     return MLPBands(
@@ -102,21 +104,21 @@ def mlp_bands(
         gradient=band("gradient", own),
         inner=band("inner", own),
         outer=band("outer", own),
-        activation_spread=_of_phi(mlp, signal, shares, units, like, together, *_about_the_mean(signal)),
-        activation_mean=signal.value * _of_phi(mlp, signal, shares, units, like, together, 0.0, 1.0),
+        activation_spread=_variance_of_mean(mlp, signal, shares, units, batch, whole, *_variance_weights(signal)),
+        activation_mean=signal.value * _variance_of_mean(mlp, signal, shares, units, batch, whole, 0.0, 1.0),
         output=own,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Variances:
-    """The variances of `MLPBands` for one likeness, (layers,), and the noise that they result from.
+    """The variances of `MLPBands` for one batch, (layers,), and the noise that they result from.
 
-    `white`: the variance of the stream if the noise of its layers were independent.
+    `independent`: the variance of the stream if the noise of its layers were independent.
     """
 
     noise: LayerNoise
-    white: Array
+    independent: Array
     stream: Array
     branch: Array
     activation: Array
@@ -126,44 +128,50 @@ class _Variances:
 
 
 def _variances(
-    mlp: MLPVariances, signal: MLPSignal, shares: LayerShares, units: UnitMoments, like: BatchLikeness
+    mlp: MLPVariances, signal: MLPSignal, shares: LayerShares, units: UnitMoments, batch: BatchCorrelations
 ) -> _Variances:
-    noise = added_noise(mlp, signal, shares, units, like)
-    white = stream = _forward(noise)
-    gradient, inner, outer = _backward(noise, shares, stream)
+    noise = layer_noise(mlp, signal, shares, units, batch)
+    independent = stream = _forward_variance(noise)
+    gradient, inner, outer = _backward_variances(noise, shares, stream)
     if mlp.residual:
-        stream, remembered = stream_band(mlp, signal, shares, units, like, noise)
-        later = np.append(remembered[1:] - gradient[1:], 0.0)
-        gradient, inner, outer = remembered, inner + later, outer + later
-    slope = _free(mlp, units.derivative(SQUARE, 1))
-    grown = slope**2 * stream
+        stream, stream_gradient = stream_variances(mlp, signal, shares, units, batch, noise)
+        later = np.append(stream_gradient[1:] - gradient[1:], 0.0)
+        gradient, inner, outer = stream_gradient, inner + later, outer + later
+    slope = _unless_normed(mlp, units.derivative(SQUARE, 1))
+    from_stream = slope**2 * stream
     branch = stream
     if mlp.residual:
-        grown = grown + 2 * slope * stream_meets(mlp, signal, shares, units, like, noise, SQUARE)
-        branch = noise.branch + np.append(0.0, shares.branch_share[:-1] ** 2 * grown[:-1])
-    return _Variances(noise, white, stream, branch, grown + noise.passed, gradient, inner, outer)
+        from_stream = from_stream + 2 * slope * stream_covariance(mlp, signal, shares, units, batch, noise, SQUARE)
+        branch = noise.branch + np.append(0.0, shares.branch[:-1] ** 2 * from_stream[:-1])
+    return _Variances(noise, independent, stream, branch, from_stream + noise.activation, gradient, inner, outer)
 
 
 def _means(
-    mlp: MLPVariances, signal: MLPSignal, shares: LayerShares, units: UnitMoments, alone: _Variances
+    mlp: MLPVariances, signal: MLPSignal, shares: LayerShares, units: UnitMoments, single: _Variances
 ) -> dict[str, Array]:
     """Return the mean of each band for one sample, by the band's name."""
-    noise, n = alone.noise, shares.fan
+    noise, n = single.noise, shares.widths
     # A vector uniform on a sphere is not quite normal: E[phi^2] = V - q^2 V'' / n.
-    twice, steeper = units.derivative(SQUARE, 2), units.derivative(SLOPE_SQUARE, 2)
+    second, slope_second = units.derivative(SQUARE, 2), units.derivative(SLOPE_SQUARE, 2)
     # Correlated noise does not change E[mean square]; by its variance it lowers the mean of the logarithm.
-    stream = _mean(noise, shares.share * twice / n, alone.white) + (alone.white - alone.stream) / 2
-    grown = _free(mlp, units.derivative(SQUARE, 1))
-    curve = _free(mlp, units.derivative(SQUARE, 1) + twice) - grown**2
-    activation = grown * stream + curve * (alone.stream + stream**2) / 2 - twice / n - noise.passed / 2
+    stream = (
+        _forward_mean(noise, shares.forward * second / n, single.independent) + (single.independent - single.stream) / 2
+    )
+    slope = _unless_normed(mlp, units.derivative(SQUARE, 1))
+    curvature = _unless_normed(mlp, units.derivative(SQUARE, 1) + second) - slope**2
+    activation = slope * stream + curvature * (single.stream + stream**2) / 2 - second / n - noise.activation / 2
     branch = stream
     if mlp.residual:
-        share = np.append(0.0, shares.branch_share[:-1])
-        before, scatter = (np.append(0.0, part[:-1]) for part in (activation, alone.activation))
-        own = alone.branch - share**2 * scatter
+        share = np.append(0.0, shares.branch[:-1])
+        before, scatter = (np.append(0.0, part[:-1]) for part in (activation, single.activation))
+        own = single.branch - share**2 * scatter
         branch = share * before + share * (1 - share) * scatter / 2 - own / 2
-    drift = noise.tilt * stream + noise.curve * (alone.stream + stream**2) / 2 - noise.gradient / 2
-    drift += shares.back * (_returned(mlp, signal, shares, units) - steeper) / n
+    drift = (
+        noise.gradient_elasticity * stream
+        + noise.gradient_curvature * (single.stream + stream**2) / 2
+        - noise.gradient / 2
+    )
+    drift += shares.backward * (_reused_weights(mlp, signal, shares, units) - slope_second) / n
     gradient = np.cumsum(drift[::-1])[::-1]
     after = np.append(gradient[1:], 0.0)
     return {
@@ -171,17 +179,17 @@ def _means(
         "branch": branch,
         "activation": activation,
         "gradient": gradient,
-        "inner": after - noise.drawn / 2 - steeper / n,
-        "outer": after - noise.returned / 2,
+        "inner": after - noise.inner / 2 - slope_second / n,
+        "outer": after - noise.outer / 2,
     }
 
 
-def _free(mlp: MLPVariances, derivative: Array) -> Array:
+def _unless_normed(mlp: MLPVariances, derivative: Array) -> Array:
     """Return a derivative with respect to ln q of an expectation of phi; 0 behind a norm, which fixes q."""
     return derivative if mlp.norm == "none" else np.zeros_like(derivative)
 
 
-def _about_the_mean(signal: MLPSignal) -> tuple[Array, Array]:
+def _variance_weights(signal: MLPSignal) -> tuple[Array, Array]:
     """Return a and b of a phi^2 / V + b phi / sqrt(V) = (phi^2 - 2 E[phi] phi) / Var(phi).
 
     To first order the mean of this over units and samples varies as ln Var(phi) does.
@@ -191,13 +199,13 @@ def _about_the_mean(signal: MLPSignal) -> tuple[Array, Array]:
         return square, np.asarray(-2 * signal.mean / np.sqrt(signal.value) * square)
 
 
-def _of_phi(
+def _variance_of_mean(
     mlp: MLPVariances,
     signal: MLPSignal,
     shares: LayerShares,
     units: UnitMoments,
-    like: BatchLikeness,
-    known: _Variances,
+    batch: BatchCorrelations,
+    variances: _Variances,
     square: Array | float,
     line: Array | float,
 ) -> Array:
@@ -206,39 +214,42 @@ def _of_phi(
     a is `square`, b is `line`.
     """
 
-    def free(first: int, second: int) -> Array:
-        return free_covariance(mlp, signal, units, like, first, second) / shares.fan
+    def covariance(first: int, second: int) -> Array:
+        return conditional_covariance(mlp, signal, units, batch, first, second) / shares.widths
 
-    grown = _free(mlp, square * units.derivative(SQUARE, 1) + line * units.derivative(VALUE, 1))
-    found = grown**2 * known.stream + square**2 * free(SQUARE, SQUARE) + line**2 * free(VALUE, VALUE)
-    found = found + 2 * square * line * free(SQUARE, VALUE)
+    slope = _unless_normed(mlp, square * units.derivative(SQUARE, 1) + line * units.derivative(VALUE, 1))
+    found = slope**2 * variances.stream + square**2 * covariance(SQUARE, SQUARE) + line**2 * covariance(VALUE, VALUE)
+    found = found + 2 * square * line * covariance(SQUARE, VALUE)
     if mlp.residual:
-        squares, lines = (stream_meets(mlp, signal, shares, units, like, known.noise, f) for f in (SQUARE, VALUE))
-        found = found + 2 * grown * (square * squares + line * lines)
+        squares, lines = (
+            stream_covariance(mlp, signal, shares, units, batch, variances.noise, f) for f in (SQUARE, VALUE)
+        )
+        found = found + 2 * slope * (square * squares + line * lines)
     return np.asarray(found)
 
 
-def _forward(noise: LayerNoise) -> Array:
+def _forward_variance(noise: LayerNoise) -> Array:
     found = [float(noise.forward[0])]
     for slope, added in zip(noise.elasticity[:-1].tolist(), noise.forward[1:].tolist(), strict=True):
         found.append(slope**2 * found[-1] + added)
     return np.array(found)
 
 
-def _mean(noise: LayerNoise, sphere: Array, variance: Array) -> Array:
+def _forward_mean(noise: LayerNoise, sphere: Array, variance: Array) -> Array:
     """Return the mean over networks of ln q for one sample, less its value at infinite width, shape (layers,).
 
-    Each layer maps the mean m by elasticity m + bend (variance + m^2) / 2, less `sphere` and half the noise it adds.
+    Each layer maps the mean m by elasticity m + curvature (variance + m^2) / 2, less `sphere` and half the noise that
+    it adds.
     """
     found = [-float(noise.forward[0]) / 2]
     for layer in range(variance.size - 1):
         m = found[-1]
-        bent = noise.bend[layer] * (variance[layer] + m * m) / 2
-        found.append(float(noise.elasticity[layer] * m + bent - sphere[layer] - noise.forward[layer + 1] / 2))
+        bend = noise.curvature[layer] * (variance[layer] + m * m) / 2
+        found.append(float(noise.elasticity[layer] * m + bend - sphere[layer] - noise.forward[layer + 1] / 2))
     return np.array(found)
 
 
-def _returned(mlp: MLPVariances, signal: MLPSignal, shares: LayerShares, units: UnitMoments) -> Array:
+def _reused_weights(mlp: MLPVariances, signal: MLPSignal, shares: LayerShares, units: UnitMoments) -> Array:
     """Return n E[ln f] of the factor f by which reused weights change |dL/dz_l|^2, to first order, shape (layers,).
 
     The gradient returns through the weights that made z, not through fresh ones, and through the norm. With R =
@@ -246,22 +257,22 @@ def _returned(mlp: MLPVariances, signal: MLPSignal, shares: LayerShares, units: 
     |W^T delta|^2 in the direction of h by share (R - 1) + 1. R is 0 before a norm, which removes that direction, and
     follows from layer to layer otherwise. A residual stream's contribution is left out.
     """
-    tied = units.over_one(SQUARE, SLOPE_SQUARE) - shares.kept_backward
+    tied = units.over_one_sample(SQUARE, SLOPE_SQUARE) - shares.preserved_backward
     aligned = units.derivative(SQUARE, 1) ** 2 * signal.value / (signal.at * signal.slope)
-    tilt = units.derivative(SLOPE_SQUARE, 1)
+    elasticity = units.derivative(SLOPE_SQUARE, 1)
     found = np.zeros(signal.q.size)
     normed = mlp.norm != "none"
     ratio = math.nan
     for layer in reversed(range(signal.q.size)):
         excess = 0.0
         if layer < signal.q.size - 1 and not mlp.residual:
-            excess = float(shares.share[layer] * ((0.0 if normed else ratio) - 1))
-        ratio = float(1 + 2 * tilt[layer] + aligned[layer] * excess)
+            excess = float(shares.forward[layer] * ((0.0 if normed else ratio) - 1))
+        ratio = float(1 + 2 * elasticity[layer] + aligned[layer] * excess)
         found[layer] = tied[layer] * excess - normed * ratio - (mlp.norm == "layer")
     return found
 
 
-def _backward(noise: LayerNoise, shares: LayerShares, forward: Array) -> tuple[Array, Array, Array]:
+def _backward_variances(noise: LayerNoise, shares: LayerShares, forward: Array) -> tuple[Array, Array, Array]:
     """Return the variances over networks of ln of the mean squares of dL/dz, of dL/d norm(z) and of dL/dh."""
     depth = forward.size
     gradient, inner, outer = np.empty(depth), np.empty(depth), np.empty(depth)
@@ -269,54 +280,59 @@ def _backward(noise: LayerNoise, shares: LayerShares, forward: Array) -> tuple[A
     lever = rest = after = 0.0
     for layer in reversed(range(depth)):
         added = float(noise.forward[layer + 1]) if layer < depth - 1 else 0.0
-        joint = 2 * lever * float(noise.shared[layer])
-        outer[layer] = after + noise.returned[layer]
-        inner[layer] = after + noise.drawn[layer] + (joint / shares.back[layer] if shares.back[layer] else 0.0)
+        joint = 2 * lever * float(noise.covariance[layer])
+        outer[layer] = after + noise.outer[layer]
+        inner[layer] = after + noise.inner[layer] + (joint / shares.backward[layer] if shares.backward[layer] else 0.0)
         rest += float(noise.gradient[layer]) + lever**2 * added + joint
-        lever = float(noise.tilt[layer] + (noise.elasticity[layer] * lever if layer < depth - 1 else 0.0))
+        lever = float(
+            noise.gradient_elasticity[layer] + (noise.elasticity[layer] * lever if layer < depth - 1 else 0.0)
+        )
         after = gradient[layer] = lever**2 * forward[layer] + rest
     return gradient, inner, outer
 
 
-def stream_band(
+def stream_variances(
     mlp: MLPVariances,
     signal: MLPSignal,
     shares: LayerShares,
     units: UnitMoments,
-    like: BatchLikeness,
+    batch: BatchCorrelations,
     noise: LayerNoise,
 ) -> tuple[Array, Array]:
     """Return the variances over networks of ln of the mean squares of z and of dL/dz in a residual network."""
-    kept = _kept(signal)
+    correlation = _stream_correlation(signal)
 
-    def about(first: int, second: int) -> Array:
-        return np.asarray(_covariance(mlp, signal, units, like, kept, first, second) / shares.fan[0])
+    def covariance(first: int, second: int) -> Array:
+        return np.asarray(_covariance(mlp, signal, units, batch, correlation, first, second) / shares.widths[0])
 
-    squares, slopes, both = about(SQUARE, SQUARE), about(SLOPE_SQUARE, SLOPE_SQUARE), about(SLOPE_SQUARE, SQUARE)
-    share, back = shares.share[:-1], shares.back
+    squares, slopes, both = (
+        covariance(*pair) for pair in ((SQUARE, SQUARE), (SLOPE_SQUARE, SLOPE_SQUARE), (SLOPE_SQUARE, SQUARE))
+    )
+    share, back = shares.forward[:-1], shares.backward
+    own = batch.self_pairs
     forward = np.diag(noise.forward)
     forward[1:, 1:] += (squares - np.diag(np.diag(squares)))[:-1, :-1] * share[:, None] * share
-    through = _through(noise)
-    stream = through @ forward @ through.T
-    meeting = 4 * back * (1 - back) * like.own * (_kept_active(units, kept, back) - 1) / shares.fan
-    gradient = np.diag(noise.gradient + meeting) + (slopes - np.diag(np.diag(slopes))) * back[:, None] * back
+    response = _noise_response(noise)
+    stream = response @ forward @ response.T
+    with_stream = 4 * back * (1 - back) * own * (_slope_correlation(units, correlation, back) - 1) / shares.widths
+    gradient = np.diag(noise.gradient + with_stream) + (slopes - np.diag(np.diag(slopes))) * back[:, None] * back
     # The covariance of phi'^2 of one layer with phi^2 of each, which enters the stream one layer later.
     shared = np.zeros_like(gradient)
     shared[:, 1:] = both[:, :-1] * back[:, None] * share
-    tilt = noise.tilt[:, None]
-    crossed = tilt * (through @ shared.T)
-    each = tilt * stream * noise.tilt + crossed + crossed.T + gradient
+    elasticity = noise.gradient_elasticity[:, None]
+    crossed = elasticity * (response @ shared.T)
+    each = elasticity * stream * noise.gradient_elasticity + crossed + crossed.T + gradient
     # The gradient at a layer has the factors of all layers from it on.
     summed = np.cumsum(np.cumsum(each[::-1, ::-1], axis=0), axis=1)
     return np.diag(stream).copy(), np.diag(summed)[::-1].copy()
 
 
-def stream_meets(
+def stream_covariance(
     mlp: MLPVariances,
     signal: MLPSignal,
     shares: LayerShares,
     units: UnitMoments,
-    like: BatchLikeness,
+    batch: BatchCorrelations,
     noise: LayerNoise,
     which: int,
 ) -> Array:
@@ -325,16 +341,16 @@ def stream_meets(
     At a given norm of the function's own layer. The stream carries the chance deviations of phi in earlier layers, and
     the function at this layer correlates with them. `which`: the function's index.
     """
-    both = _covariance(mlp, signal, units, like, _kept(signal), which, SQUARE) / shares.fan[0]
-    return np.append(0.0, np.tril(_through(noise)[1:, 1:] * both[1:, :-1] * shares.share[:-1]).sum(axis=1))
+    both = _covariance(mlp, signal, units, batch, _stream_correlation(signal), which, SQUARE) / shares.widths[0]
+    return np.append(0.0, np.tril(_noise_response(noise)[1:, 1:] * both[1:, :-1] * shares.forward[:-1]).sum(axis=1))
 
 
-def _kept(signal: MLPSignal) -> Array:
+def _stream_correlation(signal: MLPSignal) -> Array:
     """Return the correlation of the stream between every two layers, shape (layers, layers)."""
     return np.asarray(np.sqrt(np.minimum(signal.q[:, None], signal.q) / np.maximum(signal.q[:, None], signal.q)))
 
 
-def _through(noise: LayerNoise) -> Array:
+def _noise_response(noise: LayerNoise) -> Array:
     """Return d ln q_k / d(noise of layer l) in row k, column l: lower triangular, shape (layers, layers)."""
     found = np.eye(noise.elasticity.size)
     for layer in range(len(found) - 1):
@@ -343,7 +359,13 @@ def _through(noise: LayerNoise) -> Array:
 
 
 def _covariance(
-    mlp: MLPVariances, signal: MLPSignal, units: UnitMoments, like: BatchLikeness, kept: Array, first: int, second: int
+    mlp: MLPVariances,
+    signal: MLPSignal,
+    units: UnitMoments,
+    batch: BatchCorrelations,
+    correlation: Array,
+    first: int,
+    second: int,
 ) -> Array:
     """Return n times the covariance of two functions of `UnitMoments` between every two layers, at given norms of z.
 
@@ -351,38 +373,39 @@ def _covariance(
     """
     b, d = units.coefficients[first], units.coefficients[second]
     terms, layers = b.shape
+    own = batch.self_pairs
     # The earlier of two layers determines how alike the samples are.
     earlier = np.minimum(np.arange(layers)[:, None], np.arange(layers))
-    gone = {0, 2, 1} if mlp.norm == "layer" else {0, 2}
+    left_out = {0, 2, 1} if mlp.norm == "layer" else {0, 2}
     total = np.zeros((layers, layers))
-    power = np.ones_like(kept)
+    power = np.ones_like(correlation)
     for k in range(terms):
-        if k not in gone:
+        if k not in left_out:
             alike = np.minimum(
-                signal.at_c**k + (k * (k - 1) / 2 * signal.at_c ** (k - 2) * like.spread if k > 1 else 0), 1
+                signal.at_c**k + (k * (k - 1) / 2 * signal.at_c ** (k - 2) * batch.variance if k > 1 else 0), 1
             )
-            total += b[k][:, None] * d[k] * power * (like.own + (1 - like.own) * alike[earlier])
-        power = power * kept
-    rest = np.maximum(units.over_one(first, second) - (b * d).sum(axis=0), 0)
-    total += np.sqrt(rest[:, None] * rest) * power * (like.own + (1 - like.own) * np.abs(signal.at_c[earlier]) ** terms)
+            total += b[k][:, None] * d[k] * power * (own + (1 - own) * alike[earlier])
+        power = power * correlation
+    rest = np.maximum(units.over_one_sample(first, second) - (b * d).sum(axis=0), 0)
+    total += np.sqrt(rest[:, None] * rest) * power * (own + (1 - own) * np.abs(signal.at_c[earlier]) ** terms)
     return total
 
 
-def _kept_active(units: UnitMoments, kept: Array, back: Array) -> Array:
+def _slope_correlation(units: UnitMoments, correlation: Array, back: Array) -> Array:
     """Return E[delta^2 phi'^2] / (E[delta^2] D) of each layer for one sample, delta = dL/dz of the next layer.
 
     delta is larger at units whose phi' is larger in the later layers, and the stream keeps phi' much the same there.
     """
     b = units.coefficients[SLOPE_SQUARE]
     terms, layers = b.shape
-    together = np.zeros((layers, layers))
-    power = np.ones_like(kept)
+    whole = np.zeros((layers, layers))
+    power = np.ones_like(correlation)
     for k in range(terms):
-        together += b[k][:, None] * b[k] * power
-        power = power * kept
+        whole += b[k][:, None] * b[k] * power
+        power = power * correlation
     found = np.ones(layers)
     for layer in range(layers - 1):
         # The share of delta's mean square that passed through the branch of each later layer.
         left = np.cumprod(np.append(1.0, 1 - back[layer + 1 : -1]))
-        found[layer] = (left * back[layer + 1 :] * together[layer, layer + 1 :]).sum()
+        found[layer] = (left * back[layer + 1 :] * whole[layer, layer + 1 :]).sum()
     return found

@@ -28,8 +28,8 @@ class MLPVariances:
     """An `MLPSpec` as theory needs it: numbers of units, and variances of weights and biases.
 
     `units`: of the input and of each layer. `layers`: the variances of each layer. `readout`: those of the readout, or
-    None, and `outputs` its units. `kept`: 1 / (1 - dropout), the factor of second moments. `flat_biases`: whether the
-    biases have a uniform distribution, as torch's default does.
+    None, and `outputs` its units. `dropout_factor`: 1 / (1 - dropout), the factor of second moments. `flat_biases`:
+    whether the biases have a uniform distribution, as torch's default does.
     """
 
     activation: Elementwise
@@ -39,7 +39,7 @@ class MLPVariances:
     outputs: int
     norm: Norm
     residual: bool
-    kept: float
+    dropout_factor: float
     flat_biases: bool
 
     @property
@@ -83,7 +83,7 @@ def mlp_variances(spec: MLPSpec, *, mean_square: float) -> MLPVariances:
         outputs=spec.output_size or 0,
         norm=spec.norm,
         residual=spec.residual,
-        kept=1 / (1 - spec.dropout),
+        dropout_factor=1 / (1 - spec.dropout),
         flat_biases=spec.bias is None and spec.initializer.name == "default",
     )
 
@@ -138,7 +138,7 @@ def mlp_signal(mlp: MLPVariances, *, mean_square: float, cosine: float, batch: i
     product = ratio * value
     branch, branch_c = q.copy(), c.copy()
     if mlp.residual:
-        branch[1:] = weights[1:] * mlp.kept * value[:-1] + biases[1:]
+        branch[1:] = weights[1:] * mlp.dropout_factor * value[:-1] + biases[1:]
         with np.errstate(invalid="ignore", divide="ignore"):
             branch_c[1:] = (weights[1:] * product[:-1] + biases[1:]) / branch[1:]
     return MLPSignal(q, c, divisor, at, c, value, slope, mean, product, branch, branch_c)
@@ -163,7 +163,7 @@ def _variances(mlp: MLPVariances, q: float) -> tuple[Array, Array]:
             value = (slopes[0] ** 2 + slopes[1] ** 2) / 2 * at
         else:
             value = math.exp(table.log_value(math.log(at))) if at > LEAST else at_zero
-        q = q * mlp.residual + layer.weight_variance * mlp.kept * value + layer.bias_variance
+        q = q * mlp.residual + layer.weight_variance * mlp.dropout_factor * value + layer.bias_variance
         if not q <= MOST:
             missing = len(mlp.layers) - len(found)
             return np.array(found + [math.inf] * missing), np.array(divisors + [math.nan if normed else 1.0] * missing)
@@ -206,11 +206,11 @@ def _correlations(mlp: MLPVariances, mean_square: float, cosine: float) -> tuple
     # In units of its weight variance each step has the weight variance 1.
     following, carry = following / weight, carry / weight
     # The variance that dropout adds is independent between samples.
-    lost = np.append((mlp.kept - 1) * value[: end - 1], 0.0)
+    lost = np.append((mlp.dropout_factor - 1) * value[: end - 1], 0.0)
     gap = np.full(q.size + 1, math.nan)
     if not usable[0]:
         return np.full(q.size, first), np.full(q.size, math.nan)
-    if mlp.kept == 1:
+    if mlp.dropout_factor == 1:
         settled = 0
         for array in (at[:end], carry, following):
             changes = np.flatnonzero(np.diff(array) != 0)
@@ -241,7 +241,7 @@ def _through_batch_norm(mlp: MLPVariances, first: float, first_c: float, batch: 
     value, slope, mean = (float(one[0]) for one in _moments(mlp.activation, np.ones(1)))
     at_c = 0.0 if batch is None else -1 / (batch - 1)
     product = mean**2 + at_c * _tangent(mlp.activation) ** 2
-    branch = weights * mlp.kept * value + biases
+    branch = weights * mlp.dropout_factor * value + biases
     shared = weights * product + biases
     branch[0], shared[0] = first, first * first_c
     q, both = (np.cumsum(one) if mlp.residual else one for one in (branch, shared))

@@ -93,7 +93,7 @@ def expectations(
     with np.errstate(all="ignore"):
         signal = mlp_signal(mlp, mean_square=mean_square, cosine=cosine, batch=samples)
         # The band hardly depends on these: rounded, it is computed once for many batches.
-        rounded = {"mean_square": nearly(mean_square), "cosine": round(cosine, 2), "gradients": round(alike, 2)}
+        rounded = {"mean_square": nearly(mean_square), "cosine": round(cosine, 2), "squared_gradient": round(alike, 2)}
         band = mlp_bands(mlp, samples=samples, **rounded)
         gradients = _gradients(mlp, signal, output_gradient_rms)
         return dict(_expected(mlp, signal, band, gradients, math.inf if samples is None else samples))
@@ -111,7 +111,7 @@ def _gradients(mlp: MLPVariances, signal: MLPSignal, rms: float) -> _Gradients:
             after = stream[layer + 1]
             here = after + math.log(mlp.layers[layer + 1].weight_variance * n[layer + 1] / n[layer])
         outer[layer] = here
-        activation[layer] = here + math.log(mlp.kept)
+        activation[layer] = here + math.log(mlp.dropout_factor)
         inner[layer] = activation[layer] + np.log(signal.slope[layer])
         stream[layer] = inner[layer] - np.log(signal.divisor[layer])
         if mlp.residual and layer < depth - 1:
@@ -124,7 +124,7 @@ def _expected(
 ) -> Iterator[tuple[str, Expected]]:
     zero, unknown = np.zeros(signal.q.size), np.full(signal.q.size, math.nan)
     nothing = Band(unknown, unknown)
-    kept = mlp.kept * signal.value
+    kept = mlp.dropout_factor * signal.value
     # Rounding must not leave a negative variance where phi hardly varies.
     spread, spread_kept = (np.sqrt(np.maximum(square - signal.mean**2, 0)) for square in (signal.value, kept))
     stream, branch = np.sqrt(signal.q), np.sqrt(signal.branch)
@@ -173,7 +173,7 @@ def _log_std(variance: Array) -> Array:
 def _readout(mlp: MLPVariances, signal: MLPSignal, band: MLPBands, gradient: float, samples: float) -> Expected:
     assert mlp.readout is not None
     weight, bias = mlp.readout.weight_variance, mlp.readout.bias_variance
-    drawn, shared = weight * mlp.kept * signal.value[-1], weight * signal.product[-1]
+    drawn, shared = weight * mlp.dropout_factor * signal.value[-1], weight * signal.product[-1]
     q = drawn + bias
     cosine = float((shared + bias) / q)
     alike = 1 / samples + (1 - 1 / samples) * cosine**2

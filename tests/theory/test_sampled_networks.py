@@ -112,7 +112,7 @@ def test_the_band_is_that_of_the_plain_theory():
             name, widths=[128] * 20, weight_variance=weight, q0=weight, c0=0.0, gradient_correlation=0.0, samples=32
         )
         chain = mlp_variances(MLPSpec(20, width=128, activation=name, initializer=initializer), mean_square=1.0)
-        found = mlp_bands(chain, mean_square=1.0, cosine=0.0, samples=32, gradients=0.0)
+        found = mlp_bands(chain, mean_square=1.0, cosine=0.0, samples=32, squared_gradient=0.0)
         assert found.stream.variance == pytest.approx(known.forward_variance, rel=0.2, abs=0.002)
         assert found.gradient.variance == pytest.approx(known.backward_variance, rel=0.05)
         assert found.stream.mean == pytest.approx(known.forward_mean, abs=0.002)
