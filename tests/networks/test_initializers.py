@@ -253,7 +253,7 @@ def test_without_a_generator_torchs_own_draws():
 def test_square_defaults():
     # The first cannot fill a square matrix; the others repeat what is in the list under other names.
     left_out = ("dirac", "variance_scaling", "critical")
-    assert SQUARE_DEFAULTS == tuple(entry.name for entry in INITIALIZERS if entry.name not in left_out)
+    assert tuple(entry.name for entry in INITIALIZERS if entry.name not in left_out) == SQUARE_DEFAULTS
 
 
 def test_recommendations_come_from_the_entries_of_the_activations():
