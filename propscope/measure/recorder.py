@@ -32,7 +32,14 @@ from propscope.measure.observer import ELSEWHERE, Observer, Sink
 from propscope.measure.parameters import ParameterAccumulator
 from propscope.measure.provenance import provenance
 from propscope.measure.sites import Options, SiteAccumulator
-from propscope.measure.wrappers import COMPILED, is_compiled, seen_in_full, unwrapped, walk, walk_parameters
+from propscope.measure.wrappers import (
+    COMPILED,
+    is_compiled,
+    unwrapped,
+    unwrapped_modules,
+    unwrapped_parameters,
+    without_shortcuts,
+)
 from propscope.records.network import CoverageNote, Label, NetworkProfile
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
@@ -80,8 +87,8 @@ class _Watch:
         observer.thread = threading.get_ident()
         self._started = time.perf_counter()
         try:
-            self.notes = self._stack.enter_context(seen_in_full(self._outer))
-            for path, module in walk(self._model):
+            self.notes = self._stack.enter_context(without_shortcuts(self._outer))
+            for path, module in unwrapped_modules(self._model):
                 info = module_info(path, module, self._activations)
                 self.modules[info.path] = info
             # Where every operation is some module's own, as in nn.Sequential of layers, there is none to watch for.
@@ -89,7 +96,7 @@ class _Watch:
                 info.opaque or type(info.module) in _SILENT for info in self.modules.values()
             )
             self._mode = FunctionWatch(observer) if watch else None
-            for name, parameter in walk_parameters(self._model) if self._takes_parameters else ():
+            for name, parameter in unwrapped_parameters(self._model) if self._takes_parameters else ():
                 if self._kept.keeps_parameter(name):
                     self._waiting.append((name, parameter))
             self._hook_parameters()

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence
 from propscope.errors import InputError
 from propscope.measure.filters import Filter
 from propscope.measure.module_info import role_of, unit_axis_of
-from propscope.measure.wrappers import walk
+from propscope.measure.wrappers import unwrapped_modules
 from propscope.networks import parse_initializer, seeded_generator
 from propscope.records.calibration import SkippedWeight
 
@@ -204,7 +204,7 @@ def _free(
     left: list[SkippedWeight] = []
     kept: dict[object, str] = {}
     inside = {id(module.out_proj) for module in model.modules() if _is_attention(module)}
-    for path, module in walk(model):
+    for path, module in unwrapped_modules(model):
         # The weights of a parametrization belong to its module; the output projection belongs to its attention module.
         if "parametrizations" in path.split(".") or id(module) in inside:
             continue
@@ -242,7 +242,7 @@ def refuse(model: nn.Module) -> None:
     if sharded or "FullyShardedDataParallel" in names or replicas > 1:
         how = f"has {replicas} replicas, which would become different" if replicas > 1 else "is sharded over processes"
         raise InputError(f"the model {how}", hint="calibrate it before wrapping it, in the same way in every process")
-    for path, module in walk(model):
+    for path, module in unwrapped_modules(model):
         if ".quantized" in type(module).__module__:
             raise InputError(
                 f"{path or 'the model'!r} is a quantized {type(module).__name__}, whose weight cannot be scaled",
