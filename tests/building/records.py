@@ -762,5 +762,5 @@ training_sets = st.lists(_runs(), max_size=2).map(TrainingSet.of)
 
 
 if __name__ == "__main__":
-    save(DATA / f"schema-{SCHEMA_VERSION}.h5", of_version(SCHEMA_VERSION))
-    save(DATA / f"schema-{SCHEMA_VERSION}-training.h5", small_training())
+    save(DATA / f"schema-{SCHEMA_VERSION}.h5", of_version(SCHEMA_VERSION), overwrite=True)
+    save(DATA / f"schema-{SCHEMA_VERSION}-training.h5", small_training(), overwrite=True)
