@@ -13,6 +13,7 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -31,6 +32,7 @@ from propscope.measure.module_info import ModuleInfo, is_leaf, module_info
 from propscope.measure.observer import ELSEWHERE, Observer, Sink
 from propscope.measure.parameters import ParameterAccumulator
 from propscope.measure.provenance import provenance
+from propscope.measure.signal_graph import Call, is_atomic
 from propscope.measure.sites import Options, SiteAccumulator
 from propscope.measure.wrappers import (
     COMPILED,
@@ -75,6 +77,8 @@ class _Watch:
         self._takes_parameters = parameters
         self._activations = activations
         self._mode: FunctionWatch | None = None
+        # Active in a pass whose graph is taken.
+        self._tracing: FunctionWatch | None = None
         self._waiting: list[tuple[str, nn.Parameter]] = []
         self._stopped: tuple[int, ModuleInfo | None] = (0, None)
         self._stack = ExitStack()
@@ -96,6 +100,8 @@ class _Watch:
                 info.opaque or type(info.module) in _SILENT for info in self.modules.values()
             )
             self._mode = FunctionWatch(observer) if watch else None
+            seen = all(type(info.module) in _SILENT or is_atomic(info.module) for info in self.modules.values())
+            self._tracing = FunctionWatch(observer) if self._functions and not seen else None
             for name, parameter in unwrapped_parameters(self._model) if self._takes_parameters else ():
                 if self._kept.keeps_parameter(name):
                     self._waiting.append((name, parameter))
@@ -162,12 +168,13 @@ class _Watch:
             observer.guard.add("", "model", f"calls inside {what} hold no values: not recorded", key=what)
             return run(module, *args, **kwargs)
         hooked: list[Any] = []
+        call: Call | None = None
         if module._backward_hooks or module._backward_pre_hooks:
             run = partial(_run_hooked, run, hooked)
-        stack, guard = observer.stack, observer.guard
+        stack, guard, graph = observer.stack, observer.guard, observer.graph
         inputs = args or tuple(kwargs.values())
         try:
-            if self._mode is None:
+            if self._mode is None and not graph.taking and (stack or not graph.wanted):
                 if is_leaf(module):
                     # Nothing in between could tell: what enters and what leaves it is recorded at once.
                     output = run(module, *args, **kwargs)
@@ -179,9 +186,12 @@ class _Watch:
             else:
                 outermost = not stack
                 guard(info.path, "module", "a call", self._enter, info, inputs)
+                if graph.taking:
+                    call = guard(info.path, "module", "a call", graph.enter, info, args, kwargs)
                 stack.append(info)
-                if outermost:
-                    with self._mode:
+                mode = self._tracing if graph.taking else self._mode
+                if outermost and mode is not None:
+                    with mode:
                         output = run(module, *args, **kwargs)
                 else:
                     output = run(module, *args, **kwargs)
@@ -194,6 +204,8 @@ class _Watch:
             raise
         while stack and stack.pop() is not info:
             pass
+        if call is not None:
+            guard(info.path, "module", "a call", graph.leave, info, call, *(hooked or [output]))
         guard(info.path, "module", "a call", self._leave, info, args, *(hooked or [output]))
         return output
 
@@ -205,7 +217,7 @@ class _Watch:
         observer = self.observer
         # Whatever is called from outside, the model or a part of it, starts a pass of its own.
         if not observer.stack and not in_backward():
-            observer.begin(inputs)
+            observer.begin(info.path, inputs)
         observer.called.add(info.path)
         if info.role == "activation" and inputs:
             region = observer.regions.of_module(info.module)
@@ -310,6 +322,7 @@ class Recorder:
         """
         for site in self._observer.sites.values():
             site.end_batch()
+        self._observer.graph.renew()
 
     def note_output(self, name: str, reason: str) -> None:
         """Add to the coverage what is not seen of a part of the model's output."""
@@ -329,9 +342,15 @@ class Recorder:
             observer.guard(name, "parameter", "its value", accumulator.record)
             for name, accumulator in watch.parameters.items()
         ]
+        observer.guard("", "module", "the graph", observer.graph.finish)
+        places = {key: place for place, key in enumerate(observer.sites)}
         return NetworkProfile(
             sites=tuple(
-                site.record(name=observer.full_name(key), layer=self._layer_of(key))
+                replace(
+                    site.record(name=observer.full_name(key), layer=self._layer_of(key)),
+                    parents=observer.graph.parents_of(key, places, observer.full_name),
+                    parameters=observer.graph.parameters_of(key),
+                )
                 for key, site in observer.sites.items()
             ),
             parameters=tuple(parameter for parameter in parameters if parameter is not None),

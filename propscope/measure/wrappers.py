@@ -54,6 +54,25 @@ def unwrapped_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]
                 yield f"{path}.{name}" if path else name, parameter
 
 
+def parameter_names(model: nn.Module) -> dict[int, tuple[str, ...]]:
+    """Return all names of each parameter by its id, that of `unwrapped_parameters` first; a shared one has several."""
+    names: dict[int, dict[str, None]] = {}
+    for name, parameter in unwrapped_parameters(model):
+        names[id(parameter)] = {name: None}
+
+    def inside(path: str, module: nn.Module, above: tuple[int, ...]) -> None:
+        for name, parameter in module._parameters.items():
+            if id(parameter) in names:
+                names[id(parameter)][f"{path}.{name}" if path else name] = None
+        wraps = is_wrapper(module)
+        for name, child in module._modules.items():
+            if child is not None and id(child) not in above and not isinstance(module, torch.jit.ScriptModule):
+                inside(path if wraps else f"{path}.{name}" if path else name, child, (*above, id(child)))
+
+    inside("", model, (id(model),))
+    return {key: tuple(held) for key, held in names.items()}
+
+
 def is_wrapper(module: nn.Module) -> bool:
     """Return whether a module only passes on to the one inside it."""
     return "_orig_mod" in module._modules or type(module).__name__ in _PARALLEL
