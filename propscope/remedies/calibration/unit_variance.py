@@ -96,7 +96,7 @@ def calibrate(
         raise
     return Calibration(
         layers=tuple(progress.scaled() for progress in run.order if progress.settled),
-        left=(*found.left, *_open(run)),
+        skipped=(*found.skipped, *_open(run)),
         passes=run.passes,
         reruns=run.reruns,
         restore=partial(restore_all, saved),
@@ -104,7 +104,7 @@ def calibrate(
 
 
 def _open(run: CalibrationRun) -> list[SkippedWeight]:
-    return [progress.left() for own in run.parts.values() for progress in own if not progress.settled]
+    return [progress.skipped() for own in run.parts.values() for progress in own if not progress.settled]
 
 
 def _again(batches: Batches) -> Iterable[Any]:
