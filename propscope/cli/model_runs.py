@@ -177,7 +177,7 @@ def _profile_model(
             yield batch, make_loss(request.loss, seed=own_seed), own_seed
 
     try:
-        recorder = track(model, include=request.include, exclude=request.exclude)
+        recorder = track(model, include=request.include, exclude=request.exclude, time=True)
         return profile_batches(model, recorder, batches(), seed=seed)
     except PropscopeError:
         raise

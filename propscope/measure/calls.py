@@ -78,6 +78,6 @@ def unwatch(watcher: Watcher) -> None:
                 module._compiled_call_impl = compiled
         if not _watched:
             # Whoever replaced it meanwhile calls it: with nothing watched, it calls the original.
-            _wrapped = nn.Module._call_impl is not _call_impl
+            _wrapped = nn.Module._call_impl not in (_call_impl, _original)
             if not _wrapped:
                 nn.Module._call_impl = _original  # type: ignore[method-assign]

@@ -21,7 +21,6 @@ from propscope.measure.module_info import ModuleInfo, axis_of_unknown, unit_axis
 from propscope.measure.outputs import tensors_in
 from propscope.measure.parameters import ParameterAccumulator
 from propscope.measure.saturation import FlatRegion, FlatRegions
-from propscope.measure.signal_graph import SignalGraph
 from propscope.measure.sites import Options, SiteAccumulator
 from propscope.measure.tensor_identity import TensorIdentity
 from propscope.records.network import Role
@@ -55,9 +54,10 @@ class Observer:
         self.guard = Guard()
         self.unrecorded: Counter[str] = Counter()
         self.called: set[str] = set()
+        # The site that a call of a module returned as it is, by the key that an own site of the call would have.
+        self.returned: dict[str, str] = {}
         self.regions = FlatRegions()
         self.identity = TensorIdentity()
-        self.graph = SignalGraph(root, wanted=sink is SiteAccumulator)
         self.stack: list[ModuleInfo] = []
         self.active = False
         # The thread whose calls are recorded. Gradients of other devices come in threads of torch's own.
@@ -85,10 +85,9 @@ class Observer:
         """Return what hides the values of the present run from the recorder, "" where nothing does."""
         return transformation(functorch=self._functorch)
 
-    def begin(self, path: str, inputs: Any) -> None:
-        """Start a forward pass of the model, or of the part of it at `path` that is called from outside."""
+    def begin(self, inputs: Any) -> None:
+        """Start a forward pass of the model."""
         self.batches += 1
-        self.guard("", "module", "the graph", self.graph.begin, path, inputs, self._calls.items())
         self._calls.clear()
         self._recalls.clear()
         self._watched.clear()
@@ -109,7 +108,6 @@ class Observer:
             handle.remove()
         self._handles.clear()
         self.identity.clear()
-        self.guard("", "module", "the graph", self.graph.close)
 
     def path_of_function(self, inside: str, name: str) -> str:
         """Return the name of an operation's sites inside a module: with () where a module there has the same name."""
@@ -142,6 +140,8 @@ class Observer:
         for suffix, tensor in tensors_in(output):
             known = self.identity.find(tensor)
             site = known.site if known is not None else None
+            if site is not None:
+                self.returned[path + suffix] = site.name
             if known is None:
                 if path == info.path:
                     self._first_calls[path + suffix] = (path, suffix)
@@ -176,8 +176,6 @@ class Observer:
             self._watched.add(path)
             self._handles.append(output.register_hook(self._gradient_hook(site)))
         self.identity.remember(output, site)
-        if self.graph.taking:
-            self.guard(path, "output", "what it was computed from", self.graph.mark, path, output)
         return True
 
     def activation_input(self, path: str, value: Any, activation: str, region: FlatRegion | None) -> None:
@@ -262,9 +260,6 @@ class Observer:
             self._watched.add(path)
             self._handles.append(tensor.register_hook(self._gradient_hook(site)))
         self.identity.remember(tensor, site)
-        if self.graph.taking:
-            note = self.graph.recomputed if again else self.graph.mark
-            self.guard(path, "output", "what it was computed from", note, path, tensor)
         return site
 
     def note_input(self, inputs: tuple[Any, ...]) -> None:
@@ -279,16 +274,17 @@ class Observer:
         return None
 
     def _gradient_hook(self, site: SiteAccumulator) -> Hook:
-        return Hook(self.guard, site.name, "output", "its gradient", self._see_gradient, site.see_backward)
+        return Hook(self.guard, site.name, "output", "its gradient", self.see_gradient, site.see_backward)
 
     def parameter_hook(self, parameter: ParameterAccumulator) -> Hook:
         """Return the hook that records the gradients that a parameter receives."""
         return Hook(self.guard, parameter.name, "parameter", "its gradient", self._see_parameter, parameter)
 
     def _see_parameter(self, parameter: ParameterAccumulator, gradient: Tensor) -> None:
-        self._see_gradient(parameter.see_gradient, gradient)
+        self.see_gradient(parameter.see_gradient, gradient)
 
-    def _see_gradient(self, see: Callable[[Tensor], None], gradient: Tensor) -> None:
+    def see_gradient(self, see: Callable[[Tensor], None], gradient: Tensor) -> None:
+        """Hand a gradient to `see`, without the loss scale, if it belongs to a pass that is recorded."""
         if not self.active:
             return
         if _thread() != self.thread and gradient.is_cpu:

@@ -34,6 +34,7 @@ def track(
     stats: Stats = "all",
     histogram_limit: int = HISTOGRAM_LIMIT,
     loss_scale: Any = None,
+    time: bool = False,
 ) -> Recorder:
     """Return a context manager that watches `model` in the caller's own loop and changes nothing in it.
 
@@ -41,7 +42,10 @@ def track(
     names of the classes and functions that are recorded, None for all. `depth`: record modules down to so many levels
     below the model. `stats`: "all", or "moments" to leave out histograms, units and geometry. `histogram_limit`: the
     largest number of elements of one tensor that a histogram counts, 0 for all. `loss_scale`: the factor that the loss
-    is multiplied by, a number or a `GradScaler`; recorded gradients are divided by it.
+    is multiplied by, a number or a `GradScaler`; recorded gradients are divided by it. `time`: whether the fused
+    recurrent modules (nn.RNN, nn.LSTM, nn.GRU) of the last pass are run once more, unrolled, at the end of the block
+    and in `recorder.profile()`, to see their states over time; until then their inputs and copies of their weights are
+    kept.
 
     `recorder.profile()`, inside the block or after it, returns a `NetworkProfile` of all batches and backward passes so
     far. Raises `InputError` for an invalid argument.
@@ -51,6 +55,7 @@ def track(
         options=Options(stats=stats, histogram_limit=count("histogram_limit", histogram_limit, least=0)),
         kept=Filter.of(include, exclude, kinds, depth),
         loss_scale=loss_scale,
+        time=time,
     )
 
 
@@ -92,6 +97,7 @@ def profile(
         depth=depth,
         stats=stats,
         histogram_limit=histogram_limit,
+        time=True,
     )
     return profile_batches(model, recorder, [(batch, loss, seed)], seed=seed)
 

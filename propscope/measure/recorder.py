@@ -13,7 +13,6 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -32,17 +31,11 @@ from propscope.measure.module_info import ModuleInfo, is_leaf, module_info
 from propscope.measure.observer import ELSEWHERE, Observer, Sink
 from propscope.measure.parameters import ParameterAccumulator
 from propscope.measure.provenance import provenance
-from propscope.measure.signal_graph import Call, is_atomic
+from propscope.measure.recurrent import TimeWatch, is_recurrent, time_courses
 from propscope.measure.sites import Options, SiteAccumulator
-from propscope.measure.wrappers import (
-    COMPILED,
-    is_compiled,
-    unwrapped,
-    unwrapped_modules,
-    unwrapped_parameters,
-    without_shortcuts,
-)
+from propscope.measure.wrappers import COMPILED, is_compiled, seen_in_full, unwrapped, walk, walk_parameters
 from propscope.records.network import CoverageNote, Label, NetworkProfile
+from propscope.records.time_course import TimeCourse
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 # These compute nothing of their own.
@@ -63,8 +56,10 @@ class _Watch:
         functions: bool,
         parameters: bool,
         activations: Collection[int],
+        time: bool,
     ) -> None:
         self.observer = observer
+        self.over_time = TimeWatch(observer) if time else None
         self.modules = modules
         self.parameters: dict[str, ParameterAccumulator] = {}
         self.notes: tuple[CoverageNote, ...] = ()
@@ -77,8 +72,6 @@ class _Watch:
         self._takes_parameters = parameters
         self._activations = activations
         self._mode: FunctionWatch | None = None
-        # Active in a pass whose graph is taken.
-        self._tracing: FunctionWatch | None = None
         self._waiting: list[tuple[str, nn.Parameter]] = []
         self._stopped: tuple[int, ModuleInfo | None] = (0, None)
         self._stack = ExitStack()
@@ -91,8 +84,8 @@ class _Watch:
         observer.thread = threading.get_ident()
         self._started = time.perf_counter()
         try:
-            self.notes = self._stack.enter_context(without_shortcuts(self._outer))
-            for path, module in unwrapped_modules(self._model):
+            self.notes = self._stack.enter_context(seen_in_full(self._outer))
+            for path, module in walk(self._model):
                 info = module_info(path, module, self._activations)
                 self.modules[info.path] = info
             # Where every operation is some module's own, as in nn.Sequential of layers, there is none to watch for.
@@ -100,17 +93,17 @@ class _Watch:
                 info.opaque or type(info.module) in _SILENT for info in self.modules.values()
             )
             self._mode = FunctionWatch(observer) if watch else None
-            seen = all(type(info.module) in _SILENT or is_atomic(info.module) for info in self.modules.values())
-            self._tracing = FunctionWatch(observer) if self._functions and not seen else None
-            for name, parameter in unwrapped_parameters(self._model) if self._takes_parameters else ():
+            for name, parameter in walk_parameters(self._model) if self._takes_parameters else ():
                 if self._kept.keeps_parameter(name):
                     self._waiting.append((name, parameter))
             self._hook_parameters()
-            self._stack.callback(calls.unwatch, self)
             # What is compiled by TorchScript runs no Python inside.
-            calls.watch(
-                self, [info for info in self.modules.values() if not isinstance(info.module, torch.jit.ScriptModule)]
-            )
+            watched = [info for info in self.modules.values() if not isinstance(info.module, torch.jit.ScriptModule)]
+            if self.over_time is not None:
+                self._stack.callback(calls.unwatch, self.over_time)
+                calls.watch(self.over_time, [info for info in watched if is_recurrent(info.module)])
+            self._stack.callback(calls.unwatch, self)
+            calls.watch(self, watched)
         except BaseException:
             self.close()
             raise
@@ -124,6 +117,8 @@ class _Watch:
             self.notes += (CoverageNote("", "model", COMPILED),)
         self._stack.close()
         observer.close()
+        if self.over_time is not None:
+            observer.guard("", "module", "states over time", self.over_time.finish)
         self.seconds += time.perf_counter() - self._started
         if error is not None and self._stopped[0] == id(error) and (info := self._stopped[1]) is not None:
             first = next(iter(str(error).strip().splitlines()), "")
@@ -168,13 +163,12 @@ class _Watch:
             observer.guard.add("", "model", f"calls inside {what} hold no values: not recorded", key=what)
             return run(module, *args, **kwargs)
         hooked: list[Any] = []
-        call: Call | None = None
         if module._backward_hooks or module._backward_pre_hooks:
             run = partial(_run_hooked, run, hooked)
-        stack, guard, graph = observer.stack, observer.guard, observer.graph
+        stack, guard = observer.stack, observer.guard
         inputs = args or tuple(kwargs.values())
         try:
-            if self._mode is None and not graph.taking and (stack or not graph.wanted):
+            if self._mode is None:
                 if is_leaf(module):
                     # Nothing in between could tell: what enters and what leaves it is recorded at once.
                     output = run(module, *args, **kwargs)
@@ -186,12 +180,9 @@ class _Watch:
             else:
                 outermost = not stack
                 guard(info.path, "module", "a call", self._enter, info, inputs)
-                if graph.taking:
-                    call = guard(info.path, "module", "a call", graph.enter, info, args, kwargs)
                 stack.append(info)
-                mode = self._tracing if graph.taking else self._mode
-                if outermost and mode is not None:
-                    with mode:
+                if outermost:
+                    with self._mode:
                         output = run(module, *args, **kwargs)
                 else:
                     output = run(module, *args, **kwargs)
@@ -204,8 +195,6 @@ class _Watch:
             raise
         while stack and stack.pop() is not info:
             pass
-        if call is not None:
-            guard(info.path, "module", "a call", graph.leave, info, call, *(hooked or [output]))
         guard(info.path, "module", "a call", self._leave, info, args, *(hooked or [output]))
         return output
 
@@ -217,7 +206,7 @@ class _Watch:
         observer = self.observer
         # Whatever is called from outside, the model or a part of it, starts a pass of its own.
         if not observer.stack and not in_backward():
-            observer.begin(info.path, inputs)
+            observer.begin(inputs)
         observer.called.add(info.path)
         if info.role == "activation" and inputs:
             region = observer.regions.of_module(info.module)
@@ -257,6 +246,7 @@ class Recorder:
     `sink` makes the accumulator of each site, which then receives the site's tensors: it is called with the first of
     them and the keywords of `SiteAccumulator`. `parameters`: whether parameters are recorded too.
     `transforms`: whether runs inside the transforms of torch.func are recorded, for a sink that reads no values.
+    `time`: whether fused recurrent modules are run once more, unrolled, when the block ends or a profile is asked for.
     """
 
     def __init__(
@@ -272,6 +262,7 @@ class Recorder:
         activations: Collection[nn.Module] = (),
         loss_scale: Any = None,
         layer_of: Callable[[str], int | None] | None = None,
+        time: bool = False,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InputError(f"model must be a torch.nn.Module, got a {type(model).__name__}")
@@ -299,6 +290,7 @@ class Recorder:
             functions=functions,
             parameters=parameters,
             activations={id(module) for module in activations},
+            time=time,
         )
         self._dropped: weakref.finalize[..., Recorder] | None = None
 
@@ -322,7 +314,6 @@ class Recorder:
         """
         for site in self._observer.sites.values():
             site.end_batch()
-        self._observer.graph.renew()
 
     def note_output(self, name: str, reason: str) -> None:
         """Add to the coverage what is not seen of a part of the model's output."""
@@ -342,17 +333,15 @@ class Recorder:
             observer.guard(name, "parameter", "its value", accumulator.record)
             for name, accumulator in watch.parameters.items()
         ]
-        observer.guard("", "module", "the graph", observer.graph.finish)
-        places = {key: place for place, key in enumerate(observer.sites)}
+        if watch.over_time is not None:
+            observer.guard("", "module", "states over time", watch.over_time.finish)
+        sites = {
+            key: site.record(name=observer.full_name(key), layer=self._layer_of(key))
+            for key, site in observer.sites.items()
+        }
+        courses = list(time_courses(watch.over_time, watch.modules, observer, sites))
         return NetworkProfile(
-            sites=tuple(
-                replace(
-                    site.record(name=observer.full_name(key), layer=self._layer_of(key)),
-                    parents=observer.graph.parents_of(key, places, observer.full_name),
-                    parameters=observer.graph.parameters_of(key),
-                )
-                for key, site in observer.sites.items()
-            ),
+            sites=tuple(sites.values()),
             parameters=tuple(parameter for parameter in parameters if parameter is not None),
             labels=labels or {},
             provenance=provenance(
@@ -365,7 +354,12 @@ class Recorder:
                 batches=observer.batches,
                 histogram_limit=self._options.histogram_limit,
             ),
-            coverage=(*watch.notes, *_coverage(observer, watch.modules, watch.parameters)),
+            coverage=(
+                *watch.notes,
+                *_coverage(observer, watch.modules, watch.parameters),
+                *(note for note in courses if isinstance(note, CoverageNote)),
+            ),
+            time_courses=tuple(course for course in courses if isinstance(course, TimeCourse)),
         )
 
 

@@ -15,6 +15,7 @@ from propscope.records.network import (
 )
 from propscope.records.profile_set import ProfileSet
 from propscope.records.summary import TensorSummary
+from propscope.records.time_course import TimeCourse
 from propscope.records.training import TrainingRun, TrainingSet
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Site",
     "SiteGraph",
     "TensorSummary",
+    "TimeCourse",
     "TrainingRun",
     "TrainingSet",
 ]

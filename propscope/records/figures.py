@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 DType = Literal["int64", "float64", "text", "json"]
-# JSON: an object; labels by their names; whole numbers of at least 0; numbers; lists of three texts; texts; parents.
-Holds = Literal["object", "labels", "counts", "numbers", "notes", "texts", "parents"]
+# JSON: an object; labels by their names; whole numbers of at least 0; numbers; lists of three texts; texts; parents;
+# courses over time.
+Holds = Literal["object", "labels", "counts", "numbers", "notes", "texts", "parents", "courses"]
 Pool = Literal["same", "last", "sum", "merge", "and", "max", "mean", "rms", "geometric", "union", "recompute"]
 
 
@@ -222,6 +223,8 @@ PROFILE_FIELDS = (
     *_LABELS,
     *PROVENANCE_FIELDS,
     Field("coverage", "json", "what was not seen and why, a JSON list of [name, what, reason]", holds="notes"),
+    Field("time_courses", "json", "recurrent modules over their steps, a JSON list of objects",
+          since=3, holds="courses"),
 )
 
 TABLES = {"profile": PROFILE_FIELDS, "site": SITE_FIELDS, "parameter": PARAMETER_FIELDS}

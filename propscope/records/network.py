@@ -14,6 +14,7 @@ from propscope.errors import unknown_site
 from propscope.records.display import as_html, as_text
 from propscope.records.graph import SiteGraph
 from propscope.records.summary import TensorSummary
+from propscope.records.time_course import TimeCourse
 
 if TYPE_CHECKING:
     import pandas
@@ -204,7 +205,8 @@ class NetworkProfile:
     """The sites of one network in execution order, its parameters, labels and provenance.
 
     `labels` hold one value for each axis along which profiles differ: initializer, activation, depth, width and seed in
-    a grid of MLPs. `coverage` names what was not seen, and why.
+    a grid of MLPs. `coverage` names what was not seen, and why. `time_courses`: what recurrent modules show over their
+    steps in the last pass.
     """
 
     sites: tuple[Site, ...]
@@ -212,6 +214,7 @@ class NetworkProfile:
     labels: Mapping[str, Label] = field(default_factory=dict)
     provenance: Provenance = Provenance()
     coverage: tuple[CoverageNote, ...] = ()
+    time_courses: tuple[TimeCourse, ...] = ()
     _graph: SiteGraph | None = field(default=None, init=False, repr=False, compare=False)
 
     @property

@@ -22,6 +22,7 @@ from propscope.records.figures import (
 from propscope.records.interval import geometric_interval
 from propscope.records.network import CoverageNote, Expected, NetworkProfile, Parameter, Site
 from propscope.records.profile_set import ProfileSet
+from propscope.records.time_course import pooled_courses
 
 
 def pooled(profiles: ProfileSet) -> NetworkProfile:
@@ -48,6 +49,7 @@ def pooled(profiles: ProfileSet) -> NetworkProfile:
         parameters=tuple(_parameter(group) for group in zip(*(member.parameters for member in members), strict=True)),
         labels={name: value for name, value in first.labels.items() if name != "seed"} | {"networks": len(members)},
         provenance=replace(first.provenance, seed=None, **origin),
+        time_courses=pooled_courses([member.time_courses for member in members]),
     )
 
 

@@ -17,6 +17,7 @@ from propscope.records.figures import EPOCH_FIELDS, PARAMETER_FIELDS, PROFILE_FI
 from propscope.records.histogram import LogHistogram
 from propscope.records.network import CoverageNote, Expected, NetworkProfile, Parameter, Parent, Provenance, Site
 from propscope.records.summary import TensorSummary
+from propscope.records.time_course import TimeCourse, course_document, course_from_document
 from propscope.records.training import TrainingRun
 
 TableName = Literal["profile", "site", "parameter"]
@@ -38,30 +39,28 @@ class _Columns:
         self.part = part
         self.fields = tuple((field.name, field.attribute, field.dtype) for field in fields)
         self.missing = {field.name: MISSING[field.dtype] for field in fields}
-        declared = getattr(record, "__dataclass_fields__", {})
-        order = list(declared)
-        read = sorted((entry for entry in self.fields if entry[1] in declared), key=lambda entry: order.index(entry[1]))
+        held = getattr(record, "__dataclass_fields__", {})
+        order = list(held)
+        read = sorted((entry for entry in self.fields if entry[1] in held), key=lambda entry: order.index(entry[1]))
         self._attributes = tuple(attribute for _, attribute, _ in read)
         # A second name, since itemgetter returns no tuple for a single one.
         self._get = itemgetter(*(name for name, _, _ in read), fields[0].name)
-        self._parsed = tuple(
-            (attribute, declared[attribute].default) for _, attribute, dtype in read if dtype == "json"
-        )
+        self._parsed = tuple((attribute, held[attribute].default) for _, attribute, dtype in read if dtype == "json")
         # The fields of the record that may be None.
         self._optional = tuple(
             (attribute, MISSING[dtype])
             for _, attribute, dtype in read
-            if dtype != "json" and declared[attribute].default is None
+            if dtype != "json" and held[attribute].default is None
         )
 
     def write(self, record: Any, row: Row) -> None:
         """Add the record's columns to the row."""
-        owner = getattr(record, self.part) if self.part else record
-        if owner is None:
+        held = getattr(record, self.part) if self.part else record
+        if held is None:
             row |= self.missing
             return
         for name, attribute, dtype in self.fields:
-            value = _label(owner, attribute, dtype) if self.part == "labels" else getattr(owner, attribute)
+            value = _label(held, attribute, dtype) if self.part == "labels" else getattr(held, attribute)
             if value is None:
                 row[name] = self.missing[name]
             else:
@@ -110,7 +109,7 @@ class _Table:
             if field.name != _INDEX:
                 own.setdefault(field.part, []).append(field)
         self.order = dict.fromkeys(field.name for field in fields)
-        self.parts = {part: _Columns(part, columns, kinds.get(part, TensorSummary)) for part, columns in own.items()}
+        self.parts = {part: _Columns(part, held, kinds.get(part, TensorSummary)) for part, held in own.items()}
 
     def row(self, record: Any, **more: Any) -> Row:
         """Return the record as a row."""
@@ -188,6 +187,7 @@ def profile_from_row(
     """Return the profile that `profile_row` made the row of, around its sites and parameters."""
     own = _PROFILE.values(row)
     own["coverage"] = tuple(CoverageNote(*note) for note in own["coverage"])
+    own["time_courses"] = tuple(map(course_from_document, own["time_courses"]))
     return NetworkProfile(sites, parameters, provenance=_PROFILE.provenance(row), **own)
 
 
@@ -238,6 +238,8 @@ def _element(value: Any) -> Any:
     """Return what JSON has for an element of a list: a number of numpy's, or the fields of a record."""
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, TimeCourse):
+        return course_document(value)
     if is_dataclass(value) and not isinstance(value, type):
         return astuple(value)
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")

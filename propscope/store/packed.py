@@ -33,15 +33,15 @@ def pack(entry: NetworkProfile | TrainingRun) -> bytes:
     """Return a profile or a training run, with its profiles, as bytes; raises `InputError` as `save` does."""
     batch = RowBatch(dict.fromkeys(TABLES, 0))
     batch.add_run(entry) if isinstance(entry, TrainingRun) else batch.add(entry)
-    rows: dict[str, int] = {table: len(entries) for table, entries in batch.rows.items() if entries}
+    rows: dict[str, int] = {table: len(held) for table, held in batch.rows.items() if held}
     text: dict[str, list[list[str]]] = {}
     parts: list[bytes] = []
-    for table, entries in batch.rows.items():
-        if entries:
+    for table, held in batch.rows.items():
+        if held:
             names = _NAMES[table]
-            text[table] = [[row[name] for row in entries] for name in names["text"]]
+            text[table] = [[row[name] for row in held] for name in names["text"]]
             for stored in ("float64", "int64"):
-                values = list(map(itemgetter(*names[stored]), entries))
+                values = list(map(itemgetter(*names[stored]), held))
                 parts.append(np.array(values, _DTYPES[stored]).T.tobytes())
     if batch.histograms:
         rows["histogram"] = sum(histogram.bins.size for histogram in batch.histograms)

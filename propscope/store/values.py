@@ -20,6 +20,7 @@ from propscope.records.figures import FINITE, SUMMARIES, Field
 from propscope.records.histogram import BIN_COUNT, NAN, NEGINF, POSINF
 from propscope.records.network import UNKNOWN, Site
 from propscope.records.rows import Row, TableName
+from propscope.records.time_course import course_from_document
 from propscope.store.schema import TABLES, Column, StoredTable
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -34,7 +35,7 @@ _ABSENT_BINS = np.ones(1 << 16, np.bool_)
 _ABSENT_BINS[[*range(POSINF + 1), NAN, *range(NAN + 2, NEGINF + 1)]] = False
 
 
-class InvalidValue(ValueError):
+class Offence(ValueError):
     """A value that its column does not allow."""
 
     def __init__(self, table: str, row: int, column: str, valid: str, got: Any) -> None:
@@ -55,14 +56,12 @@ def check_values(table: StoredTable, values: Arrays, first: int) -> dict[str, di
         check_histograms(values["bin"], values["count"], np.empty((0, 2), np.int64), first)
         return texts
     for column in TABLES[table]:
-        if (stored := values.get(column.name)) is None or not len(stored):
+        if (held := values.get(column.name)) is None or not len(held):
             continue
         if column.stored == "text":
-            texts[column.name] = _texts(table, column, stored, first)
+            texts[column.name] = _texts(table, column, held, first)
         elif column.stored in ("int64", "float64"):
-            _refuse(
-                table, column.name, _out_of_range(column, stored, first, table), _valid(column, table), stored, first
-            )
+            _refuse(table, column.name, _out_of_range(column, held, first, table), _valid(column, table), held, first)
     if table in ("site", "parameter"):
         for part in SUMMARIES[table]:
             if f"{part}_count" in values:
@@ -94,7 +93,7 @@ def check_histograms(
     for at in falls[~np.isin(falls, begins)].tolist():
         inside = (ranges[:, 0] - first < at) & (at < ranges.sum(1) - first)
         if inside.any():
-            raise InvalidValue(table, first + at, "bin", "above the bin before", bins[at])
+            raise Offence(table, first + at, "bin", "above the bin before", bins[at])
 
 
 def check_parents(sites: Sequence[Site], first: int) -> None:
@@ -106,7 +105,7 @@ def check_parents(sites: Sequence[Site], first: int) -> None:
     for at, site in enumerate(sites, first):
         for parent in site.parents or ():
             if parent.name not in before:
-                raise InvalidValue("site", at, "parents", f"names of sites before it, or {UNKNOWN}", parent.name)
+                raise Offence("site", at, "parents", f"names of sites before it, or {UNKNOWN}", parent.name)
         before.add(site.name)
 
 
@@ -136,7 +135,7 @@ def check_owners(
         for (table, part), column in zip(parts, columns, strict=True):
             if owner < len(column):
                 valid = f"at least the {total[place]:.0f} values of its histogram"
-                raise InvalidValue(table, rows[table][owner][table], f"{part}_count", valid, int(seen[place]))
+                raise Offence(table, rows[table][owner][table], f"{part}_count", valid, int(seen[place]))
             owner -= len(column)
 
 
@@ -165,23 +164,23 @@ def check_labels(labels: Mapping[str, Any]) -> str:
     return ""
 
 
-def _refuse(table: str, column: str, bad: Bad, valid: str, stored: NDArray[Any], first: int) -> None:
+def _refuse(table: str, column: str, bad: Bad, valid: str, held: NDArray[Any], first: int) -> None:
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
-        raise InvalidValue(table, first + row, column, valid, stored[row])
+        raise Offence(table, first + row, column, valid, held[row])
 
 
-def _out_of_range(column: Column, stored: NDArray[Any], first: int, table: StoredTable) -> Bad:
+def _out_of_range(column: Column, held: NDArray[Any], first: int, table: StoredTable) -> Bad:
     if column.field is None:
         if column.name == table:
-            return np.asarray(stored != np.arange(first, first + len(stored)))
-        bad = stored < (-1 if column.refers else 0)
-        return np.asarray(bad | (stored > BIN_COUNT) if column.name.endswith("_histogram_length") else bad)
+            return np.asarray(held != np.arange(first, first + len(held)))
+        bad = held < (-1 if column.refers else 0)
+        return np.asarray(bad | (held > BIN_COUNT) if column.name.endswith("_histogram_length") else bad)
     low, high = _limits(column.field)
     with np.errstate(invalid="ignore"):
-        bad = (stored < low) | (stored > high)
+        bad = (held < low) | (held > high)
     if column.field.dtype == "int64" and not column.field.required:
-        bad &= stored != -1
+        bad &= held != -1
     return np.asarray(bad)
 
 
@@ -230,9 +229,9 @@ def _check_summary(table: StoredTable, part: str, values: Arrays, first: int) ->
         finite = finite - np.where(absent, 0, of(name))
         refuse(name, finite < 0, f"at most what is left of {part}_count")
     for name in moments[:-1]:
-        stored = of(name)
-        refuse(name, (finite > 0) & np.isnan(stored), f"a number, as {part}_count has finite elements")
-        refuse(name, (finite == 0) & ~np.isnan(stored), f"NaN, as {part}_count has no finite element")
+        held = of(name)
+        refuse(name, (finite > 0) & np.isnan(held), f"a number, as {part}_count has finite elements")
+        refuse(name, (finite == 0) & ~np.isnan(held), f"NaN, as {part}_count has no finite element")
     share, low, high, mean, std = of("zero_fraction"), of("min"), of("max"), of("mean"), of("std")
     refuse("zero_fraction", (count > 0) == np.isnan(share), "from 0 to 1, and NaN only without elements")
     with np.errstate(invalid="ignore", over="ignore"):
@@ -242,10 +241,10 @@ def _check_summary(table: StoredTable, part: str, values: Arrays, first: int) ->
         refuse("std", std > high - low + room, f"at most {part}_max less {part}_min")
 
 
-def _texts(table: StoredTable, column: Column, stored: NDArray[Any], first: int) -> dict[bytes, str]:
+def _texts(table: StoredTable, column: Column, held: NDArray[Any], first: int) -> dict[bytes, str]:
     decoded: dict[bytes, str] = {}
     check = _text_check(column.field)
-    for raw in dict.fromkeys(stored.tolist()):
+    for raw in dict.fromkeys(held.tolist()):
         try:
             text = raw if isinstance(raw, str) else raw.decode("utf-8")
             problem = check(text) if check else ""
@@ -257,7 +256,7 @@ def _texts(table: StoredTable, column: Column, stored: NDArray[Any], first: int)
         except ValueError as error:
             problem = f"JSON ({error})"
         if problem:
-            raise InvalidValue(table, first + stored.tolist().index(raw), column.name, problem, text)
+            raise Offence(table, first + held.tolist().index(raw), column.name, problem, text)
     return decoded
 
 
@@ -312,6 +311,18 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
+def _json_courses(text: str) -> str:
+    found = json.loads(text) if text else []
+    if not isinstance(found, list):
+        return "a JSON list of courses over time"
+    try:
+        for document in found:
+            course_from_document(document)
+    except ValueError as error:
+        return f"a JSON list of courses over time ({error})"
+    return ""
+
+
 _JSON: Mapping[str, Callable[[str], str]] = {
     "object": _json_object,
     "labels": _json_labels,
@@ -319,5 +330,6 @@ _JSON: Mapping[str, Callable[[str], str]] = {
     "numbers": lambda text: _json_list(text, _is_number, "a JSON list of numbers"),
     "texts": lambda text: "" if not text else _json_list(text, _is_text, "a JSON list of texts"),
     "parents": lambda text: "" if not text else _json_list(text, _is_parent, f"a JSON list of {_PARENT}"),
+    "courses": _json_courses,
     "notes": lambda text: _json_list(text, _is_note, "a JSON list of [name, what, reason]"),
 }

@@ -42,12 +42,13 @@ from propscope.records import (
     TrainingSet,
 )
 from propscope.records.expectations import theory_note
-from propscope.records.phase import PhaseChart, PhasePoint
+from propscope.records.phase import PhaseChart, Standing
+from propscope.records.time_course import GateCourse, GateWeights, StateCourse, TimeCourse
 from propscope.store import SCHEMA_VERSION, save
 
 DATA = Path(__file__).parents[1] / "data"
 UNITS, SAMPLES = 64, 128
-CRITICAL = PhasePoint("critical", 1.0, 0.0)
+CRITICAL = Standing("critical", 1.0, 0.0)
 Array = NDArray[np.float32]
 
 
@@ -480,15 +481,15 @@ def chart(**changes) -> PhaseChart:
         line_stable=np.ones(50, dtype=bool),
         no_line="",
         critical=CRITICAL,
-        initializers=(
-            PhasePoint("xavier_uniform", 1.0, 0.0),
-            PhasePoint("xavier_normal", 1.0, 0.0),
-            PhasePoint("he_normal", 2.0, 0.0),
-            PhasePoint("normal:std=1", 256.0, 0.01),
-            PhasePoint("normal:std=2", 1024.0, 0.01),
-            PhasePoint("odd", 0.5, 3.0),
+        standings=(
+            Standing("xavier_uniform", 1.0, 0.0),
+            Standing("xavier_normal", 1.0, 0.0),
+            Standing("he_normal", 2.0, 0.0),
+            Standing("normal:std=1", 256.0, 0.01),
+            Standing("normal:std=2", 1024.0, 0.01),
+            Standing("odd", 0.5, 3.0),
         ),
-        without_point=(("zeros", "it is zero"), ("ones", "it is zero"), ("eye", "no draw")),
+        without_place=(("zeros", "it is zero"), ("ones", "it is zero"), ("eye", "no draw")),
     )
     return replace(made, **changes)
 
@@ -553,13 +554,35 @@ def predicted_profile(seed: int = 0) -> NetworkProfile:
 
 
 def connected_profile(seed: int = 0) -> NetworkProfile:
-    """Return a profile that holds what the third version of the file added: two sites that know their parents."""
+    """Return a profile that holds what the third version of the file added: parents of sites, and courses over time."""
     profile = predicted_profile(seed)
     first, second = profile.sites
     first = replace(first, role="input", parents=(Parent(UNKNOWN, gradient=False),))
     ways = (Parent(first.name, ("linear", "mul"), bool(seed)), Parent(UNKNOWN))
     second = replace(second, parents=ways, parameters=("layers.0.weight",))
-    return replace(profile, sites=(first, second))
+    return replace(
+        profile, sites=(first, second), time_courses=(course(seed), TimeCourse("cell", "Cell", reason="none"))
+    )
+
+
+def course(seed: int = 0, *, module: str = "rnn", forward: float = 0.9, backward: float = 0.5) -> TimeCourse:
+    """Return the course of an LSTM of 21 steps whose states change by these factors per step, its gradient likewise."""
+    steps = (1, 2, 11, 21)
+    states = tuple((1.0 + seed) * forward**step for step in steps)
+    gradients = tuple(backward ** (21 - step) for step in steps)
+    return TimeCourse(
+        module,
+        "LSTM",
+        layer=2,
+        reverse=True,
+        length=21,
+        steps=steps,
+        hidden=StateCourse(states, (math.nan, *gradients[1:]), (math.nan, backward, backward, math.inf)),
+        cell=StateCourse(states, gradients, (backward,) * 4),
+        gates=tuple(GateCourse(name, (0.5, 0.25, 0.25, 0.125), (0.0, 0.5, 1.0, 1.0)) for name in "ifgo"),
+        weights=tuple(GateWeights(name, 0.5, 0.75, 1.25 if name == "g" else None) for name in "ifgo"),
+        reason="no reason",
+    )
 
 
 def of_version(version: int) -> ProfileSet:
@@ -762,5 +785,5 @@ training_sets = st.lists(_runs(), max_size=2).map(TrainingSet.of)
 
 
 if __name__ == "__main__":
-    save(DATA / f"schema-{SCHEMA_VERSION}.h5", of_version(SCHEMA_VERSION), overwrite=True)
-    save(DATA / f"schema-{SCHEMA_VERSION}-training.h5", small_training(), overwrite=True)
+    save(DATA / f"schema-{SCHEMA_VERSION}.h5", of_version(SCHEMA_VERSION))
+    save(DATA / f"schema-{SCHEMA_VERSION}-training.h5", small_training())

@@ -1,0 +1,644 @@
+"""What recurrent modules show over their steps.
+
+A cell that is called step by step shows its states as it runs: each call is a site. A fused module (nn.RNN, nn.LSTM,
+nn.GRU) hides them, so that it is run once more, unrolled, when the recorder closes: with what entered it, with copies
+of its weights, and with the gradients that arrived at its outputs. Its own run is compared with that.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import threading
+import warnings
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeGuard
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils.hooks import RemovableHandle
+
+from propscope.checks import bytes_text
+from propscope.measure import calls
+from propscope.measure.hooks import Hook, NotRecordableError, in_backward
+from propscope.measure.module_info import ModuleInfo
+from propscope.measure.observer import Observer
+from propscope.measure.tensor_identity import version_of
+from propscope.measure.unrolled import GATES, Lane, Unrolled, gate_courses, gate_values
+from propscope.records.network import CoverageNote, Site, signal_of
+from propscope.records.time_course import (
+    GateWeights,
+    StateCourse,
+    TimeCourse,
+    sampled_steps,
+)
+
+NOT_ASKED = "its states over time were not measured: `track(time=True)` runs it once more, unrolled, as `profile` does"
+# Calls of one fused module in one pass that are run again; a loop over single steps is followed by its sites.
+_CALLS = 8
+_LOOP = 3
+# What the unrolled run may take beside the user's own.
+_LIMIT = 2 << 30
+_WIDEST = 1024
+_FORWARDS = (nn.RNN.forward, nn.LSTM.forward, nn.GRU.forward)
+_CELLS = {nn.RNNCell: "RNN", nn.LSTMCell: "LSTM", nn.GRUCell: "GRU"}
+
+
+def is_fused(module: nn.Module) -> TypeGuard[nn.RNNBase]:
+    """Return whether a module runs all its steps in one call of torch's."""
+    return isinstance(module, nn.RNNBase) and type(module).forward in _FORWARDS
+
+
+def is_recurrent(module: nn.Module) -> bool:
+    """Return whether a module is one of torch's recurrent ones, fused or a cell."""
+    return is_fused(module) or isinstance(module, tuple(_CELLS))
+
+
+@dataclass(slots=True)
+class _Fused:
+    """One call of a fused module: what entered it, what left it, and the gradients that arrived there."""
+
+    module: nn.RNNBase
+    dropout: float
+    x: Tensor
+    states: list[Tensor]
+    sizes: Tensor | None
+    order: Tensor | None
+    weights: list[Tensor]
+    random: Tensor | None
+    outputs: list[Tensor]
+    versions: list[int]
+    gradients: list[Tensor | None]
+    watched: bool = False
+    handles: list[RemovableHandle] = field(default_factory=list)
+
+    def forget(self) -> None:
+        """Take the hooks off the outputs."""
+        for handle in self.handles:
+            handle.remove()
+        self.handles.clear()
+
+    @property
+    def batched(self) -> bool:
+        """Whether the input has an axis of sequences."""
+        return self.sizes is not None or self.x.dim() == 3
+
+    def lengths(self) -> list[int]:
+        """Return the number of sequences at each step."""
+        if self.sizes is not None:
+            held: list[int] = self.sizes.tolist()
+            return held
+        if not self.batched:
+            return [1] * len(self.x)
+        steps, sequences = self.x.shape[:2][:: -1 if self.module.batch_first else 1]
+        return [sequences] * steps
+
+    def rows(self, tensor: Tensor) -> Tensor:
+        """Return a tensor of the shape of the input or output as rows, one a step and sequence, step by step."""
+        if self.sizes is None and self.batched:
+            tensor = (tensor.transpose(0, 1) if self.module.batch_first else tensor).reshape(-1, tensor.shape[-1])
+        return tensor
+
+    def sorted(self, state: Tensor) -> Tensor:
+        """Return a state, shape (lanes, sequences, ...), with the sequences in the order of the rows."""
+        state = state if self.batched else state.unsqueeze(1)
+        return state if self.order is None else state.index_select(1, self.order)
+
+
+@dataclass(slots=True)
+class _Loop:
+    """The calls of a cell in one pass: the gates of some of them, and what entered the last one."""
+
+    lane: Lane
+    seen: int
+    calls: int = 0
+    stride: int = 1
+    gates: dict[int, list[Tensor]] = field(default_factory=dict)
+    last: tuple[Tensor, ...] = ()
+
+    def see(self, entered: tuple[Tensor, ...]) -> None:
+        """Note what enters the next call."""
+        self.calls += 1
+        self.last = entered
+        # Every call of a multiple of `stride`: at least 16, at most 64 of them, however many are to come.
+        if (self.calls - 1) % self.stride == 0:
+            self.note()
+            if len(self.gates) == 64:
+                self.stride *= 2
+                self.gates = {call: held for call, held in self.gates.items() if (call - 1) % self.stride == 0}
+
+    def numbers(self, call: int) -> list[float]:
+        """Return what `gate_values` gave at a call; waits for the device."""
+        found: list[float] = torch.stack(self.gates[call]).tolist()
+        return found
+
+    def note(self) -> None:
+        """Compute the gates of the last call."""
+        if self.calls not in self.gates and self.last:
+            x, h, *c = self.last
+            with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+                dtype = self.lane.input.dtype
+                entering = F.linear(x.to(dtype), self.lane.input, self.lane.biases[0])
+                gates = self.lane.step(entering, h.to(dtype), c[0].to(dtype) if c else None)[2]
+                self.gates[self.calls] = gate_values(self.lane.mode, gates)
+
+
+class TimeWatch:
+    """Watches recurrent modules beside the recorder, and runs the fused ones once more when it closes."""
+
+    def __init__(self, observer: Observer) -> None:
+        self.courses: dict[str, list[TimeCourse]] = {}
+        self.loops: dict[str, _Loop] = {}
+        self._observer = observer
+        self._fused: dict[str, list[_Fused]] = {}
+        self._counts: dict[str, tuple[int, int, int]] = {}
+        self._handed: dict[str, weakref.ref[Tensor]] = {}
+
+    def call(
+        self, info: ModuleInfo, run: calls.Run, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run a module, and keep what a second run needs; what it raises passes through."""
+        observer = self._observer
+        if (threading.get_ident() != observer.thread and not in_backward()) or observer.hidden_by():
+            return run(module, *args, **kwargs)
+        guard = observer.guard
+        random = guard(info.path, "module", "its random state", _random_state, module)
+        output = run(module, *args, **kwargs)
+        entered = guard(info.path, "module", "its input", _entering, args, kwargs)
+        if entered is not None and is_fused(module):
+            run_ = (info.path, module, *entered, output, random)
+            guard(info.path, "module", "its states over time", self._see_fused, *run_)
+        elif entered is not None:
+            guard(info.path, "module", "its gates", self._see_cell, info.path, module, *entered, output)
+        return output
+
+    def _see_cell(self, path: str, module: nn.RNNCellBase, x: Tensor, states: list[Tensor], output: Any) -> None:
+        if in_backward():
+            return
+        loop = self.loops.get(path)
+        if loop is None or loop.seen != self._observer.batches:
+            loop = self.loops[path] = _Loop(_cell_lane(module), self._observer.batches)
+        made = output if isinstance(output, tuple) else (output,)
+        x, *states = (tensor.detach() if tensor.dim() > 1 else tensor.detach().unsqueeze(0) for tensor in (x, *states))
+        states = states or [torch.zeros_like(each.detach()).reshape(len(x), -1) for each in made]
+        loop.see((x, *states))
+
+    def _see_fused(
+        self, path: str, module: nn.RNNBase, given: Any, states: list[Tensor], output: Any, random: Tensor | None
+    ) -> None:
+        tensors = _leaving(output)
+        if in_backward():
+            # A checkpoint ran the module without a graph first; gradients arrive at what it computes now.
+            call = next((call for call in reversed(self._fused.get(path, ())) if not call.watched), None)
+            if call is not None:
+                self._watch(path, call, tensors)
+            return
+        batch, count, fed = self._counts.get(path, (-1, 0, 0))
+        if batch != self._observer.batches:
+            self._drop(path)
+            count = fed = 0
+        before = self._handed.get(path)
+        fed += bool(states) and before is not None and before() is states[0]
+        self._handed[path] = weakref.ref(tensors[1])
+        self._counts[path] = (self._observer.batches, count + 1, fed)
+        if count >= _CALLS:
+            return
+        packed = isinstance(given, PackedSequence)
+        x = given.data if packed else given
+        dropping = module.training and module.num_layers > 1
+        call = _Fused(
+            module,
+            dropout=float(module.dropout) if dropping else 0.0,
+            x=x.detach(),
+            states=[state.detach() for state in states],
+            sizes=given.batch_sizes if packed else None,
+            order=given.sorted_indices if packed else None,
+            weights=[weight.detach().clone() for weight in _flat(module)],
+            random=random,
+            outputs=[tensor.detach() for tensor in tensors],
+            versions=[version_of(tensor) for tensor in (x, *states, *tensors)],
+            gradients=[None] * len(tensors),
+        )
+        self._fused.setdefault(path, []).append(call)
+        self._watch(path, call, tensors)
+
+    def _watch(self, path: str, call: _Fused, tensors: Sequence[Tensor]) -> None:
+        for at, tensor in enumerate(tensors):
+            if tensor.requires_grad:
+                call.watched = True
+                bound = (self._see_gradient, call, at)
+                hook = Hook(self._observer.guard, path, "module", "its gradient over time", *bound)
+                call.handles.append(tensor.register_hook(hook))
+
+    def _see_gradient(self, call: _Fused, at: int, gradient: Tensor) -> None:
+        def add(given: Tensor) -> None:
+            before = call.gradients[at]
+            call.gradients[at] = given.detach() if before is None else before + given.detach()
+
+        self._observer.see_gradient(add, gradient)
+
+    def _drop(self, path: str) -> None:
+        for call in self._fused.pop(path, ()):
+            call.forget()
+
+    def finish(self) -> None:
+        """Run the fused modules of the last pass once more, and forget what they were called with."""
+        guard = self._observer.guard
+        for path, held in list(self._fused.items()):
+            count, fed = self._counts[path][1:]
+            # A module that is called step by step is a cell: its sites show it.
+            if not (count >= _LOOP and fed >= count - 2):
+                self.courses[path] = []
+                if count > len(held):
+                    reason = f"called {count} times in one pass: its states over time are those of the first {_CALLS}"
+                    guard.add(path, "module", reason, key="calls over time")
+                for number, call in enumerate(held):
+                    name = f"{path}#{number}" if count > 1 else path
+                    found = guard(name, "module", "its states over time", _run_again, name, call)
+                    reason = "the unrolled run failed, as the coverage says"
+                    self.courses[path] += found or _unseen(name, call.module, call.weights, reason)
+            self._drop(path)
+        self._handed.clear()
+        for path, loop in self.loops.items():
+            guard(path, "module", "its gates", loop.note)
+            loop.last = ()
+
+
+def _random_state(module: nn.Module) -> Tensor | None:
+    if not is_fused(module) or not module.dropout or not module.training or _flat(module)[0].is_cuda:
+        return None
+    return torch.get_rng_state()
+
+
+def _entering(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, list[Tensor]]:
+    """Return a recurrent module's input and its first states, none where none were given."""
+    given = args[0] if args else kwargs["input"]
+    states = args[1] if len(args) > 1 else kwargs.get("hx")
+    if states is None:
+        return given, []
+    return given, list(states) if isinstance(states, (tuple, list)) else [states]
+
+
+def _leaving(output: Any) -> list[Tensor]:
+    """Return the tensors that a fused module returned: its output, h and, of an LSTM, c."""
+    made, states = output
+    rows = made.data if isinstance(made, PackedSequence) else made
+    return [rows, *(states if isinstance(states, tuple) else (states,))]
+
+
+def _flat(module: nn.RNNBase) -> list[Tensor]:
+    """Return the weights that a fused module runs with, in torch's order."""
+    return [weight for weight in module._flat_weights if weight is not None]
+
+
+def _mode(module: nn.Module) -> str:
+    if isinstance(module, nn.RNNBase):
+        return str(module.mode)
+    mode = next(mode for kind, mode in _CELLS.items() if isinstance(module, kind))
+    return f"RNN_{str(module.nonlinearity).upper()}" if mode == "RNN" else mode
+
+
+def _cell_lane(module: nn.RNNCellBase) -> Lane:
+    """Return the weights of a cell, copied."""
+    names = ("weight_ih", "weight_hh", *(("bias_ih", "bias_hh") if module.bias else ()))
+    return Lane(_mode(module), tuple(getattr(module, name).detach().clone() for name in names), bool(module.bias))
+
+
+def _lanes(module: nn.RNNBase, weights: Sequence[Tensor]) -> list[Lane]:
+    directions = 2 if module.bidirectional else 1
+    each = len(weights) // (module.num_layers * directions)
+    return [
+        Lane(module.mode, tuple(weights[at * each : (at + 1) * each]), module.bias, at % directions == 1)
+        for at in range(module.num_layers * directions)
+    ]
+
+
+def _run_again(name: str, call: _Fused) -> list[TimeCourse]:
+    """Return the courses of one call of a fused module; raises `NotRecordableError` where there are none."""
+    module = call.module
+    devices = sorted({weight.device.index or 0 for weight in call.weights if weight.is_cuda})
+    device = call.weights[0].device.type
+    with (
+        torch.inference_mode(False),
+        torch.random.fork_rng(devices=devices),
+        torch.autocast(device, enabled=False),
+        warnings.catch_warnings(),
+    ):
+        # cuDNN wants the weights in one block of memory.
+        warnings.simplefilter("ignore")
+        return _Second(call).courses(name, module)
+
+
+class _Second:
+    """The second run of one call of a fused module, fused and unrolled."""
+
+    def __init__(self, call: _Fused) -> None:
+        if call.dropout and call.random is None:
+            raise NotRecordableError("its dropout masks are cuDNN's own and cannot be drawn again")
+        changed = [version_of(tensor) for tensor in (call.x, *call.states)]
+        if changed != call.versions[: len(changed)]:
+            raise NotRecordableError("its input was changed in place after it ran")
+        self._call, self._module = call, call.module
+        self._sizes = call.lengths()
+        if not self._sizes or not self._sizes[0]:
+            raise NotRecordableError("its input is empty")
+        self._dtype = call.outputs[0].dtype
+        self._directions = 2 if call.module.bidirectional else 1
+        self._weights = [self._own(weight) for weight in call.weights]
+        self._x = self._own(call.rows(call.x))
+        self._check_memory()
+        given = [self._own(call.sorted(state)) for state in call.states]
+        self._states = given or [torch.zeros_like(call.sorted(self._own(end))) for end in call.outputs[1:]]
+        self._masks = self._dropout_masks()
+        arrived = call.gradients
+        self._arrived = any(gradient is not None for gradient in arrived)
+        shaped = [call.rows, *[call.sorted] * (len(arrived) - 1)]
+        self._gradients = [
+            shape(self._own(torch.zeros_like(made) if gradient is None else gradient))
+            for gradient, made, shape in zip(arrived, call.outputs, shaped, strict=True)
+        ]
+
+    def _own(self, tensor: Tensor) -> Tensor:
+        # What was made in inference mode takes part in no graph.
+        return (tensor.clone() if tensor.is_inference() else tensor).to(self._dtype)
+
+    def _check_memory(self) -> None:
+        lanes = len(self._weights) // (len(self._weights) // (self._module.num_layers * self._directions))
+        kept = self._module.hidden_size * lanes * (len(GATES[self._module.mode]) + 6) + 4 * self._x.shape[1]
+        if (size := len(self._x) * kept * self._x.element_size()) > _LIMIT:
+            raise NotRecordableError(
+                f"the unrolled run would need {bytes_text(size)}, more than {bytes_text(_LIMIT)}; "
+                "use fewer or shorter sequences"
+            )
+
+    def _dropout_masks(self) -> list[Tensor | None]:
+        layers, width = self._module.num_layers, self._call.outputs[0].shape[-1]
+        if self._call.random is None:
+            return [None] * layers
+        torch.set_rng_state(self._call.random)
+        ones = self._x.new_ones(len(self._x), width)
+        return [*(F.dropout(ones, self._call.dropout, True) for _ in range(layers - 1)), None]
+
+    def courses(self, name: str, module: nn.RNNBase) -> list[TimeCourse]:
+        ours, unrolled = self._unrolled(self._dtype)
+        theirs = self._fused()
+        self._compare(ours, theirs)
+        reason = "" if self._arrived else "no gradient arrived at its outputs"
+        found = []
+        for at, lane in enumerate(unrolled.lanes):
+            hidden, cell, gates = unrolled.courses(at)
+            found.append(
+                TimeCourse(
+                    name,
+                    type(module).__name__,
+                    layer=at // self._directions + 1,
+                    reverse=lane.reverse,
+                    length=len(self._sizes),
+                    steps=unrolled.steps,
+                    hidden=hidden,
+                    cell=cell,
+                    gates=gates,
+                    weights=gate_weights(lane, radius=True),
+                    reason=reason,
+                )
+            )
+        return found
+
+    def _unrolled(self, dtype: torch.dtype) -> tuple[list[list[Tensor]], Unrolled]:
+        """Return outputs, states, and the gradients of input, states and weights, as groups; and the run."""
+        lanes = _lanes(self._module, [weight.to(dtype) for weight in self._weights])
+        masks = [None if mask is None else mask.to(dtype) for mask in self._masks]
+        unrolled = Unrolled(lanes, self._directions, self._sizes, masks)
+        h, *c = (state.to(dtype) for state in self._states)
+        output, h_end, c_end = unrolled.forward(self._x.to(dtype), h, c[0] if c else None)
+        groups = [[output], [h_end] if c_end is None else [h_end, c_end]]
+        if self._arrived:
+            given, of_h, *of_c = (gradient.to(dtype) for gradient in self._gradients)
+            of_x, first_h, first_c, of_weights = unrolled.backward(given, of_h, of_c[0] if of_c else None)
+            groups += [[of_x], [first_h] if first_c is None else [first_h, first_c], of_weights]
+        return groups, unrolled
+
+    def _fused(self) -> list[list[Tensor]]:
+        """Return the same groups of the fused module, run again."""
+        call, module = self._call, self._module
+        if call.random is not None:
+            torch.set_rng_state(call.random)
+        x = self._x.requires_grad_(False).detach().requires_grad_(self._arrived)
+        states = [state.detach().requires_grad_(self._arrived) for state in self._states]
+        weights = [weight.detach().requires_grad_(self._arrived) for weight in self._weights]
+        run = getattr(torch, module.mode.lower())
+        layout = (
+            module.bias,
+            module.num_layers,
+            call.dropout,
+            bool(call.dropout) or self._arrived,
+            module.bidirectional,
+        )
+        hx = states if len(states) > 1 else states[0]
+        with torch.set_grad_enabled(self._arrived):
+            if call.sizes is not None:
+                made = run(x, call.sizes, hx, weights, *layout)
+            else:
+                made = run(x.reshape(len(self._sizes), -1, x.shape[1]), hx, weights, *layout, False)
+            output, *ends = made
+            output = output.reshape(len(x), -1)
+        if self._intact():
+            groups = [[call.rows(call.outputs[0])], [call.sorted(end) for end in call.outputs[1:]]]
+        else:
+            groups = [[output], list(ends)]
+        if self._arrived:
+            found = torch.autograd.grad([output, *ends], [x, *states, *weights], self._gradients, allow_unused=True)
+            given = [
+                torch.zeros_like(of) if gradient is None else gradient
+                for gradient, of in zip(found, (x, *states, *weights), strict=True)
+            ]
+            groups += [given[:1], given[1 : 1 + len(states)], given[1 + len(states) :]]
+        return groups
+
+    def _intact(self) -> bool:
+        made = self._call.outputs
+        return [version_of(tensor) for tensor in made] == self._call.versions[-len(made) :]
+
+    def _compare(self, ours: list[list[Tensor]], theirs: list[list[Tensor]]) -> None:
+        """Raise `NotRecordableError` where the unrolled run is another than the fused one.
+
+        Each of the steps errs by a few eps, and a sum over n weights by sqrt(n) eps. Where a network amplifies its
+        errors over time, no limit for two runs follows from eps: then both are held against the unrolled run in
+        float64, to which the fused one must be about as near as the unrolled one is.
+        """
+        depth = len(self._sizes) * self._module.num_layers
+        allowed = 8 * torch.finfo(self._dtype).eps * (depth + math.sqrt(self._weights[0].shape[1]))
+        apart = [_apart(a, b) for a, b in zip(ours, theirs, strict=True)]
+        if max(apart) <= allowed:
+            return
+        exact = self._unrolled(torch.float64)[0] if self._x.device.type != "mps" else ours
+        for group, other, right, distance in zip(ours, theirs, exact, apart, strict=True):
+            if distance > allowed and _apart(other, right) > 16 * _apart(group, right) + allowed:
+                raise NotRecordableError(
+                    f"the unrolled run differs from the module's own by {distance:.1g} of its norm, more than "
+                    f"rounding ({allowed:.1g})"
+                )
+
+
+def _apart(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
+    """Return the L2 distance of two groups of tensors over the norm of the second, of their finite elements."""
+    distance = norm = 0.0
+    for a, b in zip(ours, theirs, strict=True):
+        a, b = a.detach().double().cpu(), b.detach().double().cpu()
+        finite = torch.isfinite(a) & torch.isfinite(b)
+        a, b = torch.where(finite, a, 0.0), torch.where(finite, b, 0.0)
+        distance = math.hypot(distance, float(torch.linalg.vector_norm(a - b)))
+        norm = math.hypot(norm, float(torch.linalg.vector_norm(b)))
+    return distance / norm if norm else distance
+
+
+def gate_weights(lane: Lane, *, radius: bool) -> tuple[GateWeights, ...]:
+    """Return what the rows of W_ih and W_hh of each gate do; `radius`: whether to compute the spectral radius.
+
+    It is computed for the part that the state passes through last, the tanh of an LSTM or GRU, up to 1024 units.
+    """
+    names = GATES[lane.mode]
+    own, entering = lane.recurrent.detach().double().cpu(), lane.input.detach().double().cpu()
+    found = []
+    for name, of_x, of_h in zip(names, entering.chunk(len(names)), own.chunk(len(names)), strict=True):
+        size: float | None = None
+        if radius and name in "hgn" and max(of_h.shape) <= _WIDEST and bool(torch.isfinite(of_h).all()):
+            square = of_h if lane.projection is None else lane.projection.detach().double().cpu() @ of_h
+            size = float(torch.linalg.eigvals(square).abs().max())
+        found.append(GateWeights(name, _gain(of_x), _gain(of_h), size))
+    return tuple(found)
+
+
+def _gain(matrix: Tensor) -> float:
+    found = float(torch.linalg.vector_norm(matrix)) / math.sqrt(len(matrix))
+    return found if math.isfinite(found) else math.inf
+
+
+def _unseen(name: str, module: nn.RNNBase, weights: Sequence[Tensor], reason: str) -> list[TimeCourse]:
+    directions = 2 if module.bidirectional else 1
+    return [
+        TimeCourse(
+            name,
+            type(module).__name__,
+            layer=at // directions + 1,
+            reverse=lane.reverse,
+            weights=gate_weights(lane, radius=False),
+            reason=reason,
+        )
+        for at, lane in enumerate(_lanes(module, weights))
+    ]
+
+
+def time_courses(
+    watch: TimeWatch | None, modules: Mapping[str, ModuleInfo], observer: Observer, sites: Mapping[str, Site]
+) -> Iterator[TimeCourse | CoverageNote]:
+    """Yield the courses of all recurrent modules in the order of the modules, and notes on those that were not seen.
+
+    `watch`: None where they were not asked for. `sites`: by the observer's keys.
+    """
+    loops = _loops(modules, sites, observer.returned)
+    for path, info in modules.items():
+        module = info.module
+        if path not in observer.called:
+            continue
+        if path in loops:
+            gates = watch.loops.get(path) if watch is not None else None
+            yield _loop_course(path, module, loops[path], gates)
+        elif is_fused(module):
+            if watch is not None:
+                yield from watch.courses.get(path, ())
+            else:
+                yield CoverageNote(path, "module", NOT_ASKED)
+                yield from _unseen(path, module, _flat(module), NOT_ASKED)
+
+
+_CALL = re.compile(r"(.*?)(?:#(\d+))?((?:\[[^\[\]]*\])*)", re.DOTALL)
+
+
+def _loops(
+    modules: Mapping[str, ModuleInfo], sites: Mapping[str, Site], returned: Mapping[str, str]
+) -> dict[str, list[list[Site]]]:
+    """Return the states of each module that is called at least three times and whose output feeds its next call.
+
+    A state is its sites, one a call. A module inside another one that does so is part of that, but a recurrent module
+    of torch's stands for the modules around it.
+    """
+    calls: dict[str, dict[str, dict[int, Site]]] = {}
+    for key in (*sites, *returned):
+        path, number, suffix = _CALL.fullmatch(key).groups()  # type: ignore[union-attr]
+        if path in modules and (site := sites.get(returned.get(key, key))) is not None:
+            calls.setdefault(path, {}).setdefault(suffix, {})[int(number or 0)] = site
+    by_name = {site.name: site for site in sites.values()}
+    found = {}
+    for path, by_suffix in calls.items():
+        outputs = [[held[at] for at in range(len(held)) if at in held] for held in by_suffix.values()]
+        outputs = [held for held in outputs if len(held) >= _LOOP]
+        if states := [held for held in outputs if _feeds_itself(path, modules[path].module, held, outputs, by_name)]:
+            found[path] = states
+    own = {path for path in found if is_recurrent(modules[path].module)}
+    around = {path for path in found if any(_is_inside(cell, path) for cell in own)}
+    return {
+        path: states
+        for path, states in found.items()
+        if path in own or (path not in around and not any(_is_inside(path, other) for other in found))
+    }
+
+
+def _is_inside(name: str, path: str) -> bool:
+    return name.startswith(f"{path}.") or (not path and bool(name))
+
+
+def _feeds_itself(
+    path: str, module: nn.Module, state: list[Site], outputs: list[list[Site]], by_name: Mapping[str, Site]
+) -> bool:
+    """Return whether a call's output is what the next call was computed from, through no other layer's weights."""
+    for earlier, later in ((0, 1), (1, 2)):
+        waiting = [site for held in outputs for site in held[later : later + 1]]
+        if any(site.parents is None for site in waiting):
+            return isinstance(module, tuple(_CELLS))
+        seen: set[str] = set()
+        while waiting:
+            names = {parent.name for parent in waiting.pop().parents or ()} - seen
+            if state[earlier].name in names:
+                break
+            seen |= names
+            known = [by_name[name] for name in names if name in by_name]
+            waiting += [site for site in known if _is_inside(site.name, path) or not site.parameters]
+        else:
+            return False
+    return True
+
+
+def _loop_course(path: str, module: nn.Module, states: list[list[Site]], loop: _Loop | None) -> TimeCourse:
+    length = min(map(len, states))
+    known = sorted(step for step in loop.gates if step <= length) if loop is not None else []
+    steps = tuple(known[at - 1] for at in sampled_steps(len(known))) or sampled_steps(length)
+    hidden, *others = (_state_course([held[step - 1] for step in steps]) for held in states)
+    weights: tuple[GateWeights, ...] = ()
+    if isinstance(module, nn.RNNCellBase):
+        weights = gate_weights(_cell_lane(module), radius=loop is not None)
+    elif is_fused(module) and len(lanes := _lanes(module, _flat(module))) == 1:
+        weights = gate_weights(lanes[0], radius=loop is not None)
+    return TimeCourse(
+        path,
+        type(module).__name__,
+        length=length,
+        steps=steps,
+        hidden=hidden,
+        cell=others[0] if len(others) == 1 else None,
+        gates=gate_courses(loop.lane.mode, [loop.numbers(step) for step in steps]) if loop is not None else (),
+        weights=weights,
+        reason="no gradient arrived at its outputs" if hidden.backward is None else "",
+    )
+
+
+def _state_course(sites: list[Site]) -> StateCourse:
+    forward, backward = (
+        tuple(math.nan if math.isnan(rms := signal_of(summary)) else rms for summary in held)
+        for held in ([site.forward for site in sites], [site.backward for site in sites])
+    )
+    return StateCourse(forward, None if all(site.backward is None for site in sites) else backward)
