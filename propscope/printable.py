@@ -51,9 +51,9 @@ def shown(record: Record, as_text: Callable[[str], str] = printable) -> Record:
         same = all(new is old and items[new] is record[old] for new, old in zip(items, record, strict=False))
         return record if same and len(items) == len(record) else items  # type: ignore[return-value]
     if is_dataclass(record) and not isinstance(record, type):
-        held = {name: getattr(record, name) for name in _with_text(type(record))}
-        new = {name: shown(value, as_text) for name, value in held.items()}
-        differing = {name: value for name, value in new.items() if value is not held[name]}
+        values = {name: getattr(record, name) for name in _with_text(type(record))}
+        new = {name: shown(value, as_text) for name, value in values.items()}
+        differing = {name: value for name, value in new.items() if value is not values[name]}
         return replace(found, **differing) if differing else record
     return record
 

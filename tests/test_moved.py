@@ -140,6 +140,14 @@ def test_what_was_removed_is_gone():
             found(old)
 
 
+def test_a_field_that_was_renamed_warns():
+    from propscope.records.calibration import Calibration, SkippedWeight
+
+    record = Calibration((), (SkippedWeight("0", "Linear", "shared"),), 1, 0)
+    with pytest.warns(DeprecationWarning, match=r"left is now Calibration\.skipped"):
+        assert record.left is record.skipped
+
+
 @ignoring_old_names
 def test_an_old_pickle_is_read():
     from propscope.records import TensorSummary

@@ -96,16 +96,16 @@ def check(
     of_file = _is_file(what)
     _check_options(context, fail_on, of_file=of_file)
     filters = {"act": act, "init": init if of_file else None, "depth": depth, "width": width}
-    held = None if baseline is None else _loaded(baseline, filters)
+    recorded = None if baseline is None else _loaded(baseline, filters)
     if of_file:
         profiles = _loaded(Path(what), filters)
         headline = _contents(what, profiles)
     else:
         from propscope.cli.model_runs import RunRequest
 
-        request = RunRequest.of(context.params, target=what, seeds=_seeds(held) if seeds is None else seeds)
+        request = RunRequest.of(context.params, target=what, seeds=_seeds(recorded) if seeds is None else seeds)
         profiles, headline = _run(request)
-    outcome = judge(profiles, headline, fail_on=fail_on, baseline=held, baseline_file=baseline, tolerance=tolerance)
+    outcome = judge(profiles, headline, fail_on=fail_on, baseline=recorded, baseline_file=baseline, tolerance=tolerance)
     print_json(check_document(outcome)) if json else write(check_text(outcome))
     return outcome.exit_code
 
@@ -145,17 +145,17 @@ def _loaded(file: Path, filters: dict[str, str | None]) -> ProfileSet:
     """Return the profiles of a file; raises `InputError` for one of training runs and for one with nothing to judge."""
     from propscope.records import TrainingSet
 
-    held = load_selected(
+    profiles = load_selected(
         file, act=filters["act"], init=filters["init"], depth=filters["depth"], width=filters["width"], seed=None
     )
     writes = "propscope profile --output FILE and propscope inspect TARGET --store FILE write profiles"
-    if isinstance(held, TrainingSet):
+    if isinstance(profiles, TrainingSet):
         raise InputError(f"{file} holds training runs, but only profiles can be checked", hint=writes)
-    if not len(held):
+    if not len(profiles):
         raise InputError(f"{file} holds no profiles", hint=writes)
-    if not any(profile.sites for profile in held):
+    if not any(profile.sites for profile in profiles):
         raise InputError(f"no profile in {file} has a recorded site, so nothing can be judged", hint=writes)
-    return held
+    return profiles
 
 
 def _contents(what: str, profiles: ProfileSet) -> str:

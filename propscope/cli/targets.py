@@ -347,24 +347,24 @@ def _shape(text: str) -> tuple[int, ...]:
 def _read(path: Path) -> Any:
     name = f"the input {path}"
     if path.suffix == ".npy":
-        held: Any = torch.from_numpy(read_array(path, what="input"))
+        content: Any = torch.from_numpy(read_array(path, what="input"))
     else:
-        held = read_tensors(path, what="input")
-        check_structure(name, held)
-    if isinstance(held, list):
-        held = tuple(held)
-    if not any(True for _ in tensors_in(held)) or not isinstance(held, (Tensor, tuple, dict)):
+        content = read_tensors(path, what="input")
+        check_structure(name, content)
+    if isinstance(content, list):
+        content = tuple(content)
+    if not any(True for _ in tensors_in(content)) or not isinstance(content, (Tensor, tuple, dict)):
         raise InputError(
-            f"{name} must hold a tensor, or a tuple or dict of tensors, got {_kind(held)}",
+            f"{name} must hold a tensor, or a tuple or dict of tensors, got {_kind(content)}",
             hint="save the model's arguments with torch.save",
         )
-    if isinstance(held, dict) and (wrong := [key for key in held if not isinstance(key, str)]):
+    if isinstance(content, dict) and (wrong := [key for key in content if not isinstance(key, str)]):
         raise InputError(
             f"{name} must name the model's arguments by text, got the key {wrong[0]!r}, {_kind(wrong[0])}",
             hint='save {"name of the argument": tensor, ...}',
         )
-    held = _usable(name, held)
-    tensors = list(tensors_in(held))
+    content = _usable(name, content)
+    tensors = list(tensors_in(content))
     if not any(tensor.numel() for _, tensor in tensors):
         raise InputError(
             f"{name} must have at least one element, got shape {tuple(tensors[0][1].shape)}",
@@ -378,7 +378,7 @@ def _read(path: Path) -> Any:
                 f"infinite values, the first at {first}",
                 hint="drop or replace them: everything computed from them would be NaN",
             )
-    return held
+    return content
 
 
 def _usable(name: str, value: Any) -> Any:

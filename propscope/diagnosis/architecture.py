@@ -142,8 +142,8 @@ def _next(sites: tuple[Site, ...], index: int) -> int | None:
 
 def _without_norm(evidence: Evidence, index: int) -> Finding:
     site = evidence.sites[index]
-    held = [_rms(evidence, at) for at, other in enumerate(evidence.sites) if is_norm(other)]
-    usual = statistics.median(size for size in held if size > 0)
+    norm_sizes = [_rms(evidence, at) for at, other in enumerate(evidence.sites) if is_norm(other)]
+    usual = statistics.median(size for size in norm_sizes if size > 0)
     size = _rms(evidence, index - 1)
     kind: Kind = "vanishing" if size < usual else "exploding"
     return Finding(

@@ -36,32 +36,32 @@ class _Odd:
 def odd_layers_of_grid(evidence: Evidence) -> Iterator[Finding]:
     """Find layers that change the signal by a factor of e^3 or more, by themselves or compared with their kind."""
     gains = tuple(site_gains(member) for member in evidence.members)
-    yield from _once(
+    yield from _first_of_each_layer(
         evidence,
-        *_jumps(evidence, gains, "forward"),
-        *_steps(evidence, gains),
-        *_jumps(evidence, gains, "backward"),
+        *_odd_gains(evidence, gains, "forward"),
+        *_odd_steps(evidence, gains),
+        *_odd_gains(evidence, gains, "backward"),
     )
 
 
 def odd_layers_of_model(evidence: Evidence) -> Iterator[Finding]:
     """Find the same in a model, and layers whose output differs by e^3 from that in the same place of other blocks."""
     gains = tuple(site_gains(member) for member in evidence.members)
-    yield from _once(
+    yield from _first_of_each_layer(
         evidence,
-        *_jumps(evidence, gains, "forward"),
-        *_steps(evidence, gains),
-        *_sizes(evidence),
-        *_jumps(evidence, gains, "backward"),
+        *_odd_gains(evidence, gains, "forward"),
+        *_odd_steps(evidence, gains),
+        *_odd_sizes(evidence),
+        *_odd_gains(evidence, gains, "backward"),
     )
 
 
-def _once(evidence: Evidence, *found: _Odd) -> Iterator[Finding]:
+def _first_of_each_layer(evidence: Evidence, *found: _Odd) -> Iterator[Finding]:
     """Yield a finding for each layer, by the first of its faults."""
-    once: dict[int, _Odd] = {}
+    by_layer: dict[int, _Odd] = {}
     for odd in found:
-        once.setdefault(odd.index, odd)
-    for odd in once.values():
+        by_layer.setdefault(odd.index, odd)
+    for odd in by_layer.values():
         yield _finding(evidence, odd)
 
 
@@ -80,27 +80,27 @@ def _finding(evidence: Evidence, odd: _Odd) -> Finding:
         message=f"{site.name or '(model)'}: {odd.message}",
         cause=_cause(evidence, site, ratio),
         evidence={"ratio": ratio, "limit": limit, "seeds": float(len(odd.logs))},
-        remedy=_rescaled(evidence, site, 1 / ratio),
+        remedy=_rescaling(evidence, site, 1 / ratio),
         confidence=succession(sum(abs(log) > limits.ODD for log in odd.logs), len(odd.logs)),
         marks={site.name: f"{grad}x{number(ratio, 2)}"},
     )
 
 
 def _cause(evidence: Evidence, site: Site, ratio: float) -> str:
-    if not _weighs(evidence, site):
+    if not _has_weight(evidence, site):
         return "it has no weight of its own; what it computes differs from the layers beside it"
     much, size = (ratio, "large") if ratio > 1 else (1 / ratio, "small")
     return f"its weights are {number(much, 2)} times too {size}"
 
 
-def _jumps(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...], direction: Direction) -> Iterator[_Odd]:
+def _odd_gains(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...], direction: Direction) -> Iterator[_Odd]:
     at = [i for i, gain in enumerate(gains[0]) if gain.forward is not None or gain.backward is not None]
     for position, index in enumerate(at):
         logs = _logs([getattr(member[index], direction) for member in gains])
         # A forward gain is taken from the signal site before, a backward one from the site after.
         other = at[position - 1] if direction == "forward" and position else at[min(position + 1, len(at) - 1)]
         site, beside = evidence.sites[index], evidence.sites[other]
-        if logs and abs(_mean(logs)) > limits.ODD and is_chain(site, beside) and _in_a_row(evidence, index, other):
+        if logs and abs(_mean(logs)) > limits.ODD and is_chain(site, beside) and _share_a_chain(evidence, index, other):
             if direction == "forward" and is_norm(site):
                 continue
             # The gradient of a site has passed the weights of the one after it.
@@ -112,12 +112,12 @@ def _jumps(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...], direction: 
             )
 
 
-def _in_a_row(evidence: Evidence, index: int, other: int) -> bool:
+def _share_a_chain(evidence: Evidence, index: int, other: int) -> bool:
     """Return whether one chain holds both: the gates of a recurrent layer run side by side."""
     return any(index in chain.indices and other in chain.indices for chain in evidence.chains)
 
 
-def _steps(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...]) -> Iterator[_Odd]:
+def _odd_steps(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...]) -> Iterator[_Odd]:
     """Find layers that scale their input unlike their kind, which a norm after them hides from the gains."""
     sites = evidence.sites
     steps = {
@@ -146,7 +146,7 @@ def _steps(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...]) -> Iterator
         yield _Odd(index, logs, f"{message}, {ratio} times {compared} of the other {site.kind} sites")
 
 
-def _sizes(evidence: Evidence) -> Iterator[_Odd]:
+def _odd_sizes(evidence: Evidence) -> Iterator[_Odd]:
     """Find sites whose rms differs by e^3 from that in the same place of three or more other blocks.
 
     Of consecutive sites only the first is found. The outputs of blocks have one size where a norm or a residual stream
@@ -161,14 +161,17 @@ def _sizes(evidence: Evidence) -> Iterator[_Odd]:
             groups[site.kind, name_pattern(site.name)][index] = logs
     odd: dict[int, _Odd] = {}
     for group in groups.values():
-        left = {index: _mean(logs) for index, logs in group.items()}
-        while len(left) > _BLOCKS:
-            off = {i: size - statistics.median(o for j, o in left.items() if j != i) for i, size in left.items()}
-            worst = max(off, key=lambda index: abs(off[index]))
-            if abs(off[worst]) <= limits.ODD or _spread(left, worst) > 1:
+        remaining = {index: _mean(logs) for index, logs in group.items()}
+        while len(remaining) > _BLOCKS:
+            deviations = {
+                index: size - statistics.median(other for at, other in remaining.items() if at != index)
+                for index, size in remaining.items()
+            }
+            worst = max(deviations, key=lambda index: abs(deviations[index]))
+            if abs(deviations[worst]) <= limits.ODD or _spread(remaining, worst) > 1:
                 break
-            usual = left.pop(worst) - off[worst]
-            odd[worst] = _odd_size(evidence, worst, tuple(log - usual for log in group[worst]))
+            usual = remaining.pop(worst) - deviations[worst]
+            odd[worst] = _odd_size_at(evidence, worst, tuple(log - usual for log in group[worst]))
     for index, found in sorted(odd.items()):
         if index - 1 not in odd or odd[index - 1].mean * found.mean < 0:
             yield found
@@ -181,7 +184,7 @@ def _spread(sizes: dict[int, float], without: int) -> float:
     return max(abs(size - usual) for size in others)
 
 
-def _odd_size(evidence: Evidence, index: int, logs: tuple[float, ...]) -> _Odd:
+def _odd_size_at(evidence: Evidence, index: int, logs: tuple[float, ...]) -> _Odd:
     kind, ratio = evidence.sites[index].kind, number(math.exp(_mean(logs)), 2)
     return _Odd(index, logs, f"its rms is {ratio} times that of the other {kind} sites in the same place")
 
@@ -190,19 +193,19 @@ def _peers(evidence: Evidence, steps: dict[int, tuple[float, ...]]) -> dict[int,
     """Return the other sites of the same kind and place, for each site that has at least two of them."""
     sites = evidence.sites
 
-    def near(index: int) -> tuple[str, ...]:
+    def surroundings(index: int) -> tuple[str, ...]:
         return sites[index].kind, sites[index - 1].kind, name_pattern(sites[index].name, parts=2)
 
     exact: dict[tuple[str, ...], list[int]] = defaultdict(list)
     similar: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for index in steps:
         exact[sites[index].kind, name_pattern(sites[index].name)].append(index)
-        similar[near(index)].append(index)
+        similar[surroundings(index)].append(index)
     found = {}
     for index in steps:
         group = exact[sites[index].kind, name_pattern(sites[index].name)]
         # The site that ran before is usually the input: compare layers that have the same kind of site before them.
-        group = group if len(group) > _PEERS else similar[near(index)]
+        group = group if len(group) > _PEERS else similar[surroundings(index)]
         peers = [other for other in group if other != index]
         if len(peers) >= _PEERS:
             found[index] = peers
@@ -224,12 +227,12 @@ def _size(evidence: Evidence, index: int) -> float:
     return sum(known) / len(known) if known else 0.0
 
 
-def _weighs(evidence: Evidence, site: Site) -> bool:
+def _has_weight(evidence: Evidence, site: Site) -> bool:
     return f"{site.name.split('#')[0]}.weight" in {parameter.name for parameter in evidence.members[0].parameters}
 
 
-def _rescaled(evidence: Evidence, site: Site, factor: float) -> Remedy:
+def _rescaling(evidence: Evidence, site: Site, factor: float) -> Remedy:
     name = site.name.split("#")[0]
-    if not _weighs(evidence, site):
+    if not _has_weight(evidence, site):
         return Remedy("repair", f"check what {site.name or 'the model'} computes, and its input")
     return Remedy("scale", f"multiply the weight of {name} by {number(factor)}", factors={name: factor})

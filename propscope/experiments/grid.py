@@ -186,14 +186,14 @@ class Grid:
 
     def description(self) -> dict[str, Any]:
         """Return all that tells this grid from another, in values that JSON has; axes as lists, seeds as "0..4"."""
-        held = {f.name: getattr(self, f.name) for f in fields(self)}
-        held |= {name: [spec.label for spec in held[name]] for name in ("activation", "initializer")}
-        held["width"] = [each if isinstance(each, int) else "-".join(map(str, each)) for each in self.width]
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values |= {name: [spec.label for spec in values[name]] for name in ("activation", "initializer")}
+        values["width"] = [each if isinstance(each, int) else "-".join(map(str, each)) for each in self.width]
         names = [spec.name for spec in self.activation] + [spec.name for spec in self.initializer]
         own = [name.rpartition(":")[0] for name in names if ":" in name]
         own += [str(path) for path in (self.input.parameters.get("path"),) if path is not None]
-        held["contents"] = {name: _content(name) for name in own}
-        return held | {"input": self.input.label, "depth": list(self.depth), "seeds": _runs_of(self.seeds)}
+        values["contents"] = {name: _content(name) for name in own}
+        return values | {"input": self.input.label, "depth": list(self.depth), "seeds": _runs_of(self.seeds)}
 
     def spec(self, cell: Cell) -> str:
         """Return the JSON text of all that a cell is made from."""

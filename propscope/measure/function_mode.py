@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from propscope.measure.attention import row_entropy, sampled_logits
 from propscope.measure.functions import BY_FUNCTION, Operation, is_residual_sum
 from propscope.measure.hooks import in_backward
 from propscope.measure.observer import Observer
+from propscope.measure.signal_graph import is_atomic, operation_name
 from propscope.measure.sites import SiteAccumulator, measurable
 from propscope.measure.sums import total
 from propscope.records.network import Role
@@ -50,24 +52,44 @@ class FunctionWatch(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         observer = self._observer
-        if not observer.stack or observer.stack[-1].opaque:
+        if not observer.stack:
             return func(*args, **kwargs)
+        if observer.graph.taking and not is_atomic(observer.stack[-1].module) and not observer.hidden_by():
+            return self._observed(partial(self._traced, func), func, args, kwargs)
+        return self._observed(func, func, args, kwargs)
+
+    def _traced(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a function, and note in the graph what it was given and what it returned."""
+        observer = self._observer
+        graph, guard, path, name = observer.graph, observer.guard, observer.stack[-1].path, operation_name(func)
+        call = guard(path, "operation", name, graph.before, args, kwargs)
+        result = func(*args, **kwargs)
+        if call is not None:
+            guard(path, "operation", name, graph.after, func, call, args, kwargs, result)
+        return result
+
+    def _observed(
+        self, run: Callable[..., Any], func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        observer = self._observer
+        if observer.stack[-1].opaque:
+            return run(*args, **kwargs)
         operation = BY_FUNCTION.get(func)
         if (operation is None and getattr(func, "__name__", "") in _MOVES) or observer.hidden_by():
-            return func(*args, **kwargs)
+            return run(*args, **kwargs)
         guard, path = observer.guard, observer.stack[-1].path
         if operation is not None and operation.role == "residual":
             operation = guard(path, "operation", "a sum", _if_residual, operation, args)
             if operation is None:
-                return func(*args, **kwargs)
+                return run(*args, **kwargs)
         if operation is None:
-            result = func(*args, **kwargs)
+            result = run(*args, **kwargs)
             name = getattr(func, "__name__", "")
             if isinstance(result, Tensor):
                 guard(path, "operation", name, self._count, name, result)
             return result
         before = guard(path, "operation", operation.name, self._before, operation, func, args, kwargs)
-        result = func(*args, **kwargs)
+        result = run(*args, **kwargs)
         if before is not None and isinstance(result, Tensor):
             guard(path, "operation", operation.name, self._after, operation, *before, args, kwargs, result)
         return result

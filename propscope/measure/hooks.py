@@ -137,9 +137,9 @@ def require_storage(tensor: Tensor) -> None:
     if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         return
     needed = (tensor.storage_offset() + extent(tensor)) * tensor.element_size()
-    held = tensor.untyped_storage().nbytes()
-    if held < needed:
-        raise NotRecordableError(f"its storage was freed or shrunk: it holds {held} bytes of {needed}")
+    available = tensor.untyped_storage().nbytes()
+    if available < needed:
+        raise NotRecordableError(f"its storage was freed or shrunk: it holds {available} bytes of {needed}")
 
 
 def extent(tensor: Tensor) -> int:

@@ -21,6 +21,7 @@ from propscope.measure.module_info import ModuleInfo, axis_of_unknown, unit_axis
 from propscope.measure.outputs import tensors_in
 from propscope.measure.parameters import ParameterAccumulator
 from propscope.measure.saturation import FlatRegion, FlatRegions
+from propscope.measure.signal_graph import SignalGraph
 from propscope.measure.sites import Options, SiteAccumulator
 from propscope.measure.tensor_identity import TensorIdentity
 from propscope.records.network import Role
@@ -58,6 +59,7 @@ class Observer:
         self.returned: dict[str, str] = {}
         self.regions = FlatRegions()
         self.identity = TensorIdentity()
+        self.graph = SignalGraph(root, wanted=sink is SiteAccumulator)
         self.stack: list[ModuleInfo] = []
         self.active = False
         # The thread whose calls are recorded. Gradients of other devices come in threads of torch's own.
@@ -85,9 +87,10 @@ class Observer:
         """Return what hides the values of the present run from the recorder, "" where nothing does."""
         return transformation(functorch=self._functorch)
 
-    def begin(self, inputs: Any) -> None:
-        """Start a forward pass of the model."""
+    def begin(self, path: str, inputs: Any) -> None:
+        """Start a forward pass of the model, or of the part of it at `path` that is called from outside."""
         self.batches += 1
+        self.guard("", "module", "the graph", self.graph.begin, path, inputs, self._calls.items())
         self._calls.clear()
         self._recalls.clear()
         self._watched.clear()
@@ -108,6 +111,7 @@ class Observer:
             handle.remove()
         self._handles.clear()
         self.identity.clear()
+        self.guard("", "module", "the graph", self.graph.close)
 
     def path_of_function(self, inside: str, name: str) -> str:
         """Return the name of an operation's sites inside a module: with () where a module there has the same name."""
@@ -176,6 +180,8 @@ class Observer:
             self._watched.add(path)
             self._handles.append(output.register_hook(self._gradient_hook(site)))
         self.identity.remember(output, site)
+        if self.graph.taking:
+            self.guard(path, "output", "what it was computed from", self.graph.mark, path, output)
         return True
 
     def activation_input(self, path: str, value: Any, activation: str, region: FlatRegion | None) -> None:
@@ -260,6 +266,9 @@ class Observer:
             self._watched.add(path)
             self._handles.append(tensor.register_hook(self._gradient_hook(site)))
         self.identity.remember(tensor, site)
+        if self.graph.taking:
+            note = self.graph.recomputed if again else self.graph.mark
+            self.guard(path, "output", "what it was computed from", note, path, tensor)
         return site
 
     def note_input(self, inputs: tuple[Any, ...]) -> None:

@@ -13,6 +13,7 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -32,8 +33,16 @@ from propscope.measure.observer import ELSEWHERE, Observer, Sink
 from propscope.measure.parameters import ParameterAccumulator
 from propscope.measure.provenance import provenance
 from propscope.measure.recurrent import TimeWatch, is_recurrent, time_courses
+from propscope.measure.signal_graph import Call, is_atomic
 from propscope.measure.sites import Options, SiteAccumulator
-from propscope.measure.wrappers import COMPILED, is_compiled, seen_in_full, unwrapped, walk, walk_parameters
+from propscope.measure.wrappers import (
+    COMPILED,
+    is_compiled,
+    unwrapped,
+    unwrapped_modules,
+    unwrapped_parameters,
+    without_shortcuts,
+)
 from propscope.records.network import CoverageNote, Label, NetworkProfile
 from propscope.records.time_course import TimeCourse
 
@@ -72,6 +81,8 @@ class _Watch:
         self._takes_parameters = parameters
         self._activations = activations
         self._mode: FunctionWatch | None = None
+        # Active in a pass whose graph is taken.
+        self._tracing: FunctionWatch | None = None
         self._waiting: list[tuple[str, nn.Parameter]] = []
         self._stopped: tuple[int, ModuleInfo | None] = (0, None)
         self._stack = ExitStack()
@@ -84,8 +95,8 @@ class _Watch:
         observer.thread = threading.get_ident()
         self._started = time.perf_counter()
         try:
-            self.notes = self._stack.enter_context(seen_in_full(self._outer))
-            for path, module in walk(self._model):
+            self.notes = self._stack.enter_context(without_shortcuts(self._outer))
+            for path, module in unwrapped_modules(self._model):
                 info = module_info(path, module, self._activations)
                 self.modules[info.path] = info
             # Where every operation is some module's own, as in nn.Sequential of layers, there is none to watch for.
@@ -93,7 +104,9 @@ class _Watch:
                 info.opaque or type(info.module) in _SILENT for info in self.modules.values()
             )
             self._mode = FunctionWatch(observer) if watch else None
-            for name, parameter in walk_parameters(self._model) if self._takes_parameters else ():
+            seen = all(type(info.module) in _SILENT or is_atomic(info.module) for info in self.modules.values())
+            self._tracing = FunctionWatch(observer) if self._functions and not seen else None
+            for name, parameter in unwrapped_parameters(self._model) if self._takes_parameters else ():
                 if self._kept.keeps_parameter(name):
                     self._waiting.append((name, parameter))
             self._hook_parameters()
@@ -163,12 +176,13 @@ class _Watch:
             observer.guard.add("", "model", f"calls inside {what} hold no values: not recorded", key=what)
             return run(module, *args, **kwargs)
         hooked: list[Any] = []
+        call: Call | None = None
         if module._backward_hooks or module._backward_pre_hooks:
             run = partial(_run_hooked, run, hooked)
-        stack, guard = observer.stack, observer.guard
+        stack, guard, graph = observer.stack, observer.guard, observer.graph
         inputs = args or tuple(kwargs.values())
         try:
-            if self._mode is None:
+            if self._mode is None and not graph.taking and (stack or not graph.wanted):
                 if is_leaf(module):
                     # Nothing in between could tell: what enters and what leaves it is recorded at once.
                     output = run(module, *args, **kwargs)
@@ -180,9 +194,12 @@ class _Watch:
             else:
                 outermost = not stack
                 guard(info.path, "module", "a call", self._enter, info, inputs)
+                if graph.taking:
+                    call = guard(info.path, "module", "a call", graph.enter, info, args, kwargs)
                 stack.append(info)
-                if outermost:
-                    with self._mode:
+                mode = self._tracing if graph.taking else self._mode
+                if outermost and mode is not None:
+                    with mode:
                         output = run(module, *args, **kwargs)
                 else:
                     output = run(module, *args, **kwargs)
@@ -195,6 +212,8 @@ class _Watch:
             raise
         while stack and stack.pop() is not info:
             pass
+        if call is not None:
+            guard(info.path, "module", "a call", graph.leave, info, call, *(hooked or [output]))
         guard(info.path, "module", "a call", self._leave, info, args, *(hooked or [output]))
         return output
 
@@ -206,7 +225,7 @@ class _Watch:
         observer = self.observer
         # Whatever is called from outside, the model or a part of it, starts a pass of its own.
         if not observer.stack and not in_backward():
-            observer.begin(inputs)
+            observer.begin(info.path, inputs)
         observer.called.add(info.path)
         if info.role == "activation" and inputs:
             region = observer.regions.of_module(info.module)
@@ -314,6 +333,7 @@ class Recorder:
         """
         for site in self._observer.sites.values():
             site.end_batch()
+        self._observer.graph.renew()
 
     def note_output(self, name: str, reason: str) -> None:
         """Add to the coverage what is not seen of a part of the model's output."""
@@ -335,8 +355,14 @@ class Recorder:
         ]
         if watch.over_time is not None:
             observer.guard("", "module", "states over time", watch.over_time.finish)
+        observer.guard("", "module", "the graph", observer.graph.finish)
+        places = {key: place for place, key in enumerate(observer.sites)}
         sites = {
-            key: site.record(name=observer.full_name(key), layer=self._layer_of(key))
+            key: replace(
+                site.record(name=observer.full_name(key), layer=self._layer_of(key)),
+                parents=observer.graph.parents_of(key, places, observer.full_name),
+                parameters=observer.graph.parameters_of(key),
+            )
             for key, site in observer.sites.items()
         }
         courses = list(time_courses(watch.over_time, watch.modules, observer, sites))

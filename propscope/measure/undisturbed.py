@@ -142,6 +142,16 @@ class _Attributes:
             values.restore()
 
 
+def tensors_held(model: nn.Module) -> Iterator[Tensor]:
+    """Yield the parameters and buffers of a model, and the tensors that are attributes of its modules."""
+    for module in model.modules():
+        yield from (
+            tensor for tensor in (*module._parameters.values(), *module._buffers.values()) if tensor is not None
+        )
+        for value in _attributes(module).values():
+            yield from _tensors_of(value)
+
+
 def _attributes(module: nn.Module) -> dict[str, Any]:
     return {
         name: value

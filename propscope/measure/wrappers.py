@@ -17,7 +17,7 @@ from propscope.records.network import CoverageNote
 _PARALLEL = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel")
 
 
-def walk(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def unwrapped_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield (dotted path, module) for each module once, as `named_modules` does, without the wrappers.
 
     What a wrapper wraps has the wrapper's own path: the parts `module` and `_orig_mod` that wrappers add are not in
@@ -42,16 +42,35 @@ def walk(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     yield from inside("", model)
 
 
-def walk_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yield (dotted path, parameter) for each parameter once, under the paths of `walk`."""
+def unwrapped_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield (dotted path, parameter) for each parameter once, under the paths of `unwrapped_modules`."""
     seen: set[int] = set()
-    for path, module in walk(model):
+    for path, module in unwrapped_modules(model):
         # A scripted module keeps its parameters out of Python's reach but for this.
         own = module.named_parameters() if isinstance(module, torch.jit.ScriptModule) else module._parameters.items()
         for name, parameter in own:
             if parameter is not None and id(parameter) not in seen:
                 seen.add(id(parameter))
                 yield f"{path}.{name}" if path else name, parameter
+
+
+def parameter_names(model: nn.Module) -> dict[int, tuple[str, ...]]:
+    """Return all names of each parameter by its id, that of `unwrapped_parameters` first; a shared one has several."""
+    names: dict[int, dict[str, None]] = {}
+    for name, parameter in unwrapped_parameters(model):
+        names[id(parameter)] = {name: None}
+
+    def inside(path: str, module: nn.Module, above: tuple[int, ...]) -> None:
+        for name, parameter in module._parameters.items():
+            if id(parameter) in names:
+                names[id(parameter)][f"{path}.{name}" if path else name] = None
+        wraps = is_wrapper(module)
+        for name, child in module._modules.items():
+            if child is not None and id(child) not in above and not isinstance(module, torch.jit.ScriptModule):
+                inside(path if wraps else f"{path}.{name}" if path else name, child, (*above, id(child)))
+
+    inside("", model, (id(model),))
+    return {key: tuple(held) for key, held in names.items()}
 
 
 def is_wrapper(module: nn.Module) -> bool:
@@ -135,7 +154,7 @@ COMPILED = "torch.compile was off while tracking: the eager model was measured"
 
 
 @contextmanager
-def seen_in_full(model: nn.Module) -> Iterator[tuple[CoverageNote, ...]]:
+def without_shortcuts(model: nn.Module) -> Iterator[tuple[CoverageNote, ...]]:
     """Switch off what bypasses the recorder, yield notes of what was switched off, and restore it at the end."""
     notes = []
     _eager_torch.enter()

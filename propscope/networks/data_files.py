@@ -56,12 +56,12 @@ def pt_file(path: Path) -> Rows:
     `y` holds class labels: whole numbers of at least 0, one per row. Raises `InputError` for a file that cannot be read
     with weights_only or holds something else, and for rows as in `npy_file`.
     """
-    held = read_tensors(path, what=_FILE)
-    x, y = _pair(held)
+    content = read_tensors(path, what=_FILE)
+    x, y = _pair(content)
     if not isinstance(x, Tensor) or not (y is None or isinstance(y, Tensor)):
         raise InputError(
             f"{path} must hold a tensor, a pair (x, y) of tensors, or a dict with one tensor or with x and y, got a "
-            f"{type(held).__name__}"
+            f"{type(content).__name__}"
         )
     x = usable(f"the {_FILE} {path}", x)
     if x.is_complex():
@@ -69,12 +69,14 @@ def pt_file(path: Path) -> Rows:
     return _rows(path, x.double()), None if y is None else _labels(path, usable(f"y in {path}", y), len(x))
 
 
-def _pair(held: Any) -> tuple[Any, Any]:
-    if isinstance(held, dict):
-        return next(iter(held.values())) if len(held) == 1 else held.get("x"), held.get("y") if len(held) == 2 else None
-    if isinstance(held, (tuple, list)):
-        return tuple(held) if len(held) == 2 else (None, None)
-    return held, None
+def _pair(content: Any) -> tuple[Any, Any]:
+    if isinstance(content, dict):
+        if len(content) == 1:
+            return next(iter(content.values())), None
+        return content.get("x"), content.get("y") if len(content) == 2 else None
+    if isinstance(content, (tuple, list)):
+        return tuple(content) if len(content) == 2 else (None, None)
+    return content, None
 
 
 def _rows(path: Path, values: Tensor) -> Tensor:

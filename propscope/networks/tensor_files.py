@@ -50,9 +50,9 @@ def read_array(path: Path, *, what: str, kinds: str = "biufc") -> NDArray[Any]:
             # Versions 2 and 3 differ in names of fields only, which no numbers have.
             header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = header(file)
-            held = path.stat().st_size - file.tell()
+            available = path.stat().st_size - file.tell()
             if not dtype.hasobject:
-                _check_promise(path, what, shape, dtype, held)
+                _check_promise(path, what, shape, dtype, available)
             array: NDArray[Any] = np.load(path, allow_pickle=False)
     except InputError:
         raise
@@ -74,12 +74,12 @@ def read_array(path: Path, *, what: str, kinds: str = "biufc") -> NDArray[Any]:
     return native
 
 
-def _check_promise(path: Path, what: str, shape: tuple[int, ...], dtype: np.dtype[Any], held: int) -> None:
+def _check_promise(path: Path, what: str, shape: tuple[int, ...], dtype: np.dtype[Any], available: int) -> None:
     size = math.prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or size > held:
+    if min(shape, default=0) < 0 or size > available:
         raise InputError(
             f"the {what} {path} cannot be read as a numpy array: its header promises shape {shape} of {dtype}, "
-            f"{bytes_text(size)}, but {bytes_text(held)} follow it",
+            f"{bytes_text(size)}, but {bytes_text(available)} follow it",
             hint="save it again with numpy.save",
         )
     fits_memory(f"the {what} {path} of shape {shape}", 2 * size, hint="save fewer rows")
@@ -185,7 +185,7 @@ def _unusable(tensor: Tensor) -> tuple[str, str]:
     return "", ""
 
 
-def check_structure(name: str, held: Any) -> None:
+def check_structure(name: str, content: Any) -> None:
     """Raise `InputError` for lists and dicts that are nested too deeply, or that hold too much, to be arguments.
 
     A file of a hundred bytes can hold a list of two lists that are one list of two lists, and so on, 60 times.
@@ -202,7 +202,7 @@ def check_structure(name: str, held: Any) -> None:
             entries[id(value)] = sum(count(part, depth + 1) for part in parts)
         return entries[id(value)]
 
-    if (found := count(held, 0)) > _MOST_ENTRIES:
+    if (found := count(content, 0)) > _MOST_ENTRIES:
         raise InputError(
             f"{name} must hold at most {_MOST_ENTRIES:,} values in lists and dicts, got {found:,}",
             hint="save a tensor, a tuple or a dict",

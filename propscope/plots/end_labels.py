@@ -82,9 +82,9 @@ def spread(wanted: Sequence[float], heights: Sequence[float], *, low: float = 0.
             (above, n), (below, m) = blocks.pop(), blocks.pop()
             blocks.append([(above * n + below * m) / (n + m), n + m])
     pooled = np.concatenate([np.full(int(count), value) for value, count in blocks])
-    held = np.maximum(np.minimum(pooled, high - half[-1] - offset[-1]), low + half[0])
+    clamped = np.maximum(np.minimum(pooled, high - half[-1] - offset[-1]), low + half[0])
     result = np.empty_like(center)
-    result[order] = held + offset
+    result[order] = clamped + offset
     return result
 
 

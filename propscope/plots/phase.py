@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from propscope.plots.map_labels import Box, MapLabel, place_labels, size_of
 from propscope.plots.style import ALARM, DPI, INK, QUIET, Header, draw_header, short, wrap
-from propscope.records.phase import Floats, PhaseChart, Standing
+from propscope.records.phase import Floats, PhaseChart, PhasePoint
 
 # A stretch of the critical line: sigma_w^2, sigma_b^2, and whether it is drawn solid.
 Piece = tuple[Floats, Floats, bool]
@@ -90,7 +90,7 @@ def _header(chart: PhaseChart, pieces: tuple[Piece, ...], marks: tuple[Mark, ...
             f"The critical line is one point, ({short(w)}, {short(b)}): any bias makes the variance grow without bound."
         )
     reasons: dict[str, list[str]] = {}
-    for name, reason in chart.without_place:
+    for name, reason in chart.without_point:
         reasons.setdefault(reason, []).append(name)
     rows += [f"Not in the map: {', '.join(names)} ({reason})." for reason, names in reasons.items()]
     facts = " · ".join(filter(None, ("infinite-width mean-field theory", note)))
@@ -128,9 +128,8 @@ def _pieces(chart: PhaseChart) -> tuple[Piece, ...]:
 def _points(chart: PhaseChart, pieces: tuple[Piece, ...]) -> list[tuple[Mark, tuple[str, ...], float, float]]:
     """Return the mark, the rows of text and the point (x, y) of every label."""
     groups: list[tuple[Mark, list[str], float, float]] = []
-    everyone = list(dict.fromkeys((*filter(None, (chart.critical,)), *chart.standings)))
-    for standing in everyone:
-        mark, name, x, y = _stand(chart, standing)
+    for point in dict.fromkeys((*filter(None, (chart.critical,)), *chart.initializers)):
+        mark, name, x, y = _point_of(chart, point)
         for other, names, left, bottom in groups:
             alike = mark == other or {mark, other} == {"critical", "initializer"}
             if alike and np.hypot(left - x, bottom - y) < _TOGETHER:
@@ -170,13 +169,13 @@ def _beads(chart: PhaseChart, pieces: tuple[Piece, ...]) -> list[Box]:
     return [(0.1 * i - 0.05, 0.1 * j - 0.05, 0.1 * i + 0.05, 0.1 * j + 0.05) for i, j in beads]
 
 
-def _stand(chart: PhaseChart, standing: Standing) -> tuple[Mark, str, float, float]:
-    x = float(_x(chart, np.array(standing.weight_variance)))
-    y = float(_y(chart, np.array(standing.bias_variance)))
-    mark: Mark = "critical" if standing == chart.critical else "initializer"
+def _point_of(chart: PhaseChart, point: PhasePoint) -> tuple[Mark, str, float, float]:
+    x = float(_x(chart, np.array(point.weight_variance)))
+    y = float(_y(chart, np.array(point.bias_variance)))
+    mark: Mark = "critical" if point == chart.critical else "initializer"
     if -1e-9 <= x <= WIDTH + 1e-9 and -1e-9 <= y <= HEIGHT + 1e-9:
-        return mark, standing.name, x, y
-    where = f"{standing.name} ({short(standing.weight_variance)}, {short(standing.bias_variance)})"
+        return mark, point.name, x, y
+    where = f"{point.name} ({short(point.weight_variance)}, {short(point.bias_variance)})"
     side: Mark = "right" if x > WIDTH else "left" if x < 0 else "top" if y > HEIGHT else "bottom"
     return side, where, min(max(x, 0.0), WIDTH), min(max(y, 0.0), HEIGHT)
 

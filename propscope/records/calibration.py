@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -45,17 +46,23 @@ class SkippedWeight:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The result of `calibrate`: scaled `layers` in execution order, weights `left` alone, number of forward `passes`.
+    """The result of `calibrate`: scaled `layers` in execution order, `skipped` weights, number of forward `passes`.
 
     `reruns`: how often single layers ran again inside these passes. The record holds a copy of every weight that was
     changed, for `undo`; the copies are freed with it.
     """
 
     layers: tuple[ScaledWeight, ...]
-    left: tuple[SkippedWeight, ...]
+    skipped: tuple[SkippedWeight, ...]
     passes: int
     reruns: int
     restore: Callable[[], None] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def left(self) -> tuple[SkippedWeight, ...]:
+        """The old name of `skipped`, which goes with the next version."""
+        warnings.warn("Calibration.left is now Calibration.skipped", DeprecationWarning, stacklevel=2)
+        return self.skipped
 
     def undo(self) -> None:
         """Restore the weights bit for bit, in place.

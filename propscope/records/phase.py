@@ -11,8 +11,8 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """The place of an initializer: its `name`, and sigma_w^2 and sigma_b^2 of a network that it fills."""
+class PhasePoint:
+    """The point of an initializer in the plane: its `name`, and sigma_w^2 and sigma_b^2 of a network that it fills."""
 
     name: str
     weight_variance: float
@@ -29,8 +29,8 @@ class PhaseChart:
 
     `line_weight` and `line_bias`, arrays of one shape, are the points of the critical line, and `line_stable` says
     whether the variance settles at each. They are empty where there is no line, with the reason in `no_line`, and hold
-    one point where the line is one point. `critical`: the critical point to initialize at, or None. `standings`: the
-    places of the initializers; `without_place`: name and reason of each one that has no place in the plane.
+    one point where the line is one point. `critical`: the critical point to initialize at, or None. `initializers`:
+    the points of the initializers; `without_point`: the name and the reason of each one that has none.
     """
 
     activation: str
@@ -43,13 +43,13 @@ class PhaseChart:
     line_bias: Floats
     line_stable: NDArray[np.bool_]
     no_line: str
-    critical: Standing | None
-    standings: tuple[Standing, ...]
-    without_place: tuple[tuple[str, str], ...]
+    critical: PhasePoint | None
+    initializers: tuple[PhasePoint, ...]
+    without_point: tuple[tuple[str, str], ...]
 
     def __repr__(self) -> str:
         cells = f"{self.weight_variance.size} x {self.bias_variance.size} cells"
-        return f"PhaseChart({self.activation}, {cells}, {len(self.standings)} initializers)"
+        return f"PhaseChart({self.activation}, {cells}, {len(self.initializers)} initializers)"
 
     @property
     def weight_limits(self) -> tuple[float, float]:

@@ -39,28 +39,30 @@ class _Columns:
         self.part = part
         self.fields = tuple((field.name, field.attribute, field.dtype) for field in fields)
         self.missing = {field.name: MISSING[field.dtype] for field in fields}
-        held = getattr(record, "__dataclass_fields__", {})
-        order = list(held)
-        read = sorted((entry for entry in self.fields if entry[1] in held), key=lambda entry: order.index(entry[1]))
+        declared = getattr(record, "__dataclass_fields__", {})
+        order = list(declared)
+        read = sorted((entry for entry in self.fields if entry[1] in declared), key=lambda entry: order.index(entry[1]))
         self._attributes = tuple(attribute for _, attribute, _ in read)
         # A second name, since itemgetter returns no tuple for a single one.
         self._get = itemgetter(*(name for name, _, _ in read), fields[0].name)
-        self._parsed = tuple((attribute, held[attribute].default) for _, attribute, dtype in read if dtype == "json")
+        self._parsed = tuple(
+            (attribute, declared[attribute].default) for _, attribute, dtype in read if dtype == "json"
+        )
         # The fields of the record that may be None.
         self._optional = tuple(
             (attribute, MISSING[dtype])
             for _, attribute, dtype in read
-            if dtype != "json" and held[attribute].default is None
+            if dtype != "json" and declared[attribute].default is None
         )
 
     def write(self, record: Any, row: Row) -> None:
         """Add the record's columns to the row."""
-        held = getattr(record, self.part) if self.part else record
-        if held is None:
+        owner = getattr(record, self.part) if self.part else record
+        if owner is None:
             row |= self.missing
             return
         for name, attribute, dtype in self.fields:
-            value = _label(held, attribute, dtype) if self.part == "labels" else getattr(held, attribute)
+            value = _label(owner, attribute, dtype) if self.part == "labels" else getattr(owner, attribute)
             if value is None:
                 row[name] = self.missing[name]
             else:
@@ -109,7 +111,7 @@ class _Table:
             if field.name != _INDEX:
                 own.setdefault(field.part, []).append(field)
         self.order = dict.fromkeys(field.name for field in fields)
-        self.parts = {part: _Columns(part, held, kinds.get(part, TensorSummary)) for part, held in own.items()}
+        self.parts = {part: _Columns(part, columns, kinds.get(part, TensorSummary)) for part, columns in own.items()}
 
     def row(self, record: Any, **more: Any) -> Row:
         """Return the record as a row."""

@@ -118,8 +118,8 @@ def request_of(members: ProfileSet, *, trust: bool = False) -> dict[str, Any] | 
     grid = _grid(request, trust)
     for cell, profile in zip(grid.cells(), members, strict=False):
         for name, value in cell.labels.items():
-            if (held := profile.labels.get(name)) != value:
-                raise InputError(f"the profile is labelled {name} {held}, but its spec says {name} {value}")
+            if (label := profile.labels.get(name)) != value:
+                raise InputError(f"the profile is labelled {name} {label}, but its spec says {name} {value}")
     return request
 
 

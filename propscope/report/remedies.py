@@ -95,7 +95,7 @@ def _notes(calibration: Calibration) -> tuple[str, ...]:
     if several:
         notes.append(f"run several times in a pass, calibrated on the first run: {_listed(several)}")
     reasons: dict[str, list[str]] = {}
-    for entry in calibration.left:
+    for entry in calibration.skipped:
         reasons.setdefault(entry.reason, []).append(entry.name or "(model)")
     notes += [f"left unchanged, {reason}: {_listed(names)}" for reason, names in reasons.items()]
     return tuple(notes)

@@ -64,10 +64,12 @@ def attribute(file: h5py.File, name: str) -> Any:
     """
     if not h5py.h5a.exists(file.id, name.encode()):
         return None
-    held = h5py.h5a.open(file.id, name.encode())
-    right = held.dtype.kind in "iu" or h5py.check_string_dtype(held.dtype) is not None
-    if held.shape != () or held.get_storage_size() > 1024 or not right:
-        raise ValueError(f"attribute {name} must be one whole number or text, got shape {held.shape} of {held.dtype}")
+    handle = h5py.h5a.open(file.id, name.encode())
+    right = handle.dtype.kind in "iu" or h5py.check_string_dtype(handle.dtype) is not None
+    if handle.shape != () or handle.get_storage_size() > 1024 or not right:
+        raise ValueError(
+            f"attribute {name} must be one whole number or text, got shape {handle.shape} of {handle.dtype}"
+        )
     return file.attrs[name]
 
 
@@ -83,12 +85,12 @@ def _open_column(group: h5py.h5g.GroupID, table: StoredTable, column: Column) ->
     _check_link(group, column.name, what)
     try:
         # group[name] takes twice as long, since it first asks for the kind of the object; there are a hundred columns.
-        held = h5py.h5d.open(group, name)
+        handle = h5py.h5d.open(group, name)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{what} is no dataset") from error
-    made, kind = held.get_create_plist(), held.get_type()
+    made, kind = handle.get_create_plist(), handle.get_type()
     _check_storage(made, what)
-    dtype, shape = kind.dtype, held.shape
+    dtype, shape = kind.dtype, handle.shape
     if column.stored == "text":
         text = h5py.check_string_dtype(dtype)
         right = text is not None and text.length is None
@@ -97,13 +99,13 @@ def _open_column(group: h5py.h5g.GroupID, table: StoredTable, column: Column) ->
     dimensions = len(shape or ())
     if dimensions != 1 or not right or kind.committed():
         raise ValueError(f"{what} must be 1-D of {column.stored}, got {dimensions}-D of {dtype}")
-    rows, width, stored = shape[0], kind.get_size(), held.get_storage_size()
+    rows, width, stored = shape[0], kind.get_size(), handle.get_storage_size()
     chunk = width * made.get_chunk()[0] if made.get_layout() == h5py.h5d.CHUNKED else 0
     if chunk > _CHUNK_BYTES:
         raise ValueError(f"{what} has chunks of {chunk:,} bytes; at most {_CHUNK_BYTES:,} are read")
     if rows * width > _EXPANSION * stored + chunk:
         raise ValueError(f"{what} has {rows:,} rows in {stored:,} stored bytes, which cannot hold so many")
-    return h5py.Dataset(held)
+    return h5py.Dataset(handle)
 
 
 def _check_storage(made: h5py.h5p.PropDCID, what: str) -> None:

@@ -59,11 +59,11 @@ def _append(writer: TableWriter, tables: TableReader, seen: set[bytes]) -> tuple
         rows = tables.rows(table)
         for start in range(0, rows, _BLOCK_ROWS):
             stop = min(start + _BLOCK_ROWS, rows)
-            held = {column.name: tables.array(table, column.name, start, stop) for column in columns}
+            block = {column.name: tables.array(table, column.name, start, stop) for column in columns}
             with reading(tables.path):
-                check_values(table, held, start)
+                check_values(table, block, start)
             mask = slice(None) if kept is None else kept[table][start:stop]
-            writer.append(table, {c.name: _shifted(c, held[c.name][mask], base, kept) for c in columns})
+            writer.append(table, {c.name: _shifted(c, block[c.name][mask], base, kept) for c in columns})
     return int(runs.sum()), int(loose.sum())
 
 

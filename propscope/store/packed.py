@@ -33,15 +33,15 @@ def pack(entry: NetworkProfile | TrainingRun) -> bytes:
     """Return a profile or a training run, with its profiles, as bytes; raises `InputError` as `save` does."""
     batch = RowBatch(dict.fromkeys(TABLES, 0))
     batch.add_run(entry) if isinstance(entry, TrainingRun) else batch.add(entry)
-    rows: dict[str, int] = {table: len(held) for table, held in batch.rows.items() if held}
+    rows: dict[str, int] = {table: len(entries) for table, entries in batch.rows.items() if entries}
     text: dict[str, list[list[str]]] = {}
     parts: list[bytes] = []
-    for table, held in batch.rows.items():
-        if held:
+    for table, entries in batch.rows.items():
+        if entries:
             names = _NAMES[table]
-            text[table] = [[row[name] for row in held] for name in names["text"]]
+            text[table] = [[row[name] for row in entries] for name in names["text"]]
             for stored in ("float64", "int64"):
-                values = list(map(itemgetter(*names[stored]), held))
+                values = list(map(itemgetter(*names[stored]), entries))
                 parts.append(np.array(values, _DTYPES[stored]).T.tobytes())
     if batch.histograms:
         rows["histogram"] = sum(histogram.bins.size for histogram in batch.histograms)

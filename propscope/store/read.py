@@ -64,9 +64,10 @@ def load_for_table(path: str | os.PathLike[str], /, **labels: Label | Iterable[L
         if tables.training:
             return training_runs(tables, labels)
         kept = _matching(tables, "profile", labels) if labels else None
-        held = tables.labels("profile")
+        labels_of = tables.labels("profile")
         kinds = {
-            tuple(pair for pair in held[row].items() if pair[0] != "seed") for row in (held if kept is None else kept)
+            tuple(pair for pair in labels_of[row].items() if pair[0] != "seed")
+            for row in (labels_of if kept is None else kept)
         }
         return loose_profiles(tables.without_distributions() if len(kinds) > 1 else tables, labels)
 
@@ -149,12 +150,12 @@ def _matching(tables: TableReader, table: Literal["profile", "run"], labels: Map
     wanted = values_of(labels)
     # Parsing the labels of 10,000 profiles takes as long as reading them; few hold the text that is asked for.
     texts = [values[0] for values in wanted.values() if len(values) == 1 and isinstance(values[0], str)]
-    held = tables.labels(table, mentioning=(text.encode() for text in texts if json.dumps(text) == f'"{text}"'))
+    labels_of = tables.labels(table, mentioning=(text.encode() for text in texts if json.dumps(text) == f'"{text}"'))
     for name, values in wanted.items():
-        held = {row: entry for row, entry in held.items() if name in entry and entry[name] in values}
-    if labels and not held:
+        labels_of = {row: entry for row, entry in labels_of.items() if name in entry and entry[name] in values}
+    if labels and not labels_of:
         raise _no_match(tables, table, wanted)
-    return list(held)
+    return list(labels_of)
 
 
 def _no_match(
@@ -189,15 +190,16 @@ def _profiles_between(tables: TableReader, start: int, stop: int) -> Iterator[Ne
     """Yield the profiles of the rows from `start` to `stop`."""
     rows = tables.take("profile", start, stop)
     sites, parameters = _entries_of(tables, "profile", "site", rows), _entries_of(tables, "profile", "parameter", rows)
-    held = _Histograms.spanning(tables, sites, parameters)
+    histograms = _Histograms.spanning(tables, sites, parameters)
     for row, own_sites, own_parameters in zip(rows, sites, parameters, strict=True):
-        made = tuple(site_from_row(r, *(held.of(r, name) for name in SUMMARIES["site"])) for r in own_sites)
+        made = tuple(site_from_row(r, *(histograms.of(r, name) for name in SUMMARIES["site"])) for r in own_sites)
         check_parents(made, row["site_start"])
         yield profile_from_row(
             row,
             made,
             tuple(
-                parameter_from_row(r, *(held.of(r, name) for name in SUMMARIES["parameter"])) for r in own_parameters
+                parameter_from_row(r, *(histograms.of(r, name) for name in SUMMARIES["parameter"]))
+                for r in own_parameters
             ),
         )
 

@@ -173,20 +173,20 @@ def _begin(
         if found is None:
             busy = True
             continue
-        held = _description(found)
-        if held is None and found.records:
+        recorded = _description(found)
+        if recorded is None and found.records:
             found.close()
             continue
-        if saved is not None and not saved.unfinished and held is not None and saved.description == held:
+        if saved is not None and not saved.unfinished and recorded is not None and saved.description == recorded:
             # Its process was killed after the file was complete, and before the journal was removed.
             found.remove()
-        elif held == described or (held is not None and overwrite and not resume):
-            if held != described:
+        elif recorded == described or (recorded is not None and overwrite and not resume):
+            if recorded != described:
                 found.restart()
             journal = found
             break
         else:
-            left = (name, held)
+            left = (name, recorded)
             found.close()
     if journal is None and left is not None and left[1] is not None:
         if resume:
@@ -252,8 +252,8 @@ def _new_journal(path: Path) -> Journal:
 
 def _description(journal: Journal) -> Description | None:
     with suppress(ValueError, IndexError):
-        held = json.loads(journal.records[0])
-        return held if isinstance(held, dict) else None
+        recorded = json.loads(journal.records[0])
+        return recorded if isinstance(recorded, dict) else None
     return None
 
 

@@ -138,8 +138,8 @@ def open_tables(path: str | os.PathLike[str]) -> Iterator[TableReader]:
         with reading(path):
             file = stack.enter_context(open_sealed(path))
             version = _check_schema(path, file)
-            held = [table for table in TABLES if table not in TRAINING or (version > 1 and has_table(file, "run"))]
-            tables = TableReader(path, {table: open_columns(file, table, version) for table in held})
+            present = [table for table in TABLES if table not in TRAINING or (version > 1 and has_table(file, "run"))]
+            tables = TableReader(path, {table: open_columns(file, table, version) for table in present})
         yield tables
 
 

@@ -35,7 +35,7 @@ _ABSENT_BINS = np.ones(1 << 16, np.bool_)
 _ABSENT_BINS[[*range(POSINF + 1), NAN, *range(NAN + 2, NEGINF + 1)]] = False
 
 
-class Offence(ValueError):
+class InvalidValue(ValueError):
     """A value that its column does not allow."""
 
     def __init__(self, table: str, row: int, column: str, valid: str, got: Any) -> None:
@@ -56,12 +56,14 @@ def check_values(table: StoredTable, values: Arrays, first: int) -> dict[str, di
         check_histograms(values["bin"], values["count"], np.empty((0, 2), np.int64), first)
         return texts
     for column in TABLES[table]:
-        if (held := values.get(column.name)) is None or not len(held):
+        if (stored := values.get(column.name)) is None or not len(stored):
             continue
         if column.stored == "text":
-            texts[column.name] = _texts(table, column, held, first)
+            texts[column.name] = _texts(table, column, stored, first)
         elif column.stored in ("int64", "float64"):
-            _refuse(table, column.name, _out_of_range(column, held, first, table), _valid(column, table), held, first)
+            _refuse(
+                table, column.name, _out_of_range(column, stored, first, table), _valid(column, table), stored, first
+            )
     if table in ("site", "parameter"):
         for part in SUMMARIES[table]:
             if f"{part}_count" in values:
@@ -93,7 +95,7 @@ def check_histograms(
     for at in falls[~np.isin(falls, begins)].tolist():
         inside = (ranges[:, 0] - first < at) & (at < ranges.sum(1) - first)
         if inside.any():
-            raise Offence(table, first + at, "bin", "above the bin before", bins[at])
+            raise InvalidValue(table, first + at, "bin", "above the bin before", bins[at])
 
 
 def check_parents(sites: Sequence[Site], first: int) -> None:
@@ -105,7 +107,7 @@ def check_parents(sites: Sequence[Site], first: int) -> None:
     for at, site in enumerate(sites, first):
         for parent in site.parents or ():
             if parent.name not in before:
-                raise Offence("site", at, "parents", f"names of sites before it, or {UNKNOWN}", parent.name)
+                raise InvalidValue("site", at, "parents", f"names of sites before it, or {UNKNOWN}", parent.name)
         before.add(site.name)
 
 
@@ -135,7 +137,7 @@ def check_owners(
         for (table, part), column in zip(parts, columns, strict=True):
             if owner < len(column):
                 valid = f"at least the {total[place]:.0f} values of its histogram"
-                raise Offence(table, rows[table][owner][table], f"{part}_count", valid, int(seen[place]))
+                raise InvalidValue(table, rows[table][owner][table], f"{part}_count", valid, int(seen[place]))
             owner -= len(column)
 
 
@@ -164,23 +166,23 @@ def check_labels(labels: Mapping[str, Any]) -> str:
     return ""
 
 
-def _refuse(table: str, column: str, bad: Bad, valid: str, held: NDArray[Any], first: int) -> None:
+def _refuse(table: str, column: str, bad: Bad, valid: str, stored: NDArray[Any], first: int) -> None:
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
-        raise Offence(table, first + row, column, valid, held[row])
+        raise InvalidValue(table, first + row, column, valid, stored[row])
 
 
-def _out_of_range(column: Column, held: NDArray[Any], first: int, table: StoredTable) -> Bad:
+def _out_of_range(column: Column, stored: NDArray[Any], first: int, table: StoredTable) -> Bad:
     if column.field is None:
         if column.name == table:
-            return np.asarray(held != np.arange(first, first + len(held)))
-        bad = held < (-1 if column.refers else 0)
-        return np.asarray(bad | (held > BIN_COUNT) if column.name.endswith("_histogram_length") else bad)
+            return np.asarray(stored != np.arange(first, first + len(stored)))
+        bad = stored < (-1 if column.refers else 0)
+        return np.asarray(bad | (stored > BIN_COUNT) if column.name.endswith("_histogram_length") else bad)
     low, high = _limits(column.field)
     with np.errstate(invalid="ignore"):
-        bad = (held < low) | (held > high)
+        bad = (stored < low) | (stored > high)
     if column.field.dtype == "int64" and not column.field.required:
-        bad &= held != -1
+        bad &= stored != -1
     return np.asarray(bad)
 
 
@@ -229,9 +231,9 @@ def _check_summary(table: StoredTable, part: str, values: Arrays, first: int) ->
         finite = finite - np.where(absent, 0, of(name))
         refuse(name, finite < 0, f"at most what is left of {part}_count")
     for name in moments[:-1]:
-        held = of(name)
-        refuse(name, (finite > 0) & np.isnan(held), f"a number, as {part}_count has finite elements")
-        refuse(name, (finite == 0) & ~np.isnan(held), f"NaN, as {part}_count has no finite element")
+        stored = of(name)
+        refuse(name, (finite > 0) & np.isnan(stored), f"a number, as {part}_count has finite elements")
+        refuse(name, (finite == 0) & ~np.isnan(stored), f"NaN, as {part}_count has no finite element")
     share, low, high, mean, std = of("zero_fraction"), of("min"), of("max"), of("mean"), of("std")
     refuse("zero_fraction", (count > 0) == np.isnan(share), "from 0 to 1, and NaN only without elements")
     with np.errstate(invalid="ignore", over="ignore"):
@@ -241,10 +243,10 @@ def _check_summary(table: StoredTable, part: str, values: Arrays, first: int) ->
         refuse("std", std > high - low + room, f"at most {part}_max less {part}_min")
 
 
-def _texts(table: StoredTable, column: Column, held: NDArray[Any], first: int) -> dict[bytes, str]:
+def _texts(table: StoredTable, column: Column, stored: NDArray[Any], first: int) -> dict[bytes, str]:
     decoded: dict[bytes, str] = {}
     check = _text_check(column.field)
-    for raw in dict.fromkeys(held.tolist()):
+    for raw in dict.fromkeys(stored.tolist()):
         try:
             text = raw if isinstance(raw, str) else raw.decode("utf-8")
             problem = check(text) if check else ""
@@ -256,7 +258,7 @@ def _texts(table: StoredTable, column: Column, held: NDArray[Any], first: int) -
         except ValueError as error:
             problem = f"JSON ({error})"
         if problem:
-            raise Offence(table, first + held.tolist().index(raw), column.name, problem, text)
+            raise InvalidValue(table, first + stored.tolist().index(raw), column.name, problem, text)
     return decoded
 
 

@@ -22,7 +22,7 @@ from propscope.records.training import TrainingRun, TrainingSet
 from propscope.store.atomic import new_file
 from propscope.store.schema import TABLES, StoredTable
 from propscope.store.table_writer import TableWriter, arrays_of
-from propscope.store.values import Offence, check_owners, check_parents, check_values
+from propscope.store.values import InvalidValue, check_owners, check_parents, check_values
 
 # Rows are gathered as Python objects before they are written; this bounds them to some 100 MB at depth 20.
 _BATCH = 256
@@ -156,7 +156,7 @@ def _write(writer: TableWriter, batch: RowBatch) -> None:
 def _refusing() -> Iterator[None]:
     try:
         yield
-    except Offence as error:
+    except InvalidValue as error:
         raise InputError(
             f"profiles must hold what load reads; {error}", hint="correct that value; nothing was written"
         ) from error

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from propscope.checks import count, known_arguments, number, numbers
 from propscope.errors import InputError
 from propscope.networks.initializers import parse_initializer
-from propscope.records.phase import PhaseChart, Standing
+from propscope.records.phase import PhaseChart, PhasePoint
 from propscope.records.theory import CriticalPoint
 from propscope.theory.correlation_kernel import kernel_rows
 from propscope.theory.critical import NoCriticalPoint
@@ -157,9 +157,9 @@ def roots(function: Callable[[Array, NDArray[np.int_]], Array], low: Array, high
     `function(x, which)` evaluates the functions with the indices `which`. Where both ends of a bracket have the same
     sign, the end with the smaller absolute value is returned.
     """
-    everyone = np.arange(low.size)
+    every = np.arange(low.size)
     low, high = low.copy(), high.copy()
-    at_low, at_high = function(low, everyone), function(high, everyone)
+    at_low, at_high = function(low, every), function(high, every)
     found = np.where(np.abs(at_low) < np.abs(at_high), low, high)
     left = np.flatnonzero(at_low * at_high < 0)
     for _ in range(60):
@@ -209,7 +209,7 @@ def phase_chart(
     upwards = _range("bias_variance", bias_variance) or (0.0, _height(across[1], point, weights, biases))
     columns, rows = _middles(*across, _COLUMNS), _middles(*upwards, _ROWS)
     diagram = phase_diagram(elementwise, weight_variance=columns, bias_variance=rows)
-    standings, without = _standings(elementwise, initializers, width)
+    points, without = _initializer_points(elementwise, initializers, width)
     return PhaseChart(
         activation=elementwise.label,
         weight_variance=columns,
@@ -221,9 +221,9 @@ def phase_chart(
         line_bias=biases,
         line_stable=stable,
         no_line=no_line,
-        critical=None if point is None else Standing("critical", point.weight_variance, point.bias_variance),
-        standings=standings,
-        without_place=without,
+        critical=None if point is None else PhasePoint("critical", point.weight_variance, point.bias_variance),
+        initializers=points,
+        without_point=without,
     )
 
 
@@ -282,15 +282,15 @@ def _middles(low: float, high: float, cells: int) -> Array:
     return low + (high - low) * (np.arange(cells) + 0.5) / cells
 
 
-def _standings(
+def _initializer_points(
     activation: Elementwise, initializers: Iterable[str], width: int
-) -> tuple[tuple[Standing, ...], tuple[tuple[str, str], ...]]:
-    standings, without = [], []
+) -> tuple[tuple[PhasePoint, ...], tuple[tuple[str, str], ...]]:
+    points, without = [], []
     for name in dict.fromkeys(parse_initializer(one).label for one in initializers):
         try:
             found = layer_variances(critical_initializer(name, activation), fan_in=width, fan_out=width)
         except InputError as error:
             without.append((name, str(error).split(": ", 1)[-1]))
             continue
-        standings.append(Standing(name, found.weight_variance, found.bias_variance))
-    return tuple(standings), tuple(without)
+        points.append(PhasePoint(name, found.weight_variance, found.bias_variance))
+    return tuple(points), tuple(without)

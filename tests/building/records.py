@@ -42,13 +42,13 @@ from propscope.records import (
     TrainingSet,
 )
 from propscope.records.expectations import theory_note
-from propscope.records.phase import PhaseChart, Standing
+from propscope.records.phase import PhaseChart, PhasePoint
 from propscope.records.time_course import GateCourse, GateWeights, StateCourse, TimeCourse
 from propscope.store import SCHEMA_VERSION, save
 
 DATA = Path(__file__).parents[1] / "data"
 UNITS, SAMPLES = 64, 128
-CRITICAL = Standing("critical", 1.0, 0.0)
+CRITICAL = PhasePoint("critical", 1.0, 0.0)
 Array = NDArray[np.float32]
 
 
@@ -481,15 +481,15 @@ def chart(**changes) -> PhaseChart:
         line_stable=np.ones(50, dtype=bool),
         no_line="",
         critical=CRITICAL,
-        standings=(
-            Standing("xavier_uniform", 1.0, 0.0),
-            Standing("xavier_normal", 1.0, 0.0),
-            Standing("he_normal", 2.0, 0.0),
-            Standing("normal:std=1", 256.0, 0.01),
-            Standing("normal:std=2", 1024.0, 0.01),
-            Standing("odd", 0.5, 3.0),
+        initializers=(
+            PhasePoint("xavier_uniform", 1.0, 0.0),
+            PhasePoint("xavier_normal", 1.0, 0.0),
+            PhasePoint("he_normal", 2.0, 0.0),
+            PhasePoint("normal:std=1", 256.0, 0.01),
+            PhasePoint("normal:std=2", 1024.0, 0.01),
+            PhasePoint("odd", 0.5, 3.0),
         ),
-        without_place=(("zeros", "it is zero"), ("ones", "it is zero"), ("eye", "no draw")),
+        without_point=(("zeros", "it is zero"), ("ones", "it is zero"), ("eye", "no draw")),
     )
     return replace(made, **changes)
 
@@ -785,5 +785,5 @@ training_sets = st.lists(_runs(), max_size=2).map(TrainingSet.of)
 
 
 if __name__ == "__main__":
-    save(DATA / f"schema-{SCHEMA_VERSION}.h5", of_version(SCHEMA_VERSION))
-    save(DATA / f"schema-{SCHEMA_VERSION}-training.h5", small_training())
+    save(DATA / f"schema-{SCHEMA_VERSION}.h5", of_version(SCHEMA_VERSION), overwrite=True)
+    save(DATA / f"schema-{SCHEMA_VERSION}-training.h5", small_training(), overwrite=True)

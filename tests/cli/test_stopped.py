@@ -1,5 +1,6 @@
 """What a run that is stopped leaves, by Ctrl-C, SIGTERM or SIGKILL, and how the next one goes on from it."""
 
+import multiprocessing
 import os
 import random
 import signal
@@ -12,12 +13,22 @@ import pytest
 from building.command_line import HANGS, files
 from building.records import plain
 
+from propscope.cli import main
 from propscope.experiments import profile_mlp
 from propscope.store import load
 from propscope.store.journal import Journal
 
 TINY = ("--depth", 2, "--width", 4, "--batch", 4, "--init", "he_normal", "--no-plots")
 JOURNAL = ".run.h5.partial"
+# A run of this module waits for the file `go` once some networks are in its journal.
+WAITS = """
+import os, time, torch
+def fill(weight):
+    torch.nn.init.normal_(weight)
+    while not os.path.exists('go') and os.path.getsize('.run.h5.partial') > 20_000:
+        time.sleep(0.01)
+"""
+WAITING = ("--depth", 2, "--width", 4, "--batch", 4, "--init", "waits:fill", "--no-plots")
 
 
 def started(*line):
@@ -32,9 +43,21 @@ def started(*line):
     )
 
 
-def until(running, happened):
+def forked(*line):
+    """Start a command line in a child that has everything imported."""
+    child = multiprocessing.get_context("fork").Process(target=lambda: os._exit(main([*map(str, line)])))
+    child.start()
+    return child
+
+
+def until(happened, alive):
     while not happened():
-        assert running.poll() is None, running.communicate()
+        assert alive()
+        time.sleep(0.002)
+
+
+def wait_while(condition):
+    while condition():
         time.sleep(0.002)
 
 
@@ -42,11 +65,40 @@ def size(path):
     return path.stat().st_size if path.exists() else 0
 
 
+def before_each(monkeypatch, act):
+    """Call `act` before each network is profiled."""
+    module = sys.modules["propscope.experiments.profiling"]
+    measure = module._profile
+
+    def acting(*arguments):
+        act()
+        return measure(*arguments)
+
+    monkeypatch.setattr(module, "_profile", acting)
+
+
+def stop_after(monkeypatch, number, error=KeyboardInterrupt):
+    calls = []
+
+    def count():
+        calls.append(1)
+        if len(calls) > number:
+            raise error
+
+    before_each(monkeypatch, count)
+    return calls
+
+
 def records(path):
     journal = Journal.open(path)
     journal.close()
     # The first one describes the run.
     return len(journal.records) - 1
+
+
+def runs(place):
+    """The files of runs, also unfinished ones."""
+    return {name for name in files(place) if "run" in name}
 
 
 def same(one, other):
@@ -57,24 +109,28 @@ def same(one, other):
 
 
 @pytest.mark.slow
-def test_after_a_kill_at_any_moment_the_same_command_goes_on(place):
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+def test_after_a_kill_at_any_moment_the_same_command_goes_on(command, place, monkeypatch):
     line = ("profile", *TINY, "--seeds", 60, "-o", "run.h5")
     journal, finished, draw = place / JOURNAL, 0, random.Random(0)
-    for _ in range(5):
-        wanted = size(journal) + draw.randrange(1, 60_000)
-        with started(*line) as running:
-            until(running, lambda wanted=wanted: size(journal) > wanted)
-            running.kill()
-        assert running.returncode == -signal.SIGKILL
-        # Nothing half-written has the name of the result, and nothing that was finished is gone.
-        assert set(files(place)) == {JOURNAL}
-        assert records(journal) > finished
-        finished = records(journal)
-    with started(*line) as running:
-        out, err = running.communicate(timeout=HANGS)
-    assert running.returncode == 0
-    assert err == f"going on with run.h5: {finished} of 60 networks are finished\n"
-    assert "60 networks in " in out
+    with monkeypatch.context() as patch:
+        # The last networks wait: no run ends before it is killed.
+        before_each(patch, lambda: wait_while(lambda: size(journal) > 330_000))
+        for _ in range(5):
+            wanted = size(journal) + draw.randrange(1, 60_000)
+            child = forked(*line)
+            until(lambda wanted=wanted: size(journal) > wanted, child.is_alive)
+            child.kill()
+            child.join()
+            assert child.exitcode == -signal.SIGKILL
+            # Nothing half-written has the name of the result, and nothing that was finished is gone.
+            assert set(files(place)) == {JOURNAL}
+            assert records(journal) > finished
+            finished = records(journal)
+    outcome = command(*line)
+    assert outcome.code == 0
+    assert outcome.err == f"going on with run.h5: {finished} of 60 networks are finished\n"
+    assert "60 networks in " in outcome.out
     assert set(files(place)) == {"run.h5"}
     same(load("run.h5"), profile_mlp(2, 4, initializer="he_normal", seeds=60, batch=4))
 
@@ -82,39 +138,27 @@ def test_after_a_kill_at_any_moment_the_same_command_goes_on(place):
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_stopped_run_saves_prints_and_goes_on(place, command, number, code):
-    line = ("profile", *TINY, "--seeds", 300, "-o", "run.h5")
+    line = ("profile", *WAITING, "--seeds", 30, "-o", "run.h5")
+    (place / "waits.py").write_text(WAITS)
     with started(*line) as running:
-        until(running, lambda: size(place / JOURNAL) > 50_000)
+        until(lambda: size(place / JOURNAL) > 20_000, lambda: running.poll() is None)
         running.send_signal(number)
+        (place / "go").touch()
         out, err = running.communicate(timeout=HANGS)
     assert running.returncode == code
     kept = load("run.h5")
-    assert 0 < len(kept) < 300
-    assert out.startswith("1 pair, initializer he_normal, ")
+    assert 0 < len(kept) < 30
+    assert out.startswith("1 pair, initializer waits:fill, ")
     assert f"{len(kept)} networks in " in out
-    assert err == f"stopped after {len(kept)} of 300 networks; their results are saved\n"
-    assert set(files(place)) == {"run.h5"}
+    assert err == f"stopped after {len(kept)} of 30 networks; their results are saved\n"
+    assert runs(place) == {"run.h5"}
     outcome = command(*line)
     assert outcome.code == 0
-    assert outcome.err == f"going on with run.h5: {len(kept)} of 300 networks are finished\n"
-    assert [profile.labels["seed"] for profile in load("run.h5")] == list(range(300))
-    assert set(files(place)) == {"run.h5"}
+    assert outcome.err == f"going on with run.h5: {len(kept)} of 30 networks are finished\n"
+    assert [profile.labels["seed"] for profile in load("run.h5")] == list(range(30))
+    assert runs(place) == {"run.h5"}
     # A complete file is kept, as ever.
     assert command(*line).error == "run.h5 exists and is kept"
-
-
-def stop_after(monkeypatch, number, error=KeyboardInterrupt):
-    module = sys.modules["propscope.experiments.profiling"]
-    measure, calls = module._profile, []
-
-    def stopping(*arguments):
-        calls.append(1)
-        if len(calls) > number:
-            raise error
-        return measure(*arguments)
-
-    monkeypatch.setattr(module, "_profile", stopping)
-    return calls
 
 
 class Killed(BaseException):
@@ -213,14 +257,7 @@ def test_a_default_name_is_replaced_when_asked(command, place):
 
 
 def test_the_loser_of_two_writers_keeps_its_work(command, place, monkeypatch):
-    module = sys.modules["propscope.experiments.profiling"]
-    measure = module._profile
-
-    def slower(*arguments):
-        (place / "run.h5").write_text("of another")
-        return measure(*arguments)
-
-    monkeypatch.setattr(module, "_profile", slower)
+    before_each(monkeypatch, lambda: (place / "run.h5").write_text("of another"))
     outcome = command("profile", *TINY, "--seeds", 2, "-o", "run.h5")
     assert outcome.code == 0
     assert "run-2.h5" in outcome.err
@@ -232,16 +269,9 @@ def test_the_loser_of_two_writers_keeps_its_work(command, place, monkeypatch):
 
 @pytest.mark.slow
 def test_two_runs_at_once_keep_both(place, command):
-    (place / "waits.py").write_text(
-        "import os, time, torch\n"
-        "def fill(weight):\n"
-        "    torch.nn.init.normal_(weight)\n"
-        "    while os.path.getsize('.run.h5.partial') > 20_000 and not os.path.exists('go'):\n"
-        "        time.sleep(0.01)\n"
-    )
-    own = ("--depth", 2, "--width", 4, "--batch", 4, "--init", "waits:fill", "--no-plots")
-    with started("profile", *own, "--seeds", 20, "-o", "run.h5") as first:
-        until(first, lambda: size(place / JOURNAL) > 20_000)
+    (place / "waits.py").write_text(WAITS)
+    with started("profile", *WAITING, "--seeds", 20, "-o", "run.h5") as first:
+        until(lambda: size(place / JOURNAL) > 20_000, lambda: first.poll() is None)
         assert "another process" in command("profile", *TINY, "--seeds", 3, "--resume", "run.h5").error
         command.fine("profile", *TINY, "--seeds", 3, "-o", "run.h5")
         (place / "go").touch()
@@ -249,7 +279,7 @@ def test_two_runs_at_once_keep_both(place, command):
     assert first.returncode == 0
     assert "run-2.h5" in err
     assert (len(load("run.h5")), len(load("run-2.h5"))) == (3, 20)
-    assert {name for name in files(place) if "run" in name} == {"run.h5", "run-2.h5"}
+    assert runs(place) == {"run.h5", "run-2.h5"}
 
 
 def test_what_a_killed_process_left_is_removed_at_the_next_start(command, place):

@@ -46,11 +46,11 @@ def test_without_a_critical_line():
 def test_initializers_stand_where_they_fill_or_have_a_reason():
     names = ("normal:std=0.1", "kaiming_normal", "he_normal", "zeros", "critical:bias_variance=0.05")
     found = phase_chart("tanh", initializers=names, width=100)
-    places = {one.name: (one.weight_variance, one.bias_variance) for one in found.standings}
+    places = {one.name: (one.weight_variance, one.bias_variance) for one in found.initializers}
     assert list(places) == ["normal:std=0.1", "he_normal", "critical:bias_variance=0.05"]
     assert places["normal:std=0.1"] == pytest.approx((1, 0))
     assert places["critical:bias_variance=0.05"] == pytest.approx((1.7609546396, 0.05))
-    assert found.without_place == (
+    assert found.without_point == (
         ("zeros", "it gives every weight the same value, so the units of a layer are copies of one another"),
     )
 

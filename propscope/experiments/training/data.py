@@ -217,8 +217,8 @@ def make_data(
     source = found.source
     x, y = source.draw(rows or source.rows, seed, **found.parameters)
     chosen = torch.randperm(len(x), generator=seeded_generator(seed, "split"))
-    held = _held_out(len(x), validation)
-    sides = [(x[part], y[part]) for part in (chosen[held:], chosen[:held])]
+    validation_rows = _held_out(len(x), validation)
+    sides = [(x[part], y[part]) for part in (chosen[validation_rows:], chosen[:validation_rows])]
     inputs = [scaled(values, scale, over=sides[0][0]).to(dtype) for values, _ in sides]
     if source.task == "classification":
         outputs = source.classes or int(y.max()) + 1
@@ -241,11 +241,11 @@ def share_of_validation(value: Any) -> float:
 
 
 def _held_out(rows: int, validation: float) -> int:
-    held = round(rows * share_of_validation(validation))
-    if validation and not 0 < held < rows:
+    count = round(rows * share_of_validation(validation))
+    if validation and not 0 < count < rows:
         raise InputError(
             f"validation {validation:g} of {rows} rows must leave at least one row to train on and one to validate "
-            f"with, got {rows - held} and {held}",
+            f"with, got {rows - count} and {count}",
             hint="give more rows or another share; validation 0 trains without",
         )
-    return held
+    return count

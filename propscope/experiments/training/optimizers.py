@@ -48,10 +48,10 @@ def _momentum(parameters: Iterable[nn.Parameter], *, nesterov: str, **options: A
 
 def _adaptive(kind: type[Adam] | type[AdamW]) -> Callable[..., Optimizer]:
     def make(parameters: Iterable[nn.Parameter], *, beta1: float, beta2: float, **options: Any) -> Optimizer:
-        held = list(parameters)
+        tensors = list(parameters)
         # One operation per step instead of a dozen for each tensor: a step of a small network takes half the time.
-        fused = all(p.device.type in ("cpu", "cuda") and p.dtype in (torch.float32, torch.float64) for p in held)
-        return kind(held, betas=(beta1, beta2), fused=fused, **options)
+        fused = all(p.device.type in ("cpu", "cuda") and p.dtype in (torch.float32, torch.float64) for p in tensors)
+        return kind(tensors, betas=(beta1, beta2), fused=fused, **options)
 
     return make
 

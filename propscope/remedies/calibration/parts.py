@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence
 from propscope.errors import InputError
 from propscope.measure.filters import Filter
 from propscope.measure.module_info import role_of, unit_axis_of
-from propscope.measure.wrappers import walk
+from propscope.measure.wrappers import unwrapped_modules
 from propscope.networks import parse_initializer, seeded_generator
 from propscope.records.calibration import SkippedWeight
 
@@ -173,27 +173,27 @@ class Survey:
     """The parts of each module, in the order of the model, and the weights that are left alone."""
 
     parts: dict[nn.Module, tuple[Part, ...]]
-    left: tuple[SkippedWeight, ...]
+    skipped: tuple[SkippedWeight, ...]
 
 
 def survey(model: nn.Module, wanted: Filter) -> Survey:
     """Return the parts of a model that can be scaled; raises `InputError` for a model that cannot be calibrated."""
     refuse(model)
-    free, left, kept = _free(model, wanted)
-    parts = {module: tuple(part for part in own if part.key not in kept) for module, own in free.items()}
-    left += [
-        SkippedWeight(part.name, part.kind, f"it shares its weight with {kept[part.key]}, which is left alone")
+    free, skipped, skipped_names = _free(model, wanted)
+    parts = {module: tuple(part for part in own if part.key not in skipped_names) for module, own in free.items()}
+    skipped += [
+        SkippedWeight(part.name, part.kind, f"it shares its weight with {skipped_names[part.key]}, which is left alone")
         for own in free.values()
         for part in own
-        if part.key in kept
+        if part.key in skipped_names
     ]
     if not any(parts.values()):
-        what = "; ".join(f"{entry.name or 'the model'}: {entry.reason}" for entry in left[:3])
+        what = "; ".join(f"{entry.name or 'the model'}: {entry.reason}" for entry in skipped[:3])
         raise InputError(
             f"the model has no layer to calibrate ({what or 'none has a weight of two dimensions or more'})",
             hint="calibrate scales linear, convolution, attention and recurrent layers; look at include and exclude",
         )
-    return Survey({module: own for module, own in parts.items() if own}, tuple(left))
+    return Survey({module: own for module, own in parts.items() if own}, tuple(skipped))
 
 
 def _free(
@@ -201,22 +201,22 @@ def _free(
 ) -> tuple[dict[nn.Module, list[Part]], list[SkippedWeight], dict[object, str]]:
     """Return the parts that may be scaled, those left alone, and the names of the latter by their memory."""
     free: dict[nn.Module, list[Part]] = {}
-    left: list[SkippedWeight] = []
-    kept: dict[object, str] = {}
+    skipped: list[SkippedWeight] = []
+    skipped_names: dict[object, str] = {}
     inside = {id(module.out_proj) for module in model.modules() if _is_attention(module)}
-    for path, module in walk(model):
+    for path, module in unwrapped_modules(model):
         # The weights of a parametrization belong to its module; the output projection belongs to its attention module.
         if "parametrizations" in path.split(".") or id(module) in inside:
             continue
         for part in _parts(path, module):
             if isinstance(part, SkippedWeight):
-                left.append(part)
+                skipped.append(part)
             elif reason := _obstacle(part, module, wanted):
-                left.append(SkippedWeight(part.name, part.kind, reason))
-                kept[part.key] = part.name
+                skipped.append(SkippedWeight(part.name, part.kind, reason))
+                skipped_names[part.key] = part.name
             else:
                 free.setdefault(module, []).append(part)
-    return free, left, kept
+    return free, skipped, skipped_names
 
 
 def refuse(model: nn.Module) -> None:
@@ -242,7 +242,7 @@ def refuse(model: nn.Module) -> None:
     if sharded or "FullyShardedDataParallel" in names or replicas > 1:
         how = f"has {replicas} replicas, which would become different" if replicas > 1 else "is sharded over processes"
         raise InputError(f"the model {how}", hint="calibrate it before wrapping it, in the same way in every process")
-    for path, module in walk(model):
+    for path, module in unwrapped_modules(model):
         if ".quantized" in type(module).__module__:
             raise InputError(
                 f"{path or 'the model'!r} is a quantized {type(module).__name__}, whose weight cannot be scaled",

@@ -102,7 +102,7 @@ class PartProgress:
             sample_fraction=seen.sample_fraction,
         )
 
-    def left(self) -> SkippedWeight:
+    def skipped(self) -> SkippedWeight:
         """Return the record of a part that was not reached."""
         ran = "no element of the batch reached it" if self.calls else "it did not run as a module"
         return SkippedWeight(self.part.name, self.part.kind, self.reason or ran)

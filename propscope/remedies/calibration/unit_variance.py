@@ -15,7 +15,7 @@ from propscope.checks import known_arguments
 from propscope.errors import InputError
 from propscope.measure.filters import Filter, Patterns
 from propscope.measure.outputs import as_batch, tensors_in
-from propscope.measure.wrappers import seen_in_full
+from propscope.measure.wrappers import without_shortcuts
 from propscope.records.calibration import Calibration, SkippedWeight
 from propscope.remedies.calibration.backup import WeightBackup, restore_all
 from propscope.remedies.calibration.parts import survey
@@ -80,7 +80,7 @@ def calibrate(
         model, {module: tuple(PartProgress(part, goal, backup) for part in own) for module, own in found.parts.items()}
     )
     try:
-        with seen_in_full(model):
+        with without_shortcuts(model):
             if batches is None:
                 run.one_pass(_varied(as_batch(model, batch)))
             else:
@@ -96,7 +96,7 @@ def calibrate(
         raise
     return Calibration(
         layers=tuple(progress.scaled() for progress in run.order if progress.settled),
-        left=(*found.left, *_open(run)),
+        skipped=(*found.skipped, *_open(run)),
         passes=run.passes,
         reruns=run.reruns,
         restore=partial(restore_all, saved),
@@ -104,7 +104,7 @@ def calibrate(
 
 
 def _open(run: CalibrationRun) -> list[SkippedWeight]:
-    return [progress.left() for own in run.parts.values() for progress in own if not progress.settled]
+    return [progress.skipped() for own in run.parts.values() for progress in own if not progress.settled]
 
 
 def _again(batches: Batches) -> Iterable[Any]:

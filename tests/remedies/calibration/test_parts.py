@@ -117,7 +117,7 @@ def test_outputs_that_are_no_dense_floats_are_not_observed():
 def surveyed(model, include=None, exclude=None):
     found = survey(model, Filter.of(include, exclude, None, None))
     names = [part.name for own in found.parts.values() for part in own]
-    return names, {entry.name: entry.reason for entry in found.left}
+    return names, {entry.name: entry.reason for entry in found.skipped}
 
 
 def test_layers_are_found_and_norms_and_vectors_are_not():

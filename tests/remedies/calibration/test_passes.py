@@ -106,7 +106,7 @@ def test_shared_modules_and_weights_are_scaled_on_their_first_call(many):
     model, x = Shared(), torch.randn(32, 8)
     record = calibrate(model, batches=[x[:10], x[10:]]) if many else calibrate(model, x)
     assert [(layer.name, layer.calls) for layer in record.layers] == [("first", 1), ("again", 3)]
-    (left,) = record.left
+    (left,) = record.skipped
     assert (left.name, left.reason) == ("tied", "it shares its weight with first, which was scaled")
     assert stds(model, x)[:2] == pytest.approx([1, 1], rel=0.01)
     assert model.tied.weight is model.first.weight

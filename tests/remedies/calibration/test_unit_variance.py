@@ -83,7 +83,7 @@ def test_transformers():
     torch.manual_seed(0)
     model, tokens = examples.language_model(), torch.randint(0, 200, (4, 32))
     record = calibrate(model, tokens)
-    assert {entry.name for entry in record.left} == {"tokens", "positions"}
+    assert {entry.name for entry in record.skipped} == {"tokens", "positions"}
     assert stds(model, tokens) == pytest.approx([1] * 13, rel=0.01)
     encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), 2)
     padded = {"src": torch.randn(3, 6, 16), "src_key_padding_mask": torch.arange(6) >= torch.tensor([[6], [4], [5]])}
@@ -110,7 +110,7 @@ def test_gpt2_of_transformers():
     before = state(model)
     record = calibrate(model.eval(), {"input_ids": ids})
     assert [layer.kind for layer in record.layers] == ["Conv1D"] * 8
-    left = {entry.name: entry.reason for entry in record.left}
+    left = {entry.name: entry.reason for entry in record.skipped}
     assert left["lm_head"] == "it shares its weight with transformer.wte, which is left alone"
     kinds = (type(model.transformer.h[0].mlp.c_fc),)
     assert stds(model, ids, kinds) == pytest.approx([1] * 8, rel=0.01)
@@ -202,7 +202,7 @@ def test_frozen_and_excluded_layers_keep_their_weights():
     before = state(model)
     record = calibrate(model, x, exclude=[r"^4$"])
     assert [layer.name for layer in record.layers] == ["2", "6"]
-    assert {entry.name: entry.reason for entry in record.left} == {
+    assert {entry.name: entry.reason for entry in record.skipped} == {
         "0": "frozen: requires_grad is False",
         "4": "not selected by include and exclude",
     }

@@ -1,0 +1,753 @@
+"""`SignalGraph`: what each site of a forward pass was computed from.
+
+Two sources are read together. The identity of tensors: the function mode shows every operation between modules, a call
+of one of torch's own modules is one operation, and a tensor is known by its object and by the memory that it shares
+with others. And the autograd graph, for what is computed out of sight: it is walked back to operations that are known.
+Nodes are numbers; of the user's tensors only weak references are held, until the pass is over.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from propscope.measure.hooks import in_backward
+from propscope.measure.memory_regions import Region, region_of, seen_in
+from propscope.measure.module_info import ModuleInfo
+from propscope.measure.outputs import tensors_in
+from propscope.measure.tensor_identity import version_of
+from propscope.measure.undisturbed import tensors_held
+from propscope.measure.wrappers import parameter_names
+from propscope.records.network import UNKNOWN, Parent
+
+# Where a pass takes another way each time, as through experts, so many passes are traced.
+_TRACED_AT_MOST = 32
+# Modules from here, without parts, compute from what they are given and from their parameters alone.
+_ATOMIC_HOMES = ("torch.nn.modules.", "propscope.networks.")
+# What takes only shape, type or device from its first tensor, or from all but the first.
+_LIKE = re.compile(r"new_|.*_like$")
+_AS = frozenset(("expand_as", "view_as", "reshape_as", "type_as", "to", "resize_as_"))
+# Each result comes from the argument at its place.
+_EACH = frozenset(("broadcast_tensors", "meshgrid", "atleast_1d", "atleast_2d", "atleast_3d"))
+# These leave nothing of what they write to.
+_DRAWS = ("normal", "uniform", "bernoulli", "exponential", "random", "log_normal", "cauchy", "geometric")
+_OVERWRITES = frozenset(f"{name}_" for name in ("copy", "fill", "zero", *_DRAWS))
+_BINARY = frozenset(("add", "sub", "mul", "truediv", "floordiv", "mod", "matmul", "pow", "and", "or", "xor"))
+_sequence_number: Callable[[], int] = getattr(torch.autograd, "_get_sequence_nr", lambda: 0)
+_thread = threading.get_ident
+
+
+@dataclass(slots=True)
+class Node:
+    """One operation of the pass, or where a tensor came from: its `source`, "" for an operation.
+
+    `parents`: the numbers of the nodes that it was computed from, `passes`: whether a gradient goes to each.
+    `parameters`: the names of the parameters that it was given. `gradient`: whether its value requires a gradient.
+    `hidden`: it ran without a graph, as inside a custom function or a checkpoint; `smooth`: a gradient could pass.
+    """
+
+    operation: str = ""
+    parents: list[int] = field(default_factory=list)
+    passes: list[bool] = field(default_factory=list)
+    parameters: tuple[str, ...] = ()
+    gradient: bool = False
+    hidden: bool = False
+    smooth: bool = True
+    source: Literal["", "input", "parameter", "constant", "unregistered", "unknown"] = ""
+
+
+class _Memory:
+    """A storage of the pass: the node that made it, and what has written to it since.
+
+    The storage's address is not used again while this refers to it weakly.
+    """
+
+    __slots__ = ("clocks", "key", "node", "nodes", "regions", "version")
+
+    def __init__(self, storage: torch.UntypedStorage, node: int, version: int) -> None:
+        self.key = int(storage._weak_ref())  # type: ignore[call-overload]
+        self.node = node
+        self.version = version
+        self.clocks: list[int] = []
+        self.regions: list[Region] = []
+        self.nodes: list[int] = []
+
+    def __del__(self, free: Callable[[int], None] = torch.UntypedStorage._free_weak_ref) -> None:
+        free(self.key)
+
+
+class _Known:
+    """A tensor of the pass, and the node that made what it held at a clock.
+
+    `joined`: the node of what it holds at a later clock, from several writes; these clocks.
+    """
+
+    __slots__ = ("clock", "joined", "memory", "node", "tensor", "version")
+
+    def __init__(self, tensor: Tensor, node: int, memory: _Memory | None, clock: int) -> None:
+        self.tensor = weakref.ref(tensor)
+        self.node = node
+        self.memory = memory
+        self.clock = clock
+        self.joined = (-1, -1)
+        self.version = version_of(tensor)
+
+
+class _Given(NamedTuple):
+    """A tensor that an operation is given, as it was before."""
+
+    tensor: Tensor
+    node: int
+    gradient: bool
+    version: int
+
+
+class Call(NamedTuple):
+    """The tensors that an operation was given, and the number of nodes before it ran."""
+
+    given: list[_Given]
+    start: int
+
+
+# The operations on a way, each with those before it: (number, before, the last).
+_Operations = tuple[int, Any, str]
+# The ways back from a node: by the site where each ends, its operations and whether a gradient passes.
+_Ways = dict[str, tuple[_Operations | None, bool]]
+
+
+class SignalGraph:
+    """Gathers the parents of the sites of one recorder; every method is called under its guard."""
+
+    def __init__(self, model: nn.Module, *, wanted: bool) -> None:
+        self.wanted = wanted
+        self.taking = False
+        self.nodes: list[Node] = []
+        # By the name of an operation, how many of its calls were given a trainable tensor that is no parameter.
+        self.unregistered: Counter[str] = Counter()
+        self._model = model
+        self._ways: dict[str, _Ways] = {}
+        self._parameters: dict[str, dict[str, None]] = {}
+        self._routes: dict[str, set[int]] = {}
+        self._stale: set[str] = set()
+        self._traced = 0
+        self._path: str | None = None
+        self._since: set[str] = set()
+        self.forget()
+
+    # Passes
+
+    def forget(self) -> None:
+        """Let go of every tensor of the pass; what was found of its sites stays."""
+        self._known: dict[int, _Known] = {}
+        self._memories: dict[int, _Memory] = {}
+        self._keys: dict[tuple[int, int, int], int] = {}
+        self._walked: dict[tuple[int, int], int] = {}
+        self._marks: list[tuple[str, int]] = []
+        self._marked: dict[int, str] = {}
+        self._names: dict[int, tuple[str, ...]] | None = None
+        self._own: dict[int, tuple[_Memory, tuple[str, ...]]] | None = None
+        self._since.clear()
+        self._clock = 0
+
+    def renew(self) -> None:
+        """Trace the next pass whatever was seen before."""
+        self._routes.clear()
+        self._traced = 0
+
+    def begin(self, path: str, inputs: Any, route: Iterable[Any]) -> None:
+        """Begin a pass of the module at `path`, which is traced if the calls of its last pass, `route`, were new."""
+        if not self.wanted:
+            return
+        if self._path is not None:
+            routes, last = self._routes.setdefault(self._path, set()), hash(tuple(route))
+            if self.taking:
+                routes.add(last)
+            elif last not in routes:
+                self._stale.add(self._path)
+        self._path = path
+        self.taking = self._traced < _TRACED_AT_MOST and (path not in self._routes or path in self._stale)
+        if not self.taking or not path or path in self._since:
+            self.finish()
+            self.forget()
+        if not self.taking:
+            return
+        self._stale.discard(path)
+        # Parts that are called one after the other are one pass.
+        if not self._since:
+            self._traced += 1
+            self.nodes = []
+            self._first = _sequence_number()
+        self._since.add(path)
+        for _, tensor in tensors_in(inputs):
+            if self._lookup(tensor) is None and id(tensor) not in self._parameter_names():
+                self._register(tensor, self._new(Node(source="input", gradient=tensor.requires_grad)))
+
+    def close(self) -> None:
+        """End the pass, and let go of its tensors."""
+        self.taking = False
+        try:
+            self.finish()
+        finally:
+            self.forget()
+
+    # Operations
+
+    def enter(self, info: ModuleInfo, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call | None:
+        """Return what a module is given before it runs, None for a module whose operations are seen."""
+        if in_backward():
+            return None
+        if is_atomic(info.module):
+            return self.before(args, kwargs)
+        return Call([], len(self.nodes)) if info.opaque else None
+
+    def leave(self, info: ModuleInfo, call: Call, output: Any) -> None:
+        """Note what a module, which is one operation, returned."""
+        name = type(info.module).__name__
+        if is_atomic(info.module):
+            own = [names for p in info.module.parameters() if (names := self._parameter_names().get(id(p)))]
+            self._note(name, call.given, call.given, output, tuple(chain.from_iterable(own)))
+            return
+        for _, tensor in tensors_in(output):
+            node = self._source(tensor)
+            if node >= call.start and node not in self._marked and not self.nodes[node].source:
+                self._replace(tensor, node, self._united(name, node, call.start))
+
+    def before(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call | None:
+        """Return what a function is given before it runs, None where its operations belong to no pass."""
+        if in_backward():
+            return None
+        given: list[_Given] = []
+        for value in chain(args, kwargs.values()) if kwargs else args:
+            if isinstance(value, Tensor):
+                given.append(self._given(value))
+            elif isinstance(value, (tuple, list, dict)):
+                given += [self._given(tensor) for _, tensor in tensors_in(value)]
+        return Call(given, len(self.nodes))
+
+    def after(
+        self, function: Callable[..., Any], call: Call, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any
+    ) -> None:
+        """Note what a function returned, and what it wrote to."""
+        name, given = operation_name(function), call.given
+        first = given[:1] if given and args and given[0].tensor is args[0] else []
+        if name == "data" and getattr(function, "__name__", "") == "__set__":
+            self._register(given[0].tensor, given[-1].node)
+            return
+        if name == "setitem":
+            self._set_item(given, args)
+            return
+        used = given
+        if _LIKE.match(name) or name in _OVERWRITES:
+            used = given[len(first) :]
+        elif name in _AS and first:
+            used = first
+        elif (out := kwargs.get("out")) is not None:
+            outs = {id(tensor) for _, tensor in tensors_in(out)}
+            used = [each for each in given if id(each.tensor) not in outs]
+        self._note(name, given, used, result, each=name in _EACH)
+
+    def _given(self, tensor: Tensor) -> _Given:
+        return _Given(tensor, self._source(tensor), tensor.requires_grad, version_of(tensor))
+
+    def _note(
+        self,
+        name: str,
+        given: Sequence[_Given],
+        used: Sequence[_Given],
+        result: Any,
+        parameters: tuple[str, ...] = (),
+        *,
+        each: bool = False,
+    ) -> None:
+        if any(self.nodes[one.node].source == "unregistered" for one in used):
+            self.unregistered[name] += 1
+        results = [result] if isinstance(result, Tensor) else [tensor for _, tensor in tensors_in(result)]
+        for one in _written(name, given, results):
+            node = self._operation(name, used, one.tensor, parameters, itself=one)
+            self._write(one.tensor, self._region(one.tensor), node)
+        before = {id(one.tensor) for one in given}
+        fresh = [tensor for tensor in results if id(tensor) not in before and self._lookup(tensor) is None]
+        alone = each and len(used) == len(fresh)
+        for at, tensor in enumerate(fresh):
+            sources = used[at : at + 1] if alone else used
+            self._register(tensor, self._operation(name, sources, tensor, parameters))
+
+    def _set_item(self, given: Sequence[_Given], args: Sequence[Any]) -> None:
+        target, others = given[0], given[1:]
+        tensor, index = target.tensor, args[1]
+        parts = index if isinstance(index, tuple) else (index,)
+        # Numbers and slices choose a part that is then overwritten; tensors choose elements, which may be any.
+        basic = all(each is None or each is ... or type(each) in (int, slice) for each in parts) and _is_plain(tensor)
+        node = self._operation("setitem", others if basic else given, tensor, itself=target)
+        self._write(tensor, self._region(tensor.detach()[index] if basic else tensor), node)
+
+    def _operation(
+        self,
+        name: str,
+        used: Sequence[_Given],
+        result: Tensor,
+        parameters: tuple[str, ...] = (),
+        *,
+        itself: _Given | None = None,
+    ) -> int:
+        enabled, gradient = torch.is_grad_enabled(), result.requires_grad
+        return self._new(
+            Node(
+                name,
+                [one.node for one in used],
+                [gradient and one.gradient and (enabled or one is itself) for one in used],
+                parameters,
+                gradient,
+                hidden=not enabled,
+                smooth=result.is_floating_point() or result.is_complex(),
+            )
+        )
+
+    def _new(self, node: Node) -> int:
+        self.nodes.append(node)
+        return len(self.nodes) - 1
+
+    def _united(self, name: str, node: int, start: int) -> int:
+        """Return a new node for the operations from number `start` on that a node was computed by."""
+        stops: dict[int, bool] = {}
+        parameters: dict[str, None] = {}
+        reached = {node: True}
+        # Parents have lower numbers: each node is met after all that it feeds.
+        inside = [node]
+        while inside:
+            inside.sort()
+            at = self.nodes[current := inside.pop()]
+            parameters |= dict.fromkeys(at.parameters)
+            for parent, passes in zip(at.parents, at.passes, strict=True):
+                passes = passes and reached[current]
+                if parent < start or parent in self._marked or self.nodes[parent].source:
+                    stops[parent] = stops.get(parent, False) or passes
+                elif parent in reached:
+                    reached[parent] |= passes
+                else:
+                    reached[parent] = passes
+                    inside.append(parent)
+        last = self.nodes[node]
+        return self._new(
+            Node(name, list(stops), list(stops.values()), tuple(parameters), last.gradient, last.hidden, last.smooth)
+        )
+
+    # Tensors
+
+    @staticmethod
+    def _region(tensor: Tensor) -> Region | None:
+        return region_of(tensor) if _is_plain(tensor) else None
+
+    def _lookup(self, tensor: Tensor) -> _Known | None:
+        known = self._known.get(id(tensor))
+        return known if known is not None and known.tensor() is tensor else None
+
+    def _register(self, tensor: Tensor, node: int) -> None:
+        """Note that a tensor holds what a node made."""
+        memory = self._memory_of(tensor)
+        if memory is None and (storage := _storage(tensor)) is not None:
+            memory = _Memory(storage, node, version_of(tensor))
+            self._memories[memory.key] = memory
+        self._known[id(tensor)] = _Known(tensor, node, memory, self._clock)
+        if tensor.requires_grad and (key := _key(tensor)) is not None:
+            self._keys[key] = node
+
+    def _replace(self, tensor: Tensor, node: int, new: int) -> None:
+        """Put a new node in the place of the one that made a tensor."""
+        if (known := self._lookup(tensor)) is None:
+            return
+        known.node = new
+        memory = known.memory
+        if memory is not None:
+            memory.node = new if memory.node == node else memory.node
+            memory.nodes = [new if at == node else at for at in memory.nodes]
+        if tensor.requires_grad and (key := _key(tensor)) is not None:
+            self._keys[key] = new
+
+    def _memory_of(self, tensor: Tensor) -> _Memory | None:
+        storage = _storage(tensor)
+        return None if storage is None else self._memories.get(storage._cdata)
+
+    def _write(self, tensor: Tensor, region: Region | None, node: int) -> None:
+        """Note that a node wrote to a region of a tensor's memory."""
+        known = self._lookup(tensor)
+        self._clock += 1
+        if known is None or known.memory is None or region is None or self._memory_of(tensor) is not known.memory:
+            self._register(tensor, node)
+            return
+        memory = known.memory
+        memory.clocks.append(self._clock)
+        memory.regions.append(region)
+        memory.nodes.append(node)
+        memory.version = max(memory.version, version_of(tensor))
+
+    def _source(self, tensor: Tensor) -> int:
+        """Return the node that made what a tensor holds now."""
+        known = self._lookup(tensor)
+        if known is None:
+            node = self._find(tensor)
+        else:
+            memory, version = known.memory, version_of(tensor)
+            if version > max(known.version, -1 if memory is None else memory.version):
+                self._write_unseen(tensor, known)
+            node = known.node
+            if memory is not None and memory.clocks and memory.clocks[-1] > known.clock:
+                node = self._after_writes(tensor, known)
+        if tensor.requires_grad and not self.nodes[node].gradient:
+            self._complete(node, tensor)
+        return node
+
+    def _after_writes(self, tensor: Tensor, known: _Known) -> int:
+        """Return the node of what a tensor holds after the writes to its memory since it was last looked at."""
+        memory = known.memory
+        assert memory is not None
+        if known.joined[1] == self._clock:
+            return known.joined[0]
+        late = [at for at, clock in enumerate(memory.clocks) if clock > known.clock]
+        seen = seen_in(region_of(tensor), [memory.regions[at] for at in late])
+        sources = [known.node if at < 0 else memory.nodes[late[at]] for at in seen]
+        # A write past the graph, as by `.data`, changes the value and not where the gradient goes.
+        if tensor.requires_grad and known.node not in sources and not any(self.nodes[n].gradient for n in sources):
+            sources.append(known.node)
+        known.version = version_of(tensor)
+        if len(sources) == 1:
+            known.node, known.clock = sources[0], self._clock
+            return known.node
+        known.joined = (self._joined(sources, tensor), self._clock)
+        return known.joined[0]
+
+    def _joined(self, sources: Sequence[int], tensor: Tensor) -> int:
+        passes = [tensor.requires_grad and self.nodes[source].gradient for source in sources]
+        return self._new(Node("", list(sources), passes, gradient=tensor.requires_grad))
+
+    def _write_unseen(self, tensor: Tensor, known: _Known) -> None:
+        """Note a write that no operation showed; the autograd graph may tell where it came from."""
+        sources = [known.node]
+        if not tensor._is_view() and (function := _function(tensor)) is not None:
+            sources.append(self._walk(function))
+        node = self._joined([*sources, self._new(Node(source="unknown"))], tensor)
+        known.version = version_of(tensor)
+        self._write(tensor, self._region(tensor), node)
+
+    def _find(self, tensor: Tensor) -> int:
+        """Return the node of a tensor that no operation showed, which is known from now on."""
+        if (names := self._parameter_names().get(id(tensor))) is not None:
+            node = self._new(Node(parameters=names, source="parameter", gradient=tensor.requires_grad))
+            self._register(tensor, node)
+            return node
+        memory = self._memory_of(tensor)
+        if memory is not None:
+            # A view, or the same tensor under another object: what wrote to the memory tells more than the graph.
+            function = None if memory.clocks else _function(tensor)
+            key = None if function is None else _key(tensor)
+            node = memory.node
+            if function is not None:
+                node = self._keys[key] if key in self._keys else self._walk(function)
+            self._register(tensor, node)
+            known = self._known[id(tensor)]
+            known.clock = 0 if memory.clocks else known.clock
+            return self._after_writes(tensor, known) if memory.clocks else node
+        if (function := _function(tensor)) is not None:
+            unseen = self._new(Node(source="unknown"))
+            node = self._new(Node("", [self._walk(function), unseen], [True, False], gradient=True))
+        else:
+            node = self._new(self._origin(tensor))
+        self._register(tensor, node)
+        return node
+
+    def _origin(self, tensor: Tensor) -> Node:
+        """Return a node for a tensor that was there before the pass, or that was made out of sight."""
+        storage = _storage(tensor)
+        if storage is not None and (own := self._own_memories().get(storage._cdata)) is not None:
+            names = own[1]
+            return Node(parameters=names, source="parameter" if names else "constant", gradient=tensor.requires_grad)
+        if tensor.requires_grad:
+            return Node(source="unregistered", gradient=True)
+        return Node(source="unknown")
+
+    def _parameter_names(self) -> dict[int, tuple[str, ...]]:
+        if self._names is None:
+            self._names = parameter_names(self._model)
+        return self._names
+
+    def _own_memories(self) -> dict[int, tuple[_Memory, tuple[str, ...]]]:
+        """Return the storages of the model's parameters, with their names, of its buffers and attributes, without."""
+        if self._own is None:
+            self._own = {}
+            for tensor in tensors_held(self._model):
+                names = self._parameter_names().get(id(tensor), ())
+                if (names or not tensor.requires_grad) and (storage := _storage(tensor)) is not None:
+                    self._own.setdefault(storage._cdata, (_Memory(storage, -1, 0), names))
+        return self._own
+
+    # The autograd graph
+
+    def _walk(self, function: Any) -> int:
+        """Return the node of an autograd function, made together with all that lies behind it and is not known yet."""
+        waiting = [function]
+        while waiting:
+            at = waiting[-1]
+            key = (_thread(), at._sequence_nr())
+            if key in self._walked:
+                waiting.pop()
+                continue
+            behind = [pair for pair in at.next_functions if pair[0] is not None]
+            settled = [self._settled(*pair) for pair in behind]
+            if None in settled:
+                waiting += [pair[0] for pair, node in zip(behind, settled, strict=True) if node is None]
+                continue
+            parents = [node for node in settled if node is not None]
+            name = autograd_name(at.name())
+            self._walked[key] = self._new(Node(name, parents, [True] * len(parents), gradient=True))
+            waiting.pop()
+        return self._walked[_thread(), function._sequence_nr()]
+
+    def _settled(self, function: Any, number: int) -> int | None:
+        """Return the node of an output of an autograd function, None where its function has to be walked."""
+        if (variable := getattr(function, "variable", None)) is not None:
+            return self._source(variable)
+        sequence = function._sequence_nr()
+        if (node := self._keys.get((_thread(), sequence, number))) is not None:
+            return node
+        if sequence < self._first:
+            return self._walked.setdefault((_thread(), sequence), self._new(Node(source="unknown", gradient=True)))
+        return self._walked.get((_thread(), sequence))
+
+    def _complete(self, node: int, tensor: Tensor) -> None:
+        """Let the gradient through what ran without a graph, as in a custom function, up to what the graph shows."""
+        function = _function(tensor)
+        if function is not None:
+            behind = [pair for pair in function.next_functions if pair[0] is not None]
+            found = [(self._settled(*pair), pair[0]) for pair in behind]
+            self._open(node, {self._walk(walked) if known is None else known for known, walked in found})
+            if (key := _key(tensor)) is not None:
+                self._keys.setdefault(key, node)
+        self.nodes[node].gradient = True
+
+    def recomputed(self, path: str, tensor: Tensor) -> None:
+        """Note a site that a checkpoint computed again, now with a graph: its edges pass gradients."""
+        node = next((node for site, node in self._marks if site == path), None)
+        if node is None or (function := _function(tensor)) is None:
+            return
+        reached, waiting = set(), [self._walk(function)]
+        walked = set(self._walked.values())
+        while waiting:
+            at = waiting.pop()
+            if at not in reached:
+                reached.add(at)
+                waiting += self.nodes[at].parents if at in walked else ()
+        self._open(node, reached - walked)
+        if (key := _key(tensor)) is not None:
+            self._keys[key] = node
+
+    def _open(self, node: int, targets: set[int]) -> None:
+        """Let a gradient pass on each way from a node to the targets that leads over hidden, smooth operations."""
+        inside, waiting = set(), [node]
+        while waiting:
+            at = waiting.pop()
+            one = self.nodes[at]
+            if at not in inside and one.hidden and one.smooth and one.operation != "detach":
+                inside.add(at)
+                waiting += [parent for parent in one.parents if parent not in targets]
+        for at in sorted(inside):
+            one = self.nodes[at]
+            for place, parent in enumerate(one.parents):
+                if parent in targets or (parent in inside and self.nodes[parent].gradient):
+                    one.passes[place] = one.gradient = True
+
+    # Sites
+
+    def mark(self, path: str, tensor: Tensor) -> None:
+        """Note that a tensor, as it is now, is a site."""
+        node = self._source(tensor)
+        if node in self._marked:
+            one = Node("", [node], [tensor.requires_grad], gradient=tensor.requires_grad)
+            node = self._new(one)
+        if (known := self._lookup(tensor)) is not None:
+            known.node, known.clock = node, self._clock
+        self._marked[node] = path
+        self._marks.append((path, node))
+
+    def finish(self) -> None:
+        """Find the parents of the sites of the pass so far."""
+        active: dict[int, str] = {}
+        found: dict[int, tuple[_Ways, dict[str, None]]] = {}
+        passed: set[int] = set()
+        for path, node in self._marks:
+            ways, parameters = self._behind(node, active, found, passed)
+            ways.pop(path, None)
+            known = self._ways.setdefault(path, {})
+            for site, way in ways.items():
+                known[site] = _united_way(known.get(site), way)
+            self._parameters.setdefault(path, {}).update(parameters)
+            if node in passed:
+                # Earlier sites were computed from it before it became one.
+                found.clear()
+                passed.clear()
+            active[node] = path
+
+    def _behind(
+        self,
+        node: int,
+        active: Mapping[int, str],
+        found: dict[int, tuple[_Ways, dict[str, None]]],
+        passed: set[int],
+    ) -> tuple[_Ways, dict[str, None]]:
+        """Return the ways back from a node to the nearest active sites, and the parameters on them.
+
+        `found`: the same of nodes that are no sites; `passed`: those that something else was computed from.
+        """
+        waiting = [node]
+        while waiting:
+            at = waiting[-1]
+            one = self.nodes[at]
+            lacking = [p for p in one.parents if p not in active and p not in found] if at not in found else []
+            if lacking:
+                waiting += lacking
+                continue
+            waiting.pop()
+            if at in found:
+                continue
+            ways: _Ways = {}
+            parameters = dict.fromkeys(one.parameters)
+            if one.source == "unknown" or (one.source == "input" and at != node):
+                ways[UNKNOWN] = (None, True)
+            for parent, passes in zip(one.parents, one.passes, strict=True):
+                if (site := active.get(parent)) is not None:
+                    behind: _Ways = {site: (None, True)}
+                else:
+                    passed.add(parent)
+                    behind, more = found[parent]
+                    parameters.update(more)
+                for name, (operations, open_) in behind.items():
+                    ways[name] = _united_way(ways.get(name), (_with(operations, one.operation), open_ and passes))
+            found[at] = ways, parameters
+        ways, parameters = found[node]
+        return dict(ways), parameters
+
+    def parents_of(
+        self, path: str, places: Mapping[str, int], name_of: Callable[[str], str]
+    ) -> tuple[Parent, ...] | None:
+        """Return the parents of a site, None where no pass was traced that had it.
+
+        `places`: the position of each site in execution order; what would come later is not known.
+        """
+        if (ways := self._ways.get(path)) is None:
+            return None
+        place, named = places[path], _Ways()
+        for site, way in ways.items():
+            site = site if places.get(site, place) < place else UNKNOWN
+            named[site] = _united_way(named.get(site), way)
+        order = sorted(named, key=lambda site: places.get(site, place))
+        return tuple(
+            Parent(site if site == UNKNOWN else name_of(site), tuple(_listed(named[site][0])), named[site][1])
+            for site in order
+        )
+
+    def parameters_of(self, path: str) -> tuple[str, ...]:
+        """Return the names of the parameters that took part between a site's parents and it."""
+        return tuple(self._parameters.get(path, ()))
+
+
+def is_atomic(module: nn.Module) -> bool:
+    """Return whether a module computes from what it is given and its own parameters, in one operation."""
+    return type(module).__module__.startswith(_ATOMIC_HOMES) and not module._modules
+
+
+def operation_name(function: Callable[..., Any]) -> str:
+    """Return the name of a torch function as a reader knows it: "add" of `Tensor.__radd__`, "T" of its getter."""
+    name: str = getattr(function, "__name__", "") or type(function).__name__
+    if name in ("__get__", "__set__"):
+        name = getattr(getattr(function, "__self__", None), "__name__", name)
+    name = name.partition(".")[0]
+    if name.startswith("__") and name.endswith("__"):
+        name = name[2:-2]
+        if name[1:] in _BINARY:
+            name = name[1:] + "_" * (name[0] == "i")
+    return name.lstrip("_") or name
+
+
+def autograd_name(name: str) -> str:
+    """Return the operation of an autograd function: "scaled_dot_product" of "ScaledDotProductBackward0"."""
+    name = re.sub(r"Backward\d*$", "", name.rpartition("::")[2])
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def _written(name: str, given: Sequence[_Given], results: Sequence[Tensor]) -> Iterator[_Given]:
+    """Yield what an operation wrote to: of tensors that share their versions, the one it returned, else the first."""
+    # Tensors made in inference mode count no versions.
+    changed = [
+        one
+        for at, one in enumerate(given)
+        if version_of(one.tensor) != one.version
+        or (one.version < 0 and ((at == 0 and name.endswith("_")) or any(one.tensor is r for r in results)))
+    ]
+    returned = [one for one in changed if any(one.tensor is result for result in results)]
+    taken: set[int] = set()
+    for one in [*returned, *changed]:
+        storage = _storage(one.tensor)
+        key = id(one.tensor) if storage is None else storage._cdata
+        if key not in taken:
+            taken.add(key)
+            yield one
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return _storage(tensor) is not None
+
+
+def _storage(tensor: Tensor) -> torch.UntypedStorage | None:
+    """Return the memory of a tensor, None where it has none that could be shared."""
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        return None
+    try:
+        return tensor.untyped_storage()
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+def _function(tensor: Tensor) -> Any:
+    """Return a tensor's autograd function, None where it has none or where reading it raises."""
+    try:
+        return tensor.grad_fn
+    except RuntimeError:
+        return None
+
+
+def _key(tensor: Tensor) -> tuple[int, int, int] | None:
+    """Return what tells a tensor in the autograd graph from others, None for a leaf."""
+    function = _function(tensor)
+    return None if function is None else (_thread(), function._sequence_nr(), tensor.output_nr)
+
+
+def _with(operations: _Operations | None, name: str) -> _Operations | None:
+    if not name or (operations is not None and operations[2] == name):
+        return operations
+    return (1 if operations is None else operations[0] + 1, operations, name)
+
+
+def _listed(operations: _Operations | None) -> list[str]:
+    names: list[str] = []
+    while operations is not None:
+        names.append(operations[2])
+        operations = operations[1]
+    return names[::-1]
+
+
+def _united_way(
+    one: tuple[_Operations | None, bool] | None, other: tuple[_Operations | None, bool]
+) -> tuple[_Operations | None, bool]:
+    """Return the shorter of two ways; a gradient passes where it passes on either."""
+    if one is None:
+        return other
+    lengths = [0 if way[0] is None else way[0][0] for way in (one, other)]
+    return (one if lengths[0] <= lengths[1] else other)[0], one[1] or other[1]
