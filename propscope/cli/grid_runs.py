@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from propscope.errors import InputError
+from propscope.printable import printable
 
 if TYPE_CHECKING:
     from propscope.records import ProfileSet, TrainingSet
@@ -55,7 +56,10 @@ def open_run(
     )
     if file.finished:
         noun = "run" if description["command"] == "train" else "network"
-        print(f"going on with {file.path}: {len(file.finished)} of {networks} {noun}s are finished", file=sys.stderr)
+        print(
+            f"going on with {printable(str(file.path))}: {len(file.finished)} of {networks} {noun}s are finished",
+            file=sys.stderr,
+        )
     return file
 
 
@@ -112,7 +116,7 @@ def conclude(
         try:
             _show(found, path, plots=plots, json=json, started=started)
         except KeyboardInterrupt:
-            print(f"stopped while the pictures were drawn; the results are in {path}", file=sys.stderr)
+            print(f"stopped while the pictures were drawn; the results are in {printable(str(path))}", file=sys.stderr)
             raise typer.Exit(130) from None
     interrupted = isinstance(stopped, KeyboardInterrupt)
     if interrupted or (stopped and found):
@@ -155,4 +159,4 @@ def _show(found: ProfileSet | TrainingSet, path: Path, *, plots: bool, json: boo
 def print_paths(what: str, paths: list[Path]) -> None:
     """Print the paths of files that were written, one per line, the first after the word for what they are."""
     for number, path in enumerate(paths):
-        print(f"{'' if number else what:10}{path}")
+        print(f"{'' if number else what:10}{printable(str(path))}")

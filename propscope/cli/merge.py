@@ -36,4 +36,4 @@ def merge(
     parts = [] if runs is None else [f"{runs} training runs"]
     if single or not parts:
         parts.append(f"{single} profiles")
-    print(f"{' and '.join(parts)} in {output}")
+    print(f"{' and '.join(parts)} in {printable(str(output))}")

@@ -23,10 +23,11 @@ from propscope.cli.targets import (
     on_import_path,
     parse_input,
 )
-from propscope.errors import InputError, PropscopeError, error_line
+from propscope.errors import PropscopeError, error_line
 from propscope.measure import track
 from propscope.measure.outputs import describe_shapes
 from propscope.measure.profiler import Loss, profile_batches, stop_advice, stopped_in
+from propscope.networks.devices import usable_device
 from propscope.records import NetworkProfile, ProfileSet
 from propscope.records.pooling import pooled_seeds
 
@@ -106,7 +107,7 @@ def run_model(request: RunRequest) -> ModelRun:
 
     A model that raises ends the run; what was measured until then is kept.
     """
-    dtype, device = _dtype(request.dtype), _device(request.device)
+    dtype, device = _dtype(request.dtype), usable_device("--device", request.device)
     make_loss(request.loss, seed=0)
     profiles: list[NetworkProfile] = []
     stopped: str | None = None
@@ -142,7 +143,7 @@ def remedy_trials(request: RunRequest) -> RemedyTrials:
     """Return the remedies tried on a copy of the model of the first seed, run on its first batch."""
     from propscope.remedies import try_remedies
 
-    dtype, device = _dtype(request.dtype), _device(request.device)
+    dtype, device = _dtype(request.dtype), usable_device("--device", request.device)
     with on_import_path(request.target), redirect_stdout(sys.stderr):
         target, source = _target_and_input(request)
         model = target.build(seed=0, device=device, dtype=dtype).model.train(request.train)
@@ -165,7 +166,7 @@ def _profile_model(
     model: nn.Module, first: Any, source: RandomInput | FileInput, request: RunRequest, seed: int
 ) -> NetworkProfile:
     """Return the profile of one model on all batches, taken by one recorder."""
-    dtype, device = _dtype(request.dtype), _device(request.device)
+    dtype, device = _dtype(request.dtype), usable_device("--device", request.device)
     batch = first
 
     def batches() -> Iterator[tuple[Any, Loss | None, int]]:
@@ -225,13 +226,3 @@ def _shown(profiles: ProfileSet, stopped: str | None) -> NetworkProfile | None:
 
 def _dtype(name: str) -> torch.dtype:
     return _DTYPES[checks.one_of("--dtype", name, _DTYPES)]
-
-
-def _device(name: str) -> torch.device:
-    try:
-        found = torch.device(name)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"--device {name!r} cannot be used: {reason}", hint="use --device cpu") from error
-    return found

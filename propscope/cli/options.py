@@ -158,5 +158,8 @@ def load_selected(
         if text is not None:
             labels[name] = list(numbers(text, f"--{name}"))
     if width is not None:
-        labels["width"] = [int(part) if part.isdecimal() else part for part in map(str.strip, width.split(","))]
+        # Python refuses to read thousands of digits.
+        labels["width"] = [
+            int(part) if part.isdecimal() and len(part) < 100 else part for part in map(str.strip, width.split(","))
+        ]
     return load_for_table(file, **labels) if for_table else load(file, **labels)

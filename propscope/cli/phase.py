@@ -9,6 +9,7 @@ import typer
 
 from propscope.cli.options import Overwrite, UnitsPerLayer, short_name, unused_path
 from propscope.errors import InputError
+from propscope.printable import printable
 
 
 def phase(
@@ -57,7 +58,7 @@ def phase(
     chart = phase_chart(act, initializers=initializers, weight_variance=weights, bias_variance=biases, width=width)
     with styled():
         write_figure(draw_phase(prepare_phase(chart, note=f"initializers for {width} units per layer")), path)
-    print(path)
+    print(printable(str(path)))
 
 
 def _range(text: str | None, option: str) -> tuple[float, float] | None:

@@ -9,6 +9,7 @@ import typer
 
 from propscope.cli.options import Act, Depth, File, Init, Overwrite, Seed, Width, load_selected
 from propscope.plots import table
+from propscope.printable import printable
 
 
 def _names(plots: tuple[table.Plot, ...]) -> str:
@@ -53,4 +54,4 @@ def plot(
         overwrite=overwrite,
     )
     for path in written:
-        print(path)
+        print(printable(str(path)))

@@ -20,6 +20,7 @@ from propscope.printable import printable
 WRONG_USE = 2
 STOPPED = 130
 TERMINATED = 143
+_LONGEST = 1500
 
 
 def guarded(app: typer.Typer, arguments: list[str]) -> int:
@@ -109,7 +110,15 @@ def _drop_output() -> None:
 
 
 def report(message: str, hint: str) -> int:
-    """Print an error and its hint to stderr, one line each; return the exit code of wrong use."""
-    print(f"error: {printable(message)}", file=sys.stderr)
-    print(f"hint: {printable(hint)}", file=sys.stderr)
+    """Print an error and its hint to stderr, one line each, long ones cut; return the exit code of wrong use."""
+    for what, text in (("error", message), ("hint", hint)):
+        print(f"{what}: {_cut(printable(text))}", file=sys.stderr)
     return WRONG_USE
+
+
+def _cut(text: str) -> str:
+    """Return a text without its middle where it is long, such as a name of thousands of letters that was typed."""
+    if len(text) <= _LONGEST:
+        return text
+    half = _LONGEST // 2
+    return f"{text[:half]} [... {len(text) - 2 * half} characters ...] {text[-half:]}"

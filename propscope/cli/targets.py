@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -336,12 +337,16 @@ def parse_input(shapes: Sequence[str], kinds: str, file: Path | None) -> RandomI
 
 def _shape(text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) for part in parts):
+    # Python refuses to read thousands of digits.
+    if not all(part.isdecimal() and len(part) < 100 and int(part) for part in parts):
         raise InputError(
             f"--input-shape must be whole numbers of at least 1, separated by commas, got {text!r}",
             hint="for example --input-shape 8,3,32,32, a batch of 8 images",
         )
-    return tuple(map(int, parts))
+    shape = tuple(map(int, parts))
+    # It is drawn in float32 and then converted; tokens have 8 bytes.
+    checks.fits_memory(f"--input-shape {text}", 8 * math.prod(shape), hint="choose a smaller batch or size")
+    return shape
 
 
 def _read(path: Path) -> Any:

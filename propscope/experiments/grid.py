@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
-from propscope.checks import count, machine_memory, one_of, unknown_argument
+from propscope.checks import count, fits_memory, machine_memory, one_of, unknown_argument
 from propscope.errors import InputError
 from propscope.networks import (
     ActivationSpec,
@@ -28,7 +29,8 @@ from propscope.networks import (
     parse_input,
     split_list,
 )
-from propscope.networks.mlp import Norm
+from propscope.networks.devices import usable_device
+from propscope.networks.mlp import MODULE_BYTES, Norm
 from propscope.records.network import Label
 from propscope.theory.initialization import critical_initializer
 
@@ -39,8 +41,8 @@ Loss = Literal["cotangent", "mse", "cross-entropy"]
 LOSSES = ("cotangent", "mse", "cross-entropy")
 RANDOM_CLASSES = 10
 JACOBIAN_SAMPLES = 4
-# What the modules of one layer take at least beside their parameters.
-_MODULE_BYTES = 4096
+# What a network of a grid takes at least: its labels, and its profile without layers.
+_CELL_BYTES = 2048
 
 _DTYPES = {
     "float32": torch.float32,
@@ -112,11 +114,8 @@ class Grid:
         keep("jacobian", count("jacobian", samples, least=0))
         one_of("loss", self.loss, LOSSES)
         one_of("dtype", self.dtype, _DTYPES)
-        try:
-            torch.empty(0, device=self.device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"device {self.device!r} cannot be used: {reason}", hint="valid here is cpu") from error
+        usable_device("device", self.device)
+        _fits_cells("networks", len(self))
         # All networks are checked before the first runs, so that a mistake in the last costs no work.
         for network in self.networks():
             self._check_memory(network)
@@ -128,7 +127,7 @@ class Grid:
         return _DTYPES[self.dtype]
 
     def __len__(self) -> int:
-        return len(self.activation) * len(self.initializer) * len(self.depth) * len(self.width) * len(self.seeds)
+        return math.prod(map(len, (self.activation, self.initializer, self.depth, self.width, self.seeds)))
 
     def cells(self) -> Iterator[Cell]:
         """Yield every network with every seed, seeds innermost: a pair is finished before the next begins."""
@@ -155,7 +154,7 @@ class Grid:
             return
         total = machine_memory()
         # Modules take memory of their own, and a taper of a billion layers must not cost a tuple of a billion widths.
-        needed = network.depth * _MODULE_BYTES
+        needed = network.depth * MODULE_BYTES
         if needed <= total:
             units = network.width * network.depth if isinstance(network.width, int) else sum(network.widths)
             values = self.batch * (units * 2 + (network.input_size or 0) + (network.output_size or 0))
@@ -228,6 +227,11 @@ def make_grid(
     )
 
 
+def _fits_cells(what: str, number: int) -> None:
+    """Refuse a grid whose profiles cannot fit in memory, before a list of its networks is made."""
+    fits_memory(f"a grid of {number:,} {what}", number * _CELL_BYTES, hint="choose fewer, and merge the files")
+
+
 def _distinct(name: str, specs: Iterable[S]) -> tuple[S, ...]:
     """Return the specs, each once, in order; raises `InputError` for two callables with one label."""
     found: dict[str, S] = {}
@@ -263,7 +267,11 @@ def _runs_of(numbers: tuple[int, ...]) -> str:
 
 
 def _axis(value: Any) -> tuple[Any, ...]:
-    listed = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
+    if isinstance(value, range):
+        _fits_cells("values", max(0, (value.stop - value.start) // value.step))
+    # A tensor or an array of one number is no list.
+    one = isinstance(value, str) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0
+    listed = (value,) if one else tuple(value)
     return tuple(dict.fromkeys(tuple(item) if isinstance(item, list) else item for item in listed))
 
 
@@ -271,5 +279,6 @@ def _seeds(value: int | Iterable[int]) -> tuple[int, ...]:
     if isinstance(value, int) and not isinstance(value, bool):
         if value < 1:
             raise InputError(f"seeds must be a number of seeds of at least 1, or a list of seeds, got {value}")
+        _fits_cells("seeds", value)
         return tuple(range(value))
     return _axis(value)

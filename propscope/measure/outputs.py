@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from propscope.checks import fits_memory
 from propscope.errors import InputError
 
 
@@ -56,10 +58,14 @@ def as_batch(model: nn.Module, given: Any, *, name: str = "batch") -> Any:
     """Return a batch with each NumPy array as a tensor: numbers with a point in the dtype and on the device of `model`.
 
     Tensors, and whatever holds no array, are returned as they are. Raises `InputError` for an array of something else
-    than numbers, and for a batch whose tensors are all empty.
+    than numbers, for a batch whose tensors are all empty, and for one that stores few values but shows more than fit in
+    memory, as an expanded tensor does: a copy of it would not.
     """
     batch = _with_tensors(model, given, name)
     tensors = [tensor for _, tensor in tensors_in(batch)]
+    for tensor in tensors:
+        if not tensor.is_meta:
+            _fits(name, tensor.shape, tensor.element_size())
     if tensors and not any(tensor.numel() for tensor in tensors):
         raise InputError(
             f"{name} must have shape (rows, ...) with at least one element, got {tuple(tensors[0].shape)}",
@@ -92,10 +98,16 @@ def _tensor(model: nn.Module, array: np.ndarray[Any, Any], name: str) -> Tensor:
         raise InputError(f"{name} must hold numbers, got a NumPy array of {array.dtype}", hint="convert it to numbers")
     like = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), torch.empty(0))
     if array.dtype.kind == "f":
+        _fits(name, array.shape, np.dtype(np.float64).itemsize)
         # A copy: NumPy's arrays may be read-only, reversed or wider than any tensor.
         return torch.from_numpy(array.astype(np.float64)).to(device=like.device, dtype=like.dtype)
+    _fits(name, array.shape, array.dtype.itemsize)
     plain = array.astype(np.complex128 if array.dtype.kind == "c" else array.dtype.newbyteorder("="))
     return torch.from_numpy(plain).to(like.device)
+
+
+def _fits(name: str, shape: Sequence[int], itemsize: int) -> None:
+    fits_memory(f"{name} of shape {tuple(shape)}", math.prod(shape) * itemsize, hint="pass fewer rows")
 
 
 def describe_shapes(batch: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from propscope.checks import count, one_of
+from propscope.checks import count, fits_memory, one_of
 from propscope.errors import InputError
 from propscope.networks.data_files import Rows, digits, npy_file, pt_file
 from propscope.networks.randomness import seeded_generator
@@ -149,6 +149,10 @@ def make_input(
     wanted = source.features if features is None else features
     if wanted is None and not source.exact:
         raise InputError(f"features must be a number for input {name}, which has none of its own", hint="give features")
+    if not source.exact and wanted is not None:
+        # Once in float64, and once in its own type.
+        size = batch * wanted * (8 + dtype.itemsize)
+        fits_memory(f"input {name} of {batch} rows and {wanted} features", size, hint="choose a smaller batch or size")
     values, targets = source.draw(batch, wanted, seeded_generator(seed, "input", name), **chosen.parameters)
     if wanted not in (None, values.shape[1]):
         raise InputError(

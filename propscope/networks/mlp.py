@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from propscope.checks import count, machine_memory, number, one_of, shown
+from propscope.checks import bytes_text, count, fits_memory, machine_memory, number, one_of, shown
 from propscope.errors import InputError
 from propscope.networks.activations import ActivationSpec, parse_activation
 from propscope.networks.initializers import InitializerSpec, parse_initializer
@@ -19,6 +19,8 @@ from propscope.networks.randomness import global_stream, seeded_generator
 
 Norm = Literal["none", "batch", "layer", "rms"]
 _NORMS: dict[str, Callable[..., nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm, "rms": nn.RMSNorm}
+# What the modules of one layer take at least beside their parameters.
+MODULE_BYTES = 4096
 _NORM_PARAMETERS = {"none": 0, "batch": 2, "layer": 2, "rms": 1}
 
 
@@ -152,13 +154,16 @@ class MLPSpec:
             raise
 
     def _check_memory(self, dtype: torch.dtype) -> None:
+        if not isinstance(self.width, int):
+            # A taper of a billion layers must not cost a tuple of a billion widths.
+            fits_memory(f"depth {self.depth}", self.depth * MODULE_BYTES, hint="choose a smaller depth")
         total = machine_memory()
         if 2 * self.parameter_bytes(dtype) > total:
             raise self._too_large(dtype, f"this machine has {total / 1e9:.1f} GB")
 
     def _too_large(self, dtype: torch.dtype, limit: str) -> InputError:
         return InputError(
-            f"depth {self.depth} and width {self.width_label} need {2 * self.parameter_bytes(dtype) / 1e9:,.1f} GB "
+            f"depth {self.depth} and width {self.width_label} need {bytes_text(2 * self.parameter_bytes(dtype))} "
             f"for parameters and gradients; {limit}",
             hint="choose a smaller width or depth",
         )
@@ -204,7 +209,8 @@ def parse_width(text: str) -> int | tuple[int, ...]:
     Raises `InputError` for anything but whole numbers of at least 1, joined by `-`.
     """
     parts = text.strip().split("-")
-    if not all(part.isdecimal() and int(part) for part in parts):
+    # Python refuses to read thousands of digits.
+    if not all(part.isdecimal() and len(part) < 100 and int(part) for part in parts):
         raise InputError(f"width must be a whole number of at least 1, or several joined by -, got {shown(text)}")
     return int(parts[0]) if len(parts) == 1 else tuple(map(int, parts))
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from propscope.checks import count, known_arguments, one_of, shown
+from propscope.checks import count, fits_memory, known_arguments, one_of, shown
 from propscope.errors import InputError
 from propscope.measure.filters import Filter, Patterns
 from propscope.measure.module_info import refuse_lazy
@@ -90,6 +90,12 @@ def jacobian(
     exact = {key: size for key, size in sizes.items() if methods[key] == "exact"}
     large = {key: size for key, size in sizes.items() if methods[key] == "iterative"}
     spectra: dict[str, Spectrum] = {}
+    if large:
+        side = max(inputs.tensor[0].numel(), *large.values())
+        # The directions, and what each becomes on its way through the network and back.
+        fits_memory(
+            f"the iterative method with {probes} probes", 24.0 * probes * samples * side, hint="choose fewer probes"
+        )
     options: dict[str, Any] = {"samples": samples, "coupled": survey.coupled}
     eps = {key: _eps(model, inputs.tensor, site) for key, site in survey.sites.items()}
     if exact:

@@ -21,6 +21,7 @@ from typing import Any
 import h5py
 
 from propscope.errors import InputError, PropscopeError, StoreError
+from propscope.printable import printable
 from propscope.records.network import NetworkProfile
 from propscope.records.profile_set import ProfileSet
 from propscope.records.training import TrainingRun, TrainingSet
@@ -83,7 +84,10 @@ class RunFile:
                 self._journal.append(number.to_bytes(8, "little") + pack(entry))
             except OSError as error:
                 cause = error.strerror or error
-                print(f"warning: cannot write {self._journal.path}: {cause}; the run goes on", file=sys.stderr)
+                print(
+                    f"warning: cannot write {printable(str(self._journal.path))}: {cause}; the run goes on",
+                    file=sys.stderr,
+                )
                 self._journal.close()
                 self._journal = None
 
@@ -110,7 +114,8 @@ class RunFile:
                 raise
             break
         if path != self.path:
-            print(f"another run has written {self.path} meanwhile; this one is saved as {path}", file=sys.stderr)
+            here, other = printable(str(path)), printable(str(self.path))
+            print(f"another run has written {other} meanwhile; this one is saved as {here}", file=sys.stderr)
         if self._journal is not None and not keep_journal:
             self._journal.remove()
             self._journal = None

@@ -9,11 +9,14 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from propscope.checks import known_arguments, number, numbers
+from propscope.checks import fits_memory, known_arguments, number, numbers
 from propscope.errors import InputError
 from propscope.records.theory import CriticalPoint
 from propscope.theory.elementwise import ActivationLike, Elementwise
 from propscope.theory.quadrature import moments
+
+# The nodes of the quadrature at a point.
+_POINT_BYTES = 1024
 
 Array = NDArray[np.float64]
 
@@ -50,6 +53,7 @@ def critical_line(activation: ActivationLike, q: ArrayLike) -> CriticalLine:
     variance is infinite.
     """
     asked = numbers("q", q)
+    fits_memory(f"a line of {asked.size:,} points", asked.size * _POINT_BYTES, hint="give fewer values of q")
     known = moments(Elementwise.of(activation), asked)
     with np.errstate(divide="ignore", invalid="ignore"):
         weight = np.asarray(1 / known.slope)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from propscope.checks import count, number, numbers
+from propscope.checks import count, fits_memory, number, numbers
 from propscope.errors import InputError
 from propscope.records.theory import DepthScales, FixedPoint
 from propscope.theory.correlation_kernel import correlation_kernel
@@ -19,6 +19,9 @@ from propscope.theory.fixed_points import VarianceMap, fixed_points
 from propscope.theory.moment_tables import moment_table
 from propscope.theory.propagation import Propagation, propagate
 from propscope.theory.quadrature import moments
+
+# The numbers of a layer: variances, correlations and angles.
+_LAYER_BYTES = 64
 
 Array = NDArray[np.float64]
 
@@ -111,6 +114,7 @@ class MeanField:
         """
         start = number("q0", q0)
         layers = count("depth", depth)
+        fits_memory(f"depth {layers}", layers * _LAYER_BYTES, hint="choose a smaller depth")
         cosine = number("c0", c0, low=-1.0, high=1.0)
         return propagate(VarianceMap(self.activation, self.weight_variance, self.bias_variance), start, layers, cosine)
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import ArrayLike, NDArray
 
-from propscope.checks import count, known_arguments, number, numbers
+from propscope.checks import count, fits_memory, known_arguments, number, numbers
 from propscope.errors import InputError
 from propscope.networks.initializers import parse_initializer
 from propscope.records.phase import PhaseChart, PhasePoint
@@ -30,6 +30,8 @@ Array = NDArray[np.float64]
 _TOLERANCE = 1e-9
 # Interpolated moments are right to 1e-12 or better.
 _DOUBT = 1e-11
+# What a point of a diagram takes: the series of its correlation map.
+_CELL_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,8 @@ def phase_diagram(
         raise InputError("weight_variance and bias_variance must be one or more numbers each, in one dimension")
     if (weight == 0).any():
         raise InputError("weight_variance must be finite numbers above 0, got 0")
+    cells = weight.size * bias.size
+    fits_memory(f"a diagram of {weight.size} x {bias.size} points", cells * _CELL_BYTES, hint="give fewer points")
     start = number("q0", q0, above=True)
     q = _settled(elementwise, weight, bias, start)
     plane = np.broadcast_to(weight, q.shape)

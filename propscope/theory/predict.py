@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from propscope.checks import count, known_arguments, number
+from propscope.checks import count, fits_memory, known_arguments, number
 from propscope.networks.mlp import MLPSpec
 from propscope.records.network import Expected, Label, NetworkProfile, Role, Site
 from propscope.theory.mlp_bands import Band, MLPBands, mlp_bands
@@ -17,6 +17,8 @@ from propscope.theory.mlp_signal import MLPSignal, MLPVariances, mlp_signal, mlp
 
 Array = NDArray[np.float64]
 
+# The sites of a layer, with what is expected there.
+_LAYER_BYTES = 8192
 _NORM_KINDS = {"batch": "BatchNorm1d", "layer": "LayerNorm", "rms": "RMSNorm"}
 
 
@@ -62,6 +64,7 @@ def predict(
     cosine = number("input_cosine", input_cosine, low=-1.0, high=1.0)
     alike = number("output_gradient_cosine", output_gradient_cosine, low=-1.0, high=1.0) ** 2
     rms = number("output_gradient_rms", output_gradient_rms)
+    fits_memory(f"depth {spec.depth}", spec.depth * _LAYER_BYTES, hint="choose a smaller depth")
     samples = None if batch is None else count("batch", batch)
     mlp = mlp_variances(spec, mean_square=mean_square)
     expected = expectations(

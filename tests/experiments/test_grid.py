@@ -135,6 +135,7 @@ def test_inputs_without_features_of_their_own_have_the_first_width():
         ({"loss": "ce"}, 'loss must .* got "ce"'),
         ({"dtype": "int8"}, 'dtype must .* got "int8"'),
         ({"device": "abacus"}, "device 'abacus' cannot be used"),
+        ({"device": "meta"}, "device 'meta' cannot be used: its tensors have no values"),
         ({"input_size": 0}, "input_size must .* got 0"),
         ({"output_size": "many"}, 'output_size must .* got "many"'),
         ({"bias": -1}, "bias must .* got -1"),
@@ -194,6 +195,29 @@ def test_what_cannot_fit_is_refused_by_arithmetic(option, named):
         grid(**option)
     assert named in str(caught.value)
     assert caught.value.hint == "choose a smaller width, depth or batch"
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ({"seeds": 10**9}, "a grid of 1,000,000,000 seeds needs 2,048.0 GB; this machine has"),
+        ({"seeds": 10**30}, "a grid of 1,000,000,000,000,000,000,000,000,000,000 seeds needs"),
+        ({"seeds": range(10**9)}, "a grid of 1,000,000,000 values needs"),
+        ({"depth": range(1, 10**30)}, "values needs"),
+        ({"seeds": 10**5, "depth": range(1, 2001)}, "a grid of 200,000,000 networks needs"),
+    ],
+    ids=str,
+)
+def test_more_networks_than_the_memory_holds_are_refused_before_they_are_listed(option, named):
+    with pytest.raises(InputError) as caught:
+        grid(**option)
+    assert named in str(caught.value)
+    assert caught.value.hint == "choose fewer, and merge the files"
+
+
+@pytest.mark.parametrize("value", [np.array(3), torch.tensor(3), np.int64(3)], ids=["array", "tensor", "number"])
+def test_an_axis_may_be_a_number_of_numpy_or_torch(value):
+    assert grid(depth=value).depth == (3,)
 
 
 def test_a_large_grid_is_checked_at_once():

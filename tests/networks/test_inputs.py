@@ -153,6 +153,13 @@ def test_default_features(table):
         ("uniform:low=2", {}, "low of input uniform must be below high, got low 2 and high 1"),
         ("uniform:low=x", {}, "low of input uniform must be .* got 'x'"),
         ("digits", {"features": 10}, "features must be 64 for input digits, got 10"),
+        (
+            "normal",
+            {"batch": 10**9, "features": 10**9},
+            "input normal of 1000000000 rows and 1000000000 features needs",
+        ),
+        ("uniform", {"batch": 10**30}, "input uniform of .* rows and 3 features needs"),
+        ("mixed", {"batch": 10**12}, "input mixed of .* rows and 3 features needs"),
         ("data.csv", {}, r"unknown input 'data\.csv'; valid are normal.* ends in \.npy or \.pt"),
         ("missing.npy", {}, r"missing\.npy does not exist"),
         ("MISSING.PT", {}, r"MISSING\.PT does not exist"),

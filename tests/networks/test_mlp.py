@@ -248,6 +248,11 @@ def test_absurd_sizes_are_refused_before_memory_is_taken(more):
         spec.build(seed=0)
 
 
+def test_a_taper_of_absurd_depth_is_refused_before_its_widths_are_listed():
+    with pytest.raises(InputError, match=r"depth 1000000000 needs 4,096\.0 GB; this machine has"):
+        MLPSpec(10**9, width=(8, 4)).build(seed=0)
+
+
 def test_refuses_integer_types():
     with pytest.raises(InputError, match=r"dtype must .* got torch\.int64"):
         MLPSpec(1).build(seed=0, dtype=torch.int64)

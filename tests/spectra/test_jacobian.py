@@ -301,6 +301,8 @@ class Total(nn.Module):
         (mlp(), torch.randn(2, 8), {"samples": 0}, "samples must .*at least 1, got 0"),
         (mlp(), torch.randn(2, 8), {"samples": 1.5}, "samples must .*got 1.5"),
         (mlp(), torch.randn(2, 8), {"probes": 0}, "probes must .*got 0"),
+        (mlp(), torch.randn(2, 8), {"probes": 10**12, "method": "iterative"}, "1000000000000 probes needs .* GB"),
+        (mlp(), torch.zeros(1, 8).expand(10**12, 8), {}, r"x of shape \(1000000000000, 8\) needs 32,000.0 GB"),
         (mlp(), torch.randn(2, 8), {"method": "svd"}, 'method must be "auto", "exact" or "iterative", got "svd"'),
         (mlp(), torch.randn(2, 8), {"dtype": "int64"}, 'dtype must .*got "int64"'),
         (mlp(), torch.randn(2, 8), {"include": "nothing"}, "no site has a Jacobian .*include and exclude"),

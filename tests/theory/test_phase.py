@@ -52,6 +52,7 @@ def test_the_start_chooses_among_fixed_points():
         ([], [0], "must be one or more numbers"),
         ([[1.0]], [0], "must be one or more numbers"),
         (["x"], [0], "weight_variance must"),
+        (np.ones(10**5), np.ones(10**5), r"a diagram of 100000 x 100000 points needs 10,240\.0 GB"),
     ],
 )
 def test_planes_that_are_none(weights, biases, message):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from propscope.checks import number, one_of
+from propscope.checks import fits_memory, number, one_of
 from propscope.errors import InputError
 from propscope.experiments.training.idx import images_and_labels
 from propscope.networks import SCALES, make_input, seeded_generator
@@ -25,6 +25,8 @@ from propscope.records.training import Task
 
 Examples = tuple[Tensor, Tensor]
 HIDDEN_UNITS = 10
+# What an example that is drawn takes at least: inputs and targets in float64, and again in the sides of the split.
+_DRAWN_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +217,8 @@ def make_data(
         one_of("scale", scale, SCALES)
     found = parse_data(spec)
     source = found.source
+    drawn = 0 if source.rows is None else rows or 0
+    fits_memory(f"data {found} of {drawn:,} rows", drawn * _DRAWN_BYTES, hint="choose fewer rows")
     x, y = source.draw(rows or source.rows, seed, **found.parameters)
     chosen = torch.randperm(len(x), generator=seeded_generator(seed, "split"))
     validation_rows = _held_out(len(x), validation)

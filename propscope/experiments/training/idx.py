@@ -14,9 +14,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from propscope.checks import fits_memory
 from propscope.errors import InputError
 
 _GZIP, _UNSIGNED_BYTE = b"\x1f\x8b", 8
+# Deflate makes at most 1,032 bytes of one; images become float32.
+_INFLATED, _FLOAT, _BLOCK = 1032, 4, 1 << 20
 _AGAIN = "get the file again"
 
 
@@ -46,29 +49,53 @@ def images_and_labels(
 
 
 def read_idx(path: Path, *, dimensions: int) -> NDArray[np.uint8]:
-    """Return the array of an IDX file of unsigned bytes; raises `InputError` for anything else."""
+    """Return the array of an IDX file of unsigned bytes; raises `InputError` for anything else.
+
+    No more is unpacked than the head of the file promises, and nothing where that does not fit in memory.
+    """
+    start = 4 + 4 * dimensions
     try:
-        data = path.read_bytes()
-        if data.startswith(_GZIP):
-            data = gzip.decompress(data)
+        stored = path.stat().st_size
+        with path.open("rb") as file:
+            packed = file.read(2) == _GZIP
+        with gzip.open(path) if packed else path.open("rb") as stream:
+            shape = _shape(path, stream.read(start), dimensions)
+            promised = math.prod(shape)
+            if not packed and stored - start != promised:
+                raise _other_size(path, str(stored - start), shape)
+            if packed and promised > stored * _INFLATED:
+                raise _other_size(path, f"at most {stored * _INFLATED}", shape)
+            fits_memory(f"{path} of shape {shape}", _FLOAT * promised, hint="use fewer rows of it")
+            values = bytearray()
+            while len(values) <= promised and (more := stream.read(min(_BLOCK, promised + 1 - len(values)))):
+                values += more
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{path} is damaged or truncated ({error})", hint=_AGAIN) from error
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error})", hint=_AGAIN) from error
-    start = 4 + 4 * dimensions
-    if len(data) < 4 or data[:2] != b"\0\0" or data[2] != _UNSIGNED_BYTE or data[3] != dimensions:
+    if len(values) != promised:
+        raise _other_size(path, str(len(values)) if len(values) < promised else f"more than {promised}", shape)
+    return np.frombuffer(values, dtype=np.uint8).reshape(shape)
+
+
+def _shape(path: Path, head: bytes, dimensions: int) -> tuple[int, ...]:
+    """Return the shape that the head of an IDX file promises."""
+    if len(head) < 4 or head[:2] != b"\0\0" or head[2] != _UNSIGNED_BYTE or head[3] != dimensions:
         raise InputError(
-            f"{path} starts with {data[:4].hex(' ') or 'nothing'}; an IDX file of bytes in {dimensions} "
+            f"{path} starts with {head[:4].hex(' ') or 'nothing'}; an IDX file of bytes in {dimensions} "
             f"dimension{'s' * (dimensions > 1)} starts with 00 00 08 {dimensions:02x}",
             hint="give the folder of the IDX files",
         )
-    shape = tuple(np.frombuffer(data[4:start], dtype=">u4").tolist()) if len(data) >= start else ()
-    if len(shape) < dimensions or len(data) - start != math.prod(shape):
-        promised = f"shape {shape} makes {math.prod(shape)}" if shape else "its head alone is longer"
-        raise InputError(f"{path} holds {max(len(data) - start, 0)} values, but {promised}", hint=_AGAIN)
+    if len(head) < 4 + 4 * dimensions:
+        raise InputError(f"{path} holds 0 values, but its head alone is longer", hint=_AGAIN)
+    shape = tuple(np.frombuffer(head[4:], dtype=">u4").tolist())
     if not math.prod(shape):
         raise InputError(f"{path} has shape {shape}, without any element", hint=_AGAIN)
-    return np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape)
+    return shape
+
+
+def _other_size(path: Path, held: str, shape: tuple[int, ...]) -> InputError:
+    return InputError(f"{path} holds {held} values, but shape {shape} makes {math.prod(shape)}", hint=_AGAIN)
 
 
 def _find(folder: Path, stem: str, kind: str, within: tuple[str, ...]) -> Path:

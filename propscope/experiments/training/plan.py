@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
-from propscope.checks import count, number, unknown_argument
+from propscope.checks import count, fits_memory, number, unknown_argument
 from propscope.errors import InputError
 from propscope.experiments.grid import Cell, Choice, Grid, make_grid
 from propscope.experiments.training.data import DataSpec, TrainingData, make_data, parse_data, share_of_validation
@@ -19,6 +19,10 @@ from propscope.records.network import Label
 
 TARGET_ACCURACY = 0.9
 PROFILE_ROWS = 256
+# OpenMP ends the process where it has no memory for its threads.
+MOST_THREADS = 1024
+# The numbers of an epoch in the curves of a run, and what they are put together from.
+_EPOCH_BYTES = 2 * 5 * 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,8 @@ class TrainingPlan:
             value = getattr(self, name)
             if value is not None or name not in ("rows", "profile_every"):
                 keep(name, count(name, value, least=least))
+        number("threads", self.threads, low=1, high=MOST_THREADS, what="a whole number")
+        fits_memory(f"a training of {self.epochs:,} epochs", _EPOCH_BYTES * self.epochs, hint="choose fewer epochs")
         keep("validation", share_of_validation(self.validation))
         classification = self.data.source.task == "classification"
         if self.target is None and classification:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from building.idx_files import idx_bytes, write_images
 
+from propscope import checks
 from propscope.errors import InputError
 from propscope.experiments.training import DATA, make_data
 
@@ -152,6 +153,46 @@ def test_damaged_files_are_named(tmp_path, name, change, message):
         make_data(f"mnist:path={tmp_path}", seed=0)
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def promising(shape, data=b"", *, level=9):
+    """Return a gzipped IDX file whose head promises a shape and whose values are `data`."""
+    head = bytes([0, 0, 8, len(shape)]) + b"".join(size.to_bytes(4, "big") for size in shape)
+    return gzip.compress(head + data, level)
+
+
+@pytest.mark.parametrize(
+    ("shape", "values", "message"),
+    [
+        # Of 2 MB of zeros there are 2 kB.
+        ((40, 4, 4), 1 << 21, r"holds more than 640 values, but shape \(40, 4, 4\) makes 640"),
+        ((2**32 - 1, 2**32 - 1, 2**32 - 1), 640, r"holds at most \d+ values, but shape \(4294967295, 4"),
+        ((60_000, 28, 28), 640, r"holds at most \d+ values"),
+        ((30_000, 1, 1), 640, "holds 640 values"),
+    ],
+)
+def test_what_the_head_does_not_promise_is_not_unpacked(tmp_path, monkeypatch, shape, values, message):
+    write_images(tmp_path, zipped=True)
+    (tmp_path / f"{IMAGES}.gz").write_bytes(promising(shape, bytes(values)))
+    unpacked = []
+    read = gzip.GzipFile.read
+
+    def counted(self, size=-1):
+        unpacked.append(read(self, size))
+        return unpacked[-1]
+
+    monkeypatch.setattr(gzip.GzipFile, "read", counted)
+    with pytest.raises(InputError, match=message):
+        make_data(f"mnist:path={tmp_path}", seed=0)
+    assert sum(map(len, unpacked)) < 1000
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_images_beyond_the_memory_are_refused_by_their_head(tmp_path, monkeypatch, zipped):
+    write_images(tmp_path, zipped=zipped)
+    monkeypatch.setattr(checks, "machine_memory", lambda: 4 * 640 - 1)
+    with pytest.raises(InputError, match=r"of shape \(40, 4, 4\) needs 2,560 bytes; this machine has 2,559 bytes"):
+        make_data(f"mnist:path={tmp_path}", seed=0)
 
 
 def test_files_that_are_not_there(tmp_path):

@@ -1,0 +1,25 @@
+"""`usable_device`: a device by its name, after trying whether it holds values."""
+
+from __future__ import annotations
+
+import torch
+
+from propscope.errors import InputError
+
+_HINT = "the cpu is valid everywhere"
+
+
+def usable_device(name: str, value: str | torch.device) -> torch.device:
+    """Return the device; raises `InputError` with torch's reason where no tensor can be made on it.
+
+    `name` begins the message. A meta tensor has a shape and no values, so there is nothing to measure on that device.
+    """
+    try:
+        found = torch.device(value)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"{name} {str(value)!r} cannot be used: {reason}", hint=_HINT) from error
+    if found.type == "meta":
+        raise InputError(f"{name} {str(value)!r} cannot be used: its tensors have no values", hint=_HINT)
+    return found

@@ -1,0 +1,19 @@
+"""A device is tried before anything is made on it."""
+
+import pytest
+import torch
+
+from propscope.errors import InputError
+from propscope.networks.devices import usable_device
+
+
+def test_the_cpu_is_usable():
+    assert usable_device("device", "cpu") == usable_device("device", torch.device("cpu")) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["", "abacus", "cpu:x", "meta", "\x1b[31m"])
+def test_others_are_refused_by_name(name):
+    with pytest.raises(InputError, match=r"--device '.*' cannot be used: .") as caught:
+        usable_device("--device", name)
+    assert str(caught.value).isprintable()
+    assert "cpu" in caught.value.hint
