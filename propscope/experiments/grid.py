@@ -269,9 +269,10 @@ def _runs_of(numbers: tuple[int, ...]) -> str:
 def _axis(value: Any) -> tuple[Any, ...]:
     if isinstance(value, range):
         _fits_cells("values", max(0, (value.stop - value.start) // value.step))
-    # A tensor or an array of one number is no list.
-    one = isinstance(value, str) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0
-    listed = (value,) if one else tuple(value)
+    if getattr(value, "ndim", 1) == 0:
+        # An array or a tensor of one number is no list.
+        value = value.item()
+    listed = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
     return tuple(dict.fromkeys(tuple(item) if isinstance(item, list) else item for item in listed))
 
 
