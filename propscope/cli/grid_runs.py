@@ -134,7 +134,10 @@ def _show(found: ProfileSet | TrainingSet, path: Path, *, plots: bool, json: boo
     from propscope.report.terminal import print_grid, print_json, print_training
 
     if not json:
-        print_training(found) if isinstance(found, TrainingSet) else print_grid(found)
+        if isinstance(found, TrainingSet):
+            print_training(found)
+        else:
+            print_grid(found.groups("seed").values())
         print()
         print_paths("file", [path])
         sys.stdout.flush()
@@ -148,7 +151,11 @@ def _show(found: ProfileSet | TrainingSet, path: Path, *, plots: bool, json: boo
     finally:
         seconds = time.perf_counter() - started
         if json:
-            pairs = training_document(found) if isinstance(found, TrainingSet) else grid_document(found)
+            pairs = (
+                training_document(found)
+                if isinstance(found, TrainingSet)
+                else grid_document(found.groups("seed").values())
+            )
             print_json({"pairs": pairs, "file": str(path), "pictures": [*map(str, drawn)], "seconds": seconds})
     if not json:
         print_paths("plots", drawn)

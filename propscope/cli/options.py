@@ -140,16 +140,20 @@ def load_selected(
     depth: str | None,
     width: str | None,
     seed: str | None,
-    for_table: bool = False,
 ) -> ProfileSet | TrainingSet:
-    """Return the profiles or training runs of a file that the options select.
+    """Return the profiles or training runs of a file that the options select."""
+    from propscope.store import load
 
-    `for_table`: only what the table of several networks shows of them.
+    return load(file, **chosen_labels(act=act, init=init, depth=depth, width=width, seed=seed))
+
+
+def chosen_labels(
+    *, act: str | None, init: str | None, depth: str | None, width: str | None, seed: str | None
+) -> dict[str, list[str | int]]:
+    """Return the labels that the options ask for.
 
     Names must be written as in the file: resolving aliases would load torch.
     """
-    from propscope.store import load, load_for_table
-
     labels: dict[str, list[str | int]] = {}
     for name, text in (("activation", act), ("initializer", init)):
         if text is not None:
@@ -162,4 +166,4 @@ def load_selected(
         labels["width"] = [
             int(part) if part.isdecimal() and len(part) < 100 else part for part in map(str.strip, width.split(","))
         ]
-    return load_for_table(file, **labels) if for_table else load(file, **labels)
+    return labels

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from propscope.cli.options import Act, Depth, File, Init, Json, Seed, Width, load_selected
+from propscope.cli.options import Act, Depth, File, Init, Json, Seed, Width, chosen_labels
 
 
 def show(
@@ -25,18 +25,19 @@ def show(
     from propscope.report.documents import diagnosis_document, grid_document, profile_document, training_document
     from propscope.report.profile_tables import profile_table
     from propscope.report.terminal import print_grid, print_json, print_table, print_training
+    from propscope.store import load_for_table
 
-    profiles = load_selected(file, act=act, init=init, depth=depth, width=width, seed=seed, for_table=True)
-    if isinstance(profiles, TrainingSet):
-        print_json(training_document(profiles)) if json else print_training(profiles)
+    networks = load_for_table(file, **chosen_labels(act=act, init=init, depth=depth, width=width, seed=seed))
+    if isinstance(networks, TrainingSet):
+        print_json(training_document(networks)) if json else print_training(networks)
         return
-    groups = profiles.groups("seed")
     selected = any(option is not None for option in (act, init, depth, width, seed))
-    if len(groups) == 1 and (selected or len(profiles) == 1):
+    if len(networks) == 1 and (selected or networks.profiles == 1):
+        (profiles,) = networks
         one, found = pooled_seeds(profiles), diagnose(profiles, notes=False)
         if json:
             print_json(diagnosis_document(found) | profile_document(one))
         else:
             print_table(profile_table(one, found))
         return
-    print_json(grid_document(profiles)) if json else print_grid(profiles)
+    print_json(grid_document(networks)) if json else print_grid(networks)

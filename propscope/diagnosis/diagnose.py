@@ -36,12 +36,16 @@ def diagnose(profiles: NetworkProfile | ProfileSet, *, notes: bool = True) -> Di
     if not len(profiles):
         raise InputError("the set holds no profile to diagnose")
     groups = profiles.groups("seed")
-    if len(groups) == 1:
-        return _of_network(profiles.profiles, notes=notes)
-    networks = tuple(_of_network(members.profiles, notes=notes) for members in groups.values())
-    together = [finding for network in networks for finding in network.findings]
-    together.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-    return Diagnosis(tuple(together), networks=networks)
+    return together([_of_network(members.profiles, notes=notes) for members in groups.values()])
+
+
+def together(networks: Sequence[Diagnosis]) -> Diagnosis:
+    """Return the diagnosis of several networks from that of each; of a single one, that one."""
+    if len(networks) == 1:
+        return networks[0]
+    findings = [finding for network in networks for finding in network.findings]
+    findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+    return Diagnosis(tuple(findings), networks=tuple(networks))
 
 
 def _no_profiles(given: object) -> InputError:
@@ -62,9 +66,8 @@ def _of_network(members: tuple[NetworkProfile, ...], *, notes: bool) -> Diagnosi
     labels = {name: value for name, value in members[0].labels.items() if name != "seed"}
     rules = [rule for rule in RULES if rule.is_for(evidence.subject) and (notes or not rule.notes_only)]
     found = [(rule, each) for rule in rules for each in rule.find(evidence) if notes or each.severity != "note"]
-    together = graded(evidence, found)
-    together.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-    return Diagnosis(tuple(replace(finding, labels=labels) for finding in _distinct(together)), labels=labels)
+    sorted_findings = sorted(graded(evidence, found), key=lambda finding: SEVERITIES.index(finding.severity))
+    return Diagnosis(tuple(replace(finding, labels=labels) for finding in _distinct(sorted_findings)), labels=labels)
 
 
 def graded(evidence: Evidence, found: Sequence[tuple[Rule, Finding]]) -> list[Finding]:

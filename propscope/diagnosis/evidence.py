@@ -223,10 +223,10 @@ def _log_size(site: Site, direction: Direction) -> float:
     summary: TensorSummary | None = getattr(site, direction)
     if summary is None or not summary.count or summary.nonfinite_count:
         return math.nan
-    if summary.rms == 0:
+    if (rms := summary.rms) == 0:
         return LN_ZERO
     units = math.prod(site.shape[1:]) if direction == "backward" else 1
-    return math.log(summary.rms) + 0.5 * math.log(units or 1)
+    return math.log(rms) + 0.5 * math.log(units or 1)
 
 
 def _bypassed(members: tuple[NetworkProfile, ...], indices: tuple[int, ...], direction: Direction) -> Bools:

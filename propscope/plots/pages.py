@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from propscope.diagnosis import diagnose
 from propscope.records import NetworkProfile, ProfileSet, TrainingRun, TrainingSet
-from propscope.records.expectations import without_theory
+from propscope.records.expectations import reason_without_theory, without_theory
 
 SEED = "seed"
 LINE = "initializer"
@@ -120,7 +120,8 @@ def _unique(pages: list[Page[Set]]) -> list[Page[Set]]:
 
 def reasons(profiles: ProfileSet) -> tuple[str, ...]:
     """Return one sentence for each reason why theory has no prediction for some of the profiles."""
-    return tuple(f"{sentence[0].upper()}{sentence[1:]}." for sentence in without_theory(profiles))
+    sentences = without_theory((profile.labels, reason_without_theory(profile)) for profile in profiles)
+    return tuple(f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences)
 
 
 def facts(profiles: ProfileSet | TrainingSet, *, seeds: str = "") -> str:

@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike
 
 from propscope.records.interval import geometric_interval
 from propscope.records.network import CoverageNote, Direction, Floats, Label, NetworkProfile, Site, signal_of
-from propscope.records.profile_set import ProfileSet
 
 # 95% of a normal distribution lies within this many standard deviations of its mean.
 BAND = 1.96
@@ -136,24 +135,22 @@ def reason_without_theory(profile: NetworkProfile) -> str:
     return next((note.reason for note in profile.coverage if note.what == "theory"), "")
 
 
-def without_theory(profiles: ProfileSet) -> tuple[str, ...]:
+def without_theory(networks: Iterable[tuple[Mapping[str, Label], str]]) -> tuple[str, ...]:
     """Return one sentence for each reason why theory has no prediction, with the networks that it applies to.
 
-    Networks are named by the initializer or by the activation where one is enough, else by both, and "model" where
-    they have neither.
+    `networks`: the labels of each, and the reason, "" where there is none. Networks are named by the initializer or by
+    the activation where one is enough, else by both, and "model" where they have neither.
     """
     groups: dict[str, dict[tuple[Label, Label], None]] = {}
-    for profile in profiles:
-        if reason := reason_without_theory(profile):
-            groups.setdefault(reason, {})[_pair(profile)] = None
-    everything = {_pair(profile) for profile in profiles}
+    everything: set[tuple[Label, Label]] = set()
+    for labels, reason in networks:
+        pair = labels.get("initializer", ""), labels.get("activation", "")
+        everything.add(pair)
+        if reason:
+            groups.setdefault(reason, {})[pair] = None
     return tuple(
         f"no theory for {', '.join(_names(list(pairs), everything))}: {reason}" for reason, pairs in groups.items()
     )
-
-
-def _pair(profile: NetworkProfile) -> tuple[Label, Label]:
-    return profile.labels.get("initializer", ""), profile.labels.get("activation", "")
 
 
 def _names(pairs: list[tuple[Label, Label]], everything: set[tuple[Label, Label]]) -> list[str]:

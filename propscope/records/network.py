@@ -216,6 +216,7 @@ class NetworkProfile:
     coverage: tuple[CoverageNote, ...] = ()
     time_courses: tuple[TimeCourse, ...] = ()
     _graph: SiteGraph | None = field(default=None, init=False, repr=False, compare=False)
+    _signal_sites: tuple[Site, ...] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def graph(self) -> SiteGraph:
@@ -241,9 +242,12 @@ class NetworkProfile:
 
         In a layered network, whose pre-activations have a layer number, one pre-activation is enough.
         """
-        chosen = self.with_role("pre-activation")
-        layered = any(site.layer is not None for site in chosen)
-        return chosen if layered or len(chosen) > 1 else self.sites
+        if self._signal_sites is None:
+            chosen = self.with_role("pre-activation")
+            layered = any(site.layer is not None for site in chosen)
+            # Rules and tables ask a dozen times.
+            object.__setattr__(self, "_signal_sites", chosen if layered or len(chosen) > 1 else self.sites)
+        return self._signal_sites  # type: ignore[return-value]
 
     def signal_rms(self, direction: Direction) -> Floats:
         """Return the rms at each signal site, shape (len(signal_sites),).
@@ -284,7 +288,7 @@ class NetworkProfile:
         """The number of NaN and Inf elements at all sites and parameters, of values and gradients together."""
         seen = [s for site in self.sites for s in (site.forward, site.backward)]
         seen += [s for parameter in self.parameters for s in (parameter.value, parameter.gradient)]
-        return sum(summary.nonfinite_count for summary in seen if summary is not None)
+        return sum(s.nan_count + s.posinf_count + s.neginf_count for s in seen if s is not None)
 
     def to_frame(self, table: TableName = "site") -> pandas.DataFrame:
         """Return a pandas frame of the `site`, `parameter` or `profile` table, one row for each, labels first.

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import astuple, is_dataclass
-from functools import lru_cache
-from operator import itemgetter
+from dataclasses import fields as fields_of
+from itertools import repeat
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from propscope.records.figures import EPOCH_FIELDS, PARAMETER_FIELDS, PROFILE_FIELDS, RUN_FIELDS, SITE_FIELDS, Field
 from propscope.records.histogram import LogHistogram
@@ -22,6 +23,10 @@ from propscope.records.training import TrainingRun
 
 TableName = Literal["profile", "site", "parameter"]
 Row = dict[str, Any]
+# Columns of some rows; text is str.
+Arrays = Mapping[str, NDArray[Any]]
+# The histogram of each row, None where it has none, by the summary that it belongs to.
+Histograms = Mapping[str, Sequence[LogHistogram | None]]
 
 MISSING: Mapping[str, Any] = {"int64": -1, "float64": math.nan, "text": "", "json": ""}
 _INDEX = "index"
@@ -33,26 +38,17 @@ class _Columns:
     `missing`: what a row has there when the part is None.
     """
 
-    __slots__ = ("_attributes", "_get", "_optional", "_parsed", "fields", "missing", "part")
+    __slots__ = ("_read", "fields", "missing", "part", "record", "required")
 
     def __init__(self, part: str, fields: Sequence[Field], record: type) -> None:
-        self.part = part
+        self.part, self.record = part, record
         self.fields = tuple((field.name, field.attribute, field.dtype) for field in fields)
         self.missing = {field.name: MISSING[field.dtype] for field in fields}
-        declared = getattr(record, "__dataclass_fields__", {})
-        order = list(declared)
-        read = sorted((entry for entry in self.fields if entry[1] in declared), key=lambda entry: order.index(entry[1]))
-        self._attributes = tuple(attribute for _, attribute, _ in read)
-        # A second name, since itemgetter returns no tuple for a single one.
-        self._get = itemgetter(*(name for name, _, _ in read), fields[0].name)
-        self._parsed = tuple(
-            (attribute, declared[attribute].default) for _, attribute, dtype in read if dtype == "json"
-        )
-        # The fields of the record that may be None.
-        self._optional = tuple(
-            (attribute, MISSING[dtype])
-            for _, attribute, dtype in read
-            if dtype != "json" and declared[attribute].default is None
+        own = {field.name: field.default for field in fields_of(record)} if is_dataclass(record) else {}
+        self.required = {name for name, default in own.items() if default is NO_DEFAULT}
+        # A quantity that follows from others is a property of the record.
+        self._read = tuple(
+            (name, attribute, dtype, own[attribute]) for name, attribute, dtype in self.fields if attribute in own
         )
 
     def write(self, record: Any, row: Row) -> None:
@@ -68,35 +64,33 @@ class _Columns:
             else:
                 row[name] = _as_json(value) if dtype == "json" else value
 
-    def values(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the record's fields that the row holds, by name."""
-        # Without strict: the last value is the second name of the first.
-        found = dict(zip(self._attributes, self._get(row), strict=False))
-        for attribute, default in self._parsed:
-            text = found[attribute]
-            if text[:1] == "[":
-                found[attribute] = _elements(text)
-            else:
-                found[attribute] = json.loads(text) if text or default is NO_DEFAULT else default
-        for attribute, missing in self._optional:
-            value = found[attribute]
-            if value != value or value == missing:
-                found[attribute] = None
-        return found
+    def records(self, arrays: Arrays, count: int, given: Mapping[str, Sequence[Any]]) -> list[Any]:
+        """Return one record a row: a field is that of `given`, else that of its column, else its default."""
+        lists = dict(given)
+        for name, attribute, dtype, default in self._read:
+            if name in arrays:
+                lists[attribute] = _values(arrays[name], attribute, dtype, default)
+        columns = [
+            repeat(field.default, count)
+            if field.name not in lists and field.default is not NO_DEFAULT
+            else lists[field.name]
+            for field in fields_of(self.record)
+            if field.init
+        ]
+        return list(map(self.record, *columns))
 
-    def ordered(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Return the same in the order of the record's fields, for a part that has neither None nor JSON."""
-        found: tuple[Any, ...] = self._get(row)
-        return found[:-1]
-
-    def is_absent(self, row: Mapping[str, Any]) -> bool:
-        """Return whether all columns are missing: then the record has no such part."""
+    def parts(self, arrays: Arrays, count: int, given: Mapping[str, Sequence[Any]], absent: Any = None) -> list[Any]:
+        """Return the same with `absent` where all columns of a row are missing: there the record has no such part."""
+        gone = np.ones(count, bool)
         for name, missing in self.missing.items():
-            value = row[name]
-            # NaN, which stands for a missing number, does not equal itself.
-            if value == value and value != missing:
-                return False
-        return True
+            if name in arrays:
+                gone &= _is_missing(arrays[name], missing)
+        if gone.all():
+            return [absent] * count
+        made = self.records(arrays, count, given)
+        for row in np.flatnonzero(gone).tolist():
+            made[row] = absent
+        return made
 
 
 class _Table:
@@ -120,18 +114,21 @@ class _Table:
             columns.write(record, row)
         return row
 
-    def values(self, row: Mapping[str, Any], part: str = "") -> dict[str, Any]:
-        """Return the fields of the record, or of a part of it, that the row holds."""
-        return self.parts[part].values(row)
-
-    def summary(self, part: str, row: Mapping[str, Any], histogram: LogHistogram | None) -> TensorSummary | None:
-        """Return a summary that the row holds, None where it was not recorded."""
-        columns = self.parts[part]
-        return None if columns.is_absent(row) else TensorSummary(*(*columns.ordered(row), histogram))
-
-    def provenance(self, row: Mapping[str, Any]) -> Provenance:
-        """Return the provenance that the row holds."""
-        return Provenance(**self.values(row, "provenance"))
+    def records(
+        self, arrays: Arrays, count: int, histograms: Histograms | None = None, /, **given: Sequence[Any]
+    ) -> list[Any]:
+        """Return one record a row, whose summaries have these histograms."""
+        own = self.parts[""]
+        for part, columns in self.parts.items():
+            if columns.record is TensorSummary:
+                absent = TensorSummary.empty() if part in own.required else None
+                own_histograms = {} if histograms is None or part not in histograms else {"histogram": histograms[part]}
+                given[part] = columns.parts(arrays, count, own_histograms, absent)
+            elif columns.record is Expected:
+                given[part] = columns.parts(arrays, count, {})
+            elif columns.record is Provenance:
+                given[part] = columns.records(arrays, count, {})
+        return own.records(arrays, count, given)
 
 
 _SITE, _PARAMETER = _Table(SITE_FIELDS, Site), _Table(PARAMETER_FIELDS, Parameter)
@@ -144,24 +141,12 @@ def site_row(site: Site, index: int) -> Row:
     return _SITE.row(site, index=index)
 
 
-def site_from_row(
-    row: Mapping[str, Any],
-    forward: LogHistogram | None,
-    backward: LogHistogram | None,
-    jacobian: LogHistogram | None = None,
-) -> Site:
-    """Return the site that `site_row` made the row of, with its histograms; an expectation of only NaN is None."""
-    expected = _SITE.parts["expected"]
-    own = _SITE.values(row)
-    if own["parents"]:
-        own["parents"] = tuple(Parent(name, tuple(between), passes) for name, between, passes in own["parents"])
-    return Site(
-        **own,
-        forward=_SITE.summary("forward", row, forward),
-        backward=_SITE.summary("backward", row, backward),
-        jacobian=_SITE.summary("jacobian", row, jacobian),
-        expected=None if expected.is_absent(row) else Expected(*expected.ordered(row)),
-    )
+def sites_of(arrays: Arrays, count: int, histograms: Histograms) -> list[Site]:
+    """Return the sites that `site_row` made the rows of, `count` of them, from the columns of these rows.
+
+    A column that `arrays` lacks leaves its field at the default. An expectation of only NaN is None.
+    """
+    return _SITE.records(arrays, count, histograms)
 
 
 def parameter_row(parameter: Parameter, index: int) -> Row:
@@ -169,13 +154,9 @@ def parameter_row(parameter: Parameter, index: int) -> Row:
     return _PARAMETER.row(parameter, index=index)
 
 
-def parameter_from_row(row: Mapping[str, Any], value: LogHistogram | None, gradient: LogHistogram | None) -> Parameter:
-    """Return the parameter that `parameter_row` made the row of, with its histograms."""
-    return Parameter(
-        **_PARAMETER.values(row),
-        value=_PARAMETER.summary("value", row, value) or TensorSummary.empty(),
-        gradient=_PARAMETER.summary("gradient", row, gradient),
-    )
+def parameters_of(arrays: Arrays, count: int, histograms: Histograms) -> list[Parameter]:
+    """Return the parameters that `parameter_row` made the rows of, as `sites_of` does."""
+    return _PARAMETER.records(arrays, count, histograms)
 
 
 def profile_row(profile: NetworkProfile) -> Row:
@@ -183,14 +164,11 @@ def profile_row(profile: NetworkProfile) -> Row:
     return _PROFILE.row(profile)
 
 
-def profile_from_row(
-    row: Mapping[str, Any], sites: tuple[Site, ...], parameters: tuple[Parameter, ...]
-) -> NetworkProfile:
-    """Return the profile that `profile_row` made the row of, around its sites and parameters."""
-    own = _PROFILE.values(row)
-    own["coverage"] = tuple(CoverageNote(*note) for note in own["coverage"])
-    own["time_courses"] = tuple(map(course_from_document, own["time_courses"]))
-    return NetworkProfile(sites, parameters, provenance=_PROFILE.provenance(row), **own)
+def profiles_of(
+    arrays: Arrays, sites: Sequence[tuple[Site, ...]], parameters: Sequence[tuple[Parameter, ...]]
+) -> list[NetworkProfile]:
+    """Return the profiles that `profile_row` made the rows of, around their sites and parameters."""
+    return _PROFILE.records(arrays, len(sites), sites=sites, parameters=parameters)
 
 
 def run_row(run: TrainingRun) -> Row:
@@ -209,19 +187,51 @@ def epoch_rows(run: TrainingRun) -> list[Row]:
     ]
 
 
-def run_from_rows(
-    row: Mapping[str, Any], epochs: Sequence[Mapping[str, Any]], profiles: Sequence[tuple[int, NetworkProfile]]
-) -> TrainingRun:
-    """Return the run that `run_row` and `epoch_rows` made the rows of, around its profiles."""
-    curves: dict[str, Any] = {name: np.array([epoch[name] for epoch in epochs], dtype=np.float64) for name in _CURVES}
+def run_of(arrays: Arrays, epochs: Arrays, profiles: Sequence[tuple[int, NetworkProfile]]) -> TrainingRun:
+    """Return the run that `run_row` and `epoch_rows` made the rows of: `arrays` have one row, `epochs` one an epoch."""
+    curves = {name: epochs[name].astype(np.float64) for name in _CURVES}
     curves["update_ratio"] = curves["update_ratio"][1:]
-    return TrainingRun(**_RUN.values(row), **curves, profiles=tuple(profiles), provenance=_RUN.provenance(row))
+    given = {name: [curve] for name, curve in curves.items()} | {"profiles": [tuple(profiles)]}
+    run: TrainingRun = _RUN.records(arrays, 1, None, **given)[0]
+    return run
 
 
-@lru_cache(maxsize=1024)
-def _elements(text: str) -> tuple[Any, ...]:
-    """Return the elements of a JSON list; few shapes occur, each at many sites."""
-    return tuple(json.loads(text))
+def _values(array: NDArray[Any], attribute: str, dtype: str, default: Any) -> Sequence[Any]:
+    """Return a column as Python values; `default` for a text of JSON that is missing, None for what else may be."""
+    values: list[Any] = array.tolist()
+    if dtype == "json":
+        # Few texts occur, such as those of shapes, each in many rows.
+        found = {text: _parsed(text, attribute) if text else default for text in dict.fromkeys(values)}
+        return [dict(value) if isinstance(value := found[text], dict) else value for text in values]
+    if default is None:
+        missing = _is_missing(array, MISSING[dtype])
+        if missing.all():
+            return [None] * len(values)
+        for row in np.flatnonzero(missing).tolist():
+            values[row] = None
+    return values
+
+
+def _parsed(text: str, attribute: str) -> Any:
+    value = json.loads(text)
+    if not isinstance(value, list):
+        return value
+    element = _ELEMENTS.get(attribute)
+    return tuple(value) if element is None else tuple(map(element, value))
+
+
+# What an element of a list in a column of JSON becomes, by the field that holds the list.
+_ELEMENTS: Mapping[str, Callable[[Any], Any]] = {
+    "coverage": lambda note: CoverageNote(*note),
+    "parents": lambda edge: Parent(edge[0], tuple(edge[1]), edge[2]),
+    "time_courses": course_from_document,
+}
+
+
+def _is_missing(array: NDArray[Any], missing: Any) -> NDArray[np.bool_]:
+    # NaN, which stands for a missing number, does not equal itself.
+    found: NDArray[np.bool_] = np.asarray(array == missing) if missing == missing else np.isnan(array)
+    return found
 
 
 def _label(labels: Mapping[str, Any], name: str, dtype: str) -> Any:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from typing import Any
 
-from propscope.diagnosis import diagnose
 from propscope.diagnosis.check import CheckOutcome
 from propscope.records.expectations import Deviation, SecondMomentRatio, deviation, second_moment_ratios
 from propscope.records.figures import TABLES
 from propscope.records.finding import Diagnosis, Finding, Remedy
 from propscope.records.interval import Interval
 from propscope.records.network import DIRECTIONS, NetworkProfile
-from propscope.records.pair_summary import summarize_pairs
 from propscope.records.precision import FORMATS, recommended_loss_scale, summary_headroom
 from propscope.records.profile_set import ProfileSet
 from propscope.records.remedy_trials import RemedyTrials, State
@@ -22,6 +21,7 @@ from propscope.records.summary import TensorSummary
 from propscope.records.training import TrainingSet
 from propscope.records.training_summary import DistinctRows, summarize_training
 from propscope.report.findings import by_labels
+from propscope.report.profile_tables import judged
 
 # The columns of text that hold JSON; the spec is kept as text, since a file may hold anything there.
 _NESTED = {"spec"} | {field.name for fields in TABLES.values() for field in fields if field.dtype == "json"}
@@ -112,14 +112,11 @@ def check_document(outcome: CheckOutcome) -> dict[str, Any]:
     }
 
 
-def grid_document(profiles: ProfileSet) -> list[dict[str, Any]]:
+def grid_document(networks: Iterable[ProfileSet]) -> list[dict[str, Any]]:
     """Return one object a pair, with the figures of its table row, its verdict and its findings."""
-    if not len(profiles):
-        return []
-    found = by_labels(diagnose(profiles, notes=False))
-    return [
-        _fields(pair) | diagnosis_document(found[frozenset(pair.labels.items())]) for pair in summarize_pairs(profiles)
-    ]
+    pairs, diagnosis = judged(networks)
+    found = {} if diagnosis is None else by_labels(diagnosis)
+    return [_fields(pair) | diagnosis_document(found[frozenset(pair.labels.items())]) for pair in pairs]
 
 
 def training_document(runs: TrainingSet) -> list[dict[str, Any]]:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from propscope.diagnosis.diagnose import diagnose, together
 from propscope.printable import printable, shown
 from propscope.records.expectations import (
     Deviation,
     SecondMomentRatio,
     deviation,
+    reason_without_theory,
     second_moment_ratios,
     without_theory,
 )
 from propscope.records.finding import Diagnosis
 from propscope.records.interval import Interval
+from propscope.records.labelled import axes_of
 from propscope.records.network import DIRECTIONS, NetworkProfile, Site
 from propscope.records.numerals import number, percent
 from propscope.records.pair_summary import PairSummary, summarize_pairs
@@ -52,34 +55,52 @@ _RARE = ("equal", "non-\nfinite", "marks")
 _THEORY = ("forward\n/ theory", "backward\n/ theory")
 
 
-def grid_tables(profiles: ProfileSet, diagnosis: Diagnosis | None = None) -> Iterator[Table]:
+def judged(networks: Iterable[ProfileSet]) -> tuple[tuple[PairSummary, ...], Diagnosis | None]:
+    """Return what the seeds of each network show together, and the diagnosis without notes, None of no network.
+
+    Each network is dropped before the next one is asked for: a file may hold more than there is memory for.
+    """
+    pairs: list[PairSummary] = []
+    diagnoses: list[Diagnosis] = []
+    for members in networks:
+        pairs += summarize_pairs(members)
+        diagnoses.append(diagnose(members, notes=False))
+    return tuple(pairs), together(diagnoses) if diagnoses else None
+
+
+def grid_tables(networks: Iterable[ProfileSet]) -> Iterator[Table]:
     """Yield the table of a grid from the widest to the narrowest: in full, without intervals, also without theory."""
+    pairs, diagnosis = judged(networks)
     for intervals, theory in ((True, True), (False, True), (False, False)):
-        yield grid_table(profiles, diagnosis, intervals=intervals, theory=theory)
+        yield grid_table(pairs, diagnosis, intervals=intervals, theory=theory)
 
 
 def grid_table(
-    profiles: ProfileSet, diagnosis: Diagnosis | None = None, *, intervals: bool = True, theory: bool = True
+    pairs: Sequence[PairSummary],
+    diagnosis: Diagnosis | None = None,
+    *,
+    intervals: bool = True,
+    theory: bool = True,
 ) -> Table:
     """Return the table with one row for each pair of initializer and activation (and of any other label but the seed).
 
-    `diagnosis`: of the profiles; adds the column of verdicts. `intervals`: whether each factor over the depth is
+    `diagnosis`: of the networks; adds the column of verdicts. `intervals`: whether each factor over the depth is
     followed by its 95% interval over seeds. `theory`: whether to add the ratios to what theory expects, where it
     expects anything.
     """
-    pairs = summarize_pairs(profiles)
-    axes = profiles.axes
-    # A label that some profiles lack tells them from the others as well as a different value.
-    varied = [name for name in axes if len({profile.labels.get(name, "") for profile in profiles}) > 1]
+    axes = axes_of(pairs)
+    # A label that some pairs lack tells them from the others as well as a different value.
+    varied = [name for name in axes if len({pair.labels.get(name, "") for pair in pairs}) > 1]
     leading = tuple(name for name in ("activation", "initializer") if name in varied)
-    named = leading + tuple(name for name in varied if name not in (*leading, "seed"))
-    fixed = [printable(f"{name} {axes[name][0]}") for name in axes if name not in (*named, "seed")]
+    named = leading + tuple(name for name in varied if name not in leading)
+    fixed = [printable(f"{name} {axes[name][0]}") for name in axes if name not in named]
     seeds = {pair.seeds for pair in pairs}
     count = f"{min(seeds)} to {max(seeds)}" if len(seeds) > 1 else str(next(iter(seeds), 0))
     title = ", ".join([f"{len(pairs)} pair{'s' * (len(pairs) != 1)}", *fixed, f"{count} seed{'s' * (count != '1')}"])
     verdicts = {} if diagnosis is None else by_labels(diagnosis)
-    judged = ("verdict",) * (diagnosis is not None)
-    theory = theory and any(site.expected is not None for profile in profiles for site in profile.sites)
+    verdict = ("verdict",) * (diagnosis is not None)
+    known = [each.ratio for pair in pairs for each in (pair.forward_deviation, pair.backward_deviation)]
+    theory = theory and not all(map(math.isnan, known))
     figures = (
         "forward\na layer",
         "forward\nover depth",
@@ -93,16 +114,17 @@ def grid_table(
         "cosine",
         "non-\nfinite",
     )
-    heads = (*map(printable, named), *judged)
+    heads = (*map(printable, named), *verdict)
     rows = tuple(
         (
             *(str(pair.labels.get(name, "")) for name in named),
-            *(verdict_word(verdicts[frozenset(pair.labels.items())]) for _ in judged),
+            *(verdict_word(verdicts[frozenset(pair.labels.items())]) for _ in verdict),
             *_pair_cells(pair, intervals, theory),
         )
         for pair in pairs
     )
-    notes = (*GRID_NOTE * len(judged), *_GRID_NOTES, *_GRID_THEORY_NOTE * theory, *without_theory(profiles))
+    unknown = without_theory((pair.labels, pair.no_theory) for pair in pairs)
+    notes = (*GRID_NOTE * len(verdict), *_GRID_NOTES, *_GRID_THEORY_NOTE * theory, *unknown)
     return _filled(Table(title, (*heads, *figures), rows, left=frozenset(heads), notes=notes))
 
 
@@ -188,7 +210,7 @@ def profile_table(profile: NetworkProfile, diagnosis: Diagnosis | None = None) -
         *textwrap.wrap("; ".join(mark_legend(word for words in marks.values() for word in words)), 116),
         *_SITE_THEORY_NOTE * theory,
         *("E[h²]/E[z²]: mean square of an activation over that of its pre-activation.",) * bool(moments),
-        *without_theory(ProfileSet((profile,))),
+        *without_theory([(profile.labels, reason_without_theory(profile))]),
     )
     said = [*(textwrap.fill(line, 120, subsequent_indent="  ") for line in first)]
     said.append(": ".join(filter(None, [labels, title])))

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterable
 from typing import Any, TextIO
 
-from propscope.diagnosis.diagnose import diagnose
 from propscope.printable import printable
 from propscope.records.profile_set import ProfileSet
 from propscope.records.training import TrainingSet
@@ -57,9 +56,9 @@ def print_blocks(blocks: Iterable[Block]) -> None:
         print_table(block) if isinstance(block, Table) else write(block)
 
 
-def print_grid(profiles: ProfileSet) -> None:
+def print_grid(networks: Iterable[ProfileSet]) -> None:
     """Print the table of a grid; on a narrow terminal without intervals, then also without theory."""
-    _print_first_that_fits(grid_tables(profiles, diagnose(profiles, notes=False) if len(profiles) else None))
+    _print_first_that_fits(grid_tables(networks))
 
 
 def print_training(runs: TrainingSet) -> None:

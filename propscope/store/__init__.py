@@ -2,7 +2,7 @@
 
 from propscope.store.atomic import check_output, check_target
 from propscope.store.merge import merge
-from propscope.store.read import load, load_for_table, load_profiles, numbers_in
+from propscope.store.read import StoredNetworks, load, load_for_table, load_profiles, numbers_in
 from propscope.store.run_file import RunFile, begin, target_of
 from propscope.store.schema import SCHEMA_VERSION
 from propscope.store.write import save
@@ -10,6 +10,7 @@ from propscope.store.write import save
 __all__ = [
     "SCHEMA_VERSION",
     "RunFile",
+    "StoredNetworks",
     "begin",
     "check_output",
     "check_target",

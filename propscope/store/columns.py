@@ -12,6 +12,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from propscope.store.schema import TABLES, Column, StoredTable
 
@@ -120,29 +121,30 @@ def _check_storage(made: h5py.h5p.PropDCID, what: str) -> None:
             )
 
 
-def check_text(dataset: h5py.Dataset, start: int, stop: int) -> None:
+def check_text(dataset: h5py.Dataset, rows: NDArray[np.int64]) -> None:
     """Raise `ValueError` where rows of a text column, read together, are longer than the whole file.
 
     Rows of a hostile file may all point to one long text, so that a small file fills the memory.
     """
     size = dataset.file.id.get_filesize()
-    if (stop - start) * size <= _TEXT_BYTES:
+    if rows.size * size <= _TEXT_BYTES:
         return
-    total = _text_bytes(dataset, start, stop)
+    total = _text_bytes(dataset, rows)
     if total > size:
         raise ValueError(f"column {dataset.name[1:]} has {total:,} bytes of text in a file of {size:,} bytes")
 
 
-def _text_bytes(dataset: h5py.Dataset, start: int, stop: int) -> int:
+def _text_bytes(dataset: h5py.Dataset, rows: NDArray[np.int64]) -> int:
     """Return the summed length of the texts of some rows, from the heads of their heap references."""
     if not dataset.chunks:
         raise ValueError(f"column {dataset.name[1:]} must be stored in chunks")
-    made, rows = dataset.id.get_create_plist(), dataset.chunks[0]
+    made, chunk = dataset.id.get_create_plist(), dataset.chunks[0]
     filters = [made.get_filter(index)[0] for index in range(made.get_nfilters())]
     # In the file a text is its length (4 bytes), the address of its heap, and its number there (4 bytes).
     width = 8 + dataset.file.id.get_create_plist().get_sizes()[0]
     total = 0
-    for first in range(start - start % rows, stop, rows):
+    at = np.sort(rows)
+    for first in (np.unique(at // chunk) * chunk).tolist():
         if dataset.id.get_chunk_info_by_coord((first,)).byte_offset is None:
             continue
         mask, raw = dataset.id.read_direct_chunk((first,))
@@ -150,9 +152,10 @@ def _text_bytes(dataset: h5py.Dataset, start: int, stop: int) -> int:
             if mask >> index & 1:
                 continue
             if code == h5py.h5z.FILTER_DEFLATE:
-                raw = zlib.decompressobj().decompress(raw, rows * width)
+                raw = zlib.decompressobj().decompress(raw, chunk * width)
             else:
                 raw = np.frombuffer(raw, np.uint8).reshape(width, -1).T.tobytes()
-        heads = np.frombuffer(raw, np.uint8).reshape(-1, width)[max(start - first, 0) : stop - first, :4]
+        within = at[np.searchsorted(at, first) : np.searchsorted(at, first + chunk)] - first
+        heads = np.frombuffer(raw, np.uint8).reshape(-1, width)[within, :4]
         total += int(np.ascontiguousarray(heads).view("<u4").sum(dtype=np.int64))
     return total

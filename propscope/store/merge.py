@@ -61,7 +61,7 @@ def _append(writer: TableWriter, tables: TableReader, seen: set[bytes]) -> tuple
             stop = min(start + _BLOCK_ROWS, rows)
             block = {column.name: tables.array(table, column.name, start, stop) for column in columns}
             with reading(tables.path):
-                check_values(table, block, start)
+                check_values(table, block, np.arange(start, stop))
             mask = slice(None) if kept is None else kept[table][start:stop]
             writer.append(table, {c.name: _shifted(c, block[c.name][mask], base, kept) for c in columns})
     return int(runs.sum()), int(loose.sum())

@@ -6,10 +6,10 @@ import gc
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import chain, islice
 from typing import Any, Literal
 
 import numpy as np
@@ -18,20 +18,26 @@ from numpy.typing import NDArray
 from propscope.checks import file_path
 from propscope.errors import InputError, StoreError
 from propscope.records.figures import SUMMARIES
+from propscope.records.figures import TABLES as FIELDS
 from propscope.records.histogram import LogHistogram
-from propscope.records.labelled import values_of
+from propscope.records.labelled import GroupKey, values_of
 from propscope.records.network import Label, NetworkProfile
 from propscope.records.profile_set import ProfileSet
-from propscope.records.rows import Row, TableName, parameter_from_row, profile_from_row, run_from_rows, site_from_row
+from propscope.records.rows import Histograms, TableName, parameters_of, profiles_of, run_of, sites_of
 from propscope.records.training import TrainingRun, TrainingSet
-from propscope.store.schema import StoredTable
+from propscope.store.schema import TABLES, StoredTable
 from propscope.store.table_reader import TableReader, open_tables, reading
-from propscope.store.values import check_owners, check_parents
+from propscope.store.values import check_owners, check_parents, histogram_parts, histogram_ranges
 
-# Neighbouring profiles are read with one slice per column; this bounds the rows that are held as Python objects.
-_BATCH = 256
-# Rows that may lie between those that are read, and belong to none of them.
-_GAP = 1024
+Columns = dict[str, NDArray[Any]]
+
+# The profiles that are read at once, and those that are made into records at once.
+_BATCH = 1024
+_MADE = 1024
+_RECORDS: Mapping[EntryTable, Callable[[Columns, int, Histograms], Sequence[Any]]] = {
+    "site": sites_of,
+    "parameter": parameters_of,
+}
 # The memory that one row takes as a record, measured, rounded down.
 _BYTES: dict[StoredTable, int] = {
     "run": 4096,
@@ -41,6 +47,32 @@ _BYTES: dict[StoredTable, int] = {
     "parameter": 4096,
     "histogram": 10,
 }
+# The same as columns, for a table.
+_COLUMN_BYTES: dict[StoredTable, int] = {"profile": 256, "site": 512, "parameter": 256}
+
+_MEASURED: tuple[TableName, ...] = ("profile", "site", "parameter")
+EntryTable = Literal["site", "parameter"]
+Hidden = frozenset[tuple[StoredTable, str]]
+# What a record computes from its other fields.
+_DERIVED: Hidden = frozenset(
+    (table, field.name)
+    for table in SUMMARIES
+    for field in FIELDS[table]
+    if field.seeds == "recompute" and field.part != "expected"
+)
+_DISTRIBUTIONS: Hidden = frozenset(
+    (table, column.name) for table in SUMMARIES for column in TABLES[table] if "_histogram_" in column.name
+)
+# What neither the table of several networks nor a verdict on them looks at.
+_DETAILS: Hidden = frozenset(
+    (table, field.name)
+    for table in _MEASURED
+    for field in FIELDS[table]
+    if field.part in ("provenance", "jacobian")
+    or field.name in ("dtype", "attention_entropy", "largest_logit", "jacobian_condition", "jacobian_square_variance")
+    or field.name in ("expected_gradient_norm", "expected_gradient_log_std")
+    or (field.part == "labels" and table == "profile")
+)
 
 
 def load(path: str | os.PathLike[str], /, **labels: Label | Iterable[Label]) -> ProfileSet | TrainingSet:
@@ -55,21 +87,47 @@ def load(path: str | os.PathLike[str], /, **labels: Label | Iterable[Label]) -> 
         return training_runs(tables, labels) if tables.training else loose_profiles(tables, labels)
 
 
-def load_for_table(path: str | os.PathLike[str], /, **labels: Label | Iterable[Label]) -> ProfileSet | TrainingSet:
-    """Return what `load` does; profiles of several networks come without histograms and singular values.
+def load_for_table(path: str | os.PathLike[str], /, **labels: Label | Iterable[Label]) -> StoredNetworks | TrainingSet:
+    """Return what `load` does, the profiles as networks with only what a table shows and a verdict follows from.
 
-    The table of a grid shows neither, and they are most of what is to be read.
+    No column is read that shows nowhere: histograms, what follows from other columns, and of several networks the
+    provenance, singular values and element types.
     """
     with open_tables(path) as tables, reading(path):
         if tables.training:
             return training_runs(tables, labels)
-        kept = _matching(tables, "profile", labels) if labels else None
         labels_of = tables.labels("profile")
-        kinds = {
-            tuple(pair for pair in labels_of[row].items() if pair[0] != "seed")
-            for row in (labels_of if kept is None else kept)
-        }
-        return loose_profiles(tables.without_distributions() if len(kinds) > 1 else tables, labels)
+        rows = np.array(_matching(tables, "profile", labels) if labels else list(labels_of), np.int64)
+        groups: dict[GroupKey, list[int]] = {}
+        for position, row in enumerate(rows.tolist()):
+            groups.setdefault(
+                tuple((name, value) for name, value in labels_of[row].items() if name != "seed"), []
+            ).append(position)
+        shown = tables.without(_DERIVED | _DISTRIBUTIONS | (_DETAILS if len(groups) > 1 else frozenset()))
+        _check_memory(tables, "profile", len(rows), _COLUMN_BYTES)
+        return StoredNetworks(_Entries.of(shown, rows), tuple(groups.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class StoredNetworks:
+    """The networks of a file, each the set of the profiles that differ only in the seed, made when it is its turn."""
+
+    _entries: _Entries
+    _groups: tuple[list[int], ...]
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def __iter__(self) -> Iterator[ProfileSet]:
+        # Many networks of one seed are made together, since each array costs as much for one row as for a thousand.
+        order = np.array(list(chain.from_iterable(self._groups)), np.int64)
+        profiles = self._entries.profiles(order)
+        return (ProfileSet.of(islice(profiles, len(group))) for group in self._groups)
+
+    @property
+    def profiles(self) -> int:
+        """The number of profiles of all networks."""
+        return sum(map(len, self._groups))
 
 
 def numbers_in(path: str | os.PathLike[str], /) -> tuple[int | None, int]:
@@ -86,14 +144,18 @@ def load_profiles(path: str | os.PathLike[str], /, **labels: Label | Iterable[La
 
 def loose_profiles(tables: TableReader, labels: Mapping[str, Any]) -> ProfileSet:
     """Return the profiles of open tables that belong to no run and have the labels."""
-    ranges: Iterable[tuple[int, int]] = [(0, tables.rows("profile"))]
+    rows = np.arange(tables.rows("profile"))
     if labels or tables.training:
-        ranges = _neighbours(_matching(tables, "profile", labels))
-    ranges = list(ranges)
-    _check_memory(tables, "profile", sum(stop - start for start, stop in ranges))
-    batches = [(at, min(at + _BATCH, stop)) for start, stop in ranges for at in range(start, stop, _BATCH)]
+        rows = np.array(_matching(tables, "profile", labels), np.int64)
+    _check_memory(tables, "profile", len(rows), _BYTES)
     with _uncollected():
-        return ProfileSet.of(chain.from_iterable(_profiles_between(tables, start, stop) for start, stop in batches))
+        return ProfileSet.of(_profiles(tables, rows))
+
+
+def _profiles(tables: TableReader, rows: NDArray[np.int64]) -> Iterator[NetworkProfile]:
+    for at in range(0, len(rows), _BATCH):
+        entries = _Entries.of(tables, rows[at : at + _BATCH])
+        yield from entries.profiles(np.arange(len(entries.own["profile"])))
 
 
 @contextmanager
@@ -110,40 +172,36 @@ def _uncollected() -> Iterator[None]:
 
 def training_runs(tables: TableReader, labels: Mapping[str, Any]) -> TrainingSet:
     """Return the runs of open tables that have the labels."""
-    rows = _matching(tables, "run", labels) if labels else list(range(tables.rows("run")))
-    _check_memory(tables, "run", len(rows))
-    counts = tables.array("run", "profile_count", 0, tables.rows("run"))
-    runs: list[TrainingRun] = []
-    for start, stop in _neighbours(rows):
-        # Read so many runs at once that they hold about one batch of profiles.
-        full = np.cumsum(np.maximum(counts[start:stop], 0)) // _BATCH
-        edges = [start, *(start + 1 + np.flatnonzero(np.diff(full))).tolist(), stop]
-        for first, last in pairwise(edges):
-            runs += _runs_between(tables, first, last)
-    return TrainingSet.of(runs)
+    rows = np.array(_matching(tables, "run", labels), np.int64) if labels else np.arange(tables.rows("run"))
+    _check_memory(tables, "run", len(rows), _BYTES)
+    # Read so many runs at once that they hold about one batch of profiles.
+    counts = np.maximum(tables.pick("run", "profile_count", rows), 0)
+    edges = np.flatnonzero(np.diff(np.cumsum(counts) // _BATCH)) + 1
+    return TrainingSet.of(chain.from_iterable(_runs(tables, part) for part in np.split(rows, edges)))
 
 
-def _runs_between(tables: TableReader, start: int, stop: int) -> Iterator[TrainingRun]:
-    rows = tables.take("run", start, stop)
-    epochs = _entries_of(tables, "run", "epoch", rows)
-    low, high = _span((row["profile_start"], row["profile_count"]) for row in rows)
-    taken: dict[int, list[tuple[int, NetworkProfile]]] = {row["run"]: [] for row in rows}
-    owners, moments = (tables.array("profile", name, low, high).tolist() for name in ("run", "epoch"))
-    for owner, moment, profile in zip(owners, moments, _profiles_between(tables, low, high), strict=True):
-        # After a merge, profiles of no run may stand between the profiles of two runs.
-        if owner in taken:
-            taken[owner].append((moment, profile))
-    for row, own in zip(rows, epochs, strict=True):
-        if len(taken[row["run"]]) != row["profile_count"] or not own:
-            raise ValueError(f"the profiles or epochs of run {row['run']} are incomplete")
-        if [epoch["number"] for epoch in own] != list(range(len(own))):
-            raise ValueError(f"the epochs of run {row['run']} are not numbered from 0 in order")
-        first = row["epoch_start"]
+def _runs(tables: TableReader, rows: NDArray[np.int64]) -> Iterator[TrainingRun]:
+    own = tables.take("run", rows)
+    epochs, number = _belonging(tables, "run", "epoch", own)
+    bounds = np.concatenate([[0], np.cumsum(own["epoch_count"])])
+    taken = _owned(own, "profile", tables.rows("profile"))
+    moments = tables.pick("profile", "epoch", taken).tolist()
+    belong = tables.pick("profile", "run", taken) == np.repeat(own["run"], own["profile_count"])
+    incomplete = np.isin(own["run"], np.repeat(own["run"], own["profile_count"])[~belong]) | (own["epoch_count"] == 0)
+    if incomplete.any():
+        raise ValueError(f"the profiles or epochs of run {own['run'][incomplete][0]} are incomplete")
+    if len(wrong := np.flatnonzero(epochs["number"] != number)):
+        raise ValueError(f"the epochs of run {epochs['run'][wrong[0]]} are not numbered from 0 in order")
+    timed = zip(moments, _profiles(tables, taken), strict=True)
+    for at in range(len(rows)):
+        first = int(own["epoch_start"][at])
+        seen = [(moment - first, profile) for moment, profile in islice(timed, int(own["profile_count"][at]))]
+        one = {name: column[at : at + 1] for name, column in own.items()}
+        curves = {name: column[bounds[at] : bounds[at + 1]] for name, column in epochs.items()}
         try:
-            run = run_from_rows(row, own, [(moment - first, profile) for moment, profile in taken[row["run"]]])
+            yield run_of(one, curves, seen)
         except InputError as error:
-            raise ValueError(f"run {row['run']}: {error}") from error
-        yield run
+            raise ValueError(f"run {own['run'][at]}: {error}") from error
 
 
 def _matching(tables: TableReader, table: Literal["profile", "run"], labels: Mapping[str, Any]) -> list[int]:
@@ -177,102 +235,126 @@ def _listed(labels: Mapping[str, tuple[Label, ...]]) -> str:
     )
 
 
-def _neighbours(rows: list[int]) -> Iterator[tuple[int, int]]:
-    """Yield the half-open ranges that ascending row numbers form."""
-    if not rows:
-        return
-    breaks = [at for at in range(1, len(rows)) if rows[at] != rows[at - 1] + 1]
-    for start, stop in zip([0, *breaks], [*breaks, len(rows)], strict=True):
-        yield rows[start], rows[stop - 1] + 1
+@dataclass(frozen=True, slots=True)
+class _Entries:
+    """The columns of some profiles, `own`, and of their sites and parameters, all checked, with their histograms.
+
+    `first`: the position of each profile's first site and parameter in the columns, and behind the last one their end.
+    """
+
+    path: str | os.PathLike[str]
+    own: Columns
+    columns: Mapping[EntryTable, Columns]
+    first: Mapping[EntryTable, NDArray[np.int64]]
+    histograms: Mapping[str, _Histograms]
+
+    @classmethod
+    def of(cls, tables: TableReader, rows: NDArray[np.int64]) -> _Entries:
+        own = tables.take("profile", rows)
+        columns: dict[EntryTable, Columns] = {}
+        for table in SUMMARIES:
+            columns[table], index = _belonging(tables, "profile", table, own)
+            if len(wrong := np.flatnonzero(columns[table]["index"] != index)):
+                raise ValueError(
+                    f"rows of table {table} for profile {columns[table]['profile'][wrong[0]]} are not in order"
+                )
+        first = {table: np.concatenate([[0], np.cumsum(own[f"{table}_count"])]) for table in SUMMARIES}
+        return cls(tables.path, own, columns, first, _histograms(tables, columns))
+
+    def profiles(self, order: NDArray[np.int64]) -> Iterator[NetworkProfile]:
+        """Yield the profiles at these positions, in that order."""
+        for part in np.split(order, range(_MADE, len(order), _MADE)):
+            with reading(self.path), _uncollected():
+                made = self._made(part)
+            yield from made
+
+    def _made(self, order: NDArray[np.int64]) -> list[NetworkProfile]:
+        own = {name: column[order] for name, column in self.own.items()}
+        made: dict[EntryTable, list[tuple[Any, ...]]] = {}
+        for table, records in _RECORDS.items():
+            counts = own[f"{table}_count"]
+            at = _spread(self.first[table][order], counts)
+            histograms = {name: self.histograms[name].at(at) for name in SUMMARIES[table] if name in self.histograms}
+            entries = iter(records({name: each[at] for name, each in self.columns[table].items()}, len(at), histograms))
+            made[table] = [tuple(islice(entries, count)) for count in counts.tolist()]
+        for sites, first in zip(made["site"], own["site_start"].tolist(), strict=True):
+            check_parents(sites, first)
+        return profiles_of(own, made["site"], made["parameter"])
 
 
-def _profiles_between(tables: TableReader, start: int, stop: int) -> Iterator[NetworkProfile]:
-    """Yield the profiles of the rows from `start` to `stop`."""
-    rows = tables.take("profile", start, stop)
-    sites, parameters = _entries_of(tables, "profile", "site", rows), _entries_of(tables, "profile", "parameter", rows)
-    histograms = _Histograms.spanning(tables, sites, parameters)
-    for row, own_sites, own_parameters in zip(rows, sites, parameters, strict=True):
-        made = tuple(site_from_row(r, *(histograms.of(r, name) for name in SUMMARIES["site"])) for r in own_sites)
-        check_parents(made, row["site_start"])
-        yield profile_from_row(
-            row,
-            made,
-            tuple(
-                parameter_from_row(r, *(histograms.of(r, name) for name in SUMMARIES["parameter"]))
-                for r in own_parameters
-            ),
-        )
-
-
-def _entries_of(
+def _belonging(
     tables: TableReader,
     parent: Literal["profile", "run"],
     table: Literal["site", "parameter", "epoch"],
-    rows: list[Row],
-) -> list[list[Row]]:
-    """Return, for each of these neighbouring rows of `parent`, the rows of `table` that belong to it."""
-    ranges = [(row[f"{table}_start"], row[f"{table}_count"]) for row in rows]
-    low, high = _span(ranges, table)
-    taken = tables.take(table, low, high)
-    entries = [taken[start - low : start - low + count] for start, count in ranges]
-    for row, own in zip(rows, entries, strict=True):
-        if any(entry[parent] != row[parent] for entry in own):
-            raise ValueError(f"rows of table {table} for {parent} {row[parent]} belong to another {parent}")
-        if table != "epoch" and [entry["index"] for entry in own] != list(range(len(own))):
-            raise ValueError(f"rows of table {table} for {parent} {row[parent]} are not in order")
-    return entries
+    own: Columns,
+) -> tuple[Columns, NDArray[np.int64]]:
+    """Return the rows of `table` that belong to these rows of `parent`, and the number of each among its siblings."""
+    entries = tables.take(table, _owned(own, table, tables.rows(table)))
+    counts = own[f"{table}_count"]
+    if len(wrong := np.flatnonzero(entries[parent] != np.repeat(own[parent], counts))):
+        row = np.repeat(own[parent], counts)[wrong[0]]
+        raise ValueError(f"rows of table {table} for {parent} {row} belong to another {parent}")
+    return entries, _spread(np.zeros(len(counts), np.int64), counts)
+
+
+def _owned(own: Columns, table: StoredTable, there: int) -> NDArray[np.int64]:
+    """Return the rows of `table` that some rows say are theirs; raises `ValueError` for more than the table holds."""
+    starts, counts = own[f"{table}_start"], own[f"{table}_count"]
+    beyond = (counts > 0) & ((starts < 0) | (starts > there - np.minimum(counts, there)) | (counts > there))
+    if beyond.any():
+        at = int(np.flatnonzero(beyond)[0])
+        raise ValueError(f"table {table} has {there} rows, but {counts[at]} rows from {starts[at]} on are asked for")
+    # No row has two owners, so a few rows of a hostile file cannot make a reader read millions.
+    if counts.sum() > there:
+        raise ValueError(f"table {table} has {there} rows, but {counts.sum()} are asked for")
+    return _spread(starts, counts)
+
+
+def _spread(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the numbers of half-open ranges, one range after the other."""
+    total = int(counts.sum())
+    found: NDArray[np.int64] = np.repeat(starts - np.cumsum(counts) + counts, counts) + np.arange(total)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
 class _Histograms:
-    """The rows of table histogram, from `first` on, that some sites and parameters refer to."""
+    """The histograms of one summary, a row each: its place in `bins` and `counts`, -1 for none, and its length."""
 
-    first: int
+    places: NDArray[np.int64]
+    lengths: NDArray[np.int64]
     bins: NDArray[np.uint16]
     counts: NDArray[np.int64]
 
-    @classmethod
-    def spanning(cls, tables: TableReader, sites: list[list[Row]], parameters: list[list[Row]]) -> _Histograms:
-        rows: dict[TableName, list[Row]] = {
-            "site": list(chain.from_iterable(sites)),
-            "parameter": list(chain.from_iterable(parameters)),
-        }
-        ranges = [_range(row, part) for table, parts in SUMMARIES.items() for part in parts for row in rows[table]]
-        low, high = _span([each for each in ranges if each[0] >= 0], "histogram")
-        bins = tables.array("histogram", "bin", low, high)
-        counts = tables.array("histogram", "count", low, high)
-        check_owners(rows, bins, counts, low)
-        return cls(low, bins, counts.astype(np.int64))
-
-    def of(self, row: Row, direction: str) -> LogHistogram | None:
-        start, length = _range(row, direction)
-        if start < 0:
-            return None
-        at = slice(start - self.first, start - self.first + length)
-        return LogHistogram(self.bins[at], self.counts[at])
+    def at(self, rows: NDArray[np.int64]) -> list[LogHistogram | None]:
+        """Return the histogram of each of these rows, None where it was not recorded."""
+        return [
+            None if start < 0 else LogHistogram(self.bins[start : start + length], self.counts[start : start + length])
+            for start, length in zip(self.places[rows].tolist(), self.lengths[rows].tolist(), strict=True)
+        ]
 
 
-def _range(row: Row, direction: str) -> tuple[int, int]:
-    return row[f"{direction}_histogram_start"], row[f"{direction}_histogram_length"]
+def _histograms(tables: TableReader, columns: Mapping[EntryTable, Columns]) -> dict[str, _Histograms]:
+    """Return the histograms that sites and parameters refer to, by summary; {} where they are hidden."""
+    starts, lengths = histogram_ranges(columns)
+    rows = _owned({"histogram_start": starts, "histogram_count": lengths}, "histogram", tables.rows("histogram"))
+    bins, counts = (tables.pick("histogram", name, rows) for name in ("bin", "count"))
+    places = np.where(starts < 0, -1, np.cumsum(lengths) - lengths)
+    check_owners(columns, places, bins, counts, rows)
+    found: dict[str, _Histograms] = {}
+    for table, part in histogram_parts(columns):
+        size = len(columns[table][table])
+        found[part] = _Histograms(places[:size], lengths[:size], bins, counts.view(np.int64))
+        places, lengths = places[size:], lengths[size:]
+    return found
 
 
-def _span(ranges: Iterable[Sequence[int]], table: StoredTable | None = None) -> tuple[int, int]:
-    """Return where these (start, length) ranges begin and end together; (0, 0) when all are empty.
-
-    Raises `ValueError` where most of what lies between the ranges of a `table` belongs to none of them: a few rows of a
-    hostile file must not make a reader read millions.
-    """
-    occupied = [(start, start + length) for start, length in ranges if length]
-    low, high = min((start for start, _ in occupied), default=0), max((stop for _, stop in occupied), default=0)
-    if table is not None and high - low > sum(stop - start for start, stop in occupied) + _GAP:
-        raise ValueError(f"rows {low} to {high} of table {table} are asked for, but most of them are not used")
-    return low, high
-
-
-def _check_memory(tables: TableReader, table: Literal["profile", "run"], rows: int) -> None:
-    """Refuse to read more records than there is memory for, for which the system would end the process."""
+def _check_memory(
+    tables: TableReader, table: Literal["profile", "run"], rows: int, row_bytes: Mapping[StoredTable, int]
+) -> None:
+    """Refuse to read more than there is memory for, for which the system would end the process."""
     share = rows / max(tables.rows(table), 1)
-    needed = share * sum(tables.rows(name) * size for name, size in _BYTES.items())
+    needed = share * sum(tables.rows(name) * size for name, size in row_bytes.items())
     if needed > (available := _available_memory()):
         raise StoreError(
             f"{tables.path} holds {rows:,} {table}s that need about {needed / 1e9:.1f} GB; this machine has "

@@ -10,26 +10,29 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from operator import itemgetter
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from propscope.records.figures import FINITE, SUMMARIES, Field
+from propscope.records.figures import FINITE, SUMMARIES, SUMMARY_FIELDS, Field
 from propscope.records.histogram import BIN_COUNT, NAN, NEGINF, POSINF
 from propscope.records.network import UNKNOWN, Site
-from propscope.records.rows import Row, TableName
 from propscope.records.time_course import course_from_document
 from propscope.store.schema import TABLES, Column, StoredTable
 
 Arrays = Mapping[str, NDArray[Any]]
 Bad = NDArray[np.bool_]
+Entry = Literal["site", "parameter"]
+# The numbers of some rows.
+Rows = NDArray[np.int64]
 
 # What is computed in floating point may leave its range by a rounding error.
 _ROUNDING = 1e-3
 _SHOWN = 60
 _PARENT = "[site, [operations], true or false]"
+# What a summary is made of; the other quantities follow from these.
+_SUMMARY = tuple(field.name for field in SUMMARY_FIELDS if field.seeds == "merge")
 _LARGEST = 2**63
 _ABSENT_BINS = np.ones(1 << 16, np.bool_)
 _ABSENT_BINS[[*range(POSINF + 1), NAN, *range(NAN + 2, NEGINF + 1)]] = False
@@ -38,64 +41,103 @@ _ABSENT_BINS[[*range(POSINF + 1), NAN, *range(NAN + 2, NEGINF + 1)]] = False
 class InvalidValue(ValueError):
     """A value that its column does not allow."""
 
-    def __init__(self, table: str, row: int, column: str, valid: str, got: Any) -> None:
+    def __init__(self, table: str, row: int | np.int64, column: str, valid: str, got: Any) -> None:
         said = f"{got.item()!r}" if isinstance(got, np.generic) else repr(got)
         said = said if len(said) <= _SHOWN else f"{said[:_SHOWN]}..."
         super().__init__(f"table {table}, row {row}, column {column}: must be {valid}, got {said}")
 
 
-def check_values(table: StoredTable, values: Arrays, first: int) -> dict[str, dict[bytes, str]]:
-    """Return each text of the text columns by its bytes, after checking all columns of some rows, from row `first` on.
+def check_values(table: StoredTable, values: Arrays, rows: Rows) -> dict[str, dict[bytes, str]]:
+    """Return each text of the text columns by its bytes, after checking the columns of these rows.
 
-    `values` may lack columns; then what compares them is not checked. Raises `ValueError` for the first value found
-    that is not allowed.
+    `rows` are their numbers, for the column that holds them and for errors. `values` may lack columns; then what
+    compares them is not checked. A summary is checked where `values` have all its columns. Raises `ValueError` for the
+    first value found that is not allowed.
     """
     texts: dict[str, dict[bytes, str]] = {}
     if table == "histogram":
         # What belongs to one histogram is known to the reader of its owner only: it calls `check_histograms`.
-        check_histograms(values["bin"], values["count"], np.empty((0, 2), np.int64), first)
+        check_histograms(values["bin"], values["count"], np.empty((0, 2), np.int64), rows)
         return texts
     for column in TABLES[table]:
         if (stored := values.get(column.name)) is None or not len(stored):
             continue
         if column.stored == "text":
-            texts[column.name] = _texts(table, column, stored, first)
+            texts[column.name] = _texts(table, column, stored, rows)
         elif column.stored in ("int64", "float64"):
-            _refuse(
-                table, column.name, _out_of_range(column, stored, first, table), _valid(column, table), stored, first
-            )
+            _refuse(table, column.name, _out_of_range(column, stored, rows, table), _valid(column, table), stored, rows)
     if table in ("site", "parameter"):
         for part in SUMMARIES[table]:
-            if f"{part}_count" in values:
-                _check_summary(table, part, values, first)
+            if values.keys() >= {f"{part}_{name}" for name in _SUMMARY}:
+                _check_summary(table, part, values, rows)
     if "units" in values:
         for name in ("dead_units", "symmetric_units"):
             bad = values[name] > np.maximum(values["units"], 0)
-            _refuse(table, name, bad, "at most the number of units", values[name], first)
+            _refuse(table, name, bad, "at most the number of units", values[name], rows)
     return texts
 
 
 def check_histograms(
-    bins: NDArray[np.uint16], counts: NDArray[np.uint64], ranges: NDArray[np.int64], first: int
+    bins: NDArray[np.uint16], counts: NDArray[np.uint64], ranges: NDArray[np.int64], rows: Rows
 ) -> None:
     """Raise `ValueError` for histograms that cannot have been recorded.
 
-    `bins` and `counts` are the rows of table histogram from `first` on; `ranges`, shape (n, 2), holds the start and the
-    length of each histogram among them. Bins that occur are 0 to 2047 of each sign without those of other NaNs; they
-    ascend, and none is empty.
+    `bins` and `counts` are the given rows of table histogram; `ranges`, shape (n, 2), holds the position among them and
+    the length of each histogram. Bins that occur are 0 to 2047 of each sign without those of other NaNs; they ascend,
+    and none is empty.
     """
     table = "histogram"
-    _refuse(table, "bin", _ABSENT_BINS[bins], f"a bin that occurs, from 0 to {BIN_COUNT - 1}", bins, first)
-    _refuse(table, "count", (counts < 1) | (counts >= _LARGEST), "from 1 to 2^63 - 1", counts, first)
+    _refuse(table, "bin", _ABSENT_BINS[bins], f"a bin that occurs, from 0 to {BIN_COUNT - 1}", bins, rows)
+    _refuse(table, "count", (counts < 1) | (counts >= _LARGEST), "from 1 to 2^63 - 1", counts, rows)
     if not len(ranges):
         return
     # Where a histogram begins, its first bin may be below the last bin of the one before.
     falls = np.flatnonzero(bins[1:] <= bins[:-1]) + 1
-    begins = np.unique(ranges[:, 0] - first)
-    for at in falls[~np.isin(falls, begins)].tolist():
-        inside = (ranges[:, 0] - first < at) & (at < ranges.sum(1) - first)
-        if inside.any():
-            raise InvalidValue(table, first + at, "bin", "above the bin before", bins[at])
+    for at in falls[~np.isin(falls, ranges[:, 0])].tolist():
+        if ((ranges[:, 0] < at) & (at < ranges.sum(1))).any():
+            raise InvalidValue(table, rows[at], "bin", "above the bin before", bins[at])
+
+
+def check_owners(
+    columns: Mapping[Entry, Arrays],
+    places: NDArray[np.int64],
+    bins: NDArray[np.uint16],
+    counts: NDArray[np.uint64],
+    rows: Rows,
+) -> None:
+    """Raise `ValueError` for histograms that cannot have been recorded, or that hold more than their owner counts.
+
+    `columns`: of sites and parameters; `bins` and `counts` are the rows of table histogram that they refer to.
+    `places`: where each histogram starts among these, in the order of `histogram_ranges`.
+    """
+    starts, lengths = histogram_ranges(columns)
+    seen = _of_parts(columns, "count")
+    ranges = np.stack([np.where(lengths > 0, places, 0), lengths], axis=1)
+    check_histograms(bins, counts, ranges, rows)
+    total = totals(counts, ranges)
+    for owner in np.flatnonzero((starts >= 0) & (total > np.maximum(seen, 0) * (1 + 1e-9))).tolist():
+        valid, got = f"at least the {total[owner]:.0f} values of its histogram", int(seen[owner])
+        for table, part in histogram_parts(columns):
+            if owner < len(numbers := columns[table][table]):
+                raise InvalidValue(table, numbers[owner], f"{part}_count", valid, got)
+            owner -= len(numbers)
+
+
+def histogram_parts(columns: Mapping[Entry, Arrays]) -> list[tuple[Entry, str]]:
+    """Return the summaries, with their table, whose histograms the columns refer to."""
+    named = ((table, part) for table, parts in SUMMARIES.items() for part in parts)
+    return [(table, part) for table, part in named if f"{part}_histogram_start" in columns.get(table, {})]
+
+
+def histogram_ranges(columns: Mapping[Entry, Arrays]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the first row (-1: none) and the length of every histogram, one summary of all rows after the other."""
+    starts = _of_parts(columns, "histogram_start")
+    return starts, np.where(starts < 0, 0, _of_parts(columns, "histogram_length"))
+
+
+def _of_parts(columns: Mapping[Entry, Arrays], name: str) -> NDArray[np.int64]:
+    found = [columns[table][f"{part}_{name}"] for table, part in histogram_parts(columns)]
+    return np.concatenate([np.empty(0, np.int64), *found])
 
 
 def check_parents(sites: Sequence[Site], first: int) -> None:
@@ -111,43 +153,13 @@ def check_parents(sites: Sequence[Site], first: int) -> None:
         before.add(site.name)
 
 
-def check_owners(
-    rows: Mapping[TableName, Sequence[Row]], bins: NDArray[np.uint16], counts: NDArray[np.uint64], first: int
-) -> None:
-    """Raise `ValueError` for histograms that cannot have been recorded, or that hold more than their owner counts.
-
-    `rows`: the sites and the parameters that refer to rows of table histogram; `bins` and `counts` are these, from row
-    `first` on.
-    """
-    parts = [(table, part) for table, names in SUMMARIES.items() for part in names]
-    # Where each histogram starts, how long it is, and the count of its summary, a row each.
-    columns = [
-        np.array([row_of(row) for row in rows[table]], np.int64).reshape(-1, 3)
-        for table, part in parts
-        for row_of in [itemgetter(f"{part}_histogram_start", f"{part}_histogram_length", f"{part}_count")]
-    ]
-    every = np.concatenate(columns)
-    at = np.flatnonzero(every[:, 0] >= 0)
-    ranges, seen = every[at, :2], every[at, 2]
-    ranges[ranges[:, 1] == 0, 0] = first
-    check_histograms(bins, counts, ranges, first)
-    total = totals(counts, ranges, first)
-    for place in np.flatnonzero(total > np.maximum(seen, 0) * (1 + 1e-9)):
-        owner = at[place]
-        for (table, part), column in zip(parts, columns, strict=True):
-            if owner < len(column):
-                valid = f"at least the {total[place]:.0f} values of its histogram"
-                raise InvalidValue(table, rows[table][owner][table], f"{part}_count", valid, int(seen[place]))
-            owner -= len(column)
-
-
-def totals(counts: NDArray[np.uint64], ranges: NDArray[np.int64], first: int) -> NDArray[np.float64]:
+def totals(counts: NDArray[np.uint64], ranges: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the number of values in each histogram, shape (n,), for `counts` and `ranges` as in `check_histograms`."""
     if not counts.size or not len(ranges):
         return np.zeros(len(ranges))
     # Sums of small counts are exact as whole numbers, and take half the time.
     exact = counts if counts.max() < _LARGEST // BIN_COUNT else counts.astype(np.float64)
-    starts, stops = ranges[:, 0] - first, ranges.sum(1) - first
+    starts, stops = ranges[:, 0], ranges.sum(1)
     last = stops == len(counts)
     edges = np.stack([np.minimum(starts, len(counts) - 1), np.where(last, starts, stops)], axis=1).ravel()
     sums = np.add.reduceat(exact, edges)[::2].astype(np.float64)
@@ -166,16 +178,16 @@ def check_labels(labels: Mapping[str, Any]) -> str:
     return ""
 
 
-def _refuse(table: str, column: str, bad: Bad, valid: str, stored: NDArray[Any], first: int) -> None:
+def _refuse(table: str, column: str, bad: Bad, valid: str, stored: NDArray[Any], rows: Rows) -> None:
     if bad.any():
-        row = int(np.flatnonzero(bad)[0])
-        raise InvalidValue(table, first + row, column, valid, stored[row])
+        at = int(np.flatnonzero(bad)[0])
+        raise InvalidValue(table, rows[at], column, valid, stored[at])
 
 
-def _out_of_range(column: Column, stored: NDArray[Any], first: int, table: StoredTable) -> Bad:
+def _out_of_range(column: Column, stored: NDArray[Any], rows: Rows, table: StoredTable) -> Bad:
     if column.field is None:
         if column.name == table:
-            return np.asarray(stored != np.arange(first, first + len(stored)))
+            return np.asarray(stored != rows)
         bad = stored < (-1 if column.refers else 0)
         return np.asarray(bad | (stored > BIN_COUNT) if column.name.endswith("_histogram_length") else bad)
     low, high = _limits(column.field)
@@ -213,12 +225,12 @@ def _valid(column: Column, table: StoredTable) -> str:
     return (finite + " and ".join(bounds) if bounds else finite.removesuffix(" and ")) + missing
 
 
-def _check_summary(table: StoredTable, part: str, values: Arrays, first: int) -> None:
+def _check_summary(table: StoredTable, part: str, values: Arrays, rows: Rows) -> None:
     def of(name: str) -> NDArray[Any]:
         return values[f"{part}_{name}"]
 
     def refuse(name: str, bad: Bad, valid: str) -> None:
-        _refuse(table, f"{part}_{name}", bad, valid, of(name), first)
+        _refuse(table, f"{part}_{name}", bad, valid, of(name), rows)
 
     count = of("count")
     absent, moments = count == -1, ("mean", "std", "min", "max", "zero_fraction")
@@ -243,7 +255,7 @@ def _check_summary(table: StoredTable, part: str, values: Arrays, first: int) ->
         refuse("std", std > high - low + room, f"at most {part}_max less {part}_min")
 
 
-def _texts(table: StoredTable, column: Column, stored: NDArray[Any], first: int) -> dict[bytes, str]:
+def _texts(table: StoredTable, column: Column, stored: NDArray[Any], rows: Rows) -> dict[bytes, str]:
     decoded: dict[bytes, str] = {}
     check = _text_check(column.field)
     for raw in dict.fromkeys(stored.tolist()):
@@ -258,7 +270,7 @@ def _texts(table: StoredTable, column: Column, stored: NDArray[Any], first: int)
         except ValueError as error:
             problem = f"JSON ({error})"
         if problem:
-            raise InvalidValue(table, first + stored.tolist().index(raw), column.name, problem, text)
+            raise InvalidValue(table, rows[stored.tolist().index(raw)], column.name, problem, text)
     return decoded
 
 

@@ -22,7 +22,7 @@ from propscope.records.training import TrainingRun, TrainingSet
 from propscope.store.atomic import new_file
 from propscope.store.schema import TABLES, StoredTable
 from propscope.store.table_writer import TableWriter, arrays_of
-from propscope.store.values import InvalidValue, check_owners, check_parents, check_values
+from propscope.store.values import InvalidValue, check_owners, check_parents, check_values, histogram_ranges
 
 # Rows are gathered as Python objects before they are written; this bounds them to some 100 MB at depth 20.
 _BATCH = 256
@@ -146,8 +146,10 @@ def _write(writer: TableWriter, batch: RowBatch) -> None:
         tables["histogram"] = {"bin": bins, "count": counts}
     for table, arrays in tables.items():
         if table != "histogram":
-            check_values(table, arrays, batch.base[table])
-    check_owners({name: batch.rows[name] for name in SUMMARIES}, bins, counts, batch.base["histogram"])
+            check_values(table, arrays, batch.base[table] + np.arange(len(arrays[table])))
+    entries = {name: tables[name] for name in SUMMARIES if name in tables}
+    first = batch.base["histogram"]
+    check_owners(entries, histogram_ranges(entries)[0] - first, bins, counts, first + np.arange(len(bins)))
     for table, arrays in tables.items():
         writer.append(table, arrays)
 

@@ -31,7 +31,17 @@ from propscope.records.training import TrainingRun
 from propscope.store.schema import TABLES as STORED
 
 # What a record holds that is no column: other records, and what has tables or columns of its own.
-APART = {"_graph", "histogram", "sites", "parameters", "profiles", "provenance", "expected", *SUMMARIES["site"]}
+APART = {
+    "_graph",
+    "_signal_sites",
+    "histogram",
+    "sites",
+    "parameters",
+    "profiles",
+    "provenance",
+    "expected",
+    *SUMMARIES["site"],
+}
 APART |= set(SUMMARIES["parameter"])
 
 

@@ -4,19 +4,37 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 from building.records import layered, plain, with_gradient
 
 from propscope.records import Expected, NetworkProfile, Parameter, Provenance, Site, TensorSummary
-from propscope.records.figures import PARAMETER_FIELDS, PROFILE_FIELDS, SITE_FIELDS, TABLES
+from propscope.records.figures import PARAMETER_FIELDS, PROFILE_FIELDS, SITE_FIELDS, SUMMARIES, TABLES
 from propscope.records.rows import (
-    parameter_from_row,
+    Arrays,
+    Row,
     parameter_row,
-    profile_from_row,
+    parameters_of,
     profile_row,
-    site_from_row,
+    profiles_of,
     site_row,
+    sites_of,
 )
+
+
+def columns(*rows: Row) -> Arrays:
+    def column(values: list) -> np.ndarray:
+        return np.array(values, object if isinstance(values[0], str) else None)
+
+    return {name: column([row[name] for row in rows]) for name in rows[0]}
+
+
+def histograms(*records, parts):
+    def of(record, part):
+        summary = getattr(record, part)
+        return summary and summary.histogram
+
+    return {part: [of(record, part) for record in records] for part in parts}
 
 
 def test_every_row_has_the_columns_of_its_table():
@@ -62,12 +80,22 @@ FULL = Site(
 )
 
 
-@pytest.mark.parametrize("site", [FULL, Site("", "Net", "output", ())], ids=["full", "bare"])
-def test_a_site_and_back(site):
-    forward = site.forward and site.forward.histogram
-    backward = site.backward and site.backward.histogram
-    jacobian = site.jacobian and site.jacobian.histogram
-    assert plain(site_from_row(site_row(site, 7), forward, backward, jacobian)) == plain(site)
+BARE = Site("", "Net", "output", ())
+
+
+@pytest.mark.parametrize("sites", [[FULL], [BARE], [FULL, BARE], [BARE, FULL, BARE]], ids=len)
+def test_sites_and_back(sites):
+    rows = [site_row(site, 7) for site in sites]
+    found = sites_of(columns(*rows), len(rows), histograms(*sites, parts=SUMMARIES["site"]))
+    assert plain(found) == plain(sites)
+
+
+def test_a_column_that_is_not_given_leaves_its_field_at_the_default():
+    left_out = {"units", "jacobian_condition", *(name for name in site_row(FULL, 0) if name.startswith("jacobian_"))}
+    arrays = {name: column for name, column in columns(site_row(FULL, 0)).items() if name not in left_out}
+    bare = dataclasses.replace(FULL, units=None, jacobian=None, jacobian_condition=None, jacobian_square_variance=None)
+    found = sites_of(arrays, 1, histograms(FULL, parts=("forward", "backward")))
+    assert plain(found) == plain([bare])
 
 
 def test_what_is_missing_is_marked():
@@ -96,7 +124,7 @@ def test_an_expectation_is_spread_over_its_columns():
 
 def test_an_expectation_that_says_nothing_comes_back_as_none():
     row = site_row(dataclasses.replace(FULL, expected=Expected()), 0)
-    assert site_from_row(row, None, None).expected is None
+    assert sites_of(columns(row), 1, {})[0].expected is None
 
 
 def test_the_rms_is_in_the_row_and_follows_from_the_moments():
@@ -112,8 +140,14 @@ def test_a_parameter_and_back(gradient):
     assert row["index"] == 3
     assert row["value_norm"] == pytest.approx(math.sqrt(5))
     assert math.isnan(row["gradient_norm"]) if gradient is None else row["gradient_norm"] == pytest.approx(5.0)
-    histogram = made.gradient and made.gradient.histogram
-    assert plain(parameter_from_row(row, made.value.histogram, histogram)) == plain(made)
+    found = parameters_of(columns(row), 1, histograms(made, parts=SUMMARIES["parameter"]))
+    assert plain(found) == plain([made])
+
+
+def test_a_parameter_without_a_value_has_an_empty_one():
+    row = parameter_row(Parameter("w", (1, 2), TensorSummary.of([1.0, 2.0])), 0)
+    missing = {name: -1 if isinstance(row[name], int) else math.nan for name in row if name.startswith("value_")}
+    assert plain(parameters_of(columns(row | missing), 1, {})[0].value) == plain(TensorSummary.empty())
 
 
 def test_a_profile_and_back():
@@ -125,10 +159,17 @@ def test_a_profile_and_back():
     row = profile_row(profile)
     assert json.loads(row["labels"])["bias"] == 0.5
     assert (row["initializer"], row["depth"], row["width"], row["seed"]) == ("he_normal", 1, "8-4", 3)
-    assert plain(profile_from_row(row, profile.sites, profile.parameters)) == plain(profile)
+    assert plain(profiles_of(columns(row), [profile.sites], [profile.parameters])) == plain([profile])
 
 
 def test_a_profile_without_labels():
     row = profile_row(NetworkProfile(()))
     assert (row["initializer"], row["depth"], row["width"], row["seed"]) == ("", -1, "", -1)
-    assert profile_from_row(row, (), ()).provenance.seed is None
+    assert profiles_of(columns(row), [()], [()])[0].provenance.seed is None
+
+
+def test_profiles_that_are_alike_share_no_labels():
+    row = profile_row(layered([1.0], initializer="he_normal"))
+    one, other = profiles_of(columns(row, row), [(), ()], [(), ()])
+    assert one.labels == other.labels
+    assert one.labels is not other.labels

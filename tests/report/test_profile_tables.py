@@ -9,7 +9,13 @@ from building.records import layered
 from propscope.records import Expected, NetworkProfile, ProfileSet, Site, TensorSummary
 from propscope.records.expectations import theory_note
 from propscope.records.finding import Diagnosis, Finding
-from propscope.report.profile_tables import grid_table, profile_table
+from propscope.report import profile_tables
+from propscope.report.profile_tables import profile_table
+
+
+def grid_table(profiles, *args, **options):
+    return profile_tables.grid_table(profiles.pairs(), *args, **options)
+
 
 FIGURES = {"flat_fraction": 0.5, "dead_units": 1, "symmetric_units": 2, "mean_cosine": 0.3, "effective_rank": 1.5}
 
