@@ -559,58 +559,109 @@ def time_courses(
 _CALL = re.compile(r"(.*?)(?:#(\d+))?((?:\[[^\[\]]*\])*)", re.DOTALL)
 
 
+@dataclass(frozen=True, slots=True)
+class _Recurrence:
+    """A module whose output feeds its next call: its `states`, each as its sites, one a call.
+
+    `through`: the names, without the number of the call, of what has weights on the way from one call to the next.
+    """
+
+    states: list[list[Site]]
+    through: set[str]
+
+
 def _loops(
     modules: Mapping[str, ModuleInfo], sites: Mapping[str, Site], returned: Mapping[str, str]
 ) -> dict[str, list[list[Site]]]:
     """Return the states of each module that is called at least three times and whose output feeds its next call.
 
-    A state is its sites, one a call. A module inside another one that does so is part of that, but a recurrent module
-    of torch's stands for the modules around it.
+    On the way lie only operations without weights, and layers that are called again at each step too. Of several
+    modules on one way, and of a module inside another one, the recurrent one of torch's is taken, else the outer or
+    first one.
     """
     calls: dict[str, dict[str, dict[int, Site]]] = {}
     for key in (*sites, *returned):
-        path, number, suffix = _CALL.fullmatch(key).groups()  # type: ignore[union-attr]
+        path, number, suffix = _parts_of(key)
         if path in modules and (site := sites.get(returned.get(key, key))) is not None:
-            calls.setdefault(path, {}).setdefault(suffix, {})[int(number or 0)] = site
+            calls.setdefault(path, {}).setdefault(suffix, {})[number] = site
     by_name = {site.name: site for site in sites.values()}
-    found = {}
+    found: dict[str, _Recurrence] = {}
     for path, by_suffix in calls.items():
         outputs = [[held[at] for at in range(len(held)) if at in held] for held in by_suffix.values()]
         outputs = [held for held in outputs if len(held) >= _LOOP]
-        if states := [held for held in outputs if _feeds_itself(path, modules[path].module, held, outputs, by_name)]:
-            found[path] = states
-    own = {path for path in found if is_recurrent(modules[path].module)}
-    around = {path for path in found if any(_is_inside(cell, path) for cell in own)}
-    return {
-        path: states
-        for path, states in found.items()
-        if path in own or (path not in around and not any(_is_inside(path, other) for other in found))
-    }
+        if not outputs or next(modules[path].module.parameters(), None) is None:
+            continue
+        ways = [_way_back(path, modules[path].module, held, outputs, by_name) for held in outputs]
+        fed = [(held, way) for held, way in zip(outputs, ways, strict=True) if way is not None]
+        # An output that comes back through other layers is no state where another one comes back as it is.
+        fed = [(held, way) for held, way in fed if not way] or fed
+        if fed:
+            found[path] = _Recurrence([held for held, _ in fed], set().union(*(way for _, way in fed)))
+    place = {site.name: at for at, site in enumerate(sites.values())}
+    own = [path for path in found if is_recurrent(modules[path].module)]
+    others = sorted((path for path in found if path not in own), key=lambda path: place[found[path].states[0][0].name])
+    outer = [path for path in others if not any(_is_inside(path, other) for other in found)]
+    kept = list(own)
+    for path in outer:
+        around = any(_is_inside(cell, path) for cell in own)
+        if not around and not any(
+            name == other or _is_inside(name, other) for name in found[path].through for other in kept
+        ):
+            kept.append(path)
+    return {path: found[path].states for path in kept}
+
+
+def _parts_of(key: str) -> tuple[str, int, str]:
+    """Return the path of a site's name, the number of the call, and what tells its outputs apart."""
+    path, number, suffix = _CALL.fullmatch(key).groups()  # type: ignore[union-attr]
+    return path, int(number or 0), suffix
 
 
 def _is_inside(name: str, path: str) -> bool:
     return name.startswith(f"{path}.") or (not path and bool(name))
 
 
-def _feeds_itself(
+def _way_back(
     path: str, module: nn.Module, state: list[Site], outputs: list[list[Site]], by_name: Mapping[str, Site]
-) -> bool:
-    """Return whether a call's output is what the next call was computed from, through no other layer's weights."""
+) -> set[str] | None:
+    """Return what has weights on the way back from a call's outputs to a state of the call before; None without a way.
+
+    Where the sites do not know their parents, a cell of torch's is taken to feed itself.
+    """
+    through: set[str] = set()
     for earlier, later in ((0, 1), (1, 2)):
-        waiting = [site for held in outputs for site in held[later : later + 1]]
-        if any(site.parents is None for site in waiting):
-            return isinstance(module, tuple(_CELLS))
-        seen: set[str] = set()
+        start = [site for held in outputs for site in held[later : later + 1]]
+        if any(site.parents is None for site in start):
+            return set() if isinstance(module, nn.RNNCellBase) else None
+        # From each site to those that it was reached from.
+        reached: dict[str, list[str]] = {site.name: [] for site in start}
+        waiting = list(start)
         while waiting:
-            names = {parent.name for parent in waiting.pop().parents or ()} - seen
-            if state[earlier].name in names:
-                break
-            seen |= names
-            known = [by_name[name] for name in names if name in by_name]
-            waiting += [site for site in known if _is_inside(site.name, path) or not site.parameters]
-        else:
-            return False
-    return True
+            site = waiting.pop()
+            for parent in site.parents or ():
+                known = parent.name in reached
+                reached.setdefault(parent.name, []).append(site.name)
+                before = by_name.get(parent.name)
+                if not known and before is not None and parent.name != state[earlier].name:
+                    base, number, _ = _parts_of(before.name)
+                    again = number or f"{base}#2" in by_name
+                    if again or _is_inside(before.name, path) or not before.parameters:
+                        waiting.append(before)
+        if state[earlier].name not in reached:
+            return None
+        back = [state[earlier].name]
+        seen = set(back)
+        while back:
+            new = set(reached[back.pop()]) - seen
+            seen |= new
+            back += new
+        ends = {state[earlier].name, *(site.name for site in start)}
+        through |= {
+            _parts_of(name)[0]
+            for name in seen - ends
+            if not _is_inside(name, path) and name in by_name and by_name[name].parameters
+        }
+    return through
 
 
 def _loop_course(path: str, module: nn.Module, states: list[list[Site]], loop: _Loop | None) -> TimeCourse:

@@ -455,3 +455,138 @@ def test_other_element_types_agree_to_their_own_precision(dtype):
         eps = torch.finfo(dtype).eps
         assert course.hidden.forward == pytest.approx(other.hidden.forward, rel=16 * eps)
         assert course.hidden.backward == pytest.approx(other.hidden.backward, rel=32 * eps)
+
+
+class TanhCell(nn.Module):
+    """A cell whose last operation is a function: the site is the function's."""
+
+    def __init__(self):
+        super().__init__()
+        self.of_x, self.of_h = nn.Linear(INPUTS, HIDDEN), nn.Linear(HIDDEN, HIDDEN)
+
+    def forward(self, x, h):
+        return torch.tanh(self.of_x(x) + self.of_h(h))
+
+
+class GatedCell(nn.Module):
+    """An LSTM in one linear layer; returns two states."""
+
+    def __init__(self):
+        super().__init__()
+        self.all = nn.Linear(INPUTS + HIDDEN, 4 * HIDDEN)
+
+    def forward(self, x, states):
+        h, c = states
+        i, f, g, o = self.all(torch.cat([x, h], -1)).chunk(4, -1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(c), c
+
+
+class Steps(nn.Module):
+    """Calls `cell` step by step; `between` is what happens to the state from one step to the next."""
+
+    def __init__(self, cell, between=None, states=1):
+        super().__init__()
+        self.cell, self.between, self.states = cell, between or nn.Identity(), states
+
+    def forward(self, x):
+        state = x.new_zeros(BATCH, HIDDEN)
+        state = (state,) * self.states if self.states > 1 else state
+        for step in x:
+            state = self.cell(step, state)
+            state = self.between(state) if self.states == 1 else state
+        return state[0] if self.states > 1 else state
+
+
+@pytest.mark.parametrize(
+    ("model", "states"),
+    [
+        (Steps(TanhCell()), 1),
+        (Steps(GatedCell(), states=2), 2),
+        (Steps(TanhCell(), nn.Dropout(0.1)), 1),
+        (Steps(TanhCell(), nn.LayerNorm(HIDDEN)), 1),
+        (Steps(nn.GRUCell(INPUTS, HIDDEN), nn.LayerNorm(HIDDEN)), 1),
+    ],
+    ids=["function", "two states", "dropout", "norm", "norm behind torch's"],
+)
+def test_a_module_that_feeds_itself_is_a_recurrence(model, states):
+    (course,) = propscope.profile(model, inputs().float()).time_courses
+    assert (course.module, course.length, course.reason) == ("cell", STEPS, "")
+    assert (course.cell is not None) == (states == 2)
+    assert all(value > 0 for state in (course.hidden, course.state) for value in (*state.forward, *state.backward))
+
+
+def test_a_fused_module_that_is_called_step_by_step_is_a_cell():
+    class Decoder(Sequences):
+        def __init__(self, kind):
+            super().__init__(kind)
+            self.head = nn.Linear(HIDDEN, INPUTS)
+
+        def forward(self, x):
+            row, states = x[:1], None
+            for _ in range(STEPS):
+                made, states = self.rnn(row, states)
+                row = self.head(made)
+            return row
+
+    for kind in KINDS:
+        (course,) = propscope.profile(Decoder(kind), inputs().float()).time_courses
+        assert (course.module, course.kind, course.length) == ("rnn", kind, STEPS)
+        assert (course.cell is not None) == (kind == "LSTM")
+        assert [gate.name for gate in course.weights] == list({"RNN": "h", "LSTM": "ifgo", "GRU": "rzn"}[kind])
+
+
+class Shared(nn.Module):
+    """An activation and a norm that several layers share: they come back through other layers' weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(INPUTS, INPUTS) for _ in range(4))
+        self.act, self.norm = nn.ReLU(), nn.LayerNorm(INPUTS)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = self.norm(self.act(layer(x)))
+        return x
+
+
+class Alike(nn.Module):
+    """A module that is called three times, each time on something else."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.part = part
+
+    def forward(self, x):
+        return self.part(x[0]) + self.part(x[1]) + self.part(x[2])
+
+
+class Pools(nn.Module):
+    """A pooling that is called three times in a row, without weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.pool, self.head = nn.MaxPool1d(3, 1, 1), nn.Linear(INPUTS, INPUTS)
+
+    def forward(self, x):
+        return self.head(self.pool(self.pool(self.pool(x))))
+
+
+class Transformer(nn.Module):
+    """Tokens are samples, not steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True) for _ in range(3)))
+
+    def forward(self, x):
+        return self.layers(x.repeat(1, 1, 2)[..., :4])
+
+
+@pytest.mark.parametrize(
+    "model",
+    [Shared(), Alike(nn.Linear(INPUTS, 2)), Alike(nn.GRUCell(INPUTS, HIDDEN)), Pools(), Transformer()],
+    ids=["shared norm", "siamese", "cell without state", "pooling", "transformer"],
+)
+def test_what_is_no_recurrence_has_no_course(model):
+    assert propscope.profile(model, inputs().float()).time_courses == ()
