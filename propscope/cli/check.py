@@ -7,28 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from propscope.cli.options import (
-    RUN,
-    Act,
-    Arg,
-    Batches,
-    Checkpoint,
-    Config,
-    Depth,
-    Device,
-    Dtype,
-    Exclude,
-    Include,
-    InputFile,
-    InputKind,
-    InputShape,
-    Json,
-    Loss,
-    Train,
-    Width,
-    load_selected,
-    option,
-)
+from propscope.cli import options
+from propscope.cli.options import RUN, load_selected, option
 from propscope.errors import InputError
 
 if TYPE_CHECKING:
@@ -58,30 +38,30 @@ def check(
         Path | None, option("Fail where the signal has moved from that of this result file.", _CHECK)
     ] = None,
     tolerance: Annotated[float, option("Relative change from the baseline that is always allowed.", _CHECK)] = 0.01,
-    json: Json = False,
+    json: options.Json = False,
     init: Annotated[
         str | None, option("TARGET: initializer for every layer it fits. FILE: only these initializers.", _CHECK)
     ] = None,
-    act: Act = None,
-    depth: Depth = None,
-    width: Width = None,
-    arg: Arg = None,
-    config: Config = None,
-    checkpoint: Checkpoint = None,
-    train: Train = True,
-    input_shape: InputShape = None,
-    input_kind: InputKind = "float",
-    input: InputFile = None,
-    batches: Batches = 1,
-    loss: Loss = "cotangent",
+    act: options.Act = None,
+    depth: options.Depth = None,
+    width: options.Width = None,
+    arg: options.Arg = None,
+    config: options.Config = None,
+    checkpoint: options.Checkpoint = None,
+    train: options.Train = True,
+    input_shape: options.InputShape = None,
+    input_kind: options.InputKind = "float",
+    input: options.InputFile = None,
+    batches: options.Batches = 1,
+    loss: options.Loss = "cotangent",
     seeds: Annotated[
         int | None,
         option("Models to build, each with new weights and input. [default: as many as the baseline has, else 5]", RUN),
     ] = None,
-    dtype: Dtype = "float32",
-    device: Device = "cpu",
-    include: Include = None,
-    exclude: Exclude = None,
+    dtype: options.Dtype = "float32",
+    device: options.Device = "cpu",
+    include: options.Include = None,
+    exclude: options.Exclude = None,
 ) -> int:
     """Judge a model or a result file by the exit code, for continuous integration.
 

@@ -8,28 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from propscope.cli.options import (
-    MODEL,
-    RESULTS,
-    RUN,
-    VIEW,
-    Arg,
-    Batches,
-    Checkpoint,
-    Config,
-    Device,
-    Dtype,
-    Exclude,
-    Include,
-    InputFile,
-    InputKind,
-    InputShape,
-    Json,
-    Loss,
-    Overwrite,
-    Train,
-    option,
-)
+from propscope.cli import options
+from propscope.cli.options import MODEL, RESULTS, RUN, VIEW, option
 from propscope.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,21 +26,21 @@ def inspect(
             metavar="TARGET", help="What returns your model: module:callable or file.py:callable.", show_default=False
         ),
     ],
-    arg: Arg = None,
-    config: Config = None,
-    checkpoint: Checkpoint = None,
+    arg: options.Arg = None,
+    config: options.Config = None,
+    checkpoint: options.Checkpoint = None,
     init: Annotated[str | None, option("Initializer for every layer it fits; see `propscope list`.", MODEL)] = None,
-    train: Train = True,
-    input_shape: InputShape = None,
-    input_kind: InputKind = "float",
-    input: InputFile = None,
-    batches: Batches = 1,
-    loss: Loss = "cotangent",
+    train: options.Train = True,
+    input_shape: options.InputShape = None,
+    input_kind: options.InputKind = "float",
+    input: options.InputFile = None,
+    batches: options.Batches = 1,
+    loss: options.Loss = "cotangent",
     seeds: Annotated[int, option("Models to build, each with new weights and input.", RUN)] = 1,
-    dtype: Dtype = "float32",
-    device: Device = "cpu",
-    include: Include = None,
-    exclude: Exclude = None,
+    dtype: options.Dtype = "float32",
+    device: options.Device = "cpu",
+    include: options.Include = None,
+    exclude: options.Exclude = None,
     sort: Annotated[
         str | None, option("List the sites, worst first by gain, backward, flat, dead or nonfinite.", VIEW)
     ] = None,
@@ -72,8 +52,8 @@ def inspect(
     plots: Annotated[
         bool, option("Draw the plots, beside the result file or in outputs/.", RESULTS, "--plots")
     ] = False,
-    overwrite: Overwrite = False,
-    json: Json = False,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
 ) -> None:
     """Run your own model and show the signal, forward and backward, module by module, with a verdict on top.
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from propscope import checks
 from propscope.cli.targets import (
     FileInput,
     RandomInput,
@@ -27,7 +26,7 @@ from propscope.errors import PropscopeError, error_line
 from propscope.measure import track
 from propscope.measure.outputs import describe_shapes
 from propscope.measure.profiler import Loss, profile_batches, stop_advice, stopped_in
-from propscope.networks.devices import usable_device
+from propscope.networks.devices import named_dtype, usable_device
 from propscope.records import NetworkProfile, ProfileSet
 from propscope.records.pooling import pooled_seeds
 
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from propscope.remedies import RemedyTrials
 
 _HOME = Path(__file__).parents[1]
-_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +105,7 @@ def run_model(request: RunRequest) -> ModelRun:
 
     A model that raises ends the run; what was measured until then is kept.
     """
-    dtype, device = _dtype(request.dtype), usable_device("--device", request.device)
+    dtype, device = named_dtype("--dtype", request.dtype), usable_device("--device", request.device)
     make_loss(request.loss, seed=0)
     profiles: list[NetworkProfile] = []
     stopped: str | None = None
@@ -143,7 +141,7 @@ def remedy_trials(request: RunRequest) -> RemedyTrials:
     """Return the remedies tried on a copy of the model of the first seed, run on its first batch."""
     from propscope.remedies import try_remedies
 
-    dtype, device = _dtype(request.dtype), usable_device("--device", request.device)
+    dtype, device = named_dtype("--dtype", request.dtype), usable_device("--device", request.device)
     with on_import_path(request.target), redirect_stdout(sys.stderr):
         target, source = _target_and_input(request)
         model = target.build(seed=0, device=device, dtype=dtype).model.train(request.train)
@@ -166,7 +164,7 @@ def _profile_model(
     model: nn.Module, first: Any, source: RandomInput | FileInput, request: RunRequest, seed: int
 ) -> NetworkProfile:
     """Return the profile of one model on all batches, taken by one recorder."""
-    dtype, device = _dtype(request.dtype), usable_device("--device", request.device)
+    dtype, device = named_dtype("--dtype", request.dtype), usable_device("--device", request.device)
     batch = first
 
     def batches() -> Iterator[tuple[Any, Loss | None, int]]:
@@ -222,7 +220,3 @@ def _shown(profiles: ProfileSet, stopped: str | None) -> NetworkProfile | None:
     if not len(profiles):
         return None
     return profiles[-1] if stopped is not None else pooled_seeds(profiles)
-
-
-def _dtype(name: str) -> torch.dtype:
-    return _DTYPES[checks.one_of("--dtype", name, _DTYPES)]

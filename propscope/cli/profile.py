@@ -6,39 +6,17 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
-from propscope.cli.options import (
-    INPUT,
-    NETWORK,
-    RUN,
-    Activations,
-    AlphaDropout,
-    Bias,
-    Depths,
-    Device,
-    Dropout,
-    Dtype,
-    Json,
-    Norm,
-    Output,
-    Overwrite,
-    Plots,
-    Residual,
-    Resume,
-    Seeds,
-    Widths,
-    numbers,
-    option,
-    short_name,
-)
+from propscope.cli import options
+from propscope.cli.options import INPUT, NETWORK, RUN, numbers, option, short_name
 
 if TYPE_CHECKING:
     from propscope.store.run_file import Entry
 
 
 def profile(
-    depth: Depths = "20",
-    width: Widths = "256",
-    act: Activations = "relu",
+    depth: options.Depths = "20",
+    width: options.Widths = "256",
+    act: options.Activations = "relu",
     init: Annotated[
         str | None,
         option(
@@ -47,12 +25,12 @@ def profile(
             metavar="LIST",
         ),
     ] = None,
-    seeds: Seeds = 5,
-    bias: Bias = None,
-    norm: Norm = "none",
-    residual: Residual = False,
-    dropout: Dropout = 0.0,
-    alpha_dropout: AlphaDropout = 0.0,
+    seeds: options.Seeds = 5,
+    bias: options.Bias = None,
+    norm: options.Norm = "none",
+    residual: options.Residual = False,
+    dropout: options.Dropout = 0.0,
+    alpha_dropout: options.AlphaDropout = 0.0,
     input_size: Annotated[
         int | None, option("Input features. [default: the width, or as the data has]", NETWORK)
     ] = None,
@@ -70,13 +48,13 @@ def profile(
     jacobian: Annotated[
         bool, option("Also compute the Jacobian's singular values at every layer (slower).", RUN, "--jacobian")
     ] = False,
-    dtype: Dtype = "float32",
-    device: Device = "cpu",
-    output: Output = None,
-    plots: Plots = True,
-    overwrite: Overwrite = False,
-    resume: Resume = None,
-    json: Json = False,
+    dtype: options.Dtype = "float32",
+    device: options.Device = "cpu",
+    output: options.Output = None,
+    plots: options.Plots = True,
+    overwrite: options.Overwrite = False,
+    resume: options.Resume = None,
+    json: options.Json = False,
 ) -> None:
     """Compare initializers on deep MLPs: measure every layer, save the profiles, print a table and draw plots.
 

@@ -6,29 +6,8 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
-from propscope.cli.options import (
-    NETWORK,
-    RUN,
-    Activations,
-    AlphaDropout,
-    Bias,
-    Depths,
-    Device,
-    Dropout,
-    Json,
-    Norm,
-    Output,
-    Overwrite,
-    Plots,
-    Residual,
-    Resume,
-    Seeds,
-    Widths,
-    decimals,
-    numbers,
-    option,
-    short_name,
-)
+from propscope.cli import options
+from propscope.cli.options import NETWORK, RUN, decimals, numbers, option, short_name
 
 if TYPE_CHECKING:
     from propscope.store.run_file import Entry
@@ -50,18 +29,18 @@ def train(
     scale: Annotated[
         str | None, option("Scaling of each feature, from the training rows: zscore, minmax or none.", _DATA)
     ] = None,
-    depth: Depths = "10",
-    width: Widths = "64",
-    act: Activations = "relu",
+    depth: options.Depths = "10",
+    width: options.Widths = "64",
+    act: options.Activations = "relu",
     init: Annotated[
         str, option("Initializers; see `propscope list`.", NETWORK, metavar="LIST")
     ] = "he_normal,xavier_normal,default,normal:std=0.01,zeros",
-    seeds: Seeds = 3,
-    bias: Bias = None,
-    norm: Norm = "none",
-    residual: Residual = False,
-    dropout: Dropout = 0.0,
-    alpha_dropout: AlphaDropout = 0.0,
+    seeds: options.Seeds = 3,
+    bias: options.Bias = None,
+    norm: options.Norm = "none",
+    residual: options.Residual = False,
+    dropout: options.Dropout = 0.0,
+    alpha_dropout: options.AlphaDropout = 0.0,
     optimizer: Annotated[
         str, option("sgd, momentum, adam or adamw, with parameters as in adam:beta2=0.99.", _TRAINING)
     ] = "adam",
@@ -90,14 +69,14 @@ def train(
         ),
     ] = None,
     dtype: Annotated[str, option("float32 or float64.", RUN)] = "float32",
-    device: Device = "cpu",
+    device: options.Device = "cpu",
     threads: Annotated[int, option("Threads of each run.", RUN)] = 1,
     workers: Annotated[int | None, option("Runs at the same time. [default: the number of CPU cores]", RUN)] = None,
-    output: Output = None,
-    plots: Plots = True,
-    overwrite: Overwrite = False,
-    resume: Resume = None,
-    json: Json = False,
+    output: options.Output = None,
+    plots: options.Plots = True,
+    overwrite: options.Overwrite = False,
+    resume: options.Resume = None,
+    json: options.Json = False,
 ) -> None:
     """Train deep MLPs from several initializers: compare how fast and how well they learn with the signal they carry.
 

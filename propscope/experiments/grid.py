@@ -29,7 +29,7 @@ from propscope.networks import (
     parse_input,
     split_list,
 )
-from propscope.networks.devices import usable_device
+from propscope.networks.devices import named_dtype, usable_device
 from propscope.networks.mlp import MODULE_BYTES, Norm
 from propscope.records.network import Label
 from propscope.theory.initialization import critical_initializer
@@ -43,13 +43,6 @@ RANDOM_CLASSES = 10
 JACOBIAN_SAMPLES = 4
 # What a network of a grid takes at least: its labels, and its profile without layers.
 _CELL_BYTES = 2048
-
-_DTYPES = {
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +106,7 @@ class Grid:
         samples = JACOBIAN_SAMPLES * self.jacobian if isinstance(self.jacobian, bool) else self.jacobian
         keep("jacobian", count("jacobian", samples, least=0))
         one_of("loss", self.loss, LOSSES)
-        one_of("dtype", self.dtype, _DTYPES)
+        named_dtype("dtype", self.dtype)
         usable_device("device", self.device)
         _fits_cells("networks", len(self))
         # All networks are checked before the first runs, so that a mistake in the last costs no work.
@@ -124,7 +117,7 @@ class Grid:
     @property
     def torch_dtype(self) -> torch.dtype:
         """The dtype of network and input."""
-        return _DTYPES[self.dtype]
+        return named_dtype("dtype", self.dtype)
 
     def __len__(self) -> int:
         return math.prod(map(len, (self.activation, self.initializer, self.depth, self.width, self.seeds)))

@@ -40,6 +40,13 @@ def digits() -> Rows:
     return torch.from_numpy(data.data).double(), torch.from_numpy(data.target).long()
 
 
+def sample(content: Rows, rows: int, generator: torch.Generator) -> Rows:
+    """Return `rows` of the rows, drawn without replacement, or all in another order where there are fewer."""
+    values, targets = content
+    chosen = torch.randperm(len(values), generator=generator)[:rows]
+    return values[chosen], None if targets is None else targets[chosen]
+
+
 def npy_file(path: Path) -> Rows:
     """Return the rows of a numpy array as float64, shape (rows, features), with later dimensions flattened.
 

@@ -1,12 +1,19 @@
-"""`usable_device`: a device by its name, after trying whether it holds values."""
+"""The dtypes and devices that a network can have, by their names."""
 
 from __future__ import annotations
 
 import torch
 
+from propscope.checks import one_of
 from propscope.errors import InputError
 
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
 _HINT = "the cpu is valid everywhere"
+
+
+def named_dtype(argument: str, name: str) -> torch.dtype:
+    """Return the dtype of this name; raises `InputError` for one that is not in `DTYPES`."""
+    return DTYPES[one_of(argument, name, DTYPES)]
 
 
 def usable_device(name: str, value: str | torch.device) -> torch.device:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from propscope.checks import count, fits_memory, one_of
 from propscope.errors import InputError
-from propscope.networks.data_files import Rows, digits, npy_file, pt_file
+from propscope.networks.data_files import Rows, digits, npy_file, pt_file, sample
 from propscope.networks.randomness import seeded_generator
 from propscope.networks.spec import Chosen, index_names, parse_spec
 from propscope.records.spec_parameter import SpecParameter
@@ -69,15 +68,9 @@ def _mixed(rows: int, features: int, generator: torch.Generator) -> Rows:
     return torch.stack([one(column) for column in range(features)], dim=1), None
 
 
-def _drawn_from(load: Callable[..., Rows]) -> Callable[..., Rows]:
-    """Return a `draw` that takes `rows` of the rows that `load` returns, without replacement, or all where fewer."""
-
-    def draw(rows: int, features: int | None, generator: torch.Generator, **parameters: Any) -> Rows:
-        values, targets = load(**parameters)
-        chosen = torch.randperm(len(values), generator=generator)[:rows]
-        return values[chosen], None if targets is None else targets[chosen]
-
-    return draw
+def _sampled(load: Callable[..., Rows]) -> Callable[..., Rows]:
+    """Return a `draw` that takes a sample of the rows that `load` returns."""
+    return lambda rows, features, generator, **parameters: sample(load(**parameters), rows, generator)
 
 
 # fmt: off
@@ -87,11 +80,11 @@ INPUTS: tuple[InputSource, ...] = (
                 parameters=(SpecParameter("low", -1.0), SpecParameter("high", 1.0))),
     InputSource("mixed", "N(2, 1), U(-2, 4), 1 + sin(2 U(-1, 1)), again and again", "none of them standard", _mixed, 3),
     InputSource("digits", "8x8 handwritten digits, 0 to 16, with labels", "Alpaydin, Kaynak 1998; scikit-learn",
-                _drawn_from(digits), 64, exact=True),
-    InputSource(".npy", "rows of a numpy array of two or more dimensions", "a file of yours", _drawn_from(npy_file),
+                _sampled(digits), 64, exact=True),
+    InputSource(".npy", "rows of a numpy array of two or more dimensions", "a file of yours", _sampled(npy_file),
                 exact=True),
     InputSource(".pt", "rows of a tensor, with labels from a pair (x, y) or a dict of x and y", "a file of yours",
-                _drawn_from(pt_file), exact=True, aliases=(".pth",)),
+                _sampled(pt_file), exact=True, aliases=(".pth",)),
 )
 # fmt: on
 

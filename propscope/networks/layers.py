@@ -64,16 +64,8 @@ class ResidualLayer(Layer):
     norm nor activation acts on it.
     """
 
-    def __init__(
-        self,
-        linear: nn.Linear,
-        activation: nn.Module,
-        *,
-        norm: nn.Module | None = None,
-        dropout: nn.Module | None = None,
-        first: bool,
-    ) -> None:
-        super().__init__(linear, activation, norm=norm, dropout=dropout)
+    def __init__(self, linear: nn.Linear, activation: nn.Module, *, first: bool, **around: nn.Module | None) -> None:
+        super().__init__(linear, activation, **around)
         self.add = None if first else Add()
 
     # The stream is what a residual layer has beyond a plain one.

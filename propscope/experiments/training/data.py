@@ -17,7 +17,7 @@ from propscope.checks import fits_memory, number, one_of
 from propscope.errors import InputError
 from propscope.experiments.training.idx import images_and_labels
 from propscope.networks import SCALES, make_input, seeded_generator
-from propscope.networks.data_files import digits, pt_file
+from propscope.networks.data_files import Rows, digits, pt_file, sample
 from propscope.networks.inputs import scaled
 from propscope.networks.spec import Chosen, index_names, parse_spec
 from propscope.records.spec_parameter import SpecParameter
@@ -103,17 +103,15 @@ def _one_hidden(rows: int, seed: int, *, noise: float, activation: str) -> Examp
     return x, _noisy(hidden @ outer.T + 1, seed, noise)
 
 
-def _stored(load: Callable[..., tuple[Tensor, Tensor | None]]) -> Callable[..., Examples]:
-    """Return a `draw` that takes `rows` of the rows that `load` returns, chosen by the seed, or all."""
+def _sampled(load: Callable[..., Rows]) -> Callable[..., Examples]:
+    """Return a `draw` that takes a sample of the rows that `load` returns, chosen by the seed, or all in order."""
 
     def draw(rows: int | None, seed: int, **parameters: Any) -> Examples:
-        values, targets = load(**parameters)
+        content = load(**parameters)
+        values, targets = content if rows is None else sample(content, rows, seeded_generator(seed, "data"))
         if targets is None:
             raise InputError(f"{parameters['path']} has no labels", hint="save a pair (x, y), or a dict of x and y")
-        if rows is None:
-            return values, targets
-        chosen = torch.randperm(len(values), generator=seeded_generator(seed, "data"))[:rows]
-        return values[chosen], targets[chosen]
+        return values, targets
 
     return draw
 
@@ -127,14 +125,14 @@ def _idx(path: Path, within: tuple[str, ...]) -> Examples:
 
 
 def _idx_in(*within: str) -> Callable[..., Examples]:
-    return _stored(partial(_idx, within=within))
+    return _sampled(partial(_idx, within=within))
 
 
 _NOISE = SpecParameter("noise", 1.0, 0.0)
 # fmt: off
 DATA: tuple[DataSource, ...] = (
     DataSource("digits", "8x8 handwritten digits, 0 to 16", "Alpaydin, Kaynak 1998; scikit-learn", "classification",
-               _stored(digits), classes=10),
+               _sampled(digits), classes=10),
     DataSource("moons", "two half circles, N(0, noise^2) added", "as scikit-learn's make_moons", "classification",
                _moons, rows=500, classes=2, parameters=(SpecParameter("noise", 0.2, 0.0),)),
     DataSource("linear", "1.2 x1 - 0.5 x2 + 2.2 x3 - 2 + N(0, noise^2) of the input mixed", "a linear target",
@@ -147,7 +145,7 @@ DATA: tuple[DataSource, ...] = (
     DataSource("fashion_mnist", "28x28 articles of clothing, 0 to 1", "Xiao et al. 2017; IDX files in path=DIR",
                "classification", _idx_in("raw", "FashionMNIST/raw"), classes=10, takes_path=True),
     DataSource(".pt", "a pair (x, y), or a dict of x and y, with class labels y", "a file of yours",
-               "classification", _stored(pt_file), takes_path=True, aliases=(".pth",)),
+               "classification", _sampled(pt_file), takes_path=True, aliases=(".pth",)),
 )
 # fmt: on
 
