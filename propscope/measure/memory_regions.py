@@ -44,6 +44,8 @@ def region_of(tensor: Tensor) -> Region:
 
 def seen_in(region: Region, writes: Sequence[Region]) -> list[int]:
     """Return which of the writes, each over the ones before, are to be seen in a region; -1 where none has written."""
+    if not region.block:
+        return [-1]
     reaching = [
         at for at, write in enumerate(writes) if write.block and write.start < region.stop and region.start < write.stop
     ]
@@ -53,7 +55,7 @@ def seen_in(region: Region, writes: Sequence[Region]) -> list[int]:
             if len(reaching) == 1:
                 return reaching
             break
-    if not reaching or not region.block:
+    if not reaching:
         return [-1]
     parts = [region, *(writes[at] for at in reaching)]
     unit = math.gcd(*(part.block for part in parts), *(step for part in parts for _, step in part.axes))

@@ -356,14 +356,15 @@ class Recorder:
         if watch.over_time is not None:
             observer.guard("", "module", "states over time", watch.over_time.finish)
         observer.guard("", "module", "the graph", observer.graph.finish)
-        places = {key: place for place, key in enumerate(observer.sites)}
+        order = observer.graph.order(observer.sites)
+        places = {key: place for place, key in enumerate(order)}
         sites = {
             key: replace(
-                site.record(name=observer.full_name(key), layer=self._layer_of(key)),
+                observer.sites[key].record(name=observer.full_name(key), layer=self._layer_of(key)),
                 parents=observer.graph.parents_of(key, places, observer.full_name),
                 parameters=observer.graph.parameters_of(key),
             )
-            for key, site in observer.sites.items()
+            for key in order
         }
         courses = list(time_courses(watch.over_time, watch.modules, observer, sites))
         return NetworkProfile(

@@ -169,10 +169,10 @@ class SignalGraph:
             return
         if self._path is not None:
             routes, last = self._routes.setdefault(self._path, set()), hash(tuple(route))
+            if last not in routes:
+                (self._stale.discard if self.taking else self._stale.add)(self._path)
             if self.taking:
                 routes.add(last)
-            elif last not in routes:
-                self._stale.add(self._path)
         self._path = path
         self.taking = self._traced < _TRACED_AT_MOST and (path not in self._routes or path in self._stale)
         if not self.taking or not path or path in self._since:
@@ -180,7 +180,6 @@ class SignalGraph:
             self.forget()
         if not self.taking:
             return
-        self._stale.discard(path)
         # Parts that are called one after the other are one pass.
         if not self._since:
             self._traced += 1
@@ -189,7 +188,10 @@ class SignalGraph:
         self._since.add(path)
         for _, tensor in tensors_in(inputs):
             if self._lookup(tensor) is None and id(tensor) not in self._parameter_names():
-                self._register(tensor, self._new(Node(source="input", gradient=tensor.requires_grad)))
+                if len(self._since) > 1 and _function(tensor) is not None:
+                    self._find(tensor)
+                else:
+                    self._register(tensor, self._new(Node(source="input", gradient=tensor.requires_grad)))
 
     def close(self) -> None:
         """End the pass, and let go of its tensors."""
@@ -202,15 +204,13 @@ class SignalGraph:
     # Operations
 
     def enter(self, info: ModuleInfo, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call | None:
-        """Return what a module is given before it runs, None for a module whose operations are seen."""
+        """Return what a module is given before it runs, None where its operations belong to no pass."""
         if in_backward():
             return None
-        if is_atomic(info.module):
-            return self.before(args, kwargs)
-        return Call([], len(self.nodes)) if info.opaque else None
+        return self.before(args, kwargs) if is_atomic(info.module) else Call([], len(self.nodes))
 
     def leave(self, info: ModuleInfo, call: Call, output: Any) -> None:
-        """Note what a module, which is one operation, returned."""
+        """Note what a module returned; one that is opaque counts as one operation."""
         name = type(info.module).__name__
         if is_atomic(info.module):
             own = [names for p in info.module.parameters() if (names := self._parameter_names().get(id(p)))]
@@ -218,7 +218,7 @@ class SignalGraph:
             return
         for _, tensor in tensors_in(output):
             node = self._source(tensor)
-            if node >= call.start and node not in self._marked and not self.nodes[node].source:
+            if info.opaque and node >= call.start and node not in self._marked and not self.nodes[node].source:
                 self._replace(tensor, node, self._united(name, node, call.start))
 
     def before(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call | None:
@@ -275,11 +275,11 @@ class SignalGraph:
             node = self._operation(name, used, one.tensor, parameters, itself=one)
             self._write(one.tensor, self._region(one.tensor), node)
         before = {id(one.tensor) for one in given}
-        fresh = [tensor for tensor in results if id(tensor) not in before and self._lookup(tensor) is None]
-        alone = each and len(used) == len(fresh)
-        for at, tensor in enumerate(fresh):
-            sources = used[at : at + 1] if alone else used
-            self._register(tensor, self._operation(name, sources, tensor, parameters))
+        alone = each and len(used) == len(results)
+        for at, tensor in enumerate(results):
+            if id(tensor) not in before and self._lookup(tensor) is None:
+                sources = used[at : at + 1] if alone else used
+                self._register(tensor, self._operation(name, sources, tensor, parameters))
 
     def _set_item(self, given: Sequence[_Given], args: Sequence[Any]) -> None:
         target, others = given[0], given[1:]
@@ -299,7 +299,9 @@ class SignalGraph:
         *,
         itself: _Given | None = None,
     ) -> int:
-        enabled, gradient = torch.is_grad_enabled(), result.requires_grad
+        enabled = torch.is_grad_enabled()
+        # What a custom function returns is joined to the graph only after it.
+        gradient = result.requires_grad and (enabled or itself is not None)
         return self._new(
             Node(
                 name,
@@ -633,6 +635,21 @@ class SignalGraph:
             found[at] = ways, parameters
         ways, parameters = found[node]
         return dict(ways), parameters
+
+    def order(self, sites: Iterable[str]) -> list[str]:
+        """Return the sites in their order, but each behind its parents: a later pass may go over sites that are new."""
+        placed: dict[str, None] = {}
+        for first in (known := list(sites)):
+            waiting, entered = [first], set()
+            while waiting:
+                site = waiting[-1]
+                if site in placed or site in entered:
+                    placed[waiting.pop()] = None
+                else:
+                    entered.add(site)
+                    behind = self._ways.get(site, {}).keys() - placed.keys() - entered
+                    waiting += [parent for parent in known if parent in behind] if behind else ()
+        return list(placed)
 
     def parents_of(
         self, path: str, places: Mapping[str, int], name_of: Callable[[str], str]
