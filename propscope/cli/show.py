@@ -24,7 +24,8 @@ def show(
     from propscope.records.pooling import pooled_seeds
     from propscope.report.documents import diagnosis_document, grid_document, profile_document, training_document
     from propscope.report.profile_tables import profile_table
-    from propscope.report.terminal import print_grid, print_json, print_table, print_training
+    from propscope.report.terminal import print_blocks, print_grid, print_json, print_training
+    from propscope.report.time_courses import time_table
     from propscope.store import load_for_table
 
     networks = load_for_table(file, **chosen_labels(act=act, init=init, depth=depth, width=width, seed=seed))
@@ -38,6 +39,6 @@ def show(
         if json:
             print_json(diagnosis_document(found) | profile_document(one))
         else:
-            print_table(profile_table(one, found))
+            print_blocks(filter(None, (profile_table(one, found), time_table(one))))
         return
     print_json(grid_document(networks)) if json else print_grid(networks)

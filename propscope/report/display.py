@@ -18,11 +18,12 @@ from propscope.report.profile_tables import grid_table, judged, profile_table
 from propscope.report.remedies import calibration_table, trials_text
 from propscope.report.table import Block, Table, blocks_html, blocks_text
 from propscope.report.terminal import terminal_width, write
+from propscope.report.time_courses import time_table
 from propscope.report.training_tables import run_table, training_table
 
 
-def _profile(profile: NetworkProfile) -> Table:
-    return profile_table(profile, diagnose(profile, notes=False))
+def _profile(profile: NetworkProfile) -> list[Table]:
+    return list(filter(None, (profile_table(profile, diagnose(profile, notes=False)), time_table(profile))))
 
 
 def _profiles(profiles: ProfileSet) -> Table:

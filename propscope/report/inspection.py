@@ -16,6 +16,7 @@ from propscope.records.numerals import number, percent
 from propscope.report.findings import mark_legend, note_lines, verdict_lines
 from propscope.report.precision import precision_sentence
 from propscope.report.sparkline import sparkline
+from propscope.report.time_courses import time_sentences
 from propscope.report.tree import Range, TreeLine, sorted_lines, tree_lines
 
 _GAIN_NOTE = (
@@ -168,6 +169,7 @@ def _facts(profile: NetworkProfile) -> list[str]:
     sentences = (
         stream_sentence(profile),
         attention_sentence(profile),
+        *time_sentences(profile),
         _parameters(profile),
         *_coverage(profile),
         precision_sentence(profile),
