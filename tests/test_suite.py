@@ -28,25 +28,18 @@ def called(node):
     return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
 
 
-def functions_of(tree):
-    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-
-
 def checking(trees):
     """The names of the functions that check something themselves or call one that does."""
-    does = {}
-    for function in (function for tree in trees for function in functions_of(tree)):
-        nodes = list(ast.walk(function))
-        direct = any(
-            isinstance(node, (ast.Assert, ast.Raise)) or called(node).startswith(("raises", "warns", "assert_"))
-            for node in nodes
-        )
-        calls = {called(node) for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
-        old, names = does.get(function.name, (False, set()))
-        does[function.name] = (old or direct, names | calls)
-    found, before = {name for name, (direct, _) in does.items() if direct}, set()
+    found, calls_of = set(), {}
+    for function in (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+        for node in ast.walk(function):
+            if isinstance(node, (ast.Assert, ast.Raise)) or called(node).startswith(("raises", "warns", "assert_")):
+                found.add(function.name)
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                calls_of.setdefault(function.name, set()).add(node.func.id)
+    before = set()
     while found != before:
-        before, found = found, found | {name for name, (_, calls) in does.items() if calls & found}
+        before, found = found, found | {name for name, calls in calls_of.items() if calls & found}
     return found
 
 
@@ -64,9 +57,12 @@ def faults_of_test(test, checks):
 
 def faults_of_marks(tree):
     """What is wrong with skips, expected failures and ignored warnings, in marks and in calls."""
-    calls = {node.func: node for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Attribute) or ast.unparse(node.value) not in ("pytest", "pytest.mark"):
+    nodes = list(ast.walk(tree))
+    calls = {node.func: node for node in nodes if isinstance(node, ast.Call)}
+    for node in nodes:
+        if not isinstance(node, ast.Attribute) or node.attr not in ("skip", "skipif", "xfail", "filterwarnings"):
+            continue
+        if ast.unparse(node.value) not in ("pytest", "pytest.mark"):
             continue
         is_mark, call = isinstance(node.value, ast.Attribute), calls.get(node)
         options = {one.arg: ast.unparse(one.value) for one in call.keywords} if call else {}
@@ -85,20 +81,18 @@ def faults(sources):
     checks = checking(trees.values())
     found = []
     for name, tree in trees.items():
-        classes = {child: node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for child in node.body}
-        nested = {child for function in functions_of(tree) for child in own(function)}
-        for test in functions_of(tree):
-            if not test.name.startswith("test_") or test in nested:
-                continue
-            where = f"{name}:{test.lineno}: {test.name}"
-            found += [f"{where} {fault}" for fault in faults_of_test(test, checks)]
-            owner = classes[test].name if test in classes else "Test"
-            if not (Path(name).name.startswith("test_") and owner.startswith("Test")):
-                found.append(f"{where} is not collected")
+        for owner in (tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))):
+            collected = Path(name).name.startswith("test_") and getattr(owner, "name", "Test").startswith("Test")
+            for test in owner.body:
+                if isinstance(test, ast.FunctionDef) and test.name.startswith("test_"):
+                    where = f"{name}:{test.lineno}: {test.name}"
+                    found += [f"{where} {fault}" for fault in faults_of_test(test, checks)]
+                    found += [] if collected else [f"{where} is not collected"]
         found += [f"{name}:{fault}" for fault in faults_of_marks(tree)]
     return found
 
 
+@pytest.mark.slow
 def test_no_test_passes_without_testing():
     assert len(SOURCES) > 100
     assert faults({str(path.relative_to(ROOT)): path.read_text() for path in SOURCES}) == []
