@@ -10,6 +10,11 @@ from propscope.cli.example import example_files, examples_folder, title_of
 
 pytestmark = pytest.mark.slow
 
+# How the output of an example begins that shows a fault.
+FAULTS = {
+    "broken_sigmoid": "broken: vanishing backward: the gradient shrinks by a factor of",
+    "misscaled_resnet": "strained: exploding forward at stage2.1.conv1: ",
+}
 NAMES = [path.stem for path in example_files(examples_folder())]
 
 
@@ -29,9 +34,9 @@ def test_every_example_runs_and_its_conclusion_holds(name, capsys):
     assert main(["example", name, "--quick"]) == 0, capsys.readouterr().err
     assert (sys.path, sys.argv) == (path, arguments)
     assert "PROPSCOPE_QUICK" not in os.environ
-    written = {
-        Path(line.removeprefix("picture ")) for line in capsys.readouterr().out.splitlines() if "picture " in line
-    }
+    out = capsys.readouterr().out
+    assert out.startswith(FAULTS.get(name, ""))
+    written = {Path(line.removeprefix("picture ")) for line in out.splitlines() if "picture " in line}
     assert written == set(Path().rglob("*.png"))
     assert all(picture.parts[:2] == ("outputs", "quick") for picture in written)
 

@@ -3,8 +3,6 @@
 import json
 import re
 import shlex
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -174,15 +172,6 @@ class TestFile:
         outcome = command("check", "x.h5", "--fail-on", "strained")
         assert outcome.code == 1
         assert re.match(r'failed: \d+ findings? .*"strained"', outcome.out.splitlines()[-1])
-
-    @pytest.mark.slow
-    def test_no_torch_is_loaded(self, run_file):
-        code = (
-            "import sys; from propscope.cli import main;"
-            "code = main(['check', 'run.h5', '--baseline', 'run.h5', '--init', 'he_normal']);"
-            "sys.exit(99 if any(name.split('.')[0] == 'torch' for name in sys.modules) else code)"
-        )
-        assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
 
     def test_what_a_profile_cannot_tell_is_said_and_passes(self, command, place):
         write("one.h5", [nn.Linear(16, 4) for _ in range(2)])

@@ -1,12 +1,10 @@
 """`propscope diagnose`: the words, the verified remedies, the document, and every file that is none."""
 
 import dataclasses
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from building.command_line import files, process
+from building.command_line import files
 
 import propscope.remedies  # noqa: F401  whose module `verify` the name of its function hides
 from propscope.diagnosis import diagnose
@@ -175,16 +173,6 @@ def test_an_interrupt_keeps_what_was_said(command, deep, monkeypatch):
     outcome = command("diagnose", deep, "--verify")
     assert outcome.code == 130
     assert "4 networks: 3 broken" in outcome.out
-
-
-@pytest.mark.slow
-def test_reading_needs_no_torch(deep):
-    code = (
-        "import sys, propscope.cli as cli; code = cli.main(['diagnose', 'deep.h5']);"
-        "sys.exit(code or 'torch' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
-    assert process("diagnose", deep).stdout.startswith("4 networks")
 
 
 def test_the_file_says_what_python_says(command, deep):

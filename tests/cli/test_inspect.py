@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -517,18 +518,10 @@ class TestBadUse:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["broken_sigmoid", "misscaled_resnet"])
-def test_examples_name_their_fault_in_the_first_screen(name):
-    from pathlib import Path
-
-    script = Path(__file__).parents[2] / "examples" / f"{name}.py"
+def test_an_example_is_a_script_that_names_its_fault_in_the_first_screen():
+    script = Path(__file__).parents[2] / "examples" / "misscaled_resnet.py"
     done = subprocess.run([sys.executable, "-W", "error", script], capture_output=True, text=True, check=True)
-    first = done.stdout.splitlines()[0]
-    expected = {
-        "broken_sigmoid": "broken: vanishing backward: the gradient shrinks by a factor of",
-        "misscaled_resnet": "strained: exploding forward at stage2.1.conv1: ",
-    }
-    assert first.startswith(expected[name])
+    assert done.stdout.startswith("strained: exploding forward at stage2.1.conv1: ")
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,12 @@ import importlib.util
 import json
 import os
 import resource
-import signal
-import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 import torch
-from building.command_line import HANGS, files, process
+from building.command_line import files, process
 from building.records import plain
 
 import propscope.plots
@@ -322,45 +319,6 @@ def test_an_interrupt_before_anything_is_finished_writes_nothing(command, place,
     assert (outcome.code, outcome.out) == (130, "")
     assert outcome.err == "stopped after 0 of 2 networks\n"
     assert files(place) == {}
-
-
-@pytest.mark.slow
-def test_an_interrupt_keeps_what_is_finished(place):
-    (place / "marked.py").write_text(
-        "import os, torch\n"
-        "def fill(weight):\n"
-        "    torch.nn.init.normal_(weight)\n"
-        "    with open('progress', 'a') as file:\n"
-        "        file.write('.')\n"
-    )
-    line = [sys.executable, "-m", "propscope", "profile", *map(str, BARE), "--init", "marked:fill", "-o", "run.h5"]
-    with subprocess.Popen(
-        [*line, "--seeds", "100000"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        # A run in the background ignores interrupts, and so would its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as running:
-        try:
-            # Two weights a network.
-            while not (place / "progress").exists() or (place / "progress").stat().st_size < 20:
-                assert running.poll() is None
-                time.sleep(0.01)
-            running.send_signal(signal.SIGINT)
-            out, err = running.communicate(timeout=HANGS)
-        finally:
-            running.kill()
-    assert running.returncode == 130
-    assert "Traceback" not in err
-    kept = load("run.h5")
-    assert len(kept) >= 9
-    assert [profile.labels["seed"] for profile in kept] == list(range(len(kept)))
-    assert err.startswith(f"stopped after {len(kept)} of 100000 networks; ")
-    assert err.count("\n") == 1
-    assert f"{len(kept)} networks in" in out
-    assert out.startswith("1 pair, initializer marked:fill, activation relu, depth 2, width 4, batch 4, ")
 
 
 @pytest.mark.slow

@@ -121,7 +121,10 @@ def test_reading_never_imports_torch(run_file):
     out, modules = imported("--help", *(f"{name} --help" for name in NAMES))
     assert out.count("Usage: propscope ") == 1 + len(NAMES)
     assert not modules & (heavy | {"numpy", "h5py", "scipy"})
-    _, modules = imported("show run.h5", "show run.h5 --json")
+    check = "check run.h5 --baseline run.h5 --init he_normal"
+    out, modules = imported("show run.h5", "show run.h5 --json", "diagnose run.h5", check)
+    assert "4 networks: 2 broken, 2 healthy" in out
+    assert "\npassed: healthy; " in out
     assert "h5py" in modules
     assert not modules & heavy
 

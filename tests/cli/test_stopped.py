@@ -148,7 +148,8 @@ def test_a_stopped_run_saves_prints_and_goes_on(place, command, number, code):
     assert running.returncode == code
     kept = load("run.h5")
     assert 0 < len(kept) < 30
-    assert out.startswith("1 pair, initializer waits:fill, ")
+    assert [profile.labels["seed"] for profile in kept] == list(range(len(kept)))
+    assert out.startswith("1 pair, initializer waits:fill, activation relu, depth 2, width 4, batch 4, ")
     assert f"{len(kept)} networks in " in out
     assert err == f"stopped after {len(kept)} of 30 networks; their results are saved\n"
     assert runs(place) == {"run.h5"}
