@@ -102,3 +102,12 @@ def is_residual_sum(args: tuple[Any, ...]) -> bool:
         return False
     a, b = args[:2]
     return bool(a.shape == b.shape and a.dim() > 1 and a.is_floating_point() and b.is_floating_point())
+
+
+# Functions of one value that act on each element alone.
+ELEMENTWISE = frozenset((
+    *(operation.name for operation in OPERATIONS if operation.role == "activation"),
+    "abs", "absolute", "sign", "square", "pow", "sqrt", "rsqrt", "reciprocal", "exp", "expm1", "log", "log1p", "sin",
+    "cos", "tan", "sinh", "cosh", "asinh", "atan", "arctan", "clamp", "clip", "clamp_min", "clamp_max", "erfc", "sinc",
+    "logit", "special_expit", "floor", "ceil", "round", "trunc", "frac",
+))  # fmt: skip

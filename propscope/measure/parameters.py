@@ -15,13 +15,13 @@ from propscope.records.network import Parameter
 class ParameterAccumulator:
     """Gathers one parameter."""
 
-    __slots__ = ("_gradient", "_options", "_parameter", "_was_frozen", "name")
+    __slots__ = ("_gradient", "_options", "_parameter", "is_frozen", "name")
 
     def __init__(self, name: str, parameter: Tensor, options: Options) -> None:
         self.name = name
         self._parameter = parameter
         self._options = options
-        self._was_frozen = not parameter.requires_grad
+        self.is_frozen = not parameter.requires_grad
         self._gradient: CpuAccumulator | DeviceAccumulator | None = None
 
     def see_gradient(self, gradient: Tensor) -> None:
@@ -54,7 +54,7 @@ class ParameterAccumulator:
     @property
     def why_no_gradient(self) -> str:
         """The reason that no gradient was seen."""
-        if self._was_frozen:
+        if self.is_frozen:
             return "frozen: requires_grad was False when tracking began"
         if self.shard and self._parameter.grad is not None:
             return "its gradient was put in place without a backward hook, as FSDP does: not recorded"

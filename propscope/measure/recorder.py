@@ -26,6 +26,7 @@ from propscope.errors import InputError
 from propscope.measure import calls
 from propscope.measure.filters import Filter
 from propscope.measure.function_mode import FunctionWatch
+from propscope.measure.gradient_flow import ParameterFlow, Seen, gradient_flow
 from propscope.measure.hooks import in_backward
 from propscope.measure.loss_scale import unscaling
 from propscope.measure.module_info import ModuleInfo, is_leaf, module_info
@@ -38,12 +39,14 @@ from propscope.measure.sites import Options, SiteAccumulator
 from propscope.measure.wrappers import (
     COMPILED,
     is_compiled,
+    parameter_names,
     unwrapped,
     unwrapped_modules,
     unwrapped_parameters,
     without_shortcuts,
 )
-from propscope.records.network import CoverageNote, Label, NetworkProfile
+from propscope.records.network import CoverageNote, Label, NetworkProfile, Parameter, Site
+from propscope.records.summary import TensorSummary
 from propscope.records.time_course import TimeCourse
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
@@ -356,6 +359,7 @@ class Recorder:
         if watch.over_time is not None:
             observer.guard("", "module", "states over time", watch.over_time.finish)
         observer.guard("", "module", "the graph", observer.graph.finish)
+        found = tuple(parameter for parameter in parameters if parameter is not None)
         order = observer.graph.order(observer.sites)
         places = {key: place for place, key in enumerate(order)}
         sites = {
@@ -366,10 +370,14 @@ class Recorder:
             )
             for key in order
         }
+        flow = observer.guard("", "module", "where gradients go", self._gradient_flow, sites, found) or {}
         courses = list(time_courses(watch.over_time, watch.modules, observer, sites))
         return NetworkProfile(
             sites=tuple(sites.values()),
-            parameters=tuple(parameter for parameter in parameters if parameter is not None),
+            parameters=tuple(
+                replace(parameter, **flow[parameter.name]._asdict()) if parameter.name in flow else parameter
+                for parameter in found
+            ),
             labels=labels or {},
             provenance=provenance(
                 spec=spec,
@@ -388,6 +396,32 @@ class Recorder:
             ),
             time_courses=tuple(course for course in courses if isinstance(course, TimeCourse)),
         )
+
+    def _gradient_flow(self, sites: Mapping[str, Site], parameters: Collection[Parameter]) -> dict[str, ParameterFlow]:
+        graph = self._observer.graph
+        own = {parameter.name: parameter for parameter in parameters}
+        names = {
+            name: next((one for one in all_names if one in own), None)
+            for all_names in parameter_names(self._model).values()
+            for name in all_names
+        }
+        nodes = {node: sites[key] for node, key in graph.sites.items() if key in sites}
+        seen = Seen(
+            values={node: _is_other_than_zero(s) for node, site in nodes.items() if (s := site.forward) is not None},
+            gradients={
+                node: _is_other_than_zero(s) for node, site in nodes.items() if (s := site.backward) is not None
+            },
+            parameter_values={name: _is_other_than_zero(one.value) for name, one in own.items()},
+            parameter_gradients={name: _is_other_than_zero(one.gradient) for name, one in own.items()},
+            frozen=frozenset(name for name, one in self._watch.parameters.items() if one.is_frozen),
+            sites={node: site.name for node, site in nodes.items()},
+        )
+        return gradient_flow(graph.nodes, seen, names.get)
+
+
+def _is_other_than_zero(summary: TensorSummary | None) -> bool:
+    """Return whether a tensor has an element other than zero; NaN and Inf are."""
+    return summary is not None and (summary.nonfinite_count > 0 or summary.rms > 0)
 
 
 def _coverage(

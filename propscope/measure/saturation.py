@@ -14,7 +14,8 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from propscope.records.histogram import BIN_COUNT, LogHistogram
+
+_Found = TypeVar("_Found")
 
 FLAT_THRESHOLD = 1 / math.cosh(2) ** 2
 
@@ -70,6 +73,11 @@ def flat_region(module: nn.Module) -> FlatRegion:
     A module with a slope per channel (PReLU) is taken with its mean slope. Raises what the module raises when it
     cannot take a 1-D float64 tensor.
     """
+    return flat_region_of(_twin(module))
+
+
+def _twin(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return the elementwise function of a copy of a module, in float64."""
     # Hooks are bound to whoever watches the model: copied along, they would take the recorder and the model with them.
     bare = copy.copy(module)
     bare.__dict__.update({name: OrderedDict() for name in vars(module) if name.endswith("_hooks")})
@@ -79,7 +87,26 @@ def flat_region(module: nn.Module) -> FlatRegion:
             setattr(twin, name, nn.Parameter(parameter.detach().mean().reshape(1)))
     if hasattr(twin, "inplace"):
         twin.inplace = False  # type: ignore[assignment]
-    return flat_region_of(twin.forward)
+    forward: Callable[[Tensor], Tensor] = twin.forward
+    return forward
+
+
+def at_zero(function: nn.Module | partial[Tensor]) -> tuple[bool, bool] | None:
+    """Return whether an elementwise function is other than zero at zero, and whether its slope is, by autograd.
+
+    `function`: a module, or a function bound to all its arguments but the tensor. None where it cannot be computed.
+    """
+
+    def compute() -> tuple[bool, bool]:
+        run = _twin(function) if isinstance(function, nn.Module) else function
+        zero = np.zeros(1)
+        with torch.no_grad():
+            value = run(torch.from_numpy(zero.copy()))
+        return bool((value != 0).any()), bool((_derivative(lambda z: run(z.clone()), zero) != 0).any())
+
+    if isinstance(function, nn.Module):
+        return _apart(compute)
+    return _once(_AT_ZERO, (function.func, repr(function.args), repr(function.keywords)), compute)
 
 
 def flat_region_of(function: Callable[[Tensor], Tensor]) -> FlatRegion:
@@ -119,6 +146,7 @@ def _refine(
 # What the type and the public attributes of a module, or a function and its arguments, determine. Shared by all
 # recorders, since a grid has hundreds of them.
 _DETERMINED: dict[object, FlatRegion | None] = {}
+_AT_ZERO: dict[object, tuple[bool, bool] | None] = {}
 
 
 class FlatRegions:
@@ -165,18 +193,18 @@ def _determining(module: nn.Module) -> object | None:
     return key
 
 
-def _once(known: dict[Any, FlatRegion | None], key: object, compute: Callable[[], FlatRegion]) -> FlatRegion | None:
+def _once(known: dict[Any, _Found | None], key: object, compute: Callable[[], _Found]) -> _Found | None:
     if key not in known:
         known[key] = _apart(compute)
     return known[key]
 
 
-def _apart(compute: Callable[[], FlatRegion]) -> FlatRegion | None:
+def _apart(compute: Callable[[], _Found]) -> _Found | None:
     """Run in a separate thread, where none of the caller's modes hold: autocast, saved-tensor hooks, no_grad.
 
     An activation checkpoint counts the tensors that are saved inside it; those of this derivative must not be counted.
     """
-    found: list[FlatRegion] = []
+    found: list[_Found] = []
 
     def run() -> None:
         # A user's own class may refuse a float64 vector in ways that cannot be foreseen.

@@ -14,12 +14,14 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from propscope.measure.functions import ELEMENTWISE
 from propscope.measure.hooks import in_backward
 from propscope.measure.memory_regions import Region, region_of, seen_in
 from propscope.measure.module_info import ModuleInfo
@@ -53,6 +55,8 @@ class Node:
     `parents`: the numbers of the nodes that it was computed from, `passes`: whether a gradient goes to each.
     `parameters`: the names of the parameters that it was given. `gradient`: whether its value requires a gradient.
     `hidden`: it ran without a graph, as inside a custom function or a checkpoint; `smooth`: a gradient could pass.
+    `inner`: the node that it stands for, of the last operation of a module whose operations are seen. `function`: an
+    elementwise function of one tensor.
     """
 
     operation: str = ""
@@ -63,6 +67,8 @@ class Node:
     hidden: bool = False
     smooth: bool = True
     source: Literal["", "input", "parameter", "constant", "unregistered", "unknown"] = ""
+    inner: int | None = None
+    function: nn.Module | partial[Tensor] | None = None
 
 
 class _Memory:
@@ -131,6 +137,8 @@ class SignalGraph:
         self.wanted = wanted
         self.taking = False
         self.nodes: list[Node] = []
+        # The key of each site's node, of the nodes that were traced last.
+        self.sites: dict[int, str] = {}
         # By the name of an operation, how many of its calls were given a trainable tensor that is no parameter.
         self.unregistered: Counter[str] = Counter()
         self._model = model
@@ -183,7 +191,7 @@ class SignalGraph:
         # Parts that are called one after the other are one pass.
         if not self._since:
             self._traced += 1
-            self.nodes = []
+            self.nodes, self.sites = [], {}
             self._first = _sequence_number()
         self._since.add(path)
         for _, tensor in tensors_in(inputs):
@@ -191,7 +199,10 @@ class SignalGraph:
                 if len(self._since) > 1 and _function(tensor) is not None:
                     self._find(tensor)
                 else:
-                    self._register(tensor, self._new(Node(source="input", gradient=tensor.requires_grad)))
+                    self._register(
+                        tensor,
+                        self._new(Node(source="input", gradient=tensor.requires_grad, smooth=_is_smooth(tensor))),
+                    )
 
     def close(self) -> None:
         """End the pass, and let go of its tensors."""
@@ -214,7 +225,8 @@ class SignalGraph:
         name = type(info.module).__name__
         if is_atomic(info.module):
             own = [names for p in info.module.parameters() if (names := self._parameter_names().get(id(p)))]
-            self._note(name, call.given, call.given, output, tuple(chain.from_iterable(own)))
+            function = info.module if info.role == "activation" and not own else None
+            self._note(name, call.given, call.given, output, tuple(chain.from_iterable(own)), function=function)
             return
         for _, tensor in tensors_in(output):
             node = self._source(tensor)
@@ -253,7 +265,12 @@ class SignalGraph:
         elif (out := kwargs.get("out")) is not None:
             outs = {id(tensor) for _, tensor in tensors_in(out)}
             used = [each for each in given if id(each.tensor) not in outs]
-        self._note(name, given, used, result, each=name in _EACH)
+        others = [*args[1:], *kwargs.values()]
+        elementwise = name.rstrip("_") in ELEMENTWISE and not any(isinstance(value, Tensor) for value in others)
+        bound = partial(_applied, function, args[1:], kwargs) if elementwise else None
+        if name.rstrip("_") in ("mul", "multiply") and any(type(value) in (int, float) and not value for value in args):
+            used = [*used, _Given(first[0].tensor, self._new(Node("zeros")), False, 0)]
+        self._note(name, given, used, result, each=name in _EACH, function=bound)
 
     def _given(self, tensor: Tensor) -> _Given:
         return _Given(tensor, self._source(tensor), tensor.requires_grad, version_of(tensor))
@@ -267,19 +284,20 @@ class SignalGraph:
         parameters: tuple[str, ...] = (),
         *,
         each: bool = False,
+        function: nn.Module | partial[Tensor] | None = None,
     ) -> None:
         if any(self.nodes[one.node].source == "unregistered" for one in used):
             self.unregistered[name] += 1
         results = [result] if isinstance(result, Tensor) else [tensor for _, tensor in tensors_in(result)]
         for one in _written(name, given, results):
-            node = self._operation(name, used, one.tensor, parameters, itself=one)
+            node = self._operation(name, used, one.tensor, parameters, itself=one, function=function)
             self._write(one.tensor, self._region(one.tensor), node)
         before = {id(one.tensor) for one in given}
         alone = each and len(used) == len(results)
         for at, tensor in enumerate(results):
             if id(tensor) not in before and self._lookup(tensor) is None:
                 sources = used[at : at + 1] if alone else used
-                self._register(tensor, self._operation(name, sources, tensor, parameters))
+                self._register(tensor, self._operation(name, sources, tensor, parameters, function=function))
 
     def _set_item(self, given: Sequence[_Given], args: Sequence[Any]) -> None:
         target, others = given[0], given[1:]
@@ -298,6 +316,7 @@ class SignalGraph:
         parameters: tuple[str, ...] = (),
         *,
         itself: _Given | None = None,
+        function: nn.Module | partial[Tensor] | None = None,
     ) -> int:
         enabled = torch.is_grad_enabled()
         # What a custom function returns is joined to the graph only after it.
@@ -310,7 +329,8 @@ class SignalGraph:
                 parameters,
                 gradient,
                 hidden=not enabled,
-                smooth=result.is_floating_point() or result.is_complex(),
+                smooth=_is_smooth(result),
+                function=function,
             )
         )
 
@@ -340,7 +360,16 @@ class SignalGraph:
                     inside.append(parent)
         last = self.nodes[node]
         return self._new(
-            Node(name, list(stops), list(stops.values()), tuple(parameters), last.gradient, last.hidden, last.smooth)
+            Node(
+                name,
+                list(stops),
+                list(stops.values()),
+                tuple(parameters),
+                last.gradient,
+                last.hidden,
+                last.smooth,
+                inner=node,
+            )
         )
 
     # Tensors
@@ -471,10 +500,11 @@ class SignalGraph:
         storage = _storage(tensor)
         if storage is not None and (own := self._own_memories().get(storage._cdata)) is not None:
             names = own[1]
-            return Node(parameters=names, source="parameter" if names else "constant", gradient=tensor.requires_grad)
+            source: Literal["parameter", "constant"] = "parameter" if names else "constant"
+            return Node(parameters=names, source=source, gradient=tensor.requires_grad, smooth=_is_smooth(tensor))
         if tensor.requires_grad:
             return Node(source="unregistered", gradient=True)
-        return Node(source="unknown")
+        return Node(source="unknown", smooth=_is_smooth(tensor))
 
     def _parameter_names(self) -> dict[int, tuple[str, ...]]:
         if self._names is None:
@@ -596,6 +626,7 @@ class SignalGraph:
                 found.clear()
                 passed.clear()
             active[node] = path
+        self.sites.update(active)
 
     def _behind(
         self,
@@ -716,6 +747,15 @@ def _written(name: str, given: Sequence[_Given], results: Sequence[Tensor]) -> I
         if key not in taken:
             taken.add(key)
             yield one
+
+
+def _applied(function: Callable[..., Tensor], args: Sequence[Any], kwargs: Mapping[str, Any], value: Tensor) -> Tensor:
+    """Return what a function makes of a tensor, with the other arguments of a call."""
+    return function(value, *args, **{name: one for name, one in kwargs.items() if name not in ("input", "inplace")})
+
+
+def _is_smooth(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _is_plain(tensor: Tensor) -> bool:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 Role = Literal["pre-activation", "activation", "norm", "attention", "embedding", "residual", "input", "output", "other"]
 Direction = Literal["forward", "backward"]
+# What is to be expected of a parameter's gradient, and how it was lost; "" where that is not known.
+Outlook = Literal["", "now", "later", "never", "unpredictable"]
+GradientLoss = Literal["", "frozen", "not run", "unused", "detached", "zero factor", "zero slope"]
 DIRECTIONS: tuple[Direction, ...] = ("forward", "backward")
 Label = str | int | float
 Floats = NDArray[np.float64]
@@ -148,6 +151,15 @@ class Parameter:
     `gradient` is None where the parameter got none. `symmetric_units`: the number of rows of a weight (entries of its
     output axis) that equal another row; None below 2-D. `expected_gradient_norm`: the L2 norm that theory predicts,
     None where it says nothing; `expected_gradient_log_std`: the standard deviation over seeds of its logarithm.
+
+    `gradient_outlook`: whether gradient descent moves it, by what the graph of the pass shows without any training. It
+    gets a gradient "now", or "later", after `gradient_after` steps; "never" is said only where exact zeros close every
+    way to it for good; "unpredictable" where something before a function that is flat on every sample learns. "" for a
+    frozen parameter, and where no gradient was seen at all. Where it gets none now, `gradient_lost_at` is the site, or
+    the module that did not run, where the gradient is lost on its way from the output, and `gradient_lost_by` says
+    how: "zero factor" for a product whose other factor, `gradient_zero_factor`, is zero; "zero slope" for a function
+    that passes nothing on; "detached" for `detach`, `no_grad` or an operation without a derivative; "unused" where
+    nothing of it reaches the loss; "not run"; "frozen".
     """
 
     name: str
@@ -158,6 +170,11 @@ class Parameter:
     symmetric_units: int | None = None
     expected_gradient_norm: float | None = None
     expected_gradient_log_std: float | None = None
+    gradient_outlook: Outlook = ""
+    gradient_after: int | None = None
+    gradient_lost_at: str = ""
+    gradient_lost_by: GradientLoss = ""
+    gradient_zero_factor: str = ""
 
     def __repr__(self) -> str:
         gradient = "" if self.gradient is None else f", gradient rms {self.gradient.rms:.4g}"

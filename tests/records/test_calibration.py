@@ -20,7 +20,7 @@ def layer(name, **changes):
 def test_prints_what_was_scaled_and_what_was_left():
     record = Calibration(
         layers=(layer("a", factor=12.5), layer("b", sample_fraction=1e-5), layer("c", calls=2), layer("")),
-        left=(
+        skipped=(
             *(SkippedWeight(f"e{n}", "Embedding", "an embedding") for n in range(6)),
             SkippedWeight("f", "Linear", "frozen"),
         ),
