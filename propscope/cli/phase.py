@@ -42,6 +42,7 @@ def phase(
     from propscope.plots import FORMATS, write_figure
     from propscope.plots.phase import draw_phase, prepare_phase
     from propscope.plots.style import styled
+    from propscope.store import check_output
 
     # These checks need no torch, so they come first.
     weights, biases = _range(weight_variance, "--weight-variance"), _range(bias_variance, "--bias-variance")
@@ -50,6 +51,8 @@ def phase(
         raise InputError(f"--output must end in one of .{', .'.join(FORMATS)}, got {str(path)!r}")
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists", hint="add --overwrite to replace it, or choose another name")
+    if output is not None:
+        check_output(path, overwrite=overwrite)
 
     from propscope.networks import SQUARE_DEFAULTS, split_list
     from propscope.theory.phase import phase_chart

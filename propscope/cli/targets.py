@@ -127,7 +127,7 @@ def load_target(
             found = load_callable(name, "target")
     except InputError as error:
         raise InputError(str(error), hint=_HOW) from error
-    pairs = re.split(r",(?=\s*[A-Za-z_]\w*\s*=)", config) if config else []
+    pairs = re.split(r",(?=\s*[A-Za-z_]\w*\s*=)", config) if config is not None else []
     return Target(name, found, _values(arguments, "--arg"), _values(pairs, "--config"), checkpoint, init)
 
 

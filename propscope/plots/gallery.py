@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ def draw_all(
             f"{taken[0]} exists" + (f", and {len(taken) - 1} more of these pictures" if len(taken) > 1 else ""),
             hint="overwrite them (overwrite=True, --overwrite), or choose another name",
         )
+    check_folder(directory)
     with styled():
         for plot, prepared, paths in pictures:
             figure = plot.draw(prepared)
@@ -97,17 +99,30 @@ def write_figure(figure: Figure, path: Path) -> None:
     # Level 6 takes 1.5 times as long, and saves nothing where most of a picture is flat colour.
     options: dict[str, Any] = {"pil_kwargs": {"compress_level": 1}} if ending == "png" else {}
     figure.savefig(picture, format=ending, dpi=DPI, **options)
+    with _new_beside(path) as temporary:
+        temporary.write_bytes(picture.getbuffer())
+        os.replace(temporary, path)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise the `StoreError` that `write_figure` would raise, before the work; make the folder if it is missing."""
+    with _new_beside(folder / "*"):
+        pass
+
+
+@contextmanager
+def _new_beside(path: Path) -> Iterator[Path]:
+    """Yield a new file in the folder of `path`, which is gone at the end, also after an interrupt."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = temporary_beside(path)
         try:
-            temporary.write_bytes(picture.getbuffer())
-            os.replace(temporary, path)
+            yield temporary
         finally:
-            # An interrupt leaves nothing either.
             temporary.unlink(missing_ok=True)
             os.close(descriptor)
-    except OSError as error:
-        raise StoreError(
-            f"cannot write {path}: {error.strerror or error}", hint="choose a folder that exists and has room"
-        ) from error
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "strerror", None) or error
+        if isinstance(error, FileExistsError):
+            cause = f"{path.parent} is not a directory"
+        raise StoreError(f"cannot write {path}: {cause}", hint="choose a folder that exists and has room") from error

@@ -79,7 +79,7 @@ def inspection(
     if sort is None and top is None:
         lines = tree_lines(profile, diagnosis, depth=depth, title=title)
     else:
-        lines = sorted_lines(profile, diagnosis, sort=sort or "gain", top=top)
+        lines = sorted_lines(profile, diagnosis, sort="gain" if sort is None else sort, top=top)
     body = _table(lines, width)
     paragraphs = [_headline(profile, diagnosis), body, _notes(lines), *note_lines(diagnosis), *_facts(profile)]
     return "\n".join(_wrapped(paragraph, width) if paragraph is not body else paragraph for paragraph in paragraphs)
