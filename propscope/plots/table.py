@@ -53,6 +53,7 @@ PLOTS = (
     Plot("weight-gradients", "histograms.prepare_weight_gradients", "histograms.draw_histograms"),
     Plot("overview", "overview.prepare_overview", "overview.draw_overview", lines_at_most=48, columns_at_most=12),
     Plot("jacobian", "jacobian.prepare_jacobian", "jacobian.draw_jacobian", columns_at_most=4),
+    Plot("over-time", "over_time.prepare_over_time", "over_time.draw_over_time", lines_at_most=1),
 )
 
 TRAINING_PLOTS = (

@@ -5,7 +5,7 @@ from building.command_line import files
 
 import propscope.plots
 
-PLOTS = tuple(plot.name for plot in propscope.plots.PLOTS if plot.name != "jacobian")
+PLOTS = tuple(plot.name for plot in propscope.plots.PLOTS if plot.name not in ("jacobian", "over-time"))
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ SMALL = grid(("he_normal", "zeros"), depths=(3,), seeds=2, width=8, batch=4)
 @pytest.mark.slow
 def test_every_plot_becomes_a_picture(tmp_path: Path) -> None:
     paths = draw_all(SMALL, tmp_path / "new" / "folder", stem="run")
-    recorded = [plot.name for plot in PLOTS if plot.name != "jacobian"]
+    recorded = [plot.name for plot in PLOTS if plot.name not in ("jacobian", "over-time")]
     assert [path.name for path in paths] == [f"run-{name}.png" for name in recorded]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
     assert sorted(path.name for path in paths[0].parent.iterdir()) == sorted(path.name for path in paths)
@@ -77,7 +77,7 @@ def test_what_was_not_recorded_is_left_out(tmp_path: Path) -> None:
     paths = draw_all(ProfileSet((mlp(depth=2, backward=False),)), tmp_path, stem="run")
     drawn = {path.name for path in paths}
     assert drawn >= {f"run-{name}.png" for name in ("curves", "activations", "weights", "overview")}
-    assert not drawn & {f"run-{name}.png" for name in ("gradients", "weight-gradients", "jacobian")}
+    assert not drawn & {f"run-{name}.png" for name in ("gradients", "weight-gradients", "jacobian", "over-time")}
     with pytest.raises(InputError, match=r"nothing to draw for gradients"):
         draw_all(ProfileSet((mlp(depth=2, backward=False),)), tmp_path, stem="run", only=["gradients"])
     with pytest.raises(InputError, match="0 profiles"):
