@@ -33,11 +33,11 @@ def check(
             show_default=False,
         ),
     ],
-    fail_on: Annotated[str, option("Least severity of a finding that fails: broken or strained.", _CHECK)] = "broken",
+    fail_on: Annotated[str, option("Lowest severity that fails the check: strained or broken.", _CHECK)] = "broken",
     baseline: Annotated[
-        Path | None, option("Fail where the signal has moved from that of this result file.", _CHECK)
+        Path | None, option("Result file to compare with; the check fails where the signal has moved.", _CHECK)
     ] = None,
-    tolerance: Annotated[float, option("Relative change from the baseline that is always allowed.", _CHECK)] = 0.01,
+    tolerance: Annotated[float, option("Relative change from the baseline that never fails the check.", _CHECK)] = 0.01,
     json: options.Json = False,
     init: Annotated[
         str | None, option("TARGET: initializer for every layer it fits. FILE: only these initializers.", _CHECK)

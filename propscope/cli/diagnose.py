@@ -80,7 +80,10 @@ def _verify(profiles: ProfileSet, diagnosis: Diagnosis, trust: bool) -> None:
     from propscope.report.terminal import write
 
     _say_what_is_trusted(profiles, trust)
-    print("\nverified: each network was made again with its remedy, the same seeds and input, and judged", flush=True)
+    print(
+        "\nverified: each network was built again with a remedy, from the same seeds and input",
+        flush=True,
+    )
     among = [network.labels for network in diagnosis.networks]
     helped = count = 0
     for trials in verified(profiles, trust=trust):

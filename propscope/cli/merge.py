@@ -21,7 +21,7 @@ def merge(
 ) -> None:
     """Join the profiles and training runs of several result files into one file.
 
-    What is in several files, or twice in one, is written once.
+    A profile or run that occurs more than once is written once.
     """
     from propscope.store import check_output, numbers_in
     from propscope.store import merge as merge_files

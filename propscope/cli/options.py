@@ -44,7 +44,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and 
 Resume = Annotated[
     Path | None,
     option(
-        "Go on with the stopped run of this result file; the other options must be those of that run.",
+        "Continue the stopped run of this result file; give the other options as for that run.",
         RESULTS,
         "--resume",
         metavar="FILE",

@@ -29,7 +29,7 @@ def plot(
     format: Annotated[str, typer.Option(metavar="LIST", help=f"Formats: {', '.join(table.FORMATS)}.")] = "png",
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Directory to write to. [default: that of the file]"),
+        typer.Option("--output", "-o", help="Directory to write to. [default: the directory of the file]"),
     ] = None,
     act: Act = None,
     init: Init = None,

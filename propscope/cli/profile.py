@@ -32,7 +32,7 @@ def profile(
     dropout: options.Dropout = 0.0,
     alpha_dropout: options.AlphaDropout = 0.0,
     input_size: Annotated[
-        int | None, option("Input features. [default: the width, or as the data has]", NETWORK)
+        int | None, option("Input features. [default: the width, or the number that the data has]", NETWORK)
     ] = None,
     output_size: Annotated[
         int | None, option("Outputs of a linear layer added at the end. [default: no such layer]", NETWORK)

@@ -26,7 +26,7 @@ def theory(
     ] = None,
     init: Annotated[
         str | None,
-        typer.Option(metavar="LIST", help="Initializers whose networks to show instead.", show_default=False),
+        typer.Option(metavar="LIST", help="Show the networks of these initializers instead.", show_default=False),
     ] = None,
     width: UnitsPerLayer = 256,
     json: Json = False,

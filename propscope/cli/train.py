@@ -59,7 +59,11 @@ def train(
     ] = None,
     target: Annotated[
         float | None,
-        option("Accuracy (regression: loss) to count the steps to. [default: 0.9; none for regression]", _TRAINING),
+        option(
+            "Accuracy (for regression: loss) to reach; the steps until then are counted. "
+            "[default: 0.9; none for regression]",
+            _TRAINING,
+        ),
     ] = None,
     profile_every: Annotated[
         int | None,

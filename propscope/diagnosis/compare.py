@@ -23,7 +23,7 @@ FALSE_ALARMS = 0.05
 
 Quantity = Literal["rms", "gain", "state", "structure"]
 _STATES = ((math.inf, "NaN or Inf"), (-math.inf, "all zero"))
-_HINT = "profile two seeds or more on both sides, or the baseline's own: --seeds 5"
+_HINT = "profile at least two seeds on both sides, or the seeds of the baseline: --seeds 5"
 # Parts of a spec that describe the network; the others describe the measurement.
 _OF_THE_NETWORK = {"target", "arguments", "config", "checkpoint", "init", "network", "seed", "seeds", "device"}
 _SHOWN = 3

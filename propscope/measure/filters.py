@@ -32,7 +32,7 @@ class Filter:
     def of(cls, include: Patterns, exclude: Patterns, kinds: Iterable[str] | None, depth: int | None) -> Filter:
         """Return the filter that a user's arguments describe; raises `InputError` for an invalid pattern or depth."""
         if depth is not None:
-            count("depth", depth, least=0, hint="0 keeps the model's own output only")
+            count("depth", depth, least=0, hint="0 keeps only the model's own output")
         return cls(
             None if include is None else _patterns(include, "include"),
             () if exclude is None else _patterns(exclude, "exclude"),

@@ -291,7 +291,7 @@ def _module_of_file(path: Path) -> ModuleType:
         return sys.modules[name]
     found = importlib.util.spec_from_file_location(name, whole)
     if found is None or found.loader is None:
-        raise ImportError(f"{path} is no Python file")
+        raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(found)
     # Dataclasses and pickle look a class's module up while it is being made.
     sys.modules[name] = module

@@ -244,7 +244,7 @@ def survey_of(prefixes: Prefixes, samples: int, *, chosen: bool, seed: int) -> S
     if not survey.sites:
         reasons = "; ".join(f"{note.name}: {note.reason}" for note in survey.notes if note.what == "output")
         raise InputError(
-            f"no site has a Jacobian ({reasons or 'include and exclude keep no site'})",
+            f"no site has a Jacobian ({reasons or 'no site is left by include and exclude'})",
             hint="`propscope.profile(model, x).sites` lists the names",
         )
     if not survey.coupled:

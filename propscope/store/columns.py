@@ -88,7 +88,7 @@ def _open_column(group: h5py.h5g.GroupID, table: StoredTable, column: Column) ->
         # group[name] takes twice as long, since it first asks for the kind of the object; there are a hundred columns.
         handle = h5py.h5d.open(group, name)
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{what} is no dataset") from error
+        raise ValueError(f"{what} is not a dataset") from error
     made, kind = handle.get_create_plist(), handle.get_type()
     _check_storage(made, what)
     dtype, shape = kind.dtype, handle.shape

@@ -123,7 +123,9 @@ def is_at(path: Path, descriptor: int) -> bool:
 def _records(path: Path, content: bytes) -> tuple[list[bytes], int]:
     """Return the whole records of a journal, and where the last one ends."""
     if not content.startswith(MAGIC) and not MAGIC.startswith(content):
-        raise StoreError(f"{path} is no journal of this version of propscope", hint="remove it, or choose another name")
+        raise StoreError(
+            f"{path} is not a journal of this version of propscope", hint="remove it, or choose another name"
+        )
     records, at = [], len(MAGIC)
     while at + _HEAD <= len(content):
         (length,) = _LENGTH.unpack_from(content, at)

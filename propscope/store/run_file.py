@@ -148,7 +148,7 @@ def begin(
             return _begin(path, described, number_of, overwrite=overwrite, resume=resume, named=named)
         except NameTakenError as error:  # noqa: PERF203  a few names are tried
             taken, previous = error, path
-    raise taken or StoreError(f"no name is free after {previous}", hint="choose another name with --output")
+    raise taken or StoreError(f"every name up to {previous} is taken", hint="choose another name with --output")
 
 
 def target_of(path: Path) -> Path:
@@ -206,7 +206,7 @@ def _begin(
             journal.close()
         check_output(path, overwrite=False)
     if journal is None and busy and (resume or not named):
-        raise NameTakenError(f"another process writes {path} now", hint="wait until it has ended, or stop it")
+        raise NameTakenError(f"another process is writing {path}", hint="wait until it has ended, or stop it")
     if journal is None and saved is None and resume:
         raise StoreError(
             f"cannot resume {path}: there is neither this file nor a journal of it",
@@ -301,7 +301,7 @@ def _another_run(path: Path, there: Description, here: Description) -> InputErro
 
 def _difference(there: Description, here: Description) -> str:
     return "; ".join(
-        f"{name} was {_short(there.get(name))}, is {_short(here.get(name))}"
+        f"{name} {_short(there.get(name))} -> {_short(here.get(name))}"
         for name in dict.fromkeys([*there, *here])
         if there.get(name) != here.get(name)
     )

@@ -83,7 +83,7 @@ class _SealedFile(io.RawIOBase):
         self._size = int.from_bytes(tail[:8], "little")
         blocks = -(-self._size // BLOCK)
         if size != self._size + blocks * _DIGEST + _TAIL:
-            raise _damaged(path, f"it has {size} bytes, and its seal is that of {self._size}")
+            raise _damaged(path, f"it has {size} bytes, but its seal is for {self._size}")
         stream.seek(self._size)
         table = _read(stream, blocks * _DIGEST + 8)
         if hashlib.sha256(table).digest() != tail[8 : 8 + _DIGEST]:
@@ -139,7 +139,7 @@ def _check_end(path: str | os.PathLike[str], stream: io.FileIO, size: int) -> No
     if len(superblock) == 48 and superblock[:8] == _HDF5 and superblock[8] in (2, 3) and superblock[9] == 8:
         end = int.from_bytes(superblock[28:36], "little")
         if size != end:
-            raise _damaged(path, f"it has {size} bytes and no seal, and HDF5's part has {end}")
+            raise _damaged(path, f"it has {size} bytes and no seal, but its HDF5 part has {end}")
 
 
 def _damaged(path: str | os.PathLike[str], cause: str) -> StoreError:

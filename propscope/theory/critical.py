@@ -160,7 +160,7 @@ def _doubly_critical(activation: Elementwise, scan: _Scan) -> CriticalPoint:
     reason = (
         f"chi_1 = chi_parallel = 1 would need bias_variance {_point(activation, roots[0]).bias_variance:.4g}"
         if roots
-        else "chi_parallel is 1 nowhere on its critical line"
+        else "chi_parallel is not 1 anywhere on its critical line"
     )
     raise NoCriticalPoint(
         f"activation {activation.label!r} has no point with chi_1 = chi_parallel = 1: {reason}; "
@@ -196,7 +196,7 @@ def _reach(activation: Elementwise, scan: _Scan) -> str:
     if most < 0:
         return (
             f"chi_1 = 1 needs a negative bias variance at every q (q - V/D is at most {most:.4g}), "
-            "the mean of phi^2 being too large for its slope"
+            "because the mean of phi^2 is too large for its slope"
         )
     # Towards q = 0 the line may tend to a bias of 0 and not reach it.
     lowest = float(scan.bias.min())

@@ -119,4 +119,4 @@ def nearest_critical_point(activation: ActivationLike, *, bias_variance: float |
             found = None
         if found is None:
             raise
-        return replace(found, note="without biases, for chi_parallel is 1 nowhere on the critical line")
+        return replace(found, note="without biases, because chi_parallel is not 1 anywhere on the critical line")

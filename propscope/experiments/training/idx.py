@@ -87,7 +87,7 @@ def _shape(path: Path, head: bytes, dimensions: int) -> tuple[int, ...]:
             hint="give the folder of the IDX files",
         )
     if len(head) < 4 + 4 * dimensions:
-        raise InputError(f"{path} holds 0 values, but its head alone is longer", hint=_AGAIN)
+        raise InputError(f"{path} is shorter than the header of an IDX file", hint=_AGAIN)
     shape = tuple(np.frombuffer(head[4:], dtype=">u4").tolist())
     if not math.prod(shape):
         raise InputError(f"{path} has shape {shape}, without any element", hint=_AGAIN)

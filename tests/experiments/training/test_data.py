@@ -134,7 +134,7 @@ IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
     [
         (IMAGES, lambda data: data[:-1], r"holds 639 values, but shape \(40, 4, 4\) makes 640"),
         (IMAGES, lambda data: data + b"1", "holds 641 values"),
-        (IMAGES, lambda data: data[:10], "its head alone is longer"),
+        (IMAGES, lambda data: data[:10], "shorter than the header"),
         (IMAGES, lambda data: b"", "starts with nothing; an IDX file of bytes in 3 dimensions starts with 00 00 08 03"),
         (IMAGES, lambda data: b"\x89PNG" + data, "starts with 89 50 4e 47"),
         (IMAGES, lambda data: b"\0\0\x0d\x03" + data[4:], "starts with 00 00 0d 03"),
