@@ -31,9 +31,9 @@ test: $(READY)
 test-fast: $(READY)
 	$(PYTEST) $(PARALLEL) -m 'not slow'
 
-# A slice of the tests on the path without the C kernel.
+# A slice of the tests on the path without the C kernel; they take less time than a second process takes to start.
 test-without-kernel: $(READY)
-	PROPSCOPE_KERNEL=0 $(PYTEST) $(PARALLEL) -m 'not slow' \
+	PROPSCOPE_KERNEL=0 $(PYTEST) -q -m 'not slow' \
 		tests/measure/test_accumulators.py tests/measure/test_alike.py tests/measure/test_geometry.py \
 		tests/measure/test_recorder.py tests/measure/test_saturation.py tests/measure/test_sums.py
 
@@ -51,8 +51,10 @@ types: $(READY)
 examples: $(READY)
 	$(PYTEST) tests/test_examples.py
 
-# The tests run every example in its quick setting.
-check: lint types test test-without-kernel
+# Two at a time: what takes one process runs beside another, and the tests, which take the most, come last and run
+# every example in its quick setting.
+check: $(READY)
+	$(MAKE) --jobs=2 lint types test-without-kernel test
 
 # Numbers and pictures of the README and the docs; run them on a quiet machine.
 benches: $(READY)

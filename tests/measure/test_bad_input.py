@@ -37,6 +37,7 @@ class TestArrays:
             assert propscope.profile(model, batch).sites == expected.sites
         assert propscope.profile(model.double(), array).sites[0].dtype == "float64"
 
+    @pytest.mark.slow
     def test_arrays_that_torch_does_not_take_as_they_are(self, model, words):
         for taken, array, tensor in [
             (model, np.broadcast_to(np.ones(4), (6, 4)), torch.ones(6, 4)),
