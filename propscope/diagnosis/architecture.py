@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 
 from propscope.diagnosis import limits
 from propscope.diagnosis.evidence import Evidence, module_of, succession
@@ -44,10 +45,10 @@ def odd_kinds(evidence: Evidence) -> Iterator[Finding]:
             group.popitem()
         peers = [index for index in group.values() if evidence.sites[index].kind.lower() == usual]
         share = statistics.median(_varying(evidence, index) for index in peers)
-        for index in group.values():
+        for index in sorted({*group.values()} - {*peers}):
             own = _varying(evidence, index)
             # This layer loses half of what distinguishes samples, and its peers do not.
-            if index not in peers and own < share * limits.HIDDEN:
+            if own < share * limits.HIDDEN:
                 yield _unlike(evidence, index, evidence.sites[peers[0]].kind, own, share)
 
 
@@ -76,9 +77,11 @@ def _unlike(evidence: Evidence, index: int, usual: str, own: float, share: float
 
 def missing_norms(evidence: Evidence) -> Iterator[Finding]:
     """Find sites without a norm where other blocks have one, or where other sites of their kind are followed by one."""
-    at = dict.fromkeys([*_not_in_block(evidence.sites), *_not_behind(evidence.sites)])
-    for index in sorted(at):
-        yield _without_norm(evidence, index)
+    if at := {*_not_in_block(evidence.sites), *_not_behind(evidence.sites)}:
+        held = [_rms(evidence, index) for index, site in enumerate(evidence.sites) if is_norm(site)]
+        usual = statistics.median(size for size in held if size > 0)
+        for index in sorted(at):
+            yield _without_norm(evidence, index, usual)
 
 
 def _not_in_block(sites: tuple[Site, ...]) -> Iterator[int]:
@@ -97,7 +100,7 @@ def _not_in_block(sites: tuple[Site, ...]) -> Iterator[int]:
             p: 0 for b in family for p, i in blocks[b].items() if is_norm(sites[i]) and not p.split(".")[-1].isdecimal()
         }
         for norm in norms:
-            have = [block for block in family if norm in blocks[block]]
+            have = {block: 0 for block in family if norm in blocks[block]}
             # A majority, so at least two of three.
             if 2 * len(have) <= len(family):
                 continue
@@ -106,7 +109,7 @@ def _not_in_block(sites: tuple[Site, ...]) -> Iterator[int]:
                     yield at
 
 
-def _behind(blocks: dict[str, dict[str, int]], have: list[str], lacking: dict[str, int], norm: str) -> int | None:
+def _behind(blocks: dict[str, dict[str, int]], have: Iterable[str], lacking: dict[str, int], norm: str) -> int | None:
     """Return the site that would follow the missing norm; None where the layer before that norm is missing too."""
     for block in have:
         order = list(blocks[block])
@@ -140,10 +143,8 @@ def _next(sites: tuple[Site, ...], index: int) -> int | None:
     return next((at for at in range(index + 1, len(sites)) if "dropout" not in sites[at].kind.lower()), None)
 
 
-def _without_norm(evidence: Evidence, index: int) -> Finding:
+def _without_norm(evidence: Evidence, index: int, usual: float) -> Finding:
     site = evidence.sites[index]
-    norm_sizes = [_rms(evidence, at) for at, other in enumerate(evidence.sites) if is_norm(other)]
-    usual = statistics.median(size for size in norm_sizes if size > 0)
     size = _rms(evidence, index - 1)
     kind: Kind = "vanishing" if size < usual else "exploding"
     return Finding(
@@ -179,7 +180,7 @@ def doubled_sums(evidence: Evidence) -> Iterator[Finding]:
         before = evidence.sites[index - 1]
         if before.branch_share is None or module_of(before.name) != module_of(site.name):
             continue
-        if _run_of_sums(evidence.sites, index) > _SUMMANDS:
+        if _in_a_long_run(evidence.sites, index):
             continue
         found = [value for member in evidence.members if (value := _correlation(member.sites, index)) is not None]
         if len(found) < len(evidence.members) or (mean := statistics.fmean(found)) <= limits.AGAIN:
@@ -200,17 +201,13 @@ def doubled_sums(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def _run_of_sums(sites: tuple[Site, ...], index: int) -> int:
-    """Return how many sums of one module follow each other around a position: many are steps of a recurrence."""
+def _in_a_long_run(sites: tuple[Site, ...], index: int) -> bool:
+    """Return whether more than three sums of one module follow each other here, as the steps of a recurrence do."""
     name = module_of(sites[index].name)
-    first = last = index
-    while first and sites[first - 1].branch_share is not None and module_of(sites[first - 1].name) == name:
-        first -= 1
-    while (
-        last + 1 < len(sites) and sites[last + 1].branch_share is not None and module_of(sites[last + 1].name) == name
-    ):
-        last += 1
-    return last - first + 1
+    near = sites[max(index - _SUMMANDS, 0) : index + _SUMMANDS + 1]
+    sums = [site.branch_share is not None and module_of(site.name) == name for site in near]
+    runs = [len(list(run)) for is_sum, run in groupby(sums) if is_sum]
+    return max(runs) > _SUMMANDS
 
 
 def _correlation(sites: tuple[Site, ...], index: int) -> float | None:

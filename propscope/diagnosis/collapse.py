@@ -22,16 +22,11 @@ def collapse(evidence: Evidence) -> Iterator[Finding]:
     """
     at = [index for index, site in enumerate(evidence.sites) if _is_judged(site)]
     shares = {index: share for index in at if not math.isnan(share := _share(evidence, index))}
-    apart = next((index for index, share in shares.items() if share >= limits.COLLAPSING), None)
-    if apart is None:
+    apart = max((index for index, share in shares.items() if share >= limits.COLLAPSING), default=None)
+    # Where the samples differ again later, as after a norm, the layers that follow can distinguish them.
+    found = [index for index in shares if apart is not None and index > apart]
+    if not found:
         return
-    found = [index for index, share in shares.items() if index > apart and share < limits.COLLAPSING]
-    last = max(shares)
-    if last not in found:
-        # Where the samples differ again later, as after a norm, the layers that follow can distinguish them.
-        return
-    start = next(i for i in found if all(shares[j] < limits.COLLAPSING for j in shares if j >= i))
-    found = [index for index in found if index >= start]
     worst = min(found, key=lambda index: shares[index])
     lost = [index for index in found if shares[index] < limits.COLLAPSED]
     broken = len(lost) >= limits.COLLAPSED_LAYERS
@@ -39,7 +34,7 @@ def collapse(evidence: Evidence) -> Iterator[Finding]:
     cosine = evidence.mean(worst, "mean_cosine")
     aligned = 1 - abs(cosine) < limits.COLLAPSING
     shown = sum(_share_of(member.sites[worst]) < limit for member in evidence.members)
-    first, end = evidence.sites[start], evidence.sites[worst]
+    first, end = evidence.sites[found[0]], evidence.sites[worst]
     yield Finding(
         kind="collapse",
         severity="broken" if broken else "strained",

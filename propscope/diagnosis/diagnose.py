@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,7 +12,7 @@ from propscope.checks import known_arguments
 from propscope.diagnosis.evidence import Evidence, module_of
 from propscope.diagnosis.rules import RULES, Rule
 from propscope.errors import InputError
-from propscope.records.finding import SEVERITIES, Diagnosis, Finding
+from propscope.records.finding import SEVERITIES, Diagnosis, Finding, Severity
 from propscope.records.network import NetworkProfile
 from propscope.records.profile_set import ProfileSet
 from propscope.records.training import TrainingSet
@@ -78,21 +80,22 @@ def graded(evidence: Evidence, found: Sequence[tuple[Rule, Finding]]) -> list[Fi
     """
     positions = _positions(evidence)
     graded = []
-    for number, (rule, finding) in enumerate(found):
-        at = _first(finding, positions)
-        if rule.local and finding.severity != "note" and at is not None:
-            effects = [later.severity for _, later in found[number + 1 :] if _is_effect(later, at, positions)]
-            worst = min([finding.severity, *effects], key=SEVERITIES.index)
-            finding = replace(finding, severity=worst)
-        graded.append(finding)
-    return graded
-
-
-def _is_effect(finding: Finding, at: int, positions: dict[str, int]) -> bool:
-    first = _first(finding, positions)
-    if first is None:
-        return False
-    return first <= at if finding.direction == "backward" else first >= at
+    # Of what the later rules found, by severity: the last place of an effect forward, and the first of one backward.
+    last: dict[Severity, int] = {}
+    first: dict[Severity, int] = {}
+    for rule, finding in reversed(found):
+        severity, at = finding.severity, _first(finding, positions)
+        if rule.local and severity != "note" and at is not None:
+            effects = [s for s in SEVERITIES if last.get(s, -1) >= at or first.get(s, math.inf) <= at]
+            worst = min([severity, *effects], key=SEVERITIES.index)
+            graded.append(replace(finding, severity=worst))
+        else:
+            graded.append(finding)
+        if at is not None and finding.direction == "backward":
+            first[severity] = min(at, first.get(severity, at))
+        elif at is not None:
+            last[severity] = max(at, last.get(severity, at))
+    return graded[::-1]
 
 
 def _first(finding: Finding, positions: dict[str, int]) -> int | None:
@@ -112,13 +115,12 @@ def _positions(evidence: Evidence) -> dict[str, int]:
 def _distinct(findings: list[Finding]) -> list[Finding]:
     """Return the findings without those that an earlier one covers: same kind and direction, and all of its sites."""
     kept: list[Finding] = []
+    covering: dict[tuple[object, ...], list[frozenset[str]]] = defaultdict(list)
     for finding in findings:
-        if not any(
-            other.kind == finding.kind
-            and other.direction == finding.direction
-            and finding.sites
-            and set(finding.sites) <= set(other.sites)
-            for other in kept
-        ):
-            kept.append(finding)
+        of, sites = (finding.kind, finding.direction), frozenset(finding.sites)
+        if sites and any(sites <= other for other in covering[(*of, finding.first)]):
+            continue
+        kept.append(finding)
+        for name in sites:
+            covering[(*of, name)].append(sites)
     return kept

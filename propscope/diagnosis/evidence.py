@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from propscope.records.gains import name_pattern, same_stack
+from propscope.records.gains import name_pattern, stack_of
 from propscope.records.interval import arithmetic_interval
 from propscope.records.network import DIRECTIONS, Direction, Floats, NetworkProfile, Site
 from propscope.records.summary import TensorSummary
@@ -43,8 +43,8 @@ class Evidence:
         names = [site.name for site in given[0].sites]
         members = tuple(profile for profile in given if [site.name for site in profile.sites] == names)
         left_out = tuple(profile for profile in given if [site.name for site in profile.sites] != names)
-        chains = (Chain.of(members, positions) for positions in _comparable(members[0]))
-        return cls(members, tuple(chain for chain in chains if len(chain.indices) > 1), left_out)
+        comparable = [positions for positions in _comparable(members[0]) if len(positions) > 1]
+        return cls(members, tuple(_chains(members, comparable)), left_out)
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -83,24 +83,19 @@ def _comparable(profile: NetworkProfile) -> Iterator[Positions]:
         yield tuple((index,) for index, site in enumerate(profile.sites) if id(site) in signal)
         return
     weighing = {parameter.name.rpartition(".")[0] for parameter in profile.parameters}
-    recurrent = [site for site in profile.sites if "#" in site.name and module_of(site.name) in weighing]
-    stacks: list[tuple[tuple[str, str], list[int]]] = []
+    recurrent = {stack_of(site) for site in profile.sites if "#" in site.name and module_of(site.name) in weighing}
+    stacks: dict[tuple[str, str, str], list[int]] = {}
     for index, site in enumerate(profile.sites):
         if (kind := _kind_of(site)) is None:
             continue
         # The gates of a recurrent layer run side by side, and its calls are steps in time: each place is a chain.
-        timed = any(same_stack(site, other) for other in recurrent)
-        key = (
-            kind,
-            name_pattern(module_of(site.name)) if timed else name_pattern(site.name) if kind == "residual" else "",
-        )
-        for other, indices in stacks:
-            if other == key and same_stack(profile.sites[indices[0]], site):
-                indices.append(index)
-                break
+        stack = stack_of(site)
+        if stack in recurrent:
+            pattern = name_pattern(module_of(site.name))
         else:
-            stacks.append((key, [index]))
-    for (kind, pattern), indices in stacks:
+            pattern = name_pattern(site.name) if kind == "residual" else ""
+        stacks.setdefault((kind, pattern, stack), []).append(index)
+    for (kind, pattern, _), indices in stacks.items():
         calls: dict[str, list[int]] = {}
         for index in indices:
             calls.setdefault(module_of(profile.sites[index].name), []).append(index)
@@ -144,19 +139,6 @@ class Chain:
     forward: Floats
     backward: Floats
 
-    @classmethod
-    def of(cls, members: tuple[NetworkProfile, ...], positions: Positions) -> Chain:
-        """Return the chain of the sites at these positions in every member."""
-        indices = tuple(calls[0] for calls in positions)
-        forward, backward = (
-            np.array([[_over_time(member, calls, direction) for calls in positions] for member in members])
-            for direction in DIRECTIONS
-        )
-        if subject_of(members[0]) == "model":
-            for logs, direction in ((forward, DIRECTIONS[0]), (backward, DIRECTIONS[1])):
-                logs[_bypassed(members, indices, direction) & (logs == LN_ZERO)] = math.nan
-        return cls(indices, forward, backward)
-
     def between(self, start: int, end: int, direction: Direction) -> Floats:
         """Return ln of the factor from one position in the profile to another, shape (seeds,)."""
         logs, at = getattr(self, direction), self.indices.index
@@ -175,6 +157,21 @@ class Chain:
         start, end = steepest_fall(logs.mean(axis=0) * (-1 if rising else 1))
         change = tuple((logs[:, end] - logs[:, start]).tolist())
         return Stretch(indices[start], indices[end], end - start, change)
+
+
+def _chains(members: tuple[NetworkProfile, ...], comparable: Iterable[Positions]) -> Iterator[Chain]:
+    """Yield the chain of the sites at each of these sequences of positions."""
+    model = subject_of(members[0]) == "model"
+    bypassed = {direction: _bypassed(members, direction) for direction in DIRECTIONS if model}
+    for positions in comparable:
+        indices = tuple(calls[0] for calls in positions)
+        logs = {
+            direction: np.array([[_over_time(member, calls, direction) for calls in positions] for member in members])
+            for direction in DIRECTIONS
+        }
+        for direction, around in bypassed.items():
+            logs[direction][around[:, indices] & (logs[direction] == LN_ZERO)] = math.nan
+        yield Chain(indices, logs["forward"], logs["backward"])
 
 
 def steepest_fall(curve: Floats) -> tuple[int, int]:
@@ -229,7 +226,7 @@ def _log_size(site: Site, direction: Direction) -> float:
     return math.log(rms) + 0.5 * math.log(units or 1)
 
 
-def _bypassed(members: tuple[NetworkProfile, ...], indices: tuple[int, ...], direction: Direction) -> Bools:
+def _bypassed(members: tuple[NetworkProfile, ...], direction: Direction) -> Bools:
     """Return where a signal other than zero is seen farther on, shape (seeds, sites): it went around the zeros."""
     around = []
     for member in members:
@@ -237,7 +234,7 @@ def _bypassed(members: tuple[NetworkProfile, ...], indices: tuple[int, ...], dir
         alive = np.array([summary is not None and summary.rms > 0 for summary in sizes])
         alive = alive if direction == "backward" else alive[::-1]
         beyond = np.concatenate([[False], np.logical_or.accumulate(alive)[:-1]])
-        around.append((beyond if direction == "backward" else beyond[::-1])[list(indices)])
+        around.append(beyond if direction == "backward" else beyond[::-1])
     return np.array(around)
 
 

@@ -20,21 +20,20 @@ def stagnant(evidence: Evidence) -> Iterator[Finding]:
         return
     first = evidence.members[0]
     reasons = {note.name: note.reason for note in first.coverage if note.what == "parameter"}
-    still = [p.name for p in first.parameters if _is_still(p)]
-    still = [name for name in still if all(name in _still_of(member) for member in evidence.members)]
-    frozen = [name for name in still if reasons.get(name, "").startswith(_FROZEN)]
-    others = [name for name in still if name not in frozen]
+    everywhere = frozenset.intersection(*map(_still_of, evidence.members))
+    still = [parameter.name for parameter in first.parameters if parameter.name in everywhere]
     learning = len(first.parameters) - len(still)
-    for names, is_frozen in ((others, False), (frozen, True)):
+    for frozen in (False, True):
+        names = [name for name in still if reasons.get(name, "").startswith(_FROZEN) is frozen]
         if names:
-            yield _unmoved(evidence, names, frozen=is_frozen, learning=learning)
+            yield _unmoved(evidence, names, frozen=frozen, learning=learning)
 
 
 def _unmoved(evidence: Evidence, names: list[str], *, frozen: bool, learning: int) -> Finding:
     modules = tuple(dict.fromkeys(name.rpartition(".")[0] for name in names))
     first = evidence.members[0]
-    matrices = [p.name for p in first.parameters if len(p.shape) > 1]
-    broken = not frozen and bool(matrices) and all(name in names for name in matrices)
+    matrices = {p.name for p in first.parameters if len(p.shape) > 1}
+    broken = not frozen and bool(matrices) and matrices <= set(names)
     many = f"{len(names)} parameters, starting with {names[0]}, get" if len(names) > 1 else f"{names[0]} gets"
     return Finding(
         kind="stagnant",

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from propscope.diagnosis import limits
-from propscope.diagnosis.evidence import Evidence, succession
+from propscope.diagnosis.evidence import Chain, Evidence, succession
+from propscope.diagnosis.peers import medians_of_others
 from propscope.records.finding import Finding, Remedy, Severity
 from propscope.records.gains import Gains, is_chain, is_norm, name_pattern, same_stack, site_gains
 from propscope.records.network import Direction, Site
@@ -61,12 +63,13 @@ def _first_of_each_layer(evidence: Evidence, *found: _Odd) -> Iterator[Finding]:
     by_layer: dict[int, _Odd] = {}
     for odd in found:
         by_layer.setdefault(odd.index, odd)
+    weights = frozenset(parameter.name for parameter in evidence.members[0].parameters)
     for odd in by_layer.values():
-        yield _finding(evidence, odd)
+        site = evidence.sites[odd.index]
+        yield _finding(site, odd, has_weight=f"{site.name.split('#')[0]}.weight" in weights)
 
 
-def _finding(evidence: Evidence, odd: _Odd) -> Finding:
-    site = evidence.sites[odd.index]
+def _finding(site: Site, odd: _Odd, *, has_weight: bool) -> Finding:
     kind = "exploding" if odd.mean > 0 else "vanishing"
     severity: Severity = "broken" if odd.mean > limits.EXPLODED or odd.mean < -limits.VANISHED else "strained"
     ratio = math.exp(min(odd.mean, 700.0))
@@ -78,16 +81,16 @@ def _finding(evidence: Evidence, odd: _Odd) -> Finding:
         direction=odd.direction,
         sites=(site.name,),
         message=f"{site.name or '(model)'}: {odd.message}",
-        cause=_cause(evidence, site, ratio),
+        cause=_cause(ratio, has_weight=has_weight),
         evidence={"ratio": ratio, "limit": limit, "seeds": float(len(odd.logs))},
-        remedy=_rescaling(evidence, site, 1 / ratio),
+        remedy=_rescaling(site, 1 / ratio, has_weight=has_weight),
         confidence=succession(sum(abs(log) > limits.ODD for log in odd.logs), len(odd.logs)),
         marks={site.name: f"{grad}x{number(ratio, 2)}"},
     )
 
 
-def _cause(evidence: Evidence, site: Site, ratio: float) -> str:
-    if not _has_weight(evidence, site):
+def _cause(ratio: float, *, has_weight: bool) -> str:
+    if not has_weight:
         return "it has no weight of its own; what it computes differs from the layers beside it"
     much, size = (ratio, "large") if ratio > 1 else (1 / ratio, "small")
     return f"its weights are {number(much, 2)} times too {size}"
@@ -95,12 +98,18 @@ def _cause(evidence: Evidence, site: Site, ratio: float) -> str:
 
 def _odd_gains(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...], direction: Direction) -> Iterator[_Odd]:
     at = [i for i, gain in enumerate(gains[0]) if gain.forward is not None or gain.backward is not None]
+    # The gates of a recurrent layer run side by side: only two sites of one chain follow each other.
+    chains_through: dict[int, set[Chain]] = defaultdict(set)
+    for chain in evidence.chains:
+        for index in chain.indices:
+            chains_through[index].add(chain)
     for position, index in enumerate(at):
         logs = _logs([getattr(member[index], direction) for member in gains])
         # A forward gain is taken from the signal site before, a backward one from the site after.
         other = at[position - 1] if direction == "forward" and position else at[min(position + 1, len(at) - 1)]
         site, beside = evidence.sites[index], evidence.sites[other]
-        if logs and abs(_mean(logs)) > limits.ODD and is_chain(site, beside) and _share_a_chain(evidence, index, other):
+        together = chains_through[index] & chains_through[other]
+        if logs and abs(_mean(logs)) > limits.ODD and is_chain(site, beside) and together:
             if direction == "forward" and is_norm(site):
                 continue
             # The gradient of a site has passed the weights of the one after it.
@@ -110,11 +119,6 @@ def _odd_gains(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...], directi
                 f"the {direction} gain is {number(math.exp(min(_mean(logs), 700.0)), 2)}",
                 direction,
             )
-
-
-def _share_a_chain(evidence: Evidence, index: int, other: int) -> bool:
-    """Return whether one chain holds both: the gates of a recurrent layer run side by side."""
-    return any(index in chain.indices and other in chain.indices for chain in evidence.chains)
 
 
 def _odd_steps(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...]) -> Iterator[_Odd]:
@@ -127,19 +131,19 @@ def _odd_steps(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...]) -> Iter
         if sites[index].kind.lower() != "add" and same_stack(sites[index - 1], sites[index])
         if (logs := _logs([member[index].step for member in gains]))
     }
-    for index, peers in _peers(evidence, steps).items():
-        site, usual = sites[index], statistics.median(_mean(steps[other]) for other in peers)
-        logs = tuple(log - usual for log in steps[index])
+    groups = _groups(evidence, steps)
+    # The output of a norm does not depend on the size of its input: only its own scale can be at fault.
+    size = partial(_size, evidence)
+    usual_sizes = _usual({index: group for index, group in groups.items() if is_norm(sites[index])}, size)
+    for index, usual in _usual(groups, lambda index: _mean(steps[index])).items():
+        site, logs = sites[index], tuple(log - usual for log in steps[index])
         if abs(_mean(logs)) <= limits.ODD:
             continue
         message = f"its rms is {number(math.exp(_mean(steps[index])), 2)} times that of its input"
         compared = "the ratio"
         if is_norm(site):
-            # The output of a norm does not depend on the size of its input: only its own scale can be at fault.
-            sizes = {other: _size(evidence, other) for other in (index, *peers)}
-            usual = statistics.median(sizes[other] for other in peers)
-            logs = (sizes[index] - usual,)
-            message, compared = f"its rms is {number(math.exp(sizes[index]), 2)}", "that"
+            logs = (size(index) - usual_sizes[index],)
+            message, compared = f"its rms is {number(math.exp(size(index)), 2)}", "that"
             if abs(logs[0]) <= limits.ODD:
                 continue
         ratio = number(math.exp(_mean(logs)), 2)
@@ -163,9 +167,9 @@ def _odd_sizes(evidence: Evidence) -> Iterator[_Odd]:
     for group in groups.values():
         remaining = {index: _mean(logs) for index, logs in group.items()}
         while len(remaining) > _BLOCKS:
+            medians = medians_of_others([*remaining.values()])
             deviations = {
-                index: size - statistics.median(other for at, other in remaining.items() if at != index)
-                for index, size in remaining.items()
+                index: size - median for (index, size), median in zip(remaining.items(), medians, strict=True)
             }
             worst = max(deviations, key=lambda index: abs(deviations[index]))
             if abs(deviations[worst]) <= limits.ODD or _spread(remaining, worst) > 1:
@@ -189,8 +193,8 @@ def _odd_size_at(evidence: Evidence, index: int, logs: tuple[float, ...]) -> _Od
     return _Odd(index, logs, f"its rms is {ratio} times that of the other {kind} sites in the same place")
 
 
-def _peers(evidence: Evidence, steps: dict[int, tuple[float, ...]]) -> dict[int, list[int]]:
-    """Return the other sites of the same kind and place, for each site that has at least two of them."""
+def _groups(evidence: Evidence, steps: Mapping[int, object]) -> dict[int, list[int]]:
+    """Return the sites of the same kind and place, itself included, for each site that has at least two others."""
     sites = evidence.sites
 
     def surroundings(index: int) -> tuple[str, ...]:
@@ -206,10 +210,19 @@ def _peers(evidence: Evidence, steps: dict[int, tuple[float, ...]]) -> dict[int,
         group = exact[sites[index].kind, name_pattern(sites[index].name)]
         # The site that ran before is usually the input: compare layers that have the same kind of site before them.
         group = group if len(group) > _PEERS else similar[surroundings(index)]
-        peers = [other for other in group if other != index]
-        if len(peers) >= _PEERS:
-            found[index] = peers
+        if len(group) > _PEERS:
+            found[index] = group
     return found
+
+
+def _usual(groups: dict[int, list[int]], read: Callable[[int], float]) -> dict[int, float]:
+    """Return the median of a figure over the others of a site's group, for each site."""
+    of_group: dict[int, dict[int, float]] = {}
+    for group in groups.values():
+        if id(group) not in of_group:
+            medians = medians_of_others([read(index) for index in group])
+            of_group[id(group)] = dict(zip(group, medians, strict=True))
+    return {index: of_group[id(group)][index] for index, group in groups.items()}
 
 
 def _logs(values: list[float | None]) -> tuple[float, ...]:
@@ -227,12 +240,8 @@ def _size(evidence: Evidence, index: int) -> float:
     return sum(known) / len(known) if known else 0.0
 
 
-def _has_weight(evidence: Evidence, site: Site) -> bool:
-    return f"{site.name.split('#')[0]}.weight" in {parameter.name for parameter in evidence.members[0].parameters}
-
-
-def _rescaling(evidence: Evidence, site: Site, factor: float) -> Remedy:
+def _rescaling(site: Site, factor: float, *, has_weight: bool) -> Remedy:
     name = site.name.split("#")[0]
-    if not _has_weight(evidence, site):
+    if not has_weight:
         return Remedy("repair", f"check what {site.name or 'the model'} computes, and its input")
     return Remedy("scale", f"multiply the weight of {name} by {number(factor)}", factors={name: factor})

@@ -8,13 +8,13 @@ norm, at the end of a branch, or where no other layer can be compared.
 from __future__ import annotations
 
 import math
-import statistics
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from propscope.diagnosis import limits
 from propscope.diagnosis.evidence import Evidence, module_of, succession
+from propscope.diagnosis.peers import median_without
 from propscope.records.finding import Finding, Remedy
 from propscope.records.gains import is_norm, name_pattern
 from propscope.records.network import Parameter, Site
@@ -47,12 +47,13 @@ def odd_weights(evidence: Evidence) -> Iterator[Finding]:
     """Find layers whose scale s differs by a factor of e^3 from that of their peers or from 1, or is zero."""
     scales = scales_of(evidence)
     usual = _usual(evidence, scales)
+    zeros = _Zeros.of(evidence, scales)
     for scale in scales:
         site = evidence.sites[scale.index]
         if scale.mean == -math.inf:
             # Some norms store the gain minus 1.
             if not is_norm(site) or site.forward is None or site.forward.rms == 0:
-                yield _zero(evidence, scale, scales)
+                yield _zero(evidence, scale, zeros)
             continue
         peers = usual.get(scale.owner)
         if peers is not None and abs(scale.mean - peers) > limits.ODD:
@@ -127,15 +128,17 @@ def _usual(evidence: Evidence, scales: list[Scale]) -> dict[str, float]:
             groups[_place(evidence, scale)].append(scale)
     found: dict[str, float] = {}
     for group in groups.values():
-        left = list(group)
+        left = sorted(group, key=lambda scale: scale.mean)
+        sizes = [scale.mean for scale in left]
         while len(left) > _PEERS:
-            medians = {s.owner: statistics.median(o.mean for o in left if o is not s) for s in left}
-            worst = max(left, key=lambda scale: abs(scale.mean - medians[scale.owner]))
-            if abs(worst.mean - medians[worst.owner]) <= limits.ODD:
-                found |= medians
+            # The one farthest from the median of the others is the smallest or the largest.
+            usual = {at: median_without(sizes, at) for at in (0, len(left) - 1)}
+            worst = max(usual, key=lambda at: abs(sizes[at] - usual[at]))
+            if abs(sizes[worst] - usual[worst]) <= limits.ODD:
+                found |= {scale.owner: median_without(sizes, at) for at, scale in enumerate(left)}
                 break
-            found[worst.owner] = medians[worst.owner]
-            left.remove(worst)
+            found[left.pop(worst).owner] = usual[worst]
+            del sizes[worst]
         else:
             # Too few are left to compare: each of them counts as usual, since they differed from the ones removed.
             found |= {scale.owner: scale.mean for scale in left if len(group) > len(left)}
@@ -181,18 +184,43 @@ def _odd(evidence: Evidence, scale: Scale, usual: float, *, beside: bool) -> Fin
     )
 
 
-def _zero(evidence: Evidence, scale: Scale, scales: list[Scale]) -> Finding:
+@dataclass(frozen=True, slots=True)
+class _Zeros:
+    """What tells a layer of zeros that is meant so from one at fault.
+
+    `places` where some layer is not zero; the layers `unmoved`, whose weights get only zeros as gradients; the
+    positions `cut_off`, before which a gradient is seen but is zero.
+    """
+
+    places: frozenset[tuple[str, str, bool]]
+    unmoved: frozenset[str]
+    cut_off: range
+
+    @classmethod
+    def of(cls, evidence: Evidence, scales: list[Scale]) -> _Zeros:
+        moved: dict[str, bool] = defaultdict(bool)
+        for parameter in (parameter for member in evidence.members for parameter in member.parameters):
+            if parameter.gradient is not None:
+                moved[parameter.name.rpartition(".")[0]] |= parameter.gradient.rms > 0
+        seen = [(index, s.rms) for index, site in enumerate(evidence.sites) if (s := site.backward) is not None]
+        moving = next((index for index, rms in seen if rms > 0), len(evidence.sites))
+        return cls(
+            places=frozenset(_place(evidence, scale) for scale in scales if scale.mean > -math.inf),
+            unmoved=frozenset(owner for owner, moves in moved.items() if not moves),
+            cut_off=range(seen[0][0] + 1, moving + 1) if seen else range(0),
+        )
+
+
+def _zero(evidence: Evidence, scale: Scale, zeros: _Zeros) -> Finding:
     """Return the finding of weights that are all zero: a note where this is common practice.
 
     Residual branches (Zhang et al. 2019, Fixup; Goyal et al. 2017, section 5.1), adapters (Hu et al. 2021) and readouts
     start this way: the peers are zero too, the layer itself gets a gradient, and another path carries the signal.
     """
     site = evidence.sites[scale.index]
-    peers = [o for o in scales if o is not scale and _place(evidence, o) == _place(evidence, scale)]
-    only_here = any(peer.mean > -math.inf for peer in peers)
-    meant = site.role == "output" or (
-        not only_here and _learns(evidence, scale.owner) and _bypassed(evidence, scale.index)
-    )
+    only_here = _place(evidence, scale) in zeros.places
+    learns, bypassed = scale.owner not in zeros.unmoved, scale.index not in zeros.cut_off
+    meant = site.role == "output" or (not only_here and learns and bypassed)
     return Finding(
         kind="vanishing",
         severity="note" if meant else "strained",
@@ -207,16 +235,3 @@ def _zero(evidence: Evidence, scale: Scale, scales: list[Scale]) -> Finding:
         confidence=succession(sum(log == -math.inf for log in scale.logs), len(scale.logs)),
         marks={site.name: "zero weights"},
     )
-
-
-def _learns(evidence: Evidence, owner: str) -> bool:
-    """Return whether the layer's own weights get a gradient that is not zero; True where no gradient was seen."""
-    own = [p for m in evidence.members for p in m.parameters if p.name.rpartition(".")[0] == owner]
-    gradients = [p.gradient for p in own if p.gradient is not None]
-    return not gradients or any(gradient.rms > 0 for gradient in gradients)
-
-
-def _bypassed(evidence: Evidence, index: int) -> bool:
-    """Return whether a gradient other than zero is seen before the site, or no gradient at all before it."""
-    seen = [site.backward for site in evidence.sites[:index] if site.backward is not None]
-    return not seen or any(summary.rms > 0 for summary in seen)

@@ -50,12 +50,12 @@ def is_chain(site: Site, other: Site) -> bool:
 
 def same_stack(site: Site, other: Site) -> bool:
     """Return whether two sites are in one stack of layers, by their names: encoder.0.a and decoder.3.b are not."""
-    return _stack(site.name) == _stack(other.name)
+    return stack_of(site) == stack_of(other)
 
 
-def _stack(name: str) -> str:
-    """Return the part of a name before its first level that is a number, or before its last level without one."""
-    parts = name.split(".")
+def stack_of(site: Site) -> str:
+    """Return the part of a site's name before its first level that is a number, or before its last without one."""
+    parts = site.name.split(".")
     number = next((level for level, part in enumerate(parts) if part.split("#")[0].isdecimal()), len(parts) - 1)
     return name_pattern(".".join(parts[:number]))
 
