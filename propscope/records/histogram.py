@@ -40,6 +40,8 @@ def _edges() -> tuple[Floats, Floats, NDArray[np.int64]]:
 
 
 _LOWER, _UPPER, _RANK = _edges()
+# The smallest and the largest magnitude in each bin.
+_NEAR, _FAR = np.minimum(abs(_LOWER), abs(_UPPER)), np.maximum(abs(_LOWER), abs(_UPPER))
 
 
 def bin_codes(values: ArrayLike) -> NDArray[np.uint16]:
@@ -202,11 +204,15 @@ class LogHistogram:
 
         A bin that a limit cuts is divided in proportion to its width. NaN when there are no values.
         """
-        if not self.total:
+        total = self.total
+        if not total:
             return float("nan")
-        near, far = np.minimum(abs(self.lower), abs(self.upper)), np.maximum(abs(self.lower), abs(self.upper))
+        near, far = _NEAR[self.bins], _FAR[self.bins]
+        reached = (near < high) & (far >= low)
+        # Most tensors lie within the limits that are asked for.
+        if not reached.any():
+            return 0.0
+        near, far, counts = near[reached], far[reached], self.counts[reached]
         with np.errstate(invalid="ignore", divide="ignore"):
             part = (np.minimum(far, high) - np.maximum(near, low)) / (far - near)
-        point = (near == far) & (near >= low) & (near < high)
-        part = np.where(near == far, point.astype(float), np.clip(part, 0, 1))
-        return float(np.nansum(part * self.counts) / self.total)
+        return float(np.where(near == far, 1.0, np.clip(part, 0, 1)) @ counts / total)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from propscope.printable import printable
@@ -22,6 +22,25 @@ class Table:
 
     def to_text(self, *, width: int | None = None) -> str:
         """Return the table as plain text of at most `width` characters (None: as wide as its cells need)."""
+        rows = [tuple(map(printable, row)) for row in self.rows]
+        heads = [printable(column, lines=True).split("\n") for column in self.columns]
+        tall = max(map(len, heads), default=0)
+        lines = [*zip(*([*[""] * (tall - len(head)), *head] for head in heads), strict=True), *rows]
+        widths = [max(map(_cells, column)) for column in zip(*lines, strict=True)]
+        total = sum(widths) + 2 * (len(widths) - 1)
+        if width is not None and total >= width:
+            body = self._wrapped(rows, width)
+        else:
+            pads = [(column in self.left, wide) for column, wide in zip(self.columns, widths, strict=True)]
+            drawn = [
+                "  ".join(_padded(cell, *pad) for cell, pad in zip(line, pads, strict=True)).rstrip() for line in lines
+            ]
+            body = "\n".join(
+                ["", *(f" {line}".rstrip() for line in [*drawn[:tall], "─" * total, *drawn[tall:]])]
+            ).rstrip()
+        return printable("\n".join([self.title, body, *(("", *self.notes) if self.notes else ())]), lines=True)
+
+    def _wrapped(self, rows: Sequence[tuple[str, ...]], width: int) -> str:
         from rich import box
         from rich.console import Console
         from rich.table import Table as RichTable
@@ -30,14 +49,13 @@ class Table:
         drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
         # As text: a string would be searched for markup and for names of emoji between colons.
         for column in self.columns:
-            drawn.add_column(Text(column), justify="left" if column in self.left else "right", no_wrap=width is None)
-        for row in self.rows:
-            drawn.add_row(*(Text(printable(cell)) for cell in row))
+            drawn.add_column(Text(column), justify="left" if column in self.left else "right")
+        for row in rows:
+            drawn.add_row(*map(Text, row))
         buffer = io.StringIO()
         # In a notebook a console shows what it is given, whatever the file.
-        Console(file=buffer, width=width or 10_000, color_system=None, force_jupyter=False).print(drawn)
-        body = "\n".join(line.rstrip() for line in buffer.getvalue().rstrip().splitlines())
-        return printable("\n".join([self.title, body, *(("", *self.notes) if self.notes else ())]), lines=True)
+        Console(file=buffer, width=width, color_system=None, force_jupyter=False).print(drawn)
+        return "\n".join(line.rstrip() for line in buffer.getvalue().rstrip().splitlines())
 
     def to_html(self) -> str:
         """Return the table as an HTML element."""
@@ -54,6 +72,20 @@ class Table:
         caption = _escaped(self.title).replace("\n", "<br>")
         head = f"<thead><tr>{cells(self.columns, 'th')}</tr></thead>"
         return f"<table><caption>{caption}</caption>{head}<tbody>{body}</tbody></table>{notes}"
+
+
+def _cells(text: str) -> int:
+    """Return the number of a terminal's cells that a line takes."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def _padded(cell: str, left: bool, wide: int) -> str:
+    room = " " * (wide - _cells(cell))
+    return cell + room if left else room + cell
 
 
 def _escaped(text: str) -> str:
