@@ -89,7 +89,7 @@ def drawn(draw: int = DRAW) -> tuple[Planted, ...]:
     found = []
     for model, build in MODELS.items():
         net, batch, loss = build(torch.Generator().manual_seed(0))
-        sites = [site.name for site in propscope.profile(net, batch, loss).sites]
+        sites = [site.name for site in propscope.profile(net, batch, loss).without_inputs.sites]
         for fault, answer in ANSWERS.items():
             places = [name for name, module in net.named_modules() if _fits(fault, module)]
             if fault == "frozen" and not places:

@@ -151,7 +151,7 @@ def _mean_absolute_gradients(profile: NetworkProfile) -> Figures:
 
 
 def _nonfinite(profile: NetworkProfile) -> Figures:
-    saved = [(site.name, site.forward) for site in profile.sites if site.forward is not None]
+    saved = [(site.name, site.forward) for site in profile.without_inputs.sites if site.forward is not None]
     saved += [(parameter.name, parameter.value) for parameter in profile.parameters]
     return {place: float(seen.nonfinite_count) for place, seen in [*saved, *_gradients(profile.parameters)]}
 

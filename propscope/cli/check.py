@@ -133,7 +133,7 @@ def _loaded(file: Path, filters: dict[str, str | None]) -> ProfileSet:
         raise InputError(f"{file} holds training runs, but only profiles can be checked", hint=writes)
     if not len(profiles):
         raise InputError(f"{file} holds no profiles", hint=writes)
-    if not any(profile.sites for profile in profiles):
+    if not any(profile.without_inputs.sites for profile in profiles):
         raise InputError(f"no profile in {file} has a recorded site, so nothing can be judged", hint=writes)
     return profiles
 
@@ -159,7 +159,7 @@ def _run(request: RunRequest) -> tuple[ProfileSet, str]:
     outcome = run_model(request)
     if outcome.stopped is not None:
         raise InputError(outcome.stopped, hint=outcome.hint)
-    if not any(profile.sites for profile in outcome.profiles):
+    if not any(profile.without_inputs.sites for profile in outcome.profiles):
         raise InputError(
             "no site was recorded, so nothing can be judged", hint="check the patterns of --include and --exclude"
         )

@@ -125,7 +125,7 @@ def run_model(request: RunRequest) -> ModelRun:
                 profiles.append(_label(_profile_model(model, batch, source, request, seed), request, seed))
             except _Stopped as error:
                 stopped, hint = str(error), error.hint
-                if error.partial is not None and error.partial.sites:
+                if error.partial is not None and error.partial.without_inputs.sites:
                     profiles.append(_label(error.partial, request, seed))
                 break
     together = ProfileSet.of(profiles)

@@ -138,6 +138,9 @@ def _structure(match: Match) -> Iterator[Move]:
     for name in dict.fromkeys([*before, *after]):
         old, new = before.get(name), after.get(name)
         message = ""
+        if "input" in {site.role for site in (old, new) if site is not None} and None in (old, new):
+            # Files before schema 3 hold no inputs.
+            continue
         if old is None or new is None:
             side = match.before if new is None else match.after
             if all(any(site.name == name for site in member.sites) for member in side):
@@ -181,6 +184,7 @@ def _all_nan(values: Floats) -> bool:
 
 def _series(match: Match) -> Iterator[_Series]:
     """Yield what can be compared: forward in the order of execution, backward in the reverse order."""
+    inputs = {site.name for member in match.before for site in member.inputs}
     for direction in DIRECTIONS:
         names, before, after = _logs(match, direction)
         before, after = (np.where(np.isfinite(side), side, np.nan) for side in (before, after))
@@ -188,7 +192,7 @@ def _series(match: Match) -> Iterator[_Series]:
             names, before, after = names[::-1], before[:, ::-1], after[:, ::-1]
         for position, name in enumerate(names):
             for quantity in ("rms", "gain"):
-                if quantity == "gain" and not position:
+                if quantity == "gain" and (not position or names[position - 1] in inputs):
                     continue
                 sides = [
                     side[:, position] - (side[:, position - 1] if quantity == "gain" else 0) for side in (before, after)
@@ -265,7 +269,7 @@ def matched(profiles: ProfileSet, baseline: ProfileSet) -> tuple[tuple[Match, ..
     the name that was typed. Raises `InputError` where a set is empty, and where no network, site or seed matches.
     """
     for given, what in ((profiles, "the set"), (baseline, "the baseline")):
-        if not any(profile.sites for profile in given):
+        if not any(profile.without_inputs.sites for profile in given):
             raise InputError(f"{what} holds no site to compare")
     after, before = _networks(profiles), _networks(baseline)
     if len(after) == len(before) == 1:
@@ -299,7 +303,7 @@ def _unnamed(key: _Key) -> _Key:
 
 
 def _match(before: tuple[NetworkProfile, ...], after: tuple[NetworkProfile, ...]) -> Match:
-    names = [{site.name for member in side for site in member.sites} for side in (before, after)]
+    names = [{site.name for member in side for site in member.without_inputs.sites} for side in (before, after)]
     if not names[0] & names[1]:
         raise InputError(
             f"no site is in both: the baseline has {_few(names[0])}, what is checked has {_few(names[1])}",

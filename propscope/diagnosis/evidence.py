@@ -26,7 +26,7 @@ LN_ZERO = -750.0
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """The profiles of one network, one per seed, all with the same sites: `members`, never empty.
+    """The profiles of one network, one per seed, all with the same sites: `members`, never empty, without the inputs.
 
     `chains`: the sequences of two or more sites over which the size of a signal can be compared. `left_out`: the
     profiles that are not judged because their sites differ from those of the first one.
@@ -39,7 +39,7 @@ class Evidence:
     @classmethod
     def of(cls, profiles: Iterable[NetworkProfile]) -> Evidence:
         """Return the evidence of the profiles of one network; profiles with other sites than the first are left out."""
-        given = tuple(profiles)
+        given = tuple(profile.without_inputs for profile in profiles)
         names = [site.name for site in given[0].sites]
         members = tuple(profile for profile in given if [site.name for site in profile.sites] == names)
         left_out = tuple(profile for profile in given if [site.name for site in profile.sites] != names)

@@ -105,6 +105,7 @@ def recorder_of(net: MLP, *, histogram_limit: int) -> Recorder:
         activations=[layer.activation for layer in net.layers if isinstance(layer, Layer)],
         layer_of=_layer_of,
         functions=False,
+        inputs=False,
     )
 
 

@@ -6,6 +6,7 @@ It keeps the order, the names and the roles of the sites, and notes what could n
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Collection
 from functools import partial
@@ -17,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from propscope.measure.filters import Filter
 from propscope.measure.hooks import Guard, Hook, in_backward, local_shard, shard_note, transformation
+from propscope.measure.input_sites import InputAccumulator, inputs_of
 from propscope.measure.module_info import ModuleInfo, axis_of_unknown, unit_axis_of
 from propscope.measure.outputs import tensors_in
 from propscope.measure.parameters import ParameterAccumulator
@@ -49,6 +51,7 @@ class Observer:
         paths: Collection[str],
         unscale: Callable[[Tensor], Tensor] | None,
         sink: Sink,
+        inputs: bool = True,
         transforms: bool = False,
     ) -> None:
         self.sites: dict[str, SiteAccumulator] = {}
@@ -73,6 +76,8 @@ class Observer:
         self._paths = paths
         self._unscale = unscale
         self._sink = sink
+        self._takes_inputs = inputs
+        self._hooked_inputs: dict[int, weakref.ref[Tensor]] = {}
         self._functorch = not transforms
         self._calls: dict[str, int] = {}
         self._repeated: set[str] = set()
@@ -87,10 +92,15 @@ class Observer:
         """Return what hides the values of the present run from the recorder, "" where nothing does."""
         return transformation(functorch=self._functorch)
 
-    def begin(self, path: str, inputs: Any) -> None:
-        """Start a forward pass of the model, or of the part of it at `path` that is called from outside."""
+    def begin(self, info: ModuleInfo, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Start a forward pass of the model, or of the part of it that is called from outside."""
         self.batches += 1
-        self.guard("", "module", "the graph", self.graph.begin, path, inputs, self._calls.items())
+        inputs = list(inputs_of(args, kwargs))
+        if inputs:
+            self.samples += inputs[0][1].shape[0] if inputs[0][1].dim() else 1
+        # What another part has returned is a site already.
+        inputs = [entry for entry in inputs if self._takes_inputs and self.identity.find(entry[1]) is None]
+        self.guard("", "module", "the graph", self.graph.begin, info.path, (args, kwargs), self._calls.items())
         self._calls.clear()
         self._recalls.clear()
         self._watched.clear()
@@ -100,9 +110,40 @@ class Observer:
             # A handle refers to its tensor's hooks weakly: a dead reference belongs to a graph that is gone.
             self._handles = [handle for handle in self._handles if handle.hooks_dict_ref() is not None]
             self._prune_at = 2 * len(self._handles) + _PRUNE_AT
-        for _, tensor in tensors_in(inputs):
-            self.samples += tensor.shape[0] if tensor.dim() else 1
-            break
+            self._hooked_inputs = {key: tensor for key, tensor in self._hooked_inputs.items() if tensor() is not None}
+        # What enters an activation that is called alone becomes its pre-activation.
+        if info.module is self._root or info.role != "activation":
+            path = self.path_of_function(info.path, "input")
+            for suffix, tensor in inputs:
+                self._see_input(path + suffix, tensor)
+
+    def _see_input(self, path: str, tensor: Tensor) -> None:
+        if not self._kept.keeps(path, "input", None) or path in self._failed:
+            return
+        kind, reason = f"a {type(tensor).__name__}", self._unmeasurable(tensor)
+        if reason:
+            self.guard.add(path, "output", reason)
+        elif self.guard(path, "output", kind, self._record_input, path, tensor) is None:
+            self.sites.pop(path, None)
+            self._failed.add(path)
+
+    def _record_input(self, path: str, tensor: Tensor) -> SiteAccumulator:
+        site = self.sites.get(path)
+        if site is None:
+            shard = local_shard(tensor.detach())
+            axis = axis_of_unknown(tensor, None)
+            site = self.sites[path] = InputAccumulator(
+                shard, name=path, kind="input", role="input", unit_axis=axis, has_units=False, options=self._options
+            )
+        site.see_forward(tensor)
+        if self.graph.taking:
+            self.graph.mark(path, tensor)
+        # The caller may give one tensor again and again: its hook stays.
+        hooked = self._hooked_inputs.get(id(tensor))
+        if tensor.requires_grad and (hooked is None or hooked() is not tensor):
+            self._hooked_inputs[id(tensor)] = weakref.ref(tensor)
+            self._handles.append(tensor.register_hook(self._gradient_hook(site)))
+        return site
 
     def close(self) -> None:
         """Take every hook off the tensors that are still alive."""
@@ -110,6 +151,7 @@ class Observer:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._hooked_inputs.clear()
         self.identity.clear()
         self.guard("", "module", "the graph", self.graph.close)
 
@@ -215,22 +257,15 @@ class Observer:
             return None
         if path in self._failed:
             return None
-        kind_of_tensor = type(tensor).__name__
-        reason = ""
-        if kind_of_tensor == "FakeTensor":
-            reason = "it is a FakeTensor: no values"
-        elif tensor.is_meta:
-            reason = "it is on the meta device: no values"
-        elif not (tensor.is_floating_point() or tensor.is_complex()):
+        reason = self._unmeasurable(tensor)
+        if not reason and not (tensor.is_floating_point() or tensor.is_complex()):
             reason = f"{str(tensor.dtype).removeprefix('torch.')} values have no gradient and are not measured"
-        elif self._functorch and torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-            reason = "a transform of torch.func holds its values"
         if reason:
             self.guard.add(path, "output", reason)
             return None
         # Tensor subclasses and exotic layouts support what they choose; the model must go on.
         site: SiteAccumulator | None = self.guard(
-            path, "output", f"a {kind_of_tensor}", self._record, path, tensor, kind, role, axis, source, units
+            path, "output", f"a {type(tensor).__name__}", self._record, path, tensor, kind, role, axis, source, units
         )
         if site is None:
             self.sites.pop(path, None)
@@ -238,6 +273,16 @@ class Observer:
         elif shard := shard_note(tensor):
             self.guard.add(path, "output", shard)
         return site
+
+    def _unmeasurable(self, tensor: Tensor) -> str:
+        """Return why no tensor like this one can be measured, "" where it can."""
+        if type(tensor).__name__ == "FakeTensor":
+            return "it is a FakeTensor: no values"
+        if tensor.is_meta:
+            return "it is on the meta device: no values"
+        if self._functorch and torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            return "a transform of torch.func holds its values"
+        return ""
 
     def _record(
         self,

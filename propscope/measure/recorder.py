@@ -183,20 +183,19 @@ class _Watch:
         if module._backward_hooks or module._backward_pre_hooks:
             run = partial(_run_hooked, run, hooked)
         stack, guard, graph = observer.stack, observer.guard, observer.graph
-        inputs = args or tuple(kwargs.values())
         try:
             if self._mode is None and not graph.taking and (stack or not graph.wanted):
                 if is_leaf(module):
                     # Nothing in between could tell: what enters and what leaves it is recorded at once.
                     output = run(module, *args, **kwargs)
-                    guard(info.path, "module", "a call", self._through_leaf, info, inputs, args, *(hooked or [output]))
+                    guard(info.path, "module", "a call", self._through_leaf, info, args, kwargs, *(hooked or [output]))
                     return output
-                guard(info.path, "module", "a call", self._enter, info, inputs)
+                guard(info.path, "module", "a call", self._enter, info, args, kwargs)
                 stack.append(info)
                 output = run(module, *args, **kwargs)
             else:
                 outermost = not stack
-                guard(info.path, "module", "a call", self._enter, info, inputs)
+                guard(info.path, "module", "a call", self._enter, info, args, kwargs)
                 if graph.taking:
                     call = guard(info.path, "module", "a call", graph.enter, info, args, kwargs)
                 stack.append(info)
@@ -220,15 +219,16 @@ class _Watch:
         guard(info.path, "module", "a call", self._leave, info, args, *(hooked or [output]))
         return output
 
-    def _through_leaf(self, info: ModuleInfo, inputs: tuple[Any, ...], args: tuple[Any, ...], output: Any) -> None:
-        self._enter(info, inputs)
+    def _through_leaf(self, info: ModuleInfo, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        self._enter(info, args, kwargs)
         self._leave(info, args, output)
 
-    def _enter(self, info: ModuleInfo, inputs: tuple[Any, ...]) -> None:
+    def _enter(self, info: ModuleInfo, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         observer = self.observer
         # Whatever is called from outside, the model or a part of it, starts a pass of its own.
         if not observer.stack and not in_backward():
-            observer.begin(info.path, inputs)
+            observer.begin(info, args, kwargs)
+        inputs = args or tuple(kwargs.values())
         observer.called.add(info.path)
         if info.role == "activation" and inputs:
             region = observer.regions.of_module(info.module)
@@ -266,7 +266,7 @@ class Recorder:
     recorders. A recorder that is dropped inside its block leaves it.
 
     `sink` makes the accumulator of each site, which then receives the site's tensors: it is called with the first of
-    them and the keywords of `SiteAccumulator`. `parameters`: whether parameters are recorded too.
+    them and the keywords of `SiteAccumulator`. `inputs`, `parameters`: whether these are recorded too.
     `transforms`: whether runs inside the transforms of torch.func are recorded, for a sink that reads no values.
     `time`: whether fused recurrent modules are run once more, unrolled, when the block ends or a profile is asked for.
     """
@@ -280,6 +280,7 @@ class Recorder:
         functions: bool = True,
         parameters: bool = True,
         sink: Sink = SiteAccumulator,
+        inputs: bool = True,
         transforms: bool = False,
         activations: Collection[nn.Module] = (),
         loss_scale: Any = None,
@@ -301,6 +302,7 @@ class Recorder:
             paths=modules,
             unscale=unscaling(loss_scale),
             sink=sink,
+            inputs=inputs,
             transforms=transforms,
         )
         self._watch = _Watch(
@@ -360,7 +362,7 @@ class Recorder:
             observer.guard("", "module", "states over time", watch.over_time.finish)
         observer.guard("", "module", "the graph", observer.graph.finish)
         found = tuple(parameter for parameter in parameters if parameter is not None)
-        order = observer.graph.order(observer.sites)
+        order = observer.graph.order(sorted(observer.sites, key=lambda key: observer.sites[key].role != "input"))
         places = {key: place for place, key in enumerate(order)}
         sites = {
             key: replace(

@@ -67,6 +67,7 @@ class SiteAccumulator:
         "_varies",
         "activation",
         "dtype",
+        "has_geometry",
         "has_units",
         "kind",
         "name",
@@ -83,6 +84,7 @@ class SiteAccumulator:
         self.role: Role = role
         self.unit_axis = unit_axis
         self.has_units = has_units
+        self.has_geometry = options.stats == "all"
         self.shape = tuple(tensor.shape)
         self.dtype = str(tensor.dtype).removeprefix("torch.")
         self.activation = ""
@@ -108,7 +110,7 @@ class SiteAccumulator:
             self._forward = self._options.accumulator(value)
         self._samples += value.shape[0] if value.dim() else 1
         units = None
-        geometry = self._options.stats == "all" and value.dim() > 1 and value.numel() > 0
+        geometry = self.has_geometry and value.dim() > 1 and value.numel() > 0
         if geometry and self.has_units:
             units = self._units_of(value)
         products: NDArray[np.float32] | None = self._forward.add(value, units, self.unit_axis, products=geometry)
@@ -228,6 +230,7 @@ class SiteAccumulator:
             attention_entropy=None if self._attention is None else float(self._attention[0]) / self._attention[2],
             largest_logit=None if self._attention is None else float(self._attention[1]),
             branch_share=self._branch_share(),
+            features=self.shape[self.unit_axis] if len(self.shape) > 1 else 1,
         )
 
     def _branch_share(self) -> float | None:

@@ -42,7 +42,7 @@ def site_series(profile: NetworkProfile, role: Role, direction: Direction) -> De
     Sites without layers are numbered by their position in execution order. A network that has no layers and fewer than
     two sites of the role shows all its sites.
     """
-    numbered = list(enumerate(profile.sites, start=1))
+    numbered = list(enumerate(profile.without_inputs.sites, start=1))
     chosen = [(number, site) for number, site in numbered if site.role == role]
     subject: str = role
     if len(chosen) < 2 and all(site.layer is None for _, site in chosen):

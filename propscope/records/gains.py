@@ -17,7 +17,7 @@ class Gains:
     """The gains of a site, None where it has none.
 
     `forward`: rms over that of the signal site before it. `backward`: rms of the gradient over that of the signal site
-    after it. `step`: forward rms over that of the site that ran just before, whatever its role.
+    after it. `step`: forward rms over that of the site that ran just before, whatever its role; an input is none.
     """
 
     forward: float | None = None
@@ -83,6 +83,8 @@ def is_sound(summary: TensorSummary) -> bool:
 
 def _step(sites: tuple[Site, ...], index: int) -> float | None:
     here, before = sites[index].forward, sites[index - 1].forward if index else None
+    if index and sites[index - 1].role == "input":
+        return None
     if here is None or before is None or not is_sound(here) or not is_sound(before):
         return None
     return here.rms / before.rms

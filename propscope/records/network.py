@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -92,7 +92,10 @@ class Site:
     `effective_rank` = exp(entropy of the normalized squared singular values) of the matrix of sampled rows.
 
     Attention has `attention_entropy`, the mean entropy of its rows in nats, and `largest_logit` before the softmax. A
-    residual sum has `branch_share`, the mean square of the branch over that of stream and branch together.
+    residual sum has `branch_share`, the mean square of the branch over that of stream and branch together. `features`
+    is the length of the axis of features (channels): 1 for a gate or a scalar output. What runs on some of the samples
+    or tokens only, as an expert of a mixture does, has `token_share`, their share. A model's input, of role "input",
+    has `feature_spread`: the largest rms of a feature over the median of those that are not zero.
 
     `expected` is what theory predicts. `jacobian` summarizes the singular values of d site / d input over the samples
     it was computed for; `jacobian_condition` is the largest over the smallest, a geometric mean over samples (Inf where
@@ -118,6 +121,9 @@ class Site:
     attention_entropy: float | None = None
     largest_logit: float | None = None
     branch_share: float | None = None
+    features: int | None = None
+    feature_spread: float | None = None
+    token_share: float | None = None
     expected: Expected | None = None
     jacobian: TensorSummary | None = None
     jacobian_condition: float | None = None
@@ -254,17 +260,31 @@ class NetworkProfile:
         return tuple(site for site in self.sites if site.role == role)
 
     @property
+    def inputs(self) -> tuple[Site, ...]:
+        """The sites that are the model's inputs, which come first among the sites."""
+        return self.with_role("input")
+
+    @property
     def signal_sites(self) -> tuple[Site, ...]:
         """The sites that gains are measured between: the pre-activations, or all sites where there are fewer than two.
 
-        In a layered network, whose pre-activations have a layer number, one pre-activation is enough.
+        In a layered network, whose pre-activations have a layer number, one pre-activation is enough. The model's
+        inputs are none of them.
         """
         if self._signal_sites is None:
             chosen = self.with_role("pre-activation")
             layered = any(site.layer is not None for site in chosen)
             # Rules and tables ask a dozen times.
-            object.__setattr__(self, "_signal_sites", chosen if layered or len(chosen) > 1 else self.sites)
+            object.__setattr__(
+                self, "_signal_sites", chosen if layered or len(chosen) > 1 else self.without_inputs.sites
+            )
         return self._signal_sites  # type: ignore[return-value]
+
+    @property
+    def without_inputs(self) -> NetworkProfile:
+        """The same profile without the sites of the model's inputs: what layers, findings and tables of them are of."""
+        kept = tuple(site for site in self.sites if site.role != "input")
+        return self if len(kept) == len(self.sites) else replace(self, sites=kept)
 
     def signal_rms(self, direction: Direction) -> Floats:
         """Return the rms at each signal site, shape (len(signal_sites),).

@@ -179,7 +179,7 @@ def worst_in(profile: NetworkProfile, format: str | Format, *, loss_scale: float
     """
     found = [
         Worst(site.name or "(model)", way, shares)
-        for site in profile.sites
+        for site in profile.without_inputs.sites
         for way, scale in _directions(loss_scale)
         if (shares := summary_headroom(getattr(site, way), format, scale=scale)) is not None
     ]

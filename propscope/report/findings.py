@@ -144,6 +144,7 @@ def checked() -> str:
 def verdict_lines(profile: NetworkProfile, diagnosis: Diagnosis) -> tuple[str, ...]:
     """Return what to read first: the verdict with the worst finding, its cause and remedy, and what else is wrong."""
     wrong = faults(diagnosis)
+    profile = profile.without_inputs
     if not profile.sites:
         return ("no verdict: no site was recorded",)
     if not wrong:

@@ -14,6 +14,7 @@ from propscope.records.finding import Diagnosis
 from propscope.records.network import NetworkProfile, Site
 from propscope.records.numerals import number, percent
 from propscope.report.findings import mark_legend, note_lines, verdict_lines
+from propscope.report.inputs import input_lines
 from propscope.report.precision import precision_sentence
 from propscope.report.sparkline import sparkline
 from propscope.report.time_courses import time_sentences
@@ -70,18 +71,19 @@ def inspection(
 ) -> str:
     """Return the report on a profile as text of at most `width` characters (None: as wide as it needs to be).
 
-    The verdict stands on top, with the cause and the remedy of the worst finding. A line that starts with `!` is a site
-    that shows a fault; its last column names the fault. `sort`: a list of sites, worst first by gain, backward, flat,
-    dead or nonfinite, in place of the tree. `top`: the number of sites listed (without `sort`: by gain). `depth`:
-    levels of modules. Raises `InputError` for values that are not valid.
+    The inputs stand on top, then the verdict, with the cause and the remedy of the worst finding. A line that starts
+    with `!` is a site that shows a fault; its last column names the fault. `sort`: a list of sites, worst first by
+    gain, backward, flat, dead or nonfinite, in place of the tree. `top`: the number of sites listed (without `sort`: by
+    gain). `depth`: levels of modules. Raises `InputError` for values that are not valid.
     """
     profile, diagnosis = shown(profile), shown(diagnosis)
+    inputs, profile = input_lines(profile), profile.without_inputs
     if sort is None and top is None:
         lines = tree_lines(profile, diagnosis, depth=depth, title=title)
     else:
         lines = sorted_lines(profile, diagnosis, sort="gain" if sort is None else sort, top=top)
     body = _table(lines, width)
-    paragraphs = [_headline(profile, diagnosis), body, _notes(lines), *note_lines(diagnosis), *_facts(profile)]
+    paragraphs = [*inputs, _headline(profile, diagnosis), body, _notes(lines), *note_lines(diagnosis), *_facts(profile)]
     return "\n".join(_wrapped(paragraph, width) if paragraph is not body else paragraph for paragraph in paragraphs)
 
 

@@ -25,7 +25,7 @@ def precision_table(profile: NetworkProfile, *, worst_first: bool = False) -> Ta
     `worst_first`: sort the sites by the shares that fp16 would lose, to overflow first, then to zero. Sites without a
     histogram show their extremes.
     """
-    sites = list(profile.sites)
+    sites = list(profile.without_inputs.sites)
     if worst_first:
         sites.sort(key=fp16_severity, reverse=True)
     names = tuple(entry.label.replace(" ", "\n") for entry in FORMATS)

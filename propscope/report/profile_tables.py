@@ -26,6 +26,7 @@ from propscope.records.pair_summary import PairSummary, summarize_pairs
 from propscope.records.profile_set import ProfileSet
 from propscope.records.summary import TensorSummary
 from propscope.report.findings import by_labels, mark_legend, site_marks, verdict_lines, verdict_word
+from propscope.report.inputs import input_lines
 from propscope.report.table import Table
 
 GRID_NOTE = (
@@ -163,12 +164,13 @@ def _deviation(found: Deviation) -> str:
 
 
 def profile_table(profile: NetworkProfile, diagnosis: Diagnosis | None = None) -> Table:
-    """Return the table with one row for each site of a network, in execution order.
+    """Return the table with one row for each site of a network, in execution order, below a line for each input.
 
     `diagnosis`: of the network; adds the verdict above the table, and the column of marks where something is wrong.
     """
     profile, diagnosis = shown(profile), shown(diagnosis)
     labels = ", ".join(f"{name} {value}" for name, value in profile.labels.items())
+    inputs, profile = input_lines(profile), profile.without_inputs
     title = f"{len(profile.sites)} sites, {len(profile.parameters)} parameters"
     theory = any(site.expected is not None for site in profile.sites)
     moments = second_moment_ratios(profile)
@@ -212,7 +214,7 @@ def profile_table(profile: NetworkProfile, diagnosis: Diagnosis | None = None) -
         *("E[h²]/E[z²]: mean square of an activation over that of its pre-activation.",) * bool(moments),
         *without_theory([(profile.labels, reason_without_theory(profile))]),
     )
-    said = [*(textwrap.fill(line, 120, subsequent_indent="  ") for line in first)]
+    said = [*(textwrap.fill(line, 120, subsequent_indent="  ") for line in (*inputs, *first))]
     said.append(": ".join(filter(None, [labels, title])))
     return _filled(Table("\n".join(said), columns, rows, frozenset((*columns[1:4], "marks")), notes))
 

@@ -149,6 +149,7 @@ def _tapped(model: nn.Module, tap: _Tap, kept: Filter) -> Recorder:
         activations=[layer.activation for layer in own.layers if isinstance(layer, Layer)] if own else (),
         functions=own is None,
         layer_of=None if own is None else layer_of,
+        inputs=False,
         parameters=False,
         sink=tap,
         transforms=True,

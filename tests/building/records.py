@@ -557,9 +557,9 @@ def connected_profile(seed: int = 0) -> NetworkProfile:
     """Return a profile that holds what the third version of the file added: parents of sites, and courses over time."""
     profile = predicted_profile(seed)
     first, second = profile.sites
-    first = replace(first, role="input", parents=(Parent(UNKNOWN, gradient=False),))
+    first = replace(first, role="input", parents=(Parent(UNKNOWN, gradient=False),), feature_spread=1.5 + seed)
     ways = (Parent(first.name, ("linear", "mul"), bool(seed)), Parent(UNKNOWN))
-    second = replace(second, parents=ways, parameters=("layers.0.weight",))
+    second = replace(second, parents=ways, parameters=("layers.0.weight",), features=7, token_share=0.25)
     return replace(
         profile, sites=(first, second), time_courses=(course(seed), TimeCourse("cell", "Cell", reason="none"))
     )

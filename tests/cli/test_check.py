@@ -196,7 +196,7 @@ class TestBaseline:
     def test_an_unchanged_model_passes(self, command, baseline):
         out = command.fine("check", "nets.py:sound", *SHAPE, "--baseline", baseline)
         last = out.splitlines()[-1]
-        assert last.startswith("passed: healthy; nothing moved from baseline.h5 (34 comparisons, 5 seeds, ")
+        assert last.startswith("passed: healthy; nothing moved from baseline.h5 (35 comparisons, 5 seeds, ")
         assert last.endswith(" a change of x1.01)")
 
     def test_a_layer_scaled_by_1_3_is_found_and_named_first(self, command, baseline):
@@ -206,7 +206,7 @@ class TestBaseline:
         lines = outcome.out.splitlines()
         assert lines[1].startswith("moved: forward gain at 4: x1.30, from ")
         assert lines[-1].startswith("failed: ")
-        assert "figures moved from baseline.h5 (34 comparisons, 5 seeds" in lines[-1]
+        assert "figures moved from baseline.h5 (35 comparisons, 5 seeds" in lines[-1]
         assert command(*line, "--tolerance", "0.31").code == 0
 
     def test_the_seeds_are_those_of_the_baseline(self, command, nets):
@@ -274,7 +274,7 @@ class TestJson:
         assert tuple(document) == self.KEYS
         assert (document["verdict"], document["failed"], document["exit_code"]) == ("healthy", True, 1)
         assert document["baseline"]["file"] == "baseline.h5"
-        assert document["baseline"]["comparisons"] == 34
+        assert document["baseline"]["comparisons"] == 35
         first = document["moved"][0]
         assert (first["site"], first["direction"], first["quantity"]) == ("4", "forward", "gain")
         assert first["ratio"] == pytest.approx(1.3, rel=1e-3)

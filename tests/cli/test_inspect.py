@@ -141,7 +141,8 @@ class TestRuns:
         assert shown.err == ""
         lines = shown.out.splitlines()
         assert lines[0] == "nets.py:good: Sequential, input 6,4 float32, train, loss cotangent"
-        assert lines[1] == "healthy: no problem found at 5 sites"
+        assert lines[1].startswith("input: 6,4 float32, rms ")
+        assert lines[2] == "healthy: no problem found at 5 sites"
         assert [line.split()[0].lstrip("├└─") for line in lines if "Linear" in line] == ["0", "2", "4"]
         assert "parameters: 139 in 6 tensors; all have a gradient" in shown.out
 
@@ -154,15 +155,15 @@ class TestRuns:
 
     def test_arguments(self, run):
         found = document(run, "nets.py:good", "--arg", "hidden=6", "--arg", "act=tanh", "--arg", "bias=False")
-        assert [site["shape"] for site in found["sites"]] == [[6, 6]] * 4 + [[6, 3]]
-        assert found["sites"][1]["kind"] == "Tanh"
+        assert [site["shape"] for site in found["sites"]] == [[6, 4]] + [[6, 6]] * 4 + [[6, 3]]
+        assert found["sites"][2]["kind"] == "Tanh"
         assert "0.bias" not in {parameter["name"] for parameter in found["parameters"]}
 
     def test_configuration(self, run):
         arguments = ("nets.py:Configured", "--input-shape", "2,5", "--input-kind", "tokens")
         found = document(run, *arguments, "--config", "width=6,kinds=['a', 'b']", "--arg", "scale=2.0")
-        assert found["sites"][0]["shape"] == [2, 5, 6]
-        assert document(run, *arguments)["sites"][0]["shape"] == [2, 5, 4]
+        assert found["sites"][1]["shape"] == [2, 5, 6]
+        assert document(run, *arguments)["sites"][1]["shape"] == [2, 5, 4]
 
     def test_tokens_and_nothing_else_on_stdout(self, run):
         shown = run("nets.py:Words", "--input-shape", "2,5", "--input-kind", "tokens", "--json")
@@ -224,7 +225,7 @@ class TestRuns:
         )
         options = ("deeper.py:model", "--input-shape", "6,4", "--seeds", 4)
         found = document(run, *options)
-        assert [site["name"] for site in found["sites"]] == ["0", "1"]
+        assert [site["name"] for site in found["sites"]] == ["input", "0", "1"]
         assert found["profile"]["labels"]["networks"] == 2
         assert [note[:2] for note in found["profile"]["coverage"]] == [["1", "seed"], ["3", "seed"]]
         assert "seeds 1, 3" in run(*options).out
@@ -258,7 +259,7 @@ class TestRuns:
         )
         # A batch of one sample: one of both units is dead on it, another one when the sample has the other sign.
         dead = [
-            document(run, "twice.py:model", "--input-shape", "1,1", "--batches", number)["sites"][0]["dead_units"]
+            document(run, "twice.py:model", "--input-shape", "1,1", "--batches", number)["sites"][1]["dead_units"]
             for number in (1, 8)
         ]
         assert dead == [1, 0]
@@ -266,9 +267,9 @@ class TestRuns:
     def test_init_sets_the_layers(self, run):
         shown = run("nets.py:good", "--init", "zeros")
         assert "init zeros (6 of 6 parameters set)" in shown.out.splitlines()[0]
-        assert shown.out.splitlines()[1].startswith("broken: ")
+        assert shown.out.splitlines()[2].startswith("broken: ")
         assert any(line.startswith("! ") and "zero" in line for line in shown.out.splitlines())
-        assert shown.out.splitlines()[2].startswith("cause: ")
+        assert shown.out.splitlines()[3].startswith("cause: ")
         assert "\nremedy: " in shown.out
 
     def test_checkpoint(self, run, models):
@@ -327,7 +328,7 @@ class TestRuns:
         assert found["findings"][0]["severity"] == "broken"
         assert found["findings"][0]["remedy"]["action"] == "repair"
         assert [finding["severity"] for finding in found["findings"]][-1] == "note"
-        assert len(found["precision"]["sites"]) == len(found["sites"]) == 5
+        assert len(found["precision"]["sites"]) == len(found["sites"]) == 6
         assert found["precision"]["recommended_loss_scale"] >= 1
         assert found["stopped"] is None
 
@@ -420,9 +421,9 @@ class TestBadUse:
     def test_what_ran_before_a_failure_is_shown_and_kept(self, run, models):
         shown = failure(run, "nets.py:Breaks", "--input-shape", "6,4", "--store", "part.h5")
         assert "stopped in second (Linear)" in shown.err
-        assert shown.out.splitlines()[1].startswith("stopped in second: RuntimeError")
+        assert shown.out.splitlines()[2].startswith("stopped in second: RuntimeError")
         assert "first" in shown.out
-        assert [site.name for site in load(models / "part.h5")[0].sites] == ["first", "act"]
+        assert [site.name for site in load(models / "part.h5")[0].without_inputs.sites] == ["first", "act"]
         found = document(run, "nets.py:Breaks", "--input-shape", "6,4", code=2)
         assert "second" in found["stopped"]
 
@@ -521,7 +522,9 @@ class TestBadUse:
 def test_an_example_is_a_script_that_names_its_fault_in_the_first_screen():
     script = Path(__file__).parents[2] / "examples" / "misscaled_resnet.py"
     done = subprocess.run([sys.executable, "-W", "error", script], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("strained: exploding forward at stage2.1.conv1: ")
+    shown = done.stdout.splitlines()
+    assert shown[0].startswith("input: ")
+    assert shown[1].startswith("strained: exploding forward at stage2.1.conv1: ")
 
 
 @pytest.mark.parametrize(
@@ -536,7 +539,7 @@ def test_sound_examples_are_healthy(run, target, options):
 
     models = Path(__file__).parents[2] / "examples" / "models.py"
     shown = run(f"{models}:{target}", *options).out.splitlines()
-    assert shown[1].startswith("healthy: no problem found at ")
+    assert shown[2].startswith("healthy: no problem found at ")
     assert not any(line.startswith("!") for line in shown)
 
 
@@ -546,6 +549,6 @@ def test_summary_prints_the_tree_and_returns_the_profile(capsys):
     model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
     seen = propscope.summary(model, torch.randn(8, 4), sort="gain", top=1)
     assert isinstance(seen, propscope.NetworkProfile)
-    assert len(seen.sites) == 3
-    assert capsys.readouterr().out.splitlines()[0] == "healthy: no problem found at 3 sites"
+    assert len(seen.without_inputs.sites) == 3
+    assert capsys.readouterr().out.splitlines()[1] == "healthy: no problem found at 3 sites"
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -203,9 +203,11 @@ def test_many_passes_are_the_passes_together(make):
     batches = list(torch.randn(4, 5, 4, generator=GENERATOR))
     together = recorded(model, batches)
     alone = [recorded(model, [x]) for x in batches]
-    assert [site.name for site in together.sites] == [site.name for site in alone[0].sites]
-    for index, site in enumerate(together.sites):
-        parts = [profile.sites[index] for profile in alone]
+    assert [site.name for site in together.without_inputs.sites] == [
+        site.name for site in alone[0].without_inputs.sites
+    ]
+    for index, site in enumerate(together.without_inputs.sites):
+        parts = [profile.without_inputs.sites[index] for profile in alone]
         for direction in ("forward", "backward"):
             whole = getattr(site, direction)
             histogram = sum(
@@ -225,9 +227,9 @@ def test_leaves_called_by_themselves_begin_a_pass_each():
         for _ in range(3):
             model[1](model[0](torch.ones(2, 3)))
     profile = recorder.profile()
-    assert [site.name for site in profile.sites] == ["0", "1.input", "1"]
+    assert [site.name for site in profile.without_inputs.sites] == ["0", "1.input", "1"]
     assert profile.provenance.batches == 6
-    assert [site.samples for site in profile.sites] == [6, 6, 6]
+    assert [site.samples for site in profile.without_inputs.sites] == [6, 6, 6]
 
 
 def test_a_leaf_called_with_keywords_shows_its_input():
@@ -238,4 +240,4 @@ def test_a_leaf_called_with_keywords_shows_its_input():
     model = nn.Sequential(Keywords(nn.Linear(3, 3), nn.ReLU()))
     with mock.patch("propscope.measure.recorder._SILENT", (nn.Sequential, Keywords)), track(model) as recorder:
         model(torch.ones(2, 3))
-    assert next((site.name, site.role) for site in recorder.profile().sites) == ("0.0", "pre-activation")
+    assert next((site.name, site.role) for site in recorder.profile().without_inputs.sites) == ("0.0", "pre-activation")

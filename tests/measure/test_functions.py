@@ -25,7 +25,7 @@ class Functional(nn.Module):
 
 
 def names(model, x, **options):
-    return [site.name for site in propscope.profile(model, x, **options).sites]
+    return [site.name for site in propscope.profile(model, x, **options).without_inputs.sites]
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,10 @@ def names(model, x, **options):
 )
 def test_functional_nonlinearities_are_sites(function, name):
     profile = propscope.profile(Functional(function), torch.randn(6, 8))
-    assert [(site.name, site.role) for site in profile.sites] == [("linear", "pre-activation"), (name, "activation")]
+    assert [(site.name, site.role) for site in profile.without_inputs.sites] == [
+        ("linear", "pre-activation"),
+        (name, "activation"),
+    ]
     assert profile["linear"].activation == name
     assert profile["linear"].flat_fraction is not None
     assert profile["linear"].backward is not None
@@ -77,7 +80,7 @@ def test_nothing_outside_the_model_is_recorded():
     model = nn.Linear(4, 4)
     with propscope.track(model) as recorder:
         F.relu(model(torch.randn(3, 4))).sum().backward()
-    assert [site.name for site in recorder.profile().sites] == [""]
+    assert [site.name for site in recorder.profile().without_inputs.sites] == [""]
 
 
 class Residual(nn.Module):
@@ -213,7 +216,7 @@ def test_gradients_are_recorded_without_the_loss_scale(scale):
         with propscope.track(model, loss_scale=given) as recorder:
             (model(x).sum() * factor).backward()
         found.append(recorder.profile())
-    for a, b in zip(found[0].sites, found[1].sites, strict=True):
+    for a, b in zip(found[0].without_inputs.sites, found[1].without_inputs.sites, strict=True):
         assert a.backward.rms == pytest.approx(b.backward.rms, rel=1e-6)
     assert found[0].parameters[0].gradient_norm == pytest.approx(found[1].parameters[0].gradient_norm, rel=1e-6)
 
@@ -245,7 +248,7 @@ def test_a_run_that_stops_keeps_what_was_seen():
     with pytest.raises(RuntimeError, match="in the middle") as caught:
         propscope.profile(model, torch.randn(3, 4))
     profile = caught.value.partial_profile
-    assert [site.name for site in profile.sites] == ["0"]
+    assert [site.name for site in profile.without_inputs.sites] == ["0"]
     assert ("1.0", "module") in [(note.name, note.what) for note in profile.coverage]
 
 
@@ -253,7 +256,7 @@ def test_a_compiled_model_is_measured_eagerly_and_says_so():
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
     compiled = torch.compile(model, backend="eager")
     profile = propscope.profile(compiled, torch.randn(3, 4))
-    assert [site.name for site in profile.sites] == ["0", "1"]
+    assert [site.name for site in profile.without_inputs.sites] == ["0", "1"]
     assert any("torch.compile" in note.reason for note in profile.coverage)
 
 

@@ -45,7 +45,7 @@ def test_summaries_are_those_of_the_tensors():
     with propscope.track(model, histogram_limit=0) as recorder:
         run(model, x)
     profile = recorder.profile()
-    assert [site.name for site in profile.sites] == [str(i) for i in range(7)]
+    assert [site.name for site in profile.without_inputs.sites] == [str(i) for i in range(7)]
     assert profile["0"].forward.std == pytest.approx(float(z.std(correction=0)), rel=1e-6)
     assert profile["1"].forward.histogram == propscope.LogHistogram.of(h.numpy())
     assert profile["0"].forward.count == 32 * 16
@@ -78,7 +78,7 @@ def test_roles_follow_the_signal():
     profile = propscope.profile(
         nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Tanh(), nn.Linear(8, 2)), torch.randn(5, 4)
     )
-    assert [site.role for site in profile.sites] == ["other", "pre-activation", "activation", "output"]
+    assert [site.role for site in profile.without_inputs.sites] == ["other", "pre-activation", "activation", "output"]
     assert profile["1"].activation == "Tanh"
 
 
@@ -117,7 +117,7 @@ def test_both_ways_of_looking_agree():
         with Recorder(model, options=Options(look=look)) as recorder:
             run(model, x)
         profiles.append(recorder.profile())
-    for a, b in zip(*(profile.sites for profile in profiles), strict=True):
+    for a, b in zip(*(profile.without_inputs.sites for profile in profiles), strict=True):
         assert a.forward.histogram == b.forward.histogram
         assert a.forward.std == pytest.approx(b.forward.std, rel=1e-6)
         assert a.backward.std == pytest.approx(b.backward.std, rel=1e-6)
@@ -169,7 +169,7 @@ def test_batches_merge():
             run(model, part)
     a, b = whole.profile(), parts.profile()
     assert (b.provenance.batches, b.provenance.samples) == (4, 60)
-    for left, right in zip(a.sites, b.sites, strict=True):
+    for left, right in zip(a.without_inputs.sites, b.without_inputs.sites, strict=True):
         assert left.forward.histogram.total == right.forward.histogram.total
         assert left.forward.std == pytest.approx(right.forward.std, rel=1e-5)
         assert right.samples == 60
@@ -220,7 +220,7 @@ def test_hooks_go_after_an_exception():
     with pytest.raises(RuntimeError, match="in the middle"), recorder:
         model(torch.randn(3, 4))
     assert hooks_of(model) == before
-    assert [site.name for site in recorder.profile().sites] == ["0"]
+    assert [site.name for site in recorder.profile().without_inputs.sites] == ["0"]
 
 
 @pytest.mark.slow
@@ -231,7 +231,7 @@ def test_no_tensor_is_kept():
         run(model, torch.randn(8, 16))
         gc.collect()
         assert kept[0]() is None
-    assert recorder.profile().sites
+    assert recorder.profile().without_inputs.sites
 
 
 def test_backward_after_the_block_is_not_recorded():
@@ -257,13 +257,13 @@ def test_a_repeated_module_has_a_site_a_call():
     shared = nn.Linear(4, 4)
     model = nn.Sequential(shared, nn.Tanh(), shared)
     profile = propscope.profile(model, torch.randn(5, 4))
-    assert [site.name for site in profile.sites] == ["0#0", "1", "0#1"]
+    assert [site.name for site in profile.without_inputs.sites] == ["0#0", "1", "0#1"]
 
 
 def test_nested_outputs_are_sites_of_their_own():
     model = nn.LSTM(3, 5, batch_first=True)
     profile = propscope.profile(model, torch.randn(2, 7, 3))
-    assert [site.name for site in profile.sites] == ["[0]", "[1][0]", "[1][1]"]
+    assert [site.name for site in profile.without_inputs.sites] == ["[0]", "[1][0]", "[1][1]"]
 
 
 def test_wrong_arguments_are_named():
@@ -294,7 +294,7 @@ def test_several_batches_of_one_recorder_leave_the_model_as_it_was():
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not any(hooks_of(model).values())
     assert (both.provenance.batches, both.provenance.samples) == (2, 11)
-    for one, other, together in zip(*(profile.sites for profile in (*alone, both)), strict=True):
+    for one, other, together in zip(*(profile.without_inputs.sites for profile in (*alone, both)), strict=True):
         for side in ("forward", "backward"):
             merged = getattr(one, side) + getattr(other, side)
             found = getattr(together, side)
@@ -306,7 +306,7 @@ def test_several_batches_of_one_recorder_leave_the_model_as_it_was():
     for one, together in zip(alone[0].parameters, both.parameters, strict=True):
         assert one.value == together.value
     first = profile_batches(model, propscope.track(model), given[:1], seed=0)
-    assert first.sites == alone[0].sites
+    assert first.without_inputs.sites == alone[0].without_inputs.sites
     assert first.parameters == alone[0].parameters
 
 
@@ -325,7 +325,7 @@ def test_a_sink_receives_the_tensors_of_each_site():
     assert Keeps.values["1"] is output
     assert Keeps.values["0"].grad_fn is not None
     profile = recorder.profile()
-    assert [(site.name, site.role, site.forward, site.backward) for site in profile.sites] == [
+    assert [(site.name, site.role, site.forward, site.backward) for site in profile.without_inputs.sites] == [
         ("0", "pre-activation", None, None),
         ("1", "activation", None, None),
     ]

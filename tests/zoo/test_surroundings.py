@@ -61,7 +61,7 @@ def test_a_compiled_function_is_neither_compiled_again_nor_traced_with_propscope
         found = model(x)
     assert torch.equal(found, expected)
     assert torch.equal(model(x), expected)
-    assert recorder.profile().sites[0].name == "linear"
+    assert recorder.profile().without_inputs.sites[0].name == "linear"
     assert counter.frame_count == graphs
 
 
@@ -86,7 +86,7 @@ def test_sites_do_not_grow_when_only_parts_of_the_model_are_called(batches):
     with propscope.track(model) as recorder:
         for _ in range(batches):
             model["decoder"](model["encoder"](torch.randn(6, 4))).sum().backward()
-    names = [site.name for site in recorder.profile().sites]
+    names = [site.name for site in recorder.profile().without_inputs.sites]
     assert names == ["encoder.0", "encoder.1", "encoder.2", "decoder"]
     assert recorder.profile()["decoder"].forward.count == batches * 6 * 4
 
@@ -107,7 +107,7 @@ def test_a_thread_that_began_in_inference_mode_measures_later():
     thread.start()
     thread.join()
     assert not isinstance(found[0], Exception), found[0]
-    assert [site.name for site in found[0].sites] == ["0", "1", "2"]
+    assert [site.name for site in found[0].without_inputs.sites] == ["0", "1", "2"]
     assert found[0]["0"].backward is not None
 
 
@@ -129,7 +129,7 @@ def test_a_model_without_data_runs_and_no_value_of_it_is_measured():
     with propscope.track(model) as recorder:
         model(x).sum().backward()
     profile = recorder.profile()
-    assert not profile.sites
+    assert not profile.without_inputs.sites
     notes = {note.name: note.reason for note in profile.coverage}
     assert notes.keys() == {"0", "1.input", "1", "2", ""}
     assert set(notes.values()) == {"it is on the meta device: no values"}
@@ -174,7 +174,7 @@ def test_what_enters_a_nonlinearity_is_a_pre_activation(name, site):
 
 def test_functions_after_a_caught_exception_belong_to_the_module_that_caught_it():
     model, batch = prepare(ZOO["caught_exception"])
-    names = [site.name for site in propscope.profile(model, batch).sites]
+    names = [site.name for site in propscope.profile(model, batch).without_inputs.sites]
     assert names == ["relu.input", "relu", "head"]
 
 
@@ -183,5 +183,5 @@ def test_functions_after_a_caught_exception_belong_to_the_module_that_caught_it(
 def test_inputs_of_repeated_functions_are_sites_of_their_own(name):
     pytest.importorskip(ZOO[name].needs)
     model, batch = prepare(ZOO[name])
-    sites = propscope.profile(model, batch).sites
+    sites = propscope.profile(model, batch).without_inputs.sites
     assert not [site.name for site in sites if site.forward.count != torch.Size(site.shape).numel()]

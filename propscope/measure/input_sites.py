@@ -1,0 +1,92 @@
+"""The model's inputs as sites: their names, their summary, and the spread of rms over their features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from propscope.measure.hooks import local_shard
+from propscope.measure.outputs import tensors_in
+from propscope.measure.sites import SiteAccumulator, measurable
+from propscope.measure.sums import widest
+from propscope.records.network import Site
+
+_ELEMENTS = 1 << 16
+
+
+def inputs_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Yield (suffix, tensor) for each tensor that a model is called with.
+
+    The suffix is the argument's position or keyword in brackets, then the keys inside it: "[0]", "[pixel_values]",
+    "[states][1]". Where one positional argument holds all tensors, its position is left out: "", "[image]".
+    """
+    found = [*tensors_in(args), *tensors_in(kwargs)]
+    holding = {suffix.partition("]")[0] for suffix, _ in found}
+    alone = len(holding) == 1 and not any(True for _ in tensors_in(kwargs))
+    for suffix, tensor in found:
+        yield suffix.partition("]")[2] if alone else suffix, tensor
+
+
+class InputAccumulator(SiteAccumulator):
+    """Gathers an input: whole numbers as float64 and without geometry; of others also the mean square of each feature.
+
+    The features are those of the axis that `axis_of_unknown` gives: channels of an image, else the last axis. Their
+    mean squares are those of at most 2^16 elements of a batch, taken at even strides over the other axes.
+    """
+
+    __slots__ = ("_squares", "is_integer")
+
+    def __init__(self, tensor: Tensor, **keywords: Any) -> None:
+        super().__init__(tensor, **keywords)
+        self.is_integer = not (tensor.is_floating_point() or tensor.is_complex())
+        self.has_geometry &= not self.is_integer
+        self._squares: Tensor | None = None
+
+    def see_forward(self, value: Tensor) -> None:
+        """Add a value."""
+        if self.is_integer:
+            super().see_forward(_as_float(local_shard(value.detach())))
+            return
+        super().see_forward(value)
+        if value.dim() > 1 and value.numel() and value.layout is torch.strided and not value.is_nested:
+            squares = _squares(measurable(value.detach()), self.unit_axis % value.dim())
+            before = self._squares
+            # A length that changes from batch to batch is no number of features: they start anew.
+            self._squares = squares if before is None or before.shape != squares.shape else before + squares
+
+    def record(self, *, name: str | None = None, layer: int | None = None) -> Site:
+        """Return what was gathered; waits for the device."""
+        return replace(super().record(name=name, layer=layer), feature_spread=self._feature_spread())
+
+    def _feature_spread(self) -> float | None:
+        squares = [] if self._squares is None else self._squares.tolist()
+        known = sorted(square for square in squares if 0 < square < math.inf)
+        return math.sqrt(known[-1] / known[(len(known) - 1) // 2]) if len(known) > 1 else None
+
+
+# numpy computes in the thread that calls it: in a child process, torch would wait for threads that are not there.
+def _as_float(value: Tensor) -> Tensor:
+    return torch.from_numpy(value.numpy().astype(np.float64)) if value.is_cpu else value.to(widest(value))
+
+
+def _squares(value: Tensor, axis: int) -> Tensor:
+    """Return the mean square of each feature along an axis of a tensor."""
+    steps = [1] * value.dim()
+    others = [other for other in range(value.dim()) if other != axis]
+    while math.prod(lengths := [-(-n // step) for n, step in zip(value.shape, steps, strict=True)]) > _ELEMENTS:
+        longest = max(others, key=lambda other: lengths[other])
+        if lengths[longest] == 1:
+            break
+        steps[longest] *= 2
+    value = value[tuple(slice(None, None, step) for step in steps)]
+    if not value.is_cpu:
+        return value.to(widest(value)).square().mean(others)
+    values = value.float().numpy() if value.dtype is torch.bfloat16 else value.numpy()
+    with np.errstate(all="ignore"):
+        return torch.from_numpy(np.square(values, dtype=np.float64).mean(tuple(others)))

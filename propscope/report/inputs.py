@@ -1,0 +1,35 @@
+"""The model's inputs in words, which every report starts with."""
+
+from __future__ import annotations
+
+from propscope.records.network import NetworkProfile, Site
+from propscope.records.numerals import number
+
+_SHOWN = 6
+
+
+def input_lines(profile: NetworkProfile) -> tuple[str, ...]:
+    """Return a line for each input: shape and type, rms, mean, range, by how much its features differ, what is missing.
+
+    Whole numbers show only their range. Of many inputs the first six are shown.
+    """
+    lines = [_line(site) for site in profile.inputs]
+    rest = len(lines) - _SHOWN
+    return (*lines[:_SHOWN], *(f"and {rest} more input{'s' * (rest > 1)}",) * (rest > 0))
+
+
+def _line(site: Site) -> str:
+    parts = [f"{','.join(map(str, site.shape))} {site.dtype}".strip()]
+    summary = site.forward
+    if summary is None or not summary.count:
+        return f"{site.name}: {parts[0]}, empty"
+    if site.dtype.startswith(("float", "bfloat", "complex")):
+        parts += [f"rms {number(summary.rms)}", f"mean {number(summary.mean)}"]
+        parts.append(f"from {number(summary.min)} to {number(summary.max)}")
+    else:
+        parts.append(f"from {summary.min:.0f} to {summary.max:.0f}")
+    if site.feature_spread is not None:
+        parts.append(f"largest feature x{number(site.feature_spread)} the median")
+    counts = (("NaN", summary.nan_count), ("Inf", summary.posinf_count + summary.neginf_count))
+    parts += [f"{count:,} {what}" for what, count in counts if count]
+    return f"{site.name}: {', '.join(parts)}"
