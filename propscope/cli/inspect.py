@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -62,9 +63,9 @@ def inspect(
     from propscope import checks
     from propscope.cli.grid_runs import print_paths
     from propscope.cli.model_runs import RunRequest, remedy_trials, run_model
-    from propscope.diagnosis import diagnose
     from propscope.report.documents import inspection_document, trials_document
-    from propscope.report.terminal import print_json
+    from propscope.report.remedies import trials_text
+    from propscope.report.terminal import print_json, write
     from propscope.store import check_output, save
 
     started = time.perf_counter()
@@ -78,13 +79,24 @@ def inspect(
     files = [store] if store is not None and len(run.profiles) else []
     for file in files:
         save(file, run.profiles, overwrite=overwrite)
-    drawn = _draw(run, store, target, overwrite) if plots and run.stopped is None else []
-    trials = remedy_trials(request) if fix and run.stopped is None else None
-    seconds = time.perf_counter() - started
-    if run.shown is not None:
-        # Each seed is judged on its own, and the profile shown pools them. A run that stopped has unequal profiles.
-        diagnosis = diagnose(run.profiles if run.stopped is None else run.shown)
-        if json:
+    # What is measured is saved and printed before a picture or a remedy can fail, or be interrupted.
+    if run.shown is not None and not json:
+        _print(run, run.shown, sort=sort, top=top, depth=depth, precision=precision)
+        print_paths("file", files)
+        sys.stdout.flush()
+    trials: RemedyTrials | None = None
+    drawn: list[Path] = []
+    try:
+        if fix and run.stopped is None:
+            trials = remedy_trials(request)
+            if not json:
+                # Remedies are tried on the first seed.
+                write(f"\nfix{', seed 0' if seeds > 1 else ''}: {trials_text(trials)}")
+        if plots and run.stopped is None:
+            drawn = _draw(run, store, target, overwrite)
+    finally:
+        seconds = time.perf_counter() - started
+        if run.shown is not None and json:
             print_json({
                 "target": target,
                 "model": run.title,
@@ -94,13 +106,11 @@ def inspect(
                 "stopped": run.stopped,
                 **({} if trials is None else {"fix": trials_document(trials)}),
                 "seconds": seconds,
-                **inspection_document(run.shown, diagnosis),
+                **inspection_document(run.shown, _diagnosis(run)),
             })  # fmt: skip
-        else:
-            _print(run, run.shown, diagnosis, sort=sort, top=top, depth=depth, precision=precision, trials=trials)
-            print_paths("file", files)
-            print_paths("plots", drawn)
-            print(f"{seconds:.1f} s")
+    if run.shown is not None and not json:
+        print_paths("plots", drawn)
+        print(f"{seconds:.1f} s")
     if run.stopped is not None:
         raise InputError(run.stopped, hint=run.hint)
 
@@ -123,27 +133,23 @@ def _draw(run: ModelRun, store: Path | None, target: str, overwrite: bool) -> li
     return draw_all(run.profiles, directory, stem=stem, overwrite=overwrite or store is not None)
 
 
+def _diagnosis(run: ModelRun) -> Diagnosis:
+    """Return the diagnosis, each seed judged on its own; for a run that stopped, with unequal profiles, of the last."""
+    from propscope.diagnosis import diagnose
+
+    return diagnose(run.profiles if run.stopped is None or run.shown is None else run.shown)
+
+
 def _print(
-    run: ModelRun,
-    shown: NetworkProfile,
-    diagnosis: Diagnosis,
-    *,
-    sort: str | None,
-    top: int | None,
-    depth: int | None,
-    precision: bool,
-    trials: RemedyTrials | None,
+    run: ModelRun, shown: NetworkProfile, *, sort: str | None, top: int | None, depth: int | None, precision: bool
 ) -> None:
     from propscope.report.inspection import inspection
     from propscope.report.precision import precision_table
-    from propscope.report.remedies import trials_text
     from propscope.report.terminal import print_table, terminal_width, write
 
     print(run.headline)
-    write(inspection(shown, diagnosis, title=run.title, sort=sort, top=top, depth=depth, width=terminal_width()))
+    width = terminal_width()
+    write(inspection(shown, _diagnosis(run), title=run.title, sort=sort, top=top, depth=depth, width=width))
     if precision:
         print()
         print_table(precision_table(shown))
-    if trials is not None:
-        # Remedies are tried on the first seed.
-        write(f"\nfix{', seed 0' if len(run.profiles) > 1 else ''}: {trials_text(trials)}")

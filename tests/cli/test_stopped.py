@@ -1,5 +1,6 @@
 """What a run that is stopped leaves, by Ctrl-C, SIGTERM or SIGKILL, and how the next one goes on from it."""
 
+import json
 import multiprocessing
 import os
 import random
@@ -11,11 +12,11 @@ from pathlib import Path
 
 import pytest
 from building.command_line import HANGS, files
-from building.records import plain
+from building.records import plain, small_profile, small_set
 
 from propscope.cli import main
 from propscope.experiments import profile_mlp
-from propscope.store import load
+from propscope.store import atomic, load, save
 from propscope.store.journal import Journal
 
 TINY = ("--depth", 2, "--width", 4, "--batch", 4, "--init", "he_normal", "--no-plots")
@@ -307,3 +308,146 @@ def test_a_name_that_cannot_be_written_is_known_before_the_work(command, place, 
 
 def files_but_pipes(place: Path):
     return sorted(str(path) for path in place.rglob("*"))
+
+
+def raising(number):
+    """Return what sends this process a signal, whatever is called."""
+
+    def stop(*arguments, **options):
+        # A test that runs in the background ignores interrupts.
+        if signal.getsignal(number) is signal.SIG_IGN:
+            raise KeyboardInterrupt
+        assert signal.getsignal(number) is not signal.SIG_DFL
+        signal.raise_signal(number)
+        time.sleep(HANGS)
+
+    return stop
+
+
+MODEL = "import torch\nbuild = lambda: torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU())\n"
+DRAWING = {
+    "profile": ("profile", *TINY[:-1], "--seeds", 2, "-o", "run.h5"),
+    "train": ("train", "--depth", 1, "--width", 4, "--init", "zeros", "--seeds", 1, "--epochs", 1, "-o", "run.h5"),
+    "inspect": ("inspect", "net.py:build", "--input-shape", "2,4", "--store", "run.h5", "--plots"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("where", ["matplotlib.figure.Figure.savefig", "propscope.plots.gallery.os.replace"])
+@pytest.mark.parametrize("name", DRAWING)
+def test_a_signal_while_pictures_are_drawn_loses_nothing(command, place, monkeypatch, name, where, number, code):
+    (place / "net.py").write_text(MODEL)
+    if where.endswith("os.replace"):
+        # The file itself is renamed, too.
+        replace, stop = os.replace, raising(number)
+        monkeypatch.setattr(where, lambda old, new: replace(old, new) if str(new).endswith(".h5") else stop())
+    else:
+        monkeypatch.setattr(where, raising(number))
+    outcome = command(*DRAWING[name])
+    assert outcome.code == code, outcome
+    assert "file      run.h5" in outcome.out
+    assert outcome.out.index("\n") < outcome.out.index("file      run.h5")
+    assert len(load("run.h5")) > 0
+    assert runs(place) == {"run.h5"}
+    assert not [name for name in files(place) if name.startswith(".")]
+
+
+def test_inspect_says_what_it_has_when_pictures_fail(command, place, monkeypatch):
+    (place / "net.py").write_text(MODEL)
+
+    def fail(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("propscope.plots.gallery.write_figure", fail)
+    outcome = command(*DRAWING["inspect"])
+    assert (outcome.code, "file      run.h5" in outcome.out) == (2, True)
+    assert outcome.out.startswith("net.py:build: Sequential, input 2,4")
+    outcome = command(*DRAWING["inspect"], "--json", "--overwrite")
+    assert outcome.code == 2
+    assert json.loads(outcome.out)["file"] == "run.h5"
+
+
+RATES = ("train", "--depth", 1, "--width", 4, "--init", "he_normal", "--seeds", 2, "--epochs", 1, "--data", "moons")
+RATES += ("--rows", 40, "--lr", "0.1,0.01", "--workers", 1, "--no-plots", "-o", "run.h5")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", [Killed, KeyboardInterrupt])
+@pytest.mark.parametrize("finished", [1, 3])
+def test_a_training_of_several_learning_rates_goes_on(command, place, monkeypatch, finished, error):
+    module = sys.modules["propscope.experiments.training.processes"]
+    train, calls = module.train, []
+
+    def stopping(*arguments):
+        calls.append(1)
+        if len(calls) > finished:
+            raise error
+        return train(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "train", stopping)
+        if error is Killed:
+            with pytest.raises(Killed):
+                command(*RATES)
+            assert runs(place) == {JOURNAL}
+        else:
+            assert command(*RATES).code == 130
+            # The best rate is known where a network has both.
+            assert runs(place) == ({JOURNAL, "run.h5"} if finished > 1 else {JOURNAL})
+    assert records(place / JOURNAL) == finished
+    outcome = command(*RATES)
+    assert (outcome.code, outcome.err) == (0, f"going on with run.h5: {finished} of 4 runs are finished\n")
+    assert runs(place) == {"run.h5"}
+    goes_on = load("run.h5")
+    command.fine(*RATES, "--overwrite")
+    for one, other in zip(goes_on, load("run.h5"), strict=True):
+        assert one.learning_rates_tried == other.learning_rates_tried == (0.1, 0.01)
+        assert dict(one.labels) == dict(other.labels)
+        assert one.train_loss.tolist() == other.train_loss.tolist()
+
+
+def killed_in(step, *line):
+    """Run a command line in a child that is killed when it calls a step of writing a file."""
+
+    def run():
+        setattr(atomic, step, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+        os._exit(main([*map(str, line)]))
+
+    child = multiprocessing.get_context("fork").Process(target=run)
+    child.start()
+    child.join(HANGS)
+    assert child.exitcode == -signal.SIGKILL
+
+
+WRITING = {
+    "profile": ("profile", *TINY, "--seeds", 2, "-o", "run.h5"),
+    "train": RATES,
+    "merge": ("merge", "one.h5", "two.h5", "-o", "run.h5"),
+    "inspect": ("inspect", "net.py:build", "--input-shape", "2,4", "--store", "run.h5"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+@pytest.mark.parametrize("there", [False, True], ids=["new", "overwrite"])
+@pytest.mark.parametrize("step", ["seal_of", "_publish"])
+@pytest.mark.parametrize("name", WRITING)
+def test_a_kill_while_the_file_is_written_leaves_the_one_before(command, place, name, step, there):
+    (place / "net.py").write_text(MODEL)
+    save("one.h5", small_set())
+    save("two.h5", small_profile(seed=7))
+    if there:
+        (place / "run.h5").write_bytes((place / "one.h5").read_bytes())
+    before = files(place)
+    line = (*WRITING[name], *["--overwrite"] * there)
+    killed_in(step, *line)
+    left = files(place)
+    new = left.keys() - before.keys()
+    assert {path: left[path] for path in before} == before
+    assert {path.partition("-")[0] for path in new} <= {".propscope", JOURNAL}
+    outcome = command(*line)
+    assert outcome.code == 0, outcome
+    assert outcome.err.startswith("going on with run.h5: ") == (name in ("profile", "train"))
+    assert files(place).keys() == before.keys() | {"run.h5"}
+    assert len(load("run.h5")) > 0
