@@ -240,25 +240,22 @@ class TestBaseline:
         assert "note: measured differently: shapes ['32,64'] -> ['16,64']" in outcome.out
 
     @pytest.mark.slow
-    @pytest.mark.parametrize(
-        ("name", "said"),
-        [
-            ("alone.h5", "no interval can be formed: the baseline has one profile without a seed"),
-            ("other.h5", "no site is in both: the baseline has (model), what is checked has 0, 1, 2, ..."),
-            ("labels.h5", "no network is in both: the baseline has (act tanh), what is checked has (no label)"),
-            ("none.h5", "there is no file none.h5"),
-            ("foreign.h5", "cannot read foreign.h5: it is not an HDF5 file"),
-            ("empty.h5", "empty.h5 holds no profile"),
-        ],
-    )
-    def test_a_baseline_of_something_else_is_bad_input(self, command, place, name, said):
+    def test_a_baseline_of_something_else_is_bad_input(self, command, place):
         good = write("good.h5", nets_of(2))
         write("alone.h5", nets_of(1), labels={})
         write("other.h5", [nn.Linear(16, 4)])
         write("labels.h5", nets_of(1), labels={"act": "tanh", "seed": 0})
         save("empty.h5", ProfileSet(()))
         Path("foreign.h5").write_bytes(b"hello")
-        assert command("check", good, "--baseline", name).error.startswith(said)
+        for name, said in {
+            "alone.h5": "no interval can be formed: the baseline has one profile without a seed",
+            "other.h5": "no site is in both: the baseline has (model), what is checked has 0, 1, 2, ...",
+            "labels.h5": "no network is in both: the baseline has (act tanh), what is checked has (no label)",
+            "none.h5": "there is no file none.h5",
+            "foreign.h5": "cannot read foreign.h5: it is not an HDF5 file",
+            "empty.h5": "empty.h5 holds no profile",
+        }.items():
+            assert command("check", good, "--baseline", name).error.startswith(said)
 
 
 class TestJson:

@@ -284,7 +284,7 @@ def test_one_job_starts_no_process(monkeypatch):
 
 
 def test_what_takes_no_time_starts_no_process(monkeypatch, together):
-    monkeypatch.setattr(processes, "START_AFTER", 60.0)
+    monkeypatch.setattr(processes, "START_AFTER", float(HANGS))
     started, popen = [], subprocess.Popen
 
     def start(*arguments, **options):
