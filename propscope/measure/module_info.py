@@ -15,6 +15,8 @@ from propscope.errors import InputError
 from propscope.networks.activations import NONLINEARITIES
 from propscope.records.network import Role
 
+# These hold modules or parameters, and are not called.
+CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 _ACTIVATIONS = (*NONLINEARITIES, nn.Threshold, nn.RReLU, nn.Hardshrink, nn.Softshrink)
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
 _CHANNEL_FIRST = (_NormBase, nn.GroupNorm, nn.LocalResponseNorm)

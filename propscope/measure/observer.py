@@ -57,7 +57,10 @@ class Observer:
         self.sites: dict[str, SiteAccumulator] = {}
         self.guard = Guard()
         self.unrecorded: Counter[str] = Counter()
-        self.called: set[str] = set()
+        # The modules that the present pass has called; how many passes before it called each, and where each began.
+        self.running: set[str] = set()
+        self._ran: Counter[str] = Counter()
+        self._began: Counter[str] = Counter()
         # The site that a call of a module returned as it is, by the key that an own site of the call would have.
         self.returned: dict[str, str] = {}
         self.regions = FlatRegions()
@@ -95,6 +98,9 @@ class Observer:
     def begin(self, info: ModuleInfo, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Start a forward pass of the model, or of the part of it that is called from outside."""
         self.batches += 1
+        self._ran.update(self.running)
+        self.running.clear()
+        self._began[info.path] += 1
         inputs = list(inputs_of(args, kwargs))
         if inputs:
             self.samples += inputs[0][1].shape[0] if inputs[0][1].dim() else 1
@@ -144,6 +150,11 @@ class Observer:
             self._hooked_inputs[id(tensor)] = weakref.ref(tensor)
             self._handles.append(tensor.register_hook(self._gradient_hook(site)))
         return site
+
+    def passes_of(self, path: str) -> tuple[int, int]:
+        """Return in how many passes a module ran, and how many went over it or over a module around it."""
+        around = sum(count for outer, count in self._began.items() if f"{path}.".startswith(f"{outer}." * bool(outer)))
+        return self._ran[path] + (path in self.running), around
 
     def close(self) -> None:
         """Take every hook off the tensors that are still alive."""

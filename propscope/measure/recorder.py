@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -24,18 +24,20 @@ from torch.nn.parameter import is_lazy
 from propscope.checks import one_of
 from propscope.errors import InputError
 from propscope.measure import calls
+from propscope.measure.coverage_notes import coverage_notes
 from propscope.measure.filters import Filter
 from propscope.measure.function_mode import FunctionWatch
 from propscope.measure.gradient_flow import ParameterFlow, Seen, gradient_flow
 from propscope.measure.hooks import in_backward
 from propscope.measure.loss_scale import unscaling
-from propscope.measure.module_info import ModuleInfo, is_leaf, module_info
+from propscope.measure.module_info import CONTAINERS, ModuleInfo, is_leaf, module_info
 from propscope.measure.observer import ELSEWHERE, Observer, Sink
 from propscope.measure.parameters import ParameterAccumulator
 from propscope.measure.provenance import provenance
 from propscope.measure.recurrent import TimeWatch, is_recurrent, time_courses
 from propscope.measure.signal_graph import Call, is_atomic
 from propscope.measure.sites import Options, SiteAccumulator
+from propscope.measure.token_share import with_token_shares
 from propscope.measure.wrappers import (
     COMPILED,
     is_compiled,
@@ -49,9 +51,8 @@ from propscope.records.network import CoverageNote, Label, NetworkProfile, Param
 from propscope.records.summary import TensorSummary
 from propscope.records.time_course import TimeCourse
 
-_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 # These compute nothing of their own.
-_SILENT = (nn.Sequential, nn.Identity, *_CONTAINERS)
+_SILENT = (nn.Sequential, nn.Identity, *CONTAINERS)
 
 
 class _Watch:
@@ -229,7 +230,7 @@ class _Watch:
         if not observer.stack and not in_backward():
             observer.begin(info, args, kwargs)
         inputs = args or tuple(kwargs.values())
-        observer.called.add(info.path)
+        observer.running.add(info.path)
         if info.role == "activation" and inputs:
             region = observer.regions.of_module(info.module)
             observer.activation_input(info.path, inputs[0], type(info.module).__name__, region)
@@ -372,6 +373,7 @@ class Recorder:
             )
             for key in order
         }
+        sites = with_token_shares(sites)
         flow = observer.guard("", "module", "where gradients go", self._gradient_flow, sites, found) or {}
         courses = list(time_courses(watch.over_time, watch.modules, observer, sites))
         return NetworkProfile(
@@ -393,7 +395,7 @@ class Recorder:
             ),
             coverage=(
                 *watch.notes,
-                *_coverage(observer, watch.modules, watch.parameters),
+                *coverage_notes(observer, watch.modules, watch.parameters, sites),
                 *(note for note in courses if isinstance(note, CoverageNote)),
             ),
             time_courses=tuple(course for course in courses if isinstance(course, TimeCourse)),
@@ -424,27 +426,3 @@ class Recorder:
 def _is_other_than_zero(summary: TensorSummary | None) -> bool:
     """Return whether a tensor has an element other than zero; NaN and Inf are."""
     return summary is not None and (summary.nonfinite_count > 0 or summary.rms > 0)
-
-
-def _coverage(
-    observer: Observer, modules: Mapping[str, ModuleInfo], parameters: Mapping[str, ParameterAccumulator]
-) -> Iterator[CoverageNote]:
-    """Yield a note for each module that never ran, each output, operation and parameter that was not recorded."""
-    for path, info in modules.items():
-        if isinstance(info.module, torch.jit.ScriptModule):
-            yield CoverageNote(path, "module", "TorchScript calls no hooks: nothing inside was recorded")
-        elif path not in observer.called and not isinstance(info.module, _CONTAINERS):
-            yield CoverageNote(path, "module", f"{type(info.module).__name__} was never called")
-    # A list, since another thread may add to them.
-    yield from list(observer.guard.notes.values())
-    for path, site in observer.sites.items():
-        if site.dtype.startswith("complex"):
-            yield CoverageNote(path, "output", "complex values are measured by their magnitude")
-    for name, count in observer.unrecorded.most_common():
-        if count:
-            yield CoverageNote(name, "operation", f"called {count} times between modules, not recorded")
-    for name, accumulator in parameters.items():
-        if accumulator.shard:
-            yield CoverageNote(name, "parameter", accumulator.shard)
-        if not accumulator.has_gradient:
-            yield CoverageNote(name, "parameter", accumulator.why_no_gradient)

@@ -543,7 +543,7 @@ def time_courses(
     loops = _loops(modules, sites, observer.returned)
     for path, info in modules.items():
         module = info.module
-        if path not in observer.called:
+        if not observer.passes_of(path)[0]:
             continue
         if path in loops:
             gates = watch.loops.get(path) if watch is not None else None

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 import threading
 import weakref
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -139,8 +138,8 @@ class SignalGraph:
         self.nodes: list[Node] = []
         # The key of each site's node, of the nodes that were traced last.
         self.sites: dict[int, str] = {}
-        # By the name of an operation, how many of its calls were given a trainable tensor that is no parameter.
-        self.unregistered: Counter[str] = Counter()
+        # The shape of a trainable tensor that is no parameter, by the operation that was given it and the ids there.
+        self.unregistered: dict[tuple[str, tuple[int, ...]], tuple[int, ...]] = {}
         self._model = model
         self._ways: dict[str, _Ways] = {}
         self._parameters: dict[str, dict[str, None]] = {}
@@ -257,6 +256,8 @@ class SignalGraph:
         if name == "setitem":
             self._set_item(given, args)
             return
+        if name == "getitem" and len(given) > 1:
+            name = "index"
         used = given
         if _LIKE.match(name) or name in _OVERWRITES:
             used = given[len(first) :]
@@ -286,8 +287,8 @@ class SignalGraph:
         each: bool = False,
         function: nn.Module | partial[Tensor] | None = None,
     ) -> None:
-        if any(self.nodes[one.node].source == "unregistered" for one in used):
-            self.unregistered[name] += 1
+        if own := [one.tensor for one in used if self.nodes[one.node].source == "unregistered"]:
+            self.unregistered[name, tuple(map(id, own))] = tuple(own[0].shape)
         results = [result] if isinstance(result, Tensor) else [tensor for _, tensor in tensors_in(result)]
         for one in _written(name, given, results):
             node = self._operation(name, used, one.tensor, parameters, itself=one, function=function)

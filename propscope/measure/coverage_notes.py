@@ -1,0 +1,83 @@
+"""What a profile lacks, and why: modules that did not run, what was not recorded, weights that are not registered."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import nn
+
+from propscope.measure.module_info import CONTAINERS, ModuleInfo
+from propscope.measure.observer import Observer
+from propscope.measure.parameters import ParameterAccumulator
+from propscope.records.network import CoverageNote, Site
+
+_SHAPES_SHOWN = 4
+
+
+def coverage_notes(
+    observer: Observer,
+    modules: Mapping[str, ModuleInfo],
+    parameters: Mapping[str, ParameterAccumulator],
+    sites: Mapping[str, Site],
+) -> Iterator[CoverageNote]:
+    """Yield a note for each module that did not run, each output, operation and parameter that was not recorded.
+
+    `sites`: by the observer's keys.
+    """
+    used: dict[str, str] = {}
+    for site in sites.values():
+        for name in site.parameters:
+            used.setdefault(name.rpartition(".")[0], site.name)
+    for path, info in modules.items():
+        if isinstance(info.module, torch.jit.ScriptModule):
+            yield CoverageNote(path, "module", "TorchScript calls no hooks: nothing inside was recorded")
+        elif not isinstance(info.module, CONTAINERS) and (reason := _not_run(observer, path, info.module, used)):
+            yield CoverageNote(path, "module", reason)
+    # A list, since another thread may add to them.
+    yield from list(observer.guard.notes.values())
+    for path, accumulator in observer.sites.items():
+        if accumulator.dtype.startswith("complex"):
+            yield CoverageNote(path, "output", "complex values are measured by their magnitude")
+    for name, count in observer.unrecorded.most_common():
+        if count:
+            yield CoverageNote(name, "operation", f"called {count} times between modules, not recorded")
+    yield from _unregistered(observer)
+    for name, parameter in parameters.items():
+        if parameter.shard:
+            yield CoverageNote(name, "parameter", parameter.shard)
+        if not parameter.has_gradient:
+            yield CoverageNote(name, "parameter", parameter.why_no_gradient)
+
+
+def _not_run(observer: Observer, path: str, module: nn.Module, used: Mapping[str, str]) -> str:
+    """Return in which passes a module did not run, "" where it ran in all."""
+    kind, (ran, passes) = type(module).__name__, observer.passes_of(path)
+    if ran >= passes > 0:
+        return ""
+    if not ran and path in used:
+        place = used[path] or "(model)"
+        return f"{kind} was not called, but its parameters took part in {place}: by `.forward` or by a function"
+    if ran:
+        return f"{kind} ran in {ran} of {passes} passes"
+    if passes == 1:
+        return f"{kind} did not run in this pass"
+    return f"{kind} never ran in {passes} passes" if passes else f"{kind} was never called"
+
+
+def _unregistered(observer: Observer) -> Iterator[CoverageNote]:
+    """Yield a note for each operation that was given trainable tensors which are no parameters of the model."""
+    shapes: dict[str, Counter[tuple[int, ...]]] = {}
+    for (operation, _), shape in observer.graph.unregistered.items():
+        shapes.setdefault(operation, Counter())[shape] += 1
+    for operation, seen in shapes.items():
+        calls = seen.total()
+        said = [",".join(map(str, shape)) or "scalar" for shape in seen]
+        listed = "; ".join(said[:_SHAPES_SHOWN]) + ("; ..." if len(said) > _SHAPES_SHOWN else "")
+        yield CoverageNote(
+            operation,
+            "operation",
+            f"weights of {calls} {operation} operation{'s' * (calls != 1)} are not registered: trainable tensors "
+            f"({listed}) that are no parameters of the model",
+        )
