@@ -375,7 +375,8 @@ class Recorder:
         }
         sites = with_token_shares(sites)
         flow = observer.guard("", "module", "where gradients go", self._gradient_flow, sites, found) or {}
-        courses = list(time_courses(watch.over_time, watch.modules, observer, sites))
+        over_time = time_courses(watch.over_time, watch.modules, observer, sites)
+        courses = observer.guard("", "module", "states over time", list, over_time) or []
         return NetworkProfile(
             sites=tuple(sites.values()),
             parameters=tuple(

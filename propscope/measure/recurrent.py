@@ -24,7 +24,7 @@ from torch.utils.hooks import RemovableHandle
 
 from propscope.checks import bytes_text
 from propscope.measure import calls
-from propscope.measure.hooks import Hook, NotRecordableError, in_backward
+from propscope.measure.hooks import Guard, Hook, NotRecordableError, in_backward
 from propscope.measure.module_info import ModuleInfo
 from propscope.measure.observer import Observer
 from propscope.measure.tensor_identity import version_of
@@ -37,6 +37,7 @@ from propscope.records.time_course import (
     sampled_steps,
 )
 
+OVERRIDDEN = "its states over time were not measured: its class has a forward of its own"
 NOT_ASKED = "its states over time were not measured: `track(time=True)` runs it once more, unrolled, as `profile` does"
 # Calls of one fused module in one pass that are run again; a loop over single steps is followed by its sites.
 _CALLS = 8
@@ -142,8 +143,8 @@ class _Loop:
             x, h, *c = self.last
             with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
                 dtype = self.lane.input.dtype
-                entering = F.linear(x.to(dtype), self.lane.input, self.lane.biases[0])
-                gates = self.lane.step(entering, h.to(dtype), c[0].to(dtype) if c else None)[2]
+                x, h = x.to(dtype), h.to(dtype)
+                gates = self.lane.step(self.lane.entering(x), self.lane.own(h), h, c[0].to(dtype) if c else None)[2]
                 self.gates[self.calls] = gate_values(self.lane.mode, gates)
 
 
@@ -258,7 +259,7 @@ class TimeWatch:
                     guard.add(path, "module", reason, key="calls over time")
                 for number, call in enumerate(held):
                     name = f"{path}#{number}" if count > 1 else path
-                    found = guard(name, "module", "its states over time", _run_again, name, call)
+                    found = guard(name, "module", "its states over time", _run_again, name, call, guard)
                     reason = "the unrolled run failed, as the coverage says"
                     self.courses[path] += found or _unseen(name, call.module, call.weights, reason)
             self._drop(path)
@@ -317,7 +318,7 @@ def _lanes(module: nn.RNNBase, weights: Sequence[Tensor]) -> list[Lane]:
     ]
 
 
-def _run_again(name: str, call: _Fused) -> list[TimeCourse]:
+def _run_again(name: str, call: _Fused, guard: Guard) -> list[TimeCourse]:
     """Return the courses of one call of a fused module; raises `NotRecordableError` where there are none."""
     module = call.module
     devices = sorted({weight.device.index or 0 for weight in call.weights if weight.is_cuda})
@@ -330,7 +331,10 @@ def _run_again(name: str, call: _Fused) -> list[TimeCourse]:
     ):
         # cuDNN wants the weights in one block of memory.
         warnings.simplefilter("ignore")
-        return _Second(call).courses(name, module)
+        second = _Second(call)
+        if second.sampled:
+            guard.add(name, "module", second.sampled, key="sequences")
+        return second.courses(name, module)
 
 
 class _Second:
@@ -349,14 +353,16 @@ class _Second:
         self._dtype = call.outputs[0].dtype
         self._directions = 2 if call.module.bidirectional else 1
         self._weights = [self._own(weight) for weight in call.weights]
-        self._x = self._own(call.rows(call.x))
-        self._check_memory()
-        given = [self._own(call.sorted(state)) for state in call.states]
-        self._states = given or [torch.zeros_like(call.sorted(self._own(end))) for end in call.outputs[1:]]
+        self._sequences: Tensor | None = None
+        self._kept: Tensor | None = None
+        self.sampled = self._sample()
+        self._x = self._own(self._rows(call.x))
+        given = [self._own(self._sorted(state)) for state in call.states]
+        self._states = given or [torch.zeros_like(self._sorted(self._own(end))) for end in call.outputs[1:]]
         self._masks = self._dropout_masks()
         arrived = call.gradients
         self._arrived = any(gradient is not None for gradient in arrived)
-        shaped = [call.rows, *[call.sorted] * (len(arrived) - 1)]
+        shaped = [self._rows, *[self._sorted] * (len(arrived) - 1)]
         self._gradients = [
             shape(self._own(torch.zeros_like(made) if gradient is None else gradient))
             for gradient, made, shape in zip(arrived, call.outputs, shaped, strict=True)
@@ -366,14 +372,38 @@ class _Second:
         # What was made in inference mode takes part in no graph.
         return (tensor.clone() if tensor.is_inference() else tensor).to(self._dtype)
 
-    def _check_memory(self) -> None:
-        lanes = len(self._weights) // (len(self._weights) // (self._module.num_layers * self._directions))
-        kept = self._module.hidden_size * lanes * (len(GATES[self._module.mode]) + 6) + 4 * self._x.shape[1]
-        if (size := len(self._x) * kept * self._x.element_size()) > _LIMIT:
+    def _rows(self, tensor: Tensor) -> Tensor:
+        rows = self._call.rows(tensor)
+        return rows if self._kept is None else rows[self._kept]
+
+    def _sorted(self, state: Tensor) -> Tensor:
+        state = self._call.sorted(state)
+        return state if self._sequences is None else state[:, self._sequences]
+
+    def _sample(self) -> str:
+        """Keep so many of the sequences, evenly spread, as the limit of memory allows; return a note if not all."""
+        module, sizes, x = self._module, self._sizes, self._call.x
+        lanes = module.num_layers * self._directions
+        width = module.hidden_size * lanes * (len(GATES[module.mode]) + 6) + 4 * x.shape[-1]
+        size, most = sum(sizes) * width * self._weights[0].element_size(), sizes[0]
+        if size <= _LIMIT:
+            return ""
+        kept = int(most * _LIMIT / size)
+        if self._call.dropout or not kept:
             raise NotRecordableError(
                 f"the unrolled run would need {bytes_text(size)}, more than {bytes_text(_LIMIT)}; "
                 "use fewer or shorter sequences"
             )
+        # The longest one, which is the first, is among them.
+        chosen = torch.arange(kept) * most // kept
+        self._sizes = [int((chosen < size).sum()) for size in sizes]
+        starts = torch.tensor([0, *sizes[:-1]]).cumsum(0)
+        rows = [start + chosen[:count] for start, count in zip(starts, self._sizes, strict=True)]
+        self._sequences, self._kept = chosen.to(x.device), torch.cat(rows).to(x.device)
+        return (
+            f"its states over time are those of {kept} of {most} sequences: all would need {bytes_text(size)}, more "
+            f"than {bytes_text(_LIMIT)}"
+        )
 
     def _dropout_masks(self) -> list[Tensor | None]:
         layers, width = self._module.num_layers, self._call.outputs[0].shape[-1]
@@ -441,13 +471,13 @@ class _Second:
         hx = states if len(states) > 1 else states[0]
         with torch.set_grad_enabled(self._arrived):
             if call.sizes is not None:
-                made = run(x, call.sizes, hx, weights, *layout)
+                made = run(x, torch.tensor(self._sizes), hx, weights, *layout)
             else:
                 made = run(x.reshape(len(self._sizes), -1, x.shape[1]), hx, weights, *layout, False)
             output, *ends = made
             output = output.reshape(len(x), -1)
         if self._intact():
-            groups = [[call.rows(call.outputs[0])], [call.sorted(end) for end in call.outputs[1:]]]
+            groups = [[self._rows(call.outputs[0])], [self._sorted(end) for end in call.outputs[1:]]]
         else:
             groups = [[output], list(ends)]
         if self._arrived:
@@ -554,6 +584,8 @@ def time_courses(
             else:
                 yield CoverageNote(path, "module", NOT_ASKED)
                 yield from _unseen(path, module, _flat(module), NOT_ASKED)
+        elif isinstance(module, nn.RNNBase):
+            yield CoverageNote(path, "module", OVERRIDDEN)
 
 
 _CALL = re.compile(r"(.*?)(?:#(\d+))?((?:\[[^\[\]]*\])*)", re.DOTALL)

@@ -151,8 +151,8 @@ def test_a_wrong_second_run_is_no_course(kind, monkeypatch):
     lane = recurrent.Lane
     step = lane.step
 
-    def wrong(self, entering, h, c):
-        h, c, gates = step(self, entering, h, c)
+    def wrong(self, *given):
+        h, c, gates = step(self, *given)
         return h * 1.0001, c, gates
 
     monkeypatch.setattr(lane, "step", wrong)
@@ -404,6 +404,16 @@ def test_a_module_called_twice_has_a_course_a_call():
     assert all(course.hidden.backward is not None for course in courses)
 
 
+def test_a_class_with_a_forward_of_its_own_says_so():
+    class Doubled(nn.LSTM):
+        def forward(self, x, hx=None):
+            return super().forward(x * 2, hx)
+
+    profile = propscope.profile(Doubled(INPUTS, HIDDEN), inputs().float(), everything)
+    assert profile.time_courses == ()
+    assert recurrent.OVERRIDDEN in reasons(profile)
+
+
 def test_what_cannot_be_run_again_says_why(monkeypatch):
     class Writes(Sequences):
         def forward(self, x):
@@ -416,9 +426,33 @@ def test_what_cannot_be_run_again_says_why(monkeypatch):
     profile = propscope.profile(Writes("RNN"), inputs().float())
     assert any("its input was changed in place after it ran" in reason for reason in reasons(profile))
     monkeypatch.setattr(recurrent, "_LIMIT", 1000)
-    profile = propscope.profile(Sequences("RNN"), inputs().float(), everything)
+    model = Sequences("RNN", num_layers=2, dropout=0.5)
+    profile = propscope.profile(model, inputs().float(), everything)
     assert profile.time_courses[0].hidden is None
     assert any("the unrolled run would need" in reason for reason in reasons(profile))
+
+
+@pytest.mark.parametrize("lengths", [(), (2, 7, 5, 7)], ids=["padded", "packed"])
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_more_sequences_than_fit_are_sampled(kind, batch_first, lengths, monkeypatch):
+    options = {"batch_first": batch_first, "num_layers": 2, "bidirectional": True}
+    model = model_of(kind, lengths=lengths, **options)
+    x = inputs(batch_first=batch_first)
+    full = STEPS * BATCH if not lengths else sum(lengths)
+    width = HIDDEN * 4 * ({"RNN": 1, "LSTM": 4, "GRU": 3}[kind] + 6) + 4 * INPUTS
+    monkeypatch.setattr(recurrent, "_LIMIT", full * width * 8 * 0.6)
+    profile = propscope.profile(model, x, everything)
+    assert any("its states over time are those of 2 of 4 sequences" in reason for reason in reasons(profile))
+    monkeypatch.undo()
+    # In the order of the lengths, the first and the third one.
+    kept = [1, 2] if lengths else [0, 2]
+    model.lengths = tuple(lengths[at] for at in kept) if lengths else ()
+    right = propscope.profile(model, x[kept] if batch_first else x[:, kept], everything)
+    for course, other in zip(profile.time_courses, right.time_courses, strict=True):
+        assert course.steps == other.steps
+        assert course.hidden.forward == pytest.approx(other.hidden.forward, rel=1e-12)
+        assert course.hidden.backward == pytest.approx(other.hidden.backward, rel=1e-12)
 
 
 def test_without_a_gradient_the_states_are_seen_and_the_reason_is_said():
