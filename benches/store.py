@@ -1,7 +1,9 @@
-"""The cost of a result file: `python benches/store.py` prints a table and writes outputs/store.json, within a minute.
+"""The cost of a result file: `python benches/store.py` prints a table and writes outputs/store.json, in two minutes.
 
 It writes, reads and merges 132 profiles of depth 20, then loads one profile out of 10,000. Each summary is that of its
-own 16384 numbers, whose size grows or decays with the layer, so that no two histograms agree.
+own 16384 numbers, whose size grows or decays with the layer, so that no two histograms agree. The commands run on
+20,000 profiles of depth 3, 200 seeds of 100 networks, one seed after the other; their rows are CPU seconds and the
+peak of the memory of the process.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ import json
 import math
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,8 +25,13 @@ import numpy as np
 
 from propscope.records import NetworkProfile, Parameter, ProfileSet, Provenance, Site, TensorSummary
 from propscope.store import load, merge, save
+from propscope.store.atomic import new_file
+from propscope.store.schema import TABLES, TRAINING
+from propscope.store.table_reader import open_tables
+from propscope.store.table_writer import TableWriter
 
 GRID, MANY, DEPTH, WIDTH, SAMPLES = 132, 10_000, 20, 256, 16384
+NETWORKS, SEEDS, SHALLOW = 100, 200, 3
 OUTPUT = Path(__file__).parents[1] / "outputs" / "store.json"
 
 
@@ -51,13 +60,13 @@ class Sampler:
         values = self._pool[start : start + SAMPLES] * np.float32(scale * math.exp(self.random.normal(0, 0.05)))
         return TensorSummary.of(np.maximum(values, 0) if rectified else values)
 
-    def profile(self, number: int) -> NetworkProfile:
-        """Return a profile of 2 * DEPTH sites and parameters with gains like those of a poor initializer."""
+    def profile(self, number: int, depth: int = DEPTH) -> NetworkProfile:
+        """Return a profile of 2 * depth sites and parameters with gains like those of a poor initializer."""
         forward, backward = np.exp(self.random.normal(-0.1, 0.2, 2))
         sites: list[Site] = []
         parameters: list[Parameter] = []
-        for layer in range(1, DEPTH + 1):
-            out, back = forward**layer, backward ** (DEPTH - layer)
+        for layer in range(1, depth + 1):
+            out, back = forward**layer, backward ** (depth - layer)
             for kind, role in (("Linear", "pre-activation"), ("ReLU", "activation")):
                 sites.append(
                     Site(
@@ -82,12 +91,12 @@ class Sampler:
                 value, gradient = self.summary(forward / 16), self.summary(out * back)
                 parameters.append(Parameter(f"layers.{layer - 1}.{name}", shape, value, gradient))
         labels = {"initializer": f"initializer_{number % 22}", "activation": f"activation_{number // 22}"}
-        spec = json.dumps(labels | {"depth": DEPTH, "width": WIDTH, "batch": 256, "input": "normal", "loss": "random"})
+        spec = json.dumps(labels | {"depth": depth, "width": WIDTH, "batch": 256, "input": "normal", "loss": "random"})
         provenance = Provenance(
             spec, 0, "0.1.0", "2.13.0", "3.11.7", "0" * 40, wall_seconds=0.1, samples=256, batches=1
         )
         return NetworkProfile(
-            tuple(sites), tuple(parameters), {**labels, "depth": DEPTH, "width": WIDTH, "seed": 0}, provenance
+            tuple(sites), tuple(parameters), {**labels, "depth": depth, "width": WIDTH, "seed": 0}, provenance
         )
 
 
@@ -140,6 +149,72 @@ def many_figures(grid: ProfileSet, directory: Path) -> list[Measured]:
     ]
 
 
+def repeated(source: Path, out: Path, times: int) -> None:
+    """Write the profiles of a file so many times to another one, each time with another seed, by whole columns."""
+    with open_tables(source) as tables, new_file(out, overwrite=False) as (file, check):
+        writer = TableWriter(file, check)
+        rows = {
+            table: {column.name: tables.array(table, column.name, 0, tables.rows(table)) for column in columns}
+            for table, columns in TABLES.items()
+            if table not in TRAINING
+        }
+        labels = [json.loads(text) for text in rows["profile"]["labels"].tolist()]
+        for seed in range(times):
+            rows["profile"]["labels"] = np.array(
+                [json.dumps(each | {"seed": seed}).encode() for each in labels], object
+            )
+            rows["profile"]["seed"][:] = seed
+            # A profile with the time of another one would be the same measurement.
+            rows["profile"]["created"][:] = f"seed {seed}".encode()
+            first = dict(writer.rows)
+            for table, columns in rows.items():
+                moved = {c.name: first[c.refers] if c.refers else 0 for c in TABLES[table] if c.refers}
+                writer.append(
+                    table,
+                    {
+                        name: np.where(values < 0, values, values + moved[name]) if name in moved else values
+                        for name, values in columns.items()
+                    },
+                )
+
+
+def command_figures(directory: Path) -> list[Measured]:
+    """Return CPU seconds and MB of the commands that read all of a large file, or one network out of it."""
+    sampler, source, path = Sampler(1), directory / "source.h5", directory / "networks.h5"
+    save(source, ProfileSet.of(sampler.profile(number, SHALLOW) for number in range(NETWORKS)))
+    repeated(source, path, SEEDS)
+    one = ["--act", "activation_1", "--init", "initializer_3"]
+    profiles = NETWORKS * SEEDS
+    figures = [measured(f"size of {profiles} profiles, depth {SHALLOW}", "MB", [path.stat().st_size / 1e6])]
+    for what, line, promise in (
+        (f"show {profiles} profiles", ["show", path], (4, 300)),
+        (f"show {SEEDS} seeds of one network", ["show", path, *one], (1, None)),
+        (f"diagnose {SEEDS} seeds of one network", ["diagnose", path, *one], (None, None)),
+        (
+            f"merge {profiles} profiles",
+            ["merge", path, source, "-o", directory / "joined.h5", "--overwrite"],
+            (15, None),
+        ),
+    ):
+        used = [_used(list(map(str, line))) for _ in range(3)]
+        for unit, values, limit in zip(("CPU s", "MB"), zip(*used, strict=True), promise, strict=True):
+            figures.append(measured(what, unit, list(values), limit))
+    return figures
+
+
+def _used(line: list[str]) -> tuple[float, float]:
+    """Return the CPU seconds and the peak memory in MB of a command in a process of its own."""
+    code = (
+        "import resource, subprocess, sys\n"
+        "subprocess.run([sys.executable, '-m', 'propscope', *sys.argv[1:]], check=True, stdout=subprocess.DEVNULL)\n"
+        "used = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
+        "print(used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *line], check=True, capture_output=True, text=True)
+    seconds, memory = map(float, done.stdout.split())
+    return seconds, memory
+
+
 def occupied_bins(grid: ProfileSet) -> float:
     forward = [site.forward for profile in grid for site in profile.sites if site.role == "pre-activation"]
     return statistics.mean(s.histogram.bins.size for s in forward if s is not None and s.histogram is not None)
@@ -151,12 +226,13 @@ def main() -> None:
     bins = occupied_bins(grid)
     with tempfile.TemporaryDirectory() as directory:
         figures = [*grid_figures(grid, Path(directory)), *many_figures(grid, Path(directory))]
+        figures += command_figures(Path(directory))
     print(f"depth {DEPTH}: {2 * DEPTH} sites, {2 * DEPTH} parameters; {bins:.0f} bins per pre-activation")
-    print(f"{'':32} {'median':>8} {'least':>8} {'most':>8} {'promise':>8}")
+    print(f"{'':44} {'median':>8} {'least':>8} {'most':>8} {'promise':>8}")
     for figure in figures:
         promise = "" if figure.promise is None else f"{figure.promise:g}"
         name = f"{figure.what} [{figure.unit}]"
-        print(f"{name:32} {figure.median:8.3g} {figure.low:8.3g} {figure.high:8.3g} {promise:>8}")
+        print(f"{name:44} {figure.median:8.3g} {figure.low:8.3g} {figure.high:8.3g} {promise:>8}")
     document = {"cpus": os.cpu_count(), "bins": bins, "figures": [asdict(figure) for figure in figures]}
     OUTPUT.parent.mkdir(exist_ok=True)
     OUTPUT.write_text(json.dumps(document, indent=2) + "\n")

@@ -25,7 +25,7 @@ from propscope.store.values import check_labels, check_values
 Labels = dict[str, Label]
 
 # The most rows whose text is held twice, as bytes and as str.
-_BLOCK_ROWS = 1 << 16
+_BLOCK_ROWS = 1 << 15
 
 # What h5py, json and the records raise for a file whose bytes are damaged.
 _DAMAGE = (
@@ -95,7 +95,7 @@ class TableReader:
                 )
             blocks = np.split(rows, range(_BLOCK_ROWS, len(rows), _BLOCK_ROWS))
             parts = [self._checked(table, names, block) for block in blocks]
-            return {name: np.concatenate([part[name] for part in parts]) for name in names}
+            return {name: np.concatenate([part.pop(name) for part in parts]) for name in names}
 
     def _checked(self, table: StoredTable, names: list[str], rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         arrays = {name: self.pick(table, name, rows) for name in names}
