@@ -67,8 +67,8 @@ def unknown_name(what: str, name: str, choices: Iterable[str], *, also: str = ""
     """
     valid = list(choices)
     near = difflib.get_close_matches(name.lower().replace("-", "_"), valid, n=1, cutoff=0.5)
-    guess = f"did you mean {near[0]!r}? " if near else ""
-    return InputError(f"unknown {what} {name!r}; valid are {', '.join(valid)}{also}", hint=f"{guess}{hint}".strip())
+    guess = f'did you mean "{near[0]}"? ' if near else ""
+    return InputError(f'unknown {what} "{name}"; valid are {", ".join(valid)}{also}', hint=f"{guess}{hint}".strip())
 
 
 def unknown_site(name: object, sites: Sequence[str]) -> UnknownSiteError:

@@ -54,7 +54,7 @@ def test_an_unknown_name_lists_the_choices(capsys):
     assert main(["example", "historgams"]) == 2
     error = capsys.readouterr().err
     assert all(name in error for name in NAMES)
-    assert "did you mean 'histograms'?" in error
+    assert 'did you mean "histograms"?' in error
 
 
 def test_a_conclusion_that_does_not_hold_is_said_in_one_line(tmp_path, monkeypatch, capsys):

@@ -96,7 +96,7 @@ def _is_file(what: str) -> bool:
         return True
     if ":" not in what:
         raise InputError(
-            f"{what!r} is neither a result file nor a target",
+            f'"{what}" is neither a result file nor a target',
             hint="a result file ends in .h5; a target is package.module:callable or path/to/file.py:callable",
         )
     return False

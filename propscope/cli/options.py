@@ -112,7 +112,7 @@ def _listed(text: str, option: str, read: Callable[[str], N], valid: str, exampl
             return read(part)
         except ValueError:
             raise InputError(
-                f"{option} must be {valid}, separated by commas, got {text!r}", hint=f"for example {option} {example}"
+                f'{option} must be {valid}, separated by commas, got "{text}"', hint=f"for example {option} {example}"
             ) from None
 
     return [number(part) for part in text.split(",")]

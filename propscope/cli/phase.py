@@ -48,7 +48,7 @@ def phase(
     weights, biases = _range(weight_variance, "--weight-variance"), _range(bias_variance, "--bias-variance")
     path = unused_path(f"phase-{short_name(act)}", ".png") if output is None else output
     if path.suffix[1:] not in FORMATS:
-        raise InputError(f"--output must end in one of .{', .'.join(FORMATS)}, got {str(path)!r}")
+        raise InputError(f'--output must end in one of .{", .".join(FORMATS)}, got "{path!s}"')
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists", hint="add --overwrite to replace it, or choose another name")
     if output is not None:
@@ -73,7 +73,7 @@ def _range(text: str | None, option: str) -> tuple[float, float] | None:
         low, high = 0.0, 0.0
     if not 0 <= low < high < float("inf"):
         raise InputError(
-            f"{option} must be LOW:HIGH, two finite numbers with 0 <= LOW < HIGH, got {text!r}",
+            f'{option} must be LOW:HIGH, two finite numbers with 0 <= LOW < HIGH, got "{text}"',
             hint=f"for example {option} 0:4",
         )
     return low, high

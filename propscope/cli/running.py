@@ -95,12 +95,14 @@ def _value_error(error: Exception) -> str:
 
     Newer typers let pydantic word it, in which neither the option nor the text is named.
     """
+    from propscope.checks import shown
+
     problems: list[Any] = getattr(error.__cause__, "errors", list)()
     if not problems:
         return ""
     names = getattr(getattr(error, "param", None), "opts", None) or ["the value"]
     valid = "a whole number" if str(problems[0].get("type", "")).startswith("int") else "a number"
-    return f"{names[0]} must be {valid}, got {problems[0]['input']!r}"
+    return f"{names[0]} must be {valid}, got {shown(problems[0]['input'])}"
 
 
 def _drop_output() -> None:

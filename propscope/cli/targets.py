@@ -71,7 +71,7 @@ class Target:
         if isinstance(self.callable, nn.Module):
             if self.arguments or self.config:
                 raise InputError(
-                    f"target {self.name!r} is a module already, so it takes neither --arg nor --config",
+                    f'target "{self.name}" is a module already, so it takes neither --arg nor --config',
                     hint="leave them out, or name a callable that returns a module",
                 )
             return self.callable, []
@@ -81,11 +81,11 @@ class Target:
             model = self.callable(*configured, **self.arguments)
         except Exception as error:  # A user's callable may fail in any way.
             raise InputError(
-                f"target {self.name!r} failed: {error_line(error)}",
+                f'target "{self.name}" failed: {error_line(error)}',
                 hint="change --arg or --config, or fix the callable",
             ) from error
         if not isinstance(model, nn.Module):
-            raise InputError(f"target {self.name!r} must return a torch.nn.Module, got {_kind(model)}", hint=_HOW)
+            raise InputError(f'target "{self.name}" must return a torch.nn.Module, got {_kind(model)}', hint=_HOW)
         return model, [note] if note else []
 
     def _config(self) -> tuple[tuple[Any, ...], str]:
@@ -94,7 +94,7 @@ class Target:
             return (), ""
         if kind is None:
             raise InputError(
-                f"--config needs a model class of transformers, but target {self.name!r} has no config_class",
+                f'--config needs a model class of transformers, but target "{self.name}" has no config_class',
                 hint="give arguments one by one: --arg name=value",
             )
         try:
@@ -102,7 +102,7 @@ class Target:
             return (kind(**self.config, **more),), note
         except Exception as error:
             raise InputError(
-                f"target {self.name!r}: {kind.__name__} does not accept this configuration: {error_line(error)}",
+                f'target "{self.name}": {kind.__name__} does not accept this configuration: {error_line(error)}',
                 hint="change --config",
             ) from error
 
@@ -118,9 +118,9 @@ def load_target(
     """Return the target that was typed; raises `InputError` if it cannot be imported or an argument cannot be read."""
     home, _, attribute = name.rpartition(":")
     if not home or not attribute:
-        raise InputError(f"target must name a callable, got {name!r}", hint=_HOW)
+        raise InputError(f'target must name a callable, got "{name}"', hint=_HOW)
     if home.endswith(".py") and not Path(home).is_file():
-        raise InputError(f"target {name!r}: there is no file {home}", hint=_HOW)
+        raise InputError(f'target "{name}": there is no file {home}', hint=_HOW)
     try:
         # A module may build its models, or draw, while it is imported.
         with _seeded(0):
@@ -182,7 +182,7 @@ def _values(pairs: Sequence[str], option: str) -> dict[str, Any]:
     for pair in pairs:
         name, equals, raw = (part.strip() for part in pair.partition("="))
         if not equals or not name.isidentifier():
-            raise InputError(f"{option} must be name=value, got {pair!r}", hint=f"for example {option} hidden=512")
+            raise InputError(f'{option} must be name=value, got "{pair}"', hint=f"for example {option} hidden=512")
         if name in values:
             raise InputError(f"{option} sets {name} twice", hint="set it once")
         values[name] = _literal(raw)
@@ -215,7 +215,7 @@ def _check_arguments(
             if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         )
         raise InputError(
-            f"target {name!r}: {error}; it takes {taken or 'nothing'}", hint="give arguments as --arg name=value"
+            f'target "{name}": {error}; it takes {taken or "nothing"}', hint="give arguments as --arg name=value"
         ) from None
 
 
@@ -340,7 +340,7 @@ def _shape(text: str) -> tuple[int, ...]:
     # Python refuses to read thousands of digits.
     if not all(part.isdecimal() and len(part) < 100 and int(part) for part in parts):
         raise InputError(
-            f"--input-shape must be whole numbers of at least 1, separated by commas, got {text!r}",
+            f'--input-shape must be whole numbers of at least 1, separated by commas, got "{text}"',
             hint="for example --input-shape 8,3,32,32, a batch of 8 images",
         )
     shape = tuple(map(int, parts))

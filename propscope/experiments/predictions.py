@@ -37,7 +37,7 @@ def theory_for(loss: Loss) -> Theory:
             # A critical initializer has its numbers by now, so that the inputs do not matter.
             return mlp_variances(network, mean_square=1.0)
         except InputError as error:
-            return str(error).removeprefix(f"mean field does not apply to initializer {network.initializer.label!r}: ")
+            return str(error).removeprefix(f'mean field does not apply to initializer "{network.initializer.label}": ')
 
     def with_theory(profile: NetworkProfile, network: MLPSpec, inputs: Tensor) -> NetworkProfile:
         mlp = mlp_for(network)

@@ -132,7 +132,7 @@ def problem_of(error: Exception, network: MLPSpec, grid: Grid) -> InputError | N
     if network.activation.custom:
         problem = " ".join(str(error).split())
         return InputError(
-            f"activation {network.activation.label!r} failed on a tensor of shape ({grid.batch}, {network.widths[0]}) "
+            f'activation "{network.activation.label}" failed on a tensor of shape ({grid.batch}, {network.widths[0]}) '
             f"({type(error).__name__}: {problem})",
             hint="give an nn.Module class, or an elementwise, differentiable function of a tensor",
         )

@@ -101,7 +101,7 @@ class ActivationSpec(ChosenCallable):
         made = self._call(lambda: target(**self.parameters))
         if not isinstance(made, nn.Module):
             raise InputError(
-                f"activation {self.label!r} must make an nn.Module, got a {type(made).__name__}", hint=_VALID
+                f'activation "{self.label}" must make an nn.Module, got a {type(made).__name__}', hint=_VALID
             )
         return made
 
@@ -109,7 +109,7 @@ class ActivationSpec(ChosenCallable):
         try:
             return action()
         except Exception as error:  # A user's callable may fail in any way.
-            raise InputError(f"activation {self.label!r} failed ({error_line(error)})", hint=_VALID) from error
+            raise InputError(f'activation "{self.label}" failed ({error_line(error)})', hint=_VALID) from error
 
     def check(self) -> None:
         """Raise `InputError` when no module can be made, or when it fails on a tensor or changes its shape."""
@@ -124,7 +124,7 @@ class ActivationSpec(ChosenCallable):
         if not isinstance(value, Tensor) or value.shape != (2, 3):
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
             raise InputError(
-                f"activation {self.label!r} must keep the shape of a tensor; shape (2, 3) became {got}", hint=_VALID
+                f'activation "{self.label}" must keep the shape of a tensor; shape (2, 3) became {got}', hint=_VALID
             )
 
 

@@ -26,7 +26,7 @@ def usable_device(name: str, value: str | torch.device) -> torch.device:
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"{name} {str(value)!r} cannot be used: {reason}", hint=_HINT) from error
+        raise InputError(f'{name} "{value!s}" cannot be used: {reason}', hint=_HINT) from error
     if found.type == "meta":
-        raise InputError(f"{name} {str(value)!r} cannot be used: its tensors have no values", hint=_HINT)
+        raise InputError(f'{name} "{value!s}" cannot be used: its tensors have no values', hint=_HINT)
     return found

@@ -438,12 +438,12 @@ class InitializerSpec(ChosenCallable):
                 result = target(weight, **self.parameters)
         except Exception as error:  # A user's callable may fail in any way.
             raise InputError(
-                f"initializer {self.label!r} failed on a weight of shape {tuple(weight.shape)} ({error_line(error)})",
+                f'initializer "{self.label}" failed on a weight of shape {tuple(weight.shape)} ({error_line(error)})',
                 hint="it is called with the weight and the spec's parameters, and fills the weight in place",
             ) from error
         if isinstance(result, Tensor) and result.data_ptr() != weight.data_ptr():
             raise InputError(
-                f"initializer {self.label!r} returned a new tensor",
+                f'initializer "{self.label}" returned a new tensor',
                 hint="it must fill the weight that it is given, in place",
             )
 

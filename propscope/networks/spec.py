@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, TypeVar
 
+from propscope.checks import shown
 from propscope.errors import InputError, error_line, unknown_name
 from propscope.records.spec_parameter import SpecParameter
 
@@ -93,7 +94,7 @@ class Chosen:
         for name in spec.parameters:
             if name not in valid:
                 has = f"it has {', '.join(valid)}" if valid else "it has none"
-                raise InputError(f"{owner} has no parameter {name!r}; {has}", hint="see propscope list")
+                raise InputError(f'{owner} has no parameter "{name}"; {has}', hint="see propscope list")
         given = {name: read_parameter(valid[name], raw, owner) for name, raw in spec.parameters.items()}
         values = {name: given.get(name, parameter.default) for name, parameter in valid.items()}
         return cls(entry.name, values, label(entry.name, values, entry.parameters))
@@ -138,7 +139,7 @@ def index_names(entries: Iterable[E]) -> dict[str, E]:
     for entry in entries:
         for name in (entry.name, *entry.aliases):
             if name in index:
-                raise ValueError(f"the name {name!r} of {entry.name} is already taken by {index[name].name}")
+                raise ValueError(f'the name "{name}" of {entry.name} is already taken by {index[name].name}')
             index[name] = entry
     return index
 
@@ -147,7 +148,7 @@ def split_list(text: str) -> list[str]:
     """Return the specs of a comma-separated list; raises `InputError` for an empty one."""
     parts = [part.strip() for part in text.split(",")]
     if not all(parts):
-        raise InputError(f"the list {text!r} has an empty entry", hint="separate the entries by one comma each")
+        raise InputError(f'the list "{text}" has an empty entry', hint="separate the entries by one comma each")
     return parts
 
 
@@ -158,10 +159,10 @@ def parse_spec(text: str, what: str) -> ParsedSpec:
     empty name and for a parameter without a name, without a value, or given twice.
     """
     if not isinstance(text, str):
-        raise InputError(f"{what} must be a string such as name or name:parameter=value, got {text!r}")
+        raise InputError(f"{what} must be a string such as name or name:parameter=value, got {shown(text)}")
     head, *rest = (part.strip() for part in text.split(":"))
     if not head:
-        raise InputError(f"the {what} {text!r} has no name", hint="write name or name:parameter=value")
+        raise InputError(f'the {what} "{text}" has no name', hint="write name or name:parameter=value")
     if rest and "=" not in rest[0] and all(piece.isidentifier() for piece in rest[0].split(".")):
         name = f"{head}:{rest.pop(0)}"
     else:
@@ -170,9 +171,9 @@ def parse_spec(text: str, what: str) -> ParsedSpec:
     for part in rest:
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not (key and equals and value):
-            raise InputError(f"{part!r} in the {what} {text!r} is not a parameter=value", hint=_OWN)
+            raise InputError(f'"{part}" in the {what} "{text}" is not a parameter=value', hint=_OWN)
         if key in parameters:
-            raise InputError(f"{key} is given twice in the {what} {text!r}", hint="give it once")
+            raise InputError(f'{key} is given twice in the {what} "{text}"', hint="give it once")
         parameters[key] = value
     return ParsedSpec(name, parameters)
 
@@ -189,7 +190,7 @@ def read_parameter(parameter: SpecParameter, raw: str, owner: str) -> float | st
         if above and number <= parameter.high:
             return float(number)
     raise InputError(
-        f"{parameter.name} of {owner} must be {parameter.valid}, got {raw!r}",
+        f"{parameter.name} of {owner} must be {parameter.valid}, got {shown(raw)}",
         hint=f"for example {parameter.name}={written(parameter.default)}",
     )
 
@@ -231,7 +232,7 @@ def name_callable(target: Callable[..., Any], what: str) -> tuple[str, dict[str,
     """
     if not callable(target):
         raise InputError(
-            f"{what} must be a name or a callable, got {target!r}", hint=f"propscope list shows every {what}"
+            f"{what} must be a name or a callable, got {shown(target)}", hint=f"propscope list shows every {what}"
         )
     arguments: dict[str, Any] = {}
     if isinstance(target, functools.partial):
@@ -249,7 +250,7 @@ def _named_arguments(target: functools.partial[Any], what: str) -> dict[str, Any
     try:
         return dict(inspect.signature(target.func).bind_partial(*target.args, **target.keywords).arguments)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{what} {target!r}: {error}", hint="give functools.partial its arguments by name") from error
+        raise InputError(f'{what} "{target}": {error}', hint="give functools.partial its arguments by name") from error
 
 
 def load_callable(name: str, what: str) -> Callable[..., Any]:
@@ -262,13 +263,13 @@ def load_callable(name: str, what: str) -> Callable[..., Any]:
     try:
         found: Any = _module_of_file(Path(home)) if home.endswith(".py") else _module(home)
     except Exception as error:  # A user's module may fail in any way.
-        raise InputError(f"{what} {name!r}: cannot import {home!r} ({error_line(error)})", hint=_OWN) from error
+        raise InputError(f'{what} "{name}": cannot import "{home}" ({error_line(error)})', hint=_OWN) from error
     for piece in path.split("."):
         if not hasattr(found, piece):
-            raise InputError(f"{what} {name!r}: {home!r} has no attribute {path!r}", hint=_OWN)
+            raise InputError(f'{what} "{name}": "{home}" has no attribute "{path}"', hint=_OWN)
         found = getattr(found, piece)
     if not callable(found):
-        raise InputError(f"{what} {name!r} must be a callable, got a {type(found).__name__}", hint=_OWN)
+        raise InputError(f'{what} "{name}" must be a callable, got a {type(found).__name__}', hint=_OWN)
     return found  # type: ignore[no-any-return]
 
 

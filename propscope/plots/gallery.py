@@ -11,6 +11,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from propscope import checks
 from propscope.errors import InputError, StoreError, unknown_name
 from propscope.plots import table
 from propscope.plots.pages import COLUMN, LINE, pages
@@ -82,7 +83,7 @@ def draw_all(
 def _check(formats: Sequence[str], only: Sequence[str] | None, stem: str, plots: Sequence[Plot]) -> None:
     if not stem or Path(stem).name != stem:
         raise InputError(
-            f"stem must be a file name without a folder, got {stem!r}", hint="pass the folder as directory"
+            f"stem must be a file name without a folder, got {checks.shown(stem)}", hint="pass the folder as directory"
         )
     for what, names, valid in (("format", formats, FORMATS), ("plot", only, tuple(plot.name for plot in plots))):
         if names is not None and not names:

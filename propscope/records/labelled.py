@@ -114,7 +114,7 @@ class LabelledSet(Generic[Record]):
     def _wanted(self, labels: Mapping[str, Any], axes: Wanted) -> Wanted:
         for name in labels:
             if name not in axes:
-                raise InputError(f"no {self._noun} has a label {name!r}; the labels are {', '.join(axes) or 'none'}")
+                raise InputError(f'no {self._noun} has a label "{name}"; the labels are {", ".join(axes) or "none"}')
         return values_of(labels)
 
     def __str__(self) -> str:

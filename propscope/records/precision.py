@@ -83,7 +83,7 @@ def number_format(name: str | Format) -> Format:
         valid = ", ".join(f'"{known}"' for known in _INDEX)
         raise InputError(
             f'format must be one of {valid}, got "{name}"',
-            hint=f"did you mean {near[0]!r}?" if near else "",
+            hint=f'did you mean "{near[0]}"?' if near else "",
         )
     return _INDEX[name]
 

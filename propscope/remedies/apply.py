@@ -64,7 +64,7 @@ def apply_remedy(model: nn.Module, remedy: Remedy, batch: Any) -> tuple[str, ...
         return _multiply(model, remedy.factors)
     if remedy.action == "calibrate":
         return tuple(layer.name for layer in calibrate(model, batch).layers if layer.factor != 1)
-    raise InputError(f"the remedy {remedy.action!r} changes more than weights: {remedy.text}")
+    raise InputError(f'the remedy "{remedy.action}" changes more than weights: {remedy.text}')
 
 
 def _multiply(model: nn.Module, factors: Mapping[str, float]) -> tuple[str, ...]:
@@ -72,7 +72,7 @@ def _multiply(model: nn.Module, factors: Mapping[str, float]) -> tuple[str, ...]
     missing = [name for name in factors if not isinstance(getattr(modules.get(name), "weight", None), Tensor)]
     if missing:
         raise InputError(
-            f"the model has no module {missing[0]!r} with a weight", hint="use a remedy from a diagnosis of this model"
+            f'the model has no module "{missing[0]}" with a weight', hint="use a remedy from a diagnosis of this model"
         )
     once: set[int] = set()
     with torch.no_grad():

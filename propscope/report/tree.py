@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from propscope.errors import InputError
+from propscope.checks import count, one_of
 from propscope.records.finding import Diagnosis
 from propscope.records.gains import Gains, site_gains
 from propscope.records.histogram import LogHistogram
@@ -99,8 +99,8 @@ def tree_lines(
     all levels; if these take over 120 lines, as many levels as fit, and the path to the worst finding stays open. A
     module whose only content is another module shares its line. Raises `InputError` for a depth below 1.
     """
-    if depth is not None and depth < 1:
-        raise InputError(f"depth must be a whole number of at least 1, or None for all levels, got {depth}")
+    if depth is not None:
+        count("depth", depth, also=", or None for all levels")
     lines = _Lines(profile, diagnosis)
     root = _tree(profile.sites, title)
     if depth is not None:
@@ -120,10 +120,9 @@ def sorted_lines(
     Gains are sorted by |ln gain|; sites that a finding in the same direction names come first. Sites where the figure
     is 0 or not known are left out. Raises `InputError` for another `sort`, and for a `top` below 1.
     """
-    if sort not in SORTS:
-        raise InputError(f"sort must be one of {', '.join(SORTS)}, got {sort!r}")
-    if top is not None and top < 1:
-        raise InputError(f"top must be a whole number of at least 1, got {top}")
+    one_of("sort", sort, SORTS)
+    if top is not None:
+        count("top", top)
     gains = site_gains(profile)
     # A norm hides a layer's odd scale from the gains between signal sites, so what was found comes first.
     direction = {"gain": "forward", "backward": "backward"}.get(sort)

@@ -120,7 +120,7 @@ def _check_storage(made: h5py.h5p.PropDCID, what: str) -> None:
         if code not in _FILTERS:
             raise ValueError(
                 f"{what} must be stored with {' and '.join(_FILTERS.values())} or plainly, got the filter "
-                f"{name.decode(errors='replace')!r} ({code})"
+                f'"{name.decode(errors="replace")}" ({code})'
             )
 
 

@@ -228,7 +228,7 @@ def _no_match(
     for name, values in there.items():
         if not values:
             carried = ", ".join(sorted({name for entry in entries for name in entry})) or "none"
-            return InputError(f"no {table} in {tables.path} has a label {name!r}; the labels are {carried}")
+            return InputError(f'no {table} in {tables.path} has a label "{name}"; the labels are {carried}')
     return InputError(f"no {table} in {tables.path} has {_listed(wanted)}; there are {_listed(there)}")
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from propscope._version import __version__
+from propscope.checks import shown
 from propscope.errors import InputError
 from propscope.store.schema import COORDINATES, FORMAT, SCHEMA_VERSION, TABLES, TRAINING, Column, StoredTable
 
@@ -135,7 +136,7 @@ def _unfit(table: StoredTable, column: Column, values: Sequence[Any]) -> InputEr
     value = next((value for value in values if not _fits(column, value)), values)
     valid = "text of valid Unicode without NUL" if column.stored == "text" else f"a number that {column.stored} holds"
     return InputError(
-        f"column {table}/{column.name} must be {valid}, got {value!r}",
+        f"column {table}/{column.name} must be {valid}, got {shown(value)}",
         hint="rename it or choose a smaller number; nothing was written",
     )
 

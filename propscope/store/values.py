@@ -172,9 +172,9 @@ def check_labels(labels: Mapping[str, Any]) -> str:
     """Return what is wrong with the labels of a profile or run; "" where nothing is."""
     for name, value in labels.items():
         if not isinstance(value, (str, int, float)) or value != value:
-            return f"an object of texts and numbers, without NaN; label {name!r} is {json.dumps(value)}"
+            return f'an object of texts and numbers, without NaN; label "{name}" is {json.dumps(value)}'
         if isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
-            return f"an object of texts and numbers of 64 bits; label {name!r} is larger"
+            return f'an object of texts and numbers of 64 bits; label "{name}" is larger'
     return ""
 
 

@@ -42,7 +42,7 @@ def activation_theory(
     try:
         critical = nearest_critical_point(spec, bias_variance=bias_variance if weight_variance is None else None)
     except NoCriticalPoint as error:
-        no_critical = str(error).removeprefix(f"activation {spec.label!r} ")
+        no_critical = str(error).removeprefix(f'activation "{spec.label}" ')
     if initializers:
         networks = tuple(_initialized(spec, name, width) for name in initializers)
     elif weight_variance is not None:

@@ -86,7 +86,7 @@ def critical_point(activation: ActivationLike, *, bias_variance: float | None = 
     points = [_point(elementwise, q) for q in candidates]
     if not points:
         raise NoCriticalPoint(
-            f"activation {elementwise.label!r} has no critical point with bias_variance {bias_variance:g}: "
+            f'activation "{elementwise.label}" has no critical point with bias_variance {bias_variance:g}: '
             f"{_reach(elementwise, scan)}",
             hint="choose a bias_variance in that range, or None"
             if scan.bias.max() >= 0
@@ -163,7 +163,7 @@ def _doubly_critical(activation: Elementwise, scan: _Scan) -> CriticalPoint:
         else "chi_parallel is not 1 anywhere on its critical line"
     )
     raise NoCriticalPoint(
-        f"activation {activation.label!r} has no point with chi_1 = chi_parallel = 1: {reason}; "
+        f'activation "{activation.label}" has no point with chi_1 = chi_parallel = 1: {reason}; '
         f"{_reach(activation, scan)}",
         hint="give a bias_variance in that range" if scan.bias.max() >= 0 else "choose another activation",
     )
@@ -183,7 +183,7 @@ def _limit(activation: Elementwise) -> CriticalPoint | None:
 def _homogeneous(activation: Elementwise, bias_variance: float | None) -> CriticalPoint:
     if bias_variance:
         raise NoCriticalPoint(
-            f"activation {activation.label!r} has no critical point with bias_variance {bias_variance:g}: its variance "
+            f'activation "{activation.label}" has no critical point with bias_variance {bias_variance:g}: its variance '
             "map is linear, and with chi_1 = 1 any bias makes q grow without end",
             hint="choose a bias_variance of 0",
         )

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from propscope.checks import shown
 from propscope.errors import InputError
 from propscope.networks.activations import ActivationSpec, FunctionActivation, parse_activation
 from propscope.networks.randomness import global_stream, seeded_generator
@@ -74,7 +75,7 @@ class Elementwise:
         if isinstance(activation, nn.Module):
             return _made(_module_call(activation), type(activation).__name__, derivative, declared)
         if not callable(activation):
-            raise InputError(f"activation must be a name, a module or a function, got {activation!r}", hint=_VALID)
+            raise InputError(f"activation must be a name, a module or a function, got {shown(activation)}", hint=_VALID)
         name = getattr(activation, "__name__", type(activation).__name__)
         try:
             return _of_function(activation, (), name, derivative, declared)
@@ -118,17 +119,17 @@ def _made(
     call: Callable[..., Any], label: str, derivative: Callable[..., Any] | None, kinks: tuple[float, ...]
 ) -> Elementwise:
     with global_stream(seeded_generator(0, "elementwise")):
-        value = _vectorised(call, f"activation {label!r}")
+        value = _vectorised(call, f'activation "{label}"')
         _check(value, label)
     if derivative is not None:
-        slope: Function | None = _vectorised(derivative, f"the derivative of activation {label!r}")
+        slope: Function | None = _vectorised(derivative, f'the derivative of activation "{label}"')
     else:
         slope = _autograd(call) if _follows(call) else None
-    pieces = Piecewise(value, slope, kinks=kinks, what=repr(label))
+    pieces = Piecewise(value, slope, kinks=kinks, what=f'"{label}"')
     pieces.within(64.0)
     exact: Function = pieces.derivative if slope is None else slope
     if np.isnan(exact(_PROBE[_PROBE != 0])).any():
-        raise InputError(f"activation {label!r} has a derivative that is NaN; {_VALID}")
+        raise InputError(f'activation "{label}" has a derivative that is NaN; {_VALID}')
     return Elementwise(label, value, exact, pieces.kinks, _slopes(value), _integrates(value, exact, pieces), pieces)
 
 
@@ -161,7 +162,7 @@ def _vectorised(call: Callable[..., Any], what: str) -> Function:
 
 
 def _check(value: Function, label: str) -> None:
-    what = f"activation {label!r}"
+    what = f'activation "{label}"'
     found = value(_PROBE)
     if np.isnan(found).any():
         where = _PROBE[np.isnan(found)][0]

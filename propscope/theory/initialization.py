@@ -41,12 +41,12 @@ def layer_variances(
     if variance is None:
         reason = spec.no_limit or "the variance of its weights is not known"
         raise InputError(
-            f"mean field does not apply to initializer {spec.label!r}: {reason}",
+            f'mean field does not apply to initializer "{spec.label}": {reason}',
             hint="choose one with random weights of mean 0, for example he_normal, or give weight_variance itself",
         )
     if variance == 0:
         raise InputError(
-            f"mean field does not apply to initializer {spec.label!r}: its weights are all 0",
+            f'mean field does not apply to initializer "{spec.label}": its weights are all 0',
             hint="choose one whose weights have a variance above 0",
         )
     bias_variance = spec.bias_variance(fan_in) if bias is None else number("bias", bias) ** 2

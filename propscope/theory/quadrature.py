@@ -79,7 +79,7 @@ def _line(activation: Elementwise, q: Array, window: Array = _NEAR) -> Array:
     if heavy.any():
         if window is _FAR:
             raise InputError(
-                f"activation {activation.label!r} has no finite second moment at q = {q[heavy][0]:g}",
+                f'activation "{activation.label}" has no finite second moment at q = {q[heavy][0]:g}',
                 hint="give a function that grows more slowly than exp(x^2 / (4 q))",
             )
         found[:, heavy] = _line(activation, q[heavy], _FAR)

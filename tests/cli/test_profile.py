@@ -234,7 +234,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(command, place, options):
     ids=str,
 )
 def test_the_nearest_name_is_the_hint(command, options, nearest):
-    assert f"did you mean '{nearest}'?" in command("profile", *BARE, *options).hint
+    assert f'did you mean "{nearest}"?' in command("profile", *BARE, *options).hint
 
 
 def test_outputs_that_cannot_be_made_are_known_before_any_work(command, place, monkeypatch):

@@ -79,7 +79,7 @@ def test_a_value_that_is_no_number_is_named(command, option):
     error = command("profile", option, "lots").error
     assert option in error
     assert "must be a" in error
-    assert "'lots'" in error
+    assert '"lots"' in error
 
 
 def test_an_interrupt_has_its_exit_code(command, monkeypatch):

@@ -56,7 +56,7 @@ def test_initializers_each_with_its_fixed_points_or_the_reason_why_not(command):
     assert [reached[name] for name in ("q", "chi_1", "chi_parallel")] == pytest.approx([1, 1.0715749925, 0.7826478832])
     assert zeros["weight_variance"] is None
     assert zeros["fixed_points"] == []
-    assert "'zeros'" in zeros["no_mean_field"]
+    assert '"zeros"' in zeros["no_mean_field"]
     assert normal["weight_variance"] == pytest.approx(2.56)
     assert critical["weight_variance"] == pytest.approx(selu["critical_point"]["weight_variance"])
     wide = command("theory", "--act", "selu", "--init", "normal:std=0.1", "--width", 100, "--json").document
@@ -83,7 +83,7 @@ def test_one_activation_shows_every_fixed_point_and_several_what_is_reached(comm
     several = command.fine("theory", "--act", "gelu,tanh", "--weight-variance", 2.3533)
     assert "divergence, exp" in several
     assert "decay, exp" not in several
-    assert "mean field does not apply to initializer 'ones'" in command.fine(
+    assert 'mean field does not apply to initializer "ones"' in command.fine(
         "theory", "--act", "tanh", "--init", "ones"
     )
 
@@ -92,7 +92,7 @@ def test_one_activation_shows_every_fixed_point_and_several_what_is_reached(comm
     ("options", "message"),
     [
         (["--act", "tnh"], "activation tnh"),
-        (["--act", "tanh,"], "'tanh,'"),
+        (["--act", "tanh,"], '"tanh,"'),
         ([], "--act"),
         (["--act", "tanh", "--weight-variance", "-1"], "weight_variance -1 0"),
         (["--act", "tanh", "--weight-variance", "0"], "weight_variance 0"),
@@ -137,7 +137,7 @@ def test_profile_initializes_at_the_critical_point_or_says_why_not(command):
     )
     assert "2 pairs, initializer critical, depth 3" in out
     outcome = command("profile", "--act", "tanh,softplus", "--init", "critical", "--depth", 3, "--width", 16)
-    assert outcome.error.startswith("initializer critical with activation 'softplus' has no point")
+    assert outcome.error.startswith('initializer critical with activation "softplus" has no point')
     assert outcome.hint == "leave that pair out"
     error = command("profile", "--act", "tanh", "--init", "critical", "--depth", 0).error
     assert "depth" in error

@@ -112,13 +112,13 @@ def test_inputs_without_features_of_their_own_have_the_first_width():
         ({"width": [(4, 0)]}, "width must .* got 0"),
         ({"width": [(4, 3, 2)]}, "width must be .* depth 2.* got 3"),
         ({"width": ()}, "width must list at least one"),
-        ({"activation": "rleu"}, "unknown activation 'rleu'"),
-        ({"activation": "relu:slope=1"}, "activation relu has no parameter 'slope'"),
+        ({"activation": "rleu"}, 'unknown activation "rleu"'),
+        ({"activation": "relu:slope=1"}, 'activation relu has no parameter "slope"'),
         ({"activation": []}, "activation must list at least one"),
         ({"activation": 3}, "activation must .* got 3"),
-        ({"activation": ""}, "the list '' has an empty entry"),
-        ({"initializer": "he_norml"}, "unknown initializer 'he_norml'"),
-        ({"initializer": "normal:std=x"}, "std of initializer normal must be a finite number .* got 'x'"),
+        ({"activation": ""}, 'the list "" has an empty entry'),
+        ({"initializer": "he_norml"}, 'unknown initializer "he_norml"'),
+        ({"initializer": "normal:std=x"}, 'std of initializer normal must be a finite number .* got "x"'),
         ({"initializer": None}, "initializer must .* got None"),
         ({"initializer": "dirac"}, "initializer dirac fills convolutions"),
         ({"seeds": 0}, "seeds must .* got 0"),
@@ -130,12 +130,12 @@ def test_inputs_without_features_of_their_own_have_the_first_width():
         ({"batch": 0}, "batch must .* got 0"),
         ({"batch": "8"}, 'batch must .* got "8"'),
         ({"batch": 2.5}, "batch must .* got 2.5"),
-        ({"input": "norml"}, "unknown input 'norml'"),
+        ({"input": "norml"}, 'unknown input "norml"'),
         ({"input": 3}, "input must be a string .* got 3"),
         ({"loss": "ce"}, 'loss must .* got "ce"'),
         ({"dtype": "int8"}, 'dtype must .* got "int8"'),
-        ({"device": "abacus"}, "device 'abacus' cannot be used"),
-        ({"device": "meta"}, "device 'meta' cannot be used: its tensors have no values"),
+        ({"device": "abacus"}, 'device "abacus" cannot be used'),
+        ({"device": "meta"}, 'device "meta" cannot be used: its tensors have no values'),
         ({"input_size": 0}, "input_size must .* got 0"),
         ({"output_size": "many"}, 'output_size must .* got "many"'),
         ({"bias": -1}, "bias must .* got -1"),
@@ -159,7 +159,7 @@ def test_one_clear_line_for_what_is_wrong(option, message):
 def test_the_nearest_name_is_the_hint():
     with pytest.raises(InputError) as caught:
         grid(initializer="he_norml")
-    assert "did you mean 'he_normal'?" in caught.value.hint
+    assert 'did you mean "he_normal"?' in caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -182,10 +182,10 @@ def test_critical_draws_the_same_numbers_for_every_activation_and_says_what_it_d
 
 
 def test_a_pair_without_a_critical_point_is_refused_before_any_work():
-    with pytest.raises(InputError, match="initializer critical with activation 'softplus' has no point") as caught:
+    with pytest.raises(InputError, match='initializer critical with activation "softplus" has no point') as caught:
         Grid(("tanh", "softplus"), ("he_normal", "critical"), (2,), (8,), (0,))
     assert caught.value.hint == "leave that pair out"
-    with pytest.raises(InputError, match=r"initializer critical:bias_variance=0.3 with activation 'relu'"):
+    with pytest.raises(InputError, match=r"initializer critical:bias_variance=0.3 with activation \"relu\""):
         Grid(("relu",), ("critical:bias_variance=0.3",), (2,), (8,), (0,))
     with pytest.raises(InputError, match=r"bias 0.1 and the bias variance of critical:bias_variance=0.3"):
         Grid(("tanh",), ("critical:bias_variance=0.3",), (2,), (8,), (0,), bias=0.1)

@@ -404,9 +404,9 @@ def test_a_users_file(own):
     [
         (
             "Broken",
-            r"activation 'own_functions:Broken' failed on a tensor of shape \(16, 8\) \(RuntimeError: nothing",
+            r"activation \"own_functions:Broken\" failed on a tensor of shape \(16, 8\) \(RuntimeError: nothing",
         ),
-        ("detached", r"activation 'own_functions:detached' failed .*does not require grad"),
+        ("detached", r"activation \"own_functions:detached\" failed .*does not require grad"),
         ("Missing", "has no attribute 'Missing'"),
     ],
 )

@@ -139,24 +139,24 @@ def test_each_module_is_new_and_of_torch():
 
 
 def test_unknown_name_gets_the_nearest():
-    with pytest.raises(InputError, match="unknown activation 'rellu'; valid are") as caught:
+    with pytest.raises(InputError, match='unknown activation "rellu"; valid are') as caught:
         parse_activation("rellu")
-    assert "'relu'" in caught.value.hint
+    assert '"relu"' in caught.value.hint
 
 
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("relu:slope=1", "activation relu has no parameter 'slope'; it has none"),
-        ("swish:beta=1", "activation silu has no parameter 'beta'"),
-        ("leaky_relu:slope=1", "activation leaky_relu has no parameter 'slope'; it has negative_slope"),
-        ("elu:alpha=big", "alpha of activation elu must be a finite number, got 'big'"),
-        ("elu:alpha=nan", "alpha of activation elu must be .* got 'nan'"),
-        ("celu:alpha=0", "alpha of activation celu must be a finite number above 0, got '0'"),
-        ("softplus:beta=-1", "beta of activation softplus must be .* got '-1'"),
-        ("gelu:approximate=erf", "approximate of activation gelu must be one of none, tanh, got 'erf'"),
+        ("relu:slope=1", 'activation relu has no parameter "slope"; it has none'),
+        ("swish:beta=1", 'activation silu has no parameter "beta"'),
+        ("leaky_relu:slope=1", 'activation leaky_relu has no parameter "slope"; it has negative_slope'),
+        ("elu:alpha=big", 'alpha of activation elu must be a finite number, got "big"'),
+        ("elu:alpha=nan", 'alpha of activation elu must be .* got "nan"'),
+        ("celu:alpha=0", 'alpha of activation celu must be a finite number above 0, got "0"'),
+        ("softplus:beta=-1", 'beta of activation softplus must be .* got "-1"'),
+        ("gelu:approximate=erf", 'approximate of activation gelu must be one of none, tanh, got "erf"'),
         ("hardtanh:min=2", "min of activation hardtanh must be below max, got min 2 and max 1"),
-        ("elu:alpha=1e300", "activation 'elu:alpha=1e[+]300' failed"),
+        ("elu:alpha=1e300", 'activation "elu:alpha=1e[+]300" failed'),
         ("gelu_tanh:approximate=none", "approximate is given twice"),
     ],
 )
@@ -211,10 +211,10 @@ def test_own_class_and_torch_callables(own):
     [
         ("total", r"shape \(2, 3\) became shape \(\)"),
         ("number", "became a int"),
-        ("cube:power=2", "cube:power=2' failed.*TypeError"),
+        ("cube:power=2", 'cube:power=2" failed.*TypeError'),
         ("NoModule", "must make an nn.Module, got a NoModule"),
         ("NeedsMore", "failed.*TypeError"),
-        ("missing", "no attribute 'missing'"),
+        ("missing", 'no attribute "missing"'),
     ],
 )
 def test_own_callables_that_do_not_fit(own, name, message):

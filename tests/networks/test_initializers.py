@@ -149,32 +149,32 @@ def test_label_is_canonical(alias, label):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("normal:sd=1", "initializer normal has no parameter 'sd'; it has std"),
-        ("zeros:value=1", "initializer zeros has no parameter 'value'; it has none"),
-        ("normal:std=abc", "std of initializer normal must be a finite number of at least 0 .*got 'abc'"),
-        ("normal:std=-1", "std of initializer normal must be .* got '-1'"),
-        ("normal:std=inf", "std of initializer normal must be .* got 'inf'"),
-        ("trunc_normal:std=nan", "std of initializer trunc_normal must be .* got 'nan'"),
-        ("sparse:sparsity=1.1", "sparsity of initializer sparse must be .*at least 0 and at most 1, got '1.1'"),
+        ("normal:sd=1", 'initializer normal has no parameter "sd"; it has std'),
+        ("zeros:value=1", 'initializer zeros has no parameter "value"; it has none'),
+        ("normal:std=abc", 'std of initializer normal must be a finite number of at least 0 .*got "abc"'),
+        ("normal:std=-1", 'std of initializer normal must be .* got "-1"'),
+        ("normal:std=inf", 'std of initializer normal must be .* got "inf"'),
+        ("trunc_normal:std=nan", 'std of initializer trunc_normal must be .* got "nan"'),
+        ("sparse:sparsity=1.1", 'sparsity of initializer sparse must be .*at least 0 and at most 1, got "1.1"'),
         ("uniform:low=1:high=1", "low of initializer uniform must be below high, got low 1 and high 1"),
         ("uniform:low=1", "got low 1 and high 0.05"),
-        ("uniform:low=-1e300", "low of initializer uniform must be .* got '-1e300'"),
-        ("he_normal:mode=fan_avg", "mode of initializer he_normal must be one of fan_in, fan_out, got 'fan_avg'"),
-        ("he_normal:nonlinearity=gelu", "nonlinearity of initializer he_normal must be .* got 'gelu'"),
+        ("uniform:low=-1e300", 'low of initializer uniform must be .* got "-1e300"'),
+        ("he_normal:mode=fan_avg", 'mode of initializer he_normal must be one of fan_in, fan_out, got "fan_avg"'),
+        ("he_normal:nonlinearity=gelu", 'nonlinearity of initializer he_normal must be .* got "gelu"'),
         ("he_normal:nonlinearity=relu:a=0.2", "a of initializer he .*relu, got 0.2"),
-        ("variance_scaling:scale=0", "scale of initializer variance_scaling must be .*above 0.*got '0'"),
+        ("variance_scaling:scale=0", 'scale of initializer variance_scaling must be .*above 0.*got "0"'),
         (
             "variance_scaling:distribution=cauchy",
-            "distribution of initializer variance_scaling .* got 'cauchy'",
+            'distribution of initializer variance_scaling .* got "cauchy"',
         ),
-        ("constant:value=x", "value of initializer constant must be .* got 'x'"),
+        ("constant:value=x", 'value of initializer constant must be .* got "x"'),
         (
             "critical:weight_variance=0",
-            "weight_variance of initializer critical must be .* above 0 .*, or auto, got '0'",
+            'weight_variance of initializer critical must be .* above 0 .*, or auto, got "0"',
         ),
-        ("critical:bias_variance=-1", "bias_variance of initializer critical must be .* got '-1'"),
-        ("critical:bias_variance=nan", "bias_variance of initializer critical must be .* got 'nan'"),
-        ("xavier_normal:gain=-1", "gain of initializer xavier_normal must be .* got '-1'"),
+        ("critical:bias_variance=-1", 'bias_variance of initializer critical must be .* got "-1"'),
+        ("critical:bias_variance=nan", 'bias_variance of initializer critical must be .* got "nan"'),
+        ("xavier_normal:gain=-1", 'gain of initializer xavier_normal must be .* got "-1"'),
     ],
 )
 def test_bad_parameters(text, message):
@@ -183,9 +183,9 @@ def test_bad_parameters(text, message):
 
 
 def test_unknown_name_gets_the_nearest():
-    with pytest.raises(InputError, match="unknown initializer 'he_norml'") as caught:
+    with pytest.raises(InputError, match='unknown initializer "he_norml"') as caught:
         parse_initializer("he_norml")
-    assert "'he_normal'" in caught.value.hint
+    assert '"he_normal"' in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -348,7 +348,7 @@ def test_own_callable(own):
         ("new", "returned a new tensor"),
         ("fails", r"failed on a weight of shape \(3, 3\) \(RuntimeError: no\)"),
         ("half:valeu=1", "failed on a weight.*TypeError"),
-        ("missing", "no attribute 'missing'"),
+        ("missing", 'no attribute "missing"'),
     ],
 )
 def test_own_callables_that_do_not_fit(own, name, message):

@@ -149,9 +149,9 @@ def test_default_features(table):
         ("normal", {"features": 0}, "features must .* got 0"),
         ("normal", {"features": None}, "features must be a number for input normal"),
         ("normal", {"scale": "l2"}, 'scale must .* got "l2"'),
-        ("normal:std=1", {}, "input normal has no parameter 'std'; it has none"),
+        ("normal:std=1", {}, 'input normal has no parameter "std"; it has none'),
         ("uniform:low=2", {}, "low of input uniform must be below high, got low 2 and high 1"),
-        ("uniform:low=x", {}, "low of input uniform must be .* got 'x'"),
+        ("uniform:low=x", {}, 'low of input uniform must be .* got "x"'),
         ("digits", {"features": 10}, "features must be 64 for input digits, got 10"),
         (
             "normal",
@@ -160,7 +160,7 @@ def test_default_features(table):
         ),
         ("uniform", {"batch": 10**30}, "input uniform of .* rows and 3 features needs"),
         ("mixed", {"batch": 10**12}, "input mixed of .* rows and 3 features needs"),
-        ("data.csv", {}, r"unknown input 'data\.csv'; valid are normal.* ends in \.npy or \.pt"),
+        ("data.csv", {}, r"unknown input \"data\.csv\"; valid are normal.* ends in \.npy or \.pt"),
         ("missing.npy", {}, r"missing\.npy does not exist"),
         ("MISSING.PT", {}, r"MISSING\.PT does not exist"),
     ],
@@ -173,7 +173,7 @@ def test_refuses(spec, more, message):
 def test_unknown_input_gets_the_nearest():
     with pytest.raises(InputError) as caught:
         make_input("digit", batch=3, seed=0)
-    assert caught.value.hint.startswith("did you mean 'digits'?")
+    assert caught.value.hint.startswith('did you mean "digits"?')
 
 
 def test_file_with_other_features(table):

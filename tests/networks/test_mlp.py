@@ -231,8 +231,8 @@ def test_parameter_bytes(more):
         ({"dropout": math.nan}, "dropout must .* got nan"),
         ({"dropout": 0.1, "alpha_dropout": 0.1}, "dropout and alpha_dropout cannot both"),
         ({"residual": True, "width": (8, 4)}, "width must be the same .* got 8-4"),
-        ({"activation": "reluu"}, "unknown activation 'reluu'"),
-        ({"initializer": "he"}, "unknown initializer 'he'"),
+        ({"activation": "reluu"}, 'unknown activation "reluu"'),
+        ({"initializer": "he"}, 'unknown initializer "he"'),
         ({"initializer": "dirac"}, "dirac fills convolutions"),
     ],
 )

@@ -59,10 +59,10 @@ def test_parse_spec(text, name, parameters):
     [
         ("", "has no name"),
         (":std=1", "has no name"),
-        ("normal:0.01", "'0.01' in the thing 'normal:0.01' is not a parameter=value"),
-        ("normal:std=", "'std='"),
-        ("normal:=3", "'=3'"),
-        ("normal:std=1:low", "'low'"),
+        ("normal:0.01", '"0.01" in the thing "normal:0.01" is not a parameter=value'),
+        ("normal:std=", '"std="'),
+        ("normal:=3", '"=3"'),
+        ("normal:std=1:low", '"low"'),
         ("normal:std=1:std=2", "std is given twice"),
         (3, "thing must be .* got 3"),
     ],
@@ -74,9 +74,9 @@ def test_parse_spec_refuses(text, message):
 
 def test_names_and_aliases_are_taken_once():
     again = replace(ACTIVATIONS[0], name="new", aliases=("swish",))
-    with pytest.raises(ValueError, match="'swish' of new is already taken by silu"):
+    with pytest.raises(ValueError, match='"swish" of new is already taken by silu'):
         index_names((*ACTIVATIONS, again))
-    with pytest.raises(ValueError, match="'relu'"):
+    with pytest.raises(ValueError, match='"relu"'):
         index_names((*ACTIVATIONS, replace(ACTIVATIONS[0], name="relu", aliases=())))
 
 
@@ -98,7 +98,7 @@ def test_parameter_ranges(parameter, valid, good, bad):
     for raw in bad:
         with pytest.raises(InputError) as caught:
             read_parameter(parameter, raw, "thing t")
-        assert str(caught.value) == f"p of thing t must be {valid}, got {raw!r}"
+        assert str(caught.value) == f'p of thing t must be {valid}, got "{raw}"'
         assert caught.value.hint == f"for example p={written(parameter.default)}"
 
 
@@ -161,10 +161,10 @@ def test_load_callable_from_a_file_again_and_after_an_edit(tmp_path):
 @pytest.mark.parametrize(
     "name, message",
     [
-        ("no_such_module_anywhere:f", "cannot import 'no_such_module_anywhere'.*No module named"),
-        ("math:no_such", "'math' has no attribute 'no_such'"),
+        ("no_such_module_anywhere:f", 'cannot import "no_such_module_anywhere".*No module named'),
+        ("math:no_such", '"math" has no attribute "no_such"'),
         ("math:pi", "must be a callable, got a float"),
-        ("no/such/file.py:f", "cannot import 'no/such/file.py'.*FileNotFoundError"),
+        ("no/such/file.py:f", 'cannot import "no/such/file.py".*FileNotFoundError'),
     ],
 )
 def test_load_callable_refuses(name, message):

@@ -53,7 +53,7 @@ def test_trainings_have_pictures_of_their_own(tmp_path: Path) -> None:
         "run-activation-map-relu.png",
         "run-activation-map-tanh.png",
     ]
-    with pytest.raises(InputError, match="unknown plot 'curves'; valid are learning, signal, "):
+    with pytest.raises(InputError, match='unknown plot "curves"; valid are learning, signal, '):
         draw_all(trainings(), tmp_path, stem="other", only=["curves"])
     bare = TrainingSet((run(taken=()),))
     assert [path.name for path in draw_all(bare, tmp_path, stem="bare", only=names)] == ["bare-learning.png"]
@@ -100,12 +100,12 @@ def test_a_picture_that_exists_is_kept_unless_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message", "hint"),
     [
-        ({"only": ["curve"]}, "unknown plot 'curve'; valid are curves, ", "curves"),
+        ({"only": ["curve"]}, 'unknown plot "curve"; valid are curves, ', "curves"),
         ({"only": []}, "no plot is named", ""),
-        ({"formats": ["gif"]}, "unknown format 'gif'; valid are png, pdf, svg", ""),
+        ({"formats": ["gif"]}, 'unknown format "gif"; valid are png, pdf, svg', ""),
         ({"formats": []}, "no format is named", ""),
-        ({"stem": "a/b"}, "got 'a/b'", "directory"),
-        ({"stem": ""}, "got ''", "directory"),
+        ({"stem": "a/b"}, 'got "a/b"', "directory"),
+        ({"stem": ""}, 'got ""', "directory"),
     ],
 )
 def test_wrong_use_names_what_came_and_what_is_valid(
@@ -182,7 +182,7 @@ def test_a_plot_of_ones_own_needs_its_file_and_its_row(
     monkeypatch.setattr(table, rows, (*getattr(table, rows), Plot("my-own", "own.prepare_own", "own.draw_own")))
     given = SMALL if rows == "PLOTS" else trainings()
     assert [path.name for path in draw_all(given, tmp_path, stem="run", only=["my-own"])] == ["run-my-own.png"]
-    with pytest.raises(InputError, match=r"unknown plot 'my-wn'; valid are .*, my-own"):
+    with pytest.raises(InputError, match=r"unknown plot \"my-wn\"; valid are .*, my-own"):
         draw_all(given, tmp_path, stem="run", only=["my-wn"])
     main(["plot", "--help"])
     assert ", ".join(plot.name for plot in getattr(table, rows)) in " ".join(capsys.readouterr().out.split())

@@ -73,9 +73,9 @@ def test_what_nothing_has_is_refused_with_what_there_is(grid):
         "seed 0, 1, 2"
     )
     for choose in (grid.select, grid.subset):
-        with pytest.raises(InputError, match="has a label 'initialiser'; the labels are initializer, activation, dept"):
+        with pytest.raises(InputError, match='has a label "initialiser"; the labels are initializer, activation, dept'):
             choose(initialiser="zeros")
-    with pytest.raises(InputError, match="has a label 'seed'; the labels are none"):
+    with pytest.raises(InputError, match='has a label "seed"; the labels are none'):
         ProfileSet(()).select(seed=0)
     with pytest.raises(InputError, match="the set holds no profile to select"):
         ProfileSet(()).select()

@@ -78,7 +78,7 @@ def test_runs_are_selected_as_profiles_are(grid):
     assert len(grid.select(seed=1)) == 2
     with pytest.raises(InputError, match="no run has initializer he; there are initializer he_normal, zeros; activati"):
         grid.select(initializer="he")
-    with pytest.raises(InputError, match="no run has a label 'init'; the labels are initializer, activation, seed"):
+    with pytest.raises(InputError, match='no run has a label "init"; the labels are initializer, activation, seed'):
         grid.subset(init="zeros")
     with pytest.raises(InputError, match="the set holds no run to select"):
         TrainingSet(()).select()

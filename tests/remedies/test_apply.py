@@ -179,9 +179,9 @@ def test_weights_that_are_nan_are_not_repaired_by_a_factor():
 
 
 def test_remedies_that_change_more_than_weights_are_refused():
-    with pytest.raises(InputError, match="'norm' changes more than weights"):
+    with pytest.raises(InputError, match='"norm" changes more than weights'):
         apply_remedy(stack(), Remedy("norm", "put a norm", options={"norm": "layer"}), torch.randn(8, 64))
-    with pytest.raises(InputError, match="no module 'nowhere'"):
+    with pytest.raises(InputError, match='no module "nowhere"'):
         apply_remedy(stack(), Remedy("scale", "", factors={"nowhere": 2.0}), torch.randn(8, 64))
 
 

@@ -172,7 +172,9 @@ class TestSort:
         assert first == {"gain": "c", "backward": "a", "flat": "b"}
 
     def test_bad_values(self):
-        with pytest.raises(InputError, match="sort must be one of gain, backward, flat, dead, nonfinite, got 'size'"):
+        with pytest.raises(
+            InputError, match='sort must be "gain", "backward", "flat", "dead" or "nonfinite", got "size"'
+        ):
             sorted_lines(self.profile, sort="size")
         with pytest.raises(InputError, match=r"top must be .* got 0"):
             sorted_lines(self.profile, sort="gain", top=0)

@@ -76,7 +76,7 @@ def test_a_label_may_be_called_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ({"initialiser": "zeros"}, "has a label 'initialiser'; the labels are activation, depth, initializer, seed, w"),
+        ({"initialiser": "zeros"}, 'has a label "initialiser"; the labels are activation, depth, initializer, seed, w'),
         ({"initializer": "zero"}, "has initializer zero; there are initializer he_normal, zeros"),
         (
             {"initializer": "zeros", "seed": 7},
@@ -84,7 +84,7 @@ def test_a_label_may_be_called_path(tmp_path: Path) -> None:
         ),
         ({"seed": "1"}, "has seed 1; there are seed 0, 1, 2"),
         ({"seed": None}, "has seed None; there are seed 0, 1, 2"),
-        ({"lr": None}, "has a label 'lr'; the labels are activation, depth, initializer, seed, width"),
+        ({"lr": None}, 'has a label "lr"; the labels are activation, depth, initializer, seed, width'),
         ({"seed": []}, "has seed ; there are seed 0, 1, 2"),
     ],
 )

@@ -100,11 +100,11 @@ def test_labels_select_runs(tmp_path: Path) -> None:
         assert plain(load(tmp_path / "run.h5", **labels)) == plain(both.subset(**labels))
     # Those within runs have these labels too.
     assert plain(load_profiles(tmp_path / "run.h5", initializer="zeros")) == plain(small_set()[3:])
-    with pytest.raises(InputError, match=r"no run in .* has a label 'lr'; the labels are activation, depth, initi"):
+    with pytest.raises(InputError, match=r"no run in .* has a label \"lr\"; the labels are activation, depth, initi"):
         load(tmp_path / "run.h5", lr=0.1)
     with pytest.raises(InputError, match=r"no run in .* has seed 7; there are seed 0, 1, 2$"):
         load(tmp_path / "run.h5", seed=7)
-    with pytest.raises(InputError, match=r"no profile in .* has a label 'optimizer'"):
+    with pytest.raises(InputError, match=r"no profile in .* has a label \"optimizer\""):
         load_profiles(tmp_path / "run.h5", optimizer="sgd")
 
 

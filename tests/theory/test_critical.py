@@ -117,7 +117,7 @@ NO_POINT = {
 @pytest.mark.parametrize("bias", [None, 0.05])
 def test_every_critical_point_is_one(name, bias):
     if name in NO_POINT[bias]:
-        with pytest.raises(NoCriticalPoint, match=f"activation '{name}' has no"):
+        with pytest.raises(NoCriticalPoint, match=f'activation "{name}" has no'):
             critical_point(name, bias_variance=bias)
     else:
         check_critical(name, critical_point(name, bias_variance=bias))

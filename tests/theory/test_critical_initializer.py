@@ -54,7 +54,7 @@ def test_other_initializers_pass():
 @pytest.mark.parametrize(
     ("text", "activation", "message", "hint"),
     [
-        ("critical", "softplus", "initializer critical with activation 'softplus' has no", "leave that pair out"),
+        ("critical", "softplus", 'initializer critical with activation "softplus" has no', "leave that pair out"),
         ("critical:bias_variance=1", "relu", "with bias_variance 1: its variance map is linear", "or plain critical"),
         ("critical", "tanhshrink", "critical line has bias variances from", "critical:bias_variance=B"),
     ],
@@ -71,5 +71,5 @@ def test_two_bias_variances():
 
 
 def test_without_an_activation_it_is_no_mean_field():
-    with pytest.raises(InputError, match="mean field does not apply to initializer 'critical': its variances follow"):
+    with pytest.raises(InputError, match='mean field does not apply to initializer "critical": its variances follow'):
         layer_variances("critical", fan_in=3, fan_out=3)

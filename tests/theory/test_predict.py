@@ -92,8 +92,8 @@ def test_beyond_the_numbers_there_are():
 @pytest.mark.parametrize(
     ("spec", "options", "message"),
     [
-        (MLPSpec(2, initializer="zeros"), {}, "initializer 'zeros': it gives every weight the same value"),
-        (MLPSpec(2, initializer="identity"), {}, "initializer 'identity': its weights are not random"),
+        (MLPSpec(2, initializer="zeros"), {}, 'initializer "zeros": it gives every weight the same value'),
+        (MLPSpec(2, initializer="identity"), {}, 'initializer "identity": its weights are not random'),
         (MLPSpec(2, alpha_dropout=0.1), {}, "alpha_dropout"),
         (MLPSpec(2), {"batch": 0}, "batch must .* got 0"),
         (MLPSpec(2), {"input_mean_square": -1.0}, "input_mean_square must .* got -1"),

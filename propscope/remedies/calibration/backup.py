@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from propscope.checks import shown
 from propscope.errors import InputError
 
 
@@ -54,7 +55,7 @@ def restore_all(saved: tuple[Saved, ...]) -> None:
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise InputError(
-            f"undo: the weights of {', '.join(map(repr, changed[:3]))}{more} have changed since calibrate; "
+            f"undo: the weights of {', '.join(map(shown, changed[:3]))}{more} have changed since calibrate; "
             "nothing was restored",
             hint="call undo once, before training or loading a state",
         )

@@ -245,7 +245,7 @@ def refuse(model: nn.Module) -> None:
     for path, module in unwrapped_modules(model):
         if ".quantized" in type(module).__module__:
             raise InputError(
-                f"{path or 'the model'!r} is a quantized {type(module).__name__}, whose weight cannot be scaled",
+                f"{path or 'the model'} is a quantized {type(module).__name__}, whose weight cannot be scaled",
                 hint="calibrate the model before quantizing it",
             )
 

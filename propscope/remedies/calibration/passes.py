@@ -133,7 +133,7 @@ class PartProgress:
         return "its output does not follow the scale of its weight: exclude the layer, or allow more steps"
 
     def _error(self, what: str, hint: str) -> InputError:
-        name = f"{self.part.name!r} ({self.part.kind})" if self.part.name else f"the model itself ({self.part.kind})"
+        name = f'"{self.part.name}" ({self.part.kind})' if self.part.name else f"the model itself ({self.part.kind})"
         return InputError(f"the output of {name} {what}; the model was not changed", hint=hint)
 
 
@@ -193,7 +193,7 @@ class CalibrationRun:
             raise InputError(f"batches gave no batch{' the second time' if before else ''}")
         if scaled is not None and not look.again.count:
             raise InputError(
-                f"{scaled.part.name!r} ran in one pass over the batches and not in the next",
+                f'"{scaled.part.name}" ran in one pass over the batches and not in the next',
                 hint="a function that returns batches must return the same ones each time",
             )
         return look

@@ -87,7 +87,7 @@ def calibrate(
                 run.many_passes(lambda: (_varied(as_batch(model, one)) for one in _again(batches)))
         if not any(progress.settled for progress in run.order):
             raise InputError(
-                "no layer was calibrated: " + "; ".join(f"{entry.name!r}: {entry.reason}" for entry in _open(run)[:3]),
+                "no layer was calibrated: " + "; ".join(f'"{entry.name}": {entry.reason}' for entry in _open(run)[:3]),
                 hint="a layer must run as a module, on at least two rows of a batch, and return a dense tensor",
             )
         saved = backup.close()
@@ -143,11 +143,13 @@ def _targets(target: float | Mapping[str, float]) -> tuple[tuple[re.Pattern[str]
     try:
         return tuple((re.compile(pattern), checks.number("target", std, above=True)) for pattern, std in given.items())
     except re.error as error:
-        raise InputError(f"target must have regular expressions as keys, got {error.pattern!r}: {error}") from None
+        raise InputError(
+            f"target must have regular expressions as keys, got {checks.shown(error.pattern)}: {error}"
+        ) from None
 
 
 def _refuse_unused(goal: Goal, names: list[str]) -> None:
     for pattern, _ in goal.targets:
         if not any(pattern.search(name) for name in names):
             shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
-            raise InputError(f"target has {pattern.pattern!r}, which is in the name of no layer; there are {shown}")
+            raise InputError(f'target has "{pattern.pattern}", which is in the name of no layer; there are {shown}')

@@ -225,17 +225,17 @@ def test_own_tensors(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "options", "message"),
     [
-        ("digit", {}, "unknown data 'digit'; valid are digits, moons, linear, one_hidden, mnist, fashion_mnist"),
-        ("moons:nois=1", {}, "data moons has no parameter 'nois'; it has noise"),
-        ("moons:noise=-1", {}, "noise of data moons must be .* got '-1'"),
+        ("digit", {}, 'unknown data "digit"; valid are digits, moons, linear, one_hidden, mnist, fashion_mnist'),
+        ("moons:nois=1", {}, 'data moons has no parameter "nois"; it has noise'),
+        ("moons:noise=-1", {}, 'noise of data moons must be .* got "-1"'),
         (
             "one_hidden:activation=gelu",
             {},
-            "activation of data one_hidden must be one of .*tanh, got 'gelu'",
+            'activation of data one_hidden must be one of .*tanh, got "gelu"',
         ),
         ("mnist", {}, "data mnist needs the folder of its files"),
         ("mnist:path=", {}, "data mnist needs the folder of its files"),
-        ("digits:path=x", {}, "data digits has no parameter 'path'"),
+        ("digits:path=x", {}, 'data digits has no parameter "path"'),
         (3, {}, "data must be .* got 3"),
         ("moons", {"scale": "unit"}, 'scale must .* got "unit"'),
         ("moons", {"validation": 1}, "validation must .* got 1"),

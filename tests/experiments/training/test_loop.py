@@ -307,7 +307,7 @@ def test_critical_is_filled_in():
 
 def test_a_users_activation_that_fails_is_named(tmp_path):
     (tmp_path / "broken.py").write_text("def act(z):\n    return z[:, :7] if z.shape[-1] == 7 else z.nope\n")
-    with pytest.raises(InputError, match=r"activation '.*broken\.py:act' failed"):
+    with pytest.raises(InputError, match=r"activation \".*broken\.py:act\" failed"):
         one(activation=f"{tmp_path}/broken.py:act")
 
 
@@ -324,11 +324,11 @@ def test_optimizers_are_found_by_their_names():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("adamm", "unknown optimizer 'adamm'; valid are sgd, momentum, sgd_momentum, adam, adamw"),
-        ("sgd:momentum=0.9", "optimizer sgd has no parameter 'momentum'; it has none"),
-        ("adam:beta1=1", "beta1 of optimizer adam must be .* at most 0.999999, got '1'"),
-        ("adam:eps=0", "eps of optimizer adam must be .* above 0, got '0'"),
-        ("momentum:nesterov=yes", "nesterov of optimizer momentum must be one of false, true, got 'yes'"),
+        ("adamm", 'unknown optimizer "adamm"; valid are sgd, momentum, sgd_momentum, adam, adamw'),
+        ("sgd:momentum=0.9", 'optimizer sgd has no parameter "momentum"; it has none'),
+        ("adam:beta1=1", 'beta1 of optimizer adam must be .* at most 0.999999, got "1"'),
+        ("adam:eps=0", 'eps of optimizer adam must be .* above 0, got "0"'),
+        ("momentum:nesterov=yes", 'nesterov of optimizer momentum must be one of false, true, got "yes"'),
     ],
 )
 def test_optimizers_that_are_not(spec, message):

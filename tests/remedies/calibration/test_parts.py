@@ -244,7 +244,7 @@ def sharded():
         (lambda: "model", "model must be a torch.nn.Module, got a str"),
         (lambda: nn.Sequential(nn.LazyLinear(3)), "lazy modules"),
         (lambda: nn.Linear(3, 3, device="meta"), "meta device"),
-        (lambda: nn.Sequential(Quantized(3, 3)), "'0' is a quantized Quantized"),
+        (lambda: nn.Sequential(Quantized(3, 3)), "0 is a quantized Quantized"),
         (sharded, "sharded over processes"),
         (nn.ReLU, "no layer to calibrate .none has a weight of two"),
         (lambda: nn.Linear(3, 3).requires_grad_(False), "the model: frozen: requires_grad is False"),

@@ -149,7 +149,7 @@ def test_a_model_that_stops_every_exception_does_not_stop_these():
     nn.init.zeros_(model.inner.weight)
     before = state(model)
     for given in ({"batch": x}, {"batches": [x, x]}):
-        with pytest.raises(InputError, match=r"the output of 'inner' .* after 10 steps"):
+        with pytest.raises(InputError, match=r"the output of \"inner\" .* after 10 steps"):
             calibrate(model, **given)
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -181,7 +181,7 @@ def test_batches_that_do_not_come_again():
 
     model = Routed()
     before = state(model)
-    with pytest.raises(InputError, match="'even' ran in one pass over the batches and not in the next"):
+    with pytest.raises(InputError, match='"even" ran in one pass over the batches and not in the next'):
         calibrate(model, batches=lambda: next(given))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 

@@ -242,7 +242,7 @@ def test_undo_restores_bit_for_bit_and_refuses_after_a_change():
     with torch.no_grad():
         model[2].weight[0, 0] += 1
     changed = state(model)
-    with pytest.raises(InputError, match="'2' have changed"):
+    with pytest.raises(InputError, match='"2" have changed'):
         record.undo()
     assert unchanged(model, changed)
 
@@ -280,7 +280,7 @@ def test_leaves_every_network_of_the_zoo_as_it_was_but_for_the_weights(name):
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_nested_tensors_are_told():
     nested = torch.nested.nested_tensor([torch.randn(3, 8), torch.randn(5, 8)])
-    with pytest.raises(InputError, match="no layer was calibrated: '0': its output is not a dense floating tensor"):
+    with pytest.raises(InputError, match='no layer was calibrated: "0": its output is not a dense floating tensor'):
         calibrate(nn.Sequential(nn.Linear(8, 8)), nested)
 
 
@@ -303,10 +303,10 @@ def silent(model):
 
 
 CASES = [
-    (zero, "'2' .Linear. is constant: its weight is zero", "exclude"),
-    (infinite, "'2' .Linear. holds NaN or Inf", "propscope.profile"),
-    (biased, "'2' .Linear. has a standard deviation of .* after 10 steps", "its bias has a std of"),
-    (silent, "'2' .Linear. is 0 everywhere", "input is zero or constant"),
+    (zero, '"2" .Linear. is constant: its weight is zero', "exclude"),
+    (infinite, '"2" .Linear. holds NaN or Inf', "propscope.profile"),
+    (biased, '"2" .Linear. has a standard deviation of .* after 10 steps', "its bias has a std of"),
+    (silent, '"2" .Linear. is 0 everywhere', "input is zero or constant"),
 ]
 
 
@@ -349,8 +349,8 @@ def test_a_weight_that_is_normalized_is_told():
     [
         (torch.zeros(8, 64), "batch must vary .* got 0 everywhere"),
         (torch.full((8, 64), 2.5), "batch must vary .* got 2.5 everywhere"),
-        (torch.randn(1, 64), "'0' .Linear. has one row: .* several samples"),
-        (torch.full((8, 64), math.nan), "'0' .Linear. holds NaN"),
+        (torch.randn(1, 64), '"0" .Linear. has one row: .* several samples'),
+        (torch.full((8, 64), math.nan), '"0" .Linear. holds NaN'),
         (torch.empty(0, 64), r"batch must have .* at least one element, got \(0, 64\)"),
         (5, "batch must be a tensor.* got a int"),
         ((x for x in ()), "batch must be a tensor.* got a generator"),
@@ -386,8 +386,8 @@ def test_batches_that_are_none(batches, message, hint):
     [
         ({"target": 0}, "target .*a finite number above 0"),
         ({"target": {"0": math.inf}}, "target .*inf"),
-        ({"target": {"(": 1.0}}, "target must have regular expressions as keys, got '.'"),
-        ({"target": {"0": 1.0, "head": 2.0}}, "target has 'head', which is in the name of no layer; there are 0, 2, 4"),
+        ({"target": {"(": 1.0}}, 'target must have regular expressions as keys, got "."'),
+        ({"target": {"0": 1.0, "head": 2.0}}, 'target has "head", which is in the name of no layer; there are 0, 2, 4'),
         ({"tolerance": -1}, "tolerance .*-1"),
         ({"tolerance": True}, "tolerance .*True"),
         ({"steps": 0}, "steps .*a whole number"),
