@@ -64,7 +64,7 @@ def as_batch(model: nn.Module, given: Any, *, name: str = "batch") -> Any:
     batch = _with_tensors(model, given, name)
     tensors = [tensor for _, tensor in tensors_in(batch)]
     for tensor in tensors:
-        if not tensor.is_meta:
+        if not (tensor.is_meta or tensor.is_nested):
             _fits(name, tensor.shape, tensor.element_size())
     if tensors and not any(tensor.numel() for tensor in tensors):
         raise InputError(

@@ -29,7 +29,7 @@ def test_puts_back_all_or_none():
     saved = backup.close()
     with torch.no_grad():
         second[1] = 2.5
-    with pytest.raises(InputError, match="weights of 'second' have changed") as caught:
+    with pytest.raises(InputError, match='weights of "second" have changed') as caught:
         restore_all(saved)
     assert "before training" in caught.value.hint
     assert torch.equal(first, torch.full((3,), 2.0))
