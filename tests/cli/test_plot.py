@@ -41,7 +41,7 @@ def test_pictures_that_exist_are_kept(command, run_file, place):
     ("options", "message"),
     [
         (["--only", "curvs"], "plot curvs curves activations"),
-        (["--only", ""], 'plot ""'),
+        (["--only", ""], "plot ''"),
         (["--format", "gif"], "format gif png pdf svg"),
         (["--act", "elu"], "activation elu relu tanh"),
         (["-o", "run.h5/sub"], "run.h5/sub/run"),

@@ -92,7 +92,7 @@ def test_one_activation_shows_every_fixed_point_and_several_what_is_reached(comm
     ("options", "message"),
     [
         (["--act", "tnh"], "activation tnh"),
-        (["--act", "tanh,"], '"tanh,"'),
+        (["--act", "tanh,"], "'tanh,'"),
         ([], "--act"),
         (["--act", "tanh", "--weight-variance", "-1"], "weight_variance -1 0"),
         (["--act", "tanh", "--weight-variance", "0"], "weight_variance 0"),

@@ -407,7 +407,7 @@ def test_a_users_file(own):
             r"activation \"own_functions:Broken\" failed on a tensor of shape \(16, 8\) \(RuntimeError: nothing",
         ),
         ("detached", r"activation \"own_functions:detached\" failed .*does not require grad"),
-        ("Missing", "has no attribute 'Missing'"),
+        ("Missing", 'has no attribute "Missing"'),
     ],
 )
 def test_a_users_activation_that_fails_is_named(own, name, message):

@@ -90,11 +90,11 @@ def test_columns_are_compressed_chunked_and_unlimited(tmp_path: Path) -> None:
         ),
         (
             NetworkProfile((Site("a\0b", "Linear", "other", ()),)),
-            r"column site/name must be text of valid Unicode without NUL, got \"a\x00b\"",
+            r'column site/name must be text of valid Unicode without NUL, got "a\x00b"',
         ),
         (
             NetworkProfile((Site("ok", "\ud800", "other", ()),)),
-            r"column site/kind must be text of valid Unicode without NUL, got \"\ud800\"",
+            r'column site/kind must be text of valid Unicode without NUL, got "\ud800"',
         ),
         (
             NetworkProfile((), provenance=Provenance(seed=2**63)),

@@ -166,7 +166,7 @@ def parse_data(spec: str | DataSpec) -> DataSpec:
     also, hint = ", and a file that ends in .pt", "Data of your own is read from a .pt file of a dict of x and y"
     found = DataSpec.look_up(_INDEX, parse_spec(head, "data"), "data", also=also, hint=hint)
     if found.source.takes_path != bool(colon and path):
-        wants = "needs the folder of its files" if found.source.takes_path else "has no parameter 'path'"
+        wants = "needs the folder of its files" if found.source.takes_path else 'has no parameter "path"'
         raise InputError(f"data {found.name} {wants}", hint=f"{found.name}{':path=DIR' * found.source.takes_path}")
     return DataSpec(found.name, {"path": Path(path)}, f"{found}:path={path}") if path else found
 
