@@ -10,13 +10,12 @@ import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from itertools import groupby
 
 from propscope.diagnosis import limits
 from propscope.diagnosis.evidence import Evidence, module_of, succession
 from propscope.records.finding import Finding, Kind, Remedy
-from propscope.records.gains import is_norm, name_pattern
-from propscope.records.network import Direction, Site
+from propscope.records.gains import input_rms, is_norm, name_pattern
+from propscope.records.network import Direction, NetworkProfile, Site
 from propscope.records.numerals import number, percent
 
 _PEERS = 2
@@ -77,9 +76,9 @@ def _unlike(evidence: Evidence, index: int, usual: str, own: float, share: float
 
 def missing_norms(evidence: Evidence) -> Iterator[Finding]:
     """Find sites without a norm where other blocks have one, or where other sites of their kind are followed by one."""
-    if at := {*_not_in_block(evidence.sites), *_not_behind(evidence.sites)}:
-        held = [_rms(evidence, index) for index, site in enumerate(evidence.sites) if is_norm(site)]
-        usual = statistics.median(size for size in held if size > 0)
+    if at := {*_not_in_block(evidence.sites), *_not_behind(evidence.members[0])}:
+        norm_sizes = [_rms(evidence, index) for index, site in enumerate(evidence.sites) if is_norm(site)]
+        usual = statistics.median(size for size in norm_sizes if size > 0)
         for index in sorted(at):
             yield _without_norm(evidence, index, usual)
 
@@ -121,12 +120,13 @@ def _behind(blocks: dict[str, dict[str, int]], have: Iterable[str], lacking: dic
     return None
 
 
-def _not_behind(sites: tuple[Site, ...]) -> Iterator[int]:
+def _not_behind(profile: NetworkProfile) -> Iterator[int]:
     """Yield the site after the only site of its kind without a norm after it, where five or more others have one."""
+    sites, fed = profile.sites, _fed(profile)
     followers: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for index, site in enumerate(sites):
         kind = "sum" if site.branch_share is not None else site.kind
-        follower = _next(sites, index)
+        follower = fed[index]
         if follower is None or is_norm(site) or site.role in ("activation", "output", "embedding", "attention"):
             continue
         if kind == "sum" and sites[follower].branch_share is not None:
@@ -139,13 +139,24 @@ def _not_behind(sites: tuple[Site, ...]) -> Iterator[int]:
             yield without[0][1]
 
 
-def _next(sites: tuple[Site, ...], index: int) -> int | None:
-    return next((at for at in range(index + 1, len(sites)) if "dropout" not in sites[at].kind.lower()), None)
+def _fed(profile: NetworkProfile) -> list[int | None]:
+    """Return the first site that each one feeds, a norm before others; dropouts in between are passed over."""
+    first: list[int | None] = [None] * len(profile.sites)
+    for index in range(len(profile.sites) - 1, -1, -1):
+        beyond = first[index] if "dropout" in profile.sites[index].kind.lower() else index
+        for at in profile.graph.inputs[index]:
+            known = first[at]
+            if beyond is not None and (
+                known is None or is_norm(profile.sites[beyond]) or not is_norm(profile.sites[known])
+            ):
+                first[at] = beyond
+    return first
 
 
 def _without_norm(evidence: Evidence, index: int, usual: float) -> Finding:
     site = evidence.sites[index]
-    size = _rms(evidence, index - 1)
+    entering = [size for member in evidence.members if (size := input_rms(member, index))]
+    size = statistics.geometric_mean(entering) if entering else 0.0
     kind: Kind = "vanishing" if size < usual else "exploding"
     return Finding(
         kind=kind,
@@ -174,15 +185,17 @@ def doubled_sums(evidence: Evidence) -> Iterator[Finding]:
     It is sqrt(p) where one summand already makes up a share p of the mean square of the other. Three different
     summands, such as the stream, attention and an MLP side by side, do not correlate.
     """
+    runs = _runs_of_sums(evidence.members[0])
     for index, site in enumerate(evidence.sites):
-        if not index or "#" not in site.name or site.branch_share is None:
+        if "#" not in site.name or site.branch_share is None:
             continue
-        before = evidence.sites[index - 1]
-        if before.branch_share is None or module_of(before.name) != module_of(site.name):
+        inner = _inner_sum(evidence.members[0], index)
+        if inner is None or runs[index] > _SUMMANDS:
             continue
-        if _in_a_long_run(evidence.sites, index):
-            continue
-        found = [value for member in evidence.members if (value := _correlation(member.sites, index)) is not None]
+        before = evidence.sites[inner]
+        found = [
+            value for member in evidence.members if (value := _correlation(member.sites, index, inner)) is not None
+        ]
         if len(found) < len(evidence.members) or (mean := statistics.fmean(found)) <= limits.AGAIN:
             continue
         direction: Direction = "forward"
@@ -201,21 +214,35 @@ def doubled_sums(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def _in_a_long_run(sites: tuple[Site, ...], index: int) -> bool:
-    """Return whether more than three sums of one module follow each other here, as the steps of a recurrence do."""
-    name = module_of(sites[index].name)
-    near = sites[max(index - _SUMMANDS, 0) : index + _SUMMANDS + 1]
-    sums = [site.branch_share is not None and module_of(site.name) == name for site in near]
-    runs = [len(list(run)) for is_sum, run in groupby(sums) if is_sum]
-    return max(runs) > _SUMMANDS
+def _inner_sum(profile: NetworkProfile, index: int) -> int | None:
+    """Return the sum of the same module that a sum was computed from last, None where there is none."""
+    sites = profile.sites
+    return next(
+        (
+            at
+            for at in reversed(profile.graph.inputs[index])
+            if sites[at].branch_share is not None and module_of(sites[at].name) == module_of(sites[index].name)
+        ),
+        None,
+    )
 
 
-def _correlation(sites: tuple[Site, ...], index: int) -> float | None:
-    """Return E[ab] / (rms(a) rms(b)) of a sum a + b whose branch b is the site that ran just before it."""
-    total, branch, share = sites[index].forward, sites[index - 1].forward, sites[index].branch_share
-    if total is None or branch is None or share is None or not 0 < share < 1 or not branch.rms > 0:
+def _runs_of_sums(profile: NetworkProfile) -> dict[int, int]:
+    """Return for each sum how many sums of its module feed each other: many are the steps of a recurrence."""
+    inner = {at: _inner_sum(profile, at) for at, site in enumerate(profile.sites) if site.branch_share is not None}
+    heads: dict[int, int] = {}
+    for at, below in inner.items():
+        heads[at] = at if below is None else heads[below]
+    lengths = Counter(heads.values())
+    return {at: lengths[head] for at, head in heads.items()}
+
+
+def _correlation(sites: tuple[Site, ...], index: int, branch: int) -> float | None:
+    """Return E[ab] / (rms(a) rms(b)) of a sum a + b whose branch b is the site at position `branch`."""
+    total, added, share = sites[index].forward, sites[branch].forward, sites[index].branch_share
+    if total is None or added is None or share is None or not 0 < share < 1 or not added.rms > 0:
         return None
-    excess = (total.rms / branch.rms) ** 2 * share - 1
+    excess = (total.rms / added.rms) ** 2 * share - 1
     found = excess / (2 * math.sqrt(share * (1 - share)))
-    # Above 1, the site that ran before is not the branch.
+    # Above 1, that site is not the branch.
     return found if abs(found) <= _ONE else None

@@ -102,7 +102,22 @@ def _comparable(profile: NetworkProfile) -> Iterator[Positions]:
         if pattern and kind != "residual" and len(calls) > 1:
             yield tuple(map(tuple, calls.values()))
         else:
-            yield tuple((index,) for index in indices)
+            yield from (tuple((index,) for index in line) for line in _lines(profile, indices))
+
+
+def _lines(profile: NetworkProfile, indices: Iterable[int]) -> list[list[int]]:
+    """Return sites by position in lines in which each feeds the next: sites of parallel branches are in two lines.
+
+    All are in one line where the graph is not known.
+    """
+    lines: list[list[int]] = []
+    for index in indices:
+        ends = [line for line in lines if not profile.graph.known or profile.graph.feeds(line[-1], index)]
+        if ends:
+            max(ends, key=lambda line: line[-1]).append(index)
+        else:
+            lines.append([index])
+    return lines
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,24 +97,26 @@ def _cause(ratio: float, *, has_weight: bool) -> str:
 
 
 def _odd_gains(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...], direction: Direction) -> Iterator[_Odd]:
-    at = [i for i, gain in enumerate(gains[0]) if gain.forward is not None or gain.backward is not None]
     # The gates of a recurrent layer run side by side: only two sites of one chain follow each other.
     chains_through: dict[int, set[Chain]] = defaultdict(set)
     for chain in evidence.chains:
         for index in chain.indices:
             chains_through[index].add(chain)
-    for position, index in enumerate(at):
+    for index, gain in enumerate(gains[0]):
+        if gain.forward is None and gain.backward is None:
+            continue
         logs = _logs([getattr(member[index], direction) for member in gains])
-        # A forward gain is taken from the signal site before, a backward one from the site after.
-        other = at[position - 1] if direction == "forward" and position else at[min(position + 1, len(at) - 1)]
-        site, beside = evidence.sites[index], evidence.sites[other]
-        together = chains_through[index] & chains_through[other]
-        if logs and abs(_mean(logs)) > limits.ODD and is_chain(site, beside) and together:
+        beside = gain.before if direction == "forward" else gain.after[0] if len(gain.after) == 1 else None
+        if beside is None:
+            continue
+        site, other = evidence.sites[index], evidence.sites[beside]
+        together = chains_through[index] & chains_through[beside]
+        if logs and abs(_mean(logs)) > limits.ODD and is_chain(site, other) and together:
             if direction == "forward" and is_norm(site):
                 continue
             # The gradient of a site has passed the weights of the one after it.
             yield _Odd(
-                index if direction == "forward" else other,
+                index if direction == "forward" else beside,
                 logs,
                 f"the {direction} gain is {number(math.exp(min(_mean(logs), 700.0)), 2)}",
                 direction,
@@ -123,12 +125,14 @@ def _odd_gains(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...], directi
 
 def _odd_steps(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...]) -> Iterator[_Odd]:
     """Find layers that scale their input unlike their kind, which a norm after them hides from the gains."""
-    sites = evidence.sites
+    sites, graph = evidence.sites, evidence.members[0].graph
     steps = {
         index: logs
         for index in range(1, len(sites))
         # A sum is as large as the larger of its branches, and those are judged themselves.
-        if sites[index].kind.lower() != "add" and same_stack(sites[index - 1], sites[index])
+        if sites[index].kind.lower() != "add"
+        # What ran before is no input where another stack begins.
+        if graph.known or same_stack(sites[index - 1], sites[index])
         if (logs := _logs([member[index].step for member in gains]))
     }
     groups = _groups(evidence, steps)
@@ -153,9 +157,9 @@ def _odd_steps(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...]) -> Iter
 def _odd_sizes(evidence: Evidence) -> Iterator[_Odd]:
     """Find sites whose rms differs by e^3 from that in the same place of three or more other blocks.
 
-    Of consecutive sites only the first is found. The outputs of blocks have one size where a norm or a residual stream
-    enters each block. A stack without either changes the signal a little at each layer, which is not the fault of one
-    layer: such a stack is judged only by the steps between neighbours.
+    Of sites that feed each other only the first is found. The outputs of blocks have one size where a norm or a sum of
+    the residual stream enters each block. A stack without either changes the signal a little at each layer, which is
+    not the fault of one layer: such a stack is judged only by the steps between neighbours.
     """
     groups: dict[tuple[str, str], dict[int, tuple[float, ...]]] = defaultdict(dict)
     for index, site in enumerate(evidence.sites):
@@ -177,7 +181,8 @@ def _odd_sizes(evidence: Evidence) -> Iterator[_Odd]:
             usual = remaining.pop(worst) - deviations[worst]
             odd[worst] = _odd_size_at(evidence, worst, tuple(log - usual for log in group[worst]))
     for index, found in sorted(odd.items()):
-        if index - 1 not in odd or odd[index - 1].mean * found.mean < 0:
+        inputs = evidence.members[0].graph.inputs[index]
+        if not any(at in odd and odd[at].mean * found.mean >= 0 for at in inputs):
             yield found
 
 
@@ -195,10 +200,10 @@ def _odd_size_at(evidence: Evidence, index: int, logs: tuple[float, ...]) -> _Od
 
 def _groups(evidence: Evidence, steps: Mapping[int, object]) -> dict[int, list[int]]:
     """Return the sites of the same kind and place, itself included, for each site that has at least two others."""
-    sites = evidence.sites
+    sites, inputs = evidence.sites, evidence.members[0].graph.inputs
 
     def surroundings(index: int) -> tuple[str, ...]:
-        return sites[index].kind, sites[index - 1].kind, name_pattern(sites[index].name, parts=2)
+        return sites[index].kind, *(sites[at].kind for at in inputs[index]), name_pattern(sites[index].name, parts=2)
 
     exact: dict[tuple[str, ...], list[int]] = defaultdict(list)
     similar: dict[tuple[str, ...], list[int]] = defaultdict(list)
@@ -208,7 +213,7 @@ def _groups(evidence: Evidence, steps: Mapping[int, object]) -> dict[int, list[i
     found = {}
     for index in steps:
         group = exact[sites[index].kind, name_pattern(sites[index].name)]
-        # The site that ran before is usually the input: compare layers that have the same kind of site before them.
+        # Else those are compared that have inputs of the same kind.
         group = group if len(group) > _PEERS else similar[surroundings(index)]
         if len(group) > _PEERS:
             found[index] = group

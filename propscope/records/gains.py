@@ -6,34 +6,71 @@ import math
 import re
 from dataclasses import dataclass
 
-from propscope.records.network import NetworkProfile, Site
+from propscope.records.network import UNKNOWN, NetworkProfile, Site, signal_of
 from propscope.records.summary import TensorSummary
 
 _STRETCH = 4.0
+# Operations that multiply what reaches them.
+_PRODUCT = frozenset(("mul", "mul_", "multiply"))
 
 
 @dataclass(frozen=True, slots=True)
 class Gains:
-    """The gains of a site, None where it has none.
+    """The gains of a site along the graph, None where it has none.
 
-    `forward`: rms over that of the signal site before it. `backward`: rms of the gradient over that of the signal site
-    after it. `step`: forward rms over that of the site that ran just before, whatever its role; an input is none.
+    `forward`: rms over that of the signal site that feeds it, which is the last one where several do. `backward`: rms
+    of the gradient over that of the signal sites that it feeds, as sqrt(sum of squares), since their gradients add up.
+    `step`: forward rms over that of the sites that feed it, whatever their roles: see `input_rms`. `before`, `after`:
+    the positions of the signal sites that `forward` and `backward` refer to.
     """
 
     forward: float | None = None
     backward: float | None = None
     step: float | None = None
+    before: int | None = None
+    after: tuple[int, ...] = ()
 
 
 def site_gains(profile: NetworkProfile) -> tuple[Gains, ...]:
     """Return the gains of every site, in execution order; only signal sites have `forward` and `backward`."""
-    signal = profile.signal_sites
-    forward = dict(zip(map(id, signal), [None, *profile.forward_gains.tolist()], strict=True)) if signal else {}
-    backward = dict(zip(map(id, signal), [*profile.backward_gains.tolist(), None], strict=True)) if signal else {}
-    return tuple(
-        Gains(_known(forward.get(id(site))), _known(backward.get(id(site))), _step(profile.sites, index))
-        for index, site in enumerate(profile.sites)
-    )
+    places, before = profile.signal_places, (None, *profile.signal_inputs)
+    forward = dict(zip(places, [None, *profile.forward_gains.tolist()], strict=False))
+    behind = dict(zip(places, before, strict=False))
+    after: dict[int, list[int]] = {}
+    for place, source in behind.items():
+        if source is not None:
+            after.setdefault(source, []).append(place)
+    found = []
+    for index in range(len(profile.sites)):
+        fed = tuple(after.get(index, ()))
+        found.append(
+            Gains(
+                _known(forward.get(index)),
+                _backward(profile.sites, index, fed) if fed else None,
+                _step(profile, index),
+                behind.get(index),
+                fed,
+            )
+        )
+    return tuple(found)
+
+
+def input_rms(profile: NetworkProfile, index: int) -> float | None:
+    """Return the rms of what enters the site at a position, None where it is not known or the model's input.
+
+    That of the site it was computed from. Of several, the product where each of them is multiplied on its way, else
+    the root of the sum of squares, as of independent summands.
+    """
+    parents, own = profile.graph.inputs[index], profile.sites[index].parents or ()
+    if any(parent.name == UNKNOWN for parent in own) or any(profile.sites[at].role == "input" for at in parents):
+        return None
+    summaries = [profile.sites[parent].forward for parent in parents]
+    sizes = [summary.rms for summary in summaries if summary is not None and is_sound(summary)]
+    if not sizes or len(sizes) < len(parents):
+        return None
+    if len(sizes) > 1 and own and all(_PRODUCT.intersection(parent.operations) for parent in own):
+        return math.prod(sizes)
+    return math.hypot(*sizes)
 
 
 def is_chain(site: Site, other: Site) -> bool:
@@ -81,13 +118,15 @@ def is_sound(summary: TensorSummary) -> bool:
     return bool(summary.count) and not summary.nonfinite_count and summary.rms > 0
 
 
-def _step(sites: tuple[Site, ...], index: int) -> float | None:
-    here, before = sites[index].forward, sites[index - 1].forward if index else None
-    if index and sites[index - 1].role == "input":
-        return None
-    if here is None or before is None or not is_sound(here) or not is_sound(before):
-        return None
-    return here.rms / before.rms
+def _step(profile: NetworkProfile, index: int) -> float | None:
+    here, before = profile.sites[index].forward, input_rms(profile, index)
+    return None if before is None or here is None or not is_sound(here) else here.rms / before
+
+
+def _backward(sites: tuple[Site, ...], index: int, after: tuple[int, ...]) -> float | None:
+    arriving = math.hypot(*(signal_of(sites[place].backward) for place in after))
+    here = signal_of(sites[index].backward)
+    return _known(here / arriving if arriving else math.nan if here == 0 else here * math.inf)
 
 
 def _known(value: float | None) -> float | None:

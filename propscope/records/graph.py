@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,42 @@ class SiteGraph:
     def known(self) -> bool:
         """Whether the parents of every site were recorded; files before schema 3 hold none."""
         return all(self._known)
+
+    @cached_property
+    def inputs(self) -> tuple[tuple[int, ...], ...]:
+        """The positions of the sites that each site was computed from.
+
+        The site that ran just before, where the graph is not known: in a layered network that is the same.
+        """
+        if not self.known:
+            return tuple((index - 1,) if index else () for index in range(len(self.names)))
+        return tuple(map(tuple, self._parents))
+
+    def latest_before(self, chosen: Collection[int]) -> tuple[int | None, ...]:
+        """Return for each site the last of the chosen ones that a way back meets first; None where no way meets one.
+
+        Sites are given and returned by position.
+        """
+        found: list[int | None] = []
+        for inputs in self.inputs:
+            met = [index if index in chosen else found[index] for index in inputs]
+            found.append(max((index for index in met if index is not None), default=None))
+        return tuple(found)
+
+    @cached_property
+    def _ancestors(self) -> list[int]:
+        """The ancestors of each site, as the bits of a number."""
+        found: list[int] = []
+        for inputs in self.inputs:
+            bits = 0
+            for index in inputs:
+                bits |= found[index] | 1 << index
+            found.append(bits)
+        return found
+
+    def feeds(self, first: int, last: int) -> bool:
+        """Return whether one site feeds another, directly or through others; both by position."""
+        return bool(self._ancestors[last] >> first & 1)
 
     @cached_property
     def _children(self) -> list[list[int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -294,16 +294,39 @@ class NetworkProfile:
         return np.array([signal_of(getattr(site, direction)) for site in self.signal_sites], dtype=np.float64)
 
     @property
+    def signal_places(self) -> tuple[int, ...]:
+        """The positions of `signal_sites` in `sites`."""
+        chosen = set(map(id, self.signal_sites))
+        return tuple(index for index, site in enumerate(self.sites) if id(site) in chosen)
+
+    @property
+    def signal_inputs(self) -> tuple[int | None, ...]:
+        """The positions in `sites` of the signal sites that feed the second signal site, the third and so on.
+
+        Of several that feed it, the last one; None where none does.
+        """
+        places = self.signal_places
+        before = self.graph.latest_before(frozenset(places))
+        return tuple(before[place] for place in places[1:])
+
+    @property
     def forward_gains(self) -> Floats:
-        """rms(z_l) / rms(z_{l-1}) for l = 2.., shape (len(signal_sites) - 1,)."""
-        rms = self.signal_rms("forward")
-        return _ratio(rms[1:], rms[:-1])
+        """rms(z_l) / rms(z_k) for l = 2.., shape (len(signal_sites) - 1,), where z_k is the signal site that feeds z_l.
+
+        In a layered network k = l - 1. Of several that feed it the last one counts; NaN where none does.
+        """
+        return self._between("forward", lambda here, before: (here, before))
 
     @property
     def backward_gains(self) -> Floats:
-        """rms(dL/dz_{l-1}) / rms(dL/dz_l) for l = 2.., shape (len(signal_sites) - 1,)."""
-        rms = self.signal_rms("backward")
-        return _ratio(rms[:-1], rms[1:])
+        """rms(dL/dz_k) / rms(dL/dz_l) for l = 2.., shape (len(signal_sites) - 1,), with k as in `forward_gains`."""
+        return self._between("backward", lambda here, before: (before, here))
+
+    def _between(self, direction: Direction, order: Callable[[Floats, Floats], tuple[Floats, Floats]]) -> Floats:
+        rms = self.signal_rms(direction)
+        at = dict(zip(self.signal_places, rms.tolist(), strict=True))
+        before = [math.nan if place is None else at[place] for place in self.signal_inputs]
+        return _ratio(*order(rms[1:], np.array(before, dtype=np.float64)))
 
     def factor(self, direction: Direction) -> float:
         """Return the gain over the whole depth: rms of the last signal site over the first, or the reverse backward.
