@@ -6,9 +6,11 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING as NO_DEFAULT
-from dataclasses import astuple, is_dataclass
 from dataclasses import fields as fields_of
+from dataclasses import is_dataclass
+from functools import lru_cache, partial
 from itertools import repeat
+from operator import attrgetter
 from typing import Any, Literal
 
 import numpy as np
@@ -32,23 +34,43 @@ MISSING: Mapping[str, Any] = {"int64": -1, "float64": math.nan, "text": "", "jso
 _INDEX = "index"
 
 
+def _labels(fields: Sequence[Field], labels: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return labels as their columns hold them; None where one is missing or of another type."""
+
+    def label(name: str, dtype: str) -> Any:
+        value = labels.get(name)
+        if dtype == "text":
+            return None if value is None else str(value)
+        return value if isinstance(value, int) else None
+
+    return tuple(label(field.attribute, field.dtype) for field in fields)
+
+
 class _Columns:
     """The columns that hold one record, or one record within it: `part`, "" for the record itself.
 
     `missing`: what a row has there when the part is None.
     """
 
-    __slots__ = ("_read", "fields", "missing", "part", "record", "required")
+    __slots__ = ("_get", "_json", "_read", "missing", "part", "record", "required")
 
     def __init__(self, part: str, fields: Sequence[Field], record: type) -> None:
         self.part, self.record = part, record
-        self.fields = tuple((field.name, field.attribute, field.dtype) for field in fields)
         self.missing = {field.name: MISSING[field.dtype] for field in fields}
         own = {field.name: field.default for field in fields_of(record)} if is_dataclass(record) else {}
         self.required = {name for name, default in own.items() if default is NO_DEFAULT}
         # A quantity that follows from others is a property of the record.
         self._read = tuple(
-            (name, attribute, dtype, own[attribute]) for name, attribute, dtype in self.fields if attribute in own
+            (field.name, field.attribute, field.dtype, own[field.attribute])
+            for field in fields
+            if field.attribute in own
+        )
+        self._json = tuple(field.name for field in fields if field.dtype == "json")
+        # In one call for all. A second attribute, since attrgetter returns no tuple for a single one.
+        self._get: Callable[[Any], tuple[Any, ...]] = (
+            partial(_labels, fields)
+            if part == "labels"
+            else attrgetter(*(field.attribute for field in fields), fields[0].attribute)
         )
 
     def write(self, record: Any, row: Row) -> None:
@@ -57,12 +79,13 @@ class _Columns:
         if owner is None:
             row |= self.missing
             return
-        for name, attribute, dtype in self.fields:
-            value = _label(owner, attribute, dtype) if self.part == "labels" else getattr(owner, attribute)
-            if value is None:
-                row[name] = self.missing[name]
-            else:
-                row[name] = _as_json(value) if dtype == "json" else value
+        values = self._get(owner)
+        row.update(zip(self.missing, values, strict=False))
+        for name in self._json:
+            if row[name] is not None:
+                row[name] = _as_json(row[name])
+        if None in values:
+            row.update((name, self.missing[name]) for name in self.missing if row[name] is None)
 
     def records(self, arrays: Arrays, count: int, given: Mapping[str, Sequence[Any]]) -> list[Any]:
         """Return one record a row: a field is that of `given`, else that of its column, else its default."""
@@ -234,16 +257,17 @@ def _is_missing(array: NDArray[Any], missing: Any) -> NDArray[np.bool_]:
     return found
 
 
-def _label(labels: Mapping[str, Any], name: str, dtype: str) -> Any:
-    """Return a label as a column of this type holds it; None where it is missing or of another type."""
-    value = labels.get(name)
-    if dtype == "text":
-        return None if value is None else str(value)
-    return value if isinstance(value, int) else None
-
-
 def _as_json(value: Any) -> str:
-    return json.dumps(dict(value)) if isinstance(value, Mapping) else json.dumps(value, default=_element)
+    if isinstance(value, Mapping):
+        return json.dumps(dict(value))
+    # Few shapes and edges occur, in every network of a grid. 1, 1.0 and True are equal, and written differently.
+    kinds = tuple(map(type, value)) if isinstance(value, tuple) else ()
+    return _remembered(value, kinds) if kinds and _PLAIN.issuperset(kinds) else _encoded(value)
+
+
+@lru_cache(maxsize=1024)
+def _remembered(value: tuple[Any, ...], kinds: tuple[type, ...]) -> str:
+    return _encoded(value)
 
 
 def _element(value: Any) -> Any:
@@ -253,5 +277,10 @@ def _element(value: Any) -> Any:
     if isinstance(value, TimeCourse):
         return course_document(value)
     if is_dataclass(value) and not isinstance(value, type):
-        return astuple(value)
+        return [getattr(value, field.name) for field in fields_of(value)]
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+_PLAIN = {int, str, Parent}
+# json.dumps would make an encoder for each value.
+_encoded = json.JSONEncoder(default=_element).encode

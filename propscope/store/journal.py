@@ -79,7 +79,8 @@ class Journal:
             # Whatever an interrupted call left behind the last whole record is written over.
             os.ftruncate(self._descriptor, self._end)
             os.lseek(self._descriptor, self._end, os.SEEK_SET)
-            _write(self._descriptor, length + _digest(length, payload) + payload)
+            _write(self._descriptor, length + _digest(length, payload))
+            _write(self._descriptor, payload)
         except OSError:
             with suppress(OSError):
                 os.ftruncate(self._descriptor, self._end)
@@ -140,7 +141,9 @@ def _records(path: Path, content: bytes) -> tuple[list[bytes], int]:
 
 
 def _digest(length: bytes, payload: bytes) -> bytes:
-    return hashlib.blake2b(length + payload, digest_size=_DIGEST).digest()
+    digest = hashlib.blake2b(length, digest_size=_DIGEST)
+    digest.update(payload)
+    return digest.digest()
 
 
 def _write(descriptor: int, data: bytes) -> None:

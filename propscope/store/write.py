@@ -26,6 +26,11 @@ from propscope.store.values import InvalidValue, check_owners, check_parents, ch
 
 # Rows are gathered as Python objects before they are written; this bounds them to some 100 MB at depth 20.
 _BATCH = 256
+# The columns that say where the histogram of each summary is, and how long.
+_RANGES = {
+    table: [(part, f"{part}_histogram_start", f"{part}_histogram_length") for part in parts]
+    for table, parts in SUMMARIES.items()
+}
 
 
 Saved = NetworkProfile | ProfileSet | TrainingRun | TrainingSet
@@ -101,22 +106,18 @@ class RowBatch:
     def _add_entries(
         self, table: Any, profile: int, entries: Sequence[Site | Parameter], to_row: Callable[[Any, int], Row]
     ) -> None:
+        rows, base = self.rows[table], self.base["histogram"]
         for index, entry in enumerate(entries):
             row = to_row(entry, index)
             row[table], row["profile"] = self.next_row(table), profile
-            for direction in SUMMARIES[table]:
+            for direction, first, number in _RANGES[table]:
                 summary = getattr(entry, direction)
-                start, length = self._add_histogram(None if summary is None else summary.histogram)
-                row[f"{direction}_histogram_start"], row[f"{direction}_histogram_length"] = start, length
-            self.rows[table].append(row)
-
-    def _add_histogram(self, histogram: LogHistogram | None) -> tuple[int, int]:
-        if histogram is None:
-            return -1, 0
-        start, length = self.base["histogram"] + self._bins, histogram.bins.size
-        self.histograms.append(histogram)
-        self._bins += length
-        return start, length
+                histogram = None if summary is None else summary.histogram
+                row[first], row[number] = (-1, 0) if histogram is None else (base + self._bins, histogram.bins.size)
+                if histogram is not None:
+                    self.histograms.append(histogram)
+                    self._bins += histogram.bins.size
+            rows.append(row)
 
 
 def _append(writer: TableWriter, entries: Iterable[NetworkProfile | TrainingRun]) -> None:

@@ -173,3 +173,9 @@ def test_profiles_that_are_alike_share_no_labels():
     one, other = profiles_of(columns(row, row), [(), ()], [(), ()])
     assert one.labels == other.labels
     assert one.labels is not other.labels
+
+
+def test_equal_values_of_other_types_are_written_as_what_they_are():
+    shapes = [(1, 0), (1.0, 0.0), (True, False), (1, 0)]
+    written = [site_row(Site("a", "Linear", "other", shape), 0)["shape"] for shape in shapes]
+    assert written == ["[1, 0]", "[1.0, 0.0]", "[true, false]", "[1, 0]"]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from building.records import plain, small_set
 
 from propscope.errors import StoreError
+from propscope.records import LogHistogram
 from propscope.store.journal import MAGIC, Journal
 from propscope.store.packed import pack, unpack
 
@@ -114,6 +116,18 @@ def test_a_disk_that_takes_no_more_leaves_whole_records(tmp_path: Path, monkeypa
 def test_a_profile_survives_packing() -> None:
     for profile in small_set():
         assert plain(unpack(pack(profile), "j")) == plain(profile)
+
+
+def test_counts_beyond_32_bits_survive_packing() -> None:
+    profile = small_set()[0]
+    forward = profile.sites[0].forward
+    assert forward is not None
+    assert forward.histogram is not None
+    counts = forward.histogram.counts.copy()
+    counts[0] = 2**40
+    many = replace(forward, count=2**41, histogram=LogHistogram(forward.histogram.bins, counts))
+    profile = replace(profile, sites=(replace(profile.sites[0], forward=many), *profile.sites[1:]))
+    assert plain(unpack(pack(profile), "j")) == plain(profile)
 
 
 @pytest.mark.parametrize("payload", [b"", b"\x02" + bytes(7) + b"{}", b"\xff" * 40, pack(small_set()[0])[:-3]])
