@@ -1,6 +1,7 @@
 """A value that the schema does not allow is one clear error, which names table, row and column; never a verdict."""
 
 import dataclasses
+import json
 import os
 import re
 from typing import get_args
@@ -9,13 +10,14 @@ import h5py
 import numpy as np
 import pytest
 from building.command_line import Command
-from building.records import file_of, plain, predicted_profile, small_set, small_training
+from building.records import course, file_of, plain, predicted_profile, small_set, small_training
 
 from propscope.errors import InputError, StoreError
 from propscope.records import NetworkProfile, ProfileSet, Site, TensorSummary
 from propscope.records.figures import ROLES, RUN_FIELDS
 from propscope.records.network import CoverageNote, Parent, Role
 from propscope.records.stability import Stability
+from propscope.records.time_course import course_document
 from propscope.records.training import Task, TrainingSet
 from propscope.report.profile_tables import judged
 from propscope.store import load, load_for_table, merge, save
@@ -115,6 +117,9 @@ WRONG = [
     ("profile/labels", 1, '{"a": 1}, {"b": 2}'),
     ("profile/labels", 1, ""),
     ("profile/labels", 1, '{"a":' * 100_000),
+    *[("profile/time_courses", 1, text) for text in ("null", "{}", "[1]", "[{}]", "[[]]", "[" * 100_000)],
+    ("profile/time_courses", 0, json.dumps([{**course_document(course()), "steps": [3, 2, 1, 4]}])),
+    ("profile/time_courses", 0, json.dumps([{**course_document(course()), "length": 1e400}])),
     ("profile/coverage", 1, "null"),
     ("profile/coverage", 1, '["a", "b", "c"]'),
     ("profile/coverage", 1, '[["a", "b"]]'),
