@@ -125,8 +125,11 @@ class _Watch:
             self.close()
             raise
 
-    def close(self, error: BaseException | None = None) -> None:
-        """Stop to watch; in any thread, and in any order with other watches."""
+    def close(self, error: BaseException | None = None, *, dropped: bool = False) -> None:
+        """Stop to watch; in any thread, and in any order with other watches.
+
+        `dropped`: whether nobody is left to ask for a profile.
+        """
         observer = self.observer
         if not observer.active:
             return
@@ -134,9 +137,11 @@ class _Watch:
             self.notes += (CoverageNote("", "model", COMPILED),)
         self._stack.close()
         observer.close()
-        if self.over_time is not None:
-            observer.guard("", "module", "states over time", self.over_time.finish)
         self.seconds += time.perf_counter() - self._started
+        if self.over_time is not None:
+            if error is None and not dropped:
+                observer.guard("", "module", "states over time", self.over_time.finish)
+            self.over_time.forget()
         if error is not None and self._stopped[0] == id(error) and (info := self._stopped[1]) is not None:
             first = next(iter(str(error).strip().splitlines()), "")
             reason = f"the run stopped in here: {type(error).__name__}: {first}"
@@ -323,7 +328,7 @@ class Recorder:
         if self._observer.active:
             raise InputError("the recorder is already tracking", hint="leave its `with` block first")
         self._watch.open()
-        self._dropped = weakref.finalize(self, self._watch.close)
+        self._dropped = weakref.finalize(self, self._watch.close, dropped=True)
         self._dropped.atexit = False
         return self
 

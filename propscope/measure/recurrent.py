@@ -247,7 +247,7 @@ class TimeWatch:
             call.forget()
 
     def finish(self) -> None:
-        """Run the fused modules of the last pass once more, and forget what they were called with."""
+        """Run the fused modules of the last pass once more."""
         guard = self._observer.guard
         for path, held in list(self._fused.items()):
             count, fed = self._counts[path][1:]
@@ -263,9 +263,15 @@ class TimeWatch:
                     reason = "the unrolled run failed, as the coverage says"
                     self.courses[path] += found or _unseen(name, call.module, call.weights, reason)
             self._drop(path)
-        self._handed.clear()
         for path, loop in self.loops.items():
             guard(path, "module", "its gates", loop.note)
+
+    def forget(self) -> None:
+        """Forget what the modules were called with."""
+        for path in list(self._fused):
+            self._drop(path)
+        self._handed.clear()
+        for loop in self.loops.values():
             loop.last = ()
 
 

@@ -367,6 +367,21 @@ def test_nothing_is_kept_alive_after_the_block():
     assert recorder.profile().time_courses[0].hidden is not None
 
 
+def test_nothing_runs_again_where_nobody_can_ask_for_it(monkeypatch):
+    ran = []
+    monkeypatch.setattr(recurrent, "_run_again", lambda *given: ran.append(given))
+    model = Sequences("GRU")
+    recorder = propscope.track(model, time=True)
+    recorder.__enter__()
+    everything(model(inputs().float())).backward()
+    del recorder
+    gc.collect()
+    with pytest.raises(ValueError, match="stop"), propscope.track(model, time=True):  # noqa: PT012  the block is left by it
+        everything(model(inputs().float())).backward()
+        raise ValueError("stop")
+    assert ran == []
+
+
 class Watched(TorchDispatchMode):
     """Raises where something waits for the device."""
 
