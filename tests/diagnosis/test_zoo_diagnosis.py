@@ -15,9 +15,8 @@ REPORTED = {
     "zero_elements": ("stagnant", "no sample was sent to the third expert"),
     "nonfinite": ("non-finite", "it divides by zero, on purpose"),
     "expanded": (
-        "exploding",
-        "its tanh gets the sum over a whole batch, where it has no slope; the rules take three outputs side by side "
-        "for layers in a row",
+        "saturated",
+        "its tanh gets the sum over a whole batch: one number, far outside of where it has a slope",
     ),
 }
 # The same network as `mlp`, wrapped, compiled (seconds each) or in another loop: profiled without them, it is the same.
