@@ -3,6 +3,7 @@
 With `--no-skips` a test that skips fails, so that a missing package or kernel cannot hide what it would have tested.
 """
 
+import gc
 import os
 import re
 
@@ -26,6 +27,12 @@ def pytest_addoption(parser):
         help='fail where a test or a module skips, unless the reason begins with "this system", "this torch" or '
         '"this Python"',
     )
+
+
+def pytest_collection_finish():
+    # What was imported to collect the tests stays until the end: no collection of garbage has to look at it again.
+    gc.collect()
+    gc.freeze()
 
 
 def _without_skip(report, config):
