@@ -54,9 +54,13 @@ class FunctionWatch(TorchFunctionMode):
         observer = self._observer
         if not observer.stack:
             return func(*args, **kwargs)
-        if observer.graph.taking and not is_atomic(observer.stack[-1].module) and not observer.hidden_by():
-            return self._observed(partial(self._traced, func), func, args, kwargs)
-        return self._observed(func, func, args, kwargs)
+        info = observer.stack[-1]
+        traced = observer.graph.taking and not is_atomic(info.module)
+        moves = getattr(func, "__name__", "") in _MOVES and func not in BY_FUNCTION
+        if (not traced and (info.opaque or moves)) or observer.hidden_by():
+            return func(*args, **kwargs)
+        run = partial(self._traced, func) if traced else func
+        return run(*args, **kwargs) if info.opaque or moves else self._observed(run, func, args, kwargs)
 
     def _traced(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a function, and note in the graph what it was given and what it returned."""
@@ -72,11 +76,7 @@ class FunctionWatch(TorchFunctionMode):
         self, run: Callable[..., Any], func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         observer = self._observer
-        if observer.stack[-1].opaque:
-            return run(*args, **kwargs)
         operation = BY_FUNCTION.get(func)
-        if (operation is None and getattr(func, "__name__", "") in _MOVES) or observer.hidden_by():
-            return run(*args, **kwargs)
         guard, path = observer.guard, observer.stack[-1].path
         if operation is not None and operation.role == "residual":
             operation = guard(path, "operation", "a sum", _if_residual, operation, args)

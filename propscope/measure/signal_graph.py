@@ -47,6 +47,9 @@ _sequence_number: Callable[[], int] = getattr(torch.autograd, "_get_sequence_nr"
 _thread = threading.get_ident
 
 
+Source = Literal["", "input", "parameter", "constant", "unregistered", "unknown"]
+
+
 @dataclass(slots=True)
 class Node:
     """One operation of the pass, or where a tensor came from: its `source`, "" for an operation.
@@ -65,7 +68,7 @@ class Node:
     gradient: bool = False
     hidden: bool = False
     smooth: bool = True
-    source: Literal["", "input", "parameter", "constant", "unregistered", "unknown"] = ""
+    source: Source = ""
     inner: int | None = None
     function: nn.Module | partial[Tensor] | None = None
 
@@ -194,7 +197,7 @@ class SignalGraph:
             self._first = _sequence_number()
         self._since.add(path)
         for _, tensor in tensors_in(inputs):
-            if self._lookup(tensor) is None and id(tensor) not in self._parameter_names():
+            if self._lookup(tensor) is None and id(tensor) not in self._held():
                 if len(self._since) > 1 and _function(tensor) is not None:
                     self._find(tensor)
                 else:
@@ -223,7 +226,7 @@ class SignalGraph:
         """Note what a module returned; one that is opaque counts as one operation."""
         name = type(info.module).__name__
         if is_atomic(info.module):
-            own = [names for p in info.module.parameters() if (names := self._parameter_names().get(id(p)))]
+            own = [names for p in info.module.parameters() if (names := self._held().get(id(p)))]
             function = info.module if info.role == "activation" and not own else None
             self._note(name, call.given, call.given, output, tuple(chain.from_iterable(own)), function=function)
             return
@@ -472,8 +475,9 @@ class SignalGraph:
 
     def _find(self, tensor: Tensor) -> int:
         """Return the node of a tensor that no operation showed, which is known from now on."""
-        if (names := self._parameter_names().get(id(tensor))) is not None:
-            node = self._new(Node(parameters=names, source="parameter", gradient=tensor.requires_grad))
+        if (names := self._held().get(id(tensor))) is not None:
+            source: Source = "parameter" if names else "constant"
+            node = self._new(Node(parameters=names, source=source, gradient=tensor.requires_grad))
             self._register(tensor, node)
             return node
         memory = self._memory_of(tensor)
@@ -507,9 +511,11 @@ class SignalGraph:
             return Node(source="unregistered", gradient=True)
         return Node(source="unknown", smooth=_is_smooth(tensor))
 
-    def _parameter_names(self) -> dict[int, tuple[str, ...]]:
+    def _held(self) -> dict[int, tuple[str, ...]]:
+        """Return the names of the model's parameters by id, none for its buffers."""
         if self._names is None:
-            self._names = parameter_names(self._model)
+            buffers = (buffer for module in self._model.modules() for buffer in module._buffers.values())
+            self._names = {id(buffer): () for buffer in buffers} | parameter_names(self._model)
         return self._names
 
     def _own_memories(self) -> dict[int, tuple[_Memory, tuple[str, ...]]]:
@@ -517,7 +523,7 @@ class SignalGraph:
         if self._own is None:
             self._own = {}
             for tensor in tensors_held(self._model):
-                names = self._parameter_names().get(id(tensor), ())
+                names = self._held().get(id(tensor), ())
                 if (names or not tensor.requires_grad) and (storage := _storage(tensor)) is not None:
                     self._own.setdefault(storage._cdata, (_Memory(storage, -1, 0), names))
         return self._own

@@ -56,21 +56,23 @@ def unwrapped_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]
 
 def parameter_names(model: nn.Module) -> dict[int, tuple[str, ...]]:
     """Return all names of each parameter by its id, that of `unwrapped_parameters` first; a shared one has several."""
-    names: dict[int, dict[str, None]] = {}
-    for name, parameter in unwrapped_parameters(model):
-        names[id(parameter)] = {name: None}
+    names: dict[int, tuple[str, ...]] = {}
 
     def inside(path: str, module: nn.Module, above: tuple[int, ...]) -> None:
-        for name, parameter in module._parameters.items():
-            if id(parameter) in names:
-                names[id(parameter)][f"{path}.{name}" if path else name] = None
-        wraps = is_wrapper(module)
+        scripted = isinstance(module, torch.jit.ScriptModule)
+        for name, parameter in module.named_parameters() if scripted else module._parameters.items():
+            if parameter is not None:
+                full = f"{path}.{name}" if path else name
+                names[id(parameter)] = (*(each for each in names.get(id(parameter), ()) if each != full), full)
+        if scripted:
+            return
+        wraps = bool(module._modules) and is_wrapper(module)
         for name, child in module._modules.items():
-            if child is not None and id(child) not in above and not isinstance(module, torch.jit.ScriptModule):
+            if child is not None and id(child) not in above:
                 inside(path if wraps else f"{path}.{name}" if path else name, child, (*above, id(child)))
 
     inside("", model, (id(model),))
-    return {key: tuple(held) for key, held in names.items()}
+    return names
 
 
 def is_wrapper(module: nn.Module) -> bool:
