@@ -14,7 +14,7 @@ from propscope.measure.attention import row_entropy, sampled_logits
 from propscope.measure.functions import BY_FUNCTION, Operation, is_residual_sum
 from propscope.measure.hooks import in_backward
 from propscope.measure.observer import Observer
-from propscope.measure.signal_graph import is_atomic, operation_name
+from propscope.measure.signal_graph import is_atomic, kind_of
 from propscope.measure.sites import SiteAccumulator, measurable
 from propscope.measure.sums import total
 from propscope.records.network import Role
@@ -65,7 +65,7 @@ class FunctionWatch(TorchFunctionMode):
     def _traced(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a function, and note in the graph what it was given and what it returned."""
         observer = self._observer
-        graph, guard, path, name = observer.graph, observer.guard, observer.stack[-1].path, operation_name(func)
+        graph, guard, path, name = observer.graph, observer.guard, observer.stack[-1].path, kind_of(func).name
         call = guard(path, "operation", name, graph.before, args, kwargs)
         result = func(*args, **kwargs)
         if call is not None:

@@ -144,4 +144,6 @@ def require_storage(tensor: Tensor) -> None:
 
 def extent(tensor: Tensor) -> int:
     """Return how many elements lie from a strided tensor's first to its last in memory, both included."""
+    if tensor.is_contiguous():
+        return tensor.numel()
     return 1 + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))

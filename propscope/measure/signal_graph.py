@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from itertools import chain
 from typing import Any, Literal, NamedTuple
 
@@ -79,15 +79,14 @@ class _Memory:
     The storage's address is not used again while this refers to it weakly.
     """
 
-    __slots__ = ("clocks", "key", "node", "nodes", "regions", "version")
+    __slots__ = ("key", "node", "version", "writes")
 
     def __init__(self, storage: torch.UntypedStorage, node: int, version: int) -> None:
         self.key = int(storage._weak_ref())  # type: ignore[call-overload]
         self.node = node
         self.version = version
-        self.clocks: list[int] = []
-        self.regions: list[Region] = []
-        self.nodes: list[int] = []
+        # The clock of each write, where it went, and its node.
+        self.writes: list[tuple[int, Region, int]] = []
 
     def __del__(self, free: Callable[[int], None] = torch.UntypedStorage._free_weak_ref) -> None:
         free(self.key)
@@ -166,6 +165,8 @@ class SignalGraph:
         self._names: dict[int, tuple[str, ...]] | None = None
         self._own: dict[int, tuple[_Memory, tuple[str, ...]]] | None = None
         self._since.clear()
+        # The nodes of trainable tensors that are no parameters.
+        self._foreign: set[int] = set()
         self._clock = 0
 
     def renew(self) -> None:
@@ -242,7 +243,7 @@ class SignalGraph:
         given: list[_Given] = []
         for value in chain(args, kwargs.values()) if kwargs else args:
             if isinstance(value, Tensor):
-                given.append(self._given(value))
+                given.append(_Given(value, self._source(value), value.requires_grad, version_of(value)))
             elif isinstance(value, (tuple, list, dict)):
                 given += [self._given(tensor) for _, tensor in tensors_in(value)]
         return Call(given, len(self.nodes))
@@ -251,9 +252,10 @@ class SignalGraph:
         self, function: Callable[..., Any], call: Call, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any
     ) -> None:
         """Note what a function returned, and what it wrote to."""
-        name, given = operation_name(function), call.given
+        kind, given = kind_of(function), call.given
+        name = kind.name
         first = given[:1] if given and args and given[0].tensor is args[0] else []
-        if name == "data" and getattr(function, "__name__", "") == "__set__":
+        if kind.puts_data:
             self._register(given[0].tensor, given[-1].node)
             return
         if name == "setitem":
@@ -262,17 +264,17 @@ class SignalGraph:
         if name == "getitem" and len(given) > 1:
             name = "index"
         used = given
-        if _LIKE.match(name) or name in _OVERWRITES:
+        if kind.skips_first:
             used = given[len(first) :]
         elif name in _AS and first:
             used = first
         elif (out := kwargs.get("out")) is not None:
             outs = {id(tensor) for _, tensor in tensors_in(out)}
             used = [each for each in given if id(each.tensor) not in outs]
-        others = [*args[1:], *kwargs.values()]
-        elementwise = name.rstrip("_") in ELEMENTWISE and not any(isinstance(value, Tensor) for value in others)
-        bound = partial(_applied, function, args[1:], kwargs) if elementwise else None
-        if name.rstrip("_") in ("mul", "multiply") and any(type(value) in (int, float) and not value for value in args):
+        bound = None
+        if kind.is_elementwise and not any(isinstance(value, Tensor) for value in (*args[1:], *kwargs.values())):
+            bound = partial(_applied, function, args[1:], kwargs)
+        if kind.is_product and any(type(value) in (int, float) and not value for value in args):
             used = [*used, _Given(first[0].tensor, self._new(Node("zeros")), False, 0)]
         self._note(name, given, used, result, each=name in _EACH, function=bound)
 
@@ -290,16 +292,17 @@ class SignalGraph:
         each: bool = False,
         function: nn.Module | partial[Tensor] | None = None,
     ) -> None:
-        if own := [one.tensor for one in used if self.nodes[one.node].source == "unregistered"]:
+        if self._foreign and (own := [one.tensor for one in used if one.node in self._foreign]):
             self.unregistered[name, tuple(map(id, own))] = tuple(own[0].shape)
         results = [result] if isinstance(result, Tensor) else [tensor for _, tensor in tensors_in(result)]
-        for one in _written(name, given, results):
-            node = self._operation(name, used, one.tensor, parameters, itself=one, function=function)
-            self._write(one.tensor, self._region(one.tensor), node)
-        before = {id(one.tensor) for one in given}
+        # Tensors made in inference mode count no versions.
+        if any(one.version < 0 or version_of(one.tensor) != one.version for one in given):
+            for one in _written(name, given, results):
+                node = self._operation(name, used, one.tensor, parameters, itself=one, function=function)
+                self._write(one.tensor, self._region(one.tensor), node)
         alone = each and len(used) == len(results)
         for at, tensor in enumerate(results):
-            if id(tensor) not in before and self._lookup(tensor) is None:
+            if self._lookup(tensor) is None:
                 sources = used[at : at + 1] if alone else used
                 self._register(tensor, self._operation(name, sources, tensor, parameters, function=function))
 
@@ -388,10 +391,9 @@ class SignalGraph:
 
     def _register(self, tensor: Tensor, node: int) -> None:
         """Note that a tensor holds what a node made."""
-        memory = self._memory_of(tensor)
-        if memory is None and (storage := _storage(tensor)) is not None:
-            memory = _Memory(storage, node, version_of(tensor))
-            self._memories[memory.key] = memory
+        memory = None
+        if (storage := _storage(tensor)) is not None and (memory := self._memories.get(storage._cdata)) is None:
+            memory = self._memories[storage._cdata] = _Memory(storage, node, version_of(tensor))
         self._known[id(tensor)] = _Known(tensor, node, memory, self._clock)
         if tensor.requires_grad and (key := _key(tensor)) is not None:
             self._keys[key] = node
@@ -404,7 +406,7 @@ class SignalGraph:
         memory = known.memory
         if memory is not None:
             memory.node = new if memory.node == node else memory.node
-            memory.nodes = [new if at == node else at for at in memory.nodes]
+            memory.writes = [(clock, region, new if at == node else at) for clock, region, at in memory.writes]
         if tensor.requires_grad and (key := _key(tensor)) is not None:
             self._keys[key] = new
 
@@ -420,22 +422,20 @@ class SignalGraph:
             self._register(tensor, node)
             return
         memory = known.memory
-        memory.clocks.append(self._clock)
-        memory.regions.append(region)
-        memory.nodes.append(node)
+        memory.writes.append((self._clock, region, node))
         memory.version = max(memory.version, version_of(tensor))
 
     def _source(self, tensor: Tensor) -> int:
         """Return the node that made what a tensor holds now."""
-        known = self._lookup(tensor)
-        if known is None:
+        known = self._known.get(id(tensor))
+        if known is None or known.tensor() is not tensor:
             node = self._find(tensor)
         else:
             memory, version = known.memory, version_of(tensor)
             if version > max(known.version, -1 if memory is None else memory.version):
                 self._write_unseen(tensor, known)
             node = known.node
-            if memory is not None and memory.clocks and memory.clocks[-1] > known.clock:
+            if memory is not None and memory.writes and memory.writes[-1][0] > known.clock:
                 node = self._after_writes(tensor, known)
         if tensor.requires_grad and not self.nodes[node].gradient:
             self._complete(node, tensor)
@@ -447,9 +447,9 @@ class SignalGraph:
         assert memory is not None
         if known.joined[1] == self._clock:
             return known.joined[0]
-        late = [at for at, clock in enumerate(memory.clocks) if clock > known.clock]
-        seen = seen_in(region_of(tensor), [memory.regions[at] for at in late])
-        sources = [known.node if at < 0 else memory.nodes[late[at]] for at in seen]
+        late = [write for write in memory.writes if write[0] > known.clock]
+        seen = seen_in(region_of(tensor), [region for _, region, _ in late])
+        sources = [known.node if at < 0 else late[at][2] for at in seen]
         # A write past the graph, as by `.data`, changes the value and not where the gradient goes.
         if tensor.requires_grad and known.node not in sources and not any(self.nodes[n].gradient for n in sources):
             sources.append(known.node)
@@ -483,15 +483,15 @@ class SignalGraph:
         memory = self._memory_of(tensor)
         if memory is not None:
             # A view, or the same tensor under another object: what wrote to the memory tells more than the graph.
-            function = None if memory.clocks else _function(tensor)
+            function = None if memory.writes else _function(tensor)
             key = None if function is None else _key(tensor)
             node = memory.node
             if function is not None:
                 node = self._keys[key] if key in self._keys else self._walk(function)
             self._register(tensor, node)
             known = self._known[id(tensor)]
-            known.clock = 0 if memory.clocks else known.clock
-            return self._after_writes(tensor, known) if memory.clocks else node
+            known.clock = 0 if memory.writes else known.clock
+            return self._after_writes(tensor, known) if memory.writes else node
         if (function := _function(tensor)) is not None:
             unseen = self._new(Node(source="unknown"))
             node = self._new(Node("", [self._walk(function), unseen], [True, False], gradient=True))
@@ -508,6 +508,7 @@ class SignalGraph:
             source: Literal["parameter", "constant"] = "parameter" if names else "constant"
             return Node(parameters=names, source=source, gradient=tensor.requires_grad, smooth=_is_smooth(tensor))
         if tensor.requires_grad:
+            self._foreign.add(len(self.nodes))
             return Node(source="unregistered", gradient=True)
         return Node(source="unknown", smooth=_is_smooth(tensor))
 
@@ -718,6 +719,30 @@ def is_atomic(module: nn.Module) -> bool:
     return type(module).__module__.startswith(_ATOMIC_HOMES) and not module._modules
 
 
+class Kind(NamedTuple):
+    """What the name of a torch function tells of how it uses its arguments."""
+
+    name: str
+    skips_first: bool
+    puts_data: bool
+    is_elementwise: bool
+    is_product: bool
+
+
+@lru_cache(maxsize=1024)
+def kind_of(function: Callable[..., Any]) -> Kind:
+    """Return how a torch function uses its arguments."""
+    name = operation_name(function)
+    plain = name.rstrip("_")
+    return Kind(
+        name,
+        skips_first=bool(_LIKE.match(name)) or name in _OVERWRITES,
+        puts_data=name == "data" and getattr(function, "__name__", "") == "__set__",
+        is_elementwise=plain in ELEMENTWISE,
+        is_product=plain in ("mul", "multiply"),
+    )
+
+
 def operation_name(function: Callable[..., Any]) -> str:
     """Return the name of a torch function as a reader knows it: "add" of `Tensor.__radd__`, "T" of its getter."""
     name: str = getattr(function, "__name__", "") or type(function).__name__
@@ -739,7 +764,6 @@ def autograd_name(name: str) -> str:
 
 def _written(name: str, given: Sequence[_Given], results: Sequence[Tensor]) -> Iterator[_Given]:
     """Yield what an operation wrote to: of tensors that share their versions, the one it returned, else the first."""
-    # Tensors made in inference mode count no versions.
     changed = [
         one
         for at, one in enumerate(given)

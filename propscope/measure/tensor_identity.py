@@ -65,5 +65,8 @@ class TensorIdentity:
 
 def version_of(tensor: Tensor) -> int:
     """Return the number of writes in place that a tensor has seen, -1 where torch does not count them."""
-    # Tensors made in inference mode keep no version; they cannot be told from their in-place successors.
-    return -1 if tensor.is_inference() else tensor._version
+    try:
+        return tensor._version
+    except RuntimeError:
+        # Tensors made in inference mode keep no version; they cannot be told from their in-place successors.
+        return -1
