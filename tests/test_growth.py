@@ -178,6 +178,13 @@ def sequence(count):
     return nn.Sequential(*(nn.Linear(4, 4) for _ in range(count)))
 
 
+def unlit(count):
+    """Return a stack that gets no gradient, since its last layer is zero."""
+    net = nn.Sequential(*(nn.Linear(4, 4) for _ in range(count)))
+    nn.init.zeros_(net[-1].weight)
+    return net
+
+
 def residual(count):
     return nn.Sequential(*(Block() for _ in range(count)))
 
@@ -188,7 +195,7 @@ def shared(count):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("build", [sequence, residual, shared, Nest, Scales])
+@pytest.mark.parametrize("build", [sequence, unlit, residual, shared, Nest, Scales])
 def test_profile(build):
     batch = torch.ones(3, 4)
     assert growth(lambda net: propscope.profile(net, batch), *map(build, (60, 120))) < LINEAR

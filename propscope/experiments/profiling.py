@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from propscope.errors import InputError
 from propscope.experiments.grid import RANDOM_CLASSES, Cell, Choice, Grid, make_grid
 from propscope.experiments.predictions import Theory, theory_for
+from propscope.measure.joint_backward import backward_with
 from propscope.measure.recorder import Recorder
 from propscope.measure.sites import Options
 from propscope.networks import (
@@ -143,7 +144,7 @@ def _backward(net: MLP, batch: InputBatch, grid: Grid, cell: Cell, classes: int 
     output = net(batch.values)
     generator = seeded_generator(cell.seed, "targets", grid.loss)
     if grid.loss == "cotangent":
-        torch.autograd.backward(output, _drawn(output, generator))
+        backward_with([output], [_drawn(output, generator)])
     elif grid.loss == "cross-entropy":
         labels = batch.targets
         if labels is None:

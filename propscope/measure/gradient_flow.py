@@ -105,6 +105,18 @@ class Operation:
         return self.terms + self.silent
 
 
+class _Way(NamedTuple):
+    """Where an operation leads through others without a gradient: the last of them, itself included.
+
+    Of several ways, the one that ends nearest to the output. `lit`: the first operation with a gradient, and what feeds
+    it. `cut`: the last operation on the way that no gradient passes back from.
+    """
+
+    last: int
+    lit: tuple[int, int] | None = None
+    cut: int | None = None
+
+
 class ParameterFlow(NamedTuple):
     """What is known of one parameter's gradient; see the fields of `Parameter` of these names."""
 
@@ -292,17 +304,18 @@ class _Flow:
         self._operations = operations
         self._seen = seen
         self._leaves = {one.parameter: at for at, one in enumerate(operations) if one.parameter}
-        # Of each operation, what it feeds.
-        self._feeds: list[list[int]] = [[] for _ in operations]
+        # Of each operation, what it feeds, and whether a gradient can pass back from there.
+        self._feeds: list[dict[int, bool]] = [{} for _ in operations]
         for at, one in enumerate(operations):
-            for below in dict.fromkeys(factor.at for product in one.products for factor in product):
-                self._feeds[below].append(at)
+            for factor in (factor for product in one.products for factor in product):
+                self._feeds[factor.at][at] = factor.passes or self._feeds[factor.at].get(at, False)
         self._parameters = {name: Flag.YES if there else Flag.NO for name, there in seen.parameter_values.items()}
         # Values and gradients that the rules do not explain, from the pass that was measured.
         self._odd_values: set[int] = set()
         self._closed: set[int] = set()
         self._starts: dict[int, Flag] = {}
         self._learned: set[int] = set()
+        self._found_ways: list[_Way] = []
         self.values = self._values(first=True)
         self.gradients = self._gradients(first=True)
 
@@ -395,11 +408,11 @@ class _Flow:
             self._step()
             self.values = self._values()
             self.gradients = self._gradients()
-            for name in list(left):
+            for name in left:
                 flag = self._arriving(name)
                 if flag is not Flag.NO:
                     found[name] = ("later", step) if flag is Flag.YES else ("unpredictable", None)
-                    left.remove(name)
+            left = [name for name in left if name not in found]
             if not left or before == (self.values, self.gradients, len(self._learned)):
                 break
         self.values, self.gradients = start
@@ -431,32 +444,32 @@ class _Flow:
         leaf = self._leaves.get(name)
         if leaf is None:
             return name.rpartition(".")[0], "not run", ""
-        dark, edges, cut = {leaf}, set(), leaf
-        waiting = [leaf]
-        while waiting:
-            at = waiting.pop()
-            for feed in self._feeds[at]:
-                if self.gradients[feed] is Flag.YES:
-                    edges.add((feed, at))
-                elif feed not in dark:
-                    dark.add(feed)
-                    waiting.append(feed)
-                if not self._passes(feed, at):
-                    cut = max(cut, feed)
-        if not edges:
-            last = cut if cut != leaf else max(dark)
-            return self._site(last), "detached" if cut != leaf else "unused", ""
-        # Of several ways, the one that ends nearest to the output.
-        return self._why(*max(edges))
+        way = self._ways()[leaf]
+        if way.lit is not None:
+            return self._why(*way.lit)
+        if way.cut is not None:
+            return self._site(way.cut), "detached", ""
+        return self._site(way.last), "unused", ""
 
-    def _passes(self, feed: int, below: int) -> bool:
-        return any(
-            factor.passes for product in self._operations[feed].products for factor in product if factor.at == below
-        )
+    def _ways(self) -> list[_Way]:
+        """Return for each operation how what it feeds goes on, from the last operation to the first."""
+        if not self._found_ways:
+            ways = [_Way(at) for at in range(len(self._operations))]
+            for at in reversed(range(len(ways))):
+                dark = [ways[feed] for feed in self._feeds[at] if self.gradients[feed] is not Flag.YES]
+                lit = [(feed, at) for feed in self._feeds[at] if self.gradients[feed] is Flag.YES]
+                cut = [feed for feed, passes in self._feeds[at].items() if not passes]
+                ways[at] = _Way(
+                    last=max((way.last for way in dark), default=at),
+                    lit=max(lit + [way.lit for way in dark if way.lit is not None], default=None),
+                    cut=max(cut + [way.cut for way in dark if way.cut is not None], default=None),
+                )
+            self._found_ways = ways
+        return self._found_ways
 
     def _why(self, feed: int, below: int) -> tuple[str, GradientLoss, str]:
         one, place = self._operations[feed], self._site(feed)
-        if not self._passes(feed, below):
+        if not self._feeds[below][feed]:
             return place, "detached", ""
         for product in one.products:
             inside = [factor.at for factor in product]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import OrderedDict
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import propscope
+from propscope.measure.joint_backward import backward_with
 
 
 class Returning(nn.Module):
@@ -208,3 +211,22 @@ def test_the_model_is_left_without_gradients():
     model = Returning(lambda h, a, b: (a, b))
     propscope.profile(model, torch.randn(5, 6))
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_no_symbolic_algebra_is_imported():
+    # torch imports sympy where gradients are handed to its backward.
+    code = (
+        "import sys, torch, propscope\n"
+        "propscope.profile(torch.nn.Linear(2, 2), torch.ones(3, 2))\n"
+        "propscope.profile_mlp(depth=2, width=4, batch=3, seeds=1)\n"
+        "sys.exit('sympy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_each_end_gets_its_gradient():
+    value = torch.ones(2, 3, requires_grad=True)
+    twice, other = value * 2, (value[0] * 1j).detach().requires_grad_()
+    backward_with([twice, other], [torch.full((2, 3), 0.1), torch.full((3,), 2 - 1j)])
+    assert torch.equal(value.grad, torch.full((2, 3), 0.1) * 2)
+    assert torch.equal(other.grad, torch.full((3,), 2 - 1j))
