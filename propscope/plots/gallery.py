@@ -100,20 +100,20 @@ def write_figure(figure: Figure, path: Path) -> None:
     # Level 6 takes 1.5 times as long, and saves nothing where most of a picture is flat colour.
     options: dict[str, Any] = {"pil_kwargs": {"compress_level": 1}} if ending == "png" else {}
     figure.savefig(picture, format=ending, dpi=DPI, **options)
-    with _new_beside(path) as temporary:
+    with _new_beside(path, path) as temporary:
         temporary.write_bytes(picture.getbuffer())
         os.replace(temporary, path)
 
 
 def check_folder(folder: Path) -> None:
     """Raise the `StoreError` that `write_figure` would raise, before the work; make the folder if it is missing."""
-    with _new_beside(folder / "*"):
+    with _new_beside(folder / "any", folder):
         pass
 
 
 @contextmanager
-def _new_beside(path: Path) -> Iterator[Path]:
-    """Yield a new file in the folder of `path`, which is gone at the end, also after an interrupt."""
+def _new_beside(path: Path, goal: Path) -> Iterator[Path]:
+    """Yield a new file beside `path`, which is gone at the end; an error says that `goal` cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = temporary_beside(path)
@@ -126,4 +126,4 @@ def _new_beside(path: Path) -> Iterator[Path]:
         cause = getattr(error, "strerror", None) or error
         if isinstance(error, FileExistsError):
             cause = f"{path.parent} is not a directory"
-        raise StoreError(f"cannot write {path}: {cause}", hint="choose a folder that exists and has room") from error
+        raise StoreError(f"cannot write {goal}: {cause}", hint="choose a folder that exists and has room") from error

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 from building.command_line import Command
+from building.records import grid
 
 from propscope.experiments import profile_mlp
+from propscope.plots import PLOTS
 from propscope.store import save
 
 
@@ -20,6 +22,13 @@ def place(tmp_path, monkeypatch):
 def command(capsys, place):
     """Run a command line in this process, in a working directory of its own."""
     return Command(capsys)
+
+
+@pytest.fixture(scope="session")
+def mlp_plots():
+    """The names of the plots that show what `profile` records of MLPs."""
+    profiles = grid(("he_normal",), depths=(2,), seeds=2, width=8, batch=4)
+    return tuple(plot.name for plot in PLOTS if plot.prepare(profiles) is not None)
 
 
 @pytest.fixture(scope="session")

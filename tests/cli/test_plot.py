@@ -3,15 +3,11 @@
 import pytest
 from building.command_line import files
 
-import propscope.plots
-
-PLOTS = tuple(plot.name for plot in propscope.plots.PLOTS if plot.name not in ("jacobian", "over-time"))
-
 
 @pytest.mark.slow
-def test_the_pictures_of_a_file(command, run_file, place):
+def test_the_pictures_of_a_file(command, run_file, place, mlp_plots):
     listed = command.fine("plot", run_file, "--act", "relu").splitlines()
-    assert listed == [f"run-{name}.png" for name in PLOTS]
+    assert listed == [f"run-{name}.png" for name in mlp_plots]
     assert set(files(place)) == {"run.h5", *listed}
     assert all((place / name).read_bytes().startswith(b"\x89PNG") for name in listed)
 
@@ -44,7 +40,7 @@ def test_pictures_that_exist_are_kept(command, run_file, place):
         (["--only", ""], "plot ''"),
         (["--format", "gif"], "format gif png pdf svg"),
         (["--act", "elu"], "activation elu relu tanh"),
-        (["-o", "run.h5/sub"], "run.h5/sub/run"),
+        (["-o", "run.h5/sub"], "run.h5/sub"),
     ],
     ids=str,
 )

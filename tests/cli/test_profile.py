@@ -13,11 +13,9 @@ import torch
 from building.command_line import files, process
 from building.records import plain
 
-import propscope.plots
 from propscope.experiments import profile_mlp
 from propscope.store import load, save
 
-PLOTS = tuple(plot.name for plot in propscope.plots.PLOTS if plot.name != "jacobian")
 TINY = ("--depth", 2, "--width", 4, "--batch", 4, "--seeds", 2, "--init", "he_normal")
 BARE = (*TINY, "--no-plots")
 
@@ -26,14 +24,14 @@ BARE = (*TINY, "--no-plots")
 
 
 @pytest.mark.slow
-def test_a_file_pictures_and_a_table(command, place):
+def test_a_file_pictures_and_a_table(command, place, mlp_plots):
     out = command.fine("profile", *TINY)
     lines = out.splitlines()
     assert lines[0] == "1 pair, initializer he_normal, activation relu, depth 2, width 4, batch 4, 2 seeds"
     assert "file      outputs/mlp-relu-d2.h5" in lines
-    assert f"plots     outputs/mlp-relu-d2-{PLOTS[0]}.png" in lines
+    assert f"plots     outputs/mlp-relu-d2-{mlp_plots[0]}.png" in lines
     assert lines[-1].startswith("2 networks in ")
-    written = {f"outputs/mlp-relu-d2-{name}.png" for name in PLOTS} | {"outputs/mlp-relu-d2.h5", "outputs"}
+    written = {f"outputs/mlp-relu-d2-{name}.png" for name in mlp_plots} | {"outputs/mlp-relu-d2.h5", "outputs"}
     assert set(files(place)) == written
     assert command.fine("show", "outputs/mlp-relu-d2.h5").splitlines()[:7] == lines[:7]
 
@@ -322,10 +320,10 @@ def test_an_interrupt_before_anything_is_finished_writes_nothing(command, place,
 
 
 @pytest.mark.slow
-def test_the_whole_in_a_process_of_its_own(place):
+def test_the_whole_in_a_process_of_its_own(place, mlp_plots):
     done = process("profile", *TINY, "--json", cwd=place)
     assert (done.returncode, done.stderr) == (0, "")
     document = json.loads(done.stdout)
     assert document["file"] == "outputs/mlp-relu-d2.h5"
-    assert document["pictures"] == [f"outputs/mlp-relu-d2-{name}.png" for name in PLOTS]
+    assert document["pictures"] == [f"outputs/mlp-relu-d2-{name}.png" for name in mlp_plots]
     assert all((place / picture).is_file() for picture in document["pictures"])

@@ -139,7 +139,7 @@ def test_sampled_networks_agree(name, weight, norm, residual):
 
 
 def test_what_is_refused():
-    with pytest.raises(InputError, match="unknown norm 'group'"):
+    with pytest.raises(InputError, match='unknown norm "group"'):
         NormalizedMeanField("relu", weight_variance=2, norm="group")
     with pytest.raises(InputError, match="c0 is 1"):
         NormalizedMeanField("relu", weight_variance=2, norm="batch").propagate(1.0, c0=1.0)
