@@ -13,6 +13,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
@@ -141,7 +142,7 @@ class _Loop:
         """Compute the gates of the last call."""
         if self.calls not in self.gates and self.last:
             x, h, *c = self.last
-            with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            with torch.no_grad(), _without_autocast(x.device.type):
                 dtype = self.lane.input.dtype
                 x, h = x.to(dtype), h.to(dtype)
                 gates = self.lane.step(self.lane.entering(x), self.lane.own(h), h, c[0].to(dtype) if c else None)[2]
@@ -275,6 +276,11 @@ class TimeWatch:
             loop.last = ()
 
 
+def _without_autocast(device: str) -> AbstractContextManager[Any]:
+    # Some devices know no autocast, depending on the version of torch.
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+
+
 def _random_state(module: nn.Module) -> Tensor | None:
     if not is_fused(module) or not module.dropout or not module.training or _flat(module)[0].is_cuda:
         return None
@@ -332,7 +338,7 @@ def _run_again(name: str, call: _Fused, guard: Guard) -> list[TimeCourse]:
     with (
         torch.inference_mode(False),
         torch.random.fork_rng(devices=devices),
-        torch.autocast(device, enabled=False),
+        _without_autocast(device),
         warnings.catch_warnings(),
     ):
         # cuDNN wants the weights in one block of memory.

@@ -639,3 +639,30 @@ class Transformer(nn.Module):
 )
 def test_what_is_no_recurrence_has_no_course(model):
     assert propscope.profile(model, inputs().float()).time_courses == ()
+
+
+def test_under_autocast_the_run_is_that_of_the_lower_precision():
+    class Lower(Sequences):
+        def forward(self, x):
+            with torch.autocast("cpu", torch.bfloat16):
+                return self.rnn(x)
+
+    torch.manual_seed(0)
+    profile = propscope.profile(Lower("LSTM"), inputs().float(), everything)
+    assert reasons(profile) == []
+    assert profile.time_courses[0].hidden.backward is not None
+    with propscope.track(Loop("GRU"), time=True) as recorder, torch.autocast("cpu", torch.bfloat16):
+        recorder._model(inputs().float())
+    (course,) = recorder.profile().time_courses
+    assert len(course.gates) == 3
+
+
+def test_two_backward_passes_add_up_and_the_loss_scale_is_taken_out():
+    model = model_of("GRU")
+    right = propscope.profile(model, inputs(), everything).time_courses[0].hidden.backward
+    with propscope.track(model, time=True, loss_scale=1024.0) as recorder:
+        loss = everything(model(inputs())) * 1024
+        loss.backward(retain_graph=True)
+        loss.backward()
+    found = recorder.profile().time_courses[0].hidden.backward
+    assert found == pytest.approx([2 * value for value in right], rel=1e-12)
