@@ -11,7 +11,8 @@ from propscope.records.finding import Finding, Remedy
 from propscope.records.network import DIRECTIONS, NetworkProfile, Parameter
 from propscope.records.numerals import number
 
-_FROZEN = "frozen"
+# How the coverage's reasons begin or end.
+_FROZEN, _UNRECORDED = "frozen", "not recorded"
 
 
 def stagnant(evidence: Evidence) -> Iterator[Finding]:
@@ -20,13 +21,20 @@ def stagnant(evidence: Evidence) -> Iterator[Finding]:
         return
     first = evidence.members[0]
     reasons = {note.name: note.reason for note in first.coverage if note.what == "parameter"}
+    unrecorded = _unrecorded(first)
     everywhere = frozenset.intersection(*map(_still_of, evidence.members))
-    still = [parameter.name for parameter in first.parameters if parameter.name in everywhere]
+    still = [p.name for p in first.parameters if p.name in everywhere and p.name not in unrecorded]
     learning = len(first.parameters) - len(still)
     for frozen in (False, True):
         names = [name for name in still if reasons.get(name, "").startswith(_FROZEN) is frozen]
         if names:
             yield _unmoved(evidence, names, frozen=frozen, learning=learning)
+
+
+def _unrecorded(profile: NetworkProfile) -> dict[str, str]:
+    """Return the reasons of parameters whose gradient was not recorded though there may be one, by name."""
+    notes = (note for note in profile.coverage if note.what == "parameter")
+    return {note.name: note.reason for note in notes if note.reason.endswith(_UNRECORDED)}
 
 
 def _unmoved(evidence: Evidence, names: list[str], *, frozen: bool, learning: int) -> Finding:
@@ -90,6 +98,14 @@ def _insufficient(evidence: Evidence, layers: int) -> Iterator[Finding]:
             "no gradient was seen: only the forward pass is judged",
             "no backward pass ran, or the output needs no gradient",
             "profile with a loss",
+        )
+    if unrecorded := _unrecorded(evidence.members[0]):
+        (name, reason), *others = unrecorded.items()
+        more = f", and those of {len(others)} more," if others else ""
+        yield _unknown(
+            f"the gradient of {name}{more} is not judged",
+            reason,
+            "look at .grad after the step; the gradients at the sites are judged",
         )
     if layers < 2:
         yield _unknown("one layer was seen: no gain can be measured", "a gain compares layers", "profile more layers")

@@ -6,6 +6,8 @@ from building.records import evidence, geometric, network, summary
 from propscope.diagnosis.missing_gradients import insufficient_in_grid, insufficient_in_model, stagnant
 from propscope.records import CoverageNote
 
+UNRECORDED = "its gradient was put in place without a backward hook, as FSDP does: not recorded"
+
 
 def without_gradient(profile, *indices, zero=False, reason="no gradient reached it"):
     parameters = list(profile.parameters)
@@ -28,6 +30,10 @@ class TestStagnant:
         (found,) = stagnant(evidence(without_gradient(network([1.0] * 3), 0, 1, reason=reason)))
         assert (found.severity, found.first) == ("note", "layers.0.linear")
         assert "frozen" in found.message
+
+    def test_a_gradient_that_was_not_recorded_may_be_there(self):
+        seen = evidence(without_gradient(network([1.0] * 3), 0, 1, 2, reason=UNRECORDED))
+        assert list(stagnant(seen)) == []
 
     def test_a_gradient_in_one_seed_is_a_gradient(self):
         one, other = without_gradient(network([1.0] * 3, seed=0), 1), network([1.0] * 3, seed=1)
@@ -53,6 +59,10 @@ class TestInsufficient:
         assert "one layer" in self.messages(network([1.0]))[0]
         assert "no gradient" in self.messages(network([1.0, 1.0], gradients=False))[0]
         assert "15 samples" in self.messages(network([1.0, 1.0], samples=15))[0]
+
+    def test_gradients_that_were_not_recorded_are_not_judged(self):
+        (message,) = self.messages(without_gradient(network([1.0] * 3), 0, 1, 2, reason=UNRECORDED))
+        assert message == "the gradient of layers.0.linear.weight, and those of 2 more, is not judged"
 
     def test_an_interval_about_a_limit_asks_for_more_seeds(self):
         wide = [network(geometric(factor), seed=seed) for seed, factor in enumerate((0.02, 0.05, 0.12))]
