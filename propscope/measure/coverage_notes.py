@@ -67,7 +67,7 @@ def _not_run(observer: Observer, path: str, module: nn.Module, used: Mapping[str
 
 
 def _unregistered(observer: Observer) -> Iterator[CoverageNote]:
-    """Yield a note for each operation that was given trainable tensors which are no parameters of the model."""
+    """Yield a note for each operation that was given trainable tensors which are not parameters of the model."""
     shapes: dict[str, Counter[tuple[int, ...]]] = {}
     for (operation, _), shape in observer.graph.unregistered.items():
         shapes.setdefault(operation, Counter())[shape] += 1
@@ -79,5 +79,5 @@ def _unregistered(observer: Observer) -> Iterator[CoverageNote]:
             operation,
             "operation",
             f"weights of {calls} {operation} operation{'s' * (calls != 1)} are not registered: trainable tensors "
-            f"({listed}) that are no parameters of the model",
+            f"({listed}) that are not the model's parameters",
         )

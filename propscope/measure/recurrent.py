@@ -38,7 +38,7 @@ from propscope.records.time_course import (
     sampled_steps,
 )
 
-OVERRIDDEN = "its states over time were not measured: its class has a forward of its own"
+OVERRIDDEN = "its states over time were not measured: its class overrides forward"
 NOT_ASKED = "its states over time were not measured: `track(time=True)` runs it once more, unrolled, as `profile` does"
 # Calls of one fused module in one pass that are run again; a loop over single steps is followed by its sites.
 _CALLS = 8

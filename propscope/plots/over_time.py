@@ -22,7 +22,7 @@ from propscope.records.time_course import GainFit, pooled_courses
 COURSES_AT_MOST = 8
 _READING = (
     "Left: rms of the states after each step, and of the gradient of the loss with respect to them. Dashes: the fitted "
-    "line, with its factor per step, of the gradient per step back. Below 1 it vanishes, above 1 it explodes. "
+    "line, with its factor per step (backward for the gradient). Below 1 it vanishes, above 1 it explodes. "
 )
 _GATES = "Right: mean value of each gate; dotted: the share that is flat, where there is one. "
 _TOP = " ▲ marks steps with NaN or Inf."

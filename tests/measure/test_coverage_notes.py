@@ -90,7 +90,7 @@ class Attribute(nn.Module):
 def test_weights_that_are_no_parameters_are_listed():
     found = notes(propscope.profile(ListOfLayers(), X), "operation")
     assert found["linear"] == (
-        "weights of 4 linear operations are not registered: trainable tensors (4,4) that are no parameters of the model"
+        "weights of 4 linear operations are not registered: trainable tensors (4,4) that are not the model's parameters"
     )
     assert notes(propscope.profile(Attribute(), X), "operation")["mul"].startswith(
         "weights of 1 mul operation are not registered: trainable tensors (4)"
