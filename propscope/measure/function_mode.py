@@ -15,7 +15,7 @@ from propscope.measure.functions import BY_FUNCTION, Operation, is_residual_sum
 from propscope.measure.hooks import in_backward
 from propscope.measure.observer import Observer
 from propscope.measure.signal_graph import is_atomic, kind_of
-from propscope.measure.sites import SiteAccumulator, measurable
+from propscope.measure.sites import SiteAccumulator, Summands, measurable
 from propscope.measure.sums import total
 from propscope.records.network import Role
 
@@ -100,8 +100,8 @@ class FunctionWatch(TorchFunctionMode):
 
     def _before(
         self, operation: Operation, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[str, SiteAccumulator | None, tuple[Tensor, Tensor] | None]:
-        """Return the operation's name, the site that enters it, and a sum's shares, before it may overwrite them."""
+    ) -> tuple[str, SiteAccumulator | None, Summands | None]:
+        """Return the operation's name, the site that enters it, and a sum's summands, before it may overwrite them."""
         observer = self._observer
         name = observer.path_of_function(observer.stack[-1].path, operation.name)
         value = args[0] if args else kwargs.get("input")
@@ -110,7 +110,7 @@ class FunctionWatch(TorchFunctionMode):
             region = observer.regions.of_function(func, args[1:], kwargs)
             observer.activation_input(name, value, operation.name, region)
         elif operation.role == "residual" and not in_backward():
-            share = self._share(*args[:2])
+            share = self._summands(*args[:2])
         known = observer.identity.find(value) if isinstance(value, Tensor) else None
         return name, None if known is None else known.site, share
 
@@ -119,7 +119,7 @@ class FunctionWatch(TorchFunctionMode):
         operation: Operation,
         name: str,
         source: SiteAccumulator | None,
-        share: tuple[Tensor, Tensor] | None,
+        share: Summands | None,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         result: Tensor,
@@ -133,17 +133,21 @@ class FunctionWatch(TorchFunctionMode):
             return
         value = args[0] if args else kwargs.get("input")
         if share is not None:
-            site.see_branch(*share)
+            site.see_summands(share)
         elif operation.role == "softmax" and isinstance(value, Tensor):
             site.see_attention(row_entropy(measurable(result.detach())), measurable(value.detach()).amax())
         elif operation.role == "attention" and len(args) > 1:
             self._see_attention(site, args, kwargs)
 
-    def _share(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean squares of the branch and of the stream: the stream is what was seen first."""
-        order_of = self._observer.identity.order_of
-        stream, branch = (a, b) if order_of(a) <= order_of(b) else (b, a)
-        return _mean_square(branch), _mean_square(stream)
+    def _summands(self, a: Tensor, b: Tensor) -> Summands:
+        """Return the mean squares of a sum's operands, and which of them is the stream.
+
+        The graph tells it in a pass that is traced; else the stream is what was seen first.
+        """
+        observer = self._observer
+        order_of, graph = observer.identity.order_of, observer.graph
+        stream = graph.stream_of(a, b) if graph.taking else None
+        return Summands(_mean_square(a), _mean_square(b), stream, int(order_of(a) > order_of(b)))
 
     @staticmethod
     def _see_attention(site: SiteAccumulator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -30,6 +30,9 @@ from propscope.measure.undisturbed import tensors_held
 from propscope.measure.wrappers import parameter_names
 from propscope.records.network import UNKNOWN, Parent
 
+# Of what a stream was summed up, so many operations are looked at.
+_SUMMANDS = 8
+_SUMS = frozenset(("", "add", "add_", "view", "reshape", "getitem", "to", "dropout"))
 # Where a pass takes another way each time, as through experts, so many passes are traced.
 _TRACED_AT_MOST = 32
 # Modules from here, without parts, compute from what they are given and from their parameters alone.
@@ -603,6 +606,43 @@ class SignalGraph:
             for place, parent in enumerate(one.parents):
                 if parent in targets or (parent in inside and self.nodes[parent].gradient):
                     one.passes[place] = one.gradient = True
+
+    def stream_of(self, first: Tensor, second: Tensor) -> int | None:
+        """Return which operand of a residual sum is the stream, 0 or 1; None where the graph does not tell.
+
+        The other one is computed from it, or from what it was summed up from, as where two branches start side by side.
+        """
+        ends = self._source(first), self._source(second)
+        summed = [self._summed(end) for end in ends]
+        feeds = [self._reaches(ends[1 - at], summed[at]) for at in (0, 1)]
+        return None if feeds[0] == feeds[1] else feeds.index(True)
+
+    def _summed(self, node: int) -> set[int]:
+        """Return a node and the last few that it was summed up from."""
+        found: set[int] = set()
+        waiting = [node]
+        while waiting and len(found) < _SUMMANDS:
+            at = max(waiting)
+            waiting.remove(at)
+            if at not in found and self.nodes[at].source in ("", "input"):
+                found.add(at)
+                waiting += self.nodes[at].parents if self.nodes[at].operation in _SUMS else ()
+        return found
+
+    def _reaches(self, node: int, targets: set[int]) -> bool:
+        """Return whether a node was computed from one of the others."""
+        if not targets:
+            return False
+        least, seen, waiting = min(targets), {node}, list(self.nodes[node].parents)
+        while waiting:
+            at = waiting.pop()
+            if at in targets:
+                return True
+            # Parents have lower numbers.
+            if at > least and at not in seen:
+                seen.add(at)
+                waiting += self.nodes[at].parents
+        return False
 
     # Sites
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -46,6 +46,18 @@ class Options:
         return kind(limit=self.histogram_limit, histogram=self.stats == "all")
 
 
+class Summands(NamedTuple):
+    """The mean squares of the two operands of a residual sum, 0-d tensors, and which of them is the stream, 0 or 1.
+
+    `stream`: by the graph, None where it does not tell. `earlier`: the operand that was there first.
+    """
+
+    first: Tensor
+    second: Tensor
+    stream: int | None
+    earlier: int
+
+
 class SiteAccumulator:
     """Gathers one site; `unit_axis` is the axis of its units (channels)."""
 
@@ -63,6 +75,7 @@ class SiteAccumulator:
         "_region",
         "_samples",
         "_samples_before",
+        "_stream",
         "_units",
         "_varies",
         "activation",
@@ -100,6 +113,7 @@ class SiteAccumulator:
         self._attention: tuple[Tensor, Tensor, int] | None = None
         self._varies = False
         self._branch: tuple[Tensor, Tensor] | None = None
+        self._stream: int | None = None
 
     def see_forward(self, value: Tensor) -> None:
         """Add a value."""
@@ -162,8 +176,13 @@ class SiteAccumulator:
             entropy, largest = before[0] + entropy, torch.maximum(before[1], largest)
         self._attention = (entropy, largest, 1 if before is None else before[2] + 1)
 
-    def see_branch(self, branch: Tensor, stream: Tensor) -> None:
-        """Add one residual sum's mean squares of branch and stream, 0-d tensors."""
+    def see_summands(self, seen: Summands) -> None:
+        """Add what one residual sum adds up; which operand is the stream is kept once the graph has told it."""
+        if seen.stream is not None:
+            self._stream = seen.stream
+        stream, branch = seen.first, seen.second
+        if (seen.earlier if self._stream is None else self._stream) == 1:
+            stream, branch = branch, stream
         if self._branch is not None:
             branch, stream = self._branch[0] + branch, self._branch[1] + stream
         self._branch = (branch, stream)

@@ -264,3 +264,29 @@ def test_one_callable_belongs_to_one_operation():
     assert len(BY_FUNCTION) == sum(len(operation.functions) for operation in OPERATIONS)
     with pytest.raises(InputError, match="both claim"):
         index((Operation("a", "norm", (F.relu,)), Operation("b", "norm", (F.relu,))))
+
+
+class SideBySide(nn.Module):
+    """Attention and MLP start from one norm, as Phi's: the MLP's output is there before the first sum is."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(16, 16), nn.Linear(16, 16)
+        with torch.no_grad():
+            self.second.weight.mul_(10)
+
+    def forward(self, x):
+        attention, mlp = self.first(x), self.second(x)
+        return x + attention + mlp
+
+
+@pytest.mark.parametrize("passes", [1, 3])
+def test_the_stream_is_what_the_branch_was_computed_from(passes):
+    model, x = SideBySide(), torch.randn(64, 16)
+    with torch.no_grad():
+        branch = model.second(x).double().square().mean()
+        stream = (x + model.first(x)).double().square().mean()
+    with propscope.track(model) as recorder:
+        for _ in range(passes):
+            model(x)
+    assert recorder.profile()["add#1"].branch_share == pytest.approx(float(branch / (branch + stream)), rel=1e-6)
