@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from propscope.checks import number as checked
+from propscope.diagnosis.older_names import renamed
 from propscope.errors import InputError
 from propscope.records.network import DIRECTIONS, Direction, Floats, Label, NetworkProfile, Site
 from propscope.records.numerals import number
@@ -280,7 +281,7 @@ def matched(profiles: ProfileSet, baseline: ProfileSet) -> tuple[tuple[Match, ..
             f"no network is in both: the baseline has {_spelled(before)}, what is checked has {_spelled(after)}",
             hint="give the baseline of this network",
         )
-    matches = tuple(_match(before[key], after[key]) for key in common)
+    matches = tuple(_match(tuple(renamed(old, after[key][0]) for old in before[key]), after[key]) for key in common)
     notes = [
         f"{len(keys)} of {len(side)} networks {where}: {_spelled(keys)}"
         for side, other, where in ((after, before, "not in the baseline"), (before, after, "only in the baseline"))

@@ -57,9 +57,11 @@ class FunctionWatch(TorchFunctionMode):
         info = observer.stack[-1]
         traced = observer.graph.taking and not is_atomic(info.module)
         moves = getattr(func, "__name__", "") in _MOVES and func not in BY_FUNCTION
-        if (not traced and (info.opaque or moves)) or observer.hidden_by():
+        followed = observer.makers.active and not info.opaque and not in_backward()
+        if (not (traced or followed) and (info.opaque or moves)) or observer.hidden_by():
             return func(*args, **kwargs)
         run = partial(self._traced, func) if traced else func
+        run = partial(self._followed, run) if followed else run
         return run(*args, **kwargs) if info.opaque or moves else self._observed(run, func, args, kwargs)
 
     def _traced(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -70,6 +72,15 @@ class FunctionWatch(TorchFunctionMode):
         result = func(*args, **kwargs)
         if call is not None:
             guard(path, "operation", name, graph.after, func, call, args, kwargs, result)
+        return result
+
+    def _followed(self, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a function, and note which layer made what it returns."""
+        guard, path, makers = self._observer.guard, self._observer.stack[-1].path, self._observer.makers
+        made = guard(path, "operation", "its layer", makers.of, path, (args, kwargs))
+        result = run(*args, **kwargs)
+        if made is not None:
+            guard(path, "operation", "its layer", makers.note, made, result)
         return result
 
     def _observed(
@@ -100,24 +111,36 @@ class FunctionWatch(TorchFunctionMode):
 
     def _before(
         self, operation: Operation, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[str, SiteAccumulator | None, Summands | None]:
-        """Return the operation's name, the site that enters it, and a sum's summands, before it may overwrite them."""
+    ) -> tuple[str, str, SiteAccumulator | None, Summands | None]:
+        """Return the operation's name, the layer it is named after, the site that enters it, and a sum's summands.
+
+        All before it may overwrite them.
+        """
         observer = self._observer
         name = observer.path_of_function(observer.stack[-1].path, operation.name)
         value = args[0] if args else kwargs.get("input")
         share = None
         if operation.role == "activation":
             region = observer.regions.of_function(func, args[1:], kwargs)
-            observer.activation_input(name, value, operation.name, region)
+            observer.activation_input(name, value, operation.name, region, layer=self._layer(operation, args, kwargs))
         elif operation.role == "residual" and not in_backward():
             share = self._summands(*args[:2])
         known = observer.identity.find(value) if isinstance(value, Tensor) else None
-        return name, None if known is None else known.site, share
+        return name, self._layer(operation, args, kwargs), None if known is None else known.site, share
+
+    def _layer(self, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """Return the layer that the site of an operation is named after; a norm is named after its own weights."""
+        makers, path = self._observer.makers, self._observer.stack[-1].path
+        if not makers.active or in_backward() or operation.role in ("residual", "attention"):
+            return ""
+        own = makers.of(path, (args[1:], kwargs))[0] if operation.role == "norm" else ""
+        return own or makers.of(path, (args, kwargs))[0]
 
     def _after(
         self,
         operation: Operation,
         name: str,
+        layer: str,
         source: SiteAccumulator | None,
         share: Summands | None,
         args: tuple[Any, ...],
@@ -126,6 +149,7 @@ class FunctionWatch(TorchFunctionMode):
     ) -> None:
         observer = self._observer
         path = observer.path_of_call(name)
+        observer.name_after(path, layer, name, operation.name)
         if observer.identity.find(result) is not None:
             return
         site = observer.observe(path, result, kind=operation.name, role=_ROLES[operation.role], source=source)

@@ -8,9 +8,10 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from itertools import count
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from propscope.measure.filters import Filter
 from propscope.measure.hooks import Guard, Hook, in_backward, local_shard, shard_note, transformation
 from propscope.measure.input_sites import InputAccumulator, inputs_of
+from propscope.measure.makers import Makers
 from propscope.measure.module_info import ModuleInfo, axis_of_unknown, unit_axis_of
 from propscope.measure.outputs import tensors_in
 from propscope.measure.parameters import ParameterAccumulator
@@ -39,6 +41,14 @@ ELSEWHERE = (
 )
 
 
+class _Function(NamedTuple):
+    """The site of a function: its `plain` name, after the module that runs it, and the layer that made its value."""
+
+    plain: str
+    layer: str
+    operation: str
+
+
 class Observer:
     """Gathers the sites of one recorder; every method is called from a hook or the function mode."""
 
@@ -48,7 +58,7 @@ class Observer:
         options: Options,
         kept: Filter,
         root: nn.Module,
-        paths: Collection[str],
+        paths: Mapping[str, ModuleInfo],
         unscale: Callable[[Tensor], Tensor] | None,
         sink: Sink,
         inputs: bool = True,
@@ -82,6 +92,8 @@ class Observer:
         self._takes_inputs = inputs
         self._hooked_inputs: dict[int, weakref.ref[Tensor]] = {}
         self._functorch = not transforms
+        self.makers = Makers(root, self.identity, paths)
+        self._functions: dict[str, _Function] = {}
         self._calls: dict[str, int] = {}
         self._repeated: set[str] = set()
         self._failed: set[str] = set()
@@ -111,6 +123,7 @@ class Observer:
         self._recalls.clear()
         self._watched.clear()
         self.identity.clear()
+        self.makers.begin(active=self._began[info.path] == 1)
         self.stack.clear()
         if len(self._handles) > self._prune_at:
             # A handle refers to its tensor's hooks weakly: a dead reference belongs to a graph that is gone.
@@ -164,6 +177,7 @@ class Observer:
         self._handles.clear()
         self._hooked_inputs.clear()
         self.identity.clear()
+        self.makers.begin(active=False)
         self.guard("", "module", "the graph", self.graph.close)
 
     def path_of_function(self, inside: str, name: str) -> str:
@@ -185,8 +199,49 @@ class Observer:
             self._repeated.add(name)
         return f"{name}#{call}" if call else name
 
-    def full_name(self, path: str) -> str:
-        """Return a site's name: only at the end is it known whether a first call was the only one."""
+    def name_after(self, key: str, layer: str, plain: str, operation: str) -> None:
+        """Name a function's site after the layer that made its value, if that is known and in the running module.
+
+        `plain`: the site's name without it, after the running module.
+        """
+        if not self.makers.active or key in self._functions:
+            return
+        inside = self.stack[-1].path if self.stack else ""
+        # What a layer passes to a module of its own, such as a user's activation, is named after that.
+        named = layer != inside and layer.startswith(f"{inside}." * bool(inside)) and bool(layer)
+        self.makers.of_sites.setdefault(key, layer)
+        self._functions[key] = _Function(plain, layer if named else "", operation)
+
+    def _label(self, key: str) -> str:
+        """Return the name of a site without the number of its call, which patterns are searched in."""
+        function = self._functions.get(key)
+        return key if function is None or not function.layer else f"{function.layer}.{function.operation}"
+
+    def names(self) -> dict[str, str]:
+        """Return the name of each site by its key: only at the end is it known how often a name is needed."""
+        renamed = {function.plain for function in self._functions.values() if function.layer}
+        names = {key: self._full_name(key) for key in self.sites}
+        groups: dict[str, list[str]] = {}
+        for key in names:
+            function = self._functions.get(key)
+            if function is not None and function.plain in renamed:
+                groups.setdefault(self._name_of_function(function), []).append(key)
+        taken = {names[key] for key in names.keys() - {key for keys in groups.values() for key in keys}}
+        for name, keys in groups.items():
+            numbers = (f"{name}#{number}" for number in count(int(name in taken)))
+            free = (one for one in numbers if one not in taken)
+            names |= {keys[0]: name} if len(keys) == 1 and name not in taken else dict(zip(keys, free, strict=False))
+        return names
+
+    def _name_of_function(self, function: _Function) -> str:
+        if not function.layer:
+            return function.plain
+        # Weights that no module was called for: what they made is the output of their layer.
+        if function.operation.endswith(".input") and not self.passes_of(function.layer)[0]:
+            return function.layer
+        return self.path_of_function(function.layer, function.operation)
+
+    def _full_name(self, path: str) -> str:
         name, suffix = self._first_calls.get(path, (path, ""))
         return f"{name}#0{suffix}" if name in self._repeated else path
 
@@ -196,6 +251,8 @@ class Observer:
         source = self._source(inputs)
         for suffix, tensor in tensors_in(output):
             known = self.identity.find(tensor)
+            if self.makers.active:
+                self.makers.note_module(path + suffix, tensor, info.path, info.module, inputs)
             site = known.site if known is not None else None
             if site is not None:
                 self.returned[path + suffix] = site.name
@@ -237,13 +294,17 @@ class Observer:
             self.guard(path, "output", "what it was computed from", self.graph.mark, path, output)
         return True
 
-    def activation_input(self, path: str, value: Any, activation: str, region: FlatRegion | None) -> None:
-        """Note that a tensor is about to enter a nonlinearity; a tensor that is no site yet becomes one."""
+    def activation_input(
+        self, path: str, value: Any, activation: str, region: FlatRegion | None, *, layer: str = ""
+    ) -> None:
+        """Note that a tensor made by `layer` is about to enter a nonlinearity; one that is no site yet becomes one."""
         if in_backward() or not isinstance(value, Tensor):
             return
         known = self.identity.find(value)
         if known is None:
-            site = self.observe(self.path_of_call(f"{path}.input"), value, kind="input", role="other")
+            key = self.path_of_call(f"{path}.input")
+            self.name_after(key, layer, f"{path}.input", f"{activation}.input")
+            site = self.observe(key, value, kind="input", role="other")
         else:
             site = known.site
         if site is not None and region is not None:
@@ -262,8 +323,8 @@ class Observer:
         module: nn.Module | None = None,
     ) -> SiteAccumulator | None:
         """Record a tensor as the site `path`, and its gradient when it comes; None if it cannot be recorded."""
-        if not self._keeps_all and not self._kept.keeps(path, kind, module):
-            if self._kept.excludes(path, module):
+        if not self._keeps_all and not self._kept.keeps(label := self._label(path), kind, module):
+            if self._kept.excludes(label, module):
                 self.identity.remember(tensor, None)
             return None
         if path in self._failed:

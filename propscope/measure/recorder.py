@@ -370,10 +370,11 @@ class Recorder:
         found = tuple(parameter for parameter in parameters if parameter is not None)
         order = observer.graph.order(sorted(observer.sites, key=lambda key: observer.sites[key].role != "input"))
         places = {key: place for place, key in enumerate(order)}
+        names = observer.names()
         sites = {
             key: replace(
-                observer.sites[key].record(name=observer.full_name(key), layer=self._layer_of(key)),
-                parents=observer.graph.parents_of(key, places, observer.full_name),
+                observer.sites[key].record(name=names[key], layer=self._layer_of(key)),
+                parents=observer.graph.parents_of(key, places, names.__getitem__),
                 parameters=observer.graph.parameters_of(key),
             )
             for key in order

@@ -196,5 +196,5 @@ def test_a_gate_and_a_scalar_output_have_one_feature():
 
     profile = propscope.profile(Gated(), X)
     assert {site.name: site.features for site in profile.sites} == {
-        "input": 4, "gate": 1, "sigmoid": 1, "body": 4, "": 1,
+        "input": 4, "gate": 1, "gate.sigmoid": 1, "body": 4, "": 1,
     }  # fmt: skip

@@ -47,7 +47,7 @@ def test_functional_nonlinearities_are_sites(function, name):
     profile = propscope.profile(Functional(function), torch.randn(6, 8))
     assert [(site.name, site.role) for site in profile.without_inputs.sites] == [
         ("linear", "pre-activation"),
-        (name, "activation"),
+        (f"linear.{name}", "activation"),
     ]
     assert profile["linear"].activation == name
     assert profile["linear"].flat_fraction is not None
@@ -71,9 +71,15 @@ def test_operations_inside_modules_that_are_sites_are_not_recorded_again():
 
 
 def test_an_operation_named_like_a_child_is_told_from_it():
-    model = Functional(F.relu)
-    model.relu = nn.Identity()
-    assert names(model, torch.randn(3, 8)) == ["linear", "relu()"]
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.relu = nn.Linear(8, 8), nn.Linear(8, 8), nn.Identity()
+
+        def forward(self, x):
+            return F.relu(self.a(x) + self.b(x))
+
+    assert names(Sum(), torch.randn(3, 8)) == ["a", "b", "add", "relu()"]
 
 
 def test_nothing_outside_the_model_is_recorded():
@@ -134,7 +140,7 @@ def test_softmax_shows_entropy_and_largest_logit():
     with torch.no_grad():
         logits = model.linear(x)
         weights = logits.softmax(-1)
-    site = propscope.profile(model, x)["softmax"]
+    site = propscope.profile(model, x)["linear.softmax"]
     assert site.role == "attention"
     assert site.attention_entropy == pytest.approx(float(-(weights * weights.log()).sum(-1).mean()), rel=1e-5)
     assert site.largest_logit == pytest.approx(float(logits.max()), rel=1e-6)

@@ -22,42 +22,42 @@ PARENTS = {
         "stem": "!input",
         "layer.0.conv1": "stem",
         "layer.0.bn1": "layer.0.conv1",
-        "layer.0.relu#0": "layer.0.bn1",
-        "layer.0.conv2": "layer.0.relu#0",
+        "layer.0.bn1.relu": "layer.0.bn1",
+        "layer.0.conv2": "layer.0.bn1.relu",
         "layer.0.bn2": "layer.0.conv2",
         "layer.0.add": "stem layer.0.bn2",
-        "layer.0.relu#1": "layer.0.add",
-        "layer.1.conv1": "layer.0.relu#1",
+        "layer.0.relu": "layer.0.add",
+        "layer.1.conv1": "layer.0.relu",
         "layer.1.bn1": "layer.1.conv1",
-        "layer.1.relu#0": "layer.1.bn1",
-        "layer.1.conv2": "layer.1.relu#0",
+        "layer.1.bn1.relu": "layer.1.bn1",
+        "layer.1.conv2": "layer.1.bn1.relu",
         "layer.1.bn2": "layer.1.conv2",
-        "layer.1.down.0": "layer.0.relu#1",
+        "layer.1.down.0": "layer.0.relu",
         "layer.1.down.1": "layer.1.down.0",
         "layer.1.add": "layer.1.bn2 layer.1.down.1",
-        "layer.1.relu#1": "layer.1.add",
-        "fc": "layer.1.relu#1",
+        "layer.1.relu": "layer.1.add",
+        "fc": "layer.1.relu",
     },
     "unet": {
         "down1": "!input",
-        "relu#0": "down1",
-        "down2": "relu#0",
-        "relu#1": "down2",
-        "middle": "relu#1",
+        "down1.relu": "down1",
+        "down2": "down1.relu",
+        "down2.relu": "down2",
+        "middle": "down2.relu",
         "up": "middle",
-        "join": "relu#1 up",
-        "out": "relu#0 join",
+        "join": "down2.relu up",
+        "out": "down1.relu join",
     },
     "mobilenet": {
         "expand": "!input",
-        "hardswish#0": "expand",
-        "depthwise": "hardswish#0",
-        "hardswish#1": "depthwise",
-        "down": "hardswish#1",
-        "relu": "down",
-        "up": "relu",
-        "hardsigmoid": "up",
-        "project": "hardswish#1 hardsigmoid",
+        "expand.hardswish": "expand",
+        "depthwise": "expand.hardswish",
+        "depthwise.hardswish": "depthwise",
+        "down": "depthwise.hardswish",
+        "down.relu": "down",
+        "up": "down.relu",
+        "up.hardsigmoid": "up",
+        "project": "depthwise.hardswish up.hardsigmoid",
         "norm": "project",
         "add": "!input norm",
     },
@@ -66,13 +66,13 @@ PARENTS = {
         "wpe": "",
         "ln1": "wte wpe",
         "attn": "ln1",
-        "softmax": "attn",
-        "proj": "attn softmax",
+        "attn.softmax": "attn",
+        "proj": "attn attn.softmax",
         "add#0": "wte wpe proj",
         "ln2": "add#0",
         "fc1": "ln2",
-        "gelu": "fc1",
-        "fc2": "gelu",
+        "fc1.gelu": "fc1",
+        "fc2": "fc1.gelu",
         "add#1": "add#0 fc2",
         "ln_f": "add#1",
         "head": "ln_f",
@@ -90,9 +90,9 @@ PARENTS = {
         "add#2": "embed o",
         "norm2": "add#2",
         "gate": "norm2",
-        "silu": "gate",
+        "gate.silu": "gate",
         "up": "norm2",
-        "down": "silu up",
+        "down": "gate.silu up",
         "add#3": "add#2 down",
         "norm": "add#3",
         "head": "norm",
@@ -107,8 +107,8 @@ PARENTS = {
         "scaled_dot_product_attention": "q_norm k_norm v",
         "dense": "scaled_dot_product_attention",
         "fc1": "norm",
-        "gelu": "fc1",
-        "fc2": "gelu",
+        "fc1.gelu": "fc1",
+        "fc2": "fc1.gelu",
         "add#0": "dense fc2",
         "add#1": "!input add#0",
     },
@@ -125,12 +125,12 @@ PARENTS = {
         "add#0": "norm0 o",
         "norm1": "add#0",
         "fc1": "norm1",
-        "gelu": "fc1",
-        "fc2": "gelu",
+        "fc1.gelu": "fc1",
+        "fc2": "fc1.gelu",
         "add#1": "norm1 fc2",
         "norm2": "add#1",
         "pooler": "norm2",
-        "tanh": "pooler",
+        "pooler.tanh": "pooler",
     },
     "vit": {
         "patch": "!input",
@@ -163,40 +163,40 @@ PARENTS = {
     },
     "experts": {
         "router": "!input",
-        "softmax": "router",
-        "experts.0.0": "!input !softmax",
+        "router.softmax": "router",
+        "experts.0.0": "!input !router.softmax",
         "experts.0.1": "experts.0.0",
-        "experts.1.0": "!input !softmax",
+        "experts.1.0": "!input !router.softmax",
         "experts.1.1": "experts.1.0",
-        "add": "!input softmax experts.0.1 experts.1.1",
+        "add": "!input router.softmax experts.0.1 experts.1.1",
         "head": "add",
     },
     "mamba": {
         "norm": "!input",
         "into": "norm",
         "conv": "into",
-        "silu.input#0": "conv",
-        "silu#0": "silu.input#0",
-        "step": "silu#0",
-        "softplus": "step",
-        "add#0": "silu#0 softplus",
-        "add#1": "silu#0 softplus add#0",
-        "add#2": "silu#0 softplus add#1",
-        "add#3": "silu#0 softplus add#2",
-        "add#4": "silu#0 add#0 add#1 add#2 add#3",
-        "silu.input#1": "into",
-        "silu#1": "silu.input#1",
-        "out": "add#4 silu#1",
+        "conv.silu.input": "conv",
+        "conv.silu": "conv.silu.input",
+        "step": "conv.silu",
+        "step.softplus": "step",
+        "add#0": "conv.silu step.softplus",
+        "add#1": "conv.silu step.softplus add#0",
+        "add#2": "conv.silu step.softplus add#1",
+        "add#3": "conv.silu step.softplus add#2",
+        "add#4": "conv.silu add#0 add#1 add#2 add#3",
+        "into.silu.input": "into",
+        "into.silu": "into.silu.input",
+        "out": "add#4 into.silu",
         "add#5": "!input out",
     },
     "graph": {
         "embed": "!input",
         "layers.0": "!input embed",
-        "relu#0": "layers.0",
-        "add#0": "!input embed relu#0",
+        "layers.0.relu": "layers.0",
+        "add#0": "!input embed layers.0.relu",
         "layers.1": "!input add#0",
-        "relu#1": "layers.1",
-        "add#1": "!input add#0 relu#1",
+        "layers.1.relu": "layers.1",
+        "add#1": "!input add#0 layers.1.relu",
         "head": "!input add#1",
     },
     "siamese": {
@@ -212,15 +212,15 @@ PARENTS = {
     },
     "controlnet": {
         "first": "!input",
-        "silu#0": "!first",
+        "first.silu": "!first",
         "zero_in": "!input",
-        "add#0": "!silu#0 zero_in",
+        "add#0": "!first.silu zero_in",
         "copied": "add#0",
-        "silu#1": "copied",
-        "second": "!silu#0",
-        "silu#2": "!second",
-        "zero_out": "silu#1",
-        "add#1": "!silu#2 zero_out",
+        "copied.silu": "copied",
+        "second": "!first.silu",
+        "second.silu": "!second",
+        "zero_out": "copied.silu",
+        "add#1": "!second.silu zero_out",
         "out": "add#1",
     },
 }
@@ -265,10 +265,10 @@ def test_operations_are_listed_in_order_and_the_last_one_made_the_site():
     torch.manual_seed(0)
     profile = propscope.profile(*gpt())
     attention = ("split", "view", "transpose")
-    assert ways(profile["softmax"]) == {"attn": (*attention, "matmul", "div", "masked_fill", "softmax")}
+    assert ways(profile["attn.softmax"]) == {"attn": (*attention, "matmul", "div", "masked_fill", "softmax")}
     assert ways(profile["proj"]) == {
         "attn": (*attention, "matmul", "transpose", "reshape", "Linear"),
-        "softmax": ("matmul", "transpose", "reshape", "Linear"),
+        "attn.softmax": ("matmul", "transpose", "reshape", "Linear"),
     }
     assert ways(profile["add#1"]) == {"add#0": ("add",), "fc2": ("add",)}
 
@@ -327,9 +327,9 @@ def test_an_activation_in_place_has_the_parent_that_it_overwrites():
     profile = seen(lambda net, x: net.act(net.fc(x)), fc=nn.Linear(4, 4), act=nn.ReLU(inplace=True))
     assert edges(profile["act"]) == {"fc": True}
     profile = seen(lambda net, x: net.out(F.relu_(net.fc(x))), fc=nn.Linear(4, 4), out=nn.Linear(4, 4))
-    assert edges(profile["relu"]) == {"fc": True}
-    assert ways(profile["relu"]) == {"fc": ("relu_",)}
-    assert edges(profile["out"]) == {"relu": True}
+    assert edges(profile["fc.relu"]) == {"fc": True}
+    assert ways(profile["fc.relu"]) == {"fc": ("relu_",)}
+    assert edges(profile["out"]) == {"fc.relu": True}
 
 
 def test_a_module_that_returns_its_input_is_no_parent():
@@ -376,10 +376,10 @@ def test_gradients_pass_through_a_checkpoint(reentrant):
     parts = {name: nn.Linear(4, 4) for name in ("fc", "before", "inner")}
     profile = seen(forward, **parts)
     assert edges(profile["before#0"]) == {"fc": True}
-    assert edges(profile["tanh#0"]) == {"before#0": True}
-    assert edges(profile["inner#0"]) == {"tanh#0": True}
+    assert edges(profile["before.tanh#0"]) == {"before#0": True}
+    assert edges(profile["inner#0"]) == {"before.tanh#0": True}
     assert edges(profile["before#1"]) == {"inner#0": True}
-    assert edges(profile["inner#1"]) == {"tanh#1": True}
+    assert edges(profile["inner#1"]) == {"before.tanh#1": True}
 
 
 def test_hooks_of_the_user_do_not_hide_the_parents():

@@ -244,7 +244,7 @@ def test_two_trackers_left_in_the_wrong_order(same):
     step(a), step(b)
     assert first.profile()["first"].forward.count == 16 * 8
     assert second.profile()["first"].forward.count == (2 if same else 1) * 16 * 8
-    assert {site.name for site in second.profile().without_inputs.sites} == {"first", "relu", "head", "add"}
+    assert {site.name for site in second.profile().without_inputs.sites} == {"first", "first.relu", "head", "add"}
     clean(a), clean(b)
 
 
@@ -269,7 +269,7 @@ def test_a_recorder_entered_in_one_thread_and_left_in_another():
     step(model)
     in_thread(lambda: recorder.__exit__(None, None, None))
     step(model)
-    assert recorder.profile()["relu"].forward.count == 16 * 8
+    assert recorder.profile()["first.relu"].forward.count == 16 * 8
     clean(model)
     recorder = propscope.track(model)
     in_thread(recorder.__enter__)

@@ -1,0 +1,99 @@
+"""`Makers`: the layer whose weights made a tensor, which the sites of functions are named after.
+
+Followed is the first pass only; what a later pass calls besides is named after the module that runs it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from propscope.measure.module_info import CONTAINERS, ModuleInfo
+from propscope.measure.outputs import tensors_in
+from propscope.measure.tensor_identity import TensorIdentity
+from propscope.measure.wrappers import parameter_names
+
+# The names that layers give to weights, which do not tell one from another.
+_USUAL = frozenset(("weight", "bias", "weight_v", "weight_g", "original0", "original1", "kernel"))
+
+
+class _Made(NamedTuple):
+    """What made a tensor: `layer`, "" where it was several; `weight`: it was computed from a weight alone."""
+
+    tensor: weakref.ref[Tensor]
+    layer: str
+    weight: bool
+
+
+class Makers:
+    """Follows one pass; every method is called under the guard."""
+
+    def __init__(self, model: nn.Module, identity: TensorIdentity, modules: Mapping[str, ModuleInfo]) -> None:
+        self.active = False
+        # By the key of a site, the layer that made it, "" where several did.
+        self.of_sites: dict[str, str] = {}
+        self._model = model
+        self._identity = identity
+        self._modules = modules
+        self._made: dict[int, _Made] = {}
+        self._weights: Mapping[int, tuple[str, ...]] | None = None
+
+    def begin(self, *, active: bool) -> None:
+        """Begin a pass, and forget the tensors of the one before."""
+        self.active = active
+        self._made.clear()
+        self._weights = None
+
+    def note(self, made: tuple[str, bool], result: Any) -> None:
+        """Note what an operation returned that was given what is `made` so, by `of`."""
+        if made[0]:
+            for _, tensor in tensors_in(result):
+                self._made[id(tensor)] = _Made(weakref.ref(tensor), *made)
+
+    def note_module(self, key: str, output: Tensor, path: str, module: nn.Module, inputs: Any) -> None:
+        """Note which layer made the output of a module: itself where it has weights, else what made its input."""
+        own = any(parameter is not None for parameter in module._parameters.values())
+        own = own or "parametrizations" in module._modules
+        layer = self.of_sites[key] = path if own else "" if module._modules else self.of(path, inputs)[0]
+        self.note((layer, False), output)
+
+    def of(self, inside: str, args: Any) -> tuple[str, bool]:
+        """Return the layer whose weights made what an operation in the module `inside` is given, and if it is a weight.
+
+        The layer is "" where it is none or several.
+        """
+        weights: set[str] = set()
+        vectors: set[str] = set()
+        values: set[str] = set()
+        others = False
+        for _, tensor in tensors_in(args):
+            if (names := self._names().get(id(tensor))) is not None:
+                (weights if tensor.dim() > 1 else vectors).add(self._owner(inside, names[0]))
+            elif (known := self._identity.find(tensor)) is not None and known.site is not None:
+                values.add(self.of_sites.get(known.site.name, ""))
+            elif (made := self._made.get(id(tensor))) is not None and made.tensor() is tensor:
+                (weights if made.weight else values).add(made.layer)
+            else:
+                others = True
+        found = weights or values or vectors
+        (layer,) = found if len(found) == 1 else ("",)
+        return layer, bool(weights) and not (values or others)
+
+    def _names(self) -> Mapping[int, tuple[str, ...]]:
+        if self._weights is None:
+            self._weights = parameter_names(self._model)
+        return self._weights
+
+    def _owner(self, inside: str, name: str) -> str:
+        """Return the layer that a parameter belongs to; one among several weights of a module counts as a layer."""
+        path, _, own = name.rpartition(".")
+        if own in _USUAL:
+            return path
+        return name if path == inside or not self._is_layer(path) else path
+
+    def _is_layer(self, path: str) -> bool:
+        info = self._modules.get(path)
+        return info is not None and not isinstance(info.module, CONTAINERS)
