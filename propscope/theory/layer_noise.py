@@ -176,10 +176,19 @@ def layer_shares(mlp: MLPVariances, signal: MLPSignal) -> LayerShares:
     return LayerShares(forward, branch, stream, backward, preserved_forward, preserved_backward, units[1:])
 
 
-def layer_noise(
-    mlp: MLPVariances, signal: MLPSignal, shares: LayerShares, units: UnitMoments, batch: BatchCorrelations
-) -> LayerNoise:
+@dataclass(frozen=True, slots=True, eq=False)
+class FiniteMLP:
+    """An MLP of finite width, with what its noise is computed from."""
+
+    mlp: MLPVariances
+    signal: MLPSignal
+    shares: LayerShares
+    units: UnitMoments
+
+
+def layer_noise(net: FiniteMLP, batch: BatchCorrelations) -> LayerNoise:
     """Return the noise that each layer adds, for a batch with these correlations."""
+    mlp, signal, shares, units = net.mlp, net.signal, net.shares, net.units
     same, other, n, dropout = batch.self_pairs, 1 - batch.self_pairs, shares.widths, mlp.dropout_factor
     c, spread = signal.at_c, batch.variance
     normed = mlp.norm != "none"
@@ -187,10 +196,10 @@ def layer_noise(
     value_slope, gradient_slope = units.derivative(SQUARE, 1), units.derivative(SLOPE_SQUARE, 1)
 
     def covariance(first: int, second: int) -> Array:
-        return conditional_covariance(mlp, signal, units, batch, first, second, dropout=dropout) / n
+        return conditional_covariance(net, batch, first, second, dropout=dropout) / n
 
     activation = covariance(SQUARE, SQUARE)
-    weight_noise, stream_covariance, branch_noise = _weight_noise(mlp, signal, shares, units, batch)
+    weight_noise, stream_covariance, branch_noise = _weight_noise(net, batch)
     free = 0.0 if normed else 1.0
     elasticity = shares.stream + free * shares.forward * value_slope
     curvature = shares.stream + free * shares.forward * (value_slope + units.derivative(SQUARE, 2)) - elasticity**2
@@ -228,16 +237,10 @@ def layer_noise(
 
 
 def conditional_covariance(
-    mlp: MLPVariances,
-    signal: MLPSignal,
-    units: UnitMoments,
-    batch: BatchCorrelations,
-    first: int,
-    second: int,
-    *,
-    dropout: float = 1.0,
+    net: FiniteMLP, batch: BatchCorrelations, first: int, second: int, *, dropout: float = 1.0
 ) -> Array:
     """Return the covariance of two functions at given norms of z, averaged over the pairs of the batch, (layers,)."""
+    mlp, signal, units = net.mlp, net.signal, net.units
     same, other, c = batch.self_pairs, 1 - batch.self_pairs, signal.at_c
     pairs = units.over_two_samples(first, second, c, batch.variance)
     products = units.coefficients[first] * units.coefficients[second]
@@ -247,9 +250,7 @@ def conditional_covariance(
     return np.asarray(found - (same + other * c) * products[1] * (mlp.norm == "layer"))
 
 
-def _weight_noise(
-    mlp: MLPVariances, signal: MLPSignal, shares: LayerShares, units: UnitMoments, batch: BatchCorrelations
-) -> tuple[Array, Array, Array]:
+def _weight_noise(net: FiniteMLP, batch: BatchCorrelations) -> tuple[Array, Array, Array]:
     """Return what the n random numbers of a layer add to three variances over networks, each of shape (layers,).
 
     With k the covariance of the linear layer's outputs for two samples, and means over the pairs of the batch: the
@@ -257,11 +258,12 @@ def _weight_noise(
     variance q_s and correlation c_s, 4 q_s E[c_s k] / (n q^2), else 0; and the scatter of the branch, which has the
     branch's variance in place of q.
     """
+    mlp, signal, shares, units = net.mlp, net.signal, net.shares, net.units
     same, other, n = batch.self_pairs, 1 - batch.self_pairs, shares.widths
     biases = mlp.bias_variances() * np.ones(n.size)
     variance = np.append(signal.q[0] - biases[0], signal.branch[1:] - biases[1:])
     covariance = np.append(signal.q[0] * signal.c[0] - biases[0], signal.branch[1:] * signal.branch_c[1:] - biases[1:])
-    spread = np.append(batch.first_variance * signal.q[0] ** 2, _product_variance(mlp, signal, units, batch, n)[:-1])
+    spread = np.append(batch.first_variance * signal.q[0] ** 2, _product_variance(net, batch)[:-1])
     # Orthogonal weights preserve the norm of what they act on; only the part of the biases varies.
     weighted = same * variance**2 + other * (covariance**2 + spread)
     with_biases = same * (2 * variance * biases + biases**2) + other * (2 * covariance * biases + biases**2)
@@ -277,45 +279,36 @@ def _weight_noise(
     return square / signal.q**2, crossed, square / signal.branch**2
 
 
-def _product_variance(
-    mlp: MLPVariances, signal: MLPSignal, units: UnitMoments, batch: BatchCorrelations, n: Array
-) -> Array:
+def _product_variance(net: FiniteMLP, batch: BatchCorrelations) -> Array:
     """Return the variance over networks of sigma_w^2 phi(u) . phi(v) / n in the next layer, at given norms, (layers,).
 
     u and v are the pre-activations of two samples.
     """
+    mlp, signal, units = net.mlp, net.signal, net.units
     weights = np.append(mlp.weight_variances()[1:], 1.0)
     slope_pair = signal.at * signal.slope * units.over_two_samples(SLOPE, SLOPE, signal.at_c, batch.variance)
     conditional = (
         signal.value**2 * units.over_two_samples(SQUARE, SQUARE, signal.at_c, batch.variance) - signal.product**2
     )
     # At given norms the correlation varies less the more alike the samples are.
-    chance = np.maximum(conditional, 0) * (1 - signal.at_c**2) / n
+    chance = np.maximum(conditional, 0) * (1 - signal.at_c**2) / net.shares.widths
     return np.asarray(weights**2 * (slope_pair**2 * batch.variance + chance))
 
 
-def batch_correlations(
-    mlp: MLPVariances,
-    signal: MLPSignal,
-    shares: LayerShares,
-    units: UnitMoments,
-    *,
-    samples: float,
-    cosine: float,
-    squared_gradient: float,
-) -> BatchCorrelations:
+def batch_correlations(net: FiniteMLP, *, samples: float, cosine: float, squared_gradient: float) -> BatchCorrelations:
     """Return how the samples of a batch and their gradients correlate, with the random deviations of a finite width.
 
     `cosine`: that of two inputs. `squared_gradient`: the mean square correlation of two samples' gradients at the
     output.
     """
+    mlp, signal, shares, units = net.mlp, net.signal, net.shares, net.units
     depth, n = signal.q.size, shares.widths
     first_variance = float((1 - mlp.layers[0].bias_variance / signal.q[0]) ** 2 * (1 - cosine**2) ** 2 / mlp.units[0])
     spread = np.zeros(depth)
     slope_pair = units.over_two_samples(SLOPE, SLOPE, signal.at_c, spread)
     rise = shares.stream + shares.forward * signal.at * signal.slope / signal.value * slope_pair
     infinite_width = BatchCorrelations(1 / samples, spread, spread, 0.0)
-    chance = _product_variance(mlp, signal, units, infinite_width, n)[:-1]
+    chance = _product_variance(net, infinite_width)[:-1]
     spread[0] = first_variance
     if mlp.residual:
         # The stream adds up actual correlations, not those that the layer before would give.

@@ -19,6 +19,7 @@ from propscope.theory.layer_noise import (
     SQUARE,
     VALUE,
     BatchCorrelations,
+    FiniteMLP,
     LayerNoise,
     LayerShares,
     UnitMoments,
@@ -79,16 +80,14 @@ def mlp_bands(
         unknown = np.full(signal.q.size, math.nan)
         nothing = Band(unknown, unknown)
         return MLPBands(nothing, nothing, nothing, nothing, nothing, nothing, unknown, unknown, math.nan)
-    shares, units = layer_shares(mlp, signal), unit_moments(mlp.activation, signal.at)
+    net = FiniteMLP(mlp, signal, layer_shares(mlp, signal), unit_moments(mlp.activation, signal.at))
     sample = BatchCorrelations(1.0, np.zeros(signal.q.size), np.ones(signal.q.size), 0.0)
     size = math.inf if samples is None else samples
-    batch = batch_correlations(
-        mlp, signal, shares, units, samples=size, cosine=cosine, squared_gradient=squared_gradient
-    )
+    batch = batch_correlations(net, samples=size, cosine=cosine, squared_gradient=squared_gradient)
     # A random gradient for each output is a sample of its variance; without a readout phi' is part of that.
     own = 2 / (size * mlp.outputs) if mlp.outputs and not squared_gradient else 0.0
-    single, whole = (_variances(mlp, signal, shares, units, each) for each in (sample, batch))
-    means = _means(mlp, signal, shares, units, single)
+    single, whole = (_variances(net, each) for each in (sample, batch))
+    means = _means(net, single)
 
     def band(name: str, own: float = 0.0) -> Band:
         # E[mean square] is the same for a batch as for one sample; E[ln] is higher, as the batch averages noise out.
@@ -104,8 +103,8 @@ def mlp_bands(
         gradient=band("gradient", own),
         inner=band("inner", own),
         outer=band("outer", own),
-        activation_spread=_variance_of_mean(mlp, signal, shares, units, batch, whole, *_variance_weights(signal)),
-        activation_mean=signal.value * _variance_of_mean(mlp, signal, shares, units, batch, whole, 0.0, 1.0),
+        activation_spread=_variance_of_mean(net, batch, whole, *_variance_weights(signal)),
+        activation_mean=signal.value * _variance_of_mean(net, batch, whole, 0.0, 1.0),
         output=own,
     )
 
@@ -127,29 +126,27 @@ class _Variances:
     outer: Array
 
 
-def _variances(
-    mlp: MLPVariances, signal: MLPSignal, shares: LayerShares, units: UnitMoments, batch: BatchCorrelations
-) -> _Variances:
-    noise = layer_noise(mlp, signal, shares, units, batch)
+def _variances(net: FiniteMLP, batch: BatchCorrelations) -> _Variances:
+    mlp, shares, units = net.mlp, net.shares, net.units
+    noise = layer_noise(net, batch)
     independent = stream = _forward_variance(noise)
     gradient, inner, outer = _backward_variances(noise, shares, stream)
     if mlp.residual:
-        stream, stream_gradient = stream_variances(mlp, signal, shares, units, batch, noise)
+        stream, stream_gradient = stream_variances(net, batch, noise)
         later = np.append(stream_gradient[1:] - gradient[1:], 0.0)
         gradient, inner, outer = stream_gradient, inner + later, outer + later
     slope = _unless_normed(mlp, units.derivative(SQUARE, 1))
     from_stream = slope**2 * stream
     branch = stream
     if mlp.residual:
-        from_stream = from_stream + 2 * slope * stream_covariance(mlp, signal, shares, units, batch, noise, SQUARE)
+        from_stream = from_stream + 2 * slope * stream_covariance(net, batch, noise, SQUARE)
         branch = noise.branch + np.append(0.0, shares.branch[:-1] ** 2 * from_stream[:-1])
     return _Variances(noise, independent, stream, branch, from_stream + noise.activation, gradient, inner, outer)
 
 
-def _means(
-    mlp: MLPVariances, signal: MLPSignal, shares: LayerShares, units: UnitMoments, single: _Variances
-) -> dict[str, Array]:
+def _means(net: FiniteMLP, single: _Variances) -> dict[str, Array]:
     """Return the mean of each band for one sample, by the band's name."""
+    mlp, shares, units = net.mlp, net.shares, net.units
     noise, n = single.noise, shares.widths
     # A vector uniform on a sphere is not quite normal: E[phi^2] = V - q^2 V'' / n.
     second, slope_second = units.derivative(SQUARE, 2), units.derivative(SLOPE_SQUARE, 2)
@@ -171,7 +168,7 @@ def _means(
         + noise.gradient_curvature * (single.stream + stream**2) / 2
         - noise.gradient / 2
     )
-    drift += shares.backward * (_reused_weights(mlp, signal, shares, units) - slope_second) / n
+    drift += shares.backward * (_reused_weights(net) - slope_second) / n
     gradient = np.cumsum(drift[::-1])[::-1]
     after = np.append(gradient[1:], 0.0)
     return {
@@ -200,30 +197,22 @@ def _variance_weights(signal: MLPSignal) -> tuple[Array, Array]:
 
 
 def _variance_of_mean(
-    mlp: MLPVariances,
-    signal: MLPSignal,
-    shares: LayerShares,
-    units: UnitMoments,
-    batch: BatchCorrelations,
-    variances: _Variances,
-    square: Array | float,
-    line: Array | float,
+    net: FiniteMLP, batch: BatchCorrelations, variances: _Variances, square: Array | float, line: Array | float
 ) -> Array:
     """Return the variance over networks of the mean of a phi^2 / V + b phi / sqrt(V), shape (layers,).
 
     a is `square`, b is `line`.
     """
+    mlp, shares, units = net.mlp, net.shares, net.units
 
     def covariance(first: int, second: int) -> Array:
-        return conditional_covariance(mlp, signal, units, batch, first, second) / shares.widths
+        return conditional_covariance(net, batch, first, second) / shares.widths
 
     slope = _unless_normed(mlp, square * units.derivative(SQUARE, 1) + line * units.derivative(VALUE, 1))
     found = slope**2 * variances.stream + square**2 * covariance(SQUARE, SQUARE) + line**2 * covariance(VALUE, VALUE)
     found = found + 2 * square * line * covariance(SQUARE, VALUE)
     if mlp.residual:
-        squares, lines = (
-            stream_covariance(mlp, signal, shares, units, batch, variances.noise, f) for f in (SQUARE, VALUE)
-        )
+        squares, lines = (stream_covariance(net, batch, variances.noise, f) for f in (SQUARE, VALUE))
         found = found + 2 * slope * (square * squares + line * lines)
     return np.asarray(found)
 
@@ -249,7 +238,7 @@ def _forward_mean(noise: LayerNoise, sphere: Array, variance: Array) -> Array:
     return np.array(found)
 
 
-def _reused_weights(mlp: MLPVariances, signal: MLPSignal, shares: LayerShares, units: UnitMoments) -> Array:
+def _reused_weights(net: FiniteMLP) -> Array:
     """Return n E[ln f] of the factor f by which reused weights change |dL/dz_l|^2, to first order, shape (layers,).
 
     The gradient returns through the weights that made z, not through fresh ones, and through the norm. With R =
@@ -257,6 +246,7 @@ def _reused_weights(mlp: MLPVariances, signal: MLPSignal, shares: LayerShares, u
     |W^T delta|^2 in the direction of h by share (R - 1) + 1. R is 0 before a norm, which removes that direction, and
     follows from layer to layer otherwise. A residual stream's contribution is left out.
     """
+    mlp, signal, shares, units = net.mlp, net.signal, net.shares, net.units
     tied = units.over_one_sample(SQUARE, SLOPE_SQUARE) - shares.preserved_backward
     aligned = units.derivative(SQUARE, 1) ** 2 * signal.value / (signal.at * signal.slope)
     elasticity = units.derivative(SLOPE_SQUARE, 1)
@@ -291,19 +281,13 @@ def _backward_variances(noise: LayerNoise, shares: LayerShares, forward: Array) 
     return gradient, inner, outer
 
 
-def stream_variances(
-    mlp: MLPVariances,
-    signal: MLPSignal,
-    shares: LayerShares,
-    units: UnitMoments,
-    batch: BatchCorrelations,
-    noise: LayerNoise,
-) -> tuple[Array, Array]:
+def stream_variances(net: FiniteMLP, batch: BatchCorrelations, noise: LayerNoise) -> tuple[Array, Array]:
     """Return the variances over networks of ln of the mean squares of z and of dL/dz in a residual network."""
+    signal, shares, units = net.signal, net.shares, net.units
     correlation = _stream_correlation(signal)
 
     def covariance(first: int, second: int) -> Array:
-        return np.asarray(_covariance(mlp, signal, units, batch, correlation, first, second) / shares.widths[0])
+        return np.asarray(_covariance(net, batch, correlation, first, second) / shares.widths[0])
 
     squares, slopes, both = (
         covariance(*pair) for pair in ((SQUARE, SQUARE), (SLOPE_SQUARE, SLOPE_SQUARE), (SLOPE_SQUARE, SQUARE))
@@ -327,21 +311,14 @@ def stream_variances(
     return np.diag(stream).copy(), np.diag(summed)[::-1].copy()
 
 
-def stream_covariance(
-    mlp: MLPVariances,
-    signal: MLPSignal,
-    shares: LayerShares,
-    units: UnitMoments,
-    batch: BatchCorrelations,
-    noise: LayerNoise,
-    which: int,
-) -> Array:
+def stream_covariance(net: FiniteMLP, batch: BatchCorrelations, noise: LayerNoise, which: int) -> Array:
     """Return the covariance over networks of ln q with the mean of a function of `UnitMoments`, shape (layers,).
 
     At a given norm of the function's own layer. The stream carries the chance deviations of phi in earlier layers, and
     the function at this layer correlates with them. `which`: the function's index.
     """
-    both = _covariance(mlp, signal, units, batch, _stream_correlation(signal), which, SQUARE) / shares.widths[0]
+    signal, shares = net.signal, net.shares
+    both = _covariance(net, batch, _stream_correlation(signal), which, SQUARE) / shares.widths[0]
     return np.append(0.0, np.tril(_noise_response(noise)[1:, 1:] * both[1:, :-1] * shares.forward[:-1]).sum(axis=1))
 
 
@@ -358,19 +335,12 @@ def _noise_response(noise: LayerNoise) -> Array:
     return found
 
 
-def _covariance(
-    mlp: MLPVariances,
-    signal: MLPSignal,
-    units: UnitMoments,
-    batch: BatchCorrelations,
-    correlation: Array,
-    first: int,
-    second: int,
-) -> Array:
+def _covariance(net: FiniteMLP, batch: BatchCorrelations, correlation: Array, first: int, second: int) -> Array:
     """Return n times the covariance of two functions of `UnitMoments` between every two layers, at given norms of z.
 
     Shape (layers, layers).
     """
+    mlp, signal, units = net.mlp, net.signal, net.units
     b, d = units.coefficients[first], units.coefficients[second]
     terms, layers = b.shape
     own = batch.self_pairs
