@@ -332,12 +332,14 @@ def test_the_users_run_is_bit_identical(kind, time):
                 with propscope.track(model, time=time):
                     loss = everything(model(x))
                     loss.backward()
+                    drawn = torch.rand(3)
             else:
                 loss = everything(model(x))
                 loss.backward()
+                drawn = torch.rand(3)
             optimizer.step()
             optimizer.zero_grad()
-            losses.append(loss.detach())
+            losses += [loss.detach(), drawn]
         return [*losses, x.grad, torch.get_rng_state(), *model.state_dict().values()]
 
     for with_it, without in zip(run(True), run(False), strict=True):
@@ -360,6 +362,7 @@ def test_nothing_is_kept_alive_after_the_block():
     with propscope.track(model, time=True) as recorder:
         output = model(x)
         everything(output).backward()
+    assert [tensor._backward_hooks for tensor in output] == [{}, {}]
     kept = [weakref.ref(tensor) for tensor in (x, *output)]
     del x, output
     gc.collect()
