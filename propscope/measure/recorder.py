@@ -42,6 +42,8 @@ from propscope.measure.wrappers import (
     COMPILED,
     is_compiled,
     parameter_names,
+    place_inside,
+    shared_modules,
     unwrapped,
     unwrapped_modules,
     unwrapped_parameters,
@@ -85,6 +87,8 @@ class _Watch:
         self._takes_parameters = parameters
         self._activations = activations
         self._mode: FunctionWatch | None = None
+        self._shared: frozenset[int] = frozenset()
+        self._places: dict[tuple[str, int], ModuleInfo] = {}
         # Active in a pass whose graph is taken.
         self._tracing: FunctionWatch | None = None
         self._waiting: list[tuple[str, nn.Parameter]] = []
@@ -114,6 +118,7 @@ class _Watch:
                 if self._kept.keeps_parameter(name):
                     self._waiting.append((name, parameter))
             self._hook_parameters()
+            self._shared = shared_modules(info.module for info in self.modules.values())
             # What is compiled by TorchScript runs no Python inside.
             watched = [info for info in self.modules.values() if not isinstance(info.module, torch.jit.ScriptModule)]
             if self.over_time is not None:
@@ -186,6 +191,8 @@ class _Watch:
             return run(module, *args, **kwargs)
         hooked: list[Any] = []
         call: Call | None = None
+        if self._shared and id(module) in self._shared:
+            info = observer.guard(info.path, "module", "its place", self._as_called, info) or info
         if module._backward_hooks or module._backward_pre_hooks:
             run = partial(_run_hooked, run, hooked)
         stack, guard, graph = observer.stack, observer.guard, observer.graph
@@ -224,6 +231,20 @@ class _Watch:
             guard(info.path, "module", "a call", graph.leave, info, call, *(hooked or [output]))
         guard(info.path, "module", "a call", self._leave, info, args, *(hooked or [output]))
         return output
+
+    def _as_called(self, info: ModuleInfo) -> ModuleInfo:
+        """Return a shared module's info at the place where the running module holds it, if it does."""
+        observer = self.observer
+        if not observer.stack:
+            return info
+        caller = observer.stack[-1]
+        key = caller.path, id(info.module)
+        if (found := self._places.get(key)) is None:
+            place = place_inside(caller.module, info.module)
+            path = info.path if place is None else f"{caller.path}.{place}" if caller.path else place
+            found = self._places[key] = info if path == info.path else replace(info, path=path)
+        observer.running.add(info.path)
+        return found
 
     def _through_leaf(self, info: ModuleInfo, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         self._enter(info, args, kwargs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -73,6 +73,35 @@ def parameter_names(model: nn.Module) -> dict[int, tuple[str, ...]]:
 
     inside("", model, (id(model),))
     return names
+
+
+def shared_modules(modules: Iterable[nn.Module]) -> frozenset[int]:
+    """Return the ids of the modules that several modules hold, or one under several names, and of all inside them."""
+    held: dict[int, nn.Module] = {}
+    shared: dict[int, nn.Module] = {}
+    for module in modules:
+        for child in module._modules.values():
+            if child is not None:
+                (shared if id(child) in held else held)[id(child)] = child
+    return frozenset(id(part) for module in shared.values() for part in module.modules())
+
+
+def place_inside(outer: nn.Module, module: nn.Module) -> str | None:
+    """Return the shortest dotted path of a module inside another one, the first of several; None where it is not."""
+    waiting, seen = [("", outer)], {id(outer)}
+    while waiting:
+        deeper = []
+        for path, holder in waiting:
+            for name, child in holder._modules.items():
+                if child is None or id(child) in seen:
+                    continue
+                place = path if is_wrapper(holder) else f"{path}.{name}" if path else name
+                if child is module:
+                    return place
+                seen.add(id(child))
+                deeper.append((place, child))
+        waiting = deeper
+    return None
 
 
 def is_wrapper(module: nn.Module) -> bool:

@@ -186,3 +186,52 @@ def test_an_older_baseline_is_compared_under_the_names_of_today():
     found = compare(ProfileSet.of(new), ProfileSet.of(old))
     assert not found.moves
     assert found.comparisons == compare(ProfileSet.of(new), ProfileSet.of(new)).comparisons - 1
+
+
+class Block(nn.Module):
+    def __init__(self, norm: nn.Module, act: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.fc, self.acts = norm, nn.Linear(4, 4), nn.ModuleList([act])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.acts[0](self.fc(F.silu(self.norm(x))))
+
+
+def test_a_module_that_blocks_share_is_named_by_the_block_that_runs_it():
+    norm, act = nn.LayerNorm(4), nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+    model = nn.Sequential(*(Block(norm, act) for _ in range(3)))
+    profile = propscope.profile(model, X)
+    expected = [
+        f"{block}.{place}" for block in range(3) for place in ("norm", "norm.silu", "fc", "acts.0.0", "acts.0.1", "add")
+    ]
+    assert [site.name for site in profile.without_inputs.sites] == expected
+    assert profile["2.norm"].parameters == tuple(f"{n}.norm.{own}" for own in ("weight", "bias") for n in range(3))
+    assert not [note for note in profile.coverage if note.what == "module"]
+
+
+def test_a_shared_block_names_what_is_inside_it():
+    block = Block(nn.LayerNorm(4), nn.ReLU())
+    net = Net(lambda n, x: n.late(n.early(x)), early=block, late=block)
+    # Its holder runs it twice, and cannot tell under which name: it has the first one.
+    assert names(net)[:2] == ["early.norm#0", "early.norm.silu#0"]
+    outer = Net(lambda n, x: n.late(n.early(x)), early=nn.Sequential(block), late=nn.Sequential(block))
+    assert names(outer)[::5] == ["early.0.norm", "late.0.norm"]
+
+
+def test_a_shared_module_that_its_caller_does_not_hold_keeps_its_name():
+    norm = nn.LayerNorm(4)
+    inner = Net(lambda n, x: n.fc(norm(x)), fc=nn.Linear(4, 4))
+    net = Net(lambda n, x: n.inner(n.a.norm(x)), a=nn.ModuleDict({"norm": norm}), b=nn.ModuleDict({"norm": norm}),
+              inner=inner)  # fmt: skip
+    assert names(net) == ["a.norm#0", "a.norm#1", "inner.fc"]
+
+
+def test_shared_modules_keep_their_names_and_figures_over_many_passes():
+    norm = nn.LayerNorm(4)
+    model = nn.Sequential(*(Block(norm, nn.ReLU()) for _ in range(2)))
+    with propscope.track(model) as recorder:
+        for _ in range(3):
+            model(X).sum().backward()
+    profile = recorder.profile()
+    assert [profile[f"{block}.norm"].forward.count for block in range(2)] == [60, 60]
+    assert [profile[f"{block}.norm"].backward.count for block in range(2)] == [60, 60]
