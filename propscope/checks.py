@@ -33,7 +33,6 @@ def number(
     high: float = math.inf,
     below: bool = False,
     what: str = "a finite number",
-    hint: str = "",
 ) -> float:
     """Return a finite float of at least `low` and at most `high`; `above` and `below` exclude these ends.
 
@@ -48,7 +47,7 @@ def number(
         lower = f"{'above' if above else 'of at least'} {low:g}" if math.isfinite(low) else ""
         upper = f"{'below' if below else 'at most'} {high:g}" if math.isfinite(high) else ""
         bounds = " and ".join(filter(None, (lower, upper)))
-        raise InputError(f"{name} must be {f'{what} {bounds}'.strip()}, got {shown(value)}", hint=hint)
+        raise InputError(f"{name} must be {f'{what} {bounds}'.strip()}, got {shown(value)}")
     return found
 
 
@@ -75,12 +74,12 @@ def count(name: str, value: Any, *, least: int = 1, also: str = "", hint: str = 
     return found
 
 
-def one_of(name: str, value: Any, choices: Collection[str], *, hint: str = "") -> str:
+def one_of(name: str, value: Any, choices: Collection[str]) -> str:
     """Return `value` where it is one of `choices`; raises `InputError` with all of them otherwise."""
     if not isinstance(value, str) or value not in choices:
         *others, last = (f'"{choice}"' for choice in choices)
         valid = f"{', '.join(others)} or {last}" if others else last
-        raise InputError(f"{name} must be {valid}, got {shown(value)}", hint=hint)
+        raise InputError(f"{name} must be {valid}, got {shown(value)}")
     return value
 
 

@@ -32,9 +32,9 @@ class FastText:
 
 
 @lru_cache(maxsize=512)
-def _glyph(character: str, family: str) -> tuple[Path, float]:
+def _glyph(character: str) -> tuple[Path, float]:
     """Return a character's outline and advance, in points at size 1."""
-    font = FontProperties(family=family)
+    font = FontProperties(family="DejaVu Sans")
     # A bar behind the character shows its advance, also for a blank.
     bar = TextPath((0, 0), "|", size=1, prop=font).get_extents().x1
     advance = TextPath((0, 0), character + "|", size=1, prop=font).get_extents().x1 - bar
@@ -42,19 +42,19 @@ def _glyph(character: str, family: str) -> tuple[Path, float]:
     return Path(outline.vertices, outline.codes), float(advance)
 
 
-def width_of(row: str, *, family: str = "DejaVu Sans") -> float:
+def width_of(row: str) -> float:
     """Return the width of a row of text in inches."""
-    return sum(_glyph(character, family)[1] for character in row) * TEXT / 72
+    return sum(_glyph(character)[1] for character in row) * TEXT / 72
 
 
-def draw_texts(axes: Axes, texts: Sequence[FastText], *, family: str = "DejaVu Sans") -> Axes:
+def draw_texts(axes: Axes, texts: Sequence[FastText]) -> Axes:
     """Draw all texts at the usual size into an axes whose data coordinates are inches."""
     outlines, offsets, colours = [], [], []
     for text in texts:
         for number, row in enumerate(reversed(text.rows)):
             x = text.left
             for character in row:
-                outline, advance = _glyph(character, family)
+                outline, advance = _glyph(character)
                 if not character.isspace():
                     outlines.append(outline)
                     offsets.append((x, text.baseline + number * LINE_HEIGHT))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from propscope.errors import InputError
 from propscope.records.histogram import LogHistogram
-from propscope.records.network import Direction, NetworkProfile, Site
+from propscope.records.network import Direction, NetworkProfile
 from propscope.records.summary import TensorSummary
 
 LOSS_SCALE_MARGIN = 4.0
@@ -160,12 +160,6 @@ def spell(shares: Headroom) -> str:
 
 def _share(share: float) -> str:
     return "<0.1%" if share < 0.001 else f"{100 * share:.2g}%" if share < 0.995 else "100%"
-
-
-def fp16_severity(site: Site) -> tuple[float, float, float]:
-    """Return the largest shares (overflow, zero, subnormal) that fp16 would lose at a site, of values or gradients."""
-    found = (summary_headroom(summary, _FP16) for summary in (site.forward, site.backward))
-    return max((_order(shares) for shares in found if shares is not None), default=(0.0, 0.0, 0.0))
 
 
 def _order(shares: Headroom) -> tuple[float, float, float]:

@@ -173,9 +173,9 @@ def _lines(model: nn.Module, remedy: Remedy) -> tuple[str, ...]:
     return ("from propscope.remedies import centre", "centre(model, batch)")
 
 
-def module_expression(model: nn.Module, name: str, root: str = "model") -> str:
+def module_expression(model: nn.Module, name: str) -> str:
     """Return the Python expression of a module with a dotted name: "stage2.1.conv1" is model.stage2[1].conv1."""
-    text, module = root, model
+    text, module = "model", model
     for part in name.split(".") if name else ():
         if part.isdecimal() and isinstance(module, (nn.Sequential, nn.ModuleList)):
             text += f"[{part}]"
@@ -184,6 +184,6 @@ def module_expression(model: nn.Module, name: str, root: str = "model") -> str:
         elif part.isidentifier() and not keyword.iskeyword(part):
             text += f".{part}"
         else:
-            return f"{root}.get_submodule({name!r})"
+            return f"model.get_submodule({name!r})"
         module = module.get_submodule(part)
     return text

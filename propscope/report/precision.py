@@ -7,7 +7,6 @@ from propscope.records.numerals import number
 from propscope.records.precision import (
     FORMATS,
     LOSS_SCALE_MARGIN,
-    fp16_severity,
     largest_gradient,
     largest_magnitude,
     recommended_loss_scale,
@@ -19,22 +18,20 @@ from propscope.records.summary import TensorSummary
 from propscope.report.table import Table
 
 
-def precision_table(profile: NetworkProfile, *, worst_first: bool = False) -> Table:
+def precision_table(profile: NetworkProfile) -> Table:
     """Return a table with one row a site: its largest values, and what each format would lose, forward and backward.
 
-    `worst_first`: sort the sites by the shares that fp16 would lose, to overflow first, then to zero. Sites without a
-    histogram show their extremes.
+    Sites without a histogram show their extremes.
     """
-    sites = list(profile.without_inputs.sites)
-    if worst_first:
-        sites.sort(key=fp16_severity, reverse=True)
     names = tuple(entry.label.replace(" ", "\n") for entry in FORMATS)
     columns = ("site", *(f"{way}\n{name}" for way in ("forward", "backward") for name in ("largest", *names)))
     notes = (
         "Shares of all values that a format would lose. over: overflows; zero: rounds to zero; sub: becomes subnormal,",
         "with fewer digits; -: loses nothing. Gradients are without a loss scale, fp8 is without a scale per tensor.",
     )
-    rows = tuple((site.name or "(model)", *_cells(site.forward), *_cells(site.backward)) for site in sites)
+    rows = tuple(
+        (site.name or "(model)", *_cells(site.forward), *_cells(site.backward)) for site in profile.without_inputs.sites
+    )
     return Table("Precision headroom", columns, rows, frozenset(columns[:1]), notes)
 
 
