@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from building.records import course
+from building.records import course, plain
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -130,7 +130,8 @@ def test_any_value_in_any_place_is_a_course_or_a_value_error() -> None:
                 found = course_from_document(document)
             except ValueError:
                 continue
-            assert course_from_document(json.loads(json.dumps(course_document(found)))) == found
+            # Python 3.13 compares records field by field, and NaN is not NaN.
+            assert plain(course_from_document(json.loads(json.dumps(course_document(found))))) == plain(found)
             assert isinstance(found.forward_gain.gain, float)
 
 
