@@ -163,7 +163,10 @@ class SignalGraph:
         self._memories: dict[int, _Memory] = {}
         self._keys: dict[tuple[int, int, int], int] = {}
         self._walked: dict[tuple[int, int], int] = {}
+        # The nodes that only the autograd graph showed.
+        self._unseen: set[int] = set()
         self._marks: list[tuple[str, int]] = []
+        self._places: dict[str, int] = {}
         self._marked: dict[int, str] = {}
         self._names: dict[int, tuple[str, ...]] | None = None
         self._own: dict[int, tuple[_Memory, tuple[str, ...]]] | None = None
@@ -307,7 +310,17 @@ class SignalGraph:
         for at, tensor in enumerate(results):
             if self._lookup(tensor) is None:
                 sources = used[at : at + 1] if alone else used
+                if (memory := self._memory_of(tensor)) is not None and memory.writes:
+                    sources = [self._part(one, tensor, memory) for one in sources]
                 self._register(tensor, self._operation(name, sources, tensor, parameters, function=function))
+
+    def _part(self, one: _Given, view: Tensor, memory: _Memory) -> _Given:
+        """Return a tensor that was given as far as a view of it shows it: not all that was written to may be there."""
+        known = self._lookup(one.tensor)
+        if known is None or known.memory is not memory or memory.writes[-1][0] <= known.clock:
+            return one
+        sources = self._seen(one.tensor, known, memory, region_of(view))
+        return one._replace(node=self._joined(sources, one.tensor) if len(sources) > 1 else sources[0])
 
     def _set_item(self, given: Sequence[_Given], args: Sequence[Any]) -> None:
         target, others = given[0], given[1:]
@@ -450,18 +463,29 @@ class SignalGraph:
         assert memory is not None
         if known.joined[1] == self._clock:
             return known.joined[0]
-        late = [write for write in memory.writes if write[0] > known.clock]
-        seen = seen_in(region_of(tensor), [region for _, region, _ in late])
-        sources = [known.node if at < 0 else late[at][2] for at in seen]
-        # A write past the graph, as by `.data`, changes the value and not where the gradient goes.
-        if tensor.requires_grad and known.node not in sources and not any(self.nodes[n].gradient for n in sources):
-            sources.append(known.node)
+        sources = self._seen(tensor, known, memory, region_of(tensor))
         known.version = version_of(tensor)
         if len(sources) == 1:
-            known.node, known.clock = sources[0], self._clock
-            return known.node
-        known.joined = (self._joined(sources, tensor), self._clock)
-        return known.joined[0]
+            node = known.node = sources[0]
+            known.clock = self._clock
+        else:
+            node = self._joined(sources, tensor)
+            known.joined = (node, self._clock)
+        # To read a view's function after a write would make it anew.
+        if tensor.requires_grad and not tensor._is_view() and (key := _key(tensor)) is not None:
+            self._keys[key] = node
+        return node
+
+    def _seen(self, tensor: Tensor, known: _Known, memory: _Memory, region: Region) -> list[int]:
+        """Return the nodes of what is to be seen in a region of a tensor after the writes to its memory."""
+        late = [write for write in memory.writes if write[0] > known.clock]
+        found: dict[int, None] = {}
+        # A write past the graph, as by `.data`, changes the value and not where the gradient goes.
+        kept = [write for write in late if self.nodes[write[2]].gradient] if tensor.requires_grad else late
+        for writes in (late, kept) if len(kept) < len(late) else (late,):
+            seen = seen_in(region, [region for _, region, _ in writes])
+            found |= dict.fromkeys(known.node if at < 0 else writes[at][2] for at in seen)
+        return list(found)
 
     def _joined(self, sources: Sequence[int], tensor: Tensor) -> int:
         passes = [tensor.requires_grad and self.nodes[source].gradient for source in sources]
@@ -551,6 +575,7 @@ class SignalGraph:
             parents = [node for node in settled if node is not None]
             name = autograd_name(at.name())
             self._walked[key] = self._new(Node(name, parents, [True] * len(parents), gradient=True))
+            self._unseen.add(self._walked[key])
             waiting.pop()
         return self._walked[_thread(), function._sequence_nr()]
 
@@ -571,30 +596,33 @@ class SignalGraph:
         if function is not None:
             behind = [pair for pair in function.next_functions if pair[0] is not None]
             found = [(self._settled(*pair), pair[0]) for pair in behind]
-            self._open(node, {self._walk(walked) if known is None else known for known, walked in found})
+            self._open(node, [self._walk(walked) if known is None else known for known, walked in found])
             if (key := _key(tensor)) is not None:
                 self._keys.setdefault(key, node)
         self.nodes[node].gradient = True
 
     def recomputed(self, path: str, tensor: Tensor) -> None:
         """Note a site that a checkpoint computed again, now with a graph: its edges pass gradients."""
-        node = next((node for site, node in self._marks if site == path), None)
+        node = self._places.get(path)
         if node is None or (function := _function(tensor)) is None:
             return
-        reached, waiting = set(), [self._walk(function)]
-        walked = set(self._walked.values())
-        while waiting:
-            at = waiting.pop()
-            if at not in reached:
-                reached.add(at)
-                waiting += self.nodes[at].parents if at in walked else ()
-        self._open(node, reached - walked)
+        self._open(node, [self._walk(function)])
         if (key := _key(tensor)) is not None:
             self._keys[key] = node
 
-    def _open(self, node: int, targets: set[int]) -> None:
-        """Let a gradient pass on each way from a node to the targets that leads over hidden, smooth operations."""
-        inside, waiting = set(), [node]
+    def _open(self, node: int, shown: Sequence[int]) -> None:
+        """Let a gradient pass on each way from a node over hidden, smooth operations to what the autograd graph shows.
+
+        `shown`: nodes that it leads to; where they were only walked over, those behind them.
+        """
+        targets, waiting = set(shown), list(shown)
+        while waiting:
+            at = waiting.pop()
+            if at in self._unseen or not self.nodes[at].operation:
+                waiting += [parent for parent in self.nodes[at].parents if parent not in targets]
+                targets.update(self.nodes[at].parents)
+        inside: set[int] = set()
+        waiting = [node]
         while waiting:
             at = waiting.pop()
             one = self.nodes[at]
@@ -604,7 +632,9 @@ class SignalGraph:
         for at in sorted(inside):
             one = self.nodes[at]
             for place, parent in enumerate(one.parents):
-                if parent in targets or (parent in inside and self.nodes[parent].gradient):
+                joins = self.nodes[parent].gradient and not self.nodes[parent].operation
+                reached = parent in targets or (joins and not targets.isdisjoint(self.nodes[parent].parents))
+                if reached or (parent in inside and self.nodes[parent].gradient):
                     one.passes[place] = one.gradient = True
 
     def stream_of(self, first: Tensor, second: Tensor) -> int | None:
@@ -656,6 +686,7 @@ class SignalGraph:
             known.node, known.clock = node, self._clock
         self._marked[node] = path
         self._marks.append((path, node))
+        self._places[path] = node
 
     def finish(self) -> None:
         """Find the parents of the sites of the pass so far."""

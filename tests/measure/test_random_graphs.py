@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Any
 
@@ -239,7 +240,10 @@ class Program(nn.Module):
             sites = self.functions.get(function, ())
             reached.update(sites)
             if not sites or function.name().endswith("CopySlices"):
-                waiting += [behind for behind, _ in function.next_functions]
+                behind = [each for each, _ in function.next_functions]
+                # Of what a write leaves nothing of, the gradient is zeros.
+                written = re.search(r"(Fill|Zero|Copy)Backward", function.name())
+                waiting += behind if written is None else behind[1:] if written[1] == "Copy" else []
         return reached
 
     def step(self, number, name, a, b):
