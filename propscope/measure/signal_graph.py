@@ -76,6 +76,15 @@ class Node:
     function: nn.Module | partial[Tensor] | None = None
 
 
+class _Write(NamedTuple):
+    """A write to a storage: when, where, its node, and the tensor whose views share the written one's gradient."""
+
+    clock: int
+    region: Region
+    node: int
+    base: int
+
+
 class _Memory:
     """A storage of the pass: the node that made it, and what has written to it since.
 
@@ -88,8 +97,7 @@ class _Memory:
         self.key = int(storage._weak_ref())  # type: ignore[call-overload]
         self.node = node
         self.version = version
-        # The clock of each write, where it went, and its node.
-        self.writes: list[tuple[int, Region, int]] = []
+        self.writes: list[_Write] = []
 
     def __del__(self, free: Callable[[int], None] = torch.UntypedStorage._free_weak_ref) -> None:
         free(self.key)
@@ -310,17 +318,22 @@ class SignalGraph:
         for at, tensor in enumerate(results):
             if self._lookup(tensor) is None:
                 sources = used[at : at + 1] if alone else used
-                if (memory := self._memory_of(tensor)) is not None and memory.writes:
-                    sources = [self._part(one, tensor, memory) for one in sources]
+                memory = self._memory_of(tensor)
+                if memory is not None and memory.writes and (known := self._written(used, memory)) is not None:
+                    # A view may show a part of what was written: it is looked for when the view is read.
+                    base = _Given(tensor, known.node, self.nodes[known.node].gradient, 0)
+                    node = self._operation(name, [base], tensor, parameters, function=function)
+                    self._register(tensor, node, clock=known.clock)
+                    continue
                 self._register(tensor, self._operation(name, sources, tensor, parameters, function=function))
 
-    def _part(self, one: _Given, view: Tensor, memory: _Memory) -> _Given:
-        """Return a tensor that was given as far as a view of it shows it: not all that was written to may be there."""
-        known = self._lookup(one.tensor)
-        if known is None or known.memory is not memory or memory.writes[-1][0] <= known.clock:
-            return one
-        sources = self._seen(one.tensor, known, memory, region_of(view))
-        return one._replace(node=self._joined(sources, one.tensor) if len(sources) > 1 else sources[0])
+    def _written(self, given: Sequence[_Given], memory: _Memory) -> _Known | None:
+        """Return the tensor among those that were given whose memory was written to since it was made."""
+        for one in given:
+            known = self._lookup(one.tensor)
+            if known is not None and known.memory is memory and memory.writes[-1].clock > known.clock:
+                return known
+        return None
 
     def _set_item(self, given: Sequence[_Given], args: Sequence[Any]) -> None:
         target, others = given[0], given[1:]
@@ -405,12 +418,12 @@ class SignalGraph:
         known = self._known.get(id(tensor))
         return known if known is not None and known.tensor() is tensor else None
 
-    def _register(self, tensor: Tensor, node: int) -> None:
-        """Note that a tensor holds what a node made."""
+    def _register(self, tensor: Tensor, node: int, *, clock: int | None = None) -> None:
+        """Note that a tensor holds what a node made at a clock, now where none is given."""
         memory = None
         if (storage := _storage(tensor)) is not None and (memory := self._memories.get(storage._cdata)) is None:
             memory = self._memories[storage._cdata] = _Memory(storage, node, version_of(tensor))
-        self._known[id(tensor)] = _Known(tensor, node, memory, self._clock)
+        self._known[id(tensor)] = _Known(tensor, node, memory, self._clock if clock is None else clock)
         if tensor.requires_grad and (key := _key(tensor)) is not None:
             self._keys[key] = node
 
@@ -422,7 +435,7 @@ class SignalGraph:
         memory = known.memory
         if memory is not None:
             memory.node = new if memory.node == node else memory.node
-            memory.writes = [(clock, region, new if at == node else at) for clock, region, at in memory.writes]
+            memory.writes = [one._replace(node=new) if one.node == node else one for one in memory.writes]
         if tensor.requires_grad and (key := _key(tensor)) is not None:
             self._keys[key] = new
 
@@ -438,7 +451,7 @@ class SignalGraph:
             self._register(tensor, node)
             return
         memory = known.memory
-        memory.writes.append((self._clock, region, node))
+        memory.writes.append(_Write(self._clock, region, node, _base(tensor)))
         memory.version = max(memory.version, version_of(tensor))
 
     def _source(self, tensor: Tensor) -> int:
@@ -451,7 +464,7 @@ class SignalGraph:
             if version > max(known.version, -1 if memory is None else memory.version):
                 self._write_unseen(tensor, known)
             node = known.node
-            if memory is not None and memory.writes and memory.writes[-1][0] > known.clock:
+            if memory is not None and memory.writes and memory.writes[-1].clock > known.clock:
                 node = self._after_writes(tensor, known)
         if tensor.requires_grad and not self.nodes[node].gradient:
             self._complete(node, tensor)
@@ -466,7 +479,8 @@ class SignalGraph:
         sources = self._seen(tensor, known, memory, region_of(tensor))
         known.version = version_of(tensor)
         if len(sources) == 1:
-            node = known.node = sources[0]
+            (node,) = sources
+            known.node = node
             known.clock = self._clock
         else:
             node = self._joined(sources, tensor)
@@ -476,27 +490,32 @@ class SignalGraph:
             self._keys[key] = node
         return node
 
-    def _seen(self, tensor: Tensor, known: _Known, memory: _Memory, region: Region) -> list[int]:
-        """Return the nodes of what is to be seen in a region of a tensor after the writes to its memory."""
-        late = [write for write in memory.writes if write[0] > known.clock]
-        found: dict[int, None] = {}
-        # A write past the graph, as by `.data`, changes the value and not where the gradient goes.
-        kept = [write for write in late if self.nodes[write[2]].gradient] if tensor.requires_grad else late
-        for writes in (late, kept) if len(kept) < len(late) else (late,):
-            seen = seen_in(region, [region for _, region, _ in writes])
-            found |= dict.fromkeys(known.node if at < 0 else writes[at][2] for at in seen)
-        return list(found)
+    def _seen(self, tensor: Tensor, known: _Known, memory: _Memory, region: Region) -> dict[int, bool]:
+        """Return the nodes of what a region of a tensor shows after writes, and whether its gradient goes there."""
+        late = [write for write in memory.writes if write.clock > known.clock]
 
-    def _joined(self, sources: Sequence[int], tensor: Tensor) -> int:
-        passes = [tensor.requires_grad and self.nodes[source].gradient for source in sources]
-        return self._new(Node("", list(sources), passes, gradient=tensor.requires_grad))
+        def seen(writes: Sequence[_Write]) -> list[int]:
+            places = seen_in(region, [write.region for write in writes])
+            return [known.node if at < 0 else writes[at].node for at in places]
+
+        values = seen(late)
+        if not tensor.requires_grad:
+            return dict.fromkeys(values, False)
+        # A write past the graph, as by `.data`, changes the value and not where the gradient goes.
+        base = _base(tensor)
+        kept = [write for write in late if write.base == base and self.nodes[write.node].gradient]
+        gradients = values if len(kept) == len(late) else seen(kept)
+        return dict.fromkeys(values, False) | {node: self.nodes[node].gradient for node in gradients}
+
+    def _joined(self, sources: Mapping[int, bool], tensor: Tensor) -> int:
+        return self._new(Node("", list(sources), list(sources.values()), gradient=tensor.requires_grad))
 
     def _write_unseen(self, tensor: Tensor, known: _Known) -> None:
         """Note a write that no operation showed; the autograd graph may tell where it came from."""
-        sources = [known.node]
+        sources = {known.node: tensor.requires_grad and self.nodes[known.node].gradient}
         if not tensor._is_view() and (function := _function(tensor)) is not None:
-            sources.append(self._walk(function))
-        node = self._joined([*sources, self._new(Node(source="unknown"))], tensor)
+            sources[self._walk(function)] = True
+        node = self._joined(sources | {self._new(Node(source="unknown")): False}, tensor)
         known.version = version_of(tensor)
         self._write(tensor, self._region(tensor), node)
 
@@ -632,9 +651,7 @@ class SignalGraph:
         for at in sorted(inside):
             one = self.nodes[at]
             for place, parent in enumerate(one.parents):
-                joins = self.nodes[parent].gradient and not self.nodes[parent].operation
-                reached = parent in targets or (joins and not targets.isdisjoint(self.nodes[parent].parents))
-                if reached or (parent in inside and self.nodes[parent].gradient):
+                if self.nodes[parent].gradient if parent in inside else self._leads_to(parent, targets):
                     one.passes[place] = one.gradient = True
 
     def stream_of(self, first: Tensor, second: Tensor) -> int | None:
@@ -672,6 +689,18 @@ class SignalGraph:
             if at > least and at not in seen:
                 seen.add(at)
                 waiting += self.nodes[at].parents
+        return False
+
+    def _leads_to(self, node: int, targets: set[int]) -> bool:
+        """Return whether a gradient passes from a node to one of the targets."""
+        first, seen, waiting = min(targets, default=0), set[int](), [node]
+        while waiting:
+            if (at := waiting.pop()) in targets:
+                return True
+            if at > first and at not in seen:
+                seen.add(at)
+                ways = zip(self.nodes[at].parents, self.nodes[at].passes, strict=True)
+                waiting += [parent for parent, passes in ways if passes]
         return False
 
     # Sites
@@ -858,6 +887,10 @@ def _applied(function: Callable[..., Tensor], args: Sequence[Any], kwargs: Mappi
 
 def _is_smooth(tensor: Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _base(tensor: Tensor) -> int:
+    return id(tensor._base) if tensor._is_view() else id(tensor)
 
 
 def _is_plain(tensor: Tensor) -> bool:
