@@ -354,7 +354,7 @@ LOST = {
     "dead relu": {"2.bias": ("3", "zero slope", ""), "4.weight": ("4", "zero factor", "3")},
     "dropout of all": {"0.weight": ("1", "zero slope", "")},
     "zero before relu": {"0.bias": ("1", "zero slope", "")},
-    "softmax of one": {"score.weight": ("softmax", "zero slope", "")},
+    "softmax of one": {"score.weight": ("score.softmax", "zero slope", "")},
     "detached": {"start.weight": ("end", "detached", "")},
     "unused output": {"aside.weight": ("aside", "detached", "")},
     "module that does not run": {"two.weight": ("two", "not run", "")},
