@@ -98,16 +98,14 @@ def load_for_table(path: str | os.PathLike[str], /, **labels: Label | Iterable[L
     with open_tables(path) as tables, reading(path):
         if tables.training:
             return training_runs(tables, labels)
-        labels_of = tables.labels("profile")
-        rows = np.array(_matching(tables, "profile", labels) if labels else list(labels_of), np.int64)
+        labels_of = _matching(tables, "profile", labels)
         groups: dict[GroupKey, list[int]] = {}
-        for position, row in enumerate(rows.tolist()):
-            groups.setdefault(
-                tuple((name, value) for name, value in labels_of[row].items() if name != "seed"), []
-            ).append(position)
+        for position, own in enumerate(labels_of.values()):
+            key = tuple((name, value) for name, value in own.items() if name != "seed")
+            groups.setdefault(key, []).append(position)
         shown = tables.without(_DERIVED | _DISTRIBUTIONS | (_DETAILS if len(groups) > 1 else frozenset()))
-        _check_memory(tables, "profile", len(rows), _COLUMN_BYTES)
-        return StoredNetworks(_Entries.of(shown, rows), tuple(groups.values()))
+        _check_memory(tables, "profile", len(labels_of), _COLUMN_BYTES)
+        return StoredNetworks(_Entries.of(shown, np.array(list(labels_of), np.int64)), tuple(groups.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +148,7 @@ def loose_profiles(tables: TableReader, labels: Mapping[str, Any]) -> ProfileSet
     """Return the profiles of open tables that belong to no run and have the labels."""
     rows = np.arange(tables.rows("profile"))
     if labels or tables.training:
-        rows = np.array(_matching(tables, "profile", labels), np.int64)
+        rows = np.array(list(_matching(tables, "profile", labels)), np.int64)
     _check_memory(tables, "profile", len(rows), _BYTES)
     with _uncollected():
         return ProfileSet.of(_profiles(tables, rows))
@@ -176,7 +174,7 @@ def _uncollected() -> Iterator[None]:
 
 def training_runs(tables: TableReader, labels: Mapping[str, Any]) -> TrainingSet:
     """Return the runs of open tables that have the labels."""
-    rows = np.array(_matching(tables, "run", labels), np.int64) if labels else np.arange(tables.rows("run"))
+    rows = np.array(list(_matching(tables, "run", labels)), np.int64) if labels else np.arange(tables.rows("run"))
     _check_memory(tables, "run", len(rows), _BYTES)
     # Read so many runs at once that they hold about one batch of profiles.
     counts = np.maximum(tables.pick("run", "profile_count", rows), 0)
@@ -208,7 +206,10 @@ def _runs(tables: TableReader, rows: NDArray[np.int64]) -> Iterator[TrainingRun]
             raise ValueError(f"run {own['run'][at]}: {error}") from error
 
 
-def _matching(tables: TableReader, table: Literal["profile", "run"], labels: Mapping[str, Any]) -> list[int]:
+def _matching(
+    tables: TableReader, table: Literal["profile", "run"], labels: Mapping[str, Any]
+) -> dict[int, dict[str, Label]]:
+    """Return the labels of the profiles outside runs, or of the runs, that have these labels, by row."""
     wanted = values_of(labels)
     # Parsing the labels of 10,000 profiles takes as long as reading them; few hold the text that is asked for.
     texts = [values[0] for values in wanted.values() if len(values) == 1 and isinstance(values[0], str)]
@@ -217,7 +218,7 @@ def _matching(tables: TableReader, table: Literal["profile", "run"], labels: Map
         labels_of = {row: entry for row, entry in labels_of.items() if name in entry and entry[name] in values}
     if labels and not labels_of:
         raise _no_match(tables, table, wanted)
-    return list(labels_of)
+    return labels_of
 
 
 def _no_match(
