@@ -1,5 +1,6 @@
 """The networks of a file, read by the columns that a table shows, have the numbers and verdicts of the whole file."""
 
+import ast
 import dataclasses
 from pathlib import Path
 
@@ -18,8 +19,10 @@ from building.records import (
     without_theory,
 )
 
+import propscope
 from propscope.diagnosis import diagnose
 from propscope.records import NetworkProfile, ProfileSet, Site
+from propscope.records.figures import TABLES
 from propscope.report.profile_tables import judged
 from propscope.store import StoredNetworks, load, load_for_table, merge, read, save
 
@@ -87,6 +90,25 @@ def same_as_whole(path: Path) -> None:
     # Once more: networks are made anew each time.
     assert [len(members) for members in shown] == [pair.seeds for pair in pairs]
     assert (len(shown), shown.profiles) == (len(pairs), len(whole))
+
+
+def test_no_rule_looks_at_what_a_table_leaves_out():
+    hidden = {
+        field.part or field.attribute
+        for table, fields in TABLES.items()
+        for field in fields
+        if (table, field.name) in read._DETAILS
+    } - {"labels"}
+    assert {"provenance", "jacobian", "time_courses", "gradient_outlook", "largest_logit"} <= hidden
+    root = Path(propscope.__file__).parent
+    # What compares two files reads them whole.
+    files = {*(root / "diagnosis").glob("*.py")} - {root / "diagnosis" / name for name in ("compare.py", "check.py")}
+    files |= {root / "records" / f"{name}.py" for name in ("gains", "graph", "pair_summary")}
+    assert len(files) > 10
+    for file in files:
+        looked_at = {node.attr for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Attribute)}
+        texts = {node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)}
+        assert not (looked_at | texts) & hidden, file.name
 
 
 def test_labels_select_networks(tmp_path):
