@@ -1,12 +1,15 @@
 """The overhead of recording an MLP, a ResNet and a GPT-2, compared with tutorial hooks, delve and torchlens.
 
-    python benches/inspect_models.py [--rounds 15]
+    python benches/inspect_models.py [--rounds 15] [--large-only]
 
 A step is forward and backward in float32. "propscope" is a step in an open `track` block; it records the output of
 every module and functional operation and every parameter, forward and backward. "moments" does so with stats="moments".
 delve and torchlens take part where they are installed (pip install delve torchlens). torchlens has no backward
 statistics, so its step is its forward pass and a bare step. It runs last, since importing it wraps every function of
-torch. The file is not called inspect.py, because that name would hide Python's own module.
+torch.
+
+Large networks come first: the CPU seconds and the peak memory of a process that profiles one and prints it, importing
+torch included. The file is not called inspect.py, because that name would hide Python's own module.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import importlib.util
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -137,6 +141,58 @@ def _delve(model: nn.Module, batch: Tensor) -> Step:
     return run
 
 
+class Residual(nn.Module):
+    """A norm, two layers and an activation, beside the stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.up, self.act, self.down = nn.LayerNorm(8), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8)
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Return the value plus what the branch adds."""
+        branch: Tensor = self.down(self.act(self.up(self.norm(value))))
+        return value + branch
+
+
+class Nested(nn.Module):
+    """Layers in a binary tree of modules, `levels` deep."""
+
+    def __init__(self, levels: int) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(Nested(levels - 1) if levels > 1 else nn.Linear(8, 8) for _ in range(2))
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Return the value behind both parts."""
+        for part in self.parts:
+            value = part(value)
+        return value
+
+
+class Functional(nn.Module):
+    """Two layers with functions for activations and sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Return the value plus what the branch adds."""
+        return value + nn.functional.gelu(self.down(torch.relu(self.up(value))))
+
+
+LARGE: dict[str, Callable[[], object]] = {
+    "5,000 layers in one Sequential": lambda: _profiled(*(nn.Linear(8, 8) for _ in range(5000))),
+    "1,000 residual blocks of 5 modules": lambda: _profiled(*(Residual() for _ in range(1000))),
+    "4,096 layers, nested 12 deep": lambda: _profiled(Nested(12)),
+    "1,650 blocks of 3 modules and 3 functions": lambda: _profiled(*(Functional() for _ in range(1650))),
+    "profile_mlp, depth 1000, width and batch 32": lambda: propscope.profile_mlp(depth=1000, width=32, batch=32),
+}
+
+
+def _profiled(*parts: nn.Module) -> object:
+    return propscope.profile(nn.Sequential(*parts), torch.randn(4, 8))
+
+
 # Each matrix stands before feature maps with the same number of elements.
 SHAPES = (
     (1024, 1024),
@@ -179,8 +235,14 @@ def _ten_times(site: SiteAccumulator, value: Tensor) -> None:
 
 def peak(family: str, contender: str) -> float:
     """Return the peak resident set in MB of a process that runs one contender five times."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--peak", family, contender]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+    return _measured("--peak", family, contender)[1]
+
+
+def _measured(*arguments: str) -> tuple[float, float]:
+    """Return the CPU seconds and the peak memory in MB that this file prints last, run with these arguments."""
+    command = [sys.executable, str(Path(__file__).resolve()), *arguments]
+    seconds, megabytes = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-2:]
+    return float(seconds), float(megabytes)
 
 
 def main() -> None:
@@ -188,13 +250,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--large", help=argparse.SUPPRESS)
+    parser.add_argument("--large-only", action="store_true", help="stop after the large networks")
     arguments = parser.parse_args()
+    if arguments.large:
+        print(LARGE[arguments.large]())
+        print(time.process_time(), peak_resident())
+        return
     if arguments.peak:
         run = contenders(*FAMILIES[arguments.peak[0]]())[arguments.peak[1]]
         with run.block() if isinstance(run, Within) else nullcontext():
             for _ in range(5):
                 run()
-        print(peak_resident())
+        print(time.process_time(), peak_resident())
+        return
+    sizes = {}
+    print("large networks, profiled and printed: CPU seconds, peak memory in MB")
+    for name in LARGE:
+        sizes[name] = seconds, megabytes = _measured("--large", name)
+        print(f"  {name:44} {seconds:5.1f} {megabytes:5.0f}", flush=True)
+    if arguments.large_only:
+        print(write("inspect-large", {"large": sizes}))
         return
     found, memory = {}, {}
     elements = per_element(20 * arguments.rounds)
@@ -215,7 +291,11 @@ def main() -> None:
         compared = with_torchlens(contenders(model, batch)["bare"], model, batch)
         found[family] |= interleave(compared, rounds=max(arguments.rounds // 3, 3))
         print("\n".join(lines(family, {name: found[family][name] for name in compared})), flush=True)
-    print(write("inspect", {"timings": found, "peak_megabytes": memory, "nanoseconds_per_element": elements}))
+    print(
+        write(
+            "inspect", {"timings": found, "peak_megabytes": memory, "large": sizes, "nanoseconds_per_element": elements}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -68,7 +68,8 @@ def refuse_lazy(model: nn.Module) -> None:
 def is_leaf(module: nn.Module) -> bool:
     """Return whether the module is one of torch's own that has no parts and does not change its input."""
     own = type(module).__module__.startswith("torch.nn.modules.")
-    return own and not module._modules and not getattr(module, "inplace", False)
+    # Each call asks, and a module takes a microsecond to say that it lacks an attribute.
+    return own and not module._modules and not module.__dict__.get("inplace", False)
 
 
 def unit_axis_of(module: nn.Module, output: Tensor, inherited: int | None) -> int:
