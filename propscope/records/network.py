@@ -240,6 +240,7 @@ class NetworkProfile:
     time_courses: tuple[TimeCourse, ...] = ()
     _graph: SiteGraph | None = field(default=None, init=False, repr=False, compare=False)
     _signal_sites: tuple[Site, ...] | None = field(default=None, init=False, repr=False, compare=False)
+    _signal_inputs: tuple[int | None, ...] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def graph(self) -> SiteGraph:
@@ -305,9 +306,11 @@ class NetworkProfile:
 
         Of several that feed it, the last one; None where none does.
         """
-        places = self.signal_places
-        before = self.graph.latest_before(frozenset(places))
-        return tuple(before[place] for place in places[1:])
+        if self._signal_inputs is None:
+            places = self.signal_places
+            before = self.graph.latest_before(frozenset(places))
+            object.__setattr__(self, "_signal_inputs", tuple(before[place] for place in places[1:]))
+        return self._signal_inputs  # type: ignore[return-value]
 
     @property
     def forward_gains(self) -> Floats:

@@ -33,6 +33,7 @@ from propscope.store.schema import TABLES as STORED
 # What a record holds that is no column: other records, and what has tables or columns of its own.
 APART = {
     "_graph",
+    "_signal_inputs",
     "_signal_sites",
     "histogram",
     "sites",
