@@ -60,6 +60,7 @@ class Node:
     `parents`: the numbers of the nodes that it was computed from, `passes`: whether a gradient goes to each.
     `parameters`: the names of the parameters that it was given. `gradient`: whether its value requires a gradient.
     `hidden`: it ran without a graph, as inside a custom function or a checkpoint; `smooth`: a gradient could pass.
+    `sequence`: of a hidden one, the number of the next autograd function when it ran.
     `inner`: the node that it stands for, of the last operation of a module whose operations are seen. `function`: an
     elementwise function of one tensor.
     """
@@ -72,6 +73,7 @@ class Node:
     hidden: bool = False
     smooth: bool = True
     source: Source = ""
+    sequence: int = 0
     inner: int | None = None
     function: nn.Module | partial[Tensor] | None = None
 
@@ -366,6 +368,7 @@ class SignalGraph:
                 gradient,
                 hidden=not enabled,
                 smooth=_is_smooth(result),
+                sequence=0 if enabled else _sequence_number(),
                 function=function,
             )
         )
@@ -404,6 +407,7 @@ class SignalGraph:
                 last.gradient,
                 last.hidden,
                 last.smooth,
+                sequence=last.sequence,
                 inner=node,
             )
         )
@@ -615,7 +619,8 @@ class SignalGraph:
         if function is not None:
             behind = [pair for pair in function.next_functions if pair[0] is not None]
             found = [(self._settled(*pair), pair[0]) for pair in behind]
-            self._open(node, [self._walk(walked) if known is None else known for known, walked in found])
+            shown = [self._walk(walked) if known is None else known for known, walked in found]
+            self._open(node, shown, since=function._sequence_nr())
             if (key := _key(tensor)) is not None:
                 self._keys.setdefault(key, node)
         self.nodes[node].gradient = True
@@ -625,14 +630,15 @@ class SignalGraph:
         node = self._places.get(path)
         if node is None or (function := _function(tensor)) is None:
             return
-        self._open(node, [self._walk(function)])
+        self._open(node, [self._walk(function)], since=self.nodes[node].sequence - 1)
         if (key := _key(tensor)) is not None:
             self._keys[key] = node
 
-    def _open(self, node: int, shown: Sequence[int]) -> None:
+    def _open(self, node: int, shown: Sequence[int], *, since: int) -> None:
         """Let a gradient pass on each way from a node over hidden, smooth operations to what the autograd graph shows.
 
-        `shown`: nodes that it leads to; where they were only walked over, those behind them.
+        `shown`: nodes that it leads to; where they were only walked over, those behind them. `since`: the number of the
+        autograd function that hides the operations; what ran before it without a graph stays without.
         """
         targets, waiting = set(shown), list(shown)
         while waiting:
@@ -645,7 +651,8 @@ class SignalGraph:
         while waiting:
             at = waiting.pop()
             one = self.nodes[at]
-            if at not in inside and one.hidden and one.smooth and one.operation != "detach":
+            within = one.hidden and one.sequence > since
+            if at not in inside and within and one.smooth and one.operation != "detach":
                 inside.add(at)
                 waiting += [parent for parent in one.parents if parent not in targets]
         for at in sorted(inside):

@@ -382,6 +382,23 @@ def test_gradients_pass_through_a_checkpoint(reentrant):
     assert edges(profile["inner#1"]) == {"before.tanh#1": True}
 
 
+def test_gradients_pass_through_an_opaque_module_in_a_checkpoint_and_not_through_what_was_hidden_before():
+    def forward(net, x):
+        h = net.fc(x)
+        with torch.no_grad():
+            hidden = net.before(h) * 2
+        return checkpoint(lambda a, b: net.norm(a) * b, net.out(x), hidden, use_reentrant=True)
+
+    class OwnRMSNorm(nn.Module):
+        def forward(self, x):
+            return x * 2
+
+    parts = {name: nn.Linear(4, 4) for name in ("fc", "before", "out")}
+    profile = seen(forward, **parts, norm=OwnRMSNorm())
+    assert edges(profile["norm"]) == {"out": True}
+    assert edges(profile[""]) == {"before": False, "norm": True}
+
+
 def test_hooks_of_the_user_do_not_hide_the_parents():
     block = nn.Sequential(nn.Linear(4, 4), nn.Flatten(0, 0), nn.Linear(4, 4))
     block.register_full_backward_hook(lambda module, before, after: None)
