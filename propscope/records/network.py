@@ -64,8 +64,8 @@ UNKNOWN = "?"
 class Parent:
     """A site that the value of another one was computed from: an edge of the graph.
 
-    `name`: the site's name, `UNKNOWN` where it could not be seen. `operations`: the names of the operations from it to the
-    site, in order; the last one made the site's value. `gradient`: whether a gradient passes along the edge.
+    `name`: the site's name, `UNKNOWN` where it could not be seen. `operations`: the names of those that lead from it
+    to the site, in order; the last one made the site's value. `gradient`: whether a gradient passes along the edge.
     """
 
     name: str
