@@ -57,6 +57,11 @@ def _hostile(seed: int = 0, act: str = "relu") -> NetworkProfile:
     return replace(plain, sites=sites, parameters=parameters, labels=labels, coverage=notes)
 
 
+def _storable(profile: NetworkProfile) -> NetworkProfile:
+    """Return the profile with element types and kinds of notes that a file may hold; its names stay."""
+    return replace(profile, coverage=(), sites=tuple(replace(site, dtype="float32") for site in profile.sites))
+
+
 def test_every_control_character_is_written_as_its_escape() -> None:
     assert printable(TITLE) == r"\x1b]0;owned\x07"
     assert printable(C1 + NEWLINE) == r"\x9b2J\nforged: yes\r"
@@ -117,7 +122,7 @@ def test_no_print_of_a_record_shows_them() -> None:
     ids=["grid", "layers", "diagnose", "check", "unknown", "none"],
 )
 def test_no_command_prints_them(tmp_path: Path, command: Command, arguments: list[str]) -> None:
-    save(tmp_path / "run.h5", ProfileSet.of([_hostile(), _hostile(1)]))
+    save(tmp_path / "run.h5", ProfileSet.of([_storable(_hostile()), _storable(_hostile(1))]))
     outcome = command(arguments[0], tmp_path / "run.h5", *arguments[1:])
     assert outcome.out + outcome.err
     _clean(outcome.out)
@@ -126,9 +131,7 @@ def test_no_command_prints_them(tmp_path: Path, command: Command, arguments: lis
 
 
 def test_json_keeps_the_names_and_escapes_them(tmp_path: Path, command: Command) -> None:
-    # The names that a file may hold; of element types and kinds of notes only those that there are.
-    profile = replace(_hostile(), coverage=())
-    save(tmp_path / "run.h5", replace(profile, sites=tuple(replace(site, dtype="float32") for site in profile.sites)))
+    save(tmp_path / "run.h5", _storable(_hostile()))
     printed = command("show", tmp_path / "run.h5", "--json").out
     _clean(printed)
     assert [site["name"] for site in json.loads(printed)["sites"]] == [site.name for site in _hostile().sites]

@@ -10,8 +10,9 @@ from propscope.records.network import UNKNOWN, NetworkProfile, Site, signal_of
 from propscope.records.summary import TensorSummary
 
 _STRETCH = 4.0
-# Operations that multiply what reaches them.
-_PRODUCT = frozenset(("mul", "mul_", "multiply"))
+# Operations that multiply what reaches them, and those that put it beside or on top of each other.
+_PRODUCTS = frozenset(("mul", "mul_", "multiply"))
+_SUMS = frozenset(("add", "add_", "sub", "sub_", "cat", "concat", "stack"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +59,8 @@ def site_gains(profile: NetworkProfile) -> tuple[Gains, ...]:
 def input_rms(profile: NetworkProfile, index: int) -> float | None:
     """Return the rms of what enters the site at a position, None where it is not known or the model's input.
 
-    That of the site it was computed from. Of several, the product where each of them is multiplied on its way, else
-    the root of the sum of squares, as of independent summands.
+    That of the site it was computed from. Of two that are multiplied, as a gate and what it gates, the product; of any
+    others the root of the sum of squares, as of independent summands.
     """
     parents, own = profile.graph.inputs[index], profile.sites[index].parents or ()
     if any(parent.name == UNKNOWN for parent in own) or any(profile.sites[at].role == "input" for at in parents):
@@ -68,7 +69,7 @@ def input_rms(profile: NetworkProfile, index: int) -> float | None:
     sizes = [summary.rms for summary in summaries if summary is not None and is_sound(summary)]
     if not sizes or len(sizes) < len(parents):
         return None
-    if len(sizes) > 1 and own and all(_PRODUCT.intersection(parent.operations) for parent in own):
+    if len(sizes) == 2 and all(_multiplies(parent.operations) for parent in own):
         return math.prod(sizes)
     return math.hypot(*sizes)
 
@@ -116,6 +117,10 @@ def is_norm(site: Site) -> bool:
 def is_sound(summary: TensorSummary) -> bool:
     """Return whether all values of a summary are finite and some are not zero."""
     return bool(summary.count) and not summary.nonfinite_count and summary.rms > 0
+
+
+def _multiplies(operations: tuple[str, ...]) -> bool:
+    return bool(_PRODUCTS.intersection(operations)) and not _SUMS.intersection(operations)
 
 
 def _step(profile: NetworkProfile, index: int) -> float | None:

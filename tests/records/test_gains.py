@@ -54,6 +54,8 @@ def test_several_inputs_count_as_independent_summands_or_as_factors():
     assert input_rms(gated, 2) == 6.0
     assert site_gains(gated)[2].step == 2.0
     assert input_rms(gated, 0) is None
+    stacked = network(*(site(name, 3.0, []) for name in "abcd"), site("e", 3.0, "abcd", operations=("mul", "stack")))
+    assert input_rms(stacked, 4) == 6.0
 
 
 def test_what_is_not_known_has_no_gain():
