@@ -80,9 +80,11 @@ class Command:
 
 
 def files(place: Path) -> dict[str, bytes]:
-    """Return every file below a directory with what it holds, and empty directories too."""
+    """Return every file below a directory with what it holds, and empty directories too, but no bytecode."""
     return {
-        str(path.relative_to(place)): path.read_bytes() if path.is_file() else b"" for path in sorted(place.rglob("*"))
+        str(path.relative_to(place)): path.read_bytes() if path.is_file() else b""
+        for path in sorted(place.rglob("*"))
+        if "__pycache__" not in path.parts
     }
 
 

@@ -109,7 +109,7 @@ def test_every_command_is_tried():
 def test_a_wrong_value_is_refused_in_one_line(command, surroundings, name, monkeypatch):
     # Making the application takes longer than refusing a value.
     monkeypatch.setattr("propscope.cli.build", lambda: APPLICATION)
-    before = sorted(os.listdir(surroundings))
+    before = files(surroundings)
     unlike = []
     for line in lines(name):
         outcome = command(*line)
@@ -118,7 +118,7 @@ def test_a_wrong_value_is_refused_in_one_line(command, surroundings, name, monke
         if (outcome.code, outcome.out, [part[:6] for part in said]) != (2, "", ["error:", "hint: "]) or not shown:
             unlike.append((line, outcome))
     assert not unlike, unlike[:3]
-    assert sorted(os.listdir(surroundings)) == before
+    assert files(surroundings) == before
 
 
 @pytest.mark.parametrize(
