@@ -128,6 +128,7 @@ def spec_readers():
     return direct, through
 
 
+@pytest.mark.slow
 def test_one_function_reads_a_stored_spec_and_one_makes_a_network_of_it():
     direct, through = spec_readers()
     assert direct == {"records/stored_spec.py"}, "a spec from a file is data: read it with records.stored_spec"

@@ -25,6 +25,7 @@ def test_a_file_a_table_and_pictures(command, place):
     assert command.fine("show", "outputs/train-moons-tanh-d1.h5").splitlines()[:5] == out[:5]
 
 
+@pytest.mark.slow
 def test_the_file_holds_what_python_trains(command):
     command.fine("train", *BARE, "--lr", "1e-3,1e-2", "--profile-every", 1, "-o", "run.h5")
     stored = load("run.h5")

@@ -328,6 +328,7 @@ def batch():
     return torch.randn(SAMPLES, WIDTH, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam], ids=["sgd", "adam"])
 @pytest.mark.parametrize("name", MODELS)
 def test_what_is_foretold_happens(name, optimizer):

@@ -213,6 +213,7 @@ def test_the_model_is_left_without_gradients():
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.slow
 def test_no_symbolic_algebra_is_imported():
     # torch imports sympy where gradients are handed to its backward.
     code = (

@@ -1,5 +1,6 @@
 """Which writes are to be seen in a tensor's memory, against memory that is really written."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,6 +24,7 @@ def views(draw, base):
     return view
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_writes_are_seen_where_they_are_the_last(data):

@@ -323,6 +323,7 @@ def compared(instructions):
     return sum(len(parents) for parents, _ in traced.values()), unknown
 
 
+@pytest.mark.slow
 def test_random_compositions_have_the_parents_of_the_trace():
     edges = Counter()
 
@@ -337,6 +338,7 @@ def test_random_compositions_have_the_parents_of_the_trace():
     assert edges["unknown"] <= 0.02 * edges["known"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(OPERATIONS))
 def test_each_operation_alone_has_the_parents_of_the_trace(name):
     for instructions in ([(name, 0, 2, 1)], [(name, 2, 3, 2), ("site", 2, 0, 0), (name, 1, 0, 3)], [(name, 1, 1, 1)]):

@@ -123,6 +123,7 @@ def every_form():
         yield pytest.param(kind, {**options, **({"proj_size": proj} if proj else {})}, form, id=f"{kind}-{form}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "options", "form"), list(every_form()))
 def test_every_form_agrees_with_the_fused_module(kind, options, form):
     # The second run compares outputs, states, and gradients of input, states and weights with the fused ones, to a
@@ -450,6 +451,7 @@ def test_what_cannot_be_run_again_says_why(monkeypatch):
     assert any("the unrolled run would need" in reason for reason in reasons(profile))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lengths", [(), (2, 7, 5, 7)], ids=["padded", "packed"])
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("kind", KINDS)

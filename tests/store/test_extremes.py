@@ -13,6 +13,7 @@ import propscope
 from propscope.store import load, save
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38, 1e-45, 0.0, -0.0])
 def test_a_network_with_an_extreme_weight_is_saved(tmp_path: Path, value: float, dtype: torch.dtype) -> None:

@@ -62,6 +62,7 @@ SETS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETS)
 def test_networks_give_the_numbers_and_verdicts_of_the_whole_file(tmp_path, name):
     save(tmp_path / "run.h5", SETS[name]())

@@ -382,6 +382,7 @@ UNFIT = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "value", "table", "row", "column"), UNFIT, ids=lambda value: str(value)[:40])
 def test_what_load_would_refuse_is_not_saved(tmp_path, path, value, table, row, column):
     profiles = list(small_set())
