@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -432,11 +432,16 @@ class Recorder:
     def _gradient_flow(self, sites: Mapping[str, Site], parameters: Collection[Parameter]) -> dict[str, ParameterFlow]:
         graph = self._observer.graph
         own = {parameter.name: parameter for parameter in parameters}
-        names = {
-            name: next((one for one in all_names if one in own), None)
-            for all_names in parameter_names(self._model).values()
-            for name in all_names
-        }
+
+        # Only asked for where some parameter got no gradient.
+        @cache
+        def recorded_names() -> dict[str, str | None]:
+            return {
+                name: next((one for one in all_names if one in own), None)
+                for all_names in parameter_names(self._model).values()
+                for name in all_names
+            }
+
         nodes = {node: sites[key] for node, key in graph.sites.items() if key in sites}
         seen = Seen(
             values={node: _is_other_than_zero(s) for node, site in nodes.items() if (s := site.forward) is not None},
@@ -448,7 +453,7 @@ class Recorder:
             frozen=frozenset(name for name, one in self._watch.parameters.items() if one.is_frozen),
             sites={node: site.name for node, site in nodes.items()},
         )
-        return gradient_flow(graph.nodes, seen, names.get)
+        return gradient_flow(graph.nodes, seen, lambda name: recorded_names().get(name))
 
 
 def _is_other_than_zero(summary: TensorSummary | None) -> bool:

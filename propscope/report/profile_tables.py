@@ -18,6 +18,7 @@ from propscope.records.expectations import (
     without_theory,
 )
 from propscope.records.finding import Diagnosis
+from propscope.records.gains import site_gains
 from propscope.records.interval import Interval
 from propscope.records.labelled import axes_of
 from propscope.records.network import DIRECTIONS, NetworkProfile, Site
@@ -197,18 +198,19 @@ def profile_table(profile: NetworkProfile, diagnosis: Diagnosis | None = None) -
         "non-\nfinite",
         "marks",
     )
-    gains = _gains(profile)
+    gains = site_gains(profile)
     extra = [
         _theory_cells(site, theory) + _moment_cells(moments.get(index)) * bool(moments)
         for index, site in enumerate(profile.sites)
     ]
     rows = tuple(
-        (*_site_cells(site, *gains.get(id(site), (None, None)), cells), ", ".join(marks.get(index, ())))
+        (*_site_cells(site, gains[index].forward, gains[index].backward, cells), ", ".join(marks.get(index, ())))
         for index, (site, cells) in enumerate(zip(profile.sites, extra, strict=True))
     )
     notes = (
-        "gain: forward rms over that of the previous layer; backward gain: backward rms over that of the next layer,",
-        "both between pre-activations. dead: units that are flat on every sample. equal: units that equal another.",
+        "gain: forward rms over that of the layer that feeds it; backward gain: backward rms over that of the layers",
+        "that it feeds, both between pre-activations. dead: units that are flat on every sample. equal: units that",
+        "equal another.",
         *textwrap.wrap("; ".join(mark_legend(word for words in marks.values() for word in words)), 116),
         *_SITE_THEORY_NOTE * theory,
         *("E[h²]/E[z²]: mean square of an activation over that of its pre-activation.",) * bool(moments),
@@ -229,14 +231,6 @@ def _filled(table: Table) -> Table:
     columns = tuple(table.columns[index] for index in kept)
     rows = tuple(tuple(row[index] for index in kept) for row in table.rows)
     return replace(table, columns=columns, rows=rows)
-
-
-def _gains(profile: NetworkProfile) -> dict[int, tuple[float | None, float | None]]:
-    sites = profile.signal_sites
-    forward: Iterable[float | None] = [None, *profile.forward_gains.tolist()]
-    backward: Iterable[float | None] = [*profile.backward_gains.tolist(), None]
-    # Without any site there is one None too many.
-    return {id(site): pair for site, pair in zip(sites, zip(forward, backward, strict=True), strict=False)}
 
 
 def _theory_cells(site: Site, theory: bool) -> tuple[str, ...]:

@@ -4,9 +4,9 @@ import dataclasses
 import math
 
 import pytest
-from building.records import layered
+from building.records import layered, signal
 
-from propscope.records import Expected, NetworkProfile, ProfileSet, Site, TensorSummary
+from propscope.records import Expected, NetworkProfile, Parent, ProfileSet, Site, TensorSummary
 from propscope.records.expectations import theory_note
 from propscope.records.finding import Diagnosis, Finding
 from propscope.report import profile_tables
@@ -252,3 +252,17 @@ def test_the_model_itself_has_a_name_and_no_layer():
     row = cells(profile_table(NetworkProfile((site,))))
     assert (row["layer"], row["site"], row["nonfinite"], row["forward rms"]) == ("", "(model)", "2", "1.00")
     assert profile_table(NetworkProfile((site,))).title == "1 sites, 0 parameters"
+
+
+def test_gains_of_branches_stand_beside_the_sites_that_they_belong_to():
+    def site(name, rms, gradient, *parents):
+        edges = tuple(map(Parent, parents))
+        return Site(
+            name, "Linear", "pre-activation", (4, 8), forward=signal(rms), backward=signal(gradient), parents=edges
+        )
+
+    branches = site("in", 2.0, 5.0), site("left", 4.0, 3.0, "in"), site("right", 8.0, 4.0, "in")
+    table = profile_table(NetworkProfile(branches))
+    found = [(cells(table, row)["gain"], cells(table, row)["backward gain"]) for row in range(3)]
+    # The gradients of both branches add up in what feeds them: 5 / sqrt(9 + 16).
+    assert found == [("", "1.00"), ("2.00", ""), ("4.00", "")]
