@@ -10,35 +10,39 @@ from dataclasses import replace
 
 from propscope.checks import known_arguments
 from propscope.diagnosis.evidence import Evidence, module_of
+from propscope.diagnosis.explain import explained
 from propscope.diagnosis.rules import RULES, Rule
+from propscope.diagnosis.unmeasured import unmeasured
 from propscope.errors import InputError
-from propscope.records.finding import SEVERITIES, Diagnosis, Finding, Severity
+from propscope.records.finding import SEVERITIES, STAGES, Diagnosis, Finding, Severity, Stage
 from propscope.records.network import NetworkProfile
 from propscope.records.profile_set import ProfileSet
 from propscope.records.training import TrainingSet
 
 
 @known_arguments
-def diagnose(profiles: NetworkProfile | ProfileSet, *, notes: bool = True) -> Diagnosis:
+def diagnose(profiles: NetworkProfile | ProfileSet, *, notes: bool = True, stage: Stage | None = None) -> Diagnosis:
     """Return what is wrong with a network, or with each of several: kind, place, numbers, cause and remedy.
 
     Profiles whose labels differ only in the seed are one network and are judged together: sizes by geometric means
     over seeds with their intervals. Findings are sorted worst first: broken, then strained, then notes; a cause comes
     before its effects. `notes`: include the notes, on what may become wrong and on what the profiles cannot show. For
     several networks the field `networks` holds the diagnosis of each, and every finding carries the labels of its
-    network.
+    network. `stage`: "initialized" or "trained", "unknown" where it may be either; guessed where it is not given.
 
     The verdict depends only on ratios: another unit of the loss, another batch size or width give the same one. NaN and
-    Inf are a finding, never an error. Raises `InputError` for an empty set.
+    Inf are a finding, never an error. Raises `InputError` for an empty set and for another stage.
     """
+    if stage is not None and stage not in STAGES:
+        raise InputError(f"stage must be one of {', '.join(STAGES)}, got {stage!r}")
     if isinstance(profiles, NetworkProfile):
-        return _of_network((profiles,), notes=notes)
+        return _of_network((profiles,), notes=notes, stage=stage)
     if not isinstance(profiles, ProfileSet):
         raise _no_profiles(profiles)
     if not len(profiles):
         raise InputError("the set holds no profile to diagnose")
     groups = profiles.groups("seed")
-    return together([_of_network(members.profiles, notes=notes) for members in groups.values()])
+    return together([_of_network(members.profiles, notes=notes, stage=stage) for members in groups.values()])
 
 
 def together(networks: Sequence[Diagnosis]) -> Diagnosis:
@@ -63,13 +67,21 @@ def _no_profiles(given: object) -> InputError:
     return InputError(f"profiles must be a NetworkProfile or a ProfileSet, got {kind}", hint=hint)
 
 
-def _of_network(members: tuple[NetworkProfile, ...], *, notes: bool) -> Diagnosis:
-    evidence = Evidence.of(members)
+def _of_network(members: tuple[NetworkProfile, ...], *, notes: bool, stage: Stage | None) -> Diagnosis:
+    evidence = Evidence.of(members, stage=stage)
     labels = {name: value for name, value in members[0].labels.items() if name != "seed"}
     rules = [rule for rule in RULES if rule.is_for(evidence.subject) and (notes or not rule.notes_only)]
-    found = [(rule, each) for rule in rules for each in rule.find(evidence) if notes or each.severity != "note"]
+    rules = [rule for rule in rules if not (rule.initial and evidence.stage == "trained")]
+    found = [(rule, rule.at_stage(each, evidence.stage)) for rule in rules for each in rule.find(evidence)]
+    found = [(rule, finding) for rule, finding in found if notes or finding.severity != "note"]
     sorted_findings = sorted(graded(evidence, found), key=lambda finding: SEVERITIES.index(finding.severity))
-    return Diagnosis(tuple(replace(finding, labels=labels) for finding in _distinct(sorted_findings)), labels=labels)
+    distinct = explained(evidence, _distinct(sorted_findings))
+    return Diagnosis(
+        tuple(replace(finding, labels=labels) for finding in distinct),
+        labels=labels,
+        stage=evidence.stage,
+        not_measured=unmeasured(evidence),
+    )
 
 
 def graded(evidence: Evidence, found: Sequence[tuple[Rule, Finding]]) -> list[Finding]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import compress
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from propscope.diagnosis.stage import guessed_stage
+from propscope.records.finding import Stage
 from propscope.records.gains import name_pattern, stack_of
 from propscope.records.interval import arithmetic_interval
 from propscope.records.network import DIRECTIONS, Direction, Floats, NetworkProfile, Site
@@ -28,23 +31,32 @@ LN_ZERO = -750.0
 class Evidence:
     """The profiles of one network, one per seed, all with the same sites: `members`, never empty, without the inputs.
 
-    `chains`: the sequences of two or more sites over which the size of a signal can be compared. `left_out`: the
-    profiles that are not judged because their sites differ from those of the first one.
+    `whole`: the same profiles with the sites of the model's inputs. `chains`: the sequences of two or more sites over
+    which the size of a signal can be compared. `left_out`: the profiles that are not judged because their sites differ
+    from those of the first one. `stage`: whether the weights are as drawn or trained.
     """
 
     members: tuple[NetworkProfile, ...]
     chains: tuple[Chain, ...]
     left_out: tuple[NetworkProfile, ...] = ()
+    whole: tuple[NetworkProfile, ...] = ()
+    stage: Stage = "unknown"
 
     @classmethod
-    def of(cls, profiles: Iterable[NetworkProfile]) -> Evidence:
-        """Return the evidence of the profiles of one network; profiles with other sites than the first are left out."""
-        given = tuple(profile.without_inputs for profile in profiles)
+    def of(cls, profiles: Iterable[NetworkProfile], *, stage: Stage | None = None) -> Evidence:
+        """Return the evidence of the profiles of one network; profiles with other sites than the first are left out.
+
+        Without a `stage` it is guessed.
+        """
+        whole = tuple(profiles)
+        given = tuple(profile.without_inputs for profile in whole)
         names = [site.name for site in given[0].sites]
-        members = tuple(profile for profile in given if [site.name for site in profile.sites] == names)
-        left_out = tuple(profile for profile in given if [site.name for site in profile.sites] != names)
+        alike = [[site.name for site in profile.sites] == names for profile in given]
+        members = tuple(compress(given, alike))
+        left_out = tuple(profile for profile, same in zip(given, alike, strict=True) if not same)
         comparable = [positions for positions in _comparable(members[0]) if len(positions) > 1]
-        return cls(members, tuple(_chains(members, comparable)), left_out)
+        chains = tuple(_chains(members, comparable))
+        return cls(members, chains, left_out, tuple(compress(whole, alike)), stage or guessed_stage(members))
 
     @property
     def sites(self) -> tuple[Site, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from propscope.diagnosis.architecture import doubled_sums, missing_norms, odd_kinds
@@ -21,7 +21,7 @@ from propscope.diagnosis.units import (
     symmetric_in_model,
 )
 from propscope.diagnosis.weights import odd_weights
-from propscope.records.finding import Finding
+from propscope.records.finding import Finding, Stage
 
 Legend = tuple[str, str]
 
@@ -33,7 +33,8 @@ class Rule:
     `applies_to`: "grid" for the networks of the grid, "model" for existing models, or "both". `marks`: for each word
     that the rule writes beside a site, a regular expression for the word and the line that explains it. `notes_only`:
     the rule finds nothing that is wrong already. `local`: each finding lies in one place and causes what is seen after
-    it in the forward direction and before it in the backward direction.
+    it in the forward direction and before it in the backward direction. `initial`: it holds for weights as they were
+    drawn, so that it is left out for a trained network, and gives only notes where the stage is not known.
     """
 
     name: str
@@ -44,10 +45,15 @@ class Rule:
     marks: tuple[Legend, ...] = ()
     notes_only: bool = False
     local: bool = False
+    initial: bool = False
 
     def is_for(self, subject: Subject) -> bool:
         """Return whether the rule applies to such networks."""
         return self.applies_to in ("both", subject)
+
+    def at_stage(self, finding: Finding, stage: Stage) -> Finding:
+        """Return the finding, as a note where the rule holds for weights as drawn and these may be trained."""
+        return replace(finding, severity="note") if self.initial and stage == "unknown" else finding
 
 
 _GRAD = (r"^grad ", "grad: of the gradient")

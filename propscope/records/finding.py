@@ -11,6 +11,8 @@ from propscope.records.network import Direction, Label
 
 Kind = Literal[
     "non-finite",
+    "input",
+    "unregistered",
     "symmetric",
     "exploding",
     "vanishing",
@@ -22,7 +24,10 @@ Kind = Literal[
     "insufficient evidence",
 ]
 Severity = Literal["broken", "strained", "note"]
-Verdict = Literal["healthy", "strained", "broken"]
+Verdict = Literal["healthy", "strained", "broken", "not measured"]
+# Whether the weights are as they were drawn or have been trained, as far as that is known.
+Stage = Literal["initialized", "trained", "unknown"]
+STAGES: tuple[Stage, ...] = ("initialized", "trained", "unknown")
 SEVERITIES: tuple[Severity, ...] = ("broken", "strained", "note")
 Action = Literal[
     "initializer",
@@ -61,7 +66,8 @@ class Finding:
     `kind`: what is wrong; `direction`: of the signal that shows it, None where there is none. `severity`: "broken", the
     network will not train; "strained", it trains badly or only with care; "note", nothing is wrong yet. `sites`: names
     in the order in which the signal passes them. `message`: what was seen; `cause`: why; `remedy`: what to change.
-    `evidence`: the numbers that decided, with their limits. `confidence`: the probability that one more seed shows the
+    `evidence`: the numbers that decided, with their limits. `effects`: the messages of the findings that this one
+    explains. `confidence`: the probability that one more seed shows the
     same, by Laplace's rule of succession (k + 1) / (n + 2) for k of n seeds. `labels`: of the network, empty for a
     model. `marks`: by the name of a site, the word that a table shows beside it.
     """
@@ -77,6 +83,7 @@ class Finding:
     confidence: float = 1.0
     labels: Mapping[str, Label] = field(default_factory=dict)
     marks: Mapping[str, str] = field(default_factory=dict)
+    effects: tuple[str, ...] = ()
 
     @property
     def first(self) -> str:
@@ -99,12 +106,16 @@ class Finding:
 class Diagnosis:
     """What is wrong with one network, or with several: `findings`, worst first.
 
-    `labels`: of the network. `networks`: the diagnosis of each network; empty for a single one.
+    `labels`: of the network. `networks`: the diagnosis of each network; empty for a single one. `stage`: whether it was
+    judged as an initialization or as a trained network, "unknown" where it could be either. `not_measured`: the reason
+    why too little was seen to call the network healthy, "" where enough was.
     """
 
     findings: tuple[Finding, ...] = ()
     labels: Mapping[str, Label] = field(default_factory=dict)
     networks: tuple[Diagnosis, ...] = ()
+    stage: Stage = "unknown"
+    not_measured: str = ""
 
     def __repr__(self) -> str:
         worst = f", worst {self.findings[0].kind}" if self.findings else ""
@@ -113,9 +124,15 @@ class Diagnosis:
 
     @property
     def verdict(self) -> Verdict:
-        """The severity of the worst finding, "broken" or "strained"; "healthy" where there are at most notes."""
+        """The severity of the worst finding, "broken" or "strained"; "healthy" where there are at most notes.
+
+        "not measured" instead of "healthy" where too little was seen, and for several networks where that holds for
+        one of them.
+        """
         severities = {finding.severity for finding in self.findings}
-        return "broken" if "broken" in severities else "strained" if "strained" in severities else "healthy"
+        worst = next((severity for severity in SEVERITIES[:-1] if severity in severities), None)
+        unseen = self.not_measured or any(network.not_measured for network in self.networks)
+        return worst or ("not measured" if unseen else "healthy")  # type: ignore[return-value]
 
     @property
     def worst(self) -> Finding | None:
@@ -124,8 +141,8 @@ class Diagnosis:
 
     @property
     def first_bad(self) -> str | None:
-        """Name of the site where the worst finding starts; None for a healthy network."""
-        return self.findings[0].first if self.verdict != "healthy" else None
+        """Name of the site where the worst finding starts; None where there are at most notes."""
+        return self.findings[0].first if self.verdict in ("strained", "broken") else None
 
     def __str__(self) -> str:
         return as_text(self)

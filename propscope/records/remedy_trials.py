@@ -9,7 +9,7 @@ from propscope.records.display import as_html, as_text
 from propscope.records.finding import Diagnosis, Remedy, Verdict
 from propscope.records.network import Label
 
-RANK: dict[Verdict, int] = {"broken": 0, "strained": 1, "healthy": 2}
+RANK: dict[Verdict, int] = {"not measured": 0, "broken": 1, "strained": 2, "healthy": 3}
 
 
 @dataclass(frozen=True, slots=True)
