@@ -79,7 +79,7 @@ def test_the_limits_are_those_that_the_docs_state():
         "100 where the gradient grows": math.exp(limits.CHAOTIC),
         "| 1e-6 |": math.exp(-limits.VANISHED),
         "e^-6 = 0.0025": limits.COLLAPSING,
-        "eps is that of float32, 1.2e-7": limits.COLLAPSED,
+        "eps is the machine epsilon of float32, 1.2e-7": limits.COLLAPSED,
     }
     values = (0.0498, 2896.3, 100.0, 1e-6, 0.00248, 1.19e-7)
     assert [words for words in stated if words not in text] == []
