@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,24 @@ from propscope.errors import unknown_site
 
 if TYPE_CHECKING:
     from propscope.records.network import Site
+
+# The name of a parent that neither the autograd graph nor the identity of tensors shows.
+UNKNOWN = "?"
+# Where every way back begins.
+_ROOT = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What lies between a fork of the stream and the sum where its ways meet again; all by position.
+
+    `fork`: the last site that every summand was computed from, None where that is an input which the profile does not
+    list. `inside`: the sites on the ways from it to the sum, without both.
+    """
+
+    fork: int | None
+    sum: int
+    inside: tuple[int, ...]
 
 
 class SiteGraph:
@@ -27,6 +47,15 @@ class SiteGraph:
             sorted({at for parent in site.parents or () if (at := self._index.get(parent.name, index)) < index})
             for index, site in enumerate(sites)
         ]
+        self._sums = tuple(index for index, site in enumerate(sites) if site.branch_share is not None)
+        # Inputs that the sites do not list have the numbers behind those of the sites.
+        others = [{parent.name for parent in site.parents or ()} - self._index.keys() for site in sites]
+        self._unseen = [UNKNOWN in names for names in others]
+        outside = {name: index for index, name in enumerate(sorted(set().union(*others) - {UNKNOWN}), len(sites))}
+        self._sources = [
+            [outside[name] for name in sorted(names - {UNKNOWN})] if self.known else [] for names in others
+        ]
+        self._ends = len(sites) + len(outside)
 
     @property
     def known(self) -> bool:
@@ -58,16 +87,185 @@ class SiteGraph:
     def _ancestors(self) -> list[int]:
         """The ancestors of each site, as the bits of a number."""
         found: list[int] = []
-        for inputs in self.inputs:
+        for inputs, sources in zip(self.inputs, self._sources, strict=True):
             bits = 0
             for index in inputs:
                 bits |= found[index] | 1 << index
+            for source in sources:
+                bits |= 1 << source
             found.append(bits)
         return found
 
     def feeds(self, first: int, last: int) -> bool:
         """Return whether one site feeds another, directly or through others; both by position."""
         return bool(self._ancestors[last] >> first & 1)
+
+    def lines(self, chosen: Iterable[int]) -> list[list[int]]:
+        """Return the chosen sites in lines: every way from the first site of a line to its last passes all of them.
+
+        A site of a branch that others go around stands in no line with sites outside of the branch. All by position.
+        """
+        lines: dict[int, list[int]] = {}
+        met = ends = 0
+        for index in chosen:
+            # Those from which every way to what this site feeds passes the site.
+            before = met & self._ancestors[index]
+            before &= ~self._around(index) if before else 0
+            last = next((end for end in _bits(before & ends) if not self._left_before(index, end, before)), None)
+            lines[index] = [] if last is None else lines.pop(last)
+            lines[index].append(index)
+            ends = (ends if last is None else ends ^ 1 << last) | 1 << index
+            met |= 1 << index
+        return sorted(lines.values())
+
+    def bypassed(self, index: int) -> bool:
+        """Return whether a way of sites leads around the site at a position, from what feeds it to what it feeds."""
+        before, behind = self._ancestors[index], self._leading_behind[index] & -(2 << index)
+        return any(
+            self._fed[source] & behind and (self._ancestors_of(source) | 1 << source) & before
+            for source in self._open[index]
+        )
+
+    def bypassed_through(self, chosen: Collection[int]) -> list[bool]:
+        """Return for each site that is not chosen whether a way of chosen sites alone leads around it; by position.
+
+        It begins at a chosen site, or an input, that feeds the site, and ends at one that the site feeds.
+        """
+        arriving: list[int] = []
+        for index, (inputs, sources) in enumerate(zip(self.inputs, self._sources, strict=True)):
+            bits = 0
+            if index in chosen:
+                for at in inputs:
+                    bits |= arriving[at] | 1 << at if at in chosen else 0
+                for source in sources:
+                    bits |= 1 << source
+            arriving.append(bits)
+        behind = [0] * self._ends
+        for index in range(len(self.names) - 1, -1, -1):
+            for source in (*self.inputs[index], *self._sources[index]):
+                behind[source] |= behind[index] | arriving[index]
+        return [index not in chosen and bool(behind[index] & before) for index, before in enumerate(self._ancestors)]
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """The blocks of a residual network, in the order of their sums; a block may lie inside another one."""
+        found = []
+        everything = (1 << len(self.names)) - 1
+        for index in self._sums:
+            common = -1
+            for parent in (*self.inputs[index], *self._sources[index]):
+                common &= self._ancestors_of(parent) | 1 << parent
+            if common <= 0 or self._unseen[index]:
+                continue
+            fork = max(common & everything, 0).bit_length() - 1
+            start = self._descendants[fork if fork >= 0 else common.bit_length() - 1]
+            if inside := start & self._ancestors[index]:
+                found.append(Block(fork if fork >= 0 else None, index, tuple(_bits(inside))[::-1]))
+        return tuple(found)
+
+    def dominator(self, index: int) -> int | None:
+        """Return the last site that every way to the site at a position passes, None where there is none."""
+        found = self._dominators[0][index]
+        return found if 0 <= found < len(self.names) else None
+
+    def places(self, labels: Sequence[str], *, radius: int) -> list[tuple[object, ...]]:
+        """Return what surrounds each site: the labels of what feeds it and of what it feeds, over so many edges.
+
+        Sites in the same place of like blocks have equal surroundings, whatever they are called.
+        """
+        inputs = [(*at, *sources) for at, sources in zip(self.inputs, self._sources, strict=True)]
+        outputs = [[*_bits(fed)] for fed in self._fed[: len(self.names)]]
+        before = _surroundings(inputs, labels, radius)
+        behind = _surroundings(outputs, labels, radius)
+        return [*zip(before, behind, strict=True)]
+
+    def _ancestors_of(self, source: int) -> int:
+        return self._ancestors[source] if source < len(self.names) else 0
+
+    @cached_property
+    def _fed(self) -> list[int]:
+        """The sites that each site and each input outside feeds directly, as the bits of a number."""
+        found = [0] * self._ends
+        for index, (inputs, sources) in enumerate(zip(self.inputs, self._sources, strict=True)):
+            for source in (*inputs, *sources):
+                found[source] |= 1 << index
+        return found
+
+    @cached_property
+    def _descendants(self) -> list[int]:
+        """The descendants of each site and of each input outside, as the bits of a number."""
+        found = [0] * self._ends
+        for index in range(len(self.names) - 1, -1, -1):
+            for source in (*self.inputs[index], *self._sources[index]):
+                found[source] |= found[index] | 1 << index
+        return found
+
+    @cached_property
+    def _leading_behind(self) -> list[int]:
+        """All that leads to a site which each site feeds, that site included, as the bits of a number."""
+        found = [0] * self._ends
+        for index in range(len(self.names) - 1, -1, -1):
+            for source in (*self.inputs[index], *self._sources[index]):
+                found[source] |= found[index] | self._ancestors[index] | 1 << index
+        return found
+
+    @cached_property
+    def _open(self) -> list[list[int]]:
+        """The sites and inputs before each site from which an edge leads to a site behind it."""
+        ending = Counter(fed.bit_length() - 1 for fed in self._fed if fed)
+        found: list[list[int]] = []
+        open_: list[int] = [*range(len(self.names), self._ends)]
+        for index in range(len(self.names)):
+            if ending[index]:
+                open_ = [source for source in open_ if self._fed[source] >> index + 1]
+            found.append(open_)
+            if self._fed[index] >> index + 1:
+                open_ = [*open_, index]
+        return found
+
+    def _around(self, index: int) -> int:
+        """Return, as bits, all from which a way leads around a site to one that it feeds."""
+        bits, behind = 0, self._leading_behind[index] & -(2 << index)
+        for source in self._open[index]:
+            if self._fed[source] & behind:
+                bits |= self._ancestors_of(source) | 1 << source
+        return bits
+
+    def _left_before(self, last: int, index: int, beside: int) -> bool:
+        """Return whether a site lies in a branch that ends before `last`: a way leads around it from where it forks.
+
+        It forks at one of the sites `beside`, or at the first site that every way to it passes.
+        """
+        fork = self._dominators[1][index]
+        forks = beside & self._ancestors[index] | (0 if fork == _ROOT else 1 << fork)
+        end = (self._ancestors[last] | 1 << last) & -(2 << index)
+        return any(
+            self._fed[source] & end and (self._ancestors_of(source) | 1 << source) & forks
+            for source in self._open[index]
+        )
+
+    @cached_property
+    def _dominators(self) -> tuple[list[int], list[int]]:
+        """The last and the first site or input that every way to each site passes; _ROOT where there is none."""
+        last, first = [_ROOT] * self._ends, [_ROOT] * self._ends
+        depth = [1] * self._ends
+        for index, (inputs, sources) in enumerate(zip(self.inputs, self._sources, strict=True)):
+            before = [*inputs, *sources]
+            if not before or self._unseen[index]:
+                continue
+            common = before[0]
+            for other in before[1:]:
+                while common != other and _ROOT not in (common, other):
+                    if depth[common] < depth[other]:
+                        other = last[other]
+                    else:
+                        common = last[common]
+                common = common if common == other else _ROOT
+            last[index] = common
+            if common != _ROOT:
+                depth[index] = depth[common] + 1
+                first[index] = common if first[common] == _ROOT else first[common]
+        return last, first
 
     @cached_property
     def _children(self) -> list[list[int]]:
@@ -118,4 +316,24 @@ def _reached(edges: Sequence[Sequence[int]], start: int) -> set[int]:
         if (index := waiting.pop()) not in found:
             found.add(index)
             waiting += edges[index]
+    return found
+
+
+def _bits(number: int) -> Iterator[int]:
+    """Yield the positions of the bits of a number that are set, the highest first."""
+    while number:
+        yield (highest := number.bit_length() - 1)
+        number ^= 1 << highest
+
+
+def _surroundings(edges: Sequence[Sequence[int]], labels: Sequence[str], radius: int) -> list[int]:
+    """Return a number for each site, equal where the labels of all that `edges` lead to are, over so many edges."""
+    numbers: dict[object, int] = {}
+    found = [numbers.setdefault(label, len(numbers)) for label in labels]
+    for _ in range(radius):
+        keys = [
+            (found[index], *sorted(found[at] if at < len(found) else _ROOT for at in leads))
+            for index, leads in enumerate(edges)
+        ]
+        found = [numbers.setdefault(key, len(numbers)) for key in keys]
     return found

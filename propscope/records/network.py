@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from propscope.errors import unknown_site
 from propscope.records.display import as_html, as_text
+from propscope.records.graph import UNKNOWN as UNKNOWN
 from propscope.records.graph import SiteGraph
 from propscope.records.summary import TensorSummary
 from propscope.records.time_course import TimeCourse
@@ -54,10 +55,6 @@ class Expected:
     backward_log_drift: float = math.nan
     forward_mean_std: float = math.nan
     forward_std_log_std: float = math.nan
-
-
-# The name of a parent that neither the autograd graph nor the identity of tensors shows.
-UNKNOWN = "?"
 
 
 @dataclass(frozen=True, slots=True)

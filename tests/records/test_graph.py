@@ -5,6 +5,8 @@ import json
 
 import pytest
 from building.records import connected_profile, network, plain, small_profile
+from hypothesis import given
+from hypothesis import strategies as st
 
 from propscope.errors import UnknownSiteError
 from propscope.records import UNKNOWN, NetworkProfile, Parent, ProfileSet, Site
@@ -90,3 +92,129 @@ def test_json_has_parents_as_objects_and_null_where_they_are_not_known():
 def test_seeds_keep_the_graph_of_the_first():
     together = pooled(ProfileSet.of(connected_profile(seed) for seed in (1, 1)))
     assert plain(together.sites[1].parents) == plain(connected_profile(1).sites[1].parents)
+
+
+def positions(profile, *names):
+    return [profile.graph.names.index(name) for name in names]
+
+
+def lines_of(profile, names):
+    chosen = [at for at, name in enumerate(profile.graph.names) if name in names.split()]
+    return [" ".join(profile.graph.names[at] for at in line) for line in profile.graph.lines(chosen)]
+
+
+# A gate beside each of two layers, as squeeze and excitation has it.
+GATES = wired(stem="", m1="stem", g1="m1", c1="m1 g1", m2="c1", g2="m2", c2="m2 g2", m3="c2", head="m3")
+# Skip connections around ever more of it, and what the time step adds to each level.
+UNET = wired(time="t", e1="x time", e2="e1 time", e3="e2 time", d2="e3 e2 time", d1="d2 e1 time", out="d1")
+
+
+def test_a_line_does_not_enter_or_leave_a_side_branch():
+    assert lines_of(GATES, "m1 g1 m2 g2 m3 head") == ["m1 m2 m3 head", "g1", "g2"]
+    assert lines_of(GATES, "g1 g2 m3 head") == ["g1", "g2", "m3 head"]
+    assert lines_of(UNET, "e1 e2 e3 d2 d1") == ["e1 d1", "e2 d2", "e3"]
+
+
+def test_parallel_branches_are_two_lines_and_heads_start_from_the_trunk():
+    twice = wired(x="", a1="x", a2="a1", b1="x", b2="b1", sum="a2 b2", left="sum", right="sum", end="left")
+    assert lines_of(twice, "x a1 a2 b1 b2 sum left right end") == ["x sum left end", "a1 a2", "b1 b2", "right"]
+
+
+def test_a_line_is_not_ended_by_what_is_added_at_each_block():
+    stream = wired(angles="", x="words", a="x angles", s1="x a", b="s1 angles", s2="s1 b", c="s2 angles", s3="s2 c")
+    assert lines_of(stream, "s1 s2 s3") == ["s1 s2 s3"]
+
+
+def test_what_a_way_leads_around():
+    assert [name for at, name in enumerate(UNET.graph.names) if UNET.graph.bypassed(at)] == ["e1", "e2", "e3", "d2"]
+    plain_network = wired(x="input", a="x", b="a")
+    assert not any(map(plain_network.graph.bypassed, range(3)))
+
+
+def test_a_way_around_may_be_asked_to_keep_to_some_sites():
+    graph = RESIDUAL.graph
+    alive = positions(RESIDUAL, "x", "norm", "k", "sum", "head")
+    # The product of q and k is not among them, but the stream is.
+    assert [name for name, around in zip(graph.names, graph.bypassed_through(alive), strict=True) if around] == [
+        "q",
+        "mix",
+    ]
+    assert not any(graph.bypassed_through(positions(RESIDUAL, "norm", "k", "sum", "head")))
+
+
+def test_the_blocks_of_a_residual_network():
+    def summing(profile, *sums):
+        sites = (dataclasses.replace(site, branch_share=0.5) if site.name in sums else site for site in profile.sites)
+        return NetworkProfile(tuple(sites))
+
+    pre = summing(wired(x="in", n="x", a="n", s1="x a", m="s1", down="s1", s2="down m", end="s2"), "s1", "s2")
+    names = pre.graph.names
+    assert [(names[b.fork], names[b.sum], [names[at] for at in b.inside]) for b in pre.graph.blocks] == [
+        ("x", "s1", ["n", "a"]),
+        ("s1", "s2", ["m", "down"]),
+    ]
+    (block,) = summing(wired(a="in", s="in a", words="ids", places="", e="words places"), "s", "e").graph.blocks
+    assert (block.fork, block.sum, block.inside) == (None, 1, (0,))
+
+
+def test_the_same_place_is_known_by_its_surroundings():
+    blocks = wired(
+        x="", n1="x", a1="n1", s1="x a1", n2="s1", a2="n2", s2="s1 a2", n3="s2", a3="n3", s3="s2 a3", n4="s3"
+    )
+    labels = ["norm" if name[0] == "n" else "sum" if name[0] == "s" else "layer" for name in blocks.graph.names]
+    places = dict(zip(blocks.graph.names, blocks.graph.places(labels, radius=1), strict=True))
+    assert places["a1"] == places["a2"] == places["a3"] != places["n2"]
+    # The first block is not fed by a sum.
+    assert places["n1"] != places["n2"] == places["n3"]
+
+
+def ways(edges, last):
+    """Return every way back from a site to a source, as tuples that end with the site."""
+    return [(*way, last) for before in edges[last] for way in ways(edges, before)] if edges.get(last) else [(last,)]
+
+
+@given(
+    st.lists(st.sets(st.integers(0, 8)), min_size=2, max_size=9),
+    st.sets(st.integers(0, 8)),
+    st.sets(st.integers(-1, 8)),
+)
+def test_random_graphs_by_their_ways(drawn, chosen, fed_by_input):
+    edges = {
+        at: sorted({str(p) for p in before if p < at} | ({"in"} if at in fed_by_input else set()))
+        for at, before in enumerate(drawn)
+    }
+    graph = wired(**{f"{at}": " ".join(before) for at, before in edges.items()}).graph
+    edges = {str(at): before for at, before in edges.items()}
+    names, every = list(edges), {name: ways(edges, name) for name in edges}
+    chosen = sorted(at for at in chosen if at < len(names))
+    lines = graph.lines(chosen)
+    assert sorted(at for line in lines for at in line) == chosen
+
+    def between(first, last):
+        return [way[way.index(first) :] for way in every[last] if first in way]
+
+    for line in lines:
+        whole = between(str(line[0]), str(line[-1]))
+        assert whole
+        assert all(str(at) in way for way in whole for at in line)
+    for at, name in enumerate(names):
+        around = [
+            way
+            for last in names
+            if any(name in way[:-1] for way in every[last])
+            for way in every[last]
+            if name not in way and {w for full in every[name] for w in full[:-1]} & {*way[:-1]}
+        ]
+        assert graph.bypassed(at) == bool(around)
+        through = [str(each) for each in chosen]
+        kept = [
+            way
+            for way in around
+            for start, source in enumerate(way[:-1])
+            if any(source in full[:-1] for full in every[name])
+            if all(step == "in" or step in through for step in way[start:])
+        ]
+        assert graph.bypassed_through(chosen)[at] == (at not in chosen and bool(kept))
+        passed = [set(way[:-1]) for way in every[name]]
+        shared = [int(step) for step in set.intersection(*passed) if step != "in"]
+        assert graph.dominator(at) == max(shared, default=None)
