@@ -9,6 +9,7 @@ from typing import Literal
 from propscope.diagnosis.architecture import doubled_sums, missing_norms, odd_kinds
 from propscope.diagnosis.collapse import collapse
 from propscope.diagnosis.evidence import Evidence, Subject
+from propscope.diagnosis.inputs import odd_inputs
 from propscope.diagnosis.missing_gradients import insufficient_in_grid, insufficient_in_model, stagnant
 from propscope.diagnosis.nonfinite import nonfinite, precision
 from propscope.diagnosis.outlier_layers import odd_layers_of_grid, odd_layers_of_model
@@ -73,6 +74,12 @@ _OFF = (
 
 # fmt: off
 RULES: tuple[Rule, ...] = (
+    Rule("input", odd_inputs,
+         "rms above e^3, or 2 where a bounded activation saturates from it, or below e^-3; mean above 10 std; one "
+         "feature above 100 times the median",
+         "LeCun et al. 1998, Efficient BackProp, section 4.3; measured", applies_to="model", local=True,
+         marks=((r"^(too large|too small|off-centre|unequal|constant)$",
+                 "too large, too small, off-centre, unequal, constant: the input, as the first layers take it"),)),
     Rule("non-finite", nonfinite, "any NaN or Inf", "the first site forward, else the first that the gradient passes",
          marks=((r"^(grad )?(NaN|Inf)$", "NaN, Inf: values that are not a number, or infinite"),)),
     Rule("weights", odd_weights, "rms(W) sqrt(fan_in) differs by e^3 from that of its peers or from 1, or is zero",

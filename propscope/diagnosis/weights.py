@@ -17,7 +17,7 @@ from propscope.diagnosis.evidence import Evidence, module_of, succession
 from propscope.diagnosis.peers import median_without
 from propscope.records.finding import Finding, Remedy
 from propscope.records.gains import is_norm, name_pattern
-from propscope.records.network import Parameter, Site
+from propscope.records.network import NetworkProfile, Parameter, Site
 from propscope.records.numerals import number
 
 # Two others in the same place, so that a majority of the three agrees on the usual scale.
@@ -84,6 +84,14 @@ def scales_of(evidence: Evidence) -> list[Scale]:
         )
         for (index, owner), names in sorted(owned.items())
     ]
+
+
+def scale_at(profile: NetworkProfile, site: Site) -> float | None:
+    """Return the scale s of the weights that took part in a site, None where there are none, or only zeros."""
+    taking_part = set(site.parameters)
+    matrices = [p for p in profile.parameters if p.name in taking_part and len(p.shape) > 1]
+    log = _log_scale(matrices, site)
+    return math.exp(log) if log > -math.inf else None
 
 
 def _site_of(parameter: Parameter, first: dict[str, int], sites: tuple[Site, ...]) -> int | None:

@@ -32,6 +32,7 @@ SEVERITIES: tuple[Severity, ...] = ("broken", "strained", "note")
 Action = Literal[
     "initializer",
     "scale",
+    "standardize",
     "activation",
     "norm",
     "residual",
@@ -42,6 +43,7 @@ Action = Literal[
     "precision",
     "measure",
 ]
+MeanAndStd = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +51,16 @@ class Remedy:
     """What to change, and by which number: the kind of `action`, in words (`text`), and what carries it out.
 
     `options`: keyword arguments of `profile_mlp` that make the network anew (initializer, bias, norm, residual).
-    `factors`: the factor for the weight of each named module of an existing model. Both are empty where propscope
-    cannot carry the remedy out by itself.
+    `factors`: the factor for the weight of each named module of an existing model, or for a parameter by its own name.
+    `inputs`: for the name of each input to standardize its mean and standard deviation, None for those of each feature.
+    All three are empty where propscope cannot carry the remedy out by itself.
     """
 
     action: Action
     text: str
     options: Mapping[str, Label | bool] = field(default_factory=dict)
     factors: Mapping[str, float] = field(default_factory=dict)
+    inputs: Mapping[str, MeanAndStd | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

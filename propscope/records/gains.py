@@ -108,6 +108,15 @@ def extent(site: Site) -> int:
     return math.prod(site.shape[2:] if len(site.shape) > 3 else site.shape[1:-1])
 
 
+def vector_length(site: Site) -> int:
+    """Return the length of a sample's vector, whose direction `mean_cosine` and `effective_rank` compare.
+
+    The features where they lie on the last axis, as of tokens; else all elements of a sample, as of an image.
+    """
+    together = site.features is None or site.shape[-1:] != (site.features,) or len(site.shape) > 4
+    return math.prod(site.shape[1:]) if together else site.features or 1
+
+
 def is_norm(site: Site) -> bool:
     """Return whether the site is the output of a norm."""
     # The output of a norm that enters a nonlinearity has the role of a pre-activation.

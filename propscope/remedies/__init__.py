@@ -5,5 +5,16 @@ from propscope.remedies.apply import apply_remedy, try_remedies
 from propscope.remedies.calibration import calibrate
 from propscope.remedies.centre import centre
 from propscope.remedies.rebuild import verify
+from propscope.remedies.standardize import standardized
 
-__all__ = ["RemedyTrials", "State", "Trial", "apply_remedy", "calibrate", "centre", "try_remedies", "verify"]
+__all__ = [
+    "RemedyTrials",
+    "State",
+    "Trial",
+    "apply_remedy",
+    "calibrate",
+    "centre",
+    "standardized",
+    "try_remedies",
+    "verify",
+]

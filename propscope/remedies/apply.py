@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import keyword
 from collections.abc import Callable, Iterator, Mapping
@@ -14,12 +15,14 @@ from torch import Tensor, nn
 from propscope.diagnosis import diagnose
 from propscope.errors import InputError, PropscopeError, error_line
 from propscope.measure import profile
+from propscope.measure.outputs import as_batch
 from propscope.records.finding import Diagnosis, Remedy
 from propscope.records.numerals import number
 from propscope.records.profile_set import ProfileSet
 from propscope.records.remedy_trials import RemedyTrials, State, Trial
 from propscope.remedies.calibration import calibrate
 from propscope.remedies.centre import centre
+from propscope.remedies.standardize import standardized, standardizing_lines
 
 # Once one fault is gone, the factors of the others are measured again: at most so many rounds.
 ROUNDS = 3
@@ -36,10 +39,11 @@ def try_remedies(
     """Return what helps a model: each remedy is applied to a copy, which is then profiled and diagnosed.
 
     `batch`, `loss` and `seed` are as in `propscope.profile`; `diagnosis` is that of the model, made here if None.
-    Three remedies are tried in turn, until the model is healthy: multiply the weights by the factors that the findings
-    measured (repeated with newly measured factors, as long as that helps), `propscope.calibrate`, and `centre`, which
-    comes first where the diagnosis recommends it. The model itself does not change, bit for bit;
-    `apply_remedy(model, remedy, batch)` applies the remedy of a trial to it. Exceptions of the model pass through.
+    Four remedies are tried in turn, until the model is healthy: standardize the inputs that the findings name; multiply
+    the weights by the factors that the findings measured (repeated with newly measured factors, as long as that helps);
+    `propscope.calibrate`; and `centre`, which comes before these two where the diagnosis recommends it. The model
+    itself does not change, bit for bit; `apply_remedy(model, remedy, batch)` applies the remedy of a trial to it, and
+    `propscope.remedies.standardized(batch, remedy.inputs)` that of an input. Exceptions of the model pass through.
     """
     before = _state(model, batch, loss, seed, diagnosis)
     if before.diagnosis.verdict == "healthy":
@@ -56,7 +60,7 @@ def apply_remedy(model: nn.Module, remedy: Remedy, batch: Any) -> tuple[str, ...
     """Apply a remedy to a model in place, and return the names of the modules that it changed.
 
     A weight that several modules share is multiplied once. Raises `InputError` for a remedy that changes more than
-    weights, and for factors of modules that the model does not have.
+    weights, or the input, and for factors of modules and parameters that the model does not have.
     """
     if remedy.action == "centre":
         return centre(model, batch)
@@ -64,25 +68,35 @@ def apply_remedy(model: nn.Module, remedy: Remedy, batch: Any) -> tuple[str, ...
         return _multiply(model, remedy.factors)
     if remedy.action == "calibrate":
         return tuple(layer.name for layer in calibrate(model, batch).layers if layer.factor != 1)
+    if remedy.inputs:
+        raise InputError(
+            "the remedy changes the input, not the model", hint="propscope.remedies.standardized(batch, remedy.inputs)"
+        )
     raise InputError(f'the remedy "{remedy.action}" changes more than weights: {remedy.text}')
 
 
 def _multiply(model: nn.Module, factors: Mapping[str, float]) -> tuple[str, ...]:
-    modules = dict(model.named_modules())
-    missing = [name for name in factors if not isinstance(getattr(modules.get(name), "weight", None), Tensor)]
-    if missing:
-        raise InputError(
-            f'the model has no module "{missing[0]}" with a weight', hint="use a remedy from a diagnosis of this model"
-        )
+    weights = {name: _weight(model, name) for name in factors}
     once: set[int] = set()
     with torch.no_grad():
-        for name, factor in factors.items():
-            weight = modules[name].weight
-            assert isinstance(weight, Tensor)
+        for name, weight in weights.items():
             if id(weight) not in once:
                 once.add(id(weight))
-                weight.mul_(factor)
+                weight.mul_(factors[name])
     return tuple(factors)
+
+
+def _weight(model: nn.Module, name: str) -> Tensor:
+    """Return the weight of the module of that name, or the parameter of that name."""
+    with contextlib.suppress(AttributeError):
+        found = model.get_submodule(name)
+        if isinstance(weight := getattr(found, "weight", None), Tensor):
+            return weight
+    with contextlib.suppress(AttributeError):
+        return model.get_parameter(name)
+    raise InputError(
+        f'the model has no module "{name}" with a weight', hint="use a remedy from a diagnosis of this model"
+    )
 
 
 def _state(
@@ -94,6 +108,8 @@ def _state(
 
 
 def _candidates(diagnosis: Diagnosis) -> Iterator[Remedy]:
+    if inputs := _inputs(diagnosis):
+        yield inputs
     centred = Remedy("centre", "bring each unit to mean 0 and each layer to std 1: centre(model, batch)")
     worst = diagnosis.worst
     first = worst is not None and worst.remedy is not None and worst.remedy.action == "centre"
@@ -104,6 +120,15 @@ def _candidates(diagnosis: Diagnosis) -> Iterator[Remedy]:
     yield Remedy("calibrate", "scale each layer to unit variance: propscope.calibrate(model, batch)")
     if not first:
         yield centred
+
+
+def _inputs(diagnosis: Diagnosis) -> Remedy | None:
+    """Return the remedy that standardizes every input at fault, None where none is."""
+    found = [f.remedy for f in diagnosis.findings if f.severity != "note" and f.remedy is not None and f.remedy.inputs]
+    if not found:
+        return None
+    together = {name: moments for remedy in reversed(found) for name, moments in remedy.inputs.items()}
+    return replace(found[0], text="; ".join(dict.fromkeys(remedy.text for remedy in found)), inputs=together)
 
 
 def _factors(diagnosis: Diagnosis) -> dict[str, float]:
@@ -135,8 +160,13 @@ def _tried(
         changed = copy.deepcopy(model)
     except Exception as error:  # A user's model may hold anything.
         return Trial(remedy, before, None, reason=f"the model cannot be copied: {error_line(error)}")
+    given = batch
     try:
-        apply_remedy(changed, remedy, batch)
+        if remedy.inputs:
+            given = as_batch(model, batch)
+            batch = standardized(given, remedy.inputs)
+        else:
+            apply_remedy(changed, remedy, batch)
         trial = Trial(remedy, before, _state(changed, batch, loss, seed))
         for _ in range(ROUNDS - 1):
             trial = _again(changed, trial, batch, loss, seed)
@@ -144,7 +174,7 @@ def _tried(
         return Trial(remedy, before, None, reason=str(error))
     except Exception as error:  # The original model ran, but the changed copy may raise.
         return Trial(remedy, before, None, reason=f"the changed model stopped: {error_line(error)}")
-    return replace(trial, lines=_lines(model, trial.remedy))
+    return replace(trial, lines=_lines(model, trial.remedy, given))
 
 
 def _again(changed: nn.Module, trial: Trial, batch: Any, loss: Callable[[Any], Tensor] | None, seed: int) -> Trial:
@@ -162,15 +192,23 @@ def _again(changed: nn.Module, trial: Trial, batch: Any, loss: Callable[[Any], T
     return again if replace(again, before=trial.after).helped else trial
 
 
-def _lines(model: nn.Module, remedy: Remedy) -> tuple[str, ...]:
+def _lines(model: nn.Module, remedy: Remedy, batch: Any) -> tuple[str, ...]:
+    if remedy.inputs:
+        return standardizing_lines(remedy.inputs, batch)
     if remedy.action == "scale":
         return tuple(
-            f"{module_expression(model, name)}.weight.data.mul_({number(factor)})"
-            for name, factor in remedy.factors.items()
+            f"{weight_expression(model, name)}.data.mul_({number(factor)})" for name, factor in remedy.factors.items()
         )
     if remedy.action == "calibrate":
         return ("propscope.calibrate(model, batch)",)
     return ("from propscope.remedies import centre", "centre(model, batch)")
+
+
+def weight_expression(model: nn.Module, name: str) -> str:
+    """Return the Python expression of the weight of a module, or of a parameter, by its dotted name."""
+    parameters = {known for known, _ in model.named_parameters(remove_duplicate=False)}
+    owner, _, own = name.rpartition(".") if name in parameters else (name, "", "weight")
+    return f"{module_expression(model, owner)}.{own}"
 
 
 def module_expression(model: nn.Module, name: str) -> str:

@@ -52,12 +52,13 @@ def finding_document(finding: Finding) -> dict[str, Any]:
 
 
 def remedy_document(remedy: Remedy) -> dict[str, Any]:
-    """Return a remedy: the action, in words, and the options or factors that carry it out."""
+    """Return a remedy: the action, in words, and the options, factors or inputs that carry it out."""
     return {
         "action": remedy.action,
         "text": remedy.text,
         "options": dict(remedy.options),
         "factors": dict(remedy.factors),
+        "inputs": dict(remedy.inputs),
     }
 
 

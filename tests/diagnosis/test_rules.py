@@ -12,7 +12,7 @@ from propscope import diagnose
 from propscope.diagnosis import limits
 from propscope.diagnosis.evidence import Evidence
 from propscope.diagnosis.rules import RULES
-from propscope.records import CoverageNote, TensorSummary
+from propscope.records import CoverageNote, Parent, TensorSummary
 from propscope.report.findings import mark_legend
 from propscope.report.profile_tables import GRID_NOTE
 
@@ -55,7 +55,10 @@ def unlearned(profile, *, frozen=False):
 NAN = math.nan
 NORM, UP, ACT = blocks()[4:7]
 SUMS = [site(f"a.0.add#{n}", "add", role="residual", branch_share=0.5, rms=rms) for n, rms in enumerate((1.0, 1.84))]
+IMAGE = replace(site("input", "input", role="input", rms=150.0), parents=())
+FED = replace(site("0", rms=90.0), parents=(Parent("input", ("Linear",)),), parameters=("0.weight",))
 GIVEN = {
+    "too large": model([IMAGE, FED], [weight("0.weight", 0.6)]),
     "NaN": network([1.0, NAN, NAN]),
     "Inf": model([replace(site("a"), forward=TensorSummary.of(np.array([1.0, math.inf])))]),
     "grad NaN": network([1.0] * 3, [NAN, 1.0, 1.0]),

@@ -1,0 +1,299 @@
+"""What is wrong with the model's input, judged by what the first layers make of it.
+
+For weights that are independent of it an input x gives z = W x + b with E[z^2] = s^2 E[x^2] + E[b^2], where
+s = rms(W) sqrt(fan_in) (Poole et al. 2016, eq. 3). What z owes to the input and what to the weights is thus known, and
+the one that is farther from 1 is at fault. A norm behind the first layer gives the signal its size back, so that the
+size of the input does not matter there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+from propscope.diagnosis import limits
+from propscope.diagnosis.evidence import Evidence, module_of, succession
+from propscope.diagnosis.weights import scale_at
+from propscope.records.activations import find_activation
+from propscope.records.finding import Finding, Remedy
+from propscope.records.gains import is_norm, is_sound, vector_length
+from propscope.records.network import NetworkProfile, Site
+from propscope.records.numerals import number, percent
+from propscope.records.summary import TensorSummary
+
+# What may stand between the input and the first layer, or between that and a norm, without a size of its own.
+_SCALING = frozenset(("relu", "leaky_relu", "identity"))
+# An input is what the first layer sees if E[z^2] tells the same size within this factor.
+_AGREES = 5.0
+
+
+def odd_inputs(evidence: Evidence) -> Iterator[Finding]:
+    """Find inputs that are not finite, or from which the first layers saturate, explode or cannot tell samples apart.
+
+    An input is too large from a rms of e^3 (2 where a bounded activation saturates from it), too small below e^-3 (of
+    what is not zero), off-centre where its mean is ten times its standard deviation, unequal where the rms of a feature
+    is 100 times the median. Where a norm takes that away, it is a note. Whole numbers have no scale.
+    """
+    profile = evidence.whole[0] if evidence.whole else evidence.members[0]
+    layers = _FirstLayers(profile)
+    for index, site in enumerate(profile.sites):
+        if site.role != "input" or not site.dtype.startswith(("float", "bfloat")) or site.forward is None:
+            continue
+        if not site.forward.count:
+            continue
+        if site.forward.nan_count or site.forward.posinf_count:
+            yield _nonfinite(site)
+        elif (found := _odd(profile, layers, index)) is not None:
+            yield found
+
+
+def _nonfinite(site: Site) -> Finding:
+    assert site.forward is not None
+    what = "NaN" if site.forward.nan_count else "Inf"
+    count = site.forward.nan_count or site.forward.posinf_count
+    return Finding(
+        kind="non-finite",
+        severity="broken",
+        direction="forward",
+        sites=(site.name,),
+        message=f"the input {site.name} has {count:,} {what} in {site.forward.count:,} values",
+        cause="the data holds them; no layer made them",
+        evidence={"nan_count": float(site.forward.nan_count), "inf_count": float(site.forward.posinf_count)},
+        remedy=Remedy("repair", f"remove or replace the {what} in {site.name} before the model sees it"),
+        marks={site.name: what},
+    )
+
+
+def _odd(profile: NetworkProfile, layers: _FirstLayers, index: int) -> Finding | None:
+    site, summary = profile.sites[index], profile.sites[index].forward
+    assert summary is not None
+    if not (faults := _faults(profile, site)):
+        return None
+    effects = [effect for at in layers.of(index) if (effect := _effect(profile, layers, site, at, faults)) is not None]
+    hit = [effect for effect in effects if not effect.absorbed]
+    if not effects:
+        return None
+    seen = dict.fromkeys(effect.text for effect in hit or effects if effect.text)
+    return Finding(
+        kind="input",
+        severity="strained" if hit else "note",
+        direction="forward",
+        sites=(site.name, *(profile.sites[effect.index].name for effect in hit or effects)),
+        message=f"{site.name}: {' and '.join(fault.text for fault in faults)}" + "".join(f"; {text}" for text in seen),
+        cause="; ".join(fault.cause for fault in faults) if hit else "the norm behind the first layer takes that away",
+        evidence={
+            "rms": summary.rms,
+            "mean": summary.mean,
+            "std": summary.std,
+            "feature_spread": math.nan if site.feature_spread is None else site.feature_spread,
+        },
+        remedy=_standardize(site, {fault.what for fault in faults}),
+        confidence=succession(1, 1),
+        marks={site.name: faults[0].what},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """What is unusual about an input: the word for it, the numbers, and what follows from it.
+
+    `mild`: it does harm only where the first activation saturates from it.
+    """
+
+    what: str
+    text: str
+    cause: str
+    mild: bool = False
+
+
+def _faults(profile: NetworkProfile, site: Site) -> list[_Fault]:
+    summary = site.forward
+    assert summary is not None
+    if summary.std == 0:
+        return [] if site.samples < 2 or _others_vary(profile, site) else [_constant(summary)]
+    found = []
+    if (spread := _spread(site)) > limits.UNEQUAL:
+        text = f"its largest feature is {number(spread)} times the median"
+        found.append(_Fault("unequal", text, "the largest feature drowns the others"))
+    # Where each feature has a mean of its own, only the cosine between samples tells.
+    apart = min((summary.std / summary.rms) ** 2, _apart(site))
+    if apart < limits.OFF_CENTRE:
+        text = f"samples differ in {number(100 * apart, 2)}% of its mean square (mean {number(summary.mean)})"
+        found.append(_Fault("off-centre", text, "what all samples have in common is learned before their differences"))
+    size = math.log(_size(summary))
+    rms = f"its rms is {number(summary.rms)} (mean {number(summary.mean)}, std {number(summary.std)})"
+    if size > math.log(2):
+        mild = size <= limits.STRAINED
+        found.append(_Fault("too large", rms, "the first layer passes this size on", mild))
+    elif size < -limits.STRAINED:
+        found.append(_Fault("too small", rms, "what the first layer makes of it is lost beside the biases"))
+    return [fault for fault in found if not fault.mild] or found
+
+
+def _constant(summary: TensorSummary) -> _Fault:
+    text = f"all its values are {number(summary.mean)}"
+    return _Fault("constant", text, "samples that are all the same show nothing to learn, and hide what layers do")
+
+
+def _others_vary(profile: NetworkProfile, site: Site) -> bool:
+    others = [each.forward for each in profile.inputs if each is not site]
+    return any(summary is not None and summary.std > 0 for summary in others)
+
+
+def _size(summary: TensorSummary) -> float:
+    """Return the rms of the elements that are not zero: one-hot and sparse inputs are small in the mean only."""
+    return summary.rms / math.sqrt(1 - summary.zero_fraction)
+
+
+def _spread(site: Site) -> float:
+    """Return the spread of the features, less what their zeros explain: a rare feature of ones has a small rms."""
+    if site.feature_spread is None or site.forward is None:
+        return 1.0
+    return site.feature_spread * math.sqrt(1 - site.forward.zero_fraction)
+
+
+def _apart(site: Site) -> float:
+    """Return the share of the mean square in which samples differ, 1 where it is not known."""
+    if site.mean_cosine is None or site.samples < limits.SAMPLES or vector_length(site) < limits.FEATURES:
+        return 1.0
+    return 1 - site.mean_cosine
+
+
+@dataclass(frozen=True, slots=True)
+class _Effect:
+    """What the input does at the site at `index`; `absorbed`: a norm takes it away."""
+
+    index: int
+    text: str
+    absorbed: bool
+
+
+def _effect(
+    profile: NetworkProfile, layers: _FirstLayers, site: Site, index: int, faults: Sequence[_Fault]
+) -> _Effect | None:
+    """Return what a first layer makes of an input with these faults; None where it shows none of them."""
+    first, summary = profile.sites[index], site.forward
+    assert summary is not None
+    if first.forward is None or faults[0].what == "constant":
+        return _Effect(index, "", absorbed=False)
+    if (gates := _flat_gates(profile, first)) is not None:
+        text = f"{percent(gates)} of the values of {first.name}'s gates lie where these are flat"
+        return _Effect(index, text, absorbed=False) if gates > limits.SATURATED else None
+    scale, bias = scale_at(profile, first), _bias(profile, first)
+    if first.units is not None and scale is not None:
+        expected = math.hypot(scale * summary.rms, bias)
+        if not expected / _AGREES < first.forward.rms < expected * _AGREES:
+            # The model scales its input itself.
+            return None
+        if scale * summary.rms < bias and all(fault.what == "too large" for fault in faults):
+            return None
+    elif not is_norm(first) and first.forward.rms < math.exp(limits.STRAINED):
+        return None
+    if _saturates(first):
+        if scale is not None and math.log(summary.rms) < abs(math.log(scale)):
+            return None
+        share = percent(first.flat_fraction)
+        text = f"{share} of the inputs of {first.activation} at {first.name} lie where it is flat"
+        return _Effect(index, text, absorbed=False)
+    if all(fault.mild for fault in faults):
+        return None
+    return _Effect(index, f"{first.name} has rms {number(first.forward.rms)}", layers.absorbed(index))
+
+
+def _flat_gates(profile: NetworkProfile, site: Site) -> float | None:
+    """Return the share of a recurrent layer's gate values that are flat, None for other layers."""
+    courses = [each for each in profile.time_courses if each.module == module_of(site.name) and each.gates]
+    shares = [share for course in courses for gate in course.gates for share in gate.flat]
+    return sum(shares) / len(shares) if shares else None
+
+
+def _saturates(site: Site) -> bool:
+    entry = find_activation(site.activation)
+    bounded = entry is not None and entry.bounded
+    return bounded and site.flat_fraction is not None and site.flat_fraction > limits.SATURATED
+
+
+def _bias(profile: NetworkProfile, site: Site) -> float:
+    taking_part = set(site.parameters)
+    biases = [p.value.rms for p in profile.parameters if p.name in taking_part and "bias" in p.name.rpartition(".")[2]]
+    return math.hypot(*biases)
+
+
+class _FirstLayers:
+    """The layers with weights, or norms, that an input enters, and whether norms take its size away behind them."""
+
+    def __init__(self, profile: NetworkProfile) -> None:
+        self._sites = profile.sites
+        self._outputs: list[list[int]] = [[] for _ in profile.sites]
+        if profile.graph.known:
+            for index, inputs in enumerate(profile.graph.inputs):
+                for source in inputs:
+                    self._outputs[source].append(index)
+
+    def of(self, index: int) -> list[int]:
+        """Return the positions of the first layers that an input feeds, past reshaping and pooling."""
+        found, waiting = set(), [*self._outputs[index]]
+        while waiting:
+            at = waiting.pop()
+            site = self._sites[at]
+            if site.parameters or is_norm(site):
+                found.add(at)
+            elif self._passes(at):
+                waiting += self._outputs[at]
+        # Of a layer that returns several tensors, or runs several times, the first one.
+        of_module: dict[str, int] = {}
+        for at in sorted(found):
+            of_module.setdefault(module_of(self._sites[at].name), at)
+        return [*of_module.values()]
+
+    def absorbed(self, index: int) -> bool:
+        """Return whether everything that a layer feeds is a norm whose values have a size and tell samples apart."""
+        if is_norm(self._sites[index]):
+            return _is_normal(self._sites[index])
+        waiting, seen = [*self._outputs[index]], False
+        while waiting:
+            at = waiting.pop()
+            site = self._sites[at]
+            if is_norm(site):
+                if not _is_normal(site):
+                    return False
+                seen = True
+            elif self._passes(at) and self._outputs[at]:
+                waiting += self._outputs[at]
+            else:
+                return False
+        return seen
+
+    def _passes(self, index: int) -> bool:
+        """Return whether a site hands on the size of its only input."""
+        site = self._sites[index]
+        if site.parameters or len(site.parents or ()) != 1 or site.role in ("attention", "embedding", "norm"):
+            return False
+        return site.role != "activation" or site.kind.lower().replace("leakyrelu", "leaky_relu") in _SCALING
+
+
+def _is_normal(site: Site) -> bool:
+    if site.forward is None or not is_sound(site.forward) or site.forward.rms < math.exp(-limits.STRAINED):
+        return False
+    if site.samples < limits.SAMPLES or vector_length(site) < limits.FEATURES:
+        return True
+    rank = math.inf if site.effective_rank is None else site.effective_rank
+    cosine = 0.0 if site.mean_cosine is None else site.mean_cosine
+    return min(1 - cosine, limits.share_of_rank(rank)) >= limits.OFF_CENTRE
+
+
+def _standardize(site: Site, faults: Collection[str]) -> Remedy:
+    summary, name = site.forward, site.name
+    assert summary is not None
+    if "constant" in faults:
+        return Remedy("measure", "profile a batch of samples that differ")
+    # Each feature has a mean of its own where the samples are alike although the tensor's values differ.
+    each = "unequal" in faults or ("off-centre" in faults and (summary.std / summary.rms) ** 2 >= limits.OFF_CENTRE)
+    if each:
+        text = f"standardize the input: subtract from each feature of {name} its mean, and divide it by its std"
+        return Remedy("standardize", text, inputs={name: None})
+    mean = 0.0 if abs(summary.mean) < summary.std / 4 else summary.mean
+    centring = f"subtract the mean {number(mean)} of {name}, and divide" if mean else f"divide {name}"
+    text = f"standardize the input: {centring} by its std {number(summary.std)}"
+    return Remedy("standardize", text, inputs={name: (mean, summary.std)})
