@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from typing import Literal
@@ -97,15 +97,18 @@ def _comparable(profile: NetworkProfile) -> Iterator[Positions]:
     weighing = {parameter.name.rpartition(".")[0] for parameter in profile.parameters}
     recurrent = {stack_of(site) for site in profile.sites if "#" in site.name and module_of(site.name) in weighing}
     stacks: dict[tuple[str, str, str], list[int]] = {}
+    stream = _sums_of_stream(profile)
     for index, site in enumerate(profile.sites):
-        if (kind := _kind_of(site)) is None:
+        if (kind := _kind_of(site)) is None or (kind == "residual" and index not in stream):
             continue
         # The gates of a recurrent layer run side by side, and its calls are steps in time: each place is a chain.
-        stack = stack_of(site)
+        pattern, stack = "", stack_of(site)
         if stack in recurrent:
             pattern = name_pattern(module_of(site.name))
-        else:
-            pattern = name_pattern(site.name) if kind == "residual" else ""
+        elif profile.graph.known:
+            stack = ""
+        elif kind == "residual":
+            pattern = name_pattern(site.name)
         stacks.setdefault((kind, pattern, stack), []).append(index)
     for (kind, pattern, _), indices in stacks.items():
         calls: dict[str, list[int]] = {}
@@ -114,22 +117,16 @@ def _comparable(profile: NetworkProfile) -> Iterator[Positions]:
         if pattern and kind != "residual" and len(calls) > 1:
             yield tuple(map(tuple, calls.values()))
         else:
-            yield from (tuple((index,) for index in line) for line in _lines(profile, indices))
+            yield from (tuple((index,) for index in line) for line in profile.graph.lines(indices))
 
 
-def _lines(profile: NetworkProfile, indices: Iterable[int]) -> list[list[int]]:
-    """Return sites by position in lines in which each feeds the next: sites of parallel branches are in two lines.
-
-    All are in one line where the graph is not known.
-    """
-    lines: list[list[int]] = []
-    for index in indices:
-        ends = [line for line in lines if not profile.graph.known or profile.graph.feeds(line[-1], index)]
-        if ends:
-            max(ends, key=lambda line: line[-1]).append(index)
-        else:
-            lines.append([index])
-    return lines
+def _sums_of_stream(profile: NetworkProfile) -> frozenset[int]:
+    """Return the sums that close a block: not those of embeddings, or of a value with itself as rotated."""
+    sites, graph = profile.sites, profile.graph
+    if not graph.known:
+        return frozenset(range(len(sites)))
+    sums = (block.sum for block in graph.blocks)
+    return frozenset(at for at in sums if any(sites[before].role != "embedding" for before in graph.inputs[at]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,15 +251,24 @@ def _log_size(site: Site, direction: Direction) -> float:
 
 
 def _bypassed(members: tuple[NetworkProfile, ...], direction: Direction) -> Bools:
-    """Return where a signal other than zero is seen farther on, shape (seeds, sites): it went around the zeros."""
-    around = []
-    for member in members:
-        sizes = [getattr(site, direction) for site in member.sites]
-        alive = np.array([summary is not None and summary.rms > 0 for summary in sizes])
-        alive = alive if direction == "backward" else alive[::-1]
-        beyond = np.concatenate([[False], np.logical_or.accumulate(alive)[:-1]])
-        around.append(beyond if direction == "backward" else beyond[::-1])
-    return np.array(around)
+    """Return where zeros are gone around by a signal that is not zero, shape (seeds, sites)."""
+    return np.array([_around_zeros(member, direction) for member in members])
+
+
+def _around_zeros(profile: NetworkProfile, direction: Direction) -> Sequence[bool] | Bools:
+    """Return for each site that is zero whether a way of other sites leads around it.
+
+    Where the graph is not known, whether the signal is seen farther on.
+    """
+    sizes = [getattr(site, direction) for site in profile.sites]
+    if profile.graph.known:
+        # A gradient that is not seen, as before frozen layers, is not lost there.
+        others = (index for index, summary in enumerate(sizes) if summary is None or summary.rms != 0)
+        return profile.graph.bypassed_through(frozenset(others))
+    alive = np.array([summary is not None and summary.rms > 0 for summary in sizes])
+    alive = alive if direction == "backward" else alive[::-1]
+    beyond = np.concatenate([[False], np.logical_or.accumulate(alive)[:-1]])
+    return beyond if direction == "backward" else beyond[::-1]
 
 
 def change_interval(evidence: Evidence, stretch: Stretch) -> tuple[float, float]:

@@ -56,6 +56,9 @@ class SiteGraph:
             [outside[name] for name in sorted(names - {UNKNOWN})] if self.known else [] for names in others
         ]
         self._ends = len(sites) + len(outside)
+        self._inputs = frozenset((*outside.values(), *(at for at, site in enumerate(sites) if site.role == "input")))
+        # Those that gradients pass to: no masks, and no angles of positions.
+        self._learning = [{parent.name for parent in site.parents or () if parent.gradient} for site in sites]
 
     @property
     def known(self) -> bool:
@@ -246,13 +249,21 @@ class SiteGraph:
 
     @cached_property
     def _dominators(self) -> tuple[list[int], list[int]]:
-        """The last and the first site or input that every way to each site passes; _ROOT where there is none."""
+        """The last and the first site or input that every way to each site passes; _ROOT where there is none.
+
+        Ways that begin with a constant, or that no gradient passes, do not count where there are others.
+        """
+        fed = [at in self._inputs for at in range(self._ends)]
         last, first = [_ROOT] * self._ends, [_ROOT] * self._ends
         depth = [1] * self._ends
         for index, (inputs, sources) in enumerate(zip(self.inputs, self._sources, strict=True)):
             before = [*inputs, *sources]
             if not before or self._unseen[index]:
                 continue
+            fed[index] |= any(fed[at] for at in before)
+            before = [at for at in before if fed[at] == fed[index]]
+            learning = [at for at in before if at in self._inputs or self.names[at] in self._learning[index]]
+            before = learning or before
             common = before[0]
             for other in before[1:]:
                 while common != other and _ROOT not in (common, other):

@@ -134,3 +134,91 @@ def test_a_gate_is_fed_by_what_it_gates():
     found = gains_of(profiled(nn.Sequential(Gate(), nn.Linear(16, 16), nn.Tanh())))
     assert found["0.squeeze"][1] == "0.body"
     assert found["0.open"][0].forward is None or found["0.open"][1] == "0.squeeze"
+
+
+def chains_of(model, batch):
+    torch.manual_seed(0)
+    profile = propscope.profile(model, batch)
+    evidence = Evidence.of([profile])
+    return {tuple(evidence.sites[at].name for at in chain.indices) for chain in evidence.chains}
+
+
+class Gated(nn.Module):
+    """A residual network of gated blocks, with a ReLU in the gates and on the stream."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.ModuleList(nn.Linear(16, 16) for _ in range(3))
+        self.squeeze = nn.ModuleList(nn.Linear(16, 4) for _ in range(3))
+        self.open = nn.ModuleList(nn.Linear(4, 16) for _ in range(3))
+
+    def forward(self, x):
+        for body, squeeze, opened in zip(self.body, self.squeeze, self.open, strict=True):
+            h = body(x)
+            x = torch.relu(x + h * torch.sigmoid(opened(torch.relu(squeeze(h)))))
+        return x
+
+
+def test_a_chain_keeps_to_the_stream():
+    stream, gates = ["add#0", "add#1", "add#2"], [f"squeeze.{at}" for at in range(3)]
+    assert chains_of(Gated(), torch.randn(32, 16)) == {tuple(stream)}
+    found = {name for chain in chains_of(Gated(), torch.randn(32, 16)) for name in chain}
+    assert found.isdisjoint(gates)
+
+
+class Rotated(nn.Module):
+    """A transformer whose queries are turned by angles, and whose words and places are summed up."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.places = nn.Embedding(11, 16), nn.Embedding(6, 16)
+        self.query, self.out = (nn.ModuleList(nn.Linear(16, 16) for _ in range(3)) for _ in range(2))
+
+    def forward(self, tokens):
+        x = self.words(tokens) + self.places(torch.arange(6)).expand(4, 6, 16)
+        angles = torch.outer(torch.arange(6.0), torch.ones(16))
+        for query, out in zip(self.query, self.out, strict=True):
+            q = query(x)
+            q = q * angles.cos() + q.flip(-1) * angles.sin()
+            x = x + out(torch.softmax(q @ x.transpose(-1, -2), -1) @ x)
+        return x
+
+
+def test_sums_of_embeddings_and_of_rotated_parts_are_not_the_stream():
+    (stream,) = chains_of(Rotated(), torch.randint(11, (4, 6)))
+    assert len(stream) == 3
+    assert all(name.startswith("add") for name in stream)
+
+
+def test_names_do_not_tell_what_a_chain_is():
+    encoder, decoder = (nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU()) for _ in range(2))
+    whole = nn.Sequential()
+    whole.encoder, whole.decoder = encoder, decoder
+    assert chains_of(whole, torch.randn(32, 16)) == {("encoder.0", "encoder.2", "decoder.0", "decoder.2")}
+
+
+def test_a_zero_is_gone_around_only_where_a_way_of_sites_does():
+    def network(shortcut):
+        def forward(x):
+            h = torch.tanh(layers[0](x))
+            h = h * shortcut + layers[1](h)
+            return layers[3](torch.tanh(layers[2](torch.tanh(h))))
+
+        layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(4))
+        nn.init.zeros_(layers[1].weight)
+        nn.init.zeros_(layers[1].bias)
+        whole = nn.Module()
+        whole.layers, whole.forward = layers, forward
+        return whole
+
+    torch.manual_seed(0)
+    found = {
+        shortcut: [
+            one.message
+            for one in propscope.diagnose(propscope.profile(network(shortcut), torch.randn(32, 16))).findings
+        ]
+        for shortcut in (0.0, 1.0)
+    }
+    # The biases bring a signal back, which knows nothing of the input.
+    assert any("signal is exactly zero" in message for message in found[0.0])
+    assert not any("signal is exactly zero" in message for message in found[1.0])
