@@ -29,6 +29,8 @@ _TAIL = 8 + _DIGEST + len(_MAGIC)
 BLOCK = 1 << 18
 # A file up to this size is checked as a whole, which takes a tenth of a second; of a larger one, what is read.
 WHOLE = 1 << 26
+# HDF5 reads a small file from memory: it asks for a few hundred pieces, each of which costs a call of Python.
+SMALL = 1 << 22
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
@@ -65,6 +67,12 @@ def open_sealed(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
                 yield file
             return
         sealed = _SealedFile(path, stream, size, tail)
+        if sealed.size <= SMALL:
+            with h5py.File(h5py.h5f.open_file_image(sealed.whole()), "r") as file:
+                yield file
+            return
+        if sealed.size <= WHOLE:
+            sealed.compare(0, sealed.size)
         try:
             with h5py.File(sealed, "r") as file:
                 yield file
@@ -80,31 +88,36 @@ class _SealedFile(io.RawIOBase):
         self._path, self._stream = path, stream
         self._failure: StoreError | None = None
         self._position = 0
-        self._size = int.from_bytes(tail[:8], "little")
-        blocks = -(-self._size // BLOCK)
-        if size != self._size + blocks * _DIGEST + _TAIL:
-            raise _damaged(path, f"it has {size} bytes, but its seal is for {self._size}")
-        stream.seek(self._size)
+        self.size = int.from_bytes(tail[:8], "little")
+        blocks = -(-self.size // BLOCK)
+        if size != self.size + blocks * _DIGEST + _TAIL:
+            raise _damaged(path, f"it has {size} bytes, but its seal is for {self.size}")
+        stream.seek(self.size)
         table = _read(stream, blocks * _DIGEST + 8)
         if hashlib.sha256(table).digest() != tail[8 : 8 + _DIGEST]:
             raise _damaged(path, "its seal was changed")
         self._digests = [table[at : at + _DIGEST] for at in range(0, blocks * _DIGEST, _DIGEST)]
         self._unseen = set(range(blocks))
-        if self._size <= WHOLE:
-            self._compare(0, self._size)
 
-    def _compare(self, start: int, stop: int) -> None:
+    def whole(self) -> bytes:
+        """Return all that the seal covers, after comparing it; raises `StoreError` for the first difference."""
+        return b"".join(map(self._block, range(len(self._digests))))
+
+    def compare(self, start: int, stop: int) -> None:
+        """Compare the blocks that hold these bytes, unless they were; raises `StoreError` for the first difference."""
         for block in range(start // BLOCK, -(-stop // BLOCK)):
             if block in self._unseen:
-                self._stream.seek(block * BLOCK)
-                data = _read(self._stream, min(BLOCK, self._size - block * BLOCK))
-                if hashlib.sha256(data).digest() != self._digests[block]:
-                    last = block * BLOCK + len(data) - 1
-                    self._failure = _damaged(
-                        self._path, f"bytes {block * BLOCK} to {last} are not those that propscope wrote"
-                    )
-                    raise self._failure
-                self._unseen.discard(block)
+                self._block(block)
+
+    def _block(self, block: int) -> bytes:
+        self._stream.seek(block * BLOCK)
+        data = _read(self._stream, min(BLOCK, self.size - block * BLOCK))
+        if hashlib.sha256(data).digest() != self._digests[block]:
+            last = block * BLOCK + len(data) - 1
+            self._failure = _damaged(self._path, f"bytes {block * BLOCK} to {last} are not those that propscope wrote")
+            raise self._failure
+        self._unseen.discard(block)
+        return data
 
     def check(self) -> None:
         """Raise the first difference that was met, if any."""
@@ -112,7 +125,7 @@ class _SealedFile(io.RawIOBase):
             raise self._failure
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._position = offset + (self._size if whence == os.SEEK_END else 0)
+        self._position = offset + (self.size if whence == os.SEEK_END else 0)
         return self._position
 
     def tell(self) -> int:
@@ -121,8 +134,8 @@ class _SealedFile(io.RawIOBase):
     def readinto(self, buffer: WriteableBuffer) -> int:
         self.check()
         view = memoryview(buffer).cast("B")
-        stop = min(self._position + len(view), self._size)
-        self._compare(self._position, stop)
+        stop = min(self._position + len(view), self.size)
+        self.compare(self._position, stop)
         self._stream.seek(self._position)
         data = _read(self._stream, stop - self._position)
         view[: len(data)] = data

@@ -109,6 +109,7 @@ def test_a_changed_letter_is_found_before_hdf5_opens_the_file(
 @pytest.mark.slow
 def test_of_a_large_file_only_what_is_read_is_checked(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seal, "WHOLE", 0)
+    monkeypatch.setattr(seal, "SMALL", 0)
     monkeypatch.setattr(seal, "BLOCK", 512)
     for expected in (small_set(), small_training()):
         save(file, expected, overwrite=True)
@@ -139,6 +140,7 @@ def test_of_a_large_file_only_what_is_read_is_checked(file: Path, monkeypatch: p
 
 def test_a_large_file_that_changes_while_it_is_read(file: Path, saved: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seal, "WHOLE", 0)
+    monkeypatch.setattr(seal, "SMALL", 0)
     monkeypatch.setattr(seal, "BLOCK", 512)
     save(file, small_profile(), overwrite=True)
     whole = file.read_bytes()
