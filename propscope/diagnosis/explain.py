@@ -1,13 +1,298 @@
-"""Which findings another one explains: the cause is said once, and its effects are listed with it."""
+"""Which findings another one explains: the cause is said once, and its effects are listed with it.
+
+What is read from the model itself, such as the scale of its weights, is a cause: nothing else explains it. What shows
+in the signal may follow from a cause or from an earlier finding, as the graph of sites tells:
+
+- A change of size shows in the values behind it until a norm or a bounded function gives them their size back, and in
+  the gradients before it. It explains changes up to its own factor times e^3, the limit of every change.
+- What passes nothing on, as a dead layer does, or makes all samples alike shows in all that only it feeds, behind norms
+  too, and in all whose gradient passes it.
+- NaN and Inf show in everything behind them, and in every gradient.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
-from propscope.diagnosis.evidence import Evidence
-from propscope.records.finding import Finding
+from propscope.diagnosis import limits
+from propscope.diagnosis.evidence import Evidence, module_of
+from propscope.diagnosis.rules import Rule
+from propscope.records.activations import find_activation
+from propscope.records.finding import SEVERITIES, Finding
+from propscope.records.gains import is_norm
+from propscope.records.network import Site
+
+# Of two findings at one place that could each follow from the other, the one that stands first here is the cause.
+_DEPTH = ("non-finite", "input", "symmetric", "inactive", "stagnant", "saturated", "vanishing", "exploding", "collapse")
+# What shows in the signal beside something else, and does not follow from it.
+_OTHERWISE = {
+    ("exploding", "collapse"),
+    ("saturated", "exploding"),
+    ("collapse", "vanishing"),
+    ("collapse", "stagnant"),
+}
+_OF_DIFFERENCES = {("vanishing", "collapse"), ("exploding", "saturated")}
+# What does not follow from the signal.
+_APART = ("unregistered", "precision", "insufficient evidence")
 
 
-def explained(evidence: Evidence, findings: Sequence[Finding]) -> list[Finding]:
-    """Return the findings, worst first, without those that another one explains; that one lists them as effects."""
-    return list(findings)
+def explained(evidence: Evidence, found: Iterable[tuple[Rule, Finding]]) -> list[Finding]:
+    """Return the findings, worst first, without those that another one explains; that one lists them as effects.
+
+    A cause is at least as severe as the worst of its effects. Notes neither explain nor are explained. The order of
+    `found` decides nothing but the order of the notes.
+    """
+    ways = _Ways.of(evidence)
+    distinct = _distinct(_Shown.of(ways, rule, finding) for rule, finding in found)
+    shown = [one for one in distinct if one.finding.severity != "note"]
+    explaining = {one.key: [other for other in shown if _explains(ways, other, one)] for one in shown}
+    # Of two that explain each other, the one with the lower key is the cause.
+    causes = {
+        one.key: [other for other in explaining[one.key] if other.key < one.key or one not in explaining[other.key]]
+        for one in shown
+    }
+    effects: dict[_Key, list[Finding]] = {}
+    for one in shown:
+        effects.setdefault(_root(one, causes).key, []).append(one.finding)
+    merged = [_with_effects(one.finding, effects[one.key]) for one in shown if one.key in effects]
+    merged.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+    return [*merged, *(one.finding for one in distinct if one.finding.severity == "note")]
+
+
+_Key = tuple[bool, bool, int, int, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A finding with the positions where it starts (`at`) and shows (`where`), and ln of its factor, if it has one.
+
+    `stops`: it passes no gradient on; `mute`: it passes no values on. `backward`: it is of gradients.
+    """
+
+    finding: Finding
+    cause: bool
+    at: int
+    where: frozenset[int]
+    log: float | None
+    stops: bool
+    mute: bool
+    backward: bool
+
+    @classmethod
+    def of(cls, ways: _Ways, rule: Rule, finding: Finding) -> _Shown:
+        kind, known = finding.kind, finding.evidence
+        positions = [at for name in (*finding.sites, *finding.marks) if (at := ways.position(name)) is not None]
+        ratio = known.get("ratio", known.get("factor", known.get("weight_scale", math.nan)))
+        off = kind == "symmetric" or known.get("dead_share") == 1 or (ratio == 0 and finding.direction != "backward")
+        return cls(
+            finding,
+            cause=rule.cause,
+            at=positions[0] if positions else -1,
+            # A loss of gradient lists the layers behind it too, which are not at fault.
+            where=frozenset(positions[:1] if kind == "stagnant" else positions),
+            log=math.log(ratio) if 0 < ratio < math.inf else None,
+            stops=off or kind == "stagnant" or ratio == 0,
+            mute=off or (bool(positions) and _is_constant(ways.sites[positions[0]])),
+            backward=kind == "stagnant" or (finding.direction == "backward" and kind != "saturated"),
+        )
+
+    @property
+    def key(self) -> _Key:
+        """What comes first as a cause: what is read from the model, then values before gradients, then the place."""
+        kind = self.finding.kind
+        late = self.backward and not self.stops
+        depth = _DEPTH.index(kind) if kind in _DEPTH else len(_DEPTH)
+        return not self.cause, late, -self.at if late else self.at, depth, kind, self.finding.message
+
+
+def _explains(ways: _Ways, cause: _Shown, effect: _Shown) -> bool:
+    kinds = {cause.finding.kind, effect.finding.kind}
+    if cause is effect or effect.cause or not (effect.where and cause.where) or kinds & {*_APART}:
+        return False
+    if cause.finding.kind == "non-finite":
+        return _spreads(ways, cause, effect)
+    if effect.finding.kind == "non-finite":
+        # A value that grows beyond the range of its format.
+        return cause.finding.kind == "exploding" and not cause.backward and effect.at in ways.behind(cause.where)
+    if not cause.cause and (cause.finding.kind, effect.finding.kind) in _OTHERWISE:
+        return False
+    if cause.finding.kind == "stagnant" and effect.backward and effect.log is not None:
+        # What gets no gradient does not make another gradient small.
+        return False
+    if cause.backward and not effect.backward:
+        # The weights that change a gradient over some layers, and not the values, change the differences of these.
+        pair = (cause.finding.kind, effect.finding.kind)
+        return bool(effect.where & cause.where) and (cause.mute or pair in _OF_DIFFERENCES)
+    if cause.backward and not cause.stops:
+        return _shrinks_or_grows_before(ways, cause, effect)
+    shows = effect.where if effect.backward else {effect.at}
+    return bool(shows & (cause.where | _reach(ways, cause, effect)))
+
+
+def _spreads(ways: _Ways, cause: _Shown, effect: _Shown) -> bool:
+    if effect.backward:
+        return not cause.backward or bool(effect.where & (cause.where | ways.before(cause.where)))
+    return not cause.backward and effect.at in cause.where | ways.behind(cause.where)
+
+
+def _shrinks_or_grows_before(ways: _Ways, cause: _Shown, effect: _Shown) -> bool:
+    """Return whether the size of a gradient explains that of another one, or its zeros."""
+    if effect.stops and cause.finding.kind != "vanishing":
+        return False
+    return bool(effect.where & (cause.where | ways.before(cause.where))) and _is_large_enough(cause, effect)
+
+
+def _reach(ways: _Ways, cause: _Shown, effect: _Shown) -> frozenset[int]:
+    """Return where an effect of this kind shows the cause, beside the place of the cause itself."""
+    if effect.finding.kind == "stagnant":
+        flat = frozenset() if cause.stops else ways.sized(cause.where)
+        return ways.only_before(cause.where) | ways.next(cause.where) | flat
+    if cause.stops and effect.backward:
+        return ways.only_before(cause.where)
+    if cause.stops:
+        # A zero also passes the products with what comes by other ways.
+        zeros = effect.finding.kind == "symmetric"
+        return ways.behind(cause.where) if zeros else ways.only_behind(cause.where)
+    if not _is_large_enough(cause, effect):
+        return frozenset()
+    if "collapse" in (cause.finding.kind, effect.finding.kind):
+        # A norm gives values their size back, and does not tell them apart again.
+        return ways.only_before(cause.where) if effect.backward else ways.only_behind(cause.where)
+    sized = ways.sized(cause.where)
+    return sized | ways.before(cause.where) if effect.backward else sized
+
+
+def _is_large_enough(cause: _Shown, effect: _Shown) -> bool:
+    if cause.log is None or effect.log is None:
+        return True
+    return abs(effect.log) <= abs(cause.log) + limits.STRAINED
+
+
+def _root(one: _Shown, causes: Mapping[_Key, Sequence[_Shown]]) -> _Shown:
+    """Return where the first causes lead, one after the other; where they lead in a circle, the first of that."""
+    passed: list[_Shown] = []
+    while causes[one.key]:
+        if one in passed:
+            return min(passed[passed.index(one) :], key=lambda each: each.key)
+        passed.append(one)
+        one = min(causes[one.key], key=lambda cause: cause.key)
+    return one
+
+
+def _with_effects(cause: Finding, together: Sequence[Finding]) -> Finding:
+    effects = [each for each in together if each is not cause]
+    marks: dict[str, str] = {}
+    for each in (cause, *effects):
+        marks = {**each.marks, **marks}
+    messages = [*cause.effects, *(text for each in effects for text in (each.message, *each.effects))]
+    severity = min((each.severity for each in (cause, *effects)), key=SEVERITIES.index)
+    return replace(cause, severity=severity, marks=marks, effects=tuple(dict.fromkeys(messages)))
+
+
+def _distinct(found: Iterable[_Shown]) -> list[_Shown]:
+    """Return the findings by their keys, then the notes, without what another covers: same kind, direction, sites."""
+    ordered = [*found]
+    ordered.sort(
+        key=lambda one: (SEVERITIES.index(one.finding.severity), *(one.key if one.finding.severity != "note" else ()))
+    )
+    kept: list[_Shown] = []
+    covering: dict[tuple[object, ...], list[frozenset[str]]] = defaultdict(list)
+    for one in ordered:
+        of, sites = (one.finding.kind, one.finding.direction), frozenset(one.finding.sites)
+        if sites and any(sites <= other for other in covering[(*of, one.finding.first)]):
+            continue
+        kept.append(one)
+        for name in sites:
+            covering[(*of, name)].append(sites)
+    return sorted(kept, key=lambda one: one.key if one.finding.severity != "note" else ())
+
+
+@dataclass(frozen=True)
+class _Ways:
+    """Where the signal comes from and goes to, by the position of a site; the inputs of the model are sites too."""
+
+    sites: tuple[Site, ...]
+    inputs: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, evidence: Evidence) -> _Ways:
+        first = (evidence.whole or evidence.members)[0]
+        return cls(first.sites, first.graph.inputs)
+
+    def position(self, name: str) -> int | None:
+        """Return the position of a site, or of a module's first site; None where it has none."""
+        return self._positions.get(name)
+
+    def next(self, places: frozenset[int]) -> frozenset[int]:
+        """Return what is computed from these sites directly."""
+        return frozenset(index for place in places for index in self._outputs[place])
+
+    def behind(self, places: frozenset[int]) -> frozenset[int]:
+        """Return what these sites feed."""
+        return _walk(places, self._outputs)
+
+    def before(self, places: frozenset[int]) -> frozenset[int]:
+        """Return what feeds these sites."""
+        return _walk(places, self.inputs)
+
+    def sized(self, places: frozenset[int]) -> frozenset[int]:
+        """Return what has its size from these sites: what they feed, up to the first that has a size of its own."""
+        return _walk(places, self._outputs, end=lambda index: index not in places and _has_own_size(self.sites[index]))
+
+    def only_behind(self, places: frozenset[int]) -> frozenset[int]:
+        """Return what these sites feed and nothing else does: every way from an input to it passes one of them."""
+        return self.behind(places) - self._around(places, self.inputs)
+
+    def only_before(self, places: frozenset[int]) -> frozenset[int]:
+        """Return what feeds these sites and nothing else: every way from it to an output passes one of them."""
+        return self.before(places) - self._around(places, self._outputs)
+
+    def _around(self, places: frozenset[int], back: Sequence[Sequence[int]]) -> frozenset[int]:
+        """Return the sites that a way reaches from one of the two ends without these; `back`: one step to that end."""
+        forward = self._outputs if back is self.inputs else self.inputs
+        ends = frozenset(index for index, steps in enumerate(back) if not steps) - places
+        return ends | _walk(ends, forward, end=places.__contains__) - places
+
+    @cached_property
+    def _outputs(self) -> tuple[tuple[int, ...], ...]:
+        found: list[list[int]] = [[] for _ in self.sites]
+        for index, inputs in enumerate(self.inputs):
+            for source in inputs:
+                found[source].append(index)
+        return tuple(map(tuple, found))
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        found = {site.name: index for index, site in enumerate(self.sites)}
+        for index, site in enumerate(self.sites):
+            found.setdefault(module_of(site.name), index)
+        return found
+
+
+def _walk(
+    places: Iterable[int], steps: Sequence[Sequence[int]], *, end: Callable[[int], bool] = lambda index: False
+) -> frozenset[int]:
+    """Return what is reached from these places, themselves only where a way leads back; no way goes past an `end`."""
+    found: set[int] = set()
+    waiting = [*places]
+    while waiting:
+        for index in steps[waiting.pop()]:
+            if index not in found:
+                found.add(index)
+                if not end(index):
+                    waiting.append(index)
+    return frozenset(found)
+
+
+def _is_constant(site: Site) -> bool:
+    return site.forward is not None and site.forward.std == 0
+
+
+def _has_own_size(site: Site) -> bool:
+    """Return whether the size of a site's values does not follow from its inputs': a norm, a bounded function."""
+    entry = find_activation(site.kind)
+    return is_norm(site) or site.kind.lower() == "softmax" or (entry is not None and entry.bounded)

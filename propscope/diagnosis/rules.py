@@ -33,8 +33,8 @@ class Rule:
 
     `applies_to`: "grid" for the networks of the grid, "model" for existing models, or "both". `marks`: for each word
     that the rule writes beside a site, a regular expression for the word and the line that explains it. `notes_only`:
-    the rule finds nothing that is wrong already. `local`: each finding lies in one place and causes what is seen after
-    it in the forward direction and before it in the backward direction. `initial`: it holds for weights as they were
+    the rule finds nothing that is wrong already. `cause`: it reads the model or its input, not the signal, so that no
+    other finding explains what it finds. `initial`: it holds for weights as they were
     drawn, so that it is left out for a trained network, and gives only notes where the stage is not known.
     """
 
@@ -45,7 +45,7 @@ class Rule:
     applies_to: Literal["grid", "model", "both"] = "both"
     marks: tuple[Legend, ...] = ()
     notes_only: bool = False
-    local: bool = False
+    cause: bool = False
     initial: bool = False
 
     def is_for(self, subject: Subject) -> bool:
@@ -83,19 +83,19 @@ RULES: tuple[Rule, ...] = (
     Rule("non-finite", nonfinite, "any NaN or Inf", "the first site forward, else the first that the gradient passes",
          marks=((r"^(grad )?(NaN|Inf)$", "NaN, Inf: values that are not a number, or infinite"),)),
     Rule("weights", odd_weights, "rms(W) sqrt(fan_in) differs by e^3 from that of its peers or from 1, or is zero",
-         "Poole et al. 2016, eq. 3: E[z^2] = s^2 E[x^2]; He et al. 2015", applies_to="model", local=True,
+         "Poole et al. 2016, eq. 3: E[z^2] = s^2 E[x^2]; He et al. 2015", applies_to="model", cause=True,
          marks=((r"^weight x", "weight x: the scale of the weights, relative to their peers or to 1, is above 20 (e^3) "
                  "or below 0.05"),
                 (r"^zero weights$", "zero weights: all weights of the layer are zero"))),
     Rule("odd kind", odd_kinds, "an activation of another kind than its peers, with less than half of their variation",
-         "Glorot, Bengio 2010: the mean of sigmoid", applies_to="model", local=True,
+         "Glorot, Bengio 2010: the mean of sigmoid", applies_to="model", cause=True,
          marks=((r"^not ", "not: the activation differs from that in the same place of other blocks"),)),
     Rule("missing norm", missing_norms,
          "one block of three or more has no norm, or one layer of six has no norm after it",
-         "what the other blocks do", applies_to="model", local=True,
+         "what the other blocks do", applies_to="model", cause=True,
          marks=((r"^no norm$", "no norm: other blocks have a norm before this site"),)),
     Rule("doubled sum", doubled_sums, "a sum of a sum whose summands correlate by more than sqrt(1/10)",
-         "the mean squares of independent summands add up", applies_to="model", local=True,
+         "the mean squares of independent summands add up", applies_to="model", cause=True,
          marks=((r"^added twice$", "added twice: the sum adds a value that it contains already"),)),
     Rule("symmetric", symmetric_in_grid, "every unit of a layer equals another",
          "Rumelhart, Hinton, Williams 1986", applies_to="grid", marks=(_ALIKE,)),
@@ -106,7 +106,7 @@ RULES: tuple[Rule, ...] = (
          "one layer uses up what the whole depth may change", applies_to="grid", marks=(_GAIN, _GRAD)),
     Rule("odd layer or place", odd_layers_of_model,
          "one layer, or one compared with its kind or with the same place of other blocks, by e^3",
-         "one layer uses up what the whole depth may change", applies_to="model", local=True, marks=(_GAIN, _GRAD)),
+         "one layer uses up what the whole depth may change", applies_to="model", marks=(_GAIN, _GRAD)),
     Rule("exploding", exploding,
          "strained from e^3; broken from eps^-1/2 = 2,900 over the depth, from 100 in the chaotic phase",
          "Schoenholz et al. 2017, six depth scales; Xiao et al. 2020, condition number 1/eps", marks=(_FACTOR, _GRAD)),

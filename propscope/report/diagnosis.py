@@ -13,6 +13,7 @@ from propscope.records.numerals import number
 from propscope.report.findings import (
     checked,
     confidence,
+    effects,
     fault,
     faults,
     network_name,
@@ -51,12 +52,13 @@ def finding_text(finding: Finding) -> str:
 
 
 def explanation(finding: Finding) -> list[str]:
-    """Return what was seen, the place, the cause, the change and the confidence, each a paragraph with its heading."""
+    """Return what was seen, the place, the cause, the change, the effects and the confidence, each a paragraph."""
     parts = {
         "seen": "; ".join(filter(None, [with_layer_numbers(finding.message, finding), numbers(finding)])),
         "where": place(finding, numbered=True),
         "why": with_layer_numbers(finding.cause, finding),
         "change": remedy(finding, numbered=True),
+        "explains": effects(finding),
         "confidence": confidence(finding),
     }
     return [_paragraph(name, text) for name, text in parts.items() if text]

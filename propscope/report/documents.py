@@ -43,6 +43,7 @@ def finding_document(finding: Finding) -> dict[str, Any]:
         "last": finding.last,
         "message": finding.message,
         "cause": finding.cause,
+        "effects": list(finding.effects),
         "remedy": None if finding.remedy is None else remedy_document(finding.remedy),
         "confidence": finding.confidence,
         "labels": dict(finding.labels),

@@ -17,6 +17,7 @@ from propscope.records.network import Label, NetworkProfile
 from propscope.records.numerals import number, percent
 
 _LISTED = 3
+_EFFECTS = 2
 # Kinds that say little without the direction of the signal.
 DIRECTED = ("exploding", "vanishing", "non-finite")
 # Kinds that say nothing is wrong yet.
@@ -93,6 +94,13 @@ def remedy(finding: Finding, *, numbered: bool = False) -> str:
     return with_layer_numbers(text, finding) if numbered else text
 
 
+def effects(finding: Finding) -> str:
+    """Return what the finding explains, the first two effects in full; "" where it explains no other finding."""
+    rest = len(finding.effects) - _EFFECTS
+    more = (f"and {rest} more",) if rest > 0 else ()
+    return with_layer_numbers("; ".join((*finding.effects[:_EFFECTS], *more)), finding)
+
+
 def confidence(finding: Finding) -> str:
     """Return the finding's confidence, and what the number means."""
     return f"{number(finding.confidence, 2)}: how likely one more seed shows the same"
@@ -155,6 +163,8 @@ def verdict_lines(profile: NetworkProfile, diagnosis: Diagnosis) -> tuple[str, .
     lines = [verdict_line(diagnosis, numbered=False), f"cause: {worst.cause}"]
     if worst.remedy is not None:
         lines.append(f"remedy: {worst.remedy.text}")
+    if worst.effects:
+        lines.append(f"explains: {effects(worst)}")
     if others:
         lines.append(f"{len(others)} more finding{'s' * (len(others) != 1)}: {'; '.join(_together(others))}")
     return tuple(lines)

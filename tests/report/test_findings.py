@@ -1,5 +1,7 @@
 """A diagnosis in few words, on records made by hand."""
 
+from dataclasses import replace
+
 import pytest
 from building.records import layered
 
@@ -50,6 +52,8 @@ def test_the_first_lines_name_the_fault_its_cause_and_what_to_do():
         "cause: small weights",
         "remedy: multiply by 2",
     )
+    explained = replace(worst, effects=("all are alike", "zeros", "more zeros"))
+    assert verdict_lines(PROFILE, Diagnosis((explained,)))[-1] == "explains: all are alike; zeros; and 1 more"
     others = (finding("collapse", "strained", LAYERS), finding("stagnant", "strained", ("",)), finding("symmetric"))
     note = finding("precision", "note")
     assert verdict_lines(PROFILE, Diagnosis((worst, *others, note)))[-1] == (
