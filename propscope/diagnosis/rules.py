@@ -77,7 +77,7 @@ RULES: tuple[Rule, ...] = (
     Rule("input", odd_inputs,
          "rms above e^3, or 2 where a bounded activation saturates from it, or below e^-3; mean above 10 std; one "
          "feature above 100 times the median",
-         "LeCun et al. 1998, Efficient BackProp, section 4.3; measured", applies_to="model", local=True,
+         "LeCun et al. 1998, Efficient BackProp, section 4.3; measured", applies_to="model", cause=True,
          marks=((r"^(too large|too small|off-centre|unequal|constant)$",
                  "too large, too small, off-centre, unequal, constant: the input, as the first layers take it"),)),
     Rule("non-finite", nonfinite, "any NaN or Inf", "the first site forward, else the first that the gradient passes",
