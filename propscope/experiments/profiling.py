@@ -29,6 +29,7 @@ from propscope.networks import (
 from propscope.records.network import NetworkProfile, Site
 from propscope.records.profile_set import ProfileSet
 from propscope.records.stored_spec import read_spec
+from propscope.records.uncollected import uncollected
 from propscope.spectra.jacobian import jacobian
 from propscope.theory.initialization import critical_initializer
 
@@ -72,6 +73,7 @@ def run(grid: Grid, *, leave_out: Collection[int] = ()) -> Iterator[NetworkProfi
 # The caller may have switched gradients off.
 @torch.inference_mode(False)
 @torch.enable_grad()
+@uncollected()
 def _profile(grid: Grid, cell: Cell, batch: InputBatch, classes: int | None, theory: Theory) -> NetworkProfile:
     cell = replace(cell, network=at_criticality(cell.network, batch.values))
     network = replace(cell.network, input_size=batch.values.shape[1])

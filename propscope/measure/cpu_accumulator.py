@@ -43,7 +43,7 @@ class CpuAccumulator:
     def __init__(self, *, limit: int, histogram: bool = True) -> None:
         self._limit = limit
         self._histogram = histogram
-        self._state: kernel.State | None = None
+        self._state: kernel.State | kernel.Held | None = None
         self._moments = NO_MOMENTS
         self._emptied = _NOTHING
         self._plan: kernel.Plan | None = None
@@ -72,30 +72,43 @@ class CpuAccumulator:
         count = tensor.numel()
         if not count:
             return None
-        if self._state is None:
-            self._state = kernel.State(bins=self._histogram)
         stride = stride_for(count, self._limit, tensor.shape[-1] if tensor.dim() else 1) if self._histogram else 1
         self._sampled = -(-count // stride)
-        if self._histogram and self._room < self._sampled:
-            self._emptied = self._emptied + self._state.histogram
-            self._state.bins[:] = 0
-            self._room = _FULL
-        self._room -= self._sampled
         self._plan = None
         self._units = units if isinstance(units, CpuUnits) else None
-        if not kernel.can_read(tensor):
+        readable = kernel.can_read(tensor)
+        state = None if self._state is None and readable else self._own_state()
+        if state is not None and self._histogram and self._room < self._sampled:
+            self._emptied = self._emptied + state.histogram
+            state.bins[:] = 0
+            self._room = _FULL
+        self._room -= self._sampled
+        if not readable:
             known = units.see(tensor, unit_axis) if units is not None else None
-            self._add_in_passes(flatten(tensor), stride, known, self._state)
+            self._add_in_passes(flatten(tensor), stride, known, self._own_state())
             return None
         axis, extremes = (None, None) if self._units is None else (unit_axis, self._units.extremes)
         rows = rows_in_memory(tensor, unit_axis) if products else None
-        plan = kernel.Plan(tensor, self._state, stride, unit_axis=axis, extremes=extremes, rows=rows)
-        last_product = plan.run(tensor)
+        if state is None:
+            self._state, found, last_product = kernel.see_first(
+                tensor, stride, bins=self._histogram, unit_axis=axis, extremes=extremes, rows=rows
+            )
+        else:
+            plan = kernel.Plan(tensor, state, stride, unit_axis=axis, extremes=extremes, rows=rows)
+            last_product, found = plan.run(tensor), plan.products
+            if is_safe(last_product) and (rows is not None or not products):
+                self._plan = plan
         if self._units is not None:
             self._units.compare(tensor, unit_axis)
-        if is_safe(last_product) and (rows is not None or not products):
-            self._plan = plan
-        return plan.products if is_safe(last_product) else None
+        return found if is_safe(last_product) else None
+
+    def _own_state(self) -> kernel.State:
+        """Return memory to add to: before the second tensor there is none."""
+        state = self._state
+        if not isinstance(state, kernel.State):
+            bins = self._histogram
+            self._state = state = kernel.State(bins=bins) if state is None else state.state(bins=bins)
+        return state
 
     def add_same_shape(self, tensor: Tensor) -> float | None:
         """Add a tensor of the same shape and dtype as the last one by the short path; else return None and add nothing.
@@ -113,6 +126,10 @@ class CpuAccumulator:
         if not is_safe(last_product):
             self._plan = None
         return last_product
+
+    def forget_shape(self) -> None:
+        """Send the next tensor through `add`, whatever its shape: it has units from now on."""
+        self._plan = None
 
     def _add_in_passes(
         self, flat: Tensor, stride: int, extremes: tuple[float, float] | None, state: kernel.State

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import math
 import os
+import struct
+import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -38,6 +41,10 @@ MOST = 1 << 30
 # The kernel works in the last of the bins' cells, and leaves them at 0.
 _BIN_CELLS = 4100
 _FIGURES = 9
+_figures = struct.Struct(f"{_FIGURES}d")
+# So many shapes, of so many units at most, have a plan for the first tensors.
+_SHAPES = 64
+_UNITS = 1 << 12
 
 
 class Rows(NamedTuple):
@@ -81,16 +88,12 @@ class State:
     @property
     def moments(self) -> Moments:
         """The moments of all tensors seen."""
-        finite, mean, std, low, high, nan, posinf, neginf, zeros = self.figures.tolist()
-        if not finite:
-            mean = std = low = high = math.nan
-        return Moments(int(finite), mean, std, low, high, int(nan), int(posinf), int(neginf), int(zeros))
+        return _moments(*self.figures.tolist())
 
     @property
     def count(self) -> int:
         """Number of elements seen."""
-        figures = self.figures.tolist()
-        return int(figures[0] + sum(figures[5:8]))
+        return _count(*self.figures.tolist())
 
     @property
     def histogram(self) -> LogHistogram:
@@ -99,6 +102,58 @@ class State:
             return LogHistogram.from_dense(self.bins)
         codes, counts = _kernel.occupied(self.bins)
         return LogHistogram(np.frombuffer(codes, np.uint16), np.frombuffer(counts, np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a `State` holds, in the little memory that it needs: most of a table of bins is empty."""
+
+    figures: bytes
+    codes: bytes
+    counts: bytes
+
+    @property
+    def moments(self) -> Moments:
+        """The moments of all tensors seen."""
+        return _moments(*_figures.unpack(self.figures))
+
+    @property
+    def count(self) -> int:
+        """Number of elements seen."""
+        return _count(*_figures.unpack(self.figures))
+
+    @property
+    def histogram(self) -> LogHistogram:
+        """The histogram of all tensors' samples."""
+        return LogHistogram(np.frombuffer(self.codes, np.uint16), np.frombuffer(self.counts, np.int64))
+
+    def state(self, *, bins: bool) -> State:
+        """Return a state that holds the same, and can be added to."""
+        state = State(bins=bins)
+        state.figures[:] = np.frombuffer(self.figures)
+        if bins:
+            state.bins[np.frombuffer(self.codes, np.uint16)] = np.frombuffer(self.counts, np.int64)
+        return state
+
+
+def _moments(
+    finite: float,
+    mean: float,
+    std: float,
+    low: float,
+    high: float,
+    nan: float,
+    posinf: float,
+    neginf: float,
+    zeros: float,
+) -> Moments:
+    if not finite:
+        mean = std = low = high = math.nan
+    return Moments(int(finite), mean, std, low, high, int(nan), int(posinf), int(neginf), int(zeros))
+
+
+def _count(finite: float, mean: float, std: float, low: float, high: float, *others: float) -> int:
+    return int(finite + sum(others[:3]))
 
 
 def _state(figures: NDArray[np.float64], bins: NDArray[np.int32]) -> State:
@@ -200,6 +255,69 @@ class Plan:
         if self._copy:
             tensor = tensor.contiguous()
         return _kernel.run(self._plan, tensor.data_ptr())
+
+
+class _First(threading.local):
+    """A state for the first tensor of each accumulator, and plans that add to it, with the extremes that they write."""
+
+    def __init__(self) -> None:
+        self.states = {bins: State(bins=bins) for bins in (False, True)}
+        self.plans: dict[tuple[object, ...], tuple[Plan, NDArray[np.float32] | None]] = {}
+        # Whether the states are empty; an interrupt may come between a pass and its end.
+        self.clean = True
+
+
+_first = _First()
+
+
+class Seen(NamedTuple):
+    """What one pass found: `products` of the rows, None without, and the last of them, 1 without."""
+
+    held: Held
+    products: NDArray[np.float32] | None
+    last_product: float
+
+
+def see_first(
+    tensor: Tensor,
+    stride: int,
+    *,
+    bins: bool,
+    unit_axis: int | None = None,
+    extremes: NDArray[np.float32] | None = None,
+    rows: Rows | None = None,
+) -> Seen:
+    """Return what an empty state with a plan of its own finds in a tensor, without making either.
+
+    The arguments are those of `Plan`. In a network that sees one batch, states and plans would cost more than the pass.
+    """
+    first, state = _first, _first.states[bins]
+    if not first.clean:
+        for each in first.states.values():
+            each.figures[:] = 0
+            each.cells[:] = 0
+    key = (tensor.shape, tensor.stride(), tensor.dtype, stride, bins, unit_axis, rows)
+    if (found := first.plans.get(key)) is None:
+        if len(first.plans) >= _SHAPES:
+            first.plans.clear()
+        own = None if extremes is None else zeros(extremes.size, np.float32).reshape(extremes.shape)
+        found = Plan(tensor, state, stride, unit_axis=unit_axis, extremes=own, rows=rows), own
+        first.plans[key] = found
+    plan, own = found
+    first.clean = False
+    last_product = plan.run(tensor)
+    codes, counts = _kernel.occupied(state.bins) if bins else (b"", b"")
+    held = Held(state.figures.tobytes(), codes, counts)
+    state.figures[:] = 0
+    state.bins[np.frombuffer(codes, np.uint16)] = 0
+    first.clean = True
+    if extremes is not None:
+        extremes[:] = own
+    products = None
+    if plan.products is not None:
+        products = zeros(plan.products.size, np.float32).reshape(plan.products.shape)
+        products[:] = plan.products
+    return Seen(held, products, last_product)
 
 
 def all_differ(extremes: NDArray[np.float32]) -> bool:

@@ -163,6 +163,8 @@ class SiteAccumulator:
         value = local_shard(value)
         if not self.has_units and not self._varies:
             self.has_units = True
+            if isinstance(self._forward, CpuAccumulator):
+                self._forward.forget_shape()
             units = self._units_of(value)
             if units is not None:
                 units.see(value, self.unit_axis)

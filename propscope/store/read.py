@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, Literal
@@ -25,6 +24,7 @@ from propscope.records.network import Label, NetworkProfile
 from propscope.records.profile_set import ProfileSet
 from propscope.records.rows import Histograms, TableName, parameters_of, profiles_of, run_of, sites_of
 from propscope.records.training import TrainingRun, TrainingSet
+from propscope.records.uncollected import uncollected
 from propscope.store.schema import TABLES, StoredTable
 from propscope.store.table_reader import TableReader, open_tables, reading
 from propscope.store.values import check_owners, check_parents, histogram_parts, histogram_ranges
@@ -123,7 +123,7 @@ class StoredNetworks:
         # Many networks of one seed are made together, since each array costs as much for one row as for a thousand.
         order = np.array(list(chain.from_iterable(self._groups)), np.int64)
         profiles = self._entries.profiles(order)
-        with _uncollected():
+        with uncollected():
             for group in self._groups:
                 yield ProfileSet.of(islice(profiles, len(group)))
 
@@ -151,7 +151,7 @@ def loose_profiles(tables: TableReader, labels: Mapping[str, Any]) -> ProfileSet
     if labels or tables.training:
         rows = np.array(list(_matching(tables, "profile", labels)), np.int64)
     _check_memory(tables, "profile", len(rows), _BYTES)
-    with _uncollected():
+    with uncollected():
         return ProfileSet.of(_profiles(tables, rows))
 
 
@@ -159,18 +159,6 @@ def _profiles(tables: TableReader, rows: NDArray[np.int64]) -> Iterator[NetworkP
     for at in range(0, len(rows), _BATCH):
         entries = _Entries.of(tables, rows[at : at + _BATCH])
         yield from entries.profiles(np.arange(len(entries.own["profile"])))
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Keep the garbage collector from walking all records again and again while they are made; none is garbage."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def training_runs(tables: TableReader, labels: Mapping[str, Any]) -> TrainingSet:

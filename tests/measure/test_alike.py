@@ -45,12 +45,14 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_a_second_tensor_of_each_layout_counts_like_the_first(dtype, layout):
-    first, second = (torch.randn(9, 5, 6, 7, generator=GENERATOR).to(dtype) for _ in range(2))
+def test_tensors_of_each_layout_count_alike_on_each_way(dtype, layout):
+    tensors = [torch.randn(9, 5, 6, 7, generator=GENERATOR).to(dtype) for _ in range(3)]
     seen = CpuAccumulator(limit=0)
-    seen.add(LAYOUTS[layout](first))
-    assert seen.add_same_shape(LAYOUTS[layout](second)) is not None
-    expected = TensorSummary.of(torch.stack([first, second]).float().numpy())
+    for tensor in tensors[:2]:
+        assert seen.add_same_shape(LAYOUTS[layout](tensor)) is None
+        seen.add(LAYOUTS[layout](tensor))
+    assert seen.add_same_shape(LAYOUTS[layout](tensors[2])) is not None
+    expected = TensorSummary.of(torch.stack(tensors).float().numpy())
     found = seen.summary()
     assert (found.count, found.min, found.max) == (expected.count, expected.min, expected.max)
     assert found.mean == pytest.approx(expected.mean, rel=1e-6, abs=1e-7 * expected.std)
@@ -73,8 +75,9 @@ def test_a_second_tensor_of_each_layout_counts_like_the_first(dtype, layout):
 )
 def test_what_is_another_tensor(other):
     seen = CpuAccumulator(limit=0)
-    assert seen.add_same_shape(torch.ones(4, 6)) is None
-    seen.add(torch.ones(4, 6))
+    for _ in range(2):
+        assert seen.add_same_shape(torch.ones(4, 6)) is None
+        seen.add(torch.ones(4, 6))
     if other.is_neg():
         # The strides of an imaginary part are twice as long; those of the first must be the same for this to test.
         seen.add(torch.complex(torch.ones(4, 6), torch.ones(4, 6)).imag)
@@ -84,22 +87,26 @@ def test_what_is_another_tensor(other):
 
 
 def test_a_table_that_could_overflow_is_emptied_on_the_short_way_too(monkeypatch):
-    monkeypatch.setattr("propscope.measure.cpu_accumulator._FULL", 50)
+    monkeypatch.setattr("propscope.measure.cpu_accumulator._FULL", 74)
     seen = CpuAccumulator(limit=0)
     values = torch.arange(24.0)
+    seen.add(values)
     seen.add(values)
     assert seen.add_same_shape(values) is not None
     assert seen.add_same_shape(values) is None
     seen.add(values)
-    assert seen.summary().histogram == LogHistogram.of(np.tile(values.numpy(), 3))
-    assert seen.count == 72
+    assert seen.summary().histogram == LogHistogram.of(np.tile(values.numpy(), 4))
+    assert seen.count == 96
 
 
 def site(value, *, axis=-1):
     made = SiteAccumulator(
         value, name="x", kind="Linear", role="other", unit_axis=axis, has_units=True, options=Options(histogram_limit=0)
     )
-    made.see_forward(value)
+    # The short way is open from the third value on.
+    for _ in range(2):
+        assert not made.record_same_shape(value)
+        made.see_forward(value)
     return made
 
 

@@ -5,6 +5,7 @@ import math
 import pickle
 import runpy
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
 
 import numpy as np
@@ -239,14 +240,93 @@ def test_a_copy_has_memory_of_its_own(duplicate):
     original, units = CpuAccumulator(limit=0), CpuUnits(3)
     values = torch.tensor([[1.0, 2.0, 3.0], [4.0, 2.0, 0.0]])
     original.add(values, units, -1)
+    # What the first tensor leaves is never written to; the second one gets memory.
+    first = duplicate(original._state)
+    original.add(values, units, -1)
+    assert (first.count, first.histogram.total) == (6, 6)
     state = duplicate(original._state)
     kernel.Plan(values, state).run(values)
-    assert (original._state.moments.finite, state.moments.finite) == (6, 12)
-    assert (original._state.histogram.total, state.histogram.total) == (6, 12)
+    assert (original._state.moments.finite, state.moments.finite) == (12, 18)
+    assert (original._state.histogram.total, state.histogram.total) == (12, 18)
     twin = copy.deepcopy(units)
     twin.see(values + 5, -1)
     assert units._low.tolist() == [1.0, 2.0, 0.0]
     assert twin._low.tolist() == [6.0, 7.0, 5.0]
+
+
+ROWS = kernel.Rows(4, 6, 1, 6, 6)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.arange(-12.0, 12.0).reshape(4, 6),
+        torch.arange(24.0).reshape(6, 4).T,
+        torch.tensor([CORNERS, CORNERS[::-1]]).reshape(4, 6),
+        torch.arange(24.0).reshape(4, 6).bfloat16(),
+        torch.arange(24.0).reshape(4, 6).half(),
+        torch.zeros(4, 6),
+    ],
+)
+@pytest.mark.parametrize("stride", [1, 5])
+@pytest.mark.parametrize("bins", [True, False])
+@pytest.mark.parametrize("more", [{}, {"unit_axis": 1}, {"rows": ROWS}, {"unit_axis": -2, "rows": ROWS}])
+def test_a_first_tensor_is_seen_as_by_a_state_of_its_own(tensor, stride, bins, more):
+    def extremes():
+        return {"extremes": np.empty((2, tensor.shape[more["unit_axis"]]), np.float32)} if "unit_axis" in more else {}
+
+    for _ in range(2):
+        state, own, found = kernel.State(bins=bins), extremes(), extremes()
+        plan = kernel.Plan(tensor, state, stride, **more, **own)
+        last = plan.run(tensor)
+        seen = kernel.see_first(tensor, stride, bins=bins, **more, **found)
+        assert np.array_equal(seen.last_product, last, equal_nan=True)
+        assert seen.held.figures == state.figures.tobytes()
+        again = seen.held.state(bins=bins)
+        assert np.array_equal(again.cells, state.cells)
+        assert np.array_equal(again.figures, state.figures, equal_nan=True)
+        assert repr((seen.held.moments, seen.held.count)) == repr((state.moments, state.count))
+        if bins:
+            assert seen.held.histogram == state.histogram
+        if plan.products is not None:
+            assert np.array_equal(seen.products, plan.products, equal_nan=True)
+        if own:
+            assert np.array_equal(found["extremes"], own["extremes"], equal_nan=True)
+
+
+def test_the_products_of_a_first_tensor_are_its_own():
+    one, other = (kernel.see_first(torch.full((4, 6), by), 1, bins=True, rows=ROWS).products for by in (1.0, 2.0))
+    assert one[0, 0] == 6
+    assert other[0, 0] == 24
+
+
+@pytest.mark.parametrize("where", [(kernel.Plan, "run"), (kernel._kernel, "occupied")])
+def test_an_interrupt_in_a_first_tensor_leaves_nothing_for_the_next(where):
+    done = getattr(*where)
+
+    def interrupted(*arguments):
+        done(*arguments)
+        raise KeyboardInterrupt
+
+    with mock.patch.object(*where, interrupted), pytest.raises(KeyboardInterrupt):
+        kernel.see_first(torch.full((3,), 7.0), 1, bins=True)
+    held = kernel.see_first(torch.ones(2), 1, bins=True).held
+    assert (held.count, held.moments.mean, held.histogram.total) == (2, 1.0, 2)
+
+
+def test_plans_of_first_tensors_are_kept_for_a_few_shapes():
+    for length in range(1, 3 * kernel._SHAPES):
+        assert kernel.see_first(torch.ones(length), 1, bins=True).held.count == length
+        assert len(kernel._first.plans) <= kernel._SHAPES
+
+
+def test_a_first_tensor_is_seen_in_each_thread_alone():
+    def see_many(number):
+        return [kernel.see_first(torch.full((50,), float(number)), 1, bins=True).held.moments for _ in range(200)]
+
+    with ThreadPoolExecutor(4) as threads:
+        for number, found in enumerate(threads.map(see_many, range(8))):
+            assert {(one.finite, one.mean, one.low) for one in found} == {(50, number, number)}
 
 
 def test_memory_that_is_not_contiguous_is_copied():

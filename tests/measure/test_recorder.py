@@ -110,6 +110,29 @@ def test_a_unit_saturated_on_both_sides_is_dead(look):
     assert recorder.profile()["0"].dead_units == 1
 
 
+class SumBeforeReLU(nn.Module):
+    def __init__(self, first):
+        super().__init__()
+        self.norm, self.first, self.passes = nn.LayerNorm(4), first, 0
+
+    def forward(self, x):
+        self.passes += 1
+        value = self.norm(x) + x
+        return torch.relu(value) if self.passes > self.first else value
+
+
+@pytest.mark.parametrize("first", [0, 1, 3])
+@pytest.mark.parametrize("look", [True, False])
+def test_units_that_only_an_activation_shows_are_watched_in_every_batch(look, first):
+    model, x = SumBeforeReLU(first), torch.tensor([[-3.0, -1.0, 2.0, 2.0], [-2.0, -1.0, 1.0, 2.0]])
+    with Recorder(model, options=Options(look=look)) as recorder:
+        dead = []
+        for number in range(6):
+            model(x if number <= first else -x)
+            dead.append(recorder.profile()["add"].dead_units)
+    assert dead == [None] * first + [2] + [0] * (5 - first)
+
+
 def test_both_ways_of_looking_agree():
     model, x = net(), torch.randn(64, 16)
     profiles = []
