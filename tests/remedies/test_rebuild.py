@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,11 @@ HEALTHY = Diagnosis()
 def grid(**options):
     settings = {"depth": 12, "width": 32, "activation": "relu", "initializer": "normal:std=0.01", "seeds": [3, 5]}
     return profile_mlp(**{**settings, "batch": 32, "histogram_limit": 64, **options})
+
+
+@cache
+def one_network():
+    return grid(seeds=[3])
 
 
 @pytest.mark.slow
@@ -157,7 +163,7 @@ def relabelled(profiles, **labels):
 
 
 def test_a_missing_file_and_an_unknown_loss_are_reasons():
-    profiles = grid(seeds=[3])
+    profiles = one_network()
     missing = relabelled(with_spec(profiles, input="gone.npy"), input="gone.npy")
     with pytest.warns(UserWarning, match=r"input gone\.npy"):
         (found,) = verify(missing, trust=True)
@@ -205,7 +211,7 @@ HOSTILE = [
 @pytest.mark.parametrize("labelled", [False, True])
 def test_nothing_that_a_file_names_is_imported_or_opened(pwn, monkeypatch, changes, labelled):
     changes = json.loads(json.dumps(changes).replace("PWN", str(pwn.with_suffix(""))))
-    profiles = with_spec(grid(seeds=[3]), **changes)
+    profiles = with_spec(one_network(), **changes)
     if labelled:
         named = {name: str(value) for part in (changes, changes.get("network", {})) for name, value in part.items()}
         named.pop("network", None)
@@ -225,13 +231,13 @@ def test_nothing_that_a_file_names_is_imported_or_opened(pwn, monkeypatch, chang
 
 def test_a_label_cannot_name_what_the_spec_may_not(pwn):
     for label in ("critical:act", "critical.pwn:act", "criticalpwn:fill"):
-        (found,) = verify(relabelled(grid(seeds=[3]), initializer=label))
+        (found,) = verify(relabelled(one_network(), initializer=label))
         assert found.trials == ()
         assert f"initializer {label}" in found.reason
 
 
 def test_what_is_trusted_is_said_and_imported(pwn):
-    profiles = relabelled(with_spec(grid(seeds=[3]), network={"activation": "pwn:act"}), activation="pwn:act")
+    profiles = relabelled(with_spec(one_network(), network={"activation": "pwn:act"}), activation="pwn:act")
     assert names_outside(profiles) == ("activation pwn:act",)
     with pytest.warns(UserWarning, match="activation pwn:act"):
         (found,) = verify(profiles, trust=True)
@@ -242,11 +248,11 @@ def test_what_is_trusted_is_said_and_imported(pwn):
 def test_a_remedy_cannot_name_what_the_spec_may_not(pwn, monkeypatch):
     offered = (Remedy("initializer", "a", {"initializer": "pwn:fill"}),)
     monkeypatch.setattr("propscope.remedies.rebuild.candidates", lambda *arguments: iter(offered))
-    (found,) = verify(grid(seeds=[3]))
+    (found,) = verify(one_network())
     assert "initializer pwn:fill" in found.trials[0].reason
     assert not Path("mark").exists()
     with pytest.raises(InputError, match="pwn:fill"):
-        rebuilt(with_options(request_of(grid(seeds=[3])), {"initializer": "pwn:fill"}))
+        rebuilt(with_options(request_of(one_network()), {"initializer": "pwn:fill"}))
 
 
 @pytest.mark.slow
@@ -286,7 +292,7 @@ def test_a_remedy_cannot_name_what_the_spec_may_not(pwn, monkeypatch):
     ids=str,
 )
 def test_a_spec_that_makes_no_sense_is_a_reason_at_once(monkeypatch, changes):
-    profiles = with_spec(grid(seeds=[3]), **changes)
+    profiles = with_spec(one_network(), **changes)
     labels = {**{name: value for name, value in changes.items() if name != "network"}, **changes.get("network", {})}
     profiles = relabelled(profiles, **{name: value for name, value in labels.items() if isinstance(value, int)})
     monkeypatch.setattr("propscope.remedies.rebuild.run", lambda grid: pytest.fail("something was built"))
@@ -297,7 +303,7 @@ def test_a_spec_that_makes_no_sense_is_a_reason_at_once(monkeypatch, changes):
 
 @pytest.mark.parametrize("name", ["activation", "initializer", "depth", "width", "batch"])
 def test_labels_that_disagree_with_the_spec_are_a_reason(name):
-    profiles = grid(seeds=[3])
+    profiles = one_network()
     other = {"activation": "tanh", "initializer": "zeros", "depth": 13, "width": 33, "batch": 33}[name]
     (found,) = verify(relabelled(profiles, **{name: other}))
     assert found.trials == ()

@@ -104,17 +104,9 @@ def test_xarray_opens_it_labelled(tmp_path: Path, table: StoredTable) -> None:
 
 
 @pytest.mark.slow
-def test_xarray_selects_a_profile(tmp_path: Path) -> None:
-    xarray = pytest.importorskip("xarray")
-    (tmp_path / "run.h5").write_bytes(file_of(small_set))
-    with xarray.open_dataset(tmp_path / "run.h5", group="site", engine="h5netcdf") as sites:
-        chosen = sites.isel(site=sites.profile.values == 4)
-        assert chosen.name.values.tolist() == ["layers.0", "layers.0.act"]
-        assert chosen.forward_max.values.tolist() == [4.0, 4.0]
-
-
-@pytest.mark.slow
-def test_the_examples_of_the_document_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_examples_of_the_document_run_and_xarray_selects_a_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("xarray")
     monkeypatch.chdir(tmp_path)
     save("run.h5", small_set())
@@ -125,6 +117,9 @@ def test_the_examples_of_the_document_run(tmp_path: Path, monkeypatch: pytest.Mo
     assert held["one"].labels["initializer"] == "he_normal"
     assert held["rms"].shape == held["names"].shape == (12,)
     assert held["first"].sizes == {"site": 2}
+    chosen = held["sites"].isel(site=held["sites"].profile.values == 4)
+    assert chosen.name.values.tolist() == ["layers.0", "layers.0.act"]
+    assert chosen.forward_max.values.tolist() == [4.0, 4.0]
     in_order = sorted(values.tolist(), key=lambda value: (value < 0, abs(value)))
     for near, far, value in zip(held["near"].tolist(), held["far"].tolist(), in_order, strict=True):
         assert abs(near) <= abs(value) < abs(far)
