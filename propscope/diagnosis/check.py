@@ -40,8 +40,8 @@ class CheckOutcome:
 
     @property
     def exit_code(self) -> int:
-        """1 where the check failed, else 0."""
-        return 1 if self.failing or self.moves else 0
+        """1 where the check failed, else 2 where too little was seen of a network to pass it, else 0."""
+        return 1 if self.failing or self.moves else 2 if self.diagnosis.unmeasured else 0
 
 
 def check(

@@ -85,6 +85,11 @@ OFF_CENTRE = 1 / 101
 UNEQUAL = 100
 
 
+def smallest(dtype: str) -> float:
+    """Return the rms below which values of a dtype become exact zeros within a layer or two: they underflow."""
+    return {"float16": 100 * 2.0**-24, "float64": 1e-306}.get(dtype, 1e-36)
+
+
 def share_of_rank(rank: float) -> float:
     """Return the share p of a second moment outside its first direction, from the effective rank of 32 rows.
 

@@ -1,68 +1,120 @@
-"""Parameters that get no gradient, and what the profiles cannot tell."""
+"""Parameters that get no gradient: the place where it is lost on its way from the output, and what stands there."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from propscope.diagnosis import limits
-from propscope.diagnosis.evidence import Evidence, change_interval, succession
-from propscope.records.finding import Finding, Remedy
-from propscope.records.network import DIRECTIONS, NetworkProfile, Parameter
+from propscope.diagnosis.evidence import Evidence, module_of, succession
+from propscope.diagnosis.unmeasured import unrecorded
+from propscope.records.activations import find_activation
+from propscope.records.finding import Finding, Kind, Remedy, Severity
+from propscope.records.gains import is_norm, name_pattern
+from propscope.records.network import UNKNOWN, Direction, GradientLoss, NetworkProfile, Parameter, Site
 from propscope.records.numerals import number
+from propscope.records.summary import TensorSummary
 
-# How the coverage's reasons begin or end.
-_FROZEN, _UNRECORDED = "frozen", "not recorded"
+# How the coverage's reasons begin, and what they say of a module that other random numbers let run.
+_FROZEN, _AT_RANDOM = "frozen", "at random"
+_LISTED = 3
+# Functions that are constant between their steps.
+_STEPS = frozenset(("round", "sign", "sgn", "floor", "ceil", "trunc", "fix", "heaviside", "floor_divide", "frac"))
+# Operations that pass a gradient on wherever they are.
+_SMOOTH = frozenset((
+    "add", "sub", "neg", "view", "reshape", "flatten", "unflatten", "transpose", "permute", "contiguous", "clone", "to",
+    "stack", "cat", "sum", "mean", "squeeze", "unsqueeze", "expand", "chunk", "split",
+))  # fmt: skip
+_ATTENTION = ("scaled_dot_product_attention", "MultiheadAttention")
+_DETACHING = "detach(), no_grad, .data, or an operation without a derivative such as argmax"
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A place where gradients are lost.
+
+    `place`: the name of the site, or of the module that did not run; `lost_by` as in `Parameter`; `parameters` that
+    get none because of it. `zeros`: the weights whose zeros close the way, () where something else does. `operation`:
+    the name of the operation that gives zeros, where it has no site.
+    """
+
+    place: str
+    lost_by: GradientLoss
+    parameters: tuple[Parameter, ...]
+    zeros: tuple[str, ...] = ()
+    operation: str = ""
+
+    @property
+    def for_good(self) -> bool:
+        """Whether no parameter behind it ever gets a gradient, as far as the pass shows."""
+        return all(parameter.gradient_outlook == "never" for parameter in self.parameters)
+
+
+def lost_gradients(evidence: Evidence) -> Iterator[Finding]:
+    """Find each place where gradients are lost that gradient descent does not open, and say what stands there.
+
+    A parameter that gets its gradient after a step or two, as behind zero weights that learn, is no finding. Broken
+    where no weight matrix ever learns, or where the values at the place are the same for all samples and all that
+    reaches the output passes it; else strained. A note for a module that is skipped at random, an expert that got no
+    sample, a parameter that took no part in this pass, and a target network behind `no_grad`.
+    """
+    yield from _found(evidence, [stop for stop in stops_of(evidence) if stop.lost_by])
 
 
 def stagnant(evidence: Evidence) -> Iterator[Finding]:
-    """Find parameters without a gradient, or with one that is zero; frozen parameters give a note."""
-    if not any(site.backward is not None and site.backward.count for m in evidence.members for site in m.sites):
-        return
+    """Find parameters without a gradient of which the place is not known; what is frozen is a note."""
+    yield from _found(evidence, [stop for stop in stops_of(evidence) if not stop.lost_by])
+    reasons = {note.name: note.reason for note in evidence.members[0].coverage if note.what == "parameter"}
+    if _has_gradient(evidence) and (frozen := [p for p in _still(evidence) if _is_frozen(p, reasons)]):
+        yield _of_frozen(evidence, frozen)
+
+
+def _found(evidence: Evidence, stops: list[Stop]) -> Iterator[Finding]:
+    nothing_learns = bool(stops) and _nothing_learns(evidence)
+    for alike in _alike(evidence, stops):
+        # Of a network of the grid, zeros are what its initializer draws everywhere: all its units are equal.
+        if not alike[0].zeros or evidence.subject == "model":
+            yield _finding(evidence, alike, nothing_learns=nothing_learns)
+
+
+def _has_gradient(evidence: Evidence) -> bool:
+    return any(site.backward is not None and site.backward.count for m in evidence.members for site in m.sites)
+
+
+def stops_of(evidence: Evidence) -> list[Stop]:
+    """Return the places where gradients are lost for good, or as far as can be told, in the order of execution."""
+    if not _has_gradient(evidence):
+        return []
     first = evidence.members[0]
     reasons = {note.name: note.reason for note in first.coverage if note.what == "parameter"}
-    unrecorded = _unrecorded(first)
-    everywhere = frozenset.intersection(*map(_still_of, evidence.members))
-    still = [p.name for p in first.parameters if p.name in everywhere and p.name not in unrecorded]
-    learning = len(first.parameters) - len(still)
-    for frozen in (False, True):
-        names = [name for name in still if reasons.get(name, "").startswith(_FROZEN) is frozen]
-        if names:
-            yield _unmoved(evidence, names, frozen=frozen, learning=learning)
+    still = [p for p in _still(evidence) if not _is_frozen(p, reasons) and p.gradient_outlook not in ("now", "later")]
+    roots = _Roots(first)
+    found: dict[tuple[str, GradientLoss, frozenset[str]], list[Parameter]] = defaultdict(list)
+    operations: dict[tuple[str, GradientLoss, frozenset[str]], str] = {}
+    for parameter in still:
+        key, operation = roots.of(parameter)
+        found[key].append(parameter)
+        operations[key] = operations.get(key) or operation
+    stops = [
+        Stop(place, lost_by, tuple(parameters), tuple(sorted(zeros)), operations[place, lost_by, zeros])
+        for (place, lost_by, zeros), parameters in found.items()
+    ]
+    positions = {site.name: index for index, site in enumerate(first.sites)}
+    joined = _joined([stop for stop in stops if not roots.underflows(stop)])
+    return sorted(joined, key=lambda stop: positions.get(stop.place, len(positions)))
 
 
-def _unrecorded(profile: NetworkProfile) -> dict[str, str]:
-    """Return the reasons of parameters whose gradient was not recorded though there may be one, by name."""
-    notes = (note for note in profile.coverage if note.what == "parameter")
-    return {note.name: note.reason for note in notes if note.reason.endswith(_UNRECORDED)}
-
-
-def _unmoved(evidence: Evidence, names: list[str], *, frozen: bool, learning: int) -> Finding:
-    modules = tuple(dict.fromkeys(name.rpartition(".")[0] for name in names))
+def _still(evidence: Evidence) -> list[Parameter]:
+    """Return the parameters of the first member that no member gave a gradient other than zeros."""
     first = evidence.members[0]
-    matrices = {p.name for p in first.parameters if len(p.shape) > 1}
-    broken = not frozen and bool(matrices) and matrices <= set(names)
-    many = f"{len(names)} parameters, starting with {names[0]}, get" if len(names) > 1 else f"{names[0]} gets"
-    return Finding(
-        kind="stagnant",
-        severity="broken" if broken else "note" if frozen else "strained",
-        direction="backward",
-        sites=modules,
-        message=f"{many} no gradient{': frozen' if frozen else ''}",
-        cause=(
-            "requires_grad is False, perhaps on purpose: these parameters keep their initial values"
-            if frozen
-            else "the loss does not depend on it: unused, cut off by detach(), or multiplied by zero"
-        ),
-        evidence={"parameters": float(len(names)), "learning": float(learning)},
-        remedy=(
-            Remedy("unfreeze", f"set requires_grad=True for {modules[0]} if it should learn")
-            if frozen
-            else Remedy("repair", f"use {modules[0] or names[0]} in the forward pass, or remove it")
-        ),
-        confidence=succession(len(evidence.members), len(evidence.members)),
-        marks=dict.fromkeys(modules, "frozen" if frozen else "no gradient"),
-    )
+    hidden = unrecorded(first)
+    everywhere = frozenset.intersection(*map(_still_of, evidence.members))
+    return [p for p in first.parameters if p.name in everywhere and p.name not in hidden]
+
+
+def _still_of(profile: NetworkProfile) -> frozenset[str]:
+    return frozenset(parameter.name for parameter in profile.parameters if _is_still(parameter))
 
 
 def _is_still(parameter: Parameter) -> bool:
@@ -70,111 +122,500 @@ def _is_still(parameter: Parameter) -> bool:
     return gradient is None or (gradient.count > 0 and gradient.rms == 0)
 
 
-def _still_of(profile: NetworkProfile) -> frozenset[str]:
-    return frozenset(parameter.name for parameter in profile.parameters if _is_still(parameter))
+def _is_frozen(parameter: Parameter, reasons: dict[str, str]) -> bool:
+    return parameter.gradient_lost_by == "frozen" or reasons.get(parameter.name, "").startswith(_FROZEN)
 
 
-def insufficient_in_grid(evidence: Evidence) -> Iterator[Finding]:
-    """Find what the profiles of a network of the grid cannot tell; see `insufficient_in_model`."""
-    yield from _insufficient(evidence, len(evidence.members[0].signal_sites))
+def _nothing_learns(evidence: Evidence) -> bool:
+    """Return whether no trainable matrix ever gets a gradient; no trainable parameter, where none is a matrix."""
+    first = evidence.members[0]
+    reasons = {note.name: note.reason for note in first.coverage if note.what == "parameter"}
+    trainable = [p for p in first.parameters if not _is_frozen(p, reasons)]
+    still = {p.name for p in _still(evidence) if p.gradient_outlook not in ("now", "later")}
+    matrices = [p for p in trainable if len(p.shape) > 1] or trainable
+    return bool(matrices) and all(p.name in still for p in matrices)
 
 
-def insufficient_in_model(evidence: Evidence) -> Iterator[Finding]:
-    """Find what the profiles cannot tell: no gradient, one layer, few samples, other sites, few seeds near a limit."""
-    yield from _insufficient(evidence, len(evidence.sites))
+# The place
 
 
-def _insufficient(evidence: Evidence, layers: int) -> Iterator[Finding]:
-    sites = evidence.sites
-    if evidence.left_out:
-        yield _left_out(evidence)
-    if not sites:
-        yield _unknown(
-            "no site was recorded", "nothing ran, or the filters left out everything", "profile a forward pass"
-        )
-        return
-    if all(site.backward is None for site in sites):
-        yield _unknown(
-            "no gradient was seen: only the forward pass is judged",
-            "no backward pass ran, or the output needs no gradient",
-            "profile with a loss",
-        )
-    if unrecorded := _unrecorded(evidence.members[0]):
-        (name, reason), *others = unrecorded.items()
-        more = f", and those of {len(others)} more," if others else ""
-        yield _unknown(
-            f"the gradient of {name}{more} is not judged",
-            reason,
-            "look at .grad after the step; the gradients at the sites are judged",
-        )
-    if layers < 2:
-        yield _unknown("one layer was seen: no gain can be measured", "a gain compares layers", "profile more layers")
-    samples = max((site.samples for site in sites), default=0)
-    if 0 < samples < limits.SAMPLES:
-        yield _unknown(
-            f"{samples} samples were seen: dead units and collapse are only judged from {limits.SAMPLES} on",
-            "a unit that is off on a few samples may be on for others",
-            f"profile a batch of {limits.SAMPLES} or more",
-            samples=float(samples),
-        )
-    yield from _near_a_limit(evidence)
+class _Roots:
+    """Follows a loss of gradient to where it comes from; zeros are followed to the first value that is zero."""
+
+    def __init__(self, profile: NetworkProfile) -> None:
+        self._sites = {site.name: site for site in profile.sites}
+        self._parameters = {parameter.name: parameter for parameter in profile.parameters}
+
+    def of(self, parameter: Parameter) -> tuple[tuple[str, GradientLoss, frozenset[str]], str]:
+        """Return the place with how the gradient is lost there and the zero weights, and the operation in words."""
+        place, lost_by, factor = parameter.gradient_lost_at, parameter.gradient_lost_by, parameter.gradient_zero_factor
+        none: frozenset[str] = frozenset()
+        if lost_by == "zero factor" and factor in self._parameters:
+            return (place, lost_by, frozenset({factor})), ""
+        if lost_by == "zero factor" and factor in self._sites:
+            origin, zeros = self._origin(self._sites[factor])
+            return ((place, lost_by, zeros) if zeros else (origin, "zero slope", none)), ""
+        if lost_by == "zero slope" and place in self._sites and (zeros := self._zeros_before(self._sites[place])):
+            return (place, lost_by, zeros), ""
+        return (place, "zero slope" if lost_by == "zero factor" else lost_by, none), factor
+
+    def underflows(self, stop: Stop) -> bool:
+        """Return whether a gradient is too small at the place to go on in its dtype."""
+        site = self._sites.get(stop.place)
+        if site is None or stop.lost_by != "zero slope":
+            return False
+        before = [parent.forward for parent in self._parents(site)]
+        return any(0 < seen.rms < limits.smallest(site.dtype) for seen in (site.backward, *before) if seen is not None)
+
+    def _origin(self, site: Site) -> tuple[str, frozenset[str]]:
+        """Return the first site on the way to this one whose values are zero, and the zero weights that made it so."""
+        while True:
+            zeros, before = self._zero_weights(site), self._parents(site)
+            if not zeros and (of_zero := [parent for parent in before if is_zero(parent.forward)]):
+                site = of_zero[0]
+                continue
+            # A norm gives zero where its input is the same for all samples.
+            return site.name, zeros or frozenset().union(*map(self._zero_weights, before))
+
+    def _zeros_before(self, site: Site) -> frozenset[str]:
+        """Return the zero weights because of which a site has no slope: they make a value constant that enters it."""
+        for parent in self._parents(site):
+            zeros = self._origin(parent)[1] if is_zero(parent.forward) else self._zero_weights(parent)
+            if zeros:
+                return zeros
+        return frozenset()
+
+    def _zero_weights(self, site: Site) -> frozenset[str]:
+        return frozenset(name for name in site.parameters if self._is_zero_weight(name))
+
+    def _is_zero_weight(self, name: str) -> bool:
+        parameter = self._parameters.get(name)
+        return parameter is not None and "bias" not in name.rpartition(".")[2] and is_zero(parameter.value)
+
+    def _parents(self, site: Site) -> list[Site]:
+        return [self._sites[parent.name] for parent in site.parents or () if parent.name in self._sites]
 
 
-def _near_a_limit(evidence: Evidence) -> Iterator[Finding]:
-    for chain in evidence.chains:
-        for direction in DIRECTIONS:
-            for rising, last in ((True, limits.EXPLODED), (False, limits.VANISHED)):
-                stretch = chain.worst(direction, rising=rising)
-                if stretch is None or not 1 < abs(stretch.mean) < 2 * last:
-                    continue
-                low, high = sorted(map(abs, change_interval(evidence, stretch)))
-                between = next((x for x in (limits.STRAINED, last) if low < x < high), None)
-                if between is None:
-                    continue
-                seeds = len(stretch.change)
-                limit = math.copysign(between, stretch.mean)
-                yield _unknown(
-                    f"{direction} factor {number(math.exp(stretch.mean), 2)}; with "
-                    f"{'one seed' if seeds == 1 else f'{seeds} seeds'} it could be "
-                    f"{'above' if limit > stretch.mean else 'below'} the limit of {number(math.exp(limit), 2)}",
-                    "networks of this width differ from seed to seed",
-                    "profile more seeds (--seeds 5)",
-                    seeds=float(seeds),
-                )
-                return
+def is_zero(summary: TensorSummary | None) -> bool:
+    """Return whether every element that was seen is zero."""
+    return summary is not None and summary.count > 0 and not summary.nonfinite_count and summary.rms == 0
 
 
-def _left_out(evidence: Evidence) -> Finding:
-    names = {site.name for site in evidence.sites}
-    others = [site.name for profile in evidence.left_out for site in profile.sites]
-    kept = {site.name for profile in evidence.left_out for site in profile.sites}
-    unlike = next((name for name in others if name not in names), None)
-    lacking = next((site.name for site in evidence.sites if site.name not in kept), None)
-    why = (
-        f"they have {unlike}, which the first seed does not have"
-        if unlike is not None
-        else f"they lack {lacking}, which the first seed has"
-        if lacking is not None
-        else "their sites ran in another order"
-    )
-    count, seeds = len(evidence.left_out), len(evidence.left_out) + len(evidence.members)
-    return _unknown(
-        f"{count} of {seeds} seeds {'was' if count == 1 else 'were'} not judged, because the sites differ from those "
-        f"of the first seed: {why}",
-        "seeds are judged together, site by site",
-        "diagnose the other seeds by themselves",
-        left_out=float(count),
-        seeds=float(seeds),
-    )
+def _joined(stops: list[Stop]) -> list[Stop]:
+    """Return the stops with those together that share a place or a zero weight, as the factors of one product do."""
+    joined: list[Stop] = []
+    for stop in stops:
+        of_same = [
+            other
+            for other in joined
+            if bool(other.zeros) == bool(stop.zeros)
+            and (set(other.zeros) & set(stop.zeros) or (other.place, other.lost_by) == (stop.place, stop.lost_by))
+        ]
+        for other in of_same:
+            joined.remove(other)
+            stop = replace(
+                other,
+                parameters=other.parameters + stop.parameters,
+                zeros=tuple(sorted({*other.zeros, *stop.zeros})),
+                operation=other.operation or stop.operation,
+            )
+        joined.append(stop)
+    return joined
 
 
-def _unknown(message: str, cause: str, remedy: str, **evidence: float) -> Finding:
+def _alike(evidence: Evidence, stops: list[Stop]) -> list[list[Stop]]:
+    """Return the stops in groups of which one thing can be said: the same kind of loss in the same place of blocks."""
+    sites = {site.name: site for site in evidence.sites}
+    groups: dict[tuple[object, ...], list[Stop]] = defaultdict(list)
+    for stop in stops:
+        kind = sites[stop.place].kind if stop.place in sites else ""
+        key: tuple[object, ...] = (stop.lost_by, kind, bool(stop.zeros), name_pattern(stop.place))
+        if stop.lost_by == "not run":
+            key = (stop.lost_by, _why_not_run(evidence, stop))
+        groups[key].append(stop)
+    return list(groups.values())
+
+
+# What stands there
+
+
+@dataclass(frozen=True, slots=True)
+class _Reason:
+    """What is said of a place: the kind of the finding and its site, what was seen, why, and what to change."""
+
+    kind: Kind
+    site: str
+    seen: str
+    cause: str
+    change: str
+    mark: str = "stops"
+    note: bool = False
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+
+def _finding(evidence: Evidence, stops: list[Stop], *, nothing_learns: bool) -> Finding:
+    reasons = [_reason(evidence, stop) for stop in stops]
+    reason = reasons[0]
+    behind = list(dict.fromkeys(_owner(p) for stop in stops for p in stop.parameters))
+    count = sum(len(stop.parameters) for stop in stops)
+    cut = any(_cuts(evidence, stop) for stop in stops)
+    severity: Severity = "note" if reason.note else "broken" if nothing_learns or cut else "strained"
+    places = list(dict.fromkeys(name for stop, each in zip(stops, reasons, strict=True) for name in _at(stop, each)))
+    more = f", and so at {len(stops) - 1} more place{'s' * (len(stops) > 2)}" if len(stops) > 1 else ""
+    said = _counted(count, behind)
     return Finding(
-        kind="insufficient evidence",
+        kind=reason.kind,
+        severity=severity,
+        direction=_DIRECTION.get(reason.kind, "backward"),
+        sites=tuple(places),
+        message=f"{reason.seen}{more}; {said}",
+        cause=reason.cause,
+        evidence={"parameters": float(count), "places": float(len(stops)), **reason.numbers},
+        remedy=Remedy("repair", reason.change),
+        confidence=succession(len(evidence.members), len(evidence.members)),
+        marks=dict.fromkeys(behind, "no gradient") | dict.fromkeys(places, reason.mark),
+    )
+
+
+# The directions in which other rules find the same kinds.
+_DIRECTION: dict[Kind, Direction | None] = {"inactive": None, "vanishing": "forward"}
+
+
+def _at(stop: Stop, reason: _Reason) -> list[str]:
+    return list(dict.fromkeys(map(_module_of_parameter, stop.zeros))) if stop.zeros else [reason.site]
+
+
+def _module_of_parameter(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _owner(parameter: Parameter) -> str:
+    return _module_of_parameter(parameter.name)
+
+
+def _counted(count: int, modules: list[str]) -> str:
+    """Return how many parameters get no gradient, with the first modules that they are of."""
+    named = [name or "(model)" for name in modules[:_LISTED]]
+    more = f" and {len(modules) - _LISTED} more" if len(modules) > _LISTED else ""
+    parameters = f"{count} parameters get" if count > 1 else "1 parameter gets"
+    return f"{parameters} no gradient ({', '.join(named)}{more})"
+
+
+def _reason(evidence: Evidence, stop: Stop) -> _Reason:
+    if stop.zeros:
+        return _of_zeros(evidence, stop)
+    if stop.lost_by == "not run":
+        return _of_idle(evidence, stop)
+    if stop.lost_by == "zero slope":
+        return _of_flat(evidence, stop)
+    place = stop.place or "(model)"
+    if stop.lost_by == "unused":
+        return _Reason(
+            "stagnant",
+            stop.place,
+            f"{place}: nothing of its output reaches the loss",
+            "the output is not used, or it is copied to a new tensor (torch.tensor, .item(), .tolist())",
+            f"use the output of {place} in the loss, or remove it",
+        )
+    if stop.lost_by == "detached":
+        return _of_detached(evidence, stop)
+    last = [site for site in evidence.sites if site.backward is not None and site.backward.count]
+    if all(is_zero(site.backward) for site in last):
+        return _Reason(
+            "stagnant",
+            last[-1].name,
+            f"{last[-1].name or '(model)'}: the gradient of the loss is exactly zero",
+            "the loss does not depend on the output: it is multiplied by zero, has reached its minimum, or is a "
+            "softmax over one class",
+            "print the loss for two different outputs: it has to differ",
+            note=evidence.stage != "initialized",
+        )
+    return _Reason(
+        "stagnant",
+        _owner(stop.parameters[0]),
+        f"{stop.parameters[0].name}: the loss does not depend on it",
+        "where the gradient is lost was not recorded: the output is not used, cut off by detach(), or multiplied by "
+        "zero, or the module did not run",
+        "profile the model again, which shows the place",
+        mark="no gradient",
+    )
+
+
+def _of_zeros(evidence: Evidence, stop: Stop) -> _Reason:
+    zeros = " and ".join(stop.zeros[:2]) + (f" and {len(stop.zeros) - 2} more" if len(stop.zeros) > 2 else "")
+    first = stop.zeros[0]
+    if len(stop.zeros) > 1:
+        cause = "each is multiplied by the zeros of the other, so that neither gets a gradient: a product of two zeros"
+        change = f"draw one of them at random, such as {first}"
+    else:
+        at = next((site.kind for site in evidence.sites if site.name == stop.place), "the function")
+        cause = f"it makes the output constant, and {at} at {stop.place} has no slope there: no step ever moves it"
+        change = f"draw {first} at random"
+    site = _module_of_parameter(first)
+    said = f"{zeros}: all zero, and they stay zero"
+    return _Reason("vanishing", site, said, cause, change, mark="zero weights", numbers={"weight_scale": 0.0})
+
+
+def _of_detached(evidence: Evidence, stop: Stop) -> _Reason:
+    place = stop.place or "(model)"
+    operations = _operations(evidence, stop.place)
+    through = f" (through {', '.join(operations)})" if operations else ""
+    if (twin := _twin(evidence, stop)) is not None:
+        return _Reason(
+            "stagnant",
+            stop.place,
+            f"{place}: the gradient is cut off here on purpose, as it seems{through}",
+            f"a target network: {twin} has the same layers and learns",
+            "nothing, if its weights are copied or averaged from those that learn",
+            mark="no gradient",
+            note=True,
+        )
+    return _Reason(
+        "stagnant",
+        stop.place,
+        f"{place}: the gradient is cut off here{through}",
+        f"the value is used without its graph: {_DETACHING}",
+        f"let the gradient pass at {place}, or freeze what lies before it (requires_grad=False) if that is meant",
+    )
+
+
+def _twin(evidence: Evidence, stop: Stop) -> str | None:
+    """Return the module beside the one that is cut off which has the same parameters and learns, None without one."""
+    first = evidence.members[0]
+    names = [parameter.name for parameter in stop.parameters]
+    module = _common_module(names)
+    own = {p.name: p.shape for p in first.parameters if p.name.startswith(f"{module}.")}
+    if not module or len(own) != len(names) or module.rpartition(".")[2].isdecimal():
+        return None
+    above = module.rpartition(".")[0]
+    inside = {name.removeprefix(f"{module}."): shape for name, shape in own.items()}
+    still = _still_of(first)
+    for other in dict.fromkeys(
+        p.name.removeprefix(f"{above}." if above else "").split(".")[0] for p in first.parameters
+    ):
+        path = f"{above}.{other}" if above else other
+        theirs = {p.name.removeprefix(f"{path}."): p for p in first.parameters if p.name.startswith(f"{path}.")}
+        same = {name: p.shape for name, p in theirs.items()} == inside
+        if path != module and same and not any(p.name in still for p in theirs.values()):
+            return None if _feeds(first, module, path) else path
+    return None
+
+
+def _common_module(names: list[str]) -> str:
+    """Return the innermost module that holds all of these parameters; "" for the model."""
+    parts = [name.split(".")[:-1] for name in names]
+    shared = []
+    for level in zip(*parts, strict=False):
+        if len(set(level)) > 1:
+            break
+        shared.append(level[0])
+    return ".".join(shared)
+
+
+def _feeds(profile: NetworkProfile, module: str, other: str) -> bool:
+    """Return whether a site of one module feeds a site of another."""
+
+    def sites_of(path: str) -> list[int]:
+        return [i for i, site in enumerate(profile.sites) if f"{module_of(site.name)}.".startswith(f"{path}.")]
+
+    return any(profile.graph.feeds(one, another) for one in sites_of(module) for another in sites_of(other))
+
+
+def _why_not_run(evidence: Evidence, stop: Stop) -> str:
+    first = evidence.members[0]
+    name = stop.place
+    if any(note.name == name and _AT_RANDOM in note.reason for note in first.coverage if note.what == "module"):
+        return "at random"
+    pattern = name_pattern(name)
+    if any(site.token_share is not None and name_pattern(module_of(site.name)) == pattern for site in first.sites):
+        return "routed"
+    ran = any(f"{module_of(site.name)}.".startswith(f"{name}." if name else "") for site in first.sites)
+    return "took no part" if ran else "never"
+
+
+def _of_idle(evidence: Evidence, stop: Stop) -> _Reason:
+    why, name = _why_not_run(evidence, stop), stop.place or "(model)"
+    passes = evidence.members[0].provenance.batches
+    when = f"in {passes} passes" if passes > 1 else "in this pass"
+    if why == "at random":
+        return _Reason(
+            "stagnant", stop.place, f"{name} was skipped in this pass",
+            "it runs with other random numbers, as with stochastic depth or LayerDrop",
+            "nothing: it learns in the passes in which it runs", note=True,
+        )  # fmt: skip
+    if why == "routed":
+        return _Reason(
+            "stagnant", stop.place, f"{name} got no sample {when}",
+            "samples are routed, and none was sent here, while others of its kind got some",
+            "profile a larger batch, or several", note=True,
+        )  # fmt: skip
+    if why == "took no part":
+        parameter = stop.parameters[0].name
+        return _Reason(
+            "stagnant", stop.place, f"{parameter} took no part {when}",
+            "its module ran without it, as without a mask or without an option that it belongs to",
+            f"use {parameter} in the forward pass, if it should learn from such batches", note=True,
+        )  # fmt: skip
+    return _Reason(
+        "stagnant", stop.place, f"{name} did not run {when}",
+        "the forward pass does not call it, or calls something else in its place",
+        f"use {name} in the forward pass, or remove it", mark="unused",
+    )  # fmt: skip
+
+
+def _of_flat(evidence: Evidence, stop: Stop) -> _Reason:
+    """Return what is said of a place that passes no gradient on although one arrives there."""
+    site = next((site for site in evidence.sites if site.name == stop.place), None)
+    place = stop.place or "(model)"
+    operations = _operations(evidence, stop.place)
+    if site is not None:
+        if (entering := _entering(evidence, site)) is not None:
+            return _of_activation(site, entering)
+        if any("dropout" in name.lower() for name in (site.kind, stop.operation, *operations)):
+            return _Reason(
+                "stagnant", site.name, f"{place}: dropout gives only zeros, so nothing passes it in either direction",
+                "its probability p is 1: the probability to keep and the probability to drop are mixed up",
+                f"give the dropout at {place} the probability to drop, such as p=0.1",
+            )  # fmt: skip
+        if "softmax" in site.kind.lower() and _is_constant(site):
+            return _Reason(
+                "stagnant", site.name,
+                f"{place}: a softmax over an axis of one element gives {number(_value(site), 2)}, whatever comes",
+                "the axis that sums to 1 has a single element, so the scores have no effect",
+                f"take the softmax of {place} over the axis of what is chosen from, or use a sigmoid for one score",
+            )  # fmt: skip
+        if is_zero(site.forward) and site.role != "pre-activation":
+            alone = is_norm(site) and (site.features == 1 or site.shape[-1] == 1)
+            return _Reason(
+                "stagnant", site.name, f"{place}: {site.kind} gives zero on every sample, and passes no gradient",
+                "a norm over a single value gives zero, whatever comes" if alone else
+                "whatever comes, the values are zero: a mask over everything, a factor of zero, dropout with p = 1",
+                f"normalize over more than one value at {place}, or leave the norm out" if alone else
+                f"look at what {site.kind} at {place} is given",
+            )  # fmt: skip
+        if site.kind in _ATTENTION:
+            return _Reason(
+                "stagnant", site.name, f"{place}: the attention weights do not depend on the scores",
+                "each query has a single key to attend to, so that its weight is 1",
+                "profile longer sequences; if there is always one key, queries and keys have no use",
+                note=True,
+            )  # fmt: skip
+    stepped = [name for name in operations if name.rstrip("_") in _STEPS]
+    if stepped:
+        return _Reason(
+            "stagnant", stop.place, f"{place}: {stepped[0]} before it passes no gradient",
+            "a step function has no slope anywhere",
+            f"pass the gradient by it: x + ({stepped[0]}(x) - x).detach(), the straight-through estimator",
+        )  # fmt: skip
+    what = ", ".join([name for name in operations if name not in _SMOOTH] or operations)
+    what = what or (site.kind if site is not None else "an operation")
+    factor = f", which multiplies by {stop.operation}" if stop.operation not in ("", *operations) else ""
+    return _Reason(
+        "stagnant", stop.place, f"{place}: no gradient passes {what}{factor}",
+        "its result does not depend on what enters: a factor of zero, a mask over everything, a limit that is always "
+        "reached, or a choice that always falls on another",
+        f"look at what {what} at {place} is given",
+    )  # fmt: skip
+
+
+def _entering(evidence: Evidence, site: Site) -> Site | None:
+    """Return the pre-activation of the activation at a site, None for a site that is no activation."""
+    sites = {each.name: each for each in evidence.sites}
+    before = [sites[p.name] for p in site.parents or () if p.name in sites and len(p.operations) <= 1]
+    return before[0] if len(before) == 1 and before[0].activation and site.role == "activation" else None
+
+
+def _of_activation(site: Site, entering: Site) -> _Reason:
+    entry = find_activation(entering.activation)
+    name, values = entering.name, entering.forward
+    between = "" if values is None else f": its values lie between {number(values.min, 2)} and {number(values.max, 2)}"
+    if entry is not None and entry.bounded:
+        return _Reason(
+            "saturated", name,
+            f"{name}: {entering.activation} has no slope on any sample, so no gradient passes{between}",
+            "the values are far outside of where it has a slope, because of the input's size, the weights or the bias",
+            f"bring the values at {name} to rms 1: standardize the input, and draw weights and bias of {name} anew",
+            mark="saturated",
+            numbers={"flat_fraction": 1.0 if entering.flat_fraction is None else entering.flat_fraction},
+        )  # fmt: skip
+    units = f"all {entering.units} units are off" if (entering.units or 0) > 1 else "it is off"
+    return _Reason(
+        "inactive", name,
+        f"{name}: {units} on all {entering.samples} samples, so {entering.activation} passes nothing either way",
+        f"what enters {entering.activation} lies where it is flat, because of a bias, a large step, or weights with a "
+        f"mean that is not zero{between}",
+        f"set the bias of {name} to zero and draw its weights with mean zero; after a step that was too large, go back "
+        "and lower the learning rate", mark="dead",
+        numbers={"dead_share": 1.0, "flat_fraction": 1.0 if entering.flat_fraction is None else entering.flat_fraction},
+    )  # fmt: skip
+
+
+def _operations(evidence: Evidence, place: str) -> list[str]:
+    """Return the operations that lead to a site from what gets no gradient, without the one that made its value."""
+    sites = {site.name: site for site in evidence.sites}
+    found: dict[str, None] = {}
+    for parent in (sites[place].parents or ()) if place in sites else ():
+        before = sites.get(parent.name)
+        seen = before is not None and before.backward is not None and before.backward.rms > 0
+        if not seen:
+            found |= dict.fromkeys(parent.operations[:-1])
+    return list(found)
+
+
+def _value(site: Site) -> float:
+    return site.forward.mean if site.forward is not None else 0.0
+
+
+def _is_constant(site: Site) -> bool:
+    """Return whether the values are the same for every sample."""
+    seen = site.forward
+    if seen is None or not seen.count:
+        return False
+    alike = site.mean_cosine is not None and 1 - site.mean_cosine < limits.COLLAPSED
+    return seen.rms == 0 or seen.min == seen.max or alike
+
+
+def _cuts(evidence: Evidence, stop: Stop) -> bool:
+    """Return whether the output cannot depend on the input: the place gives a constant, and all ways pass it."""
+    whole = evidence.whole[0] if evidence.whole else evidence.members[0]
+    sites = {site.name: site for site in whole.sites}
+    at = [stop.place, *(name for name in map(_module_of_parameter, stop.zeros))]
+    return any(name in sites and _is_constant(sites[name]) and _all_pass(whole, name) for name in at)
+
+
+def _all_pass(profile: NetworkProfile, place: str) -> bool:
+    """Return whether every way from an input to what the loss is computed from passes a site."""
+    sites = profile.sites
+    if not profile.graph.known or not any(site.role == "input" for site in sites):
+        return False
+    reached = {
+        site.name
+        for site in sites
+        if site.name != place and (site.role == "input" or any(parent.name == UNKNOWN for parent in site.parents or ()))
+    }
+    fed: set[str] = set()
+    for site in sites:
+        parents = {parent.name for parent in site.parents or ()}
+        fed |= parents
+        if site.name != place and parents & reached:
+            reached.add(site.name)
+    ends = [s.name for s in sites if s.name not in fed and s.backward is not None and s.backward.rms > 0]
+    return bool(ends) and not any(name in reached for name in ends)
+
+
+def _of_frozen(evidence: Evidence, frozen: list[Parameter]) -> Finding:
+    modules = tuple(dict.fromkeys(map(_owner, frozen)))
+    names = [parameter.name for parameter in frozen]
+    many = f"{len(names)} parameters, starting with {names[0]}, get" if len(names) > 1 else f"{names[0]} gets"
+    return Finding(
+        kind="stagnant",
         severity="note",
-        sites=(),
-        message=message,
-        cause=cause,
-        evidence=evidence,
-        remedy=Remedy("measure", remedy),
+        direction="backward",
+        sites=modules,
+        message=f"{many} no gradient: frozen",
+        cause="requires_grad is False, perhaps on purpose: these parameters keep their initial values",
+        evidence={"parameters": float(len(names))},
+        remedy=Remedy("unfreeze", f"set requires_grad=True for {modules[0]} if it should learn"),
+        confidence=succession(len(evidence.members), len(evidence.members)),
+        marks=dict.fromkeys(modules, "frozen"),
     )

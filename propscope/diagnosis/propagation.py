@@ -28,7 +28,11 @@ def vanishing(evidence: Evidence) -> Iterator[Finding]:
 
 def _over_depth(evidence: Evidence, kind: Kind) -> Iterator[Finding]:
     for direction in DIRECTIONS:
-        found = [(c, stretch) for c in evidence.chains if (stretch := _beyond(c, direction, kind)) is not None]
+        found = [
+            (chain, stretch)
+            for chain in evidence.chains
+            if (stretch := _beyond(chain, direction, kind)) is not None and not _is_stopped(evidence, chain, stretch)
+        ]
         if found:
             chain, worst = max(found, key=lambda pair: abs(pair[1].mean))
             yield _finding(evidence, chain, kind, direction, worst)
@@ -41,6 +45,19 @@ def _beyond(chain: Chain, direction: Direction, kind: Kind) -> Stretch | None:
         return None
     # A signal that comes back from zero, by a bias say, has not grown: the zero is the fault.
     return None if stretch.mean > -LN_ZERO / 2 else stretch
+
+
+def _is_stopped(evidence: Evidence, chain: Chain, stretch: Stretch) -> bool:
+    """Return whether the signal does not shrink, but is stopped: exact zeros behind values that do not underflow.
+
+    What stops it is known where the way of every gradient was followed: zero weights, or what `lost_gradients` finds.
+    """
+    if stretch.mean > LN_ZERO / 2 or all(not p.gradient_outlook for p in evidence.members[0].parameters):
+        return False
+    direction = "forward" if stretch.start < stretch.end else "backward"
+    seen = [getattr(evidence.sites[index], direction) for index in chain.indices]
+    sizes = [summary.rms for summary in seen if summary is not None and summary.rms > 0]
+    return bool(sizes) and min(sizes) > limits.smallest(evidence.sites[stretch.end].dtype)
 
 
 def _finding(evidence: Evidence, chain: Chain, kind: Kind, direction: Direction, stretch: Stretch) -> Finding:

@@ -10,7 +10,7 @@ from propscope.diagnosis.architecture import doubled_sums, missing_norms, odd_ki
 from propscope.diagnosis.collapse import collapse
 from propscope.diagnosis.evidence import Evidence, Subject
 from propscope.diagnosis.inputs import odd_inputs
-from propscope.diagnosis.missing_gradients import insufficient_in_grid, insufficient_in_model, stagnant
+from propscope.diagnosis.missing_gradients import lost_gradients, stagnant
 from propscope.diagnosis.nonfinite import nonfinite, precision
 from propscope.diagnosis.outlier_layers import odd_layers_of_grid, odd_layers_of_model
 from propscope.diagnosis.propagation import exploding, vanishing
@@ -21,7 +21,9 @@ from propscope.diagnosis.units import (
     symmetric_in_grid,
     symmetric_in_model,
 )
+from propscope.diagnosis.unmeasured import insufficient_in_grid, insufficient_in_model
 from propscope.diagnosis.weights import odd_weights
+from propscope.diagnosis.zero_weights import zero_weights
 from propscope.records.finding import Finding, Stage
 
 Legend = tuple[str, str]
@@ -66,11 +68,12 @@ _FACTOR = (
     r"^(grad )?(exploding|vanishing)$",
     "exploding, vanishing: where a change by a factor of more than 20 (e^3) over several layers ends",
 )
+_NO_GRADIENT = (r"^no gradient$", "no gradient: parameters that no gradient reaches")
 _ALIKE = (r"^(zero|symmetric)$", "zero, symmetric: all units of a layer give the same value")
-_OFF = (
-    (r"^inactive$", "inactive: over 90% of the inputs of the activation lie where it is flat"),
-    (r"^dead$", "dead: over 50% of the units are off on every sample"),
-)
+_DEAD = (r"^dead$", "dead: over 50% of the units are off on every sample")
+_OFF = ((r"^inactive$", "inactive: over 90% of the inputs of the activation lie where it is flat"), _DEAD)
+_FLAT = (r"^saturated$", "saturated: over 50% of the inputs of the activation lie where it is flat")
+_ZEROS = (r"^zero weights$", "zero weights: all weights of the layer are zero")
 
 # fmt: off
 RULES: tuple[Rule, ...] = (
@@ -82,11 +85,21 @@ RULES: tuple[Rule, ...] = (
                  "too large, too small, off-centre, unequal, constant: the input, as the first layers take it"),)),
     Rule("non-finite", nonfinite, "any NaN or Inf", "the first site forward, else the first that the gradient passes",
          marks=((r"^(grad )?(NaN|Inf)$", "NaN, Inf: values that are not a number, or infinite"),)),
-    Rule("weights", odd_weights, "rms(W) sqrt(fan_in) differs by e^3 from that of its peers or from 1, or is zero",
+    Rule("lost gradient", lost_gradients,
+         "an exact zero, or nothing, that gradient descent does not open", "the product rule: a factor of a product "
+         "gets a gradient where the product does and no other factor is zero",
+         marks=(_NO_GRADIENT,
+                (r"^stops$", "stops: no gradient passes this place"),
+                (r"^unused$", "unused: a module that the forward pass did not call"),
+                _FLAT, _ZEROS, _DEAD)),
+    Rule("weights", odd_weights, "rms(W) sqrt(fan_in) differs by e^3 from that of its peers or from 1",
          "Poole et al. 2016, eq. 3: E[z^2] = s^2 E[x^2]; He et al. 2015", applies_to="model", cause=True,
          marks=((r"^weight x", "weight x: the scale of the weights, relative to their peers or to 1, is above 20 (e^3) "
-                 "or below 0.05"),
-                (r"^zero weights$", "zero weights: all weights of the layer are zero"))),
+                 "or below 0.05"),)),
+    Rule("zero weights", zero_weights,
+         "all weights of a layer are zero, and not those in the same place of other blocks",
+         "Zhang et al. 2019, Fixup; the product rule says when they move", applies_to="model", cause=True, initial=True,
+         marks=(_ZEROS,)),
     Rule("odd kind", odd_kinds, "an activation of another kind than its peers, with less than half of their variation",
          "Glorot, Bengio 2010: the mean of sigmoid", applies_to="model", cause=True,
          marks=((r"^not ", "not: the activation differs from that in the same place of other blocks"),)),
@@ -115,7 +128,7 @@ RULES: tuple[Rule, ...] = (
     Rule("collapse", collapse, "the share of a second moment that distinguishes samples: e^-6, eps",
          "Xiao et al. 2020", marks=((r"^alike$", "alike: samples differ in less than 0.25% of their mean square"),)),
     Rule("saturated", saturated, "a bounded activation is flat on over half of its inputs", "Glorot, Bengio 2010",
-         marks=((r"^saturated$", "saturated: over 50% of the inputs of the activation lie where it is flat"),)),
+         marks=(_FLAT,)),
     Rule("inactive", inactive_in_grid,
          "a rectifier is off on over 90% of its inputs, or over half of its units are off on every sample",
          "Lu et al. 2020; samples that are all alike give half", applies_to="grid", marks=_OFF),
@@ -123,8 +136,7 @@ RULES: tuple[Rule, ...] = (
          "a rectifier other than softplus is off on over 90% of its inputs, or over half of its units on every sample",
          "Lu et al. 2020; samples that are all alike give half", applies_to="model", marks=_OFF),
     Rule("stagnant", stagnant, "no gradient, or only zeros", "a step does not move the parameter",
-         marks=((r"^no gradient$", "no gradient: parameters that the loss does not reach"),
-                (r"^frozen$", "frozen: parameters whose requires_grad is False"))),
+         marks=(_NO_GRADIENT, (r"^frozen$", "frozen: parameters whose requires_grad is False"))),
     Rule("precision", precision, "over 0.1% of the values are lost in fp16 or bf16", "Micikevicius et al. 2018",
          notes_only=True),
     Rule("insufficient evidence", insufficient_in_grid,

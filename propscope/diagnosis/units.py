@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from propscope.diagnosis import limits
 from propscope.diagnosis.advice import new_start_or
 from propscope.diagnosis.evidence import Evidence, succession
+from propscope.diagnosis.missing_gradients import lost_gradients
 from propscope.records.activations import find_activation
 from propscope.records.finding import Finding, Remedy, Severity
 from propscope.records.gains import extent
@@ -22,16 +23,37 @@ def symmetric_in_grid(evidence: Evidence) -> Iterator[Finding]:
 
 
 def symmetric_in_model(evidence: Evidence) -> Iterator[Finding]:
-    """Find the same in a model; a layer whose units are all zero gives only a note.
+    """Find the same in a model; a layer whose units are all zero is left to the rules for zeros.
 
-    A residual branch that starts at zero is an established method (Zhang et al. 2019, Fixup): the stream passes beside
-    it. Where nothing does, or where its peers are not zero, the rules for weights and for the signal find it.
+    Equal units part in the first step where what follows tells them apart: the gradient of each is its own column of
+    the next weights. So a layer is at fault only where no weight that follows has rows that differ.
     """
-    hidden = _symmetric(evidence)
-    if constant := [index for index in hidden if not _is_zero(evidence.sites[index])]:
+    hidden = [index for index in _symmetric(evidence) if not _is_zero(evidence.sites[index])]
+    if constant := [index for index in hidden if not _is_told_apart(evidence, index)]:
         yield _equal(evidence, constant, "broken")
-    if zero := [index for index in hidden if _is_zero(evidence.sites[index])]:
-        yield _equal(evidence, zero, "note")
+
+
+def _is_told_apart(evidence: Evidence, index: int) -> bool:
+    """Return whether a weight that the values of a site enter next has rows that differ from one another."""
+    first = evidence.members[0]
+    parameters = {parameter.name: parameter for parameter in first.parameters}
+    known = [p for name in _next_weights(evidence, index) if (p := parameters[name]).symmetric_units is not None]
+    return any((p.symmetric_units or 0) < p.shape[0] for p in known if p.value.rms > 0)
+
+
+def _next_weights(evidence: Evidence, index: int) -> set[str]:
+    """Return the matrices that the values of a site enter first, on all ways; none where the graph is not known."""
+    first = evidence.members[0]
+    matrices = {parameter.name for parameter in first.parameters if len(parameter.shape) > 1}
+    found: set[str] = set()
+    passed = {evidence.sites[index].name}
+    for site in evidence.sites[index + 1 :]:
+        if any(parent.name in passed for parent in site.parents or ()):
+            weights = matrices.intersection(site.parameters)
+            found |= weights
+            if not weights:
+                passed.add(site.name)
+    return found
 
 
 def _symmetric(evidence: Evidence) -> list[int]:
@@ -71,7 +93,12 @@ def _is_zero(site: Site) -> bool:
 
 def saturated(evidence: Evidence) -> Iterator[Finding]:
     """Find layers whose bounded activation is flat on more than half of its inputs."""
-    found = [i for i, site in enumerate(evidence.sites) if _bounded(site) and _flat(evidence, i) > limits.SATURATED]
+    stopped = _stopped(evidence)
+    found = [
+        index
+        for index, site in enumerate(evidence.sites)
+        if _bounded(site) and _flat(evidence, index) > limits.SATURATED and site.name not in stopped
+    ]
     if found:
         worst = max(found, key=lambda index: _flat(evidence, index))
         site, share = evidence.sites[worst], _flat(evidence, worst)
@@ -90,6 +117,11 @@ def saturated(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
+def _stopped(evidence: Evidence) -> frozenset[str]:
+    """Return the sites of which it is said already that no gradient passes them."""
+    return frozenset(name for finding in lost_gradients(evidence) for name in finding.sites)
+
+
 def inactive_in_grid(evidence: Evidence) -> Iterator[Finding]:
     """Find layers that pass less than a tenth of their inputs, or most of whose units are off; broken if all are."""
     dead = _mostly_dead(evidence)
@@ -97,7 +129,10 @@ def inactive_in_grid(evidence: Evidence) -> Iterator[Finding]:
 
 
 def inactive_in_model(evidence: Evidence) -> Iterator[Finding]:
-    """Find the same in a model: never broken, since signals may pass beside a layer, and not for a flat softplus."""
+    """Find the same in a model: never broken, since signals may pass beside a layer, and not for a flat softplus.
+
+    A layer that is off altogether and passes no gradient is found where the gradient is lost.
+    """
     # The relative slope of softplus stays near 1 where it gives a small positive number, such as a step size.
     flat = [index for index in _mostly_flat(evidence) if evidence.sites[index].activation.lower() != "softplus"]
     yield from _inactive(evidence, flat, _mostly_dead(evidence), "strained")
@@ -113,11 +148,16 @@ def _mostly_flat(evidence: Evidence) -> list[int]:
 
 def _mostly_dead(evidence: Evidence) -> dict[int, float]:
     """Return the share of dead units by position, for the layers where it is above the limit."""
-    return {index: share for index, sites in evidence.columns() if (share := _dead(sites)) > _dead_limit(sites)}
+    return {
+        index: share
+        for index, sites in evidence.columns()
+        if not _bounded(sites[0]) and (share := _dead(sites)) > _dead_limit(sites)
+    }
 
 
 def _inactive(evidence: Evidence, flat: list[int], dead: dict[int, float], severity: Severity) -> Iterator[Finding]:
-    found = sorted({*flat, *dead})
+    stopped = _stopped(evidence)
+    found = [index for index in sorted({*flat, *dead}) if evidence.sites[index].name not in stopped]
     if not found:
         return
     site, index = evidence.sites[found[0]], found[0]

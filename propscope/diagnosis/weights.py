@@ -44,16 +44,12 @@ class Scale:
 
 
 def odd_weights(evidence: Evidence) -> Iterator[Finding]:
-    """Find layers whose scale s differs by a factor of e^3 from that of their peers or from 1, or is zero."""
+    """Find layers whose scale s differs by a factor of e^3 from that of their peers or from 1; zeros are no scale."""
     scales = scales_of(evidence)
     usual = _usual(evidence, scales)
-    zeros = _Zeros.of(evidence, scales)
     for scale in scales:
         site = evidence.sites[scale.index]
         if scale.mean == -math.inf:
-            # Some norms store the gain minus 1.
-            if not is_norm(site) or site.forward is None or site.forward.rms == 0:
-                yield _zero(evidence, scale, zeros)
             continue
         peers = usual.get(scale.owner)
         if peers is not None and abs(scale.mean - peers) > limits.ODD:
@@ -189,57 +185,4 @@ def _odd(evidence: Evidence, scale: Scale, usual: float, *, beside: bool) -> Fin
         remedy=Remedy("scale", f"multiply the weight of {name} by {number(1 / ratio)}", factors={name: 1 / ratio}),
         confidence=succession(sum(abs(log) > limits.ODD for log in logs), len(logs)),
         marks={site.name: f"weight x{number(ratio, 2)}"},
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Zeros:
-    """What tells a layer of zeros that is meant so from one at fault.
-
-    `places` where some layer is not zero; the layers `unmoved`, whose weights get only zeros as gradients; the
-    positions `cut_off`, before which a gradient is seen but is zero.
-    """
-
-    places: frozenset[tuple[str, str, bool]]
-    unmoved: frozenset[str]
-    cut_off: range
-
-    @classmethod
-    def of(cls, evidence: Evidence, scales: list[Scale]) -> _Zeros:
-        moved: dict[str, bool] = defaultdict(bool)
-        for parameter in (parameter for member in evidence.members for parameter in member.parameters):
-            if parameter.gradient is not None:
-                moved[parameter.name.rpartition(".")[0]] |= parameter.gradient.rms > 0
-        seen = [(index, s.rms) for index, site in enumerate(evidence.sites) if (s := site.backward) is not None]
-        moving = next((index for index, rms in seen if rms > 0), len(evidence.sites))
-        return cls(
-            places=frozenset(_place(evidence, scale) for scale in scales if scale.mean > -math.inf),
-            unmoved=frozenset(owner for owner, moves in moved.items() if not moves),
-            cut_off=range(seen[0][0] + 1, moving + 1) if seen else range(0),
-        )
-
-
-def _zero(evidence: Evidence, scale: Scale, zeros: _Zeros) -> Finding:
-    """Return the finding of weights that are all zero: a note where this is common practice.
-
-    Residual branches (Zhang et al. 2019, Fixup; Goyal et al. 2017, section 5.1), adapters (Hu et al. 2021) and readouts
-    start this way: the peers are zero too, the layer itself gets a gradient, and another path carries the signal.
-    """
-    site = evidence.sites[scale.index]
-    only_here = _place(evidence, scale) in zeros.places
-    learns, bypassed = scale.owner not in zeros.unmoved, scale.index not in zeros.cut_off
-    meant = site.role == "output" or (not only_here and learns and bypassed)
-    return Finding(
-        kind="vanishing",
-        severity="note" if meant else "strained",
-        direction="forward",
-        sites=(site.name,),
-        message=f"{site.name}: its weights are all zero"
-        + (f", unlike those of the other {site.kind} layers in the same place" if only_here else ""),
-        cause="its output does not depend on its input, and no gradient passes through it"
-        + ("; perhaps on purpose, since the layer itself gets a gradient" if meant else ""),
-        evidence={"weight_scale": 0.0, "limit": 0.0, "seeds": float(len(scale.logs))},
-        remedy=Remedy("repair", f"draw the weights of {scale.owner} at random"),
-        confidence=succession(sum(log == -math.inf for log in scale.logs), len(scale.logs)),
-        marks={site.name: "zero weights"},
     )

@@ -15,7 +15,7 @@ SEED = "seed"
 LINE = "initializer"
 COLUMN = "activation"
 
-MARKS = {"healthy": "", "strained": "!", "broken": "✗"}
+MARKS = {"healthy": "", "not measured": "?", "strained": "!", "broken": "✗"}
 
 Set = TypeVar("Set", ProfileSet, TrainingSet)
 

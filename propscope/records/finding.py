@@ -135,8 +135,12 @@ class Diagnosis:
         """
         severities = {finding.severity for finding in self.findings}
         worst = next((severity for severity in SEVERITIES[:-1] if severity in severities), None)
-        unseen = self.not_measured or any(network.not_measured for network in self.networks)
-        return worst or ("not measured" if unseen else "healthy")  # type: ignore[return-value]
+        return worst or ("not measured" if self.unmeasured else "healthy")  # type: ignore[return-value]
+
+    @property
+    def unmeasured(self) -> str:
+        """Why too little was seen of the network, or of the first of several of which that holds; "" for none."""
+        return next(filter(None, (each.not_measured for each in (self, *self.networks))), "")
 
     @property
     def worst(self) -> Finding | None:

@@ -46,8 +46,8 @@ def try_remedies(
     `propscope.remedies.standardized(batch, remedy.inputs)` that of an input. Exceptions of the model pass through.
     """
     before = _state(model, batch, loss, seed, diagnosis)
-    if before.diagnosis.verdict == "healthy":
-        return RemedyTrials(before, labels=before.diagnosis.labels)
+    if before.diagnosis.verdict in ("healthy", "not measured"):
+        return RemedyTrials(before, labels=before.diagnosis.labels, reason=before.diagnosis.unmeasured)
     trials: list[Trial] = []
     for remedy in _candidates(before.diagnosis):
         trials.append(_tried(model, remedy, before, batch, loss, seed))

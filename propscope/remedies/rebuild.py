@@ -46,7 +46,7 @@ def verified(profiles: ProfileSet, *, trust: bool = False) -> Iterator[RemedyTri
     seen: dict[str, State | PropscopeError] = {}
     for members in profiles.groups("seed").values():
         before = state_of(members)
-        if before.diagnosis.verdict != "healthy":
+        if before.diagnosis.verdict not in ("healthy", "not measured"):
             yield _tried_in_turn(members, before, seen, trust)
 
 

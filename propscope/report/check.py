@@ -78,8 +78,10 @@ def _conclusion(outcome: CheckOutcome) -> str:
         reasons.append(f"{counted(len(outcome.failing), 'finding')} of severity {severities}")
     if outcome.comparison is not None:
         reasons.append(_compared(outcome.comparison, str(outcome.baseline)))
-    if outcome.exit_code:
+    if outcome.exit_code == 1:
         return f"failed: {'; '.join(reasons)}"
+    if outcome.exit_code:
+        return "; ".join([f"not measured: {outcome.diagnosis.unmeasured}", *reasons])
     said = outcome.diagnosis.verdict
     allowed = "" if said == "healthy" else f' (only "{outcome.fail_on}" fails this check)'
     return "; ".join([f"passed: {said}{allowed}", *reasons])

@@ -29,7 +29,7 @@ from propscope.report.table import Block, Table, blocks_text
 WIDTH = 116
 GROUPS = 6
 _NAMED = 6
-_ORDER = ("broken", "strained", "healthy")
+_ORDER = ("broken", "strained", "not measured", "healthy")
 
 
 def diagnosis_text(diagnosis: Diagnosis) -> str:
@@ -90,6 +90,8 @@ def _of_several(networks: Sequence[Diagnosis]) -> list[Block]:
         blocks.append(
             f"{rest} more fault{'s' * (rest != 1)}; select fewer networks with --act, --init, --depth, --width"
         )
+    if unseen := [network for network in ranked if network.verdict == "not measured"]:
+        blocks.append(_filled(f"not measured: {_listed(unseen, among)}: {unseen[0].unmeasured}", "  "))
     if sound := [network for network in ranked if network.verdict == "healthy"]:
         blocks.append(_filled(f"healthy: {_listed(sound, among)}: {checked()}", "  "))
     return blocks

@@ -64,8 +64,12 @@ def remedy_document(remedy: Remedy) -> dict[str, Any]:
 
 
 def diagnosis_document(diagnosis: Diagnosis) -> dict[str, Any]:
-    """Return the verdict on one network and its findings, worst first."""
-    return {"verdict": diagnosis.verdict, "findings": [finding_document(finding) for finding in diagnosis.findings]}
+    """Return the verdict on one network, why it was not measured, and its findings, worst first."""
+    return {
+        "verdict": diagnosis.verdict,
+        "not_measured": diagnosis.unmeasured,
+        "findings": [finding_document(finding) for finding in diagnosis.findings],
+    }
 
 
 def network_documents(diagnosis: Diagnosis) -> list[dict[str, Any]]:
@@ -103,8 +107,9 @@ def check_document(outcome: CheckOutcome) -> dict[str, Any]:
         "networks": outcome.networks,
         "profiles": outcome.profiles,
         "verdict": outcome.diagnosis.verdict,
+        "not_measured": outcome.diagnosis.unmeasured,
         "fail_on": outcome.fail_on,
-        "failed": bool(outcome.exit_code),
+        "failed": outcome.exit_code == 1,
         "exit_code": outcome.exit_code,
         "findings": [finding_document(finding) for finding in outcome.diagnosis.findings],
         "baseline": None

@@ -141,7 +141,8 @@ def verdict_word(diagnosis: Diagnosis) -> str:
 def verdict_line(diagnosis: Diagnosis, *, numbered: bool = True) -> str:
     """Return the verdict and what the worst finding says: "broken: vanishing backward: the gradient shrinks ..."."""
     wrong = faults(diagnosis)
-    return f"{diagnosis.verdict}: {message(wrong[0], numbered=numbered)}" if wrong else f"healthy: {checked()}"
+    said = message(wrong[0], numbered=numbered) if wrong else diagnosis.unmeasured or checked()
+    return f"{diagnosis.verdict}: {said}"
 
 
 def checked() -> str:
@@ -153,12 +154,11 @@ def verdict_lines(profile: NetworkProfile, diagnosis: Diagnosis) -> tuple[str, .
     """Return what to read first: the verdict with the worst finding, its cause and remedy, and what else is wrong."""
     wrong = faults(diagnosis)
     profile = profile.without_inputs
-    if not profile.sites:
-        return ("no verdict: no site was recorded",)
+    if not wrong and diagnosis.unmeasured:
+        return (verdict_line(diagnosis),)
     if not wrong:
         count = len(profile.sites)
-        forward = ", forward only" if all(site.backward is None for site in profile.sites) else ""
-        return (f"healthy: no problem found at {count} site{'s' * (count != 1)}{forward}",)
+        return (f"healthy: no problem found at {count} site{'s' * (count != 1)}",)
     worst, *others = wrong
     lines = [verdict_line(diagnosis, numbered=False), f"cause: {worst.cause}"]
     if worst.remedy is not None:

@@ -173,12 +173,15 @@ class TestFile:
         assert outcome.code == 1
         assert re.match(r'failed: \d+ findings? .*"strained"', outcome.out.splitlines()[-1])
 
-    def test_what_a_profile_cannot_tell_is_said_and_passes(self, command, place):
+    def test_what_a_profile_cannot_tell_is_said_and_passes_unless_nothing_shows_that_it_learns(self, command, place):
         write("one.h5", [nn.Linear(16, 4) for _ in range(2)])
         assert "note: insufficient evidence: one layer was seen" in command.fine("check", "one.h5")
         write("forward.h5", nets_of(2), gradient=False)
-        out = command.fine("check", "forward.h5")
-        assert "note: insufficient evidence: no gradient was seen: only the forward pass is judged" in out
+        outcome = command("check", "forward.h5")
+        assert outcome.code == 2
+        assert "note: insufficient evidence: no gradient was seen: only the forward pass is judged" in outcome.out
+        assert outcome.out.splitlines()[-1].startswith("not measured: no gradient was seen")
+        assert json.loads(command("check", "forward.h5", "--json").out)["failed"] is False
 
     def test_nan_everywhere_is_broken(self, command, place):
         outcome = command("check", write("nan.h5", nets_of(2, bad=(0, 1))))
@@ -260,7 +263,8 @@ class TestBaseline:
 
 class TestJson:
     KEYS = (
-        "checked", "networks", "profiles", "verdict", "fail_on", "failed", "exit_code", "findings", "baseline", "moved",
+        "checked", "networks", "profiles", "verdict", "not_measured", "fail_on", "failed", "exit_code", "findings",
+        "baseline", "moved",
     )  # fmt: skip
 
     @pytest.mark.slow

@@ -37,7 +37,7 @@ def test_notes_can_be_left_out():
     profile = network([1.0] * 5, gradients=False)
     assert [each.kind for each in propscope.diagnose(profile).findings] == ["insufficient evidence"]
     assert propscope.diagnose(profile, notes=False).findings == ()
-    assert propscope.diagnose(profile).verdict == "healthy"
+    assert propscope.diagnose(profile).verdict == "not measured"
 
 
 def test_several_networks_are_judged_apart():
@@ -86,7 +86,7 @@ def test_the_note_on_seeds_left_out_says_how_their_sites_differ():
 def test_an_empty_set_is_refused_and_an_empty_profile_is_not():
     with pytest.raises(InputError, match="no profile to diagnose"):
         propscope.diagnose(ProfileSet(()))
-    assert propscope.diagnose(replace(network([1.0]), sites=(), parameters=())).verdict == "healthy"
+    assert propscope.diagnose(replace(network([1.0]), sites=(), parameters=())).verdict == "not measured"
 
 
 def test_every_network_is_judged_by_the_rules_for_it():

@@ -52,6 +52,12 @@ def unlearned(profile, *, frozen=False):
     return replace(profile, parameters=(replace(first, gradient=None), *rest), coverage=notes)
 
 
+def stopped(profile, lost_by):
+    first, *rest = profile.parameters
+    lost = {"gradient_outlook": "never", "gradient_lost_at": first.name.removesuffix(".weight")}
+    return replace(profile, parameters=(replace(first, gradient=None, gradient_lost_by=lost_by, **lost), *rest))
+
+
 NAN = math.nan
 NORM, UP, ACT = blocks()[4:7]
 SUMS = [site(f"a.0.add#{n}", "add", role="residual", branch_share=0.5, rms=rms) for n, rms in enumerate((1.0, 1.84))]
@@ -80,6 +86,8 @@ GIVEN = {
     "inactive": network([1.0] * 3, flat_fraction=0.95),
     "dead": network([1.0] * 3, dead_units=UNITS),
     "no gradient": unlearned(network([1.0] * 3)),
+    "stops": stopped(network([1.0] * 3), "detached"),
+    "unused": stopped(replace(network([1.0] * 3), sites=network([1.0] * 3).sites[1:]), "not run"),
     "frozen": unlearned(network([1.0] * 3), frozen=True),
 }  # fmt: skip
 

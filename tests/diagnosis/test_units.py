@@ -76,9 +76,9 @@ class TestModels:
         sites = [site("stem"), site("body", rms=rms, **({"role": "pre-activation", "activation": "ReLU"} | figures))]
         return model(sites)
 
-    def test_zeros_are_a_note_and_equal_units_are_broken(self):
+    def test_zeros_are_left_to_other_rules_and_equal_units_are_broken(self):
         zero, equal = self.of(0.0, symmetric_units=UNITS), self.of(symmetric_units=UNITS)
-        assert kinds(symmetric_in_model, zero) == [("note", ("body",))]
+        assert kinds(symmetric_in_model, zero) == []
         assert kinds(symmetric_in_grid, zero) == kinds(symmetric_in_model, equal) == [("broken", ("body",))]
 
     def test_a_flat_softplus_is_meant(self):

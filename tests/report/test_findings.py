@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from building.records import layered
 
+from propscope.diagnosis import diagnose
 from propscope.records import NetworkProfile
 from propscope.records.finding import Diagnosis, Finding, Remedy
 from propscope.report.findings import (
@@ -124,8 +125,10 @@ def test_names_of_networks():
 
 def test_a_sound_network_is_healthy_as_far_as_it_was_seen():
     assert verdict_lines(PROFILE, Diagnosis()) == ("healthy: no problem found at 4 sites",)
-    assert verdict_lines(layered([1.0]), Diagnosis()) == ("healthy: no problem found at 2 sites, forward only",)
-    assert verdict_lines(NetworkProfile(()), Diagnosis()) == ("no verdict: no site was recorded",)
+    (line,) = verdict_lines(layered([1.0]), diagnose(layered([1.0])))
+    assert line.startswith("not measured: no gradient was seen: the forward pass alone does not show")
+    (line,) = verdict_lines(NetworkProfile(()), diagnose(NetworkProfile(())))
+    assert line.startswith("not measured: no site was recorded")
 
 
 def test_notes_are_no_faults_and_the_precision_is_said_elsewhere():
@@ -157,6 +160,6 @@ def test_each_network_is_found_by_its_labels():
 
 def test_rules_are_given_for_the_words_alone():
     assert mark_legend(["good"]) == ()
-    assert [rule.split(":")[0] for rule in mark_legend(["grad x0.1", "no gradient"])] == ["x", "grad", "no gradient"]
+    assert [rule.split(":")[0] for rule in mark_legend(["grad x0.1", "no gradient"])] == ["no gradient", "x", "grad"]
     assert [rule.split(":")[0] for rule in mark_legend(["zero"])] == ["zero, symmetric"]
     assert [rule.split(":")[0] for rule in mark_legend(["no gradient"])] == ["no gradient"]

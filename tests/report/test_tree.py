@@ -7,6 +7,7 @@ from io import StringIO
 import numpy as np
 import pytest
 
+from propscope.diagnosis import diagnose
 from propscope.errors import InputError
 from propscope.records import CoverageNote, LogHistogram, NetworkProfile, Parameter, Site, TensorSummary
 from propscope.records.finding import Diagnosis, Finding, Remedy
@@ -300,9 +301,10 @@ class TestText:
         assert "!" not in text
 
     def test_forward_alone_is_said(self):
-        text = inspection(network(site("a", grad=None)), Diagnosis())
-        assert text.startswith("healthy: no problem found at 1 site, forward only\n")
-        assert "backward rms" not in text.splitlines()[2]
+        seen = network(site("a", grad=None))
+        text = inspection(seen, diagnose(seen))
+        assert text.startswith("not measured: no gradient was seen")
+        assert "backward rms" not in text
 
     def test_a_run_that_stopped_is_said_first(self):
         note = CoverageNote("head", "module", "the run stopped in here: ValueError: no")
@@ -311,7 +313,7 @@ class TestText:
         assert any(line.startswith("! ") and line.endswith("NaN") for line in text.splitlines())
 
     def test_nothing_was_seen(self):
-        assert inspection(network(), Diagnosis()).startswith("no verdict: no site was recorded\n")
+        assert inspection(network(), diagnose(network())).startswith("not measured: no site was recorded")
 
 
 class Stream(StringIO):

@@ -1,0 +1,137 @@
+"""Layers whose weights are all zero: on purpose, where they learn themselves and open what lies behind them.
+
+Residual branches whose last layer, gate or norm starts at zero (Zhang et al. 2019, Fixup; Bachlechner et al. 2020,
+ReZero; Goyal et al. 2017, section 5.1), adapters (Hu et al. 2021, LoRA), zero convolutions (Zhang et al. 2023,
+ControlNet), modulations (Peebles, Xie 2023, adaLN-zero) and readouts start this way. The gradient of a zero factor is
+the product of the others, so that it moves in the first step, and what is behind it in the next. Measured on MLPs of 6
+layers on the digits (ReLU, tanh and GELU; one layer of zeros, first, middle or last): with Adam they learn as well as
+without zeros, 0.86 to 0.92 after 400 steps. Zeros that never move are found where the gradient is lost.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+
+from propscope.diagnosis.evidence import Evidence, succession
+from propscope.diagnosis.missing_gradients import stops_of
+from propscope.diagnosis.weights import Scale, scales_of
+from propscope.records.finding import Finding, Remedy
+from propscope.records.gains import is_norm
+from propscope.records.network import Parameter, Site
+
+_LISTED = 3
+
+
+def zero_weights(evidence: Evidence) -> Iterator[Finding]:
+    """Find layers of zeros that learn: strained where the same place of other blocks has other weights, else a note.
+
+    A last layer of zeros starts with a neutral guess, whatever others have.
+    """
+    scales = scales_of(evidence)
+    zeros = [scale for scale in scales if scale.mean == -math.inf and not _adds_one(evidence.sites[scale.index])]
+    stops = [stop for stop in stops_of(evidence) if stop.lost_by]
+    names = {name for stop in stops for name in (*stop.zeros, *(p.name for p in stop.parameters))}
+    found_already = {name.rpartition(".")[0] for name in names}
+    filled = {_place(evidence, scale) for scale in scales if scale.mean > -math.inf}
+    meant: dict[tuple[str, str], list[Scale]] = defaultdict(list)
+    for scale in zeros:
+        if scale.owner in found_already:
+            continue
+        if not _moves(evidence, scale) or (_place(evidence, scale) in filled and not _is_last(evidence, scale)):
+            yield _at_fault(evidence, scale)
+        else:
+            meant[_place(evidence, scale)].append(scale)
+    for alike in meant.values():
+        yield _meant(evidence, alike)
+
+
+def _adds_one(site: Site) -> bool:
+    """Return whether a norm stores its gain minus 1."""
+    return is_norm(site) and site.forward is not None and site.forward.rms > 0
+
+
+def _place(evidence: Evidence, scale: Scale) -> tuple[str, str]:
+    """Return kind and place of a layer: its name with * for the numbers of blocks, but not for its own in a block."""
+    *above, own = scale.owner.split(".")
+    numbered = [re.sub(r"\d+", "*", part) for part in above]
+    alone = own.isdecimal() and not any("*" in part for part in numbered)
+    kind = evidence.sites[scale.index].kind + (" depthwise" if scale.depthwise else "")
+    return kind, ".".join([*numbered, "*" if alone else own])
+
+
+def _owned(evidence: Evidence, owner: str) -> list[Parameter]:
+    return [p for p in evidence.members[0].parameters if p.name.rpartition(".")[0] == owner]
+
+
+def _moves(evidence: Evidence, scale: Scale) -> bool:
+    """Return whether gradient descent moves the weights; of old files, whether the first step does."""
+    weights = [p for p in _owned(evidence, scale.owner) if "weight" in p.name.rpartition(".")[2]]
+    return any(
+        p.gradient_outlook in ("now", "later")
+        or p.gradient_lost_by == "frozen"
+        or (not p.gradient_outlook and (p.gradient is None or p.gradient.rms > 0))
+        for p in weights
+    )
+
+
+def _is_last(evidence: Evidence, scale: Scale) -> bool:
+    """Return whether no layer with weights follows on the way to the output."""
+    site = evidence.sites[scale.index]
+    if site.role == "output":
+        return True
+    graph = evidence.members[0].graph
+    behind = set(graph.descendants(site.name)) if graph.known else {s.name for s in evidence.sites[scale.index + 1 :]}
+    weighted = {p.name.rpartition(".")[0] for p in evidence.members[0].parameters if len(p.shape) > 1}
+    return not any(
+        weighted & {name.rpartition(".")[0] for name in each.parameters} or each.name.split("#")[0] in weighted
+        for each in evidence.sites
+        if each.name in behind
+    )
+
+
+def _at_fault(evidence: Evidence, scale: Scale) -> Finding:
+    site = evidence.sites[scale.index]
+    return Finding(
+        kind="vanishing",
+        severity="strained",
+        direction="forward",
+        sites=(site.name,),
+        message=f"{site.name}: its weights are all zero, unlike those of the other {site.kind} layers in the same place"
+        if _moves(evidence, scale)
+        else f"{site.name}: its weights are all zero",
+        cause="its output does not depend on its input, and no gradient passes through it",
+        evidence={"weight_scale": 0.0, "limit": 0.0, "seeds": float(len(scale.logs))},
+        remedy=Remedy("repair", f"draw the weights of {scale.owner} at random"),
+        confidence=succession(sum(log == -math.inf for log in scale.logs), len(scale.logs)),
+        marks={site.name: "zero weights"},
+    )
+
+
+def _meant(evidence: Evidence, scales: list[Scale]) -> Finding:
+    names = [evidence.sites[scale.index].name for scale in scales]
+    owners = {scale.owner for scale in scales}
+    behind = [
+        p
+        for p in evidence.members[0].parameters
+        if p.gradient_outlook == "later"
+        and (p.gradient_zero_factor.rpartition(".")[0] in owners or p.gradient_zero_factor in names)
+    ]
+    steps = max((p.gradient_after or 0 for p in behind), default=0)
+    opens = f"; what lies behind gets a gradient after {steps} step{'s' * (steps != 1)}" if behind else ""
+    listed = ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
+    frozen = all(p.gradient_lost_by == "frozen" for scale in scales for p in _owned(evidence, scale.owner))
+    learns = "frozen" if frozen else "which get a gradient"
+    return Finding(
+        kind="vanishing",
+        severity="note",
+        direction="forward",
+        sites=tuple(names),
+        message=f"{listed}: weights that start at zero, {learns}{opens}",
+        cause="a branch, an adapter or a last layer that starts at zero changes nothing at first, and learns then",
+        evidence={"layers": float(len(names)), "behind": float(len(behind)), "steps": float(steps)},
+        confidence=succession(sum(log == -math.inf for log in scales[0].logs), len(scales[0].logs)),
+        marks=dict.fromkeys(names, "zero weights"),
+    )

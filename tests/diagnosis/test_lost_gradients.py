@@ -1,0 +1,302 @@
+"""Where gradients stop: one finding for one loss, at its place, with what stands there and what to change."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from building.networks import Made, biased
+from torch import nn
+
+import propscope
+from propscope.diagnosis.evidence import Evidence
+from propscope.diagnosis.missing_gradients import lost_gradients
+from propscope.records import ProfileSet
+
+WIDTH = 16
+
+
+def linear(outputs=WIDTH, **options):
+    return nn.Linear(WIDTH, outputs, **options)
+
+
+def between(function):
+    """Return a network that passes everything through a function."""
+    return Made(
+        lambda m, x: m.end(function(m.middle(torch.tanh(m.start(x))))), start=linear(), middle=linear(), end=linear(4)
+    )
+
+
+def beside(function):
+    """Return a network that adds what a function makes of a branch."""
+    return Made(
+        lambda m, x: m.end(x) + function(m.middle(torch.tanh(m.start(x)))),
+        start=linear(),
+        middle=linear(),
+        end=linear(),
+    )
+
+
+def nothing_of(x):
+    return torch.ones_like(x, dtype=torch.bool)
+
+
+def two(choose):
+    return Made(lambda m, x: m.end(choose(m.one(x), m.other(x))), one=linear(), other=linear(), end=linear(4))
+
+
+def attention(**options):
+    def run(m, x):
+        tokens = x.unflatten(1, (2, WIDTH // 2))
+        return m.end(m.attention(tokens, tokens, tokens, need_weights=False)[0]).flatten(1)
+
+    layer = nn.MultiheadAttention(WIDTH // 2, 2, batch_first=True, **options)
+    return Made(run, attention=layer, end=nn.Linear(WIDTH // 2, 3))
+
+
+def relu_stack(kill):
+    layers = [module for _ in range(6) for module in (linear(), nn.ReLU())]
+    biased(layers[kill], -50.0)
+    return nn.Sequential(*layers, linear(4))
+
+
+def convolutions(kind, **options):
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 4, 4)), nn.Conv2d(1, 8, 3, padding=1), kind(**options), nn.Flatten(), nn.Linear(128, 4)
+    )
+
+
+# By name: the network, the verdict, the first site of the worst finding, and a word of its message or remedy.
+STOPS = {
+    "dropout of all": (
+        lambda: nn.Sequential(linear(), nn.ReLU(), nn.Dropout(1.0), linear()), "broken", "2", "probability to drop"
+    ),
+    "dropout of all, within": (
+        lambda: nn.Sequential(linear(), nn.ReLU(), nn.Dropout(1.0), linear(), nn.ReLU(), linear()),
+        "broken", "2", "probability to drop",
+    ),
+    "dropout of channels": (lambda: convolutions(nn.Dropout2d, p=1.0), "broken", "2", "probability to drop"),
+    "dropout of a branch": (lambda: beside(lambda h: F.dropout(h, 1.0)), "strained", "add", "probability to drop"),
+    "dropout of attention": (lambda: attention(dropout=1.0), "broken", "attention[0]", "gives zero"),
+    "relu at the end": (
+        lambda: nn.Sequential(linear(), nn.ReLU(), biased(linear(1), -9.0), nn.ReLU()), "broken", "2", "is off on all"
+    ),
+    "functional relu at the end": (
+        lambda: Made(lambda m, x: F.relu(m.b(F.relu(m.a(x)))), a=linear(), b=biased(linear(4), -9.0)),
+        "broken", "b", "all 4 units are off",
+    ),
+    "relu6 beyond six": (
+        lambda: nn.Sequential(linear(), nn.ReLU6(), biased(linear(), 50.0), nn.ReLU6(), linear(4)),
+        "broken", "2", "units are off",
+    ),
+    "a layer killed": (lambda: relu_stack(4), "broken", "4", "all 16 units are off on all 64 samples"),
+    "the first layer killed": (lambda: relu_stack(0), "broken", "0", "units are off"),
+    "gelu far below": (lambda: between(lambda h: F.gelu(h - 50)), "broken", "middle.gelu.input", "units are off"),
+    "a branch off": (lambda: beside(lambda h: F.relu(h - 50)), "strained", "middle.relu.input", "units are off"),
+    "softmax of one": (
+        lambda: Made(
+            lambda m, x: m.end(torch.softmax(m.score(x), -1) * m.f(x)), f=linear(), score=linear(1), end=linear(4)
+        ),
+        "strained", "score.softmax", "one element",
+    ),
+    "softmax of one at the end": (
+        lambda: nn.Sequential(linear(), nn.ReLU(), linear(1), nn.LogSoftmax(-1)), "broken", "3", "one element"
+    ),
+    "tanh on one side": (
+        lambda: nn.Sequential(linear(), nn.Tanh(), biased(linear(), 99.0), nn.Tanh(), linear(4)),
+        "broken", "2", "no slope on any sample",
+    ),
+    "sigmoid on both sides": (
+        lambda: between(lambda h: torch.sigmoid(h * 1e6)), "strained", "middle.sigmoid.input", "no slope on any sample"
+    ),
+    "hard sigmoid": (
+        lambda: between(lambda h: F.hardsigmoid(h - 50)), "broken", "middle.hardsigmoid.input", "no slope"
+    ),
+    "clamp": (lambda: between(lambda h: (h + 9).clamp(-1, 1)), "broken", "end", "passes clamp"),
+    "mask over everything": (
+        lambda: between(lambda h: h.masked_fill(nothing_of(h), 0.0)), "broken", "end", "passes masked_fill"
+    ),
+    "times zero": (lambda: between(lambda h: h * 0), "broken", "end", "multiplies by zeros"),
+    "times zeros": (lambda: between(lambda h: h * torch.zeros(WIDTH)), "broken", "end", "multiplies by zeros"),
+    "round": (lambda: between(torch.round), "strained", "end", "straight-through"),
+    "sign": (lambda: between(torch.sign), "strained", "end", "straight-through"),
+    "argmax": (lambda: between(lambda h: F.one_hot(h.argmax(-1), WIDTH).float()), "strained", "middle", "cut off"),
+    "detach": (lambda: between(lambda h: h.detach()), "strained", "end", "through detach"),
+    "data": (lambda: between(lambda h: h.data), "strained", "end", "through data"),
+    "numpy": (lambda: between(lambda h: torch.from_numpy(h.detach().numpy())), "strained", "middle", "cut off"),
+    "a new tensor": (lambda: between(lambda h: torch.tensor(h.tolist())), "strained", "middle", "reaches the loss"),
+    "a branch detached": (lambda: beside(lambda h: h.detach().clone()), "strained", "add", "through detach, clone"),
+    "one of two never chosen": (
+        lambda: two(lambda a, b: torch.where(torch.ones(WIDTH, dtype=torch.bool), a, b)), "strained", "end", "where"
+    ),
+    "one of two never taken": (
+        lambda: two(lambda a, b: torch.stack([a, b], 1)[:, 0]), "strained", "end", "getitem"
+    ),
+    "a norm over one value": (
+        lambda: Made(lambda m, x: m.end(x * m.norm(m.start(x))), start=linear(1), norm=nn.LayerNorm(1), end=linear(4)),
+        "broken", "norm", "single value",
+    ),
+    "an output that nothing uses": (
+        lambda: Made(lambda m, x: (m.aside(x), m.main(x))[1], main=linear(), aside=linear()),
+        "strained", "aside", "nothing of its output reaches the loss",
+    ),
+    "a module that does not run": (
+        lambda: Made(lambda m, x: m.main(x), main=linear(), idle=nn.Sequential(linear(), nn.ReLU())),
+        "strained", "idle.0", "use idle.0 in the forward pass, or remove it",
+    ),
+    "nothing trainable learns": (
+        lambda: nn.Sequential(linear(), nn.ReLU(), nn.Dropout(1.0), linear().requires_grad_(False)),
+        "broken", "2", "probability to drop",
+    ),
+    "a hard choice of experts": (
+        lambda: Made(
+            lambda m, x: m.end(x + torch.where(m.router(x).argmax(-1, keepdim=True) == 0, m.one(x), m.other(x))),
+            router=linear(2), one=linear(), other=linear(), end=linear(4),
+        ),
+        "strained", "router", "cut off",
+    ),
+}  # fmt: skip
+
+
+def batch():
+    return torch.randn(64, WIDTH, generator=torch.Generator().manual_seed(1))
+
+
+def profiled(model):
+    return propscope.profile(model, batch())
+
+
+def said(finding):
+    return f"{finding.message}. {finding.cause}. {finding.remedy.text}"
+
+
+@pytest.mark.parametrize("name", STOPS)
+def test_a_loss_of_gradient_is_one_finding_at_its_place(name):
+    torch.manual_seed(0)
+    make, verdict, first, word = STOPS[name]
+    profile = profiled(make())
+    diagnosis = propscope.diagnose(profile)
+    assert (diagnosis.verdict, diagnosis.worst.first) == (verdict, first)
+    assert word in said(diagnosis.worst)
+    assert [each.first for each in lost_gradients(Evidence.of([profile]))] == [first]
+    for finding in diagnosis.findings:
+        if finding is not diagnosis.worst:
+            assert "in the forward pass, or remove it" not in said(finding)
+
+
+def test_what_lies_behind_is_listed_and_not_accused():
+    (found,) = lost_gradients(Evidence.of([profiled(relu_stack(4))]))
+    assert found.sites == ("4",)
+    assert found.evidence["parameters"] == 7.0
+    assert {name for name, mark in found.marks.items() if mark == "no gradient"} == {"0", "2", "6"}
+    assert "7 parameters get no gradient (0, 2, 4 and 1 more)" in found.message
+
+
+class Target(nn.Module):
+    """A network that predicts what a copy of itself gives, which learns by no gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.online = nn.Sequential(linear(), nn.GELU(), linear())
+        self.predictor = linear()
+        self.target = copy.deepcopy(self.online)
+
+    def forward(self, x):
+        with torch.no_grad():
+            aim = self.target(x)
+        return -F.cosine_similarity(self.predictor(self.online(x)), aim, dim=-1)
+
+
+class Routed(nn.Module):
+    """A mixture of experts of which each sample enters one, and some get none."""
+
+    def __init__(self):
+        super().__init__()
+        self.router, self.experts = linear(8), nn.ModuleList(linear() for _ in range(8))
+        self.end = linear(4)
+
+    def forward(self, x):
+        x = x[:5]
+        share, chosen = torch.softmax(self.router(x), -1).max(-1)
+        result = torch.zeros_like(x)
+        for number, expert in enumerate(self.experts):
+            if (rows := (chosen == number).nonzero()[:, 0]).numel():
+                result = result.index_add(0, rows, expert(x[rows]) * share[rows, None])
+        return self.end(x + result)
+
+
+NOTED = {
+    "a target network": (Target, "online has the same layers and learns"),
+    "experts without a sample": (Routed, "got no sample"),
+    "a parameter that is not used": (
+        lambda: Made(lambda m, x: m.end(m.body(x)), body=linear(), end=linear(4), mask=nn.Parameter(torch.ones(3))),
+        "mask took no part",
+    ),
+    "attention to one key": (
+        lambda: Made(
+            lambda m, x: m.end(x + F.scaled_dot_product_attention(*(f(x)[:, None] for f in (m.q, m.k, m.v)))[:, 0]),
+            q=linear(),
+            k=linear(),
+            v=linear(),
+            end=linear(4),
+        ),
+        "single key",
+    ),
+    "frozen": (lambda: nn.Sequential(linear().requires_grad_(False), nn.ReLU(), linear(4)), "frozen"),
+}
+
+
+@pytest.mark.parametrize("name", NOTED)
+def test_what_is_meant_is_a_note(name):
+    torch.manual_seed(0)
+    make, word = NOTED[name]
+    diagnosis = propscope.diagnose(profiled(make()))
+    assert diagnosis.verdict == "healthy", diagnosis.findings
+    assert any(word in said(finding) for finding in diagnosis.findings if finding.kind == "stagnant")
+
+
+SOUND = {
+    "straight-through": lambda: between(lambda h: h + (torch.round(h) - h).detach()),
+    "a value that is detached beside the way": lambda: between(lambda h: h / h.detach().abs().mean()),
+    "half of the units off": lambda: nn.Sequential(linear(), nn.ReLU(), linear(), nn.ReLU(), linear(4)),
+    "biases alone learn": lambda: (
+        lambda m: ([p.requires_grad_(p.dim() < 2) for p in m.parameters()], m)[1]
+    )(nn.Sequential(linear(), nn.Tanh(), linear(4))),
+    "part of a value is masked": lambda: between(lambda h: h.masked_fill(torch.arange(WIDTH) < 4, 0.0)),
+    "actor and critic": lambda: Made(
+        lambda m, x: (m.actor(h := torch.tanh(m.trunk(x))), m.critic(h)),
+        trunk=linear(), actor=linear(4), critic=linear(1),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_where_gradients_go_through_nothing_is_said(name):
+    torch.manual_seed(0)
+    profile = profiled(SOUND[name]())
+    assert list(lost_gradients(Evidence.of([profile]))) == []
+
+
+def test_a_place_that_another_seed_opens_is_none():
+    models = [nn.Sequential(linear(), nn.ReLU(), biased(linear(4), bias), nn.ReLU()) for bias in (-9.0, 0.0)]
+    assert list(lost_gradients(Evidence.of(map(profiled, models)))) == []
+    both = ProfileSet.of(profiled(models[0]) for _ in range(2))
+    assert propscope.diagnose(both.profiles[0]).verdict == "broken"
+
+
+def test_a_gradient_that_underflows_vanishes_and_does_not_stop():
+    torch.manual_seed(0)
+    layers = [module for _ in range(30) for module in (linear(), nn.Sigmoid())]
+    for layer in layers[::2]:
+        layer.weight.data.mul_(1e-2)
+    diagnosis = propscope.diagnose(profiled(nn.Sequential(*layers)))
+    assert (diagnosis.verdict, diagnosis.worst.kind) == ("broken", "vanishing")
+    assert "stagnant" not in {finding.kind for finding in diagnosis.findings if finding.severity != "note"}
+
+
+def test_a_loss_whose_gradient_is_zero_is_the_place():
+    model = nn.Sequential(linear(), nn.Tanh(), linear(1))
+    labels = torch.zeros(64, dtype=torch.long)
+    diagnosis = propscope.diagnose(propscope.profile(model, batch(), lambda out: F.cross_entropy(out, labels)))
+    assert (diagnosis.verdict, diagnosis.worst.first) == ("broken", "2")
+    assert "the gradient of the loss is exactly zero" in diagnosis.worst.message
