@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from propscope.diagnosis.stage import guessed_stage
 from propscope.records.finding import Stage
-from propscope.records.gains import name_pattern, stack_of
+from propscope.records.gains import carries_size, is_bounded, name_pattern, stack_of
 from propscope.records.interval import arithmetic_interval
 from propscope.records.network import DIRECTIONS, Direction, Floats, NetworkProfile, Site
 from propscope.records.summary import TensorSummary
@@ -154,7 +154,8 @@ class Chain:
 
     The first time step of a recurrent layer stands for all of them, with the rms over all steps.
 
-    `forward`, `backward`: ln of the size of the signal, shape (seeds, sites). The size is the rms forward and the norm
+    `forward`, `backward`: ln of the size of the signal, shape (seeds, sites). The size is the rms forward, as far as it
+    is passed on (a norm gives the values after it a size that does not depend on those before), and the norm
     of one sample's gradient backward, because a layer that is twice as wide halves the mean square of the gradient
     (theory conserves E|delta|^2). -750 for a signal of zero, NaN where it was not seen or is not finite.
     """
@@ -195,7 +196,22 @@ def _chains(members: tuple[NetworkProfile, ...], comparable: Iterable[Positions]
         }
         for direction, around in bypassed.items():
             logs[direction][around[:, indices] & (logs[direction] == LN_ZERO)] = math.nan
-        yield Chain(indices, logs["forward"], logs["backward"])
+        yield Chain(indices, _carried(members[0], indices, logs["forward"]), logs["backward"])
+
+
+def _carried(profile: NetworkProfile, indices: tuple[int, ...], logs: Floats) -> Floats:
+    """Return ln of the sizes that are passed on along a chain, from ln of those of its values.
+
+    What enters a bounded function passes on at most 1. Where a norm or a bounded function stands between two sites,
+    the second does not have its size from the first, so that nothing grows or shrinks between them.
+    """
+    bounded = [is_bounded(profile.sites[index].activation) for index in indices]
+    found = np.where(bounded & (logs > 0), 0.0, logs)
+    for at in range(1, len(indices)):
+        seen = (found[:, at] > LN_ZERO) & (found[:, at - 1] > LN_ZERO)
+        if seen.all() and not carries_size(profile, indices[at - 1], indices[at]):
+            found[:, at:] -= np.where(found[:, at:] > LN_ZERO, (found[:, at] - found[:, at - 1])[:, None], 0.0)
+    return found
 
 
 def steepest_fall(curve: Floats) -> tuple[int, int]:

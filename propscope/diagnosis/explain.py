@@ -21,9 +21,8 @@ from functools import cached_property
 from propscope.diagnosis import limits
 from propscope.diagnosis.evidence import Evidence, module_of
 from propscope.diagnosis.rules import Rule
-from propscope.records.activations import find_activation
 from propscope.records.finding import SEVERITIES, Finding
-from propscope.records.gains import is_norm
+from propscope.records.gains import has_own_size
 from propscope.records.network import Site
 
 # Of two findings at one place that could each follow from the other, the one that stands first here is the cause.
@@ -241,7 +240,7 @@ class _Ways:
 
     def sized(self, places: frozenset[int]) -> frozenset[int]:
         """Return what has its size from these sites: what they feed, up to the first that has a size of its own."""
-        return _walk(places, self._outputs, end=lambda index: index not in places and _has_own_size(self.sites[index]))
+        return _walk(places, self._outputs, end=lambda index: index not in places and has_own_size(self.sites[index]))
 
     def only_behind(self, places: frozenset[int]) -> frozenset[int]:
         """Return what these sites feed and nothing else does: every way from an input to it passes one of them."""
@@ -290,9 +289,3 @@ def _walk(
 
 def _is_constant(site: Site) -> bool:
     return site.forward is not None and site.forward.std == 0
-
-
-def _has_own_size(site: Site) -> bool:
-    """Return whether the size of a site's values does not follow from its inputs': a norm, a bounded function."""
-    entry = find_activation(site.kind)
-    return is_norm(site) or site.kind.lower() == "softmax" or (entry is not None and entry.bounded)

@@ -10,25 +10,43 @@ from dataclasses import dataclass
 from functools import partial
 
 from propscope.diagnosis import limits
-from propscope.diagnosis.evidence import Chain, Evidence, succession
+from propscope.diagnosis.evidence import Chain, Evidence, module_of, succession
 from propscope.diagnosis.peers import medians_of_others
+from propscope.diagnosis.weights import scale_at
 from propscope.records.finding import Finding, Remedy, Severity
-from propscope.records.gains import Gains, is_chain, is_norm, name_pattern, same_stack, site_gains
-from propscope.records.network import Direction, Site
-from propscope.records.numerals import number
+from propscope.records.gains import (
+    Gains,
+    carries_size,
+    input_rms,
+    is_bounded,
+    is_chain,
+    is_norm,
+    is_sound,
+    name_pattern,
+    same_stack,
+    site_gains,
+)
+from propscope.records.network import Direction, NetworkProfile, Site
+from propscope.records.numerals import number, percent
 
+# More than half of a mean square, or of a layer's units.
+_MOST = 0.5
 _PEERS = 2
 _BLOCKS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class _Odd:
-    """A layer at fault: its position, ln of the factor by which it is off in each seed, and a message."""
+    """A layer at fault: its position, ln of the factor by which it is off in each seed, and a message.
+
+    `shown`: the position where the factor shows, if it is another one.
+    """
 
     index: int
     logs: tuple[float, ...]
     message: str
     direction: Direction = "forward"
+    shown: int | None = None
 
     @property
     def mean(self) -> float:
@@ -63,37 +81,75 @@ def _first_of_each_layer(evidence: Evidence, *found: _Odd) -> Iterator[Finding]:
     by_layer: dict[int, _Odd] = {}
     for odd in found:
         by_layer.setdefault(odd.index, odd)
-    weights = frozenset(parameter.name for parameter in evidence.members[0].parameters)
     for odd in by_layer.values():
-        site = evidence.sites[odd.index]
-        yield _finding(site, odd, has_weight=f"{site.name.split('#')[0]}.weight" in weights)
+        yield _finding(evidence, odd)
 
 
-def _finding(site: Site, odd: _Odd, *, has_weight: bool) -> Finding:
+def _finding(evidence: Evidence, odd: _Odd) -> Finding:
+    site = evidence.sites[odd.index]
     kind = "exploding" if odd.mean > 0 else "vanishing"
     severity: Severity = "broken" if odd.mean > limits.EXPLODED or odd.mean < -limits.VANISHED else "strained"
     ratio = math.exp(min(odd.mean, 700.0))
     limit = math.exp(math.copysign(limits.ODD, odd.mean))
     grad = "" if odd.direction == "forward" else "grad "
+    cause, remedy = _why(evidence, odd)
+    shown = site if odd.shown is None else evidence.sites[odd.shown]
     return Finding(
         kind=kind,  # type: ignore[arg-type]
         severity=severity,
         direction=odd.direction,
         sites=(site.name,),
         message=f"{site.name or '(model)'}: {odd.message}",
-        cause=_cause(ratio, has_weight=has_weight),
+        cause=cause,
         evidence={"ratio": ratio, "limit": limit, "seeds": float(len(odd.logs))},
-        remedy=_rescaling(site, 1 / ratio, has_weight=has_weight),
+        remedy=remedy,
         confidence=succession(sum(abs(log) > limits.ODD for log in odd.logs), len(odd.logs)),
-        marks={site.name: f"{grad}x{number(ratio, 2)}"},
+        marks={shown.name: f"{grad}x{number(ratio, 2)}"},
     )
 
 
-def _cause(ratio: float, *, has_weight: bool) -> str:
-    if not has_weight:
-        return "it has no weight of its own; what it computes differs from the layers beside it"
-    much, size = (ratio, "large") if ratio > 1 else (1 / ratio, "small")
-    return f"its weights are {number(much, 2)} times too {size}"
+def _why(evidence: Evidence, odd: _Odd) -> tuple[str, Remedy]:
+    """Return what makes a layer odd, as far as its weights, its bias and its input show, and what to change.
+
+    For weights that are independent of the input E[z^2] = s^2 E[x^2] + E[b^2] with s = rms(W) sqrt(fan_in) (Poole et
+    al. 2016, eq. 3), which tells the three apart.
+    """
+    profile, site = evidence.members[0], evidence.sites[odd.index]
+    name, scale = module_of(site.name), scale_at(profile, site)
+    if f"{name}.weight" not in {parameter.name for parameter in profile.parameters}:
+        remedy = Remedy("repair", f"check what {site.name or 'the model'} computes, and its input")
+        return "it has no weight of its own; what it computes differs from the layers beside it", remedy
+    factor = math.exp(-odd.mean)
+    rescale = Remedy("scale", f"multiply the weight of {name} by {number(factor)}", factors={name: factor})
+    if odd.direction == "forward" and odd.mean > 0 and (bias := _share_of_bias(profile, site)) > _MOST:
+        zero = Remedy("repair", f"set the bias of {name} to zero")
+        return f"its bias makes up {percent(bias)} of the mean square of its output", zero
+    flat = evidence.mean(odd.index if odd.shown is None else odd.shown, "flat_fraction")
+    if odd.direction == "backward" and odd.mean < 0 and flat > _MOST:
+        return f"{percent(flat)} of what enters the nonlinearity before it lies where that is flat", rescale
+    if scale is None:
+        return "its weights, or what reaches it", rescale
+    said = f"its weights scale an input by {number(scale, 2)}"
+    if 2 * abs(odd.mean - math.log(scale)) <= abs(odd.mean):
+        size = "large" if odd.mean > 0 else "small"
+        return f"{said}: they are {number(math.exp(min(abs(odd.mean), 700.0)), 2)} times too {size}", rescale
+    entering = input_rms(profile, odd.index)
+    if odd.direction == "backward" or entering is None:
+        return said, rescale
+    if abs(_size_in(profile, odd.index) - math.log(entering)) < abs(odd.mean) / 2:
+        check = Remedy("repair", f"check what comes between {name} and the layer before it")
+        return f"{said}, and the rms of what reaches it is {number(entering, 2)}", check
+    along = "along" if odd.mean > 0 else "across"
+    return f"{said}, and lie {along} what its inputs have in common", rescale
+
+
+def _share_of_bias(profile: NetworkProfile, site: Site) -> float:
+    """Return the mean square of a layer's bias over that of its output, at most 1; 0 without a bias."""
+    name = f"{module_of(site.name)}.bias"
+    bias = next((parameter.value for parameter in profile.parameters if parameter.name == name), None)
+    if bias is None or site.forward is None or not is_sound(site.forward) or not bias.count:
+        return 0.0
+    return min((bias.rms / site.forward.rms) ** 2, 1.0)
 
 
 def _odd_gains(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...], direction: Direction) -> Iterator[_Odd]:
@@ -111,16 +167,27 @@ def _odd_gains(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...], directi
             continue
         site, other = evidence.sites[index], evidence.sites[beside]
         together = chains_through[index] & chains_through[beside]
-        if logs and abs(_mean(logs)) > limits.ODD and is_chain(site, other) and together:
-            if direction == "forward" and is_norm(site):
+        if direction == "forward" and logs:
+            if not carries_size(evidence.members[0], beside, index):
                 continue
+            logs = _passed_on(evidence, beside, logs)
+        if logs and abs(_mean(logs)) > limits.ODD and is_chain(site, other) and together:
             # The gradient of a site has passed the weights of the one after it.
             yield _Odd(
                 index if direction == "forward" else beside,
                 logs,
                 f"the {direction} gain is {number(math.exp(min(_mean(logs), 700.0)), 2)}",
                 direction,
+                index,
             )
+
+
+def _passed_on(evidence: Evidence, before: int, logs: tuple[float, ...]) -> tuple[float, ...]:
+    """Return ln of a gain from what the site before passes on: at most 1 where it enters a bounded function."""
+    if not is_bounded(evidence.sites[before].activation):
+        return logs
+    sizes = [_size_in(member, before) for member in evidence.members]
+    return tuple(log + max(size, 0.0) for log, size in zip(logs, sizes, strict=True))
 
 
 def _odd_steps(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...]) -> Iterator[_Odd]:
@@ -131,6 +198,8 @@ def _odd_steps(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...]) -> Iter
         for index in range(1, len(sites))
         # A sum is as large as the larger of its branches, and those are judged themselves.
         if sites[index].kind.lower() != "add"
+        # What a bounded function gives does not grow with its input.
+        if not is_bounded(sites[index].kind)
         # What ran before is no input where another stack begins.
         if graph.known or same_stack(sites[index - 1], sites[index])
         if (logs := _logs([member[index].step for member in gains]))
@@ -240,13 +309,10 @@ def _mean(logs: tuple[float, ...]) -> float:
 
 
 def _size(evidence: Evidence, index: int) -> float:
-    sizes = [site.forward.rms for member in evidence.members if (site := member.sites[index]).forward is not None]
-    known = [math.log(size) for size in sizes if size > 0]
-    return sum(known) / len(known) if known else 0.0
+    return _mean(tuple(_size_in(member, index) for member in evidence.members))
 
 
-def _rescaling(site: Site, factor: float, *, has_weight: bool) -> Remedy:
-    name = site.name.split("#")[0]
-    if not has_weight:
-        return Remedy("repair", f"check what {site.name or 'the model'} computes, and its input")
-    return Remedy("scale", f"multiply the weight of {name} by {number(factor)}", factors={name: factor})
+def _size_in(profile: NetworkProfile, index: int) -> float:
+    """Return ln of the rms of a site's values; 0 where it has none."""
+    summary = profile.sites[index].forward
+    return math.log(summary.rms) if summary is not None and 0 < summary.rms < math.inf else 0.0

@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
+from propscope.records.activations import find_activation
 from propscope.records.network import UNKNOWN, NetworkProfile, Site, signal_of
 from propscope.records.summary import TensorSummary
 
@@ -121,6 +122,36 @@ def is_norm(site: Site) -> bool:
     """Return whether the site is the output of a norm."""
     # The output of a norm that enters a nonlinearity has the role of a pre-activation.
     return site.role == "norm" or "norm" in site.kind.lower()
+
+
+def has_own_size(site: Site) -> bool:
+    """Return whether the size of a site's values does not follow from its inputs': a norm, a bounded function."""
+    return is_norm(site) or site.kind.lower() == "softmax" or is_bounded(site.kind)
+
+
+def is_bounded(activation: str) -> bool:
+    """Return whether an activation, given by its name or its torch class, is known to be bounded on both sides."""
+    entry = find_activation(activation)
+    return entry is not None and entry.bounded
+
+
+def carries_size(profile: NetworkProfile, first: int, last: int) -> bool:
+    """Return whether a site's size follows from that of an earlier one: some way between them has no size of its own.
+
+    Both are given by position. A bounded function right after the first site is on the way, since it passes on what is
+    small. Where the graph is not known, the sites that ran between them are the way.
+    """
+    inputs, sites = profile.graph.inputs, profile.sites
+    waiting, seen = [last], {first}
+    while waiting:
+        index = waiting.pop()
+        if has_own_size(sites[index]) and not (first in inputs[index] and is_bounded(sites[index].kind)):
+            continue
+        if first in inputs[index]:
+            return True
+        waiting += [before for before in inputs[index] if before > first and before not in seen]
+        seen.update(inputs[index])
+    return False
 
 
 def is_sound(summary: TensorSummary) -> bool:

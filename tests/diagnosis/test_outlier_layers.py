@@ -4,9 +4,11 @@ import math
 from collections.abc import Sequence
 
 import pytest
+import torch
 from building.records import network, summary
+from torch import nn
 
-from propscope import diagnose
+from propscope import diagnose, profile
 from propscope.records import NetworkProfile, Site
 
 
@@ -107,3 +109,67 @@ def test_what_was_not_seen_is_no_fault():
     assert found(site("a", 1.0, None), site("b", 1.0, None)) == []
     assert found(site("a", None, None), site("b", math.nan, None)) == [("non-finite", "forward", "b")]
     assert found() == []
+
+
+class PreNorm(nn.Module):
+    """Residual blocks with a norm before each branch; `scale`: of the weights of one branch's first layer."""
+
+    def __init__(self, act: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(32) for _ in range(5))
+        self.ups, self.downs = (nn.ModuleList(nn.Linear(32, 32) for _ in range(5)) for _ in range(2))
+        self.act, self.out = act, nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 4))
+        with torch.no_grad():
+            self.ups[2].weight.mul_(scale)
+
+    def forward(self, x):
+        for norm, up, down in zip(self.norms, self.ups, self.downs, strict=True):
+            x = x + down(self.act(up(norm(x))))
+        return self.out(x)
+
+
+def wrong(net: nn.Module, batch: torch.Tensor):
+    return [finding for finding in diagnose(profile(net, batch)).findings if finding.severity != "note"]
+
+
+def normal(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("act", [nn.Tanh(), nn.Sigmoid(), nn.ReLU(), nn.GELU(), nn.Softsign()])
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+def test_a_layer_that_brings_the_signal_back_to_size_is_no_jump(act, scale):
+    torch.manual_seed(0)
+    found = wrong(PreNorm(act, scale), normal(64, 32))
+    assert [finding.first for finding in found] == ["ups.2"] * (scale != 1)
+
+
+@pytest.mark.parametrize("act", [nn.Tanh, nn.Sigmoid, nn.Hardtanh])
+def test_a_layer_behind_a_saturated_function_is_no_jump(act):
+    torch.manual_seed(0)
+    net = nn.Sequential(*(layer for _ in range(4) for layer in (nn.Linear(32, 32), act())), nn.Linear(32, 4))
+    with torch.no_grad():
+        net[2].weight.mul_(100)
+    assert [finding.first for finding in wrong(net, normal(64, 32))] == ["2"]
+
+
+def test_a_large_bias_is_not_said_to_be_large_weights():
+    torch.manual_seed(0)
+    net = nn.Sequential(*(layer for _ in range(6) for layer in (nn.Linear(64, 64), nn.ReLU())), nn.Linear(64, 4))
+    nn.init.normal_(net[6].bias, std=50)
+    (finding, *_) = wrong(net, normal(128, 64))
+    assert finding.first == "6"
+    assert "bias" in f"{finding.cause} {finding.remedy.text}"
+    assert "times too" not in finding.cause
+    assert not finding.remedy.factors
+
+
+def test_weights_are_said_to_be_large_where_they_are():
+    torch.manual_seed(0)
+    net = nn.Sequential(*(layer for _ in range(6) for layer in (nn.Linear(64, 64), nn.ReLU())), nn.Linear(64, 4))
+    with torch.no_grad():
+        net[6].weight.mul_(100)
+    (finding,) = wrong(net, normal(128, 64))
+    assert finding.first == "6"
+    assert "times too large" in finding.cause
+    assert finding.remedy.factors["6"] == pytest.approx(0.01, rel=0.5)
