@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
@@ -13,6 +15,8 @@ from propscope.measure.sums import widest
 GEOMETRY_ROWS = 32
 GEOMETRY_FEATURES = 1024
 _RUN = 16
+# So many matrices are worked on at once: 2 MB of 32 rows.
+_TOGETHER = 256
 _SAFE = (1e-20, 1e20)
 
 
@@ -104,6 +108,37 @@ def gram(tensor: Tensor, unit_axis: int) -> Tensor | None:
         return torch.from_numpy(values @ values.T)
 
 
+def geometries(grams: Sequence[ArrayLike | None]) -> list[tuple[float | None, float | None]]:
+    """Return the mean cosine and the effective rank of each Gram matrix, shape (rows, rows); None of one that is None.
+
+    Zero and non-finite vectors are left out; None below two. The mean cosine is that between different samples'
+    vectors: 1 means that the layer no longer tells inputs apart. The effective rank is exp(entropy of the normalized
+    eigenvalues), between 1 and rows: Roy and Vetterli 2007 (The effective rank), with the squared singular values as
+    the distribution.
+    """
+    found: list[tuple[float | None, float | None]] = [(None, None)] * len(grams)
+    for places, products in _stacks(grams):
+        for place, *geometry in zip(places, _mean_cosines(products), _effective_ranks(products), strict=True):
+            found[place] = geometry[0], geometry[1]
+    return found
+
+
+def _stacks(grams: Sequence[ArrayLike | None]) -> Iterator[tuple[list[int], NDArray[np.float64]]]:
+    """Yield Gram matrices of the same size, shape (matrices, rows, rows), with their places: one call for many."""
+    waiting: dict[int, list[tuple[int, NDArray[np.float64]]]] = {}
+    for place, gram in enumerate(grams):
+        if gram is None or len(products := _usable(gram)) < 2:
+            continue
+        alike = waiting.setdefault(len(products), [])
+        alike.append((place, products))
+        if len(alike) == _TOGETHER:
+            yield [at for at, _ in alike], np.stack([products for _, products in alike])
+            alike.clear()
+    for alike in waiting.values():
+        if alike:
+            yield [at for at, _ in alike], np.stack([products for _, products in alike])
+
+
 def _usable(gram: ArrayLike) -> NDArray[np.float64]:
     products = np.asarray(gram, dtype=np.float64)
     lengths = np.sqrt(np.abs(np.diagonal(products)))
@@ -113,29 +148,20 @@ def _usable(gram: ArrayLike) -> NDArray[np.float64]:
     return products[np.ix_(kept, kept)]
 
 
-def mean_cosine(gram: ArrayLike) -> float | None:
-    """Return the mean cosine between different samples' vectors, from their Gram matrix, shape (rows, rows).
-
-    1 means that the layer no longer tells inputs apart. Zero and non-finite vectors are left out; None below two.
-    """
-    products = _usable(gram)
-    rows = len(products)
-    if rows < 2:
-        return None
-    lengths = np.sqrt(np.diagonal(products))
-    cosines = products / np.outer(lengths, lengths)
-    return float(np.clip((cosines.sum() - np.trace(cosines)) / (rows * (rows - 1)), -1, 1))
+def _mean_cosines(products: NDArray[np.float64]) -> list[float]:
+    count, rows, _ = products.shape
+    lengths = np.sqrt(np.diagonal(products, axis1=1, axis2=2))
+    cosines = products / (lengths[:, :, None] * lengths[:, None, :])
+    between = cosines.reshape(count, -1).sum(axis=1) - np.trace(cosines, axis1=1, axis2=2)
+    means: list[float] = np.clip(between / (rows * (rows - 1)), -1, 1).tolist()
+    return means
 
 
-def effective_rank(gram: ArrayLike) -> float | None:
-    """Return exp(entropy of the normalized eigenvalues) of the Gram matrix, shape (rows, rows): between 1 and rows.
+def _effective_ranks(products: NDArray[np.float64]) -> list[float]:
+    shares = products / np.trace(products, axis1=1, axis2=2)[:, None, None]
+    return [_exp_entropy(values) for values in np.clip(np.linalg.eigvalsh(shares), 0, None)]
 
-    Roy and Vetterli 2007 (The effective rank), with the squared singular values as the distribution. Zero and
-    non-finite vectors are left out; None below two.
-    """
-    products = _usable(gram)
-    if len(products) < 2:
-        return None
-    values = np.clip(np.linalg.eigvalsh(products / np.trace(products)), 0, None)
+
+def _exp_entropy(values: NDArray[np.float64]) -> float:
     share = values[values > 0] / values.sum()
     return float(np.exp(-(share * np.log(share)).sum()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -60,9 +59,9 @@ class InputAccumulator(SiteAccumulator):
             # A length that changes from batch to batch is no number of features: they start anew.
             self._squares = squares if before is None or before.shape != squares.shape else before + squares
 
-    def record(self, *, name: str | None = None, layer: int | None = None) -> Site:
-        """Return what was gathered; waits for the device."""
-        return replace(super().record(name=name, layer=layer), feature_spread=self._feature_spread())
+    def record(self, **known: Any) -> Site:
+        """Return what was gathered, as `SiteAccumulator.record` does; waits for the device."""
+        return super().record(feature_spread=self._feature_spread(), **known)
 
     def _feature_spread(self) -> float | None:
         squares = [] if self._squares is None else self._squares.tolist()

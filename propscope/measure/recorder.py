@@ -27,6 +27,7 @@ from propscope.measure import calls
 from propscope.measure.coverage_notes import coverage_notes
 from propscope.measure.filters import Filter
 from propscope.measure.function_mode import FunctionWatch
+from propscope.measure.geometry import geometries
 from propscope.measure.gradient_flow import ParameterFlow, Seen, gradient_flow
 from propscope.measure.hooks import in_backward
 from propscope.measure.loss_scale import unscaling
@@ -363,8 +364,9 @@ class Recorder:
 
         The profile then holds means of cosine and rank over these batches, instead of those of the last batch.
         """
-        for site in self._observer.sites.values():
-            site.end_batch()
+        ended = [site for site in self._observer.sites.values() if site.end_batch()]
+        for site, geometry in zip(ended, geometries([site.products for site in ended]), strict=True):
+            site.keep_geometry(geometry)
         self._observer.graph.renew()
 
     def note_output(self, name: str, reason: str) -> None:
@@ -392,13 +394,17 @@ class Recorder:
         order = observer.graph.order(sorted(observer.sites, key=lambda key: observer.sites[key].role != "input"))
         places = {key: place for place, key in enumerate(order)}
         names = observer.names()
+        seen = [observer.sites[key] for key in order]
+        shapes = geometries([None if site.keeps_geometry else site.products for site in seen])
         sites = {
-            key: replace(
-                observer.sites[key].record(name=names[key], layer=self._layer_of(key)),
+            key: site.record(
+                name=names[key],
+                layer=self._layer_of(key),
+                geometry=shape,
                 parents=observer.graph.parents_of(key, places, names.__getitem__),
                 parameters=observer.graph.parameters_of(key),
             )
-            for key in order
+            for key, site, shape in zip(order, seen, shapes, strict=True)
         }
         sites = with_token_shares(sites)
         flow = observer.guard("", "module", "where gradients go", self._gradient_flow, sites, found) or {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from propscope.measure.cpu_accumulator import CpuAccumulator
 from propscope.measure.device_accumulator import DeviceAccumulator
-from propscope.measure.geometry import effective_rank, gram, is_safe, mean_cosine
+from propscope.measure.geometry import geometries, gram, is_safe
 from propscope.measure.hooks import local_shard, require_storage
 from propscope.measure.sampling import HISTOGRAM_LIMIT
 from propscope.measure.saturation import FlatRegion
@@ -21,6 +21,8 @@ from propscope.measure.units import CpuUnits, DeviceUnits
 from propscope.records.network import Role, Site
 
 Stats = Literal["all", "moments"]
+# The mean cosine and the effective rank of one batch.
+Geometry = tuple[float | None, float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ class SiteAccumulator:
         self._units: CpuUnits | DeviceUnits | None = None
         self._region: FlatRegion | None = None
         self._gram: Tensor | NDArray[np.float32] | None = None
-        self._geometry: list[tuple[float | None, float | None]] = []
+        self._geometry: list[Geometry] = []
         self._samples = 0
         self._samples_before = 0
         self._attention: tuple[Tensor, Tensor, int] | None = None
@@ -209,25 +211,36 @@ class SiteAccumulator:
         if products is not None:
             self._gram = products
 
-    def end_batch(self) -> None:
-        """Keep the geometry of the batch that ends, where the site was in it."""
-        if self._samples > self._samples_before:
-            self._geometry.append(self._last_geometry())
-        self._samples_before = self._samples
+    def end_batch(self) -> bool:
+        """End a batch; return whether the site was in it, so that its geometry is to be kept."""
+        seen, self._samples_before = self._samples > self._samples_before, self._samples
+        return seen
 
-    def _last_geometry(self) -> tuple[float | None, float | None]:
-        products = self._gram.cpu().numpy() if isinstance(self._gram, Tensor) else self._gram
-        return (None, None) if products is None else (mean_cosine(products), effective_rank(products))
+    def keep_geometry(self, geometry: Geometry) -> None:
+        """Keep the geometry of the batch that ended."""
+        self._geometry.append(geometry)
 
-    def _mean_geometry(self) -> tuple[float | None, float | None]:
-        """Return mean cosine and effective rank: means over the batches that ended, else those of the last batch."""
-        cosines, ranks = zip(*(self._geometry or [self._last_geometry()]), strict=True)
-        return _mean(cosines), _mean(ranks)
+    @property
+    def keeps_geometry(self) -> bool:
+        """Whether the geometry of some batch was kept."""
+        return bool(self._geometry)
 
-    def record(self, *, name: str | None = None, layer: int | None = None) -> Site:
-        """Return what was gathered; waits for the device."""
+    @property
+    def products(self) -> NDArray[np.floating] | None:
+        """The inner products of the last batch's samples, see `geometry.gram`; waits for the device."""
+        return self._gram.cpu().numpy() if isinstance(self._gram, Tensor) else self._gram
+
+    def record(
+        self, *, name: str | None = None, layer: int | None = None, geometry: Geometry | None = None, **more: Any
+    ) -> Site:
+        """Return what was gathered, with `more` fields of the site; waits for the device.
+
+        `geometry`: what `geometry.geometries` makes of `products`, where it is known. The geometry of the batches that
+        was kept comes first.
+        """
         forward = self._forward.summary() if self._forward is not None else None
-        cosine, rank = self._mean_geometry()
+        kept = self._geometry or [geometries([self.products])[0] if geometry is None else geometry]
+        cosine, rank = map(_mean, zip(*kept, strict=True))
         flat = None
         if self._region is not None and forward is not None and forward.histogram is not None:
             flat = self._region.fraction(forward.histogram)
@@ -252,6 +265,7 @@ class SiteAccumulator:
             largest_logit=None if self._attention is None else float(self._attention[1]),
             branch_share=self._branch_share(),
             features=self.shape[self.unit_axis] if len(self.shape) > 1 else 1,
+            **more,
         )
 
     def _branch_share(self) -> float | None:

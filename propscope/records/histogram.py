@@ -42,6 +42,7 @@ def _edges() -> tuple[Floats, Floats, NDArray[np.int64]]:
 _LOWER, _UPPER, _RANK = _edges()
 # The smallest and the largest magnitude in each bin.
 _NEAR, _FAR = np.minimum(abs(_LOWER), abs(_UPPER)), np.maximum(abs(_LOWER), abs(_UPPER))
+_IS_FINITE = ~np.isin(np.arange(BIN_COUNT), (POSINF, NAN, NEGINF))
 
 
 def bin_codes(values: ArrayLike) -> NDArray[np.uint16]:
@@ -142,7 +143,7 @@ class LogHistogram:
     @property
     def finite(self) -> LogHistogram:
         """The histogram without NaN and the infinities."""
-        kept = ~np.isin(self.bins, (POSINF, NAN, NEGINF))
+        kept = _IS_FINITE[self.bins]
         return LogHistogram(self.bins[kept], self.counts[kept])
 
     @property

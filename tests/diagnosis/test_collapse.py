@@ -6,7 +6,7 @@ from building.records import evidence, network
 
 from propscope.diagnosis import limits
 from propscope.diagnosis.collapse import collapse
-from propscope.measure.geometry import effective_rank
+from propscope.measure.geometry import geometries
 
 ALIKE = 1 - 0.99 * limits.COLLAPSED
 
@@ -43,7 +43,7 @@ def test_a_few_samples_tell_nothing():
 
 def test_a_line_with_samples_on_both_sides_is_seen_by_the_rank():
     line = np.outer(np.tile([1.0, -1.0], 16), np.tile([1.0, -1.0], 16)).astype(np.float32)
-    rank = effective_rank(line)
+    ((_, rank),) = geometries([line])
     (one,) = found([0.0] * 6, effective_rank=[8.0, 2.0, rank, rank, rank, rank])
     assert one.severity == "broken"
     assert "one line" in one.message

@@ -6,8 +6,29 @@ import numpy as np
 import pytest
 import torch
 
-from propscope.measure.geometry import effective_rank, gram, mean_cosine, sample_rows
+from propscope.measure.geometry import _TOGETHER, geometries, gram, sample_rows
 from propscope.measure.sampling import stride_for
+
+
+def mean_cosine(products):
+    return geometries([products])[0][0]
+
+
+def effective_rank(products):
+    return geometries([products])[0][1]
+
+
+def test_many_matrices_at_once_give_the_bits_of_each_alone():
+    random, grams = np.random.default_rng(0), []
+    for number in range(3 * _TOGETHER):
+        rows = random.normal(size=(random.choice([2, 3, 5, 32]), 7)).astype(np.float32)
+        rows[random.integers(len(rows))] *= random.choice([0, 1, 1e-12])
+        products = rows @ rows.T
+        if number % 7 == 0:
+            products[0] = products[:, 0] = random.choice([np.nan, np.inf])
+        grams.append(None if number % 50 == 0 else products)
+    assert geometries(grams) == [geometries([one])[0] for one in grams]
+    assert geometries([]) == []
 
 
 def test_mean_cosine_over_all_pairs():
