@@ -214,8 +214,9 @@ def test_a_zero_is_gone_around_only_where_a_way_of_sites_does():
     torch.manual_seed(0)
     found = {
         shortcut: [
-            one.message
+            message
             for one in propscope.diagnose(propscope.profile(network(shortcut), torch.randn(32, 16))).findings
+            for message in (one.message, *one.effects)
         ]
         for shortcut in (0.0, 1.0)
     }
