@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
 from propscope.diagnosis import limits
 from propscope.diagnosis.evidence import Chain, Evidence, module_of, succession
-from propscope.diagnosis.peers import medians_of_others
+from propscope.diagnosis.peers import groups_in_one_place, maker_of, medians_of_others
 from propscope.diagnosis.weights import scale_at
 from propscope.records.finding import Finding, Remedy, Severity
 from propscope.records.gains import (
@@ -22,7 +22,6 @@ from propscope.records.gains import (
     is_chain,
     is_norm,
     is_sound,
-    name_pattern,
     same_stack,
     site_gains,
 )
@@ -204,7 +203,9 @@ def _odd_steps(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...]) -> Iter
         if graph.known or same_stack(sites[index - 1], sites[index])
         if (logs := _logs([member[index].step for member in gains]))
     }
-    groups = _groups(evidence, steps)
+    groups = groups_in_one_place(
+        evidence.members[0], steps, more_than=_PEERS, alike=lambda index: maker_of(sites[index])
+    )
     # The output of a norm does not depend on the size of its input: only its own scale can be at fault.
     size = partial(_size, evidence)
     usual_sizes = _usual({index: group for index, group in groups.items() if is_norm(sites[index])}, size)
@@ -230,15 +231,18 @@ def _odd_sizes(evidence: Evidence) -> Iterator[_Odd]:
     the residual stream enters each block. A stack without either changes the signal a little at each layer, which is
     not the fault of one layer: such a stack is judged only by the steps between neighbours.
     """
-    groups: dict[tuple[str, str], dict[int, tuple[float, ...]]] = defaultdict(dict)
+    sizes: dict[int, tuple[float, ...]] = {}
     for index, site in enumerate(evidence.sites):
         logs = _logs([s.forward.rms if (s := m.sites[index]).forward is not None else None for m in evidence.members])
         # A sum is as large as the larger of its branches; a site that runs several times is judged once.
         if logs and site.branch_share is None and site.name.partition("#")[2] in ("", "0"):
-            groups[site.kind, name_pattern(site.name)][index] = logs
+            sizes[index] = logs
+    groups = groups_in_one_place(
+        evidence.members[0], sizes, more_than=_BLOCKS, alike=lambda index: maker_of(evidence.sites[index])
+    )
     odd: dict[int, _Odd] = {}
-    for group in groups.values():
-        remaining = {index: _mean(logs) for index, logs in group.items()}
+    for group in {id(group): group for group in groups.values()}.values():
+        remaining = {index: _mean(sizes[index]) for index in group}
         while len(remaining) > _BLOCKS:
             medians = medians_of_others([*remaining.values()])
             deviations = {
@@ -248,7 +252,8 @@ def _odd_sizes(evidence: Evidence) -> Iterator[_Odd]:
             if abs(deviations[worst]) <= limits.ODD or _spread(remaining, worst) > 1:
                 break
             usual = remaining.pop(worst) - deviations[worst]
-            odd[worst] = _odd_size_at(evidence, worst, tuple(log - usual for log in group[worst]))
+            if groups[worst] is group:
+                odd[worst] = _odd_size_at(evidence, worst, tuple(log - usual for log in sizes[worst]))
     for index, found in sorted(odd.items()):
         inputs = evidence.members[0].graph.inputs[index]
         if not any(at in odd and odd[at].mean * found.mean >= 0 for at in inputs):
@@ -265,28 +270,6 @@ def _spread(sizes: dict[int, float], without: int) -> float:
 def _odd_size_at(evidence: Evidence, index: int, logs: tuple[float, ...]) -> _Odd:
     kind, ratio = evidence.sites[index].kind, number(math.exp(_mean(logs)), 2)
     return _Odd(index, logs, f"its rms is {ratio} times that of the other {kind} sites in the same place")
-
-
-def _groups(evidence: Evidence, steps: Mapping[int, object]) -> dict[int, list[int]]:
-    """Return the sites of the same kind and place, itself included, for each site that has at least two others."""
-    sites, inputs = evidence.sites, evidence.members[0].graph.inputs
-
-    def surroundings(index: int) -> tuple[str, ...]:
-        return sites[index].kind, *(sites[at].kind for at in inputs[index]), name_pattern(sites[index].name, parts=2)
-
-    exact: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    similar: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for index in steps:
-        exact[sites[index].kind, name_pattern(sites[index].name)].append(index)
-        similar[surroundings(index)].append(index)
-    found = {}
-    for index in steps:
-        group = exact[sites[index].kind, name_pattern(sites[index].name)]
-        # Else those are compared that have inputs of the same kind.
-        group = group if len(group) > _PEERS else similar[surroundings(index)]
-        if len(group) > _PEERS:
-            found[index] = group
-    return found
 
 
 def _usual(groups: dict[int, list[int]], read: Callable[[int], float]) -> dict[int, float]:

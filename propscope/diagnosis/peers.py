@@ -1,9 +1,66 @@
-"""What is usual among peers: the median of the others, for each of many, by one sort."""
+"""Which sites are in the same place of other blocks, and what is usual among them."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+
+from propscope.records.gains import is_norm, name_pattern
+from propscope.records.network import NetworkProfile, Site
+
+
+def groups_in_one_place(
+    profile: NetworkProfile, chosen: Iterable[int], *, more_than: int, alike: Callable[[int], Hashable]
+) -> dict[int, list[int]]:
+    """Return for each chosen site those in the same place of other blocks, itself included, where there are enough.
+
+    Sites, by position, are in one place if what they are computed from and what is computed from them are of the same
+    kinds, over two edges of the graph, or over one where too few are alike over two. Names say it where the graph is
+    not known. Only sites for which `alike` returns the same are compared.
+    """
+    found: dict[int, list[int]] = {}
+    chosen = list(chosen)
+    for places in _places(profile):
+        groups: dict[Hashable, list[int]] = defaultdict(list)
+        for index in chosen:
+            groups[alike(index), places[index]].append(index)
+        for group in groups.values():
+            if len(group) > more_than:
+                found = dict.fromkeys(group, group) | found
+    return found
+
+
+def _places(profile: NetworkProfile) -> Iterable[Sequence[Hashable]]:
+    """Yield the place of each site, by what tells most of it first."""
+    sites, graph = profile.sites, profile.graph
+    if graph.known:
+        depthwise = frozenset(p.name for p in profile.parameters if len(p.shape) > 2 and p.shape[1] == 1)
+        labels = [_label(site, depthwise=not depthwise.isdisjoint(site.parameters)) for site in sites]
+        for radius in (2, 1):
+            yield graph.places(labels, radius=radius)
+    else:
+        yield [name_pattern(site.name) for site in sites]
+        yield [
+            (name_pattern(site.name, parts=2), *(sites[before].kind for before in inputs))
+            for site, inputs in zip(sites, graph.inputs, strict=True)
+        ]
+
+
+def _label(site: Site, *, depthwise: bool) -> str:
+    """Return what a site is to those around it: an activation of another kind changes no place."""
+    if site.branch_share is not None:
+        return "sum"
+    if site.role == "activation":
+        return "activation"
+    return "norm" if is_norm(site) else f"{maker_of(site)}{' of one channel each' * depthwise}"
+
+
+def maker_of(site: Site) -> str:
+    """Return the kind of a site; of what functions pass to a nonlinearity, the operation that made it."""
+    if site.kind == "input" and site.parents:
+        return site.parents[-1].operations[-1] if site.parents[-1].operations else site.kind
+    return site.kind
 
 
 def medians_of_others(values: Sequence[float]) -> list[float]:
