@@ -467,6 +467,13 @@ def _of_flat(evidence: Evidence, stop: Stop) -> _Reason:
     """Return what is said of a place that passes no gradient on although one arrives there."""
     site = next((site for site in evidence.sites if site.name == stop.place), None)
     place = stop.place or "(model)"
+    if all(parameter.gradient is None for parameter in stop.parameters):
+        # A function without a slope would have left zeros.
+        return _Reason(
+            "stagnant", stop.place, f"{place}: a gradient passes here, and its parameters were given none",
+            "other tensors ran in their place, as with functional_call, or the gradient was taken by autograd.grad",
+            "nothing, if that is meant; the gradients at the sites are judged", mark="no gradient", note=True,
+        )  # fmt: skip
     operations = _operations(evidence, stop.place)
     if site is not None:
         if (entering := _entering(evidence, site)) is not None:

@@ -22,6 +22,7 @@ from propscope.diagnosis.units import (
     symmetric_in_model,
 )
 from propscope.diagnosis.unmeasured import insufficient_in_grid, insufficient_in_model
+from propscope.diagnosis.unregistered import unregistered
 from propscope.diagnosis.weights import odd_weights
 from propscope.diagnosis.zero_weights import zero_weights
 from propscope.records.finding import Finding, Stage
@@ -100,6 +101,9 @@ RULES: tuple[Rule, ...] = (
          "all weights of a layer are zero, and not those in the same place of other blocks",
          "Zhang et al. 2019, Fixup; the product rule says when they move", applies_to="model", cause=True, initial=True,
          marks=(_ZEROS,)),
+    Rule("unregistered", unregistered, "any trainable tensor that takes part and is no parameter of the model",
+         "torch.nn.Module: only parameters of registered modules are found", applies_to="model", cause=True,
+         marks=((r"^unregistered$", "unregistered: weights that are no parameters of the model"),)),
     Rule("odd kind", odd_kinds, "an activation of another kind than its peers, with less than half of their variation",
          "Glorot, Bengio 2010: the mean of sigmoid", applies_to="model", cause=True,
          marks=((r"^not ", "not: the activation differs from that in the same place of other blocks"),)),

@@ -294,6 +294,14 @@ class SignalGraph:
             used = [*used, _Given(first[0].tensor, self._new(Node("zeros")), False, 0)]
         self._note(name, given, used, result, each=name in _EACH, function=bound)
 
+    def _is_foreign(self, one: _Given) -> bool:
+        """Return whether a tensor is trainable and no parameter of the model, made before the pass or in it."""
+        made_now = type(one.tensor) is nn.Parameter and one.gradient and id(one.tensor) not in self._held()
+        if not made_now and one.node not in self._foreign:
+            return False
+        # `functional_call` and FSDP put other tensors in the place of parameters for a while.
+        return not any(one.tensor is parameter for parameter in self._model.parameters())
+
     def _given(self, tensor: Tensor) -> _Given:
         return _Given(tensor, self._source(tensor), tensor.requires_grad, version_of(tensor))
 
@@ -308,9 +316,9 @@ class SignalGraph:
         each: bool = False,
         function: nn.Module | partial[Tensor] | None = None,
     ) -> None:
-        if self._foreign and (own := [one.tensor for one in used if one.node in self._foreign]):
-            self.unregistered[name, tuple(map(id, own))] = tuple(own[0].shape)
         results = [result] if isinstance(result, Tensor) else [tensor for _, tensor in tensors_in(result)]
+        if (own := [one.tensor for one in used if self._is_foreign(one)]) and any(map(_is_computed, results)):
+            self.unregistered[name, tuple(map(id, own))] = tuple(own[0].shape)
         # Tensors made in inference mode count no versions.
         if any(one.version < 0 or version_of(one.tensor) != one.version for one in given):
             for one in _written(name, given, results):
@@ -950,3 +958,8 @@ def _united_way(
         return other
     lengths = [0 if way[0] is None else way[0][0] for way in (one, other)]
     return (one if lengths[0] <= lengths[1] else other)[0], one[1] or other[1]
+
+
+def _is_computed(tensor: Tensor) -> bool:
+    """Return whether a gradient passes to what a tensor was computed from; not so in `no_grad`."""
+    return tensor.requires_grad and not tensor.is_leaf

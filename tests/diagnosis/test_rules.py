@@ -88,6 +88,14 @@ GIVEN = {
     "no gradient": unlearned(network([1.0] * 3)),
     "stops": stopped(network([1.0] * 3), "detached"),
     "unused": stopped(replace(network([1.0] * 3), sites=network([1.0] * 3).sites[1:]), "not run"),
+    "unregistered": replace(
+        model([site("stem"), site("relu", "relu", parents=(Parent("stem", ("linear", "relu")),))]),
+        coverage=(
+            CoverageNote(
+                "linear", "operation", "weights of 1 linear operation are not registered: trainable tensors (4,4) that"
+            ),
+        ),
+    ),
     "frozen": unlearned(network([1.0] * 3), frozen=True),
 }  # fmt: skip
 
