@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _SEEDS = 5
 _FILE_ENDINGS = (".h5", ".hdf5")
 _SEVERITIES = ("broken", "strained")
-_FOR_BOTH = {"what", "fail_on", "baseline", "tolerance", "json", "init"}
+_FOR_BOTH = {"what", "fail_on", "baseline", "tolerance", "json", "init", "stage"}
 _FOR_A_FILE = {"act", "depth", "width"}
 _CHECK = "Check"
 
@@ -39,6 +39,7 @@ def check(
     ] = None,
     tolerance: Annotated[float, option("Relative change from the baseline that never fails the check.", _CHECK)] = 0.01,
     json: options.Json = False,
+    stage: options.JudgedStage = None,
     init: Annotated[
         str | None, option("TARGET: initializer for every layer it fits. FILE: only these initializers.", _CHECK)
     ] = None,
@@ -73,7 +74,7 @@ def check(
     from propscope.report.documents import check_document
     from propscope.report.terminal import print_json, write
 
-    of_file = _is_file(what)
+    of_file, judged_as = _is_file(what), options.stage_of(stage)
     _check_options(context, fail_on, of_file=of_file)
     filters = {"act": act, "init": init if of_file else None, "depth": depth, "width": width}
     recorded = None if baseline is None else _loaded(baseline, filters)
@@ -85,7 +86,15 @@ def check(
 
         request = RunRequest.of(context.params, target=what, seeds=_seeds(recorded) if seeds is None else seeds)
         profiles, headline = _run(request)
-    outcome = judge(profiles, headline, fail_on=fail_on, baseline=recorded, baseline_file=baseline, tolerance=tolerance)
+    outcome = judge(
+        profiles,
+        headline,
+        fail_on=fail_on,
+        baseline=recorded,
+        baseline_file=baseline,
+        tolerance=tolerance,
+        stage=judged_as,
+    )
     print_json(check_document(outcome)) if json else write(check_text(outcome))
     return outcome.exit_code
 

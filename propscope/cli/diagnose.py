@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from propscope.cli.options import Act, Depth, File, Init, Json, Seed, Width, load_selected
+from propscope.cli.options import Act, Depth, File, Init, Json, JudgedStage, Seed, Width, load_selected, stage_of
 from propscope.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ def diagnose(
     depth: Depth = None,
     width: Width = None,
     seed: Seed = None,
+    stage: JudgedStage = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Build each unhealthy network again with each remedy, until one helps.")
     ] = False,
@@ -40,6 +41,7 @@ def diagnose(
     from propscope.report.documents import network_documents, trials_document
     from propscope.report.terminal import print_json, write
 
+    wanted = stage_of(stage)
     profiles = load_selected(file, act=act, init=init, depth=depth, width=width, seed=seed)
     if isinstance(profiles, TrainingSet):
         raise InputError(f"{file} holds training runs, not profiles", hint=f"propscope show {file} prints them")
@@ -47,7 +49,7 @@ def diagnose(
         raise InputError(f"{file} holds no profiles", hint="propscope profile --output FILE writes profiles")
     if trust and not verify:
         raise InputError("--trust is for --verify only", hint="propscope diagnose FILE imports nothing")
-    diagnosis = judge(profiles)
+    diagnosis = judge(profiles, stage=wanted)
     if not json:
         write(diagnosis_text(diagnosis))
         if verify:

@@ -16,6 +16,7 @@ from propscope.errors import InputError
 if TYPE_CHECKING:
     from propscope.cli.model_runs import ModelRun
     from propscope.records import Diagnosis, NetworkProfile
+    from propscope.records.finding import Stage
     from propscope.records.remedy_trials import RemedyTrials
 
 
@@ -42,6 +43,7 @@ def inspect(
     device: options.Device = "cpu",
     include: options.Include = None,
     exclude: options.Exclude = None,
+    stage: options.JudgedStage = None,
     sort: Annotated[
         str | None, option("List the sites, worst first by gain, backward, flat, dead or nonfinite.", VIEW)
     ] = None,
@@ -70,6 +72,7 @@ def inspect(
 
     started = time.perf_counter()
     _check_view(sort, top, depth)
+    judged_as = options.stage_of(stage)
     if store is not None:
         check_output(store, overwrite=overwrite)
     checks.count("--seeds", seeds)
@@ -81,14 +84,15 @@ def inspect(
         save(file, run.profiles, overwrite=overwrite)
     # What is measured is saved and printed before a picture or a remedy can fail, or be interrupted.
     if run.shown is not None and not json:
-        _print(run, run.shown, sort=sort, top=top, depth=depth, precision=precision)
+        found = _diagnosis(run, judged_as)
+        _print(run, run.shown, found, sort=sort, top=top, depth=depth, precision=precision)
         print_paths("file", files)
         sys.stdout.flush()
     trials: RemedyTrials | None = None
     drawn: list[Path] = []
     try:
         if fix and run.stopped is None:
-            trials = remedy_trials(request)
+            trials = remedy_trials(request, stage=judged_as)
             if not json:
                 # Remedies are tried on the first seed.
                 write(f"\nfix{', seed 0' if seeds > 1 else ''}: {trials_text(trials)}")
@@ -106,7 +110,7 @@ def inspect(
                 "stopped": run.stopped,
                 **({} if trials is None else {"fix": trials_document(trials)}),
                 "seconds": seconds,
-                **inspection_document(run.shown, _diagnosis(run)),
+                **inspection_document(run.shown, _diagnosis(run, judged_as)),
             })  # fmt: skip
     if run.shown is not None and not json:
         print_paths("plots", drawn)
@@ -133,15 +137,22 @@ def _draw(run: ModelRun, store: Path | None, target: str, overwrite: bool) -> li
     return draw_all(run.profiles, directory, stem=stem, overwrite=overwrite or store is not None)
 
 
-def _diagnosis(run: ModelRun) -> Diagnosis:
+def _diagnosis(run: ModelRun, stage: Stage | None) -> Diagnosis:
     """Return the diagnosis, each seed judged on its own; for a run that stopped, with unequal profiles, of the last."""
     from propscope.diagnosis import diagnose
 
-    return diagnose(run.profiles if run.stopped is None or run.shown is None else run.shown)
+    return diagnose(run.profiles if run.stopped is None or run.shown is None else run.shown, stage=stage)
 
 
 def _print(
-    run: ModelRun, shown: NetworkProfile, *, sort: str | None, top: int | None, depth: int | None, precision: bool
+    run: ModelRun,
+    shown: NetworkProfile,
+    diagnosis: Diagnosis,
+    *,
+    sort: str | None,
+    top: int | None,
+    depth: int | None,
+    precision: bool,
 ) -> None:
     from propscope.report.inspection import inspection
     from propscope.report.precision import precision_table
@@ -149,7 +160,7 @@ def _print(
 
     print(run.headline)
     width = terminal_width()
-    write(inspection(shown, _diagnosis(run), title=run.title, sort=sort, top=top, depth=depth, width=width))
+    write(inspection(shown, diagnosis, title=run.title, sort=sort, top=top, depth=depth, width=width))
     if precision:
         print()
         print_table(precision_table(shown))

@@ -31,6 +31,7 @@ from propscope.records import NetworkProfile, ProfileSet
 from propscope.records.pooling import pooled_seeds
 
 if TYPE_CHECKING:
+    from propscope.records.finding import Stage
     from propscope.remedies import RemedyTrials
 
 _HOME = Path(__file__).parents[1]
@@ -137,8 +138,11 @@ def run_model(request: RunRequest) -> ModelRun:
     return ModelRun(together, _shown(together, stopped), title, shapes, headline, stopped, hint)
 
 
-def remedy_trials(request: RunRequest) -> RemedyTrials:
-    """Return the remedies tried on a copy of the model of the first seed, run on its first batch."""
+def remedy_trials(request: RunRequest, *, stage: Stage | None = None) -> RemedyTrials:
+    """Return the remedies tried on a copy of the model of the first seed, run on its first batch.
+
+    `stage` is that of `diagnose`.
+    """
     from propscope.remedies import try_remedies
 
     dtype, device = named_dtype("--dtype", request.dtype), usable_device("--device", request.device)
@@ -146,7 +150,7 @@ def remedy_trials(request: RunRequest) -> RemedyTrials:
         target, source = _target_and_input(request)
         model = target.build(seed=0, device=device, dtype=dtype).model.train(request.train)
         batch = source.batch(model, seed=0, number=0, dtype=dtype, device=device)
-        return try_remedies(model, batch, make_loss(request.loss, seed=0))
+        return try_remedies(model, batch, make_loss(request.loss, seed=0), stage=stage)
 
 
 def _target_and_input(request: RunRequest) -> tuple[Target, RandomInput | FileInput]:

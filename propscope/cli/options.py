@@ -12,12 +12,13 @@ from propscope.errors import InputError
 
 if TYPE_CHECKING:
     from propscope.records import ProfileSet, TrainingSet
+    from propscope.records.finding import Stage
 
 N = TypeVar("N", int, float)
 
 # The headings under which --help lists the options.
 NETWORK, MODEL, INPUT, RUN = "Network", "Model", "Input and loss", "Run"
-RESULTS, SELECTION, VIEW = "Results", "Selection", "View"
+RESULTS, SELECTION, VIEW, JUDGEMENT = "Results", "Selection", "View", "Judgement"
 
 
 def option(help: str, heading: str, *flags: str, metavar: str | None = None) -> Any:
@@ -33,6 +34,13 @@ Init = Annotated[str | None, option("Only these initializers.", SELECTION, metav
 Depth = Annotated[str | None, option("Only these depths.", SELECTION, metavar="LIST")]
 Width = Annotated[str | None, option("Only these widths.", SELECTION, metavar="LIST")]
 Seed = Annotated[str | None, option("Only these seeds.", SELECTION, metavar="LIST")]
+
+# How it is judged
+
+JudgedStage = Annotated[
+    str | None,
+    option("Judge as weights that are initialized, trained or unknown. [default: what the weights show]", JUDGEMENT),
+]
 
 # What is written and printed
 
@@ -130,6 +138,15 @@ def unused_path(stem: str, ending: str) -> Path:
 def short_name(spec: str) -> str:
     """Return what a file name says of a spec: its name, and of the user's own file.py:callable the file's."""
     return Path(spec.split(":")[0]).stem
+
+
+def stage_of(text: str | None) -> Stage | None:
+    """Return the stage that --stage names, None where it is not given; raises `InputError`."""
+    from propscope.checks import one_of
+    from propscope.records.finding import STAGES
+
+    # The check leaves nothing but a stage.
+    return None if text is None else one_of("--stage", text, STAGES)  # type: ignore[return-value]
 
 
 def load_selected(

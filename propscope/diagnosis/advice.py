@@ -8,9 +8,26 @@ from dataclasses import replace
 
 from propscope.diagnosis.evidence import Evidence
 from propscope.records.activations import HE, NORMED_SUMS, Advice, find_activation
-from propscope.records.finding import Action, Remedy
+from propscope.records.finding import Action, Finding, Kind, Remedy
 from propscope.records.network import Label, NetworkProfile, Site
 from propscope.records.numerals import number
+
+# What draws or scales weights anew, which throws away what a network has learned.
+_NEW_WEIGHTS = ("initializer", "scale", "calibrate", "centre")
+_BACK = "go back to a checkpoint from before, and train on with a lower learning rate and a warm-up"
+_IN_TRAINING: Mapping[Kind, str] = {
+    "exploding": "lower the learning rate, clip the gradient, or add weight decay",
+    "saturated": "lower the learning rate, or add weight decay, so that the weights shrink",
+    "symmetric": f"{_BACK}: units that are equal stay equal",
+    "inactive": f"{_BACK}, or clip the gradient: units that are off on every sample learn nothing",
+}
+
+
+def in_training(finding: Finding) -> Finding:
+    """Return a finding on a trained network with what to change in its training in place of new weights."""
+    if finding.remedy is None or finding.remedy.action not in _NEW_WEIGHTS:
+        return finding
+    return replace(finding, remedy=Remedy("training", _IN_TRAINING.get(finding.kind, _BACK)))
 
 
 def advice_for(activation: str) -> Advice:

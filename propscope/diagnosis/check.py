@@ -7,7 +7,7 @@ from pathlib import Path
 
 from propscope.diagnosis.compare import Comparison, Move, compare
 from propscope.diagnosis.diagnose import diagnose
-from propscope.records.finding import SEVERITIES, Diagnosis, Finding
+from propscope.records.finding import SEVERITIES, Diagnosis, Finding, Stage
 from propscope.records.profile_set import ProfileSet
 
 
@@ -52,13 +52,14 @@ def check(
     baseline: ProfileSet | None = None,
     baseline_file: Path | None = None,
     tolerance: float = 0.01,
+    stage: Stage | None = None,
 ) -> CheckOutcome:
     """Return the outcome of a check of profiles, compared with the profiles of `baseline_file` where they are given.
 
-    Raises `InputError` for an empty set, and as `compare` does.
+    `stage` is that of `diagnose`. Raises `InputError` for an empty set, and as `diagnose` and `compare` do.
     """
     comparison = None if baseline is None else compare(profiles, baseline, tolerance=tolerance)
     axes = tuple(name for name, values in profiles.axes.items() if name != "seed" and len(values) > 1)
     networks = len(profiles.groups("seed"))
-    found = diagnose(profiles)
+    found = diagnose(profiles, stage=stage)
     return CheckOutcome(headline, networks, len(profiles), axes, fail_on, found, baseline_file, comparison)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from propscope.checks import known_arguments
+from propscope.diagnosis.advice import in_training
 from propscope.diagnosis.evidence import Evidence
 from propscope.diagnosis.explain import explained
 from propscope.diagnosis.rules import RULES
@@ -50,7 +51,8 @@ def together(networks: Sequence[Diagnosis]) -> Diagnosis:
         return networks[0]
     findings = [finding for network in networks for finding in network.findings]
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-    return Diagnosis(tuple(findings), networks=tuple(networks))
+    stages = {network.stage for network in networks}
+    return Diagnosis(tuple(findings), networks=tuple(networks), stage=stages.pop() if len(stages) == 1 else "unknown")
 
 
 def _no_profiles(given: object) -> InputError:
@@ -72,6 +74,8 @@ def _of_network(members: tuple[NetworkProfile, ...], *, notes: bool, stage: Stag
     rules = [rule for rule in RULES if rule.is_for(evidence.subject) and (notes or not rule.notes_only)]
     rules = [rule for rule in rules if not (rule.initial and evidence.stage == "trained")]
     found = [(rule, rule.at_stage(each, evidence.stage)) for rule in rules for each in rule.find(evidence)]
+    if evidence.stage == "trained":
+        found = [(rule, in_training(finding)) for rule, finding in found]
     kept = explained(evidence, [(rule, finding) for rule, finding in found if notes or finding.severity != "note"])
     return Diagnosis(
         tuple(replace(finding, labels=labels) for finding in kept),

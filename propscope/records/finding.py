@@ -41,6 +41,7 @@ Action = Literal[
     "repair",
     "unfreeze",
     "precision",
+    "training",
     "measure",
 ]
 MeanAndStd = tuple[float, float]

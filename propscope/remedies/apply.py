@@ -16,7 +16,7 @@ from propscope.diagnosis import diagnose
 from propscope.errors import InputError, PropscopeError, error_line
 from propscope.measure import profile
 from propscope.measure.outputs import as_batch
-from propscope.records.finding import Diagnosis, Remedy
+from propscope.records.finding import Diagnosis, Remedy, Stage
 from propscope.records.numerals import number
 from propscope.records.profile_set import ProfileSet
 from propscope.records.remedy_trials import RemedyTrials, State, Trial
@@ -26,6 +26,7 @@ from propscope.remedies.standardize import standardized, standardizing_lines
 
 # Once one fault is gone, the factors of the others are measured again: at most so many rounds.
 ROUNDS = 3
+_LEARNED = "the network is trained, and other weights would throw away what it has learned"
 
 
 def try_remedies(
@@ -35,25 +36,31 @@ def try_remedies(
     diagnosis: Diagnosis | None = None,
     *,
     seed: int = 0,
+    stage: Stage | None = None,
 ) -> RemedyTrials:
     """Return what helps a model: each remedy is applied to a copy, which is then profiled and diagnosed.
 
-    `batch`, `loss` and `seed` are as in `propscope.profile`; `diagnosis` is that of the model, made here if None.
-    Four remedies are tried in turn, until the model is healthy: standardize the inputs that the findings name; multiply
-    the weights by the factors that the findings measured (repeated with newly measured factors, as long as that helps);
-    `propscope.calibrate`; and `centre`, which comes before these two where the diagnosis recommends it. The model
-    itself does not change, bit for bit; `apply_remedy(model, remedy, batch)` applies the remedy of a trial to it, and
+    `batch`, `loss` and `seed` are as in `propscope.profile`; `diagnosis` is that of the model, made here if None, with
+    `stage` as in `diagnose`. Four remedies are tried in turn, until the model is healthy: standardize the inputs that
+    the findings name; multiply the weights by the factors that the findings measured (repeated with newly measured
+    factors, as long as that helps); `propscope.calibrate`; and `centre`, which comes before these two where the
+    diagnosis recommends it. For a trained model only the first is tried. The model itself does not change, bit for bit;
+    `apply_remedy(model, remedy, batch)` applies the remedy of a trial to it, and
     `propscope.remedies.standardized(batch, remedy.inputs)` that of an input. Exceptions of the model pass through.
     """
-    before = _state(model, batch, loss, seed, diagnosis)
+    before = _state(model, batch, loss, seed, stage, diagnosis)
     if before.diagnosis.verdict in ("healthy", "not measured"):
         return RemedyTrials(before, labels=before.diagnosis.labels, reason=before.diagnosis.unmeasured)
+    trained = before.diagnosis.stage == "trained"
     trials: list[Trial] = []
     for remedy in _candidates(before.diagnosis):
+        if trained and not remedy.inputs:
+            break
         trials.append(_tried(model, remedy, before, batch, loss, seed))
         if trials[-1].healed:
             break
-    return RemedyTrials(before, tuple(trials), before.diagnosis.labels)
+    reason = _LEARNED if trained and not trials else ""
+    return RemedyTrials(before, tuple(trials), before.diagnosis.labels, reason)
 
 
 def apply_remedy(model: nn.Module, remedy: Remedy, batch: Any) -> tuple[str, ...]:
@@ -100,10 +107,15 @@ def _weight(model: nn.Module, name: str) -> Tensor:
 
 
 def _state(
-    model: nn.Module, batch: Any, loss: Callable[[Any], Tensor] | None, seed: int, diagnosis: Diagnosis | None = None
+    model: nn.Module,
+    batch: Any,
+    loss: Callable[[Any], Tensor] | None,
+    seed: int,
+    stage: Stage | None,
+    diagnosis: Diagnosis | None = None,
 ) -> State:
     seen = profile(model, batch, loss, seed=seed)
-    found = diagnose(ProfileSet((seen,)), notes=False) if diagnosis is None else diagnosis
+    found = diagnose(ProfileSet((seen,)), notes=False, stage=stage) if diagnosis is None else diagnosis
     return State(found, seen.factor("forward"), seen.factor("backward"))
 
 
@@ -167,7 +179,7 @@ def _tried(
             batch = standardized(given, remedy.inputs)
         else:
             apply_remedy(changed, remedy, batch)
-        trial = Trial(remedy, before, _state(changed, batch, loss, seed))
+        trial = Trial(remedy, before, _state(changed, batch, loss, seed, before.diagnosis.stage))
         for _ in range(ROUNDS - 1):
             trial = _again(changed, trial, batch, loss, seed)
     except PropscopeError as error:
@@ -188,7 +200,7 @@ def _again(changed: nn.Module, trial: Trial, batch: Any, loss: Callable[[Any], T
     known = trial.remedy.factors
     both = {name: known.get(name, 1.0) * more.get(name, 1.0) for name in {**known, **more}}
     _multiply(changed, more)
-    again = Trial(_scaling(both), trial.before, _state(changed, batch, loss, seed))
+    again = Trial(_scaling(both), trial.before, _state(changed, batch, loss, seed, trial.before.diagnosis.stage))
     return again if replace(again, before=trial.after).helped else trial
 
 

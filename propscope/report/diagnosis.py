@@ -21,6 +21,7 @@ from propscope.report.findings import (
     numbers,
     place,
     remedy,
+    stage_sentence,
     verdict_line,
     with_layer_numbers,
 )
@@ -68,6 +69,7 @@ def _of_one(diagnosis: Diagnosis) -> list[Block]:
     head = [_filled(verdict_line(diagnosis), "  ")]
     if diagnosis.labels:
         head.append(_filled(network_name(diagnosis.labels), "  "))
+    head.append(_filled(stage_sentence(diagnosis), "  "))
     blocks: list[Block] = ["\n".join(head)]
     wrong = faults(diagnosis)
     for count, finding in enumerate(wrong, start=1):

@@ -67,6 +67,7 @@ def diagnosis_document(diagnosis: Diagnosis) -> dict[str, Any]:
     """Return the verdict on one network, why it was not measured, and its findings, worst first."""
     return {
         "verdict": diagnosis.verdict,
+        "stage": diagnosis.stage,
         "not_measured": diagnosis.unmeasured,
         "findings": [finding_document(finding) for finding in diagnosis.findings],
     }
@@ -107,6 +108,7 @@ def check_document(outcome: CheckOutcome) -> dict[str, Any]:
         "networks": outcome.networks,
         "profiles": outcome.profiles,
         "verdict": outcome.diagnosis.verdict,
+        "stage": outcome.diagnosis.stage,
         "not_measured": outcome.diagnosis.unmeasured,
         "fail_on": outcome.fail_on,
         "failed": outcome.exit_code == 1,

@@ -150,6 +150,18 @@ def checked() -> str:
     return f"no problem found (checked for {', '.join(kind for kind in get_args(Kind) if kind not in _NOTES)})"
 
 
+def stage_sentence(diagnosis: Diagnosis) -> str:
+    """Return whether the network was judged as an initialization or as a trained one, and what to do otherwise."""
+    if diagnosis.stage == "initialized":
+        return 'judged as an initialization; if it is trained, say so: stage "trained"'
+    if diagnosis.stage == "trained":
+        return 'judged as a trained network; if it is not, say so: stage "initialized"'
+    return (
+        "the weights do not show whether they are trained, so what holds for an initialization alone is a note; "
+        'say which: stage "initialized" or "trained"'
+    )
+
+
 def verdict_lines(profile: NetworkProfile, diagnosis: Diagnosis) -> tuple[str, ...]:
     """Return what to read first: the verdict with the worst finding, its cause and remedy, and what else is wrong."""
     wrong = faults(diagnosis)

@@ -263,8 +263,8 @@ class TestBaseline:
 
 class TestJson:
     KEYS = (
-        "checked", "networks", "profiles", "verdict", "not_measured", "fail_on", "failed", "exit_code", "findings",
-        "baseline", "moved",
+        "checked", "networks", "profiles", "verdict", "stage", "not_measured", "fail_on", "failed", "exit_code",
+        "findings", "baseline", "moved",
     )  # fmt: skip
 
     @pytest.mark.slow

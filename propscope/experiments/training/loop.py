@@ -210,7 +210,7 @@ class _Training:
                 self.data.task,
                 histogram_limit=plan.grid.histogram_limit,
                 labels=plan.labels(self.job),
-                spec=plan.spec(self.job),
+                spec=plan.spec(self.job, epoch=epoch),
                 seed=self.job.cell.seed,
             )
             self.profiles.append((epoch, profile))

@@ -131,12 +131,13 @@ class TrainingPlan:
                 labels[name] = value
         return {**labels, "seed": job.cell.seed}
 
-    def spec(self, job: Job) -> str:
-        """Return the JSON text of all that a training is made from."""
+    def spec(self, job: Job, *, epoch: int | None = None) -> str:
+        """Return the JSON text of all that a training is made from; for a profile, with its epoch."""
         training = {name: getattr(self, name) for name in _OF_PLAN}
         training |= {"data": self.data.label, "optimizer": self.optimizer.label}
         grid = {name: getattr(self.grid, name) for name in ("dtype", "device")}
-        return json.dumps({"network": job.cell.network.document(), "seed": job.cell.seed, **training, **grid})
+        at = {} if epoch is None else {"epoch": epoch}
+        return json.dumps({"network": job.cell.network.document(), "seed": job.cell.seed, **training, **grid, **at})
 
 
 # These follow from the data and the readout.
