@@ -190,11 +190,8 @@ def test_the_diagnosis_says_what_it_was_judged_as():
 
 @pytest.mark.parametrize(("stage", "severe"), [("initialized", True), ("unknown", False), ("trained", None)])
 def test_what_holds_for_weights_as_drawn_is_judged_by_the_stage(stage, severe):
-    torch.manual_seed(0)
-    net = mlp()
-    nn.init.constant_(net[2].weight, 0.01)
-    nn.init.zeros_(net[2].bias)
-    found = propscope.diagnose(seen(net), stage=stage)
+    constant = propscope.profile_mlp(3, 16, activation="tanh", initializer="constant", seeds=1)
+    found = propscope.diagnose(constant, stage=stage)
     alike = [finding.severity != "note" for finding in found.findings if finding.kind == "symmetric"]
     assert alike == ([] if severe is None else [severe])
 
