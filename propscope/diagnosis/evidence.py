@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import compress
+from itertools import compress, pairwise
 from typing import Literal
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from propscope.diagnosis.stage import guessed_stage
 from propscope.records.finding import Stage
-from propscope.records.gains import carries_size, is_bounded, name_pattern, stack_of
+from propscope.records.gains import carries_size, is_bounded, name_pattern, norms_hold, stack_of
 from propscope.records.interval import arithmetic_interval
 from propscope.records.network import DIRECTIONS, Direction, Floats, NetworkProfile, Site
 from propscope.records.summary import TensorSummary
@@ -154,15 +154,21 @@ class Chain:
 
     The first time step of a recurrent layer stands for all of them, with the rms over all steps.
 
-    `forward`, `backward`: ln of the size of the signal, shape (seeds, sites). The size is the rms forward, as far as it
-    is passed on (a norm gives the values after it a size that does not depend on those before), and the norm
-    of one sample's gradient backward, because a layer that is twice as wide halves the mean square of the gradient
-    (theory conserves E|delta|^2). -750 for a signal of zero, NaN where it was not seen or is not finite.
+    `forward`, `backward`: ln of the size of the signal, shape (seeds, sites). The size is the rms forward, at most 1
+    where a bounded function follows, and the norm of one sample's gradient backward, because a layer that is twice as
+    wide halves the mean square of the gradient (theory conserves E|delta|^2). -750 for a signal of zero, NaN where it
+    was not seen or is not finite.
+
+    `forward_held`, `backward_held`: whether the second of two sites does not have its size from the first, one value
+    fewer than `indices`: a norm or a bounded function gives values a size of their own, a norm undoes what the weights
+    beside it do to a gradient.
     """
 
     indices: tuple[int, ...]
     forward: Floats
     backward: Floats
+    forward_held: tuple[bool, ...]
+    backward_held: tuple[bool, ...]
 
     def between(self, start: int, end: int, direction: Direction) -> Floats:
         """Return ln of the factor from one position in the profile to another, shape (seeds,)."""
@@ -170,15 +176,23 @@ class Chain:
         found: Floats = logs[:, at(end)] - logs[:, at(start)]
         return found
 
-    def worst(self, direction: Direction, *, rising: bool) -> Stretch | None:
-        """Return the stretch over which the mean ln rises (falls) most; None where fewer than two sites are seen."""
+    def worst(self, direction: Direction, *, rising: bool, everywhere: bool = False) -> Stretch | None:
+        """Return the stretch over which the mean ln rises (falls) most; None where fewer than two sites are seen.
+
+        Unless `everywhere`, what changes between two sites where the size is held does not count; a zero does.
+        """
         logs, indices = getattr(self, direction), list(self.indices)
+        seen = np.flatnonzero(~np.isnan(logs).any(axis=0)).tolist()
+        if len(seen) < 2:
+            return None
+        logs, indices = logs[:, seen], [indices[column] for column in seen]
+        if not everywhere:
+            steps, held = np.diff(logs, axis=1), getattr(self, f"{direction}_held")
+            crossed = np.array([any(held[start:end]) for start, end in pairwise(seen)])
+            steps[crossed & (np.abs(steps) < -LN_ZERO / 2)] = 0
+            logs = np.cumsum(np.concatenate([logs[:, :1], steps], axis=1), axis=1)
         if direction == "backward":
             logs, indices = logs[:, ::-1], indices[::-1]
-        seen = np.flatnonzero(~np.isnan(logs).any(axis=0)).tolist()
-        logs, indices = logs[:, seen], [indices[column] for column in seen]
-        if len(indices) < 2:
-            return None
         start, end = steepest_fall(logs.mean(axis=0) * (-1 if rising else 1))
         change = tuple((logs[:, end] - logs[:, start]).tolist())
         return Stretch(indices[start], indices[end], end - start, change)
@@ -196,22 +210,15 @@ def _chains(members: tuple[NetworkProfile, ...], comparable: Iterable[Positions]
         }
         for direction, around in bypassed.items():
             logs[direction][around[:, indices] & (logs[direction] == LN_ZERO)] = math.nan
-        yield Chain(indices, _carried(members[0], indices, logs["forward"]), logs["backward"])
-
-
-def _carried(profile: NetworkProfile, indices: tuple[int, ...], logs: Floats) -> Floats:
-    """Return ln of the sizes that are passed on along a chain, from ln of those of its values.
-
-    What enters a bounded function passes on at most 1. Where a norm or a bounded function stands between two sites,
-    the second does not have its size from the first, so that nothing grows or shrinks between them.
-    """
-    bounded = [is_bounded(profile.sites[index].activation) for index in indices]
-    found = np.where(bounded & (logs > 0), 0.0, logs)
-    for at in range(1, len(indices)):
-        seen = (found[:, at] > LN_ZERO) & (found[:, at - 1] > LN_ZERO)
-        if seen.all() and not carries_size(profile, indices[at - 1], indices[at]):
-            found[:, at:] -= np.where(found[:, at:] > LN_ZERO, (found[:, at] - found[:, at - 1])[:, None], 0.0)
-    return found
+        # What enters a bounded function passes on at most 1.
+        bounded = [is_bounded(members[0].sites[index].activation) for index in indices]
+        yield Chain(
+            indices,
+            np.where(bounded & (logs["forward"] > 0), 0.0, logs["forward"]),
+            logs["backward"],
+            forward_held=tuple(not carries_size(members[0], *pair) for pair in pairwise(indices)),
+            backward_held=tuple(norms_hold(members[0], *pair) for pair in pairwise(indices)),
+        )
 
 
 def steepest_fall(curve: Floats) -> tuple[int, int]:

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from propscope.diagnosis import limits
 from propscope.diagnosis.advice import remedy_for_size
 from propscope.diagnosis.evidence import LN_ZERO, Chain, Evidence, Stretch, change_interval, succession
 from propscope.records.activations import find_activation
-from propscope.records.finding import Finding, Kind, Severity
+from propscope.records.finding import Finding, Kind, Remedy, Severity
 from propscope.records.network import DIRECTIONS, Direction, Site
 from propscope.records.numerals import number
 
 _OF = {"forward": "the signal", "backward": "the gradient"}
+# Fewer sums than these grow by their branches' weights, not by their number.
+_FEW = 4
+# Where a signal passes norms, only these count: see `limits.EXPLODED`.
+_LIMITS: Mapping[Kind, float] = {"exploding": limits.EXPLODED, "vanishing": limits.VANISHED}
+_ACROSS_NORMS: Mapping[Kind, str] = {
+    "exploding": "each norm divides the gradient by the spread of what entered it, and passes on more than came (batch "
+    "norm before a ReLU: 1.2 times); the scale of the weights makes no difference, since the norm undoes it",
+    "vanishing": "each norm divides the gradient by the size of what entered it; the scale of weights before a norm "
+    "makes no difference, since the norm undoes it",
+}
 
 
 def exploding(evidence: Evidence) -> Iterator[Finding]:
@@ -27,24 +38,111 @@ def vanishing(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _over_depth(evidence: Evidence, kind: Kind) -> Iterator[Finding]:
+    growing: Chain | None = None
     for direction in DIRECTIONS:
         found = [
             (chain, stretch)
             for chain in evidence.chains
             if (stretch := _beyond(chain, direction, kind)) is not None and not _is_stopped(evidence, chain, stretch)
         ]
-        if found:
-            chain, worst = max(found, key=lambda pair: abs(pair[1].mean))
+        if not found:
+            continue
+        chain, worst = max(found, key=lambda pair: abs(pair[1].mean))
+        ends = _branch_ends(evidence, chain, worst)
+        if kind == "exploding" and len(ends) > _FEW and not _norms_hold(chain, worst):
+            # What each sum adds forward, it also adds to the gradient.
+            if growing is not chain:
+                yield _growing_stream(evidence, chain, direction, worst, ends)
+            growing = chain
+        else:
             yield _finding(evidence, chain, kind, direction, worst)
 
 
+def _norms_hold(chain: Chain, stretch: Stretch) -> bool:
+    """Return whether norms hold the size at most steps of a stretch."""
+    first, last = sorted(map(chain.indices.index, (stretch.start, stretch.end)))
+    return 2 * sum(chain.backward_held[first:last]) > last - first
+
+
+def _branch_ends(evidence: Evidence, chain: Chain, stretch: Stretch) -> dict[str, str]:
+    """Return the last layers with weights of the branches that the sums of a stretch add, each with its site.
+
+    Empty where the chain is none of sums, and where the graph is not known.
+    """
+    member = evidence.members[0]
+    first, last = sorted((stretch.start, stretch.end))
+    sums = {index for index in chain.indices if first <= index <= last}
+    matrices = {parameter.name for parameter in member.parameters if len(parameter.shape) > 1}
+    ends: dict[str, str] = {}
+    for block in member.graph.blocks:
+        if block.sum not in sums:
+            continue
+        weighing = {at: names for at in block.inside if (names := matrices.intersection(member.sites[at].parameters))}
+        for at, names in weighing.items():
+            if not any(member.graph.feeds(at, other) for other in weighing):
+                ends |= {min(names).rpartition(".")[0]: member.sites[at].name}
+    return ends
+
+
+def _growing_stream(
+    evidence: Evidence, chain: Chain, direction: Direction, stretch: Stretch, ends: dict[str, str]
+) -> Finding:
+    """Return the finding of a residual stream that grows with each sum (Zhang et al. 2019, Fixup, section 2)."""
+    severity: Severity = "broken" if stretch.mean > limits.EXPLODED else "strained"
+    limit = limits.EXPLODED if severity == "broken" else limits.STRAINED
+    low, high = change_interval(evidence, stretch)
+    each = math.exp(stretch.mean / stretch.steps)
+    factor = 1 / math.sqrt(len(ends))
+    names = [*ends]
+    listed = ", ".join(names) if len(names) <= 3 else f"{names[0]}, {names[1]}, ... {names[-1]}"
+    end = evidence.sites[max(stretch.start, stretch.end)].name
+    what = "residual stream" if direction == "forward" else "gradient of the residual stream"
+    return Finding(
+        kind="exploding",
+        severity=severity,
+        direction=direction,
+        sites=tuple(ends.values()),
+        message=f"the {what} grows by a factor of {number(math.exp(stretch.mean), 2)} over {stretch.steps} sums "
+        f"(x{number(each, 2)} per sum), up to {end}",
+        cause="each sum adds the mean square of its branch to that of the stream, and no norm stands before the branch",
+        evidence={
+            "factor": math.exp(stretch.mean),
+            "factor_low": math.exp(low),
+            "factor_high": math.exp(high),
+            "limit": math.exp(limit),
+            "factor_per_layer": each,
+            "layers": float(stretch.steps),
+            "seeds": float(len(stretch.change)),
+        },
+        remedy=Remedy(
+            "scale",
+            f"multiply the weights of the last layer of each branch ({listed}) by 1/sqrt({len(ends)}) = "
+            f"{number(factor)}, or zero-initialize them, or put a norm at the start of each branch",
+            factors=dict.fromkeys(names, factor),
+        ),
+        confidence=succession(sum(abs(change) > limit for change in stretch.change), len(stretch.change)),
+        marks={end: "exploding" if direction == "forward" else "grad exploding"},
+    )
+
+
 def _beyond(chain: Chain, direction: Direction, kind: Kind) -> Stretch | None:
-    stretch = chain.worst(direction, rising=kind == "exploding")
+    """Return the worst stretch of a chain if it is beyond a limit: first between norms, then a gradient across them."""
+    between = chain.worst(direction, rising=kind == "exploding")
+    # What a norm makes good on the way is no change.
+    if between is not None and _is_beyond(between, kind, limits.STRAINED):
+        whole = chain.between(between.start, between.end, direction)
+        if _is_beyond(replace(between, change=tuple(whole.tolist())), kind, limits.STRAINED):
+            return between
+    across = chain.worst(direction, rising=kind == "exploding", everywhere=True) if direction == "backward" else None
+    return across if _is_beyond(across, kind, _LIMITS[kind]) else None
+
+
+def _is_beyond(stretch: Stretch | None, kind: Kind, limit: float) -> bool:
     # The greatest rise of a signal that only falls is a fall.
-    if stretch is None or (stretch.mean if kind == "exploding" else -stretch.mean) <= limits.STRAINED:
-        return None
+    if stretch is None or (stretch.mean if kind == "exploding" else -stretch.mean) <= limit:
+        return False
     # A signal that comes back from zero, by a bias say, has not grown: the zero is the fault.
-    return None if stretch.mean > -LN_ZERO / 2 else stretch
+    return stretch.mean <= -LN_ZERO / 2
 
 
 def _is_stopped(evidence: Evidence, chain: Chain, stretch: Stretch) -> bool:
@@ -63,7 +161,8 @@ def _is_stopped(evidence: Evidence, chain: Chain, stretch: Stretch) -> bool:
 def _finding(evidence: Evidence, chain: Chain, kind: Kind, direction: Direction, stretch: Stretch) -> Finding:
     first, last = sorted((stretch.start, stretch.end))
     forward = chain.between(first, last, "forward")
-    beyond = _limit(kind, direction, float(forward.mean()))
+    held = _norms_hold(chain, stretch)
+    beyond = _LIMITS[kind] if held else _limit(kind, direction, float(forward.mean()))
     severity: Severity = "broken" if abs(stretch.mean) > beyond else "strained"
     limit = beyond if severity == "broken" else limits.STRAINED
     low, high = change_interval(evidence, stretch)
@@ -76,7 +175,7 @@ def _finding(evidence: Evidence, chain: Chain, kind: Kind, direction: Direction,
         direction=direction,
         sites=tuple(site.name for site in sites),
         message=_message(kind, direction, stretch, each, start, end),
-        cause=_cause(evidence, kind, direction, stretch, float(forward.mean())),
+        cause=_ACROSS_NORMS[kind] if held else _cause(evidence, kind, direction, stretch, float(forward.mean())),
         evidence={
             "factor": _exp(stretch.mean),
             "factor_low": _exp(low),
@@ -86,10 +185,19 @@ def _finding(evidence: Evidence, chain: Chain, kind: Kind, direction: Direction,
             "layers": float(stretch.steps),
             "seeds": float(len(stretch.change)),
         },
-        remedy=remedy_for_size(evidence, sites, each),
+        remedy=_less_depth(evidence, chain) if held else remedy_for_size(evidence, sites, each),
         confidence=succession(sum(abs(change) > limit for change in stretch.change), len(stretch.change)),
         marks={end.name: kind if direction == "forward" else f"grad {kind}"},
     )
+
+
+def _less_depth(evidence: Evidence, chain: Chain) -> Remedy:
+    """Return the remedy where norms undo what a factor on a weight does."""
+    if evidence.sites[chain.indices[-1]].role == "residual":
+        return Remedy(
+            "norm", "put each norm at the start of its branch (pre-norm), or warm up the learning rate from near zero"
+        )
+    return Remedy("residual", "put a residual sum around every one or two layers, or use fewer layers")
 
 
 def _limit(kind: Kind, direction: Direction, forward: float) -> float:

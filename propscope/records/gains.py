@@ -14,6 +14,8 @@ _STRETCH = 4.0
 # Operations that multiply what reaches them, and those that put it beside or on top of each other.
 _PRODUCTS = frozenset(("mul", "mul_", "multiply"))
 _SUMS = frozenset(("add", "add_", "sub", "sub_", "cat", "concat", "stack"))
+# The functions of torch that normalize what enters them; the class of a module that does has "norm" in its name.
+_NORMS = frozenset(("batch_norm", "group_norm", "instance_norm", "layer_norm", "normalize", "rms_norm"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +122,36 @@ def vector_length(site: Site) -> int:
 
 def is_norm(site: Site) -> bool:
     """Return whether the site is the output of a norm."""
-    # The output of a norm that enters a nonlinearity has the role of a pre-activation.
-    return site.role == "norm" or "norm" in site.kind.lower()
+    # The output of a norm that enters a nonlinearity has the role of a pre-activation. A site is named by the last
+    # module that returned it, such as a dropout that does nothing, and not by the function that computed it.
+    last = {parent.operations[-1] for parent in site.parents or () if parent.operations}
+    return site.role == "norm" or "norm" in site.kind.lower() or (bool(last) and last <= _NORMS)
+
+
+def norms_hold(profile: NetworkProfile, first: int, last: int) -> bool:
+    """Return whether every way from one site to another that crosses a weight matrix passes a norm; both by position.
+
+    The second site counts. False where no way passes a norm, and where the graph is not known.
+    """
+    sites, names = profile.sites, profile.graph.names
+    if not profile.graph.known or not profile.graph.feeds(first, last):
+        return False
+    matrices = {parameter.name for parameter in profile.parameters if len(parameter.shape) > 1}
+    # The sites behind a norm, and whether a way without norms to a site crosses a matrix.
+    normed: set[str] = set()
+    weighed = {names[first]: False}
+    for site in sites[first + 1 : last + 1]:
+        parents = site.parents or ()
+        free = [
+            parent.name
+            for parent in parents
+            if parent.name in weighed and not is_norm(site) and _NORMS.isdisjoint(parent.operations)
+        ]
+        if any(parent.name in normed or (parent.name in weighed and parent.name not in free) for parent in parents):
+            normed.add(site.name)
+        if free:
+            weighed[site.name] = not matrices.isdisjoint(site.parameters) or any(weighed[name] for name in free)
+    return names[last] in normed and not weighed.get(names[last], False)
 
 
 def has_own_size(site: Site) -> bool:
