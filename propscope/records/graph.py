@@ -174,13 +174,15 @@ class SiteGraph:
     def places(self, labels: Sequence[str], *, radius: int) -> list[tuple[object, ...]]:
         """Return what surrounds each site: the labels of what feeds it and of what it feeds, over so many edges.
 
-        Sites in the same place of like blocks have equal surroundings, whatever they are called.
+        What lies beyond the stream of a residual network, where its blocks fork and are summed, does not count. So
+        sites in the same place of like blocks have equal surroundings, in the first block and the last one too,
+        whatever they are called.
         """
         inputs = [(*at, *sources) for at, sources in zip(self.inputs, self._sources, strict=True)]
         outputs = [[*_bits(fed)] for fed in self._fed[: len(self.names)]]
-        before = _surroundings(inputs, labels, radius)
-        behind = _surroundings(outputs, labels, radius)
-        return [*zip(before, behind, strict=True)]
+        stream = {at for block in self.blocks for at in (block.fork, block.sum)}
+        shown = ["" if at in stream else label for at, label in enumerate(labels)]
+        return [*zip(*(_surroundings(edges, shown, radius) for edges in (inputs, outputs)), strict=True)]
 
     def _ancestors_of(self, source: int) -> int:
         return self._ancestors[source] if source < len(self.names) else 0
@@ -338,12 +340,17 @@ def _bits(number: int) -> Iterator[int]:
 
 
 def _surroundings(edges: Sequence[Sequence[int]], labels: Sequence[str], radius: int) -> list[int]:
-    """Return a number for each site, equal where the labels of all that `edges` lead to are, over so many edges."""
-    numbers: dict[object, int] = {}
-    found = [numbers.setdefault(label, len(numbers)) for label in labels]
+    """Return a number for each site, equal where the labels of all that `edges` lead to are, over so many edges.
+
+    Nothing is seen beyond sites whose label is "".
+    """
+    numbers: dict[object, int] = {"": 0}
+    own = [numbers.setdefault(label, len(numbers)) for label in labels]
+    found = own
     for _ in range(radius):
+        beside = [number if label else 0 for number, label in zip(found, labels, strict=True)]
         keys = [
-            (found[index], *sorted(found[at] if at < len(found) else _ROOT for at in leads))
+            (own[index], *sorted(beside[at] if at < len(beside) else _ROOT for at in leads))
             for index, leads in enumerate(edges)
         ]
         found = [numbers.setdefault(key, len(numbers)) for key in keys]

@@ -142,11 +142,12 @@ def test_a_way_around_may_be_asked_to_keep_to_some_sites():
     assert not any(graph.bypassed_through(positions(RESIDUAL, "norm", "k", "sum", "head")))
 
 
-def test_the_blocks_of_a_residual_network():
-    def summing(profile, *sums):
-        sites = (dataclasses.replace(site, branch_share=0.5) if site.name in sums else site for site in profile.sites)
-        return NetworkProfile(tuple(sites))
+def summing(profile, *sums):
+    sites = (dataclasses.replace(site, branch_share=0.5) if site.name in sums else site for site in profile.sites)
+    return NetworkProfile(tuple(sites))
 
+
+def test_the_blocks_of_a_residual_network():
     pre = summing(wired(x="in", n="x", a="n", s1="x a", m="s1", down="s1", s2="down m", end="s2"), "s1", "s2")
     names = pre.graph.names
     assert [(names[b.fork], names[b.sum], [names[at] for at in b.inside]) for b in pre.graph.blocks] == [
@@ -158,14 +159,19 @@ def test_the_blocks_of_a_residual_network():
 
 
 def test_the_same_place_is_known_by_its_surroundings():
-    blocks = wired(
-        x="", n1="x", a1="n1", s1="x a1", n2="s1", a2="n2", s2="s1 a2", n3="s2", a3="n3", s3="s2 a3", n4="s3"
-    )
-    labels = ["norm" if name[0] == "n" else "sum" if name[0] == "s" else "layer" for name in blocks.graph.names]
-    places = dict(zip(blocks.graph.names, blocks.graph.places(labels, radius=1), strict=True))
-    assert places["a1"] == places["a2"] == places["a3"] != places["n2"]
-    # The first block is not fed by a sum.
-    assert places["n1"] != places["n2"] == places["n3"]
+    named = "x: n1:x a1:n1 s1:x+a1 n2:s1 a2:n2 b2:a2 s2:s1+b2 n3:s2 a3:n3 b3:a3 s3:s2+b3 end:s3"
+    blocks = wired(**{name: of.replace("+", " ") for name, _, of in (part.partition(":") for part in named.split())})
+    graph = summing(blocks, "s1", "s2", "s3").graph
+    labels = [{"n": "norm", "s": "sum", "a": "layer", "b": "layer"}.get(name[0], "end") for name in graph.names]
+    places = dict(zip(graph.names, graph.places(labels, radius=2), strict=True))
+    assert places["a2"] == places["a3"] != places["a1"]
+    assert places["n2"] == places["n3"] != places["n1"]
+    assert places["b2"] == places["b3"] != places["a1"]
+    places = dict(zip(graph.names, graph.places(labels, radius=1), strict=True))
+    # The first block is fed by another kind of site, which is the stream all the same.
+    assert places["n1"] == places["n2"] == places["n3"]
+    plain = dict(zip(blocks.graph.names, blocks.graph.places(labels, radius=1), strict=True))
+    assert plain["n1"] != plain["n2"] == plain["n3"]
 
 
 def ways(edges, last):
