@@ -61,6 +61,8 @@ def _not_run(observer: Observer, path: str, module: nn.Module, used: Mapping[str
         return f"{kind} was not called, but its parameters took part in {place}: by `.forward` or by a function"
     if ran:
         return f"{kind} ran in {ran} of {passes} passes"
+    if path in observer.skipped:
+        return f"{kind} did not run, but does with other random numbers: it is skipped at random"
     if passes == 1:
         return f"{kind} did not run in this pass"
     return f"{kind} never ran in {passes} passes" if passes else f"{kind} was never called"

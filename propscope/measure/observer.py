@@ -67,6 +67,8 @@ class Observer:
         self.sites: dict[str, SiteAccumulator] = {}
         self.guard = Guard()
         self.unrecorded: Counter[str] = Counter()
+        # Modules that did not run, and do so with other random numbers.
+        self.skipped: set[str] = set()
         # The modules that the present pass has called; how many passes before it called each, and where each began.
         self.running: set[str] = set()
         self._ran: Counter[str] = Counter()

@@ -16,6 +16,7 @@ from propscope.measure.outputs import as_batch, describe_shapes
 from propscope.measure.recorder import Recorder
 from propscope.measure.sampling import HISTOGRAM_LIMIT
 from propscope.measure.sites import Options, Stats
+from propscope.measure.skipped import random_states
 from propscope.measure.undisturbed import undisturbed
 from propscope.records.display import print_inspection
 from propscope.records.network import NetworkProfile
@@ -164,9 +165,9 @@ def _run(model: nn.Module, recorder: Recorder, batch: Any, loss: Loss | None, gr
     refuse_lazy(model)
     batch = as_batch(model, batch)
     try:
-        with undisturbed(model, batch), recorder:
-            output = call_model(model, batch)
-            _backward(recorder, output, loss, gradient_seed)
+        with undisturbed(model, batch):
+            if _passed(model, recorder, batch, loss, gradient_seed):
+                recorder.note_skipped(lambda: call_model(model, batch))
     except Exception as error:
         partial = recorder.profile(seed=seed)
         error.partial_profile = partial  # type: ignore[attr-defined]
@@ -176,6 +177,16 @@ def _run(model: nn.Module, recorder: Recorder, batch: Any, loss: Loss | None, gr
             advice = stop_advice(error, partial, model)
             error.add_note(f"propscope: its input was {describe_shapes(batch)}; {advice}")
         raise
+
+
+def _passed(model: nn.Module, recorder: Recorder, batch: Any, loss: Loss | None, seed: int) -> bool:
+    """Run the model forward and backward while the recorder watches; return whether it drew random numbers."""
+    with recorder:
+        before = random_states(model)
+        output = call_model(model, batch)
+        drawn = random_states(model) != before
+        _backward(recorder, output, loss, seed)
+    return drawn
 
 
 def stopped_in(partial: NetworkProfile | None, model: nn.Module) -> str:

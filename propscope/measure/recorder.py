@@ -38,6 +38,7 @@ from propscope.measure.provenance import provenance
 from propscope.measure.recurrent import TimeWatch, is_recurrent, time_courses
 from propscope.measure.signal_graph import Call, is_atomic
 from propscope.measure.sites import Options, SiteAccumulator
+from propscope.measure.skipped import skipped_at_random
 from propscope.measure.token_share import with_token_shares
 from propscope.measure.wrappers import (
     COMPILED,
@@ -372,6 +373,19 @@ class Recorder:
     def note_output(self, name: str, reason: str) -> None:
         """Add to the coverage what is not seen of a part of the model's output."""
         self._observer.guard.add(name, "output", reason, key=reason)
+
+    def note_skipped(self, run: Callable[[], object]) -> None:
+        """Add to the coverage which of the modules that did not run do so in other runs, with other random numbers."""
+        waiting = {
+            n.rpartition(".")[0] for n, p in self._watch.parameters.items() if not (p.is_frozen or p.has_gradient)
+        }
+        idle = {
+            path: info.module
+            for path, info in self._watch.modules.items()
+            if path in waiting and not self._observer.passes_of(path)[0]
+        }
+        if idle:
+            self._observer.skipped |= skipped_at_random(run, idle)
 
     def profile(
         self, *, labels: dict[str, Label] | None = None, spec: str = "{}", seed: int | None = None
