@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -60,8 +61,8 @@ class _Grouped(TyperCommand):
                 formatter.write_dl(records)
 
 
-def build() -> typer.Typer:
-    """Return the application with every command."""
+def build(only: str = "") -> typer.Typer:
+    """Return the application with every command, or with the one named `only`."""
     app = typer.Typer(
         name="propscope",
         help="Measure how a signal travels through a deep network, forward and backward, layer by layer.",
@@ -71,6 +72,8 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     for command in COMMANDS:
+        if only not in ("", command.name):
+            continue
         app.command(command.name, cls=_Grouped, short_help=command.help)(command.run)
 
     @app.callback(invoke_without_command=True)
@@ -89,6 +92,12 @@ def build() -> typer.Typer:
     return app
 
 
+@cache
+def _application(only: str) -> Any:
+    # Reading the options of a command takes milliseconds: nobody waits for those of commands that do not run.
+    return typer.main.get_command(build(only))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line and return its exit code: 0 fine, 1 a check failed, 2 wrong use or bad input.
 
@@ -96,4 +105,6 @@ def main(arguments: list[str] | None = None) -> int:
     """
     from propscope.cli.running import guarded
 
-    return guarded(build(), sys.argv[1:] if arguments is None else arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    typed = arguments[0] if arguments else ""
+    return guarded(_application(typed if typed in {command.name for command in COMMANDS} else ""), arguments)

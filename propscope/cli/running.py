@@ -6,12 +6,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
-
-import typer
 
 from propscope.cli import COMMANDS
 from propscope.errors import PropscopeError
@@ -23,10 +21,11 @@ TERMINATED = 143
 _LONGEST = 1500
 
 
-def guarded(app: typer.Typer, arguments: list[str]) -> int:
-    """Run `app` on `arguments` and return the exit code; an error of the user goes to stderr as one line and a hint.
+def guarded(app: Callable[..., Any], arguments: list[str]) -> int:
+    """Run `app`, a click command, on `arguments` and return the exit code.
 
-    SIGTERM stops the command as Ctrl-C does, with the exit code 143.
+    An error of the user goes to stderr as one line and a hint. SIGTERM stops the command as Ctrl-C does, with the exit
+    code 143.
     """
     with _terminable() as received:
         code = _guarded(app, arguments)
@@ -53,7 +52,7 @@ def _terminable() -> Iterator[list[int]]:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _guarded(app: typer.Typer, arguments: list[str]) -> int:
+def _guarded(app: Callable[..., Any], arguments: list[str]) -> int:
     try:
         result = app(arguments, standalone_mode=False, prog_name="propscope")
         sys.stdout.flush()

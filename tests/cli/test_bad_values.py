@@ -106,9 +106,7 @@ def test_every_command_is_tried():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RIGHT)
-def test_a_wrong_value_is_refused_in_one_line(command, surroundings, name, monkeypatch):
-    # Making the application takes longer than refusing a value.
-    monkeypatch.setattr("propscope.cli.build", lambda: APPLICATION)
+def test_a_wrong_value_is_refused_in_one_line(command, surroundings, name):
     before = files(surroundings)
     unlike = []
     for line in lines(name):
