@@ -16,8 +16,8 @@ def groups_in_one_place(
     """Return for each chosen site those in the same place of other blocks, itself included, where there are enough.
 
     Sites, by position, are in one place if what they are computed from and what is computed from them are of the same
-    kinds, over two edges of the graph, or over one where too few are alike over two. Names say it where the graph is
-    not known. Only sites for which `alike` returns the same are compared.
+    kinds: over two edges of the graph in a residual network, over one where too few are alike over two or where no
+    blocks are. Names say it where the graph is not known. Only sites for which `alike` returns the same are compared.
     """
     found: dict[int, list[int]] = {}
     chosen = list(chosen)
@@ -37,7 +37,8 @@ def _places(profile: NetworkProfile) -> Iterable[Sequence[Hashable]]:
     if graph.known:
         depthwise = frozenset(p.name for p in profile.parameters if len(p.shape) > 2 and p.shape[1] == 1)
         labels = [_label(site, depthwise=not depthwise.isdisjoint(site.parameters)) for site in sites]
-        for radius in (2, 1):
+        # In a sequence of layers, where no blocks repeat, what is two steps away does not tell sorts of layers apart.
+        for radius in (2, 1) if graph.blocks else (1,):
             yield graph.places(labels, radius=radius)
     else:
         yield [name_pattern(site.name) for site in sites]

@@ -113,8 +113,8 @@ class Mixed(nn.Module):
         return self.layers(x)
 
 
-# All but the first and the last, which have fewer neighbours.
-DEPTHWISE, DENSE = ({f"layers.{4 * at + first}" for at in range(3)} for first in (2, 4))
+# The first one is fed by the input.
+DENSE, DEPTHWISE = ({f"layers.{at}" for at in range(first, 16, 4)} for first in (4, 2))
 
 
 def test_convolutions_of_one_channel_each_are_no_peers_of_dense_ones():
