@@ -7,8 +7,10 @@ from collections.abc import Iterator
 
 from propscope.diagnosis import limits
 from propscope.diagnosis.advice import for_model, new_start_or
+from propscope.diagnosis.behind import Behind
 from propscope.diagnosis.evidence import Evidence, succession
 from propscope.records.finding import Finding
+from propscope.records.gains import vector_length
 from propscope.records.network import Site
 
 
@@ -18,9 +20,11 @@ def collapse(evidence: Evidence) -> Iterator[Finding]:
     The measure is the share of a pre-activation's second moment that differs between samples: 1 - mean cosine, or the
     share outside of the first direction, from the effective rank, if that is smaller. Strained below e^-6, broken where
     three layers are below eps (1.2e-7). Samples that are alike in the input are not the network's fault: only sites
-    after the first one that is not collapsed count.
+    after the first one that is not collapsed count. Outputs do not, since they may start from a common guess, such as
+    a prior bias, nor do vectors of fewer than 8 elements, which are alike by chance.
     """
-    at = [index for index, site in enumerate(evidence.sites) if _is_judged(site)]
+    behind = Behind(evidence.members[0])
+    at = [index for index, site in enumerate(evidence.sites) if _is_judged(site) and not behind.is_output(index)]
     shares = {index: share for index in at if not math.isnan(share := _share(evidence, index))}
     apart = max((index for index, share in shares.items() if share >= limits.COLLAPSING), default=None)
     # Where the samples differ again later, as after a norm, the layers that follow can distinguish them.
@@ -57,7 +61,8 @@ def collapse(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _is_judged(site: Site) -> bool:
-    return site.samples >= limits.SAMPLES and site.role == "pre-activation"
+    wide = vector_length(site) >= limits.FEATURES
+    return site.samples >= limits.SAMPLES and site.role == "pre-activation" and wide
 
 
 def _share(evidence: Evidence, index: int) -> float:

@@ -13,17 +13,16 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from propscope.diagnosis import limits
+from propscope.diagnosis.behind import Behind
 from propscope.diagnosis.evidence import Evidence, module_of, succession
 from propscope.diagnosis.weights import scale_at
 from propscope.records.activations import find_activation
 from propscope.records.finding import Finding, Remedy
-from propscope.records.gains import is_norm, is_sound, vector_length
+from propscope.records.gains import is_norm, vector_length
 from propscope.records.network import NetworkProfile, Site
 from propscope.records.numerals import number, percent
 from propscope.records.summary import TensorSummary
 
-# What may stand between the input and the first layer, or between that and a norm, without a size of its own.
-_SCALING = frozenset(("relu", "leaky_relu", "identity"))
 # An input is what the first layer sees if E[z^2] tells the same size within this factor.
 _AGREES = 5.0
 
@@ -36,7 +35,7 @@ def odd_inputs(evidence: Evidence) -> Iterator[Finding]:
     is 100 times the median. Where a norm takes that away, it is a note. Whole numbers have no scale.
     """
     profile = evidence.whole[0] if evidence.whole else evidence.members[0]
-    layers = _FirstLayers(profile)
+    behind = Behind(profile)
     for index, site in enumerate(profile.sites):
         if site.role != "input" or not site.dtype.startswith(("float", "bfloat")) or site.forward is None:
             continue
@@ -44,7 +43,7 @@ def odd_inputs(evidence: Evidence) -> Iterator[Finding]:
             continue
         if site.forward.nan_count or site.forward.posinf_count:
             yield _nonfinite(site)
-        elif (found := _odd(profile, layers, index)) is not None:
+        elif (found := _odd(profile, behind, index)) is not None:
             yield found
 
 
@@ -65,12 +64,13 @@ def _nonfinite(site: Site) -> Finding:
     )
 
 
-def _odd(profile: NetworkProfile, layers: _FirstLayers, index: int) -> Finding | None:
+def _odd(profile: NetworkProfile, behind: Behind, index: int) -> Finding | None:
     site, summary = profile.sites[index], profile.sites[index].forward
     assert summary is not None
     if not (faults := _faults(profile, site)):
         return None
-    effects = [effect for at in layers.of(index) if (effect := _effect(profile, layers, site, at, faults)) is not None]
+    first = _first_layers(profile, behind, index)
+    effects = [effect for at in first if (effect := _effect(profile, behind, site, at, faults)) is not None]
     hit = [effect for effect in effects if not effect.absorbed]
     if not effects:
         return None
@@ -170,7 +170,7 @@ class _Effect:
 
 
 def _effect(
-    profile: NetworkProfile, layers: _FirstLayers, site: Site, index: int, faults: Sequence[_Fault]
+    profile: NetworkProfile, behind: Behind, site: Site, index: int, faults: Sequence[_Fault]
 ) -> _Effect | None:
     """Return what a first layer makes of an input with these faults; None where it shows none of them."""
     first, summary = profile.sites[index], site.forward
@@ -198,7 +198,8 @@ def _effect(
         return _Effect(index, text, absorbed=False)
     if all(fault.mild for fault in faults):
         return None
-    return _Effect(index, f"{first.name} has rms {number(first.forward.rms)}", layers.absorbed(index))
+    absorbed = behind.is_sound_norm(index) if is_norm(first) else behind.is_absorbed(index)
+    return _Effect(index, f"{first.name} has rms {number(first.forward.rms)}", absorbed)
 
 
 def _flat_gates(profile: NetworkProfile, site: Site) -> float | None:
@@ -220,67 +221,14 @@ def _bias(profile: NetworkProfile, site: Site) -> float:
     return math.hypot(*biases)
 
 
-class _FirstLayers:
-    """The layers with weights, or norms, that an input enters, and whether norms take its size away behind them."""
-
-    def __init__(self, profile: NetworkProfile) -> None:
-        self._sites = profile.sites
-        self._outputs: list[list[int]] = [[] for _ in profile.sites]
-        if profile.graph.known:
-            for index, inputs in enumerate(profile.graph.inputs):
-                for source in inputs:
-                    self._outputs[source].append(index)
-
-    def of(self, index: int) -> list[int]:
-        """Return the positions of the first layers that an input feeds, past reshaping and pooling."""
-        found, waiting = set(), [*self._outputs[index]]
-        while waiting:
-            at = waiting.pop()
-            site = self._sites[at]
-            if site.parameters or is_norm(site):
-                found.add(at)
-            elif self._passes(at):
-                waiting += self._outputs[at]
-        # Of a layer that returns several tensors, or runs several times, the first one.
-        of_module: dict[str, int] = {}
-        for at in sorted(found):
-            of_module.setdefault(module_of(self._sites[at].name), at)
-        return [*of_module.values()]
-
-    def absorbed(self, index: int) -> bool:
-        """Return whether everything that a layer feeds is a norm whose values have a size and tell samples apart."""
-        if is_norm(self._sites[index]):
-            return _is_normal(self._sites[index])
-        waiting, seen = [*self._outputs[index]], False
-        while waiting:
-            at = waiting.pop()
-            site = self._sites[at]
-            if is_norm(site):
-                if not _is_normal(site):
-                    return False
-                seen = True
-            elif self._passes(at) and self._outputs[at]:
-                waiting += self._outputs[at]
-            else:
-                return False
-        return seen
-
-    def _passes(self, index: int) -> bool:
-        """Return whether a site hands on the size of its only input."""
-        site = self._sites[index]
-        if site.parameters or len(site.parents or ()) != 1 or site.role in ("attention", "embedding", "norm"):
-            return False
-        return site.role != "activation" or site.kind.lower().replace("leakyrelu", "leaky_relu") in _SCALING
-
-
-def _is_normal(site: Site) -> bool:
-    if site.forward is None or not is_sound(site.forward) or site.forward.rms < math.exp(-limits.STRAINED):
-        return False
-    if site.samples < limits.SAMPLES or vector_length(site) < limits.FEATURES:
-        return True
-    rank = math.inf if site.effective_rank is None else site.effective_rank
-    cosine = 0.0 if site.mean_cosine is None else site.mean_cosine
-    return min(1 - cosine, limits.share_of_rank(rank)) >= limits.OFF_CENTRE
+def _first_layers(profile: NetworkProfile, behind: Behind, index: int) -> list[int]:
+    """Return the positions of the layers with weights, or norms, that an input enters, past reshaping and pooling."""
+    # Of a layer that returns several tensors, or runs several times, the first one.
+    of_module: dict[str, int] = {}
+    for at in behind.fed(index):
+        if profile.sites[at].parameters or is_norm(profile.sites[at]):
+            of_module.setdefault(module_of(profile.sites[at].name), at)
+    return [*of_module.values()]
 
 
 def _standardize(site: Site, faults: Collection[str]) -> Remedy:

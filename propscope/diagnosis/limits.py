@@ -92,6 +92,12 @@ OFF_CENTRE = 1 / 101
 # on, and at 1000 Adam took 8 times the steps.
 UNEQUAL = 100
 
+# Biases start at zero, or at 1 / sqrt(fan_in) at most. One of 2 brings tanh to where it is flat, and a rectifier's unit
+# to where it is on, or off, for all samples of a signal of rms 1.
+BIAS = 2.0
+# As with inputs: Adam took five times the steps where what all samples have in common was five times the rest.
+COMMON = 1 / 26
+
 
 def smallest(dtype: str) -> float:
     """Return the rms below which values of a dtype become exact zeros within a layer or two: they underflow."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from propscope.diagnosis import limits
 from propscope.diagnosis.evidence import Evidence, module_of, succession
 from propscope.diagnosis.unmeasured import unrecorded
+from propscope.diagnosis.weights import bias_at
 from propscope.records.activations import find_activation
 from propscope.records.finding import Finding, Kind, Remedy, Severity
 from propscope.records.gains import is_norm, name_pattern
@@ -477,7 +478,7 @@ def _of_flat(evidence: Evidence, stop: Stop) -> _Reason:
     operations = _operations(evidence, stop.place)
     if site is not None:
         if (entering := _entering(evidence, site)) is not None:
-            return _of_activation(site, entering)
+            return _of_activation(evidence, entering)
         if any("dropout" in name.lower() for name in (site.kind, stop.operation, *operations)):
             return _Reason(
                 "stagnant", site.name, f"{place}: dropout gives only zeros, so nothing passes it in either direction",
@@ -532,16 +533,21 @@ def _entering(evidence: Evidence, site: Site) -> Site | None:
     return before[0] if len(before) == 1 and before[0].activation and site.role == "activation" else None
 
 
-def _of_activation(site: Site, entering: Site) -> _Reason:
+def _of_activation(evidence: Evidence, entering: Site) -> _Reason:
     entry = find_activation(entering.activation)
     name, values = entering.name, entering.forward
     between = "" if values is None else f": its values lie between {number(values.min, 2)} and {number(values.max, 2)}"
+    bias = bias_at(evidence.members[0], entering)
+    biased = bias is not None and bias.share > 0.5
     if entry is not None and entry.bounded:
         return _Reason(
             "saturated", name,
             f"{name}: {entering.activation} has no slope on any sample, so no gradient passes{between}",
-            "the values are far outside of where it has a slope, because of the input's size, the weights or the bias",
-            f"bring the values at {name} to rms 1: standardize the input, and draw weights and bias of {name} anew",
+            "the values are far outside of where it has a slope, because of "
+            + ("the bias" if biased else "the size of the input or the weights"),
+            f"set the bias of {name} to zero"
+            if biased
+            else f"bring the values at {name} to rms 1: standardize the input, and draw the weights of {name} anew",
             mark="saturated",
             numbers={"flat_fraction": 1.0 if entering.flat_fraction is None else entering.flat_fraction},
         )  # fmt: skip
@@ -549,8 +555,8 @@ def _of_activation(site: Site, entering: Site) -> _Reason:
     return _Reason(
         "inactive", name,
         f"{name}: {units} on all {entering.samples} samples, so {entering.activation} passes nothing either way",
-        f"what enters {entering.activation} lies where it is flat, because of a bias, a large step, or weights with a "
-        f"mean that is not zero{between}",
+        f"what enters {entering.activation} lies where it is flat, because of "
+        f"{'its bias' if biased else 'a large step, or weights with a mean that is not zero'}{between}",
         f"set the bias of {name} to zero and draw its weights with mean zero; after a step that was too large, go back "
         "and lower the learning rate", mark="dead",
         numbers={"dead_share": 1.0, "flat_fraction": 1.0 if entering.flat_fraction is None else entering.flat_fraction},

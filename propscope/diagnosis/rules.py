@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from propscope.diagnosis.architecture import doubled_sums, missing_norms, odd_kinds
+from propscope.diagnosis.biases import large_biases
 from propscope.diagnosis.collapse import collapse
 from propscope.diagnosis.evidence import Evidence, Subject
 from propscope.diagnosis.inputs import odd_inputs
 from propscope.diagnosis.missing_gradients import lost_gradients, stagnant
 from propscope.diagnosis.nonfinite import nonfinite, precision
+from propscope.diagnosis.norm_sizes import odd_norms
 from propscope.diagnosis.outlier_layers import odd_layers_of_grid, odd_layers_of_model
 from propscope.diagnosis.propagation import exploding, vanishing
 from propscope.diagnosis.units import (
@@ -23,7 +25,7 @@ from propscope.diagnosis.units import (
 )
 from propscope.diagnosis.unmeasured import insufficient_in_grid, insufficient_in_model
 from propscope.diagnosis.unregistered import unregistered
-from propscope.diagnosis.weights import odd_weights
+from propscope.diagnosis.weights import large_embeddings, odd_weights
 from propscope.diagnosis.zero_weights import zero_weights
 from propscope.records.finding import Finding, Stage
 
@@ -104,6 +106,16 @@ RULES: tuple[Rule, ...] = (
     Rule("unregistered", unregistered, "any trainable tensor that takes part and is no parameter of the model",
          "torch.nn.Module: only parameters of registered modules are found", applies_to="model", cause=True,
          marks=((r"^unregistered$", "unregistered: weights that are no parameters of the model"),)),
+    Rule("embedding", large_embeddings, "rows of an embedding with a rms above e^3, with no norm behind it",
+         "as for weights: a row is what the layer makes of a one-hot input", applies_to="model", cause=True),
+    Rule("norm size", odd_norms,
+         "the rms of a norm's values is above e^3 or below e^-3 by its gains; a norm of single values gives zeros",
+         "Ba et al. 2016; Goyal et al. 2017, section 5.1: small gains end a branch", applies_to="model", cause=True,
+         marks=((r"^gain x", "gain x: the rms of a norm's values, where 1 is usual, is above 20 (e^3) or below 0.05"),
+                (r"^single values$", "single values: a norm that normalizes one value at a time, and gives zeros"))),
+    Rule("large bias", large_biases, "a bias of rms 2 or more that is five times the rest of its layer's values",
+         "the mean square of W x + b; measured", applies_to="model", cause=True,
+         marks=((r"^bias x", "bias x: the bias is five times as large as the rest of the layer's values, or more"),)),
     Rule("odd kind", odd_kinds, "an activation of another kind than its peers, with less than half of their variation",
          "Glorot, Bengio 2010: the mean of sigmoid", applies_to="model", cause=True,
          marks=((r"^not ", "not: the activation differs from that in the same place of other blocks"),)),

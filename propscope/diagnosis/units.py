@@ -9,6 +9,7 @@ from propscope.diagnosis import limits
 from propscope.diagnosis.advice import new_start_or
 from propscope.diagnosis.evidence import Evidence, succession
 from propscope.diagnosis.missing_gradients import lost_gradients
+from propscope.diagnosis.weights import bias_at
 from propscope.records.activations import find_activation
 from propscope.records.finding import Finding, Remedy, Severity
 from propscope.records.gains import extent
@@ -92,12 +93,14 @@ def _is_zero(site: Site) -> bool:
 
 
 def saturated(evidence: Evidence) -> Iterator[Finding]:
-    """Find layers whose bounded activation is flat on more than half of its inputs."""
+    """Find layers whose bounded activation is flat on more than half of its inputs, and not by their bias."""
     stopped = _stopped(evidence)
     found = [
         index
         for index, site in enumerate(evidence.sites)
         if _bounded(site) and _flat(evidence, index) > limits.SATURATED and site.name not in stopped
+        # A bias that saturates a layer is found as such, and is meant at a gate and at an output.
+        if (bias := bias_at(evidence.members[0], site)) is None or bias.share < 0.5
     ]
     if found:
         worst = max(found, key=lambda index: _flat(evidence, index))
@@ -134,8 +137,10 @@ def inactive_in_model(evidence: Evidence) -> Iterator[Finding]:
     A layer that is off altogether and passes no gradient is found where the gradient is lost.
     """
     # The relative slope of softplus stays near 1 where it gives a small positive number, such as a step size.
-    flat = [index for index in _mostly_flat(evidence) if evidence.sites[index].activation.lower() != "softplus"]
-    yield from _inactive(evidence, flat, _mostly_dead(evidence), "strained")
+    soft = {index for index, site in enumerate(evidence.sites) if site.activation.lower() == "softplus"}
+    flat = [index for index in _mostly_flat(evidence) if index not in soft]
+    dead = {index: share for index, share in _mostly_dead(evidence).items() if index not in soft}
+    yield from _inactive(evidence, flat, dead, "strained")
 
 
 def _mostly_flat(evidence: Evidence) -> list[int]:

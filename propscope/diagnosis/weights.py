@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from propscope.diagnosis import limits
+from propscope.diagnosis.behind import Behind
 from propscope.diagnosis.evidence import Evidence, module_of, succession
 from propscope.diagnosis.peers import median_without
 from propscope.records.finding import Finding, Remedy
@@ -23,6 +24,21 @@ from propscope.records.numerals import number
 # Two others in the same place, so that a majority of the three agrees on the usual scale.
 _PEERS = 2
 _TRANSPOSED = "Conv1D"
+# The functions that multiply by a matrix.
+_PRODUCTS = ("linear", "matmul", "mm", "addmm", "einsum")
+
+
+# The mean square of a sum scatters by as much about the sum of the mean squares.
+_CANCELS = 1.25
+
+
+@dataclass(frozen=True, slots=True)
+class Bias:
+    """The bias of a site: its parameter, its rms, and the share of the site's mean square that it makes up."""
+
+    parameter: str
+    rms: float
+    share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +46,15 @@ class Scale:
     """The scale s of a layer's weights: position of its first site, its name, and ln s per seed (-inf for zeros).
 
     `depthwise`: each channel has its own filter, whose scale cannot be compared with layers that sum over channels.
+    `shared`: the other modules that use the weights; `weight`: the module that they are stored under.
     """
 
     index: int
     owner: str
     logs: tuple[float, ...]
     depthwise: bool = False
+    shared: tuple[str, ...] = ()
+    weight: str = ""
 
     @property
     def mean(self) -> float:
@@ -51,7 +70,7 @@ def odd_weights(evidence: Evidence) -> Iterator[Finding]:
         site = evidence.sites[scale.index]
         if scale.mean == -math.inf:
             continue
-        peers = usual.get(scale.owner)
+        peers = usual.get(scale.index)
         if peers is not None and abs(scale.mean - peers) > limits.ODD:
             yield _odd(evidence, scale, peers, beside=True)
         elif not is_norm(site) and (scale.mean > limits.ODD or (peers is None and scale.mean < -limits.ODD)):
@@ -59,17 +78,23 @@ def odd_weights(evidence: Evidence) -> Iterator[Finding]:
             yield _odd(evidence, scale, 0.0, beside=False)
 
 
+def large_embeddings(evidence: Evidence) -> Iterator[Finding]:
+    """Find embeddings whose rows have a rms above e^3, unless all that they feed are norms, behind a sum or not."""
+    behind = Behind(evidence.members[0])
+    for index, sites in evidence.columns():
+        used = set(sites[0].parameters)
+        rows = [p.value.rms for member in evidence.members for p in member.parameters if p.name in used]
+        if sites[0].role != "embedding" or len(rows) != len(evidence.members) or not all(rows):
+            continue
+        scale = Scale(index, module_of(sites[0].name), tuple(map(math.log, rows)), weight=module_of(sites[0].name))
+        if scale.mean > limits.ODD and not behind.is_absorbed(index, through_sums=True):
+            yield _odd(evidence, scale, 0.0, beside=False)
+
+
 def scales_of(evidence: Evidence) -> list[Scale]:
-    """Return the scale of each layer that has a site, in execution order."""
-    sites = evidence.sites
-    first: dict[str, int] = {}
-    for index, site in enumerate(sites):
-        first.setdefault(module_of(site.name), index)
-    owned: dict[tuple[int, str], list[str]] = defaultdict(list)
-    for parameter in evidence.members[0].parameters:
-        at = _site_of(parameter, first, sites)
-        if at is not None:
-            owned[at, parameter.name.rpartition(".")[0]].append(parameter.name)
+    """Return the scale of each layer that has a site, in execution order; shared weights count where they are used."""
+    sites, first = evidence.sites, evidence.members[0]
+    owned = _owned(first)
     values = [{p.name: p for p in member.parameters} for member in evidence.members]
     return [
         Scale(
@@ -77,9 +102,62 @@ def scales_of(evidence: Evidence) -> list[Scale]:
             owner,
             tuple(_log_scale([each[n] for n in names if n in each], sites[index]) for each in values),
             depthwise=all(len(values[0][n].shape) > 2 and values[0][n].shape[1] == 1 for n in names),
+            shared=_sharing(first, owner, names),
+            weight=names[0].rpartition(".")[0],
         )
         for (index, owner), names in sorted(owned.items())
     ]
+
+
+def _owned(profile: NetworkProfile) -> dict[tuple[int, str], list[str]]:
+    """Return the names of the weights of each layer, by the position of its first site and its own name."""
+    sites, parameters = profile.sites, {parameter.name: parameter for parameter in profile.parameters}
+    first: dict[str, int] = {}
+    for index, site in enumerate(sites):
+        first.setdefault(module_of(site.name), index)
+    owned: dict[tuple[int, str], list[str]] = defaultdict(list)
+    for parameter in profile.parameters:
+        at = _site_of(parameter, first, sites)
+        if at is not None:
+            owned[at, parameter.name.rpartition(".")[0]].append(parameter.name)
+    taken = {at for at, _ in owned}
+    for module, index in first.items():
+        site = sites[index]
+        used = [name for name in site.parameters if name in parameters and len(parameters[name].shape) > 1]
+        if index in taken or len(used) != 1 or site.role == "embedding":
+            continue
+        # The weight has another module's name, since both share it, or was used by a function.
+        shares = any(name not in parameters and name.rpartition(".")[0] == module for name in site.parameters)
+        multiplied = any(parent.operations[-1:] == (name,) for parent in site.parents or () for name in _PRODUCTS)
+        if shares or multiplied:
+            owned[index, module if shares else used[0].rpartition(".")[0]].append(used[0])
+    return owned
+
+
+def _sharing(profile: NetworkProfile, owner: str, names: list[str]) -> tuple[str, ...]:
+    """Return the other modules that use a weight, by all of its names and the sites that it takes part in."""
+    found: dict[str, None] = {}
+    for site in profile.sites:
+        if set(names) & set(site.parameters):
+            aliases = [name for name in site.parameters if name.rpartition(".")[2] == names[0].rpartition(".")[2]]
+            users = [name.rpartition(".")[0] for name in aliases if name in names or module_of(site.name) in name]
+            found |= dict.fromkeys(users)
+    return tuple(name for name in found if name != owner)
+
+
+def bias_at(profile: NetworkProfile, site: Site) -> Bias | None:
+    """Return the bias that took part in a site; None where there is none, or several, or it cancels something."""
+    taking_part = set(site.parameters)
+    found = [p for p in profile.parameters if p.name in taking_part and _is_bias(p)]
+    if len(found) != 1 or site.forward is None or not site.forward.rms > 0 or not found[0].value.rms > 0:
+        return None
+    share = (found[0].value.rms / site.forward.rms) ** 2
+    # A bias that is larger than the sum takes the mean of W x away, as `centre` has it.
+    return Bias(found[0].name, found[0].value.rms, min(share, 1.0)) if share < _CANCELS else None
+
+
+def _is_bias(parameter: Parameter) -> bool:
+    return parameter.name.rpartition(".")[2] == "bias" and len(parameter.shape) == 1
 
 
 def scale_at(profile: NetworkProfile, site: Site) -> float | None:
@@ -112,6 +190,9 @@ def _log_scale(parameters: list[Parameter], site: Site) -> float:
 
 def _fan_in(parameter: Parameter, site: Site) -> float:
     size = math.prod(parameter.shape)
+    if not site.units and len(parameter.shape) == 2 and site.features in parameter.shape:
+        # A function takes its matrix in either order.
+        return size / (site.features or 1)
     inputs_first = site.kind == _TRANSPOSED or "Transpose" in site.kind
     return size / parameter.shape[1 if inputs_first else 0] if size else 0.0
 
@@ -121,7 +202,7 @@ def _place(evidence: Evidence, scale: Scale) -> tuple[str, str, bool]:
     return site.kind, name_pattern(scale.owner), scale.depthwise
 
 
-def _usual(evidence: Evidence, scales: list[Scale]) -> dict[str, float]:
+def _usual(evidence: Evidence, scales: list[Scale]) -> dict[int, float]:
     """Return the median of ln s over the other layers in the same place, for each layer that has two or more.
 
     The layer farthest from its peers is judged first; if it is at fault, it does not count as a peer of the others.
@@ -130,7 +211,7 @@ def _usual(evidence: Evidence, scales: list[Scale]) -> dict[str, float]:
     for scale in scales:
         if scale.mean > -math.inf:
             groups[_place(evidence, scale)].append(scale)
-    found: dict[str, float] = {}
+    found: dict[int, float] = {}
     for group in groups.values():
         left = sorted(group, key=lambda scale: scale.mean)
         sizes = [scale.mean for scale in left]
@@ -139,19 +220,19 @@ def _usual(evidence: Evidence, scales: list[Scale]) -> dict[str, float]:
             usual = {at: median_without(sizes, at) for at in (0, len(left) - 1)}
             worst = max(usual, key=lambda at: abs(sizes[at] - usual[at]))
             if abs(sizes[worst] - usual[worst]) <= limits.ODD:
-                found |= {scale.owner: median_without(sizes, at) for at, scale in enumerate(left)}
+                found |= {scale.index: median_without(sizes, at) for at, scale in enumerate(left)}
                 break
-            found[left.pop(worst).owner] = usual[worst]
+            found[left.pop(worst).index] = usual[worst]
             del sizes[worst]
         else:
             # Too few are left to compare: each of them counts as usual, since they differed from the ones removed.
-            found |= {scale.owner: scale.mean for scale in left if len(group) > len(left)}
+            found |= {scale.index: scale.mean for scale in left if len(group) > len(left)}
     return found
 
 
 def _odd(evidence: Evidence, scale: Scale, usual: float, *, beside: bool) -> Finding:
     site = evidence.sites[scale.index]
-    name = scale.owner
+    name = scale.weight
     logs = tuple(log - usual for log in scale.logs)
     mean = sum(logs) / len(logs)
     ratio = math.exp(mean)
@@ -169,12 +250,18 @@ def _odd(evidence: Evidence, scale: Scale, usual: float, *, beside: bool) -> Fin
         if mean > 0 and hidden
         else ""
     )
+    # A function of the model itself has no name but that of its weights.
+    place = site.name or scale.owner
+    shared = f" (those of {', '.join(scale.shared)} too)" if scale.shared else ""
+    names = " and ".join(dict.fromkeys((scale.owner, *scale.shared)))
+    what = "rows have rms" if site.role == "embedding" else f"weights{shared} scale the input by"
+    weight = f"the weight that {names} share" if scale.shared else f"the weight of {name}"
     return Finding(
         kind="exploding" if mean > 0 else "vanishing",
         severity="note" if meant else "strained",
         direction="forward",
-        sites=(site.name,),
-        message=f"{site.name}: its weights scale the input by {number(math.exp(scale.mean), 2)}, {against}",
+        sites=(place,),
+        message=f"{place}: its {what} {number(math.exp(scale.mean), 2)}, {against}",
         cause=f"its weights are {number(much, 2)} times too {size}{behind}",
         evidence={
             "weight_scale": math.exp(scale.mean),
@@ -182,7 +269,7 @@ def _odd(evidence: Evidence, scale: Scale, usual: float, *, beside: bool) -> Fin
             "limit": math.exp(math.copysign(limits.ODD, mean)),
             "seeds": float(len(logs)),
         },
-        remedy=Remedy("scale", f"multiply the weight of {name} by {number(1 / ratio)}", factors={name: 1 / ratio}),
+        remedy=Remedy("scale", f"multiply {weight} by {number(1 / ratio)}", factors={name: 1 / ratio}),
         confidence=succession(sum(abs(log) > limits.ODD for log in logs), len(logs)),
         marks={site.name: f"weight x{number(ratio, 2)}"},
     )

@@ -21,7 +21,7 @@ _SAFE = (1e-20, 1e20)
 
 
 def sample_rows(tensor: Tensor, unit_axis: int) -> Tensor | None:
-    """Return at most 32 samples' vectors as a float matrix, (rows, features); None where there are not two samples.
+    """Return at most 32 samples' vectors as a float matrix, (rows, features); None below two samples or two features.
 
     If the units are on the last axis, a sample is a position on all other axes (tokens of a sequence included);
     otherwise it is an entry of the first axis (images). At most 1024 features of each sample are taken, in 64 evenly
@@ -31,7 +31,7 @@ def sample_rows(tensor: Tensor, unit_axis: int) -> Tensor | None:
         return None
     if tensor.dim() > 2:
         tensor = tensor.flatten(0, -2) if _units_last(tensor, unit_axis) else tensor.flatten(1)
-    if tensor.shape[0] < 2:
+    if min(tensor.shape) < 2:
         return None
     rows = tensor[:: -(-tensor.shape[0] // GEOMETRY_ROWS)]
     if rows.shape[1] > GEOMETRY_FEATURES:
@@ -43,7 +43,7 @@ def sample_rows(tensor: Tensor, unit_axis: int) -> Tensor | None:
 def rows_in_memory(tensor: Tensor, unit_axis: int) -> kernel.Rows | None:
     """Return where the samples of `sample_rows` lie in memory, with their features in any order.
 
-    None where there are not two samples, or one does not lie in one piece.
+    None below two samples or two features, and where a sample does not lie in one piece.
     """
     dimensions, count = tensor.dim(), tensor.numel()
     if dimensions < 2 or not count:
@@ -58,7 +58,7 @@ def rows_in_memory(tensor: Tensor, unit_axis: int) -> kernel.Rows | None:
         features = count // tensor.shape[0]
         together = order[0] == 0
     rows = count // features
-    if rows < 2 or not together:
+    if min(rows, features) < 2 or not together:
         return None
     step = -(-rows // GEOMETRY_ROWS)
     blocks, apart = (1, features) if features <= GEOMETRY_FEATURES else _spread(features)

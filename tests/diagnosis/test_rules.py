@@ -12,7 +12,7 @@ from propscope import diagnose
 from propscope.diagnosis import limits
 from propscope.diagnosis.evidence import Evidence
 from propscope.diagnosis.rules import RULES
-from propscope.records import CoverageNote, Parent, TensorSummary
+from propscope.records import CoverageNote, Parameter, Parent, TensorSummary
 from propscope.report.findings import mark_legend
 from propscope.report.profile_tables import GRID_NOTE
 
@@ -63,7 +63,18 @@ NORM, UP, ACT = blocks()[4:7]
 SUMS = [site(f"a.0.add#{n}", "add", role="residual", branch_share=0.5, rms=rms) for n, rms in enumerate((1.0, 1.84))]
 IMAGE = replace(site("input", "input", role="input", rms=150.0), parents=())
 FED = replace(site("0", rms=90.0), parents=(Parent("input", ("Linear",)),), parameters=("0.weight",))
+BIAS, GAIN = (
+    Parameter(name, (UNITS,), TensorSummary.of(np.full(UNITS, value)), TensorSummary.of([1.0]))
+    for name, value in (("0.bias", 10.0), ("n.weight", 0.02))
+)
+NORMED = replace(site("n", "LayerNorm", role="norm", rms=0.02), parameters=("n.weight",))
+POOLED = replace(site("n", "GroupNorm", role="norm", rms=1e-6, features=UNITS), parents=(Parent("0", ("GroupNorm",)),))
+SHIFTED = replace(site("0", rms=10.0), parents=(), parameters=("0.bias",))
+BEHIND = replace(site("1"), parents=(Parent("0", ("Linear",)),), parameters=("1.weight",))
 GIVEN = {
+    "bias xinf": model([SHIFTED, BEHIND], [BIAS]),
+    "gain x0.020": model([NORMED], [GAIN]),
+    "single values": model([replace(site("0"), parents=()), POOLED]),
     "too large": model([IMAGE, FED], [weight("0.weight", 0.6)]),
     "NaN": network([1.0, NAN, NAN]),
     "Inf": model([replace(site("a"), forward=TensorSummary.of(np.array([1.0, math.inf])))]),

@@ -4,10 +4,14 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
+import torch.nn.functional as F
 from building.records import evidence, model, network, scaled, site, weight
+from torch import nn
 
 from propscope.diagnosis import diagnose, limits
-from propscope.diagnosis.weights import odd_weights
+from propscope.diagnosis.weights import large_embeddings, odd_weights
+from propscope.measure import profile
 
 ABOVE, BELOW = math.exp(limits.ODD) * 1.01, math.exp(limits.ODD) * 0.99
 
@@ -104,8 +108,8 @@ def test_a_faint_readout_is_meant_and_a_loud_one_is_not():
 
 @pytest.mark.parametrize("factor", [1e-6, 1e6])
 def test_the_size_of_the_loss_changes_nothing(factor):
-    for profile in (blocks(1.0, 100.0, 1.0), single(0.01)):
-        assert found(scaled(profile, factor)) == found(profile) != []
+    for given in (blocks(1.0, 100.0, 1.0), single(0.01)):
+        assert found(scaled(given, factor)) == found(given) != []
 
 
 def test_seeds_are_judged_together_and_counted():
@@ -118,3 +122,71 @@ def test_networks_of_the_grid_are_left_to_their_own_rules():
     loud = replace(loud, parameters=tuple(weight(p.name, 100.0) for p in loud.parameters))
     assert found(loud) != []
     assert not [each for each in diagnose(loud).findings if "weight_scale" in each.evidence]
+
+
+class Tied(nn.Module):
+    """Embeddings whose weight is also that of the head, in one of the ways in which models write that."""
+
+    def __init__(self, way, std=1.0, width=512):
+        super().__init__()
+        self.way, self.embed, self.norm = way, nn.Embedding(50, width), nn.LayerNorm(width)
+        nn.init.normal_(self.embed.weight, std=std)
+        if way == "module":
+            self.head = nn.Linear(width, 50, bias=False)
+            self.head.weight = self.embed.weight
+
+    def forward(self, tokens):
+        x, weight = self.norm(self.embed(tokens)), self.embed.weight
+        if self.way == "module":
+            return self.head(x)
+        return F.linear(x, weight) if self.way == "linear" else x @ weight.t()
+
+
+def tokens():
+    return torch.arange(384).view(32, 12) % 50
+
+
+@pytest.mark.parametrize(("way", "place"), [("module", "head"), ("linear", "embed"), ("matmul", "embed")])
+def test_a_shared_weight_is_judged_where_it_is_used(way, place):
+    found = diagnose(profile(Tied(way), tokens()))
+    assert (found.verdict, found.worst.kind, found.worst.first) == ("strained", "exploding", place)
+    assert found.worst.remedy.factors == {"embed": pytest.approx(1 / math.sqrt(512), rel=0.05)}
+    assert "embed" in found.worst.remedy.text
+    assert diagnose(profile(Tied(way, 0.02), tokens())).verdict == "healthy"
+
+
+def test_a_shared_weight_is_said_with_all_its_names():
+    (finding,) = odd_weights(evidence(profile(Tied("module"), tokens())))
+    assert "those of embed too" in finding.message
+    assert "the weight that head and embed share" in finding.remedy.text
+
+
+class Embedded(nn.Module):
+    """Embeddings of this std in front of one of the usual things."""
+
+    def __init__(self, std, behind):
+        super().__init__()
+        self.embed, self.place, self.behind = nn.Embedding(50, 32), nn.Embedding(12, 32), behind
+        nn.init.normal_(self.embed.weight, std=std)
+
+    def forward(self, tokens):
+        return self.behind(self.embed(tokens) + self.place(torch.arange(12)).expand(len(tokens), -1, -1))
+
+
+@pytest.mark.parametrize("std", [0.02, 1.0, 100.0])
+@pytest.mark.parametrize(
+    ("make", "is_held"),
+    [
+        (lambda: nn.Linear(32, 4), False),
+        (lambda: nn.LSTM(32, 16, batch_first=True), False),
+        (lambda: nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, norm_first=True, dropout=0.0), False),
+        (lambda: nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 4)), True),
+        (lambda: nn.Sequential(nn.Dropout(0.1), nn.LayerNorm(32), nn.Linear(32, 4)), True),
+    ],
+    ids=["linear", "lstm", "stream", "norm", "norm behind a dropout"],
+)
+def test_embeddings_are_judged_by_what_follows_them(make, is_held, std):
+    torch.manual_seed(0)
+    taken = profile(Embedded(std, make()), tokens())
+    said = [(finding.kind, finding.severity, finding.first) for finding in large_embeddings(evidence(taken))]
+    assert said == [("exploding", "strained", "embed")] * (std == 100.0 and not is_held)

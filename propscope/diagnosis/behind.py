@@ -1,0 +1,98 @@
+"""What stands behind a site: norms that give its signal another size, gates, or nothing but the output."""
+
+from __future__ import annotations
+
+import math
+
+from propscope.diagnosis import limits
+from propscope.records.gains import is_norm, is_sound, vector_length
+from propscope.records.network import NetworkProfile, Site
+
+# These hand on the size of what enters them.
+_SCALING = frozenset(("relu", "leaky_relu", "leakyrelu", "identity"))
+
+
+class Behind:
+    """What the sites of a profile feed; all sites by position. Nothing is known to be behind where the graph is not."""
+
+    def __init__(self, profile: NetworkProfile) -> None:
+        self._sites = profile.sites
+        self._outputs: list[list[int]] = [[] for _ in profile.sites]
+        if profile.graph.known:
+            for index, inputs in enumerate(profile.graph.inputs):
+                for source in inputs:
+                    self._outputs[source].append(index)
+
+    def fed(self, index: int) -> list[int]:
+        """Return the sites that a site feeds directly, or past what only hands on its size, such as a dropout."""
+        found, waiting = set(), [*self._outputs[index]]
+        while waiting:
+            at = waiting.pop()
+            if self._passes(at) and self._outputs[at]:
+                waiting += self._outputs[at]
+            else:
+                found.add(at)
+        return sorted(found)
+
+    def is_absorbed(self, index: int, *, through_sums: bool = False) -> bool:
+        """Return whether all that a site feeds are norms, whose values have a size and tell samples apart.
+
+        `through_sums`: what feeds only such norms may be a sum.
+        """
+        fed = self.fed(index)
+        return bool(fed) and all(
+            self.is_absorbed(at, through_sums=True)
+            if through_sums and self._sites[at].branch_share is not None
+            else self.is_sound_norm(at)
+            for at in fed
+        )
+
+    def is_sound_norm(self, index: int) -> bool:
+        """Return whether a site is a norm whose values have a size and tell samples apart."""
+        return is_norm(self._sites[index]) and _tells_apart(self._sites[index])
+
+    def is_gate(self, index: int) -> bool:
+        """Return whether the values of a site, or what an activation makes of them, only multiply others."""
+        fed = [at for near in self._outputs[index] for at in (self._outputs[near] if self._acts(near) else [near])]
+        gates = {index, *(near for near in self._outputs[index] if self._acts(near))}
+        names = {self._sites[at].name for at in gates}
+        edges = [parent for at in fed for parent in self._sites[at].parents or () if parent.name in names]
+        return bool(edges) and all("mul" in parent.operations for parent in edges)
+
+    def is_output(self, index: int) -> bool:
+        """Return whether no layer with weights follows a site."""
+        if not any(self._outputs):
+            return self._sites[index].role == "output"
+        waiting, seen = [*self._outputs[index]], {index}
+        while waiting:
+            at = waiting.pop()
+            if self._sites[at].parameters:
+                return False
+            waiting += [near for near in self._outputs[at] if near not in seen]
+            seen.update(self._outputs[at])
+        return True
+
+    def is_branch_end(self, index: int) -> bool:
+        """Return whether all that a site feeds are residual sums."""
+        fed = self.fed(index)
+        return bool(fed) and all(self._sites[at].branch_share is not None for at in fed)
+
+    def _acts(self, index: int) -> bool:
+        return self._sites[index].role == "activation"
+
+    def _passes(self, index: int) -> bool:
+        """Return whether a site hands on the size of its only input."""
+        site = self._sites[index]
+        if site.parameters or len(site.parents or ()) != 1 or is_norm(site) or site.role in ("attention", "embedding"):
+            return False
+        return site.role != "activation" or site.kind.lower() in _SCALING
+
+
+def _tells_apart(site: Site) -> bool:
+    if site.forward is None or not is_sound(site.forward) or site.forward.rms < math.exp(-limits.STRAINED):
+        return False
+    if site.samples < limits.SAMPLES or vector_length(site) < limits.FEATURES:
+        return True
+    rank = math.inf if site.effective_rank is None else site.effective_rank
+    cosine = 0.0 if site.mean_cosine is None else site.mean_cosine
+    return min(1 - cosine, limits.share_of_rank(rank)) >= limits.OFF_CENTRE
