@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from propscope.errors import InputError, UnknownArgumentError
 
 F = TypeVar("F", bound=Callable[..., Any])
+_SEEDS = 2**63
 
 
 def number(
@@ -65,12 +66,26 @@ def numbers(name: str, values: Any) -> NDArray[np.float64]:
 
 def count(name: str, value: Any, *, least: int = 1, also: str = "", hint: str = "") -> int:
     """Return a whole number of at least `least`; `also` adds to the error what else is valid. Raises `InputError`."""
-    try:
-        found = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        found = None
+    found = _whole(value)
     if found is None or found < least:
         raise InputError(f"{name} must be a whole number of at least {least}{also}, got {shown(value)}", hint=hint)
+    return found
+
+
+def _whole(value: Any) -> int | None:
+    """Return a whole number as Python's own, None for anything else."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
+
+
+def seed_number(value: Any, *, least: int = -_SEEDS) -> int:
+    """Return a seed, a whole number of 64 bits: what generators take and files hold. Raises `InputError`."""
+    found = _whole(value)
+    if found is None or not least <= found < _SEEDS:
+        lowest = "-2^63" if least == -_SEEDS else least
+        raise InputError(f"seed must be a whole number from {lowest} to 2^63 - 1, got {shown(value)}")
     return found
 
 

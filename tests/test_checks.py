@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from propscope.checks import count, counts, number, numbers, one_of
+from propscope.checks import count, counts, number, numbers, one_of, seed_number
 from propscope.errors import InputError
 
 
@@ -13,6 +13,8 @@ def test_what_is_valid_comes_back_as_python_or_numpy_has_it():
     assert number("x", -3, low=-math.inf) == -3
     assert count("n", np.int64(3)) == 3
     assert count("n", 0, least=0) == 0
+    assert seed_number(np.uint8(7)) == 7
+    assert seed_number(-(2**63)) == -(2**63)
     assert counts("n", [1, np.int64(2)]) == (1, 2)
     assert numbers("x", [0, 1]).dtype == np.float64
     assert one_of("kind", "a", ("a", "b")) == "a"
@@ -26,6 +28,9 @@ def test_what_is_valid_comes_back_as_python_or_numpy_has_it():
         (lambda: count("depth", 2.0), "depth must be a whole number of at least 1, got 2.0"),
         (lambda: count("depth", "2"), 'depth must be a whole number of at least 1, got "2"'),
         (lambda: count("workers", 0, also=", or None"), "workers must be a whole number of at least 1, or None, got 0"),
+        (lambda: seed_number(2**63), "seed must be a whole number from -2^63 to 2^63 - 1, got 9223372036854775808"),
+        (lambda: seed_number(-1, least=0), "seed must be a whole number from 0 to 2^63 - 1, got -1"),
+        (lambda: seed_number(np.array(1.5)), "seed must be a whole number from -2^63 to 2^63 - 1, got array(1.5)"),
         (lambda: number("std", -1.0), "std must be a finite number of at least 0, got -1.0"),
         (lambda: number("std", math.nan, above=True), "std must be a finite number above 0, got nan"),
         (lambda: number("std", "1"), 'std must be a finite number of at least 0, got "1"'),

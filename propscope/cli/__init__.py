@@ -101,7 +101,8 @@ def _application(only: str) -> Any:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line and return its exit code: 0 fine, 1 a check failed, 2 wrong use or bad input.
 
-    A command that was stopped by Ctrl-C returns 130, by SIGTERM 143.
+    A command that was stopped by Ctrl-C returns 130. SIGTERM ends it with what it has, and then the program that called
+    this, by `SystemExit` with the code 143, unless that handles SIGTERM itself.
     """
     from propscope.cli.running import guarded
 

@@ -24,18 +24,26 @@ _LONGEST = 1500
 def guarded(app: Callable[..., Any], arguments: list[str]) -> int:
     """Run `app`, a click command, on `arguments` and return the exit code.
 
-    An error of the user goes to stderr as one line and a hint. SIGTERM stops the command as Ctrl-C does, with the exit
-    code 143.
+    An error of the user goes to stderr as one line and a hint. SIGTERM stops the command as Ctrl-C does, and then the
+    program that runs it, by `SystemExit` with the code 143.
     """
-    with _terminable() as received:
-        code = _guarded(app, arguments)
-    return TERMINATED if received and code == STOPPED else code
+    received: list[int] = []
+    code = STOPPED
+    try:
+        with _terminable(received):
+            code = _guarded(app, arguments)
+    except KeyboardInterrupt:
+        # It may come when the command is at its end.
+        if not received:
+            raise
+    if received:
+        raise SystemExit(TERMINATED)
+    return code
 
 
 @contextmanager
-def _terminable() -> Iterator[list[int]]:
-    """Make SIGTERM a KeyboardInterrupt; the list that is yielded has what was received."""
-    received: list[int] = []
+def _terminable(received: list[int]) -> Iterator[None]:
+    """Make SIGTERM a KeyboardInterrupt, and note in `received` that it came."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         received.append(number)
@@ -46,7 +54,7 @@ def _terminable() -> Iterator[list[int]]:
     if usual:
         signal.signal(signal.SIGTERM, stop)
     try:
-        yield received
+        yield
     finally:
         if usual:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)

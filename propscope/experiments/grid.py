@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
-from propscope.checks import count, fits_memory, machine_memory, one_of, unknown_argument
+from propscope.checks import count, fits_memory, machine_memory, one_of, seed_number, unknown_argument
 from propscope.errors import InputError
 from propscope.networks import (
     ActivationSpec,
@@ -100,7 +100,7 @@ class Grid:
         keep("activation", _distinct("activation", map(parse_activation, self.activation)))
         keep("initializer", _distinct("initializer", map(parse_initializer, self.initializer)))
         keep("input", parse_input(self.input))
-        keep("seeds", tuple(count("seed", seed, least=0) for seed in self.seeds))
+        keep("seeds", tuple(seed_number(seed, least=0) for seed in self.seeds))
         keep("batch", count("batch", self.batch))
         keep("histogram_limit", count("histogram_limit", self.histogram_limit, least=0))
         samples = JACOBIAN_SAMPLES * self.jacobian if isinstance(self.jacobian, bool) else self.jacobian

@@ -7,7 +7,7 @@ from typing import Any, TextIO
 
 from torch import Tensor, nn
 
-from propscope.checks import count, known_arguments
+from propscope.checks import count, known_arguments, seed_number
 from propscope.errors import InputError, PropscopeError
 from propscope.measure.filters import Filter, Patterns
 from propscope.measure.joint_backward import joint_backward
@@ -161,7 +161,7 @@ def profile_batches(
 def _run(model: nn.Module, recorder: Recorder, batch: Any, loss: Loss | None, gradient_seed: int, seed: int) -> None:
     if loss is not None and not callable(loss):
         raise InputError(f"loss must be a function of the model's output or None, got a {type(loss).__name__}")
-    count("seed", gradient_seed, least=-(2**63))
+    seed_number(gradient_seed)
     refuse_lazy(model)
     batch = as_batch(model, batch)
     try:

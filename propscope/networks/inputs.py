@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from propscope.checks import count, fits_memory, one_of
+from propscope.checks import count, fits_memory, one_of, seed_number
 from propscope.errors import InputError
 from propscope.networks.data_files import Rows, digits, npy_file, pt_file, sample
 from propscope.networks.randomness import seeded_generator
@@ -135,6 +135,7 @@ def make_input(
     chosen = parse_input(spec)
     source, name = chosen.source, chosen.label
     batch = count("batch", batch)
+    seed_number(seed)
     if features is not None:
         features = count("features", features)
     if scale is not None:

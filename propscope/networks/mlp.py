@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from propscope.checks import bytes_text, count, fits_memory, machine_memory, number, one_of, shown
+from propscope.checks import bytes_text, count, fits_memory, machine_memory, number, one_of, seed_number, shown
 from propscope.errors import InputError
 from propscope.networks.activations import ActivationSpec, parse_activation
 from propscope.networks.initializers import InitializerSpec, parse_initializer
@@ -138,8 +138,10 @@ class MLPSpec:
 
         The weights depend only on the seed, the initializer and the shapes: they are the same for every activation,
         norm and bias, and those of every half-precision dtype and every device are the same numbers, rounded. Raises
-        `InputError` when the network does not fit in memory, and for a dtype that is not a floating type.
+        `InputError` when the network does not fit in memory, for a dtype that is not a floating type, and for a seed
+        that is no whole number of 64 bits.
         """
+        seed_number(seed)
         if not dtype.is_floating_point:
             raise InputError(f"dtype must be a floating type such as float32, got {dtype}")
         target = torch.device(device)

@@ -164,7 +164,8 @@ def density_of(products: Products, *, samples: int, probes: int, seed: int, step
         (products.forward, products.backward) if features <= outputs else (products.backward, products.forward)
     )
     size = min(outputs, features)
-    start = np.random.default_rng(seed).standard_normal((probes, samples, size))
+    # numpy takes no negative seeds.
+    start = np.random.default_rng(seed % 2**64).standard_normal((probes, samples, size))
     # What is not finite is found by its outcome.
     with np.errstate(all="ignore"):
         nodes, weights, ritz = _bidiagonalize(forward, backward, start, min(steps, size))

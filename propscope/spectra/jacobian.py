@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from propscope.checks import count, fits_memory, known_arguments, one_of, shown
+from propscope.checks import count, fits_memory, known_arguments, one_of, seed_number, shown
 from propscope.errors import InputError
 from propscope.measure.filters import Filter, Patterns
 from propscope.measure.module_info import refuse_lazy
@@ -78,6 +78,7 @@ def jacobian(
     """
     started = time.perf_counter()
     _check(model, samples, method, probes)
+    seed = seed_number(seed)
     wide = _dtype(dtype)
     if wide is not None:
         model = _copied(model, wide)

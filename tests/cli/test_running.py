@@ -1,9 +1,12 @@
 """The application itself: help, wrong use, what stdout's end and start cost, what is imported."""
 
+import os
 import re
 import resource
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from building.command_line import HANGS, process
@@ -92,6 +95,35 @@ def test_an_interrupt_has_its_exit_code(command, monkeypatch):
             raise raised
 
         assert running.guarded(interrupted, []) == 130
+
+
+def terminated(arguments, **keywords):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(HANGS)
+
+
+def test_sigterm_ends_the_program_that_runs_commands():
+    with pytest.raises(SystemExit) as ended:
+        running.guarded(terminated, [])
+    assert ended.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_sigterm_at_the_end_of_a_command_is_no_interrupt(monkeypatch):
+    monkeypatch.setattr(running, "_guarded", lambda app, arguments: terminated(arguments))
+    with pytest.raises(SystemExit) as ended:
+        running.guarded(None, [])
+    assert ended.value.code == 143
+
+
+def test_who_handles_sigterm_keeps_it():
+    seen = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    try:
+        assert running.guarded(lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM), []) == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen == [signal.SIGTERM]
 
 
 def test_a_defect_is_not_hidden():

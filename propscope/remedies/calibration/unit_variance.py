@@ -65,6 +65,7 @@ def calibrate(
     that cannot reach its target: zero weight, constant output, NaN or Inf, one row, or a bias that is too large. In
     these cases, and if the model raises or is interrupted, all weights are as before.
     """
+    checks.seed_number(seed)
     goal = Goal(
         _targets(target),
         checks.number("tolerance", tolerance, above=True),
