@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from propscope.diagnosis.evidence import Evidence, succession
 from propscope.records.finding import Finding, Remedy
-from propscope.records.network import DIRECTIONS, Site
+from propscope.records.network import DIRECTIONS, Direction, NetworkProfile, Site
 from propscope.records.precision import (
     LOSS_SCALE_MARGIN,
     Worst,
@@ -19,6 +20,57 @@ from propscope.records.summary import TensorSummary
 
 # Losing fewer than one value in a thousand changes a gradient by less than its noise over a batch of 1000.
 _LOST = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class _Singular:
+    """Operations, by their names without `linalg_`: where they have no finite derivative, and how to stay away."""
+
+    names: tuple[str, ...]
+    at: str
+    remedy: str
+
+
+_SINGULAR = (
+    _Singular(
+        ("where", "masked_fill", "masked_select"),
+        "at what it does not choose, since zero times Inf is NaN",
+        "replace what it does not choose by a harmless value before the operation, not after it",
+    ),
+    _Singular(
+        ("sqrt", "rsqrt", "hypot", "norm", "vector_norm"),
+        "at 0",
+        "add a small constant under the root, such as 1e-8",
+    ),
+    _Singular(("pow", "float_power"), "at 0 for a power below 1", "add a small constant to its base, such as 1e-8"),
+    _Singular(
+        ("div", "divide", "truediv", "true_divide", "reciprocal", "normalize", "cosine_similarity"),
+        "where the divisor is 0",
+        "add a small constant to the divisor, or clamp it from below",
+    ),
+    _Singular(
+        ("log", "log2", "log10", "log1p", "logit", "xlogy", "entr", "logsumexp", "logaddexp"),
+        "at 0",
+        "clamp its argument from below, or use log_softmax or logsigmoid",
+    ),
+    _Singular(
+        ("acos", "arccos", "asin", "arcsin", "atanh", "arctanh", "erfinv", "acosh", "arccosh"),
+        "at the ends of its range",
+        "clamp its argument a little inside of them, such as to 1 - 1e-6",
+    ),
+    _Singular(
+        ("svd", "eigh", "eig", "qr", "inv", "slogdet", "logdet", "pinv", "cholesky"),
+        "where singular values or eigenvalues are equal or 0",
+        "add a small multiple of the identity matrix",
+    ),
+    _Singular(
+        ("softmax", "log_softmax", "scaled_dot_product_attention"),
+        "in rows that are masked throughout",
+        "leave one entry of each row unmasked, or mask with a large finite value",
+    ),
+)
+_IN_THE_LOSS = " in the loss"
+_BY_NAME = {name: entry for entry in _SINGULAR for name in entry.names}
 
 
 def nonfinite(evidence: Evidence) -> Iterator[Finding]:
@@ -34,20 +86,21 @@ def nonfinite(evidence: Evidence) -> Iterator[Finding]:
         summary = next(s for m in evidence.members if _bad(s := getattr(m.sites[shown[0]], direction)))
         own = [name for name in weights if name.rpartition(".")[0] == site.name.split("#")[0]]
         grad = "" if direction == "forward" else "grad "
+        called = _called(evidence.members[0], shown[0], direction)
         yield Finding(
             kind="non-finite",
             severity="broken",
             direction=direction,
             sites=tuple(evidence.sites[index].name for index in shown),
             message=_spelled(site, summary, direction),
-            cause=_why(own, direction, summary),
+            cause=_why(own, direction, summary, called),
             evidence={
                 "nan": float(summary.nan_count),
                 "inf": float(summary.posinf_count + summary.neginf_count),
                 "count": float(summary.count),
                 "parameters": float(len(weights)),
             },
-            remedy=_remedy(own, site, summary),
+            remedy=_remedy(own, site, summary, called),
             confidence=succession(seeds, len(evidence.members)),
             marks={evidence.sites[i].name: grad + ("NaN" if _nan(evidence, i, direction) else "Inf") for i in shown},
         )
@@ -115,19 +168,62 @@ def _spelled(site: Site, summary: TensorSummary, direction: str) -> str:
     return f"{site.name or '(model)'} is the first site with {' and '.join(parts)} of {summary.count} {of}"
 
 
-def _why(own: list[str], direction: str, summary: TensorSummary) -> str:
+@dataclass(frozen=True, slots=True)
+class _Called:
+    """What was called between a site and the next: `place` in words, and the operations that may have no derivative."""
+
+    place: str
+    suspects: tuple[str, ...] = ()
+
+
+def _called(profile: NetworkProfile, index: int, direction: Direction) -> _Called:
+    """Return what was called between a site and those after it, or forward between those before it and the site."""
+    sites, name = profile.sites, profile.sites[index].name
+    if direction == "forward":
+        edges = [(parent.name, name, parent.operations) for parent in sites[index].parents or ()]
+    else:
+        fed = [(site, parent) for site in sites for parent in site.parents or () if parent.name == name]
+        edges = [(name, site.name, parent.operations) for site, parent in fed if parent.gradient]
+    if not edges:
+        return _Called(_IN_THE_LOSS if profile.graph.known and direction == "backward" else "")
+    first, last, operations = max(edges, key=lambda edge: sum(_plain(name) in _BY_NAME for name in edge[2]))
+    # Values that were not chosen are gone; only their gradients are multiplied by zero.
+    found = (name for name in operations if _plain(name) in _BY_NAME)
+    known = dict.fromkeys(name for name in found if direction == "backward" or _plain(name) not in _SINGULAR[0].names)
+    suspects = tuple(sorted(known, key=lambda name: _SINGULAR.index(_BY_NAME[_plain(name)])))
+    return _Called(f" between {first or '(model)'} and {last or '(model)'}", suspects)
+
+
+def _plain(operation: str) -> str:
+    return operation.lower().rstrip("_").removeprefix("linalg_")
+
+
+def _why(own: list[str], direction: str, summary: TensorSummary, called: _Called) -> str:
     if own:
         return f"{own[0]} itself holds NaN or Inf"
+    names = " or ".join(called.suspects)
+    if direction == "backward" and names:
+        at = "; ".join(dict.fromkeys(_BY_NAME[_plain(name)].at for name in called.suspects))
+        return f"the values are finite, but not the derivative of {names}{called.place} ({at})"
+    if direction == "backward" and (summary.nan_count or called.place == _IN_THE_LOSS):
+        return (
+            f"the values are finite but a derivative{called.place} is not: a division, square root or logarithm at zero"
+        )
     if not summary.nan_count:
         return "the values exceed the range of the number format"
-    if direction == "backward":
-        return "the values are finite but a derivative is not: a division, square root or logarithm at zero"
-    return "an operation without a result (0/0, Inf - Inf, log or root of a negative number), or NaN in its input"
+    without = "0/0, Inf - Inf, a row masked throughout, log or root of a negative number"
+    if names:
+        return f"{names}{called.place} has no result there ({without}), or its input has NaN"
+    return f"an operation without a result ({without}), or NaN in its input"
 
 
-def _remedy(own: list[str], site: Site, summary: TensorSummary) -> Remedy:
+def _remedy(own: list[str], site: Site, summary: TensorSummary, called: _Called) -> Remedy:
     if own:
         return Remedy("repair", f"draw {own[0]} again, or load another checkpoint")
+    if called.suspects:
+        return Remedy("repair", f"{called.suspects[0]}{called.place}: {_BY_NAME[_plain(called.suspects[0])].remedy}")
     if not summary.nan_count:
         return Remedy("calibrate", "scale down the layers before it: propscope.calibrate(model, batch)")
+    if called.place == _IN_THE_LOSS:
+        return Remedy("repair", "add a small constant under the roots, logarithms and divisions of the loss")
     return Remedy("repair", f"check the input of {site.name or 'the model'}")

@@ -953,11 +953,13 @@ def _listed(operations: _Operations | None) -> list[str]:
 def _united_way(
     one: tuple[_Operations | None, bool] | None, other: tuple[_Operations | None, bool]
 ) -> tuple[_Operations | None, bool]:
-    """Return the shorter of two ways; a gradient passes where it passes on either."""
+    """Return the one of two ways that a gradient passes, of two such ways the shorter."""
     if one is None:
         return other
+    if one[1] != other[1]:
+        return one if one[1] else other
     lengths = [0 if way[0] is None else way[0][0] for way in (one, other)]
-    return (one if lengths[0] <= lengths[1] else other)[0], one[1] or other[1]
+    return one if lengths[0] <= lengths[1] else other
 
 
 def _is_computed(tensor: Tensor) -> bool:

@@ -1,9 +1,14 @@
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
+import pytest
+import torch
 from building.records import evidence, network
+from torch import nn
 
+import propscope
 from propscope.diagnosis.nonfinite import nonfinite, precision
 from propscope.records import TensorSummary
 
@@ -66,3 +71,69 @@ def test_values_that_fp16_would_lose_are_a_note():
     assert [(each.severity, each.first) for each in found] == [("note", "layers.1.linear")]
     assert found[0].evidence["overflow"] == 0.5
     assert list(precision(evidence(profile))) == []
+
+
+class Between(nn.Module):
+    """Two layers with an operation in between, which is given exact zeros."""
+
+    def __init__(self, operation):
+        super().__init__()
+        self.first, self.last, self.operation = nn.Linear(8, 8), nn.Linear(8, 4), operation
+
+    def forward(self, x):
+        return self.last(self.operation(torch.relu(self.first(x))))
+
+
+def gradient_of(operation, loss=None):
+    torch.manual_seed(0)
+    batch = torch.randn(32, 8, generator=torch.Generator().manual_seed(1))
+    batch[0] = 0
+    net = Between(operation)
+    nn.init.zeros_(net.first.bias)
+    (found, *_) = propscope.diagnose(propscope.profile(net, batch, loss)).findings
+    assert (found.kind, found.severity, found.direction) == ("non-finite", "broken", "backward")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "operation", "remedy"),
+    [
+        ("sqrt", torch.sqrt, "under the root"),
+        ("pow", lambda h: h**0.5, "to its base"),
+        ("where", lambda h: torch.where(h > 0, torch.sqrt(h), torch.zeros_like(h)), "before the operation"),
+        ("sqrt", lambda h: torch.where(h > 0, torch.sqrt(h), torch.zeros_like(h)), "before the operation"),
+        ("log", lambda h: torch.exp(torch.log(h)), "clamp its argument"),
+        ("arccos", lambda h: torch.arccos(torch.cos(h)), "a little inside"),
+        ("hypot", lambda h: torch.hypot(h, 2 * h), "under the root"),
+        ("xlogy", lambda h: torch.xlogy(h, h), "clamp its argument"),
+    ],
+)  # fmt: skip
+def test_a_gradient_that_is_not_finite_names_the_operation_that_was_called_there(name, operation, remedy):
+    found = gradient_of(operation)
+    assert found.first == "first.relu"
+    assert re.search(rf"\b{name}\b.* between first.relu and last", found.cause)
+    assert remedy in found.remedy.text
+
+
+def test_an_operation_behind_the_last_layer_is_the_losss():
+    found = gradient_of(torch.tanh, lambda out: (out - out).pow(2).sum(-1).sqrt().mean())
+    assert found.first == "last"
+    assert "in the loss" in found.cause
+    assert "of the loss" in found.remedy.text
+
+
+def test_values_without_a_result_name_the_operation_before_the_site():
+    net = Between(lambda h: torch.log(h - 1))
+    (found, *_) = propscope.diagnose(propscope.profile(net, torch.randn(16, 8))).findings
+    assert (found.first, found.direction) == ("last", "forward")
+    assert "log between first.relu and last" in found.cause
+
+
+def test_a_row_that_is_masked_throughout_is_named():
+    def masked(h):
+        return torch.softmax(h.masked_fill(torch.arange(16)[:, None] < 2, -math.inf), -1)
+
+    (found, *_) = propscope.diagnose(propscope.profile(Between(masked), torch.randn(16, 8))).findings
+    assert (found.direction, found.severity) == ("forward", "broken")
+    assert "softmax between first.relu and first.softmax" in found.cause
+    assert "leave one entry of each row unmasked" in found.remedy.text
