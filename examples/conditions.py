@@ -7,7 +7,7 @@ factor of 2/3 to 3/2 per layer, averaged over ten layers.
 
 from statistics import median
 
-from setting import SEEDS, picture
+from setting import QUICK, SEEDS, picture
 
 import propscope
 from propscope.plots import Header
@@ -16,7 +16,8 @@ from propscope.report.table import Table
 
 activations = ["relu", "gelu", "selu", "tanh", "sigmoid"]
 initializers = ["zeros", "normal", "normal:std=1", "default", "xavier_normal", "he_normal"]
-profiles = propscope.profile_mlp(10, 256, activation=activations, initializer=initializers, seeds=SEEDS, batch=128)
+width, batch = (128, 32) if QUICK else (256, 128)
+profiles = propscope.profile_mlp(10, width, activation=activations, initializer=initializers, seeds=SEEDS, batch=batch)
 
 
 def step(sites, direction):
@@ -49,7 +50,7 @@ print(
 reading = (
     "Blue: the condition holds. Numbers: share in the worst layer (top), factor of the variance per layer (bottom)."
 )
-header = Header("Conditions on an initialization", "10 layers of 256 units", reading)
+header = Header("Conditions on an initialization", f"10 layers of {width} units", reading)
 with picture("conditions", header, rows=2, columns=2, width=5.2, height=1.8, left=1.2) as panels:
     for index, (axes, name) in enumerate(zip(panels, names, strict=True)):
         cells = [[found[one, other][0][index] for other in initializers] for one in activations]

@@ -5,18 +5,27 @@ model has no hidden units, so zeros train it as well as other weights do; two li
 """
 
 import torch
-from setting import SEEDS, WORKERS, draw_training
+from setting import QUICK, SEEDS, WORKERS, draw_training
 from torch import nn, optim
 
 import propscope
 from propscope.experiments.training import make_data
 from propscope.networks import initialize_
 
-# One step per epoch on all 10,000 examples: gradient descent as in a textbook.
-textbook = {"optimizer": "sgd", "epochs": 100, "batch": 10_000, "validation": 0, "seeds": SEEDS, "workers": WORKERS}
+# One step per epoch on all examples: gradient descent as in a textbook.
+rows = 2_000 if QUICK else 10_000
+textbook = {"optimizer": "sgd", "epochs": 100, "validation": 0, "seeds": SEEDS, "workers": WORKERS}
 initializers = ["zeros", "ones", "normal:std=1", "xavier_normal", "he_normal"]
 runs = propscope.train_mlp(
-    1, 10, activation="tanh", initializer=initializers, data="one_hidden", learning_rate=0.01, **textbook
+    1,
+    10,
+    activation="tanh",
+    initializer=initializers,
+    data="one_hidden",
+    rows=rows,
+    batch=rows,
+    learning_rate=0.01,
+    **textbook,
 )
 print(runs)
 draw_training("symmetry", runs)

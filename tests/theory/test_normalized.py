@@ -45,10 +45,10 @@ def test_residual_relu_grows_by_half_its_weights():
 def test_residual_tanh_by_its_maps():
     field = MeanField("tanh", weight_variance=0.8, bias_variance=0.1)
     run = NormalizedMeanField("tanh", weight_variance=0.8, bias_variance=0.1, residual=True).propagate(
-        0.3, depth=120, c0=0.2
+        0.3, depth=60, c0=0.2
     )
     q, c = 0.3, 0.2
-    for layer in range(121):
+    for layer in range(61):
         assert run.q[layer] == pytest.approx(q, rel=1e-10)
         assert run.gradient_factor[layer] == pytest.approx(1 + field.chi(q), rel=1e-10)
         assert run.correlation[layer] == pytest.approx(c, abs=1e-9)

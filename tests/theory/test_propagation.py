@@ -1,4 +1,5 @@
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -8,11 +9,12 @@ from propscope.theory import MeanField, gain
 
 def iterate(field, q, c, depth):
     """Return q, chi_1 and 1 - c of every layer by the maps themselves, each integrated afresh."""
-    found = [(q, field.chi(q), 1 - c)]
+    # Once q and c have settled, every layer is the same.
+    variance, chi, correlation = cache(field.variance_map), cache(field.chi), cache(field.correlation_map)
+    found = [(q, chi(q), 1 - c)]
     for _ in range(depth):
-        mapped = field.correlation_map(c, q=q)
-        q, c = field.variance_map(q), mapped
-        found.append((q, field.chi(q), 1 - c))
+        q, c = variance(q), correlation(c, q=q)
+        found.append((q, chi(q), 1 - c))
     return np.array(found).T
 
 
