@@ -187,11 +187,15 @@ class _Roots:
         return frozenset()
 
     def _zero_weights(self, site: Site) -> frozenset[str]:
-        return frozenset(name for name in site.parameters if self._is_zero_weight(name))
+        """Return the zero weights that make a site constant: any, where it is zero, else those of its own module."""
+        own = site.parameters if is_zero(site.forward) else (f"{module_of(site.name)}.weight",)
+        return frozenset(name for name in own if name in site.parameters and self._is_zero_weight(name))
 
     def _is_zero_weight(self, name: str) -> bool:
+        # What gets a gradient itself does not stay zero.
         parameter = self._parameters.get(name)
-        return parameter is not None and "bias" not in name.rpartition(".")[2] and is_zero(parameter.value)
+        weighs = parameter is not None and "bias" not in name.rpartition(".")[2] and is_zero(parameter.value)
+        return weighs and _is_still(self._parameters[name])
 
     def _parents(self, site: Site) -> list[Site]:
         return [self._sites[parent.name] for parent in site.parents or () if parent.name in self._sites]
@@ -242,7 +246,10 @@ def _alike(evidence: Evidence, stops: list[Stop]) -> list[list[Stop]]:
 
 @dataclass(frozen=True, slots=True)
 class _Reason:
-    """What is said of a place: the kind of the finding and its site, what was seen, why, and what to change."""
+    """What is said of a place: the kind of the finding and its site, what was seen, why, and what to change.
+
+    `note`: it may be meant; `by_chance`: it may be so by chance, and pass once what is before it has learned.
+    """
 
     kind: Kind
     site: str
@@ -251,6 +258,7 @@ class _Reason:
     change: str
     mark: str = "stops"
     note: bool = False
+    by_chance: bool = False
     numbers: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -260,7 +268,9 @@ def _finding(evidence: Evidence, stops: list[Stop], *, nothing_learns: bool) -> 
     behind = list(dict.fromkeys(_owner(p) for stop in stops for p in stop.parameters))
     count = sum(len(stop.parameters) for stop in stops)
     cut = any(_cuts(evidence, stop) for stop in stops)
+    by_chance = reason.by_chance and not all(stop.for_good for stop in stops)
     severity: Severity = "note" if reason.note else "broken" if nothing_learns or cut else "strained"
+    severity = "note" if by_chance and severity == "strained" else severity
     places = list(dict.fromkeys(name for stop, each in zip(stops, reasons, strict=True) for name in _at(stop, each)))
     more = f", and so at {len(stops) - 1} more place{'s' * (len(stops) > 2)}" if len(stops) > 1 else ""
     said = _counted(count, behind)
@@ -310,6 +320,8 @@ def _reason(evidence: Evidence, stop: Stop) -> _Reason:
     if stop.lost_by == "zero slope":
         return _of_flat(evidence, stop)
     place = stop.place or "(model)"
+    if stop.lost_by == "unused" and not _has_site(evidence, stop):
+        return _of_idle(evidence, replace(stop, place=_owner(stop.parameters[0])))
     if stop.lost_by == "unused":
         return _Reason(
             "stagnant",
@@ -340,6 +352,12 @@ def _reason(evidence: Evidence, stop: Stop) -> _Reason:
         "profile the model again, which shows the place",
         mark="no gradient",
     )
+
+
+def _has_site(evidence: Evidence, stop: Stop) -> bool:
+    """Return whether a site was computed from one of the parameters."""
+    names = {parameter.name for parameter in stop.parameters}
+    return any(not names.isdisjoint(site.parameters) for site in evidence.sites)
 
 
 def _of_zeros(evidence: Evidence, stop: Stop) -> _Reason:
@@ -434,13 +452,22 @@ def _why_not_run(evidence: Evidence, stop: Stop) -> str:
     return "took no part" if ran else "never"
 
 
+def _outermost(evidence: Evidence, name: str) -> str:
+    """Return the outermost module around one that did not run of which no part ran."""
+    ran = [f"{module_of(site.name)}." for site in evidence.sites]
+    parts = name.split(".")
+    around = (".".join(parts[: level + 1]) for level in range(len(parts)))
+    return next((path for path in around if not any(one.startswith(f"{path}.") for one in ran)), name)
+
+
 def _of_idle(evidence: Evidence, stop: Stop) -> _Reason:
     why, name = _why_not_run(evidence, stop), stop.place or "(model)"
     passes = evidence.members[0].provenance.batches
     when = f"in {passes} passes" if passes > 1 else "in this pass"
+    outer = _outermost(evidence, stop.place)
     if why == "at random":
         return _Reason(
-            "stagnant", stop.place, f"{name} was skipped in this pass",
+            "stagnant", outer, f"{outer} was skipped in this pass",
             "it runs with other random numbers, as with stochastic depth or LayerDrop",
             "nothing: it learns in the passes in which it runs", note=True,
         )  # fmt: skip
@@ -458,9 +485,9 @@ def _of_idle(evidence: Evidence, stop: Stop) -> _Reason:
             f"use {parameter} in the forward pass, if it should learn from such batches", note=True,
         )  # fmt: skip
     return _Reason(
-        "stagnant", stop.place, f"{name} did not run {when}",
+        "stagnant", outer, f"{outer} did not run {when}",
         "the forward pass does not call it, or calls something else in its place",
-        f"use {name} in the forward pass, or remove it", mark="unused",
+        f"use {outer} in the forward pass, or remove it", mark="unused",
     )  # fmt: skip
 
 
@@ -476,6 +503,13 @@ def _of_flat(evidence: Evidence, stop: Stop) -> _Reason:
             "nothing, if that is meant; the gradients at the sites are judged", mark="no gradient", note=True,
         )  # fmt: skip
     operations = _operations(evidence, stop.place)
+    own = all(_owner(parameter) == module_of(stop.place) for parameter in stop.parameters)
+    if site is not None and own and not stop.for_good and not is_zero(site.forward):
+        return _Reason(
+            "stagnant", stop.place, f"{place}: what enters is zero wherever a gradient arrives",
+            "samples or tokens that are masked and others that are not meet here, and each is zero in one direction",
+            "profile a larger batch, or several", mark="no gradient", note=True,
+        )  # fmt: skip
     if site is not None:
         if (entering := _entering(evidence, site)) is not None:
             return _of_activation(evidence, entering)
@@ -485,12 +519,19 @@ def _of_flat(evidence: Evidence, stop: Stop) -> _Reason:
                 "its probability p is 1: the probability to keep and the probability to drop are mixed up",
                 f"give the dropout at {place} the probability to drop, such as p=0.1",
             )  # fmt: skip
-        if "softmax" in site.kind.lower() and _is_constant(site):
+        single = site.kind in _ATTENTION or ("softmax" in site.kind.lower() and site.shape[-2:] == (1, 1))
+        if "softmax" in site.kind.lower() and _is_constant(site) and not single:
             return _Reason(
                 "stagnant", site.name,
                 f"{place}: a softmax over an axis of one element gives {number(_value(site), 2)}, whatever comes",
                 "the axis that sums to 1 has a single element, so the scores have no effect",
                 f"take the softmax of {place} over the axis of what is chosen from, or use a sigmoid for one score",
+            )  # fmt: skip
+        if is_zero(site.forward) and "embedding" in site.kind.lower():
+            return _Reason(
+                "stagnant", site.name, f"{place}: every index leads to a row of zeros, which no gradient reaches",
+                "every token is the padding index, whose row stays zero",
+                f"nothing, if other tokens come in other batches; else another padding_idx for {place}", note=True,
             )  # fmt: skip
         if is_zero(site.forward) and site.role != "pre-activation":
             alone = is_norm(site) and (site.features == 1 or site.shape[-1] == 1)
@@ -501,7 +542,7 @@ def _of_flat(evidence: Evidence, stop: Stop) -> _Reason:
                 f"normalize over more than one value at {place}, or leave the norm out" if alone else
                 f"look at what {site.kind} at {place} is given",
             )  # fmt: skip
-        if site.kind in _ATTENTION:
+        if single:
             return _Reason(
                 "stagnant", site.name, f"{place}: the attention weights do not depend on the scores",
                 "each query has a single key to attend to, so that its weight is 1",
@@ -559,6 +600,8 @@ def _of_activation(evidence: Evidence, entering: Site) -> _Reason:
         f"{'its bias' if biased else 'a large step, or weights with a mean that is not zero'}{between}",
         f"set the bias of {name} to zero and draw its weights with mean zero; after a step that was too large, go back "
         "and lower the learning rate", mark="dead",
+        # A unit is off on samples that are alike in half of all cases.
+        by_chance=(entering.units or 0) < limits.FEW_UNITS,
         numbers={"dead_share": 1.0, "flat_fraction": 1.0 if entering.flat_fraction is None else entering.flat_fraction},
     )  # fmt: skip
 

@@ -41,6 +41,10 @@ def nothing_of(x):
     return torch.ones_like(x, dtype=torch.bool)
 
 
+def first_half():
+    return (torch.arange(64) < 32)[:, None].float()
+
+
 def two(choose):
     return Made(lambda m, x: m.end(choose(m.one(x), m.other(x))), one=linear(), other=linear(), end=linear(4))
 
@@ -142,7 +146,7 @@ STOPS = {
     ),
     "a module that does not run": (
         lambda: Made(lambda m, x: m.main(x), main=linear(), idle=nn.Sequential(linear(), nn.ReLU())),
-        "strained", "idle.0", "use idle.0 in the forward pass, or remove it",
+        "strained", "idle", "use idle in the forward pass, or remove it",
     ),
     "nothing trainable learns": (
         lambda: nn.Sequential(linear(), nn.ReLU(), nn.Dropout(1.0), linear().requires_grad_(False)),
@@ -242,6 +246,42 @@ NOTED = {
         ),
         "single key",
     ),
+    "attention over one element": (
+        lambda: Made(
+            lambda m, x: m.end(x + (torch.softmax((m.q(x)[:, None] @ m.k(x)[:, :, None]), -1) @ m.v(x)[:, None])[:, 0]),
+            q=linear(),
+            k=linear(),
+            v=linear(),
+            end=linear(4),
+        ),
+        "single key",
+    ),
+    "masks that exclude each other": (
+        lambda: Made(
+            lambda m, x: m.end(h := m.start(x)) + m.body(h * first_half()) * (1 - first_half()),
+            start=linear(),
+            body=linear(bias=False),
+            end=linear(),
+        ),
+        "zero wherever a gradient arrives",
+    ),
+    "padding alone": (
+        lambda: Made(
+            lambda m, x: m.end(x + m.types(torch.zeros(len(x), dtype=torch.long))),
+            types=nn.Embedding(2, WIDTH, padding_idx=0),
+            end=linear(4),
+        ),
+        "padding index",
+    ),
+    "a parameter whose result is not used": (
+        lambda: Made(
+            lambda m, x: (m.mask.expand(3, -1), m.end(m.body(x)))[1],
+            body=linear(),
+            end=linear(4),
+            mask=nn.Parameter(torch.ones(WIDTH)),
+        ),
+        "mask took no part",
+    ),
     "frozen": (lambda: nn.Sequential(linear().requires_grad_(False), nn.ReLU(), linear(4)), "frozen"),
 }
 
@@ -253,6 +293,24 @@ def test_what_is_meant_is_a_note(name):
     diagnosis = propscope.diagnose(profiled(make()))
     assert diagnosis.verdict == "healthy", diagnosis.findings
     assert any(word in said(finding) for finding in diagnosis.findings if finding.kind == "stagnant")
+
+
+class Squeeze(nn.Module):
+    """Squeeze and excitation with so few units that all may be off on every sample by chance."""
+
+    def __init__(self):
+        super().__init__()
+        self.start, self.down, self.up, self.end = linear(), biased(linear(2), -9.0), nn.Linear(2, WIDTH), linear(4)
+
+    def forward(self, x):
+        h = self.start(x)
+        return self.end(h * torch.sigmoid(self.up(F.relu(self.down(h)))))
+
+
+def test_few_units_may_be_off_by_chance():
+    diagnosis = propscope.diagnose(profiled(Squeeze()))
+    assert diagnosis.verdict == "healthy"
+    assert [each.first for each in diagnosis.findings if each.kind == "inactive"] == ["down"]
 
 
 SOUND = {
