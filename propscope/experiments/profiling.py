@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +16,7 @@ from propscope.experiments.grid import RANDOM_CLASSES, Cell, Choice, Grid, make_
 from propscope.experiments.predictions import Theory, theory_for
 from propscope.measure.joint_backward import backward_with
 from propscope.measure.recorder import Recorder
+from propscope.measure.signal_graph import Traced
 from propscope.measure.sites import Options
 from propscope.networks import (
     MLP,
@@ -33,6 +34,8 @@ from propscope.records.uncollected import uncollected
 from propscope.spectra.jacobian import jacobian
 from propscope.theory.initialization import critical_initializer
 
+# So many graphs of networks are kept at once.
+_MOST_GRAPHS = 8
 _NO_MEMORY = ("out of memory", "allocate memory", "enough memory")
 
 
@@ -62,30 +65,57 @@ def run(grid: Grid, *, leave_out: Collection[int] = ()) -> Iterator[NetworkProfi
     if grid.norm == "batch" and len(batch_for(first.input_size, grid.seeds[0]).values) < 2:
         raise InputError("batch must have at least two rows for norm batch, got 1", hint="choose another norm")
     classes = _classes(grid, (batch_for(first.input_size, seed) for seed in grid.seeds))
-    theory = theory_for(grid.loss)
+    theory, graphs = theory_for(grid.loss), _Graphs({})
     return (
-        _profile(grid, cell, batch_for(cell.network.input_size, cell.seed), classes, theory)
+        _profile(grid, cell, batch_for(cell.network.input_size, cell.seed), classes, theory, graphs)
         for number, cell in enumerate(grid.cells())
         if number not in leave_out
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Graphs:
+    """What was traced of the networks that ran last, by all of their spec but the weights, which change no graph."""
+
+    known: dict[tuple[object, ...], Traced]
+
+    def of(self, network: MLPSpec) -> Traced | None:
+        """Return the graph of a network that another one had."""
+        return self.known.get(_without_weights(network))
+
+    def keep(self, network: MLPSpec, traced: Traced) -> None:
+        """Keep the graph of a network for the next ones; a user's own activation may call other things each time."""
+        if network.activation.custom:
+            return
+        if len(self.known) >= _MOST_GRAPHS:
+            self.known.clear()
+        self.known[_without_weights(network)] = traced
+
+
+def _without_weights(network: MLPSpec) -> tuple[object, ...]:
+    return tuple(getattr(network, one.name) for one in fields(network) if one.name not in ("initializer", "bias"))
 
 
 # The caller may have switched gradients off.
 @torch.inference_mode(False)
 @torch.enable_grad()
 @uncollected()
-def _profile(grid: Grid, cell: Cell, batch: InputBatch, classes: int | None, theory: Theory) -> NetworkProfile:
+def _profile(
+    grid: Grid, cell: Cell, batch: InputBatch, classes: int | None, theory: Theory, graphs: _Graphs
+) -> NetworkProfile:
     cell = replace(cell, network=at_criticality(cell.network, batch.values))
     network = replace(cell.network, input_size=batch.values.shape[1])
     if grid.loss == "cross-entropy" and network.output_size is None:
         network = replace(network, output_size=classes or RANDOM_CLASSES)
     try:
         net = network.build(seed=cell.seed, device=grid.device, dtype=grid.torch_dtype)
-        recorder = recorder_of(net, histogram_limit=grid.histogram_limit)
+        recorder = recorder_of(net, histogram_limit=grid.histogram_limit, traced=graphs.of(network))
         # Dropout is the only draw in a forward pass.
         with global_stream(seeded_generator(cell.seed, "dropout"), (torch.device(grid.device),)), recorder:
             _backward(net, batch, grid, cell, classes)
         profile = recorder.profile(labels=cell.labels, spec=grid.spec(cell), seed=cell.seed)
+        if not profile.coverage:
+            graphs.keep(network, recorder.traced)
         profile = theory(profile, network, batch.values)
         if grid.jacobian:
             with global_stream(seeded_generator(cell.seed, "dropout"), (torch.device(grid.device),)):
@@ -99,8 +129,8 @@ def _profile(grid: Grid, cell: Cell, batch: InputBatch, classes: int | None, the
     return profile
 
 
-def recorder_of(net: MLP, *, histogram_limit: int) -> Recorder:
-    """Return a recorder that knows an MLP's layers and nonlinearities."""
+def recorder_of(net: MLP, *, histogram_limit: int, traced: Traced | None = None) -> Recorder:
+    """Return a recorder that knows an MLP's layers and nonlinearities, and its graph where it is `traced`."""
     return Recorder(
         net,
         options=Options(histogram_limit=histogram_limit),
@@ -109,6 +139,7 @@ def recorder_of(net: MLP, *, histogram_limit: int) -> Recorder:
         layer_of=_layer_of,
         functions=False,
         inputs=False,
+        traced=traced,
     )
 
 

@@ -36,7 +36,7 @@ from propscope.measure.observer import ELSEWHERE, Observer, Sink
 from propscope.measure.parameters import ParameterAccumulator
 from propscope.measure.provenance import provenance
 from propscope.measure.recurrent import TimeWatch, is_recurrent, time_courses
-from propscope.measure.signal_graph import Call, is_atomic
+from propscope.measure.signal_graph import Call, Traced, is_atomic
 from propscope.measure.sites import Options, SiteAccumulator
 from propscope.measure.skipped import skipped_at_random
 from propscope.measure.token_share import with_token_shares
@@ -298,6 +298,8 @@ class Recorder:
     them and the keywords of `SiteAccumulator`. `inputs`, `parameters`: whether these are recorded too.
     `transforms`: whether runs inside the transforms of torch.func are recorded, for a sink that reads no values.
     `time`: whether fused recurrent modules are run once more, unrolled, when the block ends or a profile is asked for.
+    `traced`: what a recorder found of a network of the same structure, whose modules call each other in the same way;
+    the passes of this one are not traced then.
     """
 
     def __init__(
@@ -315,6 +317,7 @@ class Recorder:
         loss_scale: Any = None,
         layer_of: Callable[[str], int | None] | None = None,
         time: bool = False,
+        traced: Traced | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InputError(f"model must be a torch.nn.Module, got a {type(model).__name__}")
@@ -334,6 +337,8 @@ class Recorder:
             inputs=inputs,
             transforms=transforms,
         )
+        if traced is not None:
+            self._observer.graph.adopt(traced)
         self._watch = _Watch(
             model,
             observer=self._observer,
@@ -359,6 +364,11 @@ class Recorder:
         self._watch.close(error)
         if self._dropped is not None:
             self._dropped.detach()
+
+    @property
+    def traced(self) -> Traced:
+        """What was found of the graph of the network, for recorders of others of the same structure."""
+        return self._observer.graph.traced
 
     def end_batch(self) -> None:
         """Count the geometry of what ran since the last call as one batch; waits for the device.

@@ -144,6 +144,16 @@ _Operations = tuple[int, Any, str]
 _Ways = dict[str, tuple[_Operations | None, bool]]
 
 
+class Traced(NamedTuple):
+    """What was found of one network, see `SignalGraph`; it is the same for each other one of the same structure."""
+
+    nodes: list[Node]
+    sites: dict[int, str]
+    unregistered: dict[tuple[str, tuple[int, ...]], tuple[int, ...]]
+    ways: dict[str, _Ways]
+    parameters: dict[str, dict[str, None]]
+
+
 class SignalGraph:
     """Gathers the parents of the sites of one recorder; every method is called under its guard."""
 
@@ -166,6 +176,16 @@ class SignalGraph:
         self.forget()
 
     # Passes
+
+    @property
+    def traced(self) -> Traced:
+        """What was found of the passes that have ended."""
+        return Traced(self.nodes, self.sites, self.unregistered, self._ways, self._parameters)
+
+    def adopt(self, known: Traced) -> None:
+        """Take over what was found of another network of the same structure, and trace none of this one."""
+        self.wanted = False
+        self.nodes, self.sites, self.unregistered, self._ways, self._parameters = known
 
     def forget(self) -> None:
         """Let go of every tensor of the pass; what was found of its sites stays."""

@@ -16,6 +16,8 @@ import propscope
 import propscope.networks.spec
 from propscope.errors import InputError
 from propscope.experiments import make_grid, profile_mlp, run
+from propscope.experiments.profiling import _MOST_GRAPHS
+from propscope.measure.signal_graph import SignalGraph
 from propscope.networks import ACTIVATIONS, INITIALIZERS, MLPSpec, make_input
 from propscope.records.pooling import pooled
 
@@ -49,6 +51,53 @@ def test_the_same_seed_gives_the_same_bits(options):
     again = small(seeds=[4, 3], **options)
     assert seen(first) == seen(again[::-1])
     assert seen(first)[0] != seen(first)[1]
+
+
+class InPlace(nn.Module):
+    def forward(self, z):
+        return z.tanh_()
+
+
+SHARED = {"depth": 3, "width": 8, "activation": "tanh", "initializer": "xavier_normal", "seeds": 2, "batch": 16}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"initializer": "zeros,default", "norm": "batch"},
+        {"residual": True, "dropout": 0.5, "norm": "rms", "output_size": 3, "loss": "mse", "depth": [2, 3]},
+        {"activation": "prelu,relu,tanh", "bias": 0.5, "width": [8, (8, 4)]},
+        {"activation": [InPlace, "relu"], "dtype": "bfloat16"},
+    ],
+)
+def test_networks_that_share_a_graph_have_the_bits_of_each_alone(options):
+    grid = make_grid(**{**SHARED, **options})
+    for number, profile in enumerate(run(grid)):
+        (alone,) = run(grid, leave_out=set(range(len(grid))) - {number})
+        assert seen([profile]) == seen([alone])
+
+
+@pytest.mark.parametrize(
+    ("options", "traced"),
+    [
+        ({"initializer": "zeros,xavier_normal", "bias": 0.5}, 1),
+        ({"activation": "relu,tanh"}, 2),
+        ({"depth": [2, 3]}, 2),
+        ({"activation": InPlace}, 2),
+        ({"depth": list(range(1, 4 * _MOST_GRAPHS)), "seeds": 1}, 4 * _MOST_GRAPHS - 1),
+    ],
+)
+def test_a_graph_is_traced_once_for_each_structure(options, traced, monkeypatch):
+    entered, enter = [], SignalGraph.enter
+
+    def enter_noted(self, info, *given):
+        entered.extend([self] * (not info.path))
+        return enter(self, info, *given)
+
+    monkeypatch.setattr(SignalGraph, "enter", enter_noted)
+    profiles = small(**{**SHARED, **options})
+    assert len(entered) == traced
+    assert all(site.parents for profile in profiles for site in profile.sites[1:])
 
 
 def test_the_default_dtype_changes_nothing_and_is_not_changed():
