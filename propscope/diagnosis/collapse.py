@@ -9,9 +9,24 @@ from propscope.diagnosis import limits
 from propscope.diagnosis.advice import for_model, new_start_or
 from propscope.diagnosis.behind import Behind
 from propscope.diagnosis.evidence import Evidence, succession
-from propscope.records.finding import Finding
+from propscope.records.finding import Finding, Remedy
 from propscope.records.gains import vector_length
-from propscope.records.network import Site
+from propscope.records.network import NetworkProfile, Site
+
+# What adds up values of several samples or positions, such as the neighbours in a graph or the tokens of a sentence.
+_MIXING = frozenset((
+    "matmul", "mm", "bmm", "einsum", "baddbmm", "addmm", "tensordot", "index_add", "scatter_add", "scatter_reduce",
+    "segment_reduce", "mean", "avg_pool1d", "avg_pool2d", "scaled_dot_product_attention",
+    "multi_head_attention_forward",
+))  # fmt: skip
+_MOST = 0.5
+_AVERAGES = (
+    "values are averaged over neighbours, in a graph or a sequence, again and again: that leaves less and less of how "
+    "they differ, whatever the weights (Li et al. 2018, oversmoothing; Dong et al. 2021, rank collapse)"
+)
+_KEEP_APART = (
+    "put a residual sum around each average, or use fewer of them; smaller biases or other weights do not help"
+)
 
 
 def collapse(evidence: Evidence) -> Iterator[Finding]:
@@ -39,6 +54,9 @@ def collapse(evidence: Evidence) -> Iterator[Finding]:
     aligned = 1 - abs(cosine) < limits.COLLAPSING
     shown = sum(_share_of(member.sites[worst]) < limit for member in evidence.members)
     first, end = evidence.sites[found[0]], evidence.sites[worst]
+    averaged = _averaged(evidence, worst)
+    averages = averaged > _MOST
+    otherwise, why = for_model(first.activation), "mean zero, and a slope that keeps differences"
     yield Finding(
         kind="collapse",
         severity="broken" if broken else "strained",
@@ -46,15 +64,16 @@ def collapse(evidence: Evidence) -> Iterator[Finding]:
         sites=tuple(evidence.sites[index].name for index in found),
         message=f"from {first.name} on, the values hardly differ between inputs: at {end.name} "
         f"{_state(shares[worst], aligned)}",
-        cause=_cause(aligned),
+        cause=_AVERAGES if averages else _cause(aligned),
         evidence={
             "share_apart": shares[worst],
             "limit": limit,
             "layers_collapsed": float(len(lost)),
             "mean_cosine": cosine,
             "effective_rank": evidence.mean(worst, "effective_rank"),
+            "averaged": averaged,
         },
-        remedy=new_start_or(for_model(first.activation), evidence, "mean zero, and a slope that keeps differences"),
+        remedy=Remedy("residual", _KEEP_APART) if averages else new_start_or(otherwise, evidence, why),
         confidence=succession(shown, len(evidence.members)),
         marks={evidence.sites[index].name: "alike" for index in found},
     )
@@ -63,6 +82,33 @@ def collapse(evidence: Evidence) -> Iterator[Finding]:
 def _is_judged(site: Site) -> bool:
     wide = vector_length(site) >= limits.FEATURES
     return site.samples >= limits.SAMPLES and site.role == "pre-activation" and wide
+
+
+def _averaged(evidence: Evidence, last: int) -> float:
+    """Return the part that averages over samples or positions have in how alike samples became on the way to a site.
+
+    In ln of the share that distinguishes samples, which a layer, its bias and its nonlinearity shrink as well.
+    """
+    profile, shares = evidence.members[0], {}
+    alike = {True: 0.0, False: 0.0}
+    for index, site in enumerate(evidence.sites[: last + 1]):
+        shares[index] = math.nan if vector_length(site) < limits.FEATURES else _share(evidence, index)
+        if index != last and not profile.graph.feeds(index, last):
+            continue
+        before = [shares[at] for at in profile.graph.inputs[index] if shares[at] > limits.COLLAPSED]
+        if before and shares[index] > limits.COLLAPSED:
+            alike[_mixes(profile, site)] += math.log(max(before) / shares[index])
+    return max(alike[True], 0.0) / (max(alike[True], 0.0) + max(alike[False], 0.0) or 1.0)
+
+
+def _mixes(profile: NetworkProfile, site: Site) -> bool:
+    """Return whether samples or positions are added up between a site and those before it, not only features."""
+    own = {parameter.name for parameter in profile.parameters if len(parameter.shape) > 1}.intersection(site.parameters)
+    return any(
+        # The last one is the product with the layer's own weights.
+        _MIXING.intersection(parent.operations[:-1] if own and site.role != "attention" else parent.operations)
+        for parent in site.parents or ()
+    )
 
 
 def _share(evidence: Evidence, index: int) -> float:

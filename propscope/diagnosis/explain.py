@@ -35,6 +35,7 @@ _OTHERWISE = {
     ("collapse", "stagnant"),
 }
 _OF_DIFFERENCES = {("vanishing", "collapse"), ("exploding", "saturated")}
+_MOST = 0.5
 # What does not follow from the signal.
 _APART = ("unregistered", "precision", "insufficient evidence")
 
@@ -100,6 +101,11 @@ class _Shown:
         )
 
     @property
+    def averages(self) -> bool:
+        """Whether samples became alike by averages over them, and not by what the weights do."""
+        return self.finding.evidence.get("averaged", 0.0) > _MOST
+
+    @property
     def key(self) -> _Key:
         """What comes first as a cause: what is read from the model, then values before gradients, then the place."""
         kind = self.finding.kind
@@ -117,15 +123,16 @@ def _explains(ways: _Ways, cause: _Shown, effect: _Shown) -> bool:
     if effect.finding.kind == "non-finite":
         # A value that grows beyond the range of its format.
         return cause.finding.kind == "exploding" and not cause.backward and effect.at in ways.behind(cause.where)
-    if not cause.cause and (cause.finding.kind, effect.finding.kind) in _OTHERWISE:
+    pair = (cause.finding.kind, effect.finding.kind)
+    if not cause.cause and pair in _OTHERWISE and not (cause.averages and pair == ("collapse", "vanishing")):
         return False
     if cause.finding.kind == "stagnant" and effect.backward and effect.log is not None:
         # What gets no gradient does not make another gradient small.
         return False
     if cause.backward and not effect.backward:
         # The weights that change a gradient over some layers, and not the values, change the differences of these.
-        pair = (cause.finding.kind, effect.finding.kind)
-        return bool(effect.where & cause.where) and (cause.mute or pair in _OF_DIFFERENCES)
+        same = pair in _OF_DIFFERENCES and not effect.averages
+        return bool(effect.where & cause.where) and (cause.mute or same)
     if cause.backward and not cause.stops:
         return _shrinks_or_grows_before(ways, cause, effect)
     shows = effect.where if effect.backward else {effect.at}

@@ -1,9 +1,13 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from building.records import evidence, network
+from torch import nn
 
+import propscope
 from propscope.diagnosis import limits
 from propscope.diagnosis.collapse import collapse
 from propscope.measure.geometry import geometries
@@ -84,3 +88,54 @@ def test_the_limits_are_those_that_the_docs_state():
     values = (0.0498, 2896.3, 100.0, 1e-6, 0.00248, 1.19e-7)
     assert [words for words in stated if words not in text] == []
     assert list(stated.values()) == pytest.approx(values, rel=0.005)
+
+
+class Averaging(nn.Module):
+    """Layers that average over neighbours, before or after their weights; `neighbours`: how the average is written."""
+
+    def __init__(self, neighbours, *, first, depth=16):
+        super().__init__()
+        self.layers, self.head = nn.ModuleList(nn.Linear(32, 32) for _ in range(depth)), nn.Linear(32, 4)
+        for layer in self.layers:
+            nn.init.kaiming_normal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        edges = (torch.rand(64, 64, generator=torch.Generator().manual_seed(0)) < 0.1).float() + torch.eye(64)
+        self.register_buffer("adjacency", edges / edges.sum(1, keepdim=True))
+        self.neighbours, self.first = neighbours, first
+
+    def forward(self, x):
+        for layer in self.layers:
+            mean = partial(self.neighbours, self.adjacency)
+            x = torch.relu(layer(mean(x)) if self.first else mean(layer(x)))
+        return self.head(x)
+
+
+def scattered(adjacency, x):
+    at, source = adjacency.nonzero().T
+    return torch.zeros_like(x).index_add(0, at, adjacency[at, source, None] * x[source])
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("neighbours", [torch.matmul, partial(torch.einsum, "ij,jk->ik"), scattered])
+def test_averages_over_neighbours_are_told_from_biases(neighbours, first):
+    torch.manual_seed(0)
+    net = Averaging(neighbours, first=first)
+    (found,) = wrong(net, torch.randn(64, 32, generator=torch.Generator().manual_seed(1)))
+    assert (found.kind, found.severity) == ("collapse", "broken")
+    assert "averaged over neighbours" in found.cause
+    assert "calibrate" not in found.remedy.text
+    assert "residual" in found.remedy.text
+
+
+def test_without_neighbours_the_same_layers_are_not_said_to_average():
+    torch.manual_seed(0)
+    net = Averaging(lambda adjacency, x: x, first=True, depth=24)
+    for layer in net.layers:
+        nn.init.normal_(layer.bias, std=2.0)
+    found = wrong(net, torch.randn(64, 32, generator=torch.Generator().manual_seed(1)))
+    assert found
+    assert all("averaged" not in finding.cause for finding in found)
+
+
+def wrong(net, batch):
+    return [each for each in propscope.diagnose(propscope.profile(net, batch)).findings if each.severity != "note"]
