@@ -9,6 +9,7 @@ from scipy import special
 from torch import nn
 
 from propscope.errors import InputError
+from propscope.networks import INITIALIZERS
 from propscope.networks.activations import ACTIVATIONS, Erf, FunctionActivation, Sin, parse_activation
 
 # No point is a kink of any activation.
@@ -97,6 +98,46 @@ def test_value_and_derivative(spec):
 def test_every_activation_has_a_closed_form():
     assert {spec.split(":")[0] for spec in CLOSED_FORMS} == {entry.name for entry in ACTIVATIONS}
     assert all(entry.formula and entry.source for entry in ACTIVATIONS)
+
+
+# The least and the largest value of each that is bounded.
+RANGES = {
+    "softsign": (-1, 1),
+    "tanh": (-1, 1),
+    "hardtanh": (-1, 1),
+    "sigmoid": (0, 1),
+    "hardsigmoid": (0, 1),
+    "erf": (-1, 1),
+    "sin": (-1, 1),
+}
+
+
+def test_the_bounded_ones_have_these_bounds():
+    z = torch.cat([torch.linspace(-40, 40, 20_001), torch.tensor([-1e6, 1e6])]).double()
+    ends = {}
+    for entry in ACTIVATIONS:
+        values = parse_activation(entry.name).module().double()(z).detach()
+        if entry.bounded:
+            ends[entry.name] = (values.min().item(), values.max().item())
+            assert -1 <= values.min() <= values.max() <= 1
+    assert ends == {name: pytest.approx(pair, abs=1e-5) for name, pair in RANGES.items()}
+
+
+def test_recommendations_come_from_the_entries_of_the_activations():
+    found = {entry.name: set(entry.recommended_for) for entry in INITIALIZERS}
+    rectifiers = {"relu", "leaky_relu", "prelu", "relu6"}
+    saturating = {"tanh", "sigmoid", "softsign", "hardtanh", "erf"}
+    assert {name: group for name, group in found.items() if group} == {
+        "xavier_uniform": saturating,
+        "xavier_normal": saturating,
+        "he_uniform": rectifiers,
+        "he_normal": rectifiers,
+        "lecun_uniform": {"selu", "tanh"},
+        "lecun_normal": {"selu", "tanh"},
+        "orthogonal": {"identity", "tanh"},
+        "identity": {"identity", "relu"},
+        "dirac": {"identity", "relu"},
+    }
 
 
 @pytest.mark.parametrize(
