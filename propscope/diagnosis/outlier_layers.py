@@ -203,9 +203,8 @@ def _odd_steps(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...]) -> Iter
         if graph.known or same_stack(sites[index - 1], sites[index])
         if (logs := _logs([member[index].step for member in gains]))
     }
-    groups = groups_in_one_place(
-        evidence.members[0], steps, more_than=_PEERS, alike=lambda index: maker_of(sites[index])
-    )
+    at = {index: index for index in steps}
+    groups = groups_in_one_place(evidence.members[0], at, more_than=_PEERS, alike=lambda index: maker_of(sites[index]))
     # The output of a norm does not depend on the size of its input: only its own scale can be at fault.
     size = partial(_size, evidence)
     usual_sizes = _usual({index: group for index, group in groups.items() if is_norm(sites[index])}, size)
@@ -238,7 +237,10 @@ def _odd_sizes(evidence: Evidence) -> Iterator[_Odd]:
         if logs and site.branch_share is None and site.name.partition("#")[2] in ("", "0"):
             sizes[index] = logs
     groups = groups_in_one_place(
-        evidence.members[0], sizes, more_than=_BLOCKS, alike=lambda index: maker_of(evidence.sites[index])
+        evidence.members[0],
+        {index: index for index in sizes},
+        more_than=_BLOCKS,
+        alike=lambda index: maker_of(evidence.sites[index]),
     )
     odd: dict[int, _Odd] = {}
     for group in {id(group): group for group in groups.values()}.values():

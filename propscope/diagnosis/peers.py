@@ -4,27 +4,35 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from itertools import chain
+from typing import TypeVar
 
 from propscope.records.gains import is_norm, name_pattern
 from propscope.records.network import NetworkProfile, Site
 
+Item = TypeVar("Item", bound=Hashable)
+
 
 def groups_in_one_place(
-    profile: NetworkProfile, chosen: Iterable[int], *, more_than: int, alike: Callable[[int], Hashable]
-) -> dict[int, list[int]]:
-    """Return for each chosen site those in the same place of other blocks, itself included, where there are enough.
+    profile: NetworkProfile,
+    chosen: Mapping[Item, int],
+    *,
+    more_than: int,
+    alike: Callable[[Item], Hashable],
+) -> dict[Item, list[Item]]:
+    """Return for each chosen item those in the same place of other blocks, itself included, where there are enough.
 
-    Sites, by position, are in one place if what they are computed from and what is computed from them are of the same
-    kinds: over two edges of the graph in a residual network, over one where too few are alike over two or where no
-    blocks are. Names say it where the graph is not known. Only sites for which `alike` returns the same are compared.
+    `chosen` has the position of the site of each. Sites are in one place if what they are computed from and what is
+    computed from them are of the same kinds, and if both or neither are within blocks: over two edges of the graph in a
+    residual network, over one where too few are alike over two or where no blocks are. Names say it where the graph is
+    not known. Only items for which `alike` returns the same are compared.
     """
-    found: dict[int, list[int]] = {}
-    chosen = list(chosen)
+    found: dict[Item, list[Item]] = {}
     for places in _places(profile):
-        groups: dict[Hashable, list[int]] = defaultdict(list)
-        for index in chosen:
-            groups[alike(index), places[index]].append(index)
+        groups: dict[Hashable, list[Item]] = defaultdict(list)
+        for item, index in chosen.items():
+            groups[alike(item), places[index]].append(item)
         for group in groups.values():
             if len(group) > more_than:
                 found = dict.fromkeys(group, group) | found
@@ -38,8 +46,9 @@ def _places(profile: NetworkProfile) -> Iterable[Sequence[Hashable]]:
         depthwise = frozenset(p.name for p in profile.parameters if len(p.shape) > 2 and p.shape[1] == 1)
         labels = [_label(site, depthwise=not depthwise.isdisjoint(site.parameters)) for site in sites]
         # In a sequence of layers, where no blocks repeat, what is two steps away does not tell sorts of layers apart.
+        inside = frozenset(chain.from_iterable(block.inside for block in graph.blocks))
         for radius in (2, 1) if graph.blocks else (1,):
-            yield graph.places(labels, radius=radius)
+            yield [(at in inside, place) for at, place in enumerate(graph.places(labels, radius=radius))]
     else:
         yield [name_pattern(site.name) for site in sites]
         yield [

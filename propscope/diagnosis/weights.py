@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from propscope.diagnosis import limits
 from propscope.diagnosis.behind import Behind
 from propscope.diagnosis.evidence import Evidence, module_of, succession
-from propscope.diagnosis.peers import median_without
+from propscope.diagnosis.peers import groups_in_one_place, median_without
 from propscope.records.finding import Finding, Remedy
 from propscope.records.gains import is_norm, name_pattern
 from propscope.records.network import NetworkProfile, Parameter, Site
@@ -70,7 +70,7 @@ def odd_weights(evidence: Evidence) -> Iterator[Finding]:
         site = evidence.sites[scale.index]
         if scale.mean == -math.inf:
             continue
-        peers = usual.get(scale.index)
+        peers = usual.get(scale)
         if peers is not None and abs(scale.mean - peers) > limits.ODD:
             yield _odd(evidence, scale, peers, beside=True)
         elif not is_norm(site) and (scale.mean > limits.ODD or (peers is None and scale.mean < -limits.ODD)):
@@ -197,22 +197,23 @@ def _fan_in(parameter: Parameter, site: Site) -> float:
     return size / parameter.shape[1 if inputs_first else 0] if size else 0.0
 
 
-def _place(evidence: Evidence, scale: Scale) -> tuple[str, str, bool]:
-    site = evidence.sites[scale.index]
-    return site.kind, name_pattern(scale.owner), scale.depthwise
-
-
-def _usual(evidence: Evidence, scales: list[Scale]) -> dict[int, float]:
+def _usual(evidence: Evidence, scales: list[Scale]) -> dict[Scale, float]:
     """Return the median of ln s over the other layers in the same place, for each layer that has two or more.
 
     The layer farthest from its peers is judged first; if it is at fault, it does not count as a peer of the others.
     """
-    groups: dict[tuple[str, str, bool], list[Scale]] = defaultdict(list)
-    for scale in scales:
-        if scale.mean > -math.inf:
-            groups[_place(evidence, scale)].append(scale)
-    found: dict[int, float] = {}
-    for group in groups.values():
+    first = evidence.members[0]
+
+    def alike(scale: Scale) -> tuple[str, str, bool]:
+        site = evidence.sites[scale.index]
+        within = scale.owner.removeprefix(module_of(site.name)) if first.graph.known else name_pattern(scale.owner)
+        return site.kind, within, scale.depthwise
+
+    at = {scale: scale.index for scale in scales if scale.mean > -math.inf}
+    groups = groups_in_one_place(first, at, more_than=_PEERS, alike=alike)
+    found: dict[Scale, float] = {}
+    for group in {id(group): group for group in groups.values()}.values():
+        usual_of: dict[Scale, float] = {}
         left = sorted(group, key=lambda scale: scale.mean)
         sizes = [scale.mean for scale in left]
         while len(left) > _PEERS:
@@ -220,13 +221,14 @@ def _usual(evidence: Evidence, scales: list[Scale]) -> dict[int, float]:
             usual = {at: median_without(sizes, at) for at in (0, len(left) - 1)}
             worst = max(usual, key=lambda at: abs(sizes[at] - usual[at]))
             if abs(sizes[worst] - usual[worst]) <= limits.ODD:
-                found |= {scale.index: median_without(sizes, at) for at, scale in enumerate(left)}
+                usual_of |= {scale: median_without(sizes, at) for at, scale in enumerate(left)}
                 break
-            found[left.pop(worst).index] = usual[worst]
+            usual_of[left.pop(worst)] = usual[worst]
             del sizes[worst]
         else:
             # Too few are left to compare: each of them counts as usual, since they differed from the ones removed.
-            found |= {scale.index: scale.mean for scale in left if len(group) > len(left)}
+            usual_of |= {scale: scale.mean for scale in left if len(group) > len(left)}
+        found |= {scale: size for scale, size in usual_of.items() if groups[scale] is group}
     return found
 
 

@@ -70,7 +70,7 @@ def scaled(at, factor):
     return fault
 
 
-FAULTS = {"norm": scaled(0, 0.01)}
+FAULTS = {"norm": scaled(0, 0.01), "up": scaled(1, 100.0), "down": scaled(3, 0.01)}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -85,7 +85,10 @@ def groups(model):
     evidence = Evidence.of([profiled(model)])
     sites = evidence.sites
     found = groups_in_one_place(
-        evidence.members[0], range(len(sites)), more_than=2, alike=lambda index: maker_of(sites[index])
+        evidence.members[0],
+        {at: at for at in range(len(sites))},
+        more_than=2,
+        alike=lambda index: maker_of(sites[index]),
     )
     return {sites[at].name: [sites[other].name for other in group] for at, group in found.items()}
 
@@ -121,7 +124,7 @@ def test_convolutions_of_one_channel_each_are_no_peers_of_dense_ones():
     profile = propscope.profile(Mixed(), torch.randn(2, 8, 6, 6))
     sites = profile.without_inputs.sites
     found = groups_in_one_place(
-        profile.without_inputs, range(len(sites)), more_than=1, alike=lambda index: sites[index].kind
+        profile.without_inputs, {at: at for at in range(len(sites))}, more_than=1, alike=lambda index: sites[index].kind
     )
     depthwise, dense = ([at for at, site in enumerate(sites) if site.name in names] for names in (DEPTHWISE, DENSE))
     for group in (depthwise, dense):
