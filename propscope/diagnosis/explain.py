@@ -161,8 +161,9 @@ def _reach(ways: _Ways, cause: _Shown, effect: _Shown) -> frozenset[int]:
         return ways.only_before(cause.where)
     if cause.stops:
         # A zero also passes the products with what comes by other ways.
-        zeros = effect.finding.kind == "symmetric"
-        return ways.behind(cause.where) if zeros else ways.only_behind(cause.where)
+        if effect.finding.kind == "symmetric":
+            return ways.behind(cause.where)
+        return ways.only_behind(cause.where) | (ways.alike_behind(cause.where) if cause.mute else frozenset())
     if not _is_large_enough(cause, effect):
         return frozenset()
     if "collapse" in (cause.finding.kind, effect.finding.kind):
@@ -253,6 +254,14 @@ class _Ways:
         """Return what these sites feed and nothing else does: every way from an input to it passes one of them."""
         return self.behind(places) - self._around(places, self.inputs)
 
+    def alike_behind(self, places: frozenset[int]) -> frozenset[int]:
+        """Return what these sites feed through sites that give the same for all samples, and does so itself."""
+        found = set(places)
+        for index, inputs in enumerate(self.inputs):
+            if not found.isdisjoint(inputs) and _is_alike(self.sites[index]):
+                found.add(index)
+        return frozenset(found - places)
+
     def only_before(self, places: frozenset[int]) -> frozenset[int]:
         """Return what feeds these sites and nothing else: every way from it to an output passes one of them."""
         return self.before(places) - self._around(places, self._outputs)
@@ -292,6 +301,11 @@ def _walk(
                 if not end(index):
                     waiting.append(index)
     return frozenset(found)
+
+
+def _is_alike(site: Site) -> bool:
+    """Return whether all samples have the same values, as far as their precision tells."""
+    return _is_constant(site) or (site.mean_cosine is not None and 1 - site.mean_cosine < limits.COLLAPSED)
 
 
 def _is_constant(site: Site) -> bool:

@@ -70,6 +70,8 @@ SATURATED = 0.5
 # its width (Lu et al. 2020).
 INACTIVE = 0.9
 DEAD = 0.5
+# Over all layers the share scatters less about a half: 0.6 is 3 standard deviations of 225 units.
+DEAD_OVERALL = 0.6
 # Samples that are alike leave a unit off on all of them in half of the cases, and so 10 units in one of 1,000.
 FEW_UNITS = 10
 # The chance that a unit of slope zero half of the time is off on every one of 16 independent samples is 2e-5.

@@ -152,12 +152,16 @@ def _mostly_flat(evidence: Evidence) -> list[int]:
 
 
 def _mostly_dead(evidence: Evidence) -> dict[int, float]:
-    """Return the share of dead units by position, for the layers where it is above the limit."""
-    return {
-        index: share
-        for index, sites in evidence.columns()
-        if not _bounded(sites[0]) and (share := _dead(sites)) > _dead_limit(sites)
-    }
+    """Return the share of dead units by position, for the layers where it is above the limit.
+
+    Where it is above that of no layer, but above that of all layers together, those with more than half.
+    """
+    judged = {index: sites for index, sites in evidence.columns() if not _bounded(sites[0]) and _dead(sites) > 0}
+    alone = {index: share for index, sites in judged.items() if (share := _dead(sites)) > _dead_limit(sites)}
+    together = tuple(site for sites in judged.values() for site in sites)
+    if alone or _dead(together) <= max(_dead_limit(together), limits.DEAD_OVERALL):
+        return alone
+    return {index: share for index, sites in judged.items() if (share := _dead(sites)) > limits.DEAD}
 
 
 def _inactive(evidence: Evidence, flat: list[int], dead: dict[int, float], severity: Severity) -> Iterator[Finding]:

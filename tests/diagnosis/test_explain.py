@@ -192,3 +192,27 @@ def test_a_dead_layer_is_the_only_finding(at):
     (found,) = wrong(net, 256, 64)
     assert (found.severity, found.first) == ("broken", str(at))
     assert "no gradient" in found.message
+
+
+class Gated(nn.Module):
+    """Values that a gate multiplies: where they are zero, what comes by the gate reaches nothing either."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.ModuleDict({n: nn.Linear(16, 16) for n in ("gate", "value")}) for _ in range(4))
+        self.end = nn.Linear(16, 3)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = torch.sigmoid(layer["gate"](x)) * torch.tanh(layer["value"](x))
+        return self.end(x)
+
+
+def test_zeros_that_are_multiplied_explain_that_samples_are_alike_behind_them():
+    torch.manual_seed(0)
+    net = Gated()
+    for parameter in net.layers[1]["value"].parameters():
+        nn.init.zeros_(parameter)
+    (found,) = wrong(net, 64, 16)
+    assert (found.kind, found.first) == ("vanishing", "layers.1.value")
+    assert any("hardly differ" in effect for effect in found.effects)
