@@ -18,7 +18,8 @@ class Behind:
     def __init__(self, profile: NetworkProfile) -> None:
         self._sites = profile.sites
         self._outputs: list[list[int]] = [[] for _ in profile.sites]
-        if profile.graph.known:
+        self._known = profile.graph.known
+        if self._known:
             for index, inputs in enumerate(profile.graph.inputs):
                 for source in inputs:
                     self._outputs[source].append(index)
@@ -61,7 +62,7 @@ class Behind:
 
     def is_output(self, index: int) -> bool:
         """Return whether no layer with weights follows a site."""
-        if not any(self._outputs):
+        if not self._known:
             return self._sites[index].role == "output"
         waiting, seen = [*self._outputs[index]], {index}
         while waiting:
@@ -71,6 +72,10 @@ class Behind:
             waiting += [near for near in self._outputs[at] if near not in seen]
             seen.update(self._outputs[at])
         return True
+
+    def ends(self, index: int) -> bool:
+        """Return whether it is known that a site feeds no other one."""
+        return self._known and not self._outputs[index]
 
     def is_branch_end(self, index: int) -> bool:
         """Return whether all that a site feeds are residual sums."""

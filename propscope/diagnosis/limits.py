@@ -108,6 +108,12 @@ def smallest(dtype: str) -> float:
     return {"float16": 100 * 2.0**-24, "float64": 1e-306}.get(dtype, 1e-36)
 
 
+# Where the mean entropy of a softmax's rows is below 0.63 nat times a half, more than half of the rows have decided
+# (the module `attention` says why). Logits that differ less than this cannot be the reason: few keys are.
+ONE_HOT = 0.32
+SHARP = 3.0
+
+
 def share_of_rank(rank: float) -> float:
     """Return the share p of a second moment outside its first direction, from the effective rank of 32 rows.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from propscope.diagnosis.architecture import doubled_sums, missing_norms, odd_kinds
+from propscope.diagnosis.attention import one_hot_softmaxes, returned_softmax
 from propscope.diagnosis.biases import large_biases
 from propscope.diagnosis.collapse import collapse
 from propscope.diagnosis.evidence import Evidence, Subject
@@ -116,6 +117,13 @@ RULES: tuple[Rule, ...] = (
     Rule("large bias", large_biases, "a bias of rms 2 or more that is five times the rest of its layer's values",
          "the mean square of W x + b; measured", applies_to="model", cause=True,
          marks=((r"^bias x", "bias x: the bias is five times as large as the rest of the layer's values, or more"),)),
+    Rule("one-hot softmax", one_hot_softmaxes,
+         "a mean entropy below 0.32 nat: over half of the rows decided; with logits whose std in a row is above 3",
+         "Vaswani et al. 2017, section 3.2.1; the density of the gap between the two largest logits",
+         applies_to="model",
+         marks=((r"^one-hot$", "one-hot: a softmax most of whose rows have decided for one entry"),)),
+    Rule("returned softmax", returned_softmax, "any softmax that the model returns",
+         "torch.nn.functional.cross_entropy takes logits", applies_to="model", notes_only=True),
     Rule("odd kind", odd_kinds, "an activation of another kind than its peers, with less than half of their variation",
          "Glorot, Bengio 2010: the mean of sigmoid", applies_to="model", cause=True,
          marks=((r"^not ", "not: the activation differs from that in the same place of other blocks"),)),

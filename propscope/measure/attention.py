@@ -1,29 +1,76 @@
-"""What attention shows: the entropy of its rows and its largest logit, from sampled rows, without waiting."""
+"""What attention shows: the entropy of its rows and the size of its logits, from sampled rows, without waiting."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from propscope.measure.sums import total, widest
 
 _HEADS = 4
 _ROWS = 16
+_SAMPLED = 1024
+_MASKED = -5000.0
 
 
-def row_entropy(weights: Tensor) -> Tensor:
-    """Return the mean entropy -sum(p ln p), in nats, of at most 1024 rows of probabilities p, a 0-d tensor.
+class SoftmaxFigures(NamedTuple):
+    """What a softmax shows, as 0-d tensors: mean entropy of its rows in nats, largest logit, mean square spread.
 
-    The rows lie on the last axis. The entropy is ln(keys) when attention is spread evenly, and 0 when each query
-    attends to one key.
+    The spread is the standard deviation of the logits about the mean of their row.
     """
-    rows = weights.reshape(-1, weights.shape[-1])
-    rows = rows[:: -(-len(rows) // 1024)]
-    rows = rows.to(widest(rows))
-    return -total(torch.xlogy(rows, rows)) / len(rows)
+
+    entropy: Tensor
+    largest: Tensor
+    square_spread: Tensor
+
+
+def softmax_figures(logits: Tensor, weights: Tensor, dim: int = -1) -> SoftmaxFigures:
+    """Return what a softmax along `dim` shows, from its logits and the probabilities that it gives.
+
+    Entropy and spread are those of at most 1024 rows. The entropy is ln(keys) when attention is spread evenly, and 0
+    when each query attends to one key. Logits below -5000 are taken for masked; a row with fewer than two others has
+    no spread.
+    """
+    rows, seen = _rows(weights, dim), _rows(logits, dim)
+    entropy = -total(torch.xlogy(rows, rows)) / len(rows)
+    kept = seen > _MASKED
+    count = kept.sum(-1)
+    seen = torch.where(kept, seen, 0.0)
+    mean = seen.sum(-1) / count.clamp(min=1)
+    squares = torch.where(kept, seen - mean[:, None], 0.0).square().sum(-1) / count.clamp(min=1)
+    several = count > 1
+    spread = torch.where(several, squares, 0.0).sum() / several.sum().clamp(min=1)
+    return SoftmaxFigures(entropy, logits.amax(), spread)
+
+
+def _rows(values: Tensor, dim: int) -> Tensor:
+    rows = values.movedim(dim, -1).reshape(-1, values.shape[dim])
+    rows = rows[:: -(-len(rows) // _SAMPLED)]
+    return rows.to(widest(rows))
+
+
+def projected(module: nn.MultiheadAttention, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return the queries and keys of a few samples, shape (samples, heads, length, features); None where unknown."""
+    if query.dim() != 3 or key.dim() != 3 or query.is_nested or key.is_nested:
+        return None
+    if not module.batch_first:
+        query, key = query.transpose(0, 1), key.transpose(0, 1)
+    if module.in_proj_weight is None:
+        weights = module.q_proj_weight, module.k_proj_weight
+    else:
+        weights = module.in_proj_weight.chunk(3)[:2]
+    biases = (None, None) if module.in_proj_bias is None else module.in_proj_bias.chunk(3)[:2]
+    found = []
+    for value, weight, bias in zip((query, key), weights, biases, strict=True):
+        some = F.linear(
+            value[:_HEADS].detach().to(weight.dtype), weight.detach(), bias if bias is None else bias.detach()
+        )
+        found.append(some.unflatten(-1, (module.num_heads, -1)).transpose(1, 2))
+    return found[0], found[1]
 
 
 def sampled_logits(query: Tensor, key: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:

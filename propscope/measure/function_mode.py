@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from propscope.measure.attention import row_entropy, sampled_logits
+from propscope.measure.attention import sampled_logits, softmax_figures
 from propscope.measure.functions import BY_FUNCTION, Operation, is_residual_sum
 from propscope.measure.hooks import in_backward
 from propscope.measure.observer import Observer
@@ -159,7 +159,9 @@ class FunctionWatch(TorchFunctionMode):
         if share is not None:
             site.see_summands(share)
         elif operation.role == "softmax" and isinstance(value, Tensor):
-            site.see_attention(row_entropy(measurable(result.detach())), measurable(value.detach()).amax())
+            dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+            if isinstance(dim, int) and value.dim():
+                site.see_attention(softmax_figures(measurable(value.detach()), measurable(result.detach()), dim))
         elif operation.role == "attention" and len(args) > 1:
             self._see_attention(site, args, kwargs)
 
@@ -180,8 +182,7 @@ class FunctionWatch(TorchFunctionMode):
             logits = sampled_logits(query, key, args[3:], kwargs)
             if logits is not None:
                 # A row whose keys are all masked is NaN by torch's own rule; it has no entropy.
-                weights = torch.nan_to_num(torch.softmax(logits, -1))
-                site.see_attention(row_entropy(weights), logits.amax())
+                site.see_attention(softmax_figures(logits, torch.nan_to_num(torch.softmax(logits, -1))))
 
 
 def _if_residual(operation: Operation, args: tuple[Any, ...]) -> Operation | None:

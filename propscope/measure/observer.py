@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from propscope.measure.attention import projected, sampled_logits, softmax_figures
 from propscope.measure.filters import Filter
 from propscope.measure.hooks import Guard, Hook, in_backward, local_shard, shard_note, transformation
 from propscope.measure.input_sites import InputAccumulator, inputs_of
@@ -26,7 +27,7 @@ from propscope.measure.outputs import tensors_in
 from propscope.measure.parameters import ParameterAccumulator
 from propscope.measure.saturation import FlatRegion, FlatRegions
 from propscope.measure.signal_graph import SignalGraph
-from propscope.measure.sites import Options, SiteAccumulator
+from propscope.measure.sites import Options, SiteAccumulator, measurable
 from propscope.measure.tensor_identity import TensorIdentity
 from propscope.records.network import Role
 
@@ -272,8 +273,25 @@ class Observer:
                     units=info.units,
                     module=info.module,
                 )
+            if site is not None and known is None and isinstance(inputs, tuple):
+                self._see_softmax(info, site, inputs, tensor)
             if site is not None and info.module is self._root and site.role == "other":
                 site.role = "output"
+
+    @staticmethod
+    def _see_softmax(info: ModuleInfo, site: SiteAccumulator, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Add what a module shows that is a softmax, or attention that runs its softmax out of sight."""
+        module = info.module
+        if in_backward() or not all(isinstance(value, Tensor) for value in inputs[:2]):
+            return
+        if isinstance(module, nn.Softmax) and module.dim is not None and len(inputs) == 1 and output.numel():
+            value = measurable(inputs[0].detach())
+            site.see_attention(softmax_figures(value, measurable(output.detach()), module.dim))
+        elif isinstance(module, nn.MultiheadAttention) and len(inputs) > 1 and output.shape == inputs[0].shape:
+            both = projected(module, inputs[0], inputs[1])
+            logits = None if both is None else sampled_logits(*both, (), {})
+            if logits is not None:
+                site.see_attention(softmax_figures(logits, torch.softmax(logits, -1)))
 
     def output_alike(self, info: ModuleInfo, output: Any) -> bool:
         """Record what a module returned by the short path, if it is like the output of the last pass.

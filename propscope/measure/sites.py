@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from propscope.measure.attention import SoftmaxFigures
 from propscope.measure.cpu_accumulator import CpuAccumulator
 from propscope.measure.device_accumulator import DeviceAccumulator
 from propscope.measure.geometry import geometries, gram, is_safe
@@ -67,6 +68,7 @@ class SiteAccumulator:
     takes_gradients = True
 
     __slots__ = (
+        "_attended",
         "_attention",
         "_backward",
         "_branch",
@@ -112,7 +114,8 @@ class SiteAccumulator:
         self._geometry: list[Geometry] = []
         self._samples = 0
         self._samples_before = 0
-        self._attention: tuple[Tensor, Tensor, int] | None = None
+        self._attention: SoftmaxFigures | None = None
+        self._attended = 0
         self._varies = False
         self._branch: tuple[Tensor, Tensor] | None = None
         self._stream: int | None = None
@@ -173,12 +176,15 @@ class SiteAccumulator:
         if self._units is not None:
             self._units.mark_preactivation(value, self.unit_axis, region)
 
-    def see_attention(self, entropy: Tensor, largest: Tensor) -> None:
-        """Add one call's mean row entropy and largest logit, 0-d tensors."""
-        before = self._attention
-        if before is not None:
-            entropy, largest = before[0] + entropy, torch.maximum(before[1], largest)
-        self._attention = (entropy, largest, 1 if before is None else before[2] + 1)
+    def see_attention(self, seen: SoftmaxFigures) -> None:
+        """Add what the softmax of one call shows."""
+        if (before := self._attention) is not None:
+            seen = SoftmaxFigures(
+                before.entropy + seen.entropy,
+                torch.maximum(before.largest, seen.largest),
+                before.square_spread + seen.square_spread,
+            )
+        self._attention, self._attended = seen, self._attended + 1
 
     def see_summands(self, seen: Summands) -> None:
         """Add what one residual sum adds up; which operand is the stream is kept once the graph has told it."""
@@ -239,6 +245,7 @@ class SiteAccumulator:
         was kept comes first.
         """
         forward = self._forward.summary() if self._forward is not None else None
+        attention = self._attention
         kept = self._geometry or [geometries([self.products])[0] if geometry is None else geometry]
         cosine, rank = map(_mean, zip(*kept, strict=True))
         flat = None
@@ -261,8 +268,9 @@ class SiteAccumulator:
             flat_fraction=flat,
             mean_cosine=cosine,
             effective_rank=rank,
-            attention_entropy=None if self._attention is None else float(self._attention[0]) / self._attention[2],
-            largest_logit=None if self._attention is None else float(self._attention[1]),
+            attention_entropy=None if attention is None else float(attention.entropy) / self._attended,
+            largest_logit=None if attention is None else float(attention.largest),
+            logit_spread=None if attention is None else _root(float(attention.square_spread) / self._attended),
             branch_share=self._branch_share(),
             features=self.shape[self.unit_axis] if len(self.shape) > 1 else 1,
             **more,
@@ -273,6 +281,10 @@ class SiteAccumulator:
             return None
         branch, stream = (float(square) for square in self._branch)
         return branch / (branch + stream) if branch + stream > 0 else None
+
+
+def _root(square: float) -> float | None:
+    return math.sqrt(square) if 0 <= square < math.inf else None
 
 
 def _mean(values: tuple[float | None, ...]) -> float | None:

@@ -88,8 +88,9 @@ class Site:
     abs(phi') < eps * max abs(phi'). Geometry of the samples' vectors: `mean_cosine` over pairs of samples, and
     `effective_rank` = exp(entropy of the normalized squared singular values) of the matrix of sampled rows.
 
-    Attention has `attention_entropy`, the mean entropy of its rows in nats, and `largest_logit` before the softmax. A
-    residual sum has `branch_share`, the mean square of the branch over that of stream and branch together. `features`
+    Attention has `attention_entropy`, the mean entropy of its rows in nats, and `largest_logit` before the softmax;
+    `logit_spread` is the standard deviation of the logits about the mean of their row, masked ones left out. A residual
+    sum has `branch_share`, the mean square of the branch over that of stream and branch together. `features`
     is the length of the axis of features (channels): 1 for a gate or a scalar output. What runs on some of the samples
     or tokens only, as an expert of a mixture does, has `token_share`, their share. A model's input, of role "input",
     has `feature_spread`: the largest rms of a feature over the median of those that are not zero.
@@ -117,6 +118,7 @@ class Site:
     effective_rank: float | None = None
     attention_entropy: float | None = None
     largest_logit: float | None = None
+    logit_spread: float | None = None
     branch_share: float | None = None
     features: int | None = None
     feature_spread: float | None = None

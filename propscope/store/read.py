@@ -70,11 +70,11 @@ _DETAILS: Hidden = frozenset(
     (table, field.name)
     for table in _MEASURED
     for field in FIELDS[table]
-    if field.part in ("provenance", "jacobian")
+    if (field.part == "provenance" and field.attribute != "spec")
+    or field.part == "jacobian"
     or (field.part == "labels" and table == "profile")
-    or field.name in ("dtype", "attention_entropy", "largest_logit", "jacobian_condition", "jacobian_square_variance")
-    or field.name in ("expected_gradient_norm", "expected_gradient_log_std", "time_courses")
-    or (table == "parameter" and field.name.startswith("gradient_") and not field.part)
+    or field.name in ("largest_logit", "jacobian_condition", "jacobian_square_variance")
+    or field.name in ("expected_gradient_norm", "expected_gradient_log_std")
 )
 
 

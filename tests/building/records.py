@@ -699,6 +699,7 @@ _SITES = st.builds(
     effective_rank=st.none() | _FINITE.map(abs),
     attention_entropy=st.none() | _FINITE.map(abs),
     largest_logit=st.none() | st.floats(allow_nan=False),
+    logit_spread=st.none() | _FINITE.map(abs),
     branch_share=st.none() | _SHARE,
     expected=st.none() | expectations(),
     jacobian=st.none() | summaries(),

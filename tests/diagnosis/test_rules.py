@@ -72,6 +72,7 @@ POOLED = replace(site("n", "GroupNorm", role="norm", rms=1e-6, features=UNITS), 
 SHIFTED = replace(site("0", rms=10.0), parents=(), parameters=("0.bias",))
 BEHIND = replace(site("1"), parents=(Parent("0", ("Linear",)),), parameters=("1.weight",))
 GIVEN = {
+    "one-hot": model([site("s", "softmax", attention_entropy=0.1, logit_spread=40.0), site("end")]),
     "bias xinf": model([SHIFTED, BEHIND], [BIAS]),
     "gain x0.020": model([NORMED], [GAIN]),
     "single values": model([replace(site("0"), parents=()), POOLED]),

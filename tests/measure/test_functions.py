@@ -10,7 +10,7 @@ from torch import nn
 
 import propscope
 from propscope.errors import InputError
-from propscope.measure.attention import row_entropy, sampled_logits
+from propscope.measure.attention import projected, sampled_logits, softmax_figures
 from propscope.measure.functions import BY_FUNCTION, OPERATIONS, Operation, index
 
 
@@ -147,8 +147,54 @@ def test_softmax_shows_entropy_and_largest_logit():
 
 
 def test_entropy_is_between_certainty_and_indifference():
-    assert float(row_entropy(torch.eye(5))) == 0
-    assert float(row_entropy(torch.full((3, 8), 1 / 8))) == pytest.approx(math.log(8))
+    assert float(softmax_figures(torch.eye(5), torch.eye(5)).entropy) == 0
+    even = torch.full((3, 8), 1 / 8)
+    assert float(softmax_figures(even, even).entropy) == pytest.approx(math.log(8))
+
+
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_rows_lie_along_the_axis_of_the_softmax(dim):
+    logits = 3 * torch.randn(4, 6, 5)
+    weights = logits.softmax(dim)
+    found = softmax_figures(logits, weights, dim)
+    assert float(found.entropy) == pytest.approx(float(-(weights * weights.log()).sum(dim).mean()), rel=1e-5)
+    assert float(found.square_spread) == pytest.approx(float(logits.var(dim, unbiased=False).mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("masked", [-math.inf, torch.finfo(torch.float32).min, -1e4])
+def test_masked_logits_have_no_part_in_the_spread(masked):
+    logits = torch.randn(64, 8)
+    hidden = torch.ones(64, 8).triu(1).bool()
+    given = logits.masked_fill(hidden, masked)
+    found = softmax_figures(given, given.softmax(-1))
+    rows = [row[~gone] for row, gone in zip(logits, hidden, strict=True)]
+    spreads = [float(row.var(unbiased=False)) for row in rows if len(row) > 1]
+    assert float(found.square_spread) == pytest.approx(sum(spreads) / len(spreads), rel=1e-5)
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("kdim", [None, 12])
+def test_attention_modules_show_the_logits_of_their_heads(batch_first, kdim):
+    module = nn.MultiheadAttention(16, 2, batch_first=batch_first, kdim=kdim)
+    query, key = torch.randn(3, 5, 16), torch.randn(3, 7, kdim or 16)
+    value = torch.randn(3, 7, 16)
+    given = [x if batch_first else x.transpose(0, 1) for x in (query, key, value)]
+    _, weights = module(*given, average_attn_weights=False)
+    q, k = projected(module, *given[:2])
+    logits = q @ k.transpose(-1, -2) / math.sqrt(8)
+    torch.testing.assert_close(logits.softmax(-1), weights)
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Softmax(-1), lambda: nn.Sequential(nn.Softmax(-1))])
+def test_a_softmax_module_shows_what_the_function_shows(make):
+    x = torch.randn(4, 8)
+    function = propscope.profile(Functional(lambda z: torch.softmax(z, -1)), x)["linear.softmax"]
+    assert function.logit_spread > 0
+    module = propscope.profile(nn.Sequential(nn.Identity(), make()), x).sites[-1]
+    assert module.attention_entropy == pytest.approx(
+        float(-(x.softmax(-1) * x.log_softmax(-1)).sum(-1).mean()), rel=1e-5
+    )
+    assert module.logit_spread == pytest.approx(float(x.var(-1, unbiased=False).mean().sqrt()), rel=1e-5)
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2])

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from propscope.measure.geometry import _TOGETHER, geometries, gram, sample_rows
+import propscope
+from propscope.measure.geometry import _TOGETHER, geometries, gram, rows_in_memory, sample_rows
 from propscope.measure.sampling import stride_for
 
 
@@ -102,3 +103,14 @@ def test_strides_share_no_factor_with_the_row(count, limit, period):
     stride = stride_for(count, limit, period)
     assert np.gcd(stride, period) == 1
     assert -(-count // stride) <= (limit or count)
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((8, 1), -1), ((8, 5, 1), -1), ((8, 1, 1, 1), 1)])
+def test_numbers_have_no_direction(shape, axis):
+    assert gram(torch.randn(shape), axis) is None
+    assert rows_in_memory(torch.randn(shape), axis) is None
+
+
+def test_the_output_of_one_unit_has_no_cosine():
+    site = propscope.profile(torch.nn.Sequential(torch.nn.Linear(4, 1)), torch.randn(8, 4)).sites[-1]
+    assert (site.mean_cosine, site.effective_rank) == (None, None)

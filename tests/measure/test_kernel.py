@@ -471,7 +471,7 @@ def test_units_equal_in_one_batch_only_are_not_symmetric():
             assert units.symmetric == 2
 
 
-SHAPES = [(2, 1), (3, 15), (32, 16), (200, 256), (61, 1000), (64, 1025), (33, 17), (2, 20_000)]
+SHAPES = [(2, 2), (3, 15), (32, 16), (200, 256), (61, 1000), (64, 1025), (33, 17), (2, 20_000)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from propscope.measure import sums
-from propscope.measure.attention import row_entropy
+from propscope.measure.attention import softmax_figures
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 1000, 1 << 20])
@@ -32,4 +32,4 @@ def test_the_entropy_of_a_long_row():
     for keys in (3, 1 << 20):
         weights = torch.full((1, keys), 1 / keys)
         exact = -(weights.double() * weights.double().log()).sum()
-        assert float(row_entropy(weights)) == pytest.approx(float(exact), rel=1e-12)
+        assert float(softmax_figures(weights, weights).entropy) == pytest.approx(float(exact), rel=1e-12)

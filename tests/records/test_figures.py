@@ -205,7 +205,7 @@ def test_one_recorder_pools_batches_as_the_table_says():
                     assert field.batches == "recompute"
                     assert min(values) * 0.999 <= got <= max(values) * 1.001, field.name
                 tried.add(field.batches)
-    assert tried == {"same", "last", "sum", "merge", "and", "max", "mean", "union", "recompute"}
+    assert tried == {"same", "last", "sum", "merge", "and", "max", "mean", "rms", "union", "recompute"}
 
 
 def test_units_that_are_dead_in_every_batch_but_not_the_same_ones_are_not_dead():

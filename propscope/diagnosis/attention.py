@@ -1,0 +1,106 @@
+"""Softmaxes that are one-hot from the start, and a softmax that the model returns.
+
+For logits that are independent and normal with a standard deviation of s >> 1 within a row, only rows whose two largest
+logits are close are undecided. With p0 the density of their difference at 0, in units of s, the mean entropy of a row
+is (pi^2 / 6) p0 / s, and the share of rows whose largest probability is below 0.93, where the slope p (1 - p) exceeds
+0.07, is 2.6 p0 / s. Whatever the number of keys, the entropy is thus 0.63 nat times the share that still learns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from propscope.diagnosis import limits
+from propscope.diagnosis.behind import Behind
+from propscope.diagnosis.evidence import Evidence, succession
+from propscope.records.finding import Finding, Remedy
+from propscope.records.network import NetworkProfile, Parent, Site
+from propscope.records.numerals import number
+
+_PRODUCTS = ("matmul", "bmm", "einsum")
+
+
+def one_hot_softmaxes(evidence: Evidence) -> Iterator[Finding]:
+    """Find softmaxes in which more than half of the rows have decided before anything was learned.
+
+    At an output a prior may decide, and trained attention may be sharp. Gumbel's softmax is drawn to be so.
+    """
+    if evidence.stage == "trained":
+        return
+    behind = Behind(evidence.members[0])
+    for index, site in enumerate(evidence.sites):
+        entropy, spread = evidence.mean(index, "attention_entropy"), evidence.mean(index, "logit_spread")
+        if entropy < limits.ONE_HOT and spread > limits.SHARP and not behind.ends(index):
+            yield _one_hot(evidence, site, entropy, spread)
+
+
+def returned_softmax(evidence: Evidence) -> Iterator[Finding]:
+    """Note a softmax that the model returns: cross entropy applies one itself."""
+    behind = Behind(evidence.members[0])
+    for index, site in enumerate(evidence.sites):
+        if site.kind.lower() == "softmax" and behind.ends(index):
+            yield Finding(
+                kind="saturated",
+                severity="note",
+                sites=(site.name,),
+                message=f"the model returns probabilities, the softmax {site.name}",
+                cause="torch's cross_entropy applies a softmax itself, which gives nearly even probabilities for what "
+                "lies within 0 to 1",
+                remedy=Remedy("repair", "return the logits if the loss is cross_entropy, or use nll_loss of their log"),
+            )
+
+
+def _one_hot(evidence: Evidence, site: Site, entropy: float, spread: float) -> Finding:
+    keys = site.shape[-1] if site.kind.lower() == "softmax" and site.shape else 0
+    of = f" of ln {keys} = {number(math.log(keys))}" if keys > 1 and entropy <= math.log(keys) else ""
+    scaled = site.kind.lower() != "softmax"
+    width = None if scaled else _head_width(evidence.members[0], site)
+    usual = f", of which sqrt({width}) = {math.sqrt(width):.3g} is the usual factor" if width else ""
+    what = "queries" if scaled else "scores"
+    return Finding(
+        kind="saturated",
+        severity="strained",
+        direction="backward",
+        sites=(site.name,),
+        message=f"{site.name}: the softmax is one-hot: the mean entropy of its rows is {number(entropy, 2)} nat{of}, "
+        f"the standard deviation of the logits in a row {number(spread, 2)}",
+        cause=f"the scores are {number(spread, 2)} times too large; a row that has decided passes no gradient to them",
+        evidence={"attention_entropy": entropy, "logit_spread": spread, "limit": limits.ONE_HOT},
+        remedy=Remedy("repair", f"divide the {what} by {number(spread, 2)}{usual}"),
+        confidence=succession(len(evidence.members), len(evidence.members)),
+        marks={site.name: "one-hot"},
+    )
+
+
+def _scoring(profile: NetworkProfile, site: Site) -> list[Site]:
+    """Return the layers with weights whose products the scores are, or which give the scores themselves."""
+    names = [parent.name for parent in site.parents or ()]
+    return [each for each in profile.sites if each.name in names and each.units and each.parameters]
+
+
+def _head_width(profile: NetworkProfile, site: Site) -> int | None:
+    """Return over how many features the scores are summed, None where that cannot be told."""
+    scoring = [each for each in _scoring(profile, site) if _is_product(site, each)]
+    if not scoring or not scoring[0].features or len(site.shape) < 3:
+        return None
+    width = scoring[0].features // (3 if _is_split(site, scoring[0]) else 1)
+    heads = math.prod(site.shape[:-2]) / scoring[0].shape[0]
+    return width // int(heads) if heads >= 1 and heads.is_integer() and width % heads == 0 else None
+
+
+def _is_product(site: Site, source: Site) -> bool:
+    """Return whether the scores are products of this layer's values that nothing has divided since."""
+    for parent in _edges(site, source):
+        at = max((at for at, name in enumerate(parent.operations) if name in _PRODUCTS), default=None)
+        if at is not None and not {"div", "mul", "truediv"} & {*parent.operations[at:]}:
+            return True
+    return False
+
+
+def _is_split(site: Site, source: Site) -> bool:
+    return any({"chunk", "split", "unbind", "getitem"} & {*parent.operations} for parent in _edges(site, source))
+
+
+def _edges(site: Site, source: Site) -> list[Parent]:
+    return [parent for parent in site.parents or () if parent.name == source.name]
