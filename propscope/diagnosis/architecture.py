@@ -7,18 +7,23 @@ the other blocks of the network shows what was intended.
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 from propscope.diagnosis import limits
 from propscope.diagnosis.evidence import Evidence, module_of, succession
 from propscope.records.finding import Finding, Kind, Remedy
-from propscope.records.gains import input_rms, is_norm, name_pattern
-from propscope.records.network import Direction, NetworkProfile, Site
+from propscope.records.gains import extent, input_rms, is_norm, name_pattern, passes_norm
+from propscope.records.network import NetworkProfile, Site
 from propscope.records.numerals import number, percent
 
 _PEERS = 2
+_SUM = "sum"
+_HANDING_ON = ("dropout", "droppath", "identity", "pool", "flatten")
+_NEVER_NORMED = ("activation", "output", "embedding", "attention")
 # One of five without a norm is as often a choice as a slip (a first or last layer, embeddings); one of six is a slip.
 _FOLLOWED = 6
 # Embeddings of word, position and type, or stream, attention and MLP: three summands are usual.
@@ -75,82 +80,150 @@ def _unlike(evidence: Evidence, index: int, usual: str, own: float, share: float
 
 
 def missing_norms(evidence: Evidence) -> Iterator[Finding]:
-    """Find sites without a norm where other blocks have one, or where other sites of their kind are followed by one."""
-    if at := {*_not_in_block(evidence.sites), *_not_behind(evidence.members[0])}:
-        norm_sizes = [_rms(evidence, index) for index, site in enumerate(evidence.sites) if is_norm(site)]
-        usual = statistics.median(size for size in norm_sizes if size > 0)
-        for index in sorted(at):
-            yield _without_norm(evidence, index, usual)
+    """Find sites without a norm where other blocks have one, or where other sites of their kind are followed by one.
+
+    A last sum of a residual network that no norm follows gives only a note, unless its size is off by a factor of 10:
+    pre-norm networks train without a last norm too.
+    """
+    member = evidence.members[0]
+    norm_sizes = [size for at, site in enumerate(evidence.sites) if is_norm(site) and (size := _rms(evidence, at)) > 0]
+    if not norm_sizes:
+        return
+    usual = statistics.median(norm_sizes)
+    edges = [*_edges(member)]
+    at = {edge.last for edge in _unlike_others(member, edges)}
+    for index in sorted(at):
+        yield _without_norm(evidence, index, usual)
+    if (ending := _last_sum(member, edges)) is not None and ending.last not in at:
+        finding, size = _without_norm(evidence, ending.last, usual), _rms(evidence, ending.first)
+        fits = size > 0 and abs(math.log(size / usual)) < limits.DECADE
+        yield replace(finding, severity="note") if fits else finding
 
 
-def _not_in_block(sites: tuple[Site, ...]) -> Iterator[int]:
-    """Yield each site that has no norm before it, where most blocks of its family have one."""
-    blocks: dict[str, dict[str, int]] = defaultdict(dict)
-    for index, site in enumerate(sites):
-        parts = site.name.split(".")
-        level = next((number for number, part in enumerate(parts) if part.isdecimal()), len(parts))
-        if level < len(parts) - 1:
-            blocks[".".join(parts[: level + 1])][".".join(parts[level + 1 :])] = index
-    families: dict[str, list[str]] = defaultdict(list)
-    for block in blocks:
-        families[name_pattern(block)].append(block)
-    for family in families.values():
-        norms = {
-            p: 0 for b in family for p, i in blocks[b].items() if is_norm(sites[i]) and not p.split(".")[-1].isdecimal()
-        }
-        for norm in norms:
-            have = {block: 0 for block in family if norm in blocks[block]}
-            # A majority, so at least two of three.
-            if 2 * len(have) <= len(family):
-                continue
-            for block in family:
-                if block not in have and (at := _behind(blocks, have, blocks[block], norm)) is not None:
-                    yield at
+@dataclass(frozen=True, slots=True)
+class _Edge:
+    """A way from one site to the next, by position, and whether it passes a norm; norms themselves are no sites here.
+
+    `owner`: the position of the norm that stands last on the way, None where there is none or where it has no site.
+    """
+
+    first: int
+    last: int
+    normed: bool
+    owner: int | None = None
 
 
-def _behind(blocks: dict[str, dict[str, int]], have: Iterable[str], lacking: dict[str, int], norm: str) -> int | None:
-    """Return the site that would follow the missing norm; None where the layer before that norm is missing too."""
-    for block in have:
-        order = list(blocks[block])
-        at = order.index(norm)
-        if at and order[at - 1] not in lacking:
-            return None
-        if at + 1 < len(order) and order[at + 1] in lacking:
-            return lacking[order[at + 1]]
-    return None
+def _edges(profile: NetworkProfile) -> Iterator[_Edge]:
+    """Yield the ways between sites other than norms; what hands on its input (dropout, pooling) is passed over."""
+    sites = profile.sites
+    names = {name: index for index, name in enumerate(profile.graph.names)}
+    back: list[dict[int, tuple[bool, int | None]]] = []
+    for index, (site, inputs) in enumerate(zip(sites, profile.graph.inputs, strict=True)):
+        norms = {names[p.name] for p in site.parents or () if p.name in names and passes_norm(p)}
+        found: dict[int, tuple[bool, int | None]] = {}
+        for at in inputs:
+            handed_on = is_norm(sites[at]) or _hands_on(sites[at])
+            for first, (normed, owner) in (back[at] if handed_on else {at: (False, None)}).items():
+                here = is_norm(site)
+                found[first] = (normed or here or at in norms, index if here else owner)
+        back.append(found)
+        if not is_norm(site) and not _hands_on(site):
+            yield from (_Edge(first, index, *what) for first, what in found.items())
 
 
-def _not_behind(profile: NetworkProfile) -> Iterator[int]:
-    """Yield the site after the only site of its kind without a norm after it, where five or more others have one."""
-    sites, fed = profile.sites, _fed(profile)
-    followers: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for index, site in enumerate(sites):
-        kind = "sum" if site.branch_share is not None else site.kind
-        follower = fed[index]
-        if follower is None or is_norm(site) or site.role in ("activation", "output", "embedding", "attention"):
-            continue
-        if kind == "sum" and sites[follower].branch_share is not None:
-            continue
-        followers[kind].append((index, follower))
-    for kind, pairs in followers.items():
-        without = [pair for pair in pairs if not is_norm(sites[pair[1]])]
-        # The last layer has no norm on purpose. The last sum should have one: a pre-norm network ends with a norm.
-        if len(pairs) >= _FOLLOWED and len(without) == 1 and (kind == "sum" or without[0] != pairs[-1]):
-            yield without[0][1]
+def _hands_on(site: Site) -> bool:
+    return site.role != "pre-activation" and any(word in site.kind.lower() for word in _HANDING_ON)
 
 
-def _fed(profile: NetworkProfile) -> list[int | None]:
-    """Return the first site that each one feeds, a norm before others; dropouts in between are passed over."""
-    first: list[int | None] = [None] * len(profile.sites)
-    for index in range(len(profile.sites) - 1, -1, -1):
-        beyond = first[index] if "dropout" in profile.sites[index].kind.lower() else index
-        for at in profile.graph.inputs[index]:
-            known = first[at]
-            if beyond is not None and (
-                known is None or is_norm(profile.sites[beyond]) or not is_norm(profile.sites[known])
-            ):
-                first[at] = beyond
-    return first
+def _unlike_others(profile: NetworkProfile, edges: list[_Edge]) -> Iterator[_Edge]:
+    """Yield the ways without a norm where most ways in the same place pass one.
+
+    A place is told by the names of both sites in numbered blocks, else by what surrounds them, else by their kinds.
+    Where names do not tell it, a way behind all those with norms is no slip: a head often has no norm.
+    """
+    sites = profile.sites
+    kinds = [_kind(site) for site in sites]
+    patterns = [name_pattern(site.name) for site in sites]
+    # A function has the name of what it was called on, which may be the norm.
+    behind = [pattern if site.parameters else site.kind for site, pattern in zip(sites, patterns, strict=True)]
+    blocks = ["*" in pattern.rpartition(".")[0] for pattern in patterns]
+    inside = [edge for edge in edges if blocks[edge.last]]
+    between = [
+        edge
+        for edge in edges
+        if sites[edge.first].role not in _NEVER_NORMED and not kinds[edge.first] == kinds[edge.last] == _SUM
+    ]
+    places = profile.graph.places(kinds, radius=2) if profile.graph.known else None
+    # For each way of telling places: the ways to compare, their places, and how many others must pass a norm.
+    tellings: list[tuple[list[_Edge], Callable[[_Edge], object], int]] = [
+        (inside, lambda edge: (patterns[edge.first], kinds[edge.first], behind[edge.last]), _PEERS),
+        # A gate that is computed from pooled values has one position.
+        (between, lambda edge: (kinds[edge.first], kinds[edge.last], extent(sites[edge.last]) > 1), _FOLLOWED - 1),
+    ]
+    if places is not None:
+        tellings.insert(1, (between, lambda edge: (places[edge.first], places[edge.last]), _PEERS))
+    for compared, place, least in tellings:
+        groups: dict[object, list[_Edge]] = defaultdict(list)
+        for edge in compared:
+            groups[place(edge)].append(edge)
+        for group in groups.values():
+            have = [edge for edge in group if edge.normed]
+            end = max((edge.last for edge in have), default=0)
+            lack = [edge for edge in group if not edge.normed and (compared is inside or edge.last < end)]
+            if len(have) >= least * max(len(lack), 1):
+                yield from lack
+    yield from _first_of_block(profile, inside, patterns)
+
+
+def _first_of_block(profile: NetworkProfile, edges: list[_Edge], patterns: list[str]) -> Iterator[_Edge]:
+    """Yield the ways into layers of a block without the norm that stands before them inside of most other blocks.
+
+    What enters the first block is of another kind. A norm at the end of each block before does not count: its absence
+    before the first block is a choice.
+    """
+    sites = profile.sites
+    groups: dict[tuple[str, str], dict[int, list[_Edge]]] = defaultdict(lambda: defaultdict(list))
+    for edge in edges:
+        if sites[edge.last].role not in _NEVER_NORMED and not _is_sum(sites[edge.last]):
+            groups[sites[edge.last].kind, patterns[edge.last]][edge.last].append(edge)
+    for group in groups.values():
+        own = [ways for ways in group.values() if any(_in_block(sites, way) for way in ways)]
+        lack = [ways for ways in group.values() if not any(way.normed for way in ways)]
+        if len(own) >= _PEERS * max(len(lack), 1):
+            entering = min(len(ways) for ways in own)
+            yield from (way for ways in lack for way in ways if len(ways) >= entering)
+
+
+def _in_block(sites: tuple[Site, ...], edge: _Edge) -> bool:
+    """Return whether the norm on a way stands first in the numbered block of the site behind it."""
+    if edge.owner is None:
+        return False
+    before, norm, behind = (
+        re.findall(r"(?<=\.)\d+(?=\.)", f".{sites[at].name}") for at in (edge.first, edge.owner, edge.last)
+    )
+    return bool(norm) and behind[: len(norm)] == norm != before[: len(norm)]
+
+
+def _last_sum(profile: NetworkProfile, edges: list[_Edge]) -> _Edge | None:
+    """Return the way out of the last sum of a residual stream that no norm follows, unlike most other sums."""
+    sites = profile.sites
+    ways: dict[int, list[_Edge]] = defaultdict(list)
+    for edge in edges:
+        if _is_sum(sites[edge.first]) and not _is_sum(sites[edge.last]):
+            ways[edge.first].append(edge)
+    if len(ways) < _FOLLOWED:
+        return None
+    *others, (_, out) = sorted(ways.items())
+    have = sum(any(edge.normed for edge in fed) for _, fed in others)
+    return None if any(edge.normed for edge in out) or have < len(others) - 1 else out[0]
+
+
+def _is_sum(site: Site) -> bool:
+    return site.branch_share is not None
+
+
+def _kind(site: Site) -> str:
+    return _SUM if _is_sum(site) else site.kind
 
 
 def _without_norm(evidence: Evidence, index: int, usual: float) -> Finding:
@@ -186,30 +259,32 @@ def doubled_sums(evidence: Evidence) -> Iterator[Finding]:
     summands, such as the stream, attention and an MLP side by side, do not correlate.
     """
     runs = _runs_of_sums(evidence.members[0])
+    found: dict[int, tuple[int, list[float]]] = {}
     for index, site in enumerate(evidence.sites):
         if "#" not in site.name or site.branch_share is None:
             continue
         inner = _inner_sum(evidence.members[0], index)
         if inner is None or runs[index] > _SUMMANDS:
             continue
-        before = evidence.sites[inner]
-        found = [
-            value for member in evidence.members if (value := _correlation(member.sites, index, inner)) is not None
-        ]
-        if len(found) < len(evidence.members) or (mean := statistics.fmean(found)) <= limits.AGAIN:
-            continue
-        direction: Direction = "forward"
+        values = [value for m in evidence.members if (value := _correlation(m.sites, index, inner)) is not None]
+        if len(values) == len(evidence.members):
+            found[index] = inner, values
+    doubled = {index: both for index, both in found.items() if statistics.fmean(both[1]) > limits.AGAIN}
+    places = Counter(name_pattern(evidence.sites[index].name) for index in doubled)
+    for index, (inner, values) in doubled.items():
+        site, before = evidence.sites[index], evidence.sites[inner]
         yield Finding(
             kind="exploding",
-            severity="strained",
-            direction=direction,
+            # What several blocks do is meant (XCiT, El-Nouby et al. 2021, adds the stream twice in its last blocks).
+            severity="strained" if places[name_pattern(site.name)] == 1 else "note",
+            direction="forward",
             sites=(site.name,),
             message=f"{site.name} adds a value that its summand {before.name} already contains: the two correlate by "
-            f"{mean:.2f}",
+            f"{statistics.fmean(values):.2f}",
             cause="the stream or the branch is added twice, so that each such block adds more than one branch",
-            evidence={"correlation": mean, "limit": limits.AGAIN, "seeds": float(len(found))},
+            evidence={"correlation": statistics.fmean(values), "limit": limits.AGAIN, "seeds": float(len(values))},
             remedy=Remedy("residual", f"add stream and branch once each in {module_of(site.name).rpartition('.')[0]}"),
-            confidence=succession(sum(value > limits.AGAIN for value in found), len(found)),
+            confidence=succession(sum(value > limits.AGAIN for value in values), len(values)),
             marks={site.name: "added twice"},
         )
 

@@ -77,6 +77,10 @@ FEW_UNITS = 10
 # The chance that a unit of slope zero half of the time is off on every one of 16 independent samples is 2e-5.
 SAMPLES = 16
 
+# The head of a pre-norm network without a last norm gets the stream as it is. A size that is off by 10 makes the steps
+# of the head that much too small or too large: a search over learning rates finds what is off by less.
+DECADE = math.log(10)
+
 # An activation is unlike its peers where it keeps less than half of the variation that they keep: a rectifier itself
 # removes half of a second moment, and that is the most that is usual (He et al. 2015).
 HIDDEN = 0.5

@@ -128,7 +128,7 @@ RULES: tuple[Rule, ...] = (
          "Glorot, Bengio 2010: the mean of sigmoid", applies_to="model", cause=True,
          marks=((r"^not ", "not: the activation differs from that in the same place of other blocks"),)),
     Rule("missing norm", missing_norms,
-         "one block of three or more has no norm, or one layer of six has no norm after it",
+         "a way between two sites without a norm, where most in the same place pass one",
          "what the other blocks do", applies_to="model", cause=True, initial=True,
          marks=((r"^no norm$", "no norm: other blocks have a norm before this site"),)),
     Rule("doubled sum", doubled_sums, "a sum of a sum whose summands correlate by more than sqrt(1/10)",

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from propscope.records.activations import find_activation
-from propscope.records.network import UNKNOWN, NetworkProfile, Site, signal_of
+from propscope.records.network import UNKNOWN, NetworkProfile, Parent, Site, signal_of
 from propscope.records.summary import TensorSummary
 
 _STRETCH = 4.0
@@ -128,6 +128,11 @@ def is_norm(site: Site) -> bool:
     return site.role == "norm" or "norm" in site.kind.lower() or (bool(last) and last <= _NORMS)
 
 
+def passes_norm(parent: Parent) -> bool:
+    """Return whether a norm that a module ran as a function stands on the way from a parent."""
+    return not _NORMS.isdisjoint(parent.operations)
+
+
 def norms_hold(profile: NetworkProfile, first: int, last: int) -> bool:
     """Return whether every way from one site to another that crosses a weight matrix passes a norm; both by position.
 
@@ -145,7 +150,7 @@ def norms_hold(profile: NetworkProfile, first: int, last: int) -> bool:
         free = [
             parent.name
             for parent in parents
-            if parent.name in weighed and not is_norm(site) and _NORMS.isdisjoint(parent.operations)
+            if parent.name in weighed and not is_norm(site) and not passes_norm(parent)
         ]
         if any(parent.name in normed or (parent.name in weighed and parent.name not in free) for parent in parents):
             normed.add(site.name)

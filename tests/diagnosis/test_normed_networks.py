@@ -7,6 +7,7 @@ from torch import nn
 
 import propscope
 from propscope.diagnosis import limits
+from propscope.diagnosis.architecture import doubled_sums, missing_norms
 from propscope.diagnosis.evidence import Evidence
 from propscope.diagnosis.propagation import exploding, vanishing
 
@@ -179,3 +180,148 @@ def test_a_stack_of_many_post_norms_is_told_to_warm_up_and_not_to_rescale_weight
 
 def test_the_limit_across_norms_is_that_of_float32():
     assert 40 < limits.EXPLODED / torch.tensor(torch.pi / (torch.pi - 1)).sqrt().log() < 44
+
+
+class Branch(nn.Module):
+    """A pre-norm block: attention stands for a linear layer, the MLP has two."""
+
+    def __init__(self, width, *, without=()):
+        super().__init__()
+        self.ln_1, self.ln_2 = (nn.Identity() if at in without else nn.LayerNorm(width) for at in (1, 2))
+        self.mix, self.up, self.act, self.down = (
+            nn.Linear(width, width),
+            nn.Linear(width, 2 * width),
+            nn.GELU(),
+            nn.Linear(2 * width, width),
+        )
+
+    def forward(self, x):
+        x = x + self.mix(self.ln_1(x))
+        return x + self.down(self.act(self.up(self.ln_2(x))))
+
+
+def transformer(*, depth=4, last=True, embedding=1.0, without=()):
+    """Return blocks on an embedding; `without`: block and number of the norms that are missing."""
+    torch.manual_seed(0)
+    net = nn.Sequential()
+    net.embed = nn.Embedding(20, WIDTH)
+    nn.init.normal_(net.embed.weight, std=embedding)
+    net.blocks = nn.Sequential(
+        *(Branch(WIDTH, without=[n for block, n in without if block == at]) for at in range(depth))
+    )
+    net.norm, net.head = nn.LayerNorm(WIDTH) if last else nn.Identity(), nn.Linear(WIDTH, 20)
+    return net
+
+
+class Bottleneck(nn.Module):
+    """A block with batch norms, the third of them before the sum, and a shortcut with its own where widths differ."""
+
+    def __init__(self, inputs, outputs, *, without=(), gate=False):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(inputs, outputs, 3, padding=1), nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.bn1, self.bn2, norm = (
+            nn.Identity() if at in without else nn.BatchNorm2d(outputs) for at in ("bn1", "bn2", "short")
+        )
+        self.short = nn.Sequential(nn.Conv2d(inputs, outputs, 1), norm) if inputs != outputs else nn.Identity()
+        self.squeeze, self.excite = (nn.Conv2d(outputs, outputs, 1) for _ in range(2)) if gate else (None, None)
+
+    def forward(self, x):
+        branch = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.squeeze is not None:
+            pooled = F.adaptive_avg_pool2d(branch, 1)
+            branch = branch * torch.sigmoid(self.excite(F.relu(self.squeeze(pooled))))
+        return F.relu(branch + self.short(x))
+
+
+def resnet(*, without=(), gate=False):
+    """Return blocks of three widths; `without`: stage, block and name of the norms that are missing."""
+    torch.manual_seed(0)
+    net = nn.Sequential()
+    net.stem, width = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()), 8
+    for stage in range(3):
+        wide = 8 * 2**stage + 8
+        sizes = [(width, wide), (wide, wide)]
+        net.add_module(
+            f"layer{stage}",
+            nn.Sequential(
+                *(
+                    Bottleneck(*size, gate=gate, without=[name for s, b, name in without if (s, b) == (stage, block)])
+                    for block, size in enumerate(sizes)
+                )
+            ),
+        )
+        width = wide
+    net.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 5))
+    return net
+
+
+def lacking(net, batch):
+    evidence = Evidence.of([propscope.profile(net, batch, stats="moments")])
+    return [(each.first, each.severity) for each in missing_norms(evidence)]
+
+
+def tokens():
+    return torch.randint(20, (8, 6), generator=torch.Generator().manual_seed(0))
+
+
+def images():
+    return torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("norm", "named"),
+    [((0, 1), "blocks.0.mix"), ((2, 1), "blocks.2.mix"), ((3, 2), "blocks.3.up"), ((0, 2), "blocks.0.up")],
+)
+def test_a_block_of_a_transformer_without_the_norm_of_the_others_is_found(norm, named):
+    assert (named, "strained") in lacking(transformer(without=[norm]), tokens())
+
+
+@pytest.mark.parametrize(
+    ("norm", "named"),
+    [
+        ((0, 0, "bn1"), "layer0.0.conv1.relu"),
+        ((1, 1, "bn2"), "layer1.1.add"),
+        ((2, 0, "short"), "layer2.0.add"),
+        ((2, 1, "bn1"), "layer2.1.conv1.relu"),
+    ],
+)
+def test_a_block_of_another_width_and_a_shortcut_without_a_norm_are_found(norm, named):
+    assert lacking(resnet(without=[norm]), images()) == [(named, "strained")]
+
+
+@pytest.mark.parametrize("at", [1, 4, 10])
+def test_a_layer_of_a_plain_sequence_that_no_norm_follows_is_found(at):
+    layers = [layer for _ in range(7) for layer in (nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU())]
+    layers[at] = nn.Identity() if isinstance(layers[at], nn.BatchNorm2d) else layers[at]
+    assert lacking(nn.Sequential(*layers), images()) == ([(str(at + 1), "strained")] if at % 3 == 1 else [])
+
+
+@pytest.mark.parametrize("net", [resnet(), resnet(gate=True)], ids=["plain", "squeeze and excitation"])
+def test_convolutions_whose_norms_are_all_there_are_sound(net):
+    assert lacking(net, images()) == []
+
+
+@pytest.mark.parametrize(("options", "severity"), [({}, "note"), ({"embedding": 0.001}, "strained")])
+def test_a_last_norm_is_missed_only_where_the_size_is_off(options, severity):
+    net = transformer(last=False, **options)
+    with torch.no_grad():
+        for block in net.blocks if options else ():
+            block.mix.weight.mul_(0.03), block.down.weight.mul_(0.03)
+            block.mix.bias.zero_(), block.down.bias.zero_()
+    assert lacking(transformer(), tokens()) == []
+    assert lacking(net, tokens()) == [("head", severity)]
+
+
+def test_a_stream_that_every_block_adds_twice_is_meant():
+    class Doubling(Branch):
+        def forward(self, x):
+            return x + (x + self.mix(self.ln_1(x)))
+
+    def severities(blocks):
+        net = nn.Sequential(*blocks)
+        evidence = Evidence.of([propscope.profile(net, torch.randn(16, WIDTH), stats="moments")])
+        return {each.severity for each in doubled_sums(evidence)}
+
+    torch.manual_seed(0)
+    assert severities([Branch(WIDTH), Doubling(WIDTH), Branch(WIDTH)]) == {"strained"}
+    assert severities([Branch(WIDTH), Doubling(WIDTH), Doubling(WIDTH)]) == {"note"}
