@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import compress, pairwise
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ Bools = NDArray[np.bool_]
 Positions = tuple[tuple[int, ...], ...]
 # A network of the grid, whose sites know the number of their layer, or an existing model.
 Subject = Literal["grid", "model"]
+
+Made = TypeVar("Made")
 
 # Stands for ln 0: the ln of the smallest positive float64 is -745.
 LN_ZERO = -750.0
@@ -41,6 +43,7 @@ class Evidence:
     left_out: tuple[NetworkProfile, ...] = ()
     whole: tuple[NetworkProfile, ...] = ()
     stage: Stage = "unknown"
+    _made: dict[Callable[[Evidence], Any], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, profiles: Iterable[NetworkProfile], *, stage: Stage | None = None) -> Evidence:
@@ -57,6 +60,12 @@ class Evidence:
         comparable = [positions for positions in _comparable(members[0]) if len(positions) > 1]
         chains = tuple(_chains(members, comparable))
         return cls(members, chains, left_out, tuple(compress(whole, alike)), stage or guessed_stage(members))
+
+    def once(self, make: Callable[[Evidence], Made]) -> Made:
+        """Return what a function makes of the evidence: it is called once, however many rules ask."""
+        if make not in self._made:
+            self._made[make] = make(self)
+        return self._made[make]  # type: ignore[no-any-return]
 
     @property
     def sites(self) -> tuple[Site, ...]:

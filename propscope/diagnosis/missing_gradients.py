@@ -60,7 +60,11 @@ def lost_gradients(evidence: Evidence) -> Iterator[Finding]:
     reaches the output passes it; else strained. A note for a module that is skipped at random, an expert that got no
     sample, a parameter that took no part in this pass, and a target network behind `no_grad`.
     """
-    yield from _found(evidence, [stop for stop in stops_of(evidence) if stop.lost_by])
+    yield from evidence.once(_known_losses)
+
+
+def _known_losses(evidence: Evidence) -> list[Finding]:
+    return [*_found(evidence, [stop for stop in stops_of(evidence) if stop.lost_by])]
 
 
 def stagnant(evidence: Evidence) -> Iterator[Finding]:
@@ -85,6 +89,10 @@ def _has_gradient(evidence: Evidence) -> bool:
 
 def stops_of(evidence: Evidence) -> list[Stop]:
     """Return the places where gradients are lost for good, or as far as can be told, in the order of execution."""
+    return evidence.once(_stops)
+
+
+def _stops(evidence: Evidence) -> list[Stop]:
     if not _has_gradient(evidence):
         return []
     first = evidence.members[0]
@@ -440,24 +448,41 @@ def _feeds(profile: NetworkProfile, module: str, other: str) -> bool:
     return any(profile.graph.feeds(one, another) for one in sites_of(module) for another in sites_of(other))
 
 
+def _at_random(evidence: Evidence) -> frozenset[str]:
+    notes = (note for note in evidence.members[0].coverage if note.what == "module")
+    return frozenset(note.name for note in notes if _AT_RANDOM in note.reason)
+
+
+def _routed(evidence: Evidence) -> frozenset[str]:
+    """Return the patterns of the names of modules to which samples are routed."""
+    sites = evidence.members[0].sites
+    return frozenset(name_pattern(module_of(site.name)) for site in sites if site.token_share is not None)
+
+
 def _why_not_run(evidence: Evidence, stop: Stop) -> str:
-    first = evidence.members[0]
     name = stop.place
-    if any(note.name == name and _AT_RANDOM in note.reason for note in first.coverage if note.what == "module"):
+    if name in evidence.once(_at_random):
         return "at random"
-    pattern = name_pattern(name)
-    if any(site.token_share is not None and name_pattern(module_of(site.name)) == pattern for site in first.sites):
+    if name_pattern(name) in evidence.once(_routed):
         return "routed"
-    ran = any(f"{module_of(site.name)}.".startswith(f"{name}." if name else "") for site in first.sites)
-    return "took no part" if ran else "never"
+    return "took no part" if not name or name in evidence.once(_ran) else "never"
 
 
 def _outermost(evidence: Evidence, name: str) -> str:
     """Return the outermost module around one that did not run of which no part ran."""
-    ran = [f"{module_of(site.name)}." for site in evidence.sites]
+    ran = evidence.once(_ran)
+    return next((path for path in _around(name) if path not in ran), name)
+
+
+def _ran(evidence: Evidence) -> frozenset[str]:
+    """Return the modules of which some part ran."""
+    return frozenset(path for site in evidence.sites for path in _around(module_of(site.name)))
+
+
+def _around(name: str) -> Iterator[str]:
+    """Yield the paths of the modules around a module and its own, the outermost first."""
     parts = name.split(".")
-    around = (".".join(parts[: level + 1]) for level in range(len(parts)))
-    return next((path for path in around if not any(one.startswith(f"{path}.") for one in ran)), name)
+    return (".".join(parts[: level + 1]) for level in range(len(parts)))
 
 
 def _of_idle(evidence: Evidence, stop: Stop) -> _Reason:

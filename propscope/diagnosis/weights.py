@@ -64,7 +64,7 @@ class Scale:
 
 def odd_weights(evidence: Evidence) -> Iterator[Finding]:
     """Find layers whose scale s differs by a factor of e^3 from that of their peers or from 1; zeros are no scale."""
-    scales = scales_of(evidence)
+    scales = evidence.once(scales_of)
     usual = _usual(evidence, scales)
     for scale in scales:
         site = evidence.sites[scale.index]

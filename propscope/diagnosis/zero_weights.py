@@ -30,7 +30,7 @@ def zero_weights(evidence: Evidence) -> Iterator[Finding]:
 
     A last layer of zeros starts with a neutral guess, whatever others have.
     """
-    scales = scales_of(evidence)
+    scales = evidence.once(scales_of)
     zeros = [scale for scale in scales if scale.mean == -math.inf and not _adds_one(evidence.sites[scale.index])]
     stops = [stop for stop in stops_of(evidence) if stop.lost_by]
     names = {name for stop in stops for name in (*stop.zeros, *(p.name for p in stop.parameters))}
