@@ -112,6 +112,10 @@ class _Edge:
     normed: bool
     owner: int | None = None
 
+    @property
+    def ends(self) -> tuple[int, int]:
+        return self.first, self.last
+
 
 def _edges(profile: NetworkProfile) -> Iterator[_Edge]:
     """Yield the ways between sites other than norms; what hands on its input (dropout, pooling) is passed over."""
@@ -187,21 +191,26 @@ def _first_of_block(profile: NetworkProfile, edges: list[_Edge], patterns: list[
         if sites[edge.last].role not in _NEVER_NORMED and not _is_sum(sites[edge.last]):
             groups[sites[edge.last].kind, patterns[edge.last]][edge.last].append(edge)
     for group in groups.values():
-        own = [ways for ways in group.values() if any(_in_block(sites, way) for way in ways)]
+        own = [ways for ways in group.values() if any(_enters_block(sites, way) for way in ways)]
         lack = [ways for ways in group.values() if not any(way.normed for way in ways)]
         if len(own) >= _PEERS * max(len(lack), 1):
             entering = min(len(ways) for ways in own)
-            yield from (way for ways in lack for way in ways if len(ways) >= entering)
+            yield from (
+                way for ways in lack for way in ways if len(ways) >= entering and not _same_block(sites, *way.ends)
+            )
 
 
-def _in_block(sites: tuple[Site, ...], edge: _Edge) -> bool:
-    """Return whether the norm on a way stands first in the numbered block of the site behind it."""
-    if edge.owner is None:
+def _enters_block(sites: tuple[Site, ...], edge: _Edge) -> bool:
+    """Return whether the norm on a way stands in the numbered block of the site behind it, and first there."""
+    if edge.owner is None or _same_block(sites, *edge.ends):
         return False
-    before, norm, behind = (
-        re.findall(r"(?<=\.)\d+(?=\.)", f".{sites[at].name}") for at in (edge.first, edge.owner, edge.last)
-    )
-    return bool(norm) and behind[: len(norm)] == norm != before[: len(norm)]
+    return _same_block(sites, edge.owner, edge.last)
+
+
+def _same_block(sites: tuple[Site, ...], first: int, last: int) -> bool:
+    """Return whether the numbers in the name of a site, its last level left out, are the first of those of another."""
+    before, behind = (re.findall(r"(?<=\.)\d+(?=\.)", f".{sites[at].name}") for at in (first, last))
+    return bool(before) and behind[: len(before)] == before
 
 
 def _last_sum(profile: NetworkProfile, edges: list[_Edge]) -> _Edge | None:
