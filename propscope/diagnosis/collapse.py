@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from propscope.diagnosis import limits
 from propscope.diagnosis.advice import for_model, new_start_or
 from propscope.diagnosis.behind import Behind
 from propscope.diagnosis.evidence import Evidence, succession
-from propscope.records.finding import Finding, Remedy
+from propscope.records.finding import Finding, Remedy, Severity
 from propscope.records.gains import vector_length
 from propscope.records.network import NetworkProfile, Site
 
@@ -33,10 +33,11 @@ def collapse(evidence: Evidence) -> Iterator[Finding]:
     """Find the site from which on the vectors of all samples point in one direction, or lie on one line.
 
     The measure is the share of a pre-activation's second moment that differs between samples: 1 - mean cosine, or the
-    share outside of the first direction, from the effective rank, if that is smaller. Strained below e^-6, broken where
-    three layers are below eps (1.2e-7). Samples that are alike in the input are not the network's fault: only sites
-    after the first one that is not collapsed count. Outputs do not, since they may start from a common guess, such as
-    a prior bias, nor do vectors of fewer than 8 elements, which are alike by chance.
+    share outside of the first direction, from the effective rank, if that is smaller. A note below e^-6, strained where
+    three layers are below 7e-5 or two below eps (1.2e-7), broken where three are below eps. Samples that are alike in
+    the input are not the network's fault: only sites after the first one that is not collapsed count. Outputs do not,
+    since they may start from a common guess, such as a prior bias, nor do vectors of fewer than 8 elements, which are
+    alike by chance.
     """
     behind = Behind(evidence.members[0])
     at = [index for index, site in enumerate(evidence.sites) if _is_judged(site) and not behind.is_output(index)]
@@ -48,8 +49,11 @@ def collapse(evidence: Evidence) -> Iterator[Finding]:
         return
     worst = min(found, key=lambda index: shares[index])
     lost = [index for index in found if shares[index] < limits.COLLAPSED]
+    load = _load([shares[index] for index in found])
     broken = len(lost) >= limits.COLLAPSED_LAYERS
-    limit = limits.COLLAPSED if broken else limits.COLLAPSING
+    severity: Severity = "broken" if broken else "strained" if load >= limits.SLOWED else "note"
+    slowed = limits.COLLAPSED**limits.SLOWED
+    limit = {"broken": limits.COLLAPSED, "strained": slowed, "note": limits.COLLAPSING}[severity]
     cosine = evidence.mean(worst, "mean_cosine")
     aligned = 1 - abs(cosine) < limits.COLLAPSING
     shown = sum(_share_of(member.sites[worst]) < limit for member in evidence.members)
@@ -59,7 +63,7 @@ def collapse(evidence: Evidence) -> Iterator[Finding]:
     otherwise, why = for_model(first.activation), "mean zero, and a slope that keeps differences"
     yield Finding(
         kind="collapse",
-        severity="broken" if broken else "strained",
+        severity=severity,
         direction="forward",
         sites=tuple(evidence.sites[index].name for index in found),
         message=f"from {first.name} on, the values hardly differ between inputs: at {end.name} "
@@ -69,6 +73,7 @@ def collapse(evidence: Evidence) -> Iterator[Finding]:
             "share_apart": shares[worst],
             "limit": limit,
             "layers_collapsed": float(len(lost)),
+            "adam_load": load,
             "mean_cosine": cosine,
             "effective_rank": evidence.mean(worst, "effective_rank"),
             "averaged": averaged,
@@ -77,6 +82,13 @@ def collapse(evidence: Evidence) -> Iterator[Finding]:
         confidence=succession(shown, len(evidence.members)),
         marks={evidence.sites[index].name: "alike" for index in found},
     )
+
+
+def _load(shares: Sequence[float]) -> float:
+    """Return ln of the third smallest share over ln eps, as an optimizer repairs two layers that are worse."""
+    share = sorted([*shares, *[limits.COLLAPSING] * limits.COLLAPSED_LAYERS])[limits.COLLAPSED_LAYERS - 1]
+    lost = sum(share < limits.COLLAPSED for share in shares) / limits.COLLAPSED_LAYERS
+    return max(lost, math.log(max(share, limits.COLLAPSED)) / math.log(limits.COLLAPSED))
 
 
 def _is_judged(site: Site) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from propscope.checks import known_arguments
 from propscope.diagnosis.advice import in_training
 from propscope.diagnosis.evidence import Evidence
+from propscope.diagnosis.expectation import expected, loads
 from propscope.diagnosis.explain import explained
 from propscope.diagnosis.rules import RULES
 from propscope.diagnosis.unmeasured import unmeasured
@@ -76,10 +77,13 @@ def _of_network(members: tuple[NetworkProfile, ...], *, notes: bool, stage: Stag
     found = [(rule, rule.at_stage(each, evidence.stage)) for rule in rules for each in rule.find(evidence)]
     if evidence.stage == "trained":
         found = [(rule, in_training(finding)) for rule, finding in found]
+    load = loads(evidence, [finding for _, finding in found])
     kept = explained(evidence, [(rule, finding) for rule, finding in found if notes or finding.severity != "note"])
     return Diagnosis(
         tuple(replace(finding, labels=labels) for finding in kept),
         labels=labels,
         stage=evidence.stage,
         not_measured=unmeasured(evidence),
+        expects=expected(load),
+        loads=load,
     )

@@ -17,6 +17,8 @@ import math
 
 import numpy as np
 
+from propscope.records.finding import Severity
+
 _EPS = float(np.finfo(np.float32).eps)
 
 # Schoenholz et al. 2017, section 6: networks train up to a depth of about six depth scales. Over these a second moment
@@ -46,6 +48,17 @@ CHAOTIC = math.log(100)
 # (Kingma, Ba 2015, algorithm 1). The weight gradients of a readout start at 1e-2 or more: probabilities that are wrong
 # by 0.1 times activations of 0.1 to 1. Gradients that arrive smaller by 1e6 are no longer rescaled.
 VANISHED = math.log(1e6)
+
+# Of what Adam bears (EXPLODED, CHAOTIC, VANISHED, three layers of COLLAPSED), each in logarithms, 0.6 slows it. Below,
+# all but two of the networks of benches/verdict.py came to 0.9 of what the task allows in 690 steps; from there to the
+# limit, two of three did.
+SLOWED = 0.6
+# SGD pays for kappa. With momentum it needs sqrt(kappa) = f steps to divide an error by e (Polyak 1964), and a training
+# has about 600: a gradient that shrinks by more than 600 e makes a third of that way.
+SGD_VANISHED = 1 + math.log(600)
+# The largest stable rate falls as 1 / f^2 where values or gradients grow by f, and momentum does not raise it. Four
+# rates, each a tenth of the one before, span what f = 30 takes; from 100 on none of them is stable.
+SGD_EXPLODED = CHAOTIC
 
 # A single layer is at fault if it changes the signal by e^3 = 20, which is the limit for the whole depth, or if it
 # differs by as much from layers of its kind.
@@ -105,6 +118,11 @@ UNEQUAL = 100
 BIAS = 2.0
 # As with inputs: Adam took five times the steps where what all samples have in common was five times the rest.
 COMMON = 1 / 26
+
+
+def severity_of(load: float) -> Severity:
+    """Return what a load of Adam makes of a network: broken above 1, strained from 0.6 on, else a note on SGD."""
+    return "broken" if load > 1 else "strained" if load >= SLOWED else "note"
 
 
 def smallest(dtype: str) -> float:

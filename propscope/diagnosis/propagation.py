@@ -159,12 +159,12 @@ def _is_stopped(evidence: Evidence, chain: Chain, stretch: Stretch) -> bool:
 
 
 def _finding(evidence: Evidence, chain: Chain, kind: Kind, direction: Direction, stretch: Stretch) -> Finding:
-    first, last = sorted((stretch.start, stretch.end))
-    forward = chain.between(first, last, "forward")
     held = _norms_hold(chain, stretch)
-    beyond = _LIMITS[kind] if held else _limit(kind, direction, float(forward.mean()))
-    severity: Severity = "broken" if abs(stretch.mean) > beyond else "strained"
-    limit = beyond if severity == "broken" else limits.STRAINED
+    forward = _forward(chain, stretch)
+    beyond = borne(chain, kind, direction, stretch)
+    load = abs(stretch.mean) / beyond
+    severity = limits.severity_of(load)
+    limit = {"broken": beyond, "strained": limits.SLOWED * beyond, "note": limits.STRAINED}[severity]
     low, high = change_interval(evidence, stretch)
     each = math.exp(stretch.mean / stretch.steps)
     start, end = evidence.sites[stretch.start], evidence.sites[stretch.end]
@@ -175,12 +175,13 @@ def _finding(evidence: Evidence, chain: Chain, kind: Kind, direction: Direction,
         direction=direction,
         sites=tuple(site.name for site in sites),
         message=_message(kind, direction, stretch, each, start, end),
-        cause=_ACROSS_NORMS[kind] if held else _cause(evidence, kind, direction, stretch, float(forward.mean())),
+        cause=_ACROSS_NORMS[kind] if held else _cause(evidence, kind, direction, stretch, forward),
         evidence={
             "factor": _exp(stretch.mean),
             "factor_low": _exp(low),
             "factor_high": _exp(high),
             "limit": math.exp(math.copysign(limit, stretch.mean)),
+            "adam_load": load,
             "factor_per_layer": each,
             "layers": float(stretch.steps),
             "seeds": float(len(stretch.change)),
@@ -200,8 +201,17 @@ def _less_depth(evidence: Evidence, chain: Chain) -> Remedy:
     return Remedy("residual", "put a residual sum around every one or two layers, or use fewer layers")
 
 
-def _limit(kind: Kind, direction: Direction, forward: float) -> float:
-    """Return the abs(ln factor) from which it is broken, given ln of the forward factor over the same stretch."""
+def _forward(chain: Chain, stretch: Stretch) -> float:
+    """Return the mean of ln of the forward factor over a stretch, whatever its direction."""
+    first, last = sorted((stretch.start, stretch.end))
+    return float(chain.between(first, last, "forward").mean())
+
+
+def borne(chain: Chain, kind: Kind, direction: Direction, stretch: Stretch) -> float:
+    """Return the abs(ln factor) over a stretch from which on no optimizer trains the network."""
+    if _norms_hold(chain, stretch):
+        return _LIMITS[kind]
+    forward = _forward(chain, stretch)
     if kind == "vanishing":
         return limits.VANISHED
     if direction == "backward" and abs(forward) < limits.STRAINED:

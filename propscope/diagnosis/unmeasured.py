@@ -99,7 +99,7 @@ def _near_a_limit(evidence: Evidence) -> Iterator[Finding]:
                 if stretch is None or not 1 < abs(stretch.mean) < 2 * last:
                     continue
                 low, high = sorted(map(abs, change_interval(evidence, stretch)))
-                between = next((x for x in (limits.STRAINED, last) if low < x < high), None)
+                between = next((x for x in (limits.SLOWED * last, last) if low < x < high), None)
                 if between is None:
                     continue
                 seeds = len(stretch.change)

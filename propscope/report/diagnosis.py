@@ -14,6 +14,7 @@ from propscope.report.findings import (
     checked,
     confidence,
     effects,
+    expects_sentence,
     fault,
     faults,
     network_name,
@@ -69,7 +70,7 @@ def _of_one(diagnosis: Diagnosis) -> list[Block]:
     head = [_filled(verdict_line(diagnosis), "  ")]
     if diagnosis.labels:
         head.append(_filled(network_name(diagnosis.labels), "  "))
-    head.append(_filled(stage_sentence(diagnosis), "  "))
+    head += [_filled(said, "  ") for said in (expects_sentence(diagnosis), stage_sentence(diagnosis)) if said]
     blocks: list[Block] = ["\n".join(head)]
     wrong = faults(diagnosis)
     for count, finding in enumerate(wrong, start=1):
@@ -100,15 +101,16 @@ def _of_several(networks: Sequence[Diagnosis]) -> list[Block]:
 
 
 def _verdicts(title: str, ranked: Iterable[Diagnosis], among: Sequence[Mapping[str, Label]]) -> Table:
-    columns = ("network", "verdict", "fault", "where", "confidence")
+    columns = ("network", "verdict", "adam", "sgd", "fault", "where", "confidence")
     rows = []
     for network in ranked:
         wrong = faults(network)
         cells = (
             (fault(wrong[0]), place(wrong[0], numbered=True), number(wrong[0].confidence, 2)) if wrong else ("", "", "")
         )
-        rows.append((network_name(network.labels, among), network.verdict, *cells))
-    return Table(title, columns, tuple(rows), frozenset(columns[:4]))
+        expects = (network.expects.get("adam", ""), network.expects.get("sgd", ""))
+        rows.append((network_name(network.labels, among), network.verdict, *expects, *cells))
+    return Table(title, columns, tuple(rows), frozenset(columns[:6]))
 
 
 def _grouped(networks: Iterable[Diagnosis]) -> list[list[Diagnosis]]:

@@ -68,6 +68,8 @@ def diagnosis_document(diagnosis: Diagnosis) -> dict[str, Any]:
     return {
         "verdict": diagnosis.verdict,
         "stage": diagnosis.stage,
+        "expects": dict(diagnosis.expects),
+        "loads": dict(diagnosis.loads),
         "not_measured": diagnosis.unmeasured,
         "findings": [finding_document(finding) for finding in diagnosis.findings],
     }
@@ -109,6 +111,8 @@ def check_document(outcome: CheckOutcome) -> dict[str, Any]:
         "profiles": outcome.profiles,
         "verdict": outcome.diagnosis.verdict,
         "stage": outcome.diagnosis.stage,
+        "expects": dict(outcome.diagnosis.expects),
+        "loads": dict(outcome.diagnosis.loads),
         "not_measured": outcome.diagnosis.unmeasured,
         "fail_on": outcome.fail_on,
         "failed": outcome.exit_code == 1,

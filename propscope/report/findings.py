@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import get_args
 
 from propscope.diagnosis.rules import RULES
-from propscope.records.finding import Diagnosis, Finding, Kind
+from propscope.records.finding import Diagnosis, Expected, Finding, Kind, Optimizer
 from propscope.records.network import Label, NetworkProfile
 from propscope.records.numerals import number, percent
 
@@ -162,6 +162,20 @@ def stage_sentence(diagnosis: Diagnosis) -> str:
     )
 
 
+_OPTIMIZERS: Mapping[Optimizer, str] = {"adam": "Adam", "sgd": "SGD with momentum"}
+_EXPECTED: Mapping[Expected, str] = {"trains": "trains it", "slow": "is slow", "fails": "fails"}
+
+
+def expects_sentence(diagnosis: Diagnosis) -> str:
+    """Return what to expect of each optimizer, and its load; "" where nothing was measured."""
+    said = [
+        f"{name} {_EXPECTED[diagnosis.expects[optimizer]]} (load {number(diagnosis.loads[optimizer], 2)})"
+        for optimizer, name in _OPTIMIZERS.items()
+        if optimizer in diagnosis.expects
+    ]
+    return f"expect: {', '.join(said)}; a load of 1 is the limit" if said else ""
+
+
 def verdict_lines(profile: NetworkProfile, diagnosis: Diagnosis) -> tuple[str, ...]:
     """Return what to read first: the verdict with the worst finding, its cause and remedy, and what else is wrong."""
     wrong = faults(diagnosis)
@@ -170,13 +184,16 @@ def verdict_lines(profile: NetworkProfile, diagnosis: Diagnosis) -> tuple[str, .
         return (verdict_line(diagnosis),)
     if not wrong:
         count = len(profile.sites)
-        return (f"healthy: no problem found at {count} site{'s' * (count != 1)}",)
+        said = (f"healthy: no problem found at {count} site{'s' * (count != 1)}", expects_sentence(diagnosis))
+        return tuple(filter(None, said))
     worst, *others = wrong
     lines = [verdict_line(diagnosis, numbered=False), f"cause: {worst.cause}"]
     if worst.remedy is not None:
         lines.append(f"remedy: {worst.remedy.text}")
     if worst.effects:
         lines.append(f"explains: {effects(worst)}")
+    if said := expects_sentence(diagnosis):
+        lines.append(said)
     if others:
         lines.append(f"{len(others)} more finding{'s' * (len(others) != 1)}: {'; '.join(_together(others))}")
     return tuple(lines)

@@ -24,8 +24,13 @@ def test_three_layers_that_see_no_difference_are_broken_and_two_are_strained():
     assert [f.severity for f in found([0.1, 0.9, 0.99, ALIKE, ALIKE])] == ["strained"]
 
 
-def test_the_strained_limit_is_six_depth_scales():
-    assert [f.severity for f in found([0.1, 0.5, 1 - 0.99 * math.exp(-6)])] == ["strained"]
+def test_it_is_said_from_six_depth_scales_on_and_strained_where_it_slows_adam():
+    assert [f.severity for f in found([0.1, 0.5, 1 - 0.99 * math.exp(-6)])] == ["note"]
+    limit = limits.COLLAPSED**limits.SLOWED
+    assert [f.severity for f in found([0.1, *[1 - 1.01 * limit] * 3])] == ["note"]
+    assert [f.severity for f in found([0.1, *[1 - 0.99 * limit] * 3])] == ["strained"]
+    assert [f.severity for f in found([0.1, *[1 - 0.99 * limit] * 2])] == ["note"]
+    assert [f.severity for f in found([0.1, 1.0, 1.0])] == ["strained"]
     assert found([0.1, 0.5, 1 - 1.01 * math.exp(-6)]) == []
 
 

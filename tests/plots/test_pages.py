@@ -102,7 +102,7 @@ def named(profile, initializer):
 
 NETWORKS = seeds(
     named(network([1.0] * 20), "sound"),
-    named(network(geometric(1e-3)), "fading"),
+    named(network(geometric(1e-5)), "fading"),
     named(network(geometric(1e-9)), "gone"),
 )
 
