@@ -95,7 +95,7 @@ class _Shown:
             # A loss of gradient lists the layers behind it too, which are not at fault.
             where=frozenset(positions[:1] if kind == "stagnant" else positions),
             log=math.log(ratio) if 0 < ratio < math.inf else None,
-            stops=off or kind == "stagnant" or ratio == 0,
+            stops=off or kind == "stagnant" or ratio == 0 or rule.name == "lost gradient",
             mute=off or (bool(positions) and _is_constant(ways.sites[positions[0]])),
             backward=kind == "stagnant" or (finding.direction == "backward" and kind != "saturated"),
         )
@@ -124,7 +124,10 @@ def _explains(ways: _Ways, cause: _Shown, effect: _Shown) -> bool:
         # A value that grows beyond the range of its format.
         return cause.finding.kind == "exploding" and not cause.backward and effect.at in ways.behind(cause.where)
     pair = (cause.finding.kind, effect.finding.kind)
-    if not cause.cause and pair in _OTHERWISE and not (cause.averages and pair == ("collapse", "vanishing")):
+    # Of two faults of one layer, that no gradient passes it is said first.
+    stopped = cause.stops and cause.at == effect.at
+    averaged = cause.averages and pair == ("collapse", "vanishing")
+    if not cause.cause and pair in _OTHERWISE and not (averaged or stopped):
         return False
     if cause.finding.kind == "stagnant" and effect.backward and effect.log is not None:
         # What gets no gradient does not make another gradient small.

@@ -46,17 +46,17 @@ class TestInsufficient:
         assert message == "the gradient of layers.0.linear.weight, and those of 2 more, is not judged"
 
     def test_an_interval_about_a_limit_asks_for_more_seeds(self):
-        wide = [network(geometric(factor), seed=seed) for seed, factor in enumerate((0.02, 0.05, 0.12))]
+        wide = [network(geometric(factor), seed=seed) for seed, factor in enumerate((1e-4, 2.2e-4, 6e-4))]
         (message,) = self.messages(*wide)
         assert "with 3 seeds" in message
-        assert "above the limit of 0.050" in message
+        assert "above the limit of 3e-4" in message
         narrow = [network(geometric(factor), seed=seed) for seed, factor in enumerate((0.20, 0.21, 0.22))]
         assert self.messages(*narrow) == []
 
     def test_a_single_seed_wanders_as_far_as_theory_has_it(self):
-        # 19 layers of 64 units: sqrt(5 * 19 / 64) / 2 = 0.61, twice that on either side of ln 0.1 reaches e^-3.
-        (message,) = self.messages(network(geometric(0.1)))
-        assert message.startswith("forward factor 0.10; with one seed it could be below the limit of 0.050")
+        # 19 layers of 64 units: sqrt(5 * 19 / 64) / 2 = 0.61, twice that on either side of ln 5e-4 reaches 2.5e-4.
+        (message,) = self.messages(network(geometric(5e-4)))
+        assert message.startswith("forward factor 5e-4; with one seed it could be below the limit of 3e-4")
         assert self.messages(network(geometric(0.3))) == []
 
 
