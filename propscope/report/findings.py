@@ -192,8 +192,8 @@ def verdict_lines(profile: NetworkProfile, diagnosis: Diagnosis) -> tuple[str, .
         lines.append(f"remedy: {worst.remedy.text}")
     if worst.effects:
         lines.append(f"explains: {effects(worst)}")
-    if said := expects_sentence(diagnosis):
-        lines.append(said)
+    if expects := expects_sentence(diagnosis):
+        lines.append(expects)
     if others:
         lines.append(f"{len(others)} more finding{'s' * (len(others) != 1)}: {'; '.join(_together(others))}")
     return tuple(lines)

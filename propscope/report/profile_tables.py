@@ -31,7 +31,7 @@ from propscope.report.inputs import input_lines
 from propscope.report.table import Table
 
 GRID_NOTE = (
-    "verdict: strained if the signal changes by more than a factor of e^3 = 20 over the depth, or if units do nothing;",
+    "verdict: strained if Adam is slow (the signal grows by 120 or shrinks to 2.5e-4 over the depth), or units do nothing;",
     "broken if training cannot repair it (the condition number of learning exceeds 1/eps of float32). For causes and",
     "remedies: propscope show with --act and --init, or propscope.diagnose.",
 )
