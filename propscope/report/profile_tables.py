@@ -31,9 +31,9 @@ from propscope.report.inputs import input_lines
 from propscope.report.table import Table
 
 GRID_NOTE = (
-    "verdict: strained if Adam is slow (the signal grows by 120 or shrinks to 2.5e-4 over the depth), or units do nothing;",
-    "broken if training cannot repair it (the condition number of learning exceeds 1/eps of float32). For causes and",
-    "remedies: propscope show with --act and --init, or propscope.diagnose.",
+    "verdict: strained if Adam is slow (over the depth the signal grows by 120 or shrinks to 2.5e-4), or if units do",
+    "nothing; broken if no training repairs it (the condition number of learning exceeds 1/eps of float32). For",
+    "causes and remedies: propscope show with --act and --init, or propscope.diagnose.",
 )
 _GRID_NOTES = (
     "forward: rms(z_last) / rms(z_first), z the pre-activations; backward: the same ratio of dL/dz, first to last.",
