@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from propscope.diagnosis import limits
 from propscope.diagnosis.evidence import Evidence, module_of, succession
@@ -387,6 +388,12 @@ def _of_detached(evidence: Evidence, stop: Stop) -> _Reason:
     place = stop.place or "(model)"
     operations = _operations(evidence, stop.place)
     through = f" (through {', '.join(operations)})" if operations else ""
+    if ("sub", "detach") in pairwise(operations):
+        return _Reason(
+            "stagnant", stop.place, f"{place}: the gradient passes beside what is detached here (straight-through)",
+            "x + (q - x).detach() passes the gradient by q on purpose, which learns by a part of the loss of its own",
+            "give the loss that it is trained with", mark="no gradient", note=True,
+        )  # fmt: skip
     if (twin := _twin(evidence, stop)) is not None:
         return _Reason(
             "stagnant",
@@ -407,36 +414,43 @@ def _of_detached(evidence: Evidence, stop: Stop) -> _Reason:
 
 
 def _twin(evidence: Evidence, stop: Stop) -> str | None:
-    """Return the module beside the one that is cut off which has the same parameters and learns, None without one."""
-    first = evidence.members[0]
-    names = [parameter.name for parameter in stop.parameters]
-    module = _common_module(names)
-    own = {p.name: p.shape for p in first.parameters if p.name.startswith(f"{module}.")}
-    if not module or len(own) != len(names) or module.rpartition(".")[2].isdecimal():
-        return None
-    above = module.rpartition(".")[0]
-    inside = {name.removeprefix(f"{module}."): shape for name, shape in own.items()}
-    still = _still_of(first)
-    for other in dict.fromkeys(
-        p.name.removeprefix(f"{above}." if above else "").split(".")[0] for p in first.parameters
-    ):
-        path = f"{above}.{other}" if above else other
-        theirs = {p.name.removeprefix(f"{path}."): p for p in first.parameters if p.name.startswith(f"{path}.")}
-        same = {name: p.shape for name, p in theirs.items()} == inside
-        if path != module and same and not any(p.name in still for p in theirs.values()):
-            return None if _feeds(first, module, path) else path
-    return None
+    """Return a module beside what is cut off that has the same parameters and learns; None unless all have one."""
+    names = {parameter.name for parameter in stop.parameters}
+    cut = _cut_modules(evidence.members[0], names)
+    twins = [_twins_of(evidence.members[0], module) for module in cut]
+    return twins[0][0] if all(twins) and len({twin for found in twins for twin in found}) >= len(cut) else None
 
 
-def _common_module(names: list[str]) -> str:
-    """Return the innermost module that holds all of these parameters; "" for the model."""
-    parts = [name.split(".")[:-1] for name in names]
-    shared = []
-    for level in zip(*parts, strict=False):
-        if len(set(level)) > 1:
-            break
-        shared.append(level[0])
-    return ".".join(shared)
+def _cut_modules(profile: NetworkProfile, names: set[str]) -> list[str]:
+    """Return the outermost modules all of whose parameters are among these."""
+    others = {path for p in profile.parameters if p.name not in names for path in _around(_owner(p))}
+    found = (next((path for path in _around(_module_of_parameter(name)) if path not in others), "") for name in names)
+    return sorted(set(found))
+
+
+def _twins_of(profile: NetworkProfile, module: str) -> list[str]:
+    """Return the modules beside one that have the same parameters, learn, and are neither before nor behind it."""
+    above, _, own = module.rpartition(".")
+    inside = _parameters_in(profile, module)
+    if own.isdecimal() or not inside:
+        return []
+    still = _still_of(profile)
+    start = f"{above}." if above else ""
+    beside = [p.name.removeprefix(start).split(".")[0] for p in profile.parameters if p.name.startswith(start)]
+    return [
+        path
+        for path in dict.fromkeys(f"{start}{other}" for other in beside)
+        if path != module
+        and _parameters_in(profile, path) == inside
+        and not any(f"{path}.{name}" in still for name in inside)
+        and not _feeds(profile, module, path)
+    ]
+
+
+def _parameters_in(profile: NetworkProfile, module: str) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the parameters of a module by their names in it."""
+    start = f"{module}."
+    return {p.name.removeprefix(start): p.shape for p in profile.parameters if p.name.startswith(start)}
 
 
 def _feeds(profile: NetworkProfile, module: str, other: str) -> bool:

@@ -257,6 +257,8 @@ class _Reader:
             return Operation(name, [*_single(smooth[:1]), tuple(smooth[1:3])])
         if name in _QUOTIENTS and len(smooth) == 2:
             return Operation(name, _single(smooth[:1]), silent=[(smooth[1], smooth[0])])
+        if name in ("max", "min") and len(smooth) > 1:
+            return Operation(name, _single(smooth))
         if name in _SUMS and len(smooth) + (name not in ("add", "sub", "subtract", "rsub")) > 1:
             return Operation(name, _single(smooth))
         if name in _MOVES or "Pool" in name or "Pad" in name or "Dropout" in name or name in _QUOTIENTS:

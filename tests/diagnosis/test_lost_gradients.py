@@ -211,6 +211,32 @@ class Target(nn.Module):
         return -F.cosine_similarity(self.predictor(self.online(x)), aim, dim=-1)
 
 
+class TwoTargets(nn.Module):
+    """Two critics, whose aim is the lesser of what their copies give."""
+
+    def __init__(self):
+        super().__init__()
+        self.critics = nn.ModuleDict({name: nn.Sequential(linear(), nn.GELU(), linear(1)) for name in ("one", "two")})
+        self.copies = copy.deepcopy(self.critics)
+
+    def forward(self, x):
+        aim = torch.min(*(copied(x) for copied in self.copies.values())).detach() + x[:, :1]
+        return sum((critic(x) - aim).square() for critic in self.critics.values())
+
+
+class Quantized(nn.Module):
+    """An autoencoder with a code book (van den Oord et al. 2017), whose own loss is left to the caller."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.codes, self.decoder = linear(), nn.Embedding(32, WIDTH), linear()
+
+    def forward(self, x):
+        z = self.encoder(x)
+        code = self.codes(torch.cdist(z, self.codes.weight).argmin(1))
+        return self.decoder(z + (code - z).detach())
+
+
 class Routed(nn.Module):
     """A mixture of experts of which each sample enters one, and some get none."""
 
@@ -231,6 +257,8 @@ class Routed(nn.Module):
 
 NOTED = {
     "a target network": (Target, "online has the same layers and learns"),
+    "two target networks": (TwoTargets, "has the same layers and learns"),
+    "a code book": (Quantized, "straight-through"),
     "experts without a sample": (Routed, "got no sample"),
     "a parameter that is not used": (
         lambda: Made(lambda m, x: m.end(m.body(x)), body=linear(), end=linear(4), mask=nn.Parameter(torch.ones(3))),
