@@ -141,13 +141,13 @@ def _show(found: ProfileSet | TrainingSet, path: Path, *, plots: bool, json: boo
         print()
         print_paths("file", [path])
         sys.stdout.flush()
-    drawn: list[Path] = []
+    pictures: list[Path] = []
     try:
         if plots:
             from propscope.plots import draw_all
 
             # The file is new or was to be replaced, so plots of its name are an earlier run's.
-            drawn = draw_all(found, path.parent, stem=path.stem, overwrite=True)
+            pictures = draw_all(found, path.parent, stem=path.stem, overwrite=True)
     finally:
         seconds = time.perf_counter() - started
         if json:
@@ -156,9 +156,9 @@ def _show(found: ProfileSet | TrainingSet, path: Path, *, plots: bool, json: boo
                 if isinstance(found, TrainingSet)
                 else grid_document(found.groups("seed").values())
             )
-            print_json({"pairs": pairs, "file": str(path), "pictures": [*map(str, drawn)], "seconds": seconds})
+            print_json({"pairs": pairs, "file": str(path), "pictures": [*map(str, pictures)], "seconds": seconds})
     if not json:
-        print_paths("plots", drawn)
+        print_paths("plots", pictures)
         noun = "run" if isinstance(found, TrainingSet) else "network"
         print(f"{len(found)} {noun}{'s' * (len(found) != 1)} in {seconds:.1f} s")
 

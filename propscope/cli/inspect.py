@@ -89,7 +89,7 @@ def inspect(
         print_paths("file", files)
         sys.stdout.flush()
     trials: RemedyTrials | None = None
-    drawn: list[Path] = []
+    pictures: list[Path] = []
     try:
         if fix and run.stopped is None:
             trials = remedy_trials(request, stage=judged_as)
@@ -97,7 +97,7 @@ def inspect(
                 # Remedies are tried on the first seed.
                 write(f"\nfix{', seed 0' if seeds > 1 else ''}: {trials_text(trials)}")
         if plots and run.stopped is None:
-            drawn = _draw(run, store, target, overwrite)
+            pictures = _draw(run, store, target, overwrite)
     finally:
         seconds = time.perf_counter() - started
         if run.shown is not None and json:
@@ -106,14 +106,14 @@ def inspect(
                 "model": run.title,
                 "input": run.input,
                 "file": str(store) if files else None,
-                "pictures": [str(path) for path in drawn],
+                "pictures": [str(path) for path in pictures],
                 "stopped": run.stopped,
                 **({} if trials is None else {"fix": trials_document(trials)}),
                 "seconds": seconds,
                 **inspection_document(run.shown, _diagnosis(run, judged_as)),
             })  # fmt: skip
     if run.shown is not None and not json:
-        print_paths("plots", drawn)
+        print_paths("plots", pictures)
         print(f"{seconds:.1f} s")
     if run.stopped is not None:
         raise InputError(run.stopped, hint=run.hint)

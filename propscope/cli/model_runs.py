@@ -74,8 +74,8 @@ class RunRequest:
 
     def spec(self) -> str:
         """Return the request as JSON, without options that are not set."""
-        kept = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return json.dumps({name: value for name, value in kept.items() if value not in (None, ())}, default=str)
+        options = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return json.dumps({name: value for name, value in options.items() if value not in (None, ())}, default=str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,12 +212,12 @@ def _runs_alone(model: nn.Module, batch: Any) -> bool:
     return True
 
 
-def _label(seen: NetworkProfile, request: RunRequest, seed: int) -> NetworkProfile:
+def _label(profile: NetworkProfile, request: RunRequest, seed: int) -> NetworkProfile:
     labels: dict[str, str | int] = {"model": request.target}
     if request.init is not None:
         labels["initializer"] = request.init
     labels["seed"] = seed
-    return replace(seen, labels=labels, provenance=replace(seen.provenance, spec=request.spec(), seed=seed))
+    return replace(profile, labels=labels, provenance=replace(profile.provenance, spec=request.spec(), seed=seed))
 
 
 def _shown(profiles: ProfileSet, stopped: str | None) -> NetworkProfile | None:

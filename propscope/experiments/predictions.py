@@ -49,7 +49,7 @@ def theory_for(loss: Loss) -> Theory:
             gradient = signal_of(profile.sites[-1].backward)
             # Softmax minus one-hot with a nearly uniform softmax: cosine 1 within a class, -1 / (classes - 1) between.
             correlation = 1 / (mlp.outputs - 1) if loss == "cross-entropy" and mlp.outputs > 1 else 0.0
-        known = expectations(
+        expected = expectations(
             mlp,
             mean_square=mean_square,
             cosine=cosine,
@@ -57,13 +57,15 @@ def theory_for(loss: Loss) -> Theory:
             output_gradient_rms=gradient,
             alike=correlation,
         )
-        placed = replace(profile, sites=tuple(replace(site, expected=known.get(site.name)) for site in profile.sites))
+        placed = replace(
+            profile, sites=tuple(replace(site, expected=expected.get(site.name)) for site in profile.sites)
+        )
         if loss != "cotangent":
             return placed
         entering = _entering(placed, Expected(forward_rms=math.sqrt(mean_square), forward_log_std=0.0))
         return replace(
             placed,
-            parameters=tuple(_weight(each, known, entering, len(inputs)) for each in placed.parameters),
+            parameters=tuple(_weight(each, expected, entering, len(inputs)) for each in placed.parameters),
         )
 
     return with_theory
@@ -81,7 +83,7 @@ def _entering(profile: NetworkProfile, first: Expected) -> dict[str, Expected]:
 
 
 def _weight(
-    parameter: Parameter, known: Mapping[str, Expected], entering: Mapping[str, Expected], samples: int
+    parameter: Parameter, expected: Mapping[str, Expected], entering: Mapping[str, Expected], samples: int
 ) -> Parameter:
     """Return a weight with the expected norm of its gradient, E|dL/dW|^2 = samples m n E[(dL/dz)^2] E[h^2].
 
@@ -89,9 +91,9 @@ def _weight(
     where those at the output are; products of different samples then cancel in the mean.
     """
     name, _, kind = parameter.name.rpartition(".")
-    if kind != "weight" or name not in entering or name not in known:
+    if kind != "weight" or name not in entering or name not in expected:
         return parameter
-    back, forth = known[name], entering[name]
+    back, forth = expected[name], entering[name]
     return replace(
         parameter,
         expected_gradient_norm=math.sqrt(samples * math.prod(parameter.shape)) * back.backward_rms * forth.forward_rms,

@@ -68,9 +68,9 @@ def unwatch(watcher: Watcher) -> None:
     global _wrapped
     with _lock:
         for key, watchers in list(_watched.items()):
-            left = tuple(pair for pair in watchers if pair[0] is not watcher)
-            if left:
-                _watched[key] = left
+            others = tuple(pair for pair in watchers if pair[0] is not watcher)
+            if others:
+                _watched[key] = others
                 continue
             del _watched[key]
             module, compiled = _compiled.pop(key, (None, None))

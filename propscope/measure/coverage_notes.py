@@ -73,9 +73,9 @@ def _unregistered(observer: Observer) -> Iterator[CoverageNote]:
     shapes: dict[str, Counter[tuple[int, ...]]] = {}
     for (operation, _), shape in observer.graph.unregistered.items():
         shapes.setdefault(operation, Counter())[shape] += 1
-    for operation, seen in shapes.items():
-        calls = seen.total()
-        said = [",".join(map(str, shape)) or "scalar" for shape in seen]
+    for operation, counts in shapes.items():
+        calls = counts.total()
+        said = [",".join(map(str, shape)) or "scalar" for shape in counts]
         listed = "; ".join(said[:_SHAPES_SHOWN]) + ("; ..." if len(said) > _SHAPES_SHOWN else "")
         yield CoverageNote(
             operation,

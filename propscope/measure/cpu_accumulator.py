@@ -54,8 +54,14 @@ class CpuAccumulator:
     @property
     def count(self) -> int:
         """Number of elements seen."""
-        seen = self._moments
-        return seen.finite + seen.nan + seen.posinf + seen.neginf + (0 if self._state is None else self._state.count)
+        moments = self._moments
+        return (
+            moments.finite
+            + moments.nan
+            + moments.posinf
+            + moments.neginf
+            + (0 if self._state is None else self._state.count)
+        )
 
     def add(
         self,
@@ -84,8 +90,8 @@ class CpuAccumulator:
             self._room = _FULL
         self._room -= self._sampled
         if not readable:
-            known = units.see(tensor, unit_axis) if units is not None else None
-            self._add_in_passes(flatten(tensor), stride, known, self._own_state())
+            unit_moments = units.see(tensor, unit_axis) if units is not None else None
+            self._add_in_passes(flatten(tensor), stride, unit_moments, self._own_state())
             return None
         axis, extremes = (None, None) if self._units is None else (unit_axis, self._units.extremes)
         rows = rows_in_memory(tensor, unit_axis) if products else None

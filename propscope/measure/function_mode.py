@@ -125,8 +125,8 @@ class FunctionWatch(TorchFunctionMode):
             observer.activation_input(name, value, operation.name, region, layer=self._layer(operation, args, kwargs))
         elif operation.role == "residual" and not in_backward():
             share = self._summands(*args[:2])
-        known = observer.identity.find(value) if isinstance(value, Tensor) else None
-        return name, self._layer(operation, args, kwargs), None if known is None else known.site, share
+        entry = observer.identity.find(value) if isinstance(value, Tensor) else None
+        return name, self._layer(operation, args, kwargs), None if entry is None else entry.site, share
 
     def _layer(self, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """Return the layer that the site of an operation is named after; a norm is named after its own weights."""

@@ -144,8 +144,8 @@ def _usable(gram: ArrayLike) -> NDArray[np.float64]:
     lengths = np.sqrt(np.abs(np.diagonal(products)))
     if np.isfinite(products).all() and lengths.all():
         return products
-    kept = np.isfinite(products).all(axis=1) & (lengths > 0)
-    return products[np.ix_(kept, kept)]
+    usable = np.isfinite(products).all(axis=1) & (lengths > 0)
+    return products[np.ix_(usable, usable)]
 
 
 def _mean_cosines(products: NDArray[np.float64]) -> list[float]:

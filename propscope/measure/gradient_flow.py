@@ -403,23 +403,25 @@ class _Flow:
     def forecast(self, waiting: Iterable[str]) -> dict[str, tuple[Outlook, int | None]]:
         """Return whether and after how many steps each of the parameters gets a gradient, which now get none."""
         found: dict[str, tuple[Outlook, int | None]] = {}
-        left = list(waiting)
+        unsettled = list(waiting)
         start = self.values, self.gradients
         for step in range(1, _STEPS + 1):
             before = self.values, self.gradients, len(self._learned)
             self._step()
             self.values = self._values()
             self.gradients = self._gradients()
-            for name in left:
+            for name in unsettled:
                 flag = self._arriving(name)
                 if flag is not Flag.NO:
                     found[name] = ("later", step) if flag is Flag.YES else ("unpredictable", None)
-            left = [name for name in left if name not in found]
-            if not left or before == (self.values, self.gradients, len(self._learned)):
+            unsettled = [name for name in unsettled if name not in found]
+            if not unsettled or before == (self.values, self.gradients, len(self._learned)):
                 break
         self.values, self.gradients = start
         # What took no part in the pass may take part in another.
-        return found | {name: ("never", None) if name in self._leaves else ("unpredictable", None) for name in left}
+        return found | {
+            name: ("never", None) if name in self._leaves else ("unpredictable", None) for name in unsettled
+        }
 
     def _arriving(self, name: str) -> Flag:
         leaf = self._leaves.get(name)
@@ -496,12 +498,12 @@ class _Flow:
     def _site(self, at: int) -> str:
         """Return the name of the nearest site behind an operation, of the nearest before it where none is behind."""
         for reach in (lambda i: self._feeds[i], self._below):
-            seen, waiting = {at}, [at]
+            visited, waiting = {at}, [at]
             for current in waiting:
                 if (name := self._seen.sites.get(self._operations[current].node)) is not None:
                     return name
-                new = [i for i in reach(current) if i not in seen]
-                seen.update(new)
+                new = [i for i in reach(current) if i not in visited]
+                visited.update(new)
                 waiting += new
         return ""
 

@@ -59,14 +59,14 @@ class InputAccumulator(SiteAccumulator):
             # A length that changes from batch to batch is no number of features: they start anew.
             self._squares = squares if before is None or before.shape != squares.shape else before + squares
 
-    def record(self, **known: Any) -> Site:
+    def record(self, **figures: Any) -> Site:
         """Return what was gathered, as `SiteAccumulator.record` does; waits for the device."""
-        return super().record(feature_spread=self._feature_spread(), **known)
+        return super().record(feature_spread=self._feature_spread(), **figures)
 
     def _feature_spread(self) -> float | None:
         squares = [] if self._squares is None else self._squares.tolist()
-        known = sorted(square for square in squares if 0 < square < math.inf)
-        return math.sqrt(known[-1] / known[(len(known) - 1) // 2]) if len(known) > 1 else None
+        positive = sorted(square for square in squares if 0 < square < math.inf)
+        return math.sqrt(positive[-1] / positive[(len(positive) - 1) // 2]) if len(positive) > 1 else None
 
 
 # numpy computes in the thread that calls it: in a child process, torch would wait for threads that are not there.

@@ -96,15 +96,15 @@ def _passed_through(tensors: Iterable[Tensor]) -> set[tuple[int, int]]:
     The graph of the tensors keeps its nodes, and so their ids.
     """
     waiting: list[Any] = [tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None]
-    seen: dict[int, Any] = {id(node): node for node in waiting}
+    visited: dict[int, Any] = {id(node): node for node in waiting}
     passed: set[tuple[int, int]] = set()
     while waiting:
         for node, number in waiting.pop().next_functions:
             if node is None:
                 continue
             passed.add((id(node), number))
-            if id(node) not in seen:
-                seen[id(node)] = node
+            if id(node) not in visited:
+                visited[id(node)] = node
                 waiting.append(node)
     return passed
 

@@ -72,8 +72,8 @@ class Makers:
         for _, tensor in tensors_in(args):
             if (names := self._names().get(id(tensor))) is not None:
                 (weights if tensor.dim() > 1 else vectors).add(self._owner(inside, names[0]))
-            elif (known := self._identity.find(tensor)) is not None and known.site is not None:
-                values.add(self.of_sites.get(known.site.name, ""))
+            elif (entry := self._identity.find(tensor)) is not None and entry.site is not None:
+                values.add(self.of_sites.get(entry.site.name, ""))
             elif (made := self._made.get(id(tensor))) is not None and made.tensor() is tensor:
                 (weights if made.weight else values).add(made.layer)
             else:

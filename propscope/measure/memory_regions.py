@@ -32,14 +32,14 @@ def region_of(tensor: Tensor) -> Region:
     width = tensor.element_size()
     axes = zip(tensor.shape, tensor.stride(), strict=True)
     block = width
-    left: list[tuple[int, int]] = []
+    strided: list[tuple[int, int]] = []
     for step, number in sorted((step * width, number) for number, step in axes if number != 1 and step):
-        if step == block and not left:
+        if step == block and not strided:
             block *= number
         else:
-            left.append((number, step))
+            strided.append((number, step))
     start = int(tensor.storage_offset()) * width
-    return Region(start, block, tuple(left)) if tensor.numel() else Region(start, 0, ())
+    return Region(start, block, tuple(strided)) if tensor.numel() else Region(start, 0, ())
 
 
 def seen_in(region: Region, writes: Sequence[Region]) -> list[int]:

@@ -111,8 +111,8 @@ class ModuleInfo:
 
 def module_info(path: str, module: nn.Module, activations: Collection[int]) -> ModuleInfo:
     """Return what is known of a module; `activations`: ids of modules that are nonlinearities whatever their class."""
-    known = id(module) in activations or is_activation(module)
-    role: Role = "activation" if known else role_of(module)
+    activation = id(module) in activations or is_activation(module)
+    role: Role = "activation" if activation else role_of(module)
     return ModuleInfo(path, module, role, hides_operations(module, role), has_units(module))
 
 

@@ -147,5 +147,5 @@ def _masked(flat: Tensor) -> Moments:
     array = flat.numpy()
     nan = int(np.isnan(array).sum())
     posinf, neginf = int((array == np.inf).sum()), int((array == -np.inf).sum())
-    kept = moments_of(flat[torch.from_numpy(np.isfinite(array))])
-    return Moments(kept.finite, kept.mean, kept.std, kept.low, kept.high, nan, posinf, neginf)
+    moments = moments_of(flat[torch.from_numpy(np.isfinite(array))])
+    return Moments(moments.finite, moments.mean, moments.std, moments.low, moments.high, nan, posinf, neginf)

@@ -253,13 +253,13 @@ class Observer:
         path = self.path_of_call(info.path)
         source = self._source(inputs)
         for suffix, tensor in tensors_in(output):
-            known = self.identity.find(tensor)
+            entry = self.identity.find(tensor)
             if self.makers.active:
                 self.makers.note_module(path + suffix, tensor, info.path, info.module, inputs)
-            site = known.site if known is not None else None
+            site = entry.site if entry is not None else None
             if site is not None:
                 self.returned[path + suffix] = site.name
-            if known is None:
+            if entry is None:
                 if path == info.path:
                     self._first_calls[path + suffix] = (path, suffix)
                 axis = partial(unit_axis_of, info.module, tensor)
@@ -320,13 +320,13 @@ class Observer:
         """Note that a tensor made by `layer` is about to enter a nonlinearity; one that is no site yet becomes one."""
         if in_backward() or not isinstance(value, Tensor):
             return
-        known = self.identity.find(value)
-        if known is None:
+        entry = self.identity.find(value)
+        if entry is None:
             key = self.path_of_call(f"{path}.input")
             self.name_after(key, layer, f"{path}.input", f"{activation}.input")
             site = self.observe(key, value, kind="input", role="other")
         else:
-            site = known.site
+            site = entry.site
         if site is not None and region is not None:
             site.mark_preactivation(value.detach(), activation, region)
 
@@ -415,8 +415,8 @@ class Observer:
 
     def _source(self, inputs: Any) -> SiteAccumulator | None:
         if isinstance(inputs, tuple) and inputs and isinstance(inputs[0], Tensor):
-            known = self.identity.find(inputs[0])
-            return None if known is None else known.site
+            entry = self.identity.find(inputs[0])
+            return None if entry is None else entry.site
         return None
 
     def _gradient_hook(self, site: SiteAccumulator) -> Hook:

@@ -26,8 +26,8 @@ class ParameterAccumulator:
 
     def see_gradient(self, gradient: Tensor) -> None:
         """Add the gradient of one backward pass; zeros that a sparse gradient does not store count as zeros."""
-        seen = self._gradient
-        if seen.__class__ is CpuAccumulator and seen.add_same_shape(gradient) is not None:
+        accumulator = self._gradient
+        if accumulator.__class__ is CpuAccumulator and accumulator.add_same_shape(gradient) is not None:
             return
         gradient = local_shard(gradient.detach())
         missing = 0
@@ -66,16 +66,16 @@ class ParameterAccumulator:
         if value.is_meta or not (value.is_floating_point() or value.is_complex()):
             return None
         value = measurable(value)
-        seen = self._options.accumulator(value)
+        accumulator = self._options.accumulator(value)
         units: CpuUnits | DeviceUnits | None = None
         if value.dim() > 1 and value.numel() and self._options.stats == "all":
             units = CpuUnits(len(value)) if self._options.may_sync(value) else DeviceUnits(len(value))
-        seen.add(value, units, 0)
+        accumulator.add(value, units, 0)
         return Parameter(
             name=self.name,
             shape=tuple(value.shape),
             dtype=str(value.dtype).removeprefix("torch."),
-            value=seen.summary(),
+            value=accumulator.summary(),
             gradient=self._gradient.summary() if self._gradient is not None else None,
             symmetric_units=None if units is None else units.symmetric,
         )

@@ -129,7 +129,7 @@ def summary(
     recorded. `file`: where to print, None for stdout. Raises what `profile` raises, and `InputError` for an invalid
     sort, top or depth.
     """
-    seen = profile(
+    measured = profile(
         model,
         batch,
         loss,
@@ -139,8 +139,8 @@ def summary(
         stats=stats,
         histogram_limit=histogram_limit,
     )
-    print_inspection(seen, title=type(model).__name__, sort=sort, top=top, depth=depth, file=file)
-    return seen
+    print_inspection(measured, title=type(model).__name__, sort=sort, top=top, depth=depth, file=file)
+    return measured
 
 
 def profile_batches(
@@ -184,9 +184,9 @@ def _passed(model: nn.Module, recorder: Recorder, batch: Any, loss: Loss | None,
     with recorder:
         before = random_states(model)
         output = call_model(model, batch)
-        drawn = random_states(model) != before
+        used_random_numbers = random_states(model) != before
         _backward(recorder, output, loss, seed)
-    return drawn
+    return used_random_numbers
 
 
 def stopped_in(partial: NetworkProfile | None, model: nn.Module) -> str:

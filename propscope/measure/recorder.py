@@ -114,8 +114,8 @@ class _Watch:
                 info.opaque or type(info.module) in _SILENT for info in self.modules.values()
             )
             self._mode = FunctionWatch(observer) if watch else None
-            seen = all(type(info.module) in _SILENT or is_atomic(info.module) for info in self.modules.values())
-            self._tracing = FunctionWatch(observer) if self._functions and not seen else None
+            covered = all(type(info.module) in _SILENT or is_atomic(info.module) for info in self.modules.values())
+            self._tracing = FunctionWatch(observer) if self._functions and not covered else None
             for name, parameter in unwrapped_parameters(self._model) if self._takes_parameters else ():
                 if self._kept.keeps_parameter(name):
                     self._waiting.append((name, parameter))
@@ -418,8 +418,8 @@ class Recorder:
         order = observer.graph.order(sorted(observer.sites, key=lambda key: observer.sites[key].role != "input"))
         places = {key: place for place, key in enumerate(order)}
         names = observer.names()
-        seen = [observer.sites[key] for key in order]
-        shapes = geometries([None if site.keeps_geometry else site.products for site in seen])
+        recorded = [observer.sites[key] for key in order]
+        shapes = geometries([None if site.keeps_geometry else site.products for site in recorded])
         sites = {
             key: site.record(
                 name=names[key],
@@ -428,7 +428,7 @@ class Recorder:
                 parents=observer.graph.parents_of(key, places, names.__getitem__),
                 parameters=observer.graph.parameters_of(key),
             )
-            for key, site, shape in zip(order, seen, shapes, strict=True)
+            for key, site, shape in zip(order, recorded, shapes, strict=True)
         }
         sites = with_token_shares(sites)
         flow = observer.guard("", "module", "where gradients go", self._gradient_flow, sites, found) or {}
@@ -473,7 +473,7 @@ class Recorder:
             }
 
         nodes = {node: sites[key] for node, key in graph.sites.items() if key in sites}
-        seen = Seen(
+        pass_record = Seen(
             values={node: _is_other_than_zero(s) for node, site in nodes.items() if (s := site.forward) is not None},
             gradients={
                 node: _is_other_than_zero(s) for node, site in nodes.items() if (s := site.backward) is not None
@@ -483,7 +483,7 @@ class Recorder:
             frozen=frozenset(name for name, one in self._watch.parameters.items() if one.is_frozen),
             sites={node: site.name for node, site in nodes.items()},
         )
-        return gradient_flow(graph.nodes, seen, lambda name: recorded_names().get(name))
+        return gradient_flow(graph.nodes, pass_record, lambda name: recorded_names().get(name))
 
 
 def _is_other_than_zero(summary: TensorSummary | None) -> bool:

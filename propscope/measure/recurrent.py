@@ -400,21 +400,21 @@ class _Second:
         size, most = sum(sizes) * width * self._weights[0].element_size(), sizes[0]
         if size <= _LIMIT:
             return ""
-        kept = int(most * _LIMIT / size)
-        if self._call.dropout or not kept:
+        sequences = int(most * _LIMIT / size)
+        if self._call.dropout or not sequences:
             raise NotRecordableError(
                 f"the unrolled run would need {bytes_text(size)}, more than {bytes_text(_LIMIT)}; "
                 "use fewer or shorter sequences"
             )
         # The longest one, which is the first, is among them.
-        chosen = torch.arange(kept) * most // kept
+        chosen = torch.arange(sequences) * most // sequences
         self._sizes = [int((chosen < size).sum()) for size in sizes]
         starts = torch.tensor([0, *sizes[:-1]]).cumsum(0)
         rows = [start + chosen[:count] for start, count in zip(starts, self._sizes, strict=True)]
         self._sequences, self._kept = chosen.to(x.device), torch.cat(rows).to(x.device)
         return (
-            f"its states over time are those of {kept} of {most} sequences: all would need {bytes_text(size)}, more "
-            f"than {bytes_text(_LIMIT)}"
+            f"its states over time are those of {sequences} of {most} sequences: all would need {bytes_text(size)}, "
+            f"more than {bytes_text(_LIMIT)}"
         )
 
     def _dropout_masks(self) -> list[Tensor | None]:
@@ -645,14 +645,14 @@ def _loops(
     own = [path for path in found if is_recurrent(modules[path].module)]
     others = sorted((path for path in found if path not in own), key=lambda path: place[found[path].states[0][0].name])
     outer = [path for path in others if not any(_is_inside(path, other) for other in found)]
-    kept = list(own)
+    outermost = list(own)
     for path in outer:
         around = any(_is_inside(cell, path) for cell in own)
         if not around and not any(
-            name == other or _is_inside(name, other) for name in found[path].through for other in kept
+            name == other or _is_inside(name, other) for name in found[path].through for other in outermost
         ):
-            kept.append(path)
-    return {path: found[path].states for path in kept}
+            outermost.append(path)
+    return {path: found[path].states for path in outermost}
 
 
 def _parts_of(key: str) -> tuple[str, int, str]:
@@ -683,10 +683,10 @@ def _way_back(
         while waiting:
             site = waiting.pop()
             for parent in site.parents or ():
-                known = parent.name in reached
+                is_reached = parent.name in reached
                 reached.setdefault(parent.name, []).append(site.name)
                 before = by_name.get(parent.name)
-                if not known and before is not None and parent.name != state[earlier].name:
+                if not is_reached and before is not None and parent.name != state[earlier].name:
                     base, number, _ = _parts_of(before.name)
                     again = number or f"{base}#2" in by_name
                     if again or _is_inside(before.name, path) or not before.parameters:
@@ -694,15 +694,15 @@ def _way_back(
         if state[earlier].name not in reached:
             return None
         back = [state[earlier].name]
-        seen = set(back)
+        visited = set(back)
         while back:
-            new = set(reached[back.pop()]) - seen
-            seen |= new
+            new = set(reached[back.pop()]) - visited
+            visited |= new
             back += new
         ends = {state[earlier].name, *(site.name for site in start)}
         through |= {
             _parts_of(name)[0]
-            for name in seen - ends
+            for name in visited - ends
             if not _is_inside(name, path) and name in by_name and by_name[name].parameters
         }
     return through
@@ -710,8 +710,8 @@ def _way_back(
 
 def _loop_course(path: str, module: nn.Module, states: list[list[Site]], loop: _Loop | None) -> TimeCourse:
     length = min(map(len, states))
-    known = sorted(step for step in loop.gates if step <= length) if loop is not None else []
-    steps = tuple(known[at - 1] for at in sampled_steps(len(known))) or sampled_steps(length)
+    gated_steps = sorted(step for step in loop.gates if step <= length) if loop is not None else []
+    steps = tuple(gated_steps[at - 1] for at in sampled_steps(len(gated_steps))) or sampled_steps(length)
     hidden, *others = (_state_course([held[step - 1] for step in steps]) for held in states)
     weights: tuple[GateWeights, ...] = ()
     if isinstance(module, nn.RNNCellBase):

@@ -159,9 +159,9 @@ class FlatRegions:
     def of_module(self, module: nn.Module) -> FlatRegion | None:
         """Return the flat region of an elementwise module."""
         if id(module) not in self._own:
-            key, known = _determining(module), _DETERMINED
+            key, cache = _determining(module), _DETERMINED
             self._own[id(module)] = (
-                _apart(lambda: flat_region(module)) if key is None else _once(known, key, lambda: flat_region(module))
+                _apart(lambda: flat_region(module)) if key is None else _once(cache, key, lambda: flat_region(module))
             )
         return self._own[id(module)]
 
@@ -193,10 +193,10 @@ def _determining(module: nn.Module) -> object | None:
     return key
 
 
-def _once(known: dict[Any, _Found | None], key: object, compute: Callable[[], _Found]) -> _Found | None:
-    if key not in known:
-        known[key] = _apart(compute)
-    return known[key]
+def _once(cache: dict[Any, _Found | None], key: object, compute: Callable[[], _Found]) -> _Found | None:
+    if key not in cache:
+        cache[key] = _apart(compute)
+    return cache[key]
 
 
 def _apart(compute: Callable[[], _Found]) -> _Found | None:

@@ -349,20 +349,20 @@ class SignalGraph:
             if self._lookup(tensor) is None:
                 sources = used[at : at + 1] if alone else used
                 memory = self._memory_of(tensor)
-                if memory is not None and memory.writes and (known := self._written(used, memory)) is not None:
+                if memory is not None and memory.writes and (entry := self._written(used, memory)) is not None:
                     # A view may show a part of what was written: it is looked for when the view is read.
-                    base = _Given(tensor, known.node, self.nodes[known.node].gradient, 0)
+                    base = _Given(tensor, entry.node, self.nodes[entry.node].gradient, 0)
                     node = self._operation(name, [base], tensor, parameters, function=function)
-                    self._register(tensor, node, clock=known.clock)
+                    self._register(tensor, node, clock=entry.clock)
                     continue
                 self._register(tensor, self._operation(name, sources, tensor, parameters, function=function))
 
     def _written(self, given: Sequence[_Given], memory: _Memory) -> _Known | None:
         """Return the tensor among those that were given whose memory was written to since it was made."""
         for one in given:
-            known = self._lookup(one.tensor)
-            if known is not None and known.memory is memory and memory.writes[-1].clock > known.clock:
-                return known
+            entry = self._lookup(one.tensor)
+            if entry is not None and entry.memory is memory and memory.writes[-1].clock > entry.clock:
+                return entry
         return None
 
     def _set_item(self, given: Sequence[_Given], args: Sequence[Any]) -> None:
@@ -447,8 +447,8 @@ class SignalGraph:
         return region_of(tensor) if _is_plain(tensor) else None
 
     def _lookup(self, tensor: Tensor) -> _Known | None:
-        known = self._known.get(id(tensor))
-        return known if known is not None and known.tensor() is tensor else None
+        entry = self._known.get(id(tensor))
+        return entry if entry is not None and entry.tensor() is tensor else None
 
     def _register(self, tensor: Tensor, node: int, *, clock: int | None = None) -> None:
         """Note that a tensor holds what a node made at a clock, now where none is given."""
@@ -461,10 +461,10 @@ class SignalGraph:
 
     def _replace(self, tensor: Tensor, node: int, new: int) -> None:
         """Put a new node in the place of the one that made a tensor."""
-        if (known := self._lookup(tensor)) is None:
+        if (entry := self._lookup(tensor)) is None:
             return
-        known.node = new
-        memory = known.memory
+        entry.node = new
+        memory = entry.memory
         if memory is not None:
             memory.node = new if memory.node == node else memory.node
             memory.writes = [one._replace(node=new) if one.node == node else one for one in memory.writes]
@@ -477,78 +477,78 @@ class SignalGraph:
 
     def _write(self, tensor: Tensor, region: Region | None, node: int) -> None:
         """Note that a node wrote to a region of a tensor's memory."""
-        known = self._lookup(tensor)
+        entry = self._lookup(tensor)
         self._clock += 1
-        if known is None or known.memory is None or region is None or self._memory_of(tensor) is not known.memory:
+        if entry is None or entry.memory is None or region is None or self._memory_of(tensor) is not entry.memory:
             self._register(tensor, node)
             return
-        memory = known.memory
+        memory = entry.memory
         memory.writes.append(_Write(self._clock, region, node, _base(tensor)))
         memory.version = max(memory.version, version_of(tensor))
 
     def _source(self, tensor: Tensor) -> int:
         """Return the node that made what a tensor holds now."""
-        known = self._known.get(id(tensor))
-        if known is None or known.tensor() is not tensor:
+        entry = self._known.get(id(tensor))
+        if entry is None or entry.tensor() is not tensor:
             node = self._find(tensor)
         else:
-            memory, version = known.memory, version_of(tensor)
-            if version > max(known.version, -1 if memory is None else memory.version):
-                self._write_unseen(tensor, known)
-            node = known.node
-            if memory is not None and memory.writes and memory.writes[-1].clock > known.clock:
-                node = self._after_writes(tensor, known)
+            memory, version = entry.memory, version_of(tensor)
+            if version > max(entry.version, -1 if memory is None else memory.version):
+                self._write_unseen(tensor, entry)
+            node = entry.node
+            if memory is not None and memory.writes and memory.writes[-1].clock > entry.clock:
+                node = self._after_writes(tensor, entry)
         if tensor.requires_grad and not self.nodes[node].gradient:
             self._complete(node, tensor)
         return node
 
-    def _after_writes(self, tensor: Tensor, known: _Known) -> int:
+    def _after_writes(self, tensor: Tensor, entry: _Known) -> int:
         """Return the node of what a tensor holds after the writes to its memory since it was last looked at."""
-        memory = known.memory
+        memory = entry.memory
         assert memory is not None
-        if known.joined[1] == self._clock:
-            return known.joined[0]
-        sources = self._seen(tensor, known, memory, region_of(tensor))
-        known.version = version_of(tensor)
+        if entry.joined[1] == self._clock:
+            return entry.joined[0]
+        sources = self._seen(tensor, entry, memory, region_of(tensor))
+        entry.version = version_of(tensor)
         if len(sources) == 1:
             (node,) = sources
-            known.node = node
-            known.clock = self._clock
+            entry.node = node
+            entry.clock = self._clock
         else:
             node = self._joined(sources, tensor)
-            known.joined = (node, self._clock)
+            entry.joined = (node, self._clock)
         # To read a view's function after a write would make it anew.
         if tensor.requires_grad and not tensor._is_view() and (key := _key(tensor)) is not None:
             self._keys[key] = node
         return node
 
-    def _seen(self, tensor: Tensor, known: _Known, memory: _Memory, region: Region) -> dict[int, bool]:
+    def _seen(self, tensor: Tensor, entry: _Known, memory: _Memory, region: Region) -> dict[int, bool]:
         """Return the nodes of what a region of a tensor shows after writes, and whether its gradient goes there."""
-        late = [write for write in memory.writes if write.clock > known.clock]
+        late = [write for write in memory.writes if write.clock > entry.clock]
 
         def seen(writes: Sequence[_Write]) -> list[int]:
             places = seen_in(region, [write.region for write in writes])
-            return [known.node if at < 0 else writes[at].node for at in places]
+            return [entry.node if at < 0 else writes[at].node for at in places]
 
         values = seen(late)
         if not tensor.requires_grad:
             return dict.fromkeys(values, False)
         # A write past the graph, as by `.data`, changes the value and not where the gradient goes.
         base = _base(tensor)
-        kept = [write for write in late if write.base == base and self.nodes[write.node].gradient]
-        gradients = values if len(kept) == len(late) else seen(kept)
+        passing = [write for write in late if write.base == base and self.nodes[write.node].gradient]
+        gradients = values if len(passing) == len(late) else seen(passing)
         return dict.fromkeys(values, False) | {node: self.nodes[node].gradient for node in gradients}
 
     def _joined(self, sources: Mapping[int, bool], tensor: Tensor) -> int:
         return self._new(Node("", list(sources), list(sources.values()), gradient=tensor.requires_grad))
 
-    def _write_unseen(self, tensor: Tensor, known: _Known) -> None:
+    def _write_unseen(self, tensor: Tensor, entry: _Known) -> None:
         """Note a write that no operation showed; the autograd graph may tell where it came from."""
-        sources = {known.node: tensor.requires_grad and self.nodes[known.node].gradient}
+        sources = {entry.node: tensor.requires_grad and self.nodes[entry.node].gradient}
         if not tensor._is_view() and (function := _function(tensor)) is not None:
             sources[self._walk(function)] = True
         node = self._joined(sources | {self._new(Node(source="unknown")): False}, tensor)
-        known.version = version_of(tensor)
+        entry.version = version_of(tensor)
         self._write(tensor, self._region(tensor), node)
 
     def _find(self, tensor: Tensor) -> int:
@@ -567,9 +567,9 @@ class SignalGraph:
             if function is not None:
                 node = self._keys[key] if key in self._keys else self._walk(function)
             self._register(tensor, node)
-            known = self._known[id(tensor)]
-            known.clock = 0 if memory.writes else known.clock
-            return self._after_writes(tensor, known) if memory.writes else node
+            entry = self._known[id(tensor)]
+            entry.clock = 0 if memory.writes else entry.clock
+            return self._after_writes(tensor, entry) if memory.writes else node
         if (function := _function(tensor)) is not None:
             unseen = self._new(Node(source="unknown"))
             node = self._new(Node("", [self._walk(function), unseen], [True, False], gradient=True))
@@ -647,7 +647,7 @@ class SignalGraph:
         if function is not None:
             behind = [pair for pair in function.next_functions if pair[0] is not None]
             found = [(self._settled(*pair), pair[0]) for pair in behind]
-            shown = [self._walk(walked) if known is None else known for known, walked in found]
+            shown = [self._walk(walked) if way is None else way for way, walked in found]
             self._open(node, shown, since=function._sequence_nr())
             if (key := _key(tensor)) is not None:
                 self._keys.setdefault(key, node)
@@ -715,25 +715,25 @@ class SignalGraph:
         """Return whether a node was computed from one of the others."""
         if not targets:
             return False
-        least, seen, waiting = min(targets), {node}, list(self.nodes[node].parents)
+        least, visited, waiting = min(targets), {node}, list(self.nodes[node].parents)
         while waiting:
             at = waiting.pop()
             if at in targets:
                 return True
             # Parents have lower numbers.
-            if at > least and at not in seen:
-                seen.add(at)
+            if at > least and at not in visited:
+                visited.add(at)
                 waiting += self.nodes[at].parents
         return False
 
     def _leads_to(self, node: int, targets: set[int]) -> bool:
         """Return whether a gradient passes from a node to one of the targets."""
-        first, seen, waiting = min(targets, default=0), set[int](), [node]
+        first, visited, waiting = min(targets, default=0), set[int](), [node]
         while waiting:
             if (at := waiting.pop()) in targets:
                 return True
-            if at > first and at not in seen:
-                seen.add(at)
+            if at > first and at not in visited:
+                visited.add(at)
                 ways = zip(self.nodes[at].parents, self.nodes[at].passes, strict=True)
                 waiting += [parent for parent, passes in ways if passes]
         return False
@@ -746,8 +746,8 @@ class SignalGraph:
         if node in self._marked:
             one = Node("", [node], [tensor.requires_grad], gradient=tensor.requires_grad)
             node = self._new(one)
-        if (known := self._lookup(tensor)) is not None:
-            known.node, known.clock = node, self._clock
+        if (entry := self._lookup(tensor)) is not None:
+            entry.node, entry.clock = node, self._clock
         self._marked[node] = path
         self._marks.append((path, node))
         self._places[path] = node
@@ -760,9 +760,9 @@ class SignalGraph:
         for path, node in self._marks:
             ways, parameters = self._behind(node, active, found, passed)
             ways.pop(path, None)
-            known = self._ways.setdefault(path, {})
+            by_site = self._ways.setdefault(path, {})
             for site, way in ways.items():
-                known[site] = _united_way(known.get(site), way)
+                by_site[site] = _united_way(by_site.get(site), way)
             self._parameters.setdefault(path, {}).update(parameters)
             if node in passed:
                 # Earlier sites were computed from it before it became one.
@@ -813,7 +813,7 @@ class SignalGraph:
     def order(self, sites: Iterable[str]) -> list[str]:
         """Return the sites in their order, but each behind its parents: a later pass may go over sites that are new."""
         placed: dict[str, None] = {}
-        for first in (known := list(sites)):
+        for first in (pending := list(sites)):
             waiting, entered = [first], set()
             while waiting:
                 site = waiting[-1]
@@ -822,7 +822,7 @@ class SignalGraph:
                 else:
                     entered.add(site)
                     behind = self._ways.get(site, {}).keys() - placed.keys() - entered
-                    waiting += [parent for parent in known if parent in behind] if behind else ()
+                    waiting += [parent for parent in pending if parent in behind] if behind else ()
         return list(placed)
 
     def parents_of(

@@ -186,12 +186,12 @@ class SiteAccumulator:
             )
         self._attention, self._attended = seen, self._attended + 1
 
-    def see_summands(self, seen: Summands) -> None:
+    def see_summands(self, summands: Summands) -> None:
         """Add what one residual sum adds up; which operand is the stream is kept once the graph has told it."""
-        if seen.stream is not None:
-            self._stream = seen.stream
-        stream, branch = seen.first, seen.second
-        if (seen.earlier if self._stream is None else self._stream) == 1:
+        if summands.stream is not None:
+            self._stream = summands.stream
+        stream, branch = summands.first, summands.second
+        if (summands.earlier if self._stream is None else self._stream) == 1:
             stream, branch = branch, stream
         if self._branch is not None:
             branch, stream = self._branch[0] + branch, self._branch[1] + stream
@@ -219,8 +219,8 @@ class SiteAccumulator:
 
     def end_batch(self) -> bool:
         """End a batch; return whether the site was in it, so that its geometry is to be kept."""
-        seen, self._samples_before = self._samples > self._samples_before, self._samples
-        return seen
+        ran, self._samples_before = self._samples > self._samples_before, self._samples
+        return ran
 
     def keep_geometry(self, geometry: Geometry) -> None:
         """Keep the geometry of the batch that ended."""
@@ -246,8 +246,8 @@ class SiteAccumulator:
         """
         forward = self._forward.summary() if self._forward is not None else None
         attention = self._attention
-        kept = self._geometry or [geometries([self.products])[0] if geometry is None else geometry]
-        cosine, rank = map(_mean, zip(*kept, strict=True))
+        batches = self._geometry or [geometries([self.products])[0] if geometry is None else geometry]
+        cosine, rank = map(_mean, zip(*batches, strict=True))
         flat = None
         if self._region is not None and forward is not None and forward.histogram is not None:
             flat = self._region.fraction(forward.histogram)
@@ -288,8 +288,8 @@ def _root(square: float) -> float | None:
 
 
 def _mean(values: tuple[float | None, ...]) -> float | None:
-    known = [value for value in values if value is not None]
-    return math.fsum(known) / len(known) if known else None
+    present = [value for value in values if value is not None]
+    return math.fsum(present) / len(present) if present else None
 
 
 def measurable(tensor: Tensor) -> Tensor:

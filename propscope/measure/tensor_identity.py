@@ -49,16 +49,16 @@ class TensorIdentity:
 
     def find(self, tensor: Tensor) -> KnownTensor | None:
         """Return what is known of a tensor that has not changed since it was remembered."""
-        known = self._known.get(id(tensor))
-        if known is None or known.tensor() is not tensor or known.version != version_of(tensor):
+        entry = self._known.get(id(tensor))
+        if entry is None or entry.tensor() is not tensor or entry.version != version_of(tensor):
             return None
-        return known
+        return entry
 
     def order_of(self, tensor: Tensor) -> float:
         """Return when a tensor was first met in this forward pass; infinity for one that was just computed."""
-        known = self._known.get(id(tensor))
-        if known is not None and known.tensor() is tensor:
-            return known.order
+        entry = self._known.get(id(tensor))
+        if entry is not None and entry.tensor() is tensor:
+            return entry.order
         reference, order = self._entered.get(id(tensor), (None, math.inf))
         return order if reference is not None and reference() is tensor else math.inf
 

@@ -78,8 +78,8 @@ class CpuUnits:
 
     def __getstate__(self) -> tuple[None, dict[str, Any]]:
         # A copy has memory of its own, which the next tensor is written to.
-        kept = {name: getattr(self, name) for name in self.__slots__} | {"_extremes": None}
-        return None, kept | {"_low": self._low.copy(), "_high": self._high.copy()}
+        state = {name: getattr(self, name) for name in self.__slots__} | {"_extremes": None}
+        return None, state | {"_low": self._low.copy(), "_high": self._high.copy()}
 
     @property
     def undecided(self) -> bool:

@@ -23,12 +23,12 @@ def unwrapped_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     What a wrapper wraps has the wrapper's own path: the parts `module` and `_orig_mod` that wrappers add are not in
     it, while a child that its author named so keeps its name.
     """
-    seen: set[int] = set()
+    visited: set[int] = set()
 
     def inside(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-        if id(module) in seen:
+        if id(module) in visited:
             return
-        seen.add(id(module))
+        visited.add(id(module))
         if isinstance(module, torch.jit.ScriptModule):
             yield path, module
             return
@@ -44,13 +44,13 @@ def unwrapped_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def unwrapped_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Yield (dotted path, parameter) for each parameter once, under the paths of `unwrapped_modules`."""
-    seen: set[int] = set()
+    visited: set[int] = set()
     for path, module in unwrapped_modules(model):
         # A scripted module keeps its parameters out of Python's reach but for this.
         own = module.named_parameters() if isinstance(module, torch.jit.ScriptModule) else module._parameters.items()
         for name, parameter in own:
-            if parameter is not None and id(parameter) not in seen:
-                seen.add(id(parameter))
+            if parameter is not None and id(parameter) not in visited:
+                visited.add(id(parameter))
                 yield f"{path}.{name}" if path else name, parameter
 
 
@@ -88,17 +88,17 @@ def shared_modules(modules: Iterable[nn.Module]) -> frozenset[int]:
 
 def place_inside(outer: nn.Module, module: nn.Module) -> str | None:
     """Return the shortest dotted path of a module inside another one, the first of several; None where it is not."""
-    waiting, seen = [("", outer)], {id(outer)}
+    waiting, visited = [("", outer)], {id(outer)}
     while waiting:
         deeper = []
         for path, holder in waiting:
             for name, child in holder._modules.items():
-                if child is None or id(child) in seen:
+                if child is None or id(child) in visited:
                     continue
                 place = path if is_wrapper(holder) else f"{path}.{name}" if path else name
                 if child is module:
                     return place
-                seen.add(id(child))
+                visited.add(id(child))
                 deeper.append((place, child))
         waiting = deeper
     return None

@@ -49,9 +49,9 @@ def draw_into(target: Tensor, generator: Generator, draw: Callable[[Tensor], Any
         if (target.device, target.dtype) == (device, dtype) and target.is_contiguous():
             draw(target)
         else:
-            drawn = torch.empty(target.shape, dtype=dtype, device=device)
-            draw(drawn)
-            target.copy_(drawn)
+            values = torch.empty(target.shape, dtype=dtype, device=device)
+            draw(values)
+            target.copy_(values)
 
 
 def draw_normal(weight: Tensor, generator: Generator, variance: float) -> None:
@@ -196,10 +196,10 @@ def sparse(weight: Tensor, generator: Generator, *, sparsity: float, std: float)
     # torch's loop over columns takes three times as long and draws from the global generator.
     matrix = weight.reshape(weight.shape[0], -1)
     rows, columns = matrix.shape
-    kept = rows - math.ceil(sparsity * rows)
+    nonzero = rows - math.ceil(sparsity * rows)
     keys = torch.empty(columns, rows, dtype=weight.dtype, device=weight.device).uniform_(generator=generator)
-    chosen = keys.topk(kept, dim=1, sorted=False).indices
-    values = keys.new_empty(columns, kept).normal_(0.0, std, generator=generator)
+    chosen = keys.topk(nonzero, dim=1, sorted=False).indices
+    values = keys.new_empty(columns, nonzero).normal_(0.0, std, generator=generator)
     weight.copy_(torch.zeros_like(matrix).scatter_(0, chosen.t(), values.t()).view_as(weight))
 
 

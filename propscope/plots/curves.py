@@ -85,9 +85,9 @@ def prepare_curves(profiles: ProfileSet, *, quantities: Sequence[Quantity] = QUA
     }
     rows = []
     for quantity in quantities:
-        drawn = {column: _curves(quantity, members, profiles) for column, members in by_column.items()}
-        if any(curves for curves, _ in drawn.values()):
-            rows.append(_row(quantity, drawn, profiles, marks))
+        by_name = {column: _curves(quantity, members, profiles) for column, members in by_column.items()}
+        if any(curves for curves, _ in by_name.values()):
+            rows.append(_row(quantity, by_name, profiles, marks))
     if not rows:
         return None
     groups = lines(profiles, columns=(COLUMN,))
@@ -180,8 +180,8 @@ def _labels(
     ]
     labels = []
     for names, (note, *_), heights in coinciding(ends):
-        seen = heights[~np.isnan(heights)]
-        end = float(seen[0] if side == "left" else seen[-1])
+        finite = heights[~np.isnan(heights)]
+        end = float(finite[0] if side == "left" else finite[-1])
         labels.append(EndLabel(names, note, end, tuple(marks[name] for name in names)))
     return tuple(labels)
 

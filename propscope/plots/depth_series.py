@@ -90,5 +90,5 @@ def merged_at(series: Iterable[DepthSeries], position: int, *, histogram: bool =
     With `histogram`, summaries without a histogram are left out: a sum with one of them has no histogram.
     """
     at = [one.summaries[one.positions.index(position)] for one in series if position in one.positions]
-    seen = [summary for summary in at if summary is not None and (summary.histogram is not None or not histogram)]
-    return reduce(add, seen) if seen else None
+    summaries = [summary for summary in at if summary is not None and (summary.histogram is not None or not histogram)]
+    return reduce(add, summaries) if summaries else None

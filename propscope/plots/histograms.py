@@ -425,22 +425,22 @@ def _text_of(placed: _PlacedCell) -> FastText:
 def _draw_cells(axes: Axes, prepared: HistogramGrid, placed_cells: list[_PlacedCell]) -> None:
     mirrored = prepared.axis.kind == "log"
     at = WIDTH * prepared.axis.fraction(prepared.axis.edges)
-    seen = [placed for placed in placed_cells if placed.cell.seen]
+    filled = [placed for placed in placed_cells if placed.cell.seen]
     guides = WIDTH * prepared.axis.fraction(np.array(prepared.axis.ticks))
     axes.add_collection(
         LineCollection(
-            [[(p.left + x, p.base), (p.left + x, p.base + _SHAPE)] for p in seen for x in guides],
+            [[(p.left + x, p.base), (p.left + x, p.base + _SHAPE)] for p in filled for x in guides],
             colors=FAINT,
             linewidths=0.7,
             zorder=0.5,
         ),
         autolim=False,
     )
-    broken = [_box(p.left, p.base, WIDTH, _SHAPE) for p in seen if p.cell.nan or p.cell.inf]
+    broken = [_box(p.left, p.base, WIDTH, _SHAPE) for p in filled if p.cell.nan or p.cell.inf]
     axes.add_collection(
         PolyCollection(broken, facecolors="none", edgecolors=ALARM, hatch="xxx", linewidths=0.8), autolim=False
     )
-    shapes = [shape for placed in seen for shape in _shapes(placed, at, mirrored=mirrored)]
+    shapes = [shape for placed in filled for shape in _shapes(placed, at, mirrored=mirrored)]
     axes.add_collection(
         PolyCollection(shapes, facecolors=prepared.subject.colour, edgecolors=prepared.subject.colour, linewidths=0.5),
         autolim=False,
@@ -449,10 +449,10 @@ def _draw_cells(axes: Axes, prepared: HistogramGrid, placed_cells: list[_PlacedC
     axes.add_collection(LineCollection(lines, colors=QUIET, linewidths=0.8), autolim=False)
     zero = -0.12 if mirrored else WIDTH * float(prepared.axis.fraction(0.0))
     bars = [
-        _box(p.left + zero - _ZERO_BAR / 2, p.base, _ZERO_BAR, _SHAPE * p.cell.zero) for p in seen if p.cell.zero > 0
+        _box(p.left + zero - _ZERO_BAR / 2, p.base, _ZERO_BAR, _SHAPE * p.cell.zero) for p in filled if p.cell.zero > 0
     ]
     axes.add_collection(PolyCollection(bars, facecolors=INK, edgecolors="white", linewidths=0.4), autolim=False)
-    _draw_arrows(axes, seen, mirrored=mirrored)
+    _draw_arrows(axes, filled, mirrored=mirrored)
 
 
 def _line(placed: _PlacedCell, mirrored: bool) -> float:
@@ -470,10 +470,10 @@ def _shapes(placed: _PlacedCell, at: Floats, *, mirrored: bool) -> Iterator[Floa
         yield np.column_stack([x, y])
 
 
-def _draw_arrows(axes: Axes, seen: list[_PlacedCell], *, mirrored: bool) -> None:
+def _draw_arrows(axes: Axes, filled: list[_PlacedCell], *, mirrored: bool) -> None:
     """Draw an arrow at the end of the axis beyond which a notable share of a cell's values lies."""
     for side, end, marker in (("below", -0.015, "<"), ("above", WIDTH + 0.03, ">")):
-        beyond = [placed for placed in seen if placed.cell.notable(2 * getattr(placed.cell, side))]
+        beyond = [placed for placed in filled if placed.cell.notable(2 * getattr(placed.cell, side))]
         axes.plot(
             [placed.left + end for placed in beyond],
             [_line(placed, mirrored) + (0 if mirrored else 0.06) for placed in beyond],

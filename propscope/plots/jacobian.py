@@ -186,11 +186,11 @@ def _note(summaries: Sequence[TensorSummary], conditions: Sequence[float | None]
         return "NaN/Inf" if broken == len(summaries) else f"NaN/Inf ({broken} of {len(summaries)} seeds)"
     parts = [f"largest {short(_average(summaries, 'max'))}", f"rms {short(_average(summaries, 'rms'))}"]
     together = reduce(add, summaries)
-    known = [condition for condition in conditions if condition is not None]
+    measured = [condition for condition in conditions if condition is not None]
     if together.zero_fraction:
         parts.append(f"{percent(together.zero_fraction)} zero")
-    elif known:
-        parts.append(f"cond. {short(geometric_interval(known).center)}")
+    elif measured:
+        parts.append(f"cond. {short(geometric_interval(measured).center)}")
     return " · ".join(parts)
 
 
@@ -286,8 +286,8 @@ def draw_spectrum(main: Axes, strip: Axes, prepared: Spectra, name: str, panel: 
     main.axhline(1, color="#7d7d7d", linewidth=0.9, zorder=1.5)
     marker = "o" if first == last else ""
     for (_, style), values in zip(_LINES, (panel.largest, panel.rms, panel.smallest), strict=True):
-        drawn = np.where(np.isfinite(values) & (values > 0), values, np.nan)
-        main.plot(panel.positions, drawn, marker=marker, markersize=5, zorder=3, **style)
+        positive = np.where(np.isfinite(values) & (values > 0), values, np.nan)
+        main.plot(panel.positions, positive, marker=marker, markersize=5, zorder=3, **style)
     mark_nonfinite(main, panel.positions[np.isinf(panel.largest)].tolist())
     main.set_xticks([])
     strip.set_xticks(*_ticks(panel, first, last))

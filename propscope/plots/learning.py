@@ -187,10 +187,10 @@ def _row(
 
 def _shared(values: Iterable[float | None]) -> float:
     """Return the mean of values that agree within 10%, as those of several seeds' data do; NaN if they do not."""
-    known = [value for value in values if value is not None and math.isfinite(value)]
-    if not known or max(known) > 1.1 * min(known):
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    if not finite or max(finite) > 1.1 * min(finite):
         return math.nan
-    return math.fsum(known) / len(known)
+    return math.fsum(finite) / len(finite)
 
 
 def _scale(measure: Measure, curves: Sequence[LearningCurve], levels: Sequence[float]) -> Scale:
@@ -198,9 +198,9 @@ def _scale(measure: Measure, curves: Sequence[LearningCurve], levels: Sequence[f
         return Scale("linear", -0.02, 1.02)
     centers = np.concatenate([band.center for curve in curves for band in (curve.train, curve.validation)])
     limits = np.concatenate([end for curve in curves for end in (curve.judged.low, curve.judged.high)])
-    known = [level for level in levels if not math.isnan(level)]
-    anchors = known or [curve.train.center[0] for curve in curves]
-    return log_scale(np.concatenate([centers, known]), anchors=anchors, limits=limits)
+    finite = [level for level in levels if not math.isnan(level)]
+    anchors = finite or [curve.train.center[0] for curve in curves]
+    return log_scale(np.concatenate([centers, finite]), anchors=anchors, limits=limits)
 
 
 def _labels(scale: Scale, curves: Sequence[LearningCurve]) -> tuple[EndLabel, ...]:
@@ -274,11 +274,11 @@ def _draw_curve(axes: Axes, curve: LearningCurve, style: LineStyle, number: int,
     for band, dash in ((curve.train, "-"), (curve.validation, _DASHES)):
         if not band.seen:
             continue
-        seen = np.flatnonzero(np.isfinite(band.center))
+        finite = np.flatnonzero(np.isfinite(band.center))
         # The line that the name belongs to has markers, and so does a line with one point, which shows nothing else.
-        step = max(1, -(-seen.size // _MARKERS))
-        marked = seen[min(number % step, seen.size - 1) :: step] if band is curve.judged and on_top else seen[:0]
-        marks = (marked if seen.size > 1 else seen).tolist()
+        step = max(1, -(-finite.size // _MARKERS))
+        marked = finite[min(number % step, finite.size - 1) :: step] if band is curve.judged and on_top else finite[:0]
+        marks = (marked if finite.size > 1 else finite).tolist()
         axes.plot(np.arange(band.center.size), band.center, **{**keywords, "linestyle": dash, "markevery": marks})
     if few:
         _shade(axes, curve.judged, style)

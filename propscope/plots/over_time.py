@@ -71,12 +71,16 @@ def prepare_over_time(profiles: ProfileSet) -> OverTime | None:
     courses = [course for course in pooled if course.state is not None and course.steps]
     if not courses:
         return None
-    drawn = courses[:COURSES_AT_MOST]
-    gates = any(course.gates for course in drawn)
-    rows = tuple((_states(course), *((_gates(course),) * gates)) for course in drawn)
+    shown_courses = courses[:COURSES_AT_MOST]
+    gates = any(course.gates for course in shown_courses)
+    rows = tuple((_states(course), *((_gates(course),) * gates)) for course in shown_courses)
     lines = [line for row in rows for panel in row if panel is not None for line in panel.lines]
     reading = _READING + _GATES * gates + _TOP * any(line.nonfinite for line in lines)
-    shown = "" if len(drawn) == len(courses) else f"the first {len(drawn)} of {len(courses)} recurrent layers"
+    shown = (
+        ""
+        if len(shown_courses) == len(courses)
+        else f"the first {len(shown_courses)} of {len(courses)} recurrent layers"
+    )
     title = "Recurrent layers over their steps"
     return OverTime(Header(title, " · ".join(filter(None, (facts(profiles), shown))), reading.strip()), rows)
 

@@ -127,15 +127,15 @@ def _marked(cell: Factor, mark: str) -> Factor:
 
 def factor_of(factors: list[float]) -> Factor:
     """Return the cell for factors, one per seed; one vanished or overflowed seed decides the cell's state."""
-    seen = [factor for factor in factors if not math.isnan(factor)]
-    if not seen:
+    finite = [factor for factor in factors if not math.isnan(factor)]
+    if not finite:
         return Factor("not seen", math.nan, math.nan, "–")
-    overflowed, vanished = sum(map(math.isinf, seen)), seen.count(0.0)
+    overflowed, vanished = sum(map(math.isinf, finite)), finite.count(0.0)
     if overflowed:
-        return Factor("overflowed", math.inf, math.nan, _count("NaN/Inf", overflowed, len(seen)))
+        return Factor("overflowed", math.inf, math.nan, _count("NaN/Inf", overflowed, len(finite)))
     if vanished:
-        return Factor("vanished", -math.inf, math.nan, _count("zero", vanished, len(seen)))
-    interval = geometric_interval(seen)
+        return Factor("vanished", -math.inf, math.nan, _count("zero", vanished, len(finite)))
+    interval = geometric_interval(finite)
     decades = math.log10(interval.center)
     half = math.log10(interval.high / interval.low) / 2 if interval.count > 1 else math.nan
     text = _decades(decades)
@@ -207,8 +207,8 @@ def draw_map(axes: Axes, prepared: Overview, found: FactorMap) -> Axes:
         for column, cell in enumerate(cells):
             box = [(column + x, row + y) for x, y in ((-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5))]
             boxes.append(box)
-            known = cell.state == "seen"
-            colour = _COLOURS(scale(np.clip(cell.decades, -prepared.limit, prepared.limit))) if known else _BLANK
+            measured = cell.state == "seen"
+            colour = _COLOURS(scale(np.clip(cell.decades, -prepared.limit, prepared.limit))) if measured else _BLANK
             colours.append(colour)
             if cell.state in hatched:
                 hatched[cell.state].append(box)
@@ -219,8 +219,8 @@ def draw_map(axes: Axes, prepared: Overview, found: FactorMap) -> Axes:
                 ha="center",
                 va="center",
                 color="white" if _luminance(colour) < 0.52 else INK,
-                weight="normal" if known else "bold",
-                bbox=None if known else {"facecolor": "white", "edgecolor": "none", "pad": 1.5},
+                weight="normal" if measured else "bold",
+                bbox=None if measured else {"facecolor": "white", "edgecolor": "none", "pad": 1.5},
             )
     axes.add_collection(PolyCollection(boxes, facecolors=colours, edgecolors="white", linewidths=1.5))
     for state, hatch in (("vanished", "////"), ("overflowed", "xxxx")):

@@ -109,12 +109,12 @@ def _cut(names: list[str], at_most: int) -> list[list[str]]:
 
 
 def _unique(pages: list[Page[Set]]) -> list[Page[Set]]:
-    seen: dict[str, int] = {}
+    counts: dict[str, int] = {}
     unique = []
     for page in pages:
         suffix = re.sub(r"[^\w.=+-]+", "_", page.suffix)
-        seen[suffix] = seen.get(suffix, 0) + 1
-        unique.append(Page(suffix if seen[suffix] == 1 else f"{suffix}-{seen[suffix]}", page.profiles))
+        counts[suffix] = counts.get(suffix, 0) + 1
+        unique.append(Page(suffix if counts[suffix] == 1 else f"{suffix}-{counts[suffix]}", page.profiles))
     return unique
 
 
@@ -155,6 +155,6 @@ def mark_of(profiles: ProfileSet) -> str:
 
 def key_of(marks: Iterable[str]) -> str:
     """Return a sentence that explains the marks, to be added to a header; "" if there are no marks."""
-    seen = set(marks)
-    parts = [f"{mark}\N{NO-BREAK SPACE}{verdict}" for verdict, mark in MARKS.items() if mark and mark in seen]
+    used = set(marks)
+    parts = [f"{mark}\N{NO-BREAK SPACE}{verdict}" for verdict, mark in MARKS.items() if mark and mark in used]
     return f" Verdict: {', '.join(parts[::-1])}, unmarked healthy." if parts else ""

@@ -61,9 +61,9 @@ def mean_deviation(deviations: Iterable[Deviation]) -> Deviation:
     within 1.96 / sqrt(n) of 0 in 95% of cases.
     """
     members = list(deviations)
-    known = np.array([member.sd for member in members if not math.isnan(member.sd)], dtype=np.float64)
+    known_sds = np.array([member.sd for member in members if not math.isnan(member.sd)], dtype=np.float64)
     with np.errstate(invalid="ignore"):
-        sd = float(known.mean()) if known.size else math.nan
+        sd = float(known_sds.mean()) if known_sds.size else math.nan
     return Deviation(geometric_interval(member.ratio for member in members).center, sd)
 
 
@@ -120,9 +120,9 @@ def second_moment_ratios(profile: NetworkProfile) -> Mapping[int, SecondMomentRa
 
 
 def _square_ratio(above: float, below: float) -> float:
-    known = math.isfinite(above) and math.isfinite(below) and below > 0
+    valid = math.isfinite(above) and math.isfinite(below) and below > 0
     # The ratio is squared, since the squares of small numbers underflow.
-    return (above / below) ** 2 if known else math.nan
+    return (above / below) ** 2 if valid else math.nan
 
 
 def theory_note(reason: str) -> CoverageNote:

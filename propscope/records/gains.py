@@ -177,15 +177,15 @@ def carries_size(profile: NetworkProfile, first: int, last: int) -> bool:
     small. Where the graph is not known, the sites that ran between them are the way.
     """
     inputs, sites = profile.graph.inputs, profile.sites
-    waiting, seen = [last], {first}
+    waiting, visited = [last], {first}
     while waiting:
         index = waiting.pop()
         if has_own_size(sites[index]) and not (first in inputs[index] and is_bounded(sites[index].kind)):
             continue
         if first in inputs[index]:
             return True
-        waiting += [before for before in inputs[index] if before > first and before not in seen]
-        seen.update(inputs[index])
+        waiting += [before for before in inputs[index] if before > first and before not in visited]
+        visited.update(inputs[index])
     return False
 
 

@@ -143,8 +143,8 @@ class LogHistogram:
     @property
     def finite(self) -> LogHistogram:
         """The histogram without NaN and the infinities."""
-        kept = _IS_FINITE[self.bins]
-        return LogHistogram(self.bins[kept], self.counts[kept])
+        is_finite = _IS_FINITE[self.bins]
+        return LogHistogram(self.bins[is_finite], self.counts[is_finite])
 
     @property
     def lower(self) -> Floats:
@@ -168,9 +168,9 @@ class LogHistogram:
         Infinite values count, NaN values do not. NaN when there are no values. The error is at most a bin's width,
         12.5%.
         """
-        kept = self.bins != NAN
-        order = np.argsort(_RANK[self.bins[kept]], kind="stable")
-        bins, counts = self.bins[kept][order], self.counts[kept][order]
+        is_number = self.bins != NAN
+        order = np.argsort(_RANK[self.bins[is_number]], kind="stable")
+        bins, counts = self.bins[is_number][order], self.counts[is_number][order]
         if not counts.size:
             return float("nan")
         cumulative = np.cumsum(counts)

@@ -132,12 +132,12 @@ class Site:
 
     def __repr__(self) -> str:
         layer = "" if self.layer is None else f", layer {self.layer}"
-        seen = "".join(
+        sizes = "".join(
             f", {direction} rms {summary.rms:.4g}"
             for direction in DIRECTIONS
             if (summary := getattr(self, direction)) is not None
         )
-        return f"Site({self.name!r}, {self.kind}, {self.role}, shape {self.shape}{layer}{seen})"
+        return f"Site({self.name!r}, {self.kind}, {self.role}, shape {self.shape}{layer}{sizes})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,8 +283,8 @@ class NetworkProfile:
     @property
     def without_inputs(self) -> NetworkProfile:
         """The same profile without the sites of the model's inputs: what layers, findings and tables of them are of."""
-        kept = tuple(site for site in self.sites if site.role != "input")
-        return self if len(kept) == len(self.sites) else replace(self, sites=kept)
+        others = tuple(site for site in self.sites if site.role != "input")
+        return self if len(others) == len(self.sites) else replace(self, sites=others)
 
     def signal_rms(self, direction: Direction) -> Floats:
         """Return the rms at each signal site, shape (len(signal_sites),).
@@ -348,9 +348,9 @@ class NetworkProfile:
     @property
     def nonfinite_count(self) -> int:
         """The number of NaN and Inf elements at all sites and parameters, of values and gradients together."""
-        seen = [s for site in self.sites for s in (site.forward, site.backward)]
-        seen += [s for parameter in self.parameters for s in (parameter.value, parameter.gradient)]
-        return sum(s.nan_count + s.posinf_count + s.neginf_count for s in seen if s is not None)
+        summaries = [s for site in self.sites for s in (site.forward, site.backward)]
+        summaries += [s for parameter in self.parameters for s in (parameter.value, parameter.gradient)]
+        return sum(s.nan_count + s.posinf_count + s.neginf_count for s in summaries if s is not None)
 
     def to_frame(self, table: TableName = "site") -> pandas.DataFrame:
         """Return a pandas frame of the `site`, `parameter` or `profile` table, one row for each, labels first.

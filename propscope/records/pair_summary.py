@@ -84,5 +84,5 @@ def _std(sites: Iterable[Site]) -> float:
 
 
 def _average(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None and not math.isnan(value)]
-    return sum(known) / len(known) if known else None
+    numbers = [value for value in values if value is not None and not math.isnan(value)]
+    return sum(numbers) / len(numbers) if numbers else None

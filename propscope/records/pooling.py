@@ -109,14 +109,14 @@ def _pooled(records: Sequence[Any], fields: Sequence[Field]) -> dict[str, Any]:
     found = {}
     for field in fields:
         if (rule := _RULES.get(field.seeds)) is not None:
-            known = [value for record in records if (value := getattr(record, field.attribute)) is not None]
-            found[field.attribute] = rule(known) if known else None
+            present = [value for record in records if (value := getattr(record, field.attribute)) is not None]
+            found[field.attribute] = rule(present) if present else None
     return found
 
 
 def _merged(records: Sequence[Any], parts: Sequence[str]) -> dict[str, Any]:
     values = {part: [value for record in records if (value := getattr(record, part)) is not None] for part in parts}
-    return {part: reduce(operator.add, known) if known else None for part, known in values.items()}
+    return {part: reduce(operator.add, present) if present else None for part, present in values.items()}
 
 
 def _largest(values: Sequence[float]) -> float | None:
@@ -124,14 +124,14 @@ def _largest(values: Sequence[float]) -> float | None:
 
 
 def _mean(values: Sequence[float]) -> float | None:
-    known = [value for value in values if not math.isnan(value)]
-    return math.fsum(known) / len(known) if known else None
+    numbers = [value for value in values if not math.isnan(value)]
+    return math.fsum(numbers) / len(numbers) if numbers else None
 
 
 def _root_mean_square(values: Sequence[float]) -> float | None:
-    known = [value for value in values if not math.isnan(value)]
+    numbers = [value for value in values if not math.isnan(value)]
     # A hypotenuse does not overflow or underflow where the squares would.
-    return math.hypot(*known) / math.sqrt(len(known)) if known else None
+    return math.hypot(*numbers) / math.sqrt(len(numbers)) if numbers else None
 
 
 _RULES: dict[Pool, Callable[[Sequence[Any]], Any]] = {

@@ -80,7 +80,7 @@ def number_format(name: str | Format) -> Format:
         return name
     if name not in _INDEX:
         near = difflib.get_close_matches(str(name).lower().replace(" ", "_"), _INDEX, n=1, cutoff=0.5)
-        valid = ", ".join(f'"{known}"' for known in _INDEX)
+        valid = ", ".join(f'"{format_name}"' for format_name in _INDEX)
         raise InputError(
             f'format must be one of {valid}, got "{name}"',
             hint=f'did you mean "{near[0]}"?' if near else "",

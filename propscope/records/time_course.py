@@ -117,10 +117,10 @@ class TimeCourse:
     @property
     def step_gain(self) -> float:
         """The geometric mean of the state's step gains; NaN where there are none."""
-        known = [] if self.state is None else [gain for gain in self.state.step_gains or () if not math.isnan(gain)]
-        if not known or math.inf in known:
-            return math.inf if known else math.nan
-        return 0.0 if 0.0 in known else math.exp(math.fsum(map(math.log, known)) / len(known))
+        gains = [] if self.state is None else [gain for gain in self.state.step_gains or () if not math.isnan(gain)]
+        if not gains or math.inf in gains:
+            return math.inf if gains else math.nan
+        return 0.0 if 0.0 in gains else math.exp(math.fsum(map(math.log, gains)) / len(gains))
 
     @property
     def label(self) -> str:
@@ -138,15 +138,15 @@ def sampled_steps(length: int) -> tuple[int, ...]:
 
 def fit_gain(positions: Sequence[int], rms: Sequence[float]) -> GainFit:
     """Return the factor of the rms per position, as `GainFit` states it."""
-    kept = [(at, math.log(value)) for at, value in zip(positions, rms, strict=True) if 0 < value < math.inf]
-    if len(kept) < _FEWEST:
+    points = [(at, math.log(value)) for at, value in zip(positions, rms, strict=True) if 0 < value < math.inf]
+    if len(points) < _FEWEST:
         return GainFit()
-    at, logarithm = np.array(kept).T
+    at, logarithm = np.array(points).T
     at = at - at.mean()
     slope = float(at @ logarithm / (at @ at))
-    left = logarithm - logarithm.mean() - slope * at
+    residual = logarithm - logarithm.mean() - slope * at
     # A slope of 700 a step is beyond any float.
-    return GainFit(math.exp(min(slope, 700.0)), math.sqrt(float(left @ left) / (len(kept) - 2)))
+    return GainFit(math.exp(min(slope, 700.0)), math.sqrt(float(residual @ residual) / (len(points) - 2)))
 
 
 def pooled_courses(members: Sequence[tuple[TimeCourse, ...]]) -> tuple[TimeCourse, ...]:

@@ -75,12 +75,12 @@ def message(finding: Finding, *, numbered: bool = False) -> str:
 
 def numbers(finding: Finding) -> str:
     """Return the numbers that decided and that the message does not say: the interval, and the limit."""
-    known = finding.evidence
-    low, high = known.get("factor_low", math.nan), known.get("factor_high", math.nan)
+    evidence = finding.evidence
+    low, high = evidence.get("factor_low", math.nan), evidence.get("factor_high", math.nan)
     said = []
-    if known.get("factor", 0.0) > 0 and math.isfinite(low) and math.isfinite(high):
+    if evidence.get("factor", 0.0) > 0 and math.isfinite(low) and math.isfinite(high):
         said.append(f"95% interval {number(low, 2)} to {number(high, 2)}")
-    limit = known.get("limit", math.nan)
+    limit = evidence.get("limit", math.nan)
     if not math.isnan(limit) and finding.severity != "note":
         share = finding.kind in ("saturated", "inactive")
         side = "below" if limit < 1 and not share else "above"

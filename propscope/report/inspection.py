@@ -155,8 +155,8 @@ def _short(text: str, room: int, *, tail: bool = False) -> str:
     if tail:
         return text[: room - 1] + "…"
     lead = len(text) - len(text.lstrip("│ ├└─"))
-    kept = max(room - lead - 1, 4)
-    return f"{text[:lead]}…{text[-kept:]}"
+    tail_length = max(room - lead - 1, 4)
+    return f"{text[:lead]}…{text[-tail_length:]}"
 
 
 def _notes(lines: Sequence[TreeLine]) -> str:
@@ -242,11 +242,11 @@ def stream_sentence(profile: NetworkProfile) -> str:
 
 def attention_sentence(profile: NetworkProfile) -> str:
     """Return the range of the attention's mean row entropy, in nats, and its largest logit; "" without attention."""
-    seen = [site for site in profile.sites if site.attention_entropy is not None]
-    if not seen:
+    attended = [site for site in profile.sites if site.attention_entropy is not None]
+    if not attended:
         return ""
-    low, high = min(seen, key=_entropy), max(seen, key=_entropy)
-    top = max(seen, key=lambda site: site.largest_logit if site.largest_logit is not None else float("-inf"))
+    low, high = min(attended, key=_entropy), max(attended, key=_entropy)
+    top = max(attended, key=lambda site: site.largest_logit if site.largest_logit is not None else float("-inf"))
     return (
         f"attention: mean entropy {number(low.attention_entropy)} nat ({low.name}) to "
         f"{number(high.attention_entropy)} nat ({high.name}); largest logit {number(top.largest_logit)} ({top.name})"

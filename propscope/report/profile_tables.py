@@ -101,8 +101,8 @@ def grid_table(
     title = ", ".join([f"{len(pairs)} pair{'s' * (len(pairs) != 1)}", *fixed, f"{count} seed{'s' * (count != '1')}"])
     verdicts = {} if diagnosis is None else by_labels(diagnosis)
     verdict = ("verdict",) * (diagnosis is not None)
-    known = [each.ratio for pair in pairs for each in (pair.forward_deviation, pair.backward_deviation)]
-    theory = theory and not all(map(math.isnan, known))
+    ratios = [each.ratio for pair in pairs for each in (pair.forward_deviation, pair.backward_deviation)]
+    theory = theory and not all(map(math.isnan, ratios))
     figures = (
         "forward\na layer",
         "forward\nover depth",
@@ -223,13 +223,13 @@ def profile_table(profile: NetworkProfile, diagnosis: Diagnosis | None = None) -
 
 def _filled(table: Table) -> Table:
     """Return the table without the rare columns that are empty."""
-    kept = [
+    filled = [
         index
         for index, name in enumerate(table.columns)
         if name not in _RARE or any(row[index] not in ("", "0") for row in table.rows)
     ]
-    columns = tuple(table.columns[index] for index in kept)
-    rows = tuple(tuple(row[index] for index in kept) for row in table.rows)
+    columns = tuple(table.columns[index] for index in filled)
+    rows = tuple(tuple(row[index] for index in filled) for row in table.rows)
     return replace(table, columns=columns, rows=rows)
 
 

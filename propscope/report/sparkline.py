@@ -32,8 +32,8 @@ def sparkline(histogram: LogHistogram | None, *, width: int = 12) -> str:
     tallest = counts.max()
     # Less than a whole value is the sliver of a bin that an edge cuts off.
     heights = np.minimum((counts / tallest * len(BLOCKS)).astype(int), len(BLOCKS) - 1)
-    drawn = (BLOCKS[height] if count >= 0.5 else " " for height, count in zip(heights, counts, strict=True))
-    return "".join(drawn) + marks
+    bars = (BLOCKS[height] if count >= 0.5 else " " for height, count in zip(heights, counts, strict=True))
+    return "".join(bars) + marks
 
 
 def _edges(finite: LogHistogram, width: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -32,11 +32,11 @@ class Table:
             body = self._wrapped(rows, width)
         else:
             pads = [(column in self.left, wide) for column, wide in zip(self.columns, widths, strict=True)]
-            drawn = [
+            printed = [
                 "  ".join(_padded(cell, *pad) for cell, pad in zip(line, pads, strict=True)).rstrip() for line in lines
             ]
             body = "\n".join(
-                ["", *(f" {line}".rstrip() for line in [*drawn[:tall], "─" * total, *drawn[tall:]])]
+                ["", *(f" {line}".rstrip() for line in [*printed[:tall], "─" * total, *printed[tall:]])]
             ).rstrip()
         return printable("\n".join([self.title, body, *(("", *self.notes) if self.notes else ())]), lines=True)
 
@@ -46,15 +46,15 @@ class Table:
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        rendered = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
         # As text: a string would be searched for markup and for names of emoji between colons.
         for column in self.columns:
-            drawn.add_column(Text(column), justify="left" if column in self.left else "right")
+            rendered.add_column(Text(column), justify="left" if column in self.left else "right")
         for row in rows:
-            drawn.add_row(*map(Text, row))
+            rendered.add_row(*map(Text, row))
         buffer = io.StringIO()
         # In a notebook a console shows what it is given, whatever the file.
-        Console(file=buffer, width=width, color_system=None, force_jupyter=False).print(drawn)
+        Console(file=buffer, width=width, color_system=None, force_jupyter=False).print(rendered)
         return "\n".join(line.rstrip() for line in buffer.getvalue().rstrip().splitlines())
 
     def to_html(self) -> str:

@@ -104,5 +104,5 @@ def _fixed_points(found: Sequence[ActivationTheory]) -> Table:
                 ))  # fmt: skip
     columns = ("activation", "network", "sigma_w^2", "sigma_b^2", "q*", "", "stability", "chi_1", "chi_par", "phase",
                "xi_q", "xi_c", "trainable")  # fmt: skip
-    left = frozenset({"activation", "network", "", "stability", "phase"})
-    return Table("fixed points", columns, tuple(rows), left=left, notes=_FIXED_POINT_NOTES)
+    left_aligned = frozenset({"activation", "network", "", "stability", "phase"})
+    return Table("fixed points", columns, tuple(rows), left=left_aligned, notes=_FIXED_POINT_NOTES)

@@ -57,12 +57,12 @@ def time_table(profile: NetworkProfile) -> Table | None:
         )
         for course in courses
     )
-    kept = [at for at in range(len(columns)) if any(row[at] for row in rows)]
+    filled = [at for at in range(len(columns)) if any(row[at] for row in rows)]
     reasons = dict.fromkeys(course.reason for course in courses if course.reason)
     return Table(
         f"{len(rows)} recurrent layer{'s' * (len(rows) != 1)} over time",
-        tuple(columns[at] for at in kept),
-        tuple(tuple(row[at] for at in kept) for row in rows),
+        tuple(columns[at] for at in filled),
+        tuple(tuple(row[at] for at in filled) for row in rows),
         frozenset(("module", "kind", "gates", "W_ih", "W_hh")),
         (*textwrap.wrap(_NOTE, 116), *reasons),
     )
@@ -70,9 +70,9 @@ def time_table(profile: NetworkProfile) -> Table | None:
 
 def time_sentences(profile: NetworkProfile) -> list[str]:
     """Return a sentence on each of the first six recurrent layers and directions, and one that counts the others."""
-    seen = [course for course in profile.time_courses if course.state is not None]
-    said = [_sentence(course) for course in seen[:_SENTENCES]]
-    return said + [f"over time: and {len(seen) - _SENTENCES} more"] * (len(seen) > _SENTENCES)
+    recorded = [course for course in profile.time_courses if course.state is not None]
+    said = [_sentence(course) for course in recorded[:_SENTENCES]]
+    return said + [f"over time: and {len(recorded) - _SENTENCES} more"] * (len(recorded) > _SENTENCES)
 
 
 def _sentence(course: TimeCourse) -> str:

@@ -67,9 +67,9 @@ def training_table(runs: TrainingSet, *, intervals: bool = True) -> Table:
         for pair in pairs
     )
     fixed = [printable(f"{name} {axes[name][0]}") for name in axes if name not in (*named, "seed")]
-    left = frozenset({*map(printable, named), "stability", "distinct rows\nbefore -> after"})
+    left_aligned = frozenset({*map(printable, named), "stability", "distinct rows\nbefore -> after"})
     return Table(
-        _title(runs, pairs, fixed), (*map(printable, named), *figures), rows, left, _notes(runs.runs, collapsed)
+        _title(runs, pairs, fixed), (*map(printable, named), *figures), rows, left_aligned, _notes(runs.runs, collapsed)
     )
 
 
@@ -175,8 +175,8 @@ def _rows(collapsed: tuple[DistinctRows, ...]) -> str:
 
 
 def _range(values: Iterable[float]) -> str:
-    known = sorted(set(values))
-    ends = [f"{value:g}" for value in (known[:1] if len(known) == 1 else known[:: max(len(known) - 1, 1)])]
+    distinct = sorted(set(values))
+    ends = [f"{value:g}" for value in (distinct[:1] if len(distinct) == 1 else distinct[:: max(len(distinct) - 1, 1)])]
     return " to ".join(ends)
 
 

@@ -131,8 +131,8 @@ def sorted_lines(
     ranked = [(index in found, SORTS[sort](site, gains[index]), index) for index, site in enumerate(profile.sites)]
     ranked.sort(key=lambda entry: (-entry[0], -entry[1]))
     lines = _Lines(profile, diagnosis)
-    kept = [index for bad, figure, index in ranked if bad or figure > 0]
-    return tuple(lines.site(profile.sites[index].name or "(model)", index) for index in kept[:top])
+    positions = [index for bad, figure, index in ranked if bad or figure > 0]
+    return tuple(lines.site(profile.sites[index].name or "(model)", index) for index in positions[:top])
 
 
 class _Lines:
@@ -183,9 +183,9 @@ class _Lines:
         figures = {}
         for name, read in FIGURES.items():
             values = [read(self._sites[index], self._gains[index]) for index in members]
-            known = [value for value in values if value is not None and not math.isnan(value)]
-            if known:
-                figures[name] = Range(min(known), max(known))
+            numbers = [value for value in values if value is not None and not math.isnan(value)]
+            if numbers:
+                figures[name] = Range(min(numbers), max(numbers))
         return figures
 
 

@@ -192,9 +192,9 @@ def _bidiagonalize(forward: Product, backward: Product, start: Floats, steps: in
         if step + 1 == steps:
             break
         right = backward(left)
-        known = basis[:, :, : step + 1]
+        earlier = basis[:, :, : step + 1]
         for _ in range(2):
-            right = right - ((known @ right[..., None]).swapaxes(2, 3) @ known)[:, :, 0]
+            right = right - ((earlier @ right[..., None]).swapaxes(2, 3) @ earlier)[:, :, 0]
         right, above = _unit(right, beside=bidiagonal.max(axis=(2, 3)))
         bidiagonal[:, :, step, step + 1] = above
     finite = np.isfinite(bidiagonal).all(axis=(2, 3))
@@ -225,14 +225,14 @@ def _largest(products: Products, start: Floats, best: Floats, finite: NDArray[np
     samples, (outputs, features) = len(finite), products.shape
     if ritz == 0 or samples * min(outputs, features) < 2:
         return ritz, True
-    kept = finite[:, None]
+    is_finite = finite[:, None]
 
     # The Jacobians of all samples are the blocks of one matrix, and a product with it is one pass.
     def times(vectors: Floats) -> Floats:
-        return np.where(kept, products.forward(vectors.reshape(1, samples, features))[0], 0.0).ravel()
+        return np.where(is_finite, products.forward(vectors.reshape(1, samples, features))[0], 0.0).ravel()
 
     def transposed(vectors: Floats) -> Floats:
-        return np.where(kept, products.backward(vectors.reshape(1, samples, outputs))[0], 0.0).ravel()
+        return np.where(is_finite, products.backward(vectors.reshape(1, samples, outputs))[0], 0.0).ravel()
 
     operator = LinearOperator((samples * outputs, samples * features), times, transposed, dtype=np.float64)
     try:

@@ -272,15 +272,15 @@ def _survey(prefixes: Prefixes, samples: int, *, chosen: bool, seed: int) -> Sur
     with prefixes.prepared():
         run = prefixes.run(x)
         notes = [note for note in run.profile.coverage if note.what in ("module", "model")]
-        kept, coupled = {}, False
+        sites, coupled = {}, False
         for key, site in _wanted(run, chosen).items():
             reason, reaches = _reach(run.values[key], x, samples, seed)
             if reason:
                 notes.append(CoverageNote(site.name, "output", reason))
             else:
-                kept[key] = site
+                sites[key] = site
                 coupled |= reaches
-    return Survey(kept, coupled, tuple(notes))
+    return Survey(sites, coupled, tuple(notes))
 
 
 def _wanted(run: Run, chosen: bool) -> dict[str, Site]:

@@ -34,11 +34,11 @@ def of_values(values: Floats, *, eps: float) -> Spectrum:
     finite = np.asarray(np.isfinite(values).all(axis=1))
     largest = values[:, :1]
     with np.errstate(invalid="ignore", divide="ignore"):
-        kept = np.where(values <= eps * largest, 0.0, values)
-        shares = kept[finite] / largest[finite]
-        conditions = np.where(kept[finite, -1] > 0, 1 / shares[:, -1], np.inf)
+        resolved = np.where(values <= eps * largest, 0.0, values)
+        shares = resolved[finite] / largest[finite]
+        conditions = np.where(resolved[finite, -1] > 0, 1 / shares[:, -1], np.inf)
     return Spectrum(
-        summary=TensorSummary.of(kept),
+        summary=TensorSummary.of(resolved),
         condition=float(np.exp(np.log(conditions).mean())) if conditions.size else None,
         square_variance=_relative_variance((shares**2).mean(axis=1), (shares**4).mean(axis=1)),
         notes=_notes(finite),
@@ -88,8 +88,8 @@ def of_density(density: Density, *, eps: float) -> Spectrum:
 
 def _relative_variance(squares: Floats, fourths: Floats) -> float | None:
     """Return E[s^4] / E[s^2]^2 - 1, averaged over the samples whose Jacobian is not 0; None without one."""
-    seen = squares > 0
-    return float((fourths[seen] / squares[seen] ** 2).mean() - 1) if seen.any() else None
+    nonzero = squares > 0
+    return float((fourths[nonzero] / squares[nonzero] ** 2).mean() - 1) if nonzero.any() else None
 
 
 def _notes(finite: NDArray[np.bool_]) -> tuple[str, ...]:
@@ -101,7 +101,7 @@ def _histogram(nodes: Floats, weight: Floats, missing: int) -> LogHistogram:
     """Return a histogram of the weights, rounded to whole numbers with the same sum by the largest remainders."""
     dense = np.bincount(bin_codes(nodes).ravel(), weights=weight.ravel(), minlength=BIN_COUNT)
     counts = np.floor(dense)
-    left = round(dense.sum() - counts.sum())
-    counts[np.argsort(counts - dense, kind="stable")[:left]] += 1
+    lacking = round(dense.sum() - counts.sum())
+    counts[np.argsort(counts - dense, kind="stable")[:lacking]] += 1
     counts[NAN] += missing
     return LogHistogram.from_dense(counts)

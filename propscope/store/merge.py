@@ -40,19 +40,19 @@ def merge(
         raise InputError(f"paths must be a list of one or more result files, got {paths!r}", hint="merge([a, b], out)")
     with new_file(out, overwrite=overwrite) as (file, check):
         writer = TableWriter(file, check)
-        seen: set[bytes] = set()
+        identities: set[bytes] = set()
         left_out: list[tuple[int, int]] = []
         for source in sources:
             with open_tables(source) as tables:
-                left_out.append(_append(writer, tables, seen))
+                left_out.append(_append(writer, tables, identities))
     return left_out
 
 
-def _append(writer: TableWriter, tables: TableReader, seen: set[bytes]) -> tuple[int, int]:
+def _append(writer: TableWriter, tables: TableReader, identities: set[bytes]) -> tuple[int, int]:
     with reading(tables.path):
-        runs, loose = _repeated(tables, "run", seen), _repeated(tables, "profile", seen)
-        kept = _kept(tables, runs, loose) if runs.any() or loose.any() else None
-    if tables.training and (kept is None or kept["run"].any()):
+        runs, loose = _repeated(tables, "run", identities), _repeated(tables, "profile", identities)
+        masks = _kept(tables, runs, loose) if runs.any() or loose.any() else None
+    if tables.training and (masks is None or masks["run"].any()):
         writer.add_training()
     base = dict(writer.rows)
     for table, columns in TABLES.items():
@@ -62,25 +62,25 @@ def _append(writer: TableWriter, tables: TableReader, seen: set[bytes]) -> tuple
             block = {column.name: tables.array(table, column.name, start, stop) for column in columns}
             with reading(tables.path):
                 check_values(table, block, np.arange(start, stop))
-            mask = slice(None) if kept is None else kept[table][start:stop]
-            writer.append(table, {c.name: _shifted(c, block[c.name][mask], base, kept) for c in columns})
+            mask = slice(None) if masks is None else masks[table][start:stop]
+            writer.append(table, {c.name: _shifted(c, block[c.name][mask], base, masks) for c in columns})
     return int(runs.sum()), int(loose.sum())
 
 
 def _shifted(
-    column: Column, values: NDArray[Any], base: dict[StoredTable, int], kept: Mapping[StoredTable, Mask] | None
+    column: Column, values: NDArray[Any], base: dict[StoredTable, int], masks: Mapping[StoredTable, Mask] | None
 ) -> NDArray[Any]:
     if not column.refers:
         return values
     moved = values
-    if kept is not None:
+    if masks is not None:
         # Where each row comes to stand; an empty range may start behind the last one.
-        place = np.concatenate([[0], np.cumsum(kept[column.refers])])
+        place = np.concatenate([[0], np.cumsum(masks[column.refers])])
         moved = place[np.clip(values, 0, len(place) - 1)]
     return np.where(values < 0, values, moved + base[column.refers])
 
 
-def _repeated(tables: TableReader, table: Literal["run", "profile"], seen: set[bytes]) -> Mask:
+def _repeated(tables: TableReader, table: Literal["run", "profile"], identities: set[bytes]) -> Mask:
     """Return which rows were seen before, in this file or an earlier one, and add the others to `seen`."""
     rows = tables.rows(table)
     repeated = np.zeros(rows, bool)
@@ -94,8 +94,8 @@ def _repeated(tables: TableReader, table: Literal["run", "profile"], seen: set[b
         # A profile of a run goes where its run goes.
         if times[row] and owners[row] < 0:
             identity = hashlib.blake2b(repr((table, entry)).encode(), digest_size=16).digest()
-            repeated[row] = identity in seen
-            seen.add(identity)
+            repeated[row] = identity in identities
+            identities.add(identity)
     return repeated
 
 
@@ -109,18 +109,18 @@ def _kept(tables: TableReader, runs: Mask, loose: Mask) -> dict[StoredTable, Mas
         mask: Mask = (owners < 0) | ~np.append(left_out, False)[owners]
         return mask
 
-    kept: dict[StoredTable, Mask] = {"run": ~runs, "epoch": owned("epoch", "run", runs)}
-    kept["profile"] = ~loose & owned("profile", "run", runs)
+    masks: dict[StoredTable, Mask] = {"run": ~runs, "epoch": owned("epoch", "run", runs)}
+    masks["profile"] = ~loose & owned("profile", "run", runs)
     bounds = np.zeros(tables.rows("histogram") + 1, np.int64)
     for table, directions in SUMMARIES.items():
-        kept[table] = owned(table, "profile", ~kept["profile"])
+        masks[table] = owned(table, "profile", ~masks["profile"])
         for direction in directions:
             start, length = (
-                tables.array(table, f"{direction}_histogram_{name}", 0, tables.rows(table))[kept[table]]
+                tables.array(table, f"{direction}_histogram_{name}", 0, tables.rows(table))[masks[table]]
                 for name in ("start", "length")
             )
             start, length = start[length > 0], length[length > 0]
             np.add.at(bounds, start, 1)
             np.add.at(bounds, start + length, -1)
-    kept["histogram"] = np.cumsum(bounds)[:-1] > 0
-    return kept
+    masks["histogram"] = np.cumsum(bounds)[:-1] > 0
+    return masks

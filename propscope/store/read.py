@@ -186,11 +186,11 @@ def _runs(tables: TableReader, rows: NDArray[np.int64]) -> Iterator[TrainingRun]
     timed = zip(moments, _profiles(tables, taken), strict=True)
     for at in range(len(rows)):
         first = int(own["epoch_start"][at])
-        seen = [(moment - first, profile) for moment, profile in islice(timed, int(own["profile_count"][at]))]
+        by_epoch = [(moment - first, profile) for moment, profile in islice(timed, int(own["profile_count"][at]))]
         one = {name: column[at : at + 1] for name, column in own.items()}
         curves = {name: column[bounds[at] : bounds[at + 1]] for name, column in epochs.items()}
         try:
-            yield run_of(one, curves, seen)
+            yield run_of(one, curves, by_epoch)
         except InputError as error:
             raise ValueError(f"run {own['run'][at]}: {error}") from error
 

@@ -109,8 +109,8 @@ class RunFile:
                 continue
             except StoreError as error:
                 if self._journal is not None:
-                    kept = f"what is finished is kept in {self._journal.path}; the same command goes on from it"
-                    raise StoreError(str(error), hint=f"{error.hint}; {kept}") from error
+                    where = f"what is finished is kept in {self._journal.path}; the same command goes on from it"
+                    raise StoreError(str(error), hint=f"{error.hint}; {where}") from error
                 raise
             break
         if path != self.path:
@@ -173,7 +173,7 @@ def _begin(
         if saved.description is None:
             raise StoreError(f"cannot resume {path}: it does not say which run wrote it", hint="leave --resume out")
         raise _another_run(path, saved.description, described)
-    journal, left, busy = None, None, False
+    journal, unfinished, busy = None, None, False
     for name, found in _journals(path):
         if found is None:
             busy = True
@@ -191,14 +191,15 @@ def _begin(
             journal = found
             break
         else:
-            left = (name, recorded)
+            unfinished = (name, recorded)
             found.close()
-    if journal is None and left is not None and left[1] is not None:
+    if journal is None and unfinished is not None and (of_another := unfinished[1]) is not None:
         if resume:
-            raise _another_run(path, left[1], described)
+            raise _another_run(path, of_another, described)
         if saved is None:
             raise NameTakenError(
-                f"{left[0]} holds the finished networks of another run of {path}: {_difference(left[1], described)}",
+                f"{unfinished[0]} holds the finished networks of another run of {path}: "
+                f"{_difference(of_another, described)}",
                 hint="choose another name, or drop them with --overwrite",
             )
     if saved is not None and not mine and not overwrite:

@@ -111,12 +111,12 @@ def check_owners(
     `places`: where each histogram starts among these, in the order of `histogram_ranges`.
     """
     starts, lengths = histogram_ranges(columns)
-    seen = _of_parts(columns, "count")
+    counted = _of_parts(columns, "count")
     ranges = np.stack([np.where(lengths > 0, places, 0), lengths], axis=1)
     check_histograms(bins, counts, ranges, rows)
     total = totals(counts, ranges)
-    for owner in np.flatnonzero((starts >= 0) & (total > np.maximum(seen, 0) * (1 + 1e-9))).tolist():
-        valid, got = f"at least the {total[owner]:.0f} values of its histogram", int(seen[owner])
+    for owner in np.flatnonzero((starts >= 0) & (total > np.maximum(counted, 0) * (1 + 1e-9))).tolist():
+        valid, got = f"at least the {total[owner]:.0f} values of its histogram", int(counted[owner])
         for table, part in histogram_parts(columns):
             if owner < len(numbers := columns[table][table]):
                 raise InvalidValue(table, numbers[owner], f"{part}_count", valid, got)

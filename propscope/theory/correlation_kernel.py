@@ -82,9 +82,9 @@ def correlation_kernel(activation: Elementwise, q: Array, *, tolerance: float = 
     """Return the kernel at every q > 0, shape (m,); `tolerance` is relative."""
     if activation.slopes is not None:
         return CorrelationKernel(activation, q, np.empty((q.size, 0)), q, q, tolerance)
-    known = moments(activation, q)
+    at_q = moments(activation, q)
     return CorrelationKernel(
-        activation, q, hermite_weights(activation, q, q * known.slope), known.value, q * known.slope, tolerance
+        activation, q, hermite_weights(activation, q, q * at_q.slope), at_q.value, q * at_q.slope, tolerance
     )
 
 
@@ -142,8 +142,8 @@ def _fitted(activation: Elementwise, q: Array, widest: float, tolerance: float, 
         fit = _nested(values, _THETA_ORDERS, np.inf, first=len(_THETA_ORDERS) - 1)
     assert fit is not None
     size = np.abs(fit).max(axis=1)
-    kept = 1 + int(np.flatnonzero(size > tolerance / 100 * size.max())[-1])
-    return np.asarray(fit[:kept].T)
+    terms = 1 + int(np.flatnonzero(size > tolerance / 100 * size.max())[-1])
+    return np.asarray(fit[:terms].T)
 
 
 def _nested(
@@ -154,18 +154,18 @@ def _nested(
     Every second node of an order is a node of the previous order, so its values are reused. If the values are
     coefficients of different lengths, they are padded to the longest.
     """
-    known: Array | None = None
+    values: Array | None = None
     for order in orders[first:]:
         y = -np.cos(np.linspace(0, np.pi, order))
-        if known is None:
-            known = function(y)
+        if values is None:
+            values = function(y)
         else:
             new = function(y[1::2])
-            longest = max(known.shape[1], new.shape[1])
+            longest = max(values.shape[1], new.shape[1])
             merged = np.zeros((order, longest))
-            merged[::2, : known.shape[1]], merged[1::2, : new.shape[1]] = known, new
-            known = merged
-        fit = np.linalg.solve(chebyshev.chebvander(y, order - 1), known)
+            merged[::2, : values.shape[1]], merged[1::2, : new.shape[1]] = values, new
+            values = merged
+        fit = np.linalg.solve(chebyshev.chebvander(y, order - 1), values)
         if np.abs(fit[-max(1, order // 6) :]).max() <= tolerance * np.abs(fit).max():
             return np.asarray(fit)
     return None

@@ -54,10 +54,10 @@ def critical_line(activation: ActivationLike, q: ArrayLike) -> CriticalLine:
     """
     asked = numbers("q", q)
     fits_memory(f"a line of {asked.size:,} points", asked.size * _POINT_BYTES, hint="give fewer values of q")
-    known = moments(Elementwise.of(activation), asked)
+    at_q = moments(Elementwise.of(activation), asked)
     with np.errstate(divide="ignore", invalid="ignore"):
-        weight = np.asarray(1 / known.slope)
-        return CriticalLine(asked, weight, np.asarray(asked - known.value * weight))
+        weight = np.asarray(1 / at_q.slope)
+        return CriticalLine(asked, weight, np.asarray(asked - at_q.value * weight))
 
 
 @known_arguments
@@ -113,12 +113,12 @@ def _scan(activation: Elementwise) -> _Scan:
     for high in (18.0123, 9.0123, 5.0123, 1.0123):
         q = np.exp(np.arange(-16.0123, high, 0.1))
         try:
-            known = moments(activation, q)
+            at_q = moments(activation, q)
         except InputError as error:
             problem = problem or error
             continue
-        slope = np.maximum(known.slope, 1e-300)
-        return _Scan(q, q - known.value / slope, known.growth / slope - 1)
+        slope = np.maximum(at_q.slope, 1e-300)
+        return _Scan(q, q - at_q.value / slope, at_q.growth / slope - 1)
     assert problem is not None
     raise problem
 
@@ -133,18 +133,18 @@ def _roots(q: Array, values: Array, function: object) -> list[float]:
 
 
 def _bias(activation: Elementwise, q: float) -> float:
-    known = moments(activation, q)
-    return q - float(known.value) / max(float(known.slope), 1e-300)
+    at_q = moments(activation, q)
+    return q - float(at_q.value) / max(float(at_q.slope), 1e-300)
 
 
 def _excess(activation: Elementwise, q: float) -> float:
-    known = moments(activation, q)
-    return float(known.growth) / float(known.slope) - 1
+    at_q = moments(activation, q)
+    return float(at_q.growth) / float(at_q.slope) - 1
 
 
 def _point(activation: Elementwise, q: float) -> CriticalPoint:
-    known = moments(activation, q)
-    return CriticalPoint(1 / float(known.slope), q - float(known.value) / float(known.slope), q)
+    at_q = moments(activation, q)
+    return CriticalPoint(1 / float(at_q.slope), q - float(at_q.value) / float(at_q.slope), q)
 
 
 def _doubly_critical(activation: Elementwise, scan: _Scan) -> CriticalPoint:

@@ -47,14 +47,14 @@ class VarianceMap:
     def bend(self, s: float) -> float:
         """Return h'(s) = d ln q' / d ln q - 1."""
         q = math.exp(s)
-        known = moments(self.activation, q)
-        mapped = self.weight_variance * float(known.value) + self.bias_variance
-        return self.weight_variance * q * float(known.growth) / mapped - 1
+        at_q = moments(self.activation, q)
+        mapped = self.weight_variance * float(at_q.value) + self.bias_variance
+        return self.weight_variance * q * float(at_q.growth) / mapped - 1
 
     def at(self, q: float) -> tuple[float, float]:
         """Return chi_1 and chi_parallel at q."""
-        known = moments(self.activation, q)
-        return self.weight_variance * float(known.slope), self.weight_variance * float(known.growth)
+        at_q = moments(self.activation, q)
+        return self.weight_variance * float(at_q.slope), self.weight_variance * float(at_q.growth)
 
     @property
     def keeps_zero(self) -> bool:
@@ -119,10 +119,10 @@ def _signs(h: Array, variance_map: VarianceMap) -> tuple[NDArray[np.int_], tuple
     Outside this range h tends to 0. There the sign is that of the limit at q = 0, if it is known, else the nearest one.
     """
     signs = np.where(h >= 0, 1, -1)
-    known = np.flatnonzero(np.abs(h) > 1e-10)
-    if not known.size:
+    nonzero = np.flatnonzero(np.abs(h) > 1e-10)
+    if not nonzero.size:
         return signs, (0, len(h))
-    first, last = int(known[0]), int(known[-1])
+    first, last = int(nonzero[0]), int(nonzero[-1])
     signs[:first], signs[last:] = signs[first], signs[last]
     beyond = variance_map.at(0.0)[1] - 1 if variance_map.keeps_zero else 1.0
     signs[:first] = np.sign(beyond) if abs(beyond) > 2e-14 else signs[first]
@@ -186,10 +186,10 @@ def _at_infinity(variance_map: VarianceMap, s: Array, h: Array, sign: int) -> li
 
 def _slow(variance_map: VarianceMap, s: Array, h: Array) -> Law:
     """Return the law of q_l if h ~ q^m tends to 0 towards the first s: dq/dl = h q gives q_l ~ l^(-1/m)."""
-    known = np.flatnonzero(np.abs(h) > 3e-12)
-    if not known.size:
+    nonzero = np.flatnonzero(np.abs(h) > 3e-12)
+    if not nonzero.size:
         return Law("logarithmic")
-    first, second = s[known[0]], s[min(known[0] + round(2 / _STEP), len(s) - 1)]
+    first, second = s[nonzero[0]], s[min(nonzero[0] + round(2 / _STEP), len(s) - 1)]
     near, far = variance_map.growth(float(first)), variance_map.growth(float(second))
     if near * far <= 0 or abs(math.log(far / near)) > 8 * abs(second - first):
         return Law("logarithmic")

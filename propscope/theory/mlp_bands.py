@@ -376,6 +376,6 @@ def _slope_correlation(units: UnitMoments, correlation: Array, back: Array) -> A
     found = np.ones(layers)
     for layer in range(layers - 1):
         # The share of delta's mean square that passed through the branch of each later layer.
-        left = np.cumprod(np.append(1.0, 1 - back[layer + 1 : -1]))
-        found[layer] = (left * back[layer + 1 :] * whole[layer, layer + 1 :]).sum()
+        remaining = np.cumprod(np.append(1.0, 1 - back[layer + 1 : -1]))
+        found[layer] = (remaining * back[layer + 1 :] * whole[layer, layer + 1 :]).sum()
     return found

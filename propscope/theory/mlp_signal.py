@@ -17,7 +17,7 @@ from propscope.theory.correlation_kernel import correlation_kernel
 from propscope.theory.elementwise import Elementwise
 from propscope.theory.initialization import LayerVariances, critical_initializer, layer_variances
 from propscope.theory.moment_tables import moment_table
-from propscope.theory.propagation import LEAST, MOST, CorrelationSteps, follow
+from propscope.theory.propagation import LEAST, MOST, CorrelationSteps, decorrelations
 from propscope.theory.quadrature import moments, nodes
 
 Array = NDArray[np.float64]
@@ -65,14 +65,14 @@ def mlp_variances(spec: MLPSpec, *, mean_square: float) -> MLPVariances:
         raise InputError("theory does not cover alpha_dropout", hint="leave it out, or use dropout")
     activation = Elementwise.of(spec.activation)
     initializer = critical_initializer(spec.initializer, activation, bias=spec.bias, mean_square=mean_square)
-    known: dict[Any, LayerVariances] = {}
+    by_shape: dict[Any, LayerVariances] = {}
 
     def variances(fan_in: int, fan_out: int, first: bool) -> LayerVariances:
         key = fan_in, fan_out, first
-        if key not in known:
+        if key not in by_shape:
             which = initializer.first_layer if first else initializer
-            known[key] = layer_variances(which, fan_in=fan_in, fan_out=fan_out, bias=spec.bias)
-        return known[key]
+            by_shape[key] = layer_variances(which, fan_in=fan_in, fan_out=fan_out, bias=spec.bias)
+        return by_shape[key]
 
     units = (spec.input_size or spec.widths[0], *spec.widths)
     return MLPVariances(
@@ -181,10 +181,10 @@ def _moments(activation: Elementwise, at: Array) -> tuple[Array, Array, Array]:
         found[:] = half * at, np.full(at.size, half), (rising - falling) * np.sqrt(at / (2 * np.pi))
         return found[0], found[1], found[2]
     distinct, which = np.unique(at[usable], return_inverse=True)
-    known = moments(activation, distinct)
+    at_q = moments(activation, distinct)
     z, weight, _ = nodes(activation, np.maximum(distinct, 1e-300))
     mean = (activation.value(np.sqrt(distinct)[:, None, None] * z) * weight).sum(axis=(1, 2))
-    found[:, usable] = np.stack([known.value, known.slope, mean])[:, which.ravel()]
+    found[:, usable] = np.stack([at_q.value, at_q.slope, mean])[:, which.ravel()]
     return found[0], found[1], found[2]
 
 
@@ -215,7 +215,9 @@ def _correlations(mlp: MLPVariances, mean_square: float, cosine: float) -> tuple
         for array in (at[:end], carry, following):
             changes = np.flatnonzero(np.diff(array) != 0)
             settled = max(settled, int(changes[-1]) + 1 if changes.size else 0)
-        gap[: end + 1] = follow(CorrelationSteps(mlp.activation, 1.0, at[:end], carry, following, settled), 1 - first)
+        gap[: end + 1] = decorrelations(
+            CorrelationSteps(mlp.activation, 1.0, at[:end], carry, following, settled), 1 - first
+        )
     else:
         kernel = correlation_kernel(mlp.activation, at[:end])
         gap[0] = 1 - first

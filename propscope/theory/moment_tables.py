@@ -74,25 +74,25 @@ class MomentTable:
         return value, slope
 
     def _exact(self, s: Array) -> Array:
-        known = moments(self._activation, np.exp(s))
-        return np.log(np.maximum(np.stack([known.value, known.slope]), _FLOOR))
+        at_q = moments(self._activation, np.exp(s))
+        return np.log(np.maximum(np.stack([at_q.value, at_q.slope]), _FLOOR))
 
     def _build(self, indices: list[int]) -> None:
-        parts, left = 1, indices
-        while left and parts <= _MOST_PARTS:
-            low = _WIDTH * (np.array(left)[:, None] + np.arange(parts) / parts)
+        parts, unresolved = 1, indices
+        while unresolved and parts <= _MOST_PARTS:
+            low = _WIDTH * (np.array(unresolved)[:, None] + np.arange(parts) / parts)
             s = low[:, :, None] + _WIDTH / parts * (1 + _NODES) / 2
             values = self._exact(s.ravel()).reshape(2, *s.shape)
             # Shape (blocks, parts, order, 2).
             fits = np.einsum("kn,vbpn->bpkv", _FIT, values)
             resolved = np.abs(fits[:, :, -3:]).max(axis=(1, 2, 3)) <= _TOLERANCE * (1 + np.abs(values).max())
-            for index, fit, ready in zip(left, fits, resolved, strict=True):
+            for index, fit, ready in zip(unresolved, fits, resolved, strict=True):
                 if ready:
                     powers = (_TO_POWERS @ fit[:, :, 0].T).T[:, ::-1].tolist()
                     self._blocks[index] = (parts, fit, powers)
-            left = [index for index, ready in zip(left, resolved, strict=True) if not ready]
+            unresolved = [index for index, ready in zip(unresolved, resolved, strict=True) if not ready]
             parts *= 2
-        for index in left:
+        for index in unresolved:
             self._blocks[index] = None
 
 

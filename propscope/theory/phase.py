@@ -165,19 +165,21 @@ def roots(function: Callable[[Array, NDArray[np.int_]], Array], low: Array, high
     low, high = low.copy(), high.copy()
     at_low, at_high = function(low, every), function(high, every)
     found = np.where(np.abs(at_low) < np.abs(at_high), low, high)
-    left = np.flatnonzero(at_low * at_high < 0)
+    brackets = np.flatnonzero(at_low * at_high < 0)
     for _ in range(60):
-        if not left.size:
+        if not brackets.size:
             break
-        a, b, fa, fb = low[left], high[left], at_low[left], at_high[left]
+        a, b, fa, fb = low[brackets], high[brackets], at_low[brackets], at_high[brackets]
         x = b - fb * (b - a) / (fb - fa)
-        fx = function(x, left)
-        found[left] = x
+        fx = function(x, brackets)
+        found[brackets] = x
         same = fx * fb > 0
-        low[left] = np.where(same, a, b)
-        at_low[left] = np.where(same, fa / 2, fb)
-        high[left], at_high[left] = x, fx
-        left = left[(np.abs(fx) > 1e-14) & (np.abs(high[left] - low[left]) > 1e-15 * np.maximum(1, np.abs(x)))]
+        low[brackets] = np.where(same, a, b)
+        at_low[brackets] = np.where(same, fa / 2, fb)
+        high[brackets], at_high[brackets] = x, fx
+        brackets = brackets[
+            (np.abs(fx) > 1e-14) & (np.abs(high[brackets] - low[brackets]) > 1e-15 * np.maximum(1, np.abs(x)))
+        ]
     return found
 
 
@@ -244,18 +246,18 @@ def _line(activation: Elementwise) -> tuple[Array, Array, NDArray[np.bool_]]:
         return np.array([1 / float(moments(activation, 1.0).slope)]), np.zeros(1), np.ones(1, dtype=bool)
     q = np.exp(np.linspace(-16.0, 9.0, 1200))
     try:
-        known = moments(activation, q)
+        at_q = moments(activation, q)
     except InputError:
         # phi grows so fast that its second moment exists only for small q.
         q = np.exp(np.linspace(-16.0, 1.0, 1200))
-        known = moments(activation, q)
+        at_q = moments(activation, q)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        weight = np.asarray(1 / known.slope)
-        bias = np.asarray(q - known.value * weight)
-        stable = np.asarray(known.growth * weight < 1)
+        weight = np.asarray(1 / at_q.slope)
+        bias = np.asarray(q - at_q.value * weight)
+        stable = np.asarray(at_q.growth * weight < 1)
     # Where phi is linear for small q the bias is a difference of equals.
-    kept = np.isfinite(weight) & (bias >= -1e-9 * q)
-    return weight[kept], np.maximum(bias[kept], 0.0), stable[kept]
+    valid = np.isfinite(weight) & (bias >= -1e-9 * q)
+    return weight[valid], np.maximum(bias[valid], 0.0), stable[valid]
 
 
 def _height(right: float, point: CriticalPoint | None, weights: Array, biases: Array) -> float:

@@ -142,8 +142,8 @@ class Piecewise:
             stuck.append(np.stack([(low + high) / 2, high - low])[:, tiny])
             done.append(tuple(part[resolved | narrow] for part in (low, high, fit)))  # type: ignore[arg-type]
             count += int((resolved | narrow).sum())
-            left = np.asarray(~(resolved | narrow))
-            low, high = low[left], high[left]
+            unresolved = np.asarray(~(resolved | narrow))
+            low, high = low[unresolved], high[unresolved]
             if count + low.size > _MOST_PANELS:
                 raise InputError(
                     f"activation {self._what} bends more than {_MOST_PANELS} times within {abs(edges).max():g} of 0, "

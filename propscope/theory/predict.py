@@ -127,9 +127,9 @@ def _expected(
 ) -> Iterator[tuple[str, Expected]]:
     zero, unknown = np.zeros(signal.q.size), np.full(signal.q.size, math.nan)
     nothing = Band(unknown, unknown)
-    kept = mlp.dropout_factor * signal.value
+    after_dropout = mlp.dropout_factor * signal.value
     # Rounding must not leave a negative variance where phi hardly varies.
-    spread, spread_kept = (np.sqrt(np.maximum(square - signal.mean**2, 0)) for square in (signal.value, kept))
+    spread, spread_kept = (np.sqrt(np.maximum(square - signal.mean**2, 0)) for square in (signal.value, after_dropout))
     stream, branch = np.sqrt(signal.q), np.sqrt(signal.branch)
     over_stream, over_branch = (
         square * (1 / samples + (1 - 1 / samples) * np.maximum(c, 0)) / mlp.widths
@@ -151,7 +151,7 @@ def _expected(
             *(gradients.activation, band.outer),
         ),
         "dropout": (
-            *(signal.mean, spread_kept, kept, *phi, signal.product / kept),
+            *(signal.mean, spread_kept, after_dropout, *phi, signal.product / after_dropout),
             *(gradients.outer, band.outer),
         ),
     }
@@ -176,12 +176,12 @@ def _log_std(variance: Array) -> Array:
 def _readout(mlp: MLPVariances, signal: MLPSignal, band: MLPBands, gradient: float, samples: float) -> Expected:
     assert mlp.readout is not None
     weight, bias = mlp.readout.weight_variance, mlp.readout.bias_variance
-    drawn, shared = weight * mlp.dropout_factor * signal.value[-1], weight * signal.product[-1]
-    q = drawn + bias
+    from_weights, shared = weight * mlp.dropout_factor * signal.value[-1], weight * signal.product[-1]
+    q = from_weights + bias
     cosine = float((shared + bias) / q)
     alike = 1 / samples + (1 - 1 / samples) * cosine**2
     own = 2 * alike / mlp.outputs * (1 - mlp.readout.orthogonal * min(1.0, mlp.outputs / mlp.units[-1]))
-    variance = (drawn / q) ** 2 * float(band.activation.variance[-1]) + own
+    variance = (from_weights / q) ** 2 * float(band.activation.variance[-1]) + own
     rms, log_std = math.sqrt(q), math.sqrt(variance) / 2
     return Expected(
         forward_mean=0.0,
@@ -191,7 +191,7 @@ def _readout(mlp: MLPVariances, signal: MLPSignal, band: MLPBands, gradient: flo
         backward_rms=gradient,
         backward_log_std=float(_log_std(np.array(band.output))),
         mean_cosine=cosine,
-        forward_log_drift=float(drawn / q * band.activation.mean[-1] - own / 2) / 2,
+        forward_log_drift=float(from_weights / q * band.activation.mean[-1] - own / 2) / 2,
         backward_log_drift=-band.output / 4,
         forward_mean_std=math.sqrt(q * (1 / samples + (1 - 1 / samples) * max(cosine, 0.0)) / mlp.outputs),
         forward_std_log_std=log_std,

@@ -50,7 +50,7 @@ class CorrelationSteps:
         return CorrelationSteps(self.activation, self.weight_variance, at, carry, following, settled)
 
 
-def follow(steps: CorrelationSteps, gap: float) -> Array:
+def decorrelations(steps: CorrelationSteps, gap: float) -> Array:
     """Return 1 - c before the first step and after each, shape (layers + 1,), from 1 - c = `gap` in [0, 2]."""
     layers = steps.at.size
     if not layers or gap == 0:
@@ -104,7 +104,7 @@ def _step(factor: float, gap: float) -> float:
 
 
 def _interpolated(steps: CorrelationSteps, gap: float) -> Array:
-    """Return what `follow` returns, from interpolants of R / at in theta with one row of coefficients per layer."""
+    """Return the same, from interpolants of R / at in theta with one row of coefficients per layer."""
     widest = min(2 * _angle(gap) + 1e-3, math.pi)
     by_angle = bool(steps.activation.kinks) or float(steps.at.max()) > _MODERATE
     end = widest if by_angle else 2 * math.sin(widest / 2) ** 2
@@ -165,11 +165,11 @@ def propagate(variance_map: VarianceMap, q0: float, depth: int, c0: float) -> Pr
     q, repeats = _variances(variance_map, q0, depth)
     finite = np.isfinite(q)
     factor = np.full(q.size, math.nan)
-    seen = np.append(q[: repeats + 1], q[-1])
-    usable = np.isfinite(seen)
-    known = np.full(seen.shape, math.nan)
-    known[usable] = variance_map.weight_variance * _slopes(variance_map, seen[usable])
-    factor[: repeats + 1], factor[repeats + 1 :] = known[:-1], known[-1]
+    distinct = np.append(q[: repeats + 1], q[-1])
+    usable = np.isfinite(distinct)
+    distinct_factors = np.full(distinct.shape, math.nan)
+    distinct_factors[usable] = variance_map.weight_variance * _slopes(variance_map, distinct[usable])
+    factor[: repeats + 1], factor[repeats + 1 :] = distinct_factors[:-1], distinct_factors[-1]
     if finite.any() and not finite.all():
         factor[~finite] = factor[finite][-1]
     gap = correlation_gaps(variance_map, q, q, np.zeros(q.size), 1 - c0)
@@ -189,7 +189,7 @@ def correlation_gaps(variance_map: VarianceMap, q: Array, at: Array, carry: Arra
     steps = CorrelationSteps(
         variance_map.activation, variance_map.weight_variance, at[:last], carry[:last], q[1:usable], settled
     )
-    found[:usable] = follow(steps, gap)
+    found[:usable] = decorrelations(steps, gap)
     found[usable : int(np.isfinite(q).sum())] = found[last]
     return found
 

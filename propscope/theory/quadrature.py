@@ -124,8 +124,8 @@ def _plane(
     inner_count = (fixed.size + 2 * cuts.size) * _PLANE_NODES.size
     if sign > 0:
         # Turning the outer axis exchanges u1 and u2.
-        kept = outer > 0
-        outer, outer_weight = outer[kept], 2 * outer_weight[kept]
+        positive = outer > 0
+        outer, outer_weight = outer[positive], 2 * outer_weight[positive]
     total = 0.0
     for part in np.array_split(np.arange(outer.size), 1 + outer.size * inner_count // _CHUNK):
         shift = narrow * outer[part, None]

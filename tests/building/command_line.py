@@ -69,7 +69,11 @@ class Command:
 
     def __call__(self, *arguments: object) -> Outcome:
         self._capsys.readouterr()
-        code = main([str(argument) for argument in arguments])
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as ended:
+            # SIGTERM ends the program that runs the command.
+            code = int(str(ended.code))
         return Outcome(code, *self._capsys.readouterr())
 
     def fine(self, *arguments: object) -> str:

@@ -215,8 +215,8 @@ def make_data(
         one_of("scale", scale, SCALES)
     found = parse_data(spec)
     source = found.source
-    drawn = 0 if source.rows is None else rows or 0
-    fits_memory(f"data {found} of {drawn:,} rows", drawn * _DRAWN_BYTES, hint="choose fewer rows")
+    asked = 0 if source.rows is None else rows or 0
+    fits_memory(f"data {found} of {asked:,} rows", asked * _DRAWN_BYTES, hint="choose fewer rows")
     x, y = source.draw(rows or source.rows, seed, **found.parameters)
     chosen = torch.randperm(len(x), generator=seeded_generator(seed, "split"))
     validation_rows = _held_out(len(x), validation)

@@ -45,13 +45,13 @@ def collect(plan: TrainingPlan, runs: Iterable[Numbered]) -> TrainingSet:
     for number, each in sorted(runs, key=lambda numbered: numbered[0]):
         cell = jobs[number].cell
         found.setdefault(repr(cell.network), {}).setdefault(cell.seed, {})[jobs[number].learning_rate] = each
-    kept = []
+    chosen = []
     for network in plan.grid.networks():
         seeds = [rates for rates in found.get(repr(network), {}).values() if len(rates) == len(plan.learning_rates)]
         if seeds:
             best = min(plan.learning_rates, key=lambda rate: _badness([rates[rate] for rates in seeds]))
-            kept += [replace(rates[best], learning_rates_tried=plan.learning_rates) for rates in seeds]
-    return TrainingSet.of(kept)
+            chosen += [replace(rates[best], learning_rates_tried=plan.learning_rates) for rates in seeds]
+    return TrainingSet.of(chosen)
 
 
 def _badness(runs: list[TrainingRun]) -> tuple[int, float]:

@@ -52,7 +52,7 @@ class PartProgress:
         self._goal, self._backup = goal, backup
         self._factor, self._steps = 1.0, 0
         self._before: float | None = None
-        self._seen = Spread()
+        self._spread = Spread()
 
     def begin(self) -> bool:
         """Fill the part with orthogonal matrices, if the goal asks for it, once; return whether it changed."""
@@ -69,17 +69,17 @@ class PartProgress:
         """Whether the part still has to be calibrated."""
         return not self.settled and not self.reason
 
-    def judge(self, seen: Spread, peers: Sequence[PartProgress]) -> bool:
+    def judge(self, spread: Spread, peers: Sequence[PartProgress]) -> bool:
         """Settle the part, or scale it; return whether it was scaled. Raises `InputError` where no scale helps."""
-        self._refuse(seen, peers)
+        self._refuse(spread, peers)
         if self._before is None:
-            self._before = seen.std
-        if abs(seen.std / self.target - 1) <= self._goal.tolerance:
-            self.settled, self._seen = True, seen
+            self._before = spread.std
+        if abs(spread.std / self.target - 1) <= self._goal.tolerance:
+            self.settled, self._spread = True, spread
             return False
         if self._steps == self._goal.steps:
-            raise self._error(f"has a standard deviation of {seen.std:.4g} after {self._steps} steps", self._hint())
-        factor = self.target / seen.std
+            raise self._error(f"has a standard deviation of {spread.std:.4g} after {self._steps} steps", self._hint())
+        factor = self.target / spread.std
         self._backup.keep(self.part.name, self.part.parameter)
         with torch.no_grad():
             self.part.weight.mul_(factor)
@@ -89,17 +89,17 @@ class PartProgress:
 
     def scaled(self) -> ScaledWeight:
         """Return the record of a settled part."""
-        seen, before = self._seen, self._seen.std if self._before is None else self._before
+        spread, before = self._spread, self._spread.std if self._before is None else self._before
         return ScaledWeight(
             name=self.part.name,
             kind=self.part.kind,
             factor=self._factor,
             std_before=before,
-            std_after=seen.std,
+            std_after=spread.std,
             target=self.target,
             steps=self._steps,
             calls=self.calls,
-            sample_fraction=seen.sample_fraction,
+            sample_fraction=spread.sample_fraction,
         )
 
     def skipped(self) -> SkippedWeight:
@@ -107,21 +107,21 @@ class PartProgress:
         ran = "no element of the batch reached it" if self.calls else "it did not run as a module"
         return SkippedWeight(self.part.name, self.part.kind, self.reason or ran)
 
-    def _refuse(self, seen: Spread, peers: Sequence[PartProgress]) -> None:
-        if not seen.finite:
+    def _refuse(self, spread: Spread, peers: Sequence[PartProgress]) -> None:
+        if not spread.finite:
             raise self._error("holds NaN or Inf", "propscope.profile(model, batch) shows where they start")
-        if seen.rows < 2:
+        if spread.rows < 2:
             raise self._error(
                 "has one row: a standard deviation needs a batch of several samples",
                 "pass a larger batch, or exclude the layer",
             )
-        if not seen.std:
+        if not spread.std:
             zero = [other.part.name for other in peers if not other.part.weight.any()]
             if not self.part.weight.any():
                 also = f" (zero as well: {', '.join(zero[:4])})" if zero[1:] else ""
                 raise self._error(f"is constant: its weight is zero{also}", "initialize the layer, or exclude it")
             raise self._error(
-                f"is {seen.mean:.4g} everywhere, which scaling its weight does not change",
+                f"is {spread.mean:.4g} everywhere, which scaling its weight does not change",
                 "its input is zero or constant: repair the layer before it or the batch, or exclude the layer",
             )
 
@@ -184,9 +184,9 @@ class CalibrationRun:
         look = _PassOverBatches(scaled)
         before = self.passes
         # Each pass draws the same random numbers, also in a loader that shuffles.
-        with undisturbed(self._model), self._hooked(look.see):
+        with undisturbed(self._model), self._hooked(look.observe):
             for batch in batches():
-                look.met.clear()
+                look.called.clear()
                 with suppress(StopForward):
                     self._run(batch)
         if self.passes == before:
@@ -212,10 +212,10 @@ class CalibrationRun:
     def _settle(self, call: Call, own: tuple[PartProgress, ...]) -> None:
         for progress in own:
             while progress.open:
-                seen = _observed(progress, call)
-                if not seen.count:
+                spread = _observed(progress, call)
+                if not spread.count:
                     break
-                if progress.judge(seen, self._all()):
+                if progress.judge(spread, self._all()):
                     call.changed()
 
     @contextmanager
@@ -223,7 +223,7 @@ class CalibrationRun:
         handles = []
         try:
             for module, own in self.parts.items():
-                hook = partial(self._seen, react, own)
+                hook = partial(self._on_call, react, own)
                 # Before all other hooks, so that the user's own see the output of the calibrated layer.
                 handles.append(module.register_forward_hook(hook, prepend=True, with_kwargs=True))
             yield
@@ -231,7 +231,7 @@ class CalibrationRun:
             for handle in handles:
                 handle.remove()
 
-    def _seen(
+    def _on_call(
         self,
         react: Hook,
         own: tuple[PartProgress, ...],
@@ -246,7 +246,7 @@ class CalibrationRun:
         self._inside = True
         try:
             for progress in own:
-                self._meet(progress)
+                self._count_call(progress)
             react(call, own)
             return call.output if call.stale or call.reruns else None
         except InputError as error:
@@ -256,7 +256,7 @@ class CalibrationRun:
             self._inside = False
             self.reruns += call.reruns
 
-    def _meet(self, progress: PartProgress) -> None:
+    def _count_call(self, progress: PartProgress) -> None:
         """Count the call; a weight that several modules share belongs to the one that runs first."""
         if not progress.calls:
             self.order.append(progress)
@@ -273,15 +273,15 @@ class _PassOverBatches:
     def __init__(self, scaled: PartProgress | None) -> None:
         self.new: PartProgress | None = None
         self.again, self.first = Spread(), Spread()
-        self.met: set[PartProgress] = set()
+        self.called: set[PartProgress] = set()
         self._scaled = scaled
 
-    def see(self, call: Call, own: tuple[PartProgress, ...]) -> None:
+    def observe(self, call: Call, own: tuple[PartProgress, ...]) -> None:
         for progress in own:
             # Only the first call in each forward pass counts.
-            if progress in self.met or not progress.open:
+            if progress in self.called or not progress.open:
                 continue
-            self.met.add(progress)
+            self.called.add(progress)
             if progress is self._scaled:
                 _observed(progress, call, self.again)
             elif self.new in (None, progress) and _observed(progress, call, self.first).count:
@@ -291,7 +291,7 @@ class _PassOverBatches:
 
 def _observed(progress: PartProgress, call: Call, into: Spread | None = None) -> Spread:
     """Return the spread of a part's output, together with what `into` holds already."""
-    seen = Spread() if into is None else into
+    spread = Spread() if into is None else into
     found = progress.part.observe(call)
     if found is not None and found[0].numel() and progress.begin():
         call.changed()
@@ -299,5 +299,5 @@ def _observed(progress: PartProgress, call: Call, into: Spread | None = None) ->
     if found is None:
         progress.reason = "its output is not a dense floating tensor"
     else:
-        seen.add(*found)
-    return seen
+        spread.add(*found)
+    return spread
