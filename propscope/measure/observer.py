@@ -273,7 +273,7 @@ class Observer:
                     units=info.units,
                     module=info.module,
                 )
-            if site is not None and known is None and isinstance(inputs, tuple):
+            if site is not None and entry is None and isinstance(inputs, tuple):
                 self._see_softmax(info, site, inputs, tensor)
             if site is not None and info.module is self._root and site.role == "other":
                 site.role = "output"
