@@ -17,6 +17,7 @@ from propscope.diagnosis.nonfinite import nonfinite, precision
 from propscope.diagnosis.norm_sizes import odd_norms
 from propscope.diagnosis.outlier_layers import odd_layers_of_grid, odd_layers_of_model
 from propscope.diagnosis.propagation import exploding, vanishing
+from propscope.diagnosis.recurrence import over_time
 from propscope.diagnosis.units import (
     inactive_in_grid,
     inactive_in_model,
@@ -117,6 +118,10 @@ RULES: tuple[Rule, ...] = (
     Rule("large bias", large_biases, "a bias of rms 2 or more that is five times the rest of its layer's values",
          "the mean square of W x + b; measured", applies_to="model", cause=True,
          marks=((r"^bias x", "bias x: the bias is five times as large as the rest of the layer's values, or more"),)),
+    Rule("over time", over_time,
+         "over the steps of a recurrent layer: above e^3 strained, above eps^-1/2 broken; below e^-3 in one step",
+         "Pascanu, Mikolov, Bengio 2013; as exploding", applies_to="model", cause=True,
+         marks=((r"^over time x", "over time x: the factor of a state or its gradient in one step"),)),
     Rule("one-hot softmax", one_hot_softmaxes,
          "a mean entropy below 0.32 nat: over half of the rows decided; with logits whose std in a row is above 3",
          "Vaswani et al. 2017, section 3.2.1; the density of the gap between the two largest logits",

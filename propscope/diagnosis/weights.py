@@ -66,9 +66,11 @@ def odd_weights(evidence: Evidence) -> Iterator[Finding]:
     """Find layers whose scale s differs by a factor of e^3 from that of their peers or from 1; zeros are no scale."""
     scales = evidence.once(scales_of)
     usual = _usual(evidence, scales)
+    recurrent = {course.module for course in evidence.members[0].time_courses if course.weights}
     for scale in scales:
         site = evidence.sites[scale.index]
-        if scale.mean == -math.inf:
+        # The weights of a recurrent layer are judged by what they do over time.
+        if scale.mean == -math.inf or (scale.owner in recurrent and site.units is None):
             continue
         peers = usual.get(scale)
         if peers is not None and abs(scale.mean - peers) > limits.ODD:

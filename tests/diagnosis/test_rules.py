@@ -13,6 +13,7 @@ from propscope.diagnosis import limits
 from propscope.diagnosis.evidence import Evidence
 from propscope.diagnosis.rules import RULES
 from propscope.records import CoverageNote, Parameter, Parent, TensorSummary
+from propscope.records.time_course import StateCourse, TimeCourse
 from propscope.report.findings import mark_legend
 from propscope.report.profile_tables import GRID_NOTE
 
@@ -71,7 +72,12 @@ NORMED = replace(site("n", "LayerNorm", role="norm", rms=0.02), parameters=("n.w
 POOLED = replace(site("n", "GroupNorm", role="norm", rms=1e-6, features=UNITS), parents=(Parent("0", ("GroupNorm",)),))
 SHIFTED = replace(site("0", rms=10.0), parents=(), parameters=("0.bias",))
 BEHIND = replace(site("1"), parents=(Parent("0", ("Linear",)),), parameters=("1.weight",))
+GROWING = StateCourse((1.0, 1.0), (1.0, 1.0), (1.6, 1.6))
 GIVEN = {
+    "over time x1.6": replace(
+        model([site("rnn"), site("end")]),
+        time_courses=(TimeCourse("rnn", "RNN", length=60, steps=(1, 60), hidden=GROWING),),
+    ),
     "one-hot": model([site("s", "softmax", attention_entropy=0.1, logit_spread=40.0), site("end")]),
     "bias xinf": model([SHIFTED, BEHIND], [BIAS]),
     "gain x0.020": model([NORMED], [GAIN]),
