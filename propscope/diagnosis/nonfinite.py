@@ -69,15 +69,24 @@ _SINGULAR = (
         "leave one entry of each row unmasked, or mask with a large finite value",
     ),
 )
+_MASKING = frozenset(("masked_fill", "masked_fill_", "where", "masked_scatter", "index_put_", "__setitem__"))
 _IN_THE_LOSS = " in the loss"
 _BY_NAME = {name: entry for entry in _SINGULAR for name in entry.names}
 
 
 def nonfinite(evidence: Evidence) -> Iterator[Finding]:
-    """Find the first site with NaN or Inf: in the forward pass, else the first that the gradient passes."""
+    """Find the first site with NaN or Inf: in the forward pass, else the first that the gradient passes.
+
+    The -Inf of masked scores is no signal: nothing that was computed from them is infinite.
+    """
     weights = [p.name for p in evidence.members[0].parameters if p.value.nonfinite_count]
     for direction in DIRECTIONS:
-        shown = [index for index, sites in evidence.columns() if any(_bad(getattr(s, direction)) for s in sites)]
+        shown = [
+            index
+            for index, sites in evidence.columns()
+            if any(_bad(getattr(s, direction)) for s in sites)
+            and not (direction == "forward" and _masked(evidence, index))
+        ]
         if not shown:
             continue
         shown = shown if direction == "forward" else shown[::-1]
@@ -154,6 +163,25 @@ def _losing(evidence: Evidence, worst: Worst, name: str, scale: float) -> int:
 
 def _bad(summary: TensorSummary | None) -> int:
     return summary.nonfinite_count if summary is not None else 0
+
+
+def _masked(evidence: Evidence, index: int) -> bool:
+    """Return whether some values of a site are -Inf, the others finite, and all that was computed from it is.
+
+    Where nothing was, an operation that masks has to stand before it.
+    """
+    for member in evidence.members:
+        site = member.sites[index]
+        if (
+            site.forward is None
+            or not 0 < site.forward.neginf_count == site.forward.nonfinite_count < site.forward.count
+        ):
+            return False
+        fed = [member[name].forward for name in member.graph.children_of(site.name)]
+        masking = any(not _MASKING.isdisjoint(parent.operations) for parent in site.parents or ())
+        if any(map(_bad, fed)) or not (fed or masking):
+            return False
+    return True
 
 
 def _nan(evidence: Evidence, index: int, direction: str) -> bool:

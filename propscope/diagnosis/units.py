@@ -98,7 +98,7 @@ def saturated(evidence: Evidence) -> Iterator[Finding]:
     found = [
         index
         for index, site in enumerate(evidence.sites)
-        if _bounded(site) and _flat(evidence, index) > limits.SATURATED and site.name not in stopped
+        if _bounded(evidence, index) and _flat(evidence, index) > limits.SATURATED and site.name not in stopped
         # A bias that saturates a layer is found as such, and is meant at a gate and at an output.
         if (bias := bias_at(evidence.members[0], site)) is None or bias.share < 0.5
     ]
@@ -146,8 +146,8 @@ def inactive_in_model(evidence: Evidence) -> Iterator[Finding]:
 def _mostly_flat(evidence: Evidence) -> list[int]:
     return [
         index
-        for index, site in enumerate(evidence.sites)
-        if not _bounded(site) and _flat(evidence, index) > limits.INACTIVE
+        for index in range(len(evidence.sites))
+        if not _bounded(evidence, index) and _flat(evidence, index) > limits.INACTIVE
     ]
 
 
@@ -156,7 +156,7 @@ def _mostly_dead(evidence: Evidence) -> dict[int, float]:
 
     Where it is above that of no layer, but above that of all layers together, those with more than half.
     """
-    judged = {index: sites for index, sites in evidence.columns() if not _bounded(sites[0]) and _dead(sites) > 0}
+    judged = {index: sites for index, sites in evidence.columns() if not _bounded(evidence, index) and _dead(sites) > 0}
     alone = {index: share for index, sites in judged.items() if (share := _dead(sites)) > _dead_limit(sites)}
     together = tuple(site for sites in judged.values() for site in sites)
     if alone or _dead(together) <= max(_dead_limit(together), limits.DEAD_OVERALL):
@@ -220,9 +220,22 @@ def _flat(evidence: Evidence, index: int) -> float:
     return 0.0 if math.isnan(share) else share
 
 
-def _bounded(site: Site) -> bool:
-    entry = find_activation(site.activation)
-    return entry is not None and entry.bounded
+def _bounded(evidence: Evidence, index: int) -> bool:
+    """Return whether a bounded function follows; one that is flat only where it gives zero acts as a rectifier.
+
+    So does hardtanh(0, 20), as long as few values reach its upper end.
+    """
+    site, member = evidence.sites[index], evidence.members[0]
+    if (entry := find_activation(site.activation)) is None or not entry.bounded:
+        return False
+    given = (member[name] for name in member.graph.children_of(site.name))
+    return not any(
+        out.kind.lower() == site.activation.lower()
+        and out.forward is not None
+        and out.forward.min == 0
+        and out.forward.zero_fraction > 0.9 * _flat(evidence, index)
+        for out in given
+    )
 
 
 def _rms(site: Site) -> float:

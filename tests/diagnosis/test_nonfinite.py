@@ -137,3 +137,44 @@ def test_a_row_that_is_masked_throughout_is_named():
     assert (found.direction, found.severity) == ("forward", "broken")
     assert "softmax between first.relu and first.softmax" in found.cause
     assert "leave one entry of each row unmasked" in found.remedy.text
+
+
+class Scored(nn.Module):
+    """Attention that returns its masked scores beside its output."""
+
+    def __init__(self, fill):
+        super().__init__()
+        self.q, self.v, self.fill = nn.Linear(8, 8), nn.Linear(8, 8), fill
+
+    def forward(self, x):
+        future = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
+        scores = (self.q(x) @ x.transpose(1, 2)).masked_fill(future, self.fill)
+        return {"out": torch.softmax(scores, -1) @ self.v(x), "scores": scores}
+
+
+class Masking(nn.Module):
+    """A mask as a module of its own."""
+
+    def forward(self, scores):
+        return scores + torch.full(scores.shape[-2:], -math.inf).triu(1)
+
+
+class Masked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q, self.v, self.mask = nn.Linear(8, 8), nn.Linear(8, 8), Masking()
+
+    def forward(self, x):
+        return torch.softmax(self.mask(self.q(x) @ x.transpose(1, 2)), -1) @ self.v(x)
+
+
+@pytest.mark.parametrize("net", [Scored(-math.inf), Scored(torch.finfo(torch.float32).min), Masked()])
+def test_what_a_mask_leaves_out_is_no_signal(net):
+    assert propscope.diagnose(propscope.profile(net, torch.randn(8, 6, 8))).verdict == "healthy"
+
+
+def test_the_logarithm_of_zero_is_no_mask():
+    net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU())
+    net.forward = lambda x: torch.log(net[1](net[0](x)))
+    (found, *_) = propscope.diagnose(propscope.profile(net, torch.randn(16, 8))).findings
+    assert (found.kind, found.severity) == ("non-finite", "broken")

@@ -1,8 +1,11 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from building.records import UNITS, evidence, model, network, site, weight
+from torch import nn
 
+import propscope
 from propscope.diagnosis.units import (
     inactive_in_grid,
     inactive_in_model,
@@ -109,3 +112,20 @@ class TestModels:
 
     def test_a_layer_that_is_off_altogether_is_strained(self):
         assert kinds(inactive_in_model, self.of(dead_units=UNITS)) == [("strained", ("body",))]
+
+
+def clipped(low, high, *, gain=2.0):
+    torch.manual_seed(0)
+    layers = []
+    for _ in range(8):
+        layers += [nn.Linear(32, 32), nn.Hardtanh(low, high)]
+        nn.init.normal_(layers[-2].weight, std=(gain / 32) ** 0.5)
+        nn.init.constant_(layers[-2].bias, -0.1 if low == 0 else 0.0)
+    return propscope.profile(nn.Sequential(*layers, nn.Linear(32, 4)), torch.randn(64, 32))
+
+
+def test_a_function_that_is_only_flat_at_zero_is_no_bounded_one():
+    assert kinds(saturated, clipped(0.0, 20.0)) == []
+    assert kinds(saturated, clipped(-1.0, 1.0, gain=100.0)) != []
+    # Half of the inputs lie below 0, and most others above 1.
+    assert kinds(saturated, clipped(0.0, 1.0, gain=1000.0)) != []
