@@ -169,7 +169,10 @@ def _run(request: RunRequest) -> tuple[ProfileSet, str]:
     if outcome.stopped is not None:
         raise InputError(outcome.stopped, hint=outcome.hint)
     if not any(profile.without_inputs.sites for profile in outcome.profiles):
+        from propscope.diagnosis import diagnose
+
         raise InputError(
-            "no site was recorded, so nothing can be judged", hint="check the patterns of --include and --exclude"
+            f"{diagnose(outcome.profiles).unmeasured}, so nothing can be judged",
+            hint="give the model itself, not a scripted one, and check the patterns of --include and --exclude",
         )
     return outcome.profiles, outcome.headline

@@ -293,7 +293,7 @@ def _finding(evidence: Evidence, stops: list[Stop], *, nothing_learns: bool) -> 
         evidence={"parameters": float(count), "places": float(len(stops)), **reason.numbers},
         remedy=Remedy("repair", reason.change),
         confidence=succession(len(evidence.members), len(evidence.members)),
-        marks=dict.fromkeys(behind, "no gradient") | dict.fromkeys(places, reason.mark),
+        marks=dict.fromkeys(places, reason.mark),
     )
 
 
