@@ -138,7 +138,6 @@ def recorder_of(net: MLP, *, histogram_limit: int, traced: Traced | None = None)
         activations=[layer.activation for layer in net.layers if isinstance(layer, Layer)],
         layer_of=_layer_of,
         functions=False,
-        inputs=False,
         traced=traced,
     )
 

@@ -110,13 +110,13 @@ def test_digits_end_to_end(command):
     digits = ("--input", "digits", "--scale", "zscore", "--loss", "cross-entropy")
     out = command.fine("profile", *BARE, "--batch", 64, *digits)
     assert "input digits, scale zscore, loss cross-entropy" in out
-    assert load("outputs/mlp-relu-d2.h5")[0].sites[0].shape == (64, 4)
+    assert load("outputs/mlp-relu-d2.h5")[0].sites[1].shape == (64, 4)
 
 
 def test_own_data(command):
     np.save("data.npy", np.random.default_rng(0).normal(size=(9, 3)))
     command.fine("profile", *BARE, "--input", "data.npy", "-o", "run.h5")
-    assert load("run.h5")[0].sites[0].shape == (4, 4)
+    assert load("run.h5")[0].sites[1].shape == (4, 4)
     assert load("run.h5")[0].parameters[0].shape == (4, 3)
 
 

@@ -35,18 +35,19 @@ def test_the_table_is_that_of_python(command, run_file):
 def test_one_pair_layer_by_layer(command, run_file):
     out = command.fine("show", run_file, "--init", "he_normal", "--act", "relu")
     lines = out.splitlines()
-    assert lines[0] == "healthy: no problem found at 6 sites"
-    assert lines[1] == (
+    assert lines[0].startswith("input: 8,8 float32, rms 1.00, mean ")
+    assert lines[1] == "healthy: no problem found at 6 sites"
+    assert lines[2] == (
         "initializer he_normal, activation relu, depth 3, width 8, batch 8, networks 2: 6 sites, 6 parameters"
     )
-    assert [line.split()[1] for line in lines[6:12]] == [
+    assert [line.split()[1] for line in lines[7:13]] == [
         f"layers.{number}.{part}" for number in range(3) for part in ("linear", "activation")
     ]
 
 
 def test_one_network(command, run_file):
     out = command.fine("show", run_file, "--init", "he_normal", "--act", "relu", "--seed", "1")
-    assert ", seed 1: 6 sites" in out.splitlines()[1]
+    assert ", seed 1: 6 sites" in out.splitlines()[2]
 
 
 def test_some_of_the_pairs(command, run_file):
@@ -61,9 +62,9 @@ def test_some_of_the_pairs(command, run_file):
 def test_a_file_of_one_pair_shows_its_row_until_it_is_asked_for(command, run_file, place):
     save("one.h5", load(run_file).subset(activation="relu", initializer="he_normal"))
     assert command.fine("show", "one.h5").startswith("1 pair, ")
-    assert "6 sites" in command.fine("show", "one.h5", "--act", "relu").splitlines()[1]
+    assert "6 sites" in command.fine("show", "one.h5", "--act", "relu").splitlines()[2]
     save("single.h5", load(run_file)[0])
-    assert "6 sites" in command.fine("show", "single.h5").splitlines()[1]
+    assert "6 sites" in command.fine("show", "single.h5").splitlines()[2]
 
 
 def test_json_of_the_pairs(command, run_file):
@@ -97,8 +98,9 @@ def test_json_of_one_network(command, run_file):
         "seed": 1,
     }
     assert one["profile"]["spec"]["network"]["initializer"] == "he_normal"
-    assert len(one["sites"]) == len(one["parameters"]) == 6
-    first, second = one["sites"][:2]
+    assert len(one["sites"]) - 1 == len(one["parameters"]) == 6
+    given, first, second = one["sites"][:3]
+    assert (given["name"], given["role"], given["forward_rms"]) == ("input", "input", pytest.approx(1, abs=0.1))
     assert (first["name"], first["shape"], first["layer"], first["units"]) == ("layers.0.linear", [8, 8], 1, 8)
     assert second["dead_units"] is None
     assert second["flat_fraction"] is None
@@ -140,7 +142,7 @@ def test_json_of_theory(command, predicted_file):
     assert (he["backward_deviation"], he["no_theory"]) == ({"ratio": None, "sd": None}, "")
     assert (zeros["forward_deviation"]["ratio"], zeros["no_theory"]) == (None, "the weights have no variance")
     one = command("show", predicted_file, "--json", "--init", "he_normal", "--seed", "0").document
-    linear, activation = one["sites"][:2]
+    linear, activation = one["sites"][1:3]
     assert linear["expected_forward_rms"] == 2 * linear["forward_rms"]
     assert linear["forward_deviation"]["ratio"] == 0.5
     assert linear["second_moment_ratio"] is None

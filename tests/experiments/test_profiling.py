@@ -139,12 +139,12 @@ def test_every_pair_meets_the_same_input_and_every_activation_the_same_weights()
 def test_sites_layers_and_roles():
     profile = one(depth=3, norm="layer", dropout=0.1, output_size=4)
     names = [site.name for site in profile.sites]
-    assert names[:4] == ["layers.0.linear", "layers.0.norm", "layers.0.activation", "layers.0.dropout"]
+    assert names[:5] == ["input", "layers.0.linear", "layers.0.norm", "layers.0.activation", "layers.0.dropout"]
     assert names[-1] == "output"
-    assert [site.layer for site in profile.sites] == [1] * 4 + [2] * 4 + [3] * 4 + [None]
+    assert [site.layer for site in profile.sites] == [None] + [1] * 4 + [2] * 4 + [3] * 4 + [None]
     assert Counter(site.role for site in profile.sites)["pre-activation"] == 3
     assert len(profile.signal_sites) == 3
-    assert all(site.forward and site.backward for site in profile.sites)
+    assert all(site.forward and site.backward for site in profile.without_inputs.sites)
     assert [parameter.gradient is not None for parameter in profile.parameters] == [True] * len(profile.parameters)
 
 
@@ -301,6 +301,7 @@ def test_every_dtype_runs_every_loss_and_agrees_with_float32(dtype, loss):
     assert profile.labels["dtype"] == dtype
     for site, other in zip(profile.sites, usual.sites, strict=True):
         assert site.forward.rms == pytest.approx(other.forward.rms, rel=0.02)
+    for site, other in zip(profile.sites[1:], usual.sites[1:], strict=True):
         assert site.backward.rms == pytest.approx(other.backward.rms, rel=0.05)
 
 
@@ -313,7 +314,7 @@ def test_double_precision_draws_numbers_of_its_own():
 
 def test_one_layer():
     profile = one(depth=1)
-    assert [site.name for site in profile.sites] == ["layers.0.linear", "layers.0.activation"]
+    assert [site.name for site in profile.sites] == ["input", "layers.0.linear", "layers.0.activation"]
     assert profile.factor("forward") == profile.factor("backward") == 1.0
     assert profile.forward_gains.size == 0
 
@@ -342,8 +343,8 @@ def test_an_identity_activation_passes_the_signal_on():
     assert profile.forward_gains.tolist() == pytest.approx([1.0] * 3)
     assert profile.backward_gains.tolist() == pytest.approx([1.0] * 3)
     # What an identity returns is the tensor that it was given: one site, not two.
-    assert [site.name for site in profile.sites] == [f"layers.{number}.linear" for number in range(4)]
-    assert [site.flat_fraction for site in profile.sites] == [0.0] * 4
+    assert [site.name for site in profile.sites] == ["input", *(f"layers.{number}.linear" for number in range(4))]
+    assert [site.flat_fraction for site in profile.sites[1:]] == [0.0] * 4
 
 
 def test_residual_adds_layer_by_layer():
@@ -377,7 +378,7 @@ def test_batch_norm_of_one_row_is_refused_at_once():
 def test_every_activation_runs(activation):
     profile = one(activation=activation, batch=8)
     a_layer = ["pre-activation"] if activation == "identity" else ["pre-activation", "activation"]
-    assert [site.role for site in profile.sites] == a_layer * 2
+    assert [site.role for site in profile.sites] == ["input", *a_layer * 2]
     assert profile.nonfinite_count == 0
     assert 0 <= profile["layers.0.linear"].flat_fraction <= 1
 
@@ -437,7 +438,7 @@ def test_a_users_activations_and_initializers(own):
     filled = profiles.select(activation="own_functions:scaled:k=3", initializer="own_functions:fill:value=0.25")
     assert filled.parameters[0].value.min == filled.parameters[0].value.max == 0.25
     assert filled["layers.0.linear"].symmetric_units == 8
-    assert [site.role for site in filled.sites] == ["pre-activation", "activation"] * 2
+    assert [site.role for site in filled.sites] == ["input", *["pre-activation", "activation"] * 2]
     assert filled["layers.1.activation"].forward.max <= 3.0
     assert filled["layers.0.linear"].flat_fraction is not None
     assert seen(small(initializer="own_functions:noisy")) == seen(small(initializer="own_functions:noisy"))

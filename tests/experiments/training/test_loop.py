@@ -204,10 +204,10 @@ def test_profiles_are_taken_when_asked_for():
     plan = plan_of(profile_every=None, rows=1000)
     run = train(plan, plan.jobs()[0], plan.data_of(0))
     first, last = run.profile(0), run.profile(-1)
-    assert [site.role for site in first.sites] == ["pre-activation", "activation"] * 2 + ["output"]
+    assert [site.role for site in first.sites] == ["input"] + ["pre-activation", "activation"] * 2 + ["output"]
     net, (x, y) = plan.jobs()[0].cell.network.build(seed=0), plan.data_of(0).train
     z = net.layers[0].linear(x[:256])
-    assert first.sites[0].forward.rms == pytest.approx(z.square().mean().sqrt().item(), rel=1e-5)
+    assert first.sites[1].forward.rms == pytest.approx(z.square().mean().sqrt().item(), rel=1e-5)
     gradient = torch.autograd.grad(nn.functional.cross_entropy(net(x[:256]), y[:256]), net.layers[0].linear.weight)[0]
     assert first.parameters[0].gradient_norm == pytest.approx(gradient.norm().item(), rel=1e-5)
     assert last.parameters[0].value_norm != first.parameters[0].value_norm
