@@ -22,7 +22,7 @@ from propscope.diagnosis import limits
 from propscope.diagnosis.evidence import Evidence, module_of
 from propscope.diagnosis.rules import Rule
 from propscope.records.finding import SEVERITIES, Finding
-from propscope.records.gains import has_own_size
+from propscope.records.gains import has_own_size, is_bounded
 from propscope.records.network import Site
 
 # Of two findings at one place that could each follow from the other, the one that stands first here is the cause.
@@ -121,8 +121,9 @@ def _explains(ways: _Ways, cause: _Shown, effect: _Shown) -> bool:
     if cause.finding.kind == "non-finite":
         return _spreads(ways, cause, effect)
     if effect.finding.kind == "non-finite":
-        # A value that grows beyond the range of its format.
-        return cause.finding.kind == "exploding" and not cause.backward and effect.at in ways.behind(cause.where)
+        # What is read from the model may make values grow beyond the range of their format.
+        grows = cause.cause and cause.finding.kind in ("exploding", "input")
+        return grows and effect.at in cause.where | ways.behind(cause.where)
     pair = (cause.finding.kind, effect.finding.kind)
     # Of two faults of one layer, that no gradient passes it is said first.
     stopped = cause.stops and cause.at == effect.at
@@ -138,6 +139,10 @@ def _explains(ways: _Ways, cause: _Shown, effect: _Shown) -> bool:
         return bool(effect.where & cause.where) and (cause.mute or same)
     if cause.backward and not cause.stops:
         return _shrinks_or_grows_before(ways, cause, effect)
+    if effect.stops and not (
+        cause.stops or (cause.cause and effect.at in cause.where) or _turns_off(ways, cause, effect)
+    ):
+        return False
     shows = effect.where if effect.backward else {effect.at}
     return bool(shows & (cause.where | _reach(ways, cause, effect)))
 
@@ -145,7 +150,10 @@ def _explains(ways: _Ways, cause: _Shown, effect: _Shown) -> bool:
 def _spreads(ways: _Ways, cause: _Shown, effect: _Shown) -> bool:
     if effect.backward:
         return not cause.backward or bool(effect.where & (cause.where | ways.before(cause.where)))
-    return not cause.backward and effect.at in cause.where | ways.behind(cause.where)
+    # What grew over several layers on the way there has overflowed there.
+    over_layers = effect.finding.kind == "exploding" and len(effect.finding.sites) > 1
+    grew = over_layers and cause.at in ways.behind(effect.where)
+    return not cause.backward and (grew or effect.at in cause.where | ways.behind(cause.where))
 
 
 def _shrinks_or_grows_before(ways: _Ways, cause: _Shown, effect: _Shown) -> bool:
@@ -158,8 +166,8 @@ def _shrinks_or_grows_before(ways: _Ways, cause: _Shown, effect: _Shown) -> bool
 def _reach(ways: _Ways, cause: _Shown, effect: _Shown) -> frozenset[int]:
     """Return where an effect of this kind shows the cause, beside the place of the cause itself."""
     if effect.finding.kind == "stagnant":
-        flat = frozenset() if cause.stops else ways.sized(cause.where)
-        return ways.only_before(cause.where) | ways.next(cause.where) | flat
+        near = ways.only_before(cause.where) | ways.next(cause.where)
+        return near if cause.stops else near | ways.sized(cause.where)
     if cause.stops and effect.backward:
         return ways.only_before(cause.where)
     if cause.stops:
@@ -174,6 +182,20 @@ def _reach(ways: _Ways, cause: _Shown, effect: _Shown) -> frozenset[int]:
         return ways.only_before(cause.where) if effect.backward else ways.only_behind(cause.where)
     sized = ways.sized(cause.where)
     return sized | ways.before(cause.where) if effect.backward else sized
+
+
+def _turns_off(ways: _Ways, cause: _Shown, effect: _Shown) -> bool:
+    """Return whether values that are too large or too small can turn off what stands where the effect starts.
+
+    A bounded function is flat for large values. A rectifier is not: weights that are too large keep the signs of what
+    enters it. It gives nothing once all that enters it is zero.
+    """
+    if cause.finding.kind in ("input", "collapse"):
+        return True
+    site = ways.sites[effect.at]
+    if cause.finding.kind == "vanishing":
+        return site.forward is None or site.forward.rms == 0
+    return is_bounded(site.activation) or has_own_size(site)
 
 
 def _is_large_enough(cause: _Shown, effect: _Shown) -> bool:

@@ -258,6 +258,7 @@ class _Reason:
     """What is said of a place: the kind of the finding and its site, what was seen, why, and what to change.
 
     `note`: it may be meant; `by_chance`: it may be so by chance, and pass once what is before it has learned.
+    `factors`: by which parameters are multiplied to change it, as in `Remedy`.
     """
 
     kind: Kind
@@ -269,6 +270,7 @@ class _Reason:
     note: bool = False
     by_chance: bool = False
     numbers: Mapping[str, float] = field(default_factory=dict)
+    factors: Mapping[str, float] = field(default_factory=dict)
 
 
 def _finding(evidence: Evidence, stops: list[Stop], *, nothing_learns: bool) -> Finding:
@@ -291,7 +293,7 @@ def _finding(evidence: Evidence, stops: list[Stop], *, nothing_learns: bool) -> 
         message=f"{reason.seen}{more}; {said}",
         cause=reason.cause,
         evidence={"parameters": float(count), "places": float(len(stops)), **reason.numbers},
-        remedy=Remedy("repair", reason.change),
+        remedy=Remedy("repair", reason.change, factors=reason.factors),
         confidence=succession(len(evidence.members), len(evidence.members)),
         marks=dict.fromkeys(places, reason.mark),
     )
@@ -619,6 +621,7 @@ def _of_activation(evidence: Evidence, entering: Site) -> _Reason:
     between = "" if values is None else f": its values lie between {number(values.min, 2)} and {number(values.max, 2)}"
     bias = bias_at(evidence.members[0], entering)
     biased = bias is not None and bias.share > 0.5
+    zero_bias = {bias.parameter: 0.0} if bias is not None and biased else {}
     if entry is not None and entry.bounded:
         return _Reason(
             "saturated", name,
@@ -630,6 +633,7 @@ def _of_activation(evidence: Evidence, entering: Site) -> _Reason:
             else f"bring the values at {name} to rms 1: standardize the input, and draw the weights of {name} anew",
             mark="saturated",
             numbers={"flat_fraction": 1.0 if entering.flat_fraction is None else entering.flat_fraction},
+            factors=zero_bias,
         )  # fmt: skip
     units = f"all {entering.units} units are off" if (entering.units or 0) > 1 else "it is off"
     return _Reason(
@@ -642,6 +646,7 @@ def _of_activation(evidence: Evidence, entering: Site) -> _Reason:
         # A unit is off on samples that are alike in half of all cases.
         by_chance=(entering.units or 0) < limits.FEW_UNITS,
         numbers={"dead_share": 1.0, "flat_fraction": 1.0 if entering.flat_fraction is None else entering.flat_fraction},
+        factors=zero_bias,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from propscope.diagnosis import limits
 from propscope.diagnosis.evidence import Chain, Evidence, module_of, succession
 from propscope.diagnosis.peers import groups_in_one_place, maker_of, medians_of_others
-from propscope.diagnosis.weights import scale_at
+from propscope.diagnosis.weights import bias_at, scale_at
 from propscope.records.finding import Finding, Remedy, Severity
 from propscope.records.gains import (
     Gains,
@@ -21,17 +21,18 @@ from propscope.records.gains import (
     is_bounded,
     is_chain,
     is_norm,
-    is_sound,
     same_stack,
     site_gains,
 )
-from propscope.records.network import Direction, NetworkProfile, Site
+from propscope.records.network import Direction, NetworkProfile
 from propscope.records.numerals import number, percent
 
 # More than half of a mean square, or of a layer's units.
 _MOST = 0.5
 _PEERS = 2
 _BLOCKS = 3
+# The weights of so many layers are not drawn wrongly by accident.
+_SEVERAL = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +121,10 @@ def _why(evidence: Evidence, odd: _Odd) -> tuple[str, Remedy]:
         return "it has no weight of its own; what it computes differs from the layers beside it", remedy
     factor = math.exp(-odd.mean)
     rescale = Remedy("scale", f"multiply the weight of {name} by {number(factor)}", factors={name: factor})
-    if odd.direction == "forward" and odd.mean > 0 and (bias := _share_of_bias(profile, site)) > _MOST:
-        zero = Remedy("repair", f"set the bias of {name} to zero")
-        return f"its bias makes up {percent(bias)} of the mean square of its output", zero
+    bias = bias_at(profile, site)
+    if odd.direction == "forward" and odd.mean > 0 and bias is not None and bias.share > _MOST:
+        zero = Remedy("repair", f"set the bias of {name} to zero", factors={bias.parameter: 0.0})
+        return f"its bias makes up {percent(bias.share)} of the mean square of its output", zero
     flat = evidence.mean(odd.index if odd.shown is None else odd.shown, "flat_fraction")
     if odd.direction == "backward" and odd.mean < 0 and flat > _MOST:
         return f"{percent(flat)} of what enters the nonlinearity before it lies where that is flat", rescale
@@ -142,21 +144,14 @@ def _why(evidence: Evidence, odd: _Odd) -> tuple[str, Remedy]:
     return f"{said}, and lie {along} what its inputs have in common", rescale
 
 
-def _share_of_bias(profile: NetworkProfile, site: Site) -> float:
-    """Return the mean square of a layer's bias over that of its output, at most 1; 0 without a bias."""
-    name = f"{module_of(site.name)}.bias"
-    bias = next((parameter.value for parameter in profile.parameters if parameter.name == name), None)
-    if bias is None or site.forward is None or not is_sound(site.forward) or not bias.count:
-        return 0.0
-    return min((bias.rms / site.forward.rms) ** 2, 1.0)
-
-
 def _odd_gains(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...], direction: Direction) -> Iterator[_Odd]:
+    """Find layers whose gain is odd, unless those of most layers of their chain are: then no single one is at fault."""
     # The gates of a recurrent layer run side by side: only two sites of one chain follow each other.
     chains_through: dict[int, set[Chain]] = defaultdict(set)
     for chain in evidence.chains:
         for index in chain.indices:
             chains_through[index].add(chain)
+    found: list[_Odd] = []
     for index, gain in enumerate(gains[0]):
         if gain.forward is None and gain.backward is None:
             continue
@@ -171,14 +166,16 @@ def _odd_gains(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...], directi
                 continue
             logs = _passed_on(evidence, beside, logs)
         if logs and abs(_mean(logs)) > limits.ODD and is_chain(site, other) and together:
+            message = f"the {direction} gain is {number(math.exp(min(_mean(logs), 700.0)), 2)}"
             # The gradient of a site has passed the weights of the one after it.
-            yield _Odd(
-                index if direction == "forward" else beside,
-                logs,
-                f"the {direction} gain is {number(math.exp(min(_mean(logs), 700.0)), 2)}",
-                direction,
-                index,
-            )
+            found.append(_Odd(index if direction == "forward" else beside, logs, message, direction, index))
+    for odd in found:
+        alike = {other.index for other in found if other.mean * odd.mean > 0}
+        if not any(
+            len(common := alike.intersection(chain.indices)) >= _SEVERAL and 2 * len(common) > len(chain.indices) - 1
+            for chain in chains_through[odd.index]
+        ):
+            yield odd
 
 
 def _passed_on(evidence: Evidence, before: int, logs: tuple[float, ...]) -> tuple[float, ...]:

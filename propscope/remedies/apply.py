@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import keyword
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -153,11 +153,18 @@ def _factors(diagnosis: Diagnosis) -> dict[str, float]:
 
 
 def _scaling(factors: Mapping[str, float]) -> Remedy:
-    sizes = sorted(set(factors.values()))
-    by = number(sizes[0]) if len(sizes) == 1 else f"{number(sizes[0])} to {number(sizes[-1])}"
-    names = list(factors)
-    where = names[0] if len(names) == 1 else f"{len(names)} layers, {names[0]} to {names[-1]},"
-    return Remedy("scale", f"multiply the weight of {where} by {by}", factors=factors)
+    zeros = [name for name, factor in factors.items() if factor == 0]
+    scaled = {name: factor for name, factor in factors.items() if factor != 0}
+    said = [f"set {_listed(zeros)} to zero"] if zeros else []
+    if scaled:
+        sizes = sorted(set(scaled.values()))
+        by = number(sizes[0]) if len(sizes) == 1 else f"{number(sizes[0])} to {number(sizes[-1])}"
+        said.insert(0, f"multiply the weight of {_listed([*scaled])} by {by}")
+    return Remedy("scale", ", and ".join(said), factors=factors)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{len(names)} layers, {names[0]} to {names[-1]},"
 
 
 def _tried(

@@ -65,7 +65,10 @@ def message(finding: Finding, *, numbered: bool = False) -> str:
     said = finding.message
     leading = f"{finding.first or '(model)'}: "
     if said.startswith(leading):
-        said, where = said.removeprefix(leading), place(finding, numbered=numbered)
+        said = said.removeprefix(leading)
+        # An input's finding goes on with the layers that take it.
+        where = place(finding, numbered=numbered) if finding.kind != "input" else finding.first
+        where = "" if where == fault(finding) else where
     else:
         over_depth = finding.direction is not None and finding.kind in DIRECTED
         where = "" if over_depth or _names(said, finding.first) else place(finding, numbered=numbered)

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 
 from propscope.printable import shown
 from propscope.records.calibration import ALIKE, Calibration
+from propscope.records.finding import Remedy
 from propscope.records.network import Label
 from propscope.records.numerals import number, percent
 from propscope.records.remedy_trials import RemedyTrials, State, Trial
 from propscope.report.diagnosis import WIDTH
-from propscope.report.findings import network_name, verdict_word
+from propscope.report.findings import faults, network_name, verdict_word
 from propscope.report.table import Table
 
 _NAMES = 4
@@ -36,9 +37,22 @@ def trials_text(trials: RemedyTrials, among: Sequence[Mapping[str, Label]] = ())
         lines += _rejected(trial) if trial is not chosen else []
     if chosen is not None:
         lines += _chosen(chosen)
-    elif (worst := trials.before.diagnosis.worst) is not None and worst.remedy is not None:
-        lines += _paragraph("advice", worst.remedy.text)
+    elif (advice := _untried(trials)) is not None:
+        lines += _paragraph("advice", advice.text)
     return "\n".join(lines)
+
+
+def _untried(trials: RemedyTrials) -> Remedy | None:
+    """Return the first remedy of the findings that was not tried, None where each of them was."""
+    tried = {trial.remedy.action for trial in trials.trials}
+    carried_out = {name for trial in trials.trials for name in (*trial.remedy.factors, *trial.remedy.inputs)}
+    for finding in faults(trials.before.diagnosis):
+        remedy = finding.remedy
+        if remedy is None or remedy.action in tried & {"calibrate", "centre"}:
+            continue
+        if not {*remedy.factors, *remedy.inputs} & carried_out:
+            return remedy
+    return None
 
 
 def outcome(trials: RemedyTrials) -> str:

@@ -216,3 +216,24 @@ def test_zeros_that_are_multiplied_explain_that_samples_are_alike_behind_them():
     (found,) = wrong(net, 64, 16)
     assert (found.kind, found.first) == ("vanishing", "layers.1.value")
     assert any("hardly differ" in effect for effect in found.effects)
+
+
+def test_large_weights_and_a_dead_layer_behind_them_are_two_findings():
+    torch.manual_seed(0)
+    net = nn.Sequential(*linear(*[64] * 9), nn.Linear(64, 4))
+    with torch.no_grad():
+        net[4].weight.mul_(100)
+        net[10].bias.fill_(-50)
+    assert sorted(each.first for each in wrong(net, 64, 64)) == ["10", "4"]
+
+
+def test_weights_that_overflow_explain_the_inf():
+    torch.manual_seed(0)
+    net = nn.Sequential(*linear(*[64] * 5), nn.Linear(64, 4))
+    with torch.no_grad():
+        net[2].weight.mul_(1e30)
+        net[4].weight.mul_(1e30)
+    found = wrong(net, 64, 64)
+    assert sorted(each.first for each in found) == ["2", "4"]
+    assert all(each.severity == "broken" or not each.effects for each in found)
+    assert any("Inf" in text for each in found for text in each.effects)

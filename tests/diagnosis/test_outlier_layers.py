@@ -161,7 +161,7 @@ def test_a_large_bias_is_not_said_to_be_large_weights():
     assert finding.first == "6"
     assert "bias" in f"{finding.cause} {finding.remedy.text}"
     assert "times too" not in finding.cause
-    assert not finding.remedy.factors
+    assert finding.remedy.factors == {"6.bias": 0.0}
 
 
 def test_weights_are_said_to_be_large_where_they_are():

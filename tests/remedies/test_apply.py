@@ -2,18 +2,21 @@
 
 import copy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+import propscope
 from propscope.diagnosis import diagnose
 from propscope.errors import InputError
 from propscope.measure import profile
 from propscope.records import Remedy
 from propscope.remedies import apply_remedy, centre, try_remedies
 from propscope.remedies.apply import module_expression
+from propscope.report.remedies import trials_text
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 from models import misscaled_resnet, resnet, sigmoid_net
@@ -267,3 +270,92 @@ def test_places_as_python_writes_them():
     ):
         assert module_expression(model, name) == text
         assert eval(text, {"model": model}) is model.get_submodule(name)
+
+
+def killed(act=nn.ReLU):
+    torch.manual_seed(0)
+    net = nn.Sequential(*(layer for _ in range(5) for layer in (nn.Linear(32, 32), act())), nn.Linear(32, 4))
+    for layer in net[::2]:
+        nn.init.kaiming_normal_(layer.weight)
+    nn.init.constant_(net[4].bias, -50.0)
+    return net
+
+
+def test_a_bias_that_turns_a_layer_off_is_set_to_zero():
+    net, batch = killed(), torch.randn(128, 32)
+    trials = try_remedies(net, batch)
+    assert trials.before.diagnosis.verdict == "broken"
+    assert trials.trial.after.diagnosis.verdict == "healthy"
+    assert trials.trials[0].remedy.text == "set 4.bias to zero"
+    assert trials.trial.lines == ("model[4].bias.data.mul_(0)",)
+
+
+def test_what_failed_is_not_advised_again():
+    net, batch = killed(), torch.randn(128, 32)
+    trials = try_remedies(net, batch)
+    failed = replace(trials, trials=tuple(replace(trial, after=trial.before) for trial in trials.trials))
+    assert "advice" in trials_text(replace(trials, trials=()))
+    assert "advice" not in trials_text(failed)
+
+
+class Residual(nn.Module):
+    def __init__(self, norm: type[nn.Module]) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(norm(32) for _ in range(4))
+        self.ups, self.downs = (nn.ModuleList(nn.Linear(32, 32) for _ in range(4)) for _ in range(2))
+        self.norm, self.head = norm(32), nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for norm, up, down in zip(self.norms, self.ups, self.downs, strict=True):
+            x = x + down(nn.functional.gelu(up(norm(x))))
+        return self.head(self.norm(x))
+
+
+def layers(*between: nn.Module, depth: int = 6) -> nn.Sequential:
+    hidden = (copy.deepcopy(each) for _ in range(depth) for each in (nn.Linear(32, 32), *between))
+    return nn.Sequential(*hidden, nn.Linear(32, 4))
+
+
+def convolutions(*between: nn.Module) -> nn.Sequential:
+    hidden = (copy.deepcopy(each) for _ in range(5) for each in (nn.Conv2d(8, 8, 3, padding=1), *between))
+    ends = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), *copy.deepcopy(between), *hidden, *ends)
+
+
+def encoder() -> nn.Module:
+    block = nn.TransformerEncoderLayer(32, 4, 64, 0.0, batch_first=True, norm_first=True)
+    return nn.TransformerEncoder(block, 3, enable_nested_tensor=False)
+
+
+def gpt2() -> nn.Module:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    sizes = {"vocab_size": 50, "n_positions": 16, "n_embd": 32, "n_layer": 3, "n_head": 4}
+    return GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0))
+
+
+VECTORS, PICTURES = (64, 32), (16, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: Residual(nn.LayerNorm), VECTORS),
+        (lambda: Residual(nn.BatchNorm1d), VECTORS),
+        (lambda: Residual(nn.Identity), VECTORS),
+        (lambda: layers(nn.ReLU(), depth=10), VECTORS),
+        (lambda: layers(nn.Tanh(), depth=10), VECTORS),
+        (lambda: layers(nn.LayerNorm(32), nn.ReLU()), VECTORS),
+        (lambda: convolutions(nn.BatchNorm2d(8), nn.ReLU()), PICTURES),
+        (lambda: convolutions(nn.ReLU()), PICTURES),
+        (encoder, (8, 6, 32)),
+        (gpt2, None),
+    ],
+)  # fmt: skip
+def test_nothing_is_wrong_with_what_calibrate_did(make, shape):
+    torch.manual_seed(0)
+    net = make()
+    batch = torch.randint(0, 50, (8, 12)) if shape is None else torch.randn(shape)
+    propscope.calibrate(net, batch)
+    found = propscope.diagnose(propscope.profile(net, batch))
+    assert found.verdict == "healthy", found
