@@ -44,7 +44,7 @@ def explained(evidence: Evidence, found: Iterable[tuple[Rule, Finding]]) -> list
     """Return the findings, worst first, without those that another one explains; that one lists them as effects.
 
     A cause is at least as severe as the worst of its effects. Notes neither explain nor are explained. The order of
-    `found` decides nothing but the order of the notes.
+    `found` decides nothing but the order of the notes. Of findings as severe, NaN and Inf come first, then causes.
     """
     ways = _Ways.of(evidence)
     distinct = _distinct(_Shown.of(ways, rule, finding) for rule, finding in found)
@@ -59,7 +59,7 @@ def explained(evidence: Evidence, found: Iterable[tuple[Rule, Finding]]) -> list
     for one in shown:
         effects.setdefault(_root(one, causes).key, []).append(one.finding)
     merged = [_with_effects(one.finding, effects[one.key]) for one in shown if one.key in effects]
-    merged.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+    merged.sort(key=lambda finding: (SEVERITIES.index(finding.severity), finding.kind != "non-finite"))
     return [*merged, *(one.finding for one in distinct if one.finding.severity == "note")]
 
 

@@ -152,6 +152,7 @@ def _odd_gains(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...], directi
         for index in chain.indices:
             chains_through[index].add(chain)
     found: list[_Odd] = []
+    seen: set[int] = set()
     for index, gain in enumerate(gains[0]):
         if gain.forward is None and gain.backward is None:
             continue
@@ -165,14 +166,17 @@ def _odd_gains(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...], directi
             if not carries_size(evidence.members[0], beside, index):
                 continue
             logs = _passed_on(evidence, beside, logs)
+        at = index if direction == "forward" else beside
+        seen |= {at} if logs else set()
         if logs and abs(_mean(logs)) > limits.ODD and is_chain(site, other) and together:
             message = f"the {direction} gain is {number(math.exp(min(_mean(logs), 700.0)), 2)}"
             # The gradient of a site has passed the weights of the one after it.
-            found.append(_Odd(index if direction == "forward" else beside, logs, message, direction, index))
+            found.append(_Odd(at, logs, message, direction, index))
     for odd in found:
         alike = {other.index for other in found if other.mean * odd.mean > 0}
         if not any(
-            len(common := alike.intersection(chain.indices)) >= _SEVERAL and 2 * len(common) > len(chain.indices) - 1
+            len(common := alike.intersection(chain.indices)) >= _SEVERAL
+            and 2 * len(common) > len(seen.intersection(chain.indices))
             for chain in chains_through[odd.index]
         ):
             yield odd

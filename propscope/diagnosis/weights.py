@@ -74,7 +74,9 @@ def odd_weights(evidence: Evidence) -> Iterator[Finding]:
             continue
         peers = usual.get(scale)
         if peers is not None and abs(scale.mean - peers) > limits.ODD:
-            yield _odd(evidence, scale, peers, beside=True)
+            # Where this one is about 1, the others are at fault.
+            if abs(scale.mean) > 1 or abs(peers) <= limits.ODD:
+                yield _odd(evidence, scale, peers, beside=True)
         elif not is_norm(site) and (scale.mean > limits.ODD or (peers is None and scale.mean < -limits.ODD)):
             # A small scale that all layers in one place share is intended, such as 1/sqrt(depth) at a branch's end.
             yield _odd(evidence, scale, 0.0, beside=False)

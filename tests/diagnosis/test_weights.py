@@ -190,3 +190,14 @@ def test_embeddings_are_judged_by_what_follows_them(make, is_held, std):
     taken = profile(Embedded(std, make()), tokens())
     said = [(finding.kind, finding.severity, finding.first) for finding in large_embeddings(evidence(taken))]
     assert said == [("exploding", "strained", "embed")] * (std == 100.0 and not is_held)
+
+
+def test_a_layer_of_usual_scale_among_others_that_are_not_is_not_at_fault():
+    torch.manual_seed(0)
+    net = nn.Sequential(*(layer for _ in range(4) for layer in (nn.Linear(32, 32), nn.ReLU())), nn.Linear(32, 32))
+    with torch.no_grad():
+        for at in range(0, 8, 2):
+            net[at].weight.mul_(1e-3)
+    found = diagnose(profile(net, torch.randn(64, 32))).findings
+    assert all(each.first != "8" for each in found if each.severity != "note")
+    assert any(each.kind == "vanishing" for each in found)
