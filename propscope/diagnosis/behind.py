@@ -11,6 +11,8 @@ from propscope.records.network import NetworkProfile, Site
 # These hand on the size of what enters them.
 _SCALING = frozenset(("relu", "leaky_relu", "leakyrelu", "identity"))
 
+_OPENING = ("sigmoid", "hardsigmoid")
+
 
 class Behind:
     """What the sites of a profile feed; all sites by position. Nothing is known to be behind where the graph is not."""
@@ -53,10 +55,11 @@ class Behind:
         return is_norm(self._sites[index]) and _tells_apart(self._sites[index])
 
     def is_gate(self, index: int) -> bool:
-        """Return whether the values of a site, or what an activation makes of them, only multiply others."""
-        fed = [at for near in self._outputs[index] for at in (self._outputs[near] if self._acts(near) else [near])]
-        gates = {index, *(near for near in self._outputs[index] if self._acts(near))}
-        names = {self._sites[at].name for at in gates}
+        """Return whether a sigmoid of the values of a site only multiplies others."""
+        if self._sites[index].activation.lower() not in _OPENING:
+            return False
+        names = {self._sites[at].name for at in self._outputs[index]}
+        fed = {at for near in self._outputs[index] for at in self._outputs[near]}
         edges = [parent for at in fed for parent in self._sites[at].parents or () if parent.name in names]
         return bool(edges) and all("mul" in parent.operations for parent in edges)
 
@@ -81,9 +84,6 @@ class Behind:
         """Return whether all that a site feeds are residual sums."""
         fed = self.fed(index)
         return bool(fed) and all(self._sites[at].branch_share is not None for at in fed)
-
-    def _acts(self, index: int) -> bool:
-        return self._sites[index].role == "activation"
 
     def _passes(self, index: int) -> bool:
         """Return whether a site hands on the size of its only input."""

@@ -35,7 +35,8 @@ def large_biases(evidence: Evidence) -> Iterator[Finding]:
         if bias is None or bias.rms < limits.BIAS or 1 - bias.share > limits.COMMON:
             continue
         # Softplus makes a small positive number of a negative bias, such as a step size.
-        if behind.is_output(index) or behind.is_gate(index) or site.activation.lower() == "softplus":
+        opens = behind.is_gate(index) and bias.rms < limits.SHUT
+        if behind.is_output(index) or opens or site.activation.lower() == "softplus":
             continue
         if site.name not in stopped and not behind.is_absorbed(index):
             yield _finding(evidence, index, bias)

@@ -203,9 +203,9 @@ def _effect(
 
 
 def _flat_gates(profile: NetworkProfile, site: Site) -> float | None:
-    """Return the share of a recurrent layer's gate values that are flat, None for other layers."""
-    courses = [each for each in profile.time_courses if each.module == module_of(site.name) and each.gates]
-    shares = [share for course in courses for gate in course.gates for share in gate.flat]
+    """Return the share of a recurrent module's gate values in its first layer that are flat, None for other modules."""
+    courses = [each for each in profile.time_courses if each.module == module_of(site.name)]
+    shares = [share for course in courses if course.layer == 1 for gate in course.gates for share in gate.flat]
     return sum(shares) / len(shares) if shares else None
 
 

@@ -116,6 +116,8 @@ UNEQUAL = 100
 # Biases start at zero, or at 1 / sqrt(fan_in) at most. One of 2 brings tanh to where it is flat, and a rectifier's unit
 # to where it is on, or off, for all samples of a signal of rms 1.
 BIAS = 2.0
+# A gate's bias sets for how many steps it keeps a state: e^8 = 3,000 (Tallec, Ollivier 2018, chrono initialization).
+SHUT = 8.0
 # As with inputs: Adam took five times the steps where what all samples have in common was five times the rest.
 COMMON = 1 / 26
 

@@ -100,11 +100,17 @@ def _is_unbounded(profile: NetworkProfile, course: TimeCourse) -> bool:
 
 
 def _is_saturated(profile: NetworkProfile, course: TimeCourse) -> bool:
-    """Return whether most values of the gates are flat, because the weights are large."""
+    """Return whether most values of the gates are flat, because the weights or the biases are large."""
     shares = [share for gate in course.gates for share in gate.flat]
-    if not shares or _is_unbounded(profile, course):
+    if not shares or _is_unbounded(profile, course) or sum(shares) / len(shares) <= limits.SATURATED:
         return False
-    return sum(shares) / len(shares) > limits.SATURATED and max(_gains(course)) > math.exp(limits.STRAINED / 3)
+    return max(_gains(course)) > math.exp(limits.STRAINED / 3) or bool(_large_biases(profile, course))
+
+
+def _large_biases(profile: NetworkProfile, course: TimeCourse) -> list[str]:
+    """Return the names of a course's biases of rms 2 or more."""
+    names = [_parameter(profile, course, kind) for kind in ("bias_ih", "bias_hh")]
+    return [p.name for p in profile.parameters if p.name in names and p.value.rms >= limits.BIAS]
 
 
 def _gains(course: TimeCourse) -> list[float]:
@@ -122,6 +128,10 @@ def _finding(profile: NetworkProfile, fault: _Fault) -> Finding:
         share = sum(share for gate in course.gates for share in gate.flat) / sum(len(g.flat) for g in course.gates)
         message = f"{course.label}: {percent(share)} of the values of its gates lie where these are flat, over {steps}"
         cause, remedy = _too_large(profile, course, max(_gains(course)))
+        if biases := _large_biases(profile, course):
+            cause = f"{' and '.join(biases)} are too large"
+            text = f"set {' and '.join(biases)} to zero"
+            remedy = Remedy("repair", text, factors=dict.fromkeys(biases, 0.0))
     else:
         passed = f"{number(each, 2)} of the gradient, {_total(fault)} over {steps}" if each else "no gradient"
         message = f"{course.label}: one step passes on {passed}"

@@ -41,6 +41,17 @@ class Highway(nn.Module):
         return self.head(gate * torch.relu(self.new(x)) + (1 - gate) * x)
 
 
+class Gated(nn.Module):
+    """What a gate multiplies is no gate itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.new, self.head = nn.Linear(20, 32), nn.Linear(20, 32), nn.Linear(32, 4)
+
+    def forward(self, x):
+        return self.head(torch.sigmoid(self.gate(x)) * torch.tanh(self.new(x)))
+
+
 class Stream(nn.Module):
     def __init__(self):
         super().__init__()
@@ -72,6 +83,8 @@ def image():
         (lambda: mlp(nn.Sigmoid), "2", 10, table, "saturated"),
         (lambda: nn.Sequential(Stream(), Stream(), nn.Linear(20, 4)), "0.down", 10, table, "collapse"),
         (cnn, "3", 10, image, "collapse"),
+        (Gated, "new", 4, table, "saturated"),
+        (Gated, "gate", -10, table, "saturated"),
         (lambda: cnn(nn.BatchNorm2d), "1", 10, image, "collapse"),
     ],
 )
@@ -103,10 +116,11 @@ def test_a_bias_that_stops_every_gradient_is_found_as_that(act, value, kind):
         (lambda: prior(nn.Softmax(-1)), table),
         (lambda: prior(nn.Identity()), table),
         (Highway, table),
+        (lambda: biased(Gated(), "gate", 5), table),
         (lambda: biased(cnn(nn.BatchNorm2d), "0", 10), image),
         (lambda: nn.Sequential(biased(nn.Linear(20, 20), "", -5), nn.Softplus(), nn.Linear(20, 4)), table),
     ],
-    ids=["usual", "of 1", "prior", "softmax", "logits", "gate", "behind it a norm", "step size"],
+    ids=["usual", "of 1", "prior", "softmax", "logits", "gate", "open gate", "behind it a norm", "step size"],
 )
 def test_a_bias_that_is_small_or_meant_is_not_accused(make, batch):
     assert diagnose(profile(make(), batch())).verdict == "healthy"

@@ -1,6 +1,7 @@
 """The scale of inputs: for each fault networks that suffer from it, and those that a norm protects."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -99,6 +100,7 @@ FAULTY = {
     "decibels": (lambda: mlp(act=nn.SiLU), lambda: normal(64, 20, mean=-40, std=20), "too large"),
     "pixels, transformer": (Encoder, lambda: pixels(4, 9, 20), "too large"),
     "pixels, lstm": (lambda: Recurrent(nn.LSTM), lambda: pixels(16, 6, 20), "too large"),
+    "pixels, two layers": (lambda: Recurrent(partial(nn.LSTM, num_layers=2)), lambda: pixels(16, 6, 20), "too large"),
     "pixels, rnn": (lambda: Recurrent(nn.RNN), lambda: pixels(16, 6, 20), "too large"),
     "years": (lambda: mlp(1), lambda: normal(64, 1, mean=2000, std=5), "off-centre"),
     "mean 12": (mlp, lambda: normal(64, 20, mean=12), "off-centre"),

@@ -168,6 +168,15 @@ def test_gates_that_weights_of_the_input_saturate_are_found():
     assert list(found.worst.remedy.factors) == ["rnn.weight_ih_l0"]
 
 
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
+def test_gates_that_biases_saturate_are_found(kind):
+    net = Net(kind)
+    nn.init.constant_(net.rnn.bias_ih_l0, 10.0)
+    found = diagnose(profile(net, sequences(20)))
+    assert (found.verdict, found.worst.kind, found.worst.first) == ("strained", "saturated", "rnn")
+    assert found.worst.remedy.factors == {"rnn.bias_ih_l0": 0.0}
+
+
 def test_layers_that_share_their_weights_are_no_steps():
     class Shared(nn.Module):
         def __init__(self):
