@@ -65,6 +65,7 @@ benches: $(READY)
 	$(BIN)/python benches/training.py
 	$(BIN)/python benches/planted.py
 	$(BIN)/python benches/verdict.py
+	$(BIN)/python benches/trained.py
 
 pictures: $(READY)
 	$(BIN)/python benches/pictures.py

@@ -155,11 +155,14 @@ class _Roots:
     def __init__(self, profile: NetworkProfile) -> None:
         self._sites = {site.name: site for site in profile.sites}
         self._parameters = {parameter.name: parameter for parameter in profile.parameters}
+        self._empty = _ran_on_nothing(profile)
 
     def of(self, parameter: Parameter) -> tuple[tuple[str, GradientLoss, frozenset[str]], str]:
         """Return the place with how the gradient is lost there and the zero weights, and the operation in words."""
         place, lost_by, factor = parameter.gradient_lost_at, parameter.gradient_lost_by, parameter.gradient_zero_factor
         none: frozenset[str] = frozenset()
+        if (module := _owner(parameter)) in self._empty:
+            return (module, "not run", none), ""
         if lost_by == "zero factor" and factor in self._parameters:
             return (place, lost_by, frozenset({factor})), ""
         if lost_by == "zero factor" and factor in self._sites:
@@ -475,11 +478,17 @@ def _routed(evidence: Evidence) -> frozenset[str]:
     return frozenset(name_pattern(module_of(site.name)) for site in sites if site.token_share is not None)
 
 
+def _ran_on_nothing(profile: NetworkProfile) -> frozenset[str]:
+    """Return the modules all of whose values were empty, as those of an expert that is called without a row."""
+    seen = {module_of(site.name) for site in profile.sites if site.forward is None or site.forward.count}
+    return frozenset(module_of(site.name) for site in profile.sites) - seen
+
+
 def _why_not_run(evidence: Evidence, stop: Stop) -> str:
     name = stop.place
     if name in evidence.once(_at_random):
         return "at random"
-    if name_pattern(name) in evidence.once(_routed):
+    if name_pattern(name) in evidence.once(_routed) or name in _ran_on_nothing(evidence.members[0]):
         return "routed"
     return "took no part" if not name or name in evidence.once(_ran) else "never"
 

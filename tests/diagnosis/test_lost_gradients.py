@@ -386,3 +386,30 @@ def test_a_loss_whose_gradient_is_zero_is_the_place():
     diagnosis = propscope.diagnose(propscope.profile(model, batch(), lambda out: F.cross_entropy(out, labels)))
     assert (diagnosis.verdict, diagnosis.worst.first) == ("broken", "2")
     assert "the gradient of the loss is exactly zero" in diagnosis.worst.message
+
+
+class Gathered(nn.Module):
+    """Experts that are called on the rows that a router sends them, be there none."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.head = nn.Linear(8, 16), nn.Linear(16, 2)
+        self.experts = nn.ModuleList(nn.Linear(16, 16) for _ in range(3))
+
+    def forward(self, x):
+        x = self.enter(x)
+        chosen = (x[:, 0] > 0).long()
+        out = torch.zeros_like(x)
+        for number, expert in enumerate(self.experts):
+            rows = (chosen == number).nonzero()[:, 0]
+            out = out.index_add(0, rows, expert(x[rows]).relu())
+        return self.head(x + out)
+
+
+def test_an_expert_that_is_called_without_a_row_is_a_note():
+    torch.manual_seed(0)
+    found = propscope.diagnose(propscope.profile(Gathered(), torch.randn(64, 8)))
+    assert found.verdict == "healthy"
+    (note,) = [each for each in found.findings if each.kind == "stagnant"]
+    assert (note.severity, note.first) == ("note", "experts.2")
+    assert "got no sample" in note.message
