@@ -3,8 +3,8 @@
     python benches/trained.py [NAME ...]
 
 Each network is diagnosed before its first step and after its last; nobody says which it is. Trained ones must be
-healthy, and none may be taken for the other stage. Those of `SHOCKS` were broken by training, which must be found. Writes
-outputs/trained.json, within a minute.
+healthy, and none may be taken for the other stage. Those of `SHOCKS` were broken by training, and must be found. It
+writes outputs/trained.json, within a minute.
 """
 
 from __future__ import annotations
