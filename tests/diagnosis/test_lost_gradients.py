@@ -64,6 +64,11 @@ def relu_stack(kill):
     return nn.Sequential(*layers, linear(4))
 
 
+def pre_norm(*, kill):
+    up = biased(linear(), -50.0 if kill else 0.0)
+    return Made(lambda m, x: x + m.down(F.relu(m.up(m.norm(x)))), norm=nn.LayerNorm(WIDTH), up=up, down=linear())
+
+
 def convolutions(kind, **options):
     return nn.Sequential(
         nn.Unflatten(1, (1, 4, 4)), nn.Conv2d(1, 8, 3, padding=1), kind(**options), nn.Flatten(), nn.Linear(128, 4)
@@ -96,6 +101,13 @@ STOPS = {
     "a layer killed": (lambda: relu_stack(4), "broken", "4", "all 16 units are off on all 64 samples"),
     "the first layer killed": (lambda: relu_stack(0), "broken", "0", "units are off"),
     "gelu far below": (lambda: between(lambda h: F.gelu(h - 50)), "broken", "middle.gelu.input", "units are off"),
+    "a branch of a residual stream killed": (
+        lambda: nn.Sequential(linear(), *(pre_norm(kill=number == 1) for number in range(3)), linear(4)),
+        "strained", "2.up", "all 16 units are off",
+    ),
+    "the output clamped": (
+        lambda: Made(lambda m, x: (m.a(x) - 99).clamp(min=0), a=linear(3)), "broken", "", "gives zero on every sample"
+    ),
     "a branch off": (lambda: beside(lambda h: F.relu(h - 50)), "strained", "middle.relu.input", "units are off"),
     "softmax of one": (
         lambda: Made(

@@ -96,6 +96,19 @@ def lora(zero):
     return Made(lambda m, x: F.gelu(m.inner(x) + 8 * m.b(m.a(x))), inner=linear().requires_grad_(False), **parts)
 
 
+def gated_zero_layer():
+    parts = {"gate": nn.Parameter(torch.zeros(())), "up": linear(), "down": zero_linear()}
+    return Made(lambda m, x: x + m.gate * m.down(F.gelu(m.up(x))), **parts)
+
+
+def factors(zero):
+    """Return a layer with two factors that are parameters of its own."""
+    parts = {"a": nn.Parameter(torch.randn(2, WIDTH)), "b": nn.Parameter(torch.randn(WIDTH, 2))}
+    for name in zero:
+        nn.init.zeros_(parts[name])
+    return Made(lambda m, x: F.gelu(m.inner(x) + x @ m.a.t() @ m.b.t()), inner=linear().requires_grad_(False), **parts)
+
+
 def modulated():
     def run(m, x):
         scale, gate = m.modulation(F.silu(x)).chunk(2, -1)
@@ -143,6 +156,7 @@ MEANT = {
     "rezero": lambda: stack(lambda: gated(True)),
     "layer scale": lambda: stack(lambda: gated(False)),
     "lora": lambda: stack(lambda: lora("b")),
+    "lora of bare parameters": lambda: stack(lambda: factors("b")),
     "the other factor of lora": lambda: stack(lambda: lora("a")),
     "adaln-zero": lambda: stack(modulated),
     "attention": lambda: stack(attention),
@@ -160,6 +174,8 @@ FOR_GOOD = {
         "broken",
         "0.a",
     ),
+    "both factors, bare": (lambda: stack(lambda: factors("ab")), "strained", "1"),
+    "a zero gate of a zero layer": (lambda: stack(gated_zero_layer), "strained", "1.down"),
     "before relu": (lambda: stack(lambda: branch(zero_linear(), nn.ReLU())), "strained", "1.layers.0"),
     "before relu, with nothing beside": (
         lambda: nn.Sequential(linear(), nn.Tanh(), zero_linear(), nn.ReLU(), nn.Linear(WIDTH, 4)),
