@@ -63,6 +63,12 @@ class Behind:
         edges = [parent for at in fed for parent in self._sites[at].parents or () if parent.name in names]
         return bool(edges) and all("mul" in parent.operations for parent in edges)
 
+    def is_exponent(self, index: int) -> bool:
+        """Return whether the values of a site are the logarithm of something, as of a variance: all feed an exp."""
+        name = self._sites[index].name
+        edges = [p for at in self._outputs[index] for p in self._sites[at].parents or () if p.name == name]
+        return bool(edges) and all("exp" in parent.operations for parent in edges)
+
     def is_output(self, index: int) -> bool:
         """Return whether no layer with weights follows a site."""
         if not self._known:

@@ -36,7 +36,7 @@ def large_biases(evidence: Evidence) -> Iterator[Finding]:
             continue
         # Softplus makes a small positive number of a negative bias, such as a step size.
         opens = behind.is_gate(index) and bias.rms < limits.SHUT
-        if behind.is_output(index) or opens or site.activation.lower() == "softplus":
+        if behind.is_output(index) or opens or behind.is_exponent(index) or site.activation.lower() == "softplus":
             continue
         if site.name not in stopped and not behind.is_absorbed(index):
             yield _finding(evidence, index, bias)

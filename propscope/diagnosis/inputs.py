@@ -30,7 +30,7 @@ _AGREES = 5.0
 def odd_inputs(evidence: Evidence) -> Iterator[Finding]:
     """Find inputs that are not finite, or from which the first layers saturate, explode or cannot tell samples apart.
 
-    An input is too large from a rms of e^3 (2 where a bounded activation saturates from it), too small below e^-3 (of
+    An input is too large from a rms of e^3 (2 where a bounded activation saturates from it), too small below 0.02 (of
     what is not zero), off-centre where its mean is ten times its standard deviation, unequal where the rms of a feature
     is 100 times the median. Where a norm takes that away, it is a note. Whole numbers have no scale.
     """
@@ -126,7 +126,7 @@ def _faults(profile: NetworkProfile, site: Site) -> list[_Fault]:
     if size > math.log(2):
         mild = size <= limits.STRAINED
         found.append(_Fault("too large", rms, "the first layer passes this size on", mild))
-    elif size < -limits.STRAINED:
+    elif size < math.log(limits.TINY):
         found.append(_Fault("too small", rms, "what the first layer makes of it is lost beside the biases"))
     return [fault for fault in found if not fault.mild] or found
 

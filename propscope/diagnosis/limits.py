@@ -109,6 +109,9 @@ FEATURES = 8
 # three rates) Adam took 5 times the steps once the mean of a standardized input was 5 standard deviations, and did not
 # get to 90% at 20: from 10 on, with kappa = 100, it is at fault.
 OFF_CENTRE = 1 / 101
+# On the same task, an input of rms 0.05 instead of 1 took Adam three times the steps, one of 0.01 nine times, and with
+# 0.001 it did not get there; recordings of sound are often as quiet as 0.03.
+TINY = 0.02
 # On the same task a feature 20 or 100 times as large as the others left Adam as good, SGD with momentum failed from 100
 # on, and at 1000 Adam took 8 times the steps.
 UNEQUAL = 100

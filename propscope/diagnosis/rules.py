@@ -83,7 +83,7 @@ _ZEROS = (r"^zero weights$", "zero weights: all weights of the layer are zero")
 # fmt: off
 RULES: tuple[Rule, ...] = (
     Rule("input", odd_inputs,
-         "rms above e^3, or 2 where a bounded activation saturates from it, or below e^-3; mean above 10 std; one "
+         "rms above e^3, or 2 where a bounded activation saturates from it, or below 0.02; mean above 10 std; one "
          "feature above 100 times the median",
          "LeCun et al. 1998, Efficient BackProp, section 4.3; measured", applies_to="model", cause=True,
          marks=((r"^(too large|too small|off-centre|unequal|constant)$",

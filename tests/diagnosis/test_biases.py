@@ -52,6 +52,19 @@ class Gated(nn.Module):
         return self.head(torch.sigmoid(self.gate(x)) * torch.tanh(self.new(x)))
 
 
+class Variational(nn.Module):
+    """Its log variance starts small."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean, self.log_variance, self.decode = nn.Linear(20, 8), nn.Linear(20, 8), nn.Linear(8, 20)
+        nn.init.constant_(self.log_variance.bias, -6)
+
+    def forward(self, x):
+        mean, log_variance = self.mean(x), self.log_variance(x)
+        return self.decode(mean + torch.exp(log_variance / 2) * torch.randn_like(mean)), mean, log_variance
+
+
 class Stream(nn.Module):
     def __init__(self):
         super().__init__()
@@ -116,11 +129,23 @@ def test_a_bias_that_stops_every_gradient_is_found_as_that(act, value, kind):
         (lambda: prior(nn.Softmax(-1)), table),
         (lambda: prior(nn.Identity()), table),
         (Highway, table),
+        (Variational, table),
         (lambda: biased(Gated(), "gate", 5), table),
         (lambda: biased(cnn(nn.BatchNorm2d), "0", 10), image),
         (lambda: nn.Sequential(biased(nn.Linear(20, 20), "", -5), nn.Softplus(), nn.Linear(20, 4)), table),
     ],
-    ids=["usual", "of 1", "prior", "softmax", "logits", "gate", "open gate", "behind it a norm", "step size"],
+    ids=[
+        "usual",
+        "of 1",
+        "prior",
+        "softmax",
+        "logits",
+        "gate",
+        "log variance",
+        "open gate",
+        "behind it a norm",
+        "step size",
+    ],
 )
 def test_a_bias_that_is_small_or_meant_is_not_accused(make, batch):
     assert diagnose(profile(make(), batch())).verdict == "healthy"

@@ -140,6 +140,10 @@ HEALTHY = {
                 lambda: F.one_hot(torch.arange(64) % 50, 50).float()),
     "ones for a rare feature beside normal ones": (mlp, lambda: torch.cat([normal(64, 19), torch.eye(64)[:, :1]], 1)),
     "a constant column": (mlp, lambda: torch.cat([normal(64, 19), torch.ones(64, 1)], 1)),
+    "quiet sound": (
+        lambda: nn.Sequential(nn.Conv1d(1, 8, 9, 4), nn.GELU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, 4)),
+        lambda: normal(16, 1, 400, std=0.03),
+    ),
     "counts": (mlp, lambda: torch.poisson(torch.ones(64, 20))),
     "lstm": (lambda: Recurrent(nn.LSTM), lambda: normal(16, 6, 20)),
     "tokens": (lambda: nn.Sequential(nn.Embedding(900, 16), nn.Linear(16, 4)), lambda: torch.arange(640).view(32, 20)),
