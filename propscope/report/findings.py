@@ -187,19 +187,23 @@ def verdict_lines(profile: NetworkProfile, diagnosis: Diagnosis) -> tuple[str, .
         return (verdict_line(diagnosis),)
     if not wrong:
         count = len(profile.sites)
-        said = (f"healthy: no problem found at {count} site{'s' * (count != 1)}", expects_sentence(diagnosis))
-        return tuple(filter(None, said))
+        return (f"healthy: no problem found at {count} site{'s' * (count != 1)}", *_beside(diagnosis))
     worst, *others = wrong
     lines = [verdict_line(diagnosis, numbered=False), f"cause: {worst.cause}"]
     if worst.remedy is not None:
         lines.append(f"remedy: {worst.remedy.text}")
     if worst.effects:
         lines.append(f"explains: {effects(worst)}")
-    if expects := expects_sentence(diagnosis):
-        lines.append(expects)
+    lines += _beside(diagnosis)
     if others:
         lines.append(f"{len(others)} more finding{'s' * (len(others) != 1)}: {'; '.join(_together(others))}")
     return tuple(lines)
+
+
+def _beside(diagnosis: Diagnosis) -> tuple[str, ...]:
+    """Return what stands below the verdict: what to expect of the optimizers, and what it was judged as."""
+    expects = expects_sentence(diagnosis)
+    return (expects, stage_sentence(diagnosis).partition(";")[0]) if expects else ()
 
 
 def note_lines(diagnosis: Diagnosis) -> tuple[str, ...]:

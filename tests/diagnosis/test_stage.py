@@ -9,6 +9,7 @@ import propscope
 from propscope.diagnosis.stage import guessed_stage
 from propscope.errors import InputError
 from propscope.remedies import try_remedies
+from propscope.report.inspection import inspection
 
 
 def mlp(bias=True):
@@ -218,3 +219,11 @@ def test_remedies_that_change_the_weights_are_not_tried_on_a_trained_network():
     trials = try_remedies(net, example()[0], stage="trained")
     assert not trials.trials
     assert "throw away what it has learned" in trials.reason
+
+
+def test_inspect_says_what_it_was_judged_as():
+    torch.manual_seed(0)
+    found = seen(mlp())
+    for stage, said in (("initialized", "judged as an initialization\n"), ("trained", "judged as a trained network\n"),
+                        ("unknown", "the weights do not show whether they are trained")):  # fmt: skip
+        assert said in inspection(found, propscope.diagnose(found, stage=stage))
