@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from propscope.diagnosis.behind import Behind
 from propscope.diagnosis.evidence import Evidence, module_of, succession
 from propscope.records.finding import Finding, Remedy
 from propscope.records.gains import input_rms
-from propscope.records.network import NetworkProfile, Parameter, Site
+from propscope.records.network import Parameter, Site
 from propscope.records.numerals import number
 
 # Local and global response norms do not divide by the size of what they normalize.
@@ -71,9 +72,14 @@ def odd_norms(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _norms(evidence: Evidence) -> Iterator[_Norm]:
+    by_name = {parameter.name: parameter for parameter in evidence.members[0].parameters}
+    by_module: dict[str, list[Parameter]] = defaultdict(list)
+    for parameter in by_name.values():
+        by_module[parameter.name.rpartition(".")[0]].append(parameter)
     for index, sites in evidence.columns():
         seen = [each.forward for each in sites if each.forward is not None and not each.forward.nonfinite_count]
-        owned = _owned(evidence.members[0], sites[0])
+        taking_part = [by_name[name] for name in sites[0].parameters if name in by_name]
+        owned = taking_part if sites[0].parameters else by_module[module_of(sites[0].name)]
         # What is called a norm and has matrices of its own is a block.
         if not _NORMS.search(sites[0].kind.lower()) or len(seen) < len(sites) or any(map(_is_matrix, owned)):
             continue
@@ -81,13 +87,6 @@ def _norms(evidence: Evidence) -> Iterator[_Norm]:
         gains = [parameter for parameter in owned if not _is_bias(parameter)]
         shift = math.hypot(*(parameter.value.rms for parameter in owned if _is_bias(parameter)))
         yield _Norm(index, sites[0], log, gains[0] if len(gains) == 1 else None, shift)
-
-
-def _owned(profile: NetworkProfile, site: Site) -> list[Parameter]:
-    taking_part = set(site.parameters)
-    if taking_part:
-        return [parameter for parameter in profile.parameters if parameter.name in taking_part]
-    return [p for p in profile.parameters if p.name.rpartition(".")[0] == module_of(site.name)]
 
 
 def _is_matrix(parameter: Parameter) -> bool:

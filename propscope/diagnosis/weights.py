@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from propscope.diagnosis import limits
@@ -86,9 +86,14 @@ def large_embeddings(evidence: Evidence) -> Iterator[Finding]:
     """Find embeddings whose rows have a rms above e^3, unless all that they feed are norms, behind a sum or not."""
     behind = Behind(evidence.members[0])
     for index, sites in evidence.columns():
-        used = set(sites[0].parameters)
-        rows = [p.value.rms for member in evidence.members for p in member.parameters if p.name in used]
-        if sites[0].role != "embedding" or len(rows) != len(evidence.members) or not all(rows):
+        if sites[0].role != "embedding":
+            continue
+        rows = [
+            p.value.rms
+            for member, site in zip(evidence.members, sites, strict=True)
+            for p in member.parameters_of(site)
+        ]
+        if len(rows) != len(evidence.members) or not all(rows):
             continue
         scale = Scale(index, module_of(sites[0].name), tuple(map(math.log, rows)), weight=module_of(sites[0].name))
         if scale.mean > limits.ODD and not behind.is_absorbed(index, through_sums=True):
@@ -99,6 +104,10 @@ def scales_of(evidence: Evidence) -> list[Scale]:
     """Return the scale of each layer that has a site, in execution order; shared weights count where they are used."""
     sites, first = evidence.sites, evidence.members[0]
     owned = _owned(first)
+    used_by: dict[str, list[Site]] = defaultdict(list)
+    for site in sites:
+        for name in site.parameters:
+            used_by[name].append(site)
     values = [{p.name: p for p in member.parameters} for member in evidence.members]
     return [
         Scale(
@@ -106,7 +115,7 @@ def scales_of(evidence: Evidence) -> list[Scale]:
             owner,
             tuple(_log_scale([each[n] for n in names if n in each], sites[index]) for each in values),
             depthwise=all(len(values[0][n].shape) > 2 and values[0][n].shape[1] == 1 for n in names),
-            shared=_sharing(first, owner, names),
+            shared=_sharing(used_by, owner, names),
             weight=names[0].rpartition(".")[0],
         )
         for (index, owner), names in sorted(owned.items())
@@ -138,21 +147,19 @@ def _owned(profile: NetworkProfile) -> dict[tuple[int, str], list[str]]:
     return owned
 
 
-def _sharing(profile: NetworkProfile, owner: str, names: list[str]) -> tuple[str, ...]:
+def _sharing(used_by: Mapping[str, Iterable[Site]], owner: str, names: list[str]) -> tuple[str, ...]:
     """Return the other modules that use a weight, by all of its names and the sites that it takes part in."""
     found: dict[str, None] = {}
-    for site in profile.sites:
-        if set(names) & set(site.parameters):
-            aliases = [name for name in site.parameters if name.rpartition(".")[2] == names[0].rpartition(".")[2]]
-            users = [name.rpartition(".")[0] for name in aliases if name in names or module_of(site.name) in name]
-            found |= dict.fromkeys(users)
+    for site in (site for name in names for site in used_by.get(name, ())):
+        aliases = [name for name in site.parameters if name.rpartition(".")[2] == names[0].rpartition(".")[2]]
+        users = [name.rpartition(".")[0] for name in aliases if name in names or module_of(site.name) in name]
+        found |= dict.fromkeys(users)
     return tuple(name for name in found if name != owner)
 
 
 def bias_at(profile: NetworkProfile, site: Site) -> Bias | None:
     """Return the bias that took part in a site; None where there is none, or several, or it cancels something."""
-    taking_part = set(site.parameters)
-    found = [p for p in profile.parameters if p.name in taking_part and _is_bias(p)]
+    found = [p for p in profile.parameters_of(site) if _is_bias(p)]
     if len(found) != 1 or site.forward is None or not site.forward.rms > 0 or not found[0].value.rms > 0:
         return None
     share = (found[0].value.rms / site.forward.rms) ** 2
@@ -166,8 +173,7 @@ def _is_bias(parameter: Parameter) -> bool:
 
 def scale_at(profile: NetworkProfile, site: Site) -> float | None:
     """Return the scale s of the weights that took part in a site, None where there are none, or only zeros."""
-    taking_part = set(site.parameters)
-    matrices = [p for p in profile.parameters if p.name in taking_part and len(p.shape) > 1]
+    matrices = [p for p in profile.parameters_of(site) if len(p.shape) > 1]
     log = _log_scale(matrices, site)
     return math.exp(log) if log > -math.inf else None
 

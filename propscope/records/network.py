@@ -240,6 +240,7 @@ class NetworkProfile:
     _graph: SiteGraph | None = field(default=None, init=False, repr=False, compare=False)
     _signal_sites: tuple[Site, ...] | None = field(default=None, init=False, repr=False, compare=False)
     _signal_inputs: tuple[int | None, ...] | None = field(default=None, init=False, repr=False, compare=False)
+    _by_name: Mapping[str, Parameter] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def graph(self) -> SiteGraph:
@@ -254,6 +255,13 @@ class NetworkProfile:
             if site.name == name:
                 return site
         raise unknown_site(name, [site.name for site in self.sites])
+
+    def parameters_of(self, site: Site) -> list[Parameter]:
+        """Return the parameters that took part in a site, in its order; a shared one once, none of an older file."""
+        if self._by_name is None:
+            object.__setattr__(self, "_by_name", {parameter.name: parameter for parameter in self.parameters})
+        known: Mapping[str, Parameter] = self._by_name or {}
+        return [known[name] for name in site.parameters if name in known]
 
     def with_role(self, role: Role) -> tuple[Site, ...]:
         """Return the sites of a role, in execution order."""

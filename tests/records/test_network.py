@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from building.records import layered, signal, trained, with_gradient
+from building.records import connected_profile, layered, signal, trained, with_gradient
 
 from propscope.diagnosis import diagnose
 from propscope.errors import InputError
@@ -175,3 +175,11 @@ def test_it_prints_as_a_table():
     assert first.startswith("not measured: no gradient was seen")
     assert second == "seed 3: 4 sites, 1 parameters"
     assert profile._repr_html_().count("<tr>") == 5
+
+
+def test_the_parameters_of_a_site_are_those_that_are_listed():
+    profile = connected_profile(1)
+    site = profile.sites[1]
+    (parameter,) = profile.parameters_of(site)
+    assert (parameter.name, site.parameters) == ("layers.0.weight", ("layers.0.weight",))
+    assert profile.parameters_of(replace(site, parameters=("elsewhere",))) == []
