@@ -17,6 +17,7 @@ from propscope.records.finding import Finding, Remedy, Severity
 from propscope.records.gains import (
     Gains,
     carries_size,
+    has_own_size,
     input_rms,
     is_bounded,
     is_chain,
@@ -198,8 +199,8 @@ def _odd_steps(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...]) -> Iter
         for index in range(1, len(sites))
         # A sum is as large as the larger of its branches, and those are judged themselves.
         if sites[index].kind.lower() != "add"
-        # What a bounded function gives does not grow with its input.
-        if not is_bounded(sites[index].kind)
+        # What a bounded function or a softmax gives does not grow with its input.
+        if is_norm(sites[index]) or not has_own_size(sites[index])
         # What ran before is no input where another stack begins.
         if graph.known or same_stack(sites[index - 1], sites[index])
         if (logs := _logs([member[index].step for member in gains]))

@@ -9,6 +9,8 @@ from building.records import network, summary
 from torch import nn
 
 from propscope import diagnose, profile
+from propscope.diagnosis.evidence import Evidence
+from propscope.diagnosis.outlier_layers import odd_layers_of_model
 from propscope.records import NetworkProfile, Site
 
 
@@ -173,3 +175,29 @@ def test_weights_are_said_to_be_large_where_they_are():
     assert finding.first == "6"
     assert "times too large" in finding.cause
     assert finding.remedy.factors["6"] == pytest.approx(0.01, rel=0.5)
+
+
+class Scores(nn.Module):
+    def __init__(self, gain):
+        super().__init__()
+        self.q, self.gain = nn.Linear(16, 16), gain
+
+    def forward(self, x):
+        return self.gain * self.q(x) @ x.transpose(1, 2)
+
+
+class Attention(nn.Module):
+    def __init__(self, gain):
+        super().__init__()
+        self.scores, self.v = Scores(gain), nn.Linear(16, 16)
+
+    def forward(self, x):
+        return x + torch.softmax(self.scores(x), -1) @ self.v(x)
+
+
+def test_softmaxes_are_not_compared_by_what_enters_them():
+    torch.manual_seed(0)
+    # Scores near zero give even attention, whatever their size.
+    net = nn.Sequential(*(Attention(1e-4 if at == 2 else 0.1) for at in range(5)))
+    found = odd_layers_of_model(Evidence.of([profile(net, torch.randn(8, 6, 16))]))
+    assert [each.first for each in found] == ["2.scores"]
