@@ -232,14 +232,16 @@ def _distinct(found: Iterable[_Shown]) -> list[_Shown]:
         key=lambda one: (SEVERITIES.index(one.finding.severity), *(one.key if one.finding.severity != "note" else ()))
     )
     kept: list[_Shown] = []
-    covering: dict[tuple[object, ...], list[frozenset[str]]] = defaultdict(list)
+    covering: dict[tuple[object, ...], list[_Shown]] = defaultdict(list)
     for one in ordered:
         of, sites = (one.finding.kind, one.finding.direction), frozenset(one.finding.sites)
-        if sites and any(sites <= other for other in covering[(*of, one.finding.first)]):
+        # What only shows in the signal does not stand for its cause.
+        covers = (other for other in covering[(*of, one.finding.first)] if other.cause or not one.cause)
+        if sites and any(sites <= {*other.finding.sites} for other in covers):
             continue
         kept.append(one)
         for name in sites:
-            covering[(*of, name)].append(sites)
+            covering[(*of, name)].append(one)
     return sorted(kept, key=lambda one: one.key if one.finding.severity != "note" else ())
 
 

@@ -237,3 +237,9 @@ def test_weights_that_overflow_explain_the_inf():
     assert sorted(each.first for each in found) == ["2", "4"]
     assert all(each.severity == "broken" or not each.effects for each in found)
     assert any("Inf" in text for each in found for text in each.effects)
+
+
+def test_a_cause_is_kept_beside_what_shows_it_in_the_same_words():
+    cause, seen = finding("collapse", "strained", "b"), finding("collapse", "broken", "b", "c", "d")
+    (found,) = explained(FLAT, [(SEEN, seen), (CAUSE, cause)])
+    assert (found.message, found.severity, found.effects) == (cause.message, "broken", (seen.message,))
