@@ -65,7 +65,9 @@ def _gravity(fault: _Fault) -> tuple[int, float]:
 
 def _fault(evidence: Evidence, course: TimeCourse) -> _Fault | None:
     trained = evidence.stage == "trained"
-    growth, fading = _growth(evidence.members[0], course), _log(course.step_gain)
+    # Of cells called one by one only the gradient at each step is known: it falls by what a step passes on.
+    passed = course.backward_gain.gain if math.isnan(course.step_gain) else course.step_gain
+    growth, fading = _growth(evidence.members[0], course), _log(passed)
     over_all = growth * (course.length - 1)
     if growth > _GROWS and over_all > limits.STRAINED:
         grave: Severity = "broken" if over_all > limits.EXPLODED else "strained"

@@ -146,9 +146,20 @@ def inactive_in_model(evidence: Evidence) -> Iterator[Finding]:
 def _mostly_flat(evidence: Evidence) -> list[int]:
     return [
         index
-        for index in range(len(evidence.sites))
-        if not _bounded(evidence, index) and _flat(evidence, index) > limits.INACTIVE
+        for index, site in enumerate(evidence.sites)
+        if not _bounded(evidence, index) and _flat(evidence, index) > _flat_limit(evidence, site, index)
     ]
+
+
+def _flat_limit(evidence: Evidence, site: Site, index: int) -> float:
+    """Return the largest share of flat inputs in a sound layer: as of dead units where its samples are alike.
+
+    Then a unit is off on all of them or on none, and the share is as uncertain as its units are few.
+    """
+    cosine = evidence.mean(index, "mean_cosine")
+    if not site.units or cosine < 0.5:
+        return limits.INACTIVE
+    return max(limits.INACTIVE, _dead_limit((site,)))
 
 
 def _mostly_dead(evidence: Evidence) -> dict[int, float]:

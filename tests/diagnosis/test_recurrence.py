@@ -153,13 +153,14 @@ def test_a_state_that_one_step_forgets_is_found(make, word):
     assert word in found.worst.remedy.text
 
 
-@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU, nn.RNNCell, nn.GRUCell])
 def test_a_memory_shorter_than_the_sequence_is_a_note(kind):
-    found = diagnose(profile(Net(kind), sequences(100)))
+    make = Loop if issubclass(kind, nn.RNNCellBase) else Net
+    found = diagnose(profile(make(kind), sequences(100)))
     (note,) = [finding for finding in found.findings if "one step passes on" in finding.message]
     assert note.severity == "note"
     assert "it remembers about" in note.cause
-    assert not [f for f in diagnose(profile(Net(kind), sequences(6))).findings if "one step" in f.message]
+    assert not [f for f in diagnose(profile(make(kind), sequences(6))).findings if "one step" in f.message]
 
 
 def test_gates_that_weights_of_the_input_saturate_are_found():

@@ -81,6 +81,12 @@ class TestInactive:
         assert kinds(inactive_in_grid, network([1.0], dead_units=UNITS, samples=15)) == []
 
 
+    @pytest.mark.parametrize(("units", "cosine", "found"), [(64, 0.99, 1), (4, 0.99, 0), (4, None, 0), (4, 0.1, 1)])
+    def test_few_units_whose_samples_are_alike_may_all_be_off(self, units, cosine, found):
+        squeezed = network([1.0], flat_fraction=0.95, units=units, mean_cosine=cosine)
+        assert len(kinds(inactive_in_model, squeezed)) == found
+
+
 class TestModels:
     """Of existing models: what is zero on purpose, softplus, and layers that others go around."""
 
