@@ -80,7 +80,6 @@ class TestInactive:
     def test_a_few_samples_tell_nothing(self):
         assert kinds(inactive_in_grid, network([1.0], dead_units=UNITS, samples=15)) == []
 
-
     @pytest.mark.parametrize(("units", "cosine", "found"), [(64, 0.99, 1), (4, 0.99, 0), (4, None, 0), (4, 0.1, 1)])
     def test_few_units_whose_samples_are_alike_may_all_be_off(self, units, cosine, found):
         squeezed = network([1.0], flat_fraction=0.95, units=units, mean_cosine=cosine)
