@@ -11,6 +11,7 @@ import time
 import pytest
 from building.command_line import HANGS, process
 
+from propscope import cli
 from propscope.cli import COMMANDS, running
 from propscope.errors import InputError
 
@@ -167,6 +168,12 @@ def test_plotting_never_imports_torch(run_file):
     assert out == "run-overview.png\n"
     assert "matplotlib" in modules
     assert "torch" not in modules
+
+
+def test_only_the_options_of_the_command_that_runs_are_read():
+    assert list(cli._application("show").commands) == ["show"]
+    assert list(cli._application("").commands) == NAMES
+    assert cli._application("show") is cli._application("show")
 
 
 def test_help_is_quick():
