@@ -63,6 +63,7 @@ class Observer:
         unscale: Callable[[Tensor], Tensor] | None,
         sink: Sink,
         inputs: bool = True,
+        functions: bool = True,
         transforms: bool = False,
     ) -> None:
         self.sites: dict[str, SiteAccumulator] = {}
@@ -93,6 +94,7 @@ class Observer:
         self._unscale = unscale
         self._sink = sink
         self._takes_inputs = inputs
+        self._takes_functions = functions
         self._hooked_inputs: dict[int, weakref.ref[Tensor]] = {}
         self._functorch = not transforms
         self.makers = Makers(root, self.identity, paths)
@@ -126,7 +128,7 @@ class Observer:
         self._recalls.clear()
         self._watched.clear()
         self.identity.clear()
-        self.makers.begin(active=self._began[info.path] == 1)
+        self.makers.begin(active=self._takes_functions and self._began[info.path] == 1)
         self.stack.clear()
         if len(self._handles) > self._prune_at:
             # A handle refers to its tensor's hooks weakly: a dead reference belongs to a graph that is gone.

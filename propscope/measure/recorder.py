@@ -335,6 +335,7 @@ class Recorder:
             unscale=unscaling(loss_scale),
             sink=sink,
             inputs=inputs,
+            functions=functions,
             transforms=transforms,
         )
         if traced is not None:

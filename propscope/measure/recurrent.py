@@ -624,6 +624,9 @@ def _loops(
     first one.
     """
     calls: dict[str, dict[str, dict[int, Site]]] = {}
+    # A call that is not the first has a number.
+    if not any("#" in key for key in (*sites, *returned)):
+        return {}
     for key in (*sites, *returned):
         path, number, suffix = _parts_of(key)
         if path in modules and (site := sites.get(returned.get(key, key))) is not None:

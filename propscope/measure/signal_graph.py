@@ -813,7 +813,8 @@ class SignalGraph:
     def order(self, sites: Iterable[str]) -> list[str]:
         """Return the sites in their order, but each behind its parents: a later pass may go over sites that are new."""
         placed: dict[str, None] = {}
-        for first in (pending := list(sites)):
+        places = {site: place for place, site in enumerate(sites)}
+        for first in places:
             waiting, entered = [first], set()
             while waiting:
                 site = waiting[-1]
@@ -821,8 +822,8 @@ class SignalGraph:
                     placed[waiting.pop()] = None
                 else:
                     entered.add(site)
-                    behind = self._ways.get(site, {}).keys() - placed.keys() - entered
-                    waiting += [parent for parent in pending if parent in behind] if behind else ()
+                    behind = [way for way in self._ways.get(site, ()) if way in places and way not in placed]
+                    waiting += sorted((way for way in behind if way not in entered), key=places.__getitem__)
         return list(placed)
 
     def parents_of(
