@@ -216,9 +216,7 @@ def _saturates(site: Site) -> bool:
 
 
 def _bias(profile: NetworkProfile, site: Site) -> float:
-    taking_part = set(site.parameters)
-    biases = [p.value.rms for p in profile.parameters if p.name in taking_part and "bias" in p.name.rpartition(".")[2]]
-    return math.hypot(*biases)
+    return math.hypot(*(p.value.rms for p in profile.parameters_of(site) if "bias" in p.name.rpartition(".")[2]))
 
 
 def _first_layers(profile: NetworkProfile, behind: Behind, index: int) -> list[int]:

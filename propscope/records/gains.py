@@ -141,7 +141,6 @@ def norms_hold(profile: NetworkProfile, first: int, last: int) -> bool:
     sites, names = profile.sites, profile.graph.names
     if not profile.graph.known or not profile.graph.feeds(first, last):
         return False
-    matrices = {parameter.name for parameter in profile.parameters if len(parameter.shape) > 1}
     # The sites behind a norm, and whether a way without norms to a site crosses a matrix.
     normed: set[str] = set()
     weighed = {names[first]: False}
@@ -155,7 +154,8 @@ def norms_hold(profile: NetworkProfile, first: int, last: int) -> bool:
         if any(parent.name in normed or (parent.name in weighed and parent.name not in free) for parent in parents):
             normed.add(site.name)
         if free:
-            weighed[site.name] = not matrices.isdisjoint(site.parameters) or any(weighed[name] for name in free)
+            matrix = any(len(parameter.shape) > 1 for parameter in profile.parameters_of(site))
+            weighed[site.name] = matrix or any(weighed[name] for name in free)
     return names[last] in normed and not weighed.get(names[last], False)
 
 

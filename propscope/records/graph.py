@@ -49,7 +49,7 @@ class SiteGraph:
         ]
         self._sums = tuple(index for index, site in enumerate(sites) if site.branch_share is not None)
         # Inputs that the sites do not list have the numbers behind those of the sites.
-        others = [{parent.name for parent in site.parents or ()} - self._index.keys() for site in sites]
+        others = [{at.name for at in site.parents or () if at.name not in self._index} for site in sites]
         self._unseen = [UNKNOWN in names for names in others]
         outside = {name: index for index, name in enumerate(sorted(set().union(*others) - {UNKNOWN}), len(sites))}
         self._sources = [
@@ -60,7 +60,7 @@ class SiteGraph:
         # Those that gradients pass to: no masks, and no angles of positions.
         self._learning = [{parent.name for parent in site.parents or () if parent.gradient} for site in sites]
 
-    @property
+    @cached_property
     def known(self) -> bool:
         """Whether the parents of every site were recorded; files before schema 3 hold none."""
         return all(self._known)
