@@ -267,19 +267,20 @@ class _Ways:
 
     def behind(self, places: frozenset[int]) -> frozenset[int]:
         """Return what these sites feed."""
-        return _walk(places, self._outputs)
+        return self._once("behind", places, lambda: _walk(places, self._outputs))
 
     def before(self, places: frozenset[int]) -> frozenset[int]:
         """Return what feeds these sites."""
-        return _walk(places, self.inputs)
+        return self._once("before", places, lambda: _walk(places, self.inputs))
 
     def sized(self, places: frozenset[int]) -> frozenset[int]:
         """Return what has its size from these sites: what they feed, up to the first that has a size of its own."""
-        return _walk(places, self._outputs, end=lambda index: index not in places and has_own_size(self.sites[index]))
+        ends = self._with_own_size - places
+        return self._once("sized", places, lambda: _walk(places, self._outputs, end=ends.__contains__))
 
     def only_behind(self, places: frozenset[int]) -> frozenset[int]:
         """Return what these sites feed and nothing else does: every way from an input to it passes one of them."""
-        return self.behind(places) - self._around(places, self.inputs)
+        return self._once("only behind", places, lambda: self.behind(places) - self._around(places, self.inputs))
 
     def alike_behind(self, places: frozenset[int]) -> frozenset[int]:
         """Return what these sites feed through sites that give the same for all samples, and does so itself."""
@@ -291,7 +292,21 @@ class _Ways:
 
     def only_before(self, places: frozenset[int]) -> frozenset[int]:
         """Return what feeds these sites and nothing else: every way from it to an output passes one of them."""
-        return self.before(places) - self._around(places, self._outputs)
+        return self._once("only before", places, lambda: self.before(places) - self._around(places, self._outputs))
+
+    def _once(self, what: str, places: frozenset[int], walk: Callable[[], frozenset[int]]) -> frozenset[int]:
+        """Return what a walk finds, which is gone once for all findings that are compared with a cause."""
+        if (what, places) not in self._walked:
+            self._walked[what, places] = walk()
+        return self._walked[what, places]
+
+    @cached_property
+    def _walked(self) -> dict[tuple[str, frozenset[int]], frozenset[int]]:
+        return {}
+
+    @cached_property
+    def _with_own_size(self) -> frozenset[int]:
+        return frozenset(index for index, site in enumerate(self.sites) if has_own_size(site))
 
     def _around(self, places: frozenset[int], back: Sequence[Sequence[int]]) -> frozenset[int]:
         """Return the sites that a way reaches from one of the two ends without these; `back`: one step to that end."""
