@@ -49,7 +49,9 @@ def explained(evidence: Evidence, found: Iterable[tuple[Rule, Finding]]) -> list
     ways = _Ways.of(evidence)
     distinct = _distinct(_Shown.of(ways, rule, finding) for rule, finding in found)
     shown = [one for one in distinct if one.finding.severity != "note"]
-    explaining = {one.key: [other for other in shown if _explains(ways, other, one)] for one in shown}
+    explaining = {
+        one.key: [] if one.cause else [other for other in shown if _explains(ways, other, one)] for one in shown
+    }
     # Of two that explain each other, the one with the lower key is the cause.
     causes = {
         one.key: [other for other in explaining[one.key] if other.key < one.key or one not in explaining[other.key]]
