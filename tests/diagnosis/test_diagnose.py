@@ -131,7 +131,7 @@ def test_what_is_known_not_to_is(activation, initializer, verdict, kind):
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
 def test_the_verdict_does_not_depend_on_the_scale_of_the_loss(scale):
     def scaled(profile):
-        sites = [replace(site, backward=_times(site.backward, scale)) for site in profile.sites]
+        sites = [replace(site, backward=site.backward and _times(site.backward, scale)) for site in profile.sites]
         return replace(profile, sites=tuple(sites))
 
     for initializer in ("default", "he_normal", "normal:std=0.2"):
