@@ -170,3 +170,12 @@ def test_a_bias_that_cancels_the_mean_of_a_layer_is_not_accused():
     taken = table()
     centre(net, taken)
     assert not [f for f in diagnose(profile(net, taken)).findings if "its bias" in f.message]
+
+
+def test_a_collapse_behind_a_large_bias_is_its_effect():
+    net = nn.Sequential(*(m for _ in range(6) for m in (nn.Linear(64, 64), nn.ReLU())), nn.Linear(64, 4))
+    nn.init.normal_(net[6].bias, std=50)
+    found = diagnose(profile(net, torch.randn(128, 64)))
+    assert found.worst.first == "6"
+    assert found.worst.remedy.factors == {"6.bias": 0.0}
+    assert any("hardly differ" in effect for effect in found.worst.effects)
