@@ -165,7 +165,7 @@ SITE_FIELDS = (
           batches="mean", seeds="mean", low=-1e-3, high=FINITE),
     Field("largest_logit", "float64", "largest logit before the softmax", batches="max", seeds="max"),
     Field("logit_spread", "float64", "standard deviation of the logits of a row before the softmax",
-          since=3, batches="rms", seeds="geometric", low=0),
+          since=4, batches="rms", seeds="geometric", low=0),
     Field("branch_share", "float64", "share of a residual sum's mean square that the branch brings",
           batches="recompute", seeds="mean", low=0, high=1),
     Field("features", "int64", "features (channels)", since=3, low=0),

@@ -565,6 +565,12 @@ def connected_profile(seed: int = 0) -> NetworkProfile:
     )
 
 
+def attending_profile(seed: int = 0) -> NetworkProfile:
+    """Return a profile that holds what the fourth version of the file added: the spread of attention's logits."""
+    profile = connected_profile(seed)
+    return replace(profile, sites=(profile.sites[0], replace(profile.sites[1], logit_spread=2.5 + seed)))
+
+
 def course(seed: int = 0, *, module: str = "rnn", forward: float = 0.9, backward: float = 0.5) -> TimeCourse:
     """Return the course of an LSTM of 21 steps whose states change by these factors per step, its gradient likewise."""
     steps = (1, 2, 11, 21)
@@ -589,7 +595,8 @@ def of_version(version: int) -> ProfileSet:
     """Return the profiles that tests/data/schema-<version>.h5 holds."""
     if version == 1:
         return small_set()
-    return ProfileSet.of((predicted_profile if version == 2 else connected_profile)(seed) for seed in range(2))
+    made = {2: predicted_profile, 3: connected_profile, 4: attending_profile}[version]
+    return ProfileSet.of(made(seed) for seed in range(2))
 
 
 def small_run(
