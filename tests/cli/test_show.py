@@ -38,17 +38,18 @@ def test_one_pair_layer_by_layer(command, run_file):
     assert lines[0].startswith("input: 8,8 float32, rms 1.00, mean ")
     assert lines[1] == "healthy: no problem found at 6 sites"
     assert lines[2].startswith("expect: Adam trains it")
-    assert lines[3] == (
+    assert lines[3] == "judged as an initialization"
+    assert lines[4] == (
         "initializer he_normal, activation relu, depth 3, width 8, batch 8, networks 2: 6 sites, 6 parameters"
     )
-    assert [line.split()[1] for line in lines[8:14]] == [
+    assert [line.split()[1] for line in lines[9:15]] == [
         f"layers.{number}.{part}" for number in range(3) for part in ("linear", "activation")
     ]
 
 
 def test_one_network(command, run_file):
     out = command.fine("show", run_file, "--init", "he_normal", "--act", "relu", "--seed", "1")
-    assert ", seed 1: 6 sites" in out.splitlines()[3]
+    assert ", seed 1: 6 sites" in out.splitlines()[4]
 
 
 def test_some_of_the_pairs(command, run_file):
@@ -63,9 +64,9 @@ def test_some_of_the_pairs(command, run_file):
 def test_a_file_of_one_pair_shows_its_row_until_it_is_asked_for(command, run_file, place):
     save("one.h5", load(run_file).subset(activation="relu", initializer="he_normal"))
     assert command.fine("show", "one.h5").startswith("1 pair, ")
-    assert "6 sites" in command.fine("show", "one.h5", "--act", "relu").splitlines()[3]
+    assert "6 sites" in command.fine("show", "one.h5", "--act", "relu").splitlines()[4]
     save("single.h5", load(run_file)[0])
-    assert "6 sites" in command.fine("show", "single.h5").splitlines()[3]
+    assert "6 sites" in command.fine("show", "single.h5").splitlines()[4]
 
 
 def test_json_of_the_pairs(command, run_file):

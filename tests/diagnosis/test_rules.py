@@ -35,7 +35,9 @@ def test_the_limits_of_the_marks():
 
 
 def test_the_limits_of_the_verdict():
-    assert f"e^{limits.STRAINED:g} = {math.exp(limits.STRAINED):.0f}" in " ".join(GRID_NOTE)
+    slow_from = [math.exp(limits.SLOWED * limit) for limit in (limits.EXPLODED, -limits.VANISHED)]
+    (said,) = re.findall(r"grows by (\S+) or shrinks to ([^)]+)\)", " ".join(GRID_NOTE))
+    assert [float(text) for text in said] == [float(f"{factor:.2g}") for factor in slow_from]
 
 
 def blocks(*middle, count=4, at=1):
