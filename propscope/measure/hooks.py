@@ -22,6 +22,8 @@ _dispatch_modes = torch._C._len_torch_dispatch_stack
 _mode = torch._C._get_dispatch_mode
 _current_task = torch._C._current_graph_task_id
 _PlainFunctions = torch._C.DisableTorchFunction
+# From torch 2.14 on there is no flag for all threads any more; older versions lack the function.
+_fx_tracing = getattr(_symbolic_trace, "is_fx_symbolic_tracing", lambda: _symbolic_trace._is_fx_tracing_flag)
 
 
 class NotRecordableError(Exception):
@@ -102,7 +104,7 @@ def transformation(*, functorch: bool = True) -> str:
         return "torch.jit.trace"
     if functorch and _functorch_level() is not None:
         return "a transform of torch.func"
-    if _symbolic_trace._is_fx_tracing_flag:
+    if _fx_tracing():
         return "torch.fx.symbolic_trace"
     if _dispatch_modes() and (_mode(_FAKE) is not None or _mode(_PROXY) is not None or _mode(_FUNCTIONAL) is not None):
         return "a mode of fake tensors or of tracing"
