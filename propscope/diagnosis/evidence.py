@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress, pairwise
 from typing import Any, Literal, TypeVar
@@ -15,7 +15,7 @@ from propscope.diagnosis.stage import guessed_stage
 from propscope.records.finding import Stage
 from propscope.records.gains import carries_size, is_bounded, name_pattern, norms_hold, stack_of
 from propscope.records.interval import arithmetic_interval
-from propscope.records.network import DIRECTIONS, Direction, Floats, NetworkProfile, Site
+from propscope.records.network import DIRECTIONS, Direction, Floats, NetworkProfile, Parameter, Site
 from propscope.records.summary import TensorSummary
 
 Bools = NDArray[np.bool_]
@@ -248,6 +248,14 @@ def steepest_fall(curve: Floats) -> tuple[int, int]:
     while end - start > 1 and curve[end - 1] - curve[end] < little:
         end -= 1
     return start, end
+
+
+def parameters_by_module(evidence: Evidence) -> Mapping[str, Sequence[Parameter]]:
+    """Return the parameters of the first member by the names of the modules that own them."""
+    found: dict[str, list[Parameter]] = {}
+    for parameter in evidence.members[0].parameters:
+        found.setdefault(parameter.name.rpartition(".")[0], []).append(parameter)
+    return found
 
 
 def module_of(name: str) -> str:

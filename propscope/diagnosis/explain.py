@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -49,18 +49,11 @@ def explained(evidence: Evidence, found: Iterable[tuple[Rule, Finding]]) -> list
     ways = _Ways.of(evidence)
     distinct = _distinct(_Shown.of(ways, rule, finding) for rule, finding in found)
     shown = [one for one in distinct if one.finding.severity != "note"]
-    explaining = {
-        one.key: [] if one.cause else [other for other in shown if _explains(ways, other, one)] for one in shown
-    }
-    # Of two that explain each other, the one with the lower key is the cause.
-    causes = {
-        one.key: [other for other in explaining[one.key] if other.key < one.key or one not in explaining[other.key]]
-        for one in shown
-    }
-    effects: dict[_Key, list[Finding]] = {}
-    for one in shown:
-        effects.setdefault(_root(one, causes).key, []).append(one.finding)
-    merged = [_with_effects(one.finding, effects[one.key]) for one in shown if one.key in effects]
+    causes = [_first_cause(ways, at, shown) for at in range(len(shown))]
+    effects: dict[int, list[Finding]] = {}
+    for at, one in enumerate(shown):
+        effects.setdefault(_root(at, causes), []).append(one.finding)
+    merged = [_with_effects(shown[at].finding, together) for at, together in sorted(effects.items())]
     merged.sort(key=lambda finding: (SEVERITIES.index(finding.severity), finding.kind != "non-finite"))
     return [*merged, *(one.finding for one in distinct if one.finding.severity == "note")]
 
@@ -206,15 +199,28 @@ def _is_large_enough(cause: _Shown, effect: _Shown) -> bool:
     return abs(effect.log) <= abs(cause.log) + limits.STRAINED
 
 
-def _root(one: _Shown, causes: Mapping[_Key, Sequence[_Shown]]) -> _Shown:
+def _first_cause(ways: _Ways, at: int, shown: Sequence[_Shown]) -> int | None:
+    """Return the first of the findings, ordered by their keys, that explains the one at this place among them."""
+    one = shown[at]
+    # Of two that explain each other, the one with the lower key is the cause.
+    found = (
+        place
+        for place, other in enumerate(shown)
+        if _explains(ways, other, one) and (place < at or not _explains(ways, one, other))
+    )
+    return None if one.cause else next(found, None)
+
+
+def _root(at: int, causes: Sequence[int | None]) -> int:
     """Return where the first causes lead, one after the other; where they lead in a circle, the first of that."""
-    passed: list[_Shown] = []
-    while causes[one.key]:
-        if one in passed:
-            return min(passed[passed.index(one) :], key=lambda each: each.key)
-        passed.append(one)
-        one = min(causes[one.key], key=lambda cause: cause.key)
-    return one
+    passed: dict[int, None] = {}
+    while (cause := causes[at]) is not None:
+        if at in passed:
+            circle = [*passed]
+            return min(circle[circle.index(at) :])
+        passed[at] = None
+        at = cause
+    return at
 
 
 def _with_effects(cause: Finding, together: Sequence[Finding]) -> Finding:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from propscope.diagnosis import limits
 from propscope.diagnosis.behind import Behind
-from propscope.diagnosis.evidence import Evidence, module_of, succession
+from propscope.diagnosis.evidence import Evidence, module_of, parameters_by_module, succession
 from propscope.records.finding import Finding, Remedy
 from propscope.records.gains import input_rms
 from propscope.records.network import Parameter, Site
@@ -72,14 +71,11 @@ def odd_norms(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _norms(evidence: Evidence) -> Iterator[_Norm]:
-    by_name = {parameter.name: parameter for parameter in evidence.members[0].parameters}
-    by_module: dict[str, list[Parameter]] = defaultdict(list)
-    for parameter in by_name.values():
-        by_module[parameter.name.rpartition(".")[0]].append(parameter)
+    by_module = evidence.once(parameters_by_module)
     for index, sites in evidence.columns():
         seen = [each.forward for each in sites if each.forward is not None and not each.forward.nonfinite_count]
-        taking_part = [by_name[name] for name in sites[0].parameters if name in by_name]
-        owned = taking_part if sites[0].parameters else by_module[module_of(sites[0].name)]
+        taking_part = evidence.members[0].parameters_of(sites[0])
+        owned = taking_part if sites[0].parameters else by_module.get(module_of(sites[0].name), ())
         # What is called a norm and has matrices of its own is a block.
         if not _NORMS.search(sites[0].kind.lower()) or len(seen) < len(sites) or any(map(_is_matrix, owned)):
             continue

@@ -173,14 +173,16 @@ def _odd_gains(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...], directi
             message = f"the {direction} gain is {number(math.exp(min(_mean(logs), 700.0)), 2)}"
             # The gradient of a site has passed the weights of the one after it.
             found.append(_Odd(at, logs, message, direction, index))
-    for odd in found:
-        alike = {other.index for other in found if other.mean * odd.mean > 0}
-        if not any(
-            len(common := alike.intersection(chain.indices)) >= _SEVERAL
+    most: dict[bool, set[Chain]] = {}
+    for rising in (True, False):
+        alike = {odd.index for odd in found if (odd.mean > 0) is rising}
+        most[rising] = {
+            chain
+            for chain in evidence.chains
+            if len(common := alike.intersection(chain.indices)) >= _SEVERAL
             and 2 * len(common) > len(seen.intersection(chain.indices))
-            for chain in chains_through[odd.index]
-        ):
-            yield odd
+        }
+    yield from (odd for odd in found if most[odd.mean > 0].isdisjoint(chains_through[odd.index]))
 
 
 def _passed_on(evidence: Evidence, before: int, logs: tuple[float, ...]) -> tuple[float, ...]:

@@ -15,12 +15,12 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 
-from propscope.diagnosis.evidence import Evidence, succession
+from propscope.diagnosis.evidence import Evidence, parameters_by_module, succession
 from propscope.diagnosis.missing_gradients import stops_of
 from propscope.diagnosis.weights import Scale, scales_of
 from propscope.records.finding import Finding, Remedy
 from propscope.records.gains import is_norm
-from propscope.records.network import Parameter, Site
+from propscope.records.network import Site
 
 _LISTED = 3
 
@@ -62,13 +62,10 @@ def _place(evidence: Evidence, scale: Scale) -> tuple[str, str]:
     return kind, ".".join([*numbered, "*" if alone else own])
 
 
-def _owned(evidence: Evidence, owner: str) -> list[Parameter]:
-    return [p for p in evidence.members[0].parameters if p.name.rpartition(".")[0] == owner]
-
-
 def _moves(evidence: Evidence, scale: Scale) -> bool:
     """Return whether gradient descent moves the weights; of old files, whether the first step does."""
-    weights = [p for p in _owned(evidence, scale.owner) if "weight" in p.name.rpartition(".")[2]]
+    owned = evidence.once(parameters_by_module).get(scale.owner, ())
+    weights = [p for p in owned if "weight" in p.name.rpartition(".")[2]]
     return any(
         p.gradient_outlook in ("now", "later")
         or p.gradient_lost_by == "frozen"
@@ -122,7 +119,8 @@ def _meant(evidence: Evidence, scales: list[Scale]) -> Finding:
     steps = max((p.gradient_after or 0 for p in behind), default=0)
     opens = f"; what lies behind gets a gradient after {steps} step{'s' * (steps != 1)}" if behind else ""
     listed = ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
-    frozen = all(p.gradient_lost_by == "frozen" for scale in scales for p in _owned(evidence, scale.owner))
+    owned = evidence.once(parameters_by_module)
+    frozen = all(p.gradient_lost_by == "frozen" for scale in scales for p in owned.get(scale.owner, ()))
     learns = "frozen" if frozen else "which get a gradient"
     return Finding(
         kind="vanishing",
