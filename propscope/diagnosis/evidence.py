@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress, pairwise
 from typing import Any, Literal, TypeVar
@@ -185,13 +185,27 @@ class Chain:
         found: Floats = logs[:, at(end)] - logs[:, at(start)]
         return found
 
-    def worst(self, direction: Direction, *, rising: bool, everywhere: bool = False) -> Stretch | None:
+    def zeros(self, direction: Direction) -> tuple[int, ...]:
+        """Return the positions in the profile where the signal is zero in some seed, in execution order."""
+        logs = getattr(self, direction)
+        return tuple(index for index, zero in zip(self.indices, (logs == LN_ZERO).any(axis=0), strict=True) if zero)
+
+    def worst(
+        self,
+        direction: Direction,
+        *,
+        rising: bool,
+        everywhere: bool = False,
+        among: Collection[int] | None = None,
+    ) -> Stretch | None:
         """Return the stretch over which the mean ln rises (falls) most; None where fewer than two sites are seen.
 
         Unless `everywhere`, what changes between two sites where the size is held does not count; a zero does.
+        `among`: the positions of the only sites to look at.
         """
         logs, indices = getattr(self, direction), list(self.indices)
-        seen = np.flatnonzero(~np.isnan(logs).any(axis=0)).tolist()
+        left_out = [among is not None and index not in among for index in indices]
+        seen = np.flatnonzero(~(np.isnan(logs).any(axis=0) | left_out)).tolist()
         if len(seen) < 2:
             return None
         logs, indices = logs[:, seen], [indices[column] for column in seen]

@@ -153,7 +153,7 @@ def _odd_gains(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...], directi
         for index in chain.indices:
             chains_through[index].add(chain)
     found: list[_Odd] = []
-    seen: set[int] = set()
+    seen: dict[int, float] = {}
     for index, gain in enumerate(gains[0]):
         if gain.forward is None and gain.backward is None:
             continue
@@ -168,21 +168,24 @@ def _odd_gains(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...], directi
                 continue
             logs = _passed_on(evidence, beside, logs)
         at = index if direction == "forward" else beside
-        seen |= {at} if logs else set()
+        if logs:
+            seen[at] = _mean(logs)
         if logs and abs(_mean(logs)) > limits.ODD and is_chain(site, other) and together:
             message = f"the {direction} gain is {number(math.exp(min(_mean(logs), 700.0)), 2)}"
             # The gradient of a site has passed the weights of the one after it.
             found.append(_Odd(at, logs, message, direction, index))
-    most: dict[bool, set[Chain]] = {}
-    for rising in (True, False):
-        alike = {odd.index for odd in found if (odd.mean > 0) is rising}
-        most[rising] = {
-            chain
-            for chain in evidence.chains
-            if len(common := alike.intersection(chain.indices)) >= _SEVERAL
-            and 2 * len(common) > len(seen.intersection(chain.indices))
-        }
-    yield from (odd for odd in found if most[odd.mean > 0].isdisjoint(chains_through[odd.index]))
+    # By how much most layers of a chain are off at least.
+    usual: dict[bool, dict[Chain, float]] = {True: {}, False: {}}
+    for chain in evidence.chains:
+        means = sorted(seen[index] for index in chain.indices if index in seen)
+        if len(means) >= _SEVERAL:
+            most = max(_SEVERAL, len(means) // 2 + 1)
+            usual[True][chain], usual[False][chain] = means[-most], -means[most - 1]
+    for odd in found:
+        # Of layers that are all about as far off, chance brings one over the limit.
+        alike, least = usual[odd.mean > 0], min(limits.ODD, abs(odd.mean) / 2)
+        if all(alike.get(chain, 0.0) <= least for chain in chains_through[odd.index]):
+            yield odd
 
 
 def _passed_on(evidence: Evidence, before: int, logs: tuple[float, ...]) -> tuple[float, ...]:

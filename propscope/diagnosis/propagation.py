@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import takewhile
 
 from propscope.diagnosis import limits
 from propscope.diagnosis.advice import remedy_for_size
 from propscope.diagnosis.evidence import LN_ZERO, Chain, Evidence, Stretch, change_interval, succession
+from propscope.diagnosis.weights import scale_at
 from propscope.records.activations import find_activation
 from propscope.records.finding import Finding, Kind, Remedy, Severity
 from propscope.records.network import DIRECTIONS, Direction, Site
@@ -41,7 +44,7 @@ def _over_depth(evidence: Evidence, kind: Kind) -> Iterator[Finding]:
     growing: Chain | None = None
     for direction in DIRECTIONS:
         found = [
-            (chain, stretch)
+            (chain, _before_zero(evidence, chain, direction, stretch))
             for chain in evidence.chains
             if (stretch := _beyond(chain, direction, kind)) is not None and not _is_stopped(evidence, chain, stretch)
         ]
@@ -145,17 +148,53 @@ def _is_beyond(stretch: Stretch | None, kind: Kind, limit: float) -> bool:
     return stretch.mean <= -LN_ZERO / 2
 
 
+def _before_zero(evidence: Evidence, chain: Chain, direction: Direction, stretch: Stretch) -> Stretch:
+    """Return the stretch over which a signal that underflows shrinks before it is zero; any other stretch as it is.
+
+    It ends where the format still holds the values well, if it can.
+    """
+    sizes, least = _sizes_before_zero(evidence, chain, direction, stretch), _smallest(evidence, stretch)
+    if not _reaches_zero(stretch) or not _underflows(sizes, least):
+        return stretch
+    for among in ([at for at, size in sizes.items() if size > least], sizes):
+        sized = chain.worst(direction, rising=False, among=among)
+        if sized is not None and _is_beyond(sized, "vanishing", limits.VANISHED):
+            return sized
+    return stretch
+
+
+def _reaches_zero(stretch: Stretch) -> bool:
+    return stretch.mean <= LN_ZERO / 2
+
+
+def _sizes_before_zero(evidence: Evidence, chain: Chain, direction: Direction, stretch: Stretch) -> dict[int, float]:
+    """Return the rms at each position of a chain that the signal passes before the first zero of a stretch."""
+    zeros, forward = chain.zeros(direction), stretch.start < stretch.end
+    passed = chain.indices if forward else chain.indices[::-1]
+    before = takewhile(lambda at: at not in zeros or (at < stretch.start) is forward, passed)
+    seen = {at: getattr(evidence.sites[at], direction) for at in before if at not in zeros}
+    return {at: summary.rms for at, summary in seen.items() if summary is not None}
+
+
+def _smallest(evidence: Evidence, stretch: Stretch) -> float:
+    return limits.smallest(evidence.sites[stretch.end].dtype)
+
+
+def _underflows(sizes: Mapping[int, float], least: float) -> bool:
+    """Return whether a signal was below what its format holds before it was zero."""
+    return any(size <= least for size in sizes.values())
+
+
 def _is_stopped(evidence: Evidence, chain: Chain, stretch: Stretch) -> bool:
     """Return whether the signal does not shrink, but is stopped: exact zeros behind values that do not underflow.
 
     What stops it is known where the way of every gradient was followed: zero weights, or what `lost_gradients` finds.
     """
-    if stretch.mean > LN_ZERO / 2 or all(not p.gradient_outlook for p in evidence.members[0].parameters):
+    if not _reaches_zero(stretch) or all(not p.gradient_outlook for p in evidence.members[0].parameters):
         return False
-    direction = "forward" if stretch.start < stretch.end else "backward"
-    seen = [getattr(evidence.sites[index], direction) for index in chain.indices]
-    sizes = [summary.rms for summary in seen if summary is not None and summary.rms > 0]
-    return bool(sizes) and min(sizes) > limits.smallest(evidence.sites[stretch.end].dtype)
+    direction: Direction = "forward" if stretch.start < stretch.end else "backward"
+    sizes = _sizes_before_zero(evidence, chain, direction, stretch)
+    return bool(sizes) and not _underflows(sizes, _smallest(evidence, stretch))
 
 
 def _finding(evidence: Evidence, chain: Chain, kind: Kind, direction: Direction, stretch: Stretch) -> Finding:
@@ -169,12 +208,14 @@ def _finding(evidence: Evidence, chain: Chain, kind: Kind, direction: Direction,
     each = math.exp(stretch.mean / stretch.steps)
     start, end = evidence.sites[stretch.start], evidence.sites[stretch.end]
     sites = _passed(evidence, chain, stretch)
+    zero = _zero_behind(evidence, chain, stretch)
     return Finding(
         kind=kind,
         severity=severity,
         direction=direction,
         sites=tuple(site.name for site in sites),
-        message=_message(kind, direction, stretch, each, start, end),
+        message=_message(kind, direction, stretch, each, start, end)
+        + (f", and is too small for {zero.dtype} at {zero.name}, where it is zero" if zero is not None else ""),
         cause=_ACROSS_NORMS[kind] if held else _cause(evidence, kind, direction, stretch, forward),
         evidence={
             "factor": _exp(stretch.mean),
@@ -202,8 +243,10 @@ def _less_depth(evidence: Evidence, chain: Chain) -> Remedy:
 
 
 def _forward(chain: Chain, stretch: Stretch) -> float:
-    """Return the mean of ln of the forward factor over a stretch, whatever its direction."""
+    """Return the mean of ln of the forward factor over a stretch, whatever its direction; NaN between zeros."""
     first, last = sorted((stretch.start, stretch.end))
+    if {first, last}.issubset(chain.zeros("forward")):
+        return math.nan
     return float(chain.between(first, last, "forward").mean())
 
 
@@ -220,11 +263,37 @@ def borne(chain: Chain, kind: Kind, direction: Direction, stretch: Stretch) -> f
 
 
 def _passed(evidence: Evidence, chain: Chain, stretch: Stretch) -> tuple[Site, ...]:
-    """Return the sites whose weights cause the change, in the order in which the signal passes them."""
-    if stretch.start < stretch.end:
-        return tuple(evidence.sites[index] for index in chain.indices if stretch.start < index <= stretch.end)
+    """Return the sites whose weights cause the change, in the order in which the signal passes them.
+
+    With them come the others of the chain with weights of the same scale whose own factor is not seen: what enters the
+    first layer forward is no site of the chain, and zero is multiplied by anything.
+    """
+    low, high = sorted((stretch.start, stretch.end))
     # Backward, the weights of a layer lie between its own site and the one before it.
-    return tuple(evidence.sites[index] for index in reversed(chain.indices) if stretch.end < index <= stretch.start)
+    passed = [index for index in chain.indices if low < index <= high]
+    hidden: set[int] = set()
+    if _zero_behind(evidence, chain, stretch) is not None:
+        hidden |= {at for at in chain.indices[1:] if (at > high if stretch.end == high else at <= low)}
+    if stretch.start == chain.indices[0]:
+        hidden.add(stretch.start)
+    sites = evidence.sites
+    scales = {at: math.log(s) for at in (*passed, *hidden) if (s := scale_at(evidence.members[0], sites[at]))}
+    if known := [scales[index] for index in passed if index in scales]:
+        usual = statistics.median(known)
+        passed += [index for index in hidden if index in scales and abs(scales[index] - usual) < 1]
+    passed.sort(reverse=stretch.end < stretch.start)
+    return tuple(sites[index] for index in passed)
+
+
+def _zero_behind(evidence: Evidence, chain: Chain, stretch: Stretch) -> Site | None:
+    """Return the first site behind a stretch where the signal that passed it is zero, None where there is none."""
+    if _reaches_zero(stretch):
+        return None
+    if stretch.start < stretch.end:
+        behind = [index for index in chain.zeros("forward") if index > stretch.end][:1]
+    else:
+        behind = [index for index in chain.zeros("backward") if index < stretch.end][-1:]
+    return evidence.sites[behind[0]] if behind else None
 
 
 def _message(kind: Kind, direction: Direction, stretch: Stretch, each: float, start: Site, end: Site) -> str:

@@ -671,9 +671,14 @@ class SignalGraph:
         targets, waiting = set(shown), list(shown)
         while waiting:
             at = waiting.pop()
-            if at in self._unseen or not self.nodes[at].operation:
-                waiting += [parent for parent in self.nodes[at].parents if parent not in targets]
-                targets.update(self.nodes[at].parents)
+            one, behind = self.nodes[at], list[int]()
+            if at in self._unseen or not one.operation:
+                behind = one.parents
+            elif at > node:
+                # A write past the graph changed since what the graph shows.
+                behind = [parent for parent, passes in zip(one.parents, one.passes, strict=True) if passes]
+            waiting += [parent for parent in behind if parent not in targets]
+            targets.update(behind)
         inside: set[int] = set()
         waiting = [node]
         while waiting:

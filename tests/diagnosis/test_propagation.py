@@ -2,10 +2,13 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from building.records import evidence, geometric, network
+from torch import nn
 
+import propscope
 from propscope.diagnosis import limits
-from propscope.diagnosis.evidence import steepest_fall
+from propscope.diagnosis.evidence import Evidence, steepest_fall
 from propscope.diagnosis.propagation import exploding, vanishing
 
 STRAINED, EXPLODED, VANISHED = math.exp(limits.STRAINED), math.exp(limits.EXPLODED), math.exp(limits.VANISHED)
@@ -146,3 +149,45 @@ def test_the_remedy_is_the_inverse_of_what_a_layer_does():
 )
 def test_the_steepest_fall(curve, expected):
     assert steepest_fall(np.array(curve, dtype=float)) == expected
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
+@pytest.mark.parametrize("std", [1e-3, 1e-2])
+class TestOfASignalThatUnderflows:
+    def profile(self, activation, std, scales=None, bias=0.0):
+        torch.manual_seed(0)
+        model = nn.Sequential(*(part for _ in range(60) for part in (nn.Linear(64, 64), activation())))
+        for name, parameter in model.named_parameters():
+            nn.init.normal_(parameter, std=std) if parameter.dim() > 1 else nn.init.normal_(parameter, std=bias)
+            if parameter.dim() > 1 and scales is not None:
+                parameter.data *= scales.get(name.removesuffix(".weight"), 1.0)
+        return propscope.profile(model, torch.randn(64, 64))
+
+    def test_the_stretch_ends_before_the_zero_and_its_factor_mends_every_layer(self, activation, std):
+        diagnosis = propscope.diagnose(self.profile(activation, std))
+        worst, gain = diagnosis.worst, std * 8 * (math.sqrt(0.5) if activation is nn.ReLU else 1)
+        assert (diagnosis.verdict, worst.kind, worst.direction) == ("broken", "vanishing", "forward")
+        assert worst.evidence["factor_per_layer"] == pytest.approx(gain, rel=0.1)
+        assert worst.evidence["layers"] == pytest.approx(math.log(1e-36 / (8 * std)) / math.log(gain), abs=2)
+        assert "where it is zero" in worst.message
+        assert [*worst.remedy.factors] == [str(2 * layer) for layer in range(60)]
+        mended = propscope.diagnose(self.profile(activation, std, worst.remedy.factors))
+        assert not [
+            found.message for found in mended.findings if found.severity != "note" and found.kind == "vanishing"
+        ]
+
+    def test_so_does_that_of_the_gradient(self, activation, std):
+        # Biases keep the values up, which a ReLU passes no gradient without.
+        evidence = Evidence.of([self.profile(activation, std, bias=0.1)])
+        (found,) = (found for found in vanishing(evidence) if found.direction == "backward")
+        gain = std * 8 * (math.sqrt(0.5) if activation is nn.ReLU else 1)
+        assert found.evidence["factor_per_layer"] == pytest.approx(gain, rel=0.1)
+        assert "where it is zero" in found.message
+        assert [*found.remedy.factors] == [str(2 * layer) for layer in range(59, 0, -1)]
+
+
+def test_a_gradient_behind_values_that_underflow_is_too_small_for_the_weights():
+    evidence = Evidence.of([TestOfASignalThatUnderflows().profile(nn.Tanh, 1e-3)])
+    (found,) = (found for found in vanishing(evidence) if found.direction == "backward")
+    assert "weights are too small" in found.cause
+    assert [*found.remedy.factors] == [str(2 * layer) for layer in range(59, 0, -1)]

@@ -343,3 +343,11 @@ def test_random_compositions_have_the_parents_of_the_trace():
 def test_each_operation_alone_has_the_parents_of_the_trace(name):
     for instructions in ([(name, 0, 2, 1)], [(name, 2, 3, 2), ("site", 2, 0, 0), (name, 1, 0, 3)], [(name, 1, 1, 1)]):
         assert compared(instructions)[1] == 0
+
+
+@pytest.mark.parametrize("write", ["without a graph", "past the graph", "past the graph wholly"])
+@pytest.mark.parametrize("checkpointed", ["reentrant", "custom", "custom of one"])
+def test_a_write_past_the_graph_behind_a_hidden_part_leaves_its_edges(checkpointed, write):
+    for between in ([], [("relu_", 3, 3, 0)], [("without a graph", 0, 0, 0)]):
+        assert compared([(checkpointed, 3, 3, 1), *between, (write, 3, 3, 1)])[1] == 0
+        assert compared([(checkpointed, 0, 3, 1), *between, (write, 3, 0, 3), ("add", 1, 3, 2)])[1] == 0
