@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import compress, pairwise
 from typing import Any, Literal, TypeVar
@@ -196,7 +196,7 @@ class Chain:
         *,
         rising: bool,
         everywhere: bool = False,
-        among: Collection[int] | None = None,
+        among: Set[int] | None = None,
     ) -> Stretch | None:
         """Return the stretch over which the mean ln rises (falls) most; None where fewer than two sites are seen.
 

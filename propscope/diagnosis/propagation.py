@@ -156,7 +156,7 @@ def _before_zero(evidence: Evidence, chain: Chain, direction: Direction, stretch
     sizes, least = _sizes_before_zero(evidence, chain, direction, stretch), _smallest(evidence, stretch)
     if not _reaches_zero(stretch) or not _underflows(sizes, least):
         return stretch
-    for among in ([at for at, size in sizes.items() if size > least], sizes):
+    for among in ({at for at, size in sizes.items() if size > least}, sizes.keys()):
         sized = chain.worst(direction, rising=False, among=among)
         if sized is not None and _is_beyond(sized, "vanishing", limits.VANISHED):
             return sized
@@ -169,7 +169,7 @@ def _reaches_zero(stretch: Stretch) -> bool:
 
 def _sizes_before_zero(evidence: Evidence, chain: Chain, direction: Direction, stretch: Stretch) -> dict[int, float]:
     """Return the rms at each position of a chain that the signal passes before the first zero of a stretch."""
-    zeros, forward = chain.zeros(direction), stretch.start < stretch.end
+    zeros, forward = frozenset(chain.zeros(direction)), stretch.start < stretch.end
     passed = chain.indices if forward else chain.indices[::-1]
     before = takewhile(lambda at: at not in zeros or (at < stretch.start) is forward, passed)
     seen = {at: getattr(evidence.sites[at], direction) for at in before if at not in zeros}

@@ -77,23 +77,26 @@ def odd_weights(evidence: Evidence) -> Iterator[Finding]:
             # Where this one is about 1, the others are at fault.
             if abs(scale.mean) > 1 or abs(peers) <= limits.ODD:
                 yield _odd(evidence, scale, peers, beside=True)
-        elif not is_norm(site) and (scale.mean > limits.ODD or (peers is None and _is_small_alone(evidence, scale))):
+        elif not is_norm(site) and (scale.mean > limits.ODD or (peers is None and scale.mean < -limits.ODD)):
+            if scale.index in evidence.once(_small_together):
+                continue
             # A small scale that all layers in one place share is intended, such as 1/sqrt(depth) at a branch's end.
             yield _odd(evidence, scale, 0.0, beside=False)
 
 
-def _is_small_alone(evidence: Evidence, scale: Scale) -> bool:
-    """Return whether a scale is too small, and most of its chain's are not: else what they do together is judged."""
-    if scale.mean >= -limits.ODD:
-        return False
-    means = {other.index: other.mean for other in evidence.once(scales_of)}
+def _small_together(evidence: Evidence) -> frozenset[int]:
+    """Return the positions of layers whose scale is too small as those of most layers of their chain are.
+
+    What they do together is judged, where no norm undoes it.
+    """
+    means = {scale.index: scale.mean for scale in evidence.once(scales_of)}
+    found: set[int] = set()
     for chain in evidence.chains:
-        beside = [means[index] for index in chain.indices if index in means]
-        if scale.index in chain.indices and not any(chain.forward_held):
-            small = sum(mean < -limits.ODD for mean in beside)
-            if small > _PEERS and 2 * small > len(beside):
-                return False
-    return True
+        beside = [index for index in chain.indices if index in means]
+        small = [index for index in beside if means[index] < -limits.ODD]
+        if len(small) > _PEERS and 2 * len(small) > len(beside) and not any(chain.forward_held):
+            found.update(small)
+    return frozenset(found)
 
 
 def large_embeddings(evidence: Evidence) -> Iterator[Finding]:
