@@ -157,12 +157,17 @@ def _unlike_others(profile: NetworkProfile, edges: list[_Edge]) -> Iterator[_Edg
         for edge in edges
         if sites[edge.first].role not in _NEVER_NORMED and not kinds[edge.first] == kinds[edge.last] == _SUM
     ]
+    streams = {(block.fork, block.sum) for block in profile.graph.blocks} if profile.graph.known else set()
     places = profile.graph.places(kinds, radius=2) if profile.graph.known else None
     # For each way of telling places: the ways to compare, their places, and how many others must pass a norm.
     tellings: list[tuple[list[_Edge], Callable[[_Edge], object], int]] = [
         (inside, lambda edge: (patterns[edge.first], kinds[edge.first], behind[edge.last]), _PEERS),
-        # A gate that is computed from pooled values has one position.
-        (between, lambda edge: (kinds[edge.first], kinds[edge.last], extent(sites[edge.last]) > 1), _FOLLOWED - 1),
+        # A gate that is computed from pooled values has one position, and a stream enters a sum beside its branch.
+        (
+            between,
+            lambda edge: (kinds[edge.first], kinds[edge.last], extent(sites[edge.last]) > 1, edge.ends in streams),
+            _FOLLOWED - 1,
+        ),
     ]
     if places is not None:
         tellings.insert(1, (between, lambda edge: (places[edge.first], places[edge.last]), _PEERS))

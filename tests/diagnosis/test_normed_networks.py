@@ -296,6 +296,12 @@ def test_a_layer_of_a_plain_sequence_that_no_norm_follows_is_found(at):
     assert lacking(nn.Sequential(*layers), images()) == ([(str(at + 1), "strained")] if at % 3 == 1 else [])
 
 
+@pytest.mark.parametrize("gate", [False, True])
+def test_a_stream_that_enters_its_first_sum_without_a_norm_is_sound(gate):
+    blocks = (Bottleneck(8, 8, gate=gate) for _ in range(6))
+    assert lacking(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), *blocks), images()) == []
+
+
 @pytest.mark.parametrize("net", [resnet(), resnet(gate=True)], ids=["plain", "squeeze and excitation"])
 def test_convolutions_whose_norms_are_all_there_are_sound(net):
     assert lacking(net, images()) == []
