@@ -10,7 +10,7 @@ SLICE = (
 )  # fmt: skip
 KNOWN = {a.name: a for a in ARCHITECTURES if a.library == "transformers"}
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("name", SLICE)

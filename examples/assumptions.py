@@ -38,7 +38,8 @@ def layer(activation, initializer, inputs, scale="none"):
     """Return E[y^2]/Var[z] of a layer of 256 units, for each seed."""
     options = {"activation": activation, "initializer": initializer, "input_size": inputs, "scale": scale}
     found = propscope.profile_mlp(1, 256, input="mixed", batch=1000, seeds=SEEDS, **options)
-    return [p.sites[1].forward.rms ** 2 / p.sites[0].forward.std ** 2 for p in found]
+    layers = [profile.without_inputs.sites for profile in found]
+    return [y.forward.rms**2 / z.forward.std**2 for z, y in layers]
 
 
 relu, tanh = torch.relu, torch.tanh
