@@ -280,7 +280,8 @@ def doubled_sums(evidence: Evidence) -> Iterator[Finding]:
         inner = _inner_sum(evidence.members[0], index)
         if inner is None or runs[index] > _SUMMANDS:
             continue
-        values = [value for m in evidence.members if (value := _correlation(m.sites, index, inner)) is not None]
+        other = _other_summand(evidence.members[0], index, inner)
+        values = [value for m in evidence.members if (value := _correlation(m.sites, index, inner, other)) is not None]
         if len(values) == len(evidence.members):
             found[index] = inner, values
     doubled = {index: both for index, both in found.items() if statistics.fmean(both[1]) > limits.AGAIN}
@@ -316,6 +317,14 @@ def _inner_sum(profile: NetworkProfile, index: int) -> int | None:
     )
 
 
+def _other_summand(profile: NetworkProfile, index: int, inner: int) -> int | None:
+    """Return the site that a sum adds to an inner one as it is, None where that is no site."""
+    names = {name: at for at, name in enumerate(profile.graph.names)}
+    added = [names.get(p.name) for p in profile.sites[index].parents or () if p.operations in (("add",), ("add_",))]
+    others = [at for at in added if at != inner]
+    return others[0] if inner in added and len(others) == 1 else None
+
+
 def _runs_of_sums(profile: NetworkProfile) -> dict[int, int]:
     """Return for each sum how many sums of its module feed each other: many are the steps of a recurrence."""
     inner = {at: _inner_sum(profile, at) for at, site in enumerate(profile.sites) if site.branch_share is not None}
@@ -326,12 +335,18 @@ def _runs_of_sums(profile: NetworkProfile) -> dict[int, int]:
     return {at: lengths[head] for at, head in heads.items()}
 
 
-def _correlation(sites: tuple[Site, ...], index: int, branch: int) -> float | None:
-    """Return E[ab] / (rms(a) rms(b)) of a sum a + b whose branch b is the site at position `branch`."""
-    total, added, share = sites[index].forward, sites[branch].forward, sites[index].branch_share
+def _correlation(sites: tuple[Site, ...], index: int, inner: int, other: int | None) -> float | None:
+    """Return E[ab] / (rms(a) rms(b)) of a sum a + b whose summand b is the site at position `inner`.
+
+    The inner sum is the branch, or the stream: the size of the other summand tells which.
+    """
+    total, added, share = sites[index].forward, sites[inner].forward, sites[index].branch_share
     if total is None or added is None or share is None or not 0 < share < 1 or not added.rms > 0:
         return None
+    if other is not None and (beside := sites[other].forward) is not None:
+        own = added.rms**2 / (added.rms**2 + beside.rms**2)
+        share = min(share, 1 - share, key=lambda each: abs(each - own))
     excess = (total.rms / added.rms) ** 2 * share - 1
     found = excess / (2 * math.sqrt(share * (1 - share)))
-    # Above 1, that site is not the branch.
+    # Above 1, that site is no summand.
     return found if abs(found) <= _ONE else None

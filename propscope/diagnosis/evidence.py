@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from propscope.diagnosis.stage import guessed_stage
 from propscope.records.finding import Stage
-from propscope.records.gains import carries_size, is_bounded, name_pattern, norms_hold, stack_of
+from propscope.records.gains import carries_size, is_bounded, is_norm, name_pattern, norms_hold, stack_of
 from propscope.records.interval import arithmetic_interval
 from propscope.records.network import DIRECTIONS, Direction, Floats, NetworkProfile, Parameter, Site
 from propscope.records.summary import TensorSummary
@@ -170,7 +170,7 @@ class Chain:
 
     `forward_held`, `backward_held`: whether the second of two sites does not have its size from the first, one value
     fewer than `indices`: a norm or a bounded function gives values a size of their own, a norm undoes what the weights
-    beside it do to a gradient.
+    beside it do to a gradient, and divides it by the size of what entered.
     """
 
     indices: tuple[int, ...]
@@ -240,8 +240,30 @@ def _chains(members: tuple[NetworkProfile, ...], comparable: Iterable[Positions]
             np.where(bounded & (logs["forward"] > 0), 0.0, logs["forward"]),
             logs["backward"],
             forward_held=tuple(not carries_size(members[0], *pair) for pair in pairwise(indices)),
-            backward_held=tuple(norms_hold(members[0], *pair) for pair in pairwise(indices)),
+            backward_held=tuple(
+                norms_hold(members[0], *pair) or _is_grown_by_norm(members, *pair) for pair in pairwise(indices)
+            ),
         )
+
+
+def _is_grown_by_norm(members: tuple[NetworkProfile, ...], first: int, last: int) -> bool:
+    """Return whether most of what the gradient grows by from one site back to another comes from a norm between them.
+
+    A norm divides the gradient by the size of what entered it. The signal may go by it too, and still all of the
+    gradient come through it: as of a class token of 0.02, which is the only one that is read.
+    """
+    profile = members[0]
+    grown = _growth(members, last, first)
+    if not profile.graph.known or not grown > 1:
+        return False
+    fed = (at for at in range(first + 1, last) if is_norm(profile.sites[at]) and first in profile.graph.inputs[at])
+    return any(_growth(members, at, first) > grown / 2 and profile.graph.feeds(at, last) for at in fed)
+
+
+def _growth(members: tuple[NetworkProfile, ...], behind: int, before: int) -> float:
+    """Return the mean over seeds of ln of the gradient at one site over that at a later one."""
+    sizes = [[_log_size(member.sites[at], "backward") for at in (before, behind)] for member in members]
+    return sum(at_first - at_last for at_first, at_last in sizes) / len(sizes)
 
 
 def steepest_fall(curve: Floats) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from propscope.diagnosis.unmeasured import unrecorded
 from propscope.diagnosis.weights import bias_at
 from propscope.records.activations import find_activation
 from propscope.records.finding import Finding, Kind, Remedy, Severity
-from propscope.records.gains import is_norm, name_pattern
+from propscope.records.gains import block_pattern, extent, is_norm, name_pattern
 from propscope.records.network import UNKNOWN, Direction, GradientLoss, NetworkProfile, Parameter, Site
 from propscope.records.numerals import number
 from propscope.records.summary import TensorSummary
@@ -98,8 +98,14 @@ def _stops(evidence: Evidence) -> list[Stop]:
         return []
     first = evidence.members[0]
     reasons = {note.name: note.reason for note in first.coverage if note.what == "parameter"}
-    still = [p for p in _still(evidence) if not _is_frozen(p, reasons) and p.gradient_outlook not in ("now", "later")]
     roots = _Roots(first)
+    still = [
+        parameter
+        for parameter in _still(evidence)
+        if not _is_frozen(parameter, reasons)
+        and parameter.gradient_outlook not in ("now", "later")
+        and not roots.opens(parameter)
+    ]
     found: dict[tuple[str, GradientLoss, frozenset[str]], list[Parameter]] = defaultdict(list)
     operations: dict[tuple[str, GradientLoss, frozenset[str]], str] = {}
     for parameter in still:
@@ -171,6 +177,11 @@ class _Roots:
         if lost_by == "zero slope" and place in self._sites and (zeros := self._zeros_before(self._sites[place])):
             return (place, lost_by, zeros), ""
         return (place, "zero slope" if lost_by == "zero factor" else lost_by, none), factor
+
+    def opens(self, parameter: Parameter) -> bool:
+        """Return whether the way is closed by a zero weight that moves in the first step, whatever is behind it."""
+        factor = self._parameters.get(parameter.gradient_zero_factor)
+        return parameter.gradient_lost_by == "zero factor" and factor is not None and not _is_still(factor)
 
     def underflows(self, stop: Stop) -> bool:
         """Return whether a gradient is too small at the place to go on in its dtype."""
@@ -606,6 +617,14 @@ def _of_flat(evidence: Evidence, stop: Stop) -> _Reason:
             "a step function has no slope anywhere",
             f"pass the gradient by it: x + ({stepped[0]}(x) - x).detach(), the straight-through estimator",
         )  # fmt: skip
+    if _is_read_in_part(evidence, stop):
+        return _Reason(
+            "stagnant", stop.place,
+            f"{place}: only some of its positions are read, and what comes from the others gets no gradient",
+            "the output reads some positions of the last block, as a class token, and nothing else follows; the same "
+            "parameters of the blocks before learn",
+            "nothing, if the output is meant to read these positions only", mark="no gradient", note=True,
+        )  # fmt: skip
     what = ", ".join([name for name in operations if name not in _SMOOTH] or operations)
     what = what or (site.kind if site is not None else "an operation")
     factor = f", which multiplies by {stop.operation}" if stop.operation not in ("", *operations) else ""
@@ -615,6 +634,23 @@ def _of_flat(evidence: Evidence, stop: Stop) -> _Reason:
         "reached, or a choice that always falls on another",
         f"look at what {what} at {place} is given",
     )  # fmt: skip
+
+
+def _is_read_in_part(evidence: Evidence, stop: Stop) -> bool:
+    """Return whether a place of several positions is in the last of blocks whose like parameters all learn."""
+    first = evidence.members[0]
+    site = next((site for site in evidence.sites if site.name == stop.place), None)
+    if site is None or extent(site) < 2:
+        return False
+    still = {parameter.name for parameter in stop.parameters}
+    order = {parameter.name: at for at, parameter in enumerate(first.parameters)}
+    for parameter in stop.parameters:
+        pattern = block_pattern(parameter.name)
+        others = [p for p in first.parameters if block_pattern(p.name) == pattern and p.name not in still]
+        in_blocks = "*" in block_pattern(_owner(parameter)).rpartition(".")[0]
+        if not in_blocks or not others or any(_is_still(p) or order[p.name] > order[parameter.name] for p in others):
+            return False
+    return True
 
 
 def _entering(evidence: Evidence, site: Site) -> Site | None:

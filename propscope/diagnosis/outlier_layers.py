@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from propscope.diagnosis import limits
+from propscope.diagnosis.behind import Behind
 from propscope.diagnosis.evidence import Chain, Evidence, module_of, succession
 from propscope.diagnosis.peers import groups_in_one_place, maker_of, medians_of_others
 from propscope.diagnosis.weights import bias_at, scale_at
@@ -233,9 +234,11 @@ def _odd_steps(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...]) -> Iter
 def _odd_sizes(evidence: Evidence) -> Iterator[_Odd]:
     """Find sites whose rms differs by e^3 from that in the same place of three or more other blocks.
 
-    Of sites that feed each other only the first is found. The outputs of blocks have one size where a norm or a sum of
-    the residual stream enters each block. A stack without either changes the signal a little at each layer, which is
-    not the fault of one layer: such a stack is judged only by the steps between neighbours.
+    Of sites that feed each other only the first is found. A branch that is large among others but far below the stream
+    that it is added to, as behind gains of 1e-5 (Touvron et al. 2021, LayerScale), changes nothing. The outputs of
+    blocks have one size where a norm or a sum of the residual stream enters each block. A stack without either changes
+    the signal a little at each layer, which is not the fault of one layer: such a stack is judged only by the steps
+    between neighbours.
     """
     sizes: dict[int, tuple[float, ...]] = {}
     for index, site in enumerate(evidence.sites):
@@ -264,9 +267,20 @@ def _odd_sizes(evidence: Evidence) -> Iterator[_Odd]:
             if groups[worst] is group:
                 odd[worst] = _odd_size_at(evidence, worst, tuple(log - usual for log in sizes[worst]))
     for index, found in sorted(odd.items()):
+        if found.mean > 0 and _is_lost_in_sums(evidence, index):
+            continue
         inputs = evidence.members[0].graph.inputs[index]
         if not any(at in odd and odd[at].mean * found.mean >= 0 for at in inputs):
             yield found
+
+
+def _is_lost_in_sums(evidence: Evidence, index: int) -> bool:
+    """Return whether all that a site feeds are sums that are larger than it by e^3 or more."""
+    fed = Behind(evidence.members[0]).fed(index)
+    return bool(fed) and all(
+        evidence.sites[at].branch_share is not None and _size(evidence, at) - _size(evidence, index) > limits.ODD
+        for at in fed
+    )
 
 
 def _spread(sizes: dict[int, float], without: int) -> float:

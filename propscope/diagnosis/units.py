@@ -134,12 +134,13 @@ def inactive_in_grid(evidence: Evidence) -> Iterator[Finding]:
 def inactive_in_model(evidence: Evidence) -> Iterator[Finding]:
     """Find the same in a model: never broken, since signals may pass beside a layer, and not for a flat softplus.
 
-    A layer that is off altogether and passes no gradient is found where the gradient is lost.
+    A layer that is off altogether and passes no gradient is found where the gradient is lost. Values that are exactly
+    zero, all of them, are not negative: zero weights make them, as at the end of a branch, and are judged themselves.
     """
     # The relative slope of softplus stays near 1 where it gives a small positive number, such as a step size.
-    soft = {index for index, site in enumerate(evidence.sites) if site.activation.lower() == "softplus"}
-    flat = [index for index in _mostly_flat(evidence) if index not in soft]
-    dead = {index: share for index, share in _mostly_dead(evidence).items() if index not in soft}
+    left = {i for i, site in enumerate(evidence.sites) if site.activation.lower() == "softplus" or _is_zero(site)}
+    flat = [index for index in _mostly_flat(evidence) if index not in left]
+    dead = {index: share for index, share in _mostly_dead(evidence).items() if index not in left}
     yield from _inactive(evidence, flat, dead, "strained")
 
 

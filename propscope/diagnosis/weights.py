@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from propscope.diagnosis import limits
@@ -28,6 +28,7 @@ _TRANSPOSED = "Conv1D"
 _PRODUCTS = ("linear", "matmul", "mm", "addmm", "einsum")
 
 
+_SAME = 1.5
 # The mean square of a sum scatters by as much about the sum of the mean squares.
 _CANCELS = 1.25
 
@@ -47,6 +48,8 @@ class Scale:
 
     `depthwise`: each channel has its own filter, whose scale cannot be compared with layers that sum over channels.
     `shared`: the other modules that use the weights; `weight`: the module that they are stored under.
+    `outward`: ln of rms(W) sqrt(fan_out), which an initializer keeps that conserves the gradient (He et al. 2015, eq.
+    14); `std`: ln of rms(W), which many initializers have the same for all layers, such as 0.02.
     """
 
     index: int
@@ -55,6 +58,8 @@ class Scale:
     depthwise: bool = False
     shared: tuple[str, ...] = ()
     weight: str = ""
+    outward: float = math.nan
+    std: float = math.nan
 
     @property
     def mean(self) -> float:
@@ -63,9 +68,15 @@ class Scale:
 
 
 def odd_weights(evidence: Evidence) -> Iterator[Finding]:
-    """Find layers whose scale s differs by a factor of e^3 from that of their peers or from 1; zeros are no scale."""
+    """Find layers whose scale s differs by a factor of e^3 from that of their peers or from 1; zeros are no scale.
+
+    Among peers of other shapes, what an initializer gives all of them may be rms(W) sqrt(fan_out) instead of s: a layer
+    is at fault if it differs in both. A small layer has no fault of its own where most layers have its rms(W): with
+    weights of 0.02 s is small at 9 inputs, and about 1 at 2,500.
+    """
     scales = evidence.once(scales_of)
     usual = _usual(evidence, scales)
+    outward = _usual(evidence, scales, read=lambda scale: scale.outward)
     recurrent = {course.module for course in evidence.members[0].time_courses if course.weights}
     for scale in scales:
         site = evidence.sites[scale.index]
@@ -73,15 +84,17 @@ def odd_weights(evidence: Evidence) -> Iterator[Finding]:
         if scale.mean == -math.inf or (scale.owner in recurrent and site.units is None):
             continue
         peers = usual.get(scale)
-        if peers is not None and abs(scale.mean - peers) > limits.ODD:
+        if peers is not None and min(abs(scale.mean - peers), abs(scale.outward - outward[scale])) > limits.ODD:
             # Where this one is about 1, the others are at fault.
             if abs(scale.mean) > 1 or abs(peers) <= limits.ODD:
                 yield _odd(evidence, scale, peers, beside=True)
-        elif not is_norm(site) and (scale.mean > limits.ODD or (peers is None and scale.mean < -limits.ODD)):
-            if scale.index in evidence.once(_small_together):
-                continue
-            # A small scale that all layers in one place share is intended, such as 1/sqrt(depth) at a branch's end.
-            yield _odd(evidence, scale, 0.0, beside=False)
+        elif is_norm(site):
+            continue
+        # A small scale that all layers in one place share is intended, such as 1/sqrt(depth) at a branch's end.
+        elif scale.mean > limits.ODD or (peers is None and scale.mean < -limits.ODD):
+            meant = scale.index in evidence.once(_small_together) or (scale.mean < 0 and _is_common(scale, scales))
+            if not meant:
+                yield _odd(evidence, scale, 0.0, beside=False)
 
 
 def _small_together(evidence: Evidence) -> frozenset[int]:
@@ -97,6 +110,13 @@ def _small_together(evidence: Evidence) -> frozenset[int]:
         if len(small) > _PEERS and 2 * len(small) > len(beside) and not any(chain.forward_held):
             found.update(small)
     return frozenset(found)
+
+
+def _is_common(scale: Scale, scales: list[Scale]) -> bool:
+    """Return whether more than half of the other layers have the rms(W) of this one, within a factor of 1.5."""
+    others = [other for other in scales if other is not scale and other.mean > -math.inf]
+    alike = sum(abs(other.std - scale.std) < math.log(_SAME) for other in others)
+    return alike > max(len(others) / 2, _PEERS)
 
 
 def large_embeddings(evidence: Evidence) -> Iterator[Finding]:
@@ -131,6 +151,8 @@ def scales_of(evidence: Evidence) -> list[Scale]:
             index,
             owner,
             tuple(_log_scale([each[n] for n in names if n in each], sites[index]) for each in values),
+            outward=_log_scale([values[0][n] for n in names], sites[index], fan=_fan_out),
+            std=_log_scale([values[0][n] for n in names], sites[index], fan=lambda parameter, site: 1.0),
             depthwise=all(len(values[0][n].shape) > 2 and values[0][n].shape[1] == 1 for n in names),
             shared=_sharing(used_by, owner, names),
             weight=names[0].rpartition(".")[0],
@@ -209,9 +231,14 @@ def _site_of(parameter: Parameter, first: dict[str, int], sites: tuple[Site, ...
     return index if len(parameter.shape) > 1 or is_norm(sites[index]) else None
 
 
-def _log_scale(parameters: list[Parameter], site: Site) -> float:
-    """Return ln s of all matrices of a layer together: those of a recurrent layer add up in its gates."""
-    square = sum((p.value.rms * math.sqrt(_fan_in(p, site))) ** 2 for p in parameters)
+def _log_scale(
+    parameters: list[Parameter], site: Site, *, fan: Callable[[Parameter, Site], float] | None = None
+) -> float:
+    """Return ln s of all matrices of a layer together, as those of a recurrent layer add up in its gates.
+
+    `fan`: what takes the place of the number of inputs.
+    """
+    square = sum(p.value.rms**2 * (fan or _fan_in)(p, site) for p in parameters)
     return 0.5 * math.log(square) if square > 0 else -math.inf
 
 
@@ -224,8 +251,22 @@ def _fan_in(parameter: Parameter, site: Site) -> float:
     return size / parameter.shape[1 if inputs_first else 0] if size else 0.0
 
 
-def _usual(evidence: Evidence, scales: list[Scale]) -> dict[Scale, float]:
+def _fan_out(parameter: Parameter, site: Site) -> float:
+    """Return the number of outputs that an input reaches: of a convolution, the channels times the kernel."""
+    size = math.prod(parameter.shape)
+    if len(parameter.shape) < 2 or not size:
+        return 1.0
+    if len(parameter.shape) == 2:
+        return size / _fan_in(parameter, site)
+    return size / parameter.shape[0 if "Transpose" in site.kind else 1]
+
+
+def _usual(
+    evidence: Evidence, scales: list[Scale], *, read: Callable[[Scale], float] = lambda scale: scale.mean
+) -> dict[Scale, float]:
     """Return the median of ln s over the other layers in the same place, for each layer that has two or more.
+
+    `read`: what is compared in place of ln s.
 
     The layer farthest from its peers is judged first; if it is at fault, it does not count as a peer of the others.
     """
@@ -241,8 +282,8 @@ def _usual(evidence: Evidence, scales: list[Scale]) -> dict[Scale, float]:
     found: dict[Scale, float] = {}
     for group in {id(group): group for group in groups.values()}.values():
         usual_of: dict[Scale, float] = {}
-        left = sorted(group, key=lambda scale: scale.mean)
-        sizes = [scale.mean for scale in left]
+        left = sorted(group, key=read)
+        sizes = [read(scale) for scale in left]
         while len(left) > _PEERS:
             # The one farthest from the median of the others is the smallest or the largest.
             usual = {at: median_without(sizes, at) for at in (0, len(left) - 1)}
@@ -254,7 +295,7 @@ def _usual(evidence: Evidence, scales: list[Scale]) -> dict[Scale, float]:
             del sizes[worst]
         else:
             # Too few are left to compare: each of them counts as usual, since they differed from the ones removed.
-            usual_of |= {scale: scale.mean for scale in left if len(group) > len(left)}
+            usual_of |= {scale: read(scale) for scale in left if len(group) > len(left)}
         found |= {scale: size for scale, size in usual_of.items() if groups[scale] is group}
     return found
 

@@ -19,7 +19,7 @@ from propscope.diagnosis.evidence import Evidence, parameters_by_module, success
 from propscope.diagnosis.missing_gradients import stops_of
 from propscope.diagnosis.weights import Scale, scales_of
 from propscope.records.finding import Finding, Remedy
-from propscope.records.gains import is_norm
+from propscope.records.gains import block_pattern, is_norm
 from propscope.records.network import Site
 
 _LISTED = 3
@@ -28,7 +28,8 @@ _LISTED = 3
 def zero_weights(evidence: Evidence) -> Iterator[Finding]:
     """Find layers of zeros that learn: strained where the same place of other blocks has other weights, else a note.
 
-    A last layer of zeros starts with a neutral guess, whatever others have.
+    A last layer of zeros starts with a neutral guess, whatever others have. Numbers in names count blocks, as in
+    `block1`, or parts of a block, as in `norm2`: several layers that are alike in all but whole numbers are one place.
     """
     scales = evidence.once(scales_of)
     zeros = [scale for scale in scales if scale.mean == -math.inf and not _adds_one(evidence.sites[scale.index])]
@@ -36,11 +37,13 @@ def zero_weights(evidence: Evidence) -> Iterator[Finding]:
     names = {name for stop in stops for name in (*stop.zeros, *(p.name for p in stop.parameters))}
     found_already = {name.rpartition(".")[0] for name in names}
     filled = {_place(evidence, scale) for scale in scales if scale.mean > -math.inf}
+    everywhere = _all_zero(evidence, scales)
     meant: dict[tuple[str, str], list[Scale]] = defaultdict(list)
     for scale in zeros:
         if scale.owner in found_already:
             continue
-        if not _moves(evidence, scale) or (_place(evidence, scale) in filled and not _is_last(evidence, scale)):
+        among_others = _place(evidence, scale) in filled and block_pattern(scale.owner) not in everywhere
+        if not _moves(evidence, scale) or (among_others and not _is_last(evidence, scale)):
             yield _at_fault(evidence, scale)
         else:
             meant[_place(evidence, scale)].append(scale)
@@ -60,6 +63,18 @@ def _place(evidence: Evidence, scale: Scale) -> tuple[str, str]:
     alone = own.isdecimal() and not any("*" in part for part in numbered)
     kind = evidence.sites[scale.index].kind + (" depthwise" if scale.depthwise else "")
     return kind, ".".join([*numbered, "*" if alone else own])
+
+
+def _all_zero(evidence: Evidence, scales: list[Scale]) -> frozenset[str]:
+    """Return the patterns of names, with * for whole numbers, that two or more layers have and all of them zeros."""
+    groups: dict[str, list[Scale]] = defaultdict(list)
+    for scale in scales:
+        groups[block_pattern(scale.owner)].append(scale)
+    return frozenset(
+        pattern
+        for pattern, group in groups.items()
+        if len(group) > 1 and "*" in pattern.rpartition(".")[0] and all(scale.mean == -math.inf for scale in group)
+    )
 
 
 def _moves(evidence: Evidence, scale: Scale) -> bool:

@@ -106,6 +106,11 @@ def name_pattern(name: str, *, parts: int | None = None) -> str:
     return re.sub(r"(?<![#\[\d])\d+", "*", name if parts is None else ".".join(name.split(".")[-parts:]))
 
 
+def block_pattern(name: str) -> str:
+    """Return a name with * for the levels that are whole numbers, as blocks have; `norm1` and `norm2` stay apart."""
+    return ".".join("*" if part.isdecimal() else part for part in name.split("."))
+
+
 def extent(site: Site) -> int:
     """Return the number of positions of a sample, such as the pixels of an image."""
     return math.prod(site.shape[2:] if len(site.shape) > 3 else site.shape[1:-1])

@@ -425,3 +425,35 @@ def test_an_expert_that_is_called_without_a_row_is_a_note():
     (note,) = [each for each in found.findings if each.kind == "stagnant"]
     assert (note.severity, note.first) == ("note", "experts.2")
     assert "got no sample" in note.message
+
+
+def read_by_a_class_token(count, **changed):
+    """Return blocks in which a layer sees all tokens but the first, and a head that reads the first."""
+
+    def block(number):
+        def run(m, x):
+            mixed = m.mix(x[:, 1:])
+            if number in changed.get("cut", ()):
+                mixed = mixed.detach()
+            query = m.query(torch.cat([x[:, :1], mixed], 1))
+            return x + m.out(F.scaled_dot_product_attention(query, x, x))
+
+        return Made(run, mix=linear(), query=linear(), out=linear())
+
+    blocks = nn.Sequential(*map(block, range(count)))
+    return Made(lambda m, x: m.head(m.blocks(x)[:, 0]), blocks=blocks, head=linear(4))
+
+
+def test_what_the_last_block_computes_at_positions_that_are_not_read_is_a_note():
+    torch.manual_seed(0)
+    profile = propscope.profile(read_by_a_class_token(3), torch.randn(16, 5, WIDTH))
+    assert [p.name for p in profile.parameters if p.gradient.rms == 0] == ["blocks.2.mix.weight", "blocks.2.mix.bias"]
+    (finding,) = lost_gradients(Evidence.of([profile]))
+    assert (finding.severity, finding.first) == ("note", "blocks.2.query")
+    assert propscope.diagnose(profile).verdict == "healthy"
+
+
+def test_what_is_cut_off_in_a_block_is_no_note():
+    torch.manual_seed(0)
+    profile = propscope.profile(read_by_a_class_token(3, cut=[1]), torch.randn(16, 5, WIDTH))
+    assert propscope.diagnose(profile).verdict == "strained"

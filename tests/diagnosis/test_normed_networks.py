@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from building.networks import Made
 from torch import nn
 
 import propscope
@@ -331,3 +332,63 @@ def test_a_stream_that_every_block_adds_twice_is_meant():
     torch.manual_seed(0)
     assert severities([Branch(WIDTH), Doubling(WIDTH), Branch(WIDTH)]) == {"strained"}
     assert severities([Branch(WIDTH), Doubling(WIDTH), Doubling(WIDTH)]) == {"note"}
+
+
+def class_token(size, *, gain=1.0):
+    """Return a network that reads a class token of this size: blocks whose norm enters beside a way without one."""
+
+    def block(m, x):
+        first, others = x[:, :1], x[:, 1:]
+        normed = m.norm(first)
+        return x + torch.cat([m.down(F.gelu(m.up(normed))) + normed, others], 1)
+
+    blocks = []
+    for _ in range(2):
+        up, down = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+        nn.init.normal_(down.weight, std=gain / WIDTH**0.5)
+        blocks.append(Made(block, norm=nn.LayerNorm(WIDTH), up=up, down=down))
+
+    def run(m, x):
+        x = torch.cat([m.token.expand(len(x), -1, -1), x], 1)
+        x = x + m.enter(x)
+        return m.head(m.blocks(x)[:, 0])
+
+    enter = nn.Linear(WIDTH, WIDTH, bias=False)
+    token = nn.Parameter(size * torch.randn(1, 1, WIDTH))
+    return Made(run, token=token, enter=enter, blocks=nn.Sequential(*blocks), head=nn.Linear(WIDTH, 5))
+
+
+def test_a_gradient_that_grows_by_a_small_token_before_a_norm_is_the_norms():
+    torch.manual_seed(0)
+    assert said(class_token(0.02), 16, 9, WIDTH) == []
+    # Weights behind the norm are not.
+    grown = said(class_token(0.02, gain=500.0), 16, 9, WIDTH)
+    assert grown
+
+
+def blockwise(summed, *, large=1.25):
+    """Return a residual network of blocks that sum three summands in two steps, with a last one of this size."""
+
+    def block():
+        parts = {"norm": nn.LayerNorm(WIDTH), "one": nn.Linear(WIDTH, WIDTH), "end": nn.LayerNorm(WIDTH)}
+        nn.init.constant_(parts["end"].weight, large)
+        return Made(lambda m, x: summed(m, F.layer_norm(x, (WIDTH,))), **parts)
+
+    return nn.Sequential(nn.Linear(WIDTH, WIDTH), block(), nn.Linear(WIDTH, 5))
+
+
+def alone(m, x):
+    inner = 0.8 * x + 0.6 * F.layer_norm(m.one(x), (WIDTH,))
+    return inner + m.end(torch.roll(inner, 1, -1))
+
+
+def twice(m, x):
+    inner = x + m.end(m.one(x))
+    return x + inner
+
+
+@pytest.mark.parametrize(("summed", "is_found"), [(alone, False), (twice, True)])
+def test_a_sum_that_is_the_stream_of_another_is_not_taken_for_its_branch(summed, is_found):
+    torch.manual_seed(0)
+    evidence = Evidence.of([propscope.profile(blockwise(summed), torch.randn(256, WIDTH), stats="moments")])
+    assert bool([*doubled_sums(evidence)]) is is_found

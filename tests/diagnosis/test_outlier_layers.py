@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from building.networks import Made
 from building.records import network, summary
 from torch import nn
 
@@ -201,3 +202,25 @@ def test_softmaxes_are_not_compared_by_what_enters_them():
     net = nn.Sequential(*(Attention(1e-4 if at == 2 else 0.1) for at in range(5)))
     found = odd_layers_of_model(Evidence.of([profile(net, torch.randn(8, 6, 16))]))
     assert [each.first for each in found] == ["2.scores"]
+
+
+def layer_scaled(gain):
+    """Return a residual network whose branches end in a gain; the last one has a norm before it, and is larger."""
+
+    def block(enter):
+        parts = {"gain": nn.Parameter(torch.full((16,), gain)), "drop": nn.Identity(), "up": nn.Linear(16, 16)}
+        return Made(lambda m, x: x + m.drop(m.gain * m.up(m.enter(x))), enter=enter, **parts)
+
+    small = Made(lambda m, x: torch.relu(0.01 * x))
+    net = nn.Sequential(nn.Linear(16, 16), *(block(small) for _ in range(5)), block(nn.LayerNorm(16)), nn.Linear(16, 4))
+    for layer in net.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.zeros_(layer.bias)
+    return net
+
+
+@pytest.mark.parametrize(("gain", "is_found"), [(1e-5, False), (0.3, True)])
+def test_a_branch_that_is_large_among_others_changes_nothing_if_the_stream_is_far_larger(gain, is_found):
+    torch.manual_seed(0)
+    evidence = Evidence.of([profile(layer_scaled(gain), torch.randn(64, 16))])
+    assert any("drop" in each.first for each in odd_layers_of_model(evidence)) is is_found

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from building.networks import Made
 from building.records import UNITS, evidence, model, network, site, weight
 from torch import nn
 
@@ -134,3 +135,37 @@ def test_a_function_that_is_only_flat_at_zero_is_no_bounded_one():
     assert kinds(saturated, clipped(-1.0, 1.0, gain=100.0)) != []
     # Half of the inputs lie below 0, and most others above 1.
     assert kinds(saturated, clipped(0.0, 1.0, gain=1000.0)) != []
+
+
+def gated_branch(*, zero, activation, bias=0.0):
+    """Return a residual network of convolutions whose branches end in a norm, an activation and a gate of channels."""
+
+    def run(m, x):
+        y = m.act(m.norm(m.conv(x)))
+        return x + y * torch.sigmoid(m.expand(torch.relu(m.reduce(y.mean((2, 3))))))[:, :, None, None]
+
+    def block():
+        parts = {"conv": nn.Conv2d(16, 16, 1), "norm": nn.BatchNorm2d(16), "act": activation()}
+        nn.init.constant_(parts["norm"].weight, 0.0 if zero else 1.0)
+        nn.init.constant_(parts["norm"].bias, bias)
+        return Made(run, **parts, reduce=nn.Linear(16, 16), expand=nn.Linear(16, 16))
+
+    ends = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
+    return nn.Sequential(nn.Conv2d(3, 16, 1), *(block() for _ in range(3)), *ends)
+
+
+@pytest.mark.parametrize("activation", [nn.LeakyReLU, nn.Identity, nn.SiLU])
+def test_units_that_zero_weights_make_zero_are_not_off(activation):
+    torch.manual_seed(0)
+    net = gated_branch(zero=True, activation=activation)
+    for block in (net[1], net[2], net[3]):
+        nn.init.zeros_(block.reduce.bias)
+    profile = propscope.profile(net, torch.randn(16, 3, 6, 6))
+    assert kinds(inactive_in_model, profile) == []
+    assert propscope.diagnose(profile).verdict == "healthy"
+
+
+def test_units_that_a_bias_turns_off_are_off():
+    torch.manual_seed(0)
+    net = gated_branch(zero=False, activation=nn.LeakyReLU, bias=-10.0)
+    assert propscope.diagnose(propscope.profile(net, torch.randn(16, 3, 6, 6))).verdict == "strained"

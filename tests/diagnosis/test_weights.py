@@ -201,3 +201,40 @@ def test_a_layer_of_usual_scale_among_others_that_are_not_is_not_at_fault():
     found = diagnose(profile(net, torch.randn(64, 32))).findings
     assert all(each.first != "8" for each in found if each.severity != "note")
     assert any(each.kind == "vanishing" for each in found)
+
+
+def squeezed(*factors):
+    """Return a layer that expands 8 channels to 192, and others that reduce them, by fan-out times these factors."""
+    sites, layers = [], []
+    for number, factor in enumerate(factors):
+        # In one place, as where too few blocks are alike: one expands, the others reduce.
+        shape = (192, 8, 1, 1) if number == 0 else (8, 192, 1, 1)
+        sites.append(site(f"blocks.{number}.conv", "Conv2d"))
+        layers.append(weight(f"blocks.{number}.conv.weight", factor * math.sqrt(2 * shape[1] / shape[0]), shape))
+    return model(sites, layers)
+
+
+def test_layers_of_other_shapes_that_are_alike_by_fan_out_are_peers():
+    assert found(squeezed(1.0, 1.0, 1.0, 1.0)) == []
+    assert found(squeezed(1.0, 0.01, 1.0, 1.0)) == [("vanishing", "strained", "blocks.1.conv")]
+    assert found(squeezed(0.01, 1.0, 1.0, 1.0)) == [("vanishing", "strained", "blocks.0.conv")]
+
+
+def of_std(*deviations, std=0.02):
+    """Return a 3 by 3 depthwise convolution and wide layers, all with one std times these factors."""
+    shapes = [(64, 1, 3, 3), (64, 64), (256, 64), (64, 256)]
+    sites = [site(name, kind) for name, kind in zip("abcd", ("Conv2d", "Linear", "Linear", "Linear"), strict=True)]
+    return model(
+        [*sites, site("end")],
+        [
+            weight(f"{name}.weight", factor * std * math.sqrt(math.prod(shape[1:])), shape)
+            for name, factor, shape in zip("abcd", deviations, shapes, strict=True)
+        ],
+    )
+
+
+def test_a_layer_of_few_inputs_that_has_the_std_of_all_is_not_at_fault():
+    assert found(of_std(0.8, 1.0, 1.0, 1.0)) == []
+    # Small beside the others, and small where all others differ.
+    assert found(of_std(0.1, 1.0, 1.0, 1.0)) == [("vanishing", "strained", "a")]
+    assert found(of_std(0.8, 10.0, 7.0, 4.0)) == [("vanishing", "strained", "a")]

@@ -1,5 +1,7 @@
 """Weights that are all zero: on purpose where they learn and open what lies behind, at fault where they do not."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -206,3 +208,35 @@ def test_zeros_that_never_move_are_one_finding_at_the_zeros(name):
     assert (diagnosis.verdict, worst.first, worst.kind) == (verdict, first, "vanishing")
     assert "at random" in worst.remedy.text
     assert [each for each in diagnosis.findings if each.kind == "stagnant" and each.severity != "note"] == []
+
+
+@pytest.mark.parametrize("inner", ["ln{}.bn", "conv{}.0"])
+def test_parts_of_a_block_are_told_apart_by_their_numbers_where_several_are_alike(inner):
+    names = [f"stages.{n}.mlp.{inner.format(part)}" for n in range(3) for part in (1, 2)]
+    ends = [name for name in names if inner.format(2) in name]
+    layers = [weight(f"{name}.weight", 0.0 if name in ends else 1.0) for name in names]
+    sites = [*map(site, names), site("end", role="output")]
+    assert found(model(sites, [*layers, weight("end.weight", 1.0)])) == [("vanishing", "note", tuple(ends))]
+    # One block that differs from its like is at fault.
+    layers[1] = weight(f"{names[1]}.weight", 1.0)
+    said = found(model(sites, [*layers, weight("end.weight", 1.0)]))
+    assert said == [("vanishing", "strained", (name,)) for name in ends[1:]]
+
+
+def biased_by_place(gain):
+    """Return a residual block with a table of biases, read by an index, and a norm at its end with this gain."""
+    parts = {"table": nn.Parameter(torch.zeros(4)), "down": linear(), "norm": nn.LayerNorm(WIDTH)}
+    nn.init.constant_(parts["norm"].weight, gain)
+    places = torch.arange(WIDTH) % 4
+    return Made(lambda m, x: x + m.norm(m.down(torch.tanh(x + m.table[places]))), **parts)
+
+
+def test_what_lies_behind_a_zero_weight_that_learns_is_not_lost():
+    torch.manual_seed(0)
+    made = propscope.profile(stack(lambda: biased_by_place(0.0)), torch.randn(32, WIDTH))
+    assert {p.gradient_outlook for p in made.parameters if "table" in p.name} <= {"unpredictable", "later"}
+    unknown = [
+        replace(p, gradient_outlook="unpredictable", gradient_after=None) if "table" in p.name else p
+        for p in made.parameters
+    ]
+    assert propscope.diagnose(replace(made, parameters=tuple(unknown))).verdict == "healthy"
