@@ -338,9 +338,8 @@ def class_token(size, *, gain=1.0):
     """Return a network that reads a class token of this size: blocks whose norm enters beside a way without one."""
 
     def block(m, x):
-        first, others = x[:, :1], x[:, 1:]
-        normed = m.norm(first)
-        return x + torch.cat([m.down(F.gelu(m.up(normed))) + normed, others], 1)
+        x = torch.cat([m.norm(x[:, :1]), x[:, 1:]], 1)
+        return x + torch.cat([m.down(F.gelu(m.up(x[:, :1]))), x[:, 1:]], 1)
 
     blocks = []
     for _ in range(2):
