@@ -43,19 +43,26 @@ _APART = ("unregistered", "precision", "insufficient evidence")
 def explained(evidence: Evidence, found: Iterable[tuple[Rule, Finding]]) -> list[Finding]:
     """Return the findings, worst first, without those that another one explains; that one lists them as effects.
 
-    A cause is at least as severe as the worst of its effects. Notes neither explain nor are explained. The order of
-    `found` decides nothing but the order of the notes. Of findings as severe, NaN and Inf come first, then causes.
+    A cause is at least as severe as the worst of its effects. Notes explain nothing, and only those on the signal, such
+    as of a collapse, are effects. The order of `found` decides nothing but the order of the notes. Of findings as
+    severe, NaN and Inf come first, then causes.
     """
     ways = _Ways.of(evidence)
     distinct = _distinct(_Shown.of(ways, rule, finding) for rule, finding in found)
     shown = [one for one in distinct if one.finding.severity != "note"]
+    notes = [one for one in distinct if one.finding.severity == "note"]
     causes = [_first_cause(ways, at, shown) for at in range(len(shown))]
     effects: dict[int, list[Finding]] = {}
     for at, one in enumerate(shown):
         effects.setdefault(_root(at, causes), []).append(one.finding)
+    apart = [*notes]
+    for note in sorted(notes, key=lambda one: one.key):
+        if (cause := next((at for at, one in enumerate(shown) if _follows(ways, one, note)), None)) is not None:
+            effects[_root(cause, causes)].append(note.finding)
+            apart.remove(note)
     merged = [_with_effects(shown[at].finding, together) for at, together in sorted(effects.items())]
     merged.sort(key=lambda finding: (SEVERITIES.index(finding.severity), finding.kind != "non-finite"))
-    return [*merged, *(one.finding for one in distinct if one.finding.severity == "note")]
+    return [*merged, *(note.finding for note in apart)]
 
 
 _Key = tuple[bool, bool, int, int, str, str]
@@ -131,7 +138,8 @@ def _explains(ways: _Ways, cause: _Shown, effect: _Shown) -> bool:
     if cause.backward and not effect.backward:
         # The weights that change a gradient over some layers, and not the values, change the differences of these.
         same = pair in _OF_DIFFERENCES and not effect.averages
-        return bool(effect.where & cause.where) and (cause.mute or same)
+        if not cause.mute:
+            return same and bool(effect.where & cause.where)
     if cause.backward and not cause.stops:
         return _shrinks_or_grows_before(ways, cause, effect)
     if effect.stops and not (
@@ -211,6 +219,11 @@ def _first_cause(ways: _Ways, at: int, shown: Sequence[_Shown]) -> int | None:
     return None if one.cause else next(found, None)
 
 
+def _follows(ways: _Ways, cause: _Shown, note: _Shown) -> bool:
+    """Return whether a note is on the signal, as one on a collapse is, and follows from a cause."""
+    return not note.cause and (note.finding.kind == "collapse" or note.log is not None) and _explains(ways, cause, note)
+
+
 def _root(at: int, causes: Sequence[int | None]) -> int:
     """Return where the first causes lead, one after the other; where they lead in a circle, the first of that."""
     passed: dict[int, None] = {}
@@ -229,6 +242,8 @@ def _with_effects(cause: Finding, together: Sequence[Finding]) -> Finding:
     for each in (cause, *effects):
         marks = {**each.marks, **marks}
     messages = [*cause.effects, *(text for each in effects for text in (each.message, *each.effects))]
+    # What the message says already is not said again.
+    messages = [text for text in messages if text.partition(" (")[0] not in cause.message]
     severity = min((each.severity for each in (cause, *effects)), key=SEVERITIES.index)
     return replace(cause, severity=severity, marks=marks, effects=tuple(dict.fromkeys(messages)))
 

@@ -660,10 +660,15 @@ def _entering(evidence: Evidence, site: Site) -> Site | None:
     return before[0] if len(before) == 1 and before[0].activation and site.role == "activation" else None
 
 
+def _range(values: TensorSummary) -> str:
+    low, high = number(values.min, 2), number(values.max, 2)
+    return f"its values are all about {low}" if low == high else f"its values lie between {low} and {high}"
+
+
 def _of_activation(evidence: Evidence, entering: Site) -> _Reason:
     entry = find_activation(entering.activation)
     name, values = entering.name, entering.forward
-    between = "" if values is None else f": its values lie between {number(values.min, 2)} and {number(values.max, 2)}"
+    between = "" if values is None else f": {_range(values)}"
     bias = bias_at(evidence.members[0], entering)
     biased = bias is not None and bias.share > 0.5
     zero_bias = {bias.parameter: 0.0} if bias is not None and biased else {}

@@ -74,13 +74,17 @@ def maker_of(site: Site) -> str:
 
 
 def medians_of_others(values: Sequence[float]) -> list[float]:
-    """Return for each of two or more values the median of all the others."""
+    """Return for each of two or more values the median of all the others, as `median_without` does."""
     ascending = sorted(values)
     return [median_without(ascending, bisect_left(ascending, value)) for value in values]
 
 
 def median_without(ascending: Sequence[float], left_out: int) -> float:
-    """Return the median of two or more ascending values without the one at position `left_out`."""
+    """Return the median of two or more ascending values without the one at position `left_out`.
+
+    Where the number of the others is even, every value between the two in the middle is a median of them; of these the
+    one nearest to the value left out is returned. Two others that differ widely thus make nothing between them odd.
+    """
     middle, odd = divmod(len(ascending) - 1, 2)
     below, above = (ascending[at + (at >= left_out)] for at in (middle - (not odd), middle))
-    return (below + above) / 2
+    return min(max(ascending[left_out], below), above)

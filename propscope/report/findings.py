@@ -101,7 +101,8 @@ def effects(finding: Finding) -> str:
     """Return what the finding explains, the first two effects in full; "" where it explains no other finding."""
     rest = len(finding.effects) - _EFFECTS
     more = (f"and {rest} more",) if rest > 0 else ()
-    return with_layer_numbers("; ".join((*finding.effects[:_EFFECTS], *more)), finding)
+    placed = (re.sub(r"^(\S+): ", r"at \1 ", effect) for effect in finding.effects[:_EFFECTS])
+    return with_layer_numbers("; ".join((*placed, *more)), finding)
 
 
 def confidence(finding: Finding) -> str:
@@ -176,7 +177,9 @@ def expects_sentence(diagnosis: Diagnosis) -> str:
         for optimizer, name in _OPTIMIZERS.items()
         if optimizer in diagnosis.expects
     ]
-    return f"expect: {', '.join(said)}; a load of 1 is the limit" if said else ""
+    # A fault of the structure makes a network strained, whatever Adam does.
+    all_the_same = "all the same, " if faults(diagnosis) and diagnosis.expects.get("adam") == "trains" else ""
+    return f"expect: {all_the_same}{', '.join(said)}; a load of 1 is the limit" if said else ""
 
 
 def verdict_lines(profile: NetworkProfile, diagnosis: Diagnosis) -> tuple[str, ...]:

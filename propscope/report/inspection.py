@@ -187,7 +187,9 @@ def _parameters(profile: NetworkProfile) -> str:
     said = f"parameters: {total:,} in {len(profile.parameters)} tensors"
     if len(without) == len(profile.parameters):
         return f"{said}; none got a gradient"
-    return f"{said}; {len(without)} without gradient" if without else f"{said}; all have a gradient"
+    zero = sum(parameter.gradient is not None and parameter.gradient.rms == 0 for parameter in profile.parameters)
+    parts = [f"{len(without)} without gradient"] * bool(without) + [f"{zero} with a gradient of zeros"] * bool(zero)
+    return f"{said}; {', '.join(parts) or 'all have a gradient'}"
 
 
 def _coverage(profile: NetworkProfile) -> list[str]:

@@ -75,6 +75,14 @@ def test_notes_explain_nothing_and_are_kept():
     assert [(each.severity, each.effects) for each in found] == [("broken", ()), ("note", ())]
 
 
+def test_a_note_on_the_signal_is_an_effect():
+    cause, collapse = finding("vanishing", "strained", "b", ratio=0.0), finding("collapse", "note", "c")
+    read, short = finding("collapse", "note", "c", "d"), finding("insufficient evidence", "note", "c")
+    found = explained(FLAT, [(CAUSE, cause), (SEEN, collapse), (CAUSE, read), (SEEN, short)])
+    assert messages(found) == [cause.message, read.message, short.message]
+    assert found[0].effects == (collapse.message,)
+
+
 def test_what_has_no_site_is_no_effect():
     assert severity(finding("vanishing", "strained", "b"), finding("exploding", "broken")) == "strained"
 
@@ -192,6 +200,32 @@ def test_a_dead_layer_is_the_only_finding(at):
     (found,) = wrong(net, 256, 64)
     assert (found.severity, found.first) == ("broken", str(at))
     assert "no gradient" in found.message
+
+
+def test_a_dead_layer_behind_a_small_one_leaves_that_one_alone():
+    torch.manual_seed(0)
+    net = nn.Sequential(*linear(*[64] * 6), nn.Linear(64, 10))
+    nn.init.constant_(net[4].bias, -20.0)
+    (found,) = wrong(net, 64, 64)
+    assert found.first == "4"
+    assert "its values are all about -20" in found.cause
+
+
+def test_what_gives_only_zeros_explains_that_samples_are_alike_behind_it():
+    torch.manual_seed(0)
+    net = nn.Sequential(*linear(64, 64), nn.Dropout(1.0), *linear(64, 64), nn.Linear(64, 10))
+    found = propscope.diagnose(propscope.profile(net, torch.randn(64, 64)))
+    assert [each.kind for each in found.findings if each.kind != "precision"] == ["stagnant"]
+    assert any("hardly differ" in effect for effect in found.findings[0].effects)
+
+
+def test_what_the_message_says_is_not_said_again_as_an_effect():
+    torch.manual_seed(0)
+    net = nn.Sequential(*linear(64, 64, 64, act=nn.Tanh), nn.Linear(64, 10))
+    (found,) = wrong(net, 64, 64, scale=100.0)
+    assert found.kind == "input"
+    assert "of the inputs of Tanh at 0" in found.message
+    assert not any("of the inputs of Tanh at 0" in effect for effect in found.effects)
 
 
 class Gated(nn.Module):

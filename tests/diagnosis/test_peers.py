@@ -8,7 +8,7 @@ from torch import nn
 
 import propscope
 from propscope.diagnosis.evidence import Evidence
-from propscope.diagnosis.peers import groups_in_one_place, maker_of
+from propscope.diagnosis.peers import groups_in_one_place, maker_of, medians_of_others
 from propscope.records.finding import Diagnosis
 
 BLOCKS = 5
@@ -38,6 +38,20 @@ class PreNorm(nn.Module):
             norm, up, act, down = block.children()
             x = x + down(act(up(norm(x))))
         return self.last(x)
+
+
+@pytest.mark.parametrize(
+    ("values", "medians"),
+    [
+        ([1.0, 2.0], [2.0, 1.0]),
+        ([1.0, 2.0, 4.0], [2.0, 2.0, 2.0]),
+        ([0.0, 1.0, 100.0], [1.0, 1.0, 1.0]),
+        ([3.0, 0.0, 2.0, 1.0], [1.0, 2.0, 1.0, 2.0]),
+        ([5.0, 5.0, 5.0], [5.0, 5.0, 5.0]),
+    ],
+)
+def test_of_two_medians_of_the_others_the_nearer_one_counts(values, medians):
+    assert medians_of_others(values) == medians
 
 
 def built(names, fault=None):

@@ -11,6 +11,8 @@ from propscope.records.finding import Diagnosis, Finding, Remedy
 from propscope.report.findings import (
     by_labels,
     confidence,
+    effects,
+    expects_sentence,
     fault,
     faults,
     mark_legend,
@@ -91,6 +93,20 @@ def test_the_first_site_is_named_where_the_message_names_another():
 )
 def test_a_site_that_the_message_names_is_not_named_again(site, said, named):
     assert (f" at {site}: " in message(finding("exploding", sites=(site,), message=said))) != named
+
+
+def test_an_effect_says_where_it_is():
+    cause = finding("inactive", effects=("4: the forward gain is 79", "the gradient shrinks from 2 to 0", "x", "y"))
+    assert effects(cause) == "at 4 the forward gain is 79; the gradient shrinks from 2 to 0; and 2 more"
+
+
+def test_what_adam_does_is_said_beside_a_fault():
+    trains = {"expects": {"adam": "trains"}, "loads": {"adam": 0.25}}
+    assert expects_sentence(Diagnosis((), **trains)).startswith("expect: Adam trains it (load 0.25)")
+    fault = Diagnosis((finding("saturated", "strained"),), **trains)
+    assert expects_sentence(fault).startswith("expect: all the same, Adam trains it (load 0.25)")
+    slow = Diagnosis((finding("vanishing", "strained"),), expects={"adam": "slow"}, loads={"adam": 0.75})
+    assert expects_sentence(slow).startswith("expect: Adam is slow (load 0.75)")
 
 
 def test_the_place_of_a_finding():

@@ -83,3 +83,4 @@ def test_the_first_screen_says_input_verdict_cause_and_remedy_in_this_order(make
     assert wrong[1] in (("strained", "broken") if said else ("healthy",))
     assert wrong[2:] == (["cause", "remedy"] if said else [])
     assert said in " ".join(text.split())
+    assert ("with a gradient of zeros" in text) is (make is dead)
