@@ -25,6 +25,10 @@ class Behind:
             for index, inputs in enumerate(profile.graph.inputs):
                 for source in inputs:
                     self._outputs[source].append(index)
+        # Whether a site feeds no layer with weights.
+        self._last = [True] * len(profile.sites)
+        for index in reversed(range(len(self._last))):
+            self._last[index] = all(self._last[at] and not self._sites[at].parameters for at in self._outputs[index])
 
     def fed(self, index: int) -> list[int]:
         """Return the sites that a site feeds directly, or past what only hands on its size, such as a dropout."""
@@ -71,16 +75,7 @@ class Behind:
 
     def is_output(self, index: int) -> bool:
         """Return whether no layer with weights follows a site."""
-        if not self._known:
-            return self._sites[index].role == "output"
-        waiting, seen = [*self._outputs[index]], {index}
-        while waiting:
-            at = waiting.pop()
-            if self._sites[at].parameters:
-                return False
-            waiting += [near for near in self._outputs[at] if near not in seen]
-            seen.update(self._outputs[at])
-        return True
+        return self._last[index] if self._known else self._sites[index].role == "output"
 
     def ends(self, index: int) -> bool:
         """Return whether it is known that a site feeds no other one."""

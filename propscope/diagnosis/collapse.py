@@ -115,7 +115,7 @@ def _averaged(evidence: Evidence, last: int) -> float:
 
 def _mixes(profile: NetworkProfile, site: Site) -> bool:
     """Return whether samples or positions are added up between a site and those before it, not only features."""
-    own = {parameter.name for parameter in profile.parameters if len(parameter.shape) > 1}.intersection(site.parameters)
+    own = any(len(parameter.shape) > 1 for parameter in profile.parameters_of(site))
     return any(
         # The last one is the product with the layer's own weights.
         _MIXING.intersection(parent.operations[:-1] if own and site.role != "attention" else parent.operations)

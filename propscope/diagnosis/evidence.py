@@ -294,6 +294,11 @@ def parameters_by_module(evidence: Evidence) -> Mapping[str, Sequence[Parameter]
     return found
 
 
+def sites_by_name(evidence: Evidence) -> Mapping[str, Site]:
+    """Return the sites of the first member by their names."""
+    return {site.name: site for site in evidence.sites}
+
+
 def module_of(name: str) -> str:
     """Return the name of a site's module: the site's name without the call and the key in its output."""
     return name.partition("[")[0].partition("#")[0]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from propscope.diagnosis import limits
-from propscope.diagnosis.evidence import Evidence, module_of, succession
+from propscope.diagnosis.evidence import Evidence, module_of, sites_by_name, succession
 from propscope.diagnosis.unmeasured import unrecorded
 from propscope.diagnosis.weights import bias_at
 from propscope.records.activations import find_activation
@@ -231,29 +231,30 @@ def is_zero(summary: TensorSummary | None) -> bool:
 
 def _joined(stops: list[Stop]) -> list[Stop]:
     """Return the stops with those together that share a place or a zero weight, as the factors of one product do."""
-    joined: list[Stop] = []
-    for stop in stops:
-        of_same = [
-            other
-            for other in joined
-            if bool(other.zeros) == bool(stop.zeros)
-            and (set(other.zeros) & set(stop.zeros) or (other.place, other.lost_by) == (stop.place, stop.lost_by))
-        ]
-        for other in of_same:
-            joined.remove(other)
+    joined: dict[int, Stop] = {}
+    holders: dict[object, int] = {}
+    for position, stop in enumerate(stops):
+        of_same = {holders[shared] for shared in _shared(stop) if holders.get(shared) in joined}
+        for other in [joined.pop(holder) for holder in sorted(of_same)]:
             stop = replace(
                 other,
                 parameters=other.parameters + stop.parameters,
                 zeros=tuple(sorted({*other.zeros, *stop.zeros})),
                 operation=other.operation or stop.operation,
             )
-        joined.append(stop)
-    return joined
+        joined[position] = stop
+        holders |= dict.fromkeys(_shared(stop), position)
+    return [*joined.values()]
+
+
+def _shared(stop: Stop) -> list[object]:
+    """Return what stops that are one have in common: the place, or a zero weight."""
+    return [(bool(stop.zeros), stop.place, stop.lost_by), *stop.zeros]
 
 
 def _alike(evidence: Evidence, stops: list[Stop]) -> list[list[Stop]]:
     """Return the stops in groups of which one thing can be said: the same kind of loss in the same place of blocks."""
-    sites = {site.name: site for site in evidence.sites}
+    sites = evidence.once(sites_by_name)
     groups: dict[tuple[object, ...], list[Stop]] = defaultdict(list)
     for stop in stops:
         kind = sites[stop.place].kind if stop.place in sites else ""
@@ -495,11 +496,15 @@ def _ran_on_nothing(profile: NetworkProfile) -> frozenset[str]:
     return frozenset(module_of(site.name) for site in profile.sites) - seen
 
 
+def _empty(evidence: Evidence) -> frozenset[str]:
+    return _ran_on_nothing(evidence.members[0])
+
+
 def _why_not_run(evidence: Evidence, stop: Stop) -> str:
     name = stop.place
     if name in evidence.once(_at_random):
         return "at random"
-    if name_pattern(name) in evidence.once(_routed) or name in _ran_on_nothing(evidence.members[0]):
+    if name_pattern(name) in evidence.once(_routed) or name in evidence.once(_empty):
         return "routed"
     return "took no part" if not name or name in evidence.once(_ran) else "never"
 
@@ -655,7 +660,7 @@ def _is_read_in_part(evidence: Evidence, stop: Stop) -> bool:
 
 def _entering(evidence: Evidence, site: Site) -> Site | None:
     """Return the pre-activation of the activation at a site, None for a site that is no activation."""
-    sites = {each.name: each for each in evidence.sites}
+    sites = evidence.once(sites_by_name)
     before = [sites[p.name] for p in site.parents or () if p.name in sites and len(p.operations) <= 1]
     return before[0] if len(before) == 1 and before[0].activation and site.role == "activation" else None
 
@@ -702,7 +707,7 @@ def _of_activation(evidence: Evidence, entering: Site) -> _Reason:
 
 def _operations(evidence: Evidence, place: str) -> list[str]:
     """Return the operations that lead to a site from what gets no gradient, without the one that made its value."""
-    sites = {site.name: site for site in evidence.sites}
+    sites = evidence.once(sites_by_name)
     found: dict[str, None] = {}
     for parent in (sites[place].parents or ()) if place in sites else ():
         before = sites.get(parent.name)
@@ -728,29 +733,36 @@ def _is_constant(site: Site) -> bool:
 def _cuts(evidence: Evidence, stop: Stop) -> bool:
     """Return whether the output cannot depend on the input: the place gives a constant, and all ways pass it."""
     whole = evidence.whole[0] if evidence.whole else evidence.members[0]
-    sites = {site.name: site for site in whole.sites}
-    at = [stop.place, *(name for name in map(_module_of_parameter, stop.zeros))]
-    return any(name in sites and _is_constant(sites[name]) and _all_pass(whole, name) for name in at)
+    places = {stop.place, *map(_module_of_parameter, stop.zeros)} & evidence.once(_passed_by_all)
+    return any(_is_constant(whole[place]) for place in places)
 
 
-def _all_pass(profile: NetworkProfile, place: str) -> bool:
-    """Return whether every way from an input to what the loss is computed from passes a site."""
-    sites = profile.sites
+def _passed_by_all(evidence: Evidence) -> frozenset[str]:
+    """Return the sites that every way from an input to what the loss is computed from passes."""
+    profile = evidence.whole[0] if evidence.whole else evidence.members[0]
+    sites, inputs = profile.sites, profile.graph.inputs
     if not profile.graph.known or not any(site.role == "input" for site in sites):
-        return False
-    reached = {
-        site.name
-        for site in sites
-        if site.name != place and (site.role == "input" or any(parent.name == UNKNOWN for parent in site.parents or ()))
-    }
-    fed: set[str] = set()
-    for site in sites:
-        parents = {parent.name for parent in site.parents or ()}
-        fed |= parents
-        if site.name != place and parents & reached:
-            reached.add(site.name)
-    ends = [s.name for s in sites if s.name not in fed and s.backward is not None and s.backward.rms > 0]
-    return bool(ends) and not any(name in reached for name in ends)
+        return frozenset()
+    starts = [site.role == "input" or any(p.name == UNKNOWN for p in site.parents or ()) for site in sites]
+    fed = {source for each in inputs for source in each}
+    ends = [at not in fed and s.backward is not None and s.backward.rms > 0 for at, s in enumerate(sites)]
+    if not any(ends):
+        return frozenset()
+    reached, leads = [*starts], [*ends]
+    for at, each in enumerate(inputs):
+        reached[at] |= any(reached[source] for source in each)
+    for at in reversed(range(len(sites))):
+        for source in inputs[at]:
+            leads[source] |= leads[at]
+    # How many steps of the ways begin before a site and end behind it.
+    beside = [0] * (len(sites) + 1)
+    for at, each in enumerate(inputs):
+        before = [source for source in each if reached[source]] if leads[at] else []
+        for source in [*before, *([-1] if starts[at] and leads[at] else [])]:
+            beside[source + 1] += 1
+            beside[at] -= 1
+        beside[at + 1] += ends[at] and reached[at]
+    return frozenset(site.name for site, steps in zip(sites, accumulate(beside), strict=False) if not steps)
 
 
 def _of_frozen(evidence: Evidence, frozen: list[Parameter]) -> Finding:

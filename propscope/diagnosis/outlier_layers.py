@@ -11,7 +11,7 @@ from functools import partial
 
 from propscope.diagnosis import limits
 from propscope.diagnosis.behind import Behind
-from propscope.diagnosis.evidence import Chain, Evidence, module_of, succession
+from propscope.diagnosis.evidence import Chain, Evidence, module_of, parameters_by_module, succession
 from propscope.diagnosis.peers import groups_in_one_place, maker_of, medians_of_others
 from propscope.diagnosis.weights import bias_at, scale_at
 from propscope.records.finding import Finding, Remedy, Severity
@@ -118,7 +118,7 @@ def _why(evidence: Evidence, odd: _Odd) -> tuple[str, Remedy]:
     """
     profile, site = evidence.members[0], evidence.sites[odd.index]
     name, scale = module_of(site.name), scale_at(profile, site)
-    if f"{name}.weight" not in {parameter.name for parameter in profile.parameters}:
+    if all(p.name != f"{name}.weight" for p in evidence.once(parameters_by_module).get(name, ())):
         remedy = Remedy("repair", f"check what {site.name or 'the model'} computes, and its input")
         return "it has no weight of its own; what it computes differs from the layers beside it", remedy
     factor = math.exp(-odd.mean)

@@ -13,7 +13,7 @@ from propscope.diagnosis.weights import bias_at
 from propscope.records.activations import find_activation
 from propscope.records.finding import Finding, Remedy, Severity
 from propscope.records.gains import extent
-from propscope.records.network import Site
+from propscope.records.network import NetworkProfile, Parameter, Site
 from propscope.records.numerals import percent
 
 
@@ -30,31 +30,27 @@ def symmetric_in_model(evidence: Evidence) -> Iterator[Finding]:
     the next weights. So a layer is at fault only where no weight that follows has rows that differ.
     """
     hidden = [index for index in _symmetric(evidence) if not _is_zero(evidence.sites[index])]
-    if constant := [index for index in hidden if not _is_told_apart(evidence, index)]:
+    told_apart = _told_apart(evidence.members[0])
+    if constant := [index for index in hidden if evidence.sites[index].name not in told_apart]:
         yield _equal(evidence, constant, "broken")
 
 
-def _is_told_apart(evidence: Evidence, index: int) -> bool:
-    """Return whether a weight that the values of a site enter next has rows that differ from one another."""
-    first = evidence.members[0]
-    parameters = {parameter.name: parameter for parameter in first.parameters}
-    known = [p for name in _next_weights(evidence, index) if (p := parameters[name]).symmetric_units is not None]
-    return any((p.symmetric_units or 0) < p.shape[0] for p in known if p.value.rms > 0)
+def _told_apart(profile: NetworkProfile) -> set[str]:
+    """Return the sites whose values enter a weight next that has rows which differ from one another.
 
-
-def _next_weights(evidence: Evidence, index: int) -> set[str]:
-    """Return the matrices that the values of a site enter first, on all ways; none where the graph is not known."""
-    first = evidence.members[0]
-    matrices = {parameter.name for parameter in first.parameters if len(parameter.shape) > 1}
+    That is the first matrix on some way; none where the graph is not known.
+    """
     found: set[str] = set()
-    passed = {evidence.sites[index].name}
-    for site in evidence.sites[index + 1 :]:
-        if any(parent.name in passed for parent in site.parents or ()):
-            weights = matrices.intersection(site.parameters)
-            found |= weights
-            if not weights:
-                passed.add(site.name)
+    for site in reversed(profile.sites):
+        matrices = [parameter for parameter in profile.parameters_of(site) if len(parameter.shape) > 1]
+        if any(map(_has_unlike_rows, matrices)) if matrices else site.name in found:
+            found |= {parent.name for parent in site.parents or ()}
     return found
+
+
+def _has_unlike_rows(parameter: Parameter) -> bool:
+    symmetric = parameter.symmetric_units
+    return symmetric is not None and symmetric < parameter.shape[0] and parameter.value.rms > 0
 
 
 def _symmetric(evidence: Evidence) -> list[int]:

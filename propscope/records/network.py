@@ -241,6 +241,7 @@ class NetworkProfile:
     _signal_sites: tuple[Site, ...] | None = field(default=None, init=False, repr=False, compare=False)
     _signal_inputs: tuple[int | None, ...] | None = field(default=None, init=False, repr=False, compare=False)
     _by_name: Mapping[str, Parameter] | None = field(default=None, init=False, repr=False, compare=False)
+    _sites_by_name: Mapping[str, Site] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def graph(self) -> SiteGraph:
@@ -251,10 +252,12 @@ class NetworkProfile:
 
     def __getitem__(self, name: str) -> Site:
         """Return the site of that name; raises `UnknownSiteError`, which is a KeyError too, with the nearest names."""
-        for site in self.sites:
-            if site.name == name:
-                return site
-        raise unknown_site(name, [site.name for site in self.sites])
+        if self._sites_by_name is None:
+            # Of sites of one name, the first.
+            object.__setattr__(self, "_sites_by_name", {site.name: site for site in reversed(self.sites)})
+        if (site := (self._sites_by_name or {}).get(name)) is None:
+            raise unknown_site(name, [site.name for site in self.sites])
+        return site
 
     def parameters_of(self, site: Site) -> list[Parameter]:
         """Return the parameters that took part in a site, in its order; a shared one once, none of an older file."""
