@@ -97,17 +97,13 @@ class FunctionWatch(TorchFunctionMode):
             result = run(*args, **kwargs)
             name = getattr(func, "__name__", "")
             if isinstance(result, Tensor):
-                guard(path, "operation", name, self._count, name, result)
+                guard(path, "operation", name, observer.note_unrecorded, name, result)
             return result
         before = guard(path, "operation", operation.name, self._before, operation, func, args, kwargs)
         result = run(*args, **kwargs)
         if before is not None and isinstance(result, Tensor):
             guard(path, "operation", operation.name, self._after, operation, *before, args, kwargs, result)
         return result
-
-    def _count(self, name: str, result: Tensor) -> None:
-        if not in_backward():
-            self._observer.unrecorded[name] += result.is_floating_point()
 
     def _before(
         self, operation: Operation, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

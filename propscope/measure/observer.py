@@ -9,6 +9,8 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from typing import Any, NamedTuple
@@ -28,7 +30,7 @@ from propscope.measure.parameters import ParameterAccumulator
 from propscope.measure.saturation import FlatRegion, FlatRegions
 from propscope.measure.signal_graph import SignalGraph
 from propscope.measure.sites import Options, SiteAccumulator, measurable
-from propscope.measure.tensor_identity import TensorIdentity
+from propscope.measure.tensor_identity import TensorIdentity, version_of
 from propscope.records.network import Role
 
 # What makes the accumulator of a site from its first tensor, with the keywords of `SiteAccumulator`.
@@ -50,6 +52,25 @@ class _Function(NamedTuple):
     operation: str
 
 
+@dataclass(slots=True)
+class _Part:
+    """A part of a checkpoint: what runs it, the running module, and the number of the pass.
+
+    `calls`: how often each name was called before it. `sites`: those of the tensors that it was given.
+    """
+
+    observer: Observer
+    mode: AbstractContextManager[Any] | None
+    run: Callable[..., Any]
+    info: ModuleInfo
+    number: int
+    calls: dict[str, int]
+    sites: list[SiteAccumulator | None] = field(default_factory=list)
+
+    def __call__(self, *args: Any) -> Any:
+        return self.observer.run_part(self, args)
+
+
 class Observer:
     """Gathers the sites of one recorder; every method is called from a hook or the function mode."""
 
@@ -68,7 +89,9 @@ class Observer:
     ) -> None:
         self.sites: dict[str, SiteAccumulator] = {}
         self.guard = Guard()
+        # How often each operation gave what no site shows; and the tensors of the pass that none shows so far.
         self.unrecorded: Counter[str] = Counter()
+        self._unshown: dict[int, tuple[weakref.ref[Tensor], int, str]] = {}
         # Modules that did not run, and do so with other random numbers.
         self.skipped: set[str] = set()
         # The modules that the present pass has called; how many passes before it called each, and where each began.
@@ -104,6 +127,8 @@ class Observer:
         self._failed: set[str] = set()
         self._first_calls: dict[str, tuple[str, str]] = {}
         self._recalls: dict[str, int] = {}
+        # The part of a checkpoint that runs again, with how often each name was called by now.
+        self._again: _Part | None = None
         self._watched: set[str] = set()
         self._handles: list[RemovableHandle] = []
         self._prune_at = _PRUNE_AT
@@ -127,6 +152,7 @@ class Observer:
         self._calls.clear()
         self._recalls.clear()
         self._watched.clear()
+        self._unshown.clear()
         self.identity.clear()
         self.makers.begin(active=self._takes_functions and self._began[info.path] == 1)
         self.stack.clear()
@@ -181,9 +207,38 @@ class Observer:
             handle.remove()
         self._handles.clear()
         self._hooked_inputs.clear()
+        self._unshown.clear()
         self.identity.clear()
         self.makers.begin(active=False)
         self.guard("", "module", "the graph", self.graph.close)
+
+    def part_of_checkpoint(self, mode: AbstractContextManager[Any] | None, run: Callable[..., Any]) -> _Part:
+        """Return a part of a checkpoint so that its calls are known again when it runs in the backward pass.
+
+        `mode`: what shows the functions of the part, which then run outside of any module.
+        """
+        calls = self._calls if self._again is None else self._again.calls
+        return _Part(self, mode, run, self.stack[-1], self.batches, dict(calls))
+
+    def run_part(self, part: _Part, args: tuple[Any, ...]) -> Any:
+        """Run a part of a checkpoint, at first or again."""
+        if not in_backward():
+            entries = map(self.identity.find, _tensors(args))
+            part.sites[:] = [None if entry is None else entry.site for entry in entries]
+            return part.run(*args)
+        if self.stack or not self.active or self.hidden_by():
+            return part.run(*args)
+        for tensor, site in zip(_tensors(args), part.sites, strict=False):
+            if site is not None:
+                self.identity.remember(tensor, site)
+        self._again = replace(part, calls=dict(part.calls))
+        self.stack.append(part.info)
+        try:
+            with part.mode or nullcontext():
+                return part.run(*args)
+        finally:
+            self.stack.clear()
+            self._again = None
 
     def path_of_function(self, inside: str, name: str) -> str:
         """Return the name of an operation's sites inside a module: with () where a module there has the same name."""
@@ -192,7 +247,10 @@ class Observer:
 
     def path_of_call(self, name: str) -> str:
         """Return the site name of the call of `name` that ends now: the name, with #1, #2 from the second on."""
-        if in_backward():
+        if self._again is not None:
+            call = self._again.calls.get(name, 0)
+            self._again.calls[name] = call + 1
+        elif in_backward():
             # A checkpoint runs a part again; its calls come in the reverse order of the first time.
             again = self._recalls.get(name, 0)
             self._recalls[name] = again + 1
@@ -308,6 +366,8 @@ class Observer:
         if info.module is self._root or in_backward() or not site.record_same_shape(output):
             return False
         self._calls[path] = 1
+        if self._unshown:
+            self.guard(path, "output", "what made it", self._show, output)
         if output.requires_grad:
             self._watched.add(path)
             self._handles.append(output.register_hook(self._gradient_hook(site)))
@@ -320,16 +380,21 @@ class Observer:
         self, path: str, value: Any, activation: str, region: FlatRegion | None, *, layer: str = ""
     ) -> None:
         """Note that a tensor made by `layer` is about to enter a nonlinearity; one that is no site yet becomes one."""
-        if in_backward() or not isinstance(value, Tensor):
+        again = in_backward()
+        # Which tensors were sites is known for the last pass only.
+        known_again = self._again is not None and self._again.number == self.batches
+        if not isinstance(value, Tensor) or (again and not known_again):
             return
         entry = self.identity.find(value)
         if entry is None:
             key = self.path_of_call(f"{path}.input")
+            if again and key not in self.sites:
+                return
             self.name_after(key, layer, f"{path}.input", f"{activation}.input")
             site = self.observe(key, value, kind="input", role="other")
         else:
             site = entry.site
-        if site is not None and region is not None:
+        if site is not None and region is not None and not again:
             site.mark_preactivation(value.detach(), activation, region)
 
     def observe(
@@ -400,6 +465,8 @@ class Observer:
             self.sites[path] = site
         if not again:
             site.see_forward(tensor)
+            if self._unshown:
+                self._show(tensor)
         # A recomputed value carries the gradient only where the first pass ran without a graph.
         if site.takes_gradients and tensor.requires_grad and not (again and path in self._watched):
             self._watched.add(path)
@@ -409,6 +476,22 @@ class Observer:
             note = self.graph.recomputed if again else self.graph.mark
             self.guard(path, "output", "what it was computed from", note, path, tensor)
         return site
+
+    def note_unrecorded(self, operation: str, result: Tensor) -> None:
+        """Count an operation whose result is no site, unless one shows the result later."""
+        if not in_backward() and result.is_floating_point():
+            self.unrecorded[operation] += 1
+            self._unshown[id(result)] = (weakref.ref(result), version_of(result), operation)
+
+    def _show(self, tensor: Tensor) -> None:
+        """Note that a site shows a tensor, and with it the one that it is a view of all elements of."""
+        for shown in (tensor, tensor._base if tensor._is_view() else None):
+            if shown is None or shown.numel() != tensor.numel():
+                continue
+            reference, version, operation = self._unshown.get(id(shown), (None, 0, ""))
+            if reference is not None and reference() is shown and version == version_of(shown):
+                del self._unshown[id(shown)]
+                self.unrecorded[operation] -= 1
 
     def note_input(self, inputs: tuple[Any, ...]) -> None:
         """Note that a tensor was there when a module was entered: in a residual sum it is the stream."""
@@ -443,3 +526,7 @@ class Observer:
         if fake or transformation(functorch=self._functorch):
             return
         see(gradient if self._unscale is None else self._unscale(gradient))
+
+
+def _tensors(args: tuple[Any, ...]) -> list[Tensor]:
+    return [arg for arg in args if isinstance(arg, Tensor)]

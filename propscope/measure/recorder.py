@@ -23,7 +23,7 @@ from torch.nn.parameter import is_lazy
 
 from propscope.checks import one_of
 from propscope.errors import InputError
-from propscope.measure import calls
+from propscope.measure import calls, checkpoints
 from propscope.measure.coverage_notes import coverage_notes
 from propscope.measure.filters import Filter
 from propscope.measure.function_mode import FunctionWatch
@@ -128,6 +128,8 @@ class _Watch:
                 calls.watch(self.over_time, [info for info in watched if is_recurrent(info.module)])
             self._stack.callback(calls.unwatch, self)
             calls.watch(self, watched)
+            self._stack.callback(checkpoints.unwatch, self)
+            checkpoints.watch(self)
         except BaseException:
             self.close()
             raise
@@ -233,6 +235,13 @@ class _Watch:
             guard(info.path, "module", "a call", graph.leave, info, call, *(hooked or [output]))
         guard(info.path, "module", "a call", self._leave, info, args, *(hooked or [output]))
         return output
+
+    def checkpointed(self, part: checkpoints.Part) -> checkpoints.Part:
+        """Return a part of a checkpoint of the model so that it is recorded when it runs again, any other as it is."""
+        observer = self.observer
+        if threading.get_ident() != observer.thread or not observer.stack or observer.hidden_by():
+            return part
+        return observer.guard("", "module", "a checkpoint", observer.part_of_checkpoint, self._mode, part) or part
 
     def _as_called(self, info: ModuleInfo) -> ModuleInfo:
         """Return a shared module's info at the place where the running module holds it, if it does."""

@@ -198,3 +198,28 @@ def test_a_gate_and_a_scalar_output_have_one_feature():
     assert {site.name: site.features for site in profile.sites} == {
         "input": 4, "gate": 1, "gate.sigmoid": 1, "body": 4, "": 1,
     }  # fmt: skip
+
+
+class Functions(nn.Module):
+    """Calls functions whose results are shown by other sites, and two that none shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.weight, self.last = nn.Linear(4, 4), nn.Parameter(torch.eye(4)), nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        entering = F.relu(F.linear(x, self.layer.weight))
+        of_a_view = F.gelu(torch.matmul(entering, self.weight).t())
+        in_part = torch.matmul(of_a_view, of_a_view.t())[:2]
+        written = F.linear(in_part, in_part)
+        written += 1.0
+        return self.last(torch.tanh(in_part).sin().exp()) * torch.relu(written).mean()
+
+
+def test_an_operation_is_missed_only_where_no_site_shows_its_result():
+    expected = dict.fromkeys(("matmul", "linear", "sin", "mean"), "called 1 times between modules, not recorded")
+    assert notes(propscope.profile(Functions(), X), "operation") == expected
+    with propscope.track(model := Functions(), exclude="relu$") as recorder, torch.no_grad():
+        model(X), model(X)
+    found = notes(recorder.profile(), "operation")
+    assert found == {name: reason.replace("1", "2") for name, reason in expected.items()}
