@@ -61,7 +61,7 @@ class FunctionWatch(TorchFunctionMode):
         if (not (traced or followed) and (info.opaque or moves)) or observer.hidden_by():
             return func(*args, **kwargs)
         run = partial(self._traced, func) if traced else func
-        run = partial(self._followed, run) if followed else run
+        run = partial(self._followed, run, kind_of(func).name) if followed else run
         return run(*args, **kwargs) if info.opaque or moves else self._observed(run, func, args, kwargs)
 
     def _traced(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -74,10 +74,10 @@ class FunctionWatch(TorchFunctionMode):
             guard(path, "operation", name, graph.after, func, call, args, kwargs, result)
         return result
 
-    def _followed(self, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _followed(self, run: Callable[..., Any], operation: str, /, *args: Any, **kwargs: Any) -> Any:
         """Call a function, and note which layer made what it returns."""
         guard, path, makers = self._observer.guard, self._observer.stack[-1].path, self._observer.makers
-        made = guard(path, "operation", "its layer", makers.of, path, (args, kwargs))
+        made = guard(path, "operation", "its layer", makers.of, path, (args, kwargs), operation)
         result = run(*args, **kwargs)
         if made is not None:
             guard(path, "operation", "its layer", makers.note, made, result)

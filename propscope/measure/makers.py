@@ -18,10 +18,12 @@ from propscope.measure.wrappers import parameter_names
 
 # The names that layers give to weights, which do not tell one from another.
 _USUAL = frozenset(("weight", "bias", "weight_v", "weight_g", "original0", "original1", "kernel"))
+# Stands for a weight that is no parameter of the model: what it makes is named after the operation.
+_UNREGISTERED = "?"
 
 
 class _Made(NamedTuple):
-    """What made a tensor: `layer`, "" where it was several; `weight`: it was computed from a weight alone."""
+    """What made a tensor: `layer`, "" where it was none or several; `weight`: it was computed from a weight alone."""
 
     tensor: weakref.ref[Tensor]
     layer: str
@@ -49,9 +51,14 @@ class Makers:
 
     def note(self, made: tuple[str, bool], result: Any) -> None:
         """Note what an operation returned that was given what is `made` so, by `of`."""
-        if made[0]:
-            for _, tensor in tensors_in(result):
+        for _, tensor in tensors_in(result):
+            # What the pass computed and cut off is no weight.
+            if made[0] or (tensor.requires_grad and tensor.is_leaf):
                 self._made[id(tensor)] = _Made(weakref.ref(tensor), *made)
+
+    def note_input(self, tensor: Tensor) -> None:
+        """Note that a tensor is given to the model: it is no weight, whether or not it requires a gradient."""
+        self._made[id(tensor)] = _Made(weakref.ref(tensor), "", False)
 
     def note_module(self, key: str, output: Tensor, path: str, module: nn.Module, inputs: Any) -> None:
         """Note which layer made the output of a module: itself where it has weights, else what made its input."""
@@ -60,10 +67,11 @@ class Makers:
         layer = self.of_sites[key] = path if own else "" if module._modules else self.of(path, inputs)[0]
         self.note((layer, False), output)
 
-    def of(self, inside: str, args: Any) -> tuple[str, bool]:
+    def of(self, inside: str, args: Any, operation: str = "") -> tuple[str, bool]:
         """Return the layer whose weights made what an operation in the module `inside` is given, and if it is a weight.
 
-        The layer is "" where it is none or several.
+        The layer is "" where it is none or several. Where the weights are trainable and no parameters of the model, it
+        is the `operation`, if that is given.
         """
         weights: set[str] = set()
         vectors: set[str] = set()
@@ -75,12 +83,21 @@ class Makers:
             elif (entry := self._identity.find(tensor)) is not None and entry.site is not None:
                 values.add(self.of_sites.get(entry.site.name, ""))
             elif (made := self._made.get(id(tensor))) is not None and made.tensor() is tensor:
-                (weights if made.weight else values).add(made.layer)
+                if made.layer:
+                    (weights if made.weight else values).add(made.layer)
+                else:
+                    others = True
+            elif tensor.requires_grad and tensor.is_leaf:
+                (weights if tensor.dim() > 1 else vectors).add(_UNREGISTERED)
             else:
                 others = True
         found = weights or values or vectors
         (layer,) = found if len(found) == 1 else ("",)
-        return layer, bool(weights) and not (values or others)
+        alone = bool(weights) and not (values or others)
+        if layer == _UNREGISTERED and not (alone and operation):
+            path = f"{inside}.{operation}" if inside else operation
+            layer = "" if not operation else f"{path}()" if path in self._modules else path
+        return layer, alone
 
     def _names(self) -> Mapping[int, tuple[str, ...]]:
         if self._weights is None:

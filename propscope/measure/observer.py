@@ -146,6 +146,7 @@ class Observer:
         inputs = list(inputs_of(args, kwargs))
         if inputs:
             self.samples += inputs[0][1].shape[0] if inputs[0][1].dim() else 1
+        given = [tensor for _, tensor in inputs]
         # What another part has returned is a site already.
         inputs = [entry for entry in inputs if self._takes_inputs and self.identity.find(entry[1]) is None]
         self.guard("", "module", "the graph", self.graph.begin, info.path, (args, kwargs), self._calls.items())
@@ -155,6 +156,9 @@ class Observer:
         self._unshown.clear()
         self.identity.clear()
         self.makers.begin(active=self._takes_functions and self._began[info.path] == 1)
+        if self.makers.active:
+            for tensor in given:
+                self.makers.note_input(tensor)
         self.stack.clear()
         if len(self._handles) > self._prune_at:
             # A handle refers to its tensor's hooks weakly: a dead reference belongs to a graph that is gone.

@@ -235,3 +235,60 @@ def test_shared_modules_keep_their_names_and_figures_over_many_passes():
     profile = recorder.profile()
     assert [profile[f"{block}.norm"].forward.count for block in range(2)] == [60, 60]
     assert [profile[f"{block}.norm"].backward.count for block in range(2)] == [60, 60]
+
+
+class Unregistered(Net):
+    """Its weights are in a list, which registers nothing."""
+
+    def __init__(self, forward, *shapes: tuple[int, ...], **parts: nn.Module | nn.Parameter) -> None:
+        super().__init__(forward, **parts)
+        self.weights = [torch.randn(shape, requires_grad=True) for shape in shapes]
+
+
+def test_what_unregistered_weights_make_is_named_after_the_operation():
+    def forward(net: Net, x: Tensor) -> Tensor:
+        first, second = net.weights
+        x = F.relu(F.linear(net.first(x), first))
+        x = F.gelu(F.linear(x, weight=second) * 2)
+        return F.silu(torch.matmul(x, second.t().contiguous()))
+
+    net = Unregistered(forward, (4, 4), (4, 4), first=nn.Linear(4, 4))
+    assert names(net) == [
+        "first", "linear#0", "linear.relu", "linear#1", "linear.gelu", "matmul", "matmul.silu",
+    ]  # fmt: skip
+
+
+def test_layers_in_a_list_are_named_after_their_operation_where_they_run():
+    def block(net: Net, x: Tensor) -> Tensor:
+        for layer in net.layers:
+            x = torch.tanh(layer(x))
+        return x
+
+    inner = Net(block)
+    inner.layers = [nn.Linear(4, 4) for _ in range(2)]
+    found = names(Net(lambda n, x: n.body(n.first(x)), first=nn.Linear(4, 4), body=inner))
+    assert found == ["first", "body.linear#0", "body.linear.tanh#0", "body.linear#1", "body.linear.tanh#1"]
+
+
+def test_a_module_of_the_name_is_told_from_the_operation():
+    net = Unregistered(lambda n, x: F.relu(F.linear(n.linear(x), n.weights[0])), (4, 4), linear=nn.Linear(4, 4))
+    assert names(net) == ["linear", "linear()", "linear().relu"]
+
+
+def test_inputs_and_values_that_require_a_gradient_are_no_weights():
+    def forward(net: Net, x: Tensor) -> Tensor:
+        return F.relu(x @ net.mask) + F.relu(x.detach().requires_grad_() * 2)
+
+    net = Net(forward)
+    net.mask = torch.eye(4)
+    found = [site.name for site in propscope.profile(net, X.clone().requires_grad_()).without_inputs.sites]
+    assert found == ["relu.input#0", "relu#0", "relu.input#1", "relu#1", "add"]
+    with propscope.track(net, include="relu") as recorder:
+        net(X.clone().requires_grad_())
+    assert [site.name for site in recorder.profile().sites] == found[:-1]
+
+
+def test_what_scales_the_input_names_its_product():
+    net = Net(lambda n, x: F.relu(x * n.scale), scale=nn.Parameter(torch.ones(4)))
+    assert names(net) == ["scale", "scale.relu"]
+    assert names(Unregistered(lambda n, x: F.relu(x * n.weights[0]), (4,))) == ["mul", "mul.relu"]
