@@ -30,9 +30,9 @@ from propscope.measure.undisturbed import tensors_held
 from propscope.measure.wrappers import parameter_names
 from propscope.records.network import UNKNOWN, Parent
 
-# Of what a stream was summed up, so many operations are looked at.
+# Of what a stream was summed up, so many operations are looked at: sums, and what only moves their results.
 _SUMMANDS = 8
-_SUMS = frozenset(("", "add", "add_", "view", "reshape", "getitem", "to", "dropout"))
+_SUMS_AND_MOVES = frozenset(("", "add", "add_", "view", "reshape", "getitem", "to", "dropout"))
 # Where a pass takes another way each time, as through experts, so many passes are traced.
 _TRACED_AT_MOST = 32
 # Modules from here, without parts, compute from what they are given and from their parameters alone.
@@ -713,7 +713,7 @@ class SignalGraph:
             waiting.remove(at)
             if at not in found and self.nodes[at].source in ("", "input"):
                 found.add(at)
-                waiting += self.nodes[at].parents if self.nodes[at].operation in _SUMS else ()
+                waiting += self.nodes[at].parents if self.nodes[at].operation in _SUMS_AND_MOVES else ()
         return found
 
     def _reaches(self, node: int, targets: set[int]) -> bool:

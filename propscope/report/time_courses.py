@@ -95,7 +95,9 @@ def _sentence(course: TimeCourse) -> str:
 
 
 def _ends(series: tuple[float, ...] | None) -> str:
-    return f"{number(series[0])}..{number(series[-1])}" if series else ""
+    # The state of a last step that nothing reads has no gradient.
+    seen = [value for value in series or () if not math.isnan(value)]
+    return "..".join(map(number, seen if len(seen) < 2 else (seen[0], seen[-1])))
 
 
 def _fit(fit: GainFit) -> str:

@@ -552,3 +552,22 @@ def test_summary_prints_the_tree_and_returns_the_profile(capsys):
     assert len(seen.without_inputs.sites) == 3
     assert capsys.readouterr().out.splitlines()[1] == "healthy: no problem found at 3 sites"
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_states_of_a_recurrent_layer_that_nothing_uses_are_not_marked(capsys):
+    class LastStep(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.head = torch.nn.LSTM(8, 16, batch_first=True), torch.nn.Linear(16, 3)
+
+        def forward(self, x):
+            return self.head(self.rnn(x)[0][:, -1])
+
+    import propscope
+
+    torch.manual_seed(0)
+    profile = propscope.summary(LastStep(), torch.randn(32, 5, 8))
+    assert [profile[name].backward for name in ("rnn[1][0]", "rnn[1][1]")] == [None, None]
+    lines = [line for line in capsys.readouterr().out.splitlines() if "─rnn[1]" in line]
+    assert len(lines) == 2
+    assert not any("!" in line or "no gradient" in line for line in lines)

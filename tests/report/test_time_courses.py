@@ -77,3 +77,13 @@ def test_many_courses_are_counted_and_inspect_says_them(capsys):
 
 def test_control_characters_of_a_name_are_escaped():
     assert "\x1b" not in time_table(profile(course(module="\x1b[31m"))).to_text()
+
+
+def test_the_ends_of_a_gradient_are_those_that_were_seen():
+    def sentence(*gradient):
+        states = StateCourse((1.0, 1.0, 1.0), gradient)
+        return time_sentences(profile(TimeCourse("", "Cell", length=3, steps=(1, 2, 3), hidden=states)))[0]
+
+    # What nothing reads, such as the last state of a module called step by step, gets no gradient.
+    assert sentence(0.25, 0.5, math.nan).endswith("its gradient 0.250..0.500")
+    assert sentence(0.25, math.nan, math.nan).endswith("its gradient 0.250")
