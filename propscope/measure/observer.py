@@ -226,23 +226,30 @@ class Observer:
 
     def run_part(self, part: _Part, args: tuple[Any, ...]) -> Any:
         """Run a part of a checkpoint, at first or again."""
-        if not in_backward():
-            entries = map(self.identity.find, _tensors(args))
-            part.sites[:] = [None if entry is None else entry.site for entry in entries]
+        if self.guard("", "module", "a checkpoint", self._enter_part, part, args) is None:
             return part.run(*args)
-        if self.stack or not self.active or self.hidden_by():
-            return part.run(*args)
-        for tensor, site in zip(_tensors(args), part.sites, strict=False):
-            if site is not None:
-                self.identity.remember(tensor, site)
-        self._again = replace(part, calls=dict(part.calls))
-        self.stack.append(part.info)
         try:
             with part.mode or nullcontext():
                 return part.run(*args)
         finally:
             self.stack.clear()
             self._again = None
+
+    def _enter_part(self, part: _Part, args: tuple[Any, ...]) -> _Part | None:
+        """Return the part as it runs again; None where it runs for the first time, or is not recorded again."""
+        tensors = [arg for arg in args if isinstance(arg, Tensor)]
+        if not in_backward():
+            entries = map(self.identity.find, tensors)
+            part.sites[:] = [None if entry is None else entry.site for entry in entries]
+            return None
+        if self.stack or not self.active or self.hidden_by():
+            return None
+        for tensor, site in zip(tensors, part.sites, strict=False):
+            if site is not None:
+                self.identity.remember(tensor, site)
+        again = self._again = replace(part, calls=dict(part.calls))
+        self.stack.append(part.info)
+        return again
 
     def path_of_function(self, inside: str, name: str) -> str:
         """Return the name of an operation's sites inside a module: with () where a module there has the same name."""
@@ -530,7 +537,3 @@ class Observer:
         if fake or transformation(functorch=self._functorch):
             return
         see(gradient if self._unscale is None else self._unscale(gradient))
-
-
-def _tensors(args: tuple[Any, ...]) -> list[Tensor]:
-    return [arg for arg in args if isinstance(arg, Tensor)]

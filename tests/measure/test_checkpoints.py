@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointFunction, checkpoint
 
 import propscope
+from propscope.measure.observer import Observer
 
 X = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
 
@@ -110,3 +111,20 @@ def test_a_checkpointed_part_keeps_no_tensor_of_the_model_alive():
         del out
         gc.collect()
         assert reference() is None
+
+
+@pytest.mark.parametrize("name", ["part_of_checkpoint", "_enter_part"])
+def test_an_error_of_propscope_leaves_the_step_as_it_is(monkeypatch, name):
+    def step(model):
+        model(X).square().sum().backward()
+        return [parameter.grad for parameter in model.parameters()]
+
+    def fail(*arguments):
+        raise ValueError("a bug")
+
+    expected = step(Checkpointed("inner", "outer"))
+    monkeypatch.setattr(Observer, name, fail)
+    with propscope.track(model := Checkpointed("inner", "outer")) as recorder:
+        found = step(model)
+    assert all(map(torch.equal, found, expected))
+    assert "a bug" in str(recorder.profile().coverage)
