@@ -117,6 +117,42 @@ def test_diagnose(shape):
     assert growth(diagnose, *map(shape, SIZES)) < LINEAR
 
 
+class Sums(nn.Module):
+    """A stream to which each layer adds a tanh of what it makes of it."""
+
+    def __init__(self, count):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(count))
+
+    def forward(self, value):
+        for layer in self.layers:
+            value = value + torch.tanh(layer(value))
+        return value
+
+
+def flat(count):
+    """Return sums of which each second layer passes no gradient, by its bias."""
+    net = Sums(count)
+    for layer in net.layers[::2]:
+        nn.init.constant_(layer.bias, 50.0)
+    return net
+
+
+def equal_units(count):
+    net = Sums(count)
+    for layer in net.layers[::2]:
+        nn.init.constant_(layer.weight, 0.1)
+    return net
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", [Sums, flat, equal_units])
+def test_diagnose_networks(build):
+    torch.manual_seed(0)
+    batch = torch.randn(16, 16)
+    assert growth(diagnose, *(propscope.profile(build(size), batch) for size in (60, 120))) < LINEAR
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [blocks, zero_weights, odd_layers])
 @pytest.mark.parametrize("show", [text_of, html_of, inspection, inspection_document])

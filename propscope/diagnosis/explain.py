@@ -307,11 +307,15 @@ class _Ways:
 
     def alike_behind(self, places: frozenset[int]) -> frozenset[int]:
         """Return what these sites feed through sites that give the same for all samples, and does so itself."""
-        found = set(places)
-        for index, inputs in enumerate(self.inputs):
-            if not found.isdisjoint(inputs) and _is_alike(self.sites[index]):
-                found.add(index)
-        return frozenset(found - places)
+
+        def walk() -> frozenset[int]:
+            found = set(places)
+            for index, inputs in enumerate(self.inputs):
+                if not found.isdisjoint(inputs) and _is_alike(self.sites[index]):
+                    found.add(index)
+            return frozenset(found - places)
+
+        return self._once("alike behind", places, walk)
 
     def only_before(self, places: frozenset[int]) -> frozenset[int]:
         """Return what feeds these sites and nothing else: every way from it to an output passes one of them."""
