@@ -45,8 +45,8 @@ def returned_softmax(evidence: Evidence) -> Iterator[Finding]:
                 severity="note",
                 sites=(site.name,),
                 message=f"the model returns probabilities, the softmax {site.name}",
-                cause="torch's cross_entropy applies a softmax itself, which gives nearly even probabilities for what "
-                "lies within 0 to 1",
+                cause="torch's cross_entropy applies a softmax itself, which gives nearly even probabilities for "
+                "numbers from 0 to 1",
                 remedy=Remedy("repair", "return the logits if the loss is cross_entropy, or use nll_loss of their log"),
             )
 

@@ -21,7 +21,7 @@ _MIXING = frozenset((
 ))  # fmt: skip
 _MOST = 0.5
 _AVERAGES = (
-    "values are averaged over neighbours, in a graph or a sequence, again and again: that leaves less and less of how "
+    "values are averaged over neighbours, in a graph or a sequence, again and again: each average leaves less of how "
     "they differ, whatever the weights (Li et al. 2018, oversmoothing; Dong et al. 2021, rank collapse)"
 )
 _KEEP_APART = (

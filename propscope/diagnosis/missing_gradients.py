@@ -407,8 +407,8 @@ def _of_detached(evidence: Evidence, stop: Stop) -> _Reason:
     through = f" (through {', '.join(operations)})" if operations else ""
     if ("sub", "detach") in pairwise(operations):
         return _Reason(
-            "stagnant", stop.place, f"{place}: the gradient passes beside what is detached here (straight-through)",
-            "x + (q - x).detach() passes the gradient by q on purpose, which learns by a part of the loss of its own",
+            "stagnant", stop.place, f"{place}: the gradient passes around what is detached here (straight-through)",
+            "x + (q - x).detach() passes the gradient around q on purpose; q learns by a part of the loss of its own",
             "give the loss that it is trained with", mark="no gradient", note=True,
         )  # fmt: skip
     if (twin := _twin(evidence, stop)) is not None:
@@ -417,7 +417,7 @@ def _of_detached(evidence: Evidence, stop: Stop) -> _Reason:
             stop.place,
             f"{place}: the gradient is cut off here on purpose, as it seems{through}",
             f"a target network: {twin} has the same layers and learns",
-            "nothing, if its weights are copied or averaged from those that learn",
+            "change nothing if its weights are copied or averaged from those that learn",
             mark="no gradient",
             note=True,
         )
@@ -535,7 +535,7 @@ def _of_idle(evidence: Evidence, stop: Stop) -> _Reason:
         return _Reason(
             "stagnant", outer, f"{outer} was skipped in this pass",
             "it runs with other random numbers, as with stochastic depth or LayerDrop",
-            "nothing: it learns in the passes in which it runs", note=True,
+            "change nothing: it learns in the passes in which it runs", note=True,
         )  # fmt: skip
     if why == "routed":
         return _Reason(
@@ -566,7 +566,7 @@ def _of_flat(evidence: Evidence, stop: Stop) -> _Reason:
         return _Reason(
             "stagnant", stop.place, f"{place}: a gradient passes here, and its parameters were given none",
             "other tensors ran in their place, as with functional_call, or the gradient was taken by autograd.grad",
-            "nothing, if that is meant; the gradients at the sites are judged", mark="no gradient", note=True,
+            "change nothing if that is meant; the gradients at the sites are judged", mark="no gradient", note=True,
         )  # fmt: skip
     operations = _operations(evidence, stop.place)
     own = all(_owner(parameter) == module_of(stop.place) for parameter in stop.parameters)
@@ -589,7 +589,7 @@ def _of_flat(evidence: Evidence, stop: Stop) -> _Reason:
         if "softmax" in site.kind.lower() and _is_constant(site) and not single:
             return _Reason(
                 "stagnant", site.name,
-                f"{place}: a softmax over an axis of one element gives {number(_value(site), 2)}, whatever comes",
+                f"{place}: a softmax over an axis of one element gives {number(_value(site), 2)}, whatever enters",
                 "the axis that sums to 1 has a single element, so the scores have no effect",
                 f"take the softmax of {place} over the axis of what is chosen from, or use a sigmoid for one score",
             )  # fmt: skip
@@ -597,14 +597,14 @@ def _of_flat(evidence: Evidence, stop: Stop) -> _Reason:
             return _Reason(
                 "stagnant", site.name, f"{place}: every index leads to a row of zeros, which no gradient reaches",
                 "every token is the padding index, whose row stays zero",
-                f"nothing, if other tokens come in other batches; else another padding_idx for {place}", note=True,
+                f"change nothing if other batches have other tokens; else another padding_idx for {place}", note=True,
             )  # fmt: skip
         if is_zero(site.forward) and site.role != "pre-activation":
             alone = is_norm(site) and (site.features == 1 or site.shape[-1] == 1)
             return _Reason(
                 "stagnant", site.name, f"{place}: {site.kind} gives zero on every sample, and passes no gradient",
-                "a norm over a single value gives zero, whatever comes" if alone else
-                "whatever comes, the values are zero: a mask over everything, a factor of zero, dropout with p = 1",
+                "a norm over a single value gives zero, whatever enters" if alone else
+                "the values are zero, whatever enters: a mask over everything, a factor of zero, dropout with p = 1",
                 f"normalize over more than one value at {place}, or leave the norm out" if alone else
                 f"look at what {site.kind} at {place} is given",
             )  # fmt: skip
@@ -620,7 +620,7 @@ def _of_flat(evidence: Evidence, stop: Stop) -> _Reason:
         return _Reason(
             "stagnant", stop.place, f"{place}: {stepped[0]} before it passes no gradient",
             "a step function has no slope anywhere",
-            f"pass the gradient by it: x + ({stepped[0]}(x) - x).detach(), the straight-through estimator",
+            f"pass the gradient around it: x + ({stepped[0]}(x) - x).detach(), the straight-through estimator",
         )  # fmt: skip
     if _is_read_in_part(evidence, stop):
         return _Reason(
@@ -628,7 +628,7 @@ def _of_flat(evidence: Evidence, stop: Stop) -> _Reason:
             f"{place}: only some of its positions are read, and what comes from the others gets no gradient",
             "the output reads some positions of the last block, as a class token, and nothing else follows; the same "
             "parameters of the blocks before learn",
-            "nothing, if the output is meant to read these positions only", mark="no gradient", note=True,
+            "change nothing if the output is meant to read these positions only", mark="no gradient", note=True,
         )  # fmt: skip
     what = ", ".join([name for name in operations if name not in _SMOOTH] or operations)
     what = what or (site.kind if site is not None else "an operation")

@@ -131,7 +131,7 @@ def _why(evidence: Evidence, odd: _Odd) -> tuple[str, Remedy]:
     if odd.direction == "backward" and odd.mean < 0 and flat > _MOST:
         return f"{percent(flat)} of what enters the nonlinearity before it lies where that is flat", rescale
     if scale is None:
-        return "its weights, or what reaches it", rescale
+        return "its weights, or what reaches it, are not of the usual size", rescale
     said = f"its weights scale an input by {number(scale, 2)}"
     if 2 * abs(odd.mean - math.log(scale)) <= abs(odd.mean):
         size = "large" if odd.mean > 0 else "small"

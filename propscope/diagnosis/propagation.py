@@ -23,8 +23,8 @@ _FEW = 4
 # Where a signal passes norms, only these count: see `limits.EXPLODED`.
 _LIMITS: Mapping[Kind, float] = {"exploding": limits.EXPLODED, "vanishing": limits.VANISHED}
 _ACROSS_NORMS: Mapping[Kind, str] = {
-    "exploding": "each norm divides the gradient by the spread of what entered it, and passes on more than came (batch "
-    "norm before a ReLU: 1.2 times); the scale of the weights makes no difference, since the norm undoes it",
+    "exploding": "each norm divides the gradient by the spread of what entered it, and passes on a larger one (batch "
+    "norm before a ReLU: 1.2 times as large); the scale of the weights makes no difference, since the norm undoes it",
     "vanishing": "each norm divides the gradient by the size of what entered it; the scale of weights before a norm "
     "makes no difference, since the norm undoes it",
 }
