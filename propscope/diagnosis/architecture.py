@@ -157,15 +157,22 @@ def _unlike_others(profile: NetworkProfile, edges: list[_Edge]) -> Iterator[_Edg
         for edge in edges
         if sites[edge.first].role not in _NEVER_NORMED and not kinds[edge.first] == kinds[edge.last] == _SUM
     ]
-    streams = {(block.fork, block.sum) for block in profile.graph.blocks} if profile.graph.known else set()
+    branches: dict[int | None, set[int]] = defaultdict(set)
+    for block in profile.graph.blocks if profile.graph.known else ():
+        branches[block.fork].update(block.inside)
     places = profile.graph.places(kinds, radius=2) if profile.graph.known else None
     # For each way of telling places: the ways to compare, their places, and how many others must pass a norm.
     tellings: list[tuple[list[_Edge], Callable[[_Edge], object], int]] = [
         (inside, lambda edge: (patterns[edge.first], kinds[edge.first], behind[edge.last]), _PEERS),
-        # A gate that is computed from pooled values has one position, and a stream enters a sum beside its branch.
+        # A gate that is computed from pooled values has one position; what follows the last block is in none.
         (
             between,
-            lambda edge: (kinds[edge.first], kinds[edge.last], extent(sites[edge.last]) > 1, edge.ends in streams),
+            lambda edge: (
+                kinds[edge.first],
+                kinds[edge.last],
+                extent(sites[edge.last]) > 1,
+                edge.last in branches.get(edge.first, ()),
+            ),
             _FOLLOWED - 1,
         ),
     ]
@@ -179,9 +186,18 @@ def _unlike_others(profile: NetworkProfile, edges: list[_Edge]) -> Iterator[_Edg
             have = [edge for edge in group if edge.normed]
             end = max((edge.last for edge in have), default=0)
             lack = [edge for edge in group if not edge.normed and (compared is inside or edge.last < end)]
+            lack = [edge for edge in lack if not _is_stream(profile, edge)]
             if len(have) >= least * max(len(lack), 1):
                 yield from lack
     yield from _first_of_block(profile, inside, patterns)
+
+
+def _is_stream(profile: NetworkProfile, edge: _Edge) -> bool:
+    """Return whether a way leads into a sum beside branches that start from the same site: the stream has no norm."""
+    inputs = profile.graph.inputs[edge.last]
+    if not profile.graph.known or len(inputs) < 2 or profile.sites[edge.last].parameters:
+        return False
+    return all(at == edge.first or profile.graph.feeds(edge.first, at) for at in inputs)
 
 
 def _first_of_block(profile: NetworkProfile, edges: list[_Edge], patterns: list[str]) -> Iterator[_Edge]:

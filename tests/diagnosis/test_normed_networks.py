@@ -303,6 +303,54 @@ def test_a_stream_that_enters_its_first_sum_without_a_norm_is_sound(gate):
     assert lacking(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), *blocks), images()) == []
 
 
+class Mixer(nn.Module):
+    """A sum of normed branches beside a stream, as in FastViT, behind an activation."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for _ in range(2))
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def branches(self, x):
+        return self.norms[0](x) + self.norms[1](self.conv(x))
+
+    def forward(self, x):
+        x = F.gelu(x)
+        return x + self.branches(x)
+
+
+class Branches(Mixer):
+    """The same without a stream."""
+
+    def forward(self, x):
+        return self.branches(F.gelu(x))
+
+
+class PreNormed(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(width)
+        self.up, self.down = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+
+    def forward(self, x):
+        return x + self.down(F.gelu(self.up(self.norm(x))))
+
+
+def test_a_stream_beside_branches_that_a_norm_starts_is_sound():
+    torch.manual_seed(0)
+    blocks = (Branches(8) if at != 3 else Mixer(8) for at in range(7))
+    assert lacking(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), *blocks), images()) == []
+
+
+def test_a_layer_between_stages_is_not_held_against_the_layers_of_blocks():
+    torch.manual_seed(0)
+    first, second = ([PreNormed(width) for _ in range(4)] for width in (8, 16))
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), *first, nn.Conv2d(8, 16, 2, 2), *second)
+    assert lacking(net, images()) == []
+    net[7].norm = nn.Identity()
+    assert lacking(net, images()) == [("7.up", "strained")]
+
+
 @pytest.mark.parametrize("net", [resnet(), resnet(gate=True)], ids=["plain", "squeeze and excitation"])
 def test_convolutions_whose_norms_are_all_there_are_sound(net):
     assert lacking(net, images()) == []
