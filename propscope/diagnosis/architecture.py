@@ -74,7 +74,7 @@ def _unlike(evidence: Evidence, index: int, usual: str, own: float, share: float
         cause="its output is nearly the same for all samples, and its small slope shrinks the gradient",
         evidence={"share_varying": own, "usual": share, "limit": share * limits.HIDDEN},
         remedy=Remedy("activation", f"use {usual} for {module_of(site.name)} too"),
-        confidence=succession(len(evidence.members), len(evidence.members)),
+        confidence=evidence.shown_by_all,
         marks={site.name: f"not {usual}"},
     )
 
@@ -271,7 +271,7 @@ def _without_norm(evidence: Evidence, index: int, usual: float) -> Finding:
         cause="nothing keeps the size of the signal there: it follows the input, at the start and after every step",
         evidence={"rms": size, "usual": usual},
         remedy=Remedy("norm", f"put a norm before {module_of(site.name)}"),
-        confidence=succession(len(evidence.members), len(evidence.members)),
+        confidence=evidence.shown_by_all,
         marks={site.name: "no norm"},
     )
 

@@ -12,8 +12,8 @@ import math
 from collections.abc import Iterator
 
 from propscope.diagnosis import limits
-from propscope.diagnosis.behind import Behind
-from propscope.diagnosis.evidence import Evidence, succession
+from propscope.diagnosis.behind import behind_of
+from propscope.diagnosis.evidence import Evidence
 from propscope.records.finding import Finding, Remedy
 from propscope.records.network import NetworkProfile, Parent, Site
 from propscope.records.numerals import number
@@ -28,7 +28,7 @@ def one_hot_softmaxes(evidence: Evidence) -> Iterator[Finding]:
     """
     if evidence.stage == "trained":
         return
-    behind = Behind(evidence.members[0])
+    behind = evidence.once(behind_of)
     for index, site in enumerate(evidence.sites):
         entropy, spread = evidence.mean(index, "attention_entropy"), evidence.mean(index, "logit_spread")
         if entropy < limits.ONE_HOT and spread > limits.SHARP and not behind.ends(index):
@@ -37,7 +37,7 @@ def one_hot_softmaxes(evidence: Evidence) -> Iterator[Finding]:
 
 def returned_softmax(evidence: Evidence) -> Iterator[Finding]:
     """Note a softmax that the model returns: cross entropy applies one itself."""
-    behind = Behind(evidence.members[0])
+    behind = evidence.once(behind_of)
     for index, site in enumerate(evidence.sites):
         if site.kind.lower() == "softmax" and behind.ends(index):
             yield Finding(
@@ -68,7 +68,7 @@ def _one_hot(evidence: Evidence, site: Site, entropy: float, spread: float) -> F
         cause=f"the scores are {number(spread, 2)} times too large; a row that has decided passes no gradient to them",
         evidence={"attention_entropy": entropy, "logit_spread": spread, "limit": limits.ONE_HOT},
         remedy=Remedy("repair", f"divide the {what} by {number(spread, 2)}{usual}"),
-        confidence=succession(len(evidence.members), len(evidence.members)),
+        confidence=evidence.shown_by_all,
         marks={site.name: "one-hot"},
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from propscope.diagnosis import limits
+from propscope.diagnosis.evidence import Evidence
 from propscope.records.gains import is_norm, is_sound, vector_length
 from propscope.records.network import NetworkProfile, Site
 
@@ -19,12 +20,8 @@ class Behind:
 
     def __init__(self, profile: NetworkProfile) -> None:
         self._sites = profile.sites
-        self._outputs: list[list[int]] = [[] for _ in profile.sites]
         self._known = profile.graph.known
-        if self._known:
-            for index, inputs in enumerate(profile.graph.inputs):
-                for source in inputs:
-                    self._outputs[source].append(index)
+        self._outputs = profile.graph.outputs if self._known else ((),) * len(profile.sites)
         # Whether a site feeds no layer with weights.
         self._last = [True] * len(profile.sites)
         for index in reversed(range(len(self._last))):
@@ -92,6 +89,11 @@ class Behind:
         if site.parameters or len(site.parents or ()) != 1 or is_norm(site) or site.role in ("attention", "embedding"):
             return False
         return site.role != "activation" or site.kind.lower() in _SCALING
+
+
+def behind_of(evidence: Evidence) -> Behind:
+    """Return what stands behind the sites of the first member."""
+    return Behind(evidence.members[0])
 
 
 def _tells_apart(site: Site) -> bool:

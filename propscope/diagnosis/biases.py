@@ -10,9 +10,9 @@ import math
 from collections.abc import Iterator
 
 from propscope.diagnosis import limits
-from propscope.diagnosis.behind import Behind
-from propscope.diagnosis.evidence import Evidence, module_of, succession
-from propscope.diagnosis.missing_gradients import lost_gradients
+from propscope.diagnosis.behind import behind_of
+from propscope.diagnosis.evidence import Evidence, module_of
+from propscope.diagnosis.missing_gradients import stopped_sites
 from propscope.diagnosis.weights import Bias, bias_at
 from propscope.records.activations import find_activation
 from propscope.records.finding import Finding, Kind, Remedy
@@ -28,8 +28,8 @@ def large_biases(evidence: Evidence) -> Iterator[Finding]:
     """
     if evidence.stage == "trained":
         return
-    behind = Behind(evidence.members[0])
-    stopped = {name for finding in lost_gradients(evidence) for name in finding.sites}
+    behind = evidence.once(behind_of)
+    stopped = evidence.once(stopped_sites)
     for index, site in enumerate(evidence.sites):
         bias = bias_at(evidence.members[0], site)
         if bias is None or bias.rms < limits.BIAS or 1 - bias.share > limits.COMMON:
@@ -67,6 +67,6 @@ def _finding(evidence: Evidence, index: int, bias: Bias) -> Finding:
             "limit": 1 - limits.COMMON,
         },
         remedy=Remedy("repair", f"set the bias of {module_of(site.name)} to zero", factors={bias.parameter: 0.0}),
-        confidence=succession(len(evidence.members), len(evidence.members)),
+        confidence=evidence.shown_by_all,
         marks={site.name: f"bias x{number(ratio, 2)}"},
     )

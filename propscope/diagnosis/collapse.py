@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from propscope.diagnosis import limits
 from propscope.diagnosis.advice import for_model, new_start_or
-from propscope.diagnosis.behind import Behind
+from propscope.diagnosis.behind import behind_of
 from propscope.diagnosis.evidence import Evidence, succession
 from propscope.records.finding import Finding, Remedy, Severity
 from propscope.records.gains import vector_length
@@ -39,7 +39,7 @@ def collapse(evidence: Evidence) -> Iterator[Finding]:
     since they may start from a common guess, such as a prior bias, nor do vectors of fewer than 8 elements, which are
     alike by chance.
     """
-    behind = Behind(evidence.members[0])
+    behind = evidence.once(behind_of)
     at = [index for index, site in enumerate(evidence.sites) if _is_judged(site) and not behind.is_output(index)]
     shares = {index: share for index in at if not math.isnan(share := _share(evidence, index))}
     apart = max((index for index, share in shares.items() if share >= limits.COLLAPSING), default=None)

@@ -68,6 +68,11 @@ class Evidence:
         return self._made[make]  # type: ignore[no-any-return]
 
     @property
+    def shown_by_all(self) -> float:
+        """The confidence in what every member shows: see `succession`."""
+        return succession(len(self.members), len(self.members))
+
+    @property
     def sites(self) -> tuple[Site, ...]:
         """The sites of the first member."""
         return self.members[0].sites

@@ -274,11 +274,12 @@ class _Ways:
 
     sites: tuple[Site, ...]
     inputs: tuple[tuple[int, ...], ...]
+    outputs: tuple[tuple[int, ...], ...]
 
     @classmethod
     def of(cls, evidence: Evidence) -> _Ways:
         first = (evidence.whole or evidence.members)[0]
-        return cls(first.sites, first.graph.inputs)
+        return cls(first.sites, first.graph.inputs, first.graph.outputs)
 
     def position(self, name: str) -> int | None:
         """Return the position of a site, or of a module's first site; None where it has none."""
@@ -286,11 +287,11 @@ class _Ways:
 
     def next(self, places: frozenset[int]) -> frozenset[int]:
         """Return what is computed from these sites directly."""
-        return frozenset(index for place in places for index in self._outputs[place])
+        return frozenset(index for place in places for index in self.outputs[place])
 
     def behind(self, places: frozenset[int]) -> frozenset[int]:
         """Return what these sites feed."""
-        return self._once("behind", places, lambda: _walk(places, self._outputs))
+        return self._once("behind", places, lambda: _walk(places, self.outputs))
 
     def before(self, places: frozenset[int]) -> frozenset[int]:
         """Return what feeds these sites."""
@@ -299,7 +300,7 @@ class _Ways:
     def sized(self, places: frozenset[int]) -> frozenset[int]:
         """Return what has its size from these sites: what they feed, up to the first that has a size of its own."""
         ends = self._with_own_size - places
-        return self._once("sized", places, lambda: _walk(places, self._outputs, end=ends.__contains__))
+        return self._once("sized", places, lambda: _walk(places, self.outputs, end=ends.__contains__))
 
     def only_behind(self, places: frozenset[int]) -> frozenset[int]:
         """Return what these sites feed and nothing else does: every way from an input to it passes one of them."""
@@ -319,7 +320,7 @@ class _Ways:
 
     def only_before(self, places: frozenset[int]) -> frozenset[int]:
         """Return what feeds these sites and nothing else: every way from it to an output passes one of them."""
-        return self._once("only before", places, lambda: self.before(places) - self._around(places, self._outputs))
+        return self._once("only before", places, lambda: self.before(places) - self._around(places, self.outputs))
 
     def _once(self, what: str, places: frozenset[int], walk: Callable[[], frozenset[int]]) -> frozenset[int]:
         """Return what a walk finds, which is gone once for all findings that are compared with a cause."""
@@ -337,17 +338,9 @@ class _Ways:
 
     def _around(self, places: frozenset[int], back: Sequence[Sequence[int]]) -> frozenset[int]:
         """Return the sites that a way reaches from one of the two ends without these; `back`: one step to that end."""
-        forward = self._outputs if back is self.inputs else self.inputs
+        forward = self.outputs if back is self.inputs else self.inputs
         ends = frozenset(index for index, steps in enumerate(back) if not steps) - places
         return ends | _walk(ends, forward, end=places.__contains__) - places
-
-    @cached_property
-    def _outputs(self) -> tuple[tuple[int, ...], ...]:
-        found: list[list[int]] = [[] for _ in self.sites]
-        for index, inputs in enumerate(self.inputs):
-            for source in inputs:
-                found[source].append(index)
-        return tuple(map(tuple, found))
 
     @cached_property
     def _positions(self) -> dict[str, int]:

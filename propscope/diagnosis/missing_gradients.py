@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 
 from propscope.diagnosis import limits
-from propscope.diagnosis.evidence import Evidence, module_of, sites_by_name, succession
+from propscope.diagnosis.evidence import Evidence, module_of, sites_by_name
 from propscope.diagnosis.unmeasured import unrecorded
 from propscope.diagnosis.weights import bias_at
 from propscope.records.activations import find_activation
@@ -62,6 +62,11 @@ def lost_gradients(evidence: Evidence) -> Iterator[Finding]:
     sample, a parameter that took no part in this pass, and a target network behind `no_grad`.
     """
     yield from evidence.once(_known_losses)
+
+
+def stopped_sites(evidence: Evidence) -> frozenset[str]:
+    """Return the sites of which `lost_gradients` says that no gradient passes them."""
+    return frozenset(name for finding in lost_gradients(evidence) for name in finding.sites)
 
 
 def _known_losses(evidence: Evidence) -> list[Finding]:
@@ -309,7 +314,7 @@ def _finding(evidence: Evidence, stops: list[Stop], *, nothing_learns: bool) -> 
         cause=reason.cause,
         evidence={"parameters": float(count), "places": float(len(stops)), **reason.numbers},
         remedy=Remedy("repair", reason.change, factors=reason.factors),
-        confidence=succession(len(evidence.members), len(evidence.members)),
+        confidence=evidence.shown_by_all,
         marks=dict.fromkeys(places, reason.mark),
     )
 
@@ -778,6 +783,6 @@ def _of_frozen(evidence: Evidence, frozen: list[Parameter]) -> Finding:
         cause="requires_grad is False, perhaps on purpose: these parameters keep their initial values",
         evidence={"parameters": float(len(names))},
         remedy=Remedy("unfreeze", f"set requires_grad=True for {modules[0]} if it should learn"),
-        confidence=succession(len(evidence.members), len(evidence.members)),
+        confidence=evidence.shown_by_all,
         marks=dict.fromkeys(modules, "frozen"),
     )

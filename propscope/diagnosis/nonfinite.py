@@ -127,7 +127,7 @@ def _in_a_weight(evidence: Evidence, weights: list[str]) -> Finding:
         cause="a diverged training step or a damaged checkpoint; no value of the batch passed through it",
         evidence={"parameters": float(len(weights))},
         remedy=Remedy("repair", f"draw {weights[0]} again, or load another checkpoint"),
-        confidence=succession(len(evidence.members), len(evidence.members)),
+        confidence=evidence.shown_by_all,
     )
 
 

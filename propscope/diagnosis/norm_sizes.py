@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from propscope.diagnosis import limits
-from propscope.diagnosis.behind import Behind
-from propscope.diagnosis.evidence import Evidence, module_of, parameters_by_module, succession
+from propscope.diagnosis.behind import behind_of
+from propscope.diagnosis.evidence import Evidence, module_of, parameters_by_module
 from propscope.records.finding import Finding, Remedy
 from propscope.records.gains import input_rms
 from propscope.records.network import Parameter, Site
@@ -57,7 +57,7 @@ def odd_norms(evidence: Evidence) -> Iterator[Finding]:
     Small gains at the end of a residual branch are meant (Goyal et al. 2017, section 5.1), and those of a trained
     network are its own.
     """
-    behind = Behind(evidence.members[0])
+    behind = evidence.once(behind_of)
     large, small = [], []
     for norm in _norms(evidence):
         if _is_of_single_values(evidence, norm):
@@ -131,7 +131,7 @@ def _zeros(evidence: Evidence, norm: _Norm) -> Finding:
         cause=f"a value less its own mean is zero: {_SINGLE[word]}",
         evidence={"ratio": 0.0, "rms": math.exp(norm.log)},
         remedy=Remedy("norm", f"{_OTHERWISE[word]} ({module_of(site.name)})"),
-        confidence=succession(len(evidence.members), len(evidence.members)),
+        confidence=evidence.shown_by_all,
         marks={site.name: "single values"},
     )
 
@@ -169,6 +169,6 @@ def _gains(evidence: Evidence, norms: list[_Norm]) -> Finding:
             f"start with gains of 1: multiply those of {names[0]}{more} by {number(1 / mean)}",
             factors=factors,
         ),
-        confidence=succession(len(evidence.members), len(evidence.members)),
+        confidence=evidence.shown_by_all,
         marks={norm.site.name: f"gain x{number(math.exp(norm.log), 2)}" for norm in norms},
     )

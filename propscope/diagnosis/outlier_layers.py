@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from propscope.diagnosis import limits
-from propscope.diagnosis.behind import Behind
+from propscope.diagnosis.behind import behind_of
 from propscope.diagnosis.evidence import Chain, Evidence, module_of, parameters_by_module, succession
 from propscope.diagnosis.peers import groups_in_one_place, maker_of, medians_of_others
 from propscope.diagnosis.weights import bias_at, scale_at
@@ -276,7 +276,7 @@ def _odd_sizes(evidence: Evidence) -> Iterator[_Odd]:
 
 def _is_lost_in_sums(evidence: Evidence, index: int) -> bool:
     """Return whether all that a site feeds are sums that are larger than it by e^3 or more."""
-    fed = Behind(evidence.members[0]).fed(index)
+    fed = evidence.once(behind_of).fed(index)
     return bool(fed) and all(
         evidence.sites[at].branch_share is not None and _size(evidence, at) - _size(evidence, index) > limits.ODD
         for at in fed

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from propscope.diagnosis import limits
 from propscope.diagnosis.advice import new_start_or
 from propscope.diagnosis.evidence import Evidence, succession
-from propscope.diagnosis.missing_gradients import lost_gradients
+from propscope.diagnosis.missing_gradients import stopped_sites
 from propscope.diagnosis.weights import bias_at
 from propscope.records.activations import find_activation
 from propscope.records.finding import Finding, Remedy, Severity
@@ -90,7 +90,7 @@ def _is_zero(site: Site) -> bool:
 
 def saturated(evidence: Evidence) -> Iterator[Finding]:
     """Find layers whose bounded activation is flat on more than half of its inputs, and not by their bias."""
-    stopped = _stopped(evidence)
+    stopped = evidence.once(stopped_sites)
     found = [
         index
         for index, site in enumerate(evidence.sites)
@@ -114,11 +114,6 @@ def saturated(evidence: Evidence) -> Iterator[Finding]:
             confidence=_share_of_seeds(evidence, worst, limits.SATURATED),
             marks={evidence.sites[index].name: "saturated" for index in found},
         )
-
-
-def _stopped(evidence: Evidence) -> frozenset[str]:
-    """Return the sites of which it is said already that no gradient passes them."""
-    return frozenset(name for finding in lost_gradients(evidence) for name in finding.sites)
 
 
 def inactive_in_grid(evidence: Evidence) -> Iterator[Finding]:
@@ -173,7 +168,7 @@ def _mostly_dead(evidence: Evidence) -> dict[int, float]:
 
 
 def _inactive(evidence: Evidence, flat: list[int], dead: dict[int, float], severity: Severity) -> Iterator[Finding]:
-    stopped = _stopped(evidence)
+    stopped = evidence.once(stopped_sites)
     found = [index for index in sorted({*flat, *dead}) if evidence.sites[index].name not in stopped]
     if not found:
         return

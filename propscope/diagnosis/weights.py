@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from propscope.diagnosis import limits
-from propscope.diagnosis.behind import Behind
+from propscope.diagnosis.behind import behind_of
 from propscope.diagnosis.evidence import Evidence, module_of, succession
 from propscope.diagnosis.peers import groups_in_one_place, median_without
 from propscope.records.finding import Finding, Remedy
@@ -26,8 +26,7 @@ _PEERS = 2
 _TRANSPOSED = "Conv1D"
 # The functions that multiply by a matrix.
 _PRODUCTS = ("linear", "matmul", "mm", "addmm", "einsum")
-
-
+# Two layers have the same rms(W) within this factor.
 _SAME = 1.5
 # The mean square of a sum scatters by as much about the sum of the mean squares.
 _CANCELS = 1.25
@@ -121,7 +120,7 @@ def _is_common(scale: Scale, scales: list[Scale]) -> bool:
 
 def large_embeddings(evidence: Evidence) -> Iterator[Finding]:
     """Find embeddings whose rows have a rms above e^3, unless all that they feed are norms, behind a sum or not."""
-    behind = Behind(evidence.members[0])
+    behind = evidence.once(behind_of)
     for index, sites in evidence.columns():
         if sites[0].role != "embedding":
             continue

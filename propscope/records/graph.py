@@ -75,6 +75,11 @@ class SiteGraph:
             return tuple((index - 1,) if index else () for index in range(len(self.names)))
         return tuple(map(tuple, self._parents))
 
+    @cached_property
+    def outputs(self) -> tuple[tuple[int, ...], ...]:
+        """The positions of the sites that each site feeds directly: `inputs` the other way round."""
+        return _turned(self.inputs)
+
     def latest_before(self, chosen: Collection[int]) -> tuple[int | None, ...]:
         """Return for each site the last of the chosen ones that a way back meets first; None where no way meets one.
 
@@ -281,12 +286,8 @@ class SiteGraph:
         return last, first
 
     @cached_property
-    def _children(self) -> list[list[int]]:
-        children: list[list[int]] = [[] for _ in self.names]
-        for index, parents in enumerate(self._parents):
-            for parent in parents:
-                children[parent].append(index)
-        return children
+    def _children(self) -> tuple[tuple[int, ...], ...]:
+        return _turned(self._parents)
 
     def parents_of(self, name: str) -> tuple[str, ...]:
         """Return the sites that a site was computed from."""
@@ -320,6 +321,15 @@ class SiteGraph:
 
     def _named(self, indices: Iterable[int]) -> tuple[str, ...]:
         return tuple(self.names[index] for index in indices)
+
+
+def _turned(edges: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    """Return for each place those whose edges lead to it."""
+    found: list[list[int]] = [[] for _ in edges]
+    for index, ends in enumerate(edges):
+        for end in ends:
+            found[end].append(index)
+    return tuple(map(tuple, found))
 
 
 def _reached(edges: Sequence[Sequence[int]], start: int) -> set[int]:
