@@ -39,21 +39,28 @@ class Within:
         return self.step()
 
 
-def interleave(contenders: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, Timing]:
+def interleave(
+    contenders: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    warm: bool = True,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Timing]:
     """Return the timing of each contender; the ratios are relative to the first one.
 
-    In each round a contender runs twice and its second run counts, so that it finds its own data in the caches.
+    In each round a contender runs twice and its second run counts, so that it finds its own data in the caches; and the
+    first round does not count. With `warm` False, as for processes that begin anew each time, every run counts.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    # The first round is for warming up.
-    for turn in range(1 + rounds):
+    for turn in range(warm + rounds):
         for name, contender in contenders.items():
             with contender.block() if isinstance(contender, Within) else nullcontext():
+                if warm:
+                    contender()
+                start = clock()
                 contender()
-                start = time.perf_counter()
-                contender()
-                taken = time.perf_counter() - start
-            if turn:
+                taken = clock() - start
+            if turn >= warm:
                 seconds[name].append(taken)
     bare = next(iter(seconds.values()))
     return {name: _timing(taken, [a / b for a, b in zip(taken, bare, strict=True)]) for name, taken in seconds.items()}
