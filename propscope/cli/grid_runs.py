@@ -16,9 +16,13 @@ from propscope.errors import InputError
 from propscope.printable import printable
 
 if TYPE_CHECKING:
+    from propscope.plots.table import Choice
     from propscope.records import ProfileSet, TrainingSet
     from propscope.store import RunFile
     from propscope.store.run_file import Entry
+
+# So many names of files are printed at most.
+_PATHS = 12
 
 
 def open_run(
@@ -102,7 +106,7 @@ def conclude(
     file: RunFile,
     *,
     networks: int,
-    plots: bool,
+    plots: Choice | None,
     json: bool,
     started: float,
     keep_journal: bool = False,
@@ -128,7 +132,8 @@ def conclude(
         raise stopped
 
 
-def _show(found: ProfileSet | TrainingSet, path: Path, *, plots: bool, json: bool, started: float) -> None:
+def _show(found: ProfileSet | TrainingSet, path: Path, *, plots: Choice | None, json: bool, started: float) -> None:
+    from propscope.plots.table import PLOTS, TRAINING_PLOTS, chosen
     from propscope.records import TrainingSet
     from propscope.report.documents import grid_document, training_document
     from propscope.report.terminal import print_grid, print_json, print_training
@@ -143,11 +148,12 @@ def _show(found: ProfileSet | TrainingSet, path: Path, *, plots: bool, json: boo
         sys.stdout.flush()
     pictures: list[Path] = []
     try:
-        if plots:
+        table = TRAINING_PLOTS if isinstance(found, TrainingSet) else PLOTS
+        if only := chosen(table, plots, pairs=len(found.groups("seed"))):
             from propscope.plots import draw_all
 
             # The file is new or was to be replaced, so plots of its name are an earlier run's.
-            pictures = draw_all(found, path.parent, stem=path.stem, overwrite=True)
+            pictures = draw_all(found, path.parent, stem=path.stem, only=only, overwrite=True)
     finally:
         seconds = time.perf_counter() - started
         if json:
@@ -164,6 +170,8 @@ def _show(found: ProfileSet | TrainingSet, path: Path, *, plots: bool, json: boo
 
 
 def print_paths(what: str, paths: list[Path]) -> None:
-    """Print the paths of files that were written, one per line, the first after the word for what they are."""
-    for number, path in enumerate(paths):
+    """Print the paths of files that were written, a dozen at most, the first after the word for what they are."""
+    for number, path in enumerate(paths[:_PATHS]):
         print(f"{'' if number else what:10}{printable(str(path))}")
+    if len(paths) > _PATHS:
+        print(f"{'':10}... and {len(paths) - _PATHS} more in {printable(str(paths[0].parent))}")

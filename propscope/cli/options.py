@@ -11,6 +11,7 @@ import typer
 from propscope.errors import InputError
 
 if TYPE_CHECKING:
+    from propscope.plots.table import Choice
     from propscope.records import ProfileSet, TrainingSet
     from propscope.records.finding import Stage
 
@@ -47,7 +48,16 @@ JudgedStage = Annotated[
 Output = Annotated[
     Path | None, option("Result file to write. [default: a new name in outputs/]", RESULTS, "--output", "-o")
 ]
-Plots = Annotated[bool, option("Draw the plots beside the result file.", RESULTS, "--plots/--no-plots")]
+Plots = Annotated[
+    str | None,
+    option(
+        "Plots beside the file: main (curves, overview), all or none. [default: all of up to 24 pairs, else main]",
+        RESULTS,
+        metavar="NAME",
+    ),
+]
+# How --plots none was written before.
+NoPlots = Annotated[bool, typer.Option("--no-plots", hidden=True)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Resume = Annotated[
     Path | None,
@@ -138,6 +148,17 @@ def unused_path(stem: str, ending: str) -> Path:
 def short_name(spec: str) -> str:
     """Return what a file name says of a spec: its name, and of the user's own file.py:callable the file's."""
     return Path(spec.split(":")[0]).stem
+
+
+def plots_of(text: str | None, *, no_plots: bool) -> Choice | None:
+    """Return what --plots names, None where it is not given; raises `InputError`."""
+    from propscope.checks import one_of
+    from propscope.plots.table import CHOICES
+
+    if no_plots:
+        return "none"
+    # The check leaves nothing but a choice.
+    return None if text is None else one_of("--plots", text, CHOICES)  # type: ignore[return-value]
 
 
 def stage_of(text: str | None) -> Stage | None:

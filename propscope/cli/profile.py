@@ -51,7 +51,8 @@ def profile(
     dtype: options.Dtype = "float32",
     device: options.Device = "cpu",
     output: options.Output = None,
-    plots: options.Plots = True,
+    plots: options.Plots = None,
+    no_plots: options.NoPlots = False,
     overwrite: options.Overwrite = False,
     resume: options.Resume = None,
     json: options.Json = False,
@@ -66,6 +67,7 @@ def profile(
     from propscope.networks import SQUARE_DEFAULTS, parse_width
     from propscope.records import ProfileSet
 
+    which = options.plots_of(plots, no_plots=no_plots)
     started = time.perf_counter()
     grid = make_grid(
         depth=numbers(depth, "--depth"),
@@ -110,7 +112,7 @@ def profile(
         waiting = [number for number in range(len(grid)) if number not in file.finished]
         stopped = finished(file, zip(waiting, run(grid, leave_out=file.finished), strict=True), len(grid), quiet=json)
         found = ProfileSet.of(file.finished[number] for number in sorted(file.finished))  # type: ignore[misc]
-        conclude(found, stopped, file, networks=len(grid), plots=plots, json=json, started=started)
+        conclude(found, stopped, file, networks=len(grid), plots=which, json=json, started=started)
 
 
 def _key(labels: Mapping[str, object]) -> frozenset[tuple[str, object]]:

@@ -77,7 +77,8 @@ def train(
     threads: Annotated[int, option("Threads of each run.", RUN)] = 1,
     workers: Annotated[int | None, option("Runs at the same time. [default: the number of CPU cores]", RUN)] = None,
     output: options.Output = None,
-    plots: options.Plots = True,
+    plots: options.Plots = None,
+    no_plots: options.NoPlots = False,
     overwrite: options.Overwrite = False,
     resume: options.Resume = None,
     json: options.Json = False,
@@ -91,6 +92,7 @@ def train(
     from propscope.experiments.training import collect, make_plan, run
     from propscope.networks import parse_width
 
+    which = options.plots_of(plots, no_plots=no_plots)
     started = time.perf_counter()
     plan = make_plan(
         width=[parse_width(part) for part in width.split(",")],
@@ -146,7 +148,7 @@ def train(
             stopped,
             file,
             networks=len(plan.grid),
-            plots=plots,
+            plots=which,
             json=json,
             started=started,
             keep_journal=several,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from propscope.plots.table import FORMATS, PLOTS, TRAINING_PLOTS, Plot
 
 if TYPE_CHECKING:
-    from propscope.plots.gallery import draw_all, write_figure
+    from propscope.plots.gallery import Picture, draw_all, pictures, write_figure
     from propscope.plots.style import DPI, Header, draw_header, line_style, styled
 
 __all__ = [
@@ -22,10 +22,12 @@ __all__ = [
     "PLOTS",
     "TRAINING_PLOTS",
     "Header",
+    "Picture",
     "Plot",
     "draw_all",
     "draw_header",
     "line_style",
+    "pictures",
     "styled",
     "write_figure",
 ]
@@ -34,5 +36,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = "gallery" if name in ("draw_all", "write_figure") else "style"
+    home = "gallery" if name in ("Picture", "draw_all", "pictures", "write_figure") else "style"
     return getattr(import_module(f"{__name__}.{home}"), name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,59 @@ _NEEDED = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture of a `plot`: the record that it shows, and its file in each format. Another process may draw it."""
+
+    plot: Plot
+    prepared: Any
+    paths: tuple[Path, ...]
+
+    def draw(self) -> tuple[Path, ...]:
+        """Draw the picture and write its files, over those that exist; return them. Raises `StoreError`."""
+        with styled():
+            figure = self.plot.draw(self.prepared)
+            for path in self.paths:
+                write_figure(figure, path)
+        return self.paths
+
+
+def pictures(
+    profiles: ProfileSet | TrainingSet,
+    directory: Path,
+    *,
+    stem: str,
+    formats: Sequence[str] = ("png",),
+    only: Sequence[str] | None = None,
+) -> Iterator[Picture]:
+    """Yield the pictures that `draw_all` draws, as each is prepared; its arguments are the same.
+
+    Raises `InputError` for an unknown plot or format, and at the end if there was nothing to draw.
+    """
+    plots = table.TRAINING_PLOTS if isinstance(profiles, TrainingSet) else table.PLOTS
+    chosen = [plot for plot in plots if only is None or plot.name in only]
+    _check(formats, only, stem, plots)
+    # A single dollar sign would start a formula at the next one.
+    escaped: Any = shown(profiles, lambda text: printable(text).replace("$", r"\$"))
+    drawable = False
+    for plot in chosen:
+        within = (LINE,) if plot.columns_at_most == 1 else (LINE, COLUMN)
+        limits = {"lines_at_most": plot.lines_at_most, "columns_at_most": plot.columns_at_most}
+        for page in pages(escaped, within=within, **limits):
+            prepared = plot.prepare(page.profiles)
+            if prepared is not None:
+                drawable = True
+                name = "-".join(filter(None, (stem, plot.name, page.suffix)))
+                yield Picture(plot, prepared, tuple(directory / f"{name}.{ending}" for ending in formats))
+    if not drawable:
+        what, hint = _NEEDED[isinstance(profiles, TrainingSet)]
+        raise InputError(
+            f"nothing to draw for {', '.join(plot.name for plot in chosen)}: "
+            f"not recorded in any of the {len(profiles)} {what} given",
+            hint=hint,
+        )
+
+
 def draw_all(
     profiles: ProfileSet | TrainingSet,
     directory: Path,
@@ -44,40 +98,15 @@ def draw_all(
     Raises `InputError` for an unknown plot or format, if there is nothing to draw, and, before anything is written, if
     a file exists and `overwrite` is False. Raises `StoreError` if a file cannot be written.
     """
-    plots = table.TRAINING_PLOTS if isinstance(profiles, TrainingSet) else table.PLOTS
-    chosen = [plot for plot in plots if only is None or plot.name in only]
-    _check(formats, only, stem, plots)
-    # A single dollar sign would start a formula at the next one.
-    escaped: Any = shown(profiles, lambda text: printable(text).replace("$", r"\$"))
-    pictures: list[tuple[Plot, Any, list[Path]]] = []
-    for plot in chosen:
-        within = (LINE,) if plot.columns_at_most == 1 else (LINE, COLUMN)
-        limits = {"lines_at_most": plot.lines_at_most, "columns_at_most": plot.columns_at_most}
-        for page in pages(escaped, within=within, **limits):
-            prepared = plot.prepare(page.profiles)
-            if prepared is not None:
-                name = "-".join(filter(None, (stem, plot.name, page.suffix)))
-                pictures.append((plot, prepared, [directory / f"{name}.{ending}" for ending in formats]))
-    if not pictures:
-        what, hint = _NEEDED[isinstance(profiles, TrainingSet)]
-        raise InputError(
-            f"nothing to draw for {', '.join(plot.name for plot in chosen)}: "
-            f"not recorded in any of the {len(profiles)} {what} given",
-            hint=hint,
-        )
-    taken = [path for _, _, paths in pictures for path in paths if path.exists()]
+    made = list(pictures(profiles, directory, stem=stem, formats=formats, only=only))
+    taken = [path for picture in made for path in picture.paths if path.exists()]
     if taken and not overwrite:
         raise InputError(
             f"{taken[0]} exists" + (f", and {len(taken) - 1} more of these pictures" if len(taken) > 1 else ""),
             hint="overwrite them (overwrite=True, --overwrite), or choose another name",
         )
     check_folder(directory)
-    with styled():
-        for plot, prepared, paths in pictures:
-            figure = plot.draw(prepared)
-            for path in paths:
-                write_figure(figure, path)
-    return [path for _, _, paths in pictures for path in paths]
+    return [path for picture in made for path in picture.draw()]
 
 
 def _check(formats: Sequence[str], only: Sequence[str] | None, stem: str, plots: Sequence[Plot]) -> None:

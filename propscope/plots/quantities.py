@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -102,7 +103,7 @@ QUANTITIES = (
         "Forward: activation h",
         "h",
         "std",
-        lambda p: site_series(p, "activation", "forward"),
+        partial(site_series, role="activation", direction="forward"),
         travels="up",
         expects="forward_std",
         scatter="forward_std_log_std",
@@ -112,7 +113,7 @@ QUANTITIES = (
         "Forward: activation h",
         "h",
         "mean",
-        lambda p: site_series(p, "activation", "forward"),
+        partial(site_series, role="activation", direction="forward"),
         travels="up",
         signed=True,
         expects="forward_mean",
@@ -122,7 +123,7 @@ QUANTITIES = (
         "Backward: dL/dz",
         r"\partial L/\partial z",
         "rms",
-        lambda p: site_series(p, "pre-activation", "backward"),
+        partial(site_series, role="pre-activation", direction="backward"),
         travels="down",
         expects="backward_rms",
         scatter="backward_log_std",
@@ -132,7 +133,7 @@ QUANTITIES = (
         "Weights W",
         "W",
         "gradient_norm",
-        lambda p: weight_series(p, "gradient"),
+        partial(weight_series, of="gradient"),
         travels="down",
         expects="expected_gradient_norm",
         scatter="expected_gradient_log_std",

@@ -5,12 +5,16 @@ A new plot is one file of this package and one row here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal
 
 FORMATS = ("png", "pdf", "svg")
+Choice = Literal["main", "all", "none"]
+CHOICES = ("main", "all", "none")
+# More pairs than this make more pictures than anybody looks at.
+_ALL_UP_TO = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +23,7 @@ class Plot:
 
     Step one turns the profiles (or trainings) of one picture into a record, or returns None where what the picture
     shows was not recorded. Step two turns the record into a figure. One picture holds at most `lines_at_most` lines and
-    `columns_at_most` activations. Everything else makes further pictures.
+    `columns_at_most` activations. Everything else makes further pictures. A `main` plot shows the whole of a grid.
     """
 
     name: str
@@ -27,6 +31,7 @@ class Plot:
     drawing: str
     lines_at_most: int = 24
     columns_at_most: int = 1
+    main: bool = False
 
     @property
     def prepare(self) -> Callable[[Any], Any]:
@@ -46,18 +51,27 @@ def _function(dotted: str) -> Callable[[Any], Any]:
 
 
 PLOTS = (
-    Plot("curves", "curves.prepare_curves", "curves.draw_curves", columns_at_most=2),
+    Plot("curves", "curves.prepare_curves", "curves.draw_curves", columns_at_most=2, main=True),
     Plot("activations", "histograms.prepare_activations", "histograms.draw_histograms"),
     Plot("gradients", "histograms.prepare_gradients", "histograms.draw_histograms"),
     Plot("weights", "histograms.prepare_weights", "histograms.draw_histograms"),
     Plot("weight-gradients", "histograms.prepare_weight_gradients", "histograms.draw_histograms"),
-    Plot("overview", "overview.prepare_overview", "overview.draw_overview", lines_at_most=48, columns_at_most=12),
+    Plot("overview", "overview.prepare_overview", "overview.draw_overview", 48, 12, main=True),
     Plot("jacobian", "jacobian.prepare_jacobian", "jacobian.draw_jacobian", columns_at_most=4),
     Plot("over-time", "over_time.prepare_over_time", "over_time.draw_over_time", lines_at_most=1),
 )
 
 TRAINING_PLOTS = (
-    Plot("learning", "learning.prepare_learning", "learning.draw_learning", columns_at_most=2),
+    Plot("learning", "learning.prepare_learning", "learning.draw_learning", columns_at_most=2, main=True),
     Plot("signal", "signal_change.prepare_signal_change", "curves.draw_curves"),
-    Plot("activation-map", "training_map.prepare_training_map", "training_map.draw_training_map", lines_at_most=6),
+    Plot("activation-map", "training_map.prepare_training_map", "training_map.draw_training_map", 6, main=True),
 )
+
+
+def chosen(plots: Sequence[Plot], choice: Choice | None, *, pairs: int) -> list[str]:
+    """Return the names of the plots to draw of a grid of so many pairs (networks without their seeds).
+
+    `choice`: all plots, the main ones, or none; None: all of up to 24 pairs, the main ones of more.
+    """
+    choice = choice or ("all" if pairs <= _ALL_UP_TO else "main")
+    return [plot.name for plot in plots if choice == "all" or (choice == "main" and plot.main)]

@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 from building.command_line import files, process
 from building.records import plain
 
+from propscope.cli.grid_runs import print_paths
 from propscope.experiments import profile_mlp
 from propscope.store import load, save
 
@@ -34,6 +36,53 @@ def test_a_file_pictures_and_a_table(command, place, mlp_plots):
     written = {f"outputs/mlp-relu-d2-{name}.png" for name in mlp_plots} | {"outputs/mlp-relu-d2.h5", "outputs"}
     assert set(files(place)) == written
     assert command.fine("show", "outputs/mlp-relu-d2.h5").splitlines()[:7] == lines[:7]
+
+
+@pytest.mark.slow
+def test_main_plots_are_the_curves_and_the_overview(command, place):
+    out = command.fine("profile", *TINY, "--plots", "main")
+    assert out.splitlines()[-3:-1] == [
+        "plots     outputs/mlp-relu-d2-curves.png",
+        "          outputs/mlp-relu-d2-overview.png",
+    ]
+    assert [name for name in files(place) if name.endswith(".png")] == [
+        "outputs/mlp-relu-d2-curves.png",
+        "outputs/mlp-relu-d2-overview.png",
+    ]
+
+
+@pytest.mark.slow
+def test_only_main_plots_are_drawn_of_many_pairs(command, place):
+    activations = "relu,tanh,sigmoid,gelu,silu,elu,selu,softplus,mish,identity,softsign,hardtanh,relu6"
+    many = ("--depth", 1, "--width", 2, "--batch", 2, "--seeds", 1, "--act", activations, "-o", "many.h5")
+    out = command.fine("profile", *many, "--init", "he_normal,zeros")
+    assert {path.split("-")[1].removesuffix(".png") for path in files(place) if path.endswith(".png")} == {
+        "curves",
+        "overview",
+    }
+    assert out.startswith("26 pairs")
+
+
+@pytest.mark.parametrize("line", [("--plots", "none"), ("--no-plots",), ("--no-plots", "--plots", "all")])
+def test_no_plots(command, place, line):
+    assert "plots" not in command.fine("profile", *TINY, *line)
+    assert not [name for name in files(place) if name.endswith(".png")]
+
+
+def test_a_plot_that_is_none_is_refused_before_the_run(command, place):
+    outcome = command("profile", *TINY, "--plots", "curve")
+    assert outcome.code == 2
+    assert outcome.err.startswith('error: --plots must be "main", "all" or "none", got "curve"')
+    assert not files(place)
+
+
+def test_a_dozen_names_of_pictures_are_printed(capsys):
+    print_paths("plots", [Path(f"out/{number}.png") for number in range(97)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "plots     out/0.png"
+    assert lines[11:] == ["          out/11.png", "          ... and 85 more in out"]
+    print_paths("plots", [Path(f"{number}.png") for number in range(12)])
+    assert capsys.readouterr().out.splitlines()[-1] == "          11.png"
 
 
 def test_the_file_holds_what_python_measures(command):

@@ -1,19 +1,21 @@
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import matplotlib as mpl
 import pytest
-from building.records import grid, mlp, model, run, trainings
+from building.records import course, grid, mlp, model, run, trainings
 from matplotlib.figure import Figure
 
 import propscope.plots.gallery
 from propscope import cli
 from propscope.errors import InputError, StoreError
-from propscope.plots import PLOTS, TRAINING_PLOTS, Plot, draw_all, table
+from propscope.plots import PLOTS, TRAINING_PLOTS, Plot, draw_all, pictures, table
 from propscope.records import ProfileSet, TrainingSet
 
 SMALL = grid(("he_normal", "zeros"), depths=(3,), seeds=2, width=8, batch=4)
@@ -145,6 +147,34 @@ def test_a_picture_is_never_left_half_written(tmp_path: Path, monkeypatch: pytes
         draw_all(SMALL, tmp_path, stem="run", only=["overview"], overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["run-overview.png"]
     assert (tmp_path / "run-overview.png").read_text() == "mine"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plot", [*PLOTS, *TRAINING_PLOTS], ids=lambda plot: plot.name)
+def test_another_process_draws_the_same_picture(tmp_path: Path, plot: Plot) -> None:
+    sites = (replace(site, jacobian=site.forward, jacobian_condition=2.0) for site in SMALL[0].sites)
+    every = ProfileSet((replace(SMALL[0], sites=tuple(sites), time_courses=(course(),)),))
+    (picture,) = pictures(trainings() if plot in TRAINING_PLOTS else every, tmp_path, stem="run", only=[plot.name])
+    (path,) = picture.draw()
+    here = path.read_bytes()
+    assert pickle.loads(pickle.dumps(picture)).draw() == (path,)
+    assert path.read_bytes() == here
+
+
+def test_a_picture_is_prepared_when_it_is_asked_for(tmp_path: Path) -> None:
+    made = pictures(SMALL, tmp_path, stem="run", only=["curves", "overview"])
+    assert next(made).plot.name == "curves"
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_main_plots_alone_show_many_pairs() -> None:
+    main, every = ["curves", "overview"], [plot.name for plot in PLOTS]
+    assert table.chosen(PLOTS, None, pairs=24) == every
+    assert table.chosen(PLOTS, None, pairs=25) == main
+    assert table.chosen(PLOTS, "all", pairs=1000) == every
+    assert table.chosen(PLOTS, "main", pairs=1) == main
+    assert table.chosen(TRAINING_PLOTS, "main", pairs=1) == ["learning", "activation-map"]
+    assert table.chosen(PLOTS, "none", pairs=1) == []
 
 
 def test_matplotlib_is_left_as_it_was(tmp_path: Path) -> None:
