@@ -1,4 +1,4 @@
-"""Softmaxes that are one-hot from the start, and a softmax that the model returns.
+"""Softmaxes that are one-hot from the start or have rows masked throughout, and a softmax that the model returns.
 
 For logits that are independent and normal with a standard deviation of s >> 1 within a row, only rows whose two largest
 logits are close are undecided. With p0 the density of their difference at 0, in units of s, the mean entropy of a row
@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 from propscope.diagnosis import limits
 from propscope.diagnosis.behind import behind_of
 from propscope.diagnosis.evidence import Evidence
 from propscope.records.finding import Finding, Remedy
+from propscope.records.gains import name_pattern
 from propscope.records.network import NetworkProfile, Parent, Site
-from propscope.records.numerals import number
+from propscope.records.numerals import number, percent
 
 _PRODUCTS = ("matmul", "bmm", "einsum")
 
@@ -29,10 +31,69 @@ def one_hot_softmaxes(evidence: Evidence) -> Iterator[Finding]:
     if evidence.stage == "trained":
         return
     behind = evidence.once(behind_of)
+    found = []
     for index, site in enumerate(evidence.sites):
         entropy, spread = evidence.mean(index, "attention_entropy"), evidence.mean(index, "logit_spread")
         if entropy < limits.ONE_HOT and spread > limits.SHARP and not behind.ends(index):
-            yield _one_hot(evidence, site, entropy, spread)
+            found.append(_one_hot(evidence, site, entropy, spread))
+    yield from _folded(found)
+
+
+def masked_rows(evidence: Evidence) -> Iterator[Finding]:
+    """Note softmaxes with rows that are masked throughout and finite all the same; those of NaN `nonfinite` finds.
+
+    A finite mask makes such a row uniform over what it hides, and torch's own attention makes it zero. Both are
+    harmless where nobody reads the row, as that of a padded query.
+    """
+    found = []
+    for index, site in enumerate(evidence.sites):
+        share = masked_share(evidence, index)
+        if share and not any(seen.nonfinite_count for m in evidence.members if (seen := m.sites[index].forward)):
+            found.append(_masked(evidence, site, share))
+    yield from _folded(found)
+
+
+def _masked(evidence: Evidence, site: Site, share: float) -> Finding:
+    return Finding(
+        kind="stagnant",
+        severity="note",
+        direction="forward",
+        sites=(site.name,),
+        message=f"{site.name}: {said_of_rows(share)}",
+        cause="all entries of such a row are masked: it is uniform over what the mask hides, or zero, whatever the "
+        f"scores are; {MASKED_BY}",
+        evidence={"masked_rows": share},
+        remedy=Remedy("repair", UNMASK),
+        confidence=evidence.shown_by_all,
+        marks={site.name: "masked rows"},
+    )
+
+
+def _folded(findings: list[Finding]) -> Iterator[Finding]:
+    """Yield the findings, those in the same place of several blocks as one."""
+    alike: dict[str, list[Finding]] = {}
+    for finding in findings:
+        alike.setdefault(name_pattern(finding.sites[0]), []).append(finding)
+    for first, *others in alike.values():
+        marks = {name: mark for each in (first, *others) for name, mark in each.marks.items()}
+        more = f", and {len(others)} more like it" if others else ""
+        sites = (*first.sites, *(each.sites[0] for each in others))
+        yield replace(first, sites=sites, message=first.message + more, marks=marks)
+
+
+MASKED_BY = "a sample may be padding throughout, a padded query may be masked, or the mask may hide the diagonal"
+UNMASK = "leave each row an entry, as the diagonal of a causal mask; leave padded queries out of the loss"
+
+
+def masked_share(evidence: Evidence, index: int) -> float:
+    """Return the share of the rows of a site's softmax that are masked throughout, 0 where that is not known."""
+    share, spread = evidence.mean(index, "masked_rows"), evidence.mean(index, "logit_spread")
+    return share if share > 0 and not spread > limits.UNMASKED else 0.0
+
+
+def said_of_rows(share: float) -> str:
+    """Return in words what share of a softmax's rows is masked throughout."""
+    return f"{percent(share)} of the rows of its softmax are masked throughout"
 
 
 def returned_softmax(evidence: Evidence) -> Iterator[Finding]:

@@ -139,6 +139,8 @@ def smallest(dtype: str) -> float:
 # (the module `attention` says why). Logits that differ less than this cannot be the reason: few keys are.
 ONE_HOT = 0.32
 SHARP = 3.0
+# Masks are -1e4 and below. Where logits themselves differ by as much as a tenth of that, a low one may be no mask.
+UNMASKED = 1000.0
 
 
 def share_of_rank(rank: float) -> float:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from propscope.diagnosis.attention import MASKED_BY, UNMASK, masked_share, said_of_rows
 from propscope.diagnosis.evidence import Evidence, succession
 from propscope.records.finding import Finding, Remedy
 from propscope.records.network import DIRECTIONS, Direction, NetworkProfile, Site
@@ -24,11 +25,15 @@ _LOST = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class _Singular:
-    """Operations, by their names without `linalg_`: where they have no finite derivative, and how to stay away."""
+    """Operations, by their names without `linalg_`: where they have no finite derivative, and how to stay away.
+
+    `in_loss`: they are everywhere, and named only where they were seen to give NaN, in the loss.
+    """
 
     names: tuple[str, ...]
     at: str
     remedy: str
+    in_loss: bool = False
 
 
 _SINGULAR = (
@@ -50,7 +55,7 @@ _SINGULAR = (
     ),
     _Singular(
         ("log", "log2", "log10", "log1p", "logit", "xlogy", "entr", "logsumexp", "logaddexp"),
-        "at 0",
+        "at 0 or below",
         "clamp its argument from below, or use log_softmax or logsigmoid",
     ),
     _Singular(
@@ -68,9 +73,14 @@ _SINGULAR = (
         "in rows that are masked throughout",
         "leave one entry of each row unmasked, or mask with a large finite value",
     ),
-)
+    _Singular(("mean", "std", "var", "std_mean", "var_mean"), "of too few values",
+              "leave out what has no values to average, or a single one", in_loss=True),
+    _Singular(("cross_entropy", "nll_loss", "nll_loss_nd"), "where all targets are ignored",
+              "leave out batches whose targets are all ignored", in_loss=True),
+)  # fmt: skip
 _MASKING = frozenset(("masked_fill", "masked_fill_", "where", "masked_scatter", "index_put_", "__setitem__"))
 _IN_THE_LOSS = " in the loss"
+_LOSS_REMEDY = "add a small constant under the roots, logarithms and divisions of the loss"
 _BY_NAME = {name: entry for entry in _SINGULAR for name in entry.names}
 
 
@@ -96,26 +106,32 @@ def nonfinite(evidence: Evidence) -> Iterator[Finding]:
         own = [name for name in weights if name.rpartition(".")[0] == site.name.split("#")[0]]
         grad = "" if direction == "forward" else "grad "
         called = _called(evidence.members[0], shown[0], direction)
+        masked = masked_share(evidence, shown[0]) if direction == "forward" and summary.nan_count else 0.0
+        rows = f": {said_of_rows(masked)}" if masked else ""
+        because = f"each entry of such a row is -Inf, and 0/0 is NaN; {MASKED_BY}" if masked else ""
         yield Finding(
             kind="non-finite",
             severity="broken",
             direction=direction,
             sites=tuple(evidence.sites[index].name for index in shown),
-            message=_spelled(site, summary, direction),
-            cause=_why(own, direction, summary, called),
+            message=_spelled(site, summary, direction) + rows,
+            cause=because or _why(own, direction, summary, called),
             evidence={
                 "nan": float(summary.nan_count),
                 "inf": float(summary.posinf_count + summary.neginf_count),
                 "count": float(summary.count),
                 "parameters": float(len(weights)),
+                **({"masked_rows": masked} if masked else {}),
             },
-            remedy=_remedy(own, site, summary, called),
+            remedy=Remedy("repair", UNMASK) if masked else _remedy(own, site, summary, called),
             confidence=succession(seeds, len(evidence.members)),
             marks={evidence.sites[i].name: grad + ("NaN" if _nan(evidence, i, direction) else "Inf") for i in shown},
         )
         return
     if weights:
         yield _in_a_weight(evidence, weights)
+    elif (faulty := [member for member in evidence.members if member.loss_fault == "value"]) and evidence.sites:
+        yield _in_the_loss(evidence, faulty)
 
 
 def _in_a_weight(evidence: Evidence, weights: list[str]) -> Finding:
@@ -128,6 +144,28 @@ def _in_a_weight(evidence: Evidence, weights: list[str]) -> Finding:
         evidence={"parameters": float(len(weights))},
         remedy=Remedy("repair", f"draw {weights[0]} again, or load another checkpoint"),
         confidence=evidence.shown_by_all,
+    )
+
+
+def _in_the_loss(evidence: Evidence, faulty: Sequence[NetworkProfile]) -> Finding:
+    last, operation = evidence.sites[-1].name, faulty[0].loss_operation
+    known = _BY_NAME.get(_plain(operation))
+    by = f"; {operation} in the loss makes it so" if operation else ""
+    return Finding(
+        kind="non-finite",
+        severity="broken",
+        direction="forward",
+        sites=(last,),
+        message=f"the loss is NaN or Inf, although all values up to {last or 'the output'} are finite{by}",
+        cause=f"{operation} has no finite result {known.at}"
+        if known
+        else "a logarithm, root or division of zero, or a value beyond the range of the format",
+        evidence={"seeds": float(len(faulty))},
+        remedy=Remedy("repair", f"{operation} in the loss: {known.remedy}")
+        if known
+        else Remedy("repair", _LOSS_REMEDY),
+        confidence=succession(len(faulty), len(evidence.members)),
+        marks={last: "loss NaN"},
     )
 
 
@@ -213,13 +251,24 @@ def _called(profile: NetworkProfile, index: int, direction: Direction) -> _Calle
         fed = [(site, parent) for site in sites for parent in site.parents or () if parent.name == name]
         edges = [(name, site.name, parent.operations) for site, parent in fed if parent.gradient]
     if not edges:
-        return _Called(_IN_THE_LOSS if profile.graph.known and direction == "backward" else "")
-    first, last, operations = max(edges, key=lambda edge: sum(_plain(name) in _BY_NAME for name in edge[2]))
+        in_the_loss = profile.graph.known and direction == "backward"
+        return _Called(_IN_THE_LOSS, _of_loss(profile)) if in_the_loss else _Called("")
+    first, last, operations = max(edges, key=lambda edge: sum(map(_is_suspect, edge[2])))
     # Values that were not chosen are gone; only their gradients are multiplied by zero.
-    found = (name for name in operations if _plain(name) in _BY_NAME)
+    found = filter(_is_suspect, operations)
     known = dict.fromkeys(name for name in found if direction == "backward" or _plain(name) not in _SINGULAR[0].names)
     suspects = tuple(sorted(known, key=lambda name: _SINGULAR.index(_BY_NAME[_plain(name)])))
     return _Called(f" between {first or '(model)'} and {last or '(model)'}", suspects)
+
+
+def _is_suspect(operation: str) -> bool:
+    entry = _BY_NAME.get(_plain(operation))
+    return entry is not None and not entry.in_loss
+
+
+def _of_loss(profile: NetworkProfile) -> tuple[str, ...]:
+    """Return the operation that makes the loss, or a derivative of it, other than finite, where it is a known one."""
+    return tuple(name for name in (profile.loss_operation,) if _plain(name) in _BY_NAME)
 
 
 def _plain(operation: str) -> str:
@@ -253,5 +302,5 @@ def _remedy(own: list[str], site: Site, summary: TensorSummary, called: _Called)
     if not summary.nan_count:
         return Remedy("calibrate", "scale down the layers before it: propscope.calibrate(model, batch)")
     if called.place == _IN_THE_LOSS:
-        return Remedy("repair", "add a small constant under the roots, logarithms and divisions of the loss")
+        return Remedy("repair", _LOSS_REMEDY)
     return Remedy("repair", f"check the input of {site.name or 'the model'}")

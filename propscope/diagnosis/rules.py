@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from propscope.diagnosis.architecture import doubled_sums, missing_norms, odd_kinds
-from propscope.diagnosis.attention import one_hot_softmaxes, returned_softmax
+from propscope.diagnosis.attention import masked_rows, one_hot_softmaxes, returned_softmax
 from propscope.diagnosis.biases import large_biases
 from propscope.diagnosis.collapse import collapse
 from propscope.diagnosis.evidence import Evidence, Subject
@@ -89,7 +89,7 @@ RULES: tuple[Rule, ...] = (
          marks=((r"^(too large|too small|off-centre|unequal|constant)$",
                  "too large, too small, off-centre, unequal, constant: the input, as the first layers take it"),)),
     Rule("non-finite", nonfinite, "any NaN or Inf", "the first site forward, else the first that the gradient passes",
-         marks=((r"^(grad )?(NaN|Inf)$", "NaN, Inf: values that are not a number, or infinite"),)),
+         marks=((r"^(grad |loss )?(NaN|Inf)$", "NaN, Inf: values that are not a number, or infinite"),)),
     Rule("lost gradient", lost_gradients,
          "an exact zero, or nothing, that gradient descent does not open", "the product rule: a factor of a product "
          "gets a gradient where the product does and no other factor is zero",
@@ -127,6 +127,9 @@ RULES: tuple[Rule, ...] = (
          "Vaswani et al. 2017, section 3.2.1; the density of the gap between the two largest logits",
          applies_to="model",
          marks=((r"^one-hot$", "one-hot: a softmax most of whose rows have decided for one entry"),)),
+    Rule("masked rows", masked_rows, "any row of a softmax all of whose entries are masked, below -5,000",
+         "exp of the entries is zero, or all of them are alike", applies_to="model", notes_only=True, cause=True,
+         marks=((r"^masked rows$", "masked rows: a softmax some rows of which are masked throughout"),)),
     Rule("returned softmax", returned_softmax, "any softmax that the model returns",
          "torch.nn.functional.cross_entropy takes logits", applies_to="model", notes_only=True),
     Rule("odd kind", odd_kinds, "an activation of another kind than its peers, with less than half of their variation",

@@ -20,12 +20,14 @@ _MASKED = -5000.0
 class SoftmaxFigures(NamedTuple):
     """What a softmax shows, as 0-d tensors: mean entropy of its rows in nats, largest logit, mean square spread.
 
-    The spread is the standard deviation of the logits about the mean of their row.
+    The spread is the standard deviation of the logits about the mean of their row. `masked`: the share of the rows all
+    of whose entries are masked.
     """
 
     entropy: Tensor
     largest: Tensor
     square_spread: Tensor
+    masked: Tensor
 
 
 def softmax_figures(logits: Tensor, weights: Tensor, dim: int = -1) -> SoftmaxFigures:
@@ -35,6 +37,7 @@ def softmax_figures(logits: Tensor, weights: Tensor, dim: int = -1) -> SoftmaxFi
     when each query attends to one key. Logits below -5000 are taken for masked; a row with fewer than two others has
     no spread.
     """
+    tops = logits.amax(dim)
     rows, seen = _rows(weights, dim), _rows(logits, dim)
     entropy = -total(torch.xlogy(rows, rows)) / len(rows)
     kept = seen > _MASKED
@@ -44,7 +47,42 @@ def softmax_figures(logits: Tensor, weights: Tensor, dim: int = -1) -> SoftmaxFi
     squares = torch.where(kept, seen - mean[:, None], 0.0).square().sum(-1) / count.clamp(min=1)
     several = count > 1
     spread = torch.where(several, squares, 0.0).sum() / several.sum().clamp(min=1)
-    return SoftmaxFigures(entropy, logits.amax(), spread)
+    return SoftmaxFigures(entropy, tops.amax(), spread, _share(tops <= _MASKED))
+
+
+def masked_share(mask: Tensor) -> Tensor:
+    """Return the share of the queries that the mask of scaled dot-product attention leaves no key, as a 0-d tensor.
+
+    `mask`: True where a query attends to a key, or what is added to the scores.
+    """
+    return _share(~_open(mask).any(-1))
+
+
+def masked_by(module: nn.MultiheadAttention, padding: Tensor | None, mask: Tensor | None) -> Tensor | None:
+    """Return the share of the queries that the masks of multi-head attention leave no key; None where there is none.
+
+    `padding`: `key_padding_mask`, shape (samples, keys); `mask`: `attn_mask`, shape (queries, keys) or (samples heads,
+    queries, keys); of both True masks.
+    """
+    if mask is None:
+        return None if padding is None else _share(~_open(padding, masks=True).any(-1))
+    left = _open(mask, masks=True)
+    if padding is not None:
+        left = left.unflatten(0, (-1, module.num_heads)) if mask.dim() == 3 else left
+        # How many keys both masks leave to a query.
+        left = left.float() @ _open(padding, masks=True).float().reshape(-1, 1, padding.shape[-1], 1) > 0
+    return _share(~left.any(-1))
+
+
+def _share(rows: Tensor) -> Tensor:
+    return rows.float().mean()
+
+
+def _open(mask: Tensor, *, masks: bool = False) -> Tensor:
+    """Return where a mask lets through; `masks`: what True says in it."""
+    if mask.dtype == torch.bool:
+        return ~mask if masks else mask
+    return mask > _MASKED
 
 
 def _rows(values: Tensor, dim: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from propscope.measure.attention import sampled_logits, softmax_figures
+from propscope.measure.attention import masked_share, sampled_logits, softmax_figures
 from propscope.measure.functions import BY_FUNCTION, Operation, is_residual_sum
 from propscope.measure.hooks import in_backward
 from propscope.measure.observer import Observer
@@ -157,7 +157,8 @@ class FunctionWatch(TorchFunctionMode):
         elif operation.role == "softmax" and isinstance(value, Tensor):
             dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
             if isinstance(dim, int) and value.dim():
-                site.see_attention(softmax_figures(measurable(value.detach()), measurable(result.detach()), dim))
+                figures = softmax_figures(measurable(value.detach()), measurable(result.detach()), dim)
+                site.see_attention(figures, axis=dim % value.dim())
         elif operation.role == "attention" and len(args) > 1:
             self._see_attention(site, args, kwargs)
 
@@ -178,7 +179,11 @@ class FunctionWatch(TorchFunctionMode):
             logits = sampled_logits(query, key, args[3:], kwargs)
             if logits is not None:
                 # A row whose keys are all masked is NaN by torch's own rule; it has no entropy.
-                site.see_attention(softmax_figures(logits, torch.nan_to_num(torch.softmax(logits, -1))))
+                figures = softmax_figures(logits, torch.nan_to_num(torch.softmax(logits, -1)))
+                mask = kwargs.get("attn_mask", args[3] if len(args) > 3 else None)
+                # The sampled rows may all be of other samples.
+                masked = figures.masked if mask is None else masked_share(mask.detach())
+                site.see_attention(figures._replace(masked=masked))
 
 
 def _if_residual(operation: Operation, args: tuple[Any, ...]) -> Operation | None:

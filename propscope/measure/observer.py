@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from propscope.measure.attention import projected, sampled_logits, softmax_figures
+from propscope.measure.attention import masked_by, projected, sampled_logits, softmax_figures
 from propscope.measure.filters import Filter
 from propscope.measure.hooks import Guard, Hook, in_backward, local_shard, shard_note, transformation
 from propscope.measure.input_sites import InputAccumulator, inputs_of
@@ -319,8 +319,8 @@ class Observer:
         name, suffix = self._first_calls.get(path, (path, ""))
         return f"{name}#0{suffix}" if name in self._repeated else path
 
-    def module_output(self, info: ModuleInfo, inputs: Any, output: Any) -> None:
-        """Record what a module returned."""
+    def module_output(self, info: ModuleInfo, inputs: Any, options: dict[str, Any], output: Any) -> None:
+        """Record what a module returned; `options`: its keyword arguments."""
         path = self.path_of_call(info.path)
         source = self._source(inputs)
         for suffix, tensor in tensors_in(output):
@@ -345,24 +345,37 @@ class Observer:
                     module=info.module,
                 )
             if site is not None and entry is None and isinstance(inputs, tuple):
-                self._see_softmax(info, site, inputs, tensor)
+                self._see_softmax(info, site, inputs, options, tensor)
             if site is not None and info.module is self._root and site.role == "other":
                 site.role = "output"
 
     @staticmethod
-    def _see_softmax(info: ModuleInfo, site: SiteAccumulator, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def _see_softmax(
+        info: ModuleInfo, site: SiteAccumulator, inputs: tuple[Any, ...], options: dict[str, Any], output: Tensor
+    ) -> None:
         """Add what a module shows that is a softmax, or attention that runs its softmax out of sight."""
         module = info.module
-        if in_backward() or not all(isinstance(value, Tensor) for value in inputs[:2]):
+        if in_backward():
             return
-        if isinstance(module, nn.Softmax) and module.dim is not None and len(inputs) == 1 and output.numel():
-            value = measurable(inputs[0].detach())
-            site.see_attention(softmax_figures(value, measurable(output.detach()), module.dim))
-        elif isinstance(module, nn.MultiheadAttention) and len(inputs) > 1 and output.shape == inputs[0].shape:
-            both = projected(module, inputs[0], inputs[1])
+
+        def given(name: str, at: int) -> Any:
+            return options.get(name, inputs[at] if len(inputs) > at else None)
+
+        if isinstance(module, nn.Softmax) and module.dim is not None and output.numel():
+            value = given("input", 0)
+            if isinstance(value, Tensor) and value.dim():
+                figures = softmax_figures(measurable(value.detach()), measurable(output.detach()), module.dim)
+                site.see_attention(figures, axis=module.dim % value.dim())
+        elif isinstance(module, nn.MultiheadAttention):
+            query, key = given("query", 0), given("key", 1)
+            if not (isinstance(query, Tensor) and isinstance(key, Tensor)) or output.shape != query.shape:
+                return
+            both = projected(module, query, key)
             logits = None if both is None else sampled_logits(*both, (), {})
             if logits is not None:
-                site.see_attention(softmax_figures(logits, torch.softmax(logits, -1)))
+                figures = softmax_figures(logits, torch.softmax(logits, -1))
+                masked = masked_by(module, given("key_padding_mask", 3), given("attn_mask", 5))
+                site.see_attention(figures if masked is None else figures._replace(masked=masked))
 
     def output_alike(self, info: ModuleInfo, output: Any) -> bool:
         """Record what a module returned by the short path, if it is like the output of the last pass.

@@ -230,11 +230,15 @@ def _backward(recorder: Recorder, output: Any, loss: Loss | None, seed: int) -> 
         for place, reason in joint_backward(output, seed):
             recorder.note_output(place, reason)
         return
-    value = loss(output)
+    watch = recorder.watch_loss()
+    with watch:
+        value = loss(output)
     if not isinstance(value, Tensor) or value.numel() != 1:
         what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
         raise InputError(f"loss must return a tensor with one element, got {what}")
     if value.requires_grad:
+        watch.follow(value, output)
         value.backward()
+        recorder.note_loss(watch.fault(value))
     else:
         recorder.note_output("", "the loss requires no gradient: its backward was not measured")

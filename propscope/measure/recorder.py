@@ -30,6 +30,7 @@ from propscope.measure.function_mode import FunctionWatch
 from propscope.measure.geometry import geometries
 from propscope.measure.gradient_flow import ParameterFlow, Seen, gradient_flow
 from propscope.measure.hooks import in_backward
+from propscope.measure.loss_fault import LossFault, LossWatch
 from propscope.measure.loss_scale import unscaling
 from propscope.measure.module_info import CONTAINERS, ModuleInfo, is_leaf, module_info
 from propscope.measure.observer import ELSEWHERE, Observer, Sink
@@ -233,7 +234,7 @@ class _Watch:
             pass
         if call is not None:
             guard(info.path, "module", "a call", graph.leave, info, call, *(hooked or [output]))
-        guard(info.path, "module", "a call", self._leave, info, args, *(hooked or [output]))
+        guard(info.path, "module", "a call", self._leave, info, args, kwargs, *(hooked or [output]))
         return output
 
     def checkpointed(self, part: checkpoints.Part) -> checkpoints.Part:
@@ -259,7 +260,7 @@ class _Watch:
 
     def _through_leaf(self, info: ModuleInfo, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         self._enter(info, args, kwargs)
-        self._leave(info, args, output)
+        self._leave(info, args, kwargs, output)
 
     def _enter(self, info: ModuleInfo, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         observer = self.observer
@@ -274,11 +275,11 @@ class _Watch:
         if self._mode is not None:
             observer.note_input(inputs)
 
-    def _leave(self, info: ModuleInfo, inputs: tuple[Any, ...], output: Any) -> None:
+    def _leave(self, info: ModuleInfo, inputs: tuple[Any, ...], options: dict[str, Any], output: Any) -> None:
         if self._waiting:
             self._hook_parameters()
         if not self.observer.output_alike(info, output):
-            self.observer.module_output(info, inputs, output)
+            self.observer.module_output(info, inputs, options, output)
 
 
 def _run_hooked(run: calls.Run, outputs: list[Any], module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -332,6 +333,7 @@ class Recorder:
             raise InputError(f"model must be a torch.nn.Module, got a {type(model).__name__}")
         self._model = unwrapped(model)
         self._options = options or Options()
+        self._loss_fault = LossFault()
         one_of("stats", self._options.stats, ("all", "moments"))
         kept = kept or Filter()
         self._layer_of = layer_of or (lambda name: None)
@@ -393,6 +395,15 @@ class Recorder:
     def note_output(self, name: str, reason: str) -> None:
         """Add to the coverage what is not seen of a part of the model's output."""
         self._observer.guard.add(name, "output", reason, key=reason)
+
+    def watch_loss(self) -> LossWatch:
+        """Return what watches a loss while it is computed from the model's output."""
+        return LossWatch(self._observer.guard)
+
+    def note_loss(self, fault: LossFault) -> None:
+        """Add what is not finite in a loss; of several batches the first counts."""
+        if not self._loss_fault.fault:
+            self._loss_fault = fault
 
     def note_skipped(self, run: Callable[[], object]) -> None:
         """Add to the coverage which of the modules that did not run do so in other runs, with other random numbers."""
@@ -467,6 +478,8 @@ class Recorder:
                 *(note for note in courses if isinstance(note, CoverageNote)),
             ),
             time_courses=tuple(course for course in courses if isinstance(course, TimeCourse)),
+            loss_fault=self._loss_fault.fault,
+            loss_operation=self._loss_fault.operation,
         )
 
     def _gradient_flow(self, sites: Mapping[str, Site], parameters: Collection[Parameter]) -> dict[str, ParameterFlow]:

@@ -70,6 +70,7 @@ class SiteAccumulator:
     __slots__ = (
         "_attended",
         "_attention",
+        "_axis",
         "_backward",
         "_branch",
         "_forward",
@@ -116,6 +117,7 @@ class SiteAccumulator:
         self._samples_before = 0
         self._attention: SoftmaxFigures | None = None
         self._attended = 0
+        self._axis: int | None = None
         self._varies = False
         self._branch: tuple[Tensor, Tensor] | None = None
         self._stream: int | None = None
@@ -176,13 +178,15 @@ class SiteAccumulator:
         if self._units is not None:
             self._units.mark_preactivation(value, self.unit_axis, region)
 
-    def see_attention(self, seen: SoftmaxFigures) -> None:
-        """Add what the softmax of one call shows."""
+    def see_attention(self, seen: SoftmaxFigures, *, axis: int | None = None) -> None:
+        """Add what the softmax of one call shows; `axis`: that of the site along which it sums to 1."""
+        self._axis = axis
         if (before := self._attention) is not None:
             seen = SoftmaxFigures(
                 before.entropy + seen.entropy,
                 torch.maximum(before.largest, seen.largest),
                 before.square_spread + seen.square_spread,
+                before.masked + seen.masked,
             )
         self._attention, self._attended = seen, self._attended + 1
 
@@ -271,6 +275,8 @@ class SiteAccumulator:
             attention_entropy=None if attention is None else float(attention.entropy) / self._attended,
             largest_logit=None if attention is None else float(attention.largest),
             logit_spread=None if attention is None else _root(float(attention.square_spread) / self._attended),
+            softmax_axis=self._axis,
+            masked_rows=None if attention is None else float(attention.masked) / self._attended,
             branch_share=self._branch_share(),
             features=self.shape[self.unit_axis] if len(self.shape) > 1 else 1,
             **more,

@@ -166,6 +166,9 @@ SITE_FIELDS = (
     Field("largest_logit", "float64", "largest logit before the softmax", batches="max", seeds="max"),
     Field("logit_spread", "float64", "standard deviation of the logits of a row before the softmax",
           since=4, batches="rms", seeds="geometric", low=0),
+    Field("softmax_axis", "int64", "axis of the shape along which a softmax sums to 1, from 0", since=5, low=0),
+    Field("masked_rows", "float64", "share of a softmax's rows that are masked throughout",
+          since=5, batches="mean", seeds="mean", low=0, high=1),
     Field("branch_share", "float64", "share of a residual sum's mean square that the branch brings",
           batches="recompute", seeds="mean", low=0, high=1),
     Field("features", "int64", "features (channels)", since=3, low=0),
@@ -240,6 +243,9 @@ PROFILE_FIELDS = (
     Field("coverage", "json", "what was not seen and why, a JSON list of [name, what, reason]", holds="notes"),
     Field("time_courses", "json", "recurrent modules over their steps, a JSON list of objects",
           since=3, holds="courses"),
+    Field("loss_fault", "text", "what of the loss is not finite, value or derivative", since=5,
+          choices=("", "value", "derivative")),
+    Field("loss_operation", "text", "operation of the loss that is not finite there", since=5),
 )
 
 TABLES = {"profile": PROFILE_FIELDS, "site": SITE_FIELDS, "parameter": PARAMETER_FIELDS}

@@ -89,10 +89,12 @@ class Site:
     `effective_rank` = exp(entropy of the normalized squared singular values) of the matrix of sampled rows.
 
     Attention has `attention_entropy`, the mean entropy of its rows in nats, and `largest_logit` before the softmax;
-    `logit_spread` is the standard deviation of the logits about the mean of their row, masked ones left out. A residual
-    sum has `branch_share`, the mean square of the branch over that of stream and branch together. `features`
-    is the length of the axis of features (channels): 1 for a gate or a scalar output. What runs on some of the samples
-    or tokens only, as an expert of a mixture does, has `token_share`, their share. A model's input, of role "input",
+    `logit_spread` is the standard deviation of the logits about the mean of their row, masked ones left out.
+    `softmax_axis` is the axis along which a softmax sums to 1, and `masked_rows` the share of its rows that are
+    masked throughout. A residual sum has `branch_share`, the mean square of the branch over that of stream and
+    branch together. `features` is the length of the axis of features (channels): 1 for a gate or a scalar output. What
+    runs on some of the samples or tokens only, as an expert of a mixture does, has `token_share`, their share. A
+    model's input, of role "input",
     has `feature_spread`: the largest rms of a feature over the median of those that are not zero.
 
     `expected` is what theory predicts. `jacobian` summarizes the singular values of d site / d input over the samples
@@ -119,6 +121,8 @@ class Site:
     attention_entropy: float | None = None
     largest_logit: float | None = None
     logit_spread: float | None = None
+    softmax_axis: int | None = None
+    masked_rows: float | None = None
     branch_share: float | None = None
     features: int | None = None
     feature_spread: float | None = None
@@ -228,7 +232,9 @@ class NetworkProfile:
 
     `labels` hold one value for each axis along which profiles differ: initializer, activation, depth, width and seed in
     a grid of MLPs. `coverage` names what was not seen, and why. `time_courses`: what recurrent modules show over their
-    steps in the last pass.
+    steps in the last pass. `loss_fault`: whether the "value" or a "derivative" of the loss was not finite although what
+    it was computed from was, and `loss_operation`: the operation of the loss that made it so; "" where all was finite
+    or not seen.
     """
 
     sites: tuple[Site, ...]
@@ -237,6 +243,8 @@ class NetworkProfile:
     provenance: Provenance = Provenance()
     coverage: tuple[CoverageNote, ...] = ()
     time_courses: tuple[TimeCourse, ...] = ()
+    loss_fault: Literal["", "value", "derivative"] = ""
+    loss_operation: str = ""
     _graph: SiteGraph | None = field(default=None, init=False, repr=False, compare=False)
     _signal_sites: tuple[Site, ...] | None = field(default=None, init=False, repr=False, compare=False)
     _signal_inputs: tuple[int | None, ...] | None = field(default=None, init=False, repr=False, compare=False)

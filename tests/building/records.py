@@ -571,6 +571,13 @@ def attending_profile(seed: int = 0) -> NetworkProfile:
     return replace(profile, sites=(profile.sites[0], replace(profile.sites[1], logit_spread=2.5 + seed)))
 
 
+def masking_profile(seed: int = 0) -> NetworkProfile:
+    """Return a profile that holds what the fifth version of the file added: masked rows, and faults of the loss."""
+    profile = attending_profile(seed)
+    second = replace(profile.sites[1], softmax_axis=1, masked_rows=0.25)
+    return replace(profile, sites=(profile.sites[0], second), loss_fault="derivative", loss_operation="log")
+
+
 def course(seed: int = 0, *, module: str = "rnn", forward: float = 0.9, backward: float = 0.5) -> TimeCourse:
     """Return the course of an LSTM of 21 steps whose states change by these factors per step, its gradient likewise."""
     steps = (1, 2, 11, 21)
@@ -595,7 +602,7 @@ def of_version(version: int) -> ProfileSet:
     """Return the profiles that tests/data/schema-<version>.h5 holds."""
     if version == 1:
         return small_set()
-    made = {2: predicted_profile, 3: connected_profile, 4: attending_profile}[version]
+    made = {2: predicted_profile, 3: connected_profile, 4: attending_profile, 5: masking_profile}[version]
     return ProfileSet.of(made(seed) for seed in range(2))
 
 
@@ -707,6 +714,8 @@ _SITES = st.builds(
     attention_entropy=st.none() | _FINITE.map(abs),
     largest_logit=st.none() | st.floats(allow_nan=False),
     logit_spread=st.none() | _FINITE.map(abs),
+    softmax_axis=st.none() | st.integers(0, 4),
+    masked_rows=st.none() | _SHARE,
     branch_share=st.none() | _SHARE,
     expected=st.none() | expectations(),
     jacobian=st.none() | summaries(),

@@ -159,6 +159,96 @@ def test_one_allowed_key_a_row_is_no_fault():
     assert judged(Diagonal(), tokens())[1] == []
 
 
+LOWEST = torch.finfo(torch.float32).min
+PADDING = torch.zeros(16, 12, dtype=torch.bool)
+PADDING[3], PADDING[5, 6:] = True, True
+
+
+class Masked(nn.Module):
+    """Attention of 64 features in one of the ways to mask it; `hidden`, (samples, queries, keys): True hides a key."""
+
+    def __init__(self, way, hidden):
+        super().__init__()
+        self.way, self.hidden = way, hidden
+        self.attention = nn.MultiheadAttention(64, 4, batch_first=True)
+        self.q, self.v, self.softmax = nn.Linear(64, 64), nn.Linear(64, 64), nn.Softmax(-1)
+
+    def forward(self, x):
+        way, hidden = self.way, self.hidden
+        if way in ("module", "module by keys"):
+            by_keys = way == "module by keys" or hidden.shape[1] == 1
+            masks = {"key_padding_mask": hidden[:, 0]} if by_keys else {"attn_mask": hidden[0]}
+            return self.attention(x, x, x, **masks, need_weights=way == "module")[0]
+        if way.startswith("sdpa"):
+            mask = ~hidden if way == "sdpa" else torch.zeros(hidden.shape).masked_fill(hidden, -math.inf)
+            return F.scaled_dot_product_attention(self.q(x)[:, None], x[:, None], self.v(x)[:, None], mask[:, None])
+        scores = self.q(x) @ x.transpose(1, 2) / 8
+        if way == "added":
+            return (scores + torch.zeros(hidden.shape).masked_fill(hidden, -math.inf)).softmax(-1) @ self.v(x)
+        if way == "submodule":
+            return self.softmax(scores.masked_fill(hidden, -1e9)) @ self.v(x)
+        return scores.masked_fill(hidden, LOWEST if way == "lowest" else -math.inf).softmax(-1) @ self.v(x)
+
+
+MASKS = ("module", "module by keys", "sdpa", "sdpa added", "added", "submodule", "lowest", "filled")
+
+
+def said_of_masks(net):
+    found = diagnose(profile(net, tokens()))
+    return [f for f in found.findings if "masked throughout" in f.message]
+
+
+@pytest.mark.parametrize("way", MASKS)
+def test_a_sample_of_padding_alone_is_named(way):
+    (finding,) = said_of_masks(Masked(way, PADDING[:, None]))
+    assert finding.evidence["masked_rows"] == 1 / 16
+    assert "the mask may hide the diagonal" in finding.cause
+    assert "leave padded queries out of the loss" in finding.remedy.text
+    assert finding.severity == ("broken" if "NaN" in finding.message else "note")
+
+
+@pytest.mark.parametrize("way", [way for way in MASKS if way != "module by keys"])
+def test_a_causal_mask_that_hides_the_diagonal_is_named(way):
+    hidden = torch.ones(1, 12, 12, dtype=torch.bool)
+    (finding,) = said_of_masks(Masked(way, hidden.triu(0)))
+    assert finding.evidence["masked_rows"] == pytest.approx(1 / 12)
+    assert said_of_masks(Masked(way, hidden.triu(1))) == []
+
+
+def test_padding_and_a_mask_together_may_leave_nothing():
+    class Both(nn.Module):
+        def __init__(self, heads):
+            super().__init__()
+            self.attention, self.heads = nn.MultiheadAttention(64, 4, batch_first=True), heads
+
+        def forward(self, x):
+            # Without its first key, the first query has none.
+            padding = torch.zeros(16, 12, dtype=torch.bool)
+            padding[:4, 0] = True
+            mask = torch.ones(12, 12, dtype=torch.bool).triu(1)
+            mask = mask.expand(64, 12, 12) if self.heads else mask
+            return self.attention(x, x, x, padding, attn_mask=mask, need_weights=False)[0]
+
+    for heads in (False, True):
+        (finding,) = said_of_masks(Both(heads))
+        assert finding.evidence["masked_rows"] == pytest.approx(4 / 16 / 12)
+
+
+def test_logits_that_are_far_below_zero_themselves_are_no_mask():
+    assert said_of_masks(Single(64, 1e5)) == []
+
+
+def test_what_many_blocks_show_is_one_finding():
+    blocks = nn.Sequential(*(Masked("lowest", PADDING[:, None]) for _ in range(3)))
+    (finding,) = said_of_masks(blocks)
+    assert len(finding.sites) == 3
+    assert "and 2 more like it" in finding.message
+    blocks = (nn.Sequential(Attention("einsum", 200.0), nn.LayerNorm(8), nn.Linear(8, 64)) for _ in range(3))
+    found, (sharp,) = judged(nn.Sequential(*blocks), tokens())
+    assert len(sharp.sites) == 3
+    assert found.worst is sharp
+
+
 @pytest.mark.parametrize("last", [nn.Softmax(-1), nn.Sequential(nn.Softmax(-1))])
 def test_a_softmax_that_the_model_returns_is_a_note(last):
     found = diagnose(profile(nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 5), last), torch.randn(64, 20)))

@@ -115,11 +115,53 @@ def test_a_gradient_that_is_not_finite_names_the_operation_that_was_called_there
     assert remedy in found.remedy.text
 
 
-def test_an_operation_behind_the_last_layer_is_the_losss():
-    found = gradient_of(torch.tanh, lambda out: (out - out).pow(2).sum(-1).sqrt().mean())
+@pytest.mark.parametrize(
+    ("name", "loss", "remedy"),
+    [
+        ("sqrt", lambda out: (out - out.detach()).pow(2).sum(-1).sqrt().mean(), "under the root"),
+        ("pow", lambda out: ((out - out.detach()) ** 2).sum(-1).pow(0.5).mean(), "to its base"),
+        ("div", lambda out: (out / (out - out.detach())).mean(), "to the divisor"),
+        ("log", lambda out: (out - out.detach()).log().mean(), "clamp its argument"),
+        ("acos", lambda out: torch.acos(out / out.detach()).mean(), "a little inside"),
+    ],
+)  # fmt: skip
+def test_a_gradient_that_the_loss_spoils_names_the_operation_of_the_loss(name, loss, remedy):
+    found = gradient_of(torch.tanh, loss)
     assert found.first == "last"
+    assert f"{name} in the loss" in found.cause
+    assert remedy in found.remedy.text
+
+
+def test_the_loss_of_a_users_own_loop_is_only_said_to_be_at_fault():
+    net, batch = Between(torch.tanh), torch.randn(32, 8)
+    with propscope.track(net) as recorder:
+        out = net(batch)
+        (out - out.detach()).pow(2).sum(-1).sqrt().mean().backward()
+    (found, *_) = propscope.diagnose(recorder.profile()).findings
     assert "in the loss" in found.cause
     assert "of the loss" in found.remedy.text
+
+
+@pytest.mark.parametrize(
+    ("name", "loss"),
+    [
+        ("log", lambda out: torch.log(-out.square()).mean()),
+        ("mean", lambda out: out[out > 1e9].mean()),
+        ("cross_entropy", lambda out: nn.functional.cross_entropy(out, torch.full((32,), -100))),
+    ],
+)
+def test_a_loss_that_is_not_finite_is_found_where_its_gradient_is(name, loss):
+    (found, *_) = propscope.diagnose(propscope.profile(Between(torch.tanh), torch.randn(32, 8), loss)).findings
+    assert (found.kind, found.severity, found.first) == ("non-finite", "broken", "last")
+    assert f"{name} in the loss" in found.message
+    assert found.remedy.text.startswith(f"{name} in the loss: ")
+
+
+def test_values_of_the_loss_that_are_not_chosen_are_no_fault():
+    def loss(out):
+        return torch.where(out > 0, out.clamp_min(1e-8).log(), torch.log(out.detach())).nan_to_num().mean()
+
+    assert propscope.diagnose(propscope.profile(Between(torch.tanh), torch.randn(32, 8), loss)).verdict == "healthy"
 
 
 def test_values_without_a_result_name_the_operation_before_the_site():
@@ -135,8 +177,9 @@ def test_a_row_that_is_masked_throughout_is_named():
 
     (found, *_) = propscope.diagnose(propscope.profile(Between(masked), torch.randn(16, 8))).findings
     assert (found.direction, found.severity) == ("forward", "broken")
-    assert "softmax between first.relu and first.softmax" in found.cause
-    assert "leave one entry of each row unmasked" in found.remedy.text
+    assert found.first == "first.softmax"
+    assert "12% of the rows of its softmax are masked throughout" in found.message
+    assert "leave each row an entry" in found.remedy.text
 
 
 class Scored(nn.Module):

@@ -81,6 +81,7 @@ GIVEN = {
         time_courses=(TimeCourse("rnn", "RNN", length=60, steps=(1, 60), hidden=GROWING),),
     ),
     "one-hot": model([site("s", "softmax", attention_entropy=0.1, logit_spread=40.0), site("end")]),
+    "masked rows": model([site("s", "softmax", masked_rows=0.1), site("end")]),
     "bias xinf": model([SHIFTED, BEHIND], [BIAS]),
     "gain x0.020": model([NORMED], [GAIN]),
     "single values": model([replace(site("0"), parents=()), POOLED]),
