@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +12,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from propscope import checks
 from propscope.errors import InputError, StoreError, unknown_name
@@ -20,6 +24,7 @@ from propscope.plots.style import DPI, styled
 from propscope.plots.table import FORMATS, Plot
 from propscope.printable import printable, shown
 from propscope.records import ProfileSet, TrainingSet
+from propscope.records.uncollected import uncollected
 from propscope.store.atomic import temporary_beside
 
 _NEEDED = (
@@ -38,7 +43,7 @@ class Picture:
 
     def draw(self) -> tuple[Path, ...]:
         """Draw the picture and write its files, over those that exist; return them. Raises `StoreError`."""
-        with styled():
+        with styled(), uncollected():
             figure = self.plot.draw(self.prepared)
             for path in self.paths:
                 write_figure(figure, path)
@@ -67,7 +72,8 @@ def pictures(
         within = (LINE,) if plot.columns_at_most == 1 else (LINE, COLUMN)
         limits = {"lines_at_most": plot.lines_at_most, "columns_at_most": plot.columns_at_most}
         for page in pages(escaped, within=within, **limits):
-            prepared = plot.prepare(page.profiles)
+            with uncollected():
+                prepared = plot.prepare(page.profiles)
             if prepared is not None:
                 drawable = True
                 name = "-".join(filter(None, (stem, plot.name, page.suffix)))
@@ -126,12 +132,38 @@ def write_figure(figure: Figure, path: Path) -> None:
     """Save a figure, completely or not at all, in the format that the path ends in; raises `StoreError`."""
     picture = BytesIO()
     ending = path.suffix[1:]
-    # Level 6 takes 1.5 times as long, and saves nothing where most of a picture is flat colour.
-    options: dict[str, Any] = {"pil_kwargs": {"compress_level": 1}} if ending == "png" else {}
-    figure.savefig(picture, format=ending, dpi=DPI, **options)
+    figure.savefig(picture, format="rgba" if ending == "png" else ending, dpi=DPI)
+    if ending == "png":
+        width, height = (int(side) for side in figure.get_size_inches() * DPI)
+        picture = BytesIO(png(np.frombuffer(picture.getbuffer(), np.uint8).reshape(height, width, 4)))
     with _new_beside(path, path) as temporary:
         temporary.write_bytes(picture.getbuffer())
         os.replace(temporary, path)
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """Return the PNG file of pixels of shape (height, width, 4): red, green, blue and opacity.
+
+    It takes less than half the time of Pillow, which tries five filters on each row. Most rows of a picture are nearly
+    the row above them, so that only the differences are compressed (PNG specification, filter type 2).
+    """
+    height, width, _ = pixels.shape
+    rows = pixels.reshape(height, -1)
+    filtered = np.full((height, 1 + rows.shape[1]), 2, np.uint8)
+    filtered[0, 1:] = rows[0]
+    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+    dots_per_metre = round(DPI / 0.0254)
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)),
+        (b"pHYs", struct.pack(">IIB", dots_per_metre, dots_per_metre, 1)),
+        # Level 6 takes 1.5 times as long, and saves nothing where most of a picture is flat colour.
+        (b"IDAT", zlib.compress(filtered.data, 1)),
+        (b"IEND", b""),
+    )
+    sealed = ((len(data), name + data) for name, data in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(f">I{len(body)}sI", length, body, zlib.crc32(body)) for length, body in sealed
+    )
 
 
 def check_folder(folder: Path) -> None:

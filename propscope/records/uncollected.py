@@ -1,4 +1,4 @@
-"""`uncollected`: for the time in which many objects are made that all stay."""
+"""`uncollected`: for the time in which many objects are made that all stay, or few beside very many that do."""
 
 from __future__ import annotations
 

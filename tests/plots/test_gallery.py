@@ -8,14 +8,17 @@ from pathlib import Path
 from types import ModuleType
 
 import matplotlib as mpl
+import numpy as np
 import pytest
 from building.records import course, grid, mlp, model, run, trainings
 from matplotlib.figure import Figure
+from PIL import Image
 
 import propscope.plots.gallery
 from propscope import cli
 from propscope.errors import InputError, StoreError
-from propscope.plots import PLOTS, TRAINING_PLOTS, Plot, draw_all, pictures, table
+from propscope.plots import DPI, PLOTS, TRAINING_PLOTS, Plot, draw_all, pictures, styled, table, write_figure
+from propscope.plots.gallery import png
 from propscope.records import ProfileSet, TrainingSet
 
 SMALL = grid(("he_normal", "zeros"), depths=(3,), seeds=2, width=8, batch=4)
@@ -175,6 +178,22 @@ def test_the_main_plots_alone_show_many_pairs() -> None:
     assert table.chosen(PLOTS, "main", pairs=1) == main
     assert table.chosen(TRAINING_PLOTS, "main", pairs=1) == ["learning", "activation-map"]
     assert table.chosen(PLOTS, "none", pairs=1) == []
+
+
+def test_a_png_holds_every_pixel_that_matplotlib_drew(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 5, 4)).astype(np.uint8)
+    (tmp_path / "noise.png").write_bytes(png(pixels))
+    noise = Image.open(tmp_path / "noise.png")
+    assert np.array_equal(np.asarray(noise), pixels)
+    assert noise.info["dpi"] == pytest.approx((DPI, DPI), abs=0.01)
+    # A width and a height that are no whole numbers of pixels.
+    with styled():
+        figure = Figure(figsize=(3.337, 2.219), dpi=DPI)
+        figure.text(0.1, 0.5, "text")
+        write_figure(figure, tmp_path / "here.png")
+        figure.savefig(tmp_path / "there.png", dpi=DPI)
+    here, there = (np.asarray(Image.open(tmp_path / name)) for name in ("here.png", "there.png"))
+    assert np.array_equal(here, there)
 
 
 def test_matplotlib_is_left_as_it_was(tmp_path: Path) -> None:
