@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "propscope"
 
 # What a part of the package may import beside itself; inside functions too.
-RECORDS = {"_version", "errors", "checks", "printable"}
+RECORDS = {"_version", "errors", "checks", "printable", "ranges"}
 NETWORKS = RECORDS | {"records"}
 THEORY = MEASURE = NETWORKS | {"networks"}
 SPECTRA = MEASURE | {"measure", "theory"}
@@ -22,6 +22,7 @@ ALLOWED = {
     "printable": set(),
     "errors": {"printable"},
     "checks": {"errors"},
+    "ranges": {"errors"},
     "records": RECORDS,
     "networks": NETWORKS,
     "theory": THEORY,

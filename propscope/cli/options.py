@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from propscope.errors import InputError
+from propscope.ranges import real_numbers, whole_numbers
 
 if TYPE_CHECKING:
     from propscope.plots.table import Choice
     from propscope.records import ProfileSet, TrainingSet
     from propscope.records.finding import Stage
-
-N = TypeVar("N", int, float)
 
 # The headings under which --help lists the options.
 NETWORK, MODEL, INPUT, RUN = "Network", "Model", "Input and loss", "Run"
@@ -76,13 +74,25 @@ Depths = Annotated[str, option("Numbers of hidden layers.", NETWORK, metavar="LI
 Widths = Annotated[
     str, option("Units per layer; 256-128-64 gives each of three layers its own.", NETWORK, metavar="LIST")
 ]
-Activations = Annotated[str, option("Activations; see `propscope list`.", NETWORK, metavar="LIST")]
+Activations = Annotated[str, option("Activations, or all; see `propscope list`.", NETWORK, metavar="LIST")]
 Seeds = Annotated[int, option("Number of seeds; each draws new weights and data.", NETWORK)]
 Bias = Annotated[
     float | None, option("Standard deviation of the biases. [default: 0, or as the initializer sets it]", NETWORK)
 ]
-Norm = Annotated[str, option("Normalization before each activation: none, batch, layer or rms.", NETWORK)]
+BiasVariance = Annotated[str | None, option("Variances of the biases, instead of --bias.", NETWORK, metavar="LIST")]
+Gains = Annotated[str | None, option("Factors on the weights of every initializer.", NETWORK, "--gain", metavar="LIST")]
+WeightVariance = Annotated[
+    str | None,
+    option("sigma_w^2 = fan_in Var[W], to which the initializer's weights are scaled.", NETWORK, metavar="LIST"),
+]
+Norms = Annotated[
+    str, option("Normalizations before each activation: none, batch, layer, rms.", NETWORK, "--norm", metavar="LIST")
+]
 Residual = Annotated[bool, option("Add the input of each layer to its output.", NETWORK, "--residual")]
+ResidualScale = Annotated[
+    str | None,
+    option("Residual layers with these factors on the branch: numbers, 1/sqrt(L), none.", NETWORK, metavar="LIST"),
+]
 Dropout = Annotated[float, option("Dropout probability after each activation.", NETWORK)]
 AlphaDropout = Annotated[float, option("AlphaDropout probability; it keeps mean and variance (for selu).", NETWORK)]
 UnitsPerLayer = Annotated[int, typer.Option(help="Units per layer, for initializers with a fixed standard deviation.")]
@@ -109,31 +119,46 @@ InputFile = Annotated[
 Batches = Annotated[int, option("Input batches per seed.", INPUT)]
 Loss = Annotated[str, option("cotangent (an N(0, 1) gradient at the output), cross-entropy, mse or sum.", INPUT)]
 Dtype = Annotated[str, option("float32, float64, bfloat16 or float16.", RUN)]
+Dtypes = Annotated[str, option("float32, float64, bfloat16, float16.", RUN, "--dtype", metavar="LIST")]
 Device = Annotated[str, option("cpu, cuda or mps.", RUN)]
 Include = Annotated[str | None, option("Record only sites whose name matches this regular expression.", RUN)]
 Exclude = Annotated[str | None, option("Leave out sites whose name matches this regular expression.", RUN)]
 
 
 def numbers(text: str, option: str) -> list[int]:
-    """Return the whole numbers of a comma-separated list; raises `InputError` naming the option."""
-    return _listed(text, option, int, "whole numbers", "10,20")
+    """Return the whole numbers of a list of numbers and ranges; raises `InputError` naming the option."""
+    return list(whole_numbers(option, text))
 
 
 def decimals(text: str, option: str) -> list[float]:
-    """Return the numbers of a comma-separated list; raises `InputError` naming the option."""
-    return _listed(text, option, float, "numbers", "1e-3,1e-2")
+    """Return the numbers of a list of numbers and ranges; raises `InputError` naming the option."""
+    return list(real_numbers(option, text))
 
 
-def _listed(text: str, option: str, read: Callable[[str], N], valid: str, example: str) -> list[N]:
-    def number(part: str) -> N:
-        try:
-            return read(part)
-        except ValueError:
-            raise InputError(
-                f'{option} must be {valid}, separated by commas, got "{text}"', hint=f"for example {option} {example}"
-            ) from None
+# What --weight-variance scales where no initializer is named: weights N(0, sigma_w^2 / fan_in).
+SCALED_INITIALIZER = "normal"
 
-    return [number(part) for part in text.split(",")]
+
+def swept(
+    *,
+    init: str | None,
+    usual: str,
+    gain: str | None,
+    weight_variance: str | None,
+    bias_variance: str | None,
+    residual: bool,
+    residual_scale: str | None,
+) -> dict[str, Any]:
+    """Return the axes of a grid that these options set; `usual`: the initializers by default. Raises `InputError`."""
+    if residual and residual_scale is not None:
+        raise InputError("--residual and --residual-scale cannot both be given", hint="leave --residual out")
+    factors = {"gain": gain, "weight_variance": weight_variance, "bias_variance": bias_variance}
+    axes: dict[str, Any] = {
+        name: real_numbers(f"--{name.replace('_', '-')}", text) for name, text in factors.items() if text is not None
+    }
+    usual = usual if weight_variance is None else SCALED_INITIALIZER
+    axes["residual"] = residual if residual_scale is None else residual_scale
+    return axes | {"initializer": usual if init is None else init}
 
 
 def unused_path(stem: str, ending: str) -> Path:

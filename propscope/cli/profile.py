@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 from propscope.cli import options
-from propscope.cli.options import INPUT, NETWORK, RUN, numbers, option, short_name
+from propscope.cli.options import INPUT, NETWORK, RUN, numbers, option, short_name, swept
 
 if TYPE_CHECKING:
     from propscope.store.run_file import Entry
@@ -20,15 +20,19 @@ def profile(
     init: Annotated[
         str | None,
         option(
-            "Initializers; see `propscope list`. [default: all for layers of equal width]",
+            "Initializers, or all; see `propscope list`. [default: all; normal with --weight-variance]",
             NETWORK,
             metavar="LIST",
         ),
     ] = None,
     seeds: options.Seeds = 5,
     bias: options.Bias = None,
-    norm: options.Norm = "none",
+    gain: options.Gains = None,
+    weight_variance: options.WeightVariance = None,
+    bias_variance: options.BiasVariance = None,
+    norm: options.Norms = "none",
     residual: options.Residual = False,
+    residual_scale: options.ResidualScale = None,
     dropout: options.Dropout = 0.0,
     alpha_dropout: options.AlphaDropout = 0.0,
     input_size: Annotated[
@@ -41,14 +45,14 @@ def profile(
         str, option("normal, uniform:low=-1:high=1, mixed, digits, or a .npy or .pt file.", INPUT)
     ] = "normal",
     scale: Annotated[str | None, option("Scaling of each input feature: zscore, minmax or none.", INPUT)] = None,
-    batch: Annotated[int, option("Rows of input.", INPUT)] = 256,
+    batch: Annotated[str, option("Rows of input.", INPUT, metavar="LIST")] = "256",
     loss: Annotated[
         str, option("cotangent (an N(0, 1) gradient at the output), mse or cross-entropy.", INPUT)
     ] = "cotangent",
     jacobian: Annotated[
         bool, option("Also compute the Jacobian's singular values at every layer (slower).", RUN, "--jacobian")
     ] = False,
-    dtype: options.Dtype = "float32",
+    dtype: options.Dtypes = "float32",
     device: options.Device = "cpu",
     output: options.Output = None,
     plots: options.Plots = None,
@@ -59,26 +63,33 @@ def profile(
 ) -> None:
     """Compare initializers on deep MLPs: measure every layer, save the profiles, print a table and draw plots.
 
-    A LIST is separated by commas. Every combination of depth, width, activation and initializer is measured. Every
-    finished network is kept: the same command again, or --resume, goes on from where a run was stopped.
+    A LIST is separated by commas; 10..50:10 are 10, 20, 30, 40, 50, and 0.5..2:16 are 16 numbers from 0.5 to 2. Every
+    combination of the lists is measured. Every finished network is kept: the same command again, or --resume, goes on
+    from where a run was stopped.
     """
     from propscope.cli.grid_runs import conclude, finished, open_run
     from propscope.experiments import make_grid, run
-    from propscope.networks import SQUARE_DEFAULTS, parse_width
     from propscope.records import ProfileSet
 
     which = options.plots_of(plots, no_plots=no_plots)
     started = time.perf_counter()
     grid = make_grid(
         depth=numbers(depth, "--depth"),
-        width=[parse_width(part) for part in width.split(",")],
+        width=width,
         activation=act,
-        initializer=SQUARE_DEFAULTS if init is None else init,
         seeds=seeds,
-        batch=batch,
+        batch=numbers(batch, "--batch"),
         bias=bias,
         norm=norm,
-        residual=residual,
+        **swept(
+            init=init,
+            usual="all",
+            gain=gain,
+            weight_variance=weight_variance,
+            bias_variance=bias_variance,
+            residual=residual,
+            residual_scale=residual_scale,
+        ),
         dropout=dropout,
         alpha_dropout=alpha_dropout,
         input=input,

@@ -7,12 +7,13 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
 from propscope.cli import options
-from propscope.cli.options import NETWORK, RUN, decimals, numbers, option, short_name
+from propscope.cli.options import NETWORK, RUN, decimals, numbers, option, short_name, swept
 
 if TYPE_CHECKING:
     from propscope.store.run_file import Entry
 
 _DATA, _TRAINING = "Data", "Training"
+_INITIALIZERS = "he_normal,xavier_normal,default,normal:std=0.01,zeros"
 
 
 def train(
@@ -33,12 +34,21 @@ def train(
     width: options.Widths = "64",
     act: options.Activations = "relu",
     init: Annotated[
-        str, option("Initializers; see `propscope list`.", NETWORK, metavar="LIST")
-    ] = "he_normal,xavier_normal,default,normal:std=0.01,zeros",
+        str | None,
+        option(
+            f"Initializers, or all; see `propscope list`. [default: {_INITIALIZERS}; normal with --weight-variance]",
+            NETWORK,
+            metavar="LIST",
+        ),
+    ] = None,
     seeds: options.Seeds = 3,
     bias: options.Bias = None,
-    norm: options.Norm = "none",
+    gain: options.Gains = None,
+    weight_variance: options.WeightVariance = None,
+    bias_variance: options.BiasVariance = None,
+    norm: options.Norms = "none",
     residual: options.Residual = False,
+    residual_scale: options.ResidualScale = None,
     dropout: options.Dropout = 0.0,
     alpha_dropout: options.AlphaDropout = 0.0,
     optimizer: Annotated[
@@ -53,7 +63,7 @@ def train(
         ),
     ] = None,
     epochs: Annotated[int, option("Passes over the training rows.", _TRAINING)] = 20,
-    batch: Annotated[int, option("Rows per step, at most all of them.", _TRAINING)] = 32,
+    batch: Annotated[str, option("Rows per step, at most all of them.", _TRAINING, metavar="LIST")] = "32",
     weight_decay: Annotated[
         float | None, option("Weight decay. [default: the optimizer's: 0, or 0.01 for adamw]", _TRAINING)
     ] = None,
@@ -72,7 +82,7 @@ def train(
             _TRAINING,
         ),
     ] = None,
-    dtype: Annotated[str, option("float32 or float64.", RUN)] = "float32",
+    dtype: Annotated[str, option("float32, float64.", RUN, metavar="LIST")] = "float32",
     device: options.Device = "cpu",
     threads: Annotated[int, option("Threads of each run.", RUN)] = 1,
     workers: Annotated[int | None, option("Runs at the same time. [default: the number of CPU cores]", RUN)] = None,
@@ -85,26 +95,25 @@ def train(
 ) -> None:
     """Train deep MLPs from several initializers: compare how fast and how well they learn with the signal they carry.
 
-    A LIST is separated by commas. Every combination of depth, width, activation and initializer is trained. Every
-    finished run is kept: the same command again, or --resume, goes on from where it was stopped.
+    A LIST is separated by commas; 10..50:10 are 10, 20, 30, 40, 50, and 0.5..2:16 are 16 numbers from 0.5 to 2. Every
+    combination of the lists is trained. Every finished run is kept: the same command again, or --resume, goes on from
+    where it was stopped.
     """
     from propscope.cli.grid_runs import conclude, finished, open_run
     from propscope.experiments.training import collect, make_plan, run
-    from propscope.networks import parse_width
 
     which = options.plots_of(plots, no_plots=no_plots)
     started = time.perf_counter()
     plan = make_plan(
-        width=[parse_width(part) for part in width.split(",")],
+        width=width,
         learning_rate=None if lr is None else decimals(lr, "--lr"),
         data=data,
         depth=numbers(depth, "--depth"),
         activation=act,
-        initializer=init,
         seeds=seeds,
         optimizer=optimizer,
         epochs=epochs,
-        batch=batch,
+        batch=numbers(batch, "--batch"),
         weight_decay=weight_decay,
         target=target,
         scale=scale,
@@ -113,7 +122,15 @@ def train(
         profile_every=profile_every,
         bias=bias,
         norm=norm,
-        residual=residual,
+        **swept(
+            init=init,
+            usual=_INITIALIZERS,
+            gain=gain,
+            weight_variance=weight_variance,
+            bias_variance=bias_variance,
+            residual=residual,
+            residual_scale=residual_scale,
+        ),
         dropout=dropout,
         alpha_dropout=alpha_dropout,
         dtype=dtype,
@@ -147,7 +164,7 @@ def train(
             found,
             stopped,
             file,
-            networks=len(plan.grid),
+            networks=len(plan) // len(plan.learning_rates),
             plots=which,
             json=json,
             started=started,

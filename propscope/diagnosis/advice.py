@@ -93,16 +93,19 @@ def _scale(evidence: Evidence, sites: Sequence[Site], factor: float) -> Remedy:
 def new_start(profile: NetworkProfile, why: str) -> Remedy:
     """Return the remedy that builds a network again with what suits its activation; `why` may be empty."""
     advice = advice_for(str(profile.labels["activation"]))
-    if all(str(profile.labels.get(name)) == str(value) for name, value in advice.options.items()):
+    usual: Mapping[str, Label | None] = {"gain": 1.0, "weight_variance": None}
+    scaled = [name for name, value in usual.items() if profile.labels.get(name, value) != value]
+    if not scaled and all(str(profile.labels.get(name)) == str(value) for name, value in advice.options.items()):
         return norm_layer("use fewer layers", profile)
-    text = f"{_use(advice.options)} ({advice.source}){why and f': {why}'}"
+    unscaled = f", without {scaled[0]}" if scaled else ""
+    text = f"{_use(advice.options)}{unscaled} ({advice.source}){why and f': {why}'}"
     return Remedy(_action(advice.options), text, options=advice.options)
 
 
 def norm_layer(also: str, profile: NetworkProfile) -> Remedy:
     """Return the remedy for a network without layer norm, then without residual sums, else only `also`."""
     has_norm = profile.labels.get("norm") == "layer"
-    if has_norm and str(profile.labels.get("residual")) == "True":
+    if has_norm and profile.labels.get("residual", "False") != "False":
         return Remedy("activation", f"{also}, or another activation")
     options: Mapping[str, Label | bool] = NORMED_SUMS if has_norm else {"norm": "layer"}
     return Remedy(_action(options), f"{_use(options)}; or {also}", options=options)

@@ -19,6 +19,8 @@ import torch
 from propscope.checks import count, fits_memory, machine_memory, one_of, seed_number, unknown_argument
 from propscope.errors import InputError
 from propscope.networks import (
+    ACTIVATIONS,
+    SQUARE_DEFAULTS,
     ActivationSpec,
     InitializerSpec,
     InputSpec,
@@ -27,10 +29,12 @@ from propscope.networks import (
     parse_activation,
     parse_initializer,
     parse_input,
+    parse_width,
     split_list,
 )
 from propscope.networks.devices import named_dtype, usable_device
-from propscope.networks.mlp import MODULE_BYTES, Norm
+from propscope.networks.mlp import MODULE_BYTES, ROOT_OF_DEPTH, Norm, Residual
+from propscope.ranges import real_numbers, whole_numbers
 from propscope.records.network import Label
 from propscope.theory.initialization import critical_initializer
 
@@ -47,19 +51,30 @@ _CELL_BYTES = 2048
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One network of a grid with one seed, and the labels of its profile."""
+    """One network of a grid with one seed, the rows and the dtype of its input, and the labels of its profile."""
 
     network: MLPSpec
     seed: int
+    batch: int
+    dtype: str
     labels: dict[str, Label]
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype of network and input."""
+        return named_dtype("dtype", self.dtype)
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Every combination of activation, initializer, depth and width, for each seed, all else equal.
+    """Every combination of the axes, for each seed, all else equal.
 
-    The first five are the axes. `activation`, `initializer` and `input` may be given as spec strings, and the first two
-    as callables; they are held as the specs that `parse_activation`, `parse_initializer` and `parse_input` return.
+    The axes are the fields up to `dtype`, each a value or several, in Python or as text: numbers and ranges as
+    `propscope.ranges` reads them, names separated by commas, and `all` for every activation, or for every initializer
+    that `propscope profile` compares by default. Activations and initializers may be callables; they are held as the
+    specs that `parse_activation` and `parse_initializer` return. An axis with several values is a label of every
+    profile; of a single value only an unusual one is.
+
     `batch`: rows of `input`, scaled by `scale` ("zscore", "minmax", "none" or None). `loss`: "cotangent" sends a random
     gradient of unit variance into the output; "mse" and "cross-entropy" take the labels of the input, or random ones
     where it has none. `jacobian`: the number of samples whose Jacobian is computed at every layer, in float64; False
@@ -74,18 +89,21 @@ class Grid:
     depth: tuple[int, ...]
     width: tuple[int | tuple[int, ...], ...]
     seeds: tuple[int, ...]
-    batch: int = 256
+    gain: tuple[float, ...] = (1.0,)
+    weight_variance: tuple[float | None, ...] = (None,)
+    bias_variance: tuple[float | None, ...] = (None,)
+    norm: tuple[Norm, ...] = ("none",)
+    residual: tuple[Residual, ...] = (False,)
+    batch: tuple[int, ...] = (256,)
+    dtype: tuple[str, ...] = ("float32",)
     input: InputSpec = field(default_factory=partial(parse_input, "normal"))
     scale: str | None = None
     loss: Loss = "cotangent"
     input_size: int | None = None
     output_size: int | None = None
     bias: float | None = None
-    norm: Norm = "none"
-    residual: bool = False
     dropout: float = 0.0
     alpha_dropout: float = 0.0
-    dtype: str = "float32"
     device: str = "cpu"
     histogram_limit: int = 8192
     jacobian: int = 0
@@ -94,48 +112,44 @@ class Grid:
         def keep(name: str, value: object) -> None:
             object.__setattr__(self, name, value)
 
-        for name in ("activation", "initializer", "depth", "width", "seeds"):
-            if not getattr(self, name):
-                raise InputError(f"{name} must list at least one value, got none")
-        keep("activation", _distinct("activation", map(parse_activation, self.activation)))
-        keep("initializer", _distinct("initializer", map(parse_initializer, self.initializer)))
+        for name in _AXES:
+            keep(name, read_axis(name, getattr(self, name)))
         keep("input", parse_input(self.input))
         keep("seeds", tuple(seed_number(seed, least=0) for seed in self.seeds))
-        keep("batch", count("batch", self.batch))
+        keep("batch", tuple(count("batch", batch) for batch in self.batch))
         keep("histogram_limit", count("histogram_limit", self.histogram_limit, least=0))
         samples = JACOBIAN_SAMPLES * self.jacobian if isinstance(self.jacobian, bool) else self.jacobian
         keep("jacobian", count("jacobian", samples, least=0))
         one_of("loss", self.loss, LOSSES)
-        named_dtype("dtype", self.dtype)
+        for dtype in self.dtype:
+            named_dtype("dtype", dtype)
         usable_device("device", self.device)
         _fits_cells("networks", len(self))
         # All networks are checked before the first runs, so that a mistake in the last costs no work.
+        sizes: set[tuple[object, ...]] = set()
         for network in self.networks():
-            self._check_memory(network)
-            critical_initializer(network.initializer, network.activation, bias=network.bias)
-
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """The dtype of network and input."""
-        return named_dtype("dtype", self.dtype)
+            size = network.depth, network.width, network.activation, network.norm
+            if size not in sizes:
+                sizes.add(size)
+                self._check_memory(network)
+            critical_initializer(network.initializer, network.activation, bias=network.bias_std)
 
     def __len__(self) -> int:
-        return math.prod(map(len, (self.activation, self.initializer, self.depth, self.width, self.seeds)))
+        return math.prod(len(getattr(self, name)) for name in _AXES)
 
     def cells(self) -> Iterator[Cell]:
         """Yield every network with every seed, seeds innermost: a pair is finished before the next begins."""
         for network in self.networks():
-            labels = self._labels(network)
-            for seed in self.seeds:
-                yield Cell(network, seed, {**labels, "seed": seed})
+            for batch, dtype in itertools.product(self.batch, self.dtype):
+                labels = self._labels(network, batch, dtype)
+                for seed in self.seeds:
+                    yield Cell(network, seed, batch, dtype, {**labels, "seed": seed})
 
     def networks(self) -> Iterator[MLPSpec]:
-        """Yield every combination of activation, initializer, depth and width."""
+        """Yield every combination of the axes that make a network."""
         shared = {name: getattr(self, name) for name in _PASSED_ON}
-        for activation, initializer, depth, width in itertools.product(
-            self.activation, self.initializer, self.depth, self.width
-        ):
-            network = MLPSpec(depth, width=width, activation=activation, initializer=initializer, **shared)
+        for values in itertools.product(*(getattr(self, name) for name in _OF_NETWORK)):
+            network = MLPSpec(**dict(zip(_OF_NETWORK, values, strict=True)), **shared)
             first = network.width if isinstance(network.width, int) else network.width[0]
             if self.input_size is None and (features := default_features(self.input, first)) is not None:
                 network = replace(network, input_size=features)
@@ -145,98 +159,148 @@ class Grid:
         """Refuse a network that cannot fit, for which the system would end the process."""
         if torch.device(self.device).type != "cpu":
             return
-        total = machine_memory()
+        total, batch = machine_memory(), max(self.batch)
+        widest = max((named_dtype("dtype", dtype) for dtype in self.dtype), key=lambda dtype: dtype.itemsize)
         # Modules take memory of their own, and a taper of a billion layers must not cost a tuple of a billion widths.
         needed = network.depth * MODULE_BYTES
         if needed <= total:
             units = network.width * network.depth if isinstance(network.width, int) else sum(network.widths)
-            values = self.batch * (units * 2 + (network.input_size or 0) + (network.output_size or 0))
-            needed += values * self.torch_dtype.itemsize + 2 * network.parameter_bytes(self.torch_dtype)
+            values = batch * (units * 2 + (network.input_size or 0) + (network.output_size or 0))
+            needed += values * widest.itemsize + 2 * network.parameter_bytes(widest)
         if needed > total:
             raise InputError(
-                f"depth {network.depth}, width {network.width_label}, batch {self.batch} need "
+                f"depth {network.depth}, width {network.width_label}, batch {batch} need "
                 f"{min(needed, 10**30) / 1e9:,.1f} GB; this machine has {total / 1e9:.1f} GB",
                 hint="choose a smaller width, depth or batch",
             )
 
-    def _labels(self, network: MLPSpec) -> dict[str, Label]:
+    def _labels(self, network: MLPSpec, batch: int, dtype: str) -> dict[str, Label]:
         labels: dict[str, Label] = {
             "initializer": network.initializer.label,
             "activation": network.activation.label,
             "depth": network.depth,
             "width": network.width if isinstance(network.width, int) else network.width_label,
         }
+        own = {"input": self.input.label, "scale": self.scale, "loss": self.loss, "batch": batch, "dtype": dtype}
         # What is unusual about a run tells it from others when files are merged; what is usual would only clutter.
-        unusual = {"input": "normal", "scale": None, "loss": "cotangent", "batch": 256, "dtype": "float32"} | {
-            name: None if name == "bias" else Grid.__dataclass_fields__[name].default for name in _PASSED_ON
-        }
-        for name, usual in unusual.items():
-            value = self.input.label if name == "input" else getattr(self, name)
-            if value != usual:
+        for name, usual in _USUAL.items():
+            value: Any = own[name] if name in own else getattr(self if name in _PASSED_ON else network, name)
+            several = name in _AXES and len(getattr(self, name)) > 1
+            if value != usual or (several and value is not None):
                 labels[name] = str(value) if isinstance(value, bool) else value
         return labels
 
     def description(self) -> dict[str, Any]:
         """Return all that tells this grid from another, in values that JSON has; axes as lists, seeds as "0..4"."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values = {f.name: getattr(self, f.name) for f in fields(self)} | {n: list(getattr(self, n)) for n in _AXES}
         values |= {name: [spec.label for spec in values[name]] for name in ("activation", "initializer")}
         values["width"] = [each if isinstance(each, int) else "-".join(map(str, each)) for each in self.width]
         names = [spec.name for spec in self.activation] + [spec.name for spec in self.initializer]
         own = [name.rpartition(":")[0] for name in names if ":" in name]
         own += [str(path) for path in (self.input.parameters.get("path"),) if path is not None]
         values["contents"] = {name: _content(name) for name in own}
-        return values | {"input": self.input.label, "depth": list(self.depth), "seeds": _runs_of(self.seeds)}
+        return values | {"input": self.input.label, "seeds": _runs_of(self.seeds)}
 
     def spec(self, cell: Cell) -> str:
         """Return the JSON text of all that a cell is made from."""
-        run = {name: getattr(self, name) for name in ("batch", "input", "scale", "loss", "dtype", "device")}
-        run["input"] = self.input.label
+        run = {name: getattr(self, name) for name in ("input", "scale", "loss", "device")}
+        run |= {"batch": cell.batch, "dtype": cell.dtype, "input": self.input.label}
         return json.dumps({"network": cell.network.document(), "seed": cell.seed, **run})
 
 
-_PASSED_ON = ("input_size", "output_size", "bias", "norm", "residual", "dropout", "alpha_dropout")
+_PASSED_ON = ("input_size", "output_size", "bias", "dropout", "alpha_dropout")
+# The values that make no label, in the order of the labels.
+_USUAL: dict[str, Any] = {
+    "input": "normal",
+    "scale": None,
+    "loss": "cotangent",
+    "batch": 256,
+    "dtype": "float32",
+    "input_size": None,
+    "output_size": None,
+    "bias": None,
+    "gain": 1.0,
+    "weight_variance": None,
+    "bias_variance": None,
+    "norm": "none",
+    "residual": False,
+    "dropout": 0.0,
+    "alpha_dropout": 0.0,
+}
 
 
-def make_grid(
-    *,
-    depth: int | Iterable[int],
-    width: int | Iterable[int | tuple[int, ...]],
-    activation: Choice | Iterable[Choice],
-    initializer: Choice | Iterable[Choice],
-    seeds: int | Iterable[int],
-    **options: Any,
-) -> Grid:
-    """Return the grid with these axes; a single value and comma-separated text become axes too."""
+def _specs(parse: Callable[[Any], S], every: Iterable[str]) -> Callable[[Any], tuple[S, ...]]:
+    """Return what reads one entry of an axis of activations or initializers; `all` stands for `every` one."""
+
+    def read(value: Any) -> tuple[S, ...]:
+        texts = split_list(value) if isinstance(value, str) else (value,)
+        expanded = [each for text in texts for each in (every if text == "all" else (text,))]
+        return tuple(map(parse, expanded))
+
+    return read
+
+
+def _numbers(name: str, parse: Callable[[str, str], tuple[Any, ...]]) -> Callable[[Any], tuple[Any, ...]]:
+    """Return what reads one entry of an axis of numbers: text by `parse`, anything else as it is."""
+    return lambda value: parse(name, value) if isinstance(value, str) else (value,)
+
+
+def _widths(value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, str):
+        return (tuple(value),) if isinstance(value, list) else (value,)
+    return tuple(
+        width
+        for part in value.split(",")
+        for width in (whole_numbers("width", part) if ".." in part else (parse_width(part),))
+    )
+
+
+def _residuals(value: Any) -> tuple[Residual, ...]:
+    """Return residual factors; in text `none` stands for no residual connections."""
+    if not isinstance(value, str):
+        return (value,)
+    return tuple(
+        each
+        for part in map(str.strip, value.split(","))
+        for each in (
+            (False,) if part == "none" else (part,) if part == ROOT_OF_DEPTH else real_numbers("residual", part)
+        )
+    )
+
+
+def _words(value: Any) -> tuple[Any, ...]:
+    return tuple(split_list(value)) if isinstance(value, str) else (value,)
+
+
+# How an entry of each axis is read; those up to residual make a network.
+_AXES: dict[str, Callable[[Any], tuple[Any, ...]]] = {
+    "activation": _specs(parse_activation, [entry.name for entry in ACTIVATIONS]),
+    "initializer": _specs(parse_initializer, SQUARE_DEFAULTS),
+    "depth": _numbers("depth", whole_numbers),
+    "width": _widths,
+    "gain": _numbers("gain", real_numbers),
+    "weight_variance": _numbers("weight_variance", real_numbers),
+    "bias_variance": _numbers("bias_variance", real_numbers),
+    "norm": _words,
+    "residual": _residuals,
+    "batch": _numbers("batch", whole_numbers),
+    "dtype": _words,
+    "seeds": lambda value: (value,),
+}
+_OF_NETWORK = tuple(_AXES)[: tuple(_AXES).index("residual") + 1]
+
+
+def make_grid(*, seeds: int | Iterable[int], **options: Any) -> Grid:
+    """Return the `Grid` with these fields; `seeds` may be a number of seeds, from 0 on."""
     for name in options:
         if name not in Grid.__dataclass_fields__:
             raise unknown_argument("profile_mlp", name, ("depth", "width", *Grid.__dataclass_fields__))
-    return Grid(
-        activation=_distinct("activation", map(parse_activation, _choices(activation))),
-        initializer=_distinct("initializer", map(parse_initializer, _choices(initializer))),
-        depth=_axis(depth),
-        width=_axis(width),
-        seeds=_seeds(seeds),
-        **options,
-    )
+    return Grid(seeds=_seeds(seeds), **options)  # type: ignore[arg-type]
 
 
 def _fits_cells(what: str, number: int) -> None:
     """Refuse a grid whose profiles cannot fit in memory, before a list of its networks is made."""
     fits_memory(f"a grid of {number:,} {what}", number * _CELL_BYTES, hint="choose fewer, and merge the files")
-
-
-def _distinct(name: str, specs: Iterable[S]) -> tuple[S, ...]:
-    """Return the specs, each once, in order; raises `InputError` for two callables with one label."""
-    found: dict[str, S] = {}
-    for spec in specs:
-        if found.setdefault(spec.label, spec) != spec:
-            raise InputError(f"{name} lists two callables named {spec.label}", hint="give each a name of its own")
-    return tuple(found.values())
-
-
-def _choices(value: Choice | Iterable[Choice]) -> tuple[Any, ...]:
-    # A class with __iter__ is no list of classes.
-    return tuple(split_list(value)) if isinstance(value, str) else (value,) if callable(value) else _axis(value)
 
 
 def _content(name: str) -> str:
@@ -259,20 +323,36 @@ def _runs_of(numbers: tuple[int, ...]) -> str:
     return ",".join(f"{first}..{last}" if last > first else str(first) for first, last in runs)
 
 
-def _axis(value: Any) -> tuple[Any, ...]:
+def read_axis(name: str, value: Any) -> tuple[Any, ...]:
+    """Return the values of the axis of this name, each once, in order.
+
+    Raises `InputError` for text that cannot be read, for no value, and for two callables of one label.
+    """
     if isinstance(value, range):
         _fits_cells("values", max(0, (value.stop - value.start) // value.step))
-    if getattr(value, "ndim", 1) == 0:
-        # An array or a tensor of one number is no list.
-        value = value.item()
-    listed = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
-    return tuple(dict.fromkeys(tuple(item) if isinstance(item, list) else item for item in listed))
+    value = _plain(value)
+    # A tuple of widths is a list of networks; a class with __iter__ is no list of classes.
+    listed = value if isinstance(value, Iterable) and not isinstance(value, str) and not callable(value) else (value,)
+    found: dict[Any, Any] = {}
+    for each in (one for item in listed for one in _AXES[name](_plain(item))):
+        key = getattr(each, "label", each)
+        # NaN, which equals nothing, is refused with its name later.
+        if found.setdefault(key, each) is not each and found[key] != each:
+            raise InputError(f"{name} lists two callables named {key}", hint="give each a name of its own")
+    if not found:
+        raise InputError(f"{name} must list at least one value, got none")
+    return tuple(found.values())
 
 
-def _seeds(value: int | Iterable[int]) -> tuple[int, ...]:
+def _plain(value: Any) -> Any:
+    """Return an array or a tensor of one number as the number: it is no list, and JSON has no word for it."""
+    return value.item() if getattr(value, "ndim", None) == 0 else value
+
+
+def _seeds(value: int | Iterable[int]) -> int | Iterable[int]:
     if isinstance(value, int) and not isinstance(value, bool):
         if value < 1:
             raise InputError(f"seeds must be a number of seeds of at least 1, or a list of seeds, got {value}")
         _fits_cells("seeds", value)
-        return tuple(range(value))
-    return _axis(value)
+        return range(value)
+    return value

@@ -36,6 +36,7 @@ from propscope.theory.initialization import critical_initializer
 
 # So many graphs of networks are kept at once.
 _MOST_GRAPHS = 8
+_WEIGHTS = ("initializer", "bias", "gain", "weight_variance", "bias_variance")
 _NO_MEMORY = ("out of memory", "allocate memory", "enough memory")
 
 
@@ -50,24 +51,29 @@ def run(grid: Grid, *, leave_out: Collection[int] = ()) -> Iterator[NetworkProfi
     # Every pair gets the same inputs, so that only the pairs themselves differ.
     @lru_cache(maxsize=64)
     @torch.inference_mode(False)
-    def batch_for(features: int | None, seed: int) -> InputBatch:
+    def batch_for(features: int | None, seed: int, batch: int, dtype: torch.dtype) -> InputBatch:
         return make_input(
-            grid.input,
-            batch=grid.batch,
-            features=features,
-            scale=grid.scale,
-            seed=seed,
-            dtype=grid.torch_dtype,
-            device=grid.device,
+            grid.input, batch=batch, features=features, scale=grid.scale, seed=seed, dtype=dtype, device=grid.device
         )
 
-    first = next(grid.cells()).network
-    if grid.norm == "batch" and len(batch_for(first.input_size, grid.seeds[0]).values) < 2:
+    first = next(grid.cells())
+
+    def first_of(batch: int, seed: int) -> InputBatch:
+        return batch_for(first.network.input_size, seed, batch, first.torch_dtype)
+
+    if "batch" in grid.norm and any(len(first_of(batch, grid.seeds[0]).values) < 2 for batch in grid.batch):
         raise InputError("batch must have at least two rows for norm batch, got 1", hint="choose another norm")
-    classes = _classes(grid, (batch_for(first.input_size, seed) for seed in grid.seeds))
+    classes = _classes(grid, (first_of(batch, seed) for batch in grid.batch for seed in grid.seeds))
     theory, graphs = theory_for(grid.loss), _Graphs({})
     return (
-        _profile(grid, cell, batch_for(cell.network.input_size, cell.seed), classes, theory, graphs)
+        _profile(
+            grid,
+            cell,
+            batch_for(cell.network.input_size, cell.seed, cell.batch, cell.torch_dtype),
+            classes,
+            theory,
+            graphs,
+        )
         for number, cell in enumerate(grid.cells())
         if number not in leave_out
     )
@@ -93,7 +99,7 @@ class _Graphs:
 
 
 def _without_weights(network: MLPSpec) -> tuple[object, ...]:
-    return tuple(getattr(network, one.name) for one in fields(network) if one.name not in ("initializer", "bias"))
+    return tuple(getattr(network, one.name) for one in fields(network) if one.name not in _WEIGHTS)
 
 
 # The caller may have switched gradients off.
@@ -108,7 +114,7 @@ def _profile(
     if grid.loss == "cross-entropy" and network.output_size is None:
         network = replace(network, output_size=classes or RANDOM_CLASSES)
     try:
-        net = network.build(seed=cell.seed, device=grid.device, dtype=grid.torch_dtype)
+        net = network.build(seed=cell.seed, device=grid.device, dtype=cell.torch_dtype)
         recorder = recorder_of(net, histogram_limit=grid.histogram_limit, traced=graphs.of(network))
         # Dropout is the only draw in a forward pass.
         with global_stream(seeded_generator(cell.seed, "dropout"), (torch.device(grid.device),)), recorder:
@@ -123,7 +129,7 @@ def _profile(
     except InputError:
         raise
     except Exception as error:
-        if (problem := problem_of(error, network, grid)) is None:
+        if (problem := problem_of(error, network, cell.batch)) is None:
             raise
         raise problem from error
     return profile
@@ -150,22 +156,24 @@ def at_criticality(network: MLPSpec, values: Tensor) -> MLPSpec:
     if network.initializer.name != "critical":
         return network
     mean_square = float(values.double().square().mean())
-    found = critical_initializer(network.initializer, network.activation, bias=network.bias, mean_square=mean_square)
+    found = critical_initializer(
+        network.initializer, network.activation, bias=network.bias_std, mean_square=mean_square
+    )
     return replace(network, initializer=found)
 
 
-def problem_of(error: Exception, network: MLPSpec, grid: Grid) -> InputError | None:
+def problem_of(error: Exception, network: MLPSpec, batch: int) -> InputError | None:
     """Return the error to show a user for one that a network raised; None where propscope itself is at fault."""
     # torch has no one type for this: its CPU allocator raises a bare RuntimeError.
     if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
         return InputError(
-            f"depth {network.depth}, width {network.width_label}, batch {grid.batch} ran out of memory",
+            f"depth {network.depth}, width {network.width_label}, batch {batch} ran out of memory",
             hint="choose a smaller width, depth or batch",
         )
     if network.activation.custom:
         problem = " ".join(str(error).split())
         return InputError(
-            f'activation "{network.activation.label}" failed on a tensor of shape ({grid.batch}, {network.widths[0]}) '
+            f'activation "{network.activation.label}" failed on a tensor of shape ({batch}, {network.widths[0]}) '
             f"({type(error).__name__}: {problem})",
             hint="give an nn.Module class, or an elementwise, differentiable function of a tensor",
         )
@@ -243,25 +251,27 @@ def _layer_of(name: str) -> int | None:
 
 
 def profile_mlp(
-    depth: int | Sequence[int] = 20,
-    width: int | Sequence[int | tuple[int, ...]] = 256,
+    depth: int | str | Sequence[int | str] = 20,
+    width: int | str | Sequence[int | str | tuple[int, ...]] = 256,
     *,
     activation: Choice | Sequence[Choice] = "relu",
     initializer: Choice | Sequence[Choice] = "he_normal",
     seeds: int | Sequence[int] = 5,
-    batch: int = 256,
+    batch: int | str | Sequence[int | str] = 256,
     input: str = "normal",
     scale: str | None = None,
     **options: Any,
 ) -> ProfileSet:
-    """Profile an MLP for every combination of the axes: depth, width, activation, initializer, seed.
+    """Profile an MLP for every combination of the axes: those named here, those in `options`, and the seeds.
 
-    Each axis takes one value or a list. An activation is a spec string, a function of a tensor or an nn.Module class;
-    an initializer is a spec string or a function that fills a weight in place; a string may list several, separated by
-    commas. A tuple in the list of widths gives the width of each layer: [(256, 64)] tapers. `seeds`: how many seeds,
-    from 0, or a list of them. `options` are those of `Grid`: loss, input_size, output_size, bias, norm, residual,
-    dropout, alpha_dropout, dtype, device, histogram_limit, jacobian. Raises `InputError` for an argument that is not
-    valid.
+    Each axis takes one value, a list, or text as on the command line: `depth="10..50:10"`, `gain="0.5..2:16"`,
+    `norm="none,layer"`. An activation is a spec string, a function of a tensor or an nn.Module class; an initializer is
+    a spec string or a function that fills a weight in place; "all" stands for every one. A tuple in the list of widths
+    gives the width of each layer: [(256, 64)] tapers. `seeds`: how many seeds, from 0, or a list of them.
+
+    `options` are those of `Grid`: the axes gain, weight_variance, bias_variance, norm, residual and dtype, and loss,
+    input_size, output_size, bias, dropout, alpha_dropout, device, histogram_limit, jacobian. Raises `InputError` for an
+    argument that is not valid.
     """
     return ProfileSet.of(
         run(

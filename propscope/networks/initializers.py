@@ -249,21 +249,21 @@ class Initializer:
 
 
 # Far beyond use, and no bound or square on the way to a float32 weight overflows.
-_LARGEST = 1e30
+LARGEST = 1e30
 
 
 def _std(default: float) -> SpecParameter:
-    return SpecParameter("std", default, low=0.0, high=_LARGEST)
+    return SpecParameter("std", default, low=0.0, high=LARGEST)
 
 
-_GAIN = (SpecParameter("gain", 1.0, low=0.0, high=_LARGEST),)
+_GAIN = (SpecParameter("gain", 1.0, low=0.0, high=LARGEST),)
 _HE = (
     SpecParameter("mode", "fan_in", choices=("fan_in", "fan_out")),
     SpecParameter("nonlinearity", "leaky_relu", choices=("linear", "sigmoid", "tanh", "relu", "leaky_relu", "selu")),
-    SpecParameter("a", 0.0, low=-_LARGEST, high=_LARGEST),
+    SpecParameter("a", 0.0, low=-LARGEST, high=LARGEST),
 )
 _SCALING = (
-    SpecParameter("scale", 1.0, low=0.0, high=_LARGEST, above=True),
+    SpecParameter("scale", 1.0, low=0.0, high=LARGEST, above=True),
     SpecParameter("mode", "fan_in", choices=("fan_in", "fan_out", "fan_avg")),
     SpecParameter(
         "distribution", "truncated_normal", choices=("uniform", "normal", "truncated_normal", "untruncated_normal")
@@ -271,9 +271,9 @@ _SCALING = (
 )
 # `propscope.theory.critical_initializer` replaces "auto" by a number.
 _CRITICAL = (
-    SpecParameter("weight_variance", "auto", low=0.0, high=_LARGEST, above=True),
-    SpecParameter("bias_variance", "auto", low=0.0, high=_LARGEST),
-    SpecParameter("first_weight_variance", "auto", low=0.0, high=_LARGEST, above=True),
+    SpecParameter("weight_variance", "auto", low=0.0, high=LARGEST, above=True),
+    SpecParameter("bias_variance", "auto", low=0.0, high=LARGEST),
+    SpecParameter("first_weight_variance", "auto", low=0.0, high=LARGEST, above=True),
 )
 _COPIES = "it gives every weight the same value, so the units of a layer are copies of one another"
 _NOT_RANDOM = "its weights are not random: a layer passes its input on as it is"
@@ -286,10 +286,10 @@ INITIALIZERS: tuple[Initializer, ...] = (
     Initializer("ones", "W = 1", "", lambda weight, generator: weight.fill_(1.0), aliases=("one",),
                no_limit=_COPIES),
     Initializer("constant", "W = value", "", constant,
-                parameters=(SpecParameter("value", 0.01, low=-_LARGEST, high=_LARGEST),), no_limit=_COPIES),
+                parameters=(SpecParameter("value", 0.01, low=-LARGEST, high=LARGEST),), no_limit=_COPIES),
     Initializer("uniform", "U(low, high)", "Keras RandomUniform", uniform, uniform_variance,
-                parameters=(SpecParameter("low", -0.05, low=-_LARGEST, high=_LARGEST),
-                            SpecParameter("high", 0.05, low=-_LARGEST, high=_LARGEST)),
+                parameters=(SpecParameter("low", -0.05, low=-LARGEST, high=LARGEST),
+                            SpecParameter("high", 0.05, low=-LARGEST, high=LARGEST)),
                 no_limit="its weights have a mean other than 0, whose share of a pre-activation grows with the width"),
     Initializer("normal", "N(0, std^2)", "Krizhevsky et al. 2012, section 5", normal, normal_variance,
                 aliases=("gaussian",), parameters=(_std(0.01),)),
@@ -398,8 +398,8 @@ class InitializerSpec(ChosenCallable):
         values = {**self.parameters, **parameters}
         return InitializerSpec(self.name, values, label(self.name, values, _INDEX[self.name].parameters))
 
-    def fill(self, weight: Tensor, generator: torch.Generator | None = None) -> None:
-        """Fill a weight of shape (out, in, *kernel) in place, without recording gradients.
+    def fill(self, weight: Tensor, generator: torch.Generator | None = None, *, gain: float = 1.0) -> None:
+        """Fill a weight of shape (out, in, *kernel) in place, multiplied by `gain`, without recording gradients.
 
         The numbers are drawn on the generator's device in float32, or in float64 for a float64 weight, so that a seed
         gives the same numbers, rounded, for every dtype and device. Without a generator, torch's global one draws.
@@ -411,7 +411,13 @@ class InitializerSpec(ChosenCallable):
                 f"initializer {self.name} fills {self.shape}; the weight has shape {tuple(weight.shape)}",
                 hint="choose another initializer for it",
             )
-        draw_into(weight, generator, lambda target: self._fill(target, generator))
+
+        def draw(target: Tensor) -> None:
+            self._fill(target, generator)
+            if gain != 1:
+                target.mul_(gain)
+
+        draw_into(weight, generator, draw)
 
     def fill_bias(
         self, bias: Tensor, *, fan_in: int, std: float | None = None, generator: torch.Generator | None = None

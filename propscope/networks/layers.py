@@ -22,11 +22,15 @@ def unfilled_linear(fan_in: int, fan_out: int, *, device: torch.device, dtype: t
 
 
 class Add(nn.Module):
-    """The sum of a residual connection: a module of its own, so that it has a site."""
+    """The sum of a residual connection, a module of its own, so that it has a site; `scale` multiplies the branch."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.scale = scale
 
     def forward(self, update: Tensor, stream: Tensor) -> Tensor:
-        """Return stream + update, all of shape (rows, width)."""
-        return stream + update
+        """Return stream + scale update, all of shape (rows, width)."""
+        return stream + (update if self.scale == 1 else self.scale * update)
 
 
 class Layer(nn.Module):
@@ -58,15 +62,17 @@ class Layer(nn.Module):
 
 
 class ResidualLayer(Layer):
-    """A layer whose pre-activation adds to the stream of those before: z' = z + linear(h), h' = activation(norm(z')).
+    """A layer that adds to the stream of those before: z' = z + scale linear(h), h' = activation(norm(z')).
 
     As in He et al. 2016 (Identity mappings in deep residual networks): the stream carries pre-activations, and neither
     norm nor activation acts on it.
     """
 
-    def __init__(self, linear: nn.Linear, activation: nn.Module, *, first: bool, **around: nn.Module | None) -> None:
+    def __init__(
+        self, linear: nn.Linear, activation: nn.Module, *, first: bool, scale: float = 1.0, **around: nn.Module | None
+    ) -> None:
         super().__init__(linear, activation, **around)
-        self.add = None if first else Add()
+        self.add = None if first else Add(scale)
 
     # The stream is what a residual layer has beyond a plain one.
     def forward(self, h: Tensor, stream: Tensor | None) -> tuple[Tensor, Tensor]:  # type: ignore[override]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -13,11 +14,14 @@ from torch import nn
 from propscope.checks import bytes_text, count, fits_memory, machine_memory, number, one_of, seed_number, shown
 from propscope.errors import InputError
 from propscope.networks.activations import ActivationSpec, parse_activation
-from propscope.networks.initializers import InitializerSpec, parse_initializer
+from propscope.networks.initializers import LARGEST, InitializerSpec, parse_initializer
 from propscope.networks.layers import MLP, Layer, ResidualLayer, unfilled_linear
 from propscope.networks.randomness import global_stream, seeded_generator
 
 Norm = Literal["none", "batch", "layer", "rms"]
+# True and False, the factor of the branch, or "1/sqrt(L)" for 1 / sqrt(depth).
+Residual = bool | float | str
+ROOT_OF_DEPTH = "1/sqrt(L)"
 _NORMS: dict[str, Callable[..., nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm, "rms": nn.RMSNorm}
 # What the modules of one layer take at least beside their parameters.
 MODULE_BYTES = 4096
@@ -33,8 +37,13 @@ class MLPSpec:
     `parse_activation` and `parse_initializer` take them; held as the specs that these return. `input_size`: by default
     the first width. `output_size`: adds a linear readout of as many units. `bias`: the standard deviation of the
     biases, 0 for zeros, None for what the initializer does (zeros; torch's own for `default`). `norm`: acts on the
-    pre-activation. `residual`: z_{l+1} = z_l + W_{l+1} phi(norm(z_l)) + b_{l+1}, for equal widths. `dropout` and
-    `alpha_dropout`: probabilities, one of which may be set; they act on the activation.
+    pre-activation. `residual`: z_{l+1} = z_l + s (W_{l+1} phi(norm(z_l)) + b_{l+1}), for equal widths; True for s = 1,
+    a number for another s, "1/sqrt(L)" for s = 1 / sqrt(depth). `dropout` and `alpha_dropout`: probabilities, one of
+    which may be set; they act on the activation.
+
+    `gain`: a factor on every weight that the initializer gives. `weight_variance`: sigma_w^2 = fan_in Var[W] of every
+    weight, to which the initializer's weights are scaled, in place of `gain`. `bias_variance`: sigma_b^2 = Var[b],
+    in place of `bias`.
 
     Raises `InputError` for an argument that is not valid.
     """
@@ -47,9 +56,12 @@ class MLPSpec:
     output_size: int | None
     bias: float | None
     norm: Norm
-    residual: bool
+    residual: Residual
     dropout: float
     alpha_dropout: float
+    gain: float
+    weight_variance: float | None
+    bias_variance: float | None
 
     def __init__(
         self,
@@ -62,9 +74,12 @@ class MLPSpec:
         output_size: int | None = None,
         bias: float | None = None,
         norm: Norm = "none",
-        residual: bool = False,
+        residual: Residual = False,
         dropout: float = 0.0,
         alpha_dropout: float = 0.0,
+        gain: float = 1.0,
+        weight_variance: float | None = None,
+        bias_variance: float | None = None,
     ) -> None:
         def keep(name: str, value: object) -> None:
             object.__setattr__(self, name, value)
@@ -81,16 +96,55 @@ class MLPSpec:
             keep(name, None if size is None else count(name, size))
         keep("bias", None if bias is None else number("bias", bias, what="a finite standard deviation"))
         keep("norm", one_of("norm", norm, _NORM_PARAMETERS))
-        keep("residual", residual)
+        keep("residual", _residual(residual))
         for name, share in (("dropout", dropout), ("alpha_dropout", alpha_dropout)):
             keep(name, number(name, share, high=1, below=True, what="a probability"))
         if self.dropout and self.alpha_dropout:
             raise InputError("dropout and alpha_dropout cannot both be set", hint="set one to 0")
+        keep("gain", number("gain", gain, above=True, high=LARGEST))
+        for name, variance in (("weight_variance", weight_variance), ("bias_variance", bias_variance)):
+            above = name == "weight_variance"
+            keep(name, None if variance is None else number(name, variance, above=above, high=LARGEST))
+        if self.weight_variance is not None:
+            self._check_scaled()
+        if self.bias is not None and self.bias_variance is not None:
+            raise InputError("bias and bias_variance cannot both be set", hint="bias is the root of bias_variance")
         if self.residual and not isinstance(self.width, int) and len(set(self.width)) > 1:
             raise InputError(
                 f"width must be the same for every layer of a residual network, got {self.width_label}",
                 hint="give one width, or leave residual off",
             )
+
+    def _check_scaled(self) -> None:
+        """Refuse a weight variance beside a gain, and with an initializer whose variance is 0 or not known."""
+        if self.gain != 1:
+            raise InputError("gain and weight_variance cannot both be set", hint="gain is a factor on the std")
+        first = self.width if isinstance(self.width, int) else self.width[0]
+        if not self.initializer.weight_variance(first, first):
+            reason = self.initializer.no_limit or "the variance of its weights is not known"
+            raise InputError(
+                f'weight_variance cannot be set with initializer "{self.initializer.label}": {reason}',
+                hint="choose one with random weights of mean 0, for example normal",
+            )
+
+    def gain_of(self, initializer: InitializerSpec, fan_in: int, fan_out: int) -> float:
+        """Return the factor on the weights that `initializer` gives a layer: `gain`, or that to `weight_variance`."""
+        if self.weight_variance is None:
+            return self.gain
+        own = initializer.weight_variance(fan_in, fan_out)
+        return math.sqrt(self.weight_variance / (fan_in * own)) if own else 0.0
+
+    @property
+    def bias_std(self) -> float | None:
+        """The standard deviation of the biases; None for what the initializer does."""
+        return self.bias if self.bias_variance is None else math.sqrt(self.bias_variance)
+
+    @property
+    def branch_scale(self) -> float:
+        """The factor s of a residual branch; 1 without residual connections."""
+        if isinstance(self.residual, str):
+            return 1 / math.sqrt(self.depth)
+        return float(self.residual) or 1.0
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -180,15 +234,17 @@ def _build(spec: MLPSpec, seed: int, device: torch.device, dtype: torch.dtype) -
     def linear(fan_in: int, fan_out: int) -> nn.Linear:
         made = unfilled_linear(fan_in, fan_out, device=device, dtype=dtype)
         filled_by = initializer if layers else initializer.first_layer
-        filled_by.fill(made.weight, weights)
-        initializer.fill_bias(made.bias, fan_in=fan_in, std=spec.bias, generator=biases)
+        filled_by.fill(made.weight, weights, gain=spec.gain_of(filled_by, fan_in, fan_out))
+        initializer.fill_bias(made.bias, fan_in=fan_in, std=spec.bias_std, generator=biases)
         return made
 
     def layer(fan_in: int, fan_out: int) -> Layer:
         parts = linear(fan_in, fan_out), activation.module().to(device, dtype)
         norm = None if spec.norm == "none" else _NORMS[spec.norm](fan_out, device=device, dtype=dtype)
         more: dict[str, Any] = {"norm": norm, "dropout": _dropout(spec)}
-        return ResidualLayer(*parts, **more, first=not layers) if spec.residual else Layer(*parts, **more)
+        if not spec.residual:
+            return Layer(*parts, **more)
+        return ResidualLayer(*parts, **more, first=not layers, scale=spec.branch_scale)
 
     layers: list[Layer] = []
     widths = spec.widths
@@ -197,6 +253,13 @@ def _build(spec: MLPSpec, seed: int, device: torch.device, dtype: torch.dtype) -
         for fan_in, fan_out in pairwise((spec.input_size or widths[0], *widths)):
             layers.append(layer(fan_in, fan_out))
         return MLP(layers, linear(widths[-1], spec.output_size) if spec.output_size else None)
+
+
+def _residual(value: Any) -> Residual:
+    if isinstance(value, bool) or (isinstance(value, str) and value == ROOT_OF_DEPTH):
+        return value
+    what = f'True, False, "{ROOT_OF_DEPTH}" or a finite number'
+    return number("residual", value, above=True, high=LARGEST, what=what)
 
 
 def _dropout(spec: MLPSpec) -> nn.Module | None:

@@ -18,6 +18,9 @@ from propscope.theory.initialization import critical_initializer, layer_variance
 
 # On tanh's critical line a bias variance of 0.05 sets the weights' variance to 1.76 (Schoenholz et al. 2017, figure 1).
 BIAS_VARIANCE = 0.05
+_VARIANCES = ("bias", "gain", "weight_variance", "bias_variance")
+# They set the biases themselves.
+_OWN_BIASES = ("critical", "default")
 
 
 def candidates(diagnosis: Diagnosis, request: Mapping[str, Any]) -> Iterator[Remedy]:
@@ -28,10 +31,25 @@ def candidates(diagnosis: Diagnosis, request: Mapping[str, Any]) -> Iterator[Rem
     """
     tried: list[Mapping[str, Any]] = []
     for remedy in _all(diagnosis, request):
-        changes = {name: value for name, value in remedy.options.items() if _of(request, name) != value}
-        if changes and dict(remedy.options) not in tried:
+        if with_options(request, remedy.options) != request and dict(remedy.options) not in tried:
             tried.append(dict(remedy.options))
             yield remedy
+
+
+def with_options(request: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a request changed by the options of a remedy."""
+    axes = ("activation", "initializer")
+    changed = {**request, **{name: [value] if name in axes else value for name, value in options.items()}}
+    # An advised initializer is meant as it is, with the variances that are its own.
+    if "initializer" in options:
+        own = {"gain": 1.0, "weight_variance": None}
+        if "bias" in options or str(options["initializer"]).startswith(_OWN_BIASES):
+            own["bias_variance"] = None
+        changed |= {name: value for name, value in own.items() if name in request}
+    # These two set the biases themselves, so a separate standard deviation would contradict them.
+    if str(options.get("initializer", "")).startswith(_OWN_BIASES) and "bias" not in options:
+        changed["bias"] = None
+    return changed
 
 
 def _of(request: Mapping[str, Any], name: str) -> Any:
@@ -60,7 +78,8 @@ def _scaled(request: Mapping[str, Any], factor: float) -> Iterator[Remedy]:
     network = _network(request)
     units = network.widths[-1]
     try:
-        known = layer_variances(network.initializer, fan_in=units, fan_out=units, bias=network.bias)
+        gain = network.gain_of(network.initializer, units, units)
+        known = layer_variances(network.initializer, fan_in=units, fan_out=units, bias=network.bias_std, gain=gain)
     except InputError:
         return
     if network.initializer.name == "critical" or not math.isfinite(factor):
@@ -99,5 +118,5 @@ def _network(request: Mapping[str, Any]) -> MLPSpec:
         width=request["width"][0],
         initializer=request["initializer"][0],
         activation=request["activation"][0],
-        bias=request["bias"],
+        **{name: request[name] for name in _VARIANCES if name in request},
     )

@@ -17,7 +17,7 @@ from propscope.records.interval import geometric_interval
 from propscope.records.profile_set import ProfileSet
 from propscope.records.remedy_trials import RemedyTrials, State, Trial
 from propscope.records.stored_spec import read_spec
-from propscope.remedies.candidates import candidates
+from propscope.remedies.candidates import candidates, with_options
 
 _UNKNOWN = "its profile does not say how to build the network again: it is not a network of the grid"
 _RUN = ("batch", "input", "scale", "loss", "dtype", "device")
@@ -116,6 +116,8 @@ def request_of(members: ProfileSet, *, trust: bool = False) -> dict[str, Any] | 
     if request is None:
         return None
     grid = _grid(request, trust)
+    if len(grid) != len(request["seeds"]):
+        raise InputError(f"its spec describes {len(grid):,} networks, and the profiles are of {len(request['seeds'])}")
     for cell, profile in zip(grid.cells(), members, strict=False):
         for name, value in cell.labels.items():
             if (label := profile.labels.get(name)) != value:
@@ -184,16 +186,6 @@ def _grid(request: Mapping[str, Any], trust: bool) -> Grid:
         raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError, MemoryError) as error:
         raise InputError(f"the network cannot be built again: {error}") from error
-
-
-def with_options(request: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a request changed by the options of a remedy."""
-    axes = ("activation", "initializer")
-    changed = {**request, **{name: [value] if name in axes else value for name, value in options.items()}}
-    # These two set the biases themselves, so a separate standard deviation would contradict them.
-    if str(options.get("initializer", "")).startswith(("critical", "default")) and "bias" not in options:
-        changed["bias"] = None
-    return changed
 
 
 def rebuilt(request: Mapping[str, Any], trust: bool = False) -> ProfileSet:

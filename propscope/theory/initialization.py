@@ -26,9 +26,9 @@ class LayerVariances:
 
 @known_arguments
 def layer_variances(
-    initializer: str | InitializerSpec, *, fan_in: int, fan_out: int, bias: float | None = None
+    initializer: str | InitializerSpec, *, fan_in: int, fan_out: int, bias: float | None = None, gain: float = 1.0
 ) -> LayerVariances:
-    """Return the variances of a layer with these fans.
+    """Return the variances of a layer with these fans; `gain` is a factor on the weights.
 
     `bias`: the standard deviation of the biases; with None the initializer decides: 1 / (3 fan_in) for torch's
     `default`, its own for `critical`, else 0. With `critical` the first layer may have another weight variance, see
@@ -50,7 +50,7 @@ def layer_variances(
             hint="choose one whose weights have a variance above 0",
         )
     bias_variance = spec.bias_variance(fan_in) if bias is None else number("bias", bias) ** 2
-    return LayerVariances(fan_in * variance, bias_variance, spec.name == "orthogonal")
+    return LayerVariances(fan_in * variance * gain**2, bias_variance, spec.name == "orthogonal")
 
 
 @known_arguments

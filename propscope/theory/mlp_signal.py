@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -29,7 +29,8 @@ class MLPVariances:
 
     `units`: of the input and of each layer. `layers`: the variances of each layer. `readout`: those of the readout, or
     None, and `outputs` its units. `dropout_factor`: 1 / (1 - dropout), the factor of second moments. `flat_biases`:
-    whether the biases have a uniform distribution, as torch's default does.
+    whether the biases have a uniform distribution, as torch's default does. `branch_scale`: the factor s of a residual
+    branch, whose square the variances of all layers but the first contain: z' = z + s (W h + b).
     """
 
     activation: Elementwise
@@ -41,6 +42,7 @@ class MLPVariances:
     residual: bool
     dropout_factor: float
     flat_biases: bool
+    branch_scale: float = 1.0
 
     @property
     def widths(self) -> NDArray[np.int_]:
@@ -64,27 +66,36 @@ def mlp_variances(spec: MLPSpec, *, mean_square: float) -> MLPVariances:
     if spec.alpha_dropout:
         raise InputError("theory does not cover alpha_dropout", hint="leave it out, or use dropout")
     activation = Elementwise.of(spec.activation)
-    initializer = critical_initializer(spec.initializer, activation, bias=spec.bias, mean_square=mean_square)
+    initializer = critical_initializer(spec.initializer, activation, bias=spec.bias_std, mean_square=mean_square)
     by_shape: dict[Any, LayerVariances] = {}
 
     def variances(fan_in: int, fan_out: int, first: bool) -> LayerVariances:
         key = fan_in, fan_out, first
         if key not in by_shape:
             which = initializer.first_layer if first else initializer
-            by_shape[key] = layer_variances(which, fan_in=fan_in, fan_out=fan_out, bias=spec.bias)
+            gain = spec.gain_of(which, fan_in, fan_out)
+            by_shape[key] = layer_variances(which, fan_in=fan_in, fan_out=fan_out, bias=spec.bias_std, gain=gain)
         return by_shape[key]
+
+    def branch(layer: LayerVariances) -> LayerVariances:
+        weight, bias = (spec.branch_scale**2 * one for one in (layer.weight_variance, layer.bias_variance))
+        return replace(layer, weight_variance=weight, bias_variance=bias)
 
     units = (spec.input_size or spec.widths[0], *spec.widths)
     return MLPVariances(
         activation=activation,
         units=units,
-        layers=tuple(variances(*fans, not layer) for layer, fans in enumerate(pairwise(units))),
+        layers=tuple(
+            branch(variances(*fans, False)) if layer else variances(*fans, True)
+            for layer, fans in enumerate(pairwise(units))
+        ),
         readout=variances(units[-1], spec.output_size, False) if spec.output_size else None,
         outputs=spec.output_size or 0,
         norm=spec.norm,
-        residual=spec.residual,
+        residual=bool(spec.residual),
+        branch_scale=spec.branch_scale,
         dropout_factor=1 / (1 - spec.dropout),
-        flat_biases=spec.bias is None and spec.initializer.name == "default",
+        flat_biases=spec.bias_std is None and spec.initializer.name == "default",
     )
 
 

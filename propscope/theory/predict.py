@@ -135,12 +135,17 @@ def _expected(
         square * (1 / samples + (1 - 1 / samples) * np.maximum(c, 0)) / mlp.widths
         for square, c in ((signal.q, signal.c), (signal.branch, signal.branch_c))
     )
+    # The linear layer of a branch is measured before its factor.
+    scale = np.full(signal.q.size, mlp.branch_scale)
+    scale[0] = 1.0
+    own = branch / scale, signal.branch / scale**2, band.branch, over_branch / scale**2
+    own_gradient = gradients.stream * scale, band.gradient
     # Forward: mean, std, mean square and its band, variances of the mean and of ln of the variance, cosine. Backward:
     # rms and band.
     phi = band.activation, band.activation_mean, band.activation_spread
     back = gradients.stream, band.gradient
     columns = {
-        "linear": (zero, branch, signal.branch, band.branch, over_branch, band.branch.variance, signal.branch_c, *back),
+        "linear": (zero, *own, band.branch.variance, signal.branch_c, *own_gradient),
         "add": (zero, stream, signal.q, band.stream, over_stream, band.stream.variance, signal.c, *back),
         "norm": (
             *(zero, np.sqrt(signal.at), signal.at, nothing, unknown, unknown, signal.at_c),

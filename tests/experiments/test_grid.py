@@ -8,7 +8,7 @@ import torch
 
 from propscope.errors import InputError
 from propscope.experiments import LOSSES, Grid, make_grid
-from propscope.networks import MLPSpec
+from propscope.networks import ACTIVATIONS, SQUARE_DEFAULTS, MLPSpec
 
 
 def grid(**options):
@@ -24,6 +24,69 @@ def test_cells_come_pair_by_pair_with_the_seeds_innermost():
     assert cells[0].labels == {"initializer": "zeros", "activation": "relu", "depth": 1, "width": 3, "seed": 5}
     assert cells[-1].labels == {"initializer": "ones", "activation": "tanh", "depth": 2, "width": 4, "seed": 7}
     assert len({json.dumps(cell.labels) for cell in cells}) == 32
+
+
+def test_every_axis_makes_networks_and_labels():
+    axes = {
+        "depth": [2, 3],
+        "width": [4, 8],
+        "gain": [0.5, 1.0],
+        "bias_variance": [0.0, 0.1],
+        "norm": ["none", "rms"],
+        "residual": [False, True, 0.5, "1/sqrt(L)"],
+        "batch": [256, 8],
+        "dtype": ["float32", "float64"],
+        "seeds": [0, 3],
+    }
+    made = grid(**axes, activation=["relu", "tanh"], initializer=["he_normal", "orthogonal"])
+    cells = list(made.cells())
+    assert len(cells) == len(made) == 2**10 * 4 == len({json.dumps(cell.labels) for cell in cells})
+    # An axis of several values is a label, also where the value is the usual one.
+    usual = {"depth": 2, "width": 4, "gain": 0.5, "bias_variance": 0.0, "norm": "none", "residual": "False"}
+    names = {"initializer": "he_normal", "activation": "relu"}
+    assert cells[0].labels == {**names, **usual, "batch": 256, "dtype": "float32", "seed": 0}
+    last = cells[-1]
+    assert (last.batch, last.dtype, last.torch_dtype, last.seed) == (8, "float64", torch.float64, 3)
+    assert last.network == MLPSpec(
+        3, width=8, activation="tanh", initializer="orthogonal", input_size=8, gain=1.0, bias_variance=0.1, norm="rms",
+        residual="1/sqrt(L)",
+    )  # fmt: skip
+    assert list(dict.fromkeys(cell.labels["residual"] for cell in cells)) == ["False", "True", 0.5, "1/sqrt(L)"]
+    json.dumps(made.description())
+    spec = json.loads(made.spec(last))
+    assert (spec["batch"], spec["dtype"], spec["network"]["residual"]) == (8, "float64", "1/sqrt(L)")
+
+
+def test_ranges_and_words_are_those_of_the_command_line():
+    text = grid(
+        depth="2..6:2,9",
+        width="4..8:4,10",
+        gain="0.5..2:4",
+        bias_variance="0,0.1..0.3:3",
+        norm="none, layer",
+        residual="none, 1/sqrt(L),0.1..0.3:3",
+        batch="8,16..32:16",
+        dtype="float32,bfloat16",
+    )
+    lists = grid(
+        depth=[2, 4, 6, 9],
+        width=[4, "8..10:2"],
+        gain=[0.5, "1..2:3"],
+        bias_variance=(0, 0.1, 0.2, 0.3),
+        norm=["none", "layer"],
+        residual=[False, "1/sqrt(L)", 0.1, 0.2, 0.3],
+        batch=[8, 16, 32],
+        dtype=["float32", "bfloat16"],
+    )
+    assert text == lists
+    assert len(text) == 4 * 3 * 4 * 4 * 2 * 5 * 3 * 2
+    assert grid(depth=3, width="8-4,2..4:2").width == ((8, 4), 2, 4)
+
+
+def test_all_stands_for_every_activation_and_initializer():
+    made = grid(activation="all", initializer=["all", "critical:weight_variance=1:bias_variance=0"])
+    assert [spec.name for spec in made.activation] == [entry.name for entry in ACTIVATIONS]
+    assert tuple(spec.name for spec in made.initializer) == (*SQUARE_DEFAULTS, "critical")
 
 
 def test_axes_are_written_in_many_ways():
@@ -106,7 +169,7 @@ def test_inputs_without_features_of_their_own_have_the_first_width():
         ({"depth": 0}, "depth must .* got 0"),
         ({"depth": -3}, "depth must .* got -3"),
         ({"depth": 2.5}, "depth must .* got 2.5"),
-        ({"depth": "2"}, 'depth must .* got "2"'),
+        ({"depth": "two"}, 'depth must .* got "two"'),
         ({"depth": []}, "depth must list at least one value"),
         ({"width": 0}, "width must .* got 0"),
         ({"width": [(4, 0)]}, "width must .* got 0"),
@@ -128,7 +191,7 @@ def test_inputs_without_features_of_their_own_have_the_first_width():
         ({"seeds": True}, "seed must .* got True"),
         ({"seeds": 1.5}, "seed must .* got 1.5"),
         ({"batch": 0}, "batch must .* got 0"),
-        ({"batch": "8"}, 'batch must .* got "8"'),
+        ({"batch": "eight"}, 'batch must .* got "eight"'),
         ({"batch": 2.5}, "batch must .* got 2.5"),
         ({"input": "norml"}, 'unknown input "norml"'),
         ({"input": 3}, "input must be a string .* got 3"),
@@ -143,10 +206,26 @@ def test_inputs_without_features_of_their_own_have_the_first_width():
         ({"norm": "group"}, 'norm must .* got "group"'),
         ({"residual": True, "width": [(8, 4)]}, "width must be the same .* got 8-4"),
         ({"dropout": 1.0}, "dropout must .* got 1.0"),
+        ({"depth": "50..10:10"}, 'depth has the range "50..10:10", which runs backwards'),
+        ({"depth": ["2..1", 3]}, "depth has the range .* runs backwards"),
+        ({"width": "8..4"}, "width has the range .* runs backwards"),
+        ({"batch": "1..1000000000"}, "batch has the range .* more than 1,000,000 values"),
+        ({"gain": "2..0.5:4"}, "gain has the range .* runs backwards"),
+        ({"gain": "0..1:4"}, "gain must .* got 0"),
+        ({"gain": [1.0, float("nan")]}, "gain must .* got nan"),
+        ({"gain": []}, "gain must list at least one value"),
+        ({"weight_variance": "1..nan:3"}, "weight_variance must be a list of numbers .* got"),
+        ({"weight_variance": [1.0], "initializer": "he_normal,zeros"}, "weight_variance cannot be set .*zeros"),
+        ({"bias_variance": "a"}, 'bias_variance must .* got "a"'),
+        ({"residual": "1/L"}, 'residual must .* got "1/L"'),
+        ({"residual": [True, 0.0]}, "residual must .* got 0.0"),
+        ({"norm": "none,group"}, 'norm must .* got "group"'),
+        ({"dtype": "float32,int8"}, 'dtype must .* got "int8"'),
+        ({"seeds": 10, "gain": "0.5..2:1000000", "depth": "1..1000"}, "a grid of 10,000,000,000 networks needs"),
         ({"dropout": 0.1, "alpha_dropout": 0.1}, "dropout and alpha_dropout cannot both"),
         ({"histogram_limit": -1}, "histogram_limit must .* got -1"),
         ({"histogram_limit": "all"}, 'histogram_limit must .* got "all"'),
-        ({"dept": 2}, 'no argument "dept"; valid are depth, .*batch, input, scale'),
+        ({"dept": 2}, 'no argument "dept"; valid are depth, .*gain, .*batch, .*input, scale'),
     ],
     ids=str,
 )
@@ -227,5 +306,5 @@ def test_a_large_grid_is_checked_at_once():
 
 def test_records_and_choices():
     assert LOSSES == ("cotangent", "mse", "cross-entropy")
-    assert grid(dtype="bfloat16").torch_dtype == torch.bfloat16
+    assert next(grid(dtype="bfloat16").cells()).torch_dtype == torch.bfloat16
     assert isinstance(grid(), Grid)

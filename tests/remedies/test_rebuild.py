@@ -138,6 +138,39 @@ def test_biases_are_those_of_the_initializer_that_a_remedy_names():
     assert with_options(request, {"norm": "layer"})["initializer"] == ["normal"]
 
 
+def test_an_advised_initializer_is_not_scaled_as_the_broken_one_was():
+    request = request_of(grid(initializer="normal", weight_variance=0.1, bias_variance=0.2))
+    he = with_options(request, {"initializer": "he_normal"})
+    assert (he["gain"], he["weight_variance"], he["bias_variance"]) == (1.0, None, 0.2)
+    assert with_options(request, {"initializer": "critical"})["bias_variance"] is None
+    assert with_options(request, {"initializer": "he_normal", "bias": 0.0})["bias_variance"] is None
+    assert with_options(request, {"norm": "layer"})["weight_variance"] == 0.1
+
+
+@pytest.mark.parametrize("variance", [{"gain": 0.3}, {"weight_variance": 0.18}], ids=str)
+def test_weights_that_were_scaled_down_are_healed(variance):
+    profiles = grid(depth=20, initializer="he_normal", activation="relu", width=32, **variance)
+    request = request_of(profiles)
+    listed = list(candidates(diagnose(profiles, notes=False), request))
+    # The same initializer, unscaled, is a remedy.
+    assert {"initializer": "he_normal"} in [dict(remedy.options) for remedy in listed]
+    scaled = next(remedy for remedy in listed if remedy.action == "scale")
+    assert float(scaled.options["initializer"].split("scale=")[1].split(":")[0]) == pytest.approx(2, rel=0.2)
+    (found,) = verify(profiles)
+    assert found.trials[-1].healed
+
+
+def test_a_spec_that_describes_many_networks_is_refused():
+    (profile,) = one_network()
+    for value in ("0.5..2:1000", [0.5, 1.0], "0.5..2:1000000000"):
+        spec = json.loads(profile.provenance.spec)
+        spec["network"]["gain"] = value
+        forged = replace(profile, provenance=replace(profile.provenance, spec=json.dumps(spec)))
+        (found,) = verify(ProfileSet.of([forged]))
+        assert found.trials == ()
+        assert "describes" in found.reason or "more than 1,000,000 values" in found.reason
+
+
 def test_a_network_that_its_profile_does_not_tell_is_not_tried():
     profiles = grid()
     stripped = ProfileSet.of(replace(one, provenance=replace(one.provenance, spec="{}")) for one in profiles)

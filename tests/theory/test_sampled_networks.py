@@ -31,6 +31,21 @@ NETWORKS = {
     "relu, residual": {"activation": "relu", "initializer": "he_normal", "residual": True},
     "relu, LayerNorm, residual": {"activation": "relu", "initializer": "he_normal", "norm": "layer", "residual": True},
     "tanh, orthogonal": {"activation": "tanh", "initializer": "orthogonal"},
+    "relu, residual by 1/sqrt(L)": {"activation": "relu", "initializer": "he_normal", "residual": "1/sqrt(L)"},
+    "tanh, gain, scaled branches": {
+        "activation": "tanh",
+        "initializer": "xavier_normal",
+        "gain": 1.3,
+        "residual": 0.3,
+        "bias": 0.5,
+        "norm": "rms",
+    },
+    "tanh, variances": {
+        "activation": "tanh",
+        "initializer": "normal",
+        "weight_variance": 1.8,
+        "bias_variance": 0.05,
+    },
     "relu, dropout": {"activation": "relu", "initializer": "he_normal", "dropout": 0.1},
 }
 

@@ -50,7 +50,7 @@ def train(plan: TrainingPlan, job: Job, data: TrainingData) -> TrainingRun:
         try:
             return _Training(plan, job, data).run()
         except Exception as error:
-            if isinstance(error, InputError) or (problem := problem_of(error, job.cell.network, plan.grid)) is None:
+            if isinstance(error, InputError) or (problem := problem_of(error, job.cell.network, job.batch)) is None:
                 raise
             raise problem from error
 
@@ -71,7 +71,7 @@ class _Training:
         seed = job.cell.seed
         self.plan, self.data = plan, data
         self.job = replace(job, cell=replace(job.cell, network=network))
-        self.net = network.build(seed=seed, device=plan.grid.device, dtype=plan.grid.torch_dtype)
+        self.net = network.build(seed=seed, device=plan.grid.device, dtype=job.cell.torch_dtype)
         self.weights = [parameter for parameter in self.net.parameters() if parameter.dim() == 2]
         self.updates = Updates(list(self.weights))
         assert plan.weight_decay is not None
@@ -80,8 +80,8 @@ class _Training:
         )
         self.order = seeded_generator(seed, "order")
         rows = len(data.train[0])
-        self.batch = min(plan.batch, rows)
-        drop_last = plan.grid.norm == "batch" and rows % self.batch == 1
+        self.batch = min(job.batch, rows)
+        drop_last = network.norm == "batch" and rows % self.batch == 1
         self.steps_per_epoch = math.ceil(rows / self.batch) - drop_last
         self.judged = data.validation if len(data.validation[0]) else data.train
         checks = rows // (CHECK_AFTER * min(CHECKED_ROWS, len(self.judged[0])))
@@ -129,7 +129,7 @@ class _Training:
                 spec=plan.spec(job),
                 seed=job.cell.seed,
                 device=plan.grid.device,
-                dtype=plan.grid.dtype,
+                dtype=job.cell.dtype,
                 wall_seconds=seconds,
                 samples=len(data.train[0]),
                 batches=self.steps_per_epoch,

@@ -12,9 +12,11 @@ from typing import Any
 
 from propscope.checks import count, fits_memory, number, unknown_argument
 from propscope.errors import InputError
-from propscope.experiments.grid import Cell, Choice, Grid, make_grid
+from propscope.experiments.grid import Cell, Choice, Grid, make_grid, read_axis
 from propscope.experiments.training.data import DataSpec, TrainingData, make_data, parse_data, share_of_validation
 from propscope.experiments.training.optimizers import OptimizerSpec, parse_optimizer
+from propscope.networks.devices import named_dtype
+from propscope.ranges import real_numbers
 from propscope.records.network import Label
 
 TARGET_ACCURACY = 0.9
@@ -27,15 +29,16 @@ _EPOCH_BYTES = 2 * 5 * 8
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One training: a network with a seed, and a learning rate."""
+    """One training: a network with a seed, the rows of a step, and a learning rate."""
 
     cell: Cell
+    batch: int
     learning_rate: float
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
-    """Every network of `grid`, for each seed, trained with each of `learning_rates`, all else equal.
+    """Every network of `grid`, for each seed, trained with each of `batch` and `learning_rates`, all else equal.
 
     `data` and `optimizer` may be given as spec strings. `scale`, `rows` and `validation` are those of `make_data`.
     `batch`: the rows of a step; where there are not more, a step takes all of them, unshuffled. `weight_decay`: None
@@ -52,7 +55,7 @@ class TrainingPlan:
     optimizer: OptimizerSpec = field(default_factory=partial(parse_optimizer, "adam"))
     learning_rates: tuple[float, ...] = ()
     epochs: int = 20
-    batch: int = 32
+    batch: tuple[int, ...] = (32,)
     weight_decay: float | None = None
     scale: str | None = None
     rows: int | None = None
@@ -71,7 +74,8 @@ class TrainingPlan:
         keep("learning_rates", tuple(dict.fromkeys(number("learning_rate", rate, above=True) for rate in rates)))
         decay = self.optimizer.kind.weight_decay if self.weight_decay is None else self.weight_decay
         keep("weight_decay", number("weight_decay", decay))
-        for name, least in (("epochs", 1), ("batch", 1), ("rows", 1), ("profile_every", 0), ("threads", 1)):
+        keep("batch", tuple(count("batch", batch) for batch in read_axis("batch", self.batch)))
+        for name, least in (("epochs", 1), ("rows", 1), ("profile_every", 0), ("threads", 1)):
             value = getattr(self, name)
             if value is not None or name not in ("rows", "profile_every"):
                 keep(name, count(name, value, least=least))
@@ -86,7 +90,7 @@ class TrainingPlan:
             keep("target", number("target", self.target, above=True, high=most, what=what))
 
     def __len__(self) -> int:
-        return len(self.grid) * len(self.learning_rates)
+        return len(self.grid) * len(self.batch) * len(self.learning_rates)
 
     def jobs(self) -> list[Job]:
         """Return every training: all learning rates of a network, then the next network, then the next seed.
@@ -95,7 +99,7 @@ class TrainingPlan:
         """
         order = {seed: number for number, seed in enumerate(self.grid.seeds)}
         cells = sorted(self.grid.cells(), key=lambda cell: order[cell.seed])
-        return [Job(cell, rate) for cell, rate in itertools.product(cells, self.learning_rates)]
+        return list(itertools.starmap(Job, itertools.product(cells, self.batch, self.learning_rates)))
 
     def description(self) -> dict[str, Any]:
         """Return all that tells this plan from another, in values that JSON has."""
@@ -104,17 +108,17 @@ class TrainingPlan:
         grid = {
             name: value for name, value in self.grid.description().items() if name not in ("input", "loss", "batch")
         }
-        return grid | training | {"learning_rates": list(self.learning_rates)}
+        return grid | training | {name: list(getattr(self, name)) for name in ("batch", "learning_rates")}
 
-    def data_of(self, seed: int) -> TrainingData:
-        """Return the examples of a seed."""
+    def data_of(self, seed: int, dtype: str | None = None) -> TrainingData:
+        """Return the examples of a seed; `dtype`: None for the grid's first."""
         return make_data(
             self.data,
             seed=seed,
             rows=self.rows,
             validation=self.validation,
             scale=self.scale,
-            dtype=self.grid.torch_dtype,
+            dtype=named_dtype("dtype", dtype or self.grid.dtype[0]),
             device=self.grid.device,
         )
 
@@ -126,16 +130,17 @@ class TrainingPlan:
             labels["learning_rate"] = job.learning_rate
         usual = {field.name: field.default for field in fields(self)}
         usual["weight_decay"] = self.optimizer.kind.weight_decay
+        usual["batch"] = 32 if len(self.batch) == 1 else None
         for name in ("epochs", "batch", "weight_decay", "scale", "rows", "validation"):
-            if (value := getattr(self, name)) != usual[name]:
+            if (value := job.batch if name == "batch" else getattr(self, name)) != usual[name]:
                 labels[name] = value
         return {**labels, "seed": job.cell.seed}
 
     def spec(self, job: Job, *, epoch: int | None = None) -> str:
         """Return the JSON text of all that a training is made from; for a profile, with its epoch."""
         training = {name: getattr(self, name) for name in _OF_PLAN}
-        training |= {"data": self.data.label, "optimizer": self.optimizer.label}
-        grid = {name: getattr(self.grid, name) for name in ("dtype", "device")}
+        training |= {"data": self.data.label, "optimizer": self.optimizer.label, "batch": job.batch}
+        grid = {"dtype": job.cell.dtype, "device": self.grid.device}
         at = {} if epoch is None else {"epoch": epoch}
         return json.dumps({"network": job.cell.network.document(), "seed": job.cell.seed, **training, **grid, **at})
 
@@ -143,18 +148,21 @@ class TrainingPlan:
 # These follow from the data and the readout.
 _NOT_OF_NETWORK = ("seed", "loss", "batch", "input_size", "output_size")
 _OF_PLAN = tuple(field.name for field in fields(TrainingPlan) if field.name != "grid")
-_OF_GRID = ("bias", "norm", "residual", "dropout", "alpha_dropout", "dtype", "device", "histogram_limit")
+_OF_GRID = (
+    *("gain", "weight_variance", "bias_variance", "norm", "residual", "dtype"),
+    *("bias", "dropout", "alpha_dropout", "device", "histogram_limit"),
+)
 
 
 def make_plan(
     *,
-    depth: int | Iterable[int],
-    width: int | Iterable[int | tuple[int, ...]],
+    depth: int | str | Iterable[int | str],
+    width: int | str | Iterable[int | str | tuple[int, ...]],
     activation: Choice | Iterable[Choice],
     initializer: Choice | Iterable[Choice],
     seeds: int | Iterable[int],
     data: str,
-    learning_rate: float | Iterable[float] | None = None,
+    learning_rate: float | str | Iterable[float] | None = None,
     **options: Any,
 ) -> TrainingPlan:
     """Return the plan with these axes and options; the first seed's data set the sizes of input and output."""
@@ -167,15 +175,18 @@ def make_plan(
     plan: dict[str, Any] = {name: value for name, value in options.items() if name in _OF_PLAN}
     network: dict[str, Any] = {name: value for name, value in options.items() if name in _OF_GRID}
     if learning_rate is not None:
-        many = isinstance(learning_rate, Iterable) and not isinstance(learning_rate, str)
-        plan["learning_rates"] = tuple(learning_rate) if many else (learning_rate,)  # type: ignore[arg-type]
+        if isinstance(learning_rate, str):
+            learning_rate = real_numbers("learning_rate", learning_rate)
+        plan["learning_rates"] = tuple(learning_rate) if isinstance(learning_rate, Iterable) else (learning_rate,)
         if not plan["learning_rates"]:
             raise InputError("learning_rate must list at least one value, got none")
     first = TrainingPlan(make_grid(**axes, **network), parse_data(data), **plan)  # type: ignore[arg-type]
     found = first.data_of(first.grid.seeds[0])
-    batch = min(first.batch, len(found.train[0]))
-    if first.grid.norm == "batch" and batch < 2:
+    rows = len(found.train[0])
+    if "batch" in first.grid.norm and min(*first.batch, rows) < 2:
         raise InputError("batch must have at least two rows for norm batch, got 1", hint="choose another norm")
     # Once more with its two ends, so that what does not fit in memory is refused.
-    grid = replace(first.grid, input_size=found.features, output_size=found.outputs, batch=batch)
+    grid = replace(
+        first.grid, input_size=found.features, output_size=found.outputs, batch=(min(max(first.batch), rows),)
+    )
     return replace(first, grid=grid)

@@ -65,7 +65,7 @@ def trained(plan: TrainingPlan, *, workers: int, leave_out: Collection[int] = ()
     finished: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
     data_of = lru_cache(maxsize=1)(plan.data_of)
     left = len(waiting)
-    steps = left * plan.epochs * (len(data_of(jobs[0].cell.seed).train[0]) // plan.batch)
+    steps = left * plan.epochs * (len(data_of(jobs[0].cell.seed).train[0]) // max(plan.batch))
     delay = 0 if steps >= MANY_STEPS else START_AFTER
     others = [_OtherProcess(plan, waiting, finished, delay) for _ in range(workers - 1)]
     try:
@@ -73,7 +73,7 @@ def trained(plan: TrainingPlan, *, workers: int, leave_out: Collection[int] = ()
             if (number := _next(waiting)) is not None:
                 outcome: Any
                 try:
-                    outcome = train(plan, jobs[number], data_of(jobs[number].cell.seed))
+                    outcome = train(plan, jobs[number], data_of(jobs[number].cell.seed, jobs[number].cell.dtype))
                 except (KeyboardInterrupt, Exception) as error:
                     # Behind what the others finished meanwhile, which must not be lost.
                     outcome = error
@@ -185,7 +185,7 @@ def serve() -> None:
     while True:
         job = jobs[questions.get()]
         try:
-            answer(train(plan, job, data_of(job.cell.seed)))
+            answer(train(plan, job, data_of(job.cell.seed, job.cell.dtype)))
         except PropscopeError as error:
             answer(error)
         except Exception:

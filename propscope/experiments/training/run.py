@@ -12,7 +12,7 @@ from typing import Any
 
 from propscope.checks import count
 from propscope.experiments.grid import Choice
-from propscope.experiments.training.plan import TrainingPlan, make_plan
+from propscope.experiments.training.plan import Job, TrainingPlan, make_plan
 from propscope.experiments.training.processes import Numbered, available_workers, trained
 from propscope.records.training import TrainingRun, TrainingSet
 
@@ -41,17 +41,23 @@ def collect(plan: TrainingPlan, runs: Iterable[Numbered]) -> TrainingSet:
     learning rate, the other seeds decide and are kept; with one learning rate every run is kept.
     """
     jobs = plan.jobs()
-    found: dict[str, dict[int, dict[float, TrainingRun]]] = {}
+    # The first seed's jobs come first, in the grid's order.
+    found: dict[tuple[str, str, int], dict[int, dict[float, TrainingRun]]] = {_network_of(job): {} for job in jobs}
     for number, each in sorted(runs, key=lambda numbered: numbered[0]):
-        cell = jobs[number].cell
-        found.setdefault(repr(cell.network), {}).setdefault(cell.seed, {})[jobs[number].learning_rate] = each
+        job = jobs[number]
+        found[_network_of(job)].setdefault(job.cell.seed, {})[job.learning_rate] = each
     chosen = []
-    for network in plan.grid.networks():
-        seeds = [rates for rates in found.get(repr(network), {}).values() if len(rates) == len(plan.learning_rates)]
+    for members in found.values():
+        seeds = [rates for rates in members.values() if len(rates) == len(plan.learning_rates)]
         if seeds:
             best = min(plan.learning_rates, key=lambda rate: _badness([rates[rate] for rates in seeds]))
             chosen += [replace(rates[best], learning_rates_tried=plan.learning_rates) for rates in seeds]
     return TrainingSet.of(chosen)
+
+
+def _network_of(job: Job) -> tuple[str, str, int]:
+    """Return what all seeds and learning rates of a network share."""
+    return repr(job.cell.network), job.cell.dtype, job.batch
 
 
 def _badness(runs: list[TrainingRun]) -> tuple[int, float]:
@@ -62,27 +68,28 @@ def _badness(runs: list[TrainingRun]) -> tuple[int, float]:
 
 
 def train_mlp(
-    depth: int | Sequence[int] = 10,
-    width: int | Sequence[int | tuple[int, ...]] = 64,
+    depth: int | str | Sequence[int | str] = 10,
+    width: int | str | Sequence[int | str | tuple[int, ...]] = 64,
     *,
     activation: Choice | Sequence[Choice] = "relu",
     initializer: Choice | Sequence[Choice] = "he_normal",
     seeds: int | Sequence[int] = 3,
     data: str = "digits",
     optimizer: str = "adam",
-    learning_rate: float | Sequence[float] | None = None,
+    learning_rate: float | str | Sequence[float] | None = None,
     epochs: int = 20,
     workers: int | None = None,
     **options: Any,
 ) -> TrainingSet:
-    """Train an MLP for every combination of the axes: depth, width, activation, initializer, seed.
+    """Train an MLP for every combination of the axes: depth, width, activation, initializer, batch, seed, and others.
 
     `depth` layers of `width` units and a linear readout. The axes are as in `profile_mlp`. `data`: digits, moons,
     linear, one_hidden, mnist:path=DIR, fashion_mnist:path=DIR, or a .pt file. `optimizer`: sgd, momentum, adam or
     adamw, with parameters as in adam:beta2=0.99. `learning_rate`: one, or several, of which each network gets the best
-    for its seeds; None for the optimizer's usual one. `options` are those of `TrainingPlan`: batch, weight_decay,
-    scale, rows, validation, target, profile_every, threads; and bias, norm, residual, dropout, alpha_dropout, dtype,
-    device, histogram_limit as in `profile_mlp`. `workers` as in `run`. A bar on a terminal's stderr shows the progress.
+    for its seeds; None for the optimizer's usual one. `options` are those of `TrainingPlan`: the axis batch, and
+    weight_decay, scale, rows, validation, target, profile_every, threads; and as in `profile_mlp` the axes gain,
+    weight_variance, bias_variance, norm, residual, dtype, and bias, dropout, alpha_dropout, device, histogram_limit.
+    `workers` as in `run`. A bar on a terminal's stderr shows the progress.
 
     A run that diverges is a result, and the others continue. After an interrupt, or an error after the first run, a
     warning says so and the finished runs are returned. Raises `InputError` for an argument that is not valid.

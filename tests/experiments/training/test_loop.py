@@ -30,13 +30,13 @@ def by_hand(plan, optimizer):
     job = plan.jobs()[0]
     seed = job.cell.seed
     data = plan.data_of(seed)
-    net = job.cell.network.build(seed=seed, dtype=plan.grid.torch_dtype)
+    net = job.cell.network.build(seed=seed, dtype=job.cell.torch_dtype)
     steps = optimizer(net.parameters())
     (x, y), order = data.train, seeded_generator(seed, "order")
     loss_of = nn.functional.cross_entropy if data.task == "classification" else nn.functional.mse_loss
     losses, ratios = [loss_of(net(x), y).item()], []
     for _ in range(plan.epochs):
-        batches = torch.randperm(len(x), generator=order).split(plan.batch) if plan.batch < len(x) else [slice(None)]
+        batches = torch.randperm(len(x), generator=order).split(job.batch) if job.batch < len(x) else [slice(None)]
         for rows in batches:
             before = [weight.detach().clone() for weight in net.parameters() if weight.dim() == 2]
             loss = loss_of(net(x[rows]), y[rows])
