@@ -4,6 +4,7 @@ import errno
 import importlib.util
 import json
 import os
+import re
 import resource
 import sys
 from pathlib import Path
@@ -151,6 +152,63 @@ def test_every_option_reaches_the_network(command):
     assert [site.shape for site in profile.sites if site.kind == "Linear"] == [(6, 8), (6, 4), (6, 2), (6, 3)]
     residual = command.fine("profile", *BARE, "--residual", "--alpha-dropout", "0.1", "-o", "residual.h5")
     assert "residual True, alpha_dropout 0.1" in residual
+
+
+def test_axes_and_ranges(command, place):
+    run = (
+        "profile", "--depth", "2..4:2", "--width", "4..8:4", "--seeds", 1, "--init", "he_normal", "--gain", "0.5..1:2",
+        "--bias-variance", "0,0.1", "--norm", "none,layer", "--residual-scale", "none,0.5", "--batch", "4,8",
+        "--dtype", "float32,float64", "--no-plots", "-o", "axes.h5",
+    )  # fmt: skip
+    out = command.fine(*run)
+    assert out.startswith("256 pairs, ")
+    found = load("axes.h5")
+    axes = {
+        "depth": (2, 4), "width": (4, 8), "gain": (0.5, 1.0), "bias_variance": (0.0, 0.1), "norm": ("none", "layer"),
+        "residual": ("False", 0.5), "batch": (4, 8), "dtype": ("float32", "float64"),
+    }  # fmt: skip
+    assert {name: found.axes[name] for name in axes} == axes
+    profile = found.select(depth=4, width=8, gain=0.5, bias_variance=0.1, norm="layer", residual=0.5, batch=8)
+    assert {one.provenance.dtype for one in profile} == {"float32", "float64"}
+    assert {one.sites[1].shape for one in profile} == {(8, 8)}
+    # The labels tell all networks apart, as a run that goes on needs it.
+    assert len({json.dumps(dict(profile.labels)) for profile in found}) == 256
+
+
+def test_weight_variance_scales_normal_weights_by_default(command):
+    tiny = (*TINY[:8], "--act", "tanh", "--no-plots")
+    out = command.fine("profile", *tiny, "--weight-variance", "1..3:3", "-o", "run.h5")
+    assert "initializer normal" in out
+    assert load("run.h5").axes["weight_variance"] == (1.0, 2.0, 3.0)
+
+
+def test_all_activations(command):
+    from propscope.networks import ACTIVATIONS
+
+    command.fine("profile", *BARE, "--seeds", 1, "--act", "all", "-o", "run.h5")
+    assert load("run.h5").axes["activation"] == tuple(entry.name for entry in ACTIVATIONS)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--gain", "2..1:3"), '--gain has the range "2..1:3", which runs backwards'),
+        (("--gain", "0.5..2"), "--gain has the range .* which says no number of values"),
+        (("--gain", "nan"), "--gain must be a list of numbers and ranges FIRST..LAST:COUNT, got"),
+        (("--depth", "50..10:10"), '--depth has the range "50..10:10", which runs backwards'),
+        (("--depth", "1..1000000000"), "--depth has the range .* more than 1,000,000 values"),
+        (("--batch", "0"), "batch must be a whole number of at least 1, got 0"),
+        (("--weight-variance", "1", "--gain", "2"), "gain and weight_variance cannot both be set"),
+        (("--bias-variance", "1", "--bias", "2"), "bias and bias_variance cannot both be set"),
+        (("--residual", "--residual-scale", "2"), "--residual and --residual-scale cannot both be given"),
+        (("--residual-scale", "half"), "residual must be a list of numbers and ranges"),
+        (("--width", "8..4"), "width has the range .* runs backwards"),
+        (("--norm", "none,,rms"), "has an empty entry"),
+    ],
+)
+def test_axes_that_are_not_valid(command, options, message):
+    error = command("profile", *options).error
+    assert re.search(message, error)
 
 
 def test_digits_end_to_end(command):

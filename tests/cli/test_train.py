@@ -50,6 +50,26 @@ def test_json_is_one_document_and_nothing_else(command):
     assert command("train", *BARE, "--json").document["file"] == "outputs/train-moons-relu-d1-2.h5"
 
 
+def test_axes_of_a_training(command):
+    command.fine(
+        "train", *TINY, "--init", "normal", "--weight-variance", "1..2:2", "--bias-variance", 0.1, "--norm", "none,rms",
+        "--residual-scale", "none,1/sqrt(L)", "--batch", "8..16:8", "--dtype", "float32,float64", "--no-plots",
+        "--seeds", 1, "-o", "axes.h5",
+    )  # fmt: skip
+    axes = load("axes.h5").axes
+    assert len(load("axes.h5")) == 32
+    names = ("weight_variance", "bias_variance", "norm", "residual", "batch", "dtype")
+    assert {name: axes[name] for name in names} == {
+        "weight_variance": (1.0, 2.0), "bias_variance": (0.1,), "norm": ("none", "rms"),
+        "residual": ("False", "1/sqrt(L)"), "batch": (8, 16), "dtype": ("float32", "float64"),
+    }  # fmt: skip
+
+
+def test_weight_variance_scales_normal_weights_by_default(command):
+    command.fine("train", *TINY, "--weight-variance", 1, "--no-plots", "-o", "run.h5")
+    assert load("run.h5").axes["initializer"] == ("normal",)
+
+
 def test_every_option_reaches_the_training(command):
     command.fine(
         "train", *BARE, "--depth", 2, "--width", "8-4", "--act", "elu:alpha=2", "--optimizer", "momentum:momentum=0.5",

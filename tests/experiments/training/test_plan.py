@@ -51,6 +51,25 @@ def test_labels():
     assert "weight_decay" not in adamw.labels(adamw.jobs()[0])
 
 
+def test_batch_gain_and_dtype_are_axes_of_a_training():
+    plan = plan_of(
+        batch="8,16..32:16", gain=[0.5, 1], dtype="float32,float64", residual="none,0.5", learning_rate="0.1..0.3:3"
+    )
+    assert len(plan) == len(plan.jobs()) == 3 * 2 * 2 * 2 * 3
+    assert plan.learning_rates == (0.1, 0.2, 0.3)
+    labels = [plan.labels(job) for job in plan.jobs()]
+    # The learning rate is chosen, so it is no label.
+    assert len({json.dumps(each) for each in labels}) == len(plan) // 3
+    assert {name: labels[0][name] for name in ("batch", "gain", "dtype", "residual")} == {
+        "batch": 8, "gain": 0.5, "dtype": "float32", "residual": "False",
+    }  # fmt: skip
+    last = plan.jobs()[-1]
+    assert (last.batch, last.cell.dtype, last.cell.network.gain, last.cell.network.residual) == (32, "float64", 1, 0.5)
+    spec = json.loads(plan.spec(last))
+    assert (spec["batch"], spec["dtype"], spec["network"]["gain"]) == (32, "float64", 1.0)
+    json.dumps(plan.description())
+
+
 def test_the_path_of_data_is_no_label(tmp_path):
     write_images(tmp_path / "with:colon")
     plan = plan_of(data=f"MNIST:path={tmp_path}/with:colon")
@@ -73,6 +92,11 @@ def test_usual_learning_rates():
         ({"epochs": None}, "epochs must .* got None"),
         ({"epochs": 2.5}, "epochs must .* got 2.5"),
         ({"batch": 0}, "batch must .* got 0"),
+        ({"batch": "8..4"}, "batch has the range .* runs backwards"),
+        ({"batch": []}, "batch must list at least one value"),
+        ({"norm": "none,batch", "batch": [8, 1]}, "batch must have at least two rows"),
+        ({"gain": "2..1:3"}, "gain has the range .* runs backwards"),
+        ({"learning_rate": "1..0:3"}, "learning_rate has the range .* runs backwards"),
         ({"rows": 0}, "rows must .* got 0"),
         ({"threads": 0}, "threads must .* got 0"),
         ({"profile_every": -1}, "profile_every must .* got -1"),

@@ -1,5 +1,6 @@
 """A grid of trainings: the same runs however they are made, the best learning rate, and what an interrupt leaves."""
 
+import itertools
 import math
 import os
 import signal
@@ -73,6 +74,23 @@ def test_a_run_does_not_depend_on_those_before():
     forwards = [train(plan, job, plan.data_of(job.cell.seed)) for job in jobs]
     backwards = [train(plan, job, plan.data_of(job.cell.seed)) for job in reversed(jobs)]
     assert [seen(each) for each in forwards] == [seen(each) for each in reversed(backwards)]
+
+
+def test_networks_of_one_shape_and_other_rows_or_dtypes_are_apart():
+    plan = plan_of(batch=[8, 32], dtype=["float32", "float64"], gain=[0.5, 1.0], seeds=2, learning_rate=[0.01, 0.1])
+    found = collect(plan, run(plan, workers=1))
+    names = ("gain", "dtype", "batch", "seed")
+    assert [tuple(each.labels[name] for name in names) for each in found] == list(
+        itertools.product([0.5, 1.0], ["float32", "float64"], [8, 32], [0, 1])
+    )
+    for each in found:
+        alone = plan_of(
+            batch=each.labels["batch"], dtype=each.labels["dtype"], gain=each.labels["gain"],
+            seeds=[each.labels["seed"]], learning_rate=each.learning_rate,
+        )  # fmt: skip
+        (same,) = collect(alone, run(alone, workers=1))
+        assert same.train_loss.tobytes() == each.train_loss.tobytes()
+        assert same.provenance.dtype == each.labels["dtype"]
 
 
 def test_the_best_learning_rate_is_chosen_for_each_network():
