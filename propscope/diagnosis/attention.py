@@ -21,6 +21,9 @@ from propscope.records.network import NetworkProfile, Parent, Site
 from propscope.records.numerals import number, percent
 
 _PRODUCTS = ("matmul", "bmm", "einsum")
+# What leaves the axes of probabilities as they are.
+_KEEPING = frozenset(("dropout", "Dropout", "to", "type_as", "contiguous"))
+_RECURRENT = ("RNN", "LSTM", "GRU")
 
 
 def one_hot_softmaxes(evidence: Evidence) -> Iterator[Finding]:
@@ -94,6 +97,82 @@ def masked_share(evidence: Evidence, index: int) -> float:
 def said_of_rows(share: float) -> str:
     """Return in words what share of a softmax's rows is masked throughout."""
     return f"{percent(share)} of the rows of its softmax are masked throughout"
+
+
+def wrong_axes(evidence: Evidence) -> Iterator[Finding]:
+    """Find softmaxes over the samples of a batch, and those of attention over another axis than that of the keys.
+
+    The samples are taken to be the first axis where every input, every layer and every output has it: a sequence whose
+    steps come first, or a bag of instances, is pooled before the output. Scores between the samples themselves, as in
+    a graph, are meant.
+    """
+    profile = (evidence.whole or evidence.members)[0]
+    batch = _batch(profile)
+    found = []
+    for site in evidence.sites:
+        axis, axes = site.softmax_axis, len(site.shape)
+        if axis is None:
+            continue
+        scores = _is_of_scores(profile, site)
+        if axis == 0 and batch and site.shape[0] % batch == 0 and not (scores and axes == 2):
+            found.append(_wrong_axis(evidence, site, f"over the {batch} samples of the batch", scores))
+        elif axis != axes - 1 and axes > 2 and scores and _weighs_directly(profile, site):
+            found.append(_wrong_axis(evidence, site, "and not over the keys that the values are of", scores))
+    yield from _folded(found)
+
+
+def _batch(profile: NetworkProfile) -> int | None:
+    """Return the number of samples where that is the first axis of all inputs, layers and outputs, else None."""
+    sizes = {site.shape[:1] for site in profile.inputs if site.shape}
+    size = sizes.pop()[0] if len(sizes) == 1 else 0
+    if size < 2 or not profile.graph.known:
+        return None
+    for site, fed in zip(profile.sites, profile.graph.outputs, strict=True):
+        # The last states of a recurrent layer have the samples as their second axis.
+        state = site.kind in _RECURRENT and "[1]" in site.name
+        axis = 1 if state else 0
+        judged = state or ("[" not in site.name and (site.units or not fed))
+        if judged and (len(site.shape) <= axis or site.shape[axis] % size):
+            return None
+    return size
+
+
+def _is_of_scores(profile: NetworkProfile, site: Site) -> bool:
+    """Return whether the entries of a softmax are products of two values."""
+    return any(name in _PRODUCTS for parent in site.parents or () for name in parent.operations)
+
+
+def _weighs_directly(profile: NetworkProfile, site: Site) -> bool:
+    """Return whether probabilities weigh values by a product that sums over their last axis, with nothing before it.
+
+    A layer that follows then has the axis of the queries in the same place.
+    """
+    for name in profile.graph.children_of(site.name):
+        after = profile[name]
+        for parent in after.parents or ():
+            if parent.name != site.name:
+                continue
+            moves = [one for one in parent.operations if one not in _KEEPING]
+            if moves[:1] and moves[0] in _PRODUCTS[:2] and site.shape[-2:-1] == after.shape[-2:-1] and after.units:
+                return True
+    return False
+
+
+def _wrong_axis(evidence: Evidence, site: Site, over: str, scores: bool) -> Finding:
+    change = "over the axis of the keys: dim=-1" if scores else "within each sample, over what is chosen from: dim=-1"
+    return Finding(
+        kind="saturated",
+        severity="strained",
+        direction="forward",
+        sites=(site.name,),
+        message=f"{site.name}: its softmax sums to 1 over axis {site.softmax_axis} of {tuple(site.shape)}, {over}",
+        cause="its dim is another axis than that of what is chosen from, so that "
+        + ("the weights of a query do not sum to 1" if scores else "what a sample gives depends on the others"),
+        evidence={"axis": float(site.softmax_axis or 0)},
+        remedy=Remedy("repair", f"take the softmax of {site.name} {change}"),
+        confidence=evidence.shown_by_all,
+        marks={site.name: "wrong axis"},
+    )
 
 
 def returned_softmax(evidence: Evidence) -> Iterator[Finding]:

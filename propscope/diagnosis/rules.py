@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from propscope.diagnosis.architecture import doubled_sums, missing_norms, odd_kinds
-from propscope.diagnosis.attention import masked_rows, one_hot_softmaxes, returned_softmax
+from propscope.diagnosis.attention import masked_rows, one_hot_softmaxes, returned_softmax, wrong_axes
 from propscope.diagnosis.biases import large_biases
 from propscope.diagnosis.collapse import collapse
 from propscope.diagnosis.evidence import Evidence, Subject
@@ -127,6 +127,9 @@ RULES: tuple[Rule, ...] = (
          "Vaswani et al. 2017, section 3.2.1; the density of the gap between the two largest logits",
          applies_to="model",
          marks=((r"^one-hot$", "one-hot: a softmax most of whose rows have decided for one entry"),)),
+    Rule("wrong axis", wrong_axes, "a softmax over the samples, or of scores over another axis than the keys",
+         "Vaswani et al. 2017, eq. 1: the weights of a query sum to 1", applies_to="model", cause=True,
+         marks=((r"^wrong axis$", "wrong axis: a softmax that sums to 1 over another axis than that of its choices"),)),
     Rule("masked rows", masked_rows, "any row of a softmax all of whose entries are masked, below -5,000",
          "exp of the entries is zero, or all of them are alike", applies_to="model", notes_only=True, cause=True,
          marks=((r"^masked rows$", "masked rows: a softmax some rows of which are masked throughout"),)),

@@ -85,6 +85,16 @@ def _open(mask: Tensor, *, masks: bool = False) -> Tensor:
     return mask > _MASKED
 
 
+def softmax_axis(dim: Any, axes: int) -> int | None:
+    """Return the axis of a softmax along `dim` of a tensor of so many axes; None where there is none.
+
+    Without a `dim`, torch takes the first axis of a tensor of one or three axes, else the second, and warns.
+    """
+    if dim is None:
+        return min(int(axes not in (1, 3)), axes - 1) if axes else None
+    return dim % axes if isinstance(dim, int) and axes else None
+
+
 def _rows(values: Tensor, dim: int) -> Tensor:
     rows = values.movedim(dim, -1).reshape(-1, values.shape[dim])
     rows = rows[:: -(-len(rows) // _SAMPLED)]

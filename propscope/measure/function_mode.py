@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from propscope.measure.attention import masked_share, sampled_logits, softmax_figures
+from propscope.measure.attention import masked_share, sampled_logits, softmax_axis, softmax_figures
 from propscope.measure.functions import BY_FUNCTION, Operation, is_residual_sum
 from propscope.measure.hooks import in_backward
 from propscope.measure.observer import Observer
@@ -155,10 +155,10 @@ class FunctionWatch(TorchFunctionMode):
         if share is not None:
             site.see_summands(share)
         elif operation.role == "softmax" and isinstance(value, Tensor):
-            dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
-            if isinstance(dim, int) and value.dim():
-                figures = softmax_figures(measurable(value.detach()), measurable(result.detach()), dim)
-                site.see_attention(figures, axis=dim % value.dim())
+            axis = softmax_axis(kwargs.get("dim", args[1] if len(args) > 1 else None), value.dim())
+            if axis is not None:
+                figures = softmax_figures(measurable(value.detach()), measurable(result.detach()), axis)
+                site.see_attention(figures, axis=axis)
         elif operation.role == "attention" and len(args) > 1:
             self._see_attention(site, args, kwargs)
 

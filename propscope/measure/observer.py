@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from propscope.measure.attention import masked_by, projected, sampled_logits, softmax_figures
+from propscope.measure.attention import masked_by, projected, sampled_logits, softmax_axis, softmax_figures
 from propscope.measure.filters import Filter
 from propscope.measure.hooks import Guard, Hook, in_backward, local_shard, shard_note, transformation
 from propscope.measure.input_sites import InputAccumulator, inputs_of
@@ -361,11 +361,11 @@ class Observer:
         def given(name: str, at: int) -> Any:
             return options.get(name, inputs[at] if len(inputs) > at else None)
 
-        if isinstance(module, nn.Softmax) and module.dim is not None and output.numel():
-            value = given("input", 0)
-            if isinstance(value, Tensor) and value.dim():
-                figures = softmax_figures(measurable(value.detach()), measurable(output.detach()), module.dim)
-                site.see_attention(figures, axis=module.dim % value.dim())
+        if isinstance(module, nn.Softmax) and output.numel():
+            value, axis = given("input", 0), softmax_axis(module.dim, output.dim())
+            if isinstance(value, Tensor) and axis is not None:
+                figures = softmax_figures(measurable(value.detach()), measurable(output.detach()), axis)
+                site.see_attention(figures, axis=axis)
         elif isinstance(module, nn.MultiheadAttention):
             query, key = given("query", 0), given("key", 1)
             if not (isinstance(query, Tensor) and isinstance(key, Tensor)) or output.shape != query.shape:
