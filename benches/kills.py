@@ -48,7 +48,7 @@ def main() -> None:
             else:
                 opened = Journal.open(journal)
                 assert opened is not None
-                finished = len(opened.records) - 1
+                finished = len(opened) - 1
                 opened.close()
                 lost += finished < before
                 kept += finished >= before

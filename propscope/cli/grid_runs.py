@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -17,7 +17,6 @@ from propscope.printable import printable
 
 if TYPE_CHECKING:
     from propscope.plots.table import Choice
-    from propscope.records import ProfileSet, TrainingSet
     from propscope.store import RunFile
     from propscope.store.run_file import Entry
 
@@ -54,6 +53,7 @@ def open_run(
         _default_names(stem, overwrite=overwrite) if path is None else [path],
         description,
         number_of,
+        networks=networks,
         overwrite=overwrite,
         resume=resume is not None,
         named=path is not None,
@@ -101,7 +101,6 @@ def finished(
 
 
 def conclude(
-    found: ProfileSet | TrainingSet,
     stopped: BaseException | None,
     file: RunFile,
     *,
@@ -109,64 +108,66 @@ def conclude(
     plots: Choice | None,
     json: bool,
     started: float,
+    chosen: Collection[int] | None = None,
     keep_journal: bool = False,
 ) -> None:
     """Save, print and draw what is finished of `networks` networks, then raise what stopped the run, if anything did.
 
-    An interrupt exits with 130, also one that comes while the pictures are drawn.
+    `chosen`: the entries to save (None: all). An interrupt exits with 130, also one that comes while the pictures are
+    drawn.
     """
+    found = len(file.finished if chosen is None else chosen)
     if found:
-        path = file.save(found, unfinished=stopped is not None, keep_journal=keep_journal and stopped is not None)
+        keep_journal &= stopped is not None
+        path = file.save(chosen, unfinished=stopped is not None, keep_journal=keep_journal)
         try:
-            _show(found, path, plots=plots, json=json, started=started)
+            _show(path, found, plots=plots, json=json, started=started)
         except KeyboardInterrupt:
             print(f"stopped while the pictures were drawn; the results are in {printable(str(path))}", file=sys.stderr)
             raise typer.Exit(130) from None
     interrupted = isinstance(stopped, KeyboardInterrupt)
     if interrupted or (stopped and found):
         saved = "; their results are saved" if found else ""
-        print(f"stopped after {len(found)} of {networks} networks{saved}", file=sys.stderr)
+        print(f"stopped after {found} of {networks} networks{saved}", file=sys.stderr)
     if interrupted:
         raise typer.Exit(130)
     if stopped:
         raise stopped
 
 
-def _show(found: ProfileSet | TrainingSet, path: Path, *, plots: Choice | None, json: bool, started: float) -> None:
+def _show(path: Path, networks: int, *, plots: Choice | None, json: bool, started: float) -> None:
     from propscope.plots.table import PLOTS, TRAINING_PLOTS, chosen
     from propscope.records import TrainingSet
     from propscope.report.documents import grid_document, training_document
     from propscope.report.terminal import print_grid, print_json, print_training
+    from propscope.store import load, load_for_table
 
+    # The file has more than there may be memory for.
+    found = load_for_table(path)
+    training = isinstance(found, TrainingSet)
     if not json:
-        if isinstance(found, TrainingSet):
-            print_training(found)
-        else:
-            print_grid(found.groups("seed").values())
+        print_training(found) if isinstance(found, TrainingSet) else print_grid(found)
         print()
         print_paths("file", [path])
         sys.stdout.flush()
     pictures: list[Path] = []
     try:
         table = TRAINING_PLOTS if isinstance(found, TrainingSet) else PLOTS
-        if only := chosen(table, plots, pairs=len(found.groups("seed"))):
+        if only := chosen(table, plots, pairs=len(found.groups("seed") if isinstance(found, TrainingSet) else found)):
             from propscope.plots import draw_all
 
             # The file is new or was to be replaced, so plots of its name are an earlier run's.
-            pictures = draw_all(found, path.parent, stem=path.stem, only=only, overwrite=True)
+            drawn = found if isinstance(found, TrainingSet) else load(path)
+            pictures = draw_all(drawn, path.parent, stem=path.stem, only=only, overwrite=True)
     finally:
         seconds = time.perf_counter() - started
         if json:
-            pairs = (
-                training_document(found)
-                if isinstance(found, TrainingSet)
-                else grid_document(found.groups("seed").values())
-            )
+            pairs = training_document(found) if isinstance(found, TrainingSet) else grid_document(found)
             print_json({"pairs": pairs, "file": str(path), "pictures": [*map(str, pictures)], "seconds": seconds})
     if not json:
         print_paths("plots", pictures)
-        noun = "run" if isinstance(found, TrainingSet) else "network"
-        print(f"{len(found)} {noun}{'s' * (len(found) != 1)} in {seconds:.1f} s")
+        noun = "run" if training else "network"
+        print(f"{networks} {noun}{'s' * (networks != 1)} in {seconds:.1f} s")
 
 
 def print_paths(what: str, paths: list[Path]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from propscope.cli.options import Overwrite
+from propscope.cli.options import Overwrite, warnings_as_lines
 from propscope.printable import printable
 
 
@@ -27,7 +27,9 @@ def merge(
     from propscope.store import merge as merge_files
 
     check_output(output, overwrite=overwrite)
-    for file, (same_runs, same_profiles) in zip(files, merge_files(files, output, overwrite=overwrite), strict=True):
+    with warnings_as_lines():
+        left_out = merge_files(files, output, overwrite=overwrite)
+    for file, (same_runs, same_profiles) in zip(files, left_out, strict=True):
         for count, noun in ((same_runs, "training run"), (same_profiles, "profile")):
             if count:
                 what = f"{count} {noun}{'s' * (count != 1)} of {printable(str(file))}"

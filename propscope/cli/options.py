@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from propscope.errors import InputError
+from propscope.printable import printable
 from propscope.ranges import real_numbers, whole_numbers
 
 if TYPE_CHECKING:
@@ -207,7 +212,18 @@ def load_selected(
     """Return the profiles or training runs of a file that the options select."""
     from propscope.store import load
 
-    return load(file, **chosen_labels(act=act, init=init, depth=depth, width=width, seed=seed))
+    with warnings_as_lines():
+        return load(file, **chosen_labels(act=act, init=init, depth=depth, width=width, seed=seed))
+
+
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Print warnings as lines on stderr, without a place in the code."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        yield
+    for warning in found:
+        print(printable(str(warning.message)), file=sys.stderr)
 
 
 def chosen_labels(

@@ -43,12 +43,13 @@ def plot(
     A LIST is separated by commas; names must be written as in the file.
     """
     from propscope.plots import draw_all
+    from propscope.store import target_of
 
     profiles = load_selected(file, act=act, init=init, depth=depth, width=width, seed=seed)
     written = draw_all(
         profiles,
         file.parent if output is None else output,
-        stem=file.stem,
+        stem=target_of(file).stem,
         formats=tuple(part.strip() for part in format.split(",")),
         only=None if only is None else [part.strip() for part in only.split(",")],
         overwrite=overwrite,

@@ -69,7 +69,6 @@ def profile(
     """
     from propscope.cli.grid_runs import conclude, finished, open_run
     from propscope.experiments import make_grid, run
-    from propscope.records import ProfileSet
 
     which = options.plots_of(plots, no_plots=no_plots)
     started = time.perf_counter()
@@ -122,8 +121,7 @@ def profile(
     ) as file:
         waiting = [number for number in range(len(grid)) if number not in file.finished]
         stopped = finished(file, zip(waiting, run(grid, leave_out=file.finished), strict=True), len(grid), quiet=json)
-        found = ProfileSet.of(file.finished[number] for number in sorted(file.finished))  # type: ignore[misc]
-        conclude(found, stopped, file, networks=len(grid), plots=which, json=json, started=started)
+        conclude(stopped, file, networks=len(grid), plots=which, json=json, started=started)
 
 
 def _key(labels: Mapping[str, object]) -> frozenset[tuple[str, object]]:

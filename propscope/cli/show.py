@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from propscope.cli.options import Act, Depth, File, Init, Json, Seed, Width, chosen_labels
+from propscope.cli.options import Act, Depth, File, Init, Json, Seed, Width, chosen_labels, warnings_as_lines
 
 
 def show(
@@ -28,7 +28,8 @@ def show(
     from propscope.report.time_courses import time_table
     from propscope.store import load_for_table
 
-    networks = load_for_table(file, **chosen_labels(act=act, init=init, depth=depth, width=width, seed=seed))
+    with warnings_as_lines():
+        networks = load_for_table(file, **chosen_labels(act=act, init=init, depth=depth, width=width, seed=seed))
     if isinstance(networks, TrainingSet):
         print_json(training_document(networks)) if json else print_training(networks)
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
+from itertools import repeat
 from typing import TYPE_CHECKING, Annotated
 
 from propscope.cli import options
@@ -100,7 +101,7 @@ def train(
     where it was stopped.
     """
     from propscope.cli.grid_runs import conclude, finished, open_run
-    from propscope.experiments.training import collect, make_plan, run
+    from propscope.experiments.training import chosen, final_of, make_plan, run
 
     which = options.plots_of(plots, no_plots=no_plots)
     started = time.perf_counter()
@@ -159,11 +160,12 @@ def train(
     ) as file:
         with closing(run(plan, workers=workers, leave_out=list(file.finished))) as runs:
             stopped = finished(file, runs, len(plan), quiet=json, unit="run")
-        found = collect(plan, file.finished.items())  # type: ignore[arg-type]
+        # A single rate needs no choice, and then nothing is read but the numbers.
+        ends = map(final_of, file.entries(file.finished)) if several else repeat((False, 0.0))  # type: ignore[arg-type]
         conclude(
-            found,
             stopped,
             file,
+            chosen=chosen(plan, dict(zip(file.finished, ends, strict=False))),
             networks=len(plan) // len(plan.learning_rates),
             plots=which,
             json=json,

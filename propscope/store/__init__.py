@@ -1,9 +1,11 @@
 """Result files: HDF5 files of flat tables that can be read without propscope; docs/schema.md states them completely."""
 
 from propscope.store.atomic import check_output, check_target
+from propscope.store.journal import target_of
 from propscope.store.merge import merge
+from propscope.store.packed import pack
 from propscope.store.read import StoredNetworks, load, load_for_table, load_profiles, numbers_in
-from propscope.store.run_file import RunFile, begin, target_of
+from propscope.store.run_file import RunFile, begin
 from propscope.store.schema import SCHEMA_VERSION
 from propscope.store.write import save
 
@@ -19,6 +21,7 @@ __all__ = [
     "load_profiles",
     "merge",
     "numbers_in",
+    "pack",
     "save",
     "target_of",
 ]

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import struct
+from array import array
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,36 +23,43 @@ try:
 except ImportError:  # Windows has no locks of this kind.
     fcntl = None  # type: ignore[assignment]
 
-MAGIC = b"propscope journal 1\n"
+MAGIC = b"propscope journal 2\n"
 CAN_LOCK = fcntl is not None
 _LENGTH = struct.Struct("<Q")
 _DIGEST = 16
 _HEAD = _LENGTH.size + _DIGEST
+_BINARY = getattr(os, "O_BINARY", 0)
+_NAME = re.compile(r"\.(?P<name>.+?)(?:\.\d+)?\.partial")
 
 
 class Journal:
-    """An open journal that no other process writes to: `records` as they were found, `append` adds one.
+    """An open journal: a sequence of its whole records, of which the file alone holds the bytes; `append` adds one.
 
     `Journal.open(path)` continues the journal `path`, or starts one; it returns None when another process has it open.
-    Raises `StoreError` for a file that is no journal of this version, and `OSError` when it cannot be opened.
+    `Journal.view(path)` reads what is there by now, also while another process writes. Both raise `StoreError` for a
+    file that is no journal of this version, and `OSError` when it cannot be opened.
     """
 
-    def __init__(self, path: Path, descriptor: int) -> None:
+    def __init__(self, path: Path, descriptor: int, *, view: bool = False) -> None:
         self.path = path
         self._descriptor = descriptor
+        # Where each record's payload begins and, behind the last one, would begin.
+        self._starts = array("Q", [len(MAGIC) + _HEAD])
         size = os.fstat(descriptor).st_size
-        content = b""
-        while len(content) < size and (more := os.pread(descriptor, size - len(content), len(content))):
-            content += more
-        self.records, self._end = _records(path, content)
-        if not self.records:
+        magic = self._bytes(0, min(size, len(MAGIC)))
+        if not MAGIC.startswith(magic):
+            raise StoreError(
+                f"{path} is not a journal of this version of propscope", hint="remove it, or choose another name"
+            )
+        self._find(size)
+        if not len(self) and not view:
             self.restart()
 
     @classmethod
     def open(cls, path: Path) -> Journal | None:
         """Return the journal `path`, made if it is missing; None when another process has it open."""
         while True:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _BINARY, 0o666)
             try:
                 if not lock(descriptor):
                     os.close(descriptor)
@@ -62,9 +72,43 @@ class Journal:
                 raise
             os.close(descriptor)
 
+    @classmethod
+    def view(cls, path: Path) -> Journal:
+        """Return the journal `path` with the records that are whole now; nothing is locked and nothing written."""
+        descriptor = os.open(path, os.O_RDONLY | _BINARY)
+        try:
+            return cls(path, descriptor, view=True)
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def __getitem__(self, record: int) -> bytes:
+        return self.part(record, 0, self.size(record))
+
+    def size(self, record: int) -> int:
+        """Return the bytes of a record's payload."""
+        if not 0 <= record < len(self):
+            raise IndexError(record)
+        return self._starts[record + 1] - _HEAD - self._starts[record]
+
+    def part(self, record: int, start: int, stop: int) -> bytes:
+        """Return these bytes of a record's payload, half-open.
+
+        Raises `ValueError` where it is shorter, and `StoreError` where another process has cut the file off.
+        """
+        if not 0 <= start <= stop <= self.size(record):
+            raise ValueError(f"record {record} has {self.size(record)} bytes, but {stop} are asked for")
+        found = self._bytes(self._starts[record] + start, stop - start)
+        if len(found) != stop - start:
+            raise StoreError(f"{self.path} was cut off while it was read", hint="run the command again")
+        return found
+
     def restart(self) -> None:
         """Drop every record."""
-        self.records, self._end = [], len(MAGIC)
+        del self._starts[1:]
         os.ftruncate(self._descriptor, 0)
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         _write(self._descriptor, MAGIC)
@@ -75,17 +119,18 @@ class Journal:
         Raises the `OSError` of a disk that takes no more; the journal then ends where it ended before.
         """
         length = _LENGTH.pack(len(payload))
+        end = self._starts[-1] - _HEAD
         try:
             # Whatever an interrupted call left behind the last whole record is written over.
-            os.ftruncate(self._descriptor, self._end)
-            os.lseek(self._descriptor, self._end, os.SEEK_SET)
+            os.ftruncate(self._descriptor, end)
+            os.lseek(self._descriptor, end, os.SEEK_SET)
             _write(self._descriptor, length + _digest(length, payload))
             _write(self._descriptor, payload)
         except OSError:
             with suppress(OSError):
-                os.ftruncate(self._descriptor, self._end)
+                os.ftruncate(self._descriptor, end)
             raise
-        self._end += _HEAD + len(payload)
+        self._starts.append(end + _HEAD + len(payload) + _HEAD)
 
     def close(self) -> None:
         """Close the file, which stays."""
@@ -96,6 +141,23 @@ class Journal:
         with suppress(FileNotFoundError):
             self.path.unlink()
         self.close()
+
+    def _find(self, size: int) -> None:
+        """Find the whole records of a file of this size."""
+        while (start := self._starts[-1]) <= size:
+            head = self._bytes(start - _HEAD, _HEAD)
+            length = int.from_bytes(head[: _LENGTH.size], "little")
+            if length > size - start or _digest(head[: _LENGTH.size], self._bytes(start, length)) != head[-_DIGEST:]:
+                break
+            self._starts.append(start + length + _HEAD)
+
+    def _bytes(self, start: int, count: int) -> bytes:
+        """Return `count` bytes of the file, fewer where it ends."""
+        os.lseek(self._descriptor, start, os.SEEK_SET)
+        found = os.read(self._descriptor, count)
+        while len(found) < count and (more := os.read(self._descriptor, count - len(found))):
+            found += more
+        return found
 
 
 def lock(descriptor: int) -> bool:
@@ -121,25 +183,6 @@ def is_at(path: Path, descriptor: int) -> bool:
     return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
 
 
-def _records(path: Path, content: bytes) -> tuple[list[bytes], int]:
-    """Return the whole records of a journal, and where the last one ends."""
-    if not content.startswith(MAGIC) and not MAGIC.startswith(content):
-        raise StoreError(
-            f"{path} is not a journal of this version of propscope", hint="remove it, or choose another name"
-        )
-    records, at = [], len(MAGIC)
-    while at + _HEAD <= len(content):
-        (length,) = _LENGTH.unpack_from(content, at)
-        start = at + _HEAD
-        payload = content[start : start + length]
-        whole = _digest(content[at : at + _LENGTH.size], payload)
-        if len(payload) != length or whole != content[at + _LENGTH.size : start]:
-            break
-        records.append(payload)
-        at = start + length
-    return records, at
-
-
 def _digest(length: bytes, payload: bytes) -> bytes:
     digest = hashlib.blake2b(length, digest_size=_DIGEST)
     digest.update(payload)
@@ -150,3 +193,26 @@ def _write(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+def target_of(path: Path) -> Path:
+    """Return the result file that a name stands for, itself or by its journal."""
+    found = _NAME.fullmatch(path.name)
+    return path.with_name(found["name"]) if found else path
+
+
+def journals_of(path: Path) -> Iterator[Path]:
+    """Yield the names of the journals of a result file, in order."""
+    for name in sorted(path.parent.glob(f".{_literally(path.name)}*.partial")):
+        if target_of(name) == path and name.is_file() and not name.is_symlink():
+            yield name
+
+
+def journal_name(path: Path, number: int) -> Path:
+    """Return the name of the journal `number`, from 1, of a result file."""
+    return path.with_name(f".{path.name}{'' if number == 1 else f'.{number}'}.partial")
+
+
+def _literally(name: str) -> str:
+    """Return a file name with what glob reads as a pattern taken literally."""
+    return re.sub(r"([*?[])", r"[\1]", name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -44,6 +45,8 @@ def merge(
         left_out: list[tuple[int, int]] = []
         for source in sources:
             with open_tables(source) as tables:
+                if tables.unfinished:
+                    warnings.warn(tables.unfinished, stacklevel=2)
                 left_out.append(_append(writer, tables, identities))
     return left_out
 

@@ -1,13 +1,16 @@
-"""`pack` and `unpack`: one profile or training run as bytes, for a journal; the rows are those of the result file.
+"""`pack`: one profile or training run as bytes, for a journal; `PackedRows`: the rows of many, as of one result file.
 
-The bytes are the length of a JSON object (8 bytes, little-endian), the object, and numbers. The object has the number
-of rows of each table, the columns of text and the type of the counts; the numbers are, table by table, the columns of
-float64, of int64, and those of the histograms, little-endian.
+The bytes are 13 numbers of 8 bytes, little-endian as all numbers: of each table the number of rows and the bytes of its
+text, and the bytes of a count. Then follow, table by table, its columns of text as JSON, those of float64, and those of
+int64; of histogram, the bins and the counts. Row numbers start from 0.
 """
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter
 from typing import Any
@@ -15,80 +18,224 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from propscope.errors import StoreError
 from propscope.records.network import NetworkProfile
 from propscope.records.training import TrainingRun
-from propscope.store.read import loose_profiles, training_runs
+from propscope.store.atomic import new_file
 from propscope.store.schema import TABLES, StoredTable
-from propscope.store.table_reader import TableReader, reading
-from propscope.store.write import RowBatch
+from propscope.store.table_writer import TableWriter, array_of, arrays_of
+from propscope.store.write import RowBatch, append_rows
 
-_DTYPES = {"float64": "<f8", "int64": "<i8", "uint16": "<u2", "uint64": "<u8"}
+_HEAD = 13 * 8
+_DTYPES = {"float64": "<f8", "int64": "<i8"}
 _NAMES = {
     table: {stored: [c.name for c in columns if c.stored == stored] for stored in (*_DTYPES, "text")}
     for table, columns in TABLES.items()
 }
+_SIZES = {table: sum(8 * len(_NAMES[table][stored]) for stored in _DTYPES) for table in TABLES}
+# The most rows of a table that are read at once; more than `TableReader.take` asks for at once, of entries cut by it.
+_ROWS = 1 << 16
+# The most bytes of packed entries that are written at once.
+_WRITTEN = 1 << 22
+
+Columns = dict[str, NDArray[Any]]
 
 
 def pack(entry: NetworkProfile | TrainingRun) -> bytes:
     """Return a profile or a training run, with its profiles, as bytes; raises `InputError` as `save` does."""
     batch = RowBatch(dict.fromkeys(TABLES, 0))
     batch.add_run(entry) if isinstance(entry, TrainingRun) else batch.add(entry)
-    rows: dict[str, int] = {table: len(entries) for table, entries in batch.rows.items() if entries}
-    text: dict[str, list[list[str]]] = {}
+    rows, lengths = dict.fromkeys(TABLES, 0), dict.fromkeys(TABLES, 0)
     parts: list[bytes] = []
-    counted = "<u8"
     for table, entries in batch.rows.items():
         if entries:
             names = _NAMES[table]
-            text[table] = [[row[name] for row in entries] for name in names["text"]]
-            for stored in ("float64", "int64"):
+            texts = [
+                array_of(table, column, [row[column.name] for row in entries]).tolist()
+                for column in TABLES[table]
+                if column.stored == "text"
+            ]
+            text = json.dumps(texts, ensure_ascii=False).encode()
+            rows[table], lengths[table] = len(entries), len(text)
+            parts.append(text)
+            for stored, dtype in _DTYPES.items():
                 # np.array of the rows takes three times as long.
                 values = chain.from_iterable(map(itemgetter(*names[stored]), entries))
-                flat = np.fromiter(values, _DTYPES[stored], len(entries) * len(names[stored]))
+                try:
+                    flat = np.fromiter(values, dtype, len(entries) * len(names[stored]))
+                except (OverflowError, TypeError, ValueError):
+                    arrays_of(table, {name: [row[name] for row in entries] for name in entries[0]})
+                    raise
                 parts.append(flat.reshape(len(entries), -1).T.tobytes())
+    counted = 8
     if batch.histograms:
-        rows["histogram"] = sum(histogram.bins.size for histogram in batch.histograms)
-        parts.append(np.concatenate([histogram.bins for histogram in batch.histograms], dtype="<u2").tobytes())
+        bins = np.concatenate([histogram.bins for histogram in batch.histograms], dtype="<u2")
         counts = np.concatenate([histogram.counts for histogram in batch.histograms])
         # Half the bytes to digest and to write.
-        counted = "<u4" if counts.max(initial=0) < 2**32 else "<u8"
-        parts.append(counts.astype(counted).tobytes())
-    head = json.dumps({"rows": rows, "text": text, "counts": counted}).encode()
-    return b"".join([len(head).to_bytes(8, "little"), head, *parts])
+        counted = 4 if counts.max(initial=0) < 2**32 else 8
+        rows["histogram"] = bins.size
+        parts += [bins.tobytes(), counts.astype(f"<u{counted}").tobytes()]
+    return b"".join([np.array([*rows.values(), *lengths.values(), counted], "<u8").tobytes(), *parts])
 
 
-def unpack(payload: bytes, path: Any) -> NetworkProfile | TrainingRun:
-    """Return what `pack` made the bytes of; raises `StoreError` naming the file `path` for other bytes."""
-    with reading(path):
-        tables = TableReader(path, _columns(payload))
-        found: list[NetworkProfile | TrainingRun] = []
-        found += training_runs(tables, {}) if tables.training else loose_profiles(tables, {})
-    if len(found) != 1:
-        raise StoreError(f"{path} is damaged: a record holds {len(found)} profiles", hint="remove it, and run again")
-    return found[0]
+def save_rows(path: str | os.PathLike[str], rows: PackedRows, *, overwrite: bool, run: str) -> None:
+    """Write a file of the rows as `save` does, with the attribute `run` unless it is empty; a block is read at a time.
+
+    Raises `ValueError` for bytes that `pack` did not make.
+    """
+    with new_file(path, overwrite=overwrite) as (file, check):
+        writer = TableWriter(file, check)
+        if run:
+            file.attrs["run"] = run
+        tables = [*rows.tables()]
+        if "run" in tables:
+            writer.add_training()
+        for entries in rows.blocks():
+            append_rows(writer, {table: rows.columns(table, entries) for table in tables})
 
 
-def _columns(payload: bytes) -> dict[StoredTable, dict[str, Any]]:
-    start = 8 + int.from_bytes(payload[:8], "little")
-    head = json.loads(payload[8:start])
-    columns: dict[StoredTable, dict[str, Any]] = {}
-    for table in TABLES:
-        if count := head["rows"].get(table, 0):
-            columns[table] = {}
-            for stored, dtype in _DTYPES.items():
-                names = _NAMES[table][stored]
-                if stored == "uint64" and head.get("counts") == "<u4":
-                    dtype = "<u4"
-                values = np.frombuffer(payload, dtype, count * len(names), start).reshape(len(names), count)
-                columns[table] |= dict(zip(names, values.astype(stored), strict=True))
-                start += values.nbytes
-            names = _NAMES[table]["text"]
-            columns[table] |= {n: _text(c) for n, c in zip(names, head["text"].get(table, []), strict=True)}
-    return columns
+class PackedRows:
+    """The rows of packed entries, numbered as in a file that holds the entries in this order.
+
+    `sizes`: the bytes of each entry; `part(entry, start, stop)` returns some of them. Of each table the block that was
+    read last is kept. Every method raises `ValueError` for bytes that `pack` did not make.
+    """
+
+    def __init__(self, sizes: Sequence[int], part: Callable[[int, int, int], bytes]) -> None:
+        self._part = part
+        head = b"".join(part(entry, 0, _HEAD) for entry in range(len(sizes)))
+        heads = np.frombuffer(head, "<u8").reshape(len(sizes), 13).astype(np.int64)
+        widths = np.array([_SIZES[table] for table in TABLES])
+        widths = np.where(widths == 0, 2 + heads[:, 12:], widths)
+        possible = (heads >= 0).all(1) & (heads[:, :12] < 2**40).all(1) & np.isin(heads[:, 12], (4, 8))
+        self._sizes = np.array(sizes, np.int64)
+        size = _HEAD + (heads[:, :6] * widths).sum(1) + heads[:, 6:12].sum(1)
+        if len(wrong := np.flatnonzero(~possible | (size != self._sizes))):
+            raise ValueError(f"record {wrong[0] + 1} has not the rows that it says")
+        self._counted = heads[:, 12]
+        self._text = dict(zip(TABLES, heads[:, 6:12].T, strict=True))
+        # The first row of each entry, and behind the last one the number of rows.
+        self._bounds = {
+            table: np.concatenate([[0], np.cumsum(rows)]) for table, rows in zip(TABLES, heads[:, :6].T, strict=True)
+        }
+        self._last: dict[StoredTable, tuple[bytes, Columns]] = {}
+
+    def blocks(self) -> Iterator[NDArray[np.int64]]:
+        """Yield all entries, in order, a few at a time."""
+        for block in _ranges(self._sizes, _WRITTEN):
+            yield np.arange(block.start, block.stop)
+
+    def rows(self, table: StoredTable) -> int:
+        """Return the number of rows of a table."""
+        return int(self._bounds[table][-1])
+
+    def tables(self) -> dict[StoredTable, dict[str, PackedColumn]]:
+        """Return the columns of the tables; those of training runs only where there are runs."""
+        return {
+            table: {column.name: PackedColumn(self, table, column.name, column.stored) for column in columns}
+            for table, columns in TABLES.items()
+            if self.rows("run") or table not in ("run", "epoch")
+        }
+
+    def columns(self, table: StoredTable, entries: NDArray[np.int64]) -> Columns:
+        """Return all columns of the rows of some entries; text is bytes."""
+        counts = np.diff(self._bounds[table])[entries]
+        parts = [self._unpacked(table, entry) for entry in entries.tolist()]
+        found: Columns = {}
+        if table == "histogram":
+            found["bin"] = np.concatenate([np.empty(0, np.uint16), *(bins for bins, _ in parts)], dtype=np.uint16)
+            found["count"] = np.concatenate([np.empty(0, np.uint64), *(number for _, number in parts)], dtype=np.uint64)
+            return found
+        for at, (stored, dtype) in enumerate(_DTYPES.items(), 1):
+            names = _NAMES[table][stored]
+            values = np.concatenate([np.empty((len(names), 0), dtype), *(part[at] for part in parts)], axis=1)
+            found |= zip(names, values.astype(stored, copy=False), strict=True)
+        for at, name in enumerate(_NAMES[table]["text"]):
+            found[name] = np.empty(int(counts.sum()), object)
+            found[name][:] = [text.encode() for part in parts for text in part[0][at]]
+        for column in TABLES[table]:
+            if column.refers:
+                moved = np.repeat(self._bounds[column.refers][entries], counts)
+                found[column.name] = np.where(found[column.name] < 0, found[column.name], found[column.name] + moved)
+        return found
+
+    def pick(self, table: StoredTable, column: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Return these rows of a column, in any order."""
+        (stored,) = (each.stored for each in TABLES[table] if each.name == column)
+        found = np.empty(len(rows), object if stored == "text" else stored)
+        bounds = self._bounds[table]
+        owners, which = np.unique(np.searchsorted(bounds, rows, side="right") - 1, return_inverse=True)
+        counts = np.diff(bounds)[owners]
+        for block in _ranges(counts, _ROWS):
+            columns = self._cached(table, owners[block])
+            first = np.cumsum(counts[block]) - counts[block]
+            here = np.flatnonzero((which >= block.start) & (which < block.stop))
+            own = which[here]
+            found[here] = columns[column][first[own - block.start] + rows[here] - bounds[owners[own]]]
+        return found
+
+    def _cached(self, table: StoredTable, entries: NDArray[np.int64]) -> Columns:
+        key = entries.tobytes()
+        if self._last.get(table, (b"",))[0] != key:
+            self._last.pop(table, None)
+            self._last[table] = key, self.columns(table, entries)
+        return self._last[table][1]
+
+    def _unpacked(self, table: StoredTable, entry: int) -> Sequence[Any]:
+        """Return the text and the numbers of an entry's rows; of histogram its bins and counts."""
+        start = _HEAD
+        for before in TABLES:
+            if before == table:
+                break
+            start += int(self._text[before][entry]) + _SIZES[before] * self._of(before, entry)
+        rows, text = self._of(table, entry), int(self._text[table][entry])
+        if table == "histogram":
+            raw = self._part(entry, start, start + rows * (2 + int(self._counted[entry])))
+            return np.frombuffer(raw, "<u2", rows), np.frombuffer(raw, f"<u{self._counted[entry]}", rows, 2 * rows)
+        raw = self._part(entry, start, start + text + _SIZES[table] * rows)
+        names = _NAMES[table]
+        texts = json.loads(raw[:text]) if rows else [[] for _ in names["text"]]
+        if [len(each) for each in texts] != [rows] * len(names["text"]):
+            raise ValueError(f"a record has not {rows} texts in each column of table {table}")
+        found: list[Any] = [texts]
+        for stored, dtype in _DTYPES.items():
+            values = np.frombuffer(raw, dtype, rows * len(names[stored]), text).reshape(len(names[stored]), rows)
+            found.append(values)
+            text += values.nbytes
+        return found
+
+    def _of(self, table: StoredTable, entry: int) -> int:
+        return int(self._bounds[table][entry + 1] - self._bounds[table][entry])
 
 
-def _text(values: list[str]) -> NDArray[Any]:
-    column = np.empty(len(values), object)
-    column[:] = [value.encode() for value in values]
-    return column
+@dataclass(frozen=True, slots=True)
+class PackedColumn:
+    """A column of packed entries, which is read when rows of it are asked for."""
+
+    _rows: PackedRows
+    _table: StoredTable
+    _name: str
+    _stored: str
+
+    @property
+    def shape(self) -> tuple[int]:
+        """The number of rows."""
+        return (self._rows.rows(self._table),)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of an element, an object for text."""
+        return np.dtype(object if self._stored == "text" else self._stored)
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        return self._rows.pick(self._table, self._name, rows)
+
+
+def _ranges(sizes: NDArray[np.int64], most: int) -> list[slice]:
+    """Return ranges of neighbours whose sizes add up to at most so much, or that are one alone."""
+    edges, total = [0], 0
+    for at, size in enumerate(sizes.tolist()):
+        if total + size > most and at > edges[-1]:
+            edges.append(at)
+            total = 0
+        total += size
+    return [slice(*pair) for pair in zip(edges, [*edges[1:], len(sizes)], strict=True) if pair[0] < pair[1]]

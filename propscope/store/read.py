@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -82,11 +83,16 @@ def load(path: str | os.PathLike[str], /, **labels: Label | Iterable[Label]) -> 
     """Return the training runs of a result file, or its profiles where it has no runs, always as a set.
 
     Labels such as `initializer="he_normal"` or `seed=[0, 1]` select what has these values, in the file's order; only
-    those rows are read. Raises `StoreError` when the file is missing, truncated, damaged, not written by propscope, or
-    of a newer schema, and `InputError` for a label that no entry carries or values that no entry has.
+    those rows are read. While a run has not written its file yet, what it has finished is read from its journal, by
+    the name of either, and a warning says how much of the run that is.
+
+    Raises `StoreError` when the file is missing, truncated, damaged, not written by propscope, or of a newer schema,
+    and `InputError` for a label that no entry carries or values that no entry has.
     """
     file_path("path", path)
     with open_tables(path) as tables, reading(path):
+        if tables.unfinished:
+            warnings.warn(tables.unfinished, stacklevel=2)
         return training_runs(tables, labels) if tables.training else loose_profiles(tables, labels)
 
 
@@ -97,6 +103,8 @@ def load_for_table(path: str | os.PathLike[str], /, **labels: Label | Iterable[L
     provenance, singular values and element types.
     """
     with open_tables(path) as tables, reading(path):
+        if tables.unfinished:
+            warnings.warn(tables.unfinished, stacklevel=2)
         if tables.training:
             return training_runs(tables, labels)
         labels_of = _matching(tables, "profile", labels)
@@ -145,9 +153,18 @@ def load_profiles(path: str | os.PathLike[str], /, **labels: Label | Iterable[La
         return loose_profiles(tables, labels)
 
 
+def entries_in(tables: TableReader) -> Iterator[NetworkProfile | TrainingRun]:
+    """Yield the training runs of open tables, or the profiles where they have no runs; a block is read at a time."""
+    with reading(tables.path):
+        if tables.training:
+            yield from _all_runs(tables, _every(tables, "run"))
+        else:
+            yield from _profiles(tables, _every(tables, "profile"))
+
+
 def loose_profiles(tables: TableReader, labels: Mapping[str, Any]) -> ProfileSet:
     """Return the profiles of open tables that belong to no run and have the labels."""
-    rows = np.arange(tables.rows("profile"))
+    rows = _every(tables, "profile")
     if labels or tables.training:
         rows = np.array(list(_matching(tables, "profile", labels)), np.int64)
     _check_memory(tables, "profile", len(rows), _BYTES)
@@ -163,12 +180,20 @@ def _profiles(tables: TableReader, rows: NDArray[np.int64]) -> Iterator[NetworkP
 
 def training_runs(tables: TableReader, labels: Mapping[str, Any]) -> TrainingSet:
     """Return the runs of open tables that have the labels."""
-    rows = np.array(list(_matching(tables, "run", labels)), np.int64) if labels else np.arange(tables.rows("run"))
+    rows = np.array(list(_matching(tables, "run", labels)), np.int64) if labels else _every(tables, "run")
     _check_memory(tables, "run", len(rows), _BYTES)
+    return TrainingSet.of(_all_runs(tables, rows))
+
+
+def _every(tables: TableReader, table: StoredTable) -> NDArray[np.int64]:
+    return np.arange(tables.rows(table))
+
+
+def _all_runs(tables: TableReader, rows: NDArray[np.int64]) -> Iterator[TrainingRun]:
     # Read so many runs at once that they hold about one batch of profiles.
     counts = np.maximum(tables.pick("run", "profile_count", rows), 0)
     edges = np.flatnonzero(np.diff(np.cumsum(counts) // _BATCH)) + 1
-    return TrainingSet.of(chain.from_iterable(_runs(tables, part) for part in np.split(rows, edges)))
+    return chain.from_iterable(_runs(tables, part) for part in np.split(rows, edges))
 
 
 def _runs(tables: TableReader, rows: NDArray[np.int64]) -> Iterator[TrainingRun]:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
@@ -23,80 +22,93 @@ import h5py
 from propscope.errors import InputError, PropscopeError, StoreError
 from propscope.printable import printable
 from propscope.records.network import NetworkProfile
-from propscope.records.profile_set import ProfileSet
-from propscope.records.training import TrainingRun, TrainingSet
+from propscope.records.training import TrainingRun
 from propscope.store.atomic import NameTakenError, check_output
-from propscope.store.journal import Journal
-from propscope.store.packed import pack, unpack
-from propscope.store.read import load
+from propscope.store.journal import Journal, journal_name, journals_of
+from propscope.store.packed import PackedRows, pack, save_rows
+from propscope.store.read import entries_in
+from propscope.store.run_journal import RunHeader, header_in, numbers_in_journal, record_of, rows_in_journal
 from propscope.store.schema import SCHEMA_VERSION
 from propscope.store.seal import open_sealed
-from propscope.store.write import save
+from propscope.store.table_reader import TableReader, open_tables, reading
 
 Entry = NetworkProfile | TrainingRun
 Description = Mapping[str, Any]
 
 # HDF5 takes attributes of up to 64 kB.
 _MOST_TEXT = 60_000
-_JOURNAL = re.compile(r"\.(?P<name>.+?)(?:\.\d+)?\.partial")
 
 
 @dataclass(frozen=True, slots=True)
 class _Saved:
     """What an existing file says of the run that wrote it, and which file it is."""
 
-    description: Description | None
+    header: RunHeader | None
     unfinished: bool
     identity: tuple[int, int, int]
 
 
 class RunFile:
-    """A result file in the making: `finished` entries by their number in the run, `add` keeps one more, `save` ends it.
+    """A result file in the making: `add` keeps one more entry by its number in the run, `save` ends it.
 
-    A context manager: what was added and not saved stays in the journal, which is removed when it holds nothing.
+    A context manager: what was added and not saved stays in the journal, which is removed when it holds nothing. Of an
+    entry that is kept, some 200 bytes are in memory.
     """
 
-    def __init__(self, path: Path, journal: Journal, description: Description, *, replaces: _Saved | bool) -> None:
+    def __init__(self, path: Path, journal: Journal, header: RunHeader, *, replaces: _Saved | bool) -> None:
         self.path = path
-        self.finished: dict[int, Entry] = {}
         self._journal: Journal | None = journal
-        self._text = json.dumps(description)
+        self._header = header
         self._replaces = replaces
-        if not journal.records:
-            journal.append(self._text.encode())
-        for record in journal.records[1:]:
-            self.finished[int.from_bytes(record[:8], "little")] = unpack(record[8:], journal.path)
-        journal.records = []
+        self._full = False
+        if not len(journal):
+            journal.append(header.text().encode())
+        # The record of each entry in the journal; where that takes no more, the packed entry.
+        self._kept: dict[int, int | bytes] = {**numbers_in_journal(journal)}
 
     def __enter__(self) -> RunFile:
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._journal is not None:
-            self._journal.close() if self.finished else self._journal.remove()
+            self._journal.close() if self._kept else self._journal.remove()
             self._journal = None
 
-    def add(self, number: int, entry: Entry) -> None:
-        """Keep the entry `number` of the run: when this returns, it survives the end of the process."""
-        self.finished[number] = entry
-        if self._journal is not None:
+    @property
+    def finished(self) -> Collection[int]:
+        """The numbers of the entries that are kept."""
+        return self._kept.keys()
+
+    def add(self, number: int, entry: Entry | bytes) -> None:
+        """Keep the entry `number` of the run, or what `pack` made of it: when this returns, it survives the process."""
+        packed = entry if isinstance(entry, bytes) else pack(entry)
+        journal = self._open
+        if not self._full:
             try:
-                self._journal.append(number.to_bytes(8, "little") + pack(entry))
+                journal.append(record_of(number, packed))
+                self._kept[number] = len(journal) - 1
+                return
             except OSError as error:
                 cause = error.strerror or error
                 print(
-                    f"warning: cannot write {printable(str(self._journal.path))}: {cause}; the run goes on",
-                    file=sys.stderr,
+                    f"warning: cannot write {printable(str(journal.path))}: {cause}; the run goes on", file=sys.stderr
                 )
-                self._journal.close()
-                self._journal = None
+                self._full = True
+        self._kept[number] = packed
 
-    def save(self, found: ProfileSet | TrainingSet, *, unfinished: bool, keep_journal: bool = False) -> Path:
-        """Write the file and return its path, which is another one where another run has taken the name meanwhile.
+    def entries(self, numbers: Iterable[int] | None = None) -> Iterator[Entry]:
+        """Yield the entries of these numbers in this order (None: all, in ascending order); few are read at once."""
+        rows = self._rows(numbers)
+        return entries_in(TableReader(self._open.path, rows.tables()))
 
-        Raises `StoreError` when it cannot be written; what was added is then still in the journal.
+    def save(self, numbers: Iterable[int] | None = None, *, unfinished: bool, keep_journal: bool = False) -> Path:
+        """Write the entries of these numbers in this order (None: all, in ascending order), and return the file's path.
+
+        It is another one where another run has taken the name meanwhile. Memory does not grow with their number. Raises
+        `StoreError` when the file cannot be written; what was added is then still in the journal.
         """
-        run = json.dumps({"description": json.loads(self._text), "unfinished": unfinished})
+        rows = self._rows(numbers)
+        run = self._header.text(unfinished=unfinished)
         run = run if len(run) <= _MOST_TEXT else ""
         for path in _beside(self.path):
             replaces = self._replaces
@@ -104,22 +116,30 @@ class RunFile:
                 # The unfinished file that this run goes on from, unless another run has replaced it.
                 replaces = path == self.path and _identity(path) in (replaces.identity, None)
             try:
-                save(path, found, overwrite=replaces, run=run)
+                with reading(self._open.path):
+                    save_rows(path, rows, overwrite=replaces, run=run)
             except NameTakenError:
                 continue
             except StoreError as error:
-                if self._journal is not None:
-                    where = f"what is finished is kept in {self._journal.path}; the same command goes on from it"
-                    raise StoreError(str(error), hint=f"{error.hint}; {where}") from error
-                raise
+                where = f"what is finished is kept in {self._open.path}; the same command goes on from it"
+                raise StoreError(str(error), hint=f"{error.hint}; {where}") from error
             break
         if path != self.path:
             here, other = printable(str(path)), printable(str(self.path))
             print(f"another run has written {other} meanwhile; this one is saved as {here}", file=sys.stderr)
-        if self._journal is not None and not keep_journal:
-            self._journal.remove()
+        if not keep_journal:
+            self._open.remove()
             self._journal = None
         return path
+
+    @property
+    def _open(self) -> Journal:
+        assert self._journal is not None, "the run is saved"
+        return self._journal
+
+    def _rows(self, numbers: Iterable[int] | None) -> PackedRows:
+        chosen = sorted(self._kept) if numbers is None else numbers
+        return rows_in_journal(self._open, [self._kept[number] for number in chosen])
 
 
 def begin(
@@ -127,11 +147,14 @@ def begin(
     description: Description,
     number_of: Callable[[Entry], int | None],
     *,
+    networks: int,
     overwrite: bool,
     resume: bool,
     named: bool,
 ) -> RunFile:
-    """Return the file of a run under the first of `names` that is free, or that an earlier run of the same kind left.
+    """Return the file of a run of so many networks under the first of `names` that is free.
+
+    A name that an earlier run of the same kind left is as good: this one goes on with what it has finished.
 
     `description`: what the run has to do, a JSON object that is compared as a whole. `number_of` returns the number in
     the run of an entry of a saved file. `named`: the user chose the name, so a run may begin while another one writes
@@ -140,26 +163,20 @@ def begin(
     Raises `StoreError` when the last name is not free, when nothing can be resumed, and for a directory that is
     missing; and `InputError` when what is to be resumed is another run, naming the difference.
     """
-    described = json.loads(json.dumps({**description, "schema": SCHEMA_VERSION}))
+    header = RunHeader(json.loads(json.dumps({**description, "schema": SCHEMA_VERSION})), networks)
     taken: StoreError | None = None
     previous: Path | None = None
     for path in names:
         try:
-            return _begin(path, described, number_of, overwrite=overwrite, resume=resume, named=named)
+            return _begin(path, header, number_of, overwrite=overwrite, resume=resume, named=named)
         except NameTakenError as error:  # noqa: PERF203  a few names are tried
             taken, previous = error, path
     raise taken or StoreError(f"every name up to {previous} is taken", hint="choose another name with --output")
 
 
-def target_of(path: Path) -> Path:
-    """Return the result file that --resume names, itself or by its journal."""
-    found = _JOURNAL.fullmatch(path.name)
-    return path.with_name(found["name"]) if found else path
-
-
 def _begin(
     path: Path,
-    described: Description,
+    header: RunHeader,
     number_of: Callable[[Entry], int | None],
     *,
     overwrite: bool,
@@ -168,25 +185,25 @@ def _begin(
 ) -> RunFile:
     check_output(path, overwrite=True)
     saved = _saved(path)
-    mine = saved is not None and saved.description == described and (saved.unfinished or resume)
+    mine = saved is not None and saved.header == header and (saved.unfinished or resume)
     if saved is not None and resume and not mine:
-        if saved.description is None:
+        if saved.header is None:
             raise StoreError(f"cannot resume {path}: it does not say which run wrote it", hint="leave --resume out")
-        raise _another_run(path, saved.description, described)
+        raise _another_run(path, saved.header, header)
     journal, unfinished, busy = None, None, False
     for name, found in _journals(path):
         if found is None:
             busy = True
             continue
-        recorded = _description(found)
-        if recorded is None and found.records:
+        recorded = _header(found)
+        if recorded is None and len(found):
             found.close()
             continue
-        if saved is not None and not saved.unfinished and recorded is not None and saved.description == recorded:
+        if saved is not None and not saved.unfinished and recorded is not None and saved.header == recorded:
             # Its process was killed after the file was complete, and before the journal was removed.
             found.remove()
-        elif recorded == described or (recorded is not None and overwrite and not resume):
-            if recorded != described:
+        elif recorded == header or (recorded is not None and overwrite and not resume):
+            if recorded != header:
                 found.restart()
             journal = found
             break
@@ -195,11 +212,11 @@ def _begin(
             found.close()
     if journal is None and unfinished is not None and (of_another := unfinished[1]) is not None:
         if resume:
-            raise _another_run(path, of_another, described)
+            raise _another_run(path, of_another, header)
         if saved is None:
             raise NameTakenError(
                 f"{unfinished[0]} holds the finished networks of another run of {path}: "
-                f"{_difference(of_another, described)}",
+                f"{_difference(of_another, header)}",
                 hint="choose another name, or drop them with --overwrite",
             )
     if saved is not None and not mine and not overwrite:
@@ -216,51 +233,43 @@ def _begin(
     if journal is None:
         journal = _new_journal(path)
     try:
-        made = RunFile(path, journal, described, replaces=saved if saved is not None and mine else overwrite)
+        made = RunFile(path, journal, header, replaces=saved if saved is not None and mine else overwrite)
     except BaseException:
         journal.close()
         raise
     if mine:
-        for entry in load(path):
-            number = number_of(entry)
-            if number is not None and number not in made.finished:
-                made.add(number, entry)
+        with open_tables(path) as tables:
+            for entry in entries_in(tables):
+                number = number_of(entry)
+                if number is not None and number not in made.finished:
+                    made.add(number, entry)
     return made
 
 
 def _journals(path: Path) -> Iterator[tuple[Path, Journal | None]]:
     """Yield the journals of a result file, opened one after the other; None for one that another process writes."""
-    for name in sorted(path.parent.glob(f".{_literally(path.name)}*.partial")):
-        if target_of(name) == path and name.is_file() and not name.is_symlink():
-            yield name, Journal.open(name)
-
-
-def _literally(name: str) -> str:
-    """Return a file name with what glob reads as a pattern taken literally."""
-    return re.sub(r"([*?[])", r"[\1]", name)
+    for name in journals_of(path):
+        yield name, Journal.open(name)
 
 
 def _new_journal(path: Path) -> Journal:
     for number in count(1):
-        name = path.with_name(f".{path.name}{'' if number == 1 else f'.{number}'}.partial")
+        name = journal_name(path, number)
         try:
             journal = Journal.open(name)
         except OSError as error:
             raise StoreError(
                 f"cannot write {name}: {error.strerror}", hint="name a file in a directory that can be written"
             ) from error
-        if journal is not None and not journal.records:
+        if journal is not None and not len(journal):
             return journal
         if journal is not None:
             journal.close()
     raise AssertionError
 
 
-def _description(journal: Journal) -> Description | None:
-    with suppress(ValueError, IndexError):
-        recorded = json.loads(journal.records[0])
-        return recorded if isinstance(recorded, dict) else None
-    return None
+def _header(journal: Journal) -> RunHeader | None:
+    return header_in(journal[0]) if len(journal) else None
 
 
 def _saved(path: Path) -> _Saved | None:
@@ -268,14 +277,13 @@ def _saved(path: Path) -> _Saved | None:
     identity = _identity(path)
     if identity is None:
         return None
-    description, unfinished = None, False
+    header, unfinished = None, False
     with suppress(OSError, RuntimeError, ValueError, KeyError, TypeError, PropscopeError):
         if h5py.is_hdf5(path):
             with open_sealed(path) as file:
-                run = json.loads(str(file.attrs["run"]))
-            if isinstance(run["description"], dict):
-                description, unfinished = run["description"], run["unfinished"] is True
-    return _Saved(description, unfinished, identity)
+                run = str(file.attrs["run"])
+            header, unfinished = header_in(run), json.loads(run)["unfinished"] is True
+    return _Saved(header, unfinished, identity)
 
 
 def _identity(path: Path) -> tuple[int, int, int] | None:
@@ -293,18 +301,19 @@ def _beside(path: Path) -> Iterator[Path]:
             yield other
 
 
-def _another_run(path: Path, there: Description, here: Description) -> InputError:
+def _another_run(path: Path, there: RunHeader, here: RunHeader) -> InputError:
     return InputError(
         f"cannot resume {path}: it is another run: {_difference(there, here)}",
         hint="give the options of the run that was stopped, or leave --resume out and choose another name",
     )
 
 
-def _difference(there: Description, here: Description) -> str:
+def _difference(there: RunHeader, here: RunHeader) -> str:
+    one, other = there.description, here.description
     return "; ".join(
-        f"{name} {_short(there.get(name))} -> {_short(here.get(name))}"
-        for name in dict.fromkeys([*there, *here])
-        if there.get(name) != here.get(name)
+        f"{name} {_short(one.get(name))} -> {_short(other.get(name))}"
+        for name in dict.fromkeys([*one, *other])
+        if one.get(name) != other.get(name)
     )
 
 

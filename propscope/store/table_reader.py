@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from propscope.errors import PropscopeError, StoreError
 from propscope.records.network import Label
 from propscope.store.columns import attribute, check_text, has_table, open_columns
+from propscope.store.journal import Journal, journals_of, target_of
+from propscope.store.packed import PackedColumn
+from propscope.store.run_journal import header_in, numbers_in_journal, rows_in_journal
 from propscope.store.schema import FORMAT, SCHEMA_VERSION, TABLES, TRAINING, StoredTable
 from propscope.store.seal import open_sealed
 from propscope.store.values import check_labels, check_values
@@ -45,13 +48,15 @@ class TableReader:
     """The columns of an open file, each of the right type, all columns of a table equally long.
 
     `datasets` lacks the tables of runs in a file without runs, and the columns that the file is too old for; such a
-    column reads as missing in every row. `hidden`: the columns that `take` leaves out. Ranges of rows are half-open,
-    from `start` to `stop`. Every method raises `StoreError` when the rows cannot be read.
+    column reads as missing in every row. `hidden`: the columns that `take` leaves out. `unfinished`: what the journal
+    of a run says of it, "" for a file. Ranges of rows are half-open, from `start` to `stop`. Every method raises
+    `StoreError` when the rows cannot be read.
     """
 
     path: str | os.PathLike[str]
-    datasets: Mapping[StoredTable, Mapping[str, h5py.Dataset | NDArray[Any]]]
+    datasets: Mapping[StoredTable, Mapping[str, h5py.Dataset | PackedColumn]]
     hidden: frozenset[tuple[StoredTable, str]] = frozenset()
+    unfinished: str = ""
 
     def rows(self, table: StoredTable) -> int:
         """Return the number of rows of a table; 0 for a table that the file lacks."""
@@ -70,10 +75,10 @@ class TableReader:
             if (dataset := self.datasets.get(table, {}).get(column)) is None:
                 (absent,) = (entry for entry in TABLES[table] if entry.name == column)
                 return np.full(len(rows), absent.missing, object if absent.stored == "text" else absent.stored)
-            # Rows of a journal are in memory already.
-            if not isinstance(dataset, h5py.Dataset) or not len(rows):
-                values: NDArray[Any] = dataset[rows] if len(rows) else np.empty(0, dataset.dtype)
-                return values
+            if not len(rows):
+                return np.empty(0, dataset.dtype)
+            if isinstance(dataset, PackedColumn):
+                return dataset[rows]
             dtype = dataset.dtype
             if dtype.kind == "O":
                 check_text(dataset, rows)
@@ -141,10 +146,14 @@ class TableReader:
 
 @contextmanager
 def open_tables(path: str | os.PathLike[str]) -> Iterator[TableReader]:
-    """Yield the tables of a file.
+    """Yield the tables of a file, or of the journal of the run that has yet to write it, which may go on meanwhile.
 
     Raises `StoreError` when it is missing, truncated, damaged, not propscope's or of a newer schema.
     """
+    if (journal := _journal_of(path)) is not None:
+        with _journal_tables(journal) as tables:
+            yield tables
+        return
     _check_kind(path)
     # What the caller does with the tables may fail for reasons of its own, such as a full disk.
     with ExitStack() as stack:
@@ -154,6 +163,41 @@ def open_tables(path: str | os.PathLike[str]) -> Iterator[TableReader]:
             present = [table for table in TABLES if table not in TRAINING or (version > 1 and has_table(file, "run"))]
             tables = TableReader(path, {table: open_columns(file, table, version) for table in present})
         yield tables
+
+
+def _journal_of(path: str | os.PathLike[str]) -> Journal | None:
+    """Return the journal that a name stands for: its own, or that of a result file which is not there yet."""
+    named = Path(path)
+    names = [named] if target_of(named) != named else [] if os.path.lexists(named) else [*journals_of(named)]
+    if len(names) > 1:
+        listed = ", ".join(map(str, names))
+        raise StoreError(f"there is no file {path}, but {len(names)} runs of it", hint=f"name one of {listed}")
+    try:
+        if names and names[0].is_file():
+            return Journal.view(names[0])
+    except StoreError:
+        raise
+    except FileNotFoundError:
+        # The run has written its file just now.
+        return None
+    except OSError as error:
+        raise StoreError(f"cannot read {names[0]}: {error.strerror}", hint="name a file that can be read") from error
+    return None
+
+
+@contextmanager
+def _journal_tables(journal: Journal) -> Iterator[TableReader]:
+    try:
+        with reading(journal.path):
+            header = header_in(journal[0]) if len(journal) else None
+            if header is None:
+                raise ValueError("no run says what it has to do")
+            records = numbers_in_journal(journal)
+            rows = rows_in_journal(journal, [records[number] for number in sorted(records)])
+        said = f"{journal.path} is unfinished: {len(records)} of {header.networks} {header.noun}s"
+        yield TableReader(journal.path, rows.tables(), unfinished=said)
+    finally:
+        journal.close()
 
 
 @contextmanager

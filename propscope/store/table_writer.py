@@ -118,7 +118,7 @@ class TableWriter:
 
 def arrays_of(table: StoredTable, columns: Mapping[str, Values]) -> dict[str, NDArray[Any]]:
     """Return the columns of some rows in the types of the file; raises `InputError` for a value that does not fit."""
-    return {column.name: _array(table, column, columns[column.name]) for column in TABLES[table]}
+    return {column.name: array_of(table, column, columns[column.name]) for column in TABLES[table]}
 
 
 def _create_columns(group: h5g.GroupID, table: StoredTable) -> dict[str, h5d.DatasetID]:
@@ -140,7 +140,8 @@ def _create_columns(group: h5g.GroupID, table: StoredTable) -> dict[str, h5d.Dat
     return columns
 
 
-def _array(table: StoredTable, column: Column, values: Values) -> NDArray[Any]:
+def array_of(table: StoredTable, column: Column, values: Values) -> NDArray[Any]:
+    """Return values of one column in the type of the file; raises `InputError` for a value that does not fit."""
     if isinstance(values, np.ndarray):
         return values
     try:

@@ -37,14 +37,13 @@ Saved = NetworkProfile | ProfileSet | TrainingRun | TrainingSet
 
 
 @known_arguments
-def save(path: str | os.PathLike[str], profiles: Saved, *, overwrite: bool = False, run: str = "") -> None:
+def save(path: str | os.PathLike[str], profiles: Saved, *, overwrite: bool = False) -> None:
     """Write a profile, a training run, or a set of either to the HDF5 file `path`.
 
     The file appears whole or not at all, and a missing directory is made. An empty set gives a valid file without
     profiles, or without runs. Raises `StoreError` when the file exists and `overwrite` is false, or when it cannot be
     written (an earlier file is then untouched), and `InputError` when `profiles` is something else, or holds a value
-    that `load` would refuse: it names table, row and column. `run` is kept as an attribute of the file: what the
-    command that wrote it had to do, as JSON.
+    that `load` would refuse: it names table, row and column.
     """
     if isinstance(profiles, NetworkProfile):
         profiles = ProfileSet((profiles,))
@@ -59,12 +58,9 @@ def save(path: str | os.PathLike[str], profiles: Saved, *, overwrite: bool = Fal
     file_path("path", path)
     with new_file(path, overwrite=overwrite) as (file, check):
         writer = TableWriter(file, check)
-        if run:
-            file.attrs["run"] = run
         if isinstance(profiles, TrainingSet):
             writer.add_training()
-        with _refusing():
-            _append(writer, profiles)
+        _append(writer, profiles)
 
 
 class RowBatch:
@@ -119,38 +115,49 @@ class RowBatch:
                     self._bins += histogram.bins.size
             rows.append(row)
 
+    def tables(self) -> dict[StoredTable, dict[str, NDArray[Any]]]:
+        """Return the rows as columns, in the types of the file; of tables without rows, only histogram is there."""
+        tables: dict[StoredTable, dict[str, NDArray[Any]]] = {}
+        for table, rows in self.rows.items():
+            if rows:
+                names = [column.name for column in TABLES[table]]
+                values = zip(*map(itemgetter(*names), rows), strict=True)
+                tables[table] = arrays_of(table, dict(zip(names, values, strict=True)))
+        bins = [np.empty(0, np.uint16), *(histogram.bins for histogram in self.histograms)]
+        counts = [np.empty(0, np.uint64), *(histogram.counts for histogram in self.histograms)]
+        tables["histogram"] = {
+            "bin": np.concatenate(bins),
+            "count": np.concatenate(counts, dtype=np.uint64, casting="unsafe"),
+        }
+        return tables
+
 
 def _append(writer: TableWriter, entries: Iterable[NetworkProfile | TrainingRun]) -> None:
     batch = RowBatch(dict(writer.rows))
     for entry in entries:
         if len(batch.rows["profile"]) >= _BATCH or len(batch.rows["run"]) >= _BATCH:
-            _write(writer, batch)
+            append_rows(writer, batch.tables())
             batch = RowBatch(dict(writer.rows))
         if isinstance(entry, TrainingRun):
             batch.add_run(entry)
         else:
             batch.add(entry)
-    _write(writer, batch)
+    append_rows(writer, batch.tables())
 
 
-def _write(writer: TableWriter, batch: RowBatch) -> None:
-    tables: dict[StoredTable, dict[str, NDArray[Any]]] = {}
-    for table, rows in batch.rows.items():
-        if rows:
-            names = [column.name for column in TABLES[table]]
-            values = zip(*map(itemgetter(*names), rows), strict=True)
-            tables[table] = arrays_of(table, dict(zip(names, values, strict=True)))
-    bins, counts = np.empty(0, np.uint16), np.empty(0, np.uint64)
-    if batch.histograms:
-        bins = np.concatenate([histogram.bins for histogram in batch.histograms])
-        counts = np.concatenate([histogram.counts for histogram in batch.histograms], dtype=np.uint64, casting="unsafe")
-        tables["histogram"] = {"bin": bins, "count": counts}
-    for table, arrays in tables.items():
-        if table != "histogram":
-            check_values(table, arrays, batch.base[table] + np.arange(len(arrays[table])))
-    entries = {name: tables[name] for name in SUMMARIES if name in tables}
-    first = batch.base["histogram"]
-    check_owners(entries, histogram_ranges(entries)[0] - first, bins, counts, first + np.arange(len(bins)))
+def append_rows(writer: TableWriter, tables: dict[StoredTable, dict[str, NDArray[Any]]]) -> None:
+    """Append rows of several tables, numbered from those that the file has; each refers to rows of these only.
+
+    Raises `InputError` for a value that `load` would refuse.
+    """
+    first = writer.rows["histogram"]
+    own = {name: tables[name] for name in SUMMARIES if name in tables}
+    bins, counts = (tables["histogram"][name] for name in ("bin", "count"))
+    with _refusing():
+        for table, arrays in tables.items():
+            if table != "histogram":
+                check_values(table, arrays, writer.rows[table] + np.arange(len(arrays[table])))
+        check_owners(own, histogram_ranges(own)[0] - first, bins, counts, first + np.arange(len(bins)))
     for table, arrays in tables.items():
         writer.append(table, arrays)
 

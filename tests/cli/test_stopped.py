@@ -94,7 +94,7 @@ def records(path):
     journal = Journal.open(path)
     journal.close()
     # The first one describes the run.
-    return len(journal.records) - 1
+    return len(journal) - 1
 
 
 def runs(place):

@@ -12,9 +12,11 @@ import pytest
 from building.records import plain, small_set
 
 from propscope.errors import StoreError
-from propscope.records import LogHistogram
+from propscope.records import LogHistogram, NetworkProfile, TrainingRun
 from propscope.store.journal import MAGIC, Journal
-from propscope.store.packed import pack, unpack
+from propscope.store.packed import PackedRows, pack
+from propscope.store.read import entries_in
+from propscope.store.table_reader import TableReader, reading
 
 RECORDS = [b"", b"one", b"x" * 1000]
 
@@ -31,8 +33,9 @@ def written(path: Path) -> bytes:
 def read(path: Path) -> list[bytes]:
     journal = Journal.open(path)
     assert journal is not None
+    found = list(journal)
     journal.close()
-    return journal.records
+    return found
 
 
 def test_a_cut_anywhere_keeps_the_whole_records_before_it(tmp_path: Path) -> None:
@@ -69,10 +72,10 @@ def test_what_is_added_after_a_cut_follows_the_last_whole_record(tmp_path: Path)
 
 
 def test_a_file_of_another_kind_is_kept(tmp_path: Path) -> None:
-    (tmp_path / "j").write_bytes(b"propscope journal 2\nwhat a later version wrote")
+    (tmp_path / "j").write_bytes(b"propscope journal 3\nwhat a later version wrote")
     with pytest.raises(StoreError, match="j is not a journal of this version"):
         Journal.open(tmp_path / "j")
-    assert (tmp_path / "j").read_bytes().startswith(b"propscope journal 2\n")
+    assert (tmp_path / "j").read_bytes().startswith(b"propscope journal 3\n")
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
@@ -113,9 +116,15 @@ def test_a_disk_that_takes_no_more_leaves_whole_records(tmp_path: Path, monkeypa
     assert read(tmp_path / "j") == [b"one", b"three"]
 
 
-def test_a_profile_survives_packing() -> None:
-    for profile in small_set():
-        assert plain(unpack(pack(profile), "j")) == plain(profile)
+def unpacked(*packed: bytes) -> list[NetworkProfile | TrainingRun]:
+    with reading("j"):
+        rows = PackedRows([*map(len, packed)], lambda entry, start, stop: packed[entry][start:stop])
+    return [*entries_in(TableReader("j", rows.tables()))]
+
+
+def test_profiles_survive_packing() -> None:
+    profiles = [*small_set()]
+    assert plain(unpacked(*map(pack, profiles))) == plain(profiles)
 
 
 def test_counts_beyond_32_bits_survive_packing() -> None:
@@ -127,10 +136,10 @@ def test_counts_beyond_32_bits_survive_packing() -> None:
     counts[0] = 2**40
     many = replace(forward, count=2**41, histogram=LogHistogram(forward.histogram.bins, counts))
     profile = replace(profile, sites=(replace(profile.sites[0], forward=many), *profile.sites[1:]))
-    assert plain(unpack(pack(profile), "j")) == plain(profile)
+    assert plain(unpacked(pack(profile))) == plain([profile])
 
 
 @pytest.mark.parametrize("payload", [b"", b"\x02" + bytes(7) + b"{}", b"\xff" * 40, pack(small_set()[0])[:-3]])
 def test_a_record_of_something_else_is_one_error(payload: bytes) -> None:
     with pytest.raises(StoreError, match="j is "):
-        unpack(payload, "j")
+        unpacked(payload)

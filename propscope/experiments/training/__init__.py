@@ -3,7 +3,7 @@
 from propscope.experiments.training.data import DATA, DataSource, TrainingData, make_data
 from propscope.experiments.training.optimizers import OPTIMIZERS, OptimizerKind
 from propscope.experiments.training.plan import TrainingPlan, make_plan
-from propscope.experiments.training.run import collect, finish, run, train_mlp
+from propscope.experiments.training.run import chosen, collect, final_of, finish, run, train_mlp
 
 __all__ = [
     "DATA",
@@ -12,7 +12,9 @@ __all__ = [
     "OptimizerKind",
     "TrainingData",
     "TrainingPlan",
+    "chosen",
     "collect",
+    "final_of",
     "finish",
     "make_data",
     "make_plan",

@@ -109,7 +109,7 @@ class _Training:
             labels=plan.labels(job),
             task=data.task,
             learning_rate=job.learning_rate,
-            learning_rates_tried=(job.learning_rate,),
+            learning_rates_tried=plan.learning_rates,
             **self.curves,
             update_ratio=self.update_ratio,
             steps_per_epoch=self.steps_per_epoch,

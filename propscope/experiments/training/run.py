@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Collection, Generator, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from typing import Any
 
 from propscope.checks import count
@@ -15,6 +14,8 @@ from propscope.experiments.grid import Choice
 from propscope.experiments.training.plan import Job, TrainingPlan, make_plan
 from propscope.experiments.training.processes import Numbered, available_workers, trained
 from propscope.records.training import TrainingRun, TrainingSet
+
+Final = tuple[bool, float]
 
 
 def run(
@@ -33,26 +34,38 @@ def run(
     return trained(plan, workers=workers, leave_out=leave_out)
 
 
-def collect(plan: TrainingPlan, runs: Iterable[Numbered]) -> TrainingSet:
-    """Return the runs in the grid's order, seeds innermost, those of each network's best learning rate.
+def final_of(run: TrainingRun) -> Final:
+    """Return how a run ended: whether it diverged, and its loss, on validation data where there is any."""
+    return run.stability == "diverged", run.final_loss
 
-    The best rate has the fewest seeds that diverge, then the lowest mean final loss over the seeds, on validation data
-    where there is any; of equals the one listed first. Where an interrupt left some seeds of a network without every
-    learning rate, the other seeds decide and are kept; with one learning rate every run is kept.
+
+def chosen(plan: TrainingPlan, finals: Mapping[int, Final]) -> list[int]:
+    """Return the jobs to keep by their number, in the grid's order, seeds innermost: of each network its best rate's.
+
+    The best rate has the fewest seeds that diverge, then the lowest mean final loss over the seeds; of equals the one
+    listed first. Where an interrupt left some seeds of a network without every learning rate, the other seeds decide
+    and are kept; with one learning rate every run is kept.
     """
     jobs = plan.jobs()
     # The first seed's jobs come first, in the grid's order.
-    found: dict[tuple[str, str, int], dict[int, dict[float, TrainingRun]]] = {_network_of(job): {} for job in jobs}
-    for number, each in sorted(runs, key=lambda numbered: numbered[0]):
+    found: dict[tuple[str, str, int], dict[int, dict[float, int]]] = {_network_of(job): {} for job in jobs}
+    for number in sorted(finals):
         job = jobs[number]
-        found[_network_of(job)].setdefault(job.cell.seed, {})[job.learning_rate] = each
-    chosen = []
+        found[_network_of(job)].setdefault(job.cell.seed, {})[job.learning_rate] = number
+    kept: list[int] = []
     for members in found.values():
         seeds = [rates for rates in members.values() if len(rates) == len(plan.learning_rates)]
         if seeds:
-            best = min(plan.learning_rates, key=lambda rate: _badness([rates[rate] for rates in seeds]))
-            chosen += [replace(rates[best], learning_rates_tried=plan.learning_rates) for rates in seeds]
-    return TrainingSet.of(chosen)
+            best = min(plan.learning_rates, key=lambda rate: _badness([finals[rates[rate]] for rates in seeds]))
+            kept += [rates[best] for rates in seeds]
+    return kept
+
+
+def collect(plan: TrainingPlan, runs: Iterable[Numbered]) -> TrainingSet:
+    """Return the runs that `chosen` keeps."""
+    found = dict(runs)
+    kept = chosen(plan, {number: final_of(run) for number, run in found.items()})
+    return TrainingSet.of(found[number] for number in kept)
 
 
 def _network_of(job: Job) -> tuple[str, str, int]:
@@ -60,11 +73,9 @@ def _network_of(job: Job) -> tuple[str, str, int]:
     return repr(job.cell.network), job.cell.dtype, job.batch
 
 
-def _badness(runs: list[TrainingRun]) -> tuple[int, float]:
-    losses = [each.final_loss for each in runs]
-    finite = [loss for loss in losses if math.isfinite(loss)]
-    diverged = sum(each.stability == "diverged" for each in runs)
-    return diverged, sum(finite) / len(finite) if finite else math.inf
+def _badness(finals: list[Final]) -> tuple[int, float]:
+    finite = [loss for _, loss in finals if math.isfinite(loss)]
+    return sum(diverged for diverged, _ in finals), sum(finite) / len(finite) if finite else math.inf
 
 
 def train_mlp(
