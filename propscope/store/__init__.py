@@ -4,7 +4,7 @@ from propscope.store.atomic import check_output, check_target
 from propscope.store.journal import target_of
 from propscope.store.merge import merge
 from propscope.store.packed import pack
-from propscope.store.read import StoredNetworks, load, load_for_table, load_profiles, numbers_in
+from propscope.store.read import StoredNetworks, load, load_profiles, memory_to_load, numbers_in, open_networks
 from propscope.store.run_file import RunFile, begin
 from propscope.store.schema import SCHEMA_VERSION
 from propscope.store.write import save
@@ -17,10 +17,11 @@ __all__ = [
     "check_output",
     "check_target",
     "load",
-    "load_for_table",
     "load_profiles",
+    "memory_to_load",
     "merge",
     "numbers_in",
+    "open_networks",
     "pack",
     "save",
     "target_of",
