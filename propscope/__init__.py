@@ -23,12 +23,15 @@ _HOMES = {
     "TrainingRun": "propscope.records",
     "TrainingSet": "propscope.records",
     "LogHistogram": "propscope.records",
+    "Alarm": "propscope.records",
+    "MonitoredRun": "propscope.records",
     "Diagnosis": "propscope.records",
     "Finding": "propscope.records",
     "Remedy": "propscope.records",
     "calibrate": "propscope.remedies.calibration",
     "diagnose": "propscope.diagnosis",
     "load": "propscope.store",
+    "monitor": "propscope.monitoring",
     "save": "propscope.store",
     "jacobian": "propscope.spectra",
     "profile": "propscope.measure",
@@ -39,9 +42,11 @@ _HOMES = {
 }
 
 __all__ = [
+    "Alarm",
     "Diagnosis",
     "Finding",
     "LogHistogram",
+    "MonitoredRun",
     "NetworkProfile",
     "Parameter",
     "ProfileSet",
@@ -55,6 +60,7 @@ __all__ = [
     "diagnose",
     "jacobian",
     "load",
+    "monitor",
     "profile",
     "profile_mlp",
     "save",
@@ -71,10 +77,13 @@ if TYPE_CHECKING:
     from propscope.experiments import profile_mlp
     from propscope.experiments.training import train_mlp
     from propscope.measure import profile, summary, track
+    from propscope.monitoring import monitor
     from propscope.records import (
+        Alarm,
         Diagnosis,
         Finding,
         LogHistogram,
+        MonitoredRun,
         NetworkProfile,
         Parameter,
         ProfileSet,

@@ -29,6 +29,7 @@ ALLOWED = {
     "measure": MEASURE,
     "spectra": SPECTRA,
     "experiments": EXPERIMENTS,
+    "monitoring": MEASURE | {"measure", "store"},
     "store": FILES,
     "diagnosis": FILES,
     "remedies": EXPERIMENTS | {"experiments", "diagnosis"},

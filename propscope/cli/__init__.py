@@ -42,6 +42,7 @@ COMMANDS = (
     Command("phase", "phase", "Draw the order-to-chaos diagram of an activation."),
     Command("list", "list_", "List activations, initializers, inputs, data and optimizers."),
     Command("merge", "merge", "Join several result files into one."),
+    Command("compact", "compact", "Write the file of a run that was killed."),
     Command("example", "example", "Run a classic experiment on initialization."),
 )
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
@@ -29,7 +28,6 @@ _SMOOTH = frozenset((
     "add", "sub", "neg", "view", "reshape", "flatten", "unflatten", "transpose", "permute", "contiguous", "clone", "to",
     "stack", "cat", "sum", "mean", "squeeze", "unsqueeze", "expand", "chunk", "split",
 ))  # fmt: skip
-_PASSING = _SMOOTH | {"matmul", "bmm", "einsum", "mul", "div", "truediv", "dropout"}
 _ATTENTION = ("scaled_dot_product_attention", "MultiheadAttention")
 _DETACHING = "detach(), no_grad, .data, or an operation without a derivative such as argmax"
 
@@ -140,10 +138,6 @@ def _still_of(profile: NetworkProfile) -> frozenset[str]:
     return frozenset(parameter.name for parameter in profile.parameters if _is_still(parameter))
 
 
-def _still_of_first(evidence: Evidence) -> frozenset[str]:
-    return _still_of(evidence.members[0])
-
-
 def _is_still(parameter: Parameter) -> bool:
     gradient = parameter.gradient
     return gradient is None or (gradient.count > 0 and gradient.rms == 0)
@@ -187,10 +181,6 @@ class _Roots:
             return ((place, lost_by, zeros) if zeros else (origin, "zero slope", none)), ""
         if lost_by == "zero slope" and place in self._sites and (zeros := self._zeros_before(self._sites[place])):
             return (place, lost_by, zeros), ""
-        if lost_by == "zero slope" and (of_zero := [p for p in self._parents_of(place) if is_zero(p.forward)]):
-            return (self._origin(of_zero[0])[0], lost_by, none), ""
-        if lost_by == "detached" and place in self._sites and not self._waits(self._sites[place]):
-            return (self._cut_at(self._sites[place]) or place, lost_by, none), ""
         return (place, "zero slope" if lost_by == "zero factor" else lost_by, none), factor
 
     def opens(self, parameter: Parameter) -> bool:
@@ -199,48 +189,17 @@ class _Roots:
         return parameter.gradient_lost_by == "zero factor" and factor is not None and not _is_still(factor)
 
     def underflows(self, stop: Stop) -> bool:
-        """Return whether a gradient is too small at the place for its dtype, by itself or times the values."""
+        """Return whether a gradient is too small at the place to go on in its dtype."""
         site = self._sites.get(stop.place)
         if site is None or stop.lost_by != "zero slope":
             return False
-        seen = [parent.forward.rms for parent in self._parents_of(site.name) if parent.forward is not None]
-        if site.backward is not None:
-            # The gradient of a weight is that at its site, times what enters.
-            seen += [site.backward.rms, *(site.backward.rms * rms for rms in seen)]
-        return any(0 < rms < limits.smallest(site.dtype) for rms in seen)
-
-    def _cut_at(self, site: Site) -> str:
-        """Return where a gradient is cut off that is lost on the way to this site.
-
-        Back over the ways without a gradient, that is the first site with parameters that could learn, whose value has
-        no graph, or the one that is computed past the graph, as by `detach`.
-        """
-        seen, waiting = {site.name}, [site]
-        while waiting:
-            site = waiting.pop()
-            for edge in site.parents or ():
-                before = self._sites.get(edge.name)
-                if before is None or edge.gradient or before.name in seen:
-                    continue
-                if any(p.gradient for p in before.parents or ()):
-                    return site.name
-                if not _PASSING.issuperset(name.rstrip("_") for name in edge.operations[:-1]):
-                    return site.name
-                if self._waits(before):
-                    return before.name
-                seen.add(before.name)
-                waiting.append(before)
-        return ""
-
-    def _waits(self, site: Site) -> bool:
-        """Return whether a site has parameters of its own that could learn and get no gradient."""
-        own = (self._parameters[name] for name in site.parameters if name in self._parameters)
-        return any(_is_still(parameter) and parameter.gradient_lost_by != "frozen" for parameter in own)
+        before = [parent.forward for parent in self._parents(site)]
+        return any(0 < seen.rms < limits.smallest(site.dtype) for seen in (site.backward, *before) if seen is not None)
 
     def _origin(self, site: Site) -> tuple[str, frozenset[str]]:
         """Return the first site on the way to this one whose values are zero, and the zero weights that made it so."""
         while True:
-            zeros, before = self._zero_weights(site), self._parents_of(site.name)
+            zeros, before = self._zero_weights(site), self._parents(site)
             if not zeros and (of_zero := [parent for parent in before if is_zero(parent.forward)]):
                 site = of_zero[0]
                 continue
@@ -249,7 +208,7 @@ class _Roots:
 
     def _zeros_before(self, site: Site) -> frozenset[str]:
         """Return the zero weights because of which a site has no slope: they make a value constant that enters it."""
-        for parent in self._parents_of(site.name):
+        for parent in self._parents(site):
             zeros = self._origin(parent)[1] if is_zero(parent.forward) else self._zero_weights(parent)
             if zeros:
                 return zeros
@@ -266,9 +225,8 @@ class _Roots:
         weighs = parameter is not None and "bias" not in name.rpartition(".")[2] and is_zero(parameter.value)
         return weighs and _is_still(self._parameters[name])
 
-    def _parents_of(self, name: str) -> list[Site]:
-        parents = self._sites[name].parents if name in self._sites else ()
-        return [self._sites[parent.name] for parent in parents or () if parent.name in self._sites]
+    def _parents(self, site: Site) -> list[Site]:
+        return [self._sites[parent.name] for parent in site.parents or () if parent.name in self._sites]
 
 
 def is_zero(summary: TensorSummary | None) -> bool:
@@ -305,8 +263,7 @@ def _alike(evidence: Evidence, stops: list[Stop]) -> list[list[Stop]]:
     groups: dict[tuple[object, ...], list[Stop]] = defaultdict(list)
     for stop in stops:
         kind = sites[stop.place].kind if stop.place in sites else ""
-        by_chance = _reason(evidence, stop).by_chance
-        key: tuple[object, ...] = (stop.lost_by, kind, bool(stop.zeros), name_pattern(stop.place), by_chance)
+        key: tuple[object, ...] = (stop.lost_by, kind, bool(stop.zeros), name_pattern(stop.place))
         if stop.lost_by == "not run":
             key = (stop.lost_by, _why_not_run(evidence, stop))
         groups[key].append(stop)
@@ -345,9 +302,7 @@ def _finding(evidence: Evidence, stops: list[Stop], *, nothing_learns: bool) -> 
     by_chance = reason.by_chance and not all(stop.for_good for stop in stops)
     severity: Severity = "note" if reason.note else "broken" if nothing_learns or cut else "strained"
     severity = "note" if by_chance and severity == "strained" else severity
-    places = list(
-        dict.fromkeys(name for stop, each in zip(stops, reasons, strict=True) for name in _at(evidence, stop, each))
-    )
+    places = list(dict.fromkeys(name for stop, each in zip(stops, reasons, strict=True) for name in _at(stop, each)))
     more = f", and so at {len(stops) - 1} more place{'s' * (len(stops) > 2)}" if len(stops) > 1 else ""
     said = _counted(count, behind)
     return Finding(
@@ -368,15 +323,8 @@ def _finding(evidence: Evidence, stops: list[Stop], *, nothing_learns: bool) -> 
 _DIRECTION: dict[Kind, Direction | None] = {"inactive": None, "vanishing": "forward"}
 
 
-def _at(evidence: Evidence, stop: Stop, reason: _Reason) -> list[str]:
-    """Return the places of a stop; of what gives only zeros, as a dropout may, all calls that do."""
-    if stop.zeros:
-        return list(dict.fromkeys(map(_module_of_parameter, stop.zeros)))
-    site = evidence.once(sites_by_name).get(reason.site)
-    if site is None or site.parameters or not is_zero(site.forward):
-        return [reason.site]
-    calls = [each for each in evidence.sites if module_of(each.name) == module_of(site.name) and is_zero(each.forward)]
-    return [each.name for each in calls if each.kind == site.kind]
+def _at(stop: Stop, reason: _Reason) -> list[str]:
+    return list(dict.fromkeys(map(_module_of_parameter, stop.zeros))) if stop.zeros else [reason.site]
 
 
 def _module_of_parameter(name: str) -> str:
@@ -461,8 +409,7 @@ def _of_zeros(evidence: Evidence, stop: Stop) -> _Reason:
 def _of_detached(evidence: Evidence, stop: Stop) -> _Reason:
     place = stop.place or "(model)"
     operations = _operations(evidence, stop.place)
-    cutting = [name for name in operations if name.rstrip("_") not in _PASSING]
-    through = f" (through {', '.join(operations)})" if cutting else ""
+    through = f" (through {', '.join(operations)})" if operations else ""
     if ("sub", "detach") in pairwise(operations):
         return _Reason(
             "stagnant", stop.place, f"{place}: the gradient passes around what is detached here (straight-through)",
@@ -490,57 +437,42 @@ def _of_detached(evidence: Evidence, stop: Stop) -> _Reason:
 
 def _twin(evidence: Evidence, stop: Stop) -> str | None:
     """Return a module beside what is cut off that has the same parameters and learns; None unless all have one."""
-    cut = _cut_modules(evidence, stop)
-    twins = [_twins_of(evidence, module) for module in cut]
+    names = {parameter.name for parameter in stop.parameters}
+    cut = _cut_modules(evidence.members[0], names)
+    twins = [_twins_of(evidence.members[0], module) for module in cut]
     return twins[0][0] if all(twins) and len({twin for found in twins for twin in found}) >= len(cut) else None
 
 
-_Shapes = dict[str, tuple[int, ...]]
+def _cut_modules(profile: NetworkProfile, names: set[str]) -> list[str]:
+    """Return the outermost modules all of whose parameters are among these."""
+    others = {path for p in profile.parameters if p.name not in names for path in _around(_owner(p))}
+    found = (next((path for path in _around(_module_of_parameter(name)) if path not in others), "") for name in names)
+    return sorted(set(found))
 
 
-def _inside(evidence: Evidence) -> dict[str, _Shapes]:
-    """Return for each module the shapes of the parameters in it, by their names there."""
-    found: dict[str, _Shapes] = defaultdict(dict)
-    for parameter in evidence.members[0].parameters:
-        for path in _around(_owner(parameter)):
-            found[path][parameter.name.removeprefix(f"{path}.")] = parameter.shape
-    return found
-
-
-def _beside(evidence: Evidence) -> dict[str, list[str]]:
-    """Return the modules in each module, by their paths."""
-    found: dict[str, list[str]] = defaultdict(list)
-    for path in evidence.once(_inside):
-        found[_module_of_parameter(path)].append(path)
-    return found
-
-
-def _cut_modules(evidence: Evidence, stop: Stop) -> list[str]:
-    """Return the outermost modules all of whose parameters get no gradient because of a stop."""
-    inside = evidence.once(_inside)
-    cut = Counter(path for parameter in stop.parameters for path in _around(_owner(parameter)))
-    ways = (_around(_owner(parameter)) for parameter in stop.parameters)
-    return sorted({next((path for path in way if cut[path] == len(inside[path])), "") for way in ways})
-
-
-def _twins_of(evidence: Evidence, module: str) -> list[str]:
-    """Return the modules beside one that have the same parameters, learn, and are neither before nor behind it.
-
-    A single layer has none: two layers side by side, as those of keys and values, are often alike.
-    """
+def _twins_of(profile: NetworkProfile, module: str) -> list[str]:
+    """Return the modules beside one that have the same parameters, learn, and are neither before nor behind it."""
     above, _, own = module.rpartition(".")
-    inside = evidence.once(_inside)
-    if own.isdecimal() or not any("." in name for name in inside.get(module, ())):
+    inside = _parameters_in(profile, module)
+    if own.isdecimal() or not inside:
         return []
-    still = evidence.once(_still_of_first)
+    still = _still_of(profile)
+    start = f"{above}." if above else ""
+    beside = [p.name.removeprefix(start).split(".")[0] for p in profile.parameters if p.name.startswith(start)]
     return [
         path
-        for path in evidence.once(_beside)[above]
+        for path in dict.fromkeys(f"{start}{other}" for other in beside)
         if path != module
-        and inside[path] == inside[module]
-        and not any(f"{path}.{name}" in still for name in inside[path])
-        and not _feeds(evidence.members[0], module, path)
+        and _parameters_in(profile, path) == inside
+        and not any(f"{path}.{name}" in still for name in inside)
+        and not _feeds(profile, module, path)
     ]
+
+
+def _parameters_in(profile: NetworkProfile, module: str) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the parameters of a module by their names in it."""
+    start = f"{module}."
+    return {p.name.removeprefix(start): p.shape for p in profile.parameters if p.name.startswith(start)}
 
 
 def _feeds(profile: NetworkProfile, module: str, other: str) -> bool:
@@ -750,7 +682,6 @@ def _of_activation(evidence: Evidence, entering: Site) -> _Reason:
     bias = bias_at(evidence.members[0], entering)
     biased = bias is not None and bias.share > 0.5
     zero_bias = {bias.parameter: 0.0} if bias is not None and biased else {}
-    shut = biased and bias is not None and bias.rms > limits.BIAS
     if entry is not None and entry.bounded:
         return _Reason(
             "saturated", name,
@@ -773,16 +704,10 @@ def _of_activation(evidence: Evidence, entering: Site) -> _Reason:
         f"set the bias of {name} to zero and draw its weights with mean zero; after a step that was too large, go back "
         "and lower the learning rate", mark="dead",
         # A unit is off on samples that are alike in half of all cases.
-        by_chance=(entering.units or 0) < limits.FEW_UNITS and not shut and not _leans(evidence, entering),
+        by_chance=(entering.units or 0) < limits.FEW_UNITS,
         numbers={"dead_share": 1.0, "flat_fraction": 1.0 if entering.flat_fraction is None else entering.flat_fraction},
         factors=zero_bias,
     )  # fmt: skip
-
-
-def _leans(evidence: Evidence, site: Site) -> bool:
-    """Return whether the weights of a site have a mean that is not zero: four standard errors or more from it."""
-    weights = [p.value for p in evidence.members[0].parameters_of(site) if len(p.shape) > 1]
-    return any(abs(value.mean) * math.sqrt(value.count) > 4 * value.std for value in weights)
 
 
 def _operations(evidence: Evidence, place: str) -> list[str]:

@@ -105,8 +105,7 @@ def at_zero(function: nn.Module | partial[Tensor]) -> tuple[bool, bool] | None:
         return bool((value != 0).any()), bool((_derivative(lambda z: run(z.clone()), zero) != 0).any())
 
     if isinstance(function, nn.Module):
-        key = _determining(function)
-        return _apart(compute) if key is None else _once(_AT_ZERO, key, compute)
+        return _apart(compute)
     return _once(_AT_ZERO, (function.func, repr(function.args), repr(function.keywords)), compute)
 
 

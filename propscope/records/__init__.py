@@ -3,6 +3,7 @@
 from propscope.records.finding import Diagnosis, Finding, Remedy
 from propscope.records.graph import SiteGraph
 from propscope.records.histogram import LogHistogram
+from propscope.records.monitored import Alarm, MonitoredRun, Steps
 from propscope.records.network import (
     UNKNOWN,
     CoverageNote,
@@ -20,11 +21,13 @@ from propscope.records.training import TrainingRun, TrainingSet
 
 __all__ = [
     "UNKNOWN",
+    "Alarm",
     "CoverageNote",
     "Diagnosis",
     "Expected",
     "Finding",
     "LogHistogram",
+    "MonitoredRun",
     "NetworkProfile",
     "Parameter",
     "Parent",
@@ -33,6 +36,7 @@ __all__ = [
     "Remedy",
     "Site",
     "SiteGraph",
+    "Steps",
     "TensorSummary",
     "TimeCourse",
     "TrainingRun",

@@ -206,6 +206,16 @@ PARAMETER_FIELDS = (
           choices=("", "frozen", "not run", "unused", "detached", "zero factor", "zero slope")),
     Field("gradient_zero_factor", "text", "factor of a product that is zero, where its gradient is lost", since=3,
           batches="last"),
+    Field("step_gradient_norm", "float64", "L2 norm of the gradient of an optimizer's step, before clipping",
+          since=5, batches="last", seeds="rms", low=0),
+    Field("update_norm", "float64", "L2 norm of an optimizer's step", r"\|\Delta W\|",
+          since=5, batches="last", seeds="rms", low=0),
+    Field("update_ratio", "float64", "L2 norm of an optimizer's step over that of the value before it",
+          r"\|\Delta W\| / \|W\|", since=5, batches="last", seeds="geometric", low=0),
+    Field("first_moment_norm", "float64", "L2 norm of Adam's mean of the gradient", since=5, batches="last",
+          seeds="rms", low=0),
+    Field("second_moment_norm", "float64", "L2 norm of Adam's mean of the squared gradient", since=5, batches="last",
+          seeds="rms", low=0),
     *_summary("value", "value", batches="last"),
     *_summary("gradient", "gradient"),
 )
@@ -279,6 +289,34 @@ EPOCH_FIELDS = tuple(replace(field, since=2) for field in (
     Field("validation_accuracy", "float64", "validation accuracy", low=0, high=1),
     Field("update_ratio", "float64", "rms of a step's update over rms of the weights, mean over the epoch", low=0),
 ))
+
+SEVERITIES = ("strained", "broken")
+
+STEP_FIELDS = tuple(replace(field, since=5) for field in (
+    Field("number", "int64", "number of the step in its run", low=0, required=True),
+    Field("loss", "float64", "loss"),
+    Field("gradient_norm", "float64", "L2 norm of all gradients that the optimizer stepped with", low=0),
+    Field("clip_factor", "float64", "that norm over the one before clipping", low=0),
+    Field("loss_scale", "float64", "factor of the loss", low=0),
+    Field("nonfinite_gradients", "int64", "parameters whose gradient was not finite", low=0),
+    Field("skipped", "int64", "1 where the optimizer took no step", low=0, high=1, required=True),
+    Field("superseded", "int64", "1 where a resumed run took the step again", low=0, high=1, required=True),
+    Field("seconds", "float64", "time that the step took", unit="s", low=0, high=FINITE),
+    Field("error", "text", "what the step raised"),
+))
+
+ALARM_FIELDS = tuple(replace(field, since=5) for field in (
+    Field("step", "int64", "step that raised it", low=0, required=True),
+    Field("since", "int64", "first step that shows it", low=0, required=True),
+    Field("kind", "text", "rule that raised it"),
+    Field("site", "text", "site, where it is about one"),
+    Field("parameter", "text", "parameter, where it is about one"),
+    Field("value", "float64", "number that raised it"),
+    Field("baseline", "float64", "what it is held against"),
+    Field("severity", "text", "strained or broken", choices=SEVERITIES),
+    Field("message", "text", "what was seen, why, and what to do"),
+))
 # fmt: on
 
 TRAINING_TABLES = {"run": RUN_FIELDS, "epoch": EPOCH_FIELDS}
+MONITORED_TABLES = {"step": STEP_FIELDS, "alarm": ALARM_FIELDS}

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from propscope.errors import InputError, MissingDependencyError
-from propscope.records.figures import SITE_FIELDS, TABLES, TRAINING_TABLES
+from propscope.records.figures import MONITORED_TABLES, SITE_FIELDS, TABLES, TRAINING_TABLES
 from propscope.records.labelled import axes_of
-from propscope.records.rows import TableName, epoch_rows, parameter_row, profile_row, run_row, site_row
+from propscope.records.rows import TableName, alarm_row, epoch_rows, parameter_row, profile_row, run_row, site_row
 from propscope.records.training import TrainingRun, TrainingTable
 
 if TYPE_CHECKING:
     import pandas
     import xarray
 
+    from propscope.records.monitored import MonitoredRun
     from propscope.records.network import NetworkProfile
 
 # What a dataset holds of each site: every number that was measured there, not the marks of where it is.
@@ -50,6 +51,12 @@ def training_frame(runs: Iterable[TrainingRun], table: TrainingTable) -> pandas.
         head = {"run": number, **run.labels}
         rows += [head | row for row in epoch_rows(run)] if table == "epoch" else [run_row(run) | head]
     return _frame(rows)
+
+
+def monitored_frame(run: MonitoredRun, table: str) -> pandas.DataFrame:
+    """Return one row for each step or alarm, with the columns of `MONITORED_TABLES`."""
+    _check(table, MONITORED_TABLES)
+    return _frame(run.steps.rows() if table == "step" else list(map(alarm_row, run.alarms)))
 
 
 def _check(table: str, tables: Iterable[str]) -> None:

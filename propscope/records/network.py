@@ -169,6 +169,12 @@ class Parameter:
     how: "zero factor" for a product whose other factor, `gradient_zero_factor`, is zero; "zero slope" for a function
     that passes nothing on; "detached" for `detach`, `no_grad` or an operation without a derivative; "unused" where
     nothing of it reaches the loss; "not run"; "frozen".
+
+    Of the optimizer's step that a sample of `propscope.monitor` saw, L2 norms, None where none was seen, Inf where an
+    element is not finite: `step_gradient_norm` of the gradient, accumulated and reduced, without the loss scale, before
+    clipping; `update_norm` of what the step changed; `first_moment_norm` and `second_moment_norm` of Adam's means of
+    the gradient and of its square. `update_ratio` is `update_norm` over the norm of the value before the step; None
+    where that was zero.
     """
 
     name: str
@@ -184,6 +190,11 @@ class Parameter:
     gradient_lost_at: str = ""
     gradient_lost_by: GradientLoss = ""
     gradient_zero_factor: str = ""
+    step_gradient_norm: float | None = None
+    update_norm: float | None = None
+    update_ratio: float | None = None
+    first_moment_norm: float | None = None
+    second_moment_norm: float | None = None
 
     def __repr__(self) -> str:
         gradient = "" if self.gradient is None else f", gradient rms {self.gradient.rms:.4g}"

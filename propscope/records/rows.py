@@ -16,8 +16,17 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from propscope.records.figures import EPOCH_FIELDS, PARAMETER_FIELDS, PROFILE_FIELDS, RUN_FIELDS, SITE_FIELDS, Field
+from propscope.records.figures import (
+    ALARM_FIELDS,
+    EPOCH_FIELDS,
+    PARAMETER_FIELDS,
+    PROFILE_FIELDS,
+    RUN_FIELDS,
+    SITE_FIELDS,
+    Field,
+)
 from propscope.records.histogram import LogHistogram
+from propscope.records.monitored import Alarm
 from propscope.records.network import CoverageNote, Expected, NetworkProfile, Parameter, Parent, Provenance, Site
 from propscope.records.summary import TensorSummary
 from propscope.records.time_course import TimeCourse, course_document, course_from_document
@@ -156,6 +165,7 @@ class _Table:
 
 _SITE, _PARAMETER = _Table(SITE_FIELDS, Site), _Table(PARAMETER_FIELDS, Parameter)
 _PROFILE, _RUN = _Table(PROFILE_FIELDS, NetworkProfile), _Table(RUN_FIELDS, TrainingRun)
+_ALARM = _Table(ALARM_FIELDS, Alarm)
 _CURVES = tuple(field.name for field in EPOCH_FIELDS if field.dtype == "float64")
 
 
@@ -217,6 +227,16 @@ def run_of(arrays: Arrays, epochs: Arrays, profiles: Sequence[tuple[int, Network
     given = {name: [curve] for name, curve in curves.items()} | {"profiles": [tuple(profiles)]}
     run: TrainingRun = _RUN.records(arrays, 1, None, **given)[0]
     return run
+
+
+def alarm_row(alarm: Alarm) -> Row:
+    """Return an alarm as one row of `ALARM_FIELDS`."""
+    return _ALARM.row(alarm)
+
+
+def alarms_of(arrays: Arrays, count: int) -> list[Alarm]:
+    """Return the alarms that `alarm_row` made the rows of, `count` of them."""
+    return _ALARM.records(arrays, count)
 
 
 def _values(array: NDArray[Any], attribute: str, dtype: str, default: Any) -> Sequence[Any]:

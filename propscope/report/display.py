@@ -8,13 +8,15 @@ from typing import Any, TextIO
 from propscope.diagnosis.diagnose import diagnose
 from propscope.records.calibration import Calibration
 from propscope.records.finding import Diagnosis, Finding
+from propscope.records.monitored import MonitoredRun
 from propscope.records.network import NetworkProfile
 from propscope.records.profile_set import ProfileSet
 from propscope.records.remedy_trials import RemedyTrials
 from propscope.records.training import TrainingRun, TrainingSet
+from propscope.report.alarms import alarm_table
 from propscope.report.diagnosis import diagnosis_blocks, finding_text
 from propscope.report.inspection import inspection
-from propscope.report.profile_tables import grid_tables, profile_table
+from propscope.report.profile_tables import grid_table, judged, profile_table
 from propscope.report.remedies import calibration_table, trials_text
 from propscope.report.table import Block, Table, blocks_html, blocks_text
 from propscope.report.terminal import terminal_width, write
@@ -27,12 +29,17 @@ def _profile(profile: NetworkProfile) -> list[Table]:
 
 
 def _profiles(profiles: ProfileSet) -> Table:
-    return next(grid_tables(profiles.groups("seed").values()))
+    return grid_table(*judged(profiles.groups("seed").values()))
+
+
+def _monitored(run: MonitoredRun) -> list[Table]:
+    return [_profiles(run), *([alarm_table(run.alarms)] if run.alarms else ())]
 
 
 _SHOWN: dict[type, Callable[[Any], Block | Sequence[Block]]] = {
     NetworkProfile: _profile,
     ProfileSet: _profiles,
+    MonitoredRun: _monitored,
     TrainingRun: run_table,
     TrainingSet: training_table,
     Finding: finding_text,

@@ -6,7 +6,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from propscope.errors import InputError
 from propscope.records.figures import SUMMARIES
 from propscope.store.atomic import new_file
-from propscope.store.schema import TABLES, Column, StoredTable
+from propscope.store.schema import MONITORED, TABLES, TRAINING, Column, StoredTable
 from propscope.store.table_reader import TableReader, open_tables, reading
 from propscope.store.table_writer import TableWriter
 from propscope.store.values import check_values
@@ -54,9 +54,13 @@ def merge(
 def _append(writer: TableWriter, tables: TableReader, identities: set[bytes]) -> tuple[int, int]:
     with reading(tables.path):
         runs, loose = _repeated(tables, "run", identities), _repeated(tables, "profile", identities)
-        masks = _kept(tables, runs, loose) if runs.any() or loose.any() else None
+        monitored = {table: _repeated(tables, table, identities) for table in MONITORED}
+        repeated = any(each.any() for each in (runs, loose, *monitored.values()))
+        masks = _kept(tables, runs, loose, monitored) if repeated else None
     if tables.training and (masks is None or masks["run"].any()):
-        writer.add_training()
+        writer.make(TRAINING)
+    if tables.monitored:
+        writer.make(MONITORED)
     base = dict(writer.rows)
     for table, columns in TABLES.items():
         rows = tables.rows(table)
@@ -83,7 +87,7 @@ def _shifted(
     return np.where(values < 0, values, moved + base[column.refers])
 
 
-def _repeated(tables: TableReader, table: Literal["run", "profile"], identities: set[bytes]) -> Mask:
+def _repeated(tables: TableReader, table: StoredTable, identities: set[bytes]) -> Mask:
     """Return which rows were seen before, in this file or an earlier one, and add the others to `seen`."""
     rows = tables.rows(table)
     repeated = np.zeros(rows, bool)
@@ -91,7 +95,8 @@ def _repeated(tables: TableReader, table: Literal["run", "profile"], identities:
         return repeated
     columns = [column.name for column in TABLES[table] if not column.refers]
     values = [tables.array(table, name, 0, rows).tolist() for name in columns]
-    times = tables.array(table, "created", 0, rows).tolist()
+    # The time that a step took is as good as the time when it was measured, and an alarm is about one step.
+    times = tables.array(table, "created", 0, rows).tolist() if table in ("run", "profile") else [True] * rows
     owners = tables.array("profile", "run", 0, rows).tolist() if table == "profile" else [-1] * rows
     for row, entry in enumerate(zip(*values, strict=True)):
         # A profile of a run goes where its run goes.
@@ -102,7 +107,9 @@ def _repeated(tables: TableReader, table: Literal["run", "profile"], identities:
     return repeated
 
 
-def _kept(tables: TableReader, runs: Mask, loose: Mask) -> dict[StoredTable, Mask]:
+def _kept(
+    tables: TableReader, runs: Mask, loose: Mask, monitored: Mapping[StoredTable, Mask]
+) -> dict[StoredTable, Mask]:
     """Return the rows of every table that belong to no run and no profile that is left out."""
 
     def owned(table: StoredTable, owner: StoredTable, left_out: Mask) -> Mask:
@@ -112,7 +119,8 @@ def _kept(tables: TableReader, runs: Mask, loose: Mask) -> dict[StoredTable, Mas
         mask: Mask = (owners < 0) | ~np.append(left_out, False)[owners]
         return mask
 
-    masks: dict[StoredTable, Mask] = {"run": ~runs, "epoch": owned("epoch", "run", runs)}
+    masks: dict[StoredTable, Mask] = {table: ~repeated for table, repeated in monitored.items()}
+    masks |= {"run": ~runs, "epoch": owned("epoch", "run", runs)}
     masks["profile"] = ~loose & owned("profile", "run", runs)
     bounds = np.zeros(tables.rows("histogram") + 1, np.int64)
     for table, directions in SUMMARIES.items():

@@ -1,8 +1,8 @@
 """`pack`: one profile or training run as bytes, for a journal; `PackedRows`: the rows of many, as of one result file.
 
-The bytes are 13 numbers of 8 bytes, little-endian as all numbers: of each table the number of rows and the bytes of its
-text, and the bytes of a count. Then follow, table by table, its columns of text as JSON, those of float64, and those of
-int64; of histogram, the bins and the counts. Row numbers start from 0.
+The bytes are numbers of 8 bytes, little-endian as all numbers: of each table the number of rows, of each the bytes of
+its text, and the bytes of a count. Then follow, table by table, its columns of text as JSON, those of float64, and
+those of int64; of histogram, the bins and the counts. Row numbers start from 0.
 """
 
 from __future__ import annotations
@@ -18,14 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from propscope.records.network import NetworkProfile
-from propscope.records.training import TrainingRun
 from propscope.store.atomic import new_file
-from propscope.store.schema import TABLES, StoredTable
+from propscope.store.schema import SCHEMA_VERSION, TABLES, StoredTable, tables_of
 from propscope.store.table_writer import TableWriter, array_of, arrays_of
-from propscope.store.write import RowBatch, append_rows
+from propscope.store.write import Kept, RowBatch, append_rows
 
-_HEAD = 13 * 8
+_HEAD = 8 * (2 * len(TABLES) + 1)
 _DTYPES = {"float64": "<f8", "int64": "<i8"}
 _NAMES = {
     table: {stored: [c.name for c in columns if c.stored == stored] for stored in (*_DTYPES, "text")}
@@ -40,10 +38,10 @@ _WRITTEN = 1 << 22
 Columns = dict[str, NDArray[Any]]
 
 
-def pack(entry: NetworkProfile | TrainingRun) -> bytes:
-    """Return a profile or a training run, with its profiles, as bytes; raises `InputError` as `save` does."""
+def pack(entry: Kept) -> bytes:
+    """Return a profile or a run, with its profiles, as bytes; raises `InputError` as `save` does."""
     batch = RowBatch(dict.fromkeys(TABLES, 0))
-    batch.add_run(entry) if isinstance(entry, TrainingRun) else batch.add(entry)
+    batch.add_entry(entry)
     rows, lengths = dict.fromkeys(TABLES, 0), dict.fromkeys(TABLES, 0)
     parts: list[bytes] = []
     for table, entries in batch.rows.items():
@@ -87,8 +85,7 @@ def save_rows(path: str | os.PathLike[str], rows: PackedRows, *, overwrite: bool
         if run:
             file.attrs["run"] = run
         tables = [*rows.tables()]
-        if "run" in tables:
-            writer.add_training()
+        writer.make(tables)
         for entries in rows.blocks():
             append_rows(writer, {table: rows.columns(table, entries) for table in tables})
 
@@ -103,25 +100,24 @@ class PackedRows:
     def __init__(self, sizes: Sequence[int], part: Callable[[int, int, int], bytes]) -> None:
         self._part = part
         head = b"".join(part(entry, 0, _HEAD) for entry in range(len(sizes)))
-        heads = np.frombuffer(head, "<u8").reshape(len(sizes), 13).astype(np.int64)
+        heads = np.frombuffer(head, "<u8").reshape(len(sizes), _HEAD // 8).astype(np.int64)
+        rows, text, counted = heads[:, : len(TABLES)], heads[:, len(TABLES) : -1], heads[:, -1]
         widths = np.array([_SIZES[table] for table in TABLES])
-        widths = np.where(widths == 0, 2 + heads[:, 12:], widths)
-        possible = (heads >= 0).all(1) & (heads[:, :12] < 2**40).all(1) & np.isin(heads[:, 12], (4, 8))
+        widths = np.where(widths == 0, 2 + counted[:, None], widths)
+        possible = (heads >= 0).all(1) & (heads < 2**40).all(1) & np.isin(counted, (4, 8))
         self._sizes = np.array(sizes, np.int64)
-        size = _HEAD + (heads[:, :6] * widths).sum(1) + heads[:, 6:12].sum(1)
+        size = _HEAD + (rows * widths).sum(1) + text.sum(1)
         if len(wrong := np.flatnonzero(~possible | (size != self._sizes))):
             raise ValueError(f"record {wrong[0] + 1} has not the rows that it says")
-        self._counted = heads[:, 12]
-        self._text = dict(zip(TABLES, heads[:, 6:12].T, strict=True))
+        self._counted = counted
+        self._text = dict(zip(TABLES, text.T, strict=True))
         # The first row of each entry, and behind the last one the number of rows.
-        self._bounds = {
-            table: np.concatenate([[0], np.cumsum(rows)]) for table, rows in zip(TABLES, heads[:, :6].T, strict=True)
-        }
+        self._bounds = {table: np.concatenate([[0], np.cumsum(own)]) for table, own in zip(TABLES, rows.T, strict=True)}
         self._last: dict[StoredTable, tuple[bytes, Columns]] = {}
 
     def blocks(self) -> Iterator[NDArray[np.int64]]:
         """Yield all entries, in order, a few at a time."""
-        for block in blocks_of(self._sizes, _WRITTEN):
+        for block in _ranges(self._sizes, _WRITTEN):
             yield np.arange(block.start, block.stop)
 
     def rows(self, table: StoredTable) -> int:
@@ -129,11 +125,11 @@ class PackedRows:
         return int(self._bounds[table][-1])
 
     def tables(self) -> dict[StoredTable, dict[str, PackedColumn]]:
-        """Return the columns of the tables; those of training runs only where there are runs."""
+        """Return the columns of the tables; those of training runs only where there are runs, and so on."""
+        present = tables_of(lambda table: self.rows(table) > 0, SCHEMA_VERSION)
         return {
-            table: {column.name: PackedColumn(self, table, column.name, column.stored) for column in columns}
-            for table, columns in TABLES.items()
-            if self.rows("run") or table not in ("run", "epoch")
+            table: {column.name: PackedColumn(self, table, column.name, column.stored) for column in TABLES[table]}
+            for table in present
         }
 
     def columns(self, table: StoredTable, entries: NDArray[np.int64]) -> Columns:
@@ -165,7 +161,7 @@ class PackedRows:
         bounds = self._bounds[table]
         owners, which = np.unique(np.searchsorted(bounds, rows, side="right") - 1, return_inverse=True)
         counts = np.diff(bounds)[owners]
-        for block in blocks_of(counts, _ROWS):
+        for block in _ranges(counts, _ROWS):
             columns = self._cached(table, owners[block])
             first = np.cumsum(counts[block]) - counts[block]
             here = np.flatnonzero((which >= block.start) & (which < block.stop))
@@ -230,7 +226,7 @@ class PackedColumn:
         return self._rows.pick(self._table, self._name, rows)
 
 
-def blocks_of(sizes: NDArray[np.int64], most: int) -> list[slice]:
+def _ranges(sizes: NDArray[np.int64], most: int) -> list[slice]:
     """Return ranges of neighbours whose sizes add up to at most so much, or that are one alone."""
     edges, total = [0], 0
     for at, size in enumerate(sizes.tolist()):

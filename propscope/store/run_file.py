@@ -24,13 +24,14 @@ from propscope.printable import printable
 from propscope.records.network import NetworkProfile
 from propscope.records.training import TrainingRun
 from propscope.store.atomic import NameTakenError, check_output
-from propscope.store.journal import Journal, journal_name, journals_of
+from propscope.store.journal import Journal, journal_name, journals_of, target_of
 from propscope.store.packed import PackedRows, pack, save_rows
 from propscope.store.read import entries_in
 from propscope.store.run_journal import RunHeader, header_in, numbers_in_journal, record_of, rows_in_journal
 from propscope.store.schema import SCHEMA_VERSION
 from propscope.store.seal import open_sealed
 from propscope.store.table_reader import TableReader, open_tables, reading
+from propscope.store.write import Kept
 
 Entry = NetworkProfile | TrainingRun
 Description = Mapping[str, Any]
@@ -79,7 +80,7 @@ class RunFile:
         """The numbers of the entries that are kept."""
         return self._kept.keys()
 
-    def add(self, number: int, entry: Entry | bytes) -> None:
+    def add(self, number: int, entry: Kept | bytes) -> None:
         """Keep the entry `number` of the run, or what `pack` made of it: when this returns, it survives the process."""
         packed = entry if isinstance(entry, bytes) else pack(entry)
         journal = self._open
@@ -121,7 +122,7 @@ class RunFile:
             except NameTakenError:
                 continue
             except StoreError as error:
-                where = f"what is finished is kept in {self._open.path}; the same command goes on from it"
+                where = f"what is finished is kept in {self._open.path}; {self._header.goes_on}"
                 raise StoreError(str(error), hint=f"{error.hint}; {where}") from error
             break
         if path != self.path:
@@ -244,6 +245,36 @@ def _begin(
                 if number is not None and number not in made.finished:
                     made.add(number, entry)
     return made
+
+
+def compact(path: Path) -> Path:
+    """Write the file of a run that ended without writing it, from its journal; return the file's path.
+
+    `path`: of the file or of the journal, which is removed. Raises `StoreError` where there is no journal, or where the
+    run still goes on.
+    """
+    target = target_of(path)
+    for name, journal in _journals(target):
+        if target != path and name != path:
+            if journal is not None:
+                journal.close()
+            continue
+        if journal is None:
+            raise StoreError(f"another process is writing {target}", hint="wait until it has ended, or stop it")
+        if (header := _header(journal)) is None:
+            journal.close()
+            continue
+        saved = _saved(target)
+        mine = saved is not None and saved.header == header
+        with RunFile(target, journal, header, replaces=saved if saved is not None and mine else False) as file:
+            return file.save(unfinished=header.has_end)
+    raise StoreError(f"there is no journal of {target}", hint="only a run that did not end leaves one, .NAME.partial")
+
+
+def run_of(path: Path) -> Description | None:
+    """Return the description of the run that wrote the file `path`; None of another file, or without one."""
+    saved = _saved(path)
+    return None if saved is None or saved.header is None else saved.header.description
 
 
 def _journals(path: Path) -> Iterator[tuple[Path, Journal | None]]:

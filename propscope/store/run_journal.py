@@ -11,6 +11,8 @@ from typing import Any
 from propscope.store.journal import Journal
 from propscope.store.packed import PackedRows
 
+# What wrote a run that nobody knows the end of.
+MONITOR = "monitor"
 # Before a packed entry is its number.
 _NUMBER = 8
 
@@ -22,10 +24,21 @@ class RunHeader:
     description: Mapping[str, Any]
     networks: int
 
+    def progress(self, entries: int) -> str:
+        """Return how much of the run so many entries are."""
+        if (command := self.description.get("command")) == MONITOR:
+            return f"{entries} pieces of a monitored run"
+        return f"{entries} of {self.networks} {'training run' if command == 'train' else 'network'}s"
+
     @property
-    def noun(self) -> str:
-        """What one of its entries is called."""
-        return "training run" if self.description.get("command") == "train" else "network"
+    def has_end(self) -> bool:
+        """Whether it is known how many networks the run has."""
+        return self.description.get("command") != MONITOR
+
+    @property
+    def goes_on(self) -> str:
+        """How the file of the run is written after a failure."""
+        return "the same command goes on from it" if self.has_end else "`propscope compact` writes the file from it"
 
     def text(self, **more: Any) -> str:
         """Return it as JSON."""

@@ -6,17 +6,18 @@ a file of every earlier version stays in tests/data to prove that it can be read
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from propscope.records.figures import SUMMARIES, TRAINING_TABLES, Field
+from propscope.records.figures import MONITORED_TABLES, SUMMARIES, TRAINING_TABLES, Field
 from propscope.records.figures import TABLES as FIELDS
 from propscope.records.rows import MISSING
 
 FORMAT = "propscope"
 
 StoredType = Literal["int64", "float64", "text", "uint16", "uint64"]
-StoredTable = Literal["run", "epoch", "profile", "site", "parameter", "histogram"]
+StoredTable = Literal["run", "epoch", "step", "alarm", "profile", "site", "parameter", "histogram"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +39,16 @@ class Column:
     field: Field | None = None
 
 
-# The tables of training runs; a file without runs lacks them.
+# The tables of training runs, and those of a monitored one; a file without the first table of a group lacks the group.
 TRAINING: tuple[StoredTable, ...] = ("run", "epoch")
+MONITORED: tuple[StoredTable, ...] = ("step", "alarm")
 
 # What xarray shows beside the row number, to tell one row from another.
 COORDINATES: dict[StoredTable, tuple[str, ...]] = {
     "run": ("initializer", "activation", "depth", "width", "seed", "optimizer", "learning_rate"),
     "epoch": ("run", "number"),
+    "step": ("number",),
+    "alarm": ("step", "kind", "site", "parameter"),
     "profile": ("initializer", "activation", "depth", "width", "seed"),
     "site": ("profile", "index", "name", "role", "layer"),
     "parameter": ("profile", "index", "name"),
@@ -93,6 +97,14 @@ TABLES: dict[StoredTable, tuple[Column, ...]] = {
         Column("run", "int64", "row of its run", refers="run", since=2),
         *_measured(TRAINING_TABLES["epoch"]),
     ),
+    "step": (
+        Column("step", "int64", "row number, the dimension's coordinate", refers="step", since=5),
+        *_measured(MONITORED_TABLES["step"]),
+    ),
+    "alarm": (
+        Column("alarm", "int64", "row number, the dimension's coordinate", refers="alarm", since=5),
+        *_measured(MONITORED_TABLES["alarm"]),
+    ),
     "profile": (
         Column("profile", "int64", "row number, the dimension's coordinate", refers="profile"),
         *_measured(FIELDS["profile"]),
@@ -113,5 +125,12 @@ TABLES: dict[StoredTable, tuple[Column, ...]] = {
         Column("count", "uint64", "values in the bin"),
     ),
 }
+
+
+def tables_of(has: Callable[[StoredTable], bool], version: int) -> list[StoredTable]:
+    """Return the tables of a file of this schema version, of which `has` says whether it has one by that name."""
+    left_out = {table for group in (TRAINING, MONITORED) if not has(group[0]) for table in group}
+    return [table for table, columns in TABLES.items() if columns[0].since <= version and table not in left_out]
+
 
 SCHEMA_VERSION = max(column.since for columns in TABLES.values() for column in columns)

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from propscope.store.columns import attribute, check_text, has_table, open_colum
 from propscope.store.journal import Journal, journals_of, target_of
 from propscope.store.packed import PackedColumn
 from propscope.store.run_journal import header_in, numbers_in_journal, rows_in_journal
-from propscope.store.schema import FORMAT, SCHEMA_VERSION, TABLES, TRAINING, StoredTable
+from propscope.store.schema import FORMAT, SCHEMA_VERSION, TABLES, StoredTable, tables_of
 from propscope.store.seal import open_sealed
 from propscope.store.values import check_labels, check_values
 
@@ -121,30 +122,32 @@ class TableReader:
         """Whether the file holds the tables of training runs."""
         return "run" in self.datasets
 
-    def labels(self, table: StoredTable, mentioning: Iterable[bytes] = ()) -> Iterator[tuple[int, Labels]]:
-        """Yield the row and the labels of every profile or run; `mentioning`: of those whose JSON holds all of it.
+    @property
+    def monitored(self) -> bool:
+        """Whether the file holds the tables of a monitored run."""
+        return "step" in self.datasets
+
+    def labels(self, table: StoredTable, mentioning: Iterable[bytes] = ()) -> dict[int, Labels]:
+        """Return the labels of every profile or run by its row; `mentioning` keeps those whose JSON holds all of it.
 
         Profiles that belong to a training run are left out.
         """
-        mentioned = list(mentioning)
-        for start in range(0, self.rows(table), _BLOCK_ROWS):
-            stop = min(start + _BLOCK_ROWS, self.rows(table))
-            texts = self.array(table, "labels", start, stop).tolist()
-            at = list(range(stop - start))
-            if table == "profile" and self.training:
-                at = np.flatnonzero(self.array("profile", "run", start, stop) < 0).tolist()
-            for token in mentioned:
-                at = [row for row in at if token in texts[row]]
-            with reading(self.path):
-                # Parsing all labels in one call takes a third of the time of one call for each.
-                try:
-                    labels: list[Labels] = json.loads(b"[" + b",".join([texts[row] for row in at]) + b"]")
-                except (ValueError, RecursionError):
-                    labels = []
-                if len(labels) != len(at) or set(map(type, labels)) - {dict} or any(map(check_labels, labels)):
-                    for row in at:
-                        check_values(table, {"labels": np.array([texts[row]], dtype=object)}, np.array([start + row]))
-            yield from zip((start + row for row in at), labels, strict=True)
+        texts = self.array(table, "labels", 0, self.rows(table)).tolist()
+        rows = list(range(len(texts)))
+        if table == "profile" and self.training:
+            rows = np.flatnonzero(self.array("profile", "run", 0, self.rows("profile")) < 0).tolist()
+        for token in mentioning:
+            rows = [row for row in rows if token in texts[row]]
+        with reading(self.path):
+            # Parsing all labels in one call takes a third of the time of one call for each.
+            try:
+                labels: list[Labels] = json.loads(b"[" + b",".join([texts[row] for row in rows]) + b"]")
+            except (ValueError, RecursionError):
+                labels = []
+            if len(labels) != len(rows) or set(map(type, labels)) - {dict} or any(map(check_labels, labels)):
+                for row in rows:
+                    check_values(table, {"labels": np.array([texts[row]], dtype=object)}, np.array([row]))
+            return dict(zip(rows, labels, strict=True))
 
 
 @contextmanager
@@ -163,7 +166,7 @@ def open_tables(path: str | os.PathLike[str]) -> Iterator[TableReader]:
         with reading(path):
             file = stack.enter_context(open_sealed(path))
             version = _check_schema(path, file)
-            present = [table for table in TABLES if table not in TRAINING or (version > 1 and has_table(file, "run"))]
+            present = tables_of(partial(has_table, file), version)
             tables = TableReader(path, {table: open_columns(file, table, version) for table in present})
         yield tables
 
@@ -197,7 +200,7 @@ def _journal_tables(journal: Journal) -> Iterator[TableReader]:
                 raise ValueError("no run says what it has to do")
             records = numbers_in_journal(journal)
             rows = rows_in_journal(journal, [records[number] for number in sorted(records)])
-        said = f"{journal.path} is unfinished: {len(records)} of {header.networks} {header.noun}s"
+        said = f"{journal.path} is unfinished: {header.progress(len(records))}"
         yield TableReader(journal.path, rows.tables(), unfinished=said)
     finally:
         journal.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, get_args
 
@@ -19,10 +19,10 @@ from propscope.store.schema import (
     FORMAT,
     SCHEMA_VERSION,
     TABLES,
-    TRAINING,
     Column,
     StoredTable,
     StoredType,
+    tables_of,
 )
 
 Values = Sequence[Any] | NDArray[Any]
@@ -36,6 +36,8 @@ _IN_MEMORY = {kind: h5t.py_create(dtype) for kind, dtype in _DTYPES.items()}
 _CHUNK_ROWS: dict[StoredTable, int] = {
     "run": 1024,
     "epoch": 1024,
+    "step": 1024,
+    "alarm": 1024,
     "profile": 1024,
     "site": 1024,
     "parameter": 1024,
@@ -50,7 +52,7 @@ _BARE_DIMENSION = "This is a netCDF dimension but not a netCDF variable."
 class TableWriter:
     """The tables of an open, empty HDF5 file; `rows` is the number of rows that each has so far.
 
-    `add_training` makes the tables of training runs. `check` is called after every append, to raise a failure of the
+    `make` makes the tables that not every file has. `check` is called after every append, to raise a failure of the
     disk that HDF5 does not report.
     """
 
@@ -64,13 +66,11 @@ class TableWriter:
         self.rows: dict[StoredTable, int] = dict.fromkeys(TABLES, 0)
         self._datasets: dict[StoredTable, dict[str, h5d.DatasetID]] = {}
         self._bare: dict[StoredTable, h5py.Dataset] = {}
-        for table in TABLES:
-            if table not in TRAINING:
-                self._create(table)
+        self.make(tables_of(lambda _: False, SCHEMA_VERSION))
 
-    def add_training(self) -> None:
-        """Make the tables of training runs unless they exist."""
-        for table in TRAINING:
+    def make(self, tables: Iterable[StoredTable]) -> None:
+        """Make these tables unless they exist."""
+        for table in tables:
             if table not in self._datasets:
                 self._create(table)
 

@@ -15,12 +15,13 @@ from propscope.checks import file_path, known_arguments
 from propscope.errors import InputError
 from propscope.records.figures import SUMMARIES
 from propscope.records.histogram import LogHistogram
+from propscope.records.monitored import MonitoredRun
 from propscope.records.network import NetworkProfile, Parameter, Site
 from propscope.records.profile_set import ProfileSet
-from propscope.records.rows import Row, epoch_rows, parameter_row, profile_row, run_row, site_row
+from propscope.records.rows import Row, alarm_row, epoch_rows, parameter_row, profile_row, run_row, site_row
 from propscope.records.training import TrainingRun, TrainingSet
 from propscope.store.atomic import new_file
-from propscope.store.schema import TABLES, StoredTable
+from propscope.store.schema import MONITORED, TABLES, TRAINING, StoredTable
 from propscope.store.table_writer import TableWriter, arrays_of
 from propscope.store.values import InvalidValue, check_owners, check_parents, check_values, histogram_ranges
 
@@ -33,6 +34,8 @@ _RANGES = {
 }
 
 
+# What is kept as one: a profile, a training run, or what was recorded of a monitored one.
+Kept = NetworkProfile | TrainingRun | MonitoredRun
 Saved = NetworkProfile | ProfileSet | TrainingRun | TrainingSet
 
 
@@ -59,7 +62,10 @@ def save(path: str | os.PathLike[str], profiles: Saved, *, overwrite: bool = Fal
     with new_file(path, overwrite=overwrite) as (file, check):
         writer = TableWriter(file, check)
         if isinstance(profiles, TrainingSet):
-            writer.add_training()
+            writer.make(TRAINING)
+        if isinstance(profiles, MonitoredRun):
+            writer.make(MONITORED)
+            _append(writer, [MonitoredRun((), profiles.steps, profiles.alarms)])
         _append(writer, profiles)
 
 
@@ -75,6 +81,24 @@ class RowBatch:
     def next_row(self, table: StoredTable) -> int:
         """Return the number of the table's next row."""
         return self.base[table] + len(self.rows[table])
+
+    def add_entry(self, entry: Kept) -> None:
+        """Add a profile, or a run with all that it holds."""
+        if isinstance(entry, MonitoredRun):
+            self.add_monitored(entry)
+        elif isinstance(entry, TrainingRun):
+            self.add_run(entry)
+        else:
+            self.add(entry)
+
+    def add_monitored(self, run: MonitoredRun) -> None:
+        """Add the samples, steps and alarms of a monitored run."""
+        for profile in run.profiles:
+            self.add(profile)
+        found: dict[StoredTable, list[Row]] = {"step": run.steps.rows(), "alarm": list(map(alarm_row, run.alarms))}
+        for table, rows in found.items():
+            for row in rows:
+                self.rows[table].append(row | {table: self.next_row(table)})
 
     def add_run(self, run: TrainingRun) -> None:
         """Add a run with its epochs and profiles."""
@@ -132,16 +156,13 @@ class RowBatch:
         return tables
 
 
-def _append(writer: TableWriter, entries: Iterable[NetworkProfile | TrainingRun]) -> None:
+def _append(writer: TableWriter, entries: Iterable[Kept]) -> None:
     batch = RowBatch(dict(writer.rows))
     for entry in entries:
         if len(batch.rows["profile"]) >= _BATCH or len(batch.rows["run"]) >= _BATCH:
             append_rows(writer, batch.tables())
             batch = RowBatch(dict(writer.rows))
-        if isinstance(entry, TrainingRun):
-            batch.add_run(entry)
-        else:
-            batch.add(entry)
+        batch.add_entry(entry)
     append_rows(writer, batch.tables())
 
 

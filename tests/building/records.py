@@ -5,7 +5,7 @@ small ones for files (`small_profile`), trainings of given curves (`trained`, `r
 hypothesis draws (`profile_sets`, `training_sets`).
 
 `python tests/building/records.py` writes tests/data/schema-<version>.h5, once for each schema version, and beside it
-schema-<version>-training.h5.
+schema-<version>-training.h5 and schema-<version>-monitored.h5.
 """
 
 from __future__ import annotations
@@ -28,15 +28,18 @@ from numpy.typing import NDArray
 from propscope.diagnosis.evidence import Evidence
 from propscope.records import (
     UNKNOWN,
+    Alarm,
     CoverageNote,
     Expected,
     LogHistogram,
+    MonitoredRun,
     NetworkProfile,
     Parameter,
     Parent,
     ProfileSet,
     Provenance,
     Site,
+    Steps,
     TensorSummary,
     TrainingRun,
     TrainingSet,
@@ -500,8 +503,8 @@ def plain(value: Any) -> Any:
         assert (value.bins.dtype, value.counts.dtype) == (np.uint16, np.int64)
         return tuple(value.bins.tolist()), tuple(value.counts.tolist())
     if isinstance(value, np.ndarray):
-        assert value.dtype == np.float64
-        return tuple(map(repr, value.tolist()))
+        assert value.dtype in (np.float64, np.int64, object)
+        return value.dtype, tuple(map(repr, value.tolist()))
     if dataclasses.is_dataclass(value):
         return tuple((f.name, plain(getattr(value, f.name))) for f in dataclasses.fields(value))
     if isinstance(value, Mapping):
@@ -572,10 +575,48 @@ def attending_profile(seed: int = 0) -> NetworkProfile:
 
 
 def masking_profile(seed: int = 0) -> NetworkProfile:
-    """Return a profile that holds what the fifth version of the file added: masked rows, and faults of the loss."""
+    """Return a profile that holds what the fifth version added: masked rows, faults of the loss, a step."""
     profile = attending_profile(seed)
     second = replace(profile.sites[1], softmax_axis=1, masked_rows=0.25)
-    return replace(profile, sites=(profile.sites[0], second), loss_fault="derivative", loss_operation="log")
+    stepped = _stepped(profile.parameters[0], seed)
+    return replace(
+        profile,
+        sites=(profile.sites[0], second),
+        parameters=(stepped, *profile.parameters[1:]),
+        loss_fault="derivative",
+        loss_operation="log",
+    )
+
+
+def _stepped(parameter: Parameter, seed: int) -> Parameter:
+    step = {"step_gradient_norm": math.inf, "update_norm": 0.5 + seed, "update_ratio": 0.25}
+    return replace(parameter, **step, first_moment_norm=2.0, second_moment_norm=0.0)
+
+
+def small_monitored(first: int = 0, steps: int = 4) -> MonitoredRun:
+    """Return a monitored run of so many steps from `first` on, each second one sampled, with two alarms."""
+    numbers = range(first, first + steps)
+    rows = [
+        {
+            "number": number,
+            "loss": 2.0 / (1 + number) if number else math.nan,
+            "gradient_norm": math.inf if number == 1 else 0.5,
+            "clip_factor": math.nan,
+            "loss_scale": 1024.0,
+            "nonfinite_gradients": 2 if number == 1 else -1,
+            "skipped": int(number == 1),
+            "superseded": 0,
+            "seconds": 0.25 + number,
+            "error": "ValueError: µ" if number == 3 else "",
+        }
+        for number in numbers
+    ]
+    samples = tuple(replace(masking_profile(number), labels={"step": number}) for number in numbers if not number % 2)
+    alarms = (
+        Alarm(first + 1, first, "loss spike", value=3.0, baseline=1.0, message="the loss rose"),
+        Alarm(first + 3, first + 3, "collapse", "layers.0", value=1.0, severity="broken", message="alike"),
+    )
+    return MonitoredRun(samples, Steps.of(rows), alarms)
 
 
 def course(seed: int = 0, *, module: str = "rnn", forward: float = 0.9, backward: float = 0.5) -> TimeCourse:
@@ -731,6 +772,11 @@ _PARAMETERS = st.builds(
     gradient=st.none() | summaries(),
     dtype=_DTYPE,
     symmetric_units=st.none() | _INT,
+    step_gradient_norm=st.none() | st.floats(0),
+    update_norm=st.none() | st.floats(0),
+    update_ratio=st.none() | st.floats(0),
+    first_moment_norm=st.none() | st.floats(0),
+    second_moment_norm=st.none() | st.floats(0),
 )
 
 _PROVENANCES = st.builds(
@@ -798,9 +844,43 @@ def _runs(draw: st.DrawFn) -> TrainingRun:
     )
 
 
+_ALARMS = st.builds(
+    Alarm,
+    step=_INT,
+    since=_INT,
+    kind=_TEXT,
+    site=_TEXT,
+    parameter=_TEXT,
+    value=_NUMBER,
+    baseline=_NUMBER,
+    severity=st.sampled_from(["strained", "broken"]),
+    message=_TEXT,
+)
+_STEP_ROWS = st.fixed_dictionaries(
+    {
+        "number": _INT,
+        "loss": _NUMBER,
+        "gradient_norm": _UPWARDS,
+        "clip_factor": _UPWARDS,
+        "loss_scale": _UPWARDS,
+        "nonfinite_gradients": st.just(-1) | _INT,
+        "skipped": st.integers(0, 1),
+        "superseded": st.integers(0, 1),
+        "seconds": _FINITE.map(abs),
+        "error": _TEXT,
+    }
+)
+monitored_runs = st.builds(
+    MonitoredRun,
+    st.lists(_PROFILES, max_size=2).map(tuple),
+    st.lists(_STEP_ROWS, min_size=1, max_size=3).map(Steps.of),
+    st.lists(_ALARMS, max_size=2).map(tuple),
+)
+
 training_sets = st.lists(_runs(), max_size=2).map(TrainingSet.of)
 
 
 if __name__ == "__main__":
     save(DATA / f"schema-{SCHEMA_VERSION}.h5", of_version(SCHEMA_VERSION), overwrite=True)
     save(DATA / f"schema-{SCHEMA_VERSION}-training.h5", small_training(), overwrite=True)
+    save(DATA / f"schema-{SCHEMA_VERSION}-monitored.h5", small_monitored(), overwrite=True)

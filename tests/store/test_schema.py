@@ -7,15 +7,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from building.records import file_of, small_profile, small_set, small_training
+from building.records import file_of, small_monitored, small_profile, small_set, small_training
 
+from propscope.records.figures import MONITORED_TABLES, TRAINING_TABLES
 from propscope.records.figures import TABLES as PROFILE_FIELDS
-from propscope.records.figures import TRAINING_TABLES
 from propscope.records.histogram import LogHistogram
 from propscope.store import SCHEMA_VERSION, save
-from propscope.store.schema import COORDINATES, TABLES, TRAINING, StoredTable
+from propscope.store.schema import COORDINATES, MONITORED, TABLES, TRAINING, StoredTable
 
-FIELDS = PROFILE_FIELDS | TRAINING_TABLES
+FIELDS = PROFILE_FIELDS | TRAINING_TABLES | MONITORED_TABLES
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "schema.md").read_text(encoding="utf-8")
 
@@ -50,9 +50,10 @@ def test_every_recorded_field_has_a_column(table: StoredTable) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("table", TABLES)
 def test_a_file_holds_what_is_documented(tmp_path: Path, table: StoredTable) -> None:
-    (tmp_path / "run.h5").write_bytes(file_of(small_training))
+    monitored = table in MONITORED
+    (tmp_path / "run.h5").write_bytes(file_of(small_monitored if monitored else small_training))
     with h5py.File(tmp_path / "run.h5") as file:
-        assert set(file) == set(TABLES)
+        assert set(file) == set(TABLES) - set(TRAINING if monitored else MONITORED)
         group = file[table]
         columns = [name for name, *_ in _documented(table)]
         assert [name for name in group if name in columns] == columns
@@ -71,7 +72,7 @@ def test_a_file_holds_what_is_documented(tmp_path: Path, table: StoredTable) -> 
 def test_a_file_without_runs_has_no_tables_of_them(tmp_path: Path) -> None:
     (tmp_path / "run.h5").write_bytes(file_of(small_set))
     with h5py.File(tmp_path / "run.h5") as file:
-        assert set(file) == set(TABLES) - set(TRAINING)
+        assert set(file) == set(TABLES) - {*TRAINING, *MONITORED}
         assert set(file["profile/run"][:]) == set(file["profile/epoch"][:]) == {-1}
 
 
@@ -88,7 +89,7 @@ def test_xarray_opens_it_labelled(tmp_path: Path, table: StoredTable) -> None:
     xarray = pytest.importorskip("xarray")
     pytest.importorskip("h5netcdf")
     path = tmp_path / "run.h5"
-    path.write_bytes(file_of(small_training))
+    path.write_bytes(file_of(small_monitored if table in MONITORED else small_training))
     with warnings.catch_warnings(), xarray.open_dataset(path, group=table, engine="h5netcdf") as dataset:
         warnings.simplefilter("error")
         dataset.load()

@@ -1,0 +1,89 @@
+"""`Cadence`: which steps are sampled, so that the measured cost stays within a share of the run."""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+from typing import Any
+
+from propscope.checks import count, number
+
+# Alarms make their baselines of so many samples; these are taken whatever they cost.
+WARM_UP = 10
+# What a short run may spend, in seconds, though it is more than its budget.
+_FREE = 2.0
+# How many steps in a row are sampled after one that looked wrong.
+_DENSE = 8
+# The cost of a first sample, as a share of its own time, where no other step was timed yet.
+_SHARE = 0.3
+
+
+class Cadence:
+    """Says which steps are sampled: the first, and each whose number is a multiple of `every` from `start` to `stop`.
+
+    A sample that would raise the cost above `budget`, a share of the time of the run, is left out, and the next one
+    that fits is taken. `hurry()` asks for the next steps to be sampled, within the same budget.
+    """
+
+    def __init__(self, every: int, *, start: int, stop: int | None, budget: float) -> None:
+        self.every = count("every", every)
+        self.start = count("start", start, least=0)
+        self.stop = None if stop is None else count("stop", stop)
+        self.budget = number("budget", budget, above=True, high=1.0)
+        self.samples = 0
+        # Seconds of the run, and those that the monitor cost.
+        self.elapsed = 0.0
+        self.cost = 0.0
+        self._bare: deque[float] = deque(maxlen=32)
+        self._last_cost = 0.0
+        self._dense = 0
+        self._owed = True
+
+    def due(self, step: int) -> bool:
+        """Return whether the step is to be sampled."""
+        if step < self.start or (self.stop is not None and step >= self.stop):
+            return False
+        self._owed |= step % self.every == 0
+        dense, self._dense = self._dense > 0, max(self._dense - 1, 0)
+        return (self._owed or dense) and self._affordable
+
+    @property
+    def _affordable(self) -> bool:
+        if self.samples < WARM_UP:
+            return True
+        return self.cost + self._last_cost <= max(self.budget * self.elapsed, _FREE)
+
+    def hurry(self) -> None:
+        """Sample the next steps."""
+        self._dense = _DENSE
+
+    def request(self) -> None:
+        """Sample the next step."""
+        self._owed = True
+
+    def end(self, *, seconds: float, own: float, sampled: bool) -> None:
+        """Note that a step took so many seconds, of which `own` in the monitor itself."""
+        self.elapsed += seconds
+        if not sampled:
+            self._bare.append(seconds - own)
+            self.cost += own
+            return
+        bare = statistics.median(self._bare) if self._bare else (1 - _SHARE) * seconds
+        self._last_cost = max(seconds - bare, own)
+        self.cost += self._last_cost
+        self.samples += 1
+        self._owed = False
+
+    @property
+    def share(self) -> float:
+        """The cost as a share of the time of the run."""
+        return self.cost / self.elapsed if self.elapsed else 0.0
+
+    def state(self) -> dict[str, Any]:
+        """Return what a resumed run goes on from."""
+        return {"samples": self.samples, "elapsed": self.elapsed, "cost": self.cost}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`."""
+        self.samples, self.elapsed, self.cost = state["samples"], state["elapsed"], state["cost"]
+        self._owed = False

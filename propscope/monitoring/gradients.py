@@ -1,0 +1,61 @@
+"""`AccumulatedGradients`: the gradient as a backward pass leaves it, before anything clips or unscales it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from propscope.measure.hooks import Guard, Hook
+from propscope.monitoring.norms import norms
+
+# What torch's own DDP and FSDP use.
+_queue = torch.autograd.Variable._execution_engine.queue_callback
+
+
+class AccumulatedGradients:
+    """Takes the norms of the gradients at the end of each backward pass, when all of it is accumulated and reduced.
+
+    A callback that the autograd engine was given runs when the pass has ended. DDP and FSDP wait for their reduction
+    in such a callback, so this one is given from within a first one, and runs behind theirs. The hook of whichever
+    parameter gets a gradient first gives the first one. `norms`: of the last pass, in the order of the parameters;
+    None before the first. `ended` is called after each pass.
+    """
+
+    def __init__(self, guard: Guard, ended: Callable[[], None]) -> None:
+        self.norms: Tensor | None = None
+        self._guard = guard
+        self._ended = ended
+        self._parameters: list[nn.Parameter] = []
+        self._handles: list[RemovableHandle] = []
+        self._pass = -1
+
+    def watch(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Watch the passes from now on, for the gradients of these parameters."""
+        self._parameters = list(parameters)
+        hook = Hook(self._guard, "", "parameter", "the accumulated gradient", self._arm)
+        self._handles = [one.register_hook(hook) for one in self._parameters if one.requires_grad]
+
+    def unwatch(self) -> None:
+        """Take the hooks away."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._parameters = []
+        self._pass = -1
+
+    def forget(self) -> None:
+        """Forget what was seen."""
+        self.norms = None
+
+    def _arm(self, gradient: Tensor) -> None:
+        if (current := torch._C._current_graph_task_id()) != self._pass:
+            self._pass = current
+            _queue(lambda: _queue(lambda: self._guard("", "parameter", "the accumulated gradient", self._see)))
+
+    def _see(self) -> None:
+        with torch.no_grad():
+            self.norms = norms([parameter.grad for parameter in self._parameters])
+        self._ended()

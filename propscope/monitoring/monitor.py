@@ -1,0 +1,465 @@
+"""`monitor`: the record of a training, every so many steps, and its alarms; between samples the model is untouched."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
+
+from propscope.checks import count, file_path, known_arguments, one_of, shown
+from propscope.errors import InputError, error_line
+from propscope.measure import calls
+from propscope.measure.filters import Filter, Patterns
+from propscope.measure.hooks import Guard, in_backward
+from propscope.measure.module_info import ModuleInfo, module_info
+from propscope.measure.recorder import Recorder
+from propscope.measure.signal_graph import Traced
+from propscope.measure.sites import Options, Stats
+from propscope.measure.wrappers import unwrapped, unwrapped_parameters
+from propscope.monitoring.cadence import Cadence
+from propscope.monitoring.gradients import AccumulatedGradients
+from propscope.monitoring.optimizer_steps import OptimizerSteps
+from propscope.monitoring.run_log import Reading, RunLog, with_step
+from propscope.records.monitored import Alarm, Steps
+from propscope.records.network import NetworkProfile
+from propscope.records.summary import TensorSummary
+from propscope.store import MonitoredFile
+
+# Every so many samples keep their histograms; they are most of a sample's bytes.
+_HISTOGRAMS = 10
+_monitored: weakref.WeakValueDictionary[int, Monitor] = weakref.WeakValueDictionary()
+
+
+@known_arguments
+def monitor(
+    model: nn.Module,
+    optimizer: Optimizer,
+    *,
+    every: int = 50,
+    file: str | os.PathLike[str] | None = None,
+    start: int = 0,
+    stop: int | None = None,
+    include: Patterns = None,
+    exclude: Patterns = None,
+    stats: Stats = "all",
+    micro_batches: int = 1,
+    loss_scale: Any = None,
+    budget: float = 0.02,
+    alarms: bool = True,
+    on_alarm: Callable[[Alarm], object] | None = None,
+) -> Monitor:
+    """Return a `Monitor`, which samples the training of `model` by `optimizer` and says what goes wrong in it.
+
+    `every`: a sample is taken at each step whose number is a multiple of it, from `start` to before `stop`, and at the
+    first step. `file`: the result file, None for none; where a file of that name is there already, its name with a
+    number. `include`, `exclude`, `stats`: of the sites, as in `track`. `micro_batches`: how many backward passes of a
+    sampled step are recorded; gradients of parameters are seen of all. `loss_scale`: the factor of the loss, a number
+    or a `GradScaler`. `budget`: the share of the run's time that the monitor may cost; the first 10 samples, and 2 s,
+    are free. `alarms`: whether the rules of docs/monitoring.md are asked. `on_alarm` is called with each alarm; what it
+    raises ends the step that it is called in.
+
+    Raises `InputError` for an invalid argument, a model without parameters, an optimizer that has none of them, and a
+    model that has a monitor already.
+    """
+    return Monitor(
+        model,
+        optimizer,
+        Cadence(every, start=start, stop=stop, budget=budget),
+        file=None if file is None else Path(file_path("file", file)),
+        kept=Filter.of(include, exclude, None, None),
+        options=Options(stats=one_of("stats", stats, ("all", "moments"))),  # type: ignore[arg-type]
+        micro_batches=count("micro_batches", micro_batches),
+        loss_scale=loss_scale,
+        alarms=alarms,
+        on_alarm=on_alarm,
+    )
+
+
+class Monitor:
+    """Watches a training: `step` wraps one update, or `advance` is called behind each; `close` ends it.
+
+    A context manager. On a sampled step the model is watched by a `Recorder`; between them it holds nothing, and the
+    optimizer two hooks. A monitor that is forgotten is closed when it is collected, or at the end of the process.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        cadence: Cadence,
+        *,
+        file: Path | None,
+        kept: Filter,
+        options: Options,
+        micro_batches: int,
+        loss_scale: Any,
+        alarms: bool,
+        on_alarm: Callable[[Alarm], object] | None,
+    ) -> None:
+        self._model = model
+        self._kept = kept
+        self._options = options
+        self._micro_batches = micro_batches
+        self._loss_scale = loss_scale
+        self._cadence = cadence
+        self._parameters = _parameters(model)
+        optimizer = _innermost(optimizer)
+        _check(model, optimizer, self._parameters)
+        # A recorder says what is wrong with the rest of the arguments.
+        Recorder(model, options=options, kept=kept, loss_scale=loss_scale)
+        self._guard = Guard()
+        self._file = None if file is None else MonitoredFile(file)
+        self._log = RunLog(cadence, alarms=alarms, on_alarm=on_alarm, file=self._file)
+        self._gradients = AccumulatedGradients(self._guard, self._pass_ended)
+        self._steps = OptimizerSteps(optimizer, self._guard)
+        self._traced: Traced | None = None
+        self._recorder: Recorder | None = None
+        self._recording = False
+        self._passes = 0
+        self._losses: list[Tensor] = []
+        self._last: int | None = None
+        self._running: int | None = None
+        self._started = 0.0
+        self._own = 0.0
+        self._profile: NetworkProfile | None = None
+        self._next_call = _NextCall(unwrapped(model), self._stop_recording)
+        _monitored[id(unwrapped(model))] = self
+        self._finalizer = weakref.finalize(self, _finish, self._steps, self._log, os.getpid())
+        # h5py would be closed by then.
+        self._finalizer.atexit = False
+
+    def __enter__(self) -> Monitor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def every(self) -> int:
+        """A sample is taken at each step whose number is a multiple of this; it may be set during the run."""
+        return self._cadence.every
+
+    @every.setter
+    def every(self, value: int) -> None:
+        self._cadence.every = count("every", value)
+
+    @property
+    def alarms(self) -> tuple[Alarm, ...]:
+        """The alarms so far."""
+        return tuple(self._log.alarms)
+
+    @property
+    def steps(self) -> Steps:
+        """The steps so far: on a device that is not waited for, those up to the last sample."""
+        return self._log.steps
+
+    @property
+    def profile(self) -> NetworkProfile | None:
+        """The last sample; None before the first."""
+        return self._profile
+
+    def request(self) -> None:
+        """Sample the next step."""
+        self._cadence.request()
+
+    def step(self, number: int | None = None) -> Step:
+        """Return the context of one update, all of it: its passes, clipping, and the step of the optimizer.
+
+        `number`: of the step in the whole run, None for the next one. A number that is not above the last one is
+        replaced by the next one, with one warning.
+        """
+        if not self._finalizer.alive:
+            raise InputError("the monitor is closed", hint="make a new one with propscope.monitor")
+        expected = 0 if self._last is None else self._last + 1
+        if number is None:
+            return Step(self, expected)
+        number = count("step", number, least=0)
+        if number < expected:
+            self._log.warn_once(
+                "step", f"step {number} comes behind step {self._last}: it is counted as step {expected}"
+            )
+            number = expected
+        return Step(self, number)
+
+    def advance(self, loss: Any = None) -> None:
+        """End the step that runs and begin the next one: called once behind each step of the optimizer.
+
+        `loss`: of the step that ended. The step before the first call is not seen.
+        """
+        if self._running is None:
+            self._last = 0 if self._last is None else self._last
+        else:
+            self.see_loss(loss)
+            self.end(None)
+        self.begin(self.step().number)
+
+    def close(self) -> None:
+        """End the run: judge what is pending, write the result file, leave nothing behind; further calls do nothing.
+
+        A step that still runs is not recorded.
+        """
+        self._let_go(None)
+        self._running = None
+        _monitored.pop(id(unwrapped(self._model)), None)
+        self._finalizer()
+
+    def begin(self, number: int) -> None:
+        """Begin a step; `Step` and `advance` call it."""
+        if self._running is not None:
+            raise InputError(f"step {self._running} is still running", hint="leave its `with` block first")
+        self._started = time.perf_counter()
+        self._running = self._last = number
+        self._losses.clear()
+        self._passes = 0
+        sampled = self._cadence.due(number)
+        if sampled:
+            self._parameters = _parameters(self._model)
+        self._steps.begin(list(self._parameters.values()), sampled=sampled)
+        self._gradients.forget()
+        if sampled:
+            self._attempt("a sample could not be begun", self._record)
+        self._own = time.perf_counter() - self._started
+
+    def _record(self) -> None:
+        recorder = Recorder(
+            self._model, options=self._options, kept=self._kept, loss_scale=self._loss_scale, traced=self._traced
+        )
+        self._gradients.watch(self._parameters.values())
+        # It is asked before the recorder, which it takes away.
+        self._next_call.watch()
+        recorder.__enter__()
+        self._recorder, self._recording = recorder, True
+
+    def _pass_ended(self) -> None:
+        self._passes += 1
+        self._next_call.due = self._passes >= self._micro_batches
+
+    def _stop_recording(self, error: BaseException | None = None) -> None:
+        self._next_call.unwatch()
+        if self._recorder is not None and self._recording:
+            self._recording = False
+            self._recorder.__exit__(type(error) if error is not None else None, error, None)
+
+    def _let_go(self, error: BaseException | None) -> Recorder | None:
+        """Take everything away that a sampled step needs, and return its recorder."""
+        self._stop_recording(error)
+        self._gradients.unwatch()
+        recorder, self._recorder = self._recorder, None
+        return recorder
+
+    def see_loss(self, value: Any) -> None:
+        """Note a loss of the running step; `Step.loss` calls it."""
+        self._attempt("a loss could not be read", self._keep_loss, value)
+
+    def _keep_loss(self, value: Any) -> None:
+        if value is None:
+            return
+        with torch.no_grad():
+            tensor = value.detach() if isinstance(value, Tensor) else torch.tensor(float(value))
+            self._losses.append(tensor.clone() if tensor.numel() == 1 else tensor.mean())
+
+    def end(self, error: BaseException | None) -> None:
+        """End the step that runs, which raised `error` where that is not None; `Step` and `advance` call it."""
+        if self._running is None:
+            return
+        ended = time.perf_counter()
+        number, self._running = self._running, None
+        recorder = self._let_go(error)
+        self._attempt("a step could not be recorded", self._keep, number, recorder, ended - self._started, error)
+        now = time.perf_counter()
+        self._cadence.end(seconds=now - self._started, own=self._own + now - ended, sampled=recorder is not None)
+        self._steps.begin((), sampled=False)
+        self._log.tell()
+
+    def _keep(self, number: int, recorder: Recorder | None, seconds: float, error: BaseException | None) -> None:
+        names, steps = list(self._parameters), self._steps
+        self._log.add(
+            Reading(
+                number,
+                seconds,
+                names,
+                loss=None if not self._losses else torch.stack([one.reshape(()) for one in self._losses]).mean(),
+                gradients=steps.gradients,
+                accumulated=self._gradients.norms,
+                scale=self._scale(),
+                found_inf=steps.found_inf,
+                skipped=not steps.taken,
+                error="" if error is None else error_line(error),
+            )
+        )
+        if recorder is None:
+            return
+        self._log.read()
+        profile = recorder.profile(labels={"step": number})
+        if self._traced is None and profile.sites:
+            self._traced = recorder.traced
+        if error is None and not profile.sites:
+            text = f"the monitored model did not run in step {number}; was another one made in its place?"
+            self._log.warn_once("model", text)
+        profile = with_step(
+            profile,
+            names,
+            gradients=self._log.accumulated,
+            before=steps.before,
+            updates=steps.updates,
+            moments=steps.moments,
+        )
+        if self._cadence.samples % _HISTOGRAMS:
+            profile = _without_histograms(profile)
+        self._profile = profile
+        self._log.sample(number, profile)
+
+    def _scale(self) -> Tensor | None:
+        if self._loss_scale is None:
+            return None
+        if hasattr(self._loss_scale, "get_scale"):
+            # get_scale() would wait for the device.
+            scale = getattr(self._loss_scale, "_scale", None)
+            return None if scale is None else scale.detach().clone()
+        return torch.tensor(float(self._loss_scale))
+
+    def _attempt(self, what: str, work: Callable[..., None], *arguments: Any) -> None:
+        """Do propscope's own work; what it raises is said once, and the run goes on."""
+        try:
+            work(*arguments)
+        except Exception as error:
+            self._log.warn_once(what, f"{what}: {error_line(error)}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run goes on from: baselines, the cost so far, the file; numbers and text alone."""
+        state = {"step": self._last, "cadence": self._cadence.state(), "judge": self._log.judge.state()}
+        if self._file is not None:
+            state["file"] = {"path": str(self._file.path), "run": self._file.identity}
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`, and with its file where this monitor has a file; before the first step.
+
+        Samples of steps that are taken again get the label `superseded_step`. Raises `InputError` for anything else.
+        """
+        try:
+            self._log.judge.restore(state["judge"])
+            self._cadence.restore(state["cadence"])
+            self._last = state["step"]
+            if self._file is not None and (file := state.get("file")) is not None:
+                self._file.resume(Path(file["path"]), file["run"])
+        except (KeyError, TypeError, AttributeError, ValueError):
+            raise InputError(
+                f"state must be what Monitor.state_dict returned, got {shown(state)}",
+                hint="keep monitor.state_dict() in the checkpoint",
+            ) from None
+
+
+class Step:
+    """The context of one update, of `number`; `loss` notes its loss."""
+
+    def __init__(self, owner: Monitor, number: int) -> None:
+        self.number = number
+        self._owner = owner
+
+    def __enter__(self) -> Step:
+        self._owner.begin(self.number)
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._owner.end(error)
+
+    def loss(self, value: Any) -> None:
+        """Note the loss, a number or a tensor; that of several micro-batches is their mean."""
+        self._owner.see_loss(value)
+
+
+class _NextCall:
+    """Takes the recorder away when the model is called again after as many passes as are recorded."""
+
+    def __init__(self, model: nn.Module, stop: Callable[[], None]) -> None:
+        self.due = False
+        self._info = module_info("", model, ())
+        self._stop = stop
+
+    def watch(self) -> None:
+        """Begin to watch."""
+        self.due = False
+        calls.watch(self, [self._info])
+
+    def unwatch(self) -> None:
+        """Stop to watch."""
+        calls.unwatch(self)
+
+    def call(
+        self, info: ModuleInfo, run: calls.Run, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run the model, without the recorder when that is due."""
+        if not self.due or in_backward():
+            return run(module, *args, **kwargs)
+        self._stop()
+        return module._call_impl(*args, **kwargs)
+
+
+def _finish(steps: OptimizerSteps, log: RunLog, process: int) -> None:
+    steps.close()
+    # A process that was forked holds a copy of the monitor, which is not its to end.
+    if os.getpid() == process:
+        log.close()
+
+
+@atexit.register
+def _close_all() -> None:
+    for one in list(_monitored.values()):
+        one.close()
+
+
+def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the trainable parameters that have a shape by now, by name."""
+    return {
+        name: parameter
+        for name, parameter in unwrapped_parameters(model)
+        if parameter.requires_grad and not is_lazy(parameter) and not parameter.is_meta
+    }
+
+
+def _innermost(optimizer: Any) -> Optimizer:
+    """Return the optimizer of torch inside those of Accelerate and its like."""
+    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
+        optimizer = inner
+    if not isinstance(optimizer, Optimizer):
+        raise InputError(f"optimizer must be a torch.optim.Optimizer, got a {type(optimizer).__name__}")
+    return optimizer
+
+
+def _check(model: Any, optimizer: Optimizer, parameters: dict[str, nn.Parameter]) -> None:
+    name = type(model).__name__
+    if not parameters:
+        raise InputError(f"model must have parameters that are trained, got a {name} without any")
+    stepped = {id(one) for group in optimizer.param_groups for one in group["params"]}
+    if stepped.isdisjoint(map(id, parameters.values())):
+        raise InputError(
+            f"optimizer must have parameters of the model, got a {type(optimizer).__name__} with none of this {name}",
+            hint="make the optimizer from model.parameters()",
+        )
+    if id(unwrapped(model)) in _monitored:
+        raise InputError(f"this {name} has a monitor already", hint="close the other one first")
+
+
+def _without_histograms(profile: NetworkProfile) -> NetworkProfile:
+    def bare(summary: TensorSummary | None) -> TensorSummary | None:
+        return None if summary is None else replace(summary, histogram=None)
+
+    return replace(
+        profile,
+        sites=tuple(replace(one, forward=bare(one.forward), backward=bare(one.backward)) for one in profile.sites),
+        parameters=tuple(
+            replace(one, value=replace(one.value, histogram=None), gradient=bare(one.gradient))
+            for one in profile.parameters
+        ),
+    )

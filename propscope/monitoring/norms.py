@@ -1,0 +1,48 @@
+"""`norms`: the L2 norms of many tensors in few operations, without waiting for their device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from propscope.measure.hooks import local_shard
+from propscope.measure.sums import widest
+
+# What stands for the norm of no tensor.
+NONE = -1.0
+
+
+def norms(tensors: Sequence[Tensor | None]) -> Tensor:
+    """Return the L2 norm of each tensor, shape (len(tensors),), on the device of the first one; `NONE` for None.
+
+    Zeros that a sparse tensor does not store count as zeros, of a distributed one the shard counts that this process
+    holds. Norms are taken in float32, where torch's error for millions of elements is some 1e-4 of the norm, and in
+    float64 for tensors of float64.
+    """
+    groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    dense = {at: _dense(tensor) for at, tensor in enumerate(tensors) if tensor is not None}
+    for at, tensor in dense.items():
+        groups.setdefault((tensor.device, tensor.dtype), []).append(at)
+    if not groups:
+        return torch.full((len(tensors),), NONE)
+    first = next(iter(dense.values()))
+    device = first.device
+    found: list[Tensor] = [torch.full((), NONE, dtype=widest(first), device=device)] * len(tensors)
+    for places in groups.values():
+        lengths = torch.stack(torch._foreach_norm([dense[at] for at in places]))
+        lengths = lengths.to(device=device, dtype=widest(first), non_blocking=True)
+        if len(places) == len(tensors):
+            return lengths
+        for at, length in zip(places, lengths.unbind(), strict=True):
+            found[at] = length
+    return torch.stack(found)
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    tensor = local_shard(tensor.detach())
+    if tensor.layout is torch.sparse_coo:
+        tensor = tensor.coalesce().values()
+    half = tensor.dtype in (torch.float16, torch.bfloat16)
+    return tensor.float() if half else tensor.abs() if tensor.is_complex() else tensor

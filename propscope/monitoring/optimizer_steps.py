@@ -1,0 +1,95 @@
+"""`OptimizerSteps`: what an optimizer steps with and what its step changes, for any optimizer, by hooks of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from propscope.measure.hooks import Guard, local_shard
+from propscope.monitoring.norms import norms
+
+# The state of Adam and its like.
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class OptimizerSteps:
+    """Watches the steps of an optimizer until `close`.
+
+    Of every step: `taken` counts them, and `gradients` are the norms of what it stepped with, in the order of
+    `parameters`. Where `sampled` is true also, on the device: `before`, the norms of the values before the step,
+    `updates`, those of what it changed, and `moments`, those of Adam's two means. Where `step` gets a closure that
+    makes the gradients, they are seen when it has returned.
+    """
+
+    def __init__(self, optimizer: Optimizer, guard: Guard) -> None:
+        self.parameters: Sequence[nn.Parameter] = ()
+        self._guard = guard
+        self._held: list[Tensor] = []
+        self._handles = [
+            optimizer.register_step_pre_hook(self._before),
+            optimizer.register_step_post_hook(self._after),
+        ]
+        self.begin((), sampled=False)
+
+    def begin(self, parameters: Sequence[nn.Parameter], *, sampled: bool) -> None:
+        """Begin a step of the run."""
+        self.parameters, self.sampled, self.taken = parameters, sampled, 0
+        self.gradients: Tensor | None = None
+        self.before: Tensor | None = None
+        self.updates: Tensor | None = None
+        self.moments: tuple[Tensor, ...] = ()
+        # Of a fused step of a scaled loss, which torch's own scaler leaves to the optimizer.
+        self.found_inf: Tensor | None = None
+        self._held.clear()
+
+    def close(self) -> None:
+        """Take the hooks away."""
+        for handle in self._handles:
+            handle.remove()
+        self._held.clear()
+
+    def _before(self, optimizer: Optimizer, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        self.taken += 1
+        if not _has_closure(args, kwargs):
+            self._guard("", "parameter", "the gradient of a step", self._see_gradients, optimizer)
+        if self.sampled and not self._held:
+            self._guard("", "parameter", "the value before a step", self._hold)
+
+    def _after(self, optimizer: Optimizer, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        if _has_closure(args, kwargs):
+            self._guard("", "parameter", "the gradient of a step", self._see_gradients, optimizer)
+        if self._held:
+            self._guard("", "parameter", "the update of a step", self._see_update, optimizer)
+
+    def _see_gradients(self, optimizer: Optimizer) -> None:
+        with torch.no_grad():
+            found = norms([parameter.grad for parameter in self.parameters])
+        scale = getattr(optimizer, "grad_scale", None)
+        if isinstance(scale, Tensor):
+            self.found_inf = getattr(optimizer, "found_inf", None)
+            found = torch.where(found < 0, found, found / scale.to(found))
+        self.gradients = found
+
+    def _hold(self) -> None:
+        # Of several steps of the optimizer within one, the change is that of all together.
+        self._held = [local_shard(parameter.detach()).clone() for parameter in self.parameters]
+
+    def _see_update(self, optimizer: Optimizer) -> None:
+        if len(self._held) != len(self.parameters):
+            return
+        with torch.no_grad():
+            values = [local_shard(parameter.detach()) for parameter in self.parameters]
+            self.before = norms(self._held)
+            self.updates = norms(torch._foreach_sub(values, self._held)) if values else None
+            states = [optimizer.state.get(parameter, {}) for parameter in self.parameters]
+            if any(_MOMENTS[0] in state for state in states):
+                self.moments = tuple(norms([state.get(name) for state in states]) for name in _MOMENTS)
+
+
+def _has_closure(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    # The optimizer itself is among them.
+    return any(callable(one) and not isinstance(one, Optimizer) for one in (*args, *kwargs.values()))

@@ -1,0 +1,64 @@
+"""What the rules of a training look at: numbers by quantity and place, from a sample or a step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from propscope.records.network import NetworkProfile, Parameter, Site
+
+# The number at each place, by quantity.
+Readings = Mapping[str, Mapping[str, float]]
+# Collapse is looked for at so many of the last sites; fewer features than these collapse by themselves.
+_LAST = 3
+_FEATURES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A number that a site or a parameter has: `read` returns it, None where it has none."""
+
+    name: str
+    read_site: Callable[[Site], float | None] | None = None
+    read_parameter: Callable[[Parameter], float | None] | None = None
+    last_sites: bool = False
+
+
+def _dead_share(site: Site) -> float | None:
+    return None if site.dead_units is None or not site.units else site.dead_units / site.units
+
+
+def _nonfinite(site: Site) -> float | None:
+    return None if site.forward is None else float(site.forward.nonfinite_count)
+
+
+QUANTITIES = (
+    Quantity("update_ratio", read_parameter=lambda parameter: parameter.update_ratio),
+    Quantity("step_gradient_norm", read_parameter=lambda parameter: parameter.step_gradient_norm),
+    Quantity("largest_logit", lambda site: site.largest_logit),
+    Quantity("attention_entropy", lambda site: site.attention_entropy),
+    Quantity("dead_share", _dead_share),
+    Quantity("nonfinite_values", _nonfinite),
+    Quantity("effective_rank", lambda site: site.effective_rank, last_sites=True),
+    Quantity("mean_cosine", lambda site: site.mean_cosine, last_sites=True),
+)
+
+
+def readings_of(profile: NetworkProfile) -> Readings:
+    """Return what a sample shows, by quantity and by the name of the site or parameter; what is NaN is left out."""
+    wide = [site for site in profile.without_inputs.sites if (site.features or 0) >= _FEATURES]
+    last = [site for site in wide if site.effective_rank is not None][-_LAST:]
+    found: dict[str, dict[str, float]] = {}
+    for quantity in QUANTITIES:
+        numbers: dict[str, float | None] = {}
+        if quantity.read_site is not None:
+            for site in last if quantity.last_sites else profile.sites:
+                numbers[site.name] = quantity.read_site(site)
+        if quantity.read_parameter is not None:
+            for parameter in profile.parameters:
+                numbers[parameter.name] = quantity.read_parameter(parameter)
+        found[quantity.name] = {
+            name: value for name, value in numbers.items() if value is not None and not math.isnan(value)
+        }
+    return found

@@ -1,0 +1,259 @@
+"""`RunLog`: what a monitored run has shown so far; numbers wait on their device until they are read together."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from propscope.errors import PropscopeError
+from propscope.measure.sums import widest
+from propscope.monitoring.alarms import Judge
+from propscope.monitoring.cadence import Cadence
+from propscope.records.monitored import Alarm, MonitoredRun, Steps
+from propscope.records.network import NetworkProfile
+from propscope.store import MonitoredFile
+
+logger = logging.getLogger("propscope")
+
+# So many steps wait for a sample that reads them from their device, or writes them.
+_MOST_WAITING = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one step left on its device: each number as a 0-d tensor, norms in the order of `names`.
+
+    `gradients`: of what the optimizer stepped with. `accumulated`: of what the backward pass left, on sampled steps.
+    `scale`: of the loss, in `accumulated` and not in `gradients`. `found_inf`: above 0 where a fused optimizer skipped
+    its step.
+    """
+
+    number: int
+    seconds: float
+    names: Sequence[str] = ()
+    loss: Tensor | None = None
+    gradients: Tensor | None = None
+    accumulated: Tensor | None = None
+    scale: Tensor | None = None
+    found_inf: Tensor | None = None
+    skipped: bool = False
+    error: str = ""
+
+
+class RunLog:
+    """Keeps what is not written yet, judges it, and writes it to `file`, None for a run without one."""
+
+    def __init__(
+        self,
+        cadence: Cadence,
+        *,
+        alarms: bool,
+        on_alarm: Callable[[Alarm], object] | None,
+        file: MonitoredFile | None,
+    ) -> None:
+        self.cadence = cadence
+        self.judge = Judge()
+        self.alarms: list[Alarm] = []
+        self._judges = alarms
+        self._on_alarm = on_alarm
+        self._file = file
+        self._waiting: list[Reading] = []
+        self._steps: list[Steps] = []
+        self._rows: list[dict[str, Any]] = []
+        self._unwritten: list[Alarm] = []
+        self._untold: list[Alarm] = []
+        # The norms of the last step's accumulated gradients, by parameter.
+        self.accumulated: dict[str, float] = {}
+        self._warned: set[str] = set()
+        self._closed = False
+
+    def add(self, reading: Reading) -> None:
+        """Add a step; what waits on the CPU is read at once, which costs nothing there, and else by `read`."""
+        self._waiting.append(reading)
+        numbers = (reading.loss, reading.gradients)
+        if all(one is None or one.is_cpu for one in numbers) or len(self._waiting) >= _MOST_WAITING:
+            self.read()
+
+    def read(self) -> None:
+        """Read and judge the steps that wait."""
+        waiting, self._waiting = self._waiting, []
+        parts = ("loss", "gradients", "accumulated", "scale", "found_inf")
+        values = iter(_on_cpu([getattr(reading, part) for reading in waiting for part in parts]))
+        for reading in waiting:
+            row, stepped, self.accumulated = _row(reading, *(next(values) for _ in parts))
+            self._rows.append(row)
+            if self._judges:
+                self._raise(self.judge.step(row, stepped))
+        if len(self._rows) >= _MOST_WAITING:
+            self._write_piece(())
+
+    @property
+    def steps(self) -> Steps:
+        """The steps that were read by now."""
+        found = [*self._steps, Steps.of(self._rows)]
+        return Steps(*(np.concatenate([getattr(one, name) for one in found]) for name in Steps.__slots__))
+
+    def sample(self, step: int, profile: NetworkProfile) -> None:
+        """Judge the sample of a step, and write it with all steps that were read before it."""
+        if self._judges:
+            self._raise(self.judge.sample(step, profile))
+        self._write_piece((profile,))
+
+    def _raise(self, alarms: Sequence[Alarm]) -> None:
+        self._unwritten += alarms
+        self._untold += alarms
+        if self.judge.suspicious:
+            self.cadence.hurry()
+
+    def tell(self) -> None:
+        """Pass the new alarms on; what `on_alarm` raises passes through."""
+        untold, self._untold = self._untold, []
+        self.alarms += untold
+        for alarm in untold:
+            since = f", since step {alarm.since}" if alarm.since < alarm.step else ""
+            logger.warning("step %d: %s (%s%s): %s", alarm.step, alarm.kind, alarm.severity, since, alarm.message)
+        if self._on_alarm is not None:
+            for alarm in untold:
+                self._on_alarm(alarm)
+
+    def _write_piece(self, profiles: tuple[NetworkProfile, ...]) -> None:
+        piece = MonitoredRun(profiles, Steps.of(self._rows), tuple(self._unwritten))
+        self._steps.append(piece.steps)
+        self._rows, self._unwritten = [], []
+        if self._file is not None and (profiles or len(piece.steps) or piece.alarms):
+            try:
+                self._file.add(piece)
+            except (PropscopeError, OSError) as error:
+                self._file = None
+                self.warn_once("write", f"the run is not written any more: {error}")
+
+    def warn_once(self, about: str, text: str) -> None:
+        """Say something once."""
+        if about not in self._warned:
+            self._warned.add(about)
+            logger.warning("%s; the run goes on", text)
+
+    def close(self) -> None:
+        """Read, judge and write what is left, end the file, and print what the monitor cost."""
+        if self._closed:
+            return
+        self._closed = True
+        started = time.perf_counter()
+        self.read()
+        self._write_piece(())
+        if self._file is not None:
+            try:
+                self._file.save()
+            except (PropscopeError, OSError) as error:
+                hint = getattr(error, "hint", "")
+                self.warn_once("finish", f"{error}{hint and f'; {hint}'}")
+        taken = time.perf_counter() - started
+        if self.cadence.elapsed:
+            self.cadence.cost += taken
+            self.cadence.elapsed += taken
+            raised = len(self.alarms) + len(self._untold)
+            alarms = f", {raised} alarm{'s' * (raised != 1)}" if self._judges else ""
+            print(
+                f"propscope: {self.cadence.samples} samples{alarms}; the monitor took "
+                f"{self.cadence.cost:.1f} s of {self.cadence.elapsed:.1f} s ({self.cadence.share:.1%})",
+                file=sys.stderr,
+            )
+        self.tell()
+
+
+def _row(
+    reading: Reading,
+    loss: NDArray[np.float64] | None,
+    gradients: NDArray[np.float64] | None,
+    accumulated: NDArray[np.float64] | None,
+    scale: NDArray[np.float64] | None,
+    found_inf: NDArray[np.float64] | None,
+) -> tuple[dict[str, Any], dict[str, float], dict[str, float]]:
+    """Return a step as a row of `STEP_FIELDS`, and the norms of its gradients by parameter, both kinds."""
+    factor = math.nan if scale is None else float(scale[0])
+    stepped = _norms(reading.names, gradients)
+    before = _norms(reading.names, accumulated, 1.0 if math.isnan(factor) or factor <= 0 else factor)
+    norm, whole = _length(stepped), _length(before)
+    row = {
+        "number": reading.number,
+        "loss": math.nan if loss is None else float(loss[0]),
+        "loss_given": loss is not None,
+        "gradient_norm": norm,
+        "clip_factor": norm / whole if 0 < whole < math.inf and norm < math.inf else math.nan,
+        "loss_scale": factor,
+        "nonfinite_gradients": sum(not math.isfinite(one) for one in stepped.values()) if stepped else -1,
+        "skipped": int(reading.skipped or (found_inf is not None and bool(found_inf[0] > 0))),
+        "superseded": 0,
+        "seconds": reading.seconds,
+        "error": reading.error,
+    }
+    return row, stepped, before
+
+
+def _norms(names: Sequence[str], values: NDArray[np.float64] | None, scale: float = 1.0) -> dict[str, float]:
+    if values is None:
+        return {}
+    pairs = zip(names, values.tolist(), strict=True)
+    return {n: value / scale if math.isfinite(value) else math.inf for n, value in pairs if not value < 0}
+
+
+def _length(norms: Mapping[str, float]) -> float:
+    return math.hypot(*norms.values()) if norms else math.nan
+
+
+def _on_cpu(tensors: Sequence[Tensor | None]) -> list[NDArray[np.float64] | None]:
+    """Return each tensor's numbers, shape (elements,), after waiting once for each device."""
+    found: list[NDArray[np.float64] | None] = [None] * len(tensors)
+    groups: dict[torch.device, list[tuple[int, Tensor]]] = {}
+    for at, tensor in enumerate(tensors):
+        if tensor is not None:
+            groups.setdefault(tensor.device, []).append((at, tensor.reshape(-1)))
+    for entries in groups.values():
+        flat = torch.cat([one.to(widest(one)) for _, one in entries]).cpu().numpy().astype(np.float64)
+        ends = np.cumsum([one.numel() for _, one in entries])
+        for (at, _), numbers in zip(entries, np.split(flat, ends[:-1]), strict=True):
+            found[at] = numbers
+    return found
+
+
+def with_step(
+    profile: NetworkProfile,
+    names: Sequence[str],
+    *,
+    gradients: Mapping[str, float],
+    before: Tensor | None,
+    updates: Tensor | None,
+    moments: Sequence[Tensor],
+) -> NetworkProfile:
+    """Return a sample whose parameters have what the optimizer's step showed, read from its device."""
+    lengths = [_norms(names, one) for one in _on_cpu([before, updates, *moments])]
+    sizes, changes, first, second = (*lengths, {}, {})[:4]
+
+    def ratio(name: str) -> float | None:
+        size, change = sizes.get(name, 0.0), changes.get(name)
+        return None if change is None or not 0 < size < math.inf else change / size
+
+    return replace(
+        profile,
+        parameters=tuple(
+            replace(
+                parameter,
+                step_gradient_norm=gradients.get(parameter.name),
+                update_norm=changes.get(parameter.name),
+                update_ratio=ratio(parameter.name),
+                first_moment_norm=first.get(parameter.name),
+                second_moment_norm=second.get(parameter.name),
+            )
+            for parameter in profile.parameters
+        ),
+    )

@@ -1,0 +1,141 @@
+"""`MonitoredRun`: what `propscope.monitor` recorded of one training: its samples, every step, and the alarms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from propscope.records.figures import STEP_FIELDS
+from propscope.records.labelled import LabelledSet
+from propscope.records.network import Floats, NetworkProfile
+from propscope.records.profile_set import ProfileSet
+
+if TYPE_CHECKING:
+    import pandas
+
+    from propscope.records.rows import TableName
+
+Integers = NDArray[np.int64]
+MonitoredTable = Literal["step", "alarm"]
+AlarmSeverity = Literal["strained", "broken"]
+_NAMES = tuple(each.name for each in STEP_FIELDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Something that went wrong during a training: at which `step` it was raised, and `since` which it shows.
+
+    `kind`: the rule. `site` or `parameter`: where, "" for the whole step. `value`: the number that raised it, and
+    `baseline`: what it is held against, NaN where the rule has none. `message`: what was seen, why, and what to do.
+    """
+
+    step: int
+    since: int
+    kind: str
+    site: str = ""
+    parameter: str = ""
+    value: float = float("nan")
+    baseline: float = float("nan")
+    severity: AlarmSeverity = "strained"
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Steps:
+    """Every step of a monitored run, one entry a step in each array, in the order in which they were taken.
+
+    `number`: of the step in its run. `loss`: NaN where none was given. `gradient_norm`: L2 norm of all gradients that
+    the optimizer stepped with; Inf where one is not finite, NaN where there was none. `clip_factor`: that norm over the
+    one before clipping, on sampled steps. `loss_scale`: of a GradScaler. `nonfinite_gradients`: the number of
+    parameters whose gradient was not finite. `skipped`: 1 where the optimizer took no step. `superseded`: 1 where a
+    resumed run took the step again. `seconds`: time that the step took. `error`: what the step raised, "" for nothing.
+    """
+
+    number: Integers
+    loss: Floats
+    gradient_norm: Floats
+    clip_factor: Floats
+    loss_scale: Floats
+    nonfinite_gradients: Integers
+    skipped: Integers
+    superseded: Integers
+    seconds: Floats
+    error: NDArray[np.object_]
+
+    @classmethod
+    def of(cls, rows: Iterable[Mapping[str, Any]]) -> Steps:
+        """Return the steps that these rows of `STEP_FIELDS` are, each as a mapping."""
+        given = list(rows)
+        kinds = {"int64": np.int64, "float64": np.float64, "text": object}
+        return cls(*(np.array([row[each.name] for row in given], kinds[each.dtype]) for each in STEP_FIELDS))
+
+    def __len__(self) -> int:
+        return len(self.number)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return each step as one row of `STEP_FIELDS`."""
+        columns = [getattr(self, name).tolist() for name in _NAMES]
+        return [dict(zip(_NAMES, values, strict=True)) for values in zip(*columns, strict=True)]
+
+    def __add__(self, other: Steps) -> Steps:
+        """Return the steps of both, one after the other."""
+        return Steps(*(np.concatenate([getattr(self, name), getattr(other, name)]) for name in _NAMES))
+
+    def __repr__(self) -> str:
+        ends = f" from {self.number[0]} to {self.number[-1]}" if len(self) else ""
+        return f"Steps({len(self)} steps{ends})"
+
+
+def no_steps() -> Steps:
+    """Return the steps of no step."""
+    return Steps.of(())
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class MonitoredRun(ProfileSet):
+    """The samples of a training, each a profile with the label `step`, and what was seen of all its `steps`.
+
+    `a + b` appends what was recorded later. Where a resumed run took steps again, the earlier samples of these steps
+    have the label `superseded_step` in place of `step`.
+    """
+
+    steps: Steps = field(default_factory=no_steps)
+    alarms: tuple[Alarm, ...] = ()
+    _noun = "sample"
+
+    def __add__(self, other: LabelledSet[NetworkProfile]) -> MonitoredRun:
+        later = other if isinstance(other, MonitoredRun) else MonitoredRun(tuple(other))
+        return MonitoredRun((*self.profiles, *later.profiles), self.steps + later.steps, (*self.alarms, *later.alarms))
+
+    def superseded_from(self, step: int) -> MonitoredRun:
+        """Return the same run, with the steps from this one on marked as superseded, since they are taken again."""
+        again = self.steps.superseded | (self.steps.number >= step)
+        return MonitoredRun(
+            tuple(_superseded(one, step) for one in self.profiles),
+            replace(self.steps, superseded=again),
+            self.alarms,
+        )
+
+    def to_frame(self, table: TableName | MonitoredTable = "site") -> pandas.DataFrame:
+        """Return a pandas frame of the `site`, `parameter`, `profile`, `step` or `alarm` table, one row for each.
+
+        Columns are those of the file's table of that name. Raises `MissingDependencyError` without pandas.
+        """
+        from propscope.records.frames import monitored_frame, to_frame
+
+        if table == "step" or table == "alarm":
+            return monitored_frame(self, table)
+        return to_frame(self.profiles, table)
+
+
+def _superseded(profile: NetworkProfile, first: int) -> NetworkProfile:
+    """Return a sample of a step from `first` on under the label that such a sample has."""
+    step = profile.labels.get("step")
+    if not isinstance(step, int) or step < first:
+        return profile
+    others = {name: value for name, value in profile.labels.items() if name != "step"}
+    return replace(profile, labels={"superseded_step": step, **others})

@@ -1,0 +1,90 @@
+"""The result file of a monitored run: a journal while the run goes on, of one piece a sample, and a file at its end."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+from propscope.errors import StoreError
+from propscope.records.monitored import MonitoredRun
+from propscope.store.atomic import check_output
+from propscope.store.read import load
+from propscope.store.run_file import RunFile, begin, compact, run_of
+from propscope.store.run_journal import MONITOR
+
+
+class MonitoredFile:
+    """The file of a run in the making: `add` keeps a piece of it, which survives the process; `save` ends it.
+
+    Where the name `path` is taken, by the file or the journal of another run, it is the name with a number that is
+    free. `identity` tells the runs apart. Raises `StoreError` for a directory that is missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        check_output(path, overwrite=True)
+        self.path = path
+        self.identity = uuid.uuid4().hex
+        self._resumes = False
+        self._file: RunFile | None = None
+        self._pieces = 0
+
+    def resume(self, path: Path, identity: str) -> None:
+        """Go on with the file of an earlier part of the run, wherever it is found at the first piece."""
+        self.path, self.identity, self._resumes = path, identity, True
+
+    def add(self, piece: MonitoredRun) -> None:
+        """Keep a piece of the run; raises `StoreError` where no file can be made."""
+        if self._file is None:
+            self._file = self._continued(piece) if self._resumes else None
+        if self._file is None:
+            self._file = self._begun()
+        self._file.add(self._pieces, piece)
+        self._pieces += 1
+
+    def save(self) -> None:
+        """Write the file, where anything was added; raises `StoreError` where it cannot be written."""
+        if self._file is not None:
+            with self._file:
+                self.path = self._file.save(unfinished=False)
+
+    def _begun(self) -> RunFile:
+        later = (self.path.with_name(f"{self.path.stem}-{at}{self.path.suffix}") for at in count(2))
+        file = begin(
+            chain((self.path,), later),
+            self._description,
+            lambda _: None,
+            networks=0,
+            overwrite=False,
+            resume=False,
+            named=False,
+        )
+        self.path = file.path
+        return file
+
+    def _continued(self, piece: MonitoredRun) -> RunFile | None:
+        """Return the file with the earlier part as its first piece; None where there is no earlier part."""
+        with suppress(StoreError):
+            # Where the process was killed, only the journal is there.
+            compact(self.path)
+        if run_of(self.path) is None or (run_of(self.path) or {}).get("run") != self.identity:
+            return None
+        earlier = load(self.path)
+        if not isinstance(earlier, MonitoredRun):
+            return None
+        file = begin(
+            (self.path,), self._description, lambda _: None, networks=0, overwrite=False, resume=True, named=True
+        )
+        taken_again = [*piece.steps.number.tolist(), *(one.labels["step"] for one in piece.profiles)]
+        file.add(0, earlier.superseded_from(min(taken_again)))
+        self._pieces = 1
+        # The journal holds all of it now, and who asks for the file shall see what comes.
+        self.path.unlink()
+        return file
+
+    @property
+    def _description(self) -> Mapping[str, Any]:
+        return {"command": MONITOR, "run": self.identity}

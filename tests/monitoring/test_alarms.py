@@ -1,0 +1,234 @@
+"""Each rule fires at the step that shows its fault, names the place, and is silent on what healthy runs do."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from building.records import network, site, summary
+
+from propscope.monitoring.alarms import RULES, Judge
+from propscope.monitoring.cadence import WARM_UP
+from propscope.monitoring.readings import QUANTITIES
+from propscope.records import NetworkProfile, Parameter, TensorSummary
+
+WEIGHT = TensorSummary.of([0.1, -0.1])
+HEALTHY = {"units": 64, "dead_units": 6, "effective_rank": 7.0, "mean_cosine": 0.3, "features": 64}
+
+
+def sample(ratio=1e-3, gradient=1.0, entropy=3.0, logit=2.0, nonfinite=0, **figures):
+    """A network of an attention and a layer, and the weight of each."""
+    figures = HEALTHY | figures
+    attention = site("attend", "scaled_dot_product_attention", attention_entropy=entropy, largest_logit=logit)
+    last = site("last", **figures)
+    if nonfinite:
+        last = replace(last, forward=replace(summary(1.0), nan_count=nonfinite))
+    weights = [Parameter(f"{name}.weight", (2, 2), WEIGHT, update_ratio=1e-3) for name in ("attend", "last")]
+    weights[1] = replace(weights[1], update_ratio=ratio, step_gradient_norm=gradient)
+    return NetworkProfile((attention, last), tuple(weights))
+
+
+def judged(samples, every=10):
+    judge = Judge()
+    return [alarm for at, one in enumerate(samples) for alarm in judge.sample(every * at, one)]
+
+
+WARM = [sample() for _ in range(WARM_UP)]
+FAULTS = {
+    "large update": ({"ratio": 0.1}, "last.weight", 0.1, 1e-3, 0),
+    "attention logits": ({"logit": 40.0}, "attend", 40.0, 2.0, 0),
+    "attention entropy": ({"entropy": 0.5}, "attend", 0.5, 3.0, 1),
+    "dead units": ({"dead_units": 16}, "last", 0.25, 6 / 64, 1),
+    "collapse": ({"effective_rank": 1.02, "mean_cosine": 0.99}, "last", 1.02, 7.0, 1),
+    "non-finite values": ({"nonfinite": 3}, "last", 3.0, 0.0, 0),
+    "lost gradient": ({"gradient": 0.0}, "last.weight", 0.0, 1.0, 2),
+}
+
+
+def test_every_rule_has_a_fault_here_and_every_quantity_a_rule():
+    assert set(FAULTS) == {rule.kind for rule in RULES}
+    assert {limit.quantity for rule in RULES for limit in rule.limits} == {one.name for one in QUANTITIES}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_a_fault_is_named_at_the_sample_that_shows_it_or_when_it_lasts(kind):
+    broken, place, value, baseline, later = FAULTS[kind]
+    (alarm,) = judged([*WARM, *[sample(**broken)] * 5])
+    first = 10 * len(WARM)
+    assert (alarm.kind, alarm.site or alarm.parameter) == (kind, place)
+    assert (alarm.step, alarm.since) == (first + 10 * later, first)
+    assert (alarm.value, alarm.baseline) == (pytest.approx(value), pytest.approx(baseline))
+    assert place in alarm.message
+    assert "{" not in alarm.message
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_a_fault_that_ends_may_be_raised_again_and_a_single_sample_of_a_lasting_one_is_let_pass(kind):
+    broken, _, _, _, later = FAULTS[kind]
+    fault = [sample(**broken)] * (later + 1)
+    assert len(judged([*WARM, *fault, *WARM[:3], *fault])) == 2
+    assert len(judged([*WARM, *fault, *WARM[:1], *fault])) == 1, "one calm sample does not end it"
+    assert judged([*WARM, *fault[:later], *WARM[:3], *fault[:later]]) == []
+
+
+@pytest.mark.parametrize("kind", ["large update", "attention logits"])
+def test_a_jump_is_seen_during_the_warm_up_and_stays_out_of_the_baseline(kind):
+    broken, _, value, baseline, _ = FAULTS[kind]
+    found = judged([*WARM[:3], *[sample(**broken)] * 3, *WARM, sample(**broken)])
+    assert [(one.step, one.value, one.baseline) for one in found] == [(30, value, baseline), (160, value, baseline)]
+
+
+def test_a_collapse_before_the_second_sample_is_held_against_the_first():
+    collapsed = [sample(effective_rank=1.07, mean_cosine=0.99)] * 3
+    (alarm,) = judged([sample(effective_rank=4.0), *collapsed])
+    assert (alarm.step, alarm.since, alarm.baseline) == (20, 10, 4.0)
+
+
+def test_a_drift_is_held_against_the_warm_up_however_slow_it_is():
+    logits = np.geomspace(2, 60, 200)
+    (alarm,) = judged([*WARM, *(sample(logit=one) for one in logits)])
+    passed = int(np.argmax(logits > 30))
+    assert alarm.step == 10 * (WARM_UP + passed)
+    assert alarm.since == 10 * (WARM_UP + int(np.argmax(logits > 15)))
+
+
+@pytest.mark.parametrize(
+    "healthy",
+    [
+        {"ratio": 9e-4},
+        {"ratio": 9e-3},
+        {"ratio": None},
+        {"logit": 29.0},
+        {"logit": -math.inf},
+        {"entropy": 0.8},
+        {"dead_units": 12},
+        {"effective_rank": 1.02},
+        {"mean_cosine": 0.999},
+        {"effective_rank": None, "mean_cosine": None},
+        {"gradient": 1e-12},
+        {"gradient": 100.0},
+    ],
+    ids=str,
+)
+def test_what_healthy_runs_do_raises_nothing(healthy):
+    assert judged([*WARM, *[sample(**healthy)] * 5]) == []
+
+
+def test_a_network_that_starts_alike_or_dead_or_with_large_logits_raises_nothing():
+    start = {"effective_rank": 1.01, "mean_cosine": 0.999, "dead_units": 60, "logit": 35.0, "entropy": 0.1}
+    start |= {"nonfinite": 5, "gradient": 0.0, "ratio": 0.5}
+    assert judged([sample(**start)] * 20) == []
+
+
+def test_several_places_are_one_alarm_that_names_the_worst():
+    def grown(first, second):
+        one = sample(ratio=first)
+        return replace(one, parameters=(replace(one.parameters[0], update_ratio=second), one.parameters[1]))
+
+    (alarm,) = judged([*WARM, grown(0.05, 0.2)])
+    assert alarm.parameter == "attend.weight"
+    assert "(and at 1 other parameter)" in alarm.message
+
+
+def test_sites_are_named_in_the_order_of_execution_and_only_the_last_ones_can_collapse():
+    layers = network([1.0] * 8, effective_rank=5.0, mean_cosine=0.2, features=64)
+    alike = network([1.0] * 8, effective_rank=1.01, mean_cosine=0.999, features=64)
+    (alarm,) = judged([layers, alike, alike])
+    assert alarm.site == "layers.5.linear"
+    early = replace(layers, sites=(*alike.sites[:5], *layers.sites[5:]))
+    assert judged([layers, early, early]) == []
+
+
+def row(number=0, loss=2.0, norm=1.0, scale=math.nan, *, skipped=0, given=True):
+    return {
+        "number": number,
+        "loss": loss,
+        "loss_given": given,
+        "gradient_norm": norm,
+        "loss_scale": scale,
+        "skipped": skipped,
+    }
+
+
+def stepped(rows, gradients=None):
+    judge = Judge()
+    return [alarm for one in rows for alarm in judge.step(one, gradients or {})]
+
+
+def losses(*values):
+    return [row(number, value) for number, value in enumerate(values)]
+
+
+NOISE = (2 + 0.1 * np.random.default_rng(0).standard_normal(200)).tolist()
+
+
+def test_a_loss_that_jumps_for_two_steps_is_named_with_the_first_of_them():
+    (alarm,) = stepped(losses(*NOISE, 4.0, 4.0, 4.0))
+    assert (alarm.step, alarm.since, alarm.kind, alarm.severity) == (201, 200, "loss spike", "strained")
+    assert (alarm.value, alarm.baseline) == (4.0, pytest.approx(2.0, abs=0.05))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (*NOISE, 4.0, *NOISE[:9], 4.0, 2.0),
+        np.random.default_rng(0).lognormal(0, 1, 500).tolist(),
+        (np.linspace(3, 1e-3, 400) * np.random.default_rng(1).lognormal(0, 0.5, 400)).tolist(),
+        # A few hard batches at the end of a training that gained all there was.
+        (*np.geomspace(3, 1e-4, 300).tolist(), *[1e-4] * 100, 0.05, 0.05, 0.05),
+        [2.0] * 50,
+        (2.0, 50.0, 50.0),
+    ],
+)
+def test_losses_of_healthy_runs_raise_nothing(values):
+    assert stepped(losses(*values)) == []
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_is_named_once(value):
+    (alarm,) = stepped(losses(2.0, value, value))
+    assert (alarm.step, alarm.kind, alarm.severity) == (1, "non-finite loss", "broken")
+    assert stepped([row(loss=math.nan, given=False)]) == []
+
+
+def test_a_gradient_that_is_not_finite_is_named_by_its_parameter():
+    found = stepped([row(3, norm=math.inf)], {"a": 1.0, "b": math.inf, "c": math.inf})
+    assert [(one.step, one.kind, one.parameter) for one in found] == [(3, "non-finite gradient", "b")]
+    assert "(and at 1 other parameter)" in found[0].message
+    assert stepped([row(norm=math.inf, skipped=1)], {"b": math.inf}) == [], "the scaler left that step out"
+
+
+def test_gradients_that_are_zero_while_the_loss_is_not_are_named():
+    found = stepped([row(0), row(1, norm=0.0), row(2, norm=0.0)])
+    assert [(one.step, one.since, one.kind) for one in found] == [(2, 1, "zero gradient")]
+    assert stepped([row(at, loss=0.0, norm=0.0) for at in range(3)]) == []
+    assert stepped([row(at, norm=math.nan) for at in range(3)]) == []
+
+
+def test_a_loss_scale_that_is_halved_again_and_again_is_named():
+    scales = [2.0**16 / 2**at for at in range(6)]
+    found = stepped([row(at, scale=scale) for at, scale in enumerate(scales)])
+    assert [(one.step, one.kind, one.value, one.baseline) for one in found] == [(4, "loss scale", 2.0**12, 2.0**16)]
+    assert stepped([row(at, scale=scale) for at, scale in enumerate([*scales[:4], *scales[3:0:-1], *scales[:4]])]) == []
+
+
+def test_a_judge_is_suspicious_before_a_lasting_fault_raises_its_alarm_and_not_while_it_lasts():
+    judge = Judge()
+    for at, one in enumerate(WARM):
+        assert judge.sample(at, one) == []
+        assert not judge.suspicious
+    seen = [(len(judge.sample(10 + at, sample(entropy=0.1))), judge.suspicious) for at in range(4)]
+    assert seen == [(0, True), (1, True), (0, False), (0, False)]
+
+
+def test_a_judge_goes_on_from_its_state():
+    whole, first, second = Judge(), Judge(), Judge()
+    samples = [*WARM, *[sample(entropy=0.1, ratio=0.2)] * 4]
+    expected = [alarm for at, one in enumerate(samples) for alarm in whole.sample(at, one)]
+    found = [alarm for at, one in enumerate(samples[:11]) for alarm in first.sample(at, one)]
+    first.step(row(scale=4.0), {})
+    second.restore(json.loads(json.dumps(first.state())))
+    assert second.state() == first.state()
+    found += [alarm for at, one in enumerate(samples[11:], 11) for alarm in second.sample(at, one)]
+    assert found == expected

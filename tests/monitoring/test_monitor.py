@@ -1,0 +1,491 @@
+"""A monitored training is the training that it would be alone; what is recorded is what it did."""
+
+import errno
+import gc
+import logging
+import math
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from building.trainings import MODELS, training
+from torch import nn
+from torch.overrides import _get_current_function_mode_stack
+
+import propscope
+from propscope.cli import main as cli
+from propscope.measure import calls
+from propscope.store.journal import Journal
+
+TESTS = Path(__file__).parents[1]
+STEPS = 6
+
+
+def same(one, other):
+    assert len(one) == len(other)
+    for a, b in zip(one, other, strict=True):
+        assert (a is None) == (b is None)
+        assert a is None or torch.equal(a, b)
+
+
+def plain(run):
+    return run.update()
+
+
+def accumulated_and_clipped(run):
+    run.optimizer.zero_grad()
+    for _ in range(2):
+        loss = run.loss() / 2
+        loss.backward()
+    nn.utils.clip_grad_norm_(run.model.parameters(), 0.1)
+    run.optimizer.step()
+    return loss
+
+
+def with_a_closure(run):
+    return run.optimizer.step(lambda: closure(run))
+
+
+def closure(run):
+    run.optimizer.zero_grad()
+    loss = run.loss()
+    loss.backward()
+    return loss
+
+
+UPDATES = {
+    "plain": (plain, "AdamW", {}),
+    "accumulated and clipped": (accumulated_and_clipped, "SGD", {"momentum": 0.9}),
+    "with a closure": (with_a_closure, "LBFGS", {"max_iter": 3}),
+}
+
+
+@pytest.mark.parametrize("kind", UPDATES)
+@pytest.mark.parametrize("name", MODELS)
+def test_a_training_is_bit_for_bit_the_one_without_a_monitor(name, kind):
+    update, optimizer, options = UPDATES[kind]
+    alone, watched = training(name, optimizer, **options), training(name, optimizer, **options)
+    torch.manual_seed(2)
+    expected = [update(alone) for _ in range(STEPS)]
+    left = alone.state()
+    torch.manual_seed(2)
+    found = []
+    with propscope.monitor(watched.model, watched.optimizer, every=2) as monitor:
+        for step in range(STEPS):
+            with monitor.step(step) as one:
+                found.append(update(watched))
+                one.loss(found[-1])
+        assert monitor.profile.labels == {"step": 4}
+        assert {"head", "head.weight"} <= {one.name for one in (*monitor.profile.sites, *monitor.profile.parameters)}
+    same(found, expected)
+    same(watched.state(), left)
+
+
+@pytest.mark.skipif(not hasattr(torch, "amp") or not hasattr(torch.amp, "GradScaler"), reason="this torch has none")
+def test_a_scaled_loss_is_bit_for_bit_the_same_and_its_gradients_are_unscaled(caplog):
+    def update(run, scaler):
+        run.optimizer.zero_grad()
+        loss = run.loss()
+        scaler.scale(loss).backward()
+        scaler.unscale_(run.optimizer)
+        nn.utils.clip_grad_norm_(run.model.parameters(), 0.1)
+        scaler.step(run.optimizer)
+        scaler.update()
+        return loss
+
+    alone, watched, bare = training(), training(), training()
+    scalers = [torch.amp.GradScaler("cpu", init_scale=2.0**10) for _ in range(2)]
+    expected = [update(alone, scalers[0]) for _ in range(STEPS)]
+    with propscope.monitor(watched.model, watched.optimizer, every=1, loss_scale=scalers[1]) as monitor:
+        found = []
+        for step in range(STEPS):
+            with monitor.step(step) as one:
+                found.append(update(watched, scalers[1]))
+                one.loss(found[-1])
+            if not step:
+                first = monitor.profile
+    same(found, expected)
+    same(watched.state(), alone.state())
+    bare.loss().backward()
+    for name, parameter in bare.model.named_parameters():
+        seen = next(one for one in first.parameters if one.name == name)
+        assert seen.step_gradient_norm == pytest.approx(float(parameter.grad.norm()), rel=1e-5)
+        assert seen.gradient_norm == pytest.approx(float(parameter.grad.norm()), rel=1e-5)
+
+
+def test_a_step_that_raises_passes_its_error_on_and_leaves_nothing():
+    run = training()
+    monitor = propscope.monitor(run.model, run.optimizer, every=1)
+    stopped = RuntimeError("out of data")
+
+    def stop():
+        with monitor.step(0):
+            run.loss()
+            raise stopped
+
+    with pytest.raises(RuntimeError) as caught:
+        stop()
+    assert caught.value is stopped
+    assert untouched(run.model)
+    assert monitor.profile["head"].forward is not None
+    with monitor.step(1) as one:
+        one.loss(run.update())
+    monitor.close()
+    assert monitor.profile.labels == {"step": 1}
+
+
+def untouched(model):
+    hooks = [
+        len(found) for module in model.modules() for name, found in vars(module).items() if name.endswith("_hooks")
+    ]
+    on_tensors = [bool(parameter._backward_hooks) for parameter in model.parameters()]
+    watched = {id(module) for module in model.modules()} & calls._watched.keys()
+    return not any((*hooks, *on_tensors, watched, _get_current_function_mode_stack()))
+
+
+def test_between_samples_the_model_has_no_hook_and_no_mode(monkeypatch):
+    run = training("resnet")
+    seen = []
+    with propscope.monitor(run.model, run.optimizer, every=3) as monitor:
+        for step in range(7):
+            with monitor.step(step):
+                seen.append(untouched(run.model))
+                run.update()
+            assert untouched(run.model)
+    assert seen == [False, True, True, False, True, True, False]
+    assert not run.optimizer._optimizer_step_pre_hooks
+    assert not run.optimizer._optimizer_step_post_hooks
+
+
+def test_a_sample_holds_what_the_optimizer_did_with_the_whole_gradient():
+    run, other = training(optimizer="SGD"), training(optimizer="SGD")
+    with propscope.monitor(run.model, run.optimizer, every=1) as monitor:
+        before = {name: one.detach().clone() for name, one in run.model.named_parameters()}
+        with monitor.step(0):
+            accumulated_and_clipped(run)
+    for _ in range(2):
+        (other.loss() / 2).backward()
+    whole = {name: float(one.grad.norm()) for name, one in other.model.named_parameters()}
+    for one in monitor.profile.parameters:
+        assert one.step_gradient_norm == pytest.approx(whole[one.name], rel=1e-5, abs=1e-9)
+        change = dict(run.model.named_parameters())[one.name].detach() - before[one.name]
+        assert one.update_norm == pytest.approx(float(change.norm()), rel=1e-5, abs=1e-9)
+        size = float(before[one.name].norm())
+        assert one.update_ratio == (pytest.approx(float(change.norm()) / size, rel=1e-5) if size else None)
+        assert one.first_moment_norm is None
+    total = float(torch.tensor(list(whole.values())).norm())
+    (row,) = monitor.steps.rows()
+    assert row["gradient_norm"] == pytest.approx(0.1, rel=1e-4)
+    assert row["clip_factor"] == pytest.approx(0.1 / total, rel=1e-4)
+
+
+def test_the_moments_of_adam_are_seen_and_a_gradient_that_a_closure_makes():
+    run = training(optimizer="Adam")
+    with propscope.monitor(run.model, run.optimizer, every=1) as monitor, monitor.step(0):
+        run.optimizer.step(lambda: closure(run))
+    state = run.optimizer.state[run.model.head.weight]
+    seen = next(one for one in monitor.profile.parameters if one.name == "head.weight")
+    assert seen.first_moment_norm == pytest.approx(float(state["exp_avg"].norm()), rel=1e-5)
+    assert seen.second_moment_norm == pytest.approx(float(state["exp_avg_sq"].norm()), rel=1e-5)
+    assert seen.step_gradient_norm == pytest.approx(float(run.model.head.weight.grad.norm()), rel=1e-5)
+    whole = torch.stack([one.grad.norm() for one in run.model.parameters()]).norm()
+    assert monitor.steps.gradient_norm == pytest.approx([float(whole)], rel=1e-5)
+
+
+def stop(monitor):
+    with monitor.step() as one:
+        one.loss(torch.tensor([1.0, 2.0]))
+        raise ValueError("no more")
+
+
+def test_every_step_is_recorded_with_its_loss_and_what_became_of_it():
+    run = training()
+    monitor = propscope.monitor(run.model, run.optimizer, every=100)
+    losses = []
+    for step in range(3):
+        with monitor.step(step) as one:
+            losses.append(float(run.update().detach()))
+            one.loss(losses[-1])
+    with monitor.step():
+        run.loss().backward()
+    with pytest.raises(ValueError, match="no more"):
+        stop(monitor)
+    monitor.close()
+    steps = monitor.steps
+    assert steps.number.tolist() == [0, 1, 2, 3, 4]
+    assert steps.loss[:3] == pytest.approx(losses)
+    assert steps.loss[4] == 1.5
+    assert steps.skipped.tolist() == [0, 0, 0, 1, 1]
+    assert steps.error.tolist() == ["", "", "", "", "ValueError: no more"]
+    assert (steps.gradient_norm[:3] > 0).all()
+    assert (steps.seconds > 0).all()
+    assert steps.nonfinite_gradients.tolist() == [0, 0, 0, -1, -1]
+
+
+def test_a_loop_that_is_not_wrapped_calls_advance():
+    run = training()
+    with propscope.monitor(run.model, run.optimizer, every=2) as monitor:
+        for _ in range(4):
+            monitor.advance(run.update())
+        run.update()
+    assert monitor.steps.number.tolist() == [1, 2, 3]
+    assert monitor.profile.labels == {"step": 2}
+    assert untouched(run.model)
+
+
+@pytest.mark.parametrize(("looked_at", "samples"), [(1, 8), (2, 16), (5, 24)])
+def test_so_many_micro_batches_are_looked_at_and_the_whole_gradient_is_seen(looked_at, samples):
+    run = training()
+    with propscope.monitor(run.model, run.optimizer, every=1, micro_batches=looked_at) as monitor, monitor.step(0):
+        for _ in range(3):
+            run.loss().backward()
+        run.optimizer.step()
+    assert monitor.profile["head"].samples == samples
+    seen = next(one for one in monitor.profile.parameters if one.name == "head.weight")
+    assert seen.step_gradient_norm == pytest.approx(float(run.model.head.weight.grad.norm()), rel=1e-5)
+
+
+def test_two_calls_of_the_model_before_one_backward_pass_are_both_recorded():
+    run = training()
+    with propscope.monitor(run.model, run.optimizer, every=1) as monitor, monitor.step(0):
+        (run.loss() + run.loss()).backward()
+        run.optimizer.step()
+    assert monitor.profile["head"].samples == 16
+
+
+def test_every_may_be_set_and_a_sample_be_asked_for():
+    run = training()
+    sampled = []
+    with propscope.monitor(run.model, run.optimizer, every=10, start=1, stop=9) as monitor:
+        for step in range(12):
+            if step == 4:
+                monitor.request()
+            if step == 6:
+                monitor.every = 2
+            with monitor.step(step):
+                run.update()
+            if monitor.profile is not None:
+                sampled.append(monitor.profile.labels["step"])
+    assert list(dict.fromkeys(sampled)) == [1, 4, 6, 8]
+    assert monitor.every == 2
+    with pytest.raises(propscope.PropscopeError, match="every must be a whole number of at least 1, got 0"):
+        monitor.every = 0
+
+
+def test_step_numbers_that_go_back_are_counted_on_with_one_warning(caplog):
+    run = training()
+    with propscope.monitor(run.model, run.optimizer) as monitor:
+        for step in (0, 1, 0, 1):
+            with monitor.step(step):
+                run.update()
+    assert monitor.steps.number.tolist() == [0, 1, 2, 3]
+    assert [record.message for record in caplog.records] == [
+        "step 0 comes behind step 1: it is counted as step 2; the run goes on"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"every": 0}, "every must be a whole number of at least 1, got 0"),
+        ({"every": 1.5}, "every must be a whole number of at least 1, got 1.5"),
+        ({"budget": 0}, "budget must be a finite number above 0 and at most 1, got 0"),
+        ({"stop": 0}, "stop must be a whole number of at least 1, got 0"),
+        ({"micro_batches": 0}, "micro_batches must be a whole number of at least 1, got 0"),
+        ({"stats": "some"}, 'stats must be "all" or "moments", got "some"'),
+        ({"loss_scale": -1}, "loss_scale must be a GradScaler or a finite number above 0, got -1"),
+        ({"file": 3}, "file must be the path of a file, got a int"),
+        ({"evry": 3}, 'monitor\\(\\) has no argument "evry"'),
+    ],
+)
+def test_invalid_arguments_are_refused_by_name(arguments, message):
+    run = training()
+    with pytest.raises(propscope.PropscopeError, match=message):
+        propscope.monitor(run.model, run.optimizer, **arguments)
+
+
+def test_models_and_optimizers_that_do_not_belong_together_are_refused():
+    run, other = training(), training("lstm")
+    with pytest.raises(propscope.PropscopeError, match="model must have parameters that are trained, got a ReLU"):
+        propscope.monitor(nn.ReLU(), run.optimizer)
+    with pytest.raises(propscope.PropscopeError, match="AdamW with none of this Language"):
+        propscope.monitor(run.model, other.optimizer)
+    with pytest.raises(propscope.PropscopeError, match=r"optimizer must be a torch[.]optim[.]Optimizer, got a float"):
+        propscope.monitor(run.model, 0.1)
+    monitor = propscope.monitor(run.model, run.optimizer)
+    with pytest.raises(propscope.PropscopeError, match="this Language has a monitor already"):
+        propscope.monitor(run.model, run.optimizer)
+    monitor.close()
+    propscope.monitor(run.model, run.optimizer).close()
+    with pytest.raises(propscope.PropscopeError, match="the monitor is closed"):
+        monitor.step(0)
+
+
+def test_a_model_that_was_replaced_is_said_once(caplog):
+    run, other = training(), training()
+    with propscope.monitor(run.model, run.optimizer, every=1) as monitor:
+        for step in range(3):
+            with monitor.step(step):
+                other.update()
+    assert [record.message for record in caplog.records] == [
+        "the monitored model did not run in step 0; was another one made in its place?; the run goes on"
+    ]
+
+
+def test_a_monitor_that_is_forgotten_is_closed(capsys):
+    run = training()
+    monitor = propscope.monitor(run.model, run.optimizer)
+    with monitor.step(0):
+        run.update()
+    assert run.optimizer._optimizer_step_pre_hooks
+    del monitor
+    gc.collect()
+    assert not run.optimizer._optimizer_step_pre_hooks
+    assert "propscope: 1 samples, 0 alarms; the monitor took" in capsys.readouterr().err
+
+
+def break_the_gradient(run, monitor):
+    with monitor.step(1) as one:
+        loss = run.loss()
+        (loss * float("nan")).backward()
+        run.optimizer.step()
+        one.loss(loss)
+
+
+def test_an_alarm_is_logged_and_handed_on_and_what_the_callback_raises_ends_the_step(caplog):
+    run = training()
+    raised = []
+
+    def stop(alarm):
+        raised.append(alarm)
+        raise KeyboardInterrupt
+
+    monitor = propscope.monitor(run.model, run.optimizer, every=10, on_alarm=stop)
+    with monitor.step(0):
+        run.update()
+    with pytest.raises(KeyboardInterrupt):
+        break_the_gradient(run, monitor)
+    (alarm,) = monitor.alarms
+    assert raised == [alarm]
+    assert (alarm.step, alarm.since, alarm.kind, alarm.severity) == (1, 1, "non-finite gradient", "broken")
+    assert alarm.parameter == "tokens.weight"
+    assert "step 1: non-finite gradient (broken): the gradient of tokens.weight is not finite" in caplog.text
+    with monitor.step(2):
+        pass
+    assert monitor.profile.labels == {"step": 2}, "the step behind a suspicious one is sampled"
+    monitor.close()
+
+
+def test_what_is_pending_is_judged_on_close_and_alarms_can_be_off(caplog):
+    run = training()
+    with propscope.monitor(run.model, run.optimizer, every=10, alarms=False) as monitor, monitor.step(0) as one:
+        run.update()
+        one.loss(float("nan"))
+    assert monitor.alarms == ()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_resumed_run_goes_on_from_the_state_of_the_first():
+    run = training()
+    with propscope.monitor(run.model, run.optimizer, every=1) as monitor:
+        for step in range(3):
+            with monitor.step(step) as one:
+                one.loss(run.update())
+        state = monitor.state_dict()
+    resumed = propscope.monitor(run.model, run.optimizer, every=100)
+    resumed.load_state_dict(state)
+    assert resumed.state_dict() == state
+    with resumed.step() as one:
+        run.update()
+    assert one.number == 3
+    resumed.close()
+    with pytest.raises(propscope.PropscopeError, match=r"state must be what Monitor[.]state_dict returned, got \{\}"):
+        propscope.monitor(run.model, run.optimizer).load_state_dict({})
+
+
+def test_the_file_holds_samples_steps_and_alarms_and_a_resumed_run_goes_on_in_it(tmp_path):
+    run, path = training(), tmp_path / "run.propscope"
+    with propscope.monitor(run.model, run.optimizer, every=2, file=path) as monitor:
+        for step in range(5):
+            with monitor.step(step) as one:
+                one.loss(run.update())
+            if step == 2:
+                state, sample = monitor.state_dict(), monitor.profile
+    found = propscope.load(path)
+    assert [one.labels for one in found] == [{"step": 0}, {"step": 2}, {"step": 4}]
+    assert found.steps.loss.tolist() == monitor.steps.loss.tolist()
+    read = found.select(step=2)
+    assert read.parameters == sample.parameters
+    assert read["head"] == sample["head"]
+    weight = next(one for one in read.parameters if one.name == "head.weight")
+    assert min(weight.value_norm, weight.gradient_norm, weight.step_gradient_norm, weight.update_norm) > 0
+    assert propscope.diagnose(read).verdict == "healthy"
+    with propscope.monitor(run.model, run.optimizer, every=2, file=path) as resumed:
+        resumed.load_state_dict(state)
+        with resumed.step():
+            (run.loss() * math.nan).backward()
+            run.optimizer.step()
+    again = propscope.load(path)
+    assert again.steps.number.tolist() == [0, 1, 2, 3, 4, 3]
+    assert again.steps.superseded.tolist() == [0, 0, 0, 1, 1, 0]
+    assert [one.labels for one in again] == [{"step": 0}, {"step": 2}, {"superseded_step": 4}]
+    assert [(one.step, one.kind) for one in again.alarms] == [(3, "non-finite gradient")]
+
+
+def test_a_disk_that_is_full_is_said_once_and_the_run_goes_on(tmp_path, capfd, monkeypatch):
+    run, path = training(), tmp_path / "run.propscope"
+    with propscope.monitor(run.model, run.optimizer, every=1, file=path) as monitor:
+        for step in range(4):
+            if step == 2:
+                monkeypatch.setattr(Journal, "append", full)
+            with monitor.step(step):
+                run.update()
+    said = capfd.readouterr().err
+    assert said.count("No space left on device; the run goes on") == 1
+    assert [one.labels["step"] for one in propscope.load(path)] == [0, 1, 2, 3]
+
+
+def full(journal, payload):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+PROGRAM = """
+import sys
+sys.path.insert(0, {tests!r})
+import propscope
+from building.trainings import training
+run = training()
+monitor = propscope.monitor(run.model, run.optimizer, every=1, file="run.propscope")
+for step in range(1_000_000):
+    with monitor.step(step) as one:
+        one.loss(run.update())
+    if step >= 3:
+        {end}
+"""
+
+
+def test_a_monitor_that_is_forgotten_is_closed_at_the_end_of_the_process(tmp_path):
+    code = PROGRAM.format(tests=str(TESTS), end="break")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "propscope: 4 samples, 0 alarms" in done.stderr
+    assert [one.name for one in tmp_path.iterdir()] == ["run.propscope"]
+    assert len(propscope.load(tmp_path / "run.propscope")) == 4
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+def test_a_process_that_is_killed_leaves_every_sample_but_the_one_being_written(tmp_path):
+    code = PROGRAM.format(tests=str(TESTS), end="print(step, flush=True)")
+    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        for _ in range(5):
+            taken = int(process.stdout.readline())
+        process.kill()
+    with pytest.warns(UserWarning, match="unfinished"):
+        found = propscope.load(tmp_path / "run.propscope")
+    steps = [one.labels["step"] for one in found]
+    assert steps == [*range(len(steps))]
+    assert len(steps) > taken
+    assert cli(["compact", str(tmp_path / "run.propscope")]) == 0
+    assert len(propscope.load(tmp_path / "run.propscope")) == len(steps)

@@ -1,0 +1,206 @@
+"""A monitored run in a file: read whole or in part, merged, kept piece by piece, and made whole after a kill."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from building.records import DATA, few_examples, monitored_runs, plain, small_monitored, small_set, small_training
+from hypothesis import given
+
+from propscope.errors import InputError, StoreError
+from propscope.records import MonitoredRun, NetworkProfile, ProfileSet
+from propscope.records.figures import ALARM_FIELDS, STEP_FIELDS
+from propscope.store import MonitoredFile, compact, load, load_for_table, load_run, merge, save
+from propscope.store.journal import journal_name
+
+
+@given(run=monitored_runs)
+@few_examples
+def test_what_is_saved_is_loaded(run: MonitoredRun, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("run") / "run.h5"
+    save(path, run)
+    assert plain(load(path)) == plain(run)
+
+
+def test_a_step_is_selected_with_its_sites_and_parameters(tmp_path: Path) -> None:
+    run = small_monitored()
+    save(tmp_path / "run.h5", run)
+    found = load(tmp_path / "run.h5")
+    assert isinstance(found, MonitoredRun)
+    sample = found.select(step=2)
+    assert isinstance(sample, NetworkProfile)
+    assert plain(sample) == plain(run.profiles[1])
+    part = load(tmp_path / "run.h5", step=2)
+    assert isinstance(part, MonitoredRun)
+    assert plain(part) == plain(replace(run, profiles=run.profiles[1:]))
+    steps, alarms = load_run(tmp_path / "run.h5")
+    assert plain(steps) == plain(run.steps)
+    assert plain(alarms) == plain(run.alarms)
+    assert [dict(one.axes) for one in load_for_table(tmp_path / "run.h5")] == [{"step": (0,)}, {"step": (2,)}]
+    assert "2 alarms" in str(found)
+    assert "collapse" in str(found)
+
+
+def test_other_files_have_neither_steps_nor_alarms(tmp_path: Path) -> None:
+    save(tmp_path / "set.h5", small_set())
+    assert type(load(tmp_path / "set.h5")) is ProfileSet
+    steps, alarms = load_run(tmp_path / "set.h5")
+    assert (len(steps), alarms) == (0, ())
+
+
+def test_the_file_of_version_5_stays_readable() -> None:
+    assert plain(load(DATA / "schema-5-monitored.h5")) == plain(small_monitored())
+
+
+def test_files_merge_and_what_is_there_twice_is_written_once(tmp_path: Path) -> None:
+    save(tmp_path / "a.h5", small_monitored())
+    save(tmp_path / "b.h5", small_monitored(4))
+    save(tmp_path / "c.h5", small_set())
+    merge([tmp_path / "a.h5", tmp_path / "b.h5", tmp_path / "c.h5"], tmp_path / "all.h5")
+    expected = small_monitored() + small_monitored(4) + small_set()
+    assert plain(load(tmp_path / "all.h5")) == plain(expected)
+    merge([tmp_path / "b.h5", tmp_path / "a.h5", tmp_path / "b.h5"], tmp_path / "again.h5")
+    found = load(tmp_path / "again.h5")
+    assert isinstance(found, MonitoredRun)
+    assert found.steps.number.tolist() == [4, 5, 6, 7, 0, 1, 2, 3]
+    assert plain(found.alarms) == plain(small_monitored(4).alarms + small_monitored().alarms)
+
+
+def test_a_run_merges_with_trainings(tmp_path: Path) -> None:
+    save(tmp_path / "a.h5", small_training())
+    save(tmp_path / "b.h5", small_monitored())
+    merge([tmp_path / "a.h5", tmp_path / "b.h5"], tmp_path / "all.h5")
+    assert plain(load(tmp_path / "all.h5")) == plain(small_training())
+    assert plain(load_run(tmp_path / "all.h5")[0]) == plain(small_monitored().steps)
+
+
+def pieces() -> list[MonitoredRun]:
+    return [small_monitored(first, 2) for first in (0, 2, 4)]
+
+
+def whole() -> MonitoredRun:
+    first, second, third = pieces()
+    return first + second + third
+
+
+def started(path: Path) -> MonitoredFile:
+    file = MonitoredFile(path)
+    for piece in pieces():
+        file.add(piece)
+    return file
+
+
+@pytest.mark.parametrize("name", ["run.h5", ".run.h5.partial"])
+def test_a_run_is_read_while_it_grows(tmp_path: Path, name: str) -> None:
+    file = MonitoredFile(tmp_path / "run.h5")
+    for number, piece in enumerate(pieces(), 1):
+        file.add(piece)
+        with pytest.warns(UserWarning, match=f"unfinished: {number} pieces of a monitored run"):
+            found = load(tmp_path / name)
+    assert plain(found) == plain(whole())
+    file.save()
+    assert [one.name for one in tmp_path.iterdir()] == ["run.h5"]
+    assert plain(load(tmp_path / "run.h5")) == plain(whole())
+
+
+def test_a_kill_at_any_byte_costs_at_most_the_piece_that_was_being_written(tmp_path: Path) -> None:
+    file, ends = MonitoredFile(tmp_path / "run.h5"), []
+    journal = journal_name(tmp_path / "run.h5", 1)
+    for piece in pieces():
+        file.add(piece)
+        ends.append(journal.stat().st_size)
+    content = journal.read_bytes()
+    parts = pieces()
+    expected = {ends[0]: parts[0], ends[1]: parts[0] + parts[1], ends[2]: whole()}
+    for at in sorted({*ends, *range(ends[0], ends[2], 4999), ends[1] - 1, ends[2] - 1}):
+        place = tmp_path / str(at)
+        place.mkdir()
+        (place / journal.name).write_bytes(content[:at])
+        assert compact(place / "run.h5") == place / "run.h5"
+        assert plain(load(place / "run.h5")) == plain(expected[max(end for end in ends if end <= at)])
+        assert len([*place.iterdir()]) == 1
+
+
+def test_a_run_that_goes_on_is_not_compacted_and_a_file_without_a_journal_neither(tmp_path: Path) -> None:
+    file = started(tmp_path / "run.h5")
+    with pytest.raises(StoreError, match="another process is writing"):
+        compact(tmp_path / "run.h5")
+    file.save()
+    with pytest.raises(StoreError, match="there is no journal of"):
+        compact(tmp_path / "run.h5")
+
+
+def test_a_name_that_is_taken_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
+    save(path, small_set())
+    first, second = started(path), started(path)
+    assert (first.path.name, second.path.name) == ("run-2.h5", "run-3.h5")
+    first.save(), second.save()
+    assert plain(load(path)) == plain(small_set())
+    assert plain(load(tmp_path / "run-2.h5")) == plain(load(tmp_path / "run-3.h5")) == plain(whole())
+
+
+def test_nothing_is_written_of_a_run_without_pieces_and_a_missing_directory_is_refused(tmp_path: Path) -> None:
+    MonitoredFile(tmp_path / "run.h5").save()
+    assert not [*tmp_path.iterdir()]
+    with pytest.raises(StoreError, match="there is no directory"):
+        MonitoredFile(tmp_path / "missing" / "run.h5")
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_resumed_run_goes_on_in_its_file_and_marks_what_it_takes_again(tmp_path: Path, killed: bool) -> None:
+    path = tmp_path / "run.h5"
+    file = started(path)
+    if killed:
+        shutil.copy(journal_name(path, 1), tmp_path / "kept")
+        file.save()
+        path.unlink()
+        (tmp_path / "kept").rename(journal_name(path, 1))
+    else:
+        file.save()
+    resumed = MonitoredFile(tmp_path / "other.h5")
+    resumed.resume(path, file.identity)
+    resumed.add(small_monitored(2, 2))
+    with pytest.warns(UserWarning, match="unfinished"):
+        growing = load(path)
+    resumed.save()
+    for found in (growing, load(path)):
+        assert isinstance(found, MonitoredRun)
+        assert [one.labels for one in found] == [
+            {"step": 0},
+            {"superseded_step": 2},
+            {"superseded_step": 4},
+            {"step": 2},
+        ]
+        assert found.steps.number.tolist() == [0, 1, 2, 3, 4, 5, 2, 3]
+        assert found.steps.superseded.tolist() == [0, 0, 1, 1, 1, 1, 0, 0]
+    assert [one.name for one in tmp_path.iterdir()] == ["run.h5"]
+
+
+def test_the_file_of_another_run_is_not_resumed(tmp_path: Path) -> None:
+    started(tmp_path / "run.h5").save()
+    other = MonitoredFile(tmp_path / "run.h5")
+    other.resume(tmp_path / "run.h5", "another")
+    other.add(small_monitored(2, 2))
+    other.save()
+    assert plain(load(tmp_path / "run.h5")) == plain(whole())
+    assert plain(load(tmp_path / "run-2.h5")) == plain(small_monitored(2, 2))
+
+
+def test_frames_have_the_columns_of_the_tables() -> None:
+    pytest.importorskip("pandas")
+    run = small_monitored()
+    steps = run.to_frame("step")
+    assert [*steps.columns] == [field.name for field in STEP_FIELDS]
+    assert steps.number.tolist() == [0, 1, 2, 3]
+    alarms = run.to_frame("alarm")
+    assert [*alarms.columns] == [field.name for field in ALARM_FIELDS]
+    assert alarms.site.tolist() == ["", "layers.0"]
+    assert run.to_frame("parameter").update_norm[0] == 0.5
+    wrong: Any = "steps"
+    with pytest.raises(InputError, match="table must be"):
+        run.to_frame(wrong)
