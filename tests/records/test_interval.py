@@ -5,8 +5,9 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import stdtrit
 
-from propscope.records.interval import Interval, arithmetic_interval, geometric_interval
+from propscope.records.interval import Interval, arithmetic_interval, geometric_interval, student
 
 INF, NAN = math.inf, math.nan
 
@@ -96,3 +97,8 @@ def test_an_arithmetic_interval_needs_two_finite_values():
     assert math.isnan(arithmetic_interval([]).center)
     huge = arithmetic_interval([1e300, -1e300, 1.7e308])
     assert math.isfinite(huge.center)
+
+
+@pytest.mark.parametrize("freedom", [*range(1, 40), 99, 100, 1000])
+def test_the_quantile_is_that_of_scipy(freedom):
+    assert student(freedom) == pytest.approx(stdtrit(freedom, 0.975), rel=1e-11)
