@@ -136,7 +136,7 @@ def _edges(profile: NetworkProfile) -> Iterator[_Edge]:
 
 
 def _hands_on(site: Site) -> bool:
-    return site.role != "pre-activation" and any(word in site.kind.lower() for word in _HANDING_ON)
+    return not site.parameters and any(word in site.kind.lower() for word in _HANDING_ON)
 
 
 def _unlike_others(profile: NetworkProfile, edges: list[_Edge]) -> Iterator[_Edge]:

@@ -12,6 +12,7 @@ from propscope.records.network import NetworkProfile, Site
 # These hand on the size of what enters them.
 _SCALING = frozenset(("relu", "leaky_relu", "leakyrelu", "identity"))
 
+_SUMMING = frozenset(("sum", "matmul", "bmm", "einsum"))
 _OPENING = ("sigmoid", "hardsigmoid")
 
 
@@ -67,8 +68,9 @@ class Behind:
     def is_exponent(self, index: int) -> bool:
         """Return whether the values of a site are the logarithm of something, as of a variance: all feed an exp."""
         name = self._sites[index].name
-        edges = [p for at in self._outputs[index] for p in self._sites[at].parents or () if p.name == name]
-        return bool(edges) and all("exp" in parent.operations for parent in edges)
+        ways = [p.operations for at in self._outputs[index] for p in self._sites[at].parents or () if p.name == name]
+        # A softmax that is written out takes the exponents of sums of products.
+        return bool(ways) and all("exp" in way and _SUMMING.isdisjoint(way[: way.index("exp")]) for way in ways)
 
     def is_output(self, index: int) -> bool:
         """Return whether no layer with weights follows a site."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from propscope.diagnosis.attention import MASKED_BY, UNMASK, masked_share, said_of_rows
 from propscope.diagnosis.evidence import Evidence, succession
 from propscope.records.finding import Finding, Remedy
+from propscope.records.gains import is_norm
 from propscope.records.network import DIRECTIONS, Direction, NetworkProfile, Site
 from propscope.records.precision import (
     LOSS_SCALE_MARGIN,
@@ -80,6 +81,7 @@ _SINGULAR = (
 )  # fmt: skip
 _MASKING = frozenset(("masked_fill", "masked_fill_", "where", "masked_scatter", "index_put_", "__setitem__"))
 _IN_THE_LOSS = " in the loss"
+_WITHOUT_SIZE = "a norm divides zeros by its epsilon, and the gradient too: it grows by 300 to a million at each norm"
 _LOSS_REMEDY = "add a small constant under the roots, logarithms and divisions of the loss"
 _BY_NAME = {name: entry for entry in _SINGULAR for name in entry.names}
 
@@ -106,10 +108,11 @@ def nonfinite(evidence: Evidence) -> Iterator[Finding]:
         own = [name for name in weights if name.rpartition(".")[0] == site.name.split("#")[0]]
         grad = "" if direction == "forward" else "grad "
         called = _called(evidence.members[0], shown[0], direction)
+        silent = None if own or direction == "forward" else _silent_before_norm(evidence.members[0])
         masked = masked_share(evidence, shown[0]) if direction == "forward" and summary.nan_count else 0.0
         rows = f": {said_of_rows(masked)}" if masked else ""
         because = f"each entry of such a row is -Inf, and 0/0 is NaN; {MASKED_BY}" if masked else ""
-        yield Finding(
+        found = Finding(
             kind="non-finite",
             severity="broken",
             direction=direction,
@@ -127,11 +130,45 @@ def nonfinite(evidence: Evidence) -> Iterator[Finding]:
             confidence=succession(seeds, len(evidence.members)),
             marks={evidence.sites[i].name: grad + ("NaN" if _nan(evidence, i, direction) else "Inf") for i in shown},
         )
+        yield found if silent is None else _of_silence(evidence.members[0][silent], found)
         return
     if weights:
         yield _in_a_weight(evidence, weights)
     elif (faulty := [member for member in evidence.members if member.loss_fault == "value"]) and evidence.sites:
         yield _in_the_loss(evidence, faulty)
+
+
+def _silent_before_norm(profile: NetworkProfile) -> str | None:
+    """Return the site that gives only zeros, for any input, which a norm gets in the end; None where there is none."""
+    sites = {site.name: site for site in profile.sites}
+
+    def before(site: Site) -> list[Site]:
+        return [sites[parent.name] for parent in site.parents or () if parent.name in sites]
+
+    norms = (site for site in profile.sites if is_norm(site) and before(site) and all(map(_is_zero, before(site))))
+    if (found := next(norms, None)) is None:
+        return None
+    while of_zero := [parent for parent in before(found) if _is_zero(parent)]:
+        found = of_zero[0]
+    return found.name
+
+
+def _is_zero(site: Site) -> bool:
+    return site.forward is not None and site.forward.count > 0 and site.forward.rms == 0
+
+
+def _of_silence(site: Site, found: Finding) -> Finding:
+    """Return the finding of a gradient that norms enlarge beyond the range, since a site gives them only zeros."""
+    change = f"look at why {site.name} gives zeros for any input"
+    if "dropout" in site.kind.lower():
+        change = f"give the dropout at {site.name} the probability to drop, such as p=0.1"
+    return replace(
+        found,
+        sites=(site.name, *found.sites),
+        message=f"{site.name} gives only zeros; {found.message}",
+        cause=_WITHOUT_SIZE,
+        remedy=Remedy("repair", change),
+    )
 
 
 def _in_a_weight(evidence: Evidence, weights: list[str]) -> Finding:

@@ -60,6 +60,16 @@ def test_a_block_without_the_norm_of_the_others_is_named_where_it_would_stand():
     assert found(missing_norms, normed(without=[1], rms=5.0)) == [("exploding", "strained", "h.1.up")]
 
 
+@pytest.mark.parametrize("role", ["other", "pre-activation"])
+def test_what_stands_in_a_norms_place_and_hands_on_its_input_is_no_norm(role):
+    sites = [site("stem")]
+    for n in range(4):
+        norm = (site(f"h.{n}.norm", "Identity", role=role, rms=0.1) if n == 2
+                else site(f"h.{n}.norm", "BatchNorm2d", role="pre-activation"))  # fmt: skip
+        sites += [site(f"h.{n}.conv", "Conv2d", rms=0.1), norm, site(f"h.{n}.act", "ReLU", role="activation")]
+    assert found(missing_norms, model(sites)) == [("vanishing", "strained", "h.2.act")]
+
+
 def test_of_two_blocks_or_where_half_have_none_nothing_is_missing():
     assert found(missing_norms, normed(without=[1], count=2)) == []
     assert found(missing_norms, normed(without=[1, 2], count=4)) == []

@@ -65,6 +65,20 @@ class Variational(nn.Module):
         return self.decode(mean + torch.exp(log_variance / 2) * torch.randn_like(mean)), mean, log_variance
 
 
+class Scored(nn.Module):
+    """Attention whose softmax is written out."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(20, 20) for _ in range(3))
+        self.head = nn.Linear(20, 4)
+
+    def forward(self, x):
+        scores = (self.query(x)[:, None] * self.key(x)).sum(-1) / 4.5
+        shares = (scores - scores.amax(-1, keepdim=True)).exp()
+        return self.head((shares / shares.sum(-1, keepdim=True)) @ self.value(x))
+
+
 class Stream(nn.Module):
     def __init__(self):
         super().__init__()
@@ -98,6 +112,7 @@ def image():
         (cnn, "3", 10, image, "collapse"),
         (Gated, "new", 4, table, "saturated"),
         (Gated, "gate", -10, table, "saturated"),
+        (Scored, "query", 10, table, "collapse"),
         (lambda: cnn(nn.BatchNorm2d), "1", 10, image, "collapse"),
     ],
 )

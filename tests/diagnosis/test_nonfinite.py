@@ -221,3 +221,13 @@ def test_the_logarithm_of_zero_is_no_mask():
     net.forward = lambda x: torch.log(net[1](net[0](x)))
     (found, *_) = propscope.diagnose(propscope.profile(net, torch.randn(16, 8))).findings
     assert (found.kind, found.severity) == ("non-finite", "broken")
+
+
+def test_zeros_that_norms_get_are_named_and_not_where_their_gradient_overflows():
+    torch.manual_seed(0)
+    parts = [part for _ in range(8) for part in (nn.Linear(16, 16, bias=False), nn.LayerNorm(16, eps=1e-12))]
+    net = nn.Sequential(nn.Linear(16, 16), nn.Dropout(1.0), *parts, nn.Linear(16, 4))
+    worst = propscope.diagnose(propscope.profile(net, torch.randn(32, 16))).worst
+    assert (worst.kind, worst.severity, worst.first) == ("non-finite", "broken", "1")
+    assert worst.message.startswith("1 gives only zeros; ")
+    assert "probability to drop" in worst.remedy.text
