@@ -136,6 +136,7 @@ def conclude(
 
 
 def _show(path: Path, networks: int, *, plots: Choice | None, json: bool, started: float) -> None:
+    from propscope.cli.phase_pictures import PHASE
     from propscope.plots.table import PLOTS, TRAINING_PLOTS, chosen
     from propscope.records import TrainingSet
     from propscope.report.documents import grid_document, training_document
@@ -152,13 +153,13 @@ def _show(path: Path, networks: int, *, plots: Choice | None, json: bool, starte
         sys.stdout.flush()
     pictures: list[Path] = []
     try:
-        table = TRAINING_PLOTS if isinstance(found, TrainingSet) else PLOTS
+        table = TRAINING_PLOTS if isinstance(found, TrainingSet) else (*PLOTS, PHASE)
         if only := chosen(table, plots, pairs=len(found.groups("seed") if isinstance(found, TrainingSet) else found)):
-            from propscope.plots import draw_all
+            from propscope.cli.phase_pictures import draw_all_with_phase
 
             # The file is new or was to be replaced, so plots of its name are an earlier run's.
             drawn = found if isinstance(found, TrainingSet) else load(path)
-            pictures = draw_all(drawn, path.parent, stem=path.stem, only=only, overwrite=True)
+            pictures = draw_all_with_phase(drawn, path.parent, stem=path.stem, only=only, overwrite=True)
     finally:
         seconds = time.perf_counter() - started
         if json:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from propscope.cli.options import Act, Depth, File, Init, Overwrite, Seed, Width, load_selected
+from propscope.cli.phase_pictures import PHASE, draw_all_with_phase
 from propscope.plots import table
 from propscope.printable import printable
 
@@ -22,7 +23,7 @@ def plot(
         str | None,
         typer.Option(
             metavar="LIST",
-            help=f"Only these plots. For profiles: {_names(table.PLOTS)}; for training runs: "
+            help=f"Only these plots. For profiles: {_names((*table.PLOTS, PHASE))}; for training runs: "
             f"{_names(table.TRAINING_PLOTS)}.",
         ),
     ] = None,
@@ -42,11 +43,10 @@ def plot(
 
     A LIST is separated by commas; names must be written as in the file.
     """
-    from propscope.plots import draw_all
     from propscope.store import target_of
 
     profiles = load_selected(file, act=act, init=init, depth=depth, width=width, seed=seed)
-    written = draw_all(
+    written = draw_all_with_phase(
         profiles,
         file.parent if output is None else output,
         stem=target_of(file).stem,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from propscope import checks
 from propscope.errors import InputError, StoreError, unknown_name
 from propscope.plots import table
-from propscope.plots.pages import COLUMN, LINE, pages
+from propscope.plots.pages import COLUMN, LINE, pages, swept
 from propscope.plots.style import DPI, styled
 from propscope.plots.table import FORMATS, Plot
 from propscope.printable import printable, shown
@@ -69,9 +69,12 @@ def pictures(
     escaped: Any = shown(profiles, lambda text: printable(text).replace("$", r"\$"))
     drawable = False
     for plot in chosen:
-        within = (LINE,) if plot.columns_at_most == 1 else (LINE, COLUMN)
+        within: Iterable[str] = (LINE,) if plot.columns_at_most == 1 else (LINE, COLUMN)
+        across = swept(escaped)[:1] if plot.sweeps else ()
+        if across:
+            within = escaped.axes.keys() - {COLUMN}
         limits = {"lines_at_most": plot.lines_at_most, "columns_at_most": plot.columns_at_most}
-        for page in pages(escaped, within=within, **limits):
+        for page in pages(escaped, within=within, across=across, **limits):
             with uncollected():
                 prepared = plot.prepare(page.profiles)
             if prepared is not None:
@@ -105,6 +108,11 @@ def draw_all(
     a file exists and `overwrite` is False. Raises `StoreError` if a file cannot be written.
     """
     made = list(pictures(profiles, directory, stem=stem, formats=formats, only=only))
+    return write_pictures(made, directory, overwrite=overwrite)
+
+
+def write_pictures(made: Sequence[Picture], directory: Path, *, overwrite: bool) -> list[Path]:
+    """Draw pictures into `directory` and return the files written; raises what `draw_all` does."""
     taken = [path for picture in made for path in picture.paths if path.exists()]
     if taken and not overwrite:
         raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, Generic, TypeVar
 from propscope.diagnosis import diagnose
 from propscope.records import NetworkProfile, ProfileSet, TrainingRun, TrainingSet
 from propscope.records.expectations import reason_without_theory, without_theory
+from propscope.records.network import Label
 
 SEED = "seed"
 LINE = "initializer"
@@ -52,13 +54,41 @@ def columns(profiles: Set) -> dict[str, Set]:
     return {name: profiles.of(members) for name, members in together.items()}
 
 
-def pages(profiles: Set, *, within: Sequence[str], lines_at_most: int, columns_at_most: int) -> list[Page[Set]]:
+def axis_value(label: Label) -> float:
+    """Return a label as a number on an axis, NaN for text; a residual factor of False is 0, and of True 1."""
+    if isinstance(label, str):
+        return {"False": 0.0, "True": 1.0}.get(label, math.nan)
+    return float(label)
+
+
+def swept(profiles: ProfileSet | TrainingSet) -> tuple[str, ...]:
+    """Return the axes with three numbers or more, the one with the most first; seeds are no axis."""
+    sizes = {
+        name: len(values)
+        for name, values in profiles.axes.items()
+        if name != SEED
+        and len(values) > 2
+        and all(math.isfinite(axis_value(value)) for value in values)
+        and all(name in profile.labels for profile in profiles)
+    }
+    return tuple(sorted(sizes, key=lambda name: -sizes[name]))
+
+
+def pages(
+    profiles: Set, *, within: Iterable[str], lines_at_most: int, columns_at_most: int, across: Sequence[str] = ()
+) -> list[Page[Set]]:
     """Divide a set into pictures: one for each combination of the labels that are not `within` one picture.
 
+    Axes of three numbers or more are within a picture too, as far as their lines have room in it. The labels `across`
+    are those of its x axis, along which a line runs.
     Seeds always share a picture. Profiles without an initializer are lines of one picture, named by their other labels.
     More than `lines_at_most` lines or `columns_at_most` activations make further pictures.
     """
-    inside = {SEED, *within}
+    inside = {SEED, *within, *across}
+    count = len(profiles.axes.get(LINE, ("",)))
+    for name in swept(profiles):
+        if name not in inside and (count := count * len(profiles.axes[name])) <= lines_at_most:
+            inside.add(name)
     if LINE not in profiles.axes:
         inside |= profiles.axes.keys() - {COLUMN}
     apart = _varying(profiles, but=inside)
@@ -69,7 +99,7 @@ def pages(profiles: Set, *, within: Sequence[str], lines_at_most: int, columns_a
     found = [
         Page("-".join(filter(None, key + extra)), page)
         for key, members in together.items()
-        for extra, page in _portions(profiles.of(members), within, lines_at_most, columns_at_most)
+        for extra, page in _portions(profiles.of(members), within, across, lines_at_most, columns_at_most)
     ]
     return _unique(found)
 
@@ -89,13 +119,13 @@ def _spell(name: str, profile: NetworkProfile | TrainingRun) -> str:
 
 
 def _portions(
-    profiles: Set, within: Sequence[str], lines_at_most: int, columns_at_most: int
+    profiles: Set, within: Iterable[str], across: Sequence[str], lines_at_most: int, columns_at_most: int
 ) -> list[tuple[tuple[str, ...], Set]]:
     by_column = columns(profiles) if COLUMN in within else {"": profiles}
     found: list[tuple[tuple[str, ...], Set]] = []
     for chosen in _cut(list(by_column), columns_at_most):
         wanted = profiles.of(profile for name in chosen for profile in by_column[name])
-        by_line = lines(wanted, columns=within)
+        by_line = lines(wanted, columns=(COLUMN, *across))
         portions = _cut(list(by_line), lines_at_most)
         for number, names in enumerate(portions, start=1):
             extra = ("+".join(chosen) if len(chosen) < len(by_column) else "", f"{number}" if len(portions) > 1 else "")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 
 from propscope.plots.map_labels import Box, MapLabel, place_labels, size_of
 from propscope.plots.style import ALARM, DPI, INK, QUIET, Header, draw_header, short, wrap
-from propscope.records.phase import Floats, PhaseChart, PhasePoint
+from propscope.records.phase import Floats, MeasuredDepth, PhaseChart, PhasePoint
 
 # A stretch of the critical line: sigma_w^2, sigma_b^2, and whether it is drawn solid.
 Piece = tuple[Floats, Floats, bool]
@@ -38,6 +40,8 @@ _READING = (
 _DIVERGES = " Hatched: the variance, starting at 1, grows without bound."
 _DASHED = " Dashed line: critical, but the variance moves away from such a point."
 _STAR = " Star: the variances of --init critical."
+_MEASURED = " Dots: ξ_c as measured; theory holds where a dot has the colour around it."
+_UNKNOWN = " ×: not resolved."
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,7 @@ class PhasePicture:
     """A picture of a phase `chart`: the critical line in pieces (sigma_w^2, sigma_b^2, whether solid), and all labels.
 
     `marks[i]` is drawn at the point of `labels[i]`. A mark named after a side is an arrow to a point beyond that side.
+    `measured` are depths that networks showed, drawn over the colours.
     """
 
     header: Header
@@ -62,10 +67,11 @@ class PhasePicture:
     regions: tuple[Region, ...]
     marks: tuple[Mark, ...]
     labels: tuple[MapLabel, ...]
+    measured: tuple[MeasuredDepth, ...] = ()
 
 
-def prepare_phase(chart: PhaseChart, *, note: str = "") -> PhasePicture:
-    """Return the picture of a phase chart; `note` says in the header what the initializers' variances depend on."""
+def prepare_phase(chart: PhaseChart, *, note: str = "", measured: Sequence[MeasuredDepth] = ()) -> PhasePicture:
+    """Return the picture of a phase chart; `note` says in the header what the points depend on."""
     regions = _regions(chart)
     pieces = _pieces(chart)
     points = _points(chart, pieces)
@@ -74,13 +80,17 @@ def prepare_phase(chart: PhaseChart, *, note: str = "") -> PhasePicture:
         [(rows, x, y) for _, rows, x, y in points], WIDTH, HEIGHT, taken=taken, kept_clear=_beads(chart, pieces)
     )
     marks = tuple(mark for mark, *_ in points)
-    return PhasePicture(_header(chart, pieces, marks, note), chart, pieces, regions, marks, labels)
+    header = _header(chart, pieces, marks, note, measured)
+    return PhasePicture(header, chart, pieces, regions, marks, labels, tuple(measured))
 
 
-def _header(chart: PhaseChart, pieces: tuple[Piece, ...], marks: tuple[Mark, ...], note: str) -> Header:
+def _header(
+    chart: PhaseChart, pieces: tuple[Piece, ...], marks: tuple[Mark, ...], note: str, measured: Sequence[MeasuredDepth]
+) -> Header:
     reading = _READING.format(most=short(DEPTHS[1]))
     reading += _DIVERGES * bool(np.isinf(chart.q).any()) + _DASHED * any(not solid for *_, solid in pieces)
-    reading += _STAR * ("critical" in marks)
+    reading += _STAR * ("critical" in marks) + _MEASURED * bool(measured)
+    reading += _UNKNOWN * any(math.isnan(point.correlation_depth) for point in measured)
     rows = [reading]
     if chart.no_line:
         rows.append(f"No critical line: {chart.no_line}.")
@@ -275,6 +285,7 @@ def draw_plane(axes: Axes, bar: Axes, prepared: PhasePicture) -> Axes:
             region.x / WIDTH, region.y / HEIGHT, region.name, transform=axes.transAxes, ha="center", va="center",
             size=13, weight="bold", path_effects=outline, zorder=4,
         )  # fmt: skip
+    _draw_measured(axes, prepared.measured)
     _draw_labels(axes, prepared)
     axes.set_xlabel("weight variance  $\\sigma_w^2$ = fan_in · Var[W]")
     axes.set_ylabel("bias variance  $\\sigma_b^2$ = Var[b]")
@@ -285,6 +296,25 @@ def draw_plane(axes: Axes, bar: Axes, prepared: PhasePicture) -> Axes:
     scale.set_ticklabels([f"≥ {short(tick)}" if tick == DEPTHS[1] else short(tick) for tick in _TICKS])
     scale.set_label("correlation depth scale  $\\xi_c$  (layers)")
     return axes
+
+
+def _draw_measured(axes: Axes, measured: Sequence[MeasuredDepth]) -> None:
+    known = [point for point in measured if not math.isnan(point.correlation_depth)]
+    axes.scatter(
+        [point.weight_variance for point in known],
+        [point.bias_variance for point in known],
+        c=np.clip([point.correlation_depth for point in known], DEPTHS[0] / 10, 10 * DEPTHS[1]),
+        s=70,
+        cmap="viridis",
+        norm=LogNorm(*DEPTHS),
+        edgecolors="white",
+        linewidths=1.4,
+        clip_on=False,
+        zorder=3.5,
+    )
+    rest = [point for point in measured if math.isnan(point.correlation_depth)]
+    where = [point.weight_variance for point in rest], [point.bias_variance for point in rest]
+    axes.plot(*where, "x", color="white", markersize=7, markeredgewidth=1.6, clip_on=False, zorder=3.5)
 
 
 def _draw_labels(axes: Axes, prepared: PhasePicture) -> None:

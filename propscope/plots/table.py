@@ -23,7 +23,8 @@ class Plot:
 
     Step one turns the profiles (or trainings) of one picture into a record, or returns None where what the picture
     shows was not recorded. Step two turns the record into a figure. One picture holds at most `lines_at_most` lines and
-    `columns_at_most` activations. Everything else makes further pictures. A `main` plot shows the whole of a grid.
+    `columns_at_most` activations. Everything else makes further pictures. A `main` plot shows the whole of a grid. One
+    that `sweeps` draws lines along the longest axis of three numbers or more, one line for each of all other labels.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Plot:
     lines_at_most: int = 24
     columns_at_most: int = 1
     main: bool = False
+    sweeps: bool = False
 
     @property
     def prepare(self) -> Callable[[Any], Any]:
@@ -58,6 +60,7 @@ PLOTS = (
     Plot("weight-gradients", "histograms.prepare_weight_gradients", "histograms.draw_histograms"),
     Plot("overview", "overview.prepare_overview", "overview.draw_overview", 48, 12, main=True),
     Plot("jacobian", "jacobian.prepare_jacobian", "jacobian.draw_jacobian", columns_at_most=4),
+    Plot("sweep", "sweep.prepare_sweep", "sweep.draw_sweep", main=True, sweeps=True),
     Plot("over-time", "over_time.prepare_over_time", "over_time.draw_over_time", lines_at_most=1),
 )
 
@@ -65,6 +68,7 @@ TRAINING_PLOTS = (
     Plot("learning", "learning.prepare_learning", "learning.draw_learning", columns_at_most=2, main=True),
     Plot("signal", "signal_change.prepare_signal_change", "curves.draw_curves"),
     Plot("activation-map", "training_map.prepare_training_map", "training_map.draw_training_map", 6, main=True),
+    Plot("final-loss", "sweep.prepare_final_losses", "sweep.draw_sweep", main=True, sweeps=True),
 )
 
 

@@ -19,6 +19,15 @@ class PhasePoint:
     bias_variance: float
 
 
+@dataclass(frozen=True, slots=True)
+class MeasuredDepth:
+    """What networks with these variances showed: `correlation_depth`, xi_c in layers; NaN where they did not tell."""
+
+    weight_variance: float
+    bias_variance: float
+    correlation_depth: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PhaseChart:
     """The plane of sigma_w^2 and sigma_b^2 for networks of infinite width with one `activation`.

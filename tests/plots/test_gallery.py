@@ -157,7 +157,10 @@ def test_a_picture_is_never_left_half_written(tmp_path: Path, monkeypatch: pytes
 def test_another_process_draws_the_same_picture(tmp_path: Path, plot: Plot) -> None:
     sites = (replace(site, jacobian=site.forward, jacobian_condition=2.0) for site in SMALL[0].sites)
     every = ProfileSet((replace(SMALL[0], sites=tuple(sites), time_courses=(course(),)),))
-    (picture,) = pictures(trainings() if plot in TRAINING_PLOTS else every, tmp_path, stem="run", only=[plot.name])
+    shown = trainings() if plot in TRAINING_PLOTS else every
+    if plot.sweeps:
+        shown = shown.of(replace(shown[0], labels={**shown[0].labels, "gain": gain}) for gain in (0.5, 1.0, 2.0))
+    (picture,) = pictures(shown, tmp_path, stem="run", only=[plot.name])
     (path,) = picture.draw()
     here = path.read_bytes()
     assert pickle.loads(pickle.dumps(picture)).draw() == (path,)
@@ -171,12 +174,12 @@ def test_a_picture_is_prepared_when_it_is_asked_for(tmp_path: Path) -> None:
 
 
 def test_the_main_plots_alone_show_many_pairs() -> None:
-    main, every = ["curves", "overview"], [plot.name for plot in PLOTS]
+    main, every = ["curves", "overview", "sweep"], [plot.name for plot in PLOTS]
     assert table.chosen(PLOTS, None, pairs=24) == every
     assert table.chosen(PLOTS, None, pairs=25) == main
     assert table.chosen(PLOTS, "all", pairs=1000) == every
     assert table.chosen(PLOTS, "main", pairs=1) == main
-    assert table.chosen(TRAINING_PLOTS, "main", pairs=1) == ["learning", "activation-map"]
+    assert table.chosen(TRAINING_PLOTS, "main", pairs=1) == ["learning", "activation-map", "final-loss"]
     assert table.chosen(PLOTS, "none", pairs=1) == []
 
 

@@ -1,19 +1,39 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from building.records import chart
+from matplotlib.collections import PathCollection
 from matplotlib.text import Text
 
 from propscope.plots.phase import HEIGHT, WIDTH, draw_phase, prepare_phase
 from propscope.plots.style import styled
+from propscope.records.phase import MeasuredDepth
 
 
 def labels(picture):
     return {" ".join(one.rows): (mark, one) for mark, one in zip(picture.marks, picture.labels, strict=True)}
+
+
+def test_measured_depths_are_dots_in_the_colours_of_the_map() -> None:
+    depths = (MeasuredDepth(1.0, 0.1, 5.0), MeasuredDepth(2.0, 0.2, 1e9), MeasuredDepth(1.5, 0.3, math.nan))
+    prepared = prepare_phase(chart(), measured=depths)
+    assert prepared.measured == depths
+    assert "Dots: ξ_c as measured" in prepared.header.reading
+    assert "×: not resolved" in prepared.header.reading
+    axes = draw_phase(prepared).axes[0]
+    (dots,) = (each for each in axes.collections if isinstance(each, PathCollection))
+    assert np.asarray(dots.get_offsets()).tolist() == [[1.0, 0.1], [2.0, 0.2]]
+    image = axes.images[0]
+    assert (dots.norm.vmin, dots.norm.vmax) == (image.norm.vmin, image.norm.vmax)
+    assert dots.get_cmap().name == image.get_cmap().name
+    crosses = [line for line in axes.get_lines() if line.get_marker() == "x"]
+    assert [list(line.get_xydata()[0]) for line in crosses] == [[1.5, 0.3]]
+    assert "Dots" not in prepare_phase(chart()).header.reading
 
 
 def test_who_stands_together_is_named_together_where_he_stands() -> None:
