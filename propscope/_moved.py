@@ -107,8 +107,9 @@ MODULES = {
     "propscope.training": "propscope.experiments.training",
     "propscope.training.sources": "propscope.experiments.training.data",
     "propscope.training.watch": "propscope.experiments.training.measurements",
-    "propscope.training.worker": "propscope.experiments.training.processes",
-    "propscope.training.workers": "propscope.experiments.training.processes",
+    "propscope.experiments.training.processes": "propscope.experiments.engine.processes",
+    "propscope.training.worker": "propscope.experiments.engine.processes",
+    "propscope.training.workers": "propscope.experiments.engine.processes",
 }
 
 # Old object, under its old module -> new object. A row is needed where the object left its module or was renamed.

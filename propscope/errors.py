@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from propscope.printable import printable
 
@@ -18,9 +19,23 @@ class PropscopeError(Exception):
         super().__init__(printable(message))
         self.hint = printable(hint)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Some kinds are made from other arguments than their message, which is what a copy has.
+        return _copied, (type(self), self.args, self.hint)
+
+
+def _copied(kind: type[PropscopeError], arguments: tuple[Any, ...], hint: str) -> PropscopeError:
+    error = kind.__new__(kind, *arguments)
+    error.args, error.hint = arguments, hint
+    return error
+
 
 class InputError(PropscopeError, ValueError):
     """A value that the caller passed is not valid; the message names the parameter, what is valid, and what it got."""
+
+
+class OutOfMemoryError(InputError, MemoryError):
+    """A network that should fit in memory did not, perhaps for what else runs on the machine; others may fit."""
 
 
 class UnknownArgumentError(InputError, TypeError):

@@ -1,43 +1,78 @@
-"""A run of `profile` or `train`: what is finished is kept at once, then saved, printed and drawn, also after a stop."""
+"""A run of `profile` or `train`: what is finished is kept at once, then saved, printed and drawn, also after a stop.
+
+The process that runs the command hands out the networks and writes the file; torch is imported where they are run.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
-from itertools import count
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, suppress
+from functools import cache
+from itertools import count, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from propscope.cli.options import short_name
 from propscope.errors import InputError
 from propscope.printable import printable
 
 if TYPE_CHECKING:
+    from propscope.experiments.engine import Engine, Failure, Outcome, Outline, Recipe
     from propscope.plots.table import Choice
     from propscope.store import RunFile
-    from propscope.store.run_file import Entry
 
 # So many names of files are printed at most.
 _PATHS = 12
 
 
-def open_run(
+def run_grid(
+    recipe: Recipe,
     stem: str,
-    description: Mapping[str, Any],
-    number_of: Callable[[Entry], int | None],
     *,
-    networks: int,
+    engine: str,
+    workers: int | None,
     output: Path | None,
     overwrite: bool,
     resume: Path | None,
-) -> RunFile:
-    """Return the result file of a run, with what an earlier run of the same command left; say so on stderr.
+    plots: Choice | None,
+    json: bool,
+) -> None:
+    """Run the networks of a command, save, print and draw them; `stem` begins the name of a file that has none.
 
-    `stem` names the file in outputs/ when neither `output` nor `resume` does. The others are those of `store.begin`.
+    Exits with 130 after an interrupt, and with 1 where networks failed. Raises `InputError`, `StoreError` and what else
+    stopped the run, after what is finished is saved.
     """
+    from propscope.experiments.engine import engine_for, failure_lines
+
+    started = time.perf_counter()
+    with engine_for(recipe, engine=engine, workers=workers) as team:
+        # Whatever is wrong with the options is known before a file is made.
+        outline: Outline = team.ask("outline")
+        with _open_run(stem, outline, team, output=output, overwrite=overwrite, resume=resume) as file:
+            outcomes = team.outcomes(leave_out=set(file.finished))
+            stopped, failures = _finished(file, outcomes, outline, quiet=json)
+            _conclude(
+                stopped,
+                file,
+                outline,
+                unfinished=stopped is not None or bool(failures),
+                plots=plots,
+                json=json,
+                started=started,
+            )
+            if failures:
+                print(*failure_lines(failures, lambda number: team.ask("labels", number)), sep="\n", file=sys.stderr)
+                raise typer.Exit(1)
+
+
+def _open_run(
+    stem: str, outline: Outline, team: Engine, *, output: Path | None, overwrite: bool, resume: Path | None
+) -> RunFile:
+    """Return the result file of a run, with what an earlier run of the same command left; say so on stderr."""
     from propscope.store import begin, target_of
 
     path = output
@@ -49,22 +84,36 @@ def open_run(
         # What is in the way is told with the name of the file.
         with suppress(OSError):
             Path("outputs").mkdir()
+    depths = [f"d{depth}" for depth in outline.depths[:3]]
+    most = 3 + (stem == "train")
+    name = "-".join([stem, *map(short_name, outline.names[:most]), *depths])
+
+    @cache
+    def numbers() -> dict[frozenset[tuple[str, Any]], int]:
+        # A file has only the best of several learning rates, under a label that is none of the networks'.
+        several = len(outline.learning_rates) > 1
+        return {} if several else {_key(team.ask("labels", n)): n for n in range(outline.networks)}
+
     file = begin(
-        _default_names(stem, overwrite=overwrite) if path is None else [path],
-        description,
-        number_of,
-        networks=networks,
+        _default_names(name, overwrite=overwrite) if path is None else [path],
+        outline.description,
+        lambda entry: numbers().get(_key(entry.labels)),
+        networks=outline.networks,
         overwrite=overwrite,
         resume=resume is not None,
         named=path is not None,
     )
     if file.finished:
-        noun = "run" if description["command"] == "train" else "network"
         print(
-            f"going on with {printable(str(file.path))}: {len(file.finished)} of {networks} {noun}s are finished",
+            f"going on with {printable(str(file.path))}: "
+            f"{len(file.finished)} of {outline.networks} {outline.noun}s are finished",
             file=sys.stderr,
         )
     return file
+
+
+def _key(labels: Mapping[str, Any]) -> frozenset[tuple[str, Any]]:
+    return frozenset(labels.items())
 
 
 def _default_names(stem: str, *, overwrite: bool) -> Iterator[Path]:
@@ -83,43 +132,60 @@ def _default_names(stem: str, *, overwrite: bool) -> Iterator[Path]:
         last = name
 
 
-def finished(
-    file: RunFile, entries: Iterable[tuple[int, Entry]], networks: int, *, quiet: bool, unit: str = "net"
-) -> BaseException | None:
-    """Add every entry to the file as it is finished; return what stopped the run before its end, None at the end."""
+def _finished(
+    file: RunFile, outcomes: Generator[Outcome, None, None], outline: Outline, *, quiet: bool
+) -> tuple[BaseException | None, dict[int, Failure]]:
+    """Add every network to the file as it is finished; return what stopped the run, if anything, and what failed."""
+    from propscope.cli.progress import Progress
+    from propscope.experiments.engine import Failure
+
+    failures: dict[int, Failure] = {}
     try:
-        from tqdm import tqdm
-
-        silent = quiet or not sys.stderr.isatty()
-        done = len(file.finished)
-        bar = tqdm(entries, total=networks, initial=done, unit=unit, disable=silent, leave=False, file=sys.stderr)
-        for number, entry in bar:
-            file.add(number, entry)
+        progress = Progress(outline.networks, done=len(file.finished), noun=outline.noun, quiet=quiet)
+        with closing(outcomes), closing(progress):
+            for number, entry in outcomes:
+                if isinstance(entry, Failure):
+                    failures[number] = entry
+                else:
+                    file.add(number, entry)
+                progress.step()
     except (KeyboardInterrupt, Exception) as error:
-        return error
-    return None
+        return error, failures
+    return None, failures
 
 
-def conclude(
+def _kept(file: RunFile, outline: Outline) -> list[int]:
+    """Return the numbers of what the file is to have, in the grid's order."""
+    from propscope.experiments.training.learning_rates import chosen, final_of
+
+    numbers = sorted(file.finished)
+    if not (rates := outline.learning_rates):
+        return numbers
+    # A single rate needs no choice, and then nothing is read but the numbers.
+    ends = map(final_of, file.entries(numbers)) if len(rates) > 1 else repeat((False, 0.0))  # type: ignore[arg-type]
+    return chosen(dict(zip(numbers, ends, strict=False)), networks=outline.pairs, learning_rates=rates)
+
+
+def _conclude(
     stopped: BaseException | None,
     file: RunFile,
+    outline: Outline,
     *,
-    networks: int,
+    unfinished: bool,
     plots: Choice | None,
     json: bool,
     started: float,
-    chosen: Collection[int] | None = None,
-    keep_journal: bool = False,
 ) -> None:
-    """Save, print and draw what is finished of `networks` networks, then raise what stopped the run, if anything did.
+    """Save, print and draw what is finished, then raise what stopped the run, if anything did.
 
-    `chosen`: the entries to save (None: all). An interrupt exits with 130, also one that comes while the pictures are
-    drawn.
+    An interrupt exits with 130, also one that comes while the pictures are drawn.
     """
-    found = len(file.finished if chosen is None else chosen)
+    rates = outline.learning_rates
+    kept = _kept(file, outline)
+    found, networks = len(kept), outline.networks // max(1, len(rates))
     if found:
-        keep_journal &= stopped is not None
-        path = file.save(chosen, unfinished=stopped is not None, keep_journal=keep_journal)
+        # Of several learning rates the file has only the best one's run; the others are in the journal.
+        path = file.save(kept, unfinished=unfinished, keep_journal=unfinished and len(rates) > 1)
         try:
             _show(path, found, plots=plots, json=json, started=started)
         except KeyboardInterrupt:

@@ -102,6 +102,13 @@ Dropout = Annotated[float, option("Dropout probability after each activation.", 
 AlphaDropout = Annotated[float, option("AlphaDropout probability; it keeps mean and variance (for selu).", NETWORK)]
 UnitsPerLayer = Annotated[int, typer.Option(help="Units per layer, for initializers with a fixed standard deviation.")]
 
+# Where they run
+
+Workers = Annotated[
+    int | None, option("Networks at the same time, one thread each. [default: as many as cores help]", RUN)
+]
+Engine = Annotated[str, option("joblib: processes on this machine.", RUN)]
+
 # The model of a target, what it is run on and with which loss
 
 Arg = Annotated[list[str] | None, option("Keyword argument for the callable; repeatable.", MODEL, metavar="NAME=VALUE")]

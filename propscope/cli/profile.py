@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 from propscope.cli import options
-from propscope.cli.options import INPUT, NETWORK, RUN, numbers, option, short_name, swept
-
-if TYPE_CHECKING:
-    from propscope.store.run_file import Entry
+from propscope.cli.options import INPUT, NETWORK, RUN, numbers, option, swept
 
 
 def profile(
@@ -54,6 +49,8 @@ def profile(
     ] = False,
     dtype: options.Dtypes = "float32",
     device: options.Device = "cpu",
+    workers: options.Workers = None,
+    engine: options.Engine = "joblib",
     output: options.Output = None,
     plots: options.Plots = None,
     no_plots: options.NoPlots = False,
@@ -67,12 +64,11 @@ def profile(
     combination of the lists is measured. Every finished network is kept: the same command again, or --resume, goes on
     from where a run was stopped.
     """
-    from propscope.cli.grid_runs import conclude, finished, open_run
-    from propscope.experiments import make_grid, run
+    from propscope.cli.grid_runs import run_grid
+    from propscope.experiments.engine import Recipe
 
     which = options.plots_of(plots, no_plots=no_plots)
-    started = time.perf_counter()
-    grid = make_grid(
+    typed: dict[str, Any] = dict(
         depth=numbers(depth, "--depth"),
         width=width,
         activation=act,
@@ -100,29 +96,14 @@ def profile(
         dtype=dtype,
         device=device,
     )
-
-    numbers_of = {_key(cell.labels): number for number, cell in enumerate(grid.cells())}
-
-    def number_of(entry: Entry) -> int | None:
-        return numbers_of.get(_key(entry.labels))
-
-    # Whatever is wrong with the input is known before a file is made.
-    run(grid)
-    names = (short_name(activation.label) for activation in grid.activation[:3])
-    depths = (f"d{depth}" for depth in grid.depth[:3])
-    with open_run(
-        "-".join(["mlp", *names, *depths]),
-        {"command": "profile", **grid.description()},
-        number_of,
-        networks=len(grid),
+    run_grid(
+        Recipe("propscope.experiments.profiling:typed_work", typed, finish="propscope.store.packed:pack"),
+        "mlp",
+        engine=engine,
+        workers=workers,
         output=output,
         overwrite=overwrite,
         resume=resume,
-    ) as file:
-        waiting = [number for number in range(len(grid)) if number not in file.finished]
-        stopped = finished(file, zip(waiting, run(grid, leave_out=file.finished), strict=True), len(grid), quiet=json)
-        conclude(stopped, file, networks=len(grid), plots=which, json=json, started=started)
-
-
-def _key(labels: Mapping[str, object]) -> frozenset[tuple[str, object]]:
-    return frozenset(labels.items())
+        plots=which,
+        json=json,
+    )

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from contextlib import closing
-from itertools import repeat
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 from propscope.cli import options
-from propscope.cli.options import NETWORK, RUN, decimals, numbers, option, short_name, swept
-
-if TYPE_CHECKING:
-    from propscope.store.run_file import Entry
+from propscope.cli.options import NETWORK, RUN, decimals, numbers, option, swept
 
 _DATA, _TRAINING = "Data", "Training"
 _INITIALIZERS = "he_normal,xavier_normal,default,normal:std=0.01,zeros"
@@ -86,7 +80,8 @@ def train(
     dtype: Annotated[str, option("float32, float64.", RUN, metavar="LIST")] = "float32",
     device: options.Device = "cpu",
     threads: Annotated[int, option("Threads of each run.", RUN)] = 1,
-    workers: Annotated[int | None, option("Runs at the same time. [default: the number of CPU cores]", RUN)] = None,
+    workers: options.Workers = None,
+    engine: options.Engine = "joblib",
     output: options.Output = None,
     plots: options.Plots = None,
     no_plots: options.NoPlots = False,
@@ -100,12 +95,11 @@ def train(
     combination of the lists is trained. Every finished run is kept: the same command again, or --resume, goes on from
     where it was stopped.
     """
-    from propscope.cli.grid_runs import conclude, finished, open_run
-    from propscope.experiments.training import chosen, final_of, make_plan, run
+    from propscope.cli.grid_runs import run_grid
+    from propscope.experiments.engine import Recipe
 
     which = options.plots_of(plots, no_plots=no_plots)
-    started = time.perf_counter()
-    plan = make_plan(
+    typed: dict[str, Any] = dict(
         width=width,
         learning_rate=None if lr is None else decimals(lr, "--lr"),
         data=data,
@@ -138,37 +132,14 @@ def train(
         device=device,
         threads=threads,
     )
-
-    def number_of(entry: Entry) -> int | None:
-        return numbers_of.get(frozenset(entry.labels.items()))
-
-    # Of several learning rates the file has only the best one's run; the others are in the journal.
-    several = len(plan.learning_rates) > 1
-    numbers_of = {} if several else {frozenset(plan.labels(job).items()): n for n, job in enumerate(plan.jobs())}
-    # Whatever is wrong with the options is known before a file is made.
-    run(plan, workers=workers)
-    names = map(short_name, (plan.data.label, *(activation.label for activation in plan.grid.activation[:3])))
-    depths = (f"d{depth}" for depth in plan.grid.depth[:3])
-    with open_run(
-        "-".join(["train", *names, *depths]),
-        {"command": "train", **plan.description()},
-        number_of,
-        networks=len(plan),
+    run_grid(
+        Recipe("propscope.experiments.training.trainings:typed_work", typed, finish="propscope.store.packed:pack"),
+        "train",
+        engine=engine,
+        workers=workers,
         output=output,
         overwrite=overwrite,
         resume=resume,
-    ) as file:
-        with closing(run(plan, workers=workers, leave_out=list(file.finished))) as runs:
-            stopped = finished(file, runs, len(plan), quiet=json, unit="run")
-        # A single rate needs no choice, and then nothing is read but the numbers.
-        ends = map(final_of, file.entries(file.finished)) if several else repeat((False, 0.0))  # type: ignore[arg-type]
-        conclude(
-            stopped,
-            file,
-            chosen=chosen(plan, dict(zip(file.finished, ends, strict=False))),
-            networks=len(plan) // len(plan.learning_rates),
-            plots=which,
-            json=json,
-            started=started,
-            keep_journal=several,
-        )
+        plots=which,
+        json=json,
+    )

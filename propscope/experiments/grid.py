@@ -65,6 +65,10 @@ class Cell:
         return named_dtype("dtype", self.dtype)
 
 
+# A network, and the rows and the dtype of its input.
+Pair = tuple[MLPSpec, int, str]
+
+
 @dataclass(frozen=True, slots=True)
 class Grid:
     """Every combination of the axes, for each seed, all else equal.
@@ -139,11 +143,17 @@ class Grid:
 
     def cells(self) -> Iterator[Cell]:
         """Yield every network with every seed, seeds innermost: a pair is finished before the next begins."""
-        for network in self.networks():
-            for batch, dtype in itertools.product(self.batch, self.dtype):
-                labels = self._labels(network, batch, dtype)
-                for seed in self.seeds:
-                    yield Cell(network, seed, batch, dtype, {**labels, "seed": seed})
+        for pair, seed in itertools.product(self.pairs(), self.seeds):
+            yield self.cell(pair, seed)
+
+    def pairs(self) -> Iterator[Pair]:
+        """Yield every combination of the axes but the seeds."""
+        return ((network, *own) for network in self.networks() for own in itertools.product(self.batch, self.dtype))
+
+    def cell(self, pair: Pair, seed: int) -> Cell:
+        """Return a pair with a seed."""
+        network, batch, dtype = pair
+        return Cell(network, seed, batch, dtype, {**self._labels(network, batch, dtype), "seed": seed})
 
     def networks(self) -> Iterator[MLPSpec]:
         """Yield every combination of the axes that make a network."""

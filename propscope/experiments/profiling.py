@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
@@ -11,7 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from propscope.errors import InputError
+from propscope.errors import InputError, OutOfMemoryError
+from propscope.experiments.engine import (
+    JOBLIB,
+    Extent,
+    Outcome,
+    Outline,
+    Recipe,
+    engine_for,
+    outcomes,
+    without_failures,
+)
 from propscope.experiments.grid import RANDOM_CLASSES, Cell, Choice, Grid, make_grid
 from propscope.experiments.predictions import Theory, theory_for
 from propscope.measure.joint_backward import backward_with
@@ -27,7 +37,7 @@ from propscope.networks import (
     make_input,
     seeded_generator,
 )
-from propscope.records.network import NetworkProfile, Site
+from propscope.records.network import Label, NetworkProfile, Site
 from propscope.records.profile_set import ProfileSet
 from propscope.records.stored_spec import read_spec
 from propscope.records.uncollected import uncollected
@@ -40,43 +50,89 @@ _WEIGHTS = ("initializer", "bias", "gain", "weight_variance", "bias_variance")
 _NO_MEMORY = ("out of memory", "allocate memory", "enough memory")
 
 
-def run(grid: Grid, *, leave_out: Collection[int] = ()) -> Iterator[NetworkProfile]:
-    """Return the profiles of the grid's cells, in the order of `Grid.cells`, each computed when it is asked for.
+def typed_work(**options: Any) -> GridWork:
+    """Return the profiles of the grid that these options of `make_grid` describe; raises `InputError`."""
+    return GridWork(make_grid(**options))
 
-    The cells whose number is in `leave_out` are left out; the others do not depend on it.
+
+class GridWork:
+    """The networks of a grid, profiled: number n is the n-th of `Grid.cells`.
+
     Nothing is drawn from torch's global generator. Overflow inside a network is a result, not an error. Raises
-    `InputError` at once when the input cannot be made, and later when a network does not fit in memory after all.
+    `InputError` when the input cannot be made, and `run` does when a network does not fit in memory after all.
     """
 
+    def __init__(self, grid: Grid) -> None:
+        self.grid = grid
+        self.batch_for = lru_cache(maxsize=64)(self._batch_for)
+        self._pairs = tuple(grid.pairs())
+        first = self.cell(0)
+
+        def first_of(batch: int, seed: int) -> InputBatch:
+            return self.batch_for(first.network.input_size, seed, batch, first.torch_dtype)
+
+        if "batch" in grid.norm and any(len(first_of(batch, grid.seeds[0]).values) < 2 for batch in grid.batch):
+            raise InputError("batch must have at least two rows for norm batch, got 1", hint="choose another norm")
+        self._classes = _classes(grid, (first_of(batch, seed) for batch in grid.batch for seed in grid.seeds))
+        self._theory, self._graphs = theory_for(grid.loss), _Graphs({})
+
+    @property
+    def extent(self) -> Extent:
+        """How much work there is."""
+        grid = self.grid
+        # What is recorded takes about as long as the pass, and the Jacobian ten times as long.
+        often = (12 if grid.jacobian else 2) * len(grid.seeds)
+        each = (network.seconds_of_a_pass(batch) for network, batch, _ in self._pairs)
+        return Extent(len(grid), often * sum(each), parallel=torch.device(grid.device).type == "cpu")
+
+    @property
+    def outline(self) -> Outline:
+        """What a command has to know of the run."""
+        grid = self.grid
+        names = tuple(activation.label for activation in grid.activation)
+        return Outline(len(grid), len(self._pairs), names, grid.depth, {"command": "profile", **grid.description()})
+
+    def labels(self, number: int) -> dict[str, Label]:
+        """Return the labels of a network's profile."""
+        return self.cell(number).labels
+
+    def cell(self, number: int) -> Cell:
+        """Return a network with its seed."""
+        pair, seed = divmod(number, len(self.grid.seeds))
+        return self.grid.cell(self._pairs[pair], self.grid.seeds[seed])
+
+    def run(self, number: int) -> NetworkProfile:
+        """Return the profile of a network."""
+        cell = self.cell(number)
+        batch = self.batch_for(cell.network.input_size, cell.seed, cell.batch, cell.torch_dtype)
+        return _profile(self.grid, cell, batch, self._classes, self._theory, self._graphs)
+
     # Every pair gets the same inputs, so that only the pairs themselves differ.
-    @lru_cache(maxsize=64)
     @torch.inference_mode(False)
-    def batch_for(features: int | None, seed: int, batch: int, dtype: torch.dtype) -> InputBatch:
+    def _batch_for(self, features: int | None, seed: int, batch: int, dtype: torch.dtype) -> InputBatch:
+        grid = self.grid
         return make_input(
             grid.input, batch=batch, features=features, scale=grid.scale, seed=seed, dtype=dtype, device=grid.device
         )
 
-    first = next(grid.cells())
 
-    def first_of(batch: int, seed: int) -> InputBatch:
-        return batch_for(first.network.input_size, seed, batch, first.torch_dtype)
+def run(
+    grid: Grid, *, workers: int | None = None, engine: str = JOBLIB, leave_out: Collection[int] = ()
+) -> Generator[Outcome, None, None]:
+    """Yield the number of each of the grid's cells (of `Grid.cells`) with its profile, as it is finished, in any order.
 
-    if "batch" in grid.norm and any(len(first_of(batch, grid.seeds[0]).values) < 2 for batch in grid.batch):
-        raise InputError("batch must have at least two rows for norm batch, got 1", hint="choose another norm")
-    classes = _classes(grid, (first_of(batch, seed) for batch in grid.batch for seed in grid.seeds))
-    theory, graphs = theory_for(grid.loss), _Graphs({})
-    return (
-        _profile(
-            grid,
-            cell,
-            batch_for(cell.network.input_size, cell.seed, cell.batch, cell.torch_dtype),
-            classes,
-            theory,
-            graphs,
-        )
-        for number, cell in enumerate(grid.cells())
-        if number not in leave_out
-    )
+    `workers`, `engine`: see `engine_for`; the profiles depend on neither. The cells whose number is in `leave_out` are
+    left out. A network that fails twice has a `Failure` in place of its profile. Closing the iterator ends every
+    worker. Raises `InputError`, where the grid or its input are not valid at once.
+    """
+    chosen = engine_for(Recipe(f"{__name__}:GridWork", {"grid": grid}), engine=engine, workers=workers)
+    return outcomes(chosen, leave_out=leave_out)
+
+
+def profiled(grid: Grid, *, workers: int | None = None, engine: str = JOBLIB) -> ProfileSet:
+    """Return the profiles of `run` in the grid's order, and warn of networks that failed."""
+    found = dict(run(grid, workers=workers, engine=engine))
+    return ProfileSet.of(without_failures(found, GridWork(grid).labels).values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +222,7 @@ def problem_of(error: Exception, network: MLPSpec, batch: int) -> InputError | N
     """Return the error to show a user for one that a network raised; None where propscope itself is at fault."""
     # torch has no one type for this: its CPU allocator raises a bare RuntimeError.
     if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
-        return InputError(
+        return OutOfMemoryError(
             f"depth {network.depth}, width {network.width_label}, batch {batch} ran out of memory",
             hint="choose a smaller width, depth or batch",
         )
@@ -260,6 +316,8 @@ def profile_mlp(
     batch: int | str | Sequence[int | str] = 256,
     input: str = "normal",
     scale: str | None = None,
+    workers: int | None = None,
+    engine: str = JOBLIB,
     **options: Any,
 ) -> ProfileSet:
     """Profile an MLP for every combination of the axes: those named here, those in `options`, and the seeds.
@@ -270,21 +328,19 @@ def profile_mlp(
     gives the width of each layer: [(256, 64)] tapers. `seeds`: how many seeds, from 0, or a list of them.
 
     `options` are those of `Grid`: the axes gain, weight_variance, bias_variance, norm, residual and dtype, and loss,
-    input_size, output_size, bias, dropout, alpha_dropout, device, histogram_limit, jacobian. Raises `InputError` for an
-    argument that is not valid.
+    input_size, output_size, bias, dropout, alpha_dropout, device, histogram_limit, jacobian. `workers` and `engine` as
+    in `engine_for`. A network that fails twice, as where memory runs out, is left out with a warning. Raises
+    `InputError` for an argument that is not valid.
     """
-    return ProfileSet.of(
-        run(
-            make_grid(
-                depth=depth,
-                width=width,
-                activation=activation,
-                initializer=initializer,
-                seeds=seeds,
-                batch=batch,
-                input=input,
-                scale=scale,
-                **options,
-            )
-        )
+    grid = make_grid(
+        depth=depth,
+        width=width,
+        activation=activation,
+        initializer=initializer,
+        seeds=seeds,
+        batch=batch,
+        input=input,
+        scale=scale,
+        **options,
     )
+    return profiled(grid, workers=workers, engine=engine)

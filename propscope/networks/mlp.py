@@ -25,6 +25,9 @@ ROOT_OF_DEPTH = "1/sqrt(L)"
 _NORMS: dict[str, Callable[..., nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm, "rms": nn.RMSNorm}
 # What the modules of one layer take at least beside their parameters.
 MODULE_BYTES = 4096
+# Of one core of a common CPU: the floating-point operations a second, and what a layer takes however small.
+FLOPS = 4e10
+SECONDS_A_LAYER = 1e-4
 _NORM_PARAMETERS = {"none": 0, "batch": 2, "layer": 2, "rms": 1}
 
 
@@ -181,6 +184,10 @@ class MLPSpec:
     def parameter_bytes(self, dtype: torch.dtype = torch.float32) -> int:
         """Return the bytes of the parameters; their gradients take as many again."""
         return self.parameter_count * dtype.itemsize
+
+    def seconds_of_a_pass(self, rows: int) -> float:
+        """Return about how long a forward and backward pass takes on one core, to decide what is worth a process."""
+        return self.depth * SECONDS_A_LAYER + 6 * rows * self.parameter_count / FLOPS
 
     def document(self) -> dict[str, Any]:
         """Return the fields as a JSON document, with the labels of the activation and the initializer."""

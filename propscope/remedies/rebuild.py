@@ -10,7 +10,7 @@ from typing import Any
 
 from propscope.diagnosis import diagnose
 from propscope.errors import InputError, PropscopeError
-from propscope.experiments import Grid, make_grid, run
+from propscope.experiments import Grid, make_grid, profiled
 from propscope.networks import MLPSpec, parse_input, parse_spec
 from propscope.records.finding import Remedy
 from propscope.records.interval import geometric_interval
@@ -196,6 +196,6 @@ def rebuilt(request: Mapping[str, Any], trust: bool = False) -> ProfileSet:
     """
     grid = _grid(request, trust)
     try:
-        return ProfileSet.of(run(grid))
+        return profiled(grid, workers=1)
     except (TypeError, RuntimeError, MemoryError) as error:
         raise InputError(f"the network cannot be built again: {error}") from error

@@ -1,5 +1,6 @@
 """A place of its own for each test, and a small result file to read."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,9 @@ def place(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def command(capsys, place):
-    """Run a command line in this process, in a working directory of its own."""
+def command(capsys, place, monkeypatch):
+    """Run a command line in this process, in a working directory of its own; it says nothing of its progress."""
+    monkeypatch.setattr("propscope.cli.progress.EVERY", math.inf)
     return Command(capsys)
 
 

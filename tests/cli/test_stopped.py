@@ -29,7 +29,7 @@ def fill(weight):
     while not os.path.exists('go') and os.path.getsize('.run.h5.partial') > 20_000:
         time.sleep(0.01)
 """
-WAITING = ("--depth", 2, "--width", 4, "--batch", 4, "--init", "waits:fill", "--no-plots")
+WAITING = ("--depth", 2, "--width", 4, "--batch", 4, "--init", "waits:fill", "--workers", 1, "--no-plots")
 
 
 def started(*line):
@@ -152,7 +152,8 @@ def test_a_stopped_run_saves_prints_and_goes_on(place, command, number, code):
     assert [profile.labels["seed"] for profile in kept] == list(range(len(kept)))
     assert out.startswith("1 pair, initializer waits:fill, activation relu, depth 2, width 4, batch 4, ")
     assert f"{len(kept)} networks in " in out
-    assert err == f"stopped after {len(kept)} of 30 networks; their results are saved\n"
+    # Before it, a line every ten seconds on a busy machine.
+    assert err.splitlines()[-1] == f"stopped after {len(kept)} of 30 networks; their results are saved"
     assert runs(place) == {"run.h5"}
     outcome = command(*line)
     assert outcome.code == 0
@@ -376,7 +377,7 @@ RATES += ("--rows", 40, "--lr", "0.1,0.01", "--workers", 1, "--no-plots", "-o", 
 @pytest.mark.parametrize("error", [Killed, KeyboardInterrupt])
 @pytest.mark.parametrize("finished", [1, 3])
 def test_a_training_of_several_learning_rates_goes_on(command, place, monkeypatch, finished, error):
-    module = sys.modules["propscope.experiments.training.processes"]
+    module = sys.modules["propscope.experiments.training.trainings"]
     train, calls = module.train, []
 
     def stopping(*arguments):

@@ -7,7 +7,7 @@ import pytest
 from building.command_line import files
 
 from propscope.errors import InputError
-from propscope.experiments.training import processes, train_mlp
+from propscope.experiments.training import train_mlp, trainings
 from propscope.store import load
 
 TINY = ("--data", "moons", "--rows", 60, "--depth", 1, "--width", 4, "--epochs", 2, "--seeds", 2, "--workers", 1)
@@ -155,7 +155,7 @@ def test_a_divergence_is_a_row_of_the_table(command):
 
 
 def stop_after(monkeypatch, number, error):
-    train, made = processes.train, []
+    train, made = trainings.train, []
 
     def stopping(plan, job, data):
         if len(made) == number:
@@ -163,7 +163,7 @@ def stop_after(monkeypatch, number, error):
         made.append(job)
         return train(plan, job, data)
 
-    monkeypatch.setattr(processes, "train", stopping)
+    monkeypatch.setattr(trainings, "train", stopping)
 
 
 @pytest.mark.parametrize(

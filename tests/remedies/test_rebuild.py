@@ -328,7 +328,7 @@ def test_a_spec_that_makes_no_sense_is_a_reason_at_once(monkeypatch, changes):
     profiles = with_spec(one_network(), **changes)
     labels = {**{name: value for name, value in changes.items() if name != "network"}, **changes.get("network", {})}
     profiles = relabelled(profiles, **{name: value for name, value in labels.items() if isinstance(value, int)})
-    monkeypatch.setattr("propscope.remedies.rebuild.run", lambda grid: pytest.fail("something was built"))
+    monkeypatch.setattr("propscope.remedies.rebuild.profiled", lambda grid, workers: pytest.fail("something was built"))
     (found,) = verify(profiles)
     assert found.trials == ()
     assert found.reason

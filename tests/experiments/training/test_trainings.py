@@ -12,40 +12,16 @@ from collections import Counter
 import pytest
 from building.command_line import HANGS
 from building.training_plans import plan_of, seen
-from torch import nn
 
 import propscope
 from propscope.errors import InputError
-from propscope.experiments.training import collect, finish, processes, run
-from propscope.experiments.training import run as run_module
+from propscope.experiments.engine import Failure
+from propscope.experiments.training import collect, finish, run, trainings
 from propscope.experiments.training.loop import train
-from propscope.experiments.training.processes import available_workers
 
 pytestmark = pytest.mark.slow
 
 SMALL = {"data": "moons", "rows": 100, "epochs": 2, "batch": 16, "profile_every": None}
-
-
-@pytest.fixture
-def together(monkeypatch):
-    """Two processes, also on a machine of one core, the other of which gets the first job."""
-    monkeypatch.setattr(sys.modules["propscope.experiments.training.run"], "available_workers", lambda plan: 2)
-    monkeypatch.setattr(processes, "START_AFTER", 0.0)
-
-
-def other_process_first(monkeypatch):
-    """Let the process beside this one do every job."""
-    taken = processes._next
-
-    def later(waiting):
-        caller = sys._getframe(1)
-        if caller.f_code.co_name == "trained":
-            while waiting and caller.f_locals["finished"].empty():
-                time.sleep(0.01)
-            return None
-        return taken(waiting)
-
-    monkeypatch.setattr(processes, "_next", later)
 
 
 def test_the_grid_in_its_order():
@@ -58,11 +34,10 @@ def test_the_grid_in_its_order():
     assert found.select(activation="tanh", width=8, seed=2).labels["depth"] == 2
 
 
-def test_other_processes_give_the_same_bits(monkeypatch, together):
+def test_other_processes_give_the_same_bits():
     options = {"initializer": "he_normal,zeros", "seeds": 2, "dropout": 0.3, "learning_rate": [0.1, 0.01]}
     plan = plan_of(**options, profile_every=None)
     alone = collect(plan, run(plan, workers=1))
-    other_process_first(monkeypatch)
     beside = collect(plan, run(plan, workers=2))
     assert [seen(each) for each in beside] == [seen(each) for each in alone]
     assert len(alone) == 4
@@ -158,10 +133,10 @@ def stopping(monkeypatch, after, error):
         made.append(job)
         return train(plan, job, data)
 
-    monkeypatch.setattr(processes, "train", stop)
+    monkeypatch.setattr(trainings, "train", stop)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), InputError("no more memory"), MemoryError()], ids=repr)
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), InputError("no such file")], ids=repr)
 def test_what_is_finished_is_kept(monkeypatch, error):
     stopping(monkeypatch, 2, error)
     plan = plan_of(initializer="zeros,ones", seeds=2)
@@ -184,46 +159,27 @@ def test_seeds_without_every_learning_rate_do_not_decide(monkeypatch):
     assert [(each.labels["seed"], each.learning_rate) for each in done] == [(0, 0.01)]
 
 
-def test_what_another_process_finished_meanwhile_is_kept(monkeypatch, together):
-    plan = plan_of(seeds=3, epochs=1)
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("no")], ids=repr)
+def test_a_training_that_fails_twice_is_left_out_with_its_reason(monkeypatch, error):
+    tried = []
 
-    def wait_and_stop(plan, job, data):
-        (other,) = sys._getframe(1).f_locals["others"]
-        # It ends when no job is left to take and all are answered.
-        other._thread.join()
-        raise KeyboardInterrupt
+    def fail(plan, job, data):
+        tried.append(job.cell.seed)
+        if job.cell.seed == 1:
+            raise error
+        return train(plan, job, data)
 
-    monkeypatch.setattr(processes, "train", wait_and_stop)
-    done, stopped = finish(plan, run(plan, workers=2))
-    assert isinstance(stopped, KeyboardInterrupt)
-    assert [each.labels["seed"] for each in done] == [1, 2]
-
-
-def test_a_process_that_dies_is_one_clear_line(monkeypatch, together, tmp_path):
-    (tmp_path / "own.py").write_text(
-        "import os\ndef act(z):\n    if len(z) == 16 and os.environ.get('MKL_NUM_THREADS') == '1':\n"
-        "        print('printed by the user')\n        os._exit(3)\n    return z * 1\n"
-    )
-    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
-    plan = plan_of(activation=f"{tmp_path}/own.py:act", seeds=2)
-    other_process_first(monkeypatch)
-    done, stopped = finish(plan, run(plan, workers=2))
-    assert str(stopped) == "a process that trained a network ended; memory may have run out"
-    assert len(done) == 0
-
-
-def test_errors_come_back_from_the_other_process(monkeypatch, together, tmp_path):
-    (tmp_path / "own.py").write_text(
-        "import os\ndef act(z):\n    if len(z) == 16 and os.environ.get('MKL_NUM_THREADS') == '1':\n"
-        "        print('printed by the user')\n        raise ValueError('no')\n    return z * 1\n"
-    )
-    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
-    plan = plan_of(activation=f"{tmp_path}/own.py:act", seeds=2)
-    other_process_first(monkeypatch)
-    _, stopped = finish(plan, run(plan, workers=2))
-    assert isinstance(stopped, InputError)
-    assert "failed on a tensor of shape" in str(stopped)
-    assert stopped.hint.startswith("give an nn.Module class")
+    monkeypatch.setattr(trainings, "train", fail)
+    plan = plan_of(seeds=3)
+    outcomes = dict(run(plan, workers=1))
+    assert tried == [0, 1, 1, 2]
+    assert isinstance(outcomes[1], Failure)
+    with pytest.warns(UserWarning, match=rf"1 network failed.*\n.*seed 1.*: {type(error).__name__}"):
+        done, stopped = finish(plan, iter(outcomes.items()))
+    assert stopped is None
+    assert [each.labels["seed"] for each in done] == [0, 2]
+    with pytest.raises(type(error)):
+        propscope.train_mlp(2, 4, seeds=[1], workers=1, **SMALL)
 
 
 def test_an_interrupt_of_a_script_leaves_no_process(tmp_path):
@@ -271,59 +227,12 @@ def test_an_interrupt_of_a_script_leaves_no_process(tmp_path):
 # How many at a time
 
 
-def test_a_callable_that_no_other_process_finds_is_trained_in_this_one(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(8), raising=False)
-    assert available_workers(plan_of(activation=lambda z: z.tanh() * 1.5, seeds=3)) == 1
-    assert available_workers(plan_of(activation=nn.Tanh, seeds=3)) == 3
-
-
-def test_available_workers(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    assert available_workers(plan_of(seeds=100)) == 8
-    assert available_workers(plan_of(seeds=3)) == 3
-    assert available_workers(plan_of(seeds=100, threads=3)) == 2
-    assert available_workers(plan_of(seeds=100, threads=16)) == 1
-    monkeypatch.setattr(sys, "executable", "")
-    assert available_workers(plan_of(seeds=100)) == 1
-
-
 @pytest.mark.parametrize("workers", [0, -1, 1.5, True, "2"])
 def test_workers_that_are_not_valid(workers):
     with pytest.raises(InputError, match=r"workers must .* got .*"):
         propscope.train_mlp(1, 4, data="moons", workers=workers)
 
 
-def test_one_job_starts_no_process(monkeypatch):
-    def refuse(*arguments, **options):
-        raise AssertionError("a process was started")
-
-    monkeypatch.setattr(subprocess, "Popen", refuse)
-    assert len(propscope.train_mlp(1, 4, seeds=1, **SMALL)) == 1
-
-
-def test_what_takes_no_time_starts_no_process(monkeypatch, together):
-    monkeypatch.setattr(processes, "START_AFTER", float(HANGS))
-    started = []
-
-    def start(*arguments, **options):
-        started.append(arguments)
-        raise OSError("a process that cannot be started leaves all the work to this one")
-
-    monkeypatch.setattr(subprocess, "Popen", start)
-    assert len(propscope.train_mlp(1, 4, seeds=2, workers=2, **SMALL)) == 2
-    assert started == []
-    # 10 steps a run.
-    monkeypatch.setattr(processes, "MANY_STEPS", 10 * 40)
-    assert len(propscope.train_mlp(1, 4, seeds=39, workers=2, **SMALL)) == 39
-    assert started == []
-    assert len(propscope.train_mlp(1, 4, seeds=40, workers=2, **SMALL)) == 40
-    assert len(started) == 1
-
-
 def test_nothing_is_said_where_stderr_is_no_terminal(capsys):
     propscope.train_mlp(1, 4, seeds=1, **SMALL)
     assert capsys.readouterr() == ("", "")
-
-
-def test_public_names():
-    assert propscope.train_mlp is run_module.__globals__["train_mlp"]

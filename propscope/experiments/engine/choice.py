@@ -1,0 +1,92 @@
+"""`engine_for`: where the networks of a run are run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator
+from typing import Any, Protocol
+
+from propscope.checks import count
+from propscope.errors import InputError
+from propscope.experiments.engine.work import Failure, Outcome, Recipe, Work, left, torch_is_here
+
+JOBLIB = "joblib"
+# What starting workers costs at most, in seconds: less work than this is done here.
+WORTH_WORKERS = 3.0
+
+
+class Engine(Protocol):
+    """A context manager that runs the networks of one recipe; its end ends every worker."""
+
+    def __enter__(self) -> Engine: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def ask(self, question: str, *arguments: Any) -> Any:
+        """Return what the method or property `question` of the work returns."""
+        ...
+
+    def outcomes(self, *, leave_out: Collection[int] = ()) -> Generator[Outcome, None, None]:
+        """Yield the number of each network, and its result or a `Failure`, as it is finished, in any order."""
+        ...
+
+
+class Here:
+    """The engine of this process: one network after the other."""
+
+    def __init__(self, recipe: Recipe, work: Work) -> None:
+        self._recipe, self._work = recipe, work
+
+    def __enter__(self) -> Here:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def ask(self, question: str, *arguments: Any) -> Any:
+        """Return what the method or property `question` of the work returns."""
+        found = getattr(self._work, question)
+        return found(*arguments) if callable(found) else found
+
+    def outcomes(self, *, leave_out: Collection[int] = ()) -> Generator[Outcome, None, None]:
+        """Yield the number of each network, and its result or a `Failure`, in order."""
+        for number in left(self._work.extent.networks, leave_out):
+            found = self._recipe.attempt(self._work, number)
+            yield number, self._recipe.attempt(self._work, number) if isinstance(found, Failure) else found
+
+
+def engine_for(recipe: Recipe, *, engine: str = JOBLIB, workers: int | None = None) -> Engine:
+    """Return the engine that is named: "joblib", processes on this machine.
+
+    `workers`: how many networks run at the same time, one thread each; None for as many as cores help. One worker, and
+    work that takes less time than workers take to start, is done in this process where it has imported torch. Raises
+    `InputError`.
+    """
+    from propscope.experiments.engine.processes import Processes
+
+    workers = None if workers is None else count("workers", workers)
+    if engine != JOBLIB:
+        raise InputError(f'engine must be "{JOBLIB}", got "{engine}"')
+    if torch_is_here():
+        work = recipe.make()
+        extent = work.extent
+        worth = extent.parallel and extent.seconds > WORTH_WORKERS if workers is None else workers > 1
+        if not worth or extent.networks < 2 or not _can_be_sent(recipe):
+            return Here(recipe, work)
+    return Processes(recipe, workers)
+
+
+def _can_be_sent(recipe: Recipe) -> bool:
+    """Return whether another process can have the recipe: an object of the user's may refuse to be pickled."""
+    import cloudpickle
+
+    try:
+        cloudpickle.dumps(recipe)
+    except Exception:  # Whatever the object makes of it.
+        return False
+    return True
+
+
+def outcomes(engine: Engine, *, leave_out: Collection[int] = ()) -> Generator[Outcome, None, None]:
+    """Yield the outcomes of an engine, which ends with the iterator."""
+    with engine:
+        yield from engine.outcomes(leave_out=leave_out)

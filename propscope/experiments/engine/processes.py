@@ -1,0 +1,318 @@
+"""Workers on this machine: one process each, forked from one that has imported torch.
+
+A fork takes milliseconds, where each new process would import torch for seconds. Forking is safe because the process
+that is forked has a single thread and computes nothing. Unlike the workers of `multiprocessing`, these never run the
+caller's script: functions of the script are pickled by value.
+"""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import queue
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from functools import lru_cache
+from multiprocessing import context, forkserver, popen_forkserver, queues, reduction, spawn, util
+from typing import Any, TypeVar
+
+from propscope.checks import count
+from propscope.errors import PropscopeError
+from propscope.experiments.engine.work import Extent, Failure, Outcome, Recipe, Work, left
+
+DIED = "its process was killed; memory may have run out"
+# A worker has the next network when it is done with one.
+_AT_ONCE = 2
+# So many results may wait to be taken.
+_AHEAD = 64
+
+T = TypeVar("T")
+
+_SERVER = forkserver.ForkServer()
+_SERVER.set_forkserver_preload([f"{__package__}.preload"])
+
+
+def start() -> None:
+    """Begin to import torch in the process that workers are forked from; returns at once."""
+    # An interrupt is for the process that hands out the networks, which then ends the others.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        _SERVER.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+class _Start(popen_forkserver.Popen):
+    """The start of a worker: as `multiprocessing` does it, but from our own server and without the caller's script."""
+
+    def _launch(self, process: Any) -> None:
+        prepared = spawn.get_preparation_data(process.name)
+        prepared = {name: value for name, value in prepared.items() if not name.startswith("init_main")}
+        sent = io.BytesIO()
+        context.set_spawning_popen(self)
+        try:
+            reduction.dump(prepared, sent)
+            reduction.dump(process, sent)
+        finally:
+            context.set_spawning_popen(None)
+        self.sentinel, written = _SERVER.connect_to_new_process(self._fds)  # type: ignore[attr-defined]
+        # The worker sees by it that this process has ended.
+        alive = os.dup(written)
+        self.finalizer = util.Finalize(self, util.close_fds, (alive, self.sentinel))  # type: ignore[attr-defined]
+        with open(written, "wb") as pipe:
+            pipe.write(sent.getbuffer())
+        self.pid = forkserver.read_signed(self.sentinel)
+
+
+class _Process(context.ForkServerProcess):
+    @staticmethod
+    def _Popen(process: Any) -> Any:
+        return _Start(process)
+
+
+class _Context(context.ForkServerContext):
+    """The context of one worker: it notes the process, to end it, and where the results come from."""
+
+    def __init__(self) -> None:
+        self.processes: list[_Process] = []
+        self.results: list[Any] = []
+
+    def Process(self, *arguments: Any, **options: Any) -> _Process:  # type: ignore[override]
+        self.processes.append(_Process(*arguments, **options))
+        return self.processes[-1]
+
+    def SimpleQueue(self) -> Any:
+        self.results.append(queues.SimpleQueue(ctx=self))
+        return self.results[-1]
+
+
+class _Worker:
+    """One process, and the networks that it has been given, in their order."""
+
+    def __init__(self, recipe: bytes) -> None:
+        self._recipe = recipe
+        self.given: dict[int, Future[Any]] = {}
+        self._start()
+
+    def _start(self) -> None:
+        self._context = _Context()
+        self._executor = ProcessPoolExecutor(1, self._context, initializer=_begin, initargs=(self._recipe,))
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        future = self._executor.submit(function, *arguments)
+        # Otherwise a process that ends in the middle of a result would be waited for, for ever.
+        for results in self._context.results:
+            results._writer.close()
+        return future
+
+    def give(self, number: int) -> Future[Any]:
+        """Hand over a network."""
+        self.given[number] = self.submit(_perform, number)
+        return self.given[number]
+
+    def restart(self) -> None:
+        """Replace a process that has ended."""
+        self.end()
+        self.given = {}
+        self._start()
+
+    def kill(self) -> None:
+        """Kill the process; its networks then end with `BrokenProcessPool`."""
+        for process in self._context.processes:
+            if process.pid is not None:
+                process.kill()
+
+    def end(self) -> None:
+        """End the process at once."""
+        self.kill()
+        self._executor.shutdown(cancel_futures=True)
+
+
+class Processes:
+    """The engine of this machine's cores; a context manager, whose end ends every worker at once.
+
+    `workers`: how many processes; None for as many as there are cores that this process may use. More than there are
+    networks are never started. Raises `InputError`.
+
+    A thread hands out the networks. An interrupt is raised in the main thread wherever it is, in the middle of taking a
+    lock too, which would then stay locked; so the main thread only takes what the other one finds.
+    """
+
+    def __init__(self, recipe: Recipe, workers: int | None = None) -> None:
+        import cloudpickle
+
+        self._asked = None if workers is None else count("workers", workers)
+        self._recipe: bytes = cloudpickle.dumps(recipe)
+        self._workers: list[_Worker] = []
+        self._stopped = False
+        start()
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def ask(self, question: str, *arguments: Any) -> Any:
+        """Return what the method or property `question` of the work returns, in a worker."""
+        (found,) = self._apart(lambda: iter([self._ask(question, *arguments)]))
+        return found
+
+    def outcomes(self, *, leave_out: Collection[int] = ()) -> Generator[Outcome, None, None]:
+        """Yield the number of each network, and its result or a `Failure`, as it is finished.
+
+        Closing the iterator ends what is running.
+        """
+        return self._apart(lambda: self._outcomes(leave_out))
+
+    def _apart(self, function: Callable[[], Iterator[T]]) -> Generator[T, None, None]:
+        """Yield what the iterator of a function yields in a thread, a little ahead."""
+        found: queue.SimpleQueue[tuple[T, ...] | BaseException] = queue.SimpleQueue()
+        ahead: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        for _ in range(_AHEAD):
+            ahead.put(True)
+
+        def find() -> None:
+            try:
+                for each in function():
+                    found.put((each,))
+                    if not ahead.get():
+                        break
+                found.put(())
+            except BaseException as error:
+                found.put(error)
+            if self._stopped:
+                self._end()
+
+        self._stopped = False
+        thread = threading.Thread(target=find, daemon=True)
+        thread.start()
+        try:
+            while got := found.get():
+                if isinstance(got, BaseException):
+                    raise got
+                yield got[0]
+                ahead.put(True)
+        finally:
+            self._stopped = thread.is_alive()
+            if self._stopped:
+                ahead.put(False)
+                for worker in self._workers:
+                    worker.kill()
+            thread.join()
+
+    def _end(self) -> None:
+        for worker in self._workers:
+            worker.end()
+        self._workers = []
+
+    def _ask(self, question: str, *arguments: Any) -> Any:
+        if not self._workers:
+            self._workers.append(_Worker(self._recipe))
+        try:
+            return self._workers[0].submit(_answer, question, arguments).result()
+        except BrokenProcessPool as error:
+            self._workers[0].restart()
+            raise PropscopeError(f"a worker could not prepare the networks: {DIED}") from error
+
+    def _outcomes(self, leave_out: Collection[int]) -> Iterator[Outcome]:
+        extent: Extent = self._ask("extent")
+        waiting = deque(left(extent.networks, leave_out))
+        workers = min(_number_of_workers(extent, self._asked), len(waiting))
+        failed: set[int] = set()
+        given: dict[Future[Any], _Worker] = {}
+        while waiting or given:
+            while len(self._workers) < workers and len(self._workers) < len(waiting):
+                self._workers.append(_Worker(self._recipe))
+            for share in range(1, _AT_ONCE + 1):
+                for worker in self._workers:
+                    # The last networks are left for workers that have none.
+                    if len(worker.given) < share and len(waiting) > (share > 1) * len(self._workers):
+                        given[worker.give(waiting.popleft())] = worker
+            if self._stopped:
+                return
+            for future in wait(given, return_when=FIRST_COMPLETED).done:
+                if future not in given:
+                    continue
+                worker = given.pop(future)
+                number = next(number for number, each in worker.given.items() if each is future)
+                if isinstance(future.exception(), BrokenProcessPool):
+                    # The networks of a worker are done in their order: the first that is left has ended it.
+                    (number, *others) = worker.given
+                    for each in worker.given.values():
+                        given.pop(each, None)
+                    waiting.extendleft(reversed(others))
+                    worker.restart()
+                    found: Any = Failure(DIED)
+                else:
+                    del worker.given[number]
+                    found = future.result()
+                if isinstance(found, Failure) and number not in failed:
+                    # Once more at the end, when there may be more memory.
+                    failed.add(number)
+                    waiting.append(number)
+                else:
+                    yield number, found
+
+
+def _number_of_workers(extent: Extent, asked: int | None) -> int:
+    if asked is None and not extent.parallel:
+        return 1
+    return asked or max(1, cores() // extent.threads)
+
+
+@lru_cache(maxsize=1)
+def cores() -> int:
+    """Return how many cores this process may use, by its affinity and the limits of its container."""
+    import joblib
+
+    return int(joblib.cpu_count())
+
+
+# What runs in the worker
+
+_sent: bytes | None = None
+
+
+def _begin(recipe: bytes) -> None:
+    """Prepare this process to be a worker."""
+    global _sent
+    _sent = recipe
+    # What a user's function prints must not come between results.
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    # In the middle of a network too, whose result nobody would read.
+    os._exit(1)
+
+
+@lru_cache(maxsize=1)
+def _job() -> tuple[Recipe, Work]:
+    import cloudpickle
+
+    assert _sent is not None
+    recipe: Recipe = cloudpickle.loads(_sent)
+    return recipe, recipe.make()
+
+
+def _answer(question: str, arguments: tuple[Any, ...]) -> Any:
+    found = getattr(_job()[1], question)
+    return found(*arguments) if callable(found) else found
+
+
+def _perform(number: int) -> Any:
+    recipe, work = _job()
+    found = recipe.attempt(work, number)
+    # An error of the user's own class may exist in this process only.
+    return Failure(found.reason) if isinstance(found, Failure) else found

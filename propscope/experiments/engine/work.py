@@ -1,0 +1,167 @@
+"""`Work`: the networks of a run, by number; `Recipe`: how a worker makes it; `Failure`: what is left of one that fails.
+
+Nothing here imports torch: the process that hands out the networks needs none.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, Protocol
+
+from propscope.errors import InputError, OutOfMemoryError, PropscopeError, error_line
+from propscope.records.network import Label
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much work there is: `networks`, and about how many `seconds` all of them take on one core.
+
+    `threads`: the threads of one network. `parallel`: whether several at the same time are quicker than one after the
+    other, as on the cores of a CPU.
+    """
+
+    networks: int
+    seconds: float
+    threads: int = 1
+    parallel: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What a command has to know of a run: how much it is, and what its result file is called and compared by.
+
+    `networks`: how many are run, every seed and learning rate of a pair counted. `names` and `depths` name the file.
+    `description`: all that tells the run from another, in values that JSON has.
+    """
+
+    networks: int
+    pairs: int
+    names: tuple[str, ...]
+    depths: tuple[int, ...]
+    description: dict[str, Any]
+    learning_rates: tuple[float, ...] = ()
+
+    @property
+    def noun(self) -> str:
+        """What one of them is called."""
+        return "run" if self.learning_rates else "network"
+
+
+class Work(Protocol):
+    """The networks of a run, by number from 0; caches live in it, and what comes of a number never depends on them."""
+
+    @property
+    def extent(self) -> Extent:
+        """How much work there is."""
+        ...
+
+    def labels(self, number: int) -> Mapping[str, Label]:
+        """Return what tells a network from the others."""
+        ...
+
+    def run(self, number: int) -> Any:
+        """Return the profile or the training run of a network."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The factory of a work, written `module:callable`, and its keyword arguments.
+
+    `finish`, written alike: what a worker does with the result of a network before it is sent; None for nothing.
+    """
+
+    factory: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    finish: str | None = None
+
+    def make(self) -> Work:
+        """Return the work; raises `InputError` for arguments that are not valid."""
+        work: Work = _named(self.factory)(**self.arguments)
+        return work
+
+    def attempt(self, work: Work, number: int) -> Any:
+        """Return what comes of a network, or a `Failure`; a mistake of the user is raised, as `InputError`."""
+        try:
+            with one_thread():
+                found = work.run(number)
+                return found if self.finish is None else _named(self.finish)(found)
+        except Exception as error:
+            if isinstance(error, InputError) and not isinstance(error, OutOfMemoryError):
+                raise
+            # The message of propscope's own errors says it all.
+            reason = str(error) if isinstance(error, PropscopeError) else error_line(error)
+            return Failure(reason, error)
+
+
+def _named(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A network that failed twice: `reason` in one line; `error` where it was raised in this process."""
+
+    reason: str
+    error: Exception | None = field(default=None, compare=False)
+
+
+Outcome = tuple[int, Any]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Give torch one thread, as in every worker: sums in several threads end in other bits."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def left(networks: int, leave_out: Collection[int]) -> Iterator[int]:
+    """Yield the numbers of the networks that are not left out."""
+    return (number for number in range(networks) if number not in leave_out)
+
+
+def without_failures(found: Mapping[int, Any], labels: Callable[[int], Mapping[str, Label]]) -> dict[int, Any]:
+    """Return the results in the order of their numbers, and warn of networks that failed; `labels` names a network.
+
+    Raises the reason where nothing else is left.
+    """
+    failures = {number: each for number, each in found.items() if isinstance(each, Failure)}
+    if failures and len(failures) == len(found):
+        first = next(iter(failures.values()))
+        raise first.error or PropscopeError(first.reason)
+    if failures:
+        warnings.warn("\n".join(failure_lines(failures, labels)), stacklevel=3)
+    return {number: found[number] for number in sorted(found) if number not in failures}
+
+
+MOST_LISTED = 12
+
+
+def failure_lines(failures: Mapping[int, Failure], labels: Callable[[int], Mapping[str, Label]]) -> list[str]:
+    """Return what to print of networks that failed; `labels` names a network."""
+    several = "s" * (len(failures) != 1)
+    lines = [f"{len(failures)} network{several} failed, twice each:"]
+    for number in sorted(failures)[:MOST_LISTED]:
+        named = ", ".join(f"{name} {value}" for name, value in labels(number).items())
+        lines.append(f"  {named}: {failures[number].reason}")
+    if len(failures) > MOST_LISTED:
+        lines.append(f"  and {len(failures) - MOST_LISTED} more")
+    return lines
+
+
+def torch_is_here() -> bool:
+    """Return whether this process has paid for the import of torch."""
+    return "torch" in sys.modules
