@@ -30,7 +30,9 @@ def theory_for(loss: Loss) -> Theory:
     not. Where theory does not apply, the profile's coverage says why.
     """
 
-    # The same for all seeds of a network.
+    # All networks of a seed have the same inputs, and all seeds of a network the same variances.
+    geometry_of = lru_cache(maxsize=64)(_geometry)
+
     @lru_cache(maxsize=64)
     def mlp_for(network: MLPSpec) -> MLPVariances | str:
         try:
@@ -43,7 +45,7 @@ def theory_for(loss: Loss) -> Theory:
         mlp = mlp_for(network)
         if isinstance(mlp, str):
             return replace(profile, coverage=(*profile.coverage, theory_note(mlp)))
-        mean_square, cosine = _geometry(inputs)
+        mean_square, cosine = geometry_of(inputs)
         gradient, correlation = 1.0, 0.0
         if loss != "cotangent":
             gradient = signal_of(profile.sites[-1].backward)

@@ -105,7 +105,8 @@ def at_zero(function: nn.Module | partial[Tensor]) -> tuple[bool, bool] | None:
         return bool((value != 0).any()), bool((_derivative(lambda z: run(z.clone()), zero) != 0).any())
 
     if isinstance(function, nn.Module):
-        return _apart(compute)
+        key = _determining(function)
+        return _apart(compute) if key is None else _once(_AT_ZERO, key, compute)
     return _once(_AT_ZERO, (function.func, repr(function.args), repr(function.keywords)), compute)
 
 

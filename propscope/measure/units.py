@@ -8,7 +8,7 @@ tensor is compared with the flat region's bounds, and equal units are found by a
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from propscope.measure.arena import zeros
 from propscope.measure.saturation import FlatRegion
 
 Bools = NDArray[np.bool_]
+T = TypeVar("T", Tensor, NDArray[np.int64])
 
 
 def unit_columns(tensor: Tensor, unit_axis: int) -> Tensor:
@@ -118,13 +119,16 @@ class CpuUnits:
     def _part(self, tensor: Tensor, unit_axis: int) -> None:
         """Split the groups of units that were equal so far, by the new extremes and then by the values."""
         group = _classes(self._high, self._low, *([] if self._group is None else [self._group]))
-        shared = np.flatnonzero(np.bincount(group)[group] > 1)
-        if shared.size:
-            columns = unit_columns(tensor, unit_axis)[:, torch.from_numpy(shared)]
-            exact = hash_columns(columns.float()).numpy()
-            group[shared] = self.units + _classes(exact, group[shared])
-            shared = np.flatnonzero(np.bincount(group)[group] > 1)
-        self._group = group if shared.size else None
+        shared = np.bincount(group)[group] > 1
+        # A unit whose extremes are one value has no other.
+        unsure = np.flatnonzero(shared & (self._low != self._high))
+        if unsure.size:
+            columns = unit_columns(tensor, unit_axis)
+            if unsure.size < self.units:
+                columns = columns[:, torch.from_numpy(unsure)]
+            group[unsure] = self.units + _classes(_hash_columns(columns.float().numpy()), group[unsure])
+            shared = np.bincount(group)[group] > 1
+        self._group = group if shared.any() else None
 
     @property
     def dead(self) -> int | None:
@@ -195,5 +199,16 @@ def hash_columns(columns: Tensor) -> Tensor:
     """Return an int64 hash of each column's float32 bits, shape (units,); sums of products, so exact in any order."""
     bits = (columns.contiguous() + 0.0).view(torch.int32).to(torch.int64)
     position = torch.arange(1, len(bits) + 1, device=bits.device, dtype=torch.int64)
-    weights = (position * 0x5851F42D4C957F2D + 0x14057B7EF767814F) | 1
-    return (bits * weights[:, None]).sum(0)
+    return (bits * _hash_weights(position)[:, None]).sum(0)
+
+
+def _hash_columns(columns: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return what `hash_columns` does, in half the time, without a copy of the columns in 64 bits."""
+    weights = _hash_weights(np.arange(1, len(columns) + 1, dtype=np.int64))
+    # Adding 0 makes one zero of the two.
+    hashes: NDArray[np.int64] = np.einsum("i,ij->j", weights, (columns + np.float32(0)).view(np.int32))
+    return hashes
+
+
+def _hash_weights(position: T) -> T:
+    return (position * 0x5851F42D4C957F2D + 0x14057B7EF767814F) | 1

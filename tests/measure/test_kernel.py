@@ -19,7 +19,7 @@ from propscope.measure.cpu_accumulator import CpuAccumulator
 from propscope.measure.geometry import gram
 from propscope.measure.moments import NO_MOMENTS
 from propscope.measure.saturation import FlatRegion
-from propscope.measure.units import CpuUnits, unit_columns
+from propscope.measure.units import CpuUnits, DeviceUnits, unit_columns
 from propscope.records.histogram import LogHistogram
 from propscope.records.summary import TensorSummary
 
@@ -460,6 +460,19 @@ def test_symmetric_and_dead_units_are_those_without_the_kernel(seed, pattern, ba
                     unit.mark_preactivation(values, -1, region)
         found.append([(unit.dead, unit.symmetric) for unit in units])
     assert found[0] == found[1]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10**6), st.lists(st.integers(0, 5), min_size=2, max_size=12), st.sampled_from([0, 1]))
+def test_symmetric_units_are_those_with_equal_columns(seed, pattern, axis):
+    values = torch.randint(-1, 2, (5, 6), generator=torch.Generator().manual_seed(seed)).float()
+    # Three units are one value each, two of them zero; the others share their extremes with many.
+    values[:, 3:] = torch.tensor([0.0, -0.0, 1.0])
+    columns = values[:, pattern]
+    equal = (columns[:, :, None] == columns[:, None, :]).all(0).sum(1) > 1
+    for units in (CpuUnits(len(pattern)), DeviceUnits(len(pattern))):
+        units.see(columns if axis else columns.t().contiguous(), axis)
+        assert units.symmetric == int(equal.sum())
 
 
 def test_units_equal_in_one_batch_only_are_not_symmetric():
