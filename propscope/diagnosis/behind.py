@@ -101,7 +101,8 @@ def behind_of(evidence: Evidence) -> Behind:
 def _tells_apart(site: Site) -> bool:
     if site.forward is None or not is_sound(site.forward) or site.forward.rms < math.exp(-limits.STRAINED):
         return False
-    if site.samples < limits.SAMPLES or vector_length(site) < limits.FEATURES:
+    # Two vectors of so many features are not alike by chance.
+    if vector_length(site) < limits.FEATURES:
         return True
     rank = math.inf if site.effective_rank is None else site.effective_rank
     cosine = 0.0 if site.mean_cosine is None else site.mean_cosine

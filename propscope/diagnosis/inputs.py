@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 
 from propscope.diagnosis import limits
 from propscope.diagnosis.behind import Behind
@@ -183,7 +184,8 @@ def _effect(
     scale, bias = scale_at(profile, first), _bias(profile, first)
     if first.units is not None and scale is not None:
         expected = math.hypot(scale * summary.rms, bias)
-        if not expected / _AGREES < first.forward.rms < expected * _AGREES:
+        small = all(fault.what == "too small" for fault in faults)
+        if first.forward.rms < expected / _AGREES or (small and first.forward.rms > expected * _AGREES):
             # The model scales its input itself.
             return None
         if scale * summary.rms < bias and all(fault.what == "too large" for fault in faults):
@@ -220,12 +222,25 @@ def _bias(profile: NetworkProfile, site: Site) -> float:
 
 
 def _first_layers(profile: NetworkProfile, behind: Behind, index: int) -> list[int]:
-    """Return the positions of the layers with weights, or norms, that an input enters, past reshaping and pooling."""
+    """Return the positions of the layers with weights, or norms, that an input enters.
+
+    Past reshaping and pooling, and past sums of the input with itself, as over the neighbours in a graph.
+    """
+    sites = profile.sites
+    whole = {at for at, site in enumerate(sites) if site.role == "input" and "float" not in site.dtype}
+    entered, waiting = {index}, [*behind.fed(index)]
     # Of a layer that returns several tensors, or runs several times, the first one.
     of_module: dict[str, int] = {}
-    for at in behind.fed(index):
-        if profile.sites[at].parameters or is_norm(profile.sites[at]):
-            of_module.setdefault(module_of(profile.sites[at].name), at)
+    while waiting:
+        at = heappop(waiting)
+        if at in entered:
+            continue
+        if sites[at].parameters or is_norm(sites[at]):
+            of_module.setdefault(module_of(sites[at].name), at)
+        elif sites[at].role in ("other", "residual") and entered.issuperset({*profile.graph.inputs[at]} - whole):
+            entered.add(at)
+            for fed in behind.fed(at):
+                heappush(waiting, fed)
     return [*of_module.values()]
 
 

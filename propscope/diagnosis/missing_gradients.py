@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ _SMOOTH = frozenset((
     "add", "sub", "neg", "view", "reshape", "flatten", "unflatten", "transpose", "permute", "contiguous", "clone", "to",
     "stack", "cat", "sum", "mean", "squeeze", "unsqueeze", "expand", "chunk", "split",
 ))  # fmt: skip
+_PASSING = _SMOOTH | {"matmul", "bmm", "einsum", "mul", "div", "truediv", "dropout"}
 _ATTENTION = ("scaled_dot_product_attention", "MultiheadAttention")
 _DETACHING = "detach(), no_grad, .data, or an operation without a derivative such as argmax"
 
@@ -181,6 +183,10 @@ class _Roots:
             return ((place, lost_by, zeros) if zeros else (origin, "zero slope", none)), ""
         if lost_by == "zero slope" and place in self._sites and (zeros := self._zeros_before(self._sites[place])):
             return (place, lost_by, zeros), ""
+        if lost_by == "zero slope" and (of_zero := [p for p in self._parents_of(place) if is_zero(p.forward)]):
+            return (self._origin(of_zero[0])[0], lost_by, none), ""
+        if lost_by == "detached" and place in self._sites and not self._waits(self._sites[place]):
+            return (self._cut_at(self._sites[place]) or place, lost_by, none), ""
         return (place, "zero slope" if lost_by == "zero factor" else lost_by, none), factor
 
     def opens(self, parameter: Parameter) -> bool:
@@ -193,13 +199,41 @@ class _Roots:
         site = self._sites.get(stop.place)
         if site is None or stop.lost_by != "zero slope":
             return False
-        before = [parent.forward for parent in self._parents(site)]
+        before = [parent.forward for parent in self._parents_of(site.name)]
         return any(0 < seen.rms < limits.smallest(site.dtype) for seen in (site.backward, *before) if seen is not None)
+
+    def _cut_at(self, site: Site) -> str:
+        """Return where a gradient is cut off that is lost on the way to this site.
+
+        Back over the ways without a gradient, that is the first site with parameters that could learn, whose value has
+        no graph, or the one that is computed past the graph, as by `detach`.
+        """
+        seen, waiting = {site.name}, [site]
+        while waiting:
+            site = waiting.pop()
+            for edge in site.parents or ():
+                before = self._sites.get(edge.name)
+                if before is None or edge.gradient or before.name in seen:
+                    continue
+                if any(p.gradient for p in before.parents or ()):
+                    return site.name
+                if not _PASSING.issuperset(name.rstrip("_") for name in edge.operations[:-1]):
+                    return site.name
+                if self._waits(before):
+                    return before.name
+                seen.add(before.name)
+                waiting.append(before)
+        return ""
+
+    def _waits(self, site: Site) -> bool:
+        """Return whether a site has parameters of its own that could learn and get no gradient."""
+        own = (self._parameters[name] for name in site.parameters if name in self._parameters)
+        return any(_is_still(parameter) and parameter.gradient_lost_by != "frozen" for parameter in own)
 
     def _origin(self, site: Site) -> tuple[str, frozenset[str]]:
         """Return the first site on the way to this one whose values are zero, and the zero weights that made it so."""
         while True:
-            zeros, before = self._zero_weights(site), self._parents(site)
+            zeros, before = self._zero_weights(site), self._parents_of(site.name)
             if not zeros and (of_zero := [parent for parent in before if is_zero(parent.forward)]):
                 site = of_zero[0]
                 continue
@@ -208,7 +242,7 @@ class _Roots:
 
     def _zeros_before(self, site: Site) -> frozenset[str]:
         """Return the zero weights because of which a site has no slope: they make a value constant that enters it."""
-        for parent in self._parents(site):
+        for parent in self._parents_of(site.name):
             zeros = self._origin(parent)[1] if is_zero(parent.forward) else self._zero_weights(parent)
             if zeros:
                 return zeros
@@ -225,8 +259,9 @@ class _Roots:
         weighs = parameter is not None and "bias" not in name.rpartition(".")[2] and is_zero(parameter.value)
         return weighs and _is_still(self._parameters[name])
 
-    def _parents(self, site: Site) -> list[Site]:
-        return [self._sites[parent.name] for parent in site.parents or () if parent.name in self._sites]
+    def _parents_of(self, name: str) -> list[Site]:
+        parents = self._sites[name].parents if name in self._sites else ()
+        return [self._sites[parent.name] for parent in parents or () if parent.name in self._sites]
 
 
 def is_zero(summary: TensorSummary | None) -> bool:
@@ -263,7 +298,8 @@ def _alike(evidence: Evidence, stops: list[Stop]) -> list[list[Stop]]:
     groups: dict[tuple[object, ...], list[Stop]] = defaultdict(list)
     for stop in stops:
         kind = sites[stop.place].kind if stop.place in sites else ""
-        key: tuple[object, ...] = (stop.lost_by, kind, bool(stop.zeros), name_pattern(stop.place))
+        by_chance = _reason(evidence, stop).by_chance
+        key: tuple[object, ...] = (stop.lost_by, kind, bool(stop.zeros), name_pattern(stop.place), by_chance)
         if stop.lost_by == "not run":
             key = (stop.lost_by, _why_not_run(evidence, stop))
         groups[key].append(stop)
@@ -302,7 +338,9 @@ def _finding(evidence: Evidence, stops: list[Stop], *, nothing_learns: bool) -> 
     by_chance = reason.by_chance and not all(stop.for_good for stop in stops)
     severity: Severity = "note" if reason.note else "broken" if nothing_learns or cut else "strained"
     severity = "note" if by_chance and severity == "strained" else severity
-    places = list(dict.fromkeys(name for stop, each in zip(stops, reasons, strict=True) for name in _at(stop, each)))
+    places = list(
+        dict.fromkeys(name for stop, each in zip(stops, reasons, strict=True) for name in _at(evidence, stop, each))
+    )
     more = f", and so at {len(stops) - 1} more place{'s' * (len(stops) > 2)}" if len(stops) > 1 else ""
     said = _counted(count, behind)
     return Finding(
@@ -323,8 +361,15 @@ def _finding(evidence: Evidence, stops: list[Stop], *, nothing_learns: bool) -> 
 _DIRECTION: dict[Kind, Direction | None] = {"inactive": None, "vanishing": "forward"}
 
 
-def _at(stop: Stop, reason: _Reason) -> list[str]:
-    return list(dict.fromkeys(map(_module_of_parameter, stop.zeros))) if stop.zeros else [reason.site]
+def _at(evidence: Evidence, stop: Stop, reason: _Reason) -> list[str]:
+    """Return the places of a stop; of what gives only zeros, as a dropout may, all calls that do."""
+    if stop.zeros:
+        return list(dict.fromkeys(map(_module_of_parameter, stop.zeros)))
+    site = evidence.once(sites_by_name).get(reason.site)
+    if site is None or site.parameters or not is_zero(site.forward):
+        return [reason.site]
+    calls = [each for each in evidence.sites if module_of(each.name) == module_of(site.name) and is_zero(each.forward)]
+    return [each.name for each in calls if each.kind == site.kind]
 
 
 def _module_of_parameter(name: str) -> str:
@@ -409,7 +454,8 @@ def _of_zeros(evidence: Evidence, stop: Stop) -> _Reason:
 def _of_detached(evidence: Evidence, stop: Stop) -> _Reason:
     place = stop.place or "(model)"
     operations = _operations(evidence, stop.place)
-    through = f" (through {', '.join(operations)})" if operations else ""
+    cutting = [name for name in operations if name.rstrip("_") not in _PASSING]
+    through = f" (through {', '.join(operations)})" if cutting else ""
     if ("sub", "detach") in pairwise(operations):
         return _Reason(
             "stagnant", stop.place, f"{place}: the gradient passes around what is detached here (straight-through)",
@@ -451,10 +497,13 @@ def _cut_modules(profile: NetworkProfile, names: set[str]) -> list[str]:
 
 
 def _twins_of(profile: NetworkProfile, module: str) -> list[str]:
-    """Return the modules beside one that have the same parameters, learn, and are neither before nor behind it."""
+    """Return the modules beside one that have the same parameters, learn, and are neither before nor behind it.
+
+    A single layer has none: two layers side by side, as those of keys and values, are often alike.
+    """
     above, _, own = module.rpartition(".")
     inside = _parameters_in(profile, module)
-    if own.isdecimal() or not inside:
+    if own.isdecimal() or not any("." in name for name in inside):
         return []
     still = _still_of(profile)
     start = f"{above}." if above else ""
@@ -682,6 +731,7 @@ def _of_activation(evidence: Evidence, entering: Site) -> _Reason:
     bias = bias_at(evidence.members[0], entering)
     biased = bias is not None and bias.share > 0.5
     zero_bias = {bias.parameter: 0.0} if bias is not None and biased else {}
+    shut = biased and bias is not None and bias.rms > limits.BIAS
     if entry is not None and entry.bounded:
         return _Reason(
             "saturated", name,
@@ -704,10 +754,16 @@ def _of_activation(evidence: Evidence, entering: Site) -> _Reason:
         f"set the bias of {name} to zero and draw its weights with mean zero; after a step that was too large, go back "
         "and lower the learning rate", mark="dead",
         # A unit is off on samples that are alike in half of all cases.
-        by_chance=(entering.units or 0) < limits.FEW_UNITS,
+        by_chance=(entering.units or 0) < limits.FEW_UNITS and not shut and not _leans(evidence, entering),
         numbers={"dead_share": 1.0, "flat_fraction": 1.0 if entering.flat_fraction is None else entering.flat_fraction},
         factors=zero_bias,
     )  # fmt: skip
+
+
+def _leans(evidence: Evidence, site: Site) -> bool:
+    """Return whether the weights of a site have a mean that is not zero: four standard errors or more from it."""
+    weights = [p.value for p in evidence.members[0].parameters_of(site) if len(p.shape) > 1]
+    return any(abs(value.mean) * math.sqrt(value.count) > 4 * value.std for value in weights)
 
 
 def _operations(evidence: Evidence, place: str) -> list[str]:

@@ -11,6 +11,9 @@ from typing import TypeVar
 from propscope.records.gains import is_norm, name_pattern
 from propscope.records.network import NetworkProfile, Site
 
+# The share that is dropped may differ from block to block, and the first one may have none.
+_SKIPPING = ("droppath", "dropout", "stochasticdepth", "identity")
+
 Item = TypeVar("Item", bound=Hashable)
 
 
@@ -57,12 +60,14 @@ def _places(profile: NetworkProfile) -> Iterable[Sequence[Hashable]]:
         ]
 
 
-def _label(site: Site, *, depthwise: bool) -> str:
-    """Return what a site is to those around it: an activation of another kind changes no place."""
+def _label(site: Site, *, depthwise: bool) -> str | None:
+    """Return what a site is to those around it: an activation of another kind changes no place, a dropout is none."""
     if site.branch_share is not None:
         return "sum"
     if site.role == "activation":
         return "activation"
+    if any(word in site.kind.lower().replace("_", "") for word in _SKIPPING):
+        return None
     return "norm" if is_norm(site) else f"{maker_of(site)}{' of one channel each' * depthwise}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -176,17 +176,22 @@ class SiteGraph:
         found = self._dominators[0][index]
         return found if 0 <= found < len(self.names) else None
 
-    def places(self, labels: Sequence[str], *, radius: int) -> list[tuple[object, ...]]:
+    def places(self, labels: Sequence[str | None], *, radius: int) -> list[tuple[object, ...]]:
         """Return what surrounds each site: the labels of what feeds it and of what it feeds, over so many edges.
+
+        A site without a label is passed over, as if what feeds it fed what it feeds.
 
         What lies beyond the stream of a residual network, where its blocks fork and are summed, does not count. So
         sites in the same place of like blocks have equal surroundings, in the first block and the last one too,
         whatever they are called.
         """
-        inputs = [(*at, *sources) for at, sources in zip(self.inputs, self._sources, strict=True)]
-        outputs = [[*_bits(fed)] for fed in self._fed[: len(self.names)]]
         stream = {at for block in self.blocks for at in (block.fork, block.sum)}
         shown = ["" if at in stream else label for at, label in enumerate(labels)]
+        over = {at for at, label in enumerate(shown) if label is None}
+        inputs = [[*at, *sources] for at, sources in zip(self.inputs, self._sources, strict=True)]
+        outputs = [[*_bits(fed)] for fed in self._fed[: len(self.names)]]
+        _pass_over(inputs, over, range(len(inputs)))
+        _pass_over(outputs, over, reversed(range(len(outputs))))
         return [*zip(*(_surroundings(edges, shown, radius) for edges in (inputs, outputs)), strict=True)]
 
     def _ancestors_of(self, source: int) -> int:
@@ -349,7 +354,14 @@ def _bits(number: int) -> Iterator[int]:
         number ^= 1 << highest
 
 
-def _surroundings(edges: Sequence[Sequence[int]], labels: Sequence[str], radius: int) -> list[int]:
+def _pass_over(edges: list[list[int]], over: Set[int], order: Iterable[int]) -> None:
+    """Lead each edge past the sites that are passed over; `order` begins with what no edge leads away from."""
+    for index in order:
+        if not over.isdisjoint(edges[index]):
+            edges[index] = [end for at in edges[index] for end in (edges[at] if at in over else (at,))]
+
+
+def _surroundings(edges: Sequence[Sequence[int]], labels: Sequence[str | None], radius: int) -> list[int]:
     """Return a number for each site, equal where the labels of all that `edges` lead to are, over so many edges.
 
     Nothing is seen beyond sites whose label is "".

@@ -77,6 +77,21 @@ class Two(nn.Module):
         return self.head(torch.tanh(self.a(a)) + torch.tanh(self.b(b)))
 
 
+class Neighbours(nn.Module):
+    """Adds to each node those that an edge leads from, and then applies its layers."""
+
+    def __init__(self, act=nn.ReLU, norm=nn.Identity):
+        super().__init__()
+        self.net = mlp(20, act, norm(20))
+
+    def forward(self, x, edges):
+        return self.net(x + torch.zeros_like(x).index_add(0, edges[1], x[edges[0]]))
+
+
+def graph(**options):
+    return normal(64, 20, **options), torch.randint(64, (2, 512))
+
+
 class Recurrent(nn.Module):
     def __init__(self, kind):
         super().__init__()
@@ -188,6 +203,29 @@ def test_what_a_norm_takes_away_is_a_note(name):
     _, (finding,) = judged(make(), batch())
     assert finding.severity == "note"
     assert "norm" in finding.cause
+
+
+@pytest.mark.parametrize("size", [{"std": 100}, {"mean": 30}, {"mean": 128, "std": 40}])
+@pytest.mark.parametrize("act", [nn.ReLU, nn.Tanh])
+def test_an_input_that_is_summed_over_neighbours_is_judged_as_any_other(size, act):
+    found, (finding,) = judged(Neighbours(act), graph(**size))
+    assert found.worst is finding
+    assert (found.verdict, finding.sites) == ("strained", ("input[0]", "net.1"))
+    assert judged(Neighbours(act), graph())[1] == []
+
+
+def test_a_norm_behind_the_sum_over_neighbours_takes_a_size_away():
+    _, (finding,) = judged(Neighbours(nn.ReLU, nn.BatchNorm1d), graph(std=100))
+    assert finding.severity == "note"
+
+
+@pytest.mark.parametrize("samples", [4, 8])
+def test_few_samples_show_too_that_a_norm_leaves_them_alike(samples):
+    net = nn.Sequential(nn.Linear(20, 32), nn.LayerNorm(32), *mlp(32))
+    found, (finding,) = judged(net, normal(samples, 20, mean=30))
+    assert (found.verdict, finding.marks["input"]) == ("strained", "off-centre")
+    _, (finding,) = judged(net, normal(samples, 20, std=30))
+    assert finding.severity == "note"
 
 
 def test_only_the_input_at_fault_is_named():

@@ -49,6 +49,19 @@ def two(choose):
     return Made(lambda m, x: m.end(choose(m.one(x), m.other(x))), one=linear(), other=linear(), end=linear(4))
 
 
+def without_graph(layer):
+    """Return a layer whose values have no graph, as one that a wrapper runs under `no_grad`."""
+    layer.register_forward_hook(lambda module, given, out: out.detach())
+    return layer
+
+
+def negative(layer):
+    """Return a layer whose weights are all negative, as one step that is far too large leaves them."""
+    with torch.no_grad():
+        layer.weight.copy_(-layer.weight.abs() - 0.1)
+    return layer
+
+
 def attention(**options):
     def run(m, x):
         tokens = x.unflatten(1, (2, WIDTH // 2))
@@ -142,6 +155,40 @@ STOPS = {
     "numpy": (lambda: between(lambda h: torch.from_numpy(h.detach().numpy())), "strained", "middle", "cut off"),
     "a new tensor": (lambda: between(lambda h: torch.tensor(h.tolist())), "strained", "middle", "reaches the loss"),
     "a branch detached": (lambda: beside(lambda h: h.detach().clone()), "strained", "add", "through detach, clone"),
+    "a layer that gives a value without a graph": (
+        lambda: nn.Sequential(linear(), nn.ReLU(), without_graph(linear()), nn.ReLU(), nn.Dropout(0.1), linear(4)),
+        "strained", "2", "cut off here",
+    ),
+    "a part that runs without gradients": (
+        lambda: Made(lambda m, x: m.end(torch.no_grad()(m.body)(x)), body=nn.Sequential(linear(), nn.GELU(), linear()),
+                     end=linear(4)),
+        "strained", "body.2", "cut off here",
+    ),
+    "keys without a graph": (
+        lambda: Made(
+            lambda m, x: m.end(x + (torch.softmax(m.q(x) @ m.k(x).transpose(0, 1) / 4, -1) @ m.v(x))),
+            q=linear(), k=without_graph(linear()), v=linear(), end=linear(4),
+        ),
+        "strained", "k", "cut off here",
+    ),
+    "a function without gradients": (
+        lambda: between(torch.no_grad()(lambda h: F.gelu(h) * 2)), "strained", "middle.gelu", "cut off here"
+    ),
+    "a dropout of all that runs twice": (
+        lambda: Made(lambda m, x: m.end(m.drop(m.b(m.drop(m.a(x)).relu())).relu()), a=linear(), b=linear(),
+                     drop=nn.Dropout(1.0), end=linear(4)),
+        "broken", "drop#0", "probability to drop",
+    ),
+    "a squeezed gate shut by its bias": (
+        lambda: Made(lambda m, x: m.end(x * torch.sigmoid(m.up(F.relu(m.down(x))))), down=biased(linear(4), -10.0),
+                     up=nn.Linear(4, WIDTH), end=linear(4)),
+        "strained", "down", "because of its bias",
+    ),
+    "a squeezed gate shut by its weights": (
+        lambda: Made(lambda m, x: m.end(x * torch.sigmoid(m.up(F.relu(m.down(x.abs()))))), down=negative(linear(4)),
+                     up=nn.Linear(4, WIDTH), end=linear(4)),
+        "strained", "down", "a mean that is not zero",
+    ),
     "one of two never chosen": (
         lambda: two(lambda a, b: torch.where(torch.ones(WIDTH, dtype=torch.bool), a, b)), "strained", "end", "where"
     ),
@@ -198,6 +245,39 @@ def test_a_loss_of_gradient_is_one_finding_at_its_place(name):
     for finding in diagnosis.findings:
         if finding is not diagnosis.worst:
             assert "in the forward pass, or remove it" not in said(finding)
+
+
+def test_a_dropout_that_runs_twice_is_named_where_it_first_gives_zeros():
+    torch.manual_seed(0)
+    found = propscope.diagnose(profiled(STOPS["a dropout of all that runs twice"][0]()))
+    assert found.worst.sites == ("drop#0", "drop#1")
+    assert not [each for each in found.findings if each.kind == "collapse"]
+
+
+def test_two_layers_side_by_side_are_no_network_and_its_target():
+    torch.manual_seed(0)
+    found = propscope.diagnose(profiled(STOPS["keys without a graph"][0]()))
+    assert found.worst.severity == "strained"
+    assert not any("target network" in said(each) for each in found.findings if each.remedy)
+
+
+def test_places_by_chance_do_not_hide_one_that_is_not():
+    def gated(m, x):
+        x = 0.1 * m.start(x) + alike
+        for block in m.blocks:
+            x = x * torch.sigmoid(block.up(F.relu(block.down(x))))
+        return m.end(x)
+
+    torch.manual_seed(0)
+    blocks = (
+        nn.ModuleDict({"down": down, "up": nn.Linear(2, WIDTH)}) for down in (linear(2), biased(linear(2), -10.0))
+    )
+    model = Made(gated, start=linear(), blocks=nn.ModuleList(blocks), end=linear(4))
+    # What is alike for all samples, and turns off both units of the first block.
+    alike = -model.blocks[0].down.weight.detach().sum(0)
+    found = propscope.diagnose(profiled(model))
+    assert (found.verdict, found.worst.first) == ("strained", "blocks.1.down")
+    assert [each.first for each in found.findings if each.kind == "inactive"] == ["blocks.1.down", "blocks.0.down"]
 
 
 def test_what_lies_behind_is_listed_and_not_accused():
@@ -340,14 +420,16 @@ class Squeeze(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.start, self.down, self.up, self.end = linear(), biased(linear(2), -9.0), nn.Linear(2, WIDTH), linear(4)
+        self.start, self.down, self.up, self.end = linear(), linear(2), nn.Linear(2, WIDTH), linear(4)
 
     def forward(self, x):
-        h = self.start(x)
+        # What is alike for all samples, and turns off both units.
+        h = 0.1 * self.start(x) - self.down.weight.sum(0)
         return self.end(h * torch.sigmoid(self.up(F.relu(self.down(h)))))
 
 
 def test_few_units_may_be_off_by_chance():
+    torch.manual_seed(0)
     diagnosis = propscope.diagnose(profiled(Squeeze()))
     assert diagnosis.verdict == "healthy"
     assert [each.first for each in diagnosis.findings if each.kind == "inactive"] == ["down"]

@@ -155,3 +155,18 @@ def test_an_activation_is_as_large_as_its_input_asks():
         model[0].bias.zero_()
     found = propscope.diagnose(profiled(model))
     assert not any(one.first == "1" for one in found.findings)
+
+
+def test_a_part_that_the_first_block_never_skips_does_not_make_its_place_another():
+    torch.manual_seed(0)
+    shares = [0.0, 0.1, 0.1, 0.2, 0.2]
+    model = PreNorm([NAMES] * BLOCKS)
+    for share, block in zip(shares, model.parts, strict=True):
+        block.down = nn.Sequential(block.down, nn.Dropout(share) if share else nn.Identity())
+    with torch.no_grad():
+        for block in model.parts:
+            block.down[0].weight.mul_(0.1)
+        # About twice what is usual elsewhere, but 40 times what it is in the other blocks.
+        model.parts[0].down[0].weight.mul_(40)
+    found = propscope.diagnose(profiled(model))
+    assert (found.verdict, found.worst.first) == ("strained", "parts.0.down.0")
