@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from propscope.plots.table import Choice
     from propscope.store import RunFile
 
-# So many names of files are printed at most.
+# So many names of files, and so many pairs, are printed at most.
 _PATHS = 12
+_ROWS = 200
+# Pictures are drawn of so many bytes of records at most.
+_DRAWN = 2e9
 
 
 def run_grid(
@@ -207,33 +210,41 @@ def _show(path: Path, networks: int, *, plots: Choice | None, json: bool, starte
     from propscope.records import TrainingSet
     from propscope.report.documents import grid_document, training_document
     from propscope.report.terminal import print_grid, print_json, print_training
-    from propscope.store import load, load_for_table
+    from propscope.store import load, memory_to_load, open_networks
 
-    # The file has more than there may be memory for.
-    found = load_for_table(path)
-    training = isinstance(found, TrainingSet)
+    pairs: list[dict[str, Any]] = []
+    # The file may hold more than there is memory for.
+    with open_networks(path) as found:
+        trained = isinstance(found, TrainingSet)
+        several = len(found.groups("seed") if isinstance(found, TrainingSet) else found)
+        if json:
+            pairs = training_document(found) if isinstance(found, TrainingSet) else grid_document(found)
+        elif isinstance(found, TrainingSet):
+            print_training(found)
+        else:
+            print_grid(*found.split(_ROWS))
+    noun = "run" if trained else "network"
     if not json:
-        print_training(found) if isinstance(found, TrainingSet) else print_grid(found)
         print()
         print_paths("file", [path])
         sys.stdout.flush()
     pictures: list[Path] = []
     try:
-        table = TRAINING_PLOTS if isinstance(found, TrainingSet) else (*PLOTS, PHASE)
-        if only := chosen(table, plots, pairs=len(found.groups("seed") if isinstance(found, TrainingSet) else found)):
+        if only := chosen(TRAINING_PLOTS if trained else (*PLOTS, PHASE), plots, pairs=several):
             from propscope.cli.phase_pictures import draw_all_with_phase
 
-            # The file is new or was to be replaced, so plots of its name are an earlier run's.
-            drawn = found if isinstance(found, TrainingSet) else load(path)
-            pictures = draw_all_with_phase(drawn, path.parent, stem=path.stem, only=only, overwrite=True)
+            if (needed := memory_to_load(path)) < _DRAWN:
+                # The file is new or was to be replaced, so plots of its name are an earlier run's.
+                pictures = draw_all_with_phase(load(path), path.parent, stem=path.stem, only=only, overwrite=True)
+            else:
+                what = f"no pictures of so many {noun}s, which would take {needed / 1e9:.1f} GB of memory"
+                print(f"{what}: propscope plot with --act, --init, --depth or --width draws some", file=sys.stderr)
     finally:
         seconds = time.perf_counter() - started
         if json:
-            pairs = training_document(found) if isinstance(found, TrainingSet) else grid_document(found)
             print_json({"pairs": pairs, "file": str(path), "pictures": [*map(str, pictures)], "seconds": seconds})
     if not json:
         print_paths("plots", pictures)
-        noun = "run" if training else "network"
         print(f"{networks} {noun}{'s' * (networks != 1)} in {seconds:.1f} s")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from propscope.cli.options import Act, Depth, File, Init, Json, Seed, Width, chosen_labels, warnings_as_lines
 
 
@@ -27,25 +29,25 @@ def show(
     from propscope.report.profile_tables import profile_table
     from propscope.report.terminal import print_blocks, print_grid, print_json, print_training
     from propscope.report.time_courses import time_table
-    from propscope.store import load_for_table, load_run
+    from propscope.store import load_run, open_networks
 
-    with warnings_as_lines():
-        networks = load_for_table(file, **chosen_labels(act=act, init=init, depth=depth, width=width, seed=seed))
-    if isinstance(networks, TrainingSet):
-        print_json(training_document(networks)) if json else print_training(networks)
-        return
-    selected = any(option is not None for option in (act, init, depth, width, seed))
-    if len(networks) == 1 and (selected or networks.profiles == 1):
-        (profiles,) = networks
-        one, found = pooled_seeds(profiles), diagnose(profiles, notes=False)
-        if json:
-            print_json(diagnosis_document(found) | profile_document(one))
+    chosen = chosen_labels(act=act, init=init, depth=depth, width=width, seed=seed)
+    with ExitStack() as stack:
+        with warnings_as_lines():
+            networks = stack.enter_context(open_networks(file, **chosen))
+        if isinstance(networks, TrainingSet):
+            print_json(training_document(networks)) if json else print_training(networks)
+        elif len(networks) == 1 and (chosen or networks.profiles == 1):
+            (profiles,) = networks
+            one, found = pooled_seeds(profiles), diagnose(profiles, notes=False)
+            if json:
+                print_json(diagnosis_document(found) | profile_document(one))
+            else:
+                print_blocks(filter(None, (profile_table(one, found), time_table(one))))
         else:
-            print_blocks(filter(None, (profile_table(one, found), time_table(one))))
-        return
-    if json:
-        print_json(grid_document(networks))
-        return
-    print_grid(networks)
-    if alarms := load_run(file)[1]:
-        print_blocks([alarm_table(alarms)])
+            if json:
+                print_json(grid_document(networks))
+                return
+            print_grid(networks)
+            if alarms := load_run(file)[1]:
+                print_blocks([alarm_table(alarms)])

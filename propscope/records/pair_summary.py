@@ -13,6 +13,14 @@ from propscope.records.profile_set import ProfileSet
 
 
 @dataclass(frozen=True, slots=True)
+class PairName:
+    """A pair of which nothing is read: its labels without the seed, and the number of its seeds."""
+
+    labels: dict[str, Label]
+    seeds: int
+
+
+@dataclass(frozen=True, slots=True)
 class PairSummary:
     """What the profiles of one pair show together.
 

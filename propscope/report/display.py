@@ -16,7 +16,7 @@ from propscope.records.training import TrainingRun, TrainingSet
 from propscope.report.alarms import alarm_table
 from propscope.report.diagnosis import diagnosis_blocks, finding_text
 from propscope.report.inspection import inspection
-from propscope.report.profile_tables import grid_table, judged, profile_table
+from propscope.report.profile_tables import grid_tables, profile_table
 from propscope.report.remedies import calibration_table, trials_text
 from propscope.report.table import Block, Table, blocks_html, blocks_text
 from propscope.report.terminal import terminal_width, write
@@ -29,7 +29,7 @@ def _profile(profile: NetworkProfile) -> list[Table]:
 
 
 def _profiles(profiles: ProfileSet) -> Table:
-    return grid_table(*judged(profiles.groups("seed").values()))
+    return next(grid_tables(profiles.groups("seed").values()))
 
 
 def _monitored(run: MonitoredRun) -> list[Table]:

@@ -20,7 +20,6 @@ from propscope.records.rows import Row, parameter_row, profile_row, site_row
 from propscope.records.summary import TensorSummary
 from propscope.records.training import TrainingSet
 from propscope.records.training_summary import DistinctRows, summarize_training
-from propscope.report.findings import by_labels
 from propscope.report.profile_tables import judged
 
 # The columns of text that hold JSON; the spec is kept as text, since a file may hold anything there.
@@ -127,9 +126,7 @@ def check_document(outcome: CheckOutcome) -> dict[str, Any]:
 
 def grid_document(networks: Iterable[ProfileSet]) -> list[dict[str, Any]]:
     """Return one object a pair, with the figures of its table row, its verdict and its findings."""
-    pairs, diagnosis = judged(networks)
-    found = {} if diagnosis is None else by_labels(diagnosis)
-    return [_fields(pair) | diagnosis_document(found[frozenset(pair.labels.items())]) for pair in pairs]
+    return [_fields(pair) | diagnosis_document(diagnosis) for pair, diagnosis in judged(networks)]
 
 
 def training_document(runs: TrainingSet) -> list[dict[str, Any]]:

@@ -29,11 +29,6 @@ def faults(diagnosis: Diagnosis) -> tuple[Finding, ...]:
     return tuple(finding for finding in diagnosis.findings if finding.severity != "note")
 
 
-def by_labels(diagnosis: Diagnosis) -> Mapping[frozenset[tuple[str, Label]], Diagnosis]:
-    """Return the diagnosis of each network, keyed by its labels without the seed."""
-    return {frozenset(network.labels.items()): network for network in diagnosis.networks or (diagnosis,)}
-
-
 def fault(finding: Finding) -> str:
     """Return what is wrong in a word or two: "vanishing backward", "collapse"."""
     if finding.direction is None or finding.kind not in DIRECTED:

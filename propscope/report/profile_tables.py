@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from propscope.diagnosis.diagnose import diagnose, together
+from propscope.diagnosis.diagnose import diagnose
 from propscope.printable import printable, shown
 from propscope.records.expectations import (
     Deviation,
@@ -23,10 +23,10 @@ from propscope.records.interval import Interval
 from propscope.records.labelled import axes_of
 from propscope.records.network import DIRECTIONS, NetworkProfile, Site
 from propscope.records.numerals import number, percent
-from propscope.records.pair_summary import PairSummary, summarize_pairs
+from propscope.records.pair_summary import PairName, PairSummary, summarize_pairs
 from propscope.records.profile_set import ProfileSet
 from propscope.records.summary import TensorSummary
-from propscope.report.findings import by_labels, mark_legend, site_marks, verdict_lines, verdict_word
+from propscope.report.findings import mark_legend, site_marks, verdict_lines, verdict_word
 from propscope.report.inputs import input_lines
 from propscope.report.table import Table
 
@@ -57,50 +57,51 @@ _RARE = ("equal", "non-\nfinite", "marks")
 _THEORY = ("forward\n/ theory", "backward\n/ theory")
 
 
-def judged(networks: Iterable[ProfileSet]) -> tuple[tuple[PairSummary, ...], Diagnosis | None]:
-    """Return what the seeds of each network show together, and the diagnosis without notes, None of no network.
+def judged(networks: Iterable[ProfileSet]) -> Iterator[tuple[PairSummary, Diagnosis]]:
+    """Yield what the seeds of each network show together, and the diagnosis without notes.
 
     Each network is dropped before the next one is asked for: a file may hold more than there is memory for.
     """
-    pairs: list[PairSummary] = []
-    diagnoses: list[Diagnosis] = []
     for members in networks:
-        pairs += summarize_pairs(members)
-        diagnoses.append(diagnose(members, notes=False))
-    return tuple(pairs), together(diagnoses) if diagnoses else None
+        (pair,) = summarize_pairs(members)
+        yield pair, diagnose(members, notes=False)
 
 
-def grid_tables(networks: Iterable[ProfileSet]) -> Iterator[Table]:
+def grid_tables(networks: Iterable[ProfileSet], more: Sequence[PairName] = ()) -> Iterator[Table]:
     """Yield the table of a grid from the widest to the narrowest: in full, without intervals, also without theory."""
-    pairs, diagnosis = judged(networks)
+    rows = [(pair, verdict_word(diagnosis)) for pair, diagnosis in judged(networks)]
+    pairs, verdicts = [pair for pair, _ in rows], [word for _, word in rows]
     for intervals, theory in ((True, True), (False, True), (False, False)):
-        yield grid_table(pairs, diagnosis, intervals=intervals, theory=theory)
+        yield grid_table(pairs, verdicts or None, intervals=intervals, theory=theory, more=more)
 
 
 def grid_table(
     pairs: Sequence[PairSummary],
-    diagnosis: Diagnosis | None = None,
+    verdicts: Sequence[str] | None = None,
     *,
     intervals: bool = True,
     theory: bool = True,
+    more: Sequence[PairName] = (),
 ) -> Table:
     """Return the table with one row for each pair of initializer and activation (and of any other label but the seed).
 
-    `diagnosis`: of the networks; adds the column of verdicts. `intervals`: whether each factor over the depth is
-    followed by its 95% interval over seeds. `theory`: whether to add the ratios to what theory expects, where it
-    expects anything.
+    `verdicts`: the word on each pair, a column more. `intervals`: whether each factor over the depth is followed by its
+    95% interval over seeds. `theory`: whether to add the ratios to what theory expects, where it expects anything.
+    `more`: the pairs that have no row; title and columns are those of all pairs.
     """
-    axes = axes_of(pairs)
+    everything: list[PairSummary | PairName] = [*pairs, *more]
+    axes = axes_of(everything)
     # A label that some pairs lack tells them from the others as well as a different value.
-    varied = [name for name in axes if len({pair.labels.get(name, "") for pair in pairs}) > 1]
+    varied = [name for name in axes if len({pair.labels.get(name, "") for pair in everything}) > 1]
     leading = tuple(name for name in ("activation", "initializer") if name in varied)
     named = leading + tuple(name for name in varied if name not in leading)
     fixed = [printable(f"{name} {axes[name][0]}") for name in axes if name not in named]
-    seeds = {pair.seeds for pair in pairs}
+    seeds = {pair.seeds for pair in everything}
     count = f"{min(seeds)} to {max(seeds)}" if len(seeds) > 1 else str(next(iter(seeds), 0))
-    title = ", ".join([f"{len(pairs)} pair{'s' * (len(pairs) != 1)}", *fixed, f"{count} seed{'s' * (count != '1')}"])
-    verdicts = {} if diagnosis is None else by_labels(diagnosis)
-    verdict = ("verdict",) * (diagnosis is not None)
+    title = ", ".join(
+        [f"{len(everything)} pair{'s' * (len(everything) != 1)}", *fixed, f"{count} seed{'s' * (count != '1')}"]
+    )
+    verdict = ("verdict",) * (verdicts is not None)
     ratios = [each.ratio for pair in pairs for each in (pair.forward_deviation, pair.backward_deviation)]
     theory = theory and not all(map(math.isnan, ratios))
     figures = (
@@ -120,13 +121,14 @@ def grid_table(
     rows = tuple(
         (
             *(str(pair.labels.get(name, "")) for name in named),
-            *(verdict_word(verdicts[frozenset(pair.labels.items())]) for _ in verdict),
+            *words,
             *_pair_cells(pair, intervals, theory),
         )
-        for pair in pairs
+        for pair, *words in zip(pairs, *([verdicts] if verdicts is not None else []), strict=True)
     )
     unknown = without_theory((pair.labels, pair.no_theory) for pair in pairs)
-    notes = (*GRID_NOTE * len(verdict), *_GRID_NOTES, *_GRID_THEORY_NOTE * theory, *unknown)
+    left = (f"and {len(more):,} more pairs: propscope show FILE prints all, some with --act, --init, --depth, --width",)
+    notes = (*left * bool(more), *GRID_NOTE * len(verdict), *_GRID_NOTES, *_GRID_THEORY_NOTE * theory, *unknown)
     return _filled(Table(title, (*heads, *figures), rows, left=frozenset(heads), notes=notes))
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
 from propscope.printable import printable
+from propscope.records.pair_summary import PairName
 from propscope.records.profile_set import ProfileSet
 from propscope.records.training import TrainingSet
 from propscope.report.documents import json_text
@@ -56,9 +57,12 @@ def print_blocks(blocks: Iterable[Block]) -> None:
         print_table(block) if isinstance(block, Table) else write(block)
 
 
-def print_grid(networks: Iterable[ProfileSet]) -> None:
-    """Print the table of a grid; on a narrow terminal without intervals, then also without theory."""
-    _print_first_that_fits(grid_tables(networks))
+def print_grid(networks: Iterable[ProfileSet], more: Sequence[PairName] = ()) -> None:
+    """Print the table of a grid; on a narrow terminal without intervals, then also without theory.
+
+    `more`: pairs of the grid that get no row.
+    """
+    _print_first_that_fits(grid_tables(networks, more))
 
 
 def print_training(runs: TrainingSet) -> None:

@@ -5,7 +5,15 @@ from propscope.store.journal import target_of
 from propscope.store.merge import merge
 from propscope.store.monitored_file import MonitoredFile
 from propscope.store.packed import pack
-from propscope.store.read import StoredNetworks, load, load_for_table, load_profiles, load_run, numbers_in
+from propscope.store.read import (
+    StoredNetworks,
+    load,
+    load_profiles,
+    load_run,
+    memory_to_load,
+    numbers_in,
+    open_networks,
+)
 from propscope.store.run_file import RunFile, begin, compact
 from propscope.store.schema import SCHEMA_VERSION
 from propscope.store.write import save
@@ -20,11 +28,12 @@ __all__ = [
     "check_target",
     "compact",
     "load",
-    "load_for_table",
     "load_profiles",
     "load_run",
+    "memory_to_load",
     "merge",
     "numbers_in",
+    "open_networks",
     "pack",
     "save",
     "target_of",

@@ -117,7 +117,7 @@ class PackedRows:
 
     def blocks(self) -> Iterator[NDArray[np.int64]]:
         """Yield all entries, in order, a few at a time."""
-        for block in _ranges(self._sizes, _WRITTEN):
+        for block in blocks_of(self._sizes, _WRITTEN):
             yield np.arange(block.start, block.stop)
 
     def rows(self, table: StoredTable) -> int:
@@ -161,7 +161,7 @@ class PackedRows:
         bounds = self._bounds[table]
         owners, which = np.unique(np.searchsorted(bounds, rows, side="right") - 1, return_inverse=True)
         counts = np.diff(bounds)[owners]
-        for block in _ranges(counts, _ROWS):
+        for block in blocks_of(counts, _ROWS):
             columns = self._cached(table, owners[block])
             first = np.cumsum(counts[block]) - counts[block]
             here = np.flatnonzero((which >= block.start) & (which < block.stop))
@@ -226,7 +226,7 @@ class PackedColumn:
         return self._rows.pick(self._table, self._name, rows)
 
 
-def _ranges(sizes: NDArray[np.int64], most: int) -> list[slice]:
+def blocks_of(sizes: NDArray[np.int64], most: int) -> list[slice]:
     """Return ranges of neighbours whose sizes add up to at most so much, or that are one alone."""
     edges, total = [0], 0
     for at, size in enumerate(sizes.tolist()):

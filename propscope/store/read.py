@@ -7,8 +7,8 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any, Literal
 
@@ -23,10 +23,12 @@ from propscope.records.histogram import LogHistogram
 from propscope.records.labelled import GroupKey, values_of
 from propscope.records.monitored import Alarm, MonitoredRun, Steps, no_steps
 from propscope.records.network import Label, NetworkProfile
+from propscope.records.pair_summary import PairName
 from propscope.records.profile_set import ProfileSet
 from propscope.records.rows import Histograms, TableName, alarms_of, parameters_of, profiles_of, run_of, sites_of
 from propscope.records.training import TrainingRun, TrainingSet
 from propscope.records.uncollected import uncollected
+from propscope.store.packed import blocks_of
 from propscope.store.schema import TABLES, StoredTable
 from propscope.store.table_reader import TableReader, open_tables, reading
 from propscope.store.values import check_owners, check_parents, histogram_parts, histogram_ranges
@@ -53,8 +55,9 @@ _BYTES: dict[StoredTable, int] = {
     "parameter": 4096,
     "histogram": 10,
 }
-# The same as columns, for a table.
-_COLUMN_BYTES: dict[StoredTable, int] = {"profile": 256, "site": 512, "parameter": 256}
+# The same of a site or parameter as columns, for a table, and the most rows whose columns are held at once.
+_COLUMNS = 512
+_HELD = 1 << 18
 
 _MEASURED: tuple[TableName, ...] = ("profile", "site", "parameter")
 EntryTable = Literal["site", "parameter"]
@@ -103,55 +106,89 @@ def load(path: str | os.PathLike[str], /, **labels: Label | Iterable[Label]) -> 
         return monitored_run(tables, labels) if tables.monitored else loose_profiles(tables, labels)
 
 
-def load_for_table(path: str | os.PathLike[str], /, **labels: Label | Iterable[Label]) -> StoredNetworks | TrainingSet:
-    """Return what `load` does, the profiles as networks with only what a table shows and a verdict follows from.
+@contextmanager
+def open_networks(
+    path: str | os.PathLike[str], /, **labels: Label | Iterable[Label]
+) -> Iterator[StoredNetworks | TrainingSet]:
+    """Yield what `load` returns, the profiles as networks with only what a table shows and a verdict follows from.
 
     No column is read that shows nowhere: histograms, what follows from other columns, and of several networks the
     provenance, singular values and element types.
     """
-    with open_tables(path) as tables, reading(path):
+    with open_tables(path) as tables:
         if tables.unfinished:
-            warnings.warn(tables.unfinished, stacklevel=2)
+            warnings.warn(tables.unfinished, stacklevel=3)
         if tables.training:
-            return training_runs(tables, labels)
-        labels_of = _matching(tables, "profile", labels)
+            with reading(path):
+                runs = training_runs(tables, labels)
+            yield runs
+            return
         groups: dict[GroupKey, list[int]] = {}
-        for position, own in enumerate(labels_of.values()):
-            key = tuple((name, value) for name, value in own.items() if name != "seed")
-            groups.setdefault(key, []).append(position)
+        with reading(path):
+            for row, own in _matching(tables, "profile", labels):
+                key = tuple((name, value) for name, value in own.items() if name != "seed")
+                groups.setdefault(key, []).append(row)
         shown = tables.without(_DERIVED | _DISTRIBUTIONS | (_DETAILS if len(groups) > 1 else frozenset()))
-        _check_memory(tables, "profile", len(labels_of), _COLUMN_BYTES)
-        return StoredNetworks(_Entries.of(shown, np.array(list(labels_of), np.int64)), tuple(groups.values()))
+        yield StoredNetworks(shown, groups)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredNetworks:
-    """The networks of a file, each the set of the profiles that differ only in the seed, made when it is its turn."""
+    """The networks of an open file: each is the set of the profiles that differ only in the seed.
 
-    _entries: _Entries
-    _groups: tuple[list[int], ...]
+    It is made when it is its turn. Some 100 MB of columns are in memory at once, or those of one network.
+    """
+
+    _tables: TableReader
+    _groups: Mapping[GroupKey, list[int]]
 
     def __len__(self) -> int:
         return len(self._groups)
 
     def __iter__(self) -> Iterator[ProfileSet]:
-        # Many networks of one seed are made together, since each array costs as much for one row as for a thousand.
-        order = np.array(list(chain.from_iterable(self._groups)), np.int64)
-        profiles = self._entries.profiles(order)
+        tables, groups = self._tables, [*self._groups.values()]
+        with reading(tables.path):
+            order = np.array(list(chain.from_iterable(groups)), np.int64)
+            entries = sum(np.maximum(tables.pick("profile", f"{table}_count", order), 0) for table in SUMMARIES)
+            ends = np.cumsum([len(group) for group in groups], dtype=np.int64)
+            sizes = np.diff(np.concatenate([[0], np.cumsum(entries)])[ends], prepend=0)
+            most = int(sizes.max(initial=0))
+            _check_memory(
+                tables, f"profiles of one network, with {most:,} sites and parameters,", 1.0 * _COLUMNS * most
+            )
         with uncollected():
-            for group in self._groups:
-                yield ProfileSet.of(islice(profiles, len(group)))
+            for block in blocks_of(sizes, _HELD):
+                of_block = order[ends[block.start] - len(groups[block.start]) : ends[block.stop - 1]]
+                rows = np.sort(of_block)
+                with reading(tables.path):
+                    read = _Entries.of(tables, rows)
+                # Networks of one seed are made together, since each array costs as much for one row as for a thousand.
+                profiles = read.profiles(np.searchsorted(rows, of_block))
+                for group in groups[block]:
+                    yield ProfileSet.of(islice(profiles, len(group)))
 
     @property
     def profiles(self) -> int:
         """The number of profiles of all networks."""
-        return sum(map(len, self._groups))
+        return sum(map(len, self._groups.values()))
+
+    def split(self, most: int) -> tuple[StoredNetworks, list[PairName]]:
+        """Return the first networks, at most so many, and the names of the others."""
+        groups = self._groups.items()
+        others = [PairName(dict(key), len(group)) for key, group in islice(groups, most, None)]
+        return replace(self, _groups=dict(islice(groups, most))), others
 
 
 def numbers_in(path: str | os.PathLike[str], /) -> tuple[int | None, int]:
     """Return how many training runs a file holds, None where it has no table of them, and how many other profiles."""
     with open_tables(path) as tables, reading(path):
-        return tables.rows("run") if tables.training else None, len(tables.labels("profile"))
+        return tables.rows("run") if tables.training else None, sum(1 for _ in tables.labels("profile"))
+
+
+def memory_to_load(path: str | os.PathLike[str], /) -> float:
+    """Return the bytes of memory that all of a file takes, loaded."""
+    with open_tables(path) as tables, reading(path):
+        return _bytes_of(tables, "profile", tables.rows("profile"))
 
 
 def load_profiles(path: str | os.PathLike[str], /, **labels: Label | Iterable[Label]) -> ProfileSet:
@@ -198,8 +235,8 @@ def loose_profiles(tables: TableReader, labels: Mapping[str, Any]) -> ProfileSet
     """Return the profiles of open tables that belong to no run and have the labels."""
     rows = _every(tables, "profile")
     if labels or tables.training:
-        rows = np.array(list(_matching(tables, "profile", labels)), np.int64)
-    _check_memory(tables, "profile", len(rows), _BYTES)
+        rows = _rows(tables, "profile", labels)
+    _check_memory(tables, f"{len(rows):,} profiles", _bytes_of(tables, "profile", len(rows)))
     with uncollected():
         return ProfileSet.of(_profiles(tables, rows))
 
@@ -212,8 +249,8 @@ def _profiles(tables: TableReader, rows: NDArray[np.int64]) -> Iterator[NetworkP
 
 def training_runs(tables: TableReader, labels: Mapping[str, Any]) -> TrainingSet:
     """Return the runs of open tables that have the labels."""
-    rows = np.array(list(_matching(tables, "run", labels)), np.int64) if labels else _every(tables, "run")
-    _check_memory(tables, "run", len(rows), _BYTES)
+    rows = _rows(tables, "run", labels) if labels else _every(tables, "run")
+    _check_memory(tables, f"{len(rows):,} runs", _bytes_of(tables, "run", len(rows)))
     return TrainingSet.of(_all_runs(tables, rows))
 
 
@@ -254,23 +291,29 @@ def _runs(tables: TableReader, rows: NDArray[np.int64]) -> Iterator[TrainingRun]
 
 def _matching(
     tables: TableReader, table: Literal["profile", "run"], labels: Mapping[str, Any]
-) -> dict[int, dict[str, Label]]:
-    """Return the labels of the profiles outside runs, or of the runs, that have these labels, by row."""
+) -> Iterator[tuple[int, dict[str, Label]]]:
+    """Yield row and labels of the profiles outside runs, or of the runs, that have these labels."""
     wanted = values_of(labels)
     # Parsing the labels of 10,000 profiles takes as long as reading them; few hold the text that is asked for.
     texts = [values[0] for values in wanted.values() if len(values) == 1 and isinstance(values[0], str)]
-    labels_of = tables.labels(table, mentioning=(text.encode() for text in texts if json.dumps(text) == f'"{text}"'))
-    for name, values in wanted.items():
-        labels_of = {row: entry for row, entry in labels_of.items() if name in entry and entry[name] in values}
-    if labels and not labels_of:
+    mentioning = (text.encode() for text in texts if json.dumps(text) == f'"{text}"')
+    found = False
+    for row, own in tables.labels(table, mentioning):
+        if all(name in own and own[name] in values for name, values in wanted.items()):
+            found = True
+            yield row, own
+    if labels and not found:
         raise _no_match(tables, table, wanted)
-    return labels_of
+
+
+def _rows(tables: TableReader, table: Literal["profile", "run"], labels: Mapping[str, Any]) -> NDArray[np.int64]:
+    return np.fromiter((row for row, _ in _matching(tables, table, labels)), np.int64)
 
 
 def _no_match(
     tables: TableReader, table: Literal["profile", "run"], wanted: Mapping[str, tuple[Label, ...]]
 ) -> InputError:
-    entries = list(tables.labels(table).values())
+    entries = [own for _, own in tables.labels(table)]
     there = {name: tuple(dict.fromkeys(e[name] for e in entries if name in e)) for name in wanted}
     for name, values in there.items():
         if not values:
@@ -400,18 +443,20 @@ def _histograms(tables: TableReader, columns: Mapping[EntryTable, Columns]) -> d
     return found
 
 
-def _check_memory(
-    tables: TableReader, table: Literal["profile", "run"], rows: int, row_bytes: Mapping[StoredTable, int]
-) -> None:
+def _check_memory(tables: TableReader, what: str, needed: float) -> None:
     """Refuse to read more than there is memory for, for which the system would end the process."""
-    share = rows / max(tables.rows(table), 1)
-    needed = share * sum(tables.rows(name) * size for name, size in row_bytes.items())
     if needed > (available := _available_memory()):
         raise StoreError(
-            f"{tables.path} holds {rows:,} {table}s that need about {needed / 1e9:.1f} GB; this machine has "
+            f"{tables.path} holds {what} that need about {needed / 1e9:.1f} GB; this machine has "
             f"{available / 1e9:.1f} GB to spare",
             hint="select some by their labels: load(path, activation=...), or --act, --init, --seed",
         )
+
+
+def _bytes_of(tables: TableReader, table: Literal["profile", "run"], rows: int) -> float:
+    """Return the memory that so many profiles or runs take as records, all taken as equal."""
+    share = rows / max(tables.rows(table), 1)
+    return share * sum(tables.rows(name) * size for name, size in _BYTES.items())
 
 
 def _available_memory() -> float:

@@ -127,27 +127,30 @@ class TableReader:
         """Whether the file holds the tables of a monitored run."""
         return "step" in self.datasets
 
-    def labels(self, table: StoredTable, mentioning: Iterable[bytes] = ()) -> dict[int, Labels]:
-        """Return the labels of every profile or run by its row; `mentioning` keeps those whose JSON holds all of it.
+    def labels(self, table: StoredTable, mentioning: Iterable[bytes] = ()) -> Iterator[tuple[int, Labels]]:
+        """Yield the row and the labels of every profile or run; `mentioning`: of those whose JSON holds all of it.
 
         Profiles that belong to a training run are left out.
         """
-        texts = self.array(table, "labels", 0, self.rows(table)).tolist()
-        rows = list(range(len(texts)))
-        if table == "profile" and self.training:
-            rows = np.flatnonzero(self.array("profile", "run", 0, self.rows("profile")) < 0).tolist()
-        for token in mentioning:
-            rows = [row for row in rows if token in texts[row]]
-        with reading(self.path):
-            # Parsing all labels in one call takes a third of the time of one call for each.
-            try:
-                labels: list[Labels] = json.loads(b"[" + b",".join([texts[row] for row in rows]) + b"]")
-            except (ValueError, RecursionError):
-                labels = []
-            if len(labels) != len(rows) or set(map(type, labels)) - {dict} or any(map(check_labels, labels)):
-                for row in rows:
-                    check_values(table, {"labels": np.array([texts[row]], dtype=object)}, np.array([row]))
-            return dict(zip(rows, labels, strict=True))
+        mentioned = list(mentioning)
+        for start in range(0, self.rows(table), _BLOCK_ROWS):
+            stop = min(start + _BLOCK_ROWS, self.rows(table))
+            texts = self.array(table, "labels", start, stop).tolist()
+            at = list(range(stop - start))
+            if table == "profile" and self.training:
+                at = np.flatnonzero(self.array("profile", "run", start, stop) < 0).tolist()
+            for token in mentioned:
+                at = [row for row in at if token in texts[row]]
+            with reading(self.path):
+                # Parsing all labels in one call takes a third of the time of one call for each.
+                try:
+                    labels: list[Labels] = json.loads(b"[" + b",".join([texts[row] for row in at]) + b"]")
+                except (ValueError, RecursionError):
+                    labels = []
+                if len(labels) != len(at) or set(map(type, labels)) - {dict} or any(map(check_labels, labels)):
+                    for row in at:
+                        check_values(table, {"labels": np.array([texts[row]], dtype=object)}, np.array([start + row]))
+            yield from zip((start + row for row in at), labels, strict=True)
 
 
 @contextmanager

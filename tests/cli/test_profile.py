@@ -434,3 +434,19 @@ def test_the_whole_in_a_process_of_its_own(place, mlp_plots):
     assert document["file"] == "outputs/mlp-relu-d2.h5"
     assert document["pictures"] == [f"outputs/mlp-relu-d2-{name}.png" for name in mlp_plots]
     assert all((place / picture).is_file() for picture in document["pictures"])
+
+
+def test_the_end_of_a_large_run_fills_neither_terminal_nor_memory(command, place, monkeypatch):
+    monkeypatch.setattr("propscope.cli.grid_runs._ROWS", 2)
+    monkeypatch.setattr("propscope.cli.grid_runs._DRAWN", 1000)
+    outcome = command(
+        "profile", "--depth", "2,3,4", "--width", 4, "--batch", 4, "--seeds", 2, "--init", "zeros", "-o", "x.h5"
+    )
+    lines = outcome.out.splitlines()
+    assert lines[0] == "3 pairs, initializer zeros, activation relu, width 4, batch 4, 2 seeds"
+    assert [line.split()[0] for line in lines[5:7]] == ["2", "3"]
+    assert lines[8].startswith("and 1 more pairs: propscope show")
+    assert outcome.err.startswith("no pictures of so many networks, which would take 0.0 GB")
+    assert list(files(place)) == ["x.h5"]
+    shown = command.fine("show", "x.h5").splitlines()
+    assert [line.split()[0] for line in shown[5:8]] == ["2", "3", "4"]

@@ -74,7 +74,7 @@ def test_an_error_without_a_hint_of_its_own_names_the_help(command, monkeypatch)
     def refuse(*arguments, **options):
         raise InputError("no")
 
-    monkeypatch.setattr("propscope.store.load_for_table", refuse)
+    monkeypatch.setattr("propscope.store.open_networks", refuse)
     assert command("show", "a.h5").hint == "propscope show --help lists its options"
 
 

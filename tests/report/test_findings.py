@@ -9,7 +9,6 @@ from propscope.diagnosis import diagnose
 from propscope.records import NetworkProfile
 from propscope.records.finding import Diagnosis, Finding, Remedy
 from propscope.report.findings import (
-    by_labels,
     confidence,
     effects,
     expects_sentence,
@@ -165,13 +164,6 @@ def test_marks_stand_at_their_sites_once():
         )
     )
     assert site_marks(PROFILE, found) == {0: ("vanishing",), 2: ("zero", "no gradient")}
-
-
-def test_each_network_is_found_by_its_labels():
-    one, two = (Diagnosis(labels={"initializer": name, "depth": 2}) for name in "ab")
-    both = by_labels(Diagnosis(networks=(one, two)))
-    assert both[frozenset({("depth", 2), ("initializer", "b")})] is two
-    assert list(by_labels(one)) == [frozenset({("initializer", "a"), ("depth", 2)})]
 
 
 def test_rules_are_given_for_the_words_alone():

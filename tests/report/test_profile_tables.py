@@ -9,6 +9,7 @@ from building.records import layered, signal
 from propscope.records import Expected, NetworkProfile, Parent, ProfileSet, Site, TensorSummary
 from propscope.records.expectations import theory_note
 from propscope.records.finding import Diagnosis, Finding
+from propscope.records.pair_summary import PairName
 from propscope.report import profile_tables
 from propscope.report.profile_tables import profile_table
 
@@ -57,19 +58,24 @@ def test_a_row_of_the_grid():
     assert table.left == {"initializer"}
 
 
+def test_pairs_without_a_row_are_in_title_columns_and_a_note():
+    profiles = ProfileSet.of(pair("he_normal", seed) for seed in range(2))
+    more = [PairName({"initializer": "zeros", "activation": "relu", "depth": depth}, 3) for depth in (2, 9)]
+    table = grid_table(profiles, more=more)
+    assert table.title == "3 pairs, activation relu, 2 to 3 seeds"
+    assert table.columns[:2] == ("initializer", "depth")
+    assert [row[:2] for row in table.rows] == [("he_normal", "2")]
+    assert table.notes[0].startswith("and 2 more pairs: propscope show")
+
+
 def test_the_verdict_stands_behind_the_names():
     profiles = ProfileSet.of(pair(name, seed) for name in ("he_normal", "zeros") for seed in range(2))
-    worst = Finding("vanishing", "broken", (), "it fades", "small", direction="backward")
-    networks = tuple(
-        Diagnosis(found, labels={"initializer": name, "activation": "relu", "depth": 2})
-        for name, found in (("zeros", (worst,)), ("he_normal", ()))
-    )
-    table = grid_table(profiles, Diagnosis(networks=networks))
+    table = grid_table(profiles, ["healthy", "broken: vanishing backward"])
     assert [row[:2] for row in table.rows] == [("he_normal", "healthy"), ("zeros", "broken: vanishing backward")]
     assert table.columns[:2] == ("initializer", "verdict")
     assert table.left == {"initializer", "verdict"}
     assert table.notes[0].startswith("verdict: ")
-    assert grid_table(profiles[:2], networks[1]).rows[0][0] == "healthy"
+    assert grid_table(profiles[:2], ["healthy"]).rows[0][0] == "healthy"
     assert not any("verdict" in text for text in (*grid_table(profiles).columns, *grid_table(profiles).notes))
 
 

@@ -24,7 +24,7 @@ from propscope.diagnosis import diagnose
 from propscope.records import NetworkProfile, ProfileSet, Site
 from propscope.records.figures import TABLES
 from propscope.report.profile_tables import judged
-from propscope.store import SCHEMA_VERSION, StoredNetworks, load, load_for_table, merge, read, save
+from propscope.store import SCHEMA_VERSION, StoredNetworks, load, merge, open_networks, read, save
 
 
 def other_sites() -> ProfileSet:
@@ -82,15 +82,23 @@ def test_so_they_do_among_the_profiles_of_many_reads(tmp_path, monkeypatch):
 
 
 def same_as_whole(path: Path) -> None:
-    whole, shown = load(path), load_for_table(path)
+    whole = load(path)
     assert isinstance(whole, ProfileSet)
-    assert isinstance(shown, StoredNetworks)
-    pairs, diagnosis = judged(shown)
-    assert plain(pairs) == plain(whole.pairs())
-    assert plain(diagnosis) == plain(diagnose(whole, notes=False) if len(whole) else None)
-    # Once more: networks are made anew each time.
-    assert [len(members) for members in shown] == [pair.seeds for pair in pairs]
-    assert (len(shown), shown.profiles) == (len(pairs), len(whole))
+    with open_networks(path) as shown:
+        assert isinstance(shown, StoredNetworks)
+        found = [*judged(shown)]
+        # Once more: networks are made anew each time.
+        assert [len(members) for members in shown] == [pair.seeds for pair, _ in found]
+        assert (len(shown), shown.profiles) == (len(found), len(whole))
+        for most in (0, 1, len(found)):
+            first, others = shown.split(most)
+            assert plain([*judged(first)]) == plain(found[:most])
+            assert [(name.labels, name.seeds) for name in others] == [
+                (pair.labels, pair.seeds) for pair, _ in found[most:]
+            ]
+    assert plain([pair for pair, _ in found]) == plain([*whole.pairs()])
+    expected = [diagnose(members, notes=False) for members in whole.groups("seed").values()]
+    assert plain([diagnosis for _, diagnosis in found]) == plain(expected)
 
 
 def test_no_rule_looks_at_what_a_table_leaves_out():
@@ -114,7 +122,8 @@ def test_no_rule_looks_at_what_a_table_leaves_out():
 
 def test_labels_select_networks(tmp_path):
     save(tmp_path / "run.h5", small_set())
-    (members,) = load_for_table(tmp_path / "run.h5", initializer="zeros", seed=[0, 2])
+    with open_networks(tmp_path / "run.h5", initializer="zeros", seed=[0, 2]) as networks:
+        (members,) = networks
     assert [profile.labels["seed"] for profile in members] == [0, 2]
 
 
@@ -127,4 +136,5 @@ def test_show_prints_what_the_whole_file_says(tmp_path, monkeypatch, capsys):
 
 def test_profiles_beside_those_of_runs_are_not_shown(tmp_path):
     merge([DATA / "schema-3.h5", DATA / "schema-3-training.h5"], tmp_path / "both.h5")
-    assert not isinstance(load_for_table(tmp_path / "both.h5"), StoredNetworks)
+    with open_networks(tmp_path / "both.h5") as found:
+        assert not isinstance(found, StoredNetworks)

@@ -16,7 +16,7 @@ from building.records import DATA, of_version, plain, predicted_profile, small_p
 
 from propscope.errors import InputError, StoreError
 from propscope.records import Expected, NetworkProfile, ProfileSet
-from propscope.store import SCHEMA_VERSION, StoredNetworks, load, load_for_table, merge, numbers_in, save
+from propscope.store import SCHEMA_VERSION, StoredNetworks, load, merge, numbers_in, open_networks, save
 from propscope.store.table_reader import TableReader
 
 
@@ -336,16 +336,17 @@ def test_a_table_reads_neither_histograms_nor_singular_values(tmp_path: Path, mo
         return whole(self, table, column, rows)
 
     monkeypatch.setattr(TableReader, "pick", noted)
-    found = load_for_table(tmp_path / "run.h5")
+    with open_networks(tmp_path / "run.h5") as found:
+        assert isinstance(found, StoredNetworks)
+        assert (len(found), found.profiles) == (2, 7)
+        shown = [site for members in found for profile in members for site in profile.sites]
     assert "site/forward_mean" in read
     assert not [name for name in read if "_histogram_" in name or "bin" in name or "jacobian" in name]
-    assert isinstance(found, StoredNetworks)
-    assert (len(found), found.profiles) == (2, 7)
-    shown = [site for members in found for profile in members for site in profile.sites]
     assert [site.name for site in shown] == [site.name for profile in several for site in profile.sites]
     assert all(site.jacobian is None for site in shown)
     read.clear()
-    load_for_table(tmp_path / "run.h5", initializer="zeros", seed=0)
+    with open_networks(tmp_path / "run.h5", initializer="zeros", seed=0) as found:
+        assert len([*found]) == 1
     assert {"profile/spec", "site/dtype", "site/jacobian_max"} <= read
     assert not [name for name in read if "_histogram_" in name or "bin" in name]
 

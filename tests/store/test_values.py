@@ -20,7 +20,7 @@ from propscope.records.stability import Stability
 from propscope.records.time_course import course_document
 from propscope.records.training import Task, TrainingSet
 from propscope.report.profile_tables import judged
-from propscope.store import load, load_for_table, merge, save
+from propscope.store import load, merge, open_networks, save
 from propscope.store import read as reader
 from propscope.store.table_reader import TableReader
 from propscope.store.values import totals
@@ -183,6 +183,11 @@ def test_a_wrong_value_is_named_by_table_row_and_column(tmp_path, name, row, val
         assert f"table {table}, row {row}, column {column}: must be " in said
 
 
+def judged_in(path):
+    with open_networks(path) as networks:
+        return [*judged(networks)]
+
+
 # What neither the table of several networks nor a rule asks for, and so is not read: the seal covers it.
 UNSEEN = re.compile(
     r"histogram/.*|profile/(wall_seconds|samples|batches|histogram_limit|flat_threshold|dtype)|"
@@ -198,9 +203,9 @@ def test_a_wrong_value_that_is_shown_is_refused_and_no_other_is_read(tmp_path, n
     changed(tmp_path / "run.h5", name, row, value)
     # Only its histogram says that a count is too small.
     if UNSEEN.fullmatch(name) or (name, value) == ("site/forward_count", 3):
-        assert plain(judged(load_for_table(tmp_path / "run.h5"))) == plain(judged(small_set().groups("seed").values()))
+        assert plain(judged_in(tmp_path / "run.h5")) == plain([*judged(small_set().groups("seed").values())])
     else:
-        said = refused(lambda: judged(load_for_table(tmp_path / "run.h5")))
+        said = refused(lambda: judged_in(tmp_path / "run.h5"))
         assert re.search(r"run\.h5 is truncated or damaged: .*\btable \w+", said)
 
 
