@@ -145,8 +145,23 @@ def equal_units(count):
     return net
 
 
+class Detached(nn.Module):
+    """Branches that are cut off, each in a place of its own."""
+
+    def __init__(self, count):
+        super().__init__()
+        for number in range(count):
+            name = "part_" + str(number).translate(str.maketrans("0123456789", "abcdefghij"))
+            self.add_module(name, nn.ModuleList([nn.Linear(16, 16), nn.Linear(16, 16)]))
+
+    def forward(self, value):
+        for first, second in self.children():
+            value = value + second(torch.tanh(first(value)).detach())
+        return value
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("build", [Sums, flat, equal_units])
+@pytest.mark.parametrize("build", [Sums, flat, equal_units, Detached])
 def test_diagnose_networks(build):
     torch.manual_seed(0)
     batch = torch.randn(16, 16)

@@ -74,7 +74,7 @@ def _of_network(members: tuple[NetworkProfile, ...], *, notes: bool, stage: Stag
     labels = {name: value for name, value in members[0].labels.items() if name != "seed"}
     rules = [rule for rule in RULES if rule.is_for(evidence.subject) and (notes or not rule.notes_only)]
     rules = [rule for rule in rules if not (rule.initial and evidence.stage == "trained")]
-    found = [(rule, rule.at_stage(each, evidence.stage)) for rule in rules for each in rule.find(evidence)]
+    found = [(rule, rule.at_stage(each, evidence.stage)) for rule in rules for each in rule.found(evidence)]
     if evidence.stage == "trained":
         found = [(rule, in_training(finding)) for rule, finding in found]
     load = loads(evidence, [finding for _, finding in found])

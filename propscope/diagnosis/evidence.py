@@ -68,6 +68,11 @@ class Evidence:
         return self._made[make]  # type: ignore[no-any-return]
 
     @property
+    def alone(self) -> tuple[Evidence, ...]:
+        """Each member by itself, without chains; made once."""
+        return self.once(_alone)
+
+    @property
     def shown_by_all(self) -> float:
         """The confidence in what every member shows: see `succession`."""
         return succession(len(self.members), len(self.members))
@@ -90,6 +95,11 @@ class Evidence:
     def subject(self) -> Subject:
         """Which rules apply: "grid" for a stack of numbered layers, "model" for any other network."""
         return subject_of(self.members[0])
+
+
+def _alone(evidence: Evidence) -> tuple[Evidence, ...]:
+    pairs = zip(evidence.members, evidence.whole or evidence.members, strict=True)
+    return tuple(Evidence((member,), (), whole=(whole,), stage=evidence.stage) for member, whole in pairs)
 
 
 def subject_of(profile: NetworkProfile) -> Subject:

@@ -23,6 +23,7 @@ from propscope.diagnosis.evidence import Evidence, module_of
 from propscope.diagnosis.rules import Rule
 from propscope.records.finding import SEVERITIES, Finding
 from propscope.records.gains import has_own_size, is_bounded
+from propscope.records.graph import bits
 from propscope.records.network import Site
 
 # Of two findings at one place that could each follow from the other, the one that stands first here is the cause.
@@ -51,7 +52,8 @@ def explained(evidence: Evidence, found: Iterable[tuple[Rule, Finding]]) -> list
     distinct = _distinct(_Shown.of(ways, rule, finding) for rule, finding in found)
     shown = [one for one in distinct if one.finding.severity != "note"]
     notes = [one for one in distinct if one.finding.severity == "note"]
-    causes = [_first_cause(ways, at, shown) for at in range(len(shown))]
+    touched = [_touched(ways, one) for one in shown]
+    causes = [_first_cause(ways, at, shown, touched) for at in range(len(shown))]
     effects: dict[int, list[Finding]] = {}
     for at, one in enumerate(shown):
         effects.setdefault(_root(at, causes), []).append(one.finding)
@@ -70,7 +72,7 @@ _Key = tuple[bool, bool, int, int, str, str]
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """A finding with the positions where it starts (`at`) and shows (`where`), and ln of its factor, if it has one.
+    """A finding: where it starts (`at`) and shows (the bits of `where`), by position, and ln of its factor, if any.
 
     `stops`: it passes no gradient on; `mute`: it passes no values on. `backward`: it is of gradients.
     """
@@ -78,7 +80,7 @@ class _Shown:
     finding: Finding
     cause: bool
     at: int
-    where: frozenset[int]
+    where: int
     log: float | None
     stops: bool
     mute: bool
@@ -95,7 +97,7 @@ class _Shown:
             cause=rule.cause,
             at=positions[0] if positions else -1,
             # A loss of gradient lists the layers behind it too, which are not at fault.
-            where=frozenset(positions[:1] if kind == "stagnant" else positions),
+            where=_bits_of(positions[:1] if kind == "stagnant" else positions),
             log=math.log(ratio) if 0 < ratio < math.inf else None,
             stops=off or kind == "stagnant" or ratio == 0 or rule.name == "lost gradient",
             mute=off or (bool(positions) and _is_constant(ways.sites[positions[0]])),
@@ -125,7 +127,7 @@ def _explains(ways: _Ways, cause: _Shown, effect: _Shown) -> bool:
     if effect.finding.kind == "non-finite":
         # What is read from the model may make values grow beyond the range of their format.
         grows = cause.cause and cause.finding.kind in ("exploding", "input")
-        return grows and effect.at in cause.where | ways.behind(cause.where)
+        return grows and bool((cause.where | ways.behind(cause.where)) & 1 << effect.at)
     pair = (cause.finding.kind, effect.finding.kind)
     # Of two faults of one layer, that no gradient passes it is said first.
     stopped = cause.stops and cause.at == effect.at
@@ -143,10 +145,10 @@ def _explains(ways: _Ways, cause: _Shown, effect: _Shown) -> bool:
     if cause.backward and not cause.stops:
         return _shrinks_or_grows_before(ways, cause, effect)
     if effect.stops and not (
-        cause.stops or (cause.cause and effect.at in cause.where) or _turns_off(ways, cause, effect)
+        cause.stops or (cause.cause and cause.where & 1 << effect.at) or _turns_off(ways, cause, effect)
     ):
         return False
-    shows = effect.where if effect.backward else {effect.at}
+    shows = effect.where if effect.backward else 1 << effect.at
     return bool(shows & (cause.where | _reach(ways, cause, effect)))
 
 
@@ -155,8 +157,8 @@ def _spreads(ways: _Ways, cause: _Shown, effect: _Shown) -> bool:
         return not cause.backward or bool(effect.where & (cause.where | ways.before(cause.where)))
     # What grew over several layers on the way there has overflowed there.
     over_layers = effect.finding.kind == "exploding" and len(effect.finding.sites) > 1
-    grew = over_layers and cause.at in ways.behind(effect.where)
-    return not cause.backward and (grew or effect.at in cause.where | ways.behind(cause.where))
+    grew = over_layers and bool(ways.behind(effect.where) & 1 << cause.at)
+    return not cause.backward and (grew or bool((cause.where | ways.behind(cause.where)) & 1 << effect.at))
 
 
 def _shrinks_or_grows_before(ways: _Ways, cause: _Shown, effect: _Shown) -> bool:
@@ -166,8 +168,8 @@ def _shrinks_or_grows_before(ways: _Ways, cause: _Shown, effect: _Shown) -> bool
     return bool(effect.where & (cause.where | ways.before(cause.where))) and _is_large_enough(cause, effect)
 
 
-def _reach(ways: _Ways, cause: _Shown, effect: _Shown) -> frozenset[int]:
-    """Return where an effect of this kind shows the cause, beside the place of the cause itself."""
+def _reach(ways: _Ways, cause: _Shown, effect: _Shown) -> int:
+    """Return, as bits, where an effect of this kind shows the cause, beside the place of the cause itself."""
     if effect.finding.kind == "stagnant":
         near = ways.only_before(cause.where) | ways.next(cause.where)
         return near if cause.stops else near | ways.sized(cause.where)
@@ -177,9 +179,9 @@ def _reach(ways: _Ways, cause: _Shown, effect: _Shown) -> frozenset[int]:
         # A zero also passes the products with what comes by other ways.
         if effect.finding.kind == "symmetric":
             return ways.behind(cause.where)
-        return ways.only_behind(cause.where) | (ways.alike_behind(cause.where) if cause.mute else frozenset())
+        return ways.only_behind(cause.where) | (ways.alike_behind(cause.where) if cause.mute else 0)
     if not _is_large_enough(cause, effect):
-        return frozenset()
+        return 0
     if "collapse" in (cause.finding.kind, effect.finding.kind):
         # A norm gives values their size back, and does not tell them apart again.
         return ways.only_before(cause.where) if effect.backward else ways.only_behind(cause.where)
@@ -207,16 +209,28 @@ def _is_large_enough(cause: _Shown, effect: _Shown) -> bool:
     return abs(effect.log) <= abs(cause.log) + limits.STRAINED
 
 
-def _first_cause(ways: _Ways, at: int, shown: Sequence[_Shown]) -> int | None:
+def _touched(ways: _Ways, cause: _Shown) -> int:
+    """Return, as bits, where all shows that a finding may explain."""
+    if cause.stops and cause.finding.kind not in ("non-finite", "symmetric"):
+        around = ways.next(cause.where) | ways.only_before(cause.where) | ways.only_behind(cause.where)
+        return cause.where | around | ways.alike_behind(cause.where)
+    return cause.where | ways.behind(cause.where) | ways.before(cause.where)
+
+
+def _first_cause(ways: _Ways, at: int, shown: Sequence[_Shown], touched: Sequence[int]) -> int | None:
     """Return the first of the findings, ordered by their keys, that explains the one at this place among them."""
     one = shown[at]
+    if one.cause or not one.where:
+        return None
+    where = one.where | 1 << one.at
+    near = [place for place, around in enumerate(touched) if around & where or one.finding.kind == "symmetric"]
     # Of two that explain each other, the one with the lower key is the cause.
     found = (
         place
-        for place, other in enumerate(shown)
-        if _explains(ways, other, one) and (place < at or not _explains(ways, one, other))
+        for place in near
+        if _explains(ways, shown[place], one) and (place < at or not _explains(ways, one, shown[place]))
     )
-    return None if one.cause else next(found, None)
+    return next(found, None)
 
 
 def _follows(ways: _Ways, cause: _Shown, note: _Shown) -> bool:
@@ -270,7 +284,11 @@ def _distinct(found: Iterable[_Shown]) -> list[_Shown]:
 
 @dataclass(frozen=True)
 class _Ways:
-    """Where the signal comes from and goes to, by the position of a site; the inputs of the model are sites too."""
+    """Where the signal comes from and goes to, by the position of a site; the inputs of the model are sites too.
+
+    Sets of sites are the bits of a number. Those that each site leads to are found once, in execution order, which is a
+    topological one, and not walked again for each finding.
+    """
 
     sites: tuple[Site, ...]
     inputs: tuple[tuple[int, ...], ...]
@@ -285,62 +303,81 @@ class _Ways:
         """Return the position of a site, or of a module's first site; None where it has none."""
         return self._positions.get(name)
 
-    def next(self, places: frozenset[int]) -> frozenset[int]:
+    def next(self, places: int) -> int:
         """Return what is computed from these sites directly."""
-        return frozenset(index for place in places for index in self.outputs[place])
+        return _bits_of(index for place in bits(places) for index in self.outputs[place])
 
-    def behind(self, places: frozenset[int]) -> frozenset[int]:
+    def behind(self, places: int) -> int:
         """Return what these sites feed."""
-        return self._once("behind", places, lambda: _walk(places, self.outputs))
+        return self._of(places, self._behind)
 
-    def before(self, places: frozenset[int]) -> frozenset[int]:
+    def before(self, places: int) -> int:
         """Return what feeds these sites."""
-        return self._once("before", places, lambda: _walk(places, self.inputs))
+        return self._of(places, self._before)
 
-    def sized(self, places: frozenset[int]) -> frozenset[int]:
+    def sized(self, places: int) -> int:
         """Return what has its size from these sites: what they feed, up to the first that has a size of its own."""
-        ends = self._with_own_size - places
-        return self._once("sized", places, lambda: _walk(places, self.outputs, end=ends.__contains__))
+        return self._of(places, self._sized)
 
-    def only_behind(self, places: frozenset[int]) -> frozenset[int]:
-        """Return what these sites feed and nothing else does: every way from an input to it passes one of them."""
-        return self._once("only behind", places, lambda: self.behind(places) - self._around(places, self.inputs))
-
-    def alike_behind(self, places: frozenset[int]) -> frozenset[int]:
+    def alike_behind(self, places: int) -> int:
         """Return what these sites feed through sites that give the same for all samples, and does so itself."""
+        return self._of(places, self._alike)
 
-        def walk() -> frozenset[int]:
-            found = set(places)
-            for index, inputs in enumerate(self.inputs):
-                if not found.isdisjoint(inputs) and _is_alike(self.sites[index]):
-                    found.add(index)
-            return frozenset(found - places)
+    def only_behind(self, places: int) -> int:
+        """Return what these sites feed and nothing else does: every way from an input to it passes one of them."""
+        if places & places - 1:
+            return self._once("only behind", places, lambda: _all_through(places, self.inputs, range(len(self.inputs))))
+        return self._of(places, self._only_behind)
 
-        return self._once("alike behind", places, walk)
-
-    def only_before(self, places: frozenset[int]) -> frozenset[int]:
+    def only_before(self, places: int) -> int:
         """Return what feeds these sites and nothing else: every way from it to an output passes one of them."""
-        return self._once("only before", places, lambda: self.before(places) - self._around(places, self.outputs))
+        if places & places - 1:
+            back = range(len(self.outputs) - 1, -1, -1)
+            return self._once("only before", places, lambda: _all_through(places, self.outputs, back))
+        return self._of(places, self._only_before)
 
-    def _once(self, what: str, places: frozenset[int], walk: Callable[[], frozenset[int]]) -> frozenset[int]:
+    def _of(self, places: int, reached: Sequence[int]) -> int:
+        """Return all that is reached from some of these places."""
+        found = 0
+        for place in bits(places):
+            found |= reached[place]
+        return found
+
+    def _once(self, what: str, places: int, walk: Callable[[], int]) -> int:
         """Return what a walk finds, which is gone once for all findings that are compared with a cause."""
         if (what, places) not in self._walked:
             self._walked[what, places] = walk()
         return self._walked[what, places]
 
     @cached_property
-    def _walked(self) -> dict[tuple[str, frozenset[int]], frozenset[int]]:
+    def _walked(self) -> dict[tuple[str, int], int]:
         return {}
 
     @cached_property
-    def _with_own_size(self) -> frozenset[int]:
-        return frozenset(index for index, site in enumerate(self.sites) if has_own_size(site))
+    def _behind(self) -> list[int]:
+        return _reached(self.outputs, range(len(self.outputs) - 1, -1, -1))
 
-    def _around(self, places: frozenset[int], back: Sequence[Sequence[int]]) -> frozenset[int]:
-        """Return the sites that a way reaches from one of the two ends without these; `back`: one step to that end."""
-        forward = self.outputs if back is self.inputs else self.inputs
-        ends = frozenset(index for index, steps in enumerate(back) if not steps) - places
-        return ends | _walk(ends, forward, end=places.__contains__) - places
+    @cached_property
+    def _before(self) -> list[int]:
+        return _reached(self.inputs, range(len(self.inputs)))
+
+    @cached_property
+    def _sized(self) -> list[int]:
+        own = [has_own_size(site) for site in self.sites]
+        return _reached(self.outputs, range(len(self.outputs) - 1, -1, -1), ends=own)
+
+    @cached_property
+    def _alike(self) -> list[int]:
+        among = [_is_alike(site) for site in self.sites]
+        return _reached(self.outputs, range(len(self.outputs) - 1, -1, -1), among=among)
+
+    @cached_property
+    def _only_behind(self) -> list[int]:
+        return _through(self.inputs, range(len(self.inputs)))
+
+    @cached_property
+    def _only_before(self) -> list[int]:
+        return _through(self.outputs, range(len(self.outputs) - 1, -1, -1))
 
     @cached_property
     def _positions(self) -> dict[str, int]:
@@ -350,19 +387,69 @@ class _Ways:
         return found
 
 
-def _walk(
-    places: Iterable[int], steps: Sequence[Sequence[int]], *, end: Callable[[int], bool] = lambda index: False
-) -> frozenset[int]:
-    """Return what is reached from these places, themselves only where a way leads back; no way goes past an `end`."""
-    found: set[int] = set()
-    waiting = [*places]
-    while waiting:
-        for index in steps[waiting.pop()]:
-            if index not in found:
-                found.add(index)
-                if not end(index):
-                    waiting.append(index)
-    return frozenset(found)
+def _bits_of(places: Iterable[int]) -> int:
+    found = 0
+    for place in places:
+        found |= 1 << place
+    return found
+
+
+def _reached(
+    steps: Sequence[Sequence[int]],
+    order: Iterable[int],
+    *,
+    ends: Sequence[bool] | None = None,
+    among: Sequence[bool] | None = None,
+) -> list[int]:
+    """Return for each place what its steps lead to, by ways that go past no end and only through some places.
+
+    `order`: of the places, those that steps lead to first.
+    """
+    found = [0] * len(steps)
+    for index in order:
+        for at in steps[index]:
+            if among is None or among[at]:
+                found[index] |= 1 << at | (0 if ends is not None and ends[at] else found[at])
+    return found
+
+
+def _through(back: Sequence[Sequence[int]], order: Sequence[int]) -> list[int]:
+    """Return for each place those that every way from an end passes it to: what it dominates.
+
+    `back`: the steps to the ends, `order`: of the places, the ends first. The last place that every way passes follows
+    from those of the places before (Cooper, Harvey, Kennedy 2001, A simple, fast dominance algorithm).
+    """
+    last: list[int | None] = [None] * len(back)
+    depth = [0] * len(back)
+    for index in order:
+        common: int | None = None
+        for number, other in enumerate(back[index]):
+            at: int | None = other
+            common = at if not number else common
+            while common != at and common is not None and at is not None:
+                if depth[common] < depth[at]:
+                    at = last[at]
+                else:
+                    common = last[common]
+            if common is None or at is None:
+                common = None
+                break
+        last[index] = common
+        depth[index] = 0 if common is None else depth[common] + 1
+    found = [0] * len(back)
+    for index in reversed(order):
+        if (before := last[index]) is not None:
+            found[before] |= found[index] | 1 << index
+    return found
+
+
+def _all_through(places: int, back: Sequence[Sequence[int]], order: Iterable[int]) -> int:
+    """Return, as bits, those that every way from an end reaches through one of several places, without these."""
+    found = places
+    for index in order:
+        if back[index] and all(found >> at & 1 for at in back[index]):
+            found |= 1 << index
+    return found & ~places
 
 
 def _is_alike(site: Site) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
@@ -140,6 +140,10 @@ def _still_of(profile: NetworkProfile) -> frozenset[str]:
     return frozenset(parameter.name for parameter in profile.parameters if _is_still(parameter))
 
 
+def _still_of_first(evidence: Evidence) -> frozenset[str]:
+    return _still_of(evidence.members[0])
+
+
 def _is_still(parameter: Parameter) -> bool:
     gradient = parameter.gradient
     return gradient is None or (gradient.count > 0 and gradient.rms == 0)
@@ -195,12 +199,15 @@ class _Roots:
         return parameter.gradient_lost_by == "zero factor" and factor is not None and not _is_still(factor)
 
     def underflows(self, stop: Stop) -> bool:
-        """Return whether a gradient is too small at the place to go on in its dtype."""
+        """Return whether a gradient is too small at the place for its dtype, by itself or times the values."""
         site = self._sites.get(stop.place)
         if site is None or stop.lost_by != "zero slope":
             return False
-        before = [parent.forward for parent in self._parents_of(site.name)]
-        return any(0 < seen.rms < limits.smallest(site.dtype) for seen in (site.backward, *before) if seen is not None)
+        seen = [parent.forward.rms for parent in self._parents_of(site.name) if parent.forward is not None]
+        if site.backward is not None:
+            # The gradient of a weight is that at its site, times what enters.
+            seen += [site.backward.rms, *(site.backward.rms * rms for rms in seen)]
+        return any(0 < rms < limits.smallest(site.dtype) for rms in seen)
 
     def _cut_at(self, site: Site) -> str:
         """Return where a gradient is cut off that is lost on the way to this site.
@@ -483,45 +490,57 @@ def _of_detached(evidence: Evidence, stop: Stop) -> _Reason:
 
 def _twin(evidence: Evidence, stop: Stop) -> str | None:
     """Return a module beside what is cut off that has the same parameters and learns; None unless all have one."""
-    names = {parameter.name for parameter in stop.parameters}
-    cut = _cut_modules(evidence.members[0], names)
-    twins = [_twins_of(evidence.members[0], module) for module in cut]
+    cut = _cut_modules(evidence, stop)
+    twins = [_twins_of(evidence, module) for module in cut]
     return twins[0][0] if all(twins) and len({twin for found in twins for twin in found}) >= len(cut) else None
 
 
-def _cut_modules(profile: NetworkProfile, names: set[str]) -> list[str]:
-    """Return the outermost modules all of whose parameters are among these."""
-    others = {path for p in profile.parameters if p.name not in names for path in _around(_owner(p))}
-    found = (next((path for path in _around(_module_of_parameter(name)) if path not in others), "") for name in names)
-    return sorted(set(found))
+_Shapes = dict[str, tuple[int, ...]]
 
 
-def _twins_of(profile: NetworkProfile, module: str) -> list[str]:
+def _inside(evidence: Evidence) -> dict[str, _Shapes]:
+    """Return for each module the shapes of the parameters in it, by their names there."""
+    found: dict[str, _Shapes] = defaultdict(dict)
+    for parameter in evidence.members[0].parameters:
+        for path in _around(_owner(parameter)):
+            found[path][parameter.name.removeprefix(f"{path}.")] = parameter.shape
+    return found
+
+
+def _beside(evidence: Evidence) -> dict[str, list[str]]:
+    """Return the modules in each module, by their paths."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for path in evidence.once(_inside):
+        found[_module_of_parameter(path)].append(path)
+    return found
+
+
+def _cut_modules(evidence: Evidence, stop: Stop) -> list[str]:
+    """Return the outermost modules all of whose parameters get no gradient because of a stop."""
+    inside = evidence.once(_inside)
+    cut = Counter(path for parameter in stop.parameters for path in _around(_owner(parameter)))
+    ways = (_around(_owner(parameter)) for parameter in stop.parameters)
+    return sorted({next((path for path in way if cut[path] == len(inside[path])), "") for way in ways})
+
+
+def _twins_of(evidence: Evidence, module: str) -> list[str]:
     """Return the modules beside one that have the same parameters, learn, and are neither before nor behind it.
 
     A single layer has none: two layers side by side, as those of keys and values, are often alike.
     """
     above, _, own = module.rpartition(".")
-    inside = _parameters_in(profile, module)
-    if own.isdecimal() or not any("." in name for name in inside):
+    inside = evidence.once(_inside)
+    if own.isdecimal() or not any("." in name for name in inside.get(module, ())):
         return []
-    still = _still_of(profile)
-    start = f"{above}." if above else ""
-    beside = [p.name.removeprefix(start).split(".")[0] for p in profile.parameters if p.name.startswith(start)]
+    still = evidence.once(_still_of_first)
     return [
         path
-        for path in dict.fromkeys(f"{start}{other}" for other in beside)
+        for path in evidence.once(_beside)[above]
         if path != module
-        and _parameters_in(profile, path) == inside
-        and not any(f"{path}.{name}" in still for name in inside)
-        and not _feeds(profile, module, path)
+        and inside[path] == inside[module]
+        and not any(f"{path}.{name}" in still for name in inside[path])
+        and not _feeds(evidence.members[0], module, path)
     ]
-
-
-def _parameters_in(profile: NetworkProfile, module: str) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the parameters of a module by their names in it."""
-    start = f"{module}."
-    return {p.name.removeprefix(start): p.shape for p in profile.parameters if p.name.startswith(start)}
 
 
 def _feeds(profile: NetworkProfile, module: str, other: str) -> bool:

@@ -10,7 +10,7 @@ from propscope.diagnosis.architecture import doubled_sums, missing_norms, odd_ki
 from propscope.diagnosis.attention import masked_rows, one_hot_softmaxes, returned_softmax, wrong_axes
 from propscope.diagnosis.biases import large_biases
 from propscope.diagnosis.collapse import collapse
-from propscope.diagnosis.evidence import Evidence, Subject
+from propscope.diagnosis.evidence import Evidence, Subject, succession
 from propscope.diagnosis.inputs import odd_inputs
 from propscope.diagnosis.missing_gradients import lost_gradients, stagnant
 from propscope.diagnosis.nonfinite import nonfinite, precision
@@ -29,7 +29,7 @@ from propscope.diagnosis.unmeasured import insufficient_in_grid, insufficient_in
 from propscope.diagnosis.unregistered import unregistered
 from propscope.diagnosis.weights import large_embeddings, odd_weights
 from propscope.diagnosis.zero_weights import zero_weights
-from propscope.records.finding import Finding, Stage
+from propscope.records.finding import SEVERITIES, Finding, Stage
 
 Legend = tuple[str, str]
 
@@ -42,7 +42,8 @@ class Rule:
     that the rule writes beside a site, a regular expression for the word and the line that explains it. `notes_only`:
     the rule finds nothing that is wrong already. `cause`: it reads the model or its input, not the signal, so that no
     other finding explains what it finds. `initial`: it holds for weights as they were
-    drawn, so that it is left out for a trained network, and gives only notes where the stage is not known.
+    drawn, so that it is left out for a trained network, and gives only notes where the stage is not known. `by_seed`:
+    it looks at one network, so that each seed is judged by itself, and what most of them show is found.
     """
 
     name: str
@@ -54,6 +55,13 @@ class Rule:
     notes_only: bool = False
     cause: bool = False
     initial: bool = False
+    by_seed: bool = False
+
+    def found(self, evidence: Evidence) -> Iterator[Finding]:
+        """Yield what the rule finds."""
+        return (
+            _shown_by_most(evidence, self.find) if self.by_seed and len(evidence.members) > 1 else self.find(evidence)
+        )
 
     def is_for(self, subject: Subject) -> bool:
         """Return whether the rule applies to such networks."""
@@ -62,6 +70,26 @@ class Rule:
     def at_stage(self, finding: Finding, stage: Stage) -> Finding:
         """Return the finding, as a note where the rule holds for weights as drawn and these may be trained."""
         return replace(finding, severity="note") if self.initial and stage == "unknown" else finding
+
+
+def _shown_by_most(evidence: Evidence, find: Callable[[Evidence], Iterator[Finding]]) -> Iterator[Finding]:
+    """Yield what more than half of the seeds show, as severe as more than half of them show it; NaN where any does."""
+    seeds = len(evidence.alone)
+    alike: dict[tuple[str, str | None], list[Finding]] = {}
+    for one in evidence.alone:
+        for finding in find(one):
+            alike.setdefault((finding.kind, finding.first), []).append(finding)
+    for shown in alike.values():
+        shown.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+        if 2 * len(shown) > seeds or shown[0].kind == "non-finite":
+            finding = shown[min(seeds // 2, len(shown) - 1)]
+            some = f", in {len(shown)} of {seeds} seeds" if len(shown) < seeds else ""
+            yield replace(
+                finding,
+                message=finding.message + some,
+                evidence={**finding.evidence, "seeds": float(seeds)},
+                confidence=succession(len(shown), seeds),
+            )
 
 
 _GRAD = (r"^grad ", "grad: of the gradient")
@@ -85,7 +113,7 @@ RULES: tuple[Rule, ...] = (
     Rule("input", odd_inputs,
          "rms above e^3, or 2 where a bounded activation saturates from it, or below 0.02; mean above 10 std; one "
          "feature above 100 times the median",
-         "LeCun et al. 1998, Efficient BackProp, section 4.3; measured", applies_to="model", cause=True,
+         "LeCun et al. 1998, Efficient BackProp, section 4.3; measured", applies_to="model", cause=True, by_seed=True,
          marks=((r"^(too large|too small|off-centre|unequal|constant)$",
                  "too large, too small, off-centre, unequal, constant: the input, as the first layers take it"),)),
     Rule("non-finite", nonfinite, "any NaN or Inf", "the first site forward, else the first that the gradient passes",
@@ -116,22 +144,23 @@ RULES: tuple[Rule, ...] = (
          marks=((r"^gain x", "gain x: the rms of a norm's values, where 1 is usual, is above 20 (e^3) or below 0.05"),
                 (r"^single values$", "single values: a norm that normalizes one value at a time, and gives zeros"))),
     Rule("large bias", large_biases, "a bias of rms 2 or more that is five times the rest of its layer's values",
-         "the mean square of W x + b; measured", applies_to="model", cause=True,
+         "the mean square of W x + b; measured", applies_to="model", cause=True, by_seed=True,
          marks=((r"^bias x", "bias x: the bias is five times as large as the rest of the layer's values, or more"),)),
     Rule("over time", over_time,
          "over the steps of a recurrent layer: above e^3 strained, above eps^-1/2 broken; below e^-3 in one step",
-         "Pascanu, Mikolov, Bengio 2013; as exploding", applies_to="model", cause=True,
+         "Pascanu, Mikolov, Bengio 2013; as exploding", applies_to="model", cause=True, by_seed=True,
          marks=((r"^over time x", "over time x: the factor of a state or its gradient in one step"),)),
     Rule("one-hot softmax", one_hot_softmaxes,
          "a mean entropy below 0.32 nat: over half of the rows decided; with logits whose std in a row is above 3",
          "Vaswani et al. 2017, section 3.2.1; the density of the gap between the two largest logits",
-         applies_to="model",
+         applies_to="model", by_seed=True,
          marks=((r"^one-hot$", "one-hot: a softmax most of whose rows have decided for one entry"),)),
     Rule("wrong axis", wrong_axes, "a softmax over the samples, or of scores over another axis than the keys",
          "Vaswani et al. 2017, eq. 1: the weights of a query sum to 1", applies_to="model", cause=True,
          marks=((r"^wrong axis$", "wrong axis: a softmax that sums to 1 over another axis than that of its choices"),)),
     Rule("masked rows", masked_rows, "any row of a softmax all of whose entries are masked, below -5,000",
          "exp of the entries is zero, or all of them are alike", applies_to="model", notes_only=True, cause=True,
+         by_seed=True,
          marks=((r"^masked rows$", "masked rows: a softmax some rows of which are masked throughout"),)),
     Rule("returned softmax", returned_softmax, "any softmax that the model returns",
          "torch.nn.functional.cross_entropy takes logits", applies_to="model", notes_only=True),

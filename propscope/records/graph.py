@@ -119,7 +119,7 @@ class SiteGraph:
             # Those from which every way to what this site feeds passes the site.
             before = met & self._ancestors[index]
             before &= ~self._around(index) if before else 0
-            last = next((end for end in _bits(before & ends) if not self._left_before(index, end, before)), None)
+            last = next((end for end in bits(before & ends) if not self._left_before(index, end, before)), None)
             lines[index] = [] if last is None else lines.pop(last)
             lines[index].append(index)
             ends = (ends if last is None else ends ^ 1 << last) | 1 << index
@@ -168,7 +168,7 @@ class SiteGraph:
             fork = max(common & everything, 0).bit_length() - 1
             start = self._descendants[fork if fork >= 0 else common.bit_length() - 1]
             if inside := start & self._ancestors[index]:
-                found.append(Block(fork if fork >= 0 else None, index, tuple(_bits(inside))[::-1]))
+                found.append(Block(fork if fork >= 0 else None, index, tuple(bits(inside))[::-1]))
         return tuple(found)
 
     def dominator(self, index: int) -> int | None:
@@ -189,7 +189,7 @@ class SiteGraph:
         shown = ["" if at in stream else label for at, label in enumerate(labels)]
         over = {at for at, label in enumerate(shown) if label is None}
         inputs = [[*at, *sources] for at, sources in zip(self.inputs, self._sources, strict=True)]
-        outputs = [[*_bits(fed)] for fed in self._fed[: len(self.names)]]
+        outputs = [[*bits(fed)] for fed in self._fed[: len(self.names)]]
         _pass_over(inputs, over, range(len(inputs)))
         _pass_over(outputs, over, reversed(range(len(outputs))))
         return [*zip(*(_surroundings(edges, shown, radius) for edges in (inputs, outputs)), strict=True)]
@@ -347,7 +347,7 @@ def _reached(edges: Sequence[Sequence[int]], start: int) -> set[int]:
     return found
 
 
-def _bits(number: int) -> Iterator[int]:
+def bits(number: int) -> Iterator[int]:
     """Yield the positions of the bits of a number that are set, the highest first."""
     while number:
         yield (highest := number.bit_length() - 1)

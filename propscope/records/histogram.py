@@ -205,8 +205,7 @@ class LogHistogram:
 
         A bin that a limit cuts is divided in proportion to its width. NaN when there are no values.
         """
-        total = self.total
-        if not total:
+        if not self.bins.size:
             return float("nan")
         near, far = _NEAR[self.bins], _FAR[self.bins]
         reached = (near < high) & (far >= low)
@@ -216,4 +215,4 @@ class LogHistogram:
         near, far, counts = near[reached], far[reached], self.counts[reached]
         with np.errstate(invalid="ignore", divide="ignore"):
             part = (np.minimum(far, high) - np.maximum(near, low)) / (far - near)
-        return float(np.where(near == far, 1.0, np.clip(part, 0, 1)) @ counts / total)
+        return float(np.where(near == far, 1.0, np.clip(part, 0, 1)) @ counts / self.total)

@@ -109,7 +109,7 @@ def summary_headroom(summary: TensorSummary | None, format: str | Format, *, sca
 
     None where there is no summary, no histogram, or no value.
     """
-    if summary is None or summary.histogram is None or not summary.histogram.total:
+    if summary is None or summary.histogram is None or not summary.histogram.bins.size:
         return None
     shares = headroom(summary.histogram, format, scale=scale)
     if largest_magnitude(summary) * scale < number_format(format).overflow:

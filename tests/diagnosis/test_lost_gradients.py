@@ -464,6 +464,18 @@ def test_a_place_that_another_seed_opens_is_none():
     assert propscope.diagnose(both.profiles[0]).verdict == "broken"
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_gradient_that_underflows_only_as_a_product_with_the_values_is_no_stop(dtype):
+    small = {torch.float32: (1e-22, 1e-24), torch.float16: (1e-4, 1e-4)}[dtype]
+    net = nn.Sequential(*(nn.Linear(16, 16, bias=False) for _ in range(3)))
+    with torch.no_grad():
+        for layer, factor in zip(net[::2], small, strict=True):
+            layer.weight.mul_(factor)
+    found = propscope.diagnose(propscope.profile(net.to(dtype), torch.randn(32, 16).to(dtype)))
+    assert found.worst.kind == "vanishing"
+    assert not [each for each in found.findings if each.kind == "stagnant"]
+
+
 def test_a_gradient_that_underflows_vanishes_and_does_not_stop():
     torch.manual_seed(0)
     layers = [module for _ in range(30) for module in (linear(), nn.Sigmoid())]
