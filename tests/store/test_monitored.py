@@ -14,7 +14,7 @@ from hypothesis import given
 from propscope.errors import InputError, StoreError
 from propscope.records import MonitoredRun, NetworkProfile, ProfileSet
 from propscope.records.figures import ALARM_FIELDS, STEP_FIELDS
-from propscope.store import MonitoredFile, compact, load, load_for_table, load_run, merge, save
+from propscope.store import MonitoredFile, compact, load, load_run, merge, open_networks, save
 from propscope.store.journal import journal_name
 
 
@@ -40,7 +40,8 @@ def test_a_step_is_selected_with_its_sites_and_parameters(tmp_path: Path) -> Non
     steps, alarms = load_run(tmp_path / "run.h5")
     assert plain(steps) == plain(run.steps)
     assert plain(alarms) == plain(run.alarms)
-    assert [dict(one.axes) for one in load_for_table(tmp_path / "run.h5")] == [{"step": (0,)}, {"step": (2,)}]
+    with open_networks(tmp_path / "run.h5") as networks:
+        assert [dict(one.axes) for one in networks] == [{"step": (0,)}, {"step": (2,)}]
     assert "2 alarms" in str(found)
     assert "collapse" in str(found)
 
