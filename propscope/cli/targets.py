@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from propscope import checks
 from propscope.errors import InputError, error_line
+from propscope.experiments.losses import LOSSES
 from propscope.measure.module_info import refuse_lazy
 from propscope.measure.outputs import tensors_in
 from propscope.networks import initialize_, seeded_generator
@@ -27,7 +28,6 @@ from propscope.networks.tensor_files import check_structure, read_array, read_te
 
 _HOW = "a target is package.module:callable or path/to/file.py:callable, which returns a torch.nn.Module"
 _KEYS_SHOWN = 3
-_LOSSES = ("cotangent", "cross-entropy", "mse", "sum")
 
 
 @dataclass(frozen=True, slots=True)
@@ -442,38 +442,9 @@ _KINDS = {"float": _float, "tokens": _tokens, "image": _image}
 
 
 def make_loss(name: str, *, seed: int) -> Callable[[Any], Tensor] | None:
-    """Return a loss, a function of the model's output; None for "cotangent".
+    """Return a loss of `propscope.experiments.losses` by its name; None for "cotangent".
 
-    It uses the first floating tensor of the output. "cross-entropy" compares with random labels; classes are on the
-    last axis of a matrix or a sequence, otherwise on axis 1. "mse" compares with N(0, 1) numbers, "sum" is the sum.
     Raises `InputError` for another name.
     """
-    checks.one_of("--loss", name, _LOSSES)
-    if name == "cotangent":
-        return None
-
-    def loss(output: Any) -> Tensor:
-        first = next(_floating(output), None)
-        if first is None:
-            raise InputError(
-                f"the model's output has no floating-point tensor for the loss {name}", hint="leave --loss out"
-            )
-        generator = seeded_generator(seed, "inspect", name)
-        if name == "sum":
-            return first.sum()
-        if name == "mse":
-            return F.mse_loss(first, torch.randn(first.shape, generator=generator).to(first))
-        if first.dim() < 2:
-            raise InputError(
-                f"--loss cross-entropy needs an output of shape (batch, classes), got {tuple(first.shape)}",
-                hint="choose another --loss",
-            )
-        logits = first.flatten(0, -2) if first.dim() == 3 else first
-        labels = torch.randint(logits.shape[1], (logits.shape[0], *logits.shape[2:]), generator=generator)
-        return F.cross_entropy(logits, labels.to(first.device))
-
-    return loss
-
-
-def _floating(output: Any) -> Iterator[Tensor]:
-    return (tensor for _, tensor in tensors_in(output) if tensor.is_floating_point())
+    checks.one_of("--loss", name, LOSSES)
+    return None if name == "cotangent" else LOSSES[name](seed)

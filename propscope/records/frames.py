@@ -40,7 +40,7 @@ def to_frame(profiles: Iterable[NetworkProfile], table: TableName) -> pandas.Dat
             ]
         else:
             rows += [head | parameter_row(parameter, i) for i, parameter in enumerate(profile.parameters)]
-    return _frame(rows)
+    return frame_of(rows)
 
 
 def training_frame(runs: Iterable[TrainingRun], table: TrainingTable) -> pandas.DataFrame:
@@ -50,13 +50,13 @@ def training_frame(runs: Iterable[TrainingRun], table: TrainingTable) -> pandas.
     for number, run in enumerate(runs):
         head = {"run": number, **run.labels}
         rows += [head | row for row in epoch_rows(run)] if table == "epoch" else [run_row(run) | head]
-    return _frame(rows)
+    return frame_of(rows)
 
 
 def monitored_frame(run: MonitoredRun, table: str) -> pandas.DataFrame:
     """Return one row for each step or alarm, with the columns of `MONITORED_TABLES`."""
     _check(table, MONITORED_TABLES)
-    return _frame(run.steps.rows() if table == "step" else list(map(alarm_row, run.alarms)))
+    return frame_of(run.steps.rows() if table == "step" else list(map(alarm_row, run.alarms)))
 
 
 def _check(table: str, tables: Iterable[str]) -> None:
@@ -65,7 +65,8 @@ def _check(table: str, tables: Iterable[str]) -> None:
         raise InputError(f'table must be {valid}, got "{table}"')
 
 
-def _frame(rows: list[dict[str, Any]]) -> pandas.DataFrame:
+def frame_of(rows: list[dict[str, Any]]) -> pandas.DataFrame:
+    """Return rows, each a dict of columns, as a frame; raises `MissingDependencyError` without pandas."""
     try:
         import pandas
     except ImportError:

@@ -13,6 +13,7 @@ from propscope.records.network import NetworkProfile
 from propscope.records.profile_set import ProfileSet
 from propscope.records.remedy_trials import RemedyTrials
 from propscope.records.training import TrainingRun, TrainingSet
+from propscope.records.width_check import WidthCheck
 from propscope.report.alarms import alarm_table
 from propscope.report.diagnosis import diagnosis_blocks, finding_text
 from propscope.report.inspection import inspection
@@ -22,6 +23,7 @@ from propscope.report.table import Block, Table, blocks_html, blocks_text
 from propscope.report.terminal import terminal_width, write
 from propscope.report.time_courses import time_table
 from propscope.report.training_tables import run_table, training_table
+from propscope.report.width_check import width_blocks
 
 
 def _profile(profile: NetworkProfile) -> list[Table]:
@@ -46,6 +48,7 @@ _SHOWN: dict[type, Callable[[Any], Block | Sequence[Block]]] = {
     Diagnosis: diagnosis_blocks,
     RemedyTrials: trials_text,
     Calibration: calibration_table,
+    WidthCheck: width_blocks,
 }
 
 

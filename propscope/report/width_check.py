@@ -1,0 +1,129 @@
+"""How a width check reads: its exponents as tables, what is not as expected in words, and one JSON object."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from propscope.records.interval import Interval
+from propscope.records.numerals import number
+from propscope.records.width_check import QUANTITIES, Quantity, WidthCheck, WidthRow
+from propscope.report.table import Block, Table
+
+_SHOWN = 20
+_OF_SITES: tuple[Quantity, ...] = ("size", "change", "weights_part", "input_part", "gradient")
+_OF_PARAMETERS: tuple[Quantity, ...] = ("size", "gradient", "update")
+_NAMES = {"standard": "the standard parametrization", "mup": "muP", "ntk": "the NTK parametrization"}
+_MARKS = {"not as expected": "!", "unclear": "?"}
+_NOTES = (
+    "exponent k: the rms grows with the width n as n^k; after ±, the 95% interval",
+    "over seeds. change: x_t - x_0, which is by weights, (W_t - W_0) x_0, plus by",
+    "input, W_t (x_t - x_0). -: nothing changes, or the layer has no weights.",
+)
+
+
+def width_blocks(check: WidthCheck, *, width: int | None = None) -> list[Block]:
+    """Return what ran, the exponents of sites and parameters, what is not as expected, and the conclusion.
+
+    Where the table of sites is wider than `width` characters, it leaves the gradients out.
+    """
+    sites = _table(check, _OF_SITES, parameters=False)
+    if width is not None and max(map(len, sites.to_text().splitlines())) > width:
+        sites = _table(check, _OF_SITES[:-1], parameters=False)
+    parameters = _table(check, _OF_PARAMETERS, parameters=True)
+    unlike = check.fits["not as expected"]
+    lines = [_unlike(check, row) for row in unlike[:_SHOWN]]
+    if len(unlike) > _SHOWN:
+        lines.append(f"and {len(unlike) - _SHOWN} more; --json lists all")
+    return [sites, parameters, "\n".join([*lines, _conclusion(check)])]
+
+
+def width_document(check: WidthCheck) -> dict[str, Any]:
+    """Return the check as one object, with every exponent at every step."""
+    return {
+        "model": check.title,
+        "widths": list(check.widths),
+        "seeds": check.seeds,
+        "steps": check.steps,
+        "optimizer": check.optimizer,
+        "lr": check.learning_rate,
+        "loss": check.loss,
+        "expect": check.expect or None,
+        "source": check.source or None,
+        "tolerance": check.tolerance,
+        "passed": check.passed if check.expect else None,
+        "exit_code": check.exit_code,
+        "exponents": check.exponent_rows(),
+    }
+
+
+def headline(check: WidthCheck) -> str:
+    """Return what ran in one line."""
+    widths = ", ".join(map(str, check.widths))
+    plural = ("s" * (check.steps != 1), "s" * (check.seeds != 1))
+    return (
+        f"{check.title} at widths {widths}: {check.optimizer}, lr {number(check.learning_rate)}, "
+        f"{check.steps} step{plural[0]}, {check.seeds} seed{plural[1]}, loss {check.loss}"
+    )
+
+
+def _table(check: WidthCheck, quantities: Sequence[Quantity], *, parameters: bool) -> Table:
+    rows: dict[str, dict[Quantity, WidthRow]] = {}
+    for row in check.rows:
+        if row.parameter == parameters:
+            rows.setdefault(row.name, {})[row.quantity] = row
+    cells = []
+    for name, of in rows.items():
+        first = next(iter(of.values()))
+        shown = [_cell(check, of[quantity]) if quantity in of else "-" for quantity in quantities]
+        cells.append((name, *(() if parameters else (first.role,)), *shown))
+    judged = [0 if quantity in ("size", "gradient") else check.steps for quantity in quantities]
+    heads = [f"{QUANTITIES[quantity].label}\nt = {step}" for quantity, step in zip(quantities, judged, strict=True)]
+    if parameters:
+        return Table("parameters", ("parameter", *heads), tuple(cells), left=frozenset({"parameter"}))
+    columns = ("site", "role", *heads)
+    return Table(headline(check), columns, tuple(cells), left=frozenset({"site", "role"}), notes=_NOTES)
+
+
+def _cell(check: WidthCheck, row: WidthRow) -> str:
+    found = row.exponent()
+    if math.isnan(found.center):
+        return "-"
+    mark = _MARKS.get(row.fit(check.tolerance), "")
+    half = "" if math.isnan(found.low) else f"±{(found.high - found.low) / 2:.2f}"
+    return f"{power(found.center)}{half}{mark}"
+
+
+def power(exponent: float) -> str:
+    """Return an exponent with its sign and two decimals."""
+    return f"{round(exponent, 2) + 0.0:+.2f}"
+
+
+def _unlike(check: WidthCheck, row: WidthRow) -> str:
+    return (
+        f"! {row.name}: {QUANTITIES[row.quantity].label} at step {row.judged} grows as n^{_interval(row.exponent())}, "
+        f"{_NAMES.get(check.expect, check.expect)} has n^{_range(row)}"
+    )
+
+
+def _interval(found: Interval) -> str:
+    limits = "" if math.isnan(found.low) else f" [{power(found.low)}, {power(found.high)}]"
+    return f"{power(found.center)}{limits}"
+
+
+def _range(row: WidthRow) -> str:
+    low, high = row.expected or (math.nan, math.nan)
+    return f"{low:g}" if low == high else f"{low:g} to n^{high:g}"
+
+
+def _conclusion(check: WidthCheck) -> str:
+    if not check.expect:
+        return "nothing expected; --expect standard, mup or ntk holds the exponents against a parametrization"
+    fits = check.fits
+    judged = sum(len(rows) for fit, rows in fits.items() if fit != "not judged")
+    by = f"as {_NAMES.get(check.expect, check.expect)} has them, within {number(check.tolerance)} ({check.source})"
+    unclear = f"; {len(fits['unclear'])} unclear (?): more seeds would tell" if fits["unclear"] else ""
+    if check.passed:
+        return f"passed: {len(fits['as expected'])} of {judged} exponents are {by}{unclear}"
+    return f"failed: {len(fits['not as expected'])} of {judged} exponents are not {by}{unclear}"
