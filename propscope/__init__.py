@@ -39,6 +39,7 @@ _HOMES = {
     "profile_mlp": "propscope.experiments",
     "summary": "propscope.measure",
     "train_mlp": "propscope.experiments.training",
+    "width_check": "propscope.experiments.widths",
 }
 
 __all__ = [
@@ -68,6 +69,7 @@ __all__ = [
     "theory",
     "track",
     "train_mlp",
+    "width_check",
 ]
 
 if TYPE_CHECKING:
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
     from propscope.errors import PropscopeError
     from propscope.experiments import profile_mlp
     from propscope.experiments.training import train_mlp
+    from propscope.experiments.widths import width_check
     from propscope.measure import profile, summary, track
     from propscope.monitoring import monitor
     from propscope.records import (

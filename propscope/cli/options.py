@@ -182,6 +182,18 @@ def unused_path(stem: str, ending: str) -> Path:
     raise InputError(f"outputs/ already has 100,000 files named {stem}", hint="choose another name with --output")
 
 
+def check_picture(path: Path, *, overwrite: bool) -> None:
+    """Raise `InputError` or `StoreError` where a picture cannot be written under the name that was typed."""
+    from propscope.plots import FORMATS
+    from propscope.store import check_output
+
+    if path.suffix[1:] not in FORMATS:
+        raise InputError(f'--output must end in one of .{", .".join(FORMATS)}, got "{path!s}"')
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists", hint="add --overwrite to replace it, or choose another name")
+    check_output(path, overwrite=overwrite)
+
+
 def short_name(spec: str) -> str:
     """Return what a file name says of a spec: its name, and of the user's own file.py:callable the file's."""
     return Path(spec.split(":")[0]).stem

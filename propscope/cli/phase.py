@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from propscope.cli.options import Overwrite, UnitsPerLayer, short_name, unused_path
+from propscope.cli.options import Overwrite, UnitsPerLayer, check_picture, short_name, unused_path
 from propscope.errors import InputError
 from propscope.printable import printable
 
@@ -39,20 +39,15 @@ def phase(
 
     The critical line and the places of initializers are marked. A LIST is separated by commas.
     """
-    from propscope.plots import FORMATS, write_figure
+    from propscope.plots import write_figure
     from propscope.plots.phase import draw_phase, prepare_phase
     from propscope.plots.style import styled
-    from propscope.store import check_output
 
     # These checks need no torch, so they come first.
     weights, biases = _range(weight_variance, "--weight-variance"), _range(bias_variance, "--bias-variance")
     path = unused_path(f"phase-{short_name(act)}", ".png") if output is None else output
-    if path.suffix[1:] not in FORMATS:
-        raise InputError(f'--output must end in one of .{", .".join(FORMATS)}, got "{path!s}"')
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} exists", hint="add --overwrite to replace it, or choose another name")
     if output is not None:
-        check_output(path, overwrite=overwrite)
+        check_picture(path, overwrite=overwrite)
 
     from propscope.networks import SQUARE_DEFAULTS, split_list
     from propscope.theory.phase import phase_chart

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from propscope.records.interval import Interval
-from propscope.records.numerals import number
 from propscope.records.width_check import QUANTITIES, Quantity, WidthCheck, WidthRow
 from propscope.report.table import Block, Table
 
 _SHOWN = 20
 _OF_SITES: tuple[Quantity, ...] = ("size", "change", "weights_part", "input_part", "gradient")
 _OF_PARAMETERS: tuple[Quantity, ...] = ("size", "gradient", "update")
-_NAMES = {"standard": "the standard parametrization", "mup": "muP", "ntk": "the NTK parametrization"}
+EXPECTED = {"standard": "the standard parametrization", "mup": "muP", "ntk": "the NTK parametrization"}
 _MARKS = {"not as expected": "!", "unclear": "?"}
 _NOTES = (
     "exponent k: the rms grows with the width n as n^k; after ±, the 95% interval",
@@ -63,7 +62,7 @@ def headline(check: WidthCheck) -> str:
     widths = ", ".join(map(str, check.widths))
     plural = ("s" * (check.steps != 1), "s" * (check.seeds != 1))
     return (
-        f"{check.title} at widths {widths}: {check.optimizer}, lr {number(check.learning_rate)}, "
+        f"{check.title} at widths {widths}: {check.optimizer}, lr {check.learning_rate:g}, "
         f"{check.steps} step{plural[0]}, {check.seeds} seed{plural[1]}, loss {check.loss}"
     )
 
@@ -92,18 +91,18 @@ def _cell(check: WidthCheck, row: WidthRow) -> str:
         return "-"
     mark = _MARKS.get(row.fit(check.tolerance), "")
     half = "" if math.isnan(found.low) else f"±{(found.high - found.low) / 2:.2f}"
-    return f"{power(found.center)}{half}{mark}"
+    return f"{power(found.center, '+')}{half}{mark}"
 
 
-def power(exponent: float) -> str:
-    """Return an exponent with its sign and two decimals."""
-    return f"{round(exponent, 2) + 0.0:+.2f}"
+def power(exponent: float, sign: str = "") -> str:
+    """Return an exponent with two decimals; `sign`: "+" to show that of positive ones too."""
+    return f"{round(exponent, 2) + 0.0:{sign}.2f}"
 
 
 def _unlike(check: WidthCheck, row: WidthRow) -> str:
     return (
         f"! {row.name}: {QUANTITIES[row.quantity].label} at step {row.judged} grows as n^{_interval(row.exponent())}, "
-        f"{_NAMES.get(check.expect, check.expect)} has n^{_range(row)}"
+        f"{EXPECTED.get(check.expect, check.expect)} has n^{_range(row)}"
     )
 
 
@@ -122,7 +121,7 @@ def _conclusion(check: WidthCheck) -> str:
         return "nothing expected; --expect standard, mup or ntk holds the exponents against a parametrization"
     fits = check.fits
     judged = sum(len(rows) for fit, rows in fits.items() if fit != "not judged")
-    by = f"as {_NAMES.get(check.expect, check.expect)} has them, within {number(check.tolerance)} ({check.source})"
+    by = f"as {EXPECTED.get(check.expect, check.expect)} has them, within {check.tolerance:g} ({check.source})"
     unclear = f"; {len(fits['unclear'])} unclear (?): more seeds would tell" if fits["unclear"] else ""
     if check.passed:
         return f"passed: {len(fits['as expected'])} of {judged} exponents are {by}{unclear}"

@@ -15,7 +15,8 @@ How they come about, with m the number of inputs of a layer, x of size 1 and del
   once for Adam.
 - x_t - x_0: the larger of that part and of what the change of the input makes. A hidden layer passes a change on as it
   is. The change of the readout's input points along the readout's weights, as a gradient does: n weights of size
-  n^(-1/2) add up to n^(1/2), where independent ones would give 1. In muP they are of size 1/n.
+  n^(-1/2) add up to n^(1/2), where independent ones would give 1. In muP they are of size 1/n. In narrow networks the
+  independent part may still be the larger one, so the readout's change is expected between the two.
 
 This is to first order in the learning rate: where changes are as large as the signal, they are multiplied from layer to
 layer, and grow faster than listed. muP's exponents are 0 and need no such condition.
@@ -95,7 +96,7 @@ class ExpectedExponents:
         self._of = parametrization
         # muP's are the same for every optimizer.
         self._weights = parametrization.weights_part[family or "sgd"]
-        self._change: float | None = None
+        self._change: Range | None = None
         self._read_out = False
 
     def next(self, role: LayerRole, *, widens: bool, tied: bool) -> dict[Quantity, Range]:
@@ -107,7 +108,7 @@ class ExpectedExponents:
         mup = self._of.name == "mup"
         if role == "fixed" and not self._read_out:
             # What comes before the first layer that widens changes as it does at any width.
-            self._change = 0.0
+            self._change = (0.0, 0.0)
             return {}
         expected: dict[Quantity, Range] = {}
         readout = role == "output"
@@ -118,11 +119,15 @@ class ExpectedExponents:
             expected["size"] = (self._of.readout_size, self._of.readout_size if readout and not tied else 0.0)
         if role:
             weights = self._weights[role]
-            passed = weights if self._change is None else self._change + self._of.readout_gain * readout
-            self._change = max(weights, passed)
+            low, high = self._change or (weights, weights)
+            if readout:
+                low, high = low + self._of.readout_gain - 0.5, high + self._of.readout_gain
+            else:
+                low = max(weights, low)
+            self._change = (low, max(weights, high))
             expected["weights_part"] = (weights, weights)
-            expected["change"] = (self._change, self._change)
+            expected["change"] = self._change
         elif mup:
-            expected["change"] = (0.0, 0.0)
+            expected["change"] = (0.0, 0.0) if widens or self._change is None else self._change
         # The readout of an embedding is larger than the parametrizations of separate weights have it.
         return {} if tied and readout and not mup else expected

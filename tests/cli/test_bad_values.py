@@ -21,6 +21,7 @@ RIGHT = {
     "show": ["run.h5"],
     "diagnose": ["run.h5"],
     "plot": ["run.h5", "--only", "curves"],
+    "width-check": ["net.py:widening", "--widths", "2,3", "--input-shape", "2,4", "--steps", "1", "--seeds", "1"],
     "theory": ["--act", "relu"],
     "phase": ["--act", "relu", "--init", "zeros"],
     "list": [],
@@ -49,6 +50,7 @@ OWN = {
     ("train", "data"): (*TEXTS, *NAMES_OF_FILES, "mnist:path=missing", "mnist:path=fifo", "moons:noise=-1"),
     ("check", "what"): (*READ, *TEXTS, *TARGETS, ":", "a:b:c"),
     ("inspect", "target"): (*READ, *TEXTS, *TARGETS),
+    ("width-check", "target"): (*READ, *TEXTS, *TARGETS),
     ("inspect", "include"): PATTERN,
     ("inspect", "exclude"): PATTERN,
     ("check", "include"): PATTERN,
@@ -72,7 +74,10 @@ def surroundings(run_file, place):
         (place / name).write_bytes(bytes(range(256)) * 10)
     (place / "dangling").symlink_to("nowhere")
     (place / "loop").symlink_to("loop")
-    (place / "net.py").write_text("import torch\nnumber = 3\nbuild = lambda size=2: torch.nn.Linear(4, int(size))\n")
+    (place / "net.py").write_text(
+        "import torch\nnumber = 3\nbuild = lambda size=2: torch.nn.Linear(4, int(size))\n"
+        "widening = lambda width: torch.nn.Linear(4, width)\n"
+    )
     (place / "syntax.py").write_text("def build(:\n")
     return place
 

@@ -71,7 +71,7 @@ def width_check(
             f"make_model must be a function that returns a model of a given width, got a {type(make_model).__name__}",
             hint="for example make_model=lambda width: Net(width)",
         )
-    given = _widths(widths)
+    given = ordered_widths(widths)
     repeats = count("seeds", seeds)
     if expect is not None:
         one_of("expect", expect, NAMES)
@@ -135,7 +135,8 @@ def width_check(
     )
 
 
-def _widths(widths: Any) -> tuple[int, ...]:
+def ordered_widths(widths: Any) -> tuple[int, ...]:
+    """Return two or more different widths in ascending order; raises `InputError`."""
     found = counts("widths", widths)
     if len(found) < 2 or list(found) != sorted(set(found)):
         raise InputError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -104,9 +104,7 @@ class Run:
         steps = self._training.steps
         sizes: Sizes = {}
         first = self._pass()
-        with undisturbed(self._model):
-            # A layer that answers the same input in another way has no parts.
-            repeats = {name for name in first.layers if _alike(first.again(name, first), first.values[name])}
+        repeats: set[str] = set()
         for step in range(steps + 1):
             seen = self._pass() if step else first
             if list(seen.values) != list(first.values):
@@ -116,8 +114,15 @@ class Run:
                     hint="switch off what skips layers",
                 )
             self._backward(seen)
-            for key, value in self._sizes(seen, first, repeats if step else set()).items():
+            for key, value in self._sizes(seen, first, repeats).items():
                 sizes.setdefault(key, [math.nan] * (steps + 1))[step] = self._finite(key[0], value, step)
+            if not step:
+                # A layer that answers the same input in another way has no parts.
+                repeats = {
+                    name
+                    for name, again in self._again(first, first.layers, first).items()
+                    if _alike(again, first.values[name])
+                }
             if step < steps:
                 optimizer.step()
         return sizes
@@ -179,8 +184,7 @@ class Run:
 
     def _sizes(self, seen: ForwardPass, first: ForwardPass, repeats: set[str]) -> dict[tuple[str, Quantity], float]:
         found: dict[tuple[str, Quantity], float] = {}
-        with undisturbed(self._model):
-            between = {name: seen.again(name, first) for name in repeats}
+        between = self._again(seen, repeats, first)
         for name, value in seen.values.items():
             found[name, "size"] = _rms(value)
             if name in seen.gradients:
@@ -197,6 +201,11 @@ class Run:
             if seen is not first:
                 found[name, "update"] = _rms(parameter - self._first[name])
         return found
+
+    def _again(self, seen: ForwardPass, names: Iterable[str], first: ForwardPass) -> dict[str, Tensor]:
+        """Return what layers make of their first inputs now; after the backward pass, as buffers may be written to."""
+        with undisturbed(self._model):
+            return {name: seen.again(name, first) for name in names}
 
     def _finite(self, name: str, value: float, step: int) -> float:
         if not math.isfinite(value):

@@ -1,0 +1,153 @@
+"""`propscope width-check`: how sizes and changes in a model grow with its width, against a parametrization."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from propscope.cli import options
+from propscope.cli.options import JUDGEMENT, MODEL, RESULTS, RUN, option
+from propscope.errors import InputError
+
+if TYPE_CHECKING:
+    from propscope.experiments.widths.run import MakeOptimizer
+    from propscope.records.width_check import WidthCheck
+
+
+def width_check(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="TARGET",
+            help="What returns your model for width=...: module:callable or file.py:callable.",
+            show_default=False,
+        ),
+    ],
+    widths: Annotated[
+        str, option("Widths to compare, two or more, ascending; each is passed as width=.", MODEL, metavar="LIST")
+    ],
+    arg: options.Arg = None,
+    train: options.Train = True,
+    input_shape: options.InputShape = None,
+    input_kind: options.InputKind = "float",
+    input: options.InputFile = None,
+    loss: options.Loss = "cotangent",
+    optimizer: Annotated[
+        str,
+        option(
+            "Optimizer, see `propscope list`; or module:callable or file.py:callable, which takes the model and lr.",
+            RUN,
+        ),
+    ] = "adam",
+    lr: Annotated[float | None, option("Learning rate. [default: the optimizer's usual one]", RUN)] = None,
+    steps: Annotated[int, option("Training steps on one batch.", RUN)] = 4,
+    seeds: Annotated[int, option("Models to build of each width, for the intervals.", RUN)] = 3,
+    dtype: options.Dtype = "float32",
+    device: options.Device = "cpu",
+    expect: Annotated[
+        str | None, option("Parametrization to hold the exponents against: standard, mup or ntk.", JUDGEMENT)
+    ] = None,
+    tolerance: Annotated[float, option("Largest difference of an exponent that is as expected.", JUDGEMENT)] = 0.25,
+    output: Annotated[
+        Path | None, option("Picture to draw: .png, .pdf or .svg. [default: none]", RESULTS, "--output", "-o")
+    ] = None,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+) -> int:
+    """Train a model a few steps at several widths and fit how its sizes and changes grow with the width.
+
+    Exit codes: 0 as expected or nothing expected, 1 not as expected, 2 wrong use or bad input.
+
+    Example: propscope width-check net.py:build --widths 32,64,128 --input-shape 64,16 --lr 0.01 --expect mup
+    """
+    from propscope.cli.grid_runs import print_paths
+    from propscope.report.terminal import print_blocks, print_json, terminal_width
+    from propscope.report.width_check import width_blocks, width_document
+
+    given = options.numbers(widths, "--widths")
+    if output is not None:
+        options.check_picture(output, overwrite=overwrite)
+    check = _run(
+        target, given, arg, train, (input_shape or (), input_kind, input), loss, optimizer, lr,
+        dtype=dtype, device=device, steps=steps, seeds=seeds, expect=expect, tolerance=tolerance,
+    )  # fmt: skip
+    if json:
+        print_json({**width_document(check), "picture": None if output is None else str(output)})
+    else:
+        print_blocks(width_blocks(check, width=terminal_width()))
+    if output is not None:
+        _draw(check, output)
+        if not json:
+            print_paths("plots", [output])
+    return check.exit_code
+
+
+def _run(
+    target: str,
+    widths: list[int],
+    arguments: list[str] | None,
+    train: bool,
+    given: tuple[Any, str, Path | None],
+    loss: str,
+    optimizer: str,
+    lr: float | None,
+    *,
+    dtype: str,
+    device: str,
+    **options: Any,
+) -> WidthCheck:
+    import torch
+    from torch import nn
+
+    from propscope.cli.targets import load_target, make_loss, on_import_path, parse_input
+    from propscope.experiments.widths.check import ordered_widths, width_check
+    from propscope.networks.devices import named_dtype, usable_device
+
+    make_loss(loss, seed=0)
+    ordered_widths(widths)
+    place: dict[str, Any] = {"device": usable_device("--device", device), "dtype": named_dtype("--dtype", dtype)}
+    # With --json nothing else may reach stdout, and models print.
+    with on_import_path(target), redirect_stdout(sys.stderr):
+        found = load_target(target, arguments=arguments or ())
+        if isinstance(found.callable, nn.Module):
+            raise InputError(
+                f'target "{target}" is a module already, which has one width', hint="name a callable that takes width="
+            )
+        if "width" in found.arguments:
+            raise InputError("--arg sets width, which --widths does", hint="leave it out of --arg")
+        source = parse_input(*given)
+
+        def built(width: int, seed: int) -> nn.Module:
+            of = replace(found, arguments={**found.arguments, "width": width})
+            return of.build(seed=seed, **place).model.train(train)
+
+        def make_model(width: int) -> nn.Module:
+            # The check has seeded the global generator, the same at every width.
+            return built(width, int(torch.randint(2**62, ())))
+
+        batch = source.batch(built(widths[0], 0), seed=0, number=0, **place)
+        return width_check(make_model, widths, batch, _optimizer(optimizer), lr, loss=loss, title=target, **options)
+
+
+def _optimizer(text: str) -> str | MakeOptimizer:
+    """Return the name of a known optimizer as it is, and what any other text with a colon refers to."""
+    from propscope.experiments.training.optimizers import OPTIMIZERS
+    from propscope.networks.spec import load_callable
+
+    home = text.partition(":")[0]
+    known = {name for kind in OPTIMIZERS for name in (kind.name, *kind.aliases)}
+    return text if ":" not in text or home in known else load_callable(text, "optimizer")
+
+
+def _draw(check: WidthCheck, path: Path) -> None:
+    from propscope.plots import write_figure
+    from propscope.plots.style import styled
+    from propscope.plots.width_check import draw_width_check, prepare_width_check
+
+    with styled():
+        write_figure(draw_width_check(prepare_width_check(check)), path)
