@@ -1,19 +1,25 @@
-"""Draw the pictures of README.md and docs/theory.md into outputs/: `python benches/pictures.py`."""
+"""Draw the pictures of README.md and of docs/ into outputs/: `python benches/pictures.py`."""
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
 
+import torch
 from timing import OUTPUTS
 
 import propscope
+from propscope.cli.example import examples_folder
 from propscope.networks import SQUARE_DEFAULTS
+from propscope.networks.spec import load_callable
 from propscope.plots import draw_all
 from propscope.plots.gallery import write_figure
 from propscope.plots.phase import draw_phase, prepare_phase
 from propscope.plots.style import styled
+from propscope.plots.width_check import draw_width_check, prepare_width_check
 from propscope.theory.phase import phase_chart
+
+MODELS = examples_folder() / "models.py"
 
 
 def main() -> None:
@@ -65,6 +71,8 @@ def main() -> None:
             (picture,) = draw_all(profiles, Path(directory), stem=stem, only=[name])
             print(picture.replace(OUTPUTS / f"{stem}-{name}.png"))
     phase("tanh", OUTPUTS / "theory-phase.png")
+    widths("perceptron", "adam", "standard")
+    widths("mup_perceptron", "mup_adam", "mup")
 
 
 def phase(activation: str, path: Path) -> None:
@@ -72,6 +80,18 @@ def phase(activation: str, path: Path) -> None:
     chart = phase_chart(activation, initializers=SQUARE_DEFAULTS)
     with styled():
         write_figure(draw_phase(prepare_phase(chart, note="initializers for 256 units per layer")), path)
+    print(path)
+
+
+def widths(model: str, optimizer: str, expect: str) -> None:
+    """Draw the sizes and changes of an example's network against its width."""
+    batch = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+    make_model = load_callable(f"{MODELS}:{model}", "model")
+    trained = load_callable(f"{MODELS}:{optimizer}", "optimizer") if optimizer.startswith("mup") else optimizer
+    check = propscope.width_check(make_model, (64, 128, 256, 512), batch, trained, 1e-3, expect=expect)
+    path = OUTPUTS / f"width-check-{expect}.png"
+    with styled():
+        write_figure(draw_width_check(prepare_width_check(check)), path)
     print(path)
 
 

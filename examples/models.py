@@ -4,7 +4,10 @@ propscope inspect examples/models.py:resnet --input-shape 8,3,32,32
 propscope inspect examples/models.py:misscaled_resnet --input-shape 8,3,32,32
 propscope inspect examples/models.py:sigmoid_net --arg depth=30 --input-shape 64,128
 propscope inspect examples/models.py:language_model --input-shape 4,64 --input-kind tokens
+propscope width-check examples/models.py:perceptron --widths 64,128,256 --input-shape 64,16 --expect standard
 """
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -148,3 +151,31 @@ def language_model(
 ) -> nn.Module:
     """A healthy transformer language model; its input is tokens, shape (batch, length)."""
     return LanguageModel(vocabulary, width, depth, heads, length)
+
+
+def perceptron(width: int, depth: int = 3) -> nn.Module:
+    """A ReLU network from 16 numbers to 10 in the standard parametrization: weights of variance 2 / fan_in."""
+    sizes = [16, *[width] * depth, 10]
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(sizes):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+        nn.init.kaiming_normal_(layers[-2].weight)
+        nn.init.zeros_(layers[-2].bias)
+    return nn.Sequential(*layers[:-1])
+
+
+def mup_perceptron(width: int, depth: int = 3) -> nn.Module:
+    """The same network in muP (Yang et al. 2022, table 8); its learning rates are those of `mup_adam`."""
+    net = perceptron(width, depth)
+    nn.init.normal_(net[-1].weight, std=1 / width)
+    return net
+
+
+def mup_adam(model: nn.Module, lr: float) -> torch.optim.Optimizer:
+    """Adam with the learning rates of muP: lr at width 64, and for weights whose fan_in is the width, lr 64 / width."""
+    groups = []
+    for number, layer in enumerate(model.children()):
+        for name, parameter in layer.named_parameters():
+            factor = 64 / layer.in_features if number and name == "weight" else 1.0
+            groups.append({"params": [parameter], "lr": lr * factor})
+    return torch.optim.Adam(groups)

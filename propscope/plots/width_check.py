@@ -50,7 +50,7 @@ class WidthPanel:
 
 @dataclass(frozen=True, slots=True)
 class WidthPicture:
-    """The picture of a width check: its panels, the layers by `names`, and the `widths` along the axes."""
+    """The picture of a width check: its panels, `names` of layers with their roles, and `widths` along the axes."""
 
     header: Header
     names: tuple[str, ...]
@@ -78,7 +78,8 @@ def prepare_width_check(check: WidthCheck) -> WidthPicture:
     if len(names) < len(layers):
         facts.append(f"{len(names)} of {len(layers)} layers")
     reading = _READING + (_GUIDES.format(name=EXPECTED[check.expect]) if check.expect in EXPECTED else "")
-    escaped = tuple(printable(name).replace("$", r"\$") for name in names)
+    roles = {row.name: row.role for row in check.rows}
+    escaped = tuple(printable(f"{name} ({roles[name]})").replace("$", r"\$") for name in names)
     title = "Sizes and changes against width"
     header = Header(title, printable(" · ".join(facts)).replace("$", r"\$"), reading)
     return WidthPicture(header, escaped, check.widths, tuple(panels))

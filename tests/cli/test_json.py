@@ -22,6 +22,9 @@ from torch import nn
 
 def fading():
     return nn.Sequential(*(part for _ in range(12) for part in (nn.Linear(8, 8), nn.Sigmoid())))
+
+def wide(width):
+    return nn.Linear(8, width)
 """
 SHAPE = ("fading.py:fading", "--input-shape", "16,8")
 # Command line -> which of the page's documents it is.
@@ -37,9 +40,10 @@ LINES = {
     ("inspect", *SHAPE): "inspect",
     ("inspect", *SHAPE, "--fix"): "inspect",
     ("theory", "--act", "relu"): "theory",
+    ("width-check", "fading.py:wide", "--widths", "2,4", "--input-shape", "4,8", "--steps", 1): "width-check",
     ("list",): "list",
 }
-UNJUDGED = ("theory", "list")
+UNJUDGED = ("theory", "list", "width-check")
 
 
 def table(heading):

@@ -28,7 +28,7 @@ def check(names=("lift", "head"), steps=2, **of):
 
 def test_the_lines_are_geometric_means_over_seeds_with_the_expected_slopes():
     picture = prepare_width_check(check(expect="mup"))
-    assert picture.names == ("lift", "head")
+    assert picture.names == ("lift (hidden)", "head (hidden)")
     places = {(panel.quantity, panel.step): panel for panel in picture.panels}
     assert set(places) == {("size", 0)} | {
         (quantity, step) for quantity in ("size", "change", "weights_part", "input_part") for step in (1, 2)
@@ -55,7 +55,7 @@ def test_zeros_and_what_was_not_measured_are_left_out():
 def test_many_layers_and_steps_are_thinned_out():
     picture = prepare_width_check(check([f"blocks.{number}.project" for number in range(31)], steps=12))
     assert len(picture.names) == LINES_AT_MOST
-    assert (picture.names[0], picture.names[-1]) == ("blocks.0.project", "blocks.30.project")
+    assert (picture.names[0], picture.names[-1]) == ("blocks.0.project (hidden)", "blocks.30.project (hidden)")
     steps = sorted({panel.step for panel in picture.panels})
     assert (len(steps), steps[0], steps[-1]) == (STEPS_AT_MOST, 0, 12)
     assert "10 of 31 layers" in picture.header.facts
