@@ -16,7 +16,6 @@ from propscope.plots.scales import Floats, Scale, log_scale
 from propscope.plots.style import DPI, INK, LINE_HEIGHT, Header, draw_header, line_style, wrap
 from propscope.printable import printable
 from propscope.records.width_check import QUANTITIES, Quantity, WidthCheck, WidthRow
-from propscope.report.width_check import EXPECTED, headline
 
 T = TypeVar("T")
 LINES_AT_MOST = 10
@@ -74,10 +73,10 @@ def prepare_width_check(check: WidthCheck) -> WidthPicture:
                 # The size is expected of the network at its start alone.
                 guides = _guides(rows, shown[step], check.widths) if quantity != "size" or not step else ()
                 panels.append(WidthPanel(number, column, quantity, step, shown[step], guides, scale))
-    facts = [headline(check)]
+    facts = [check.headline]
     if len(names) < len(layers):
         facts.append(f"{len(names)} of {len(layers)} layers")
-    reading = _READING + (_GUIDES.format(name=EXPECTED[check.expect]) if check.expect in EXPECTED else "")
+    reading = _READING + (_GUIDES.format(name=check.expected_in) if check.expect else "")
     roles = {row.name: row.role for row in check.rows}
     escaped = tuple(printable(f"{name} ({roles[name]})").replace("$", r"\$") for name in names)
     title = "Sizes and changes against width"

@@ -46,6 +46,10 @@ QUANTITIES: dict[Quantity, QuantityText] = {
 }
 
 
+# How a parametrization is called in a sentence.
+_PARAMETRIZATIONS = {"standard": "the standard parametrization", "mup": "muP", "ntk": "the NTK parametrization"}
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class WidthRow:
     """The rms of one quantity at one site or parameter, at every seed, width and step.
@@ -135,6 +139,19 @@ class WidthCheck:
         one_of("quantity", quantity, QUANTITIES)
         one_of("name", name, found)
         return found[name]
+
+    @property
+    def headline(self) -> str:
+        """What ran, in one line."""
+        widths = ", ".join(map(str, self.widths))
+        steps, seeds = f"{self.steps} step{'s' * (self.steps != 1)}", f"{self.seeds} seed{'s' * (self.seeds != 1)}"
+        how = f"{self.optimizer}, lr {self.learning_rate:g}, {steps}, {seeds}, loss {self.loss}"
+        return f"{self.title} at widths {widths}: {how}"
+
+    @property
+    def expected_in(self) -> str:
+        """The parametrization that is expected, as a sentence calls it."""
+        return _PARAMETRIZATIONS.get(self.expect, self.expect)
 
     @property
     def fits(self) -> dict[Fit, tuple[WidthRow, ...]]:

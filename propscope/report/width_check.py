@@ -13,7 +13,6 @@ from propscope.report.table import Block, Table
 _SHOWN = 20
 _OF_SITES: tuple[Quantity, ...] = ("size", "change", "weights_part", "input_part", "gradient")
 _OF_PARAMETERS: tuple[Quantity, ...] = ("size", "gradient", "update")
-EXPECTED = {"standard": "the standard parametrization", "mup": "muP", "ntk": "the NTK parametrization"}
 _MARKS = {"not as expected": "!", "unclear": "?"}
 _NOTES = (
     "exponent k: the rms grows with the width n as n^k; after ±, the 95% interval",
@@ -57,16 +56,6 @@ def width_document(check: WidthCheck) -> dict[str, Any]:
     }
 
 
-def headline(check: WidthCheck) -> str:
-    """Return what ran in one line."""
-    widths = ", ".join(map(str, check.widths))
-    plural = ("s" * (check.steps != 1), "s" * (check.seeds != 1))
-    return (
-        f"{check.title} at widths {widths}: {check.optimizer}, lr {check.learning_rate:g}, "
-        f"{check.steps} step{plural[0]}, {check.seeds} seed{plural[1]}, loss {check.loss}"
-    )
-
-
 def _table(check: WidthCheck, quantities: Sequence[Quantity], *, parameters: bool) -> Table:
     rows: dict[str, dict[Quantity, WidthRow]] = {}
     for row in check.rows:
@@ -82,7 +71,7 @@ def _table(check: WidthCheck, quantities: Sequence[Quantity], *, parameters: boo
     if parameters:
         return Table("parameters", ("parameter", *heads), tuple(cells), left=frozenset({"parameter"}))
     columns = ("site", "role", *heads)
-    return Table(headline(check), columns, tuple(cells), left=frozenset({"site", "role"}), notes=_NOTES)
+    return Table(check.headline, columns, tuple(cells), left=frozenset({"site", "role"}), notes=_NOTES)
 
 
 def _cell(check: WidthCheck, row: WidthRow) -> str:
@@ -102,7 +91,7 @@ def power(exponent: float, sign: str = "") -> str:
 def _unlike(check: WidthCheck, row: WidthRow) -> str:
     return (
         f"! {row.name}: {QUANTITIES[row.quantity].label} at step {row.judged} grows as n^{_interval(row.exponent())}, "
-        f"{EXPECTED.get(check.expect, check.expect)} has n^{_range(row)}"
+        f"{check.expected_in} has n^{_range(row)}"
     )
 
 
@@ -121,7 +110,7 @@ def _conclusion(check: WidthCheck) -> str:
         return "nothing expected; --expect standard, mup or ntk holds the exponents against a parametrization"
     fits = check.fits
     judged = sum(len(rows) for fit, rows in fits.items() if fit != "not judged")
-    by = f"as {EXPECTED.get(check.expect, check.expect)} has them, within {check.tolerance:g} ({check.source})"
+    by = f"as {check.expected_in} has them, within {check.tolerance:g} ({check.source})"
     unclear = f"; {len(fits['unclear'])} unclear (?): more seeds would tell" if fits["unclear"] else ""
     if check.passed:
         return f"passed: {len(fits['as expected'])} of {judged} exponents are {by}{unclear}"

@@ -48,7 +48,6 @@ class Parametrization:
     """
 
     name: str
-    label: str
     weights_part: Mapping[Family, Mapping[LayerRole, float]]
     readout_size: float
     readout_gain: float
@@ -63,7 +62,6 @@ def _roles(input: float, hidden: float, output: float) -> dict[LayerRole, float]
 PARAMETRIZATIONS: tuple[Parametrization, ...] = (
     Parametrization(
         "standard",
-        "the standard parametrization",
         {"sgd": _roles(-0.5, 0.5, 1.0), "adam": _roles(0.0, 1.0, 1.0)},
         readout_size=0.0,
         readout_gain=0.5,
@@ -71,7 +69,6 @@ PARAMETRIZATIONS: tuple[Parametrization, ...] = (
     ),
     Parametrization(
         "mup",
-        "muP",
         {"sgd": _roles(0.0, 0.0, 0.0), "adam": _roles(0.0, 0.0, 0.0)},
         readout_size=-0.5,
         readout_gain=0.0,
@@ -79,7 +76,6 @@ PARAMETRIZATIONS: tuple[Parametrization, ...] = (
     ),
     Parametrization(
         "ntk",
-        "the NTK parametrization",
         {"sgd": _roles(-0.5, -0.5, 0.0), "adam": _roles(0.0, 0.5, 0.5)},
         readout_size=0.0,
         readout_gain=0.5,

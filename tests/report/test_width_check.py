@@ -6,7 +6,7 @@ import pytest
 
 from propscope.records.width_check import WidthCheck, WidthRow
 from propscope.report.documents import json_text
-from propscope.report.width_check import headline, width_blocks, width_document
+from propscope.report.width_check import width_blocks, width_document
 
 WIDTHS = (16, 32, 64)
 
@@ -71,7 +71,7 @@ def test_many_failures_are_counted():
 
 def test_print_and_notebook():
     found = check(expect="mup")
-    assert str(found).startswith(headline(found))
+    assert str(found).startswith(found.headline)
     assert "<table>" in found._repr_html_()
 
 
