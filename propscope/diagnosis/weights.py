@@ -91,9 +91,15 @@ def odd_weights(evidence: Evidence) -> Iterator[Finding]:
             continue
         # A small scale that all layers in one place share is intended, such as 1/sqrt(depth) at a branch's end.
         elif scale.mean > limits.ODD or (peers is None and scale.mean < -limits.ODD):
-            meant = scale.index in evidence.once(_small_together) or (scale.mean < 0 and _is_common(scale, scales))
-            if not meant:
+            small = scale.index in evidence.once(_small_together) or (scale.mean < 0 and _is_common(scale, scales))
+            if not (small or (scale.mean > 0 and _restores(evidence, scale.index))):
                 yield _odd(evidence, scale, 0.0, beside=False)
+
+
+def _restores(evidence: Evidence, index: int) -> bool:
+    """Return whether weights that are large only bring what enters to size, as behind an average over many keys."""
+    seen = [member.sites[index].forward for member in evidence.members if member.sites[index].parents]
+    return bool(seen) and all(values is not None and 0 < values.rms < _SAME for values in seen)
 
 
 def _small_together(evidence: Evidence) -> frozenset[int]:
