@@ -125,6 +125,13 @@ SHUT = 8.0
 COMMON = 1 / 26
 
 
+# A transformer of one block and width 64 learned a Markov chain of 64 tokens with Adam, at the best of four rates. With
+# a head of its own it came within 10% of the chain's entropy in 60 steps where the logits began with a standard
+# deviation of 1, 80 at 4, 140 at 8, 260 at 16, and not in 300 at 32; with tied embeddings in 100, 180, 300, and not in
+# 300 at 16.
+LOGITS = 12.0
+
+
 def severity_of(load: float) -> Severity:
     """Return what a load of Adam makes of a network: broken above 1, strained from 0.6 on, else a note on SGD."""
     return "broken" if load > 1 else "strained" if load >= SLOWED else "note"

@@ -12,6 +12,7 @@ from propscope.diagnosis.biases import large_biases
 from propscope.diagnosis.collapse import collapse
 from propscope.diagnosis.evidence import Evidence, Subject, succession
 from propscope.diagnosis.inputs import odd_inputs
+from propscope.diagnosis.logits import sharp_logits
 from propscope.diagnosis.missing_gradients import lost_gradients, stagnant
 from propscope.diagnosis.nonfinite import nonfinite, precision
 from propscope.diagnosis.norm_sizes import odd_norms
@@ -138,6 +139,10 @@ RULES: tuple[Rule, ...] = (
          marks=((r"^unregistered$", "unregistered: weights that are no parameters of the model"),)),
     Rule("embedding", large_embeddings, "rows of an embedding with a rms above e^3, with no norm behind it",
          "as for weights: a row is what the layer makes of a one-hot input", applies_to="model", cause=True),
+    Rule("sharp logits", sharp_logits, "logits over tokens with a standard deviation above 12",
+         "cross entropy begins at s sqrt(2 ln n) instead of ln n; measured", applies_to="model", cause=True,
+         initial=True, by_seed=True,
+         marks=((r"^logits x", "logits x: the standard deviation of the logits over the tokens"),)),
     Rule("norm size", odd_norms,
          "the rms of a norm's values is above e^3 or below e^-3 by its gains; a norm of single values gives zeros",
          "Ba et al. 2016; Goyal et al. 2017, section 5.1: small gains end a branch", applies_to="model", cause=True,

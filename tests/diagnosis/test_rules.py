@@ -66,6 +66,10 @@ NORM, UP, ACT = blocks()[4:7]
 SUMS = [site(f"a.0.add#{n}", "add", role="residual", branch_share=0.5, rms=rms) for n, rms in enumerate((1.0, 1.84))]
 IMAGE = replace(site("input", "input", role="input", rms=150.0), parents=())
 FED = replace(site("0", rms=90.0), parents=(Parent("input", ("Linear",)),), parameters=("0.weight",))
+TOKENS = replace(site("e", "Embedding", role="embedding"), parents=(), parameters=("e.weight",))
+LOGITS = replace(
+    site("h", rms=16.0, features=64), parents=(Parent("e", ("Linear",)),), parameters=("e.weight", "h.weight")
+)
 ACROSS = replace(site("s", "softmax", softmax_axis=0), parents=(Parent("0", ("softmax",)),))
 BIAS, GAIN = (
     Parameter(name, (UNITS,), TensorSummary.of(np.full(UNITS, value)), TensorSummary.of([1.0]))
@@ -82,6 +86,7 @@ GIVEN = {
         time_courses=(TimeCourse("rnn", "RNN", length=60, steps=(1, 60), hidden=GROWING),),
     ),
     "one-hot": model([site("s", "softmax", attention_entropy=0.1, logit_spread=40.0), site("end")]),
+    "logits x16": model([TOKENS, LOGITS], [weight("e.weight", 16.0, (64, 256))]),
     "wrong axis": model([IMAGE, FED, replace(ACROSS, shape=FED.shape)]),
     "masked rows": model([site("s", "softmax", masked_rows=0.1), site("end")]),
     "bias xinf": model([SHIFTED, BEHIND], [BIAS]),
