@@ -97,7 +97,9 @@ def missing_norms(evidence: Evidence) -> Iterator[Finding]:
     if (ending := _last_sum(member, edges)) is not None and ending.last not in at:
         finding, size = _without_norm(evidence, ending.last, usual), _rms(evidence, ending.first)
         fits = size > 0 and abs(math.log(size / usual)) < limits.DECADE
-        yield replace(finding, severity="note") if fits else finding
+        # That the size is off may follow from weights before it.
+        by_size = {**finding.evidence, "factor": size / usual or math.nan, "by_size": 1.0}
+        yield replace(finding, severity="note") if fits else replace(finding, evidence=by_size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,8 @@ _Key = tuple[bool, bool, int, int, str, str]
 class _Shown:
     """A finding: where it starts (`at`) and shows (the bits of `where`), by position, and ln of its factor, if any.
 
-    `stops`: it passes no gradient on; `mute`: it passes no values on. `backward`: it is of gradients.
+    `cause`: it is read from the model alone. `stops`: it passes no gradient on; `mute`: it passes no values on.
+    `backward`: it is of gradients.
     """
 
     finding: Finding
@@ -94,7 +95,7 @@ class _Shown:
         off = kind == "symmetric" or known.get("dead_share") == 1 or (ratio == 0 and finding.direction != "backward")
         return cls(
             finding,
-            cause=rule.cause,
+            cause=rule.cause and not known.get("by_size"),
             at=positions[0] if positions else -1,
             # A loss of gradient lists the layers behind it too, which are not at fault.
             where=_bits_of(positions[:1] if kind == "stagnant" else positions),

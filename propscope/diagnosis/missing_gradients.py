@@ -20,7 +20,7 @@ from propscope.records.numerals import number
 from propscope.records.summary import TensorSummary
 
 # How the coverage's reasons begin, and what they say of a module that other random numbers let run.
-_FROZEN, _AT_RANDOM = "frozen", "at random"
+_FROZEN, _AT_RANDOM, _ELSEWHERE = "frozen", "at random", "in other cases"
 _LISTED = 3
 # Functions that are constant between their steps.
 _STEPS = frozenset(("round", "sign", "sgn", "floor", "ceil", "trunc", "fix", "heaviside", "floor_divide", "frac"))
@@ -552,9 +552,9 @@ def _feeds(profile: NetworkProfile, module: str, other: str) -> bool:
     return any(profile.graph.feeds(one, another) for one in sites_of(module) for another in sites_of(other))
 
 
-def _at_random(evidence: Evidence) -> frozenset[str]:
-    notes = (note for note in evidence.members[0].coverage if note.what == "module")
-    return frozenset(note.name for note in notes if _AT_RANDOM in note.reason)
+def _idle_reasons(evidence: Evidence) -> dict[str, str]:
+    """Return the reasons that the coverage gives of modules that did not run, by their names."""
+    return {note.name: note.reason for note in evidence.members[0].coverage if note.what == "module"}
 
 
 def _routed(evidence: Evidence) -> frozenset[str]:
@@ -575,11 +575,14 @@ def _empty(evidence: Evidence) -> frozenset[str]:
 
 def _why_not_run(evidence: Evidence, stop: Stop) -> str:
     name = stop.place
-    if name in evidence.once(_at_random):
+    reason = evidence.once(_idle_reasons).get(name, "")
+    if _AT_RANDOM in reason:
         return "at random"
     if name_pattern(name) in evidence.once(_routed) or name in evidence.once(_empty):
         return "routed"
-    return "took no part" if not name or name in evidence.once(_ran) else "never"
+    if not name or name in evidence.once(_ran):
+        return "took no part"
+    return "elsewhere" if _ELSEWHERE in reason else "never"
 
 
 def _outermost(evidence: Evidence, name: str) -> str:
@@ -609,6 +612,12 @@ def _of_idle(evidence: Evidence, stop: Stop) -> _Reason:
             "stagnant", outer, f"{outer} was skipped in this pass",
             "it runs with other random numbers, as with stochastic depth or LayerDrop",
             "change nothing: it learns in the passes in which it runs", note=True,
+        )  # fmt: skip
+    if why == "elsewhere":
+        return _Reason(
+            "stagnant", outer, f"{outer} did not run {when}",
+            "the code calls it in other cases: with other inputs or options, or for another task",
+            "change nothing if it has its part there; else call it, or remove it", mark="unused", note=True,
         )  # fmt: skip
     if why == "routed":
         return _Reason(

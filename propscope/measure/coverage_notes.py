@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from torch import nn
@@ -14,6 +16,11 @@ from propscope.measure.parameters import ParameterAccumulator
 from propscope.records.network import CoverageNote, Site
 
 _SHAPES_SHOWN = 4
+# Methods that make, initialize or hand out parts, and call none of them.
+_MAKING = re.compile(r"__|_?(init|reset|get|set|tie|load|save|freeze|unfreeze|resize|prune|extra_repr|post_init)")
+
+# How the reason of a module ends that did not run, and would in other cases.
+CALLED_ELSEWHERE = "; the code calls it in other cases"
 
 
 def coverage_notes(
@@ -26,6 +33,7 @@ def coverage_notes(
 
     `sites`: by the observer's keys.
     """
+    ran = {outer for path in modules if observer.passes_of(path)[0] for outer in _around(path)}
     used: dict[str, str] = {}
     for site in sites.values():
         for name in site.parameters:
@@ -34,7 +42,9 @@ def coverage_notes(
         if isinstance(info.module, torch.jit.ScriptModule):
             yield CoverageNote(path, "module", "TorchScript calls no hooks: nothing inside was recorded")
         elif not isinstance(info.module, CONTAINERS) and (reason := _not_run(observer, path, info.module, used)):
-            yield CoverageNote(path, "module", reason)
+            idle = "did not run" in reason or "never ran" in reason
+            elsewhere = idle and path not in observer.skipped and _is_called_elsewhere(modules, path, ran)
+            yield CoverageNote(path, "module", reason + CALLED_ELSEWHERE * elsewhere)
     # A list, since another thread may add to them.
     yield from list(observer.guard.notes.values())
     for path, accumulator in observer.sites.items():
@@ -66,6 +76,46 @@ def _not_run(observer: Observer, path: str, module: nn.Module, used: Mapping[str
     if passes == 1:
         return f"{kind} did not run in this pass"
     return f"{kind} never ran in {passes} passes" if passes else f"{kind} was never called"
+
+
+def _is_called_elsewhere(modules: Mapping[str, ModuleInfo], path: str, ran: Collection[str]) -> bool:
+    """Return whether code of the model uses a module that did not run, or the outermost one around it that did not.
+
+    It then runs with other inputs, options or modes. Of a list, whose code names no members, nothing can be told.
+    """
+    outer = next((outer for outer in _around(path) if outer not in ran), path)
+    above, _, name = outer.rpartition(".")
+    owner = modules.get(above)
+    if owner is None or isinstance(owner.module, (nn.Sequential, nn.ModuleList)):
+        return False
+    use = rf"{re.escape(name)}\b"
+    if isinstance(owner.module, nn.ModuleDict):
+        # Its key, or one that the code does not spell.
+        key = rf"(?:[^\s'\"\]]|['\"]{re.escape(name)}['\"])"
+        above, _, name = above.rpartition(".")
+        owner, use = modules.get(above), rf"{re.escape(name)}\[\s*{key}"
+    return owner is not None and any(
+        re.search(rf"\b{re.escape(itself)}\.{use}", text) for itself, text in _code_of(type(owner.module))
+    )
+
+
+def _code_of(kind: type) -> Iterator[tuple[str, str]]:
+    """Yield the source of each method of a user's class that may call its parts, and what it calls its object."""
+    for home in kind.__mro__:
+        if home is nn.Module or home.__module__.startswith("torch.nn."):
+            return
+        for name, method in vars(home).items():
+            if inspect.isfunction(method) and method.__code__.co_argcount and not _MAKING.match(name):
+                try:
+                    yield method.__code__.co_varnames[0], re.sub(r"#.*", "", inspect.getsource(method))
+                except (OSError, TypeError):
+                    continue
+
+
+def _around(path: str) -> Iterator[str]:
+    """Yield the paths of the modules around a module and its own, the outermost first."""
+    parts = path.split(".")
+    return (".".join(parts[: level + 1]) for level in range(len(parts)))
 
 
 def _unregistered(observer: Observer) -> Iterator[CoverageNote]:
