@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from propscope.diagnosis import limits
@@ -70,20 +70,26 @@ def odd_weights(evidence: Evidence) -> Iterator[Finding]:
     """Find layers whose scale s differs by a factor of e^3 from that of their peers or from 1; zeros are no scale.
 
     Among peers of other shapes, what an initializer gives all of them may be rms(W) sqrt(fan_out) instead of s: a layer
-    is at fault if it differs in both. A small layer has no fault of its own where most layers have its rms(W): with
-    weights of 0.02 s is small at 9 inputs, and about 1 at 2,500.
+    is at fault if it differs in both, or in s alone where the peers agree on s and not on the other. A small layer has
+    no fault of its own where most layers have its rms(W): with weights of 0.02 s is small at 9 inputs, and about 1 at
+    2,500.
     """
     scales = evidence.once(scales_of)
     usual = _usual(evidence, scales)
     outward = _usual(evidence, scales, read=lambda scale: scale.outward)
+    # The initializer kept what the peers agree on.
+    kept = {s: outward[s].spread < usual[s].spread + math.log(_SAME) for s in scales if s in usual and s in outward}
     recurrent = {course.module for course in evidence.members[0].time_courses if course.weights}
     for scale in scales:
         site = evidence.sites[scale.index]
         # The weights of a recurrent layer are judged by what they do over time.
         if scale.mean == -math.inf or (scale.owner in recurrent and site.units is None):
             continue
-        peers = usual.get(scale)
-        if peers is not None and min(abs(scale.mean - peers), abs(scale.outward - outward[scale])) > limits.ODD:
+        peers = usual[scale].median if scale in usual else None
+        if peers is not None and (
+            abs(scale.mean - peers) > limits.ODD
+            and not (kept[scale] and abs(scale.outward - outward[scale].median) <= limits.ODD)
+        ):
             # Where this one is about 1, the others are at fault.
             if abs(scale.mean) > 1 or abs(peers) <= limits.ODD:
                 yield _odd(evidence, scale, peers, beside=True)
@@ -266,10 +272,24 @@ def _fan_out(parameter: Parameter, site: Site) -> float:
     return size / parameter.shape[0 if "Transpose" in site.kind else 1]
 
 
+@dataclass(frozen=True, slots=True)
+class _Usual:
+    """The `median` of the other layers in one place, and the `spread` from the smallest to the largest of them."""
+
+    median: float
+    spread: float
+
+    @classmethod
+    def of_others(cls, ascending: Sequence[float], at: int) -> _Usual:
+        """Return what is usual of ascending values without the one at a position."""
+        first, last = int(at == 0), len(ascending) - 1 - (at == len(ascending) - 1)
+        return cls(median_without(ascending, at), ascending[last] - ascending[first])
+
+
 def _usual(
     evidence: Evidence, scales: list[Scale], *, read: Callable[[Scale], float] = lambda scale: scale.mean
-) -> dict[Scale, float]:
-    """Return the median of ln s over the other layers in the same place, for each layer that has two or more.
+) -> dict[Scale, _Usual]:
+    """Return what is usual of ln s over the other layers in the same place, for each layer that has two or more.
 
     `read`: what is compared in place of ln s.
 
@@ -284,23 +304,23 @@ def _usual(
 
     at = {scale: scale.index for scale in scales if scale.mean > -math.inf}
     groups = groups_in_one_place(first, at, more_than=_PEERS, alike=alike)
-    found: dict[Scale, float] = {}
+    found: dict[Scale, _Usual] = {}
     for group in {id(group): group for group in groups.values()}.values():
-        usual_of: dict[Scale, float] = {}
+        usual_of: dict[Scale, _Usual] = {}
         left = sorted(group, key=read)
         sizes = [read(scale) for scale in left]
         while len(left) > _PEERS:
             # The one farthest from the median of the others is the smallest or the largest.
-            usual = {at: median_without(sizes, at) for at in (0, len(left) - 1)}
-            worst = max(usual, key=lambda at: abs(sizes[at] - usual[at]))
-            if abs(sizes[worst] - usual[worst]) <= limits.ODD:
-                usual_of |= {scale: median_without(sizes, at) for at, scale in enumerate(left)}
+            usual = {at: _Usual.of_others(sizes, at) for at in (0, len(left) - 1)}
+            worst = max(usual, key=lambda at: abs(sizes[at] - usual[at].median))
+            if abs(sizes[worst] - usual[worst].median) <= limits.ODD:
+                usual_of |= {scale: _Usual.of_others(sizes, at) for at, scale in enumerate(left)}
                 break
             usual_of[left.pop(worst)] = usual[worst]
             del sizes[worst]
         else:
             # Too few are left to compare: each of them counts as usual, since they differed from the ones removed.
-            usual_of |= {scale: read(scale) for scale in left if len(group) > len(left)}
+            usual_of |= {scale: _Usual(read(scale), 0.0) for scale in left if len(group) > len(left)}
         found |= {scale: size for scale, size in usual_of.items() if groups[scale] is group}
     return found
 

@@ -79,6 +79,20 @@ class Scored(nn.Module):
         return self.head((shares / shares.sum(-1, keepdim=True)) @ self.value(x))
 
 
+class Squeeze(nn.Module):
+    """Squeeze and excitation: what enters its gate is as large as the bias of the layer before makes it."""
+
+    def __init__(self, down=1.0, up=1.0):
+        super().__init__()
+        self.down, self.up, self.head = nn.Linear(20, 8), nn.Linear(8, 20), nn.Linear(20, 4)
+        with torch.no_grad():
+            self.down.weight.mul_(down)
+            self.up.weight.mul_(up)
+
+    def forward(self, x):
+        return self.head(x * torch.sigmoid(self.up(torch.relu(self.down(x)))))
+
+
 class Stream(nn.Module):
     def __init__(self):
         super().__init__()
@@ -114,6 +128,7 @@ def image():
         (Gated, "gate", -10, table, "saturated"),
         (Scored, "query", 10, table, "collapse"),
         (lambda: cnn(nn.BatchNorm2d), "1", 10, image, "collapse"),
+        (lambda: Squeeze(4.0, 2.0), "down", 10, table, "saturated"),
     ],
 )
 def test_a_large_bias_is_blamed_as_a_bias(make, at, value, batch, kind):
@@ -140,6 +155,7 @@ def test_a_bias_that_stops_every_gradient_is_found_as_that(act, value, kind):
     [
         (mlp, table),
         (lambda: biased(mlp(), "2", 1.0), table),
+        (lambda: biased(Squeeze(4.0, 0.2), "down", 10), table),
         (lambda: prior(nn.Sigmoid()), table),
         (lambda: prior(nn.Softmax(-1)), table),
         (lambda: prior(nn.Identity()), table),
@@ -152,6 +168,7 @@ def test_a_bias_that_stops_every_gradient_is_found_as_that(act, value, kind):
     ids=[
         "usual",
         "of 1",
+        "of a squeezed gate",
         "prior",
         "softmax",
         "logits",

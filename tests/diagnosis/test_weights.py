@@ -220,6 +220,24 @@ def test_layers_of_other_shapes_that_are_alike_by_fan_out_are_peers():
     assert found(squeezed(0.01, 1.0, 1.0, 1.0)) == [("vanishing", "strained", "blocks.0.conv")]
 
 
+def by_fan_in(*factors):
+    """Return layers of unequal shapes that were drawn by fan-in times these factors."""
+    shapes = [(64, 16), (64, 64), (32, 64), (64, 32)]
+    names = [f"blocks.{number}.up" for number in range(len(shapes))]
+    return model(
+        [*(site(name) for name in names), site("end")],
+        [weight(f"{n}.weight", factor, shape) for n, factor, shape in zip(names, factors, shapes, strict=True)],
+    )
+
+
+@pytest.mark.parametrize("factor", [0.03, 1 / 35])
+def test_a_layer_of_another_shape_is_held_against_what_its_peers_agree_on(factor):
+    assert found(by_fan_in(1.0, 1.0, 1.0, 1.0)) == []
+    # By fan-out it differs from the nearest of its peers, which do not agree on that, by less than the limit.
+    assert found(by_fan_in(factor, 1.0, 1.0, 1.0)) == [("vanishing", "strained", "blocks.0.up")]
+    assert found(by_fan_in(1.0, 1.0, factor, 1.0)) == [("vanishing", "strained", "blocks.2.up")]
+
+
 def of_std(*deviations, std=0.02):
     """Return a 3 by 3 depthwise convolution and wide layers, all with one std times these factors."""
     shapes = [(64, 1, 3, 3), (64, 64), (256, 64), (64, 256)]
