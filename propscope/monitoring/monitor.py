@@ -159,6 +159,11 @@ class Monitor:
         return tuple(self._log.alarms)
 
     @property
+    def file(self) -> Path | None:
+        """The result file; its name has a number where the one that was asked for is taken. None for none."""
+        return None if self._file is None else self._file.path
+
+    @property
     def steps(self) -> Steps:
         """The steps so far: on a device that is not waited for, those up to the last sample."""
         return self._log.steps
@@ -245,9 +250,9 @@ class Monitor:
         self._next_call.due = self._passes >= self._micro_batches
 
     def _stop_recording(self, error: BaseException | None = None) -> None:
-        self._next_call.unwatch()
         if self._recorder is not None and self._recording:
             self._recording = False
+            self._next_call.unwatch()
             self._recorder.__exit__(type(error) if error is not None else None, error, None)
 
     def _let_go(self, error: BaseException | None) -> Recorder | None:

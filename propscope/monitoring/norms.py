@@ -23,8 +23,8 @@ def norms(tensors: Sequence[Tensor | None]) -> Tensor:
     """
     groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     dense = {at: _dense(tensor) for at, tensor in enumerate(tensors) if tensor is not None}
-    for at, tensor in dense.items():
-        groups.setdefault((tensor.device, tensor.dtype), []).append(at)
+    for at, one in dense.items():
+        groups.setdefault((one.device, one.dtype), []).append(at)
     if not groups:
         return torch.full((len(tensors),), NONE)
     first = next(iter(dense.values()))
@@ -41,6 +41,8 @@ def norms(tensors: Sequence[Tensor | None]) -> Tensor:
 
 
 def _dense(tensor: Tensor) -> Tensor:
+    if tensor.__class__ is Tensor and tensor.dtype is torch.float32 and tensor.layout is torch.strided:
+        return tensor
     tensor = local_shard(tensor.detach())
     if tensor.layout is torch.sparse_coo:
         tensor = tensor.coalesce().values()

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from propscope.errors import PropscopeError
@@ -22,6 +21,8 @@ from propscope.monitoring.cadence import Cadence
 from propscope.records.monitored import Alarm, MonitoredRun, Steps
 from propscope.records.network import NetworkProfile
 from propscope.store import MonitoredFile
+
+Numbers = list[float]
 
 logger = logging.getLogger("propscope")
 
@@ -173,11 +174,11 @@ class RunLog:
 
 def _row(
     reading: Reading,
-    loss: NDArray[np.float64] | None,
-    gradients: NDArray[np.float64] | None,
-    accumulated: NDArray[np.float64] | None,
-    scale: NDArray[np.float64] | None,
-    found_inf: NDArray[np.float64] | None,
+    loss: Numbers | None,
+    gradients: Numbers | None,
+    accumulated: Numbers | None,
+    scale: Numbers | None,
+    found_inf: Numbers | None,
 ) -> tuple[dict[str, Any], dict[str, float], dict[str, float]]:
     """Return a step as a row of `STEP_FIELDS`, and the norms of its gradients by parameter, both kinds."""
     factor = math.nan if scale is None else float(scale[0])
@@ -200,10 +201,10 @@ def _row(
     return row, stepped, before
 
 
-def _norms(names: Sequence[str], values: NDArray[np.float64] | None, scale: float = 1.0) -> dict[str, float]:
+def _norms(names: Sequence[str], values: Numbers | None, scale: float = 1.0) -> dict[str, float]:
     if values is None:
         return {}
-    pairs = zip(names, values.tolist(), strict=True)
+    pairs = zip(names, values, strict=True)
     return {n: value / scale if math.isfinite(value) else math.inf for n, value in pairs if not value < 0}
 
 
@@ -211,18 +212,19 @@ def _length(norms: Mapping[str, float]) -> float:
     return math.hypot(*norms.values()) if norms else math.nan
 
 
-def _on_cpu(tensors: Sequence[Tensor | None]) -> list[NDArray[np.float64] | None]:
-    """Return each tensor's numbers, shape (elements,), after waiting once for each device."""
-    found: list[NDArray[np.float64] | None] = [None] * len(tensors)
+def _on_cpu(tensors: Sequence[Tensor | None]) -> list[Numbers | None]:
+    """Return the numbers of each tensor, after waiting once for each device."""
+    found: list[Numbers | None] = [None] * len(tensors)
     groups: dict[torch.device, list[tuple[int, Tensor]]] = {}
     for at, tensor in enumerate(tensors):
-        if tensor is not None:
+        if tensor is not None and tensor.is_cpu:
+            found[at] = tensor.reshape(-1).tolist()
+        elif tensor is not None:
             groups.setdefault(tensor.device, []).append((at, tensor.reshape(-1)))
     for entries in groups.values():
-        flat = torch.cat([one.to(widest(one)) for _, one in entries]).cpu().numpy().astype(np.float64)
-        ends = np.cumsum([one.numel() for _, one in entries])
-        for (at, _), numbers in zip(entries, np.split(flat, ends[:-1]), strict=True):
-            found[at] = numbers
+        flat = torch.cat([one.to(widest(one)) for _, one in entries]).tolist()
+        for at, tensor in entries:
+            found[at], flat = flat[: len(tensor)], flat[len(tensor) :]
     return found
 
 

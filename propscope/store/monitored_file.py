@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from propscope.errors import StoreError
+from propscope.printable import printable
 from propscope.records.monitored import MonitoredRun
 from propscope.store.atomic import check_output
 from propscope.store.read import load
@@ -62,6 +64,9 @@ class MonitoredFile:
             resume=False,
             named=False,
         )
+        if file.path != self.path:
+            taken, free = printable(str(self.path)), printable(str(file.path))
+            print(f"{taken} is there already; this run is written to {free}", file=sys.stderr)
         self.path = file.path
         return file
 

@@ -135,11 +135,14 @@ def test_a_run_that_goes_on_is_not_compacted_and_a_file_without_a_journal_neithe
         compact(tmp_path / "run.h5")
 
 
-def test_a_name_that_is_taken_is_left_alone(tmp_path: Path) -> None:
+def test_a_name_that_is_taken_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "run.h5"
     save(path, small_set())
     first, second = started(path), started(path)
     assert (first.path.name, second.path.name) == ("run-2.h5", "run-3.h5")
+    assert capsys.readouterr().err.splitlines() == [
+        f"{path} is there already; this run is written to {other.path}" for other in (first, second)
+    ]
     first.save(), second.save()
     assert plain(load(path)) == plain(small_set())
     assert plain(load(tmp_path / "run-2.h5")) == plain(load(tmp_path / "run-3.h5")) == plain(whole())
