@@ -125,7 +125,7 @@ RULES = (
     Rule(
         "attention entropy",
         "site",
-        (Limit("attention_entropy", statistics.median, _smaller_entropy),),
+        (Limit("attention_entropy", statistics.median, _smaller_entropy, ready=WARM_UP),),
         "strained",
         "the entropy of the attention at {place} fell to {value} nats from {baseline}{others}: each query looks at few "
         "keys. Lower the learning rate, or normalize queries and keys",
@@ -134,7 +134,7 @@ RULES = (
     Rule(
         "dead units",
         "site",
-        (Limit("dead_share", max, _more_dead),),
+        (Limit("dead_share", max, _more_dead, ready=WARM_UP),),
         "strained",
         "a share of {value} of the units at {place} is flat on every sample, at most {baseline} before{others}; they "
         "learn nothing any more. Lower the learning rate, or use an activation with a slope on both sides",
