@@ -4,21 +4,24 @@
 
 runs every architecture of `published.py` whose library is installed (`pip install -e '.[architectures]'`) and writes
 the table of docs/architectures.md, within four minutes. An untouched one must be healthy: what is not is listed with
-its finding. Then one fault, drawn with a seed, is planted into it (weights x100, weights x0.01, biases of 10, a norm
-that is removed); the verdict must be "strained" or "broken".
+its finding. Then one fault of those in `planting.py`, drawn with a seed, is planted into it; the verdict must be
+"strained" or "broken", and the first finding should be of its kind and at its place. What changes no gradient, and an
+input whose size a norm takes away, is drawn again.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib.util
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from planting import FAULTS, answer, has_effect, profiled
 from published import ARCHITECTURES, Architecture
 from torch import nn
 
@@ -27,18 +30,23 @@ from propscope.records import Diagnosis
 
 TABLE = Path(__file__).resolve().parents[1] / "docs" / "architectures.md"
 START, END = "<!-- table of benches/architectures.py -->", "<!-- end of the table -->"
-Fault = Callable[[nn.Module, str], None]
+# Draws of a fault and a place that has an effect.
+_TRIES = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One architecture: the verdict on it untouched, with its finding, and with a fault planted at a place."""
+    """One architecture: the verdict on it untouched, and with a fault planted at a place.
+
+    `answer`: how right the first finding is, as `planting.answer` has it.
+    """
 
     architecture: Architecture
     untouched: Diagnosis
     fault: str
     place: str
     planted: Diagnosis
+    answer: str
 
     @property
     def found(self) -> bool:
@@ -46,59 +54,25 @@ class Row:
         return self.planted.verdict in ("strained", "broken")
 
 
-def scale(model: nn.Module, at: str, *, by: float) -> None:
-    with torch.no_grad():
-        model.get_parameter(f"{at}.weight").mul_(by)
-
-
-def shift(model: nn.Module, at: str) -> None:
-    with torch.no_grad():
-        model.get_parameter(f"{at}.bias").fill_(10.0)
-
-
-def remove(model: nn.Module, at: str) -> None:
-    model.set_submodule(at, nn.Identity())
-
-
-FAULTS: dict[str, Fault] = {
-    "weights x100": lambda model, at: scale(model, at, by=100.0),
-    "weights x0.01": lambda model, at: scale(model, at, by=0.01),
-    "biases of 10": shift,
-    "no norm": remove,
-}
-
-MEANT_AT_THE_END = ("weights x0.01", "biases of 10")
-
-
-def places(model: nn.Module, fault: str) -> list[str]:
-    """Return where a fault can be planted: norms, layers with biases, or layers with weight matrices."""
-    found = []
-    for name, module in model.named_modules():
-        weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-        kind = type(module).__name__.lower()
-        if fault == "no norm":
-            # A class that fuses a norm with what follows it is not replaced by nothing.
-            fits = "norm" in kind and weight is not None and "act" not in kind and not any(module.children())
-        else:
-            learns = isinstance(weight, nn.Parameter) and weight.requires_grad and weight.ndim > 1
-            fits = learns and "embedding" not in kind and (fault != "biases of 10" or isinstance(bias, nn.Parameter))
-        if name and fits:
-            found.append(name)
-    return found
-
-
 def run(architecture: Architecture, *, seed: int = 0) -> Row:
     """Return the verdicts on an architecture, untouched and with one fault; `seed` draws weights, inputs and fault."""
-    untouched = diagnosed(*built(architecture, seed))
-    source = random.Random(f"{architecture.library} {architecture.name} {seed}")
     model, batch = built(architecture, seed)
-    fault = source.choice([fault for fault in FAULTS if places(model, fault)])
-    place = source.choice(fitting := places(model, fault))
-    # A small last layer, and one bias for all logits, are no fault: cross-entropy does not see a common shift.
-    if fault in MEANT_AT_THE_END and place == fitting[-1]:
-        place = source.choice(fitting[:-1] or fitting)
-    FAULTS[fault](model, place)
-    return Row(architecture, untouched, fault, place, diagnosed(model, batch))
+    sound = profiled(copy.deepcopy(model), batch)
+    untouched = propscope.diagnose(sound, notes=False)
+    source = random.Random(f"{architecture.library} {architecture.name} {seed}")
+    known = {name: places for name, fault in FAULTS.items() if (places := [*fault.places(model, sound)])}
+    for _ in range(_TRIES):
+        name = source.choice([*known])
+        fault, place = FAULTS[name], source.choice(known[name])
+        if fault.note(sound, place):
+            continue
+        planted = copy.deepcopy(model)
+        profile = profiled(planted, fault.plant(planted, batch, sound, place))
+        if has_effect(sound, profile, place):
+            break
+    found = propscope.diagnose(profile, notes=False)
+    said = answer(found, fault.kinds, fault.right(sound, place), "")
+    return Row(architecture, untouched, name, place, found, said)
 
 
 def built(architecture: Architecture, seed: int) -> tuple[nn.Module, object]:
@@ -106,21 +80,28 @@ def built(architecture: Architecture, seed: int) -> tuple[nn.Module, object]:
     return architecture.build()
 
 
-def diagnosed(model: nn.Module, batch: object) -> Diagnosis:
-    return propscope.diagnose(propscope.profile(model.train(), batch), notes=False)
-
-
 def lines(rows: list[Row]) -> Iterator[str]:
     healthy, found = sum(row.untouched.verdict == "healthy" for row in rows), sum(row.found for row in rows)
-    yield f"{healthy} of {len(rows)} are healthy untouched; {found} of {len(rows)} planted faults are found."
+    named = sum(row.answer == "right" for row in rows)
+    yield (
+        f"{healthy} of {len(rows)} are healthy untouched; {found} of {len(rows)} planted faults are found, and {named} "
+        "are named first."
+    )
     yield ""
-    yield "| library | architecture | untouched | finding | planted fault | place | verdict with the fault |"
-    yield "|---|---|---|---|---|---|---|"
+    yield "| fault | planted | found | named first |"
+    yield "|---|---|---|---|"
+    for fault in FAULTS:
+        of_kind = [row for row in rows if row.fault == fault]
+        right = sum(row.answer == "right" for row in of_kind)
+        yield f"| {fault} | {len(of_kind)} | {sum(row.found for row in of_kind)} | {right} |"
+    yield ""
+    yield "| library | architecture | untouched | finding | planted fault | place | verdict with the fault | named |"
+    yield "|---|---|---|---|---|---|---|---|"
     for row in rows:
         worst = "" if row.untouched.worst is None else row.untouched.worst.message.replace("|", "/")
         verdict = row.planted.verdict if row.found else f"**{row.planted.verdict}**"
         name = f"{row.architecture.library} | {row.architecture.name}"
-        yield f"| {name} | {row.untouched.verdict} | {worst} | {row.fault} | `{row.place}` | {verdict} |"
+        yield f"| {name} | {row.untouched.verdict} | {worst} | {row.fault} | `{row.place}` | {verdict} | {row.answer} |"
 
 
 def main() -> None:

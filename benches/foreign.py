@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import math
 import random
 import warnings
 from collections import Counter
@@ -19,12 +18,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from planting import FAULTS, Batch, module_of
+from planting import FAULTS, answer, has_effect, profiled
 from published import ARCHITECTURES, Architecture
 from torch import Tensor, nn
 
 import propscope
-from propscope.records import Diagnosis, Finding, NetworkProfile
+from propscope.records import Diagnosis
 
 FAMILIES = (
     "transformers resnet", "torchvision densenet121", "torchvision mobilenet_v2", "torchvision vgg13",
@@ -32,8 +31,6 @@ FAMILIES = (
     "transformers bert", "transformers t5", "transformers llama", "diffusers UNet2DModel", "torch_geometric GIN",
     "torch_geometric TransformerConv x3",
 )  # fmt: skip
-# A draw has an effect if it changes a gradient, in units of the parameter, by this factor.
-EFFECT = 1.5
 TRIES = 4
 
 
@@ -74,32 +71,6 @@ class Row:
     answer: str
 
 
-def profiled(model: nn.Module, batch: Batch) -> NetworkProfile:
-    torch.manual_seed(1)
-    return propscope.profile(model.train(), batch)
-
-
-def has_effect(sound: NetworkProfile, planted: NetworkProfile, place: str) -> bool:
-    """Return whether a fault changes a gradient in units of its parameter; what the fault itself set does not count.
-
-    What changes nothing, such as a bias before a norm, no training can show.
-    """
-    before = {p.name: p for p in sound.parameters}
-    for parameter in planted.parameters:
-        other = before.get(parameter.name, parameter)
-        if other.gradient_outlook in ("now", "later") and parameter.gradient_outlook == "never":
-            return True
-        if parameter.name == f"{place}.bias" or not (other.value.rms and other.gradient and other.gradient.rms):
-            continue
-        size = parameter.gradient.rms if parameter.gradient else 0.0
-        if not size or not parameter.value.rms or parameter.gradient is None or parameter.gradient.nonfinite_count:
-            return True
-        ratio = size / parameter.value.rms / (other.gradient.rms / other.value.rms)
-        if abs(math.log(ratio)) > math.log(EFFECT):
-            return True
-    return len(planted.parameters) != len(sound.parameters)
-
-
 def rows(architecture: Architecture, *, draw: int, only: str | None = None) -> Iterator[Row]:
     torch.manual_seed(0)
     model, batch = architecture.build()
@@ -125,27 +96,6 @@ def rows(architecture: Architecture, *, draw: int, only: str | None = None) -> I
             found = propscope.diagnose(profile)
             yield Row(architecture, name, place, found, answer(found, fault.kinds, fault.right(sound, place), note))
             break
-
-
-def answer(found: Diagnosis, kinds: frozenset[str], sites: set[str], note: str) -> str:
-    """Return how right a diagnosis is: "right", or what of it is not."""
-
-    def is_right(finding: Finding) -> bool:
-        return finding.kind in kinds and not sites.isdisjoint((finding.first, module_of(finding.first)))
-
-    if note and (note == "note" or found.verdict == "healthy"):
-        said = any(map(is_right, found.findings))
-        return "right" if said and found.verdict == "healthy" else "accused" if said else "not said"
-    if found.verdict == "healthy":
-        return "missed"
-    assert found.worst is not None
-    if is_right(found.worst):
-        return "right"
-    grave = [finding for finding in found.findings if finding.severity != "note"]
-    if any(map(is_right, grave)):
-        return "listed"
-    is_near = module_of(found.worst.first) in sites
-    return "kind" if found.worst.kind in kinds else "place" if is_near else "wrong"
 
 
 def main() -> None:

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from propscope.records import NetworkProfile, Site
+import propscope
+from propscope.records import Diagnosis, Finding, NetworkProfile, Site
 
 Batch = Any
 Places = Callable[[nn.Module, NetworkProfile], Iterator[str]]
@@ -23,6 +24,8 @@ Plant = Callable[[nn.Module, Batch, NetworkProfile, str], Batch]
 Right = Callable[[NetworkProfile, str], set[str]]
 
 RECTIFIERS = ("relu", "relu6", "gelu", "geluactivation", "newgeluactivation", "silu", "hardswish")
+# A fault has an effect if it changes a gradient, in units of the parameter, by this factor.
+EFFECT = 1.5
 # The layers that give queries and keys, as libraries name them; what stands before the last part holds both.
 QUERIES = {
     "q_proj": "k_proj", "query": "key", "q_lin": "k_lin", "q": "k", "to_q": "to_k", "lin_query": "lin_key",
@@ -324,3 +327,50 @@ FAULTS: dict[str, Fault] = {
     "NaN weight": Fault(layers, not_a_number, frozenset({"non-finite"}), itself),
 }
 # fmt: on
+
+
+def profiled(model: nn.Module, batch: Batch) -> NetworkProfile:
+    torch.manual_seed(1)
+    return propscope.profile(model.train(), batch)
+
+
+def has_effect(sound: NetworkProfile, planted: NetworkProfile, place: str) -> bool:
+    """Return whether a fault changes a gradient in units of its parameter; what the fault itself set does not count.
+
+    What changes nothing, such as a bias before a norm, no training can show.
+    """
+    before = {p.name: p for p in sound.parameters}
+    for parameter in planted.parameters:
+        other = before.get(parameter.name, parameter)
+        if other.gradient_outlook in ("now", "later") and parameter.gradient_outlook == "never":
+            return True
+        if parameter.name == f"{place}.bias" or not (other.value.rms and other.gradient and other.gradient.rms):
+            continue
+        size = parameter.gradient.rms if parameter.gradient else 0.0
+        if not size or not parameter.value.rms or parameter.gradient is None or parameter.gradient.nonfinite_count:
+            return True
+        ratio = size / parameter.value.rms / (other.gradient.rms / other.value.rms)
+        if abs(math.log(ratio)) > math.log(EFFECT):
+            return True
+    return len(planted.parameters) != len(sound.parameters)
+
+
+def answer(found: Diagnosis, kinds: frozenset[str], sites: set[str], note: str) -> str:
+    """Return how right a diagnosis is: "right", or what of it is not."""
+
+    def is_right(finding: Finding) -> bool:
+        return finding.kind in kinds and not sites.isdisjoint((finding.first, module_of(finding.first)))
+
+    if note and (note == "note" or found.verdict == "healthy"):
+        said = any(map(is_right, found.findings))
+        return "right" if said and found.verdict == "healthy" else "accused" if said else "not said"
+    if found.verdict == "healthy":
+        return "missed"
+    assert found.worst is not None
+    if is_right(found.worst):
+        return "right"
+    grave = [finding for finding in found.findings if finding.severity != "note"]
+    if any(map(is_right, grave)):
+        return "listed"
+    is_near = module_of(found.worst.first) in sites
+    return "kind" if found.worst.kind in kinds else "place" if is_near else "wrong"

@@ -1,8 +1,12 @@
 """A slice of the published architectures: those of transformers that are built and run within half a second."""
 
 import architectures
+import foreign
+import planting
 import pytest
 from published import ARCHITECTURES
+
+import propscope
 
 SLICE = (
     "gpt2", "gpt_neox", "llama", "gemma", "mixtral", "bert", "opt", "roformer", "deberta-v2", "t5", "vit", "swin",
@@ -16,10 +20,18 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("name", SLICE)
 def test_an_architecture_is_healthy_as_it_is_initialized_and_not_with_one_layer_out_of_scale(name):
     model, batch = architectures.built(KNOWN[name], 0)
-    assert architectures.diagnosed(model, batch).verdict == "healthy"
-    places = architectures.places(model, "weights x100")
-    architectures.FAULTS["weights x100"](model, places[len(places) // 2])
-    assert architectures.diagnosed(model, batch).verdict in ("strained", "broken")
+    sound = planting.profiled(model, batch)
+    assert propscope.diagnose(sound).verdict == "healthy"
+    places = [*planting.layers(model, sound)]
+    planting.scale(model, batch, sound, places[len(places) // 2], by=100.0)
+    assert propscope.diagnose(planting.profiled(model, batch)).verdict in ("strained", "broken")
+
+
+@pytest.mark.parametrize("name", ["bert", "resnet"])
+def test_every_kind_of_fault_is_named_first_where_it_is(name):
+    rows = [*foreign.rows(KNOWN[name], draw=0)]
+    assert len(rows) > 10
+    assert [(row.fault, row.place, row.answer) for row in rows if row.answer != "right"] == []
 
 
 def test_every_library_of_the_table_is_an_extra():
