@@ -110,8 +110,9 @@ def _conclusion(check: WidthCheck) -> str:
         return "nothing expected; --expect standard, mup or ntk holds the exponents against a parametrization"
     fits = check.fits
     judged = sum(len(rows) for fit, rows in fits.items() if fit != "not judged")
-    by = f"as {check.expected_in} has them, within {check.tolerance:g} ({check.source})"
-    unclear = f"; {len(fits['unclear'])} unclear (?): more seeds would tell" if fits["unclear"] else ""
+    source = f"expected: {check.expected_in}, within {check.tolerance:g} ({check.source})"
+    count = len(fits["unclear"])
+    unclear = f"; {count} unclear (?): try more seeds, larger widths or a smaller batch" if count else ""
     if check.passed:
-        return f"passed: {len(fits['as expected'])} of {judged} exponents are {by}{unclear}"
-    return f"failed: {len(fits['not as expected'])} of {judged} exponents are not {by}{unclear}"
+        return f"{source}\npassed: {len(fits['as expected'])} of {judged} exponents are as expected{unclear}"
+    return f"{source}\nfailed: {len(fits['not as expected'])} of {judged} exponents are not as expected{unclear}"

@@ -21,7 +21,7 @@ How they come about, with m the number of inputs of a layer, x of size 1 and del
 This is to first order in the learning rate: where changes are as large as the signal, they are multiplied from layer to
 layer, and grow faster than listed. muP's exponents are 0 and need no such condition.
 
-Yang, Hu 2021 (Feature learning in infinite-width neural networks, Tensor Programs IV), table 1 and section 5; Yang et
+Yang, Hu 2021 (Feature learning in infinite-width neural networks, Tensor Programs IV), table 1; Yang et
 al. 2022 (Tuning large neural networks via zero-shot hyperparameter transfer, Tensor Programs V), tables 3 and 8; Yang,
 Littwin 2023 (Adaptive optimization in the infinite-width limit, Tensor Programs IVb), for Adam; Everett et al. 2024
 (Scaling exponents across parameterizations and optimizers), for the exponents of each layer with and without alignment.

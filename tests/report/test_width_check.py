@@ -46,12 +46,14 @@ def test_what_is_not_as_expected_is_marked_and_said():
     assert cells["relu"] == ["+0.00±0.00", "-", "-", "-", "-"]
     assert cells["head"][2][-1] == "?"
     assert cells["lift.weight"] == ["-", "-", "-1.00±0.00"]
-    assert text[-2] == "! lift: change at step 2 grows as n^1.00 [1.00, 1.00], muP has n^0"
-    assert text[-1].startswith("failed: 1 of 4 exponents are not as muP has them, within 0.25 (a paper); 1 unclear (?)")
+    assert text[-3] == "! lift: change at step 2 grows as n^1.00 [1.00, 1.00], muP has n^0"
+    assert text[-2] == "expected: muP, within 0.25 (a paper)"
+    advice = "1 unclear (?): try more seeds, larger widths or a smaller batch"
+    assert text[-1] == f"failed: 1 of 4 exponents are not as expected; {advice}"
 
 
 def test_what_passes_and_what_is_not_held_against_anything():
-    assert lines(check(expect="mup", tolerance=2.0))[-1].startswith("passed: 4 of 4 exponents are as muP has them")
+    assert lines(check(expect="mup", tolerance=2.0))[-1].startswith("passed: 4 of 4 exponents are as expected")
     assert lines(check())[-1].startswith("nothing expected; --expect standard, mup or ntk")
 
 

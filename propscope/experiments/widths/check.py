@@ -33,7 +33,7 @@ def width_check(
     make_model: Callable[..., nn.Module],
     widths: Sequence[int],
     batch: Any,
-    optimizer: str | MakeOptimizer = "adam",
+    optimizer: str | type[Optimizer] | MakeOptimizer = "adam",
     lr: float | None = None,
     *,
     steps: int = 4,
@@ -47,12 +47,12 @@ def width_check(
 
     `make_model(width=...)` returns the network; it draws its weights from torch's global generator, which starts from
     the same seed at every width. `widths`: two or more, ascending. `batch`: what every step trains on, as `profile`
-    takes it. `optimizer`: a name such as "adam" or "momentum:momentum=0.8", or a function of the model and `lr` that
-    returns torch's optimizer, for learning rates by layer. `lr`: None for the usual rate of a named optimizer. `steps`:
-    how many steps. `seeds`: how many networks of each width, for the intervals. `loss`: a function of the model's
-    output that returns a scalar tensor, "cross-entropy" or "mse" with targets that are drawn once, or "sum".
-    "cotangent" is linear: the same N(0, 1) gradient enters the output at every step and width, so that no exponent
-    depends on how far the network has learned; a field `loss` of the output wins. `expect`: "standard", "mup"
+    takes it. `optimizer`: a name such as "adam" or "momentum:momentum=0.8", a class of torch's, or a function of the
+    model and `lr` that returns torch's optimizer, for learning rates by layer. `lr`: None for the usual rate of a named
+    optimizer. `steps`: how many steps. `seeds`: how many networks of each width, for the intervals. `loss`: a function
+    of the model's output that returns a scalar tensor, "cross-entropy" or "mse" with targets that are drawn once, or
+    "sum". "cotangent" is linear: the same N(0, 1) gradient enters the output at every step and width, so that no
+    exponent depends on how far the network has learned; a field `loss` of the output wins. `expect`: "standard", "mup"
     or "ntk", whose exponents the network is held against; an exponent fits when it is within `tolerance` of them.
     `title`: the network's name in what is printed, None for that of `make_model`.
 
@@ -148,6 +148,9 @@ def ordered_widths(widths: Any) -> tuple[int, ...]:
 
 def _optimizer(optimizer: Any, lr: Any) -> tuple[MakeOptimizer, float]:
     """Return what makes the optimizer of a model and a learning rate, and the learning rate."""
+    if isinstance(optimizer, type) and issubclass(optimizer, Optimizer):
+        kind: Any = optimizer
+        return (lambda model, rate: kind(model.parameters(), lr=rate)), number("lr", lr, above=True)
     if callable(optimizer):
         return optimizer, number("lr", lr, above=True)
     if not isinstance(optimizer, str):

@@ -105,6 +105,8 @@ class Run:
         sizes: Sizes = {}
         first = self._pass()
         repeats: set[str] = set()
+        # Scores that are masked are -Inf on purpose.
+        masked = {name for name in first.values.keys() - set(first.layers) if bool(first.values[name].isinf().any())}
         for step in range(steps + 1):
             seen = self._pass() if step else first
             if list(seen.values) != list(first.values):
@@ -113,8 +115,13 @@ class Run:
                     f'the model must run the same sites at every step; "{other}" ran at step 0 or {step} only',
                     hint="switch off what skips layers",
                 )
-            self._backward(seen)
+            loss = self._backward(seen)
+            if all(bool(value.isfinite().all()) for name, value in seen.values.items() if name not in masked):
+                # Else the first site that is not finite says more.
+                self._finite("the loss", loss, step)
             for key, value in self._sizes(seen, first, repeats).items():
+                if key[0] in masked:
+                    continue
                 sizes.setdefault(key, [math.nan] * (steps + 1))[step] = self._finite(key[0], value, step)
             if not step:
                 # A layer that answers the same input in another way has no parts.
@@ -170,7 +177,8 @@ class Run:
             )
         return seen
 
-    def _backward(self, seen: ForwardPass) -> None:
+    def _backward(self, seen: ForwardPass) -> float:
+        """Run backward from the loss, and return it."""
         loss = self._training.loss(seen.output)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             what = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
@@ -181,6 +189,7 @@ class Run:
                 hint="let parameters require gradients",
             )
         loss.backward()
+        return float(loss.detach())
 
     def _sizes(self, seen: ForwardPass, first: ForwardPass, repeats: set[str]) -> dict[tuple[str, Quantity], float]:
         found: dict[tuple[str, Quantity], float] = {}

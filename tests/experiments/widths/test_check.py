@@ -297,6 +297,30 @@ def test_a_model_loss_and_a_named_one():
     assert (named.loss, named.learning_rate) == ("cross-entropy", 1e-3)
 
 
+class Masking(nn.Module):
+    """Scores of which a module sets some to -Inf, as attention does."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.lift, self.mask = nn.Linear(16, width), nn.Identity()
+        self.mask.forward = lambda scores: scores.masked_fill(torch.arange(scores.shape[-1]) > 2, -torch.inf)
+
+    def forward(self, x):
+        return torch.softmax(self.mask(self.lift(x)), -1)
+
+
+def test_masked_scores_are_no_fault_and_no_size():
+    check = propscope.width_check(Masking, (4, 8), BATCH, "sgd", 0.1, seeds=1, steps=1)
+    assert {row.name for row in check.rows if not row.parameter} == {"lift", "(model)"}
+
+
+def test_a_class_of_optimizers_gets_the_parameters():
+    found = propscope.width_check(plain, (8, 16), BATCH, torch.optim.SGD, 0.1, seeds=1, steps=1)
+    named = propscope.width_check(plain, (8, 16), BATCH, "sgd", 0.1, seeds=1, steps=1)
+    assert [row.sizes.tobytes() for row in found.rows] == [row.sizes.tobytes() for row in named.rows]
+    assert found.optimizer == "SGD"
+
+
 def plain(width):
     return nn.Sequential(nn.Linear(16, width), nn.ReLU(), nn.Linear(width, 2))
 
@@ -318,8 +342,8 @@ class Skipping(nn.Module):
 
 
 class Strange(torch.optim.Optimizer):
-    def __init__(self, model, lr):
-        super().__init__(model.parameters(), {"lr": lr})
+    def __init__(self, parameters, lr):
+        super().__init__(parameters, {"lr": lr})
 
     def step(self):
         pass
@@ -341,6 +365,7 @@ REFUSED = [
     ({"loss": "nll"}, 'loss must be "cotangent", "cross-entropy", "mse" or "sum", got "nll"'),
     ({"loss": None}, "loss must be .*, got None"),
     ({"loss": lambda out: out}, r"loss must return a tensor with one element, got shape \(64, 2\)"),
+    ({"loss": lambda out: out.sum() / 0}, "the loss has NaN or infinite values at width 8, seed 0, step 0"),
     ({"loss": lambda out: 1.0}, "loss must return a tensor with one element, got a float"),
     ({"optimizer": "adma"}, 'unknown optimizer "adma"'),
     ({"optimizer": 3}, "optimizer must be a name, or a function of the model and lr, got a int"),
@@ -382,7 +407,7 @@ def test_the_optimizer_of_a_user_is_called_with_the_model_and_the_rate():
 
     def mine(model, lr):
         seen.append((type(model), lr))
-        return Strange(model, lr)
+        return Strange(model.parameters(), lr)
 
     check = propscope.width_check(plain, (8, 16), BATCH, mine, 0.3, seeds=1, steps=1, expect="mup")
     assert set(seen) == {(nn.Sequential, 0.3)}
