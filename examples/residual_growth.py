@@ -68,8 +68,9 @@ with picture("residual-growth", header) as (axes,):
     axes.legend()
 
 for (factor, depth, direction), value in measured.items():
-    # A sum scatters over seeds by about 1 / width.
-    assert abs(math.log(value / theory(factor, depth))) < 0.4, f"{direction}, s = {factor}, {depth} layers: {value:.3g}"
+    # ln of the mean square scatters over seeds, and drifts, by the order of depth / width.
+    near = abs(math.log(value / theory(factor, depth))) < 0.1 + 2 * depth / 256
+    assert near, f"{direction}, s = {factor}, {depth} layers: {value:.3g}"
     if factor == "1/sqrt(L)":
         assert value < 1.25 * math.e
 assert measured[1.0, depths[-1], "forward"] > 2 ** (depths[-1] - 2)
