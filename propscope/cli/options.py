@@ -107,7 +107,7 @@ UnitsPerLayer = Annotated[int, typer.Option(help="Units per layer, for initializ
 Workers = Annotated[
     int | None, option("Networks at the same time, one thread each. [default: as many as cores help]", RUN)
 ]
-Engine = Annotated[str, option("joblib: processes on this machine.", RUN)]
+Engine = Annotated[str, option("joblib (processes on this machine), or dask:ADDRESS, a cluster by its scheduler.", RUN)]
 
 # The model of a target, what it is run on and with which loss
 

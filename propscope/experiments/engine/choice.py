@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Generator
 from typing import Any, Protocol
 
-from propscope.checks import count
+from propscope.checks import count, shown
 from propscope.errors import InputError
 from propscope.experiments.engine.work import Failure, Outcome, Recipe, Work, left, torch_is_here
 
-JOBLIB = "joblib"
+JOBLIB, DASK = "joblib", "dask"
 # What starting workers costs at most, in seconds: less work than this is done here.
 WORTH_WORKERS = 3.0
 
@@ -55,23 +55,28 @@ class Here:
 
 
 def engine_for(recipe: Recipe, *, engine: str = JOBLIB, workers: int | None = None) -> Engine:
-    """Return the engine that is named: "joblib", processes on this machine.
+    """Return the engine that is named: "joblib", processes on this machine, or "dask:ADDRESS", a cluster.
 
-    `workers`: how many networks run at the same time, one thread each; None for as many as cores help. One worker, and
-    work that takes less time than workers take to start, is done in this process where it has imported torch. Raises
-    `InputError`.
+    `workers`: how many networks run at the same time, one thread each; None for as many as cores help. With "joblib",
+    one worker, and work that takes less time than workers take to start, is done in this process where it has imported
+    torch. Raises `InputError`.
     """
-    from propscope.experiments.engine.processes import Processes
-
     workers = None if workers is None else count("workers", workers)
+    name, _, address = str(engine).partition(":")
+    if name == DASK and address:
+        from propscope.experiments.engine.cluster import Cluster
+
+        return Cluster(recipe, address, workers)
     if engine != JOBLIB:
-        raise InputError(f'engine must be "{JOBLIB}", got "{engine}"')
+        raise InputError(f'engine must be "{JOBLIB}" or "{DASK}:ADDRESS", got {shown(engine)}')
     if torch_is_here():
         work = recipe.make()
         extent = work.extent
         worth = extent.parallel and extent.seconds > WORTH_WORKERS if workers is None else workers > 1
         if not worth or extent.networks < 2 or not _can_be_sent(recipe):
             return Here(recipe, work)
+    from propscope.experiments.engine.processes import Processes
+
     return Processes(recipe, workers)
 
 

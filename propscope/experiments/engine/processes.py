@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
-import queue
 import signal
 import sys
 import threading
@@ -20,19 +19,15 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from multiprocessing import context, forkserver, popen_forkserver, queues, reduction, spawn, util
-from typing import Any, TypeVar
+from typing import Any
 
 from propscope.checks import count
 from propscope.errors import PropscopeError
-from propscope.experiments.engine.work import Extent, Failure, Outcome, Recipe, Work, left
+from propscope.experiments.engine.apart import apart
+from propscope.experiments.engine.work import DIED, Extent, Failure, Outcome, Recipe, SecondChances, Work, left
 
-DIED = "its process was killed; memory may have run out"
 # A worker has the next network when it is done with one.
 _AT_ONCE = 2
-# So many results may wait to be taken.
-_AHEAD = 64
-
-T = TypeVar("T")
 
 _SERVER = forkserver.ForkServer()
 _SERVER.set_forkserver_preload([f"{__package__}.preload"])
@@ -139,9 +134,6 @@ class Processes:
 
     `workers`: how many processes; None for as many as there are cores that this process may use. More than there are
     networks are never started. Raises `InputError`.
-
-    A thread hands out the networks. An interrupt is raised in the main thread wherever it is, in the middle of taking a
-    lock too, which would then stay locked; so the main thread only takes what the other one finds.
     """
 
     def __init__(self, recipe: Recipe, workers: int | None = None) -> None:
@@ -150,7 +142,6 @@ class Processes:
         self._asked = None if workers is None else count("workers", workers)
         self._recipe: bytes = cloudpickle.dumps(recipe)
         self._workers: list[_Worker] = []
-        self._stopped = False
         start()
 
     def __enter__(self) -> Processes:
@@ -161,7 +152,7 @@ class Processes:
 
     def ask(self, question: str, *arguments: Any) -> Any:
         """Return what the method or property `question` of the work returns, in a worker."""
-        (found,) = self._apart(lambda: iter([self._ask(question, *arguments)]))
+        (found,) = apart(lambda _: iter([self._ask(question, *arguments)]), stop=self._kill)
         return found
 
     def outcomes(self, *, leave_out: Collection[int] = ()) -> Generator[Outcome, None, None]:
@@ -169,43 +160,11 @@ class Processes:
 
         Closing the iterator ends what is running.
         """
-        return self._apart(lambda: self._outcomes(leave_out))
+        return apart(lambda stopped: self._outcomes(leave_out, stopped), stop=self._kill)
 
-    def _apart(self, function: Callable[[], Iterator[T]]) -> Generator[T, None, None]:
-        """Yield what the iterator of a function yields in a thread, a little ahead."""
-        found: queue.SimpleQueue[tuple[T, ...] | BaseException] = queue.SimpleQueue()
-        ahead: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        for _ in range(_AHEAD):
-            ahead.put(True)
-
-        def find() -> None:
-            try:
-                for each in function():
-                    found.put((each,))
-                    if not ahead.get():
-                        break
-                found.put(())
-            except BaseException as error:
-                found.put(error)
-            if self._stopped:
-                self._end()
-
-        self._stopped = False
-        thread = threading.Thread(target=find, daemon=True)
-        thread.start()
-        try:
-            while got := found.get():
-                if isinstance(got, BaseException):
-                    raise got
-                yield got[0]
-                ahead.put(True)
-        finally:
-            self._stopped = thread.is_alive()
-            if self._stopped:
-                ahead.put(False)
-                for worker in self._workers:
-                    worker.kill()
-            thread.join()
+    def _kill(self) -> None:
+        for worker in self._workers:
+            worker.kill()
 
     def _end(self) -> None:
         for worker in self._workers:
@@ -215,17 +174,18 @@ class Processes:
     def _ask(self, question: str, *arguments: Any) -> Any:
         if not self._workers:
             self._workers.append(_Worker(self._recipe))
-        try:
-            return self._workers[0].submit(_answer, question, arguments).result()
-        except BrokenProcessPool as error:
-            self._workers[0].restart()
-            raise PropscopeError(f"a worker could not prepare the networks: {DIED}") from error
+        for _ in range(2):
+            try:
+                return self._workers[0].submit(_answer, question, arguments).result()
+            except BrokenProcessPool:  # noqa: PERF203  there are two rounds
+                self._workers[0].restart()
+        raise PropscopeError(f"a worker could not prepare the networks: {DIED}")
 
-    def _outcomes(self, leave_out: Collection[int]) -> Iterator[Outcome]:
+    def _outcomes(self, leave_out: Collection[int], stopped: threading.Event) -> Iterator[Outcome]:
         extent: Extent = self._ask("extent")
         waiting = deque(left(extent.networks, leave_out))
         workers = min(_number_of_workers(extent, self._asked), len(waiting))
-        failed: set[int] = set()
+        chances = SecondChances()
         given: dict[Future[Any], _Worker] = {}
         while waiting or given:
             while len(self._workers) < workers and len(self._workers) < len(waiting):
@@ -235,7 +195,7 @@ class Processes:
                     # The last networks are left for workers that have none.
                     if len(worker.given) < share and len(waiting) > (share > 1) * len(self._workers):
                         given[worker.give(waiting.popleft())] = worker
-            if self._stopped:
+            if stopped.is_set():
                 return
             for future in wait(given, return_when=FIRST_COMPLETED).done:
                 if future not in given:
@@ -253,9 +213,7 @@ class Processes:
                 else:
                     del worker.given[number]
                     found = future.result()
-                if isinstance(found, Failure) and number not in failed:
-                    # Once more at the end, when there may be more memory.
-                    failed.add(number)
+                if chances.again(number, found):
                     waiting.append(number)
                 else:
                     yield number, found

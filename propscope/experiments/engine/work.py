@@ -113,6 +113,21 @@ class Failure:
 
 
 Outcome = tuple[int, Any]
+DIED = "its process was killed; memory may have run out"
+
+
+class SecondChances:
+    """Which networks have failed once: they are run again at the end, when there may be more memory."""
+
+    def __init__(self) -> None:
+        self._failed: set[int] = set()
+
+    def again(self, number: int, found: Any) -> bool:
+        """Return whether a network that gave `found` is to be run once more."""
+        if not isinstance(found, Failure) or number in self._failed:
+            return False
+        self._failed.add(number)
+        return True
 
 
 @contextmanager
@@ -143,7 +158,7 @@ def without_failures(found: Mapping[int, Any], labels: Callable[[int], Mapping[s
         first = next(iter(failures.values()))
         raise first.error or PropscopeError(first.reason)
     if failures:
-        warnings.warn("\n".join(failure_lines(failures, labels)), stacklevel=3)
+        warnings.warn("\n".join(failure_lines(failures, labels)), stacklevel=4)
     return {number: found[number] for number in sorted(found) if number not in failures}
 
 
