@@ -26,7 +26,7 @@ from propscope.records.gains import (
     same_stack,
     site_gains,
 )
-from propscope.records.network import Direction, NetworkProfile
+from propscope.records.network import Direction, NetworkProfile, Site
 from propscope.records.numerals import number, percent
 
 # More than half of a mean square, or of a layer's units.
@@ -206,7 +206,7 @@ def _odd_steps(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...]) -> Iter
         # A sum is as large as the larger of its branches, and those are judged themselves.
         if sites[index].kind.lower() != "add"
         # What a bounded function or a softmax gives does not grow with its input.
-        if is_norm(sites[index]) or not has_own_size(sites[index])
+        if (is_norm(sites[index]) or not has_own_size(sites[index])) and not _is_own(sites[index])
         # What ran before is no input where another stack begins.
         if graph.known or same_stack(sites[index - 1], sites[index])
         if (logs := _logs([member[index].step for member in gains]))
@@ -244,7 +244,7 @@ def _odd_sizes(evidence: Evidence) -> Iterator[_Odd]:
     for index, site in enumerate(evidence.sites):
         logs = _logs([s.forward.rms if (s := m.sites[index]).forward is not None else None for m in evidence.members])
         # A sum is as large as the larger of its branches; a site that runs several times is judged once.
-        if logs and site.branch_share is None and site.name.partition("#")[2] in ("", "0"):
+        if logs and site.branch_share is None and site.name.partition("#")[2] in ("", "0") and not _is_own(site):
             sizes[index] = logs
     groups = groups_in_one_place(
         evidence.members[0],
@@ -272,6 +272,14 @@ def _odd_sizes(evidence: Evidence) -> Iterator[_Odd]:
         inputs = evidence.members[0].graph.inputs[index]
         if not any(at in odd and odd[at].mean * found.mean >= 0 for at in inputs):
             yield found
+
+
+def _is_own(site: Site) -> bool:
+    """Return whether a site is unlike others in its place by design: an expert that few samples reach, an embedding.
+
+    Learned positions are often drawn 50 times as small as tokens. The weights of both are judged themselves.
+    """
+    return site.token_share is not None or site.role == "embedding"
 
 
 def _is_lost_in_sums(evidence: Evidence, index: int) -> bool:
