@@ -26,6 +26,7 @@ from propscope.remedies.standardize import standardized, standardizing_lines
 
 # Once one fault is gone, the factors of the others are measured again: at most so many rounds.
 ROUNDS = 3
+_THEN = "; then "
 _LEARNED = "the network is trained, and other weights would throw away what it has learned"
 
 
@@ -41,10 +42,11 @@ def try_remedies(
     """Return what helps a model: each remedy is applied to a copy, which is then profiled and diagnosed.
 
     `batch`, `loss` and `seed` are as in `propscope.profile`; `diagnosis` is that of the model, made here if None, with
-    `stage` as in `diagnose`. Four remedies are tried in turn, until the model is healthy: standardize the inputs that
-    the findings name; multiply the weights by the factors that the findings measured (repeated with newly measured
-    factors, as long as that helps); `propscope.calibrate`; and `centre`, which comes before these two where the
-    diagnosis recommends it. For a trained model only the first is tried. The model itself does not change, bit for bit;
+    `stage` as in `diagnose`. These are tried in turn, until the model is healthy: standardize the inputs that the
+    findings name; multiply the weights by the factors of the first finding, then by those of all of them;
+    `propscope.calibrate`; and `centre`, which comes before the factors where the diagnosis recommends it. Where one of
+    the first three has done its part, the factors of what is found then are added. For a trained model only the first
+    is tried. The model itself does not change, bit for bit;
     `apply_remedy(model, remedy, batch)` applies the remedy of a trial to it, and
     `propscope.remedies.standardized(batch, remedy.inputs)` that of an input. Exceptions of the model pass through.
     """
@@ -127,7 +129,9 @@ def _candidates(diagnosis: Diagnosis) -> Iterator[Remedy]:
     first = worst is not None and worst.remedy is not None and worst.remedy.action == "centre"
     if first:
         yield centred
-    if factors := _factors(diagnosis):
+    of_each = [f.remedy.factors for f in diagnosis.findings if f.severity != "note" and f.remedy and f.remedy.factors]
+    # What the first finding asks for may be all that is needed: others may follow from it.
+    for factors in [of_each[0], _factors(diagnosis)] if len(of_each) > 1 else of_each:
         yield _scaling(factors)
     yield Remedy("calibrate", "scale each layer to unit variance: propscope.calibrate(model, batch)")
     if not first:
@@ -186,9 +190,15 @@ def _tried(
             batch = standardized(given, remedy.inputs)
         else:
             apply_remedy(changed, remedy, batch)
-        trial = Trial(remedy, before, _state(changed, batch, loss, seed, before.diagnosis.stage))
+        trial = best = Trial(remedy, before, _state(changed, batch, loss, seed, before.diagnosis.stage))
         for _ in range(ROUNDS - 1):
-            trial = _again(changed, trial, batch, loss, seed)
+            if (more := _more(trial)) is None:
+                break
+            _multiply(changed, more)
+            after = _state(changed, batch, loss, seed, before.diagnosis.stage)
+            trial = Trial(_with_factors(trial.remedy, more), before, after)
+            best = trial if replace(trial, before=best.after or before).helped else best
+        trial = best
     except PropscopeError as error:
         return Trial(remedy, before, None, reason=str(error))
     except Exception as error:  # The original model ran, but the changed copy may raise.
@@ -196,26 +206,41 @@ def _tried(
     return replace(trial, lines=_lines(model, trial.remedy, given))
 
 
-def _again(changed: nn.Module, trial: Trial, batch: Any, loss: Callable[[Any], Tensor] | None, seed: int) -> Trial:
-    """Return a trial that also multiplies by the newly measured factors, if that improves the verdict further."""
-    if not trial.helped or trial.remedy.action != "scale":
-        return trial
+def _more(trial: Trial) -> dict[str, float] | None:
+    """Return the factors that are measured once a remedy has done its part, None where it has not, or nothing is left.
+
+    It has where the verdict is better, or where another finding is the worst now.
+    """
     assert trial.after is not None
-    more = _factors(trial.after.diagnosis)
-    if trial.after.diagnosis.verdict == "healthy" or not more:
-        return trial
-    known = trial.remedy.factors
+    after, worst = trial.after.diagnosis, trial.before.diagnosis.worst
+    if after.verdict == "healthy" or trial.remedy.action not in ("scale", "standardize") or after.stage == "trained":
+        return None
+    gone = (
+        worst is not None
+        and after.worst is not None
+        and (worst.kind, worst.first)
+        != (
+            after.worst.kind,
+            after.worst.first,
+        )
+    )
+    return _factors(after) or None if trial.helped or gone else None
+
+
+def _with_factors(remedy: Remedy, more: Mapping[str, float]) -> Remedy:
+    """Return a remedy that also multiplies by these factors."""
+    known = remedy.factors
     both = {name: known.get(name, 1.0) * more.get(name, 1.0) for name in {**known, **more}}
-    _multiply(changed, more)
-    again = Trial(_scaling(both), trial.before, _state(changed, batch, loss, seed, trial.before.diagnosis.stage))
-    return again if replace(again, before=trial.after).helped else trial
+    if not remedy.inputs:
+        return _scaling(both)
+    standardizing = remedy.text.partition(_THEN)[0]
+    return replace(remedy, text=f"{standardizing}{_THEN}{_scaling(both).text}", factors=both)
 
 
 def _lines(model: nn.Module, remedy: Remedy, batch: Any) -> tuple[str, ...]:
-    if remedy.inputs:
-        return standardizing_lines(remedy.inputs, batch)
-    if remedy.action == "scale":
-        return tuple(
+    if remedy.action in ("scale", "standardize"):
+        standardizing = standardizing_lines(remedy.inputs, batch) if remedy.inputs else ()
+        return *standardizing, *(
             f"{weight_expression(model, name)}.data.mul_({number(factor)})" for name, factor in remedy.factors.items()
         )
     if remedy.action == "calibrate":

@@ -298,6 +298,49 @@ def test_what_failed_is_not_advised_again():
     assert "advice" not in trials_text(failed)
 
 
+def deep(activation=nn.Tanh):
+    hidden = (each for _ in range(3) for each in (nn.Linear(64, 64), activation()))
+    return nn.Sequential(*hidden, nn.Linear(64, 4))
+
+
+def test_what_is_found_once_the_input_is_standardized_is_repaired_too():
+    net, batch = deep(), torch.randint(0, 256, (64, 64)).float()
+    with torch.no_grad():
+        net[2].weight.mul_(50)
+    before = state(net)
+    found = try_remedies(net, batch)
+    assert unchanged(net, before)
+    (trial,) = found.trials
+    assert trial.remedy.text.startswith("standardize the input: ")
+    assert "; then multiply the weight of 2 by " in trial.remedy.text
+    assert trial.after.diagnosis.verdict == "healthy"
+    scope = {"model": net, "batch": batch}
+    exec("\n".join(trial.lines), scope)
+    assert diagnose(profile(net, scope["batch"]), notes=False).verdict == "healthy"
+
+
+def test_what_is_found_once_a_weight_is_scaled_back_is_repaired_too():
+    net, batch = deep(activation=nn.ReLU), torch.randn(64, 64)
+    with torch.no_grad():
+        net[2].weight.mul_(100)
+        net[4].bias.fill_(10.0)
+    found = try_remedies(net, batch)
+    assert set(found.trial.remedy.factors) == {"2", "4.bias"}
+    assert found.trial.remedy.text.endswith(", and set 4.bias to zero")
+    assert found.trial.after.diagnosis.verdict == "healthy"
+
+
+def test_the_remedy_of_the_first_finding_comes_before_that_of_all():
+    net, batch = deep(activation=nn.ReLU), torch.randn(64, 64)
+    with torch.no_grad():
+        net[2].weight.mul_(100)
+    given = diagnose(profile(net, batch), notes=False)
+    (first,) = given.findings
+    other = replace(first, sites=("0",), remedy=Remedy("scale", "", factors={"0": 0.5}))
+    trials = try_remedies(net, batch, diagnosis=replace(given, findings=(first, other))).trials
+    assert [set(trial.remedy.factors) for trial in trials] == [{"2"}]
+
+
 class Residual(nn.Module):
     def __init__(self, norm: type[nn.Module]) -> None:
         super().__init__()
@@ -334,6 +377,40 @@ def gpt2() -> nn.Module:
     return GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0))
 
 
+class Latents(nn.Module):
+    """Learned queries that read a set, as in a Perceiver: an average over twenty keys is small."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(0.02 * torch.randn(1, 4, 32))
+        self.attention, self.head = nn.MultiheadAttention(32, 4, batch_first=True), nn.Linear(128, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.attention(self.queries.expand(len(x), -1, -1), x, x)[0].flatten(1))
+
+
+def test_a_large_weight_that_makes_its_values_large_is_a_fault_still():
+    net = Latents()
+    with torch.no_grad():
+        net.attention.out_proj.weight.mul_(300)
+    assert propscope.diagnose(propscope.profile(net, torch.randn(16, 20, 32))).worst.first == "attention[0]"
+
+
+class Images(nn.Module):
+    """A vision transformer: a class token and learned positions of 0.02 in front of pre-norm blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.blocks = nn.Conv2d(3, 32, 2, 2), encoder()
+        self.token, self.positions = (nn.Parameter(0.02 * torch.randn(1, n, 32)) for n in (1, 17))
+        self.norm, self.head = nn.LayerNorm(32), nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.positions
+        return self.head(self.norm(self.blocks(x))[:, 0])
+
+
 VECTORS, PICTURES = (64, 32), (16, 3, 8, 8)
 
 
@@ -349,6 +426,8 @@ VECTORS, PICTURES = (64, 32), (16, 3, 8, 8)
         (lambda: convolutions(nn.BatchNorm2d(8), nn.ReLU()), PICTURES),
         (lambda: convolutions(nn.ReLU()), PICTURES),
         (encoder, (8, 6, 32)),
+        (lambda: Latents(), (16, 20, 32)),
+        (lambda: Images(), PICTURES),
         (gpt2, None),
     ],
 )  # fmt: skip
