@@ -22,6 +22,7 @@ _HOMES = {
     "TensorSummary": "propscope.records",
     "TrainingRun": "propscope.records",
     "TrainingSet": "propscope.records",
+    "WidthCheck": "propscope.records",
     "LogHistogram": "propscope.records",
     "Alarm": "propscope.records",
     "MonitoredRun": "propscope.records",
@@ -57,6 +58,7 @@ __all__ = [
     "TensorSummary",
     "TrainingRun",
     "TrainingSet",
+    "WidthCheck",
     "calibrate",
     "diagnose",
     "jacobian",
@@ -95,6 +97,7 @@ if TYPE_CHECKING:
         TensorSummary,
         TrainingRun,
         TrainingSet,
+        WidthCheck,
     )
     from propscope.remedies.calibration import calibrate
     from propscope.spectra import jacobian

@@ -18,6 +18,7 @@ from propscope.records.profile_set import ProfileSet
 from propscope.records.summary import TensorSummary
 from propscope.records.time_course import TimeCourse
 from propscope.records.training import TrainingRun, TrainingSet
+from propscope.records.width_check import WidthCheck, WidthRow
 
 __all__ = [
     "UNKNOWN",
@@ -41,4 +42,6 @@ __all__ = [
     "TimeCourse",
     "TrainingRun",
     "TrainingSet",
+    "WidthCheck",
+    "WidthRow",
 ]

@@ -63,8 +63,8 @@ def width_check(
     W_t - W_0. Random numbers, as dropout draws them, are the same at every step.
 
     Raises `InputError` for an invalid argument; for a network that is the same at every width, has other sites at one
-    width than at another, or cannot be run; and where a loss or a size is NaN or infinite. The model of a step is as
-    before at the end, should `make_model` return one that is used elsewhere.
+    width than at another, or cannot be run; and where a loss or a size is NaN or infinite. A model that
+    `make_model` keeps and hands out again is left as it was.
     """
     if isinstance(make_model, nn.Module) or not callable(make_model):
         raise InputError(
