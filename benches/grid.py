@@ -8,7 +8,8 @@ and record nothing.
 in-process: 16 initializers, ReLU, 20 x 256, batch 256, one seed, by `profile_mlp`; both with one thread of torch's,
     in CPU seconds.
 process: `propscope profile --depth 20 --act relu` as a user types it, with its file, table and pictures; 80 networks.
-    bare is a process too, imports torch, and has two threads. Wall seconds.
+    bare is a process too, imports torch, and has two threads. Wall seconds, on two cores that do nothing else: two
+    threads that wait for each other take many times as long where a third wants to run.
 grid: the same for 10 activations x 12 initializers x 5 seeds, 600 networks, by a third of the rounds.
 store: `save` of 132 networks of this size, relative to the time of measuring them.
 """
@@ -16,8 +17,6 @@ store: `save` of 132 networks of this size, relative to the time of measuring th
 from __future__ import annotations
 
 import argparse
-import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -59,8 +58,10 @@ def bare() -> None:
 
 
 def measured() -> ProfileSet:
-    """Run the grid as a user does."""
-    return propscope.profile_mlp(depth=20, width=256, activation="relu", initializer=SQUARE_DEFAULTS, seeds=1)
+    """Profile the grid in this process."""
+    return propscope.profile_mlp(
+        depth=20, width=256, activation="relu", initializer=SQUARE_DEFAULTS, seeds=1, workers=1
+    )
 
 
 def in_process(rounds: int) -> dict[str, Any]:
@@ -91,27 +92,21 @@ def _processes(
     title: str, options: Sequence[str], activations: Sequence[str], initializers: Sequence[str], rounds: int
 ) -> dict[str, Any]:
     command = ["-m", "propscope", "profile", "--depth", "20", "--act", ",".join(activations), *options]
-    cpu: dict[str, list[float]] = {"bare": [], "propscope": []}
 
-    def runs(name: str, arguments: Sequence[str]) -> Callable[[], None]:
+    def runs(arguments: Sequence[str]) -> Callable[[], None]:
         def run() -> None:
-            before = os.times()
             with tempfile.TemporaryDirectory() as directory:
                 subprocess.run([sys.executable, *arguments], cwd=directory, check=True, capture_output=True)
-            after = os.times()
-            cpu[name].append(after.children_user + after.children_system - before[2] - before[3])
 
         return run
 
     contenders = {
-        "bare": runs("bare", ["-c", BARE, ",".join(activations), ",".join(initializers)]),
-        "propscope": runs("propscope", command),
+        "bare": runs(["-c", BARE, ",".join(activations), ",".join(initializers)]),
+        "propscope": runs(command),
     }
     timings: dict[str, Timing] = interleave(contenders, rounds=rounds, warm=False)
-    seconds = {name: statistics.median(taken) for name, taken in cpu.items()}
     print("\n".join(lines(f"whole processes: {title}", timings)))
-    print(f"  CPU seconds: bare {seconds['bare']:.1f}, propscope {seconds['propscope']:.1f}")
-    return {"timings": timings, "cpu_seconds": seconds}
+    return {"timings": timings}
 
 
 def store(rounds: int) -> dict[str, Any]:

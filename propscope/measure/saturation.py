@@ -34,6 +34,9 @@ _BY_VALUE = _FINITE[np.argsort(_CENTERS[_FINITE], kind="stable")]
 # Bins of 1/8 octave this far out are beyond every kink; derivatives there overflow in composite formulas (mish, gelu).
 _LIMIT = 1e4
 _BEYOND = 2.0**129
+# A module of so many parameters is known again by their values, and so much is kept of modules and functions.
+_FEW = 1024
+_KEPT = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,20 +185,32 @@ class FlatRegions:
 
 
 def _determining(module: nn.Module) -> object | None:
-    """Return the class and public attributes of a module without parameters, as a key; None for other modules."""
-    if next(module.parameters(), None) is not None:
-        return None
+    """Return the class, public attributes and parameters of a module, as a key; None where these tell too little.
+
+    That is where there are many parameters, or on another device, and where an attribute has no hash.
+    """
     public = [(name, vars(module)[name]) for name in sorted(vars(module)) if name[0] != "_" and name != "training"]
-    key = (type(module), tuple(public))
     try:
+        slopes = [(name, parameter.numel(), _bytes_of(parameter)) for name, parameter in module.named_parameters()]
+        key = (type(module), tuple(public), tuple(slopes))
         hash(key)
-    except TypeError:
+    except (TypeError, RuntimeError):
         return None
     return key
 
 
+def _bytes_of(parameter: Tensor) -> bytes:
+    """Return the values of a few parameters; raises TypeError for many, and for those that cannot be read for free."""
+    if parameter.numel() > _FEW or parameter.device.type != "cpu" or type(parameter) is not nn.Parameter:
+        raise TypeError
+    return parameter.detach().numpy().tobytes()
+
+
 def _once(cache: dict[Any, _Found | None], key: object, compute: Callable[[], _Found]) -> _Found | None:
     if key not in cache:
+        # Learned slopes are others at each step of a training.
+        if len(cache) >= _KEPT:
+            cache.clear()
         cache[key] = _apart(compute)
     return cache[key]
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from propscope.measure.saturation import FLAT_THRESHOLD, flat_region
+from propscope.measure import saturation
+from propscope.measure.saturation import FLAT_THRESHOLD, FlatRegions, at_zero, flat_region
 from propscope.records.histogram import LogHistogram
 
 
@@ -68,3 +69,42 @@ def test_the_module_is_not_touched():
     assert module.weight is kept
     assert module.weight.shape == (3,)
     assert module.weight.dtype == torch.float32
+
+
+class Scaled(nn.Module):
+    """An activation with a slope that is learned."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(scale))
+
+    def forward(self, z):
+        return torch.tanh(self.scale * z)
+
+
+def test_modules_with_the_same_slopes_share_a_region(monkeypatch):
+    computed = []
+    monkeypatch.setattr(saturation, "flat_region", lambda module: computed.append(module) or flat_region(module))
+    modules = [Scaled(2.0), Scaled(2.0), Scaled(4.0)]
+    # Each recorder has its own.
+    bounds = [FlatRegions().of_module(module).bounds[1] for module in modules]
+    assert bounds == pytest.approx([1.0, 1.0, 0.5], abs=1e-6)
+    assert computed == modules[::2]
+    with torch.no_grad():
+        modules[0].scale.fill_(8.0)
+    assert FlatRegions().of_module(modules[0]).bounds[1] == pytest.approx(0.25, abs=1e-6)
+
+
+def test_what_is_kept_of_modules_has_an_end(monkeypatch):
+    monkeypatch.setattr(saturation, "_KEPT", 3)
+    for number in range(10):
+        FlatRegions().of_module(Scaled(1.0 + number / 16))
+        assert len(saturation._DETERMINED) <= 3
+
+
+def test_an_activation_is_asked_once_for_its_slope_at_zero(monkeypatch):
+    asked = []
+    monkeypatch.setattr(saturation, "_apart", lambda compute: asked.append(compute) or compute())
+    monkeypatch.setattr(saturation, "_AT_ZERO", {})
+    assert [at_zero(nn.ELU(alpha=0.3)) for _ in range(5)] == [(False, True)] * 5
+    assert len(asked) == 1
