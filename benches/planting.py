@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import propscope
 from propscope.records import Diagnosis, Finding, NetworkProfile, Site
+from propscope.records.gains import is_norm
 
 Batch = Any
 Places = Callable[[nn.Module, NetworkProfile], Iterator[str]]
@@ -294,15 +295,19 @@ def both(profile: NetworkProfile, place: str) -> set[str]:
 def normed(profile: NetworkProfile, place: str) -> str:
     """Return what is right of an input: a note where batch norms follow it, either where other norms do, else ""."""
     first = behind(profile, place)
-    near = {kind: [_near(profile, site, kind) for site in first] for kind in ("batchnorm", "norm")}
-    return "note" if first and all(near["batchnorm"]) else "either" if first and all(near["norm"]) else ""
+    near = {kind: [_near(profile, site, kind) for site in first] for kind in ("batch", "")}
+    return "note" if first and all(near["batch"]) else "either" if first and all(near[""]) else ""
 
 
 def _near(profile: NetworkProfile, site: Site, kind: str) -> bool:
-    """Return whether a norm is a site, or follows it past one that has no weights."""
+    """Return whether a norm of a kind is a site, or follows it past one that has no weights."""
     waiting = [site, *behind(profile, module_of(site.name))]
     waiting += [far for near in waiting[1:] if not near.parameters for far in behind(profile, near.name)]
-    return any(kind in each.kind.lower() for each in waiting)
+    return any(is_norm(each) and kind in _made_by(each) for each in waiting)
+
+
+def _made_by(site: Site) -> str:
+    return " ".join((site.kind.lower(), *(parent.operations[-1] for parent in site.parents or () if parent.operations)))
 
 
 BIASED = partial(layers, biased=True)
@@ -320,9 +325,9 @@ FAULTS: dict[str, Fault] = {
     "pixels": Fault(inputs, partial(changed, by=pixels), INPUT, itself, normed),
     "input x100": Fault(inputs, partial(changed, by=lambda x: 100 * x), INPUT, itself, normed),
     "input + 30": Fault(inputs, partial(changed, by=lambda x: x + 30), INPUT, itself, normed),
-    "two zeros": Fault(in_line, zero, frozenset({"vanishing", "stagnant", "symmetric"}), both),
+    "two zeros": Fault(in_line, zero, frozenset({"vanishing", "stagnant", "symmetric", "non-finite"}), both),
     "detached": Fault(but_the_last, detach, frozenset({"stagnant"}), cut),
-    "dropout of 1": Fault(dropouts, drop_all, frozenset({"stagnant"}), itself),
+    "dropout of 1": Fault(dropouts, drop_all, frozenset({"stagnant", "non-finite"}), itself),
     "unregistered": Fault(layers, unregister, frozenset({"unregistered"}), itself),
     "NaN weight": Fault(layers, not_a_number, frozenset({"non-finite"}), itself),
 }

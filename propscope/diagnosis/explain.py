@@ -128,6 +128,8 @@ def _explains(ways: _Ways, cause: _Shown, effect: _Shown) -> bool:
     if effect.finding.kind == "non-finite":
         # What is read from the model may make values grow beyond the range of their format.
         grows = cause.cause and cause.finding.kind in ("exploding", "input")
+        # Norms enlarge a gradient wherever they are given the same for any input.
+        grows |= cause.mute and effect.backward
         return grows and bool((cause.where | ways.behind(cause.where)) & 1 << effect.at)
     pair = (cause.finding.kind, effect.finding.kind)
     # Of two faults of one layer, that no gradient passes it is said first.
@@ -155,7 +157,8 @@ def _explains(ways: _Ways, cause: _Shown, effect: _Shown) -> bool:
 
 def _spreads(ways: _Ways, cause: _Shown, effect: _Shown) -> bool:
     if effect.backward:
-        return not cause.backward or bool(effect.where & (cause.where | ways.before(cause.where)))
+        around = ways.before(cause.where) | (ways.behind(cause.where) if cause.mute else 0)
+        return not cause.backward or bool(effect.where & (cause.where | around))
     # What grew over several layers on the way there has overflowed there.
     over_layers = effect.finding.kind == "exploding" and len(effect.finding.sites) > 1
     grew = over_layers and bool(ways.behind(effect.where) & 1 << cause.at)
@@ -175,7 +178,7 @@ def _reach(ways: _Ways, cause: _Shown, effect: _Shown) -> int:
         near = ways.only_before(cause.where) | ways.next(cause.where)
         return near if cause.stops else near | ways.sized(cause.where)
     if cause.stops and effect.backward:
-        return ways.only_before(cause.where)
+        return ways.only_before(cause.where) | (ways.only_behind(cause.where) if cause.mute else 0)
     if cause.stops:
         # A zero also passes the products with what comes by other ways.
         if effect.finding.kind == "symmetric":

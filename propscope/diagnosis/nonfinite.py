@@ -130,7 +130,7 @@ def nonfinite(evidence: Evidence) -> Iterator[Finding]:
             confidence=succession(seeds, len(evidence.members)),
             marks={evidence.sites[i].name: grad + ("NaN" if _nan(evidence, i, direction) else "Inf") for i in shown},
         )
-        yield found if silent is None else _of_silence(evidence.members[0][silent], found)
+        yield found if silent is None else _of_silence(evidence.members[0], silent, found)
         return
     if weights:
         yield _in_a_weight(evidence, weights)
@@ -157,10 +157,14 @@ def _is_zero(site: Site) -> bool:
     return site.forward is not None and site.forward.count > 0 and site.forward.rms == 0
 
 
-def _of_silence(site: Site, found: Finding) -> Finding:
+def _of_silence(profile: NetworkProfile, name: str, found: Finding) -> Finding:
     """Return the finding of a gradient that norms enlarge beyond the range, since a site gives them only zeros."""
+    site = profile[name]
+    zeros = [p.name for p in profile.parameters_of(site) if len(p.shape) > 1 and p.value.rms == 0]
     change = f"look at why {site.name} gives zeros for any input"
-    if "dropout" in site.kind.lower():
+    if zeros:
+        change = f"draw {zeros[0]} at random: it is all zero"
+    elif "dropout" in site.kind.lower():
         change = f"give the dropout at {site.name} the probability to drop, such as p=0.1"
     return replace(
         found,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from propscope.diagnosis.evidence import Evidence, succession
 from propscope.records.finding import Finding, Remedy
@@ -25,7 +25,7 @@ def unregistered(evidence: Evidence) -> Iterator[Finding]:
         return
     counts = {operation: int(count) for count, operation, _ in (match.groups() for match in said)}
     shapes = "; ".join(match[3] for match in said)
-    sites = _places(first, set(counts))
+    sites = _places(first, counts)
     total = sum(counts.values())
     listed = " and ".join(f"{count} {name}" for name, count in counts.items())
     shown = sum(any(_SAID.match(note.reason) for note in member.coverage) for member in evidence.members)
@@ -46,7 +46,17 @@ def unregistered(evidence: Evidence) -> Iterator[Finding]:
     )
 
 
-def _places(profile: NetworkProfile, operations: set[str]) -> tuple[str, ...]:
-    """Return the sites that one of these operations leads to, those without parameters where there are any."""
-    led = [s for s in profile.sites if any(operations.intersection(parent.operations) for parent in s.parents or ())]
-    return tuple(site.name for site in [site for site in led if not site.parameters] or led)
+def _places(profile: NetworkProfile, counts: Mapping[str, int]) -> tuple[str, ...]:
+    """Return the sites that these operations lead to, those without parameters where there are any.
+
+    Of operations that others call too, such as a product, only where each is as common as was counted, if one is.
+    """
+    led = {
+        operation: [s for s in profile.sites if any(operation in parent.operations for parent in s.parents or ())]
+        for operation in counts
+    }
+    bare = {operation: [site for site in sites if not site.parameters] for operation, sites in led.items()}
+    telling = [operation for operation, sites in bare.items() if 0 < len(sites) <= counts[operation]]
+    found = [site.name for operation in telling or counts for site in bare[operation]]
+    found = found or [site.name for sites in led.values() for site in sites]
+    return tuple(site.name for site in profile.sites if site.name in found)

@@ -140,3 +140,18 @@ def test_another_network_in_the_loss_is_none_of_the_model():
     critic = linear(1)
     profile = propscope.profile(nn.Sequential(linear(), nn.Tanh(), linear()), batch(), lambda out: critic(out).sum())
     assert list(unregistered(Evidence.of([profile]))) == []
+
+
+def test_of_a_layer_that_works_on_its_weight_the_place_is_where_the_weight_is_used():
+    def standardized(model, x):
+        (layer,) = model.layers
+        weight = layer.weight.reshape(WIDTH, WIDTH)
+        # Others multiply and reshape too.
+        x = torch.sigmoid(2 * x.reshape(-1, WIDTH))
+        return torch.tanh(F.linear(x, weight * layer.gain))
+
+    layer = linear()
+    layer.gain = nn.Parameter(torch.ones(WIDTH, 1))
+    model = around(standardized, layers=[layer])
+    (finding,) = unregistered(Evidence.of([propscope.profile(model, batch())]))
+    assert ["sigmoid" in name for name in finding.sites] == [False]
