@@ -51,7 +51,8 @@ class Cadence:
     def _affordable(self) -> bool:
         if self.samples < WARM_UP:
             return True
-        return self.cost + self._last_cost <= max(self.budget * self.elapsed, _FREE)
+        # What a sample costs is not known before some other step was timed.
+        return len(self._bare) > 0 and self.cost + self._last_cost <= max(self.budget * self.elapsed, _FREE)
 
     def hurry(self) -> None:
         """Sample the next steps."""

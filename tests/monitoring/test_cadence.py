@@ -1,0 +1,74 @@
+"""Which steps are sampled, and how the budget stretches the cadence."""
+
+import pytest
+
+from propscope.monitoring.cadence import WARM_UP, Cadence
+
+
+def sampled(cadence, steps, *, bare=1.0, cost=0.5, own=0.0, start=0):
+    """The sampled ones of so many steps, each of `bare` seconds, a sampled one of `cost` more."""
+    found = []
+    for step in range(start, start + steps):
+        due = cadence.due(step)
+        found += [step] * due
+        cadence.end(seconds=bare + (cost if due else own), own=own, sampled=due)
+    return found
+
+
+def free(every=1, start=0, stop=None):
+    return Cadence(every, start=start, stop=stop, budget=1.0)
+
+
+def test_the_first_step_and_each_multiple_are_sampled_from_start_to_stop():
+    assert sampled(free(4), 12, start=1) == [1, 4, 8, 12]
+    assert sampled(free(4, start=3, stop=9), 12) == [3, 4, 8]
+
+
+def test_a_requested_step_and_those_after_something_suspicious_are_sampled():
+    cadence = free(100)
+    assert sampled(cadence, 3) == [0]
+    cadence.request()
+    assert sampled(cadence, 5, start=3) == [3]
+    cadence.hurry()
+    assert sampled(cadence, 20, start=8) == list(range(8, 16))
+
+
+@pytest.mark.parametrize("every", [1, 5, 20])
+def test_the_cost_stays_within_the_budget_after_the_first_samples(every):
+    cadence = Cadence(every, start=0, stop=None, budget=0.02)
+    found = sampled(cadence, 5000)
+    assert found[:WARM_UP] == [every * at for at in range(WARM_UP)]
+    assert cadence.cost == pytest.approx(0.5 * len(found), rel=0.1)
+    assert cadence.share <= 0.02
+    assert cadence.share > 0.0195 or every * 0.02 > 0.5
+    # It stretches evenly, instead of leaving out the end.
+    assert found[-1] > 5000 - 2 * max(every, 0.5 / 0.02) - every
+
+
+def test_what_every_step_costs_counts_too():
+    cheap, dear = (Cadence(1, start=0, stop=None, budget=0.02) for _ in range(2))
+    many, few = len(sampled(cheap, 2000)), len(sampled(dear, 2000, own=0.015))
+    assert few < many / 2
+    assert dear.share <= 0.02
+    assert dear.cost == pytest.approx(0.015 * (2000 - few) + 0.5 * few, rel=0.02)
+
+
+def test_suspicion_does_not_break_the_budget():
+    cadence = Cadence(100, start=0, stop=None, budget=0.02)
+    for start in range(0, 5000, 10):
+        cadence.hurry()
+        sampled(cadence, 10, start=start)
+    assert 0.0195 < cadence.share <= 0.02
+
+
+def test_a_short_run_may_spend_two_seconds():
+    cadence = Cadence(1, start=0, stop=None, budget=0.02)
+    assert len(sampled(cadence, 1000, bare=1e-3, cost=0.01)) == pytest.approx(200, rel=0.05)
+
+
+def test_a_cadence_goes_on_from_its_state_without_a_first_sample():
+    cadence, resumed = free(10), free(10)
+    sampled(cadence, 105)
+    resumed.restore(cadence.state())
+    assert resumed.state() == cadence.state()
+    assert sampled(resumed, 10, start=105) == sampled(cadence, 10, start=105) == [110]

@@ -1,0 +1,108 @@
+"""The gradient of a step is the whole one: accumulated, reduced over ranks, before it is clipped."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.distributed as dist
+from building.command_line import HANGS
+from building.trainings import training
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import propscope
+from propscope.measure.hooks import Guard
+from propscope.monitoring.gradients import AccumulatedGradients
+
+# Each of two processes takes one step with data of its own; the gradients are those of both together.
+RANK = """
+import json, sys
+import torch, torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+import propscope
+
+rank = int(sys.argv[1])
+dist.init_process_group("gloo", store=dist.FileStore("store", 2), rank=rank, world_size=2)
+torch.manual_seed(0)
+inner = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
+# Buckets as small as this are reduced one after the other, the last one at the end of the pass.
+model = DistributedDataParallel(inner, bucket_cap_mb=1e-5)
+optimizer = torch.optim.SGD(model.parameters(), 0.1)
+x = torch.full((3, 4), rank + 1.0)
+with propscope.monitor(model, optimizer, every=1) as monitor, monitor.step(0):
+    model(x).square().sum().backward()
+    whole = {name: float(one.grad.norm()) for name, one in inner.named_parameters()}
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+seen = {one.name: [one.step_gradient_norm, one.gradient_norm] for one in monitor.profile.parameters}
+print(json.dumps({"whole": whole, "seen": seen, "clip": float(monitor.steps.clip_factor[0])}))
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed")
+def test_the_gradient_of_ddp_is_seen_after_its_reduction(tmp_path):
+    command = [sys.executable, "-W", "error", "-c", RANK]
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
+    ranks = [
+        subprocess.Popen([*command, str(rank)], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    found = [json.loads(rank.communicate(timeout=HANGS)[0].splitlines()[-1]) for rank in ranks]
+    for one in found:
+        for name, norm in one["whole"].items():
+            stepped, own = one["seen"][name]
+            assert stepped == pytest.approx(norm, rel=1e-5)
+            assert own != pytest.approx(norm, rel=0.1), "the gradient of one rank is another one"
+        total = sum(norm**2 for norm in one["whole"].values()) ** 0.5
+        assert one["clip"] == pytest.approx(1 / total, rel=1e-4)
+    assert found[0]["whole"] == pytest.approx(found[1]["whole"])
+
+
+class Again(nn.Module):
+    """A model whose parts run again in the backward pass, by a backward pass of their own where that is reentrant."""
+
+    def __init__(self, reentrant):
+        super().__init__()
+        self.reentrant = reentrant
+        self.parts = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(3))
+
+    def forward(self, value):
+        for part in self.parts:
+            value = checkpoint(part, value, use_reentrant=self.reentrant)
+        return value
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_pass_within_a_pass_ends_neither_the_gradient_nor_the_recording(reentrant):
+    torch.manual_seed(0)
+    model = Again(reentrant)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with propscope.monitor(model, optimizer, every=1) as monitor, monitor.step(0):
+        model(torch.randn(5, 4, requires_grad=True)).square().sum().backward()
+        optimizer.step()
+    for one in monitor.profile.parameters:
+        norm = float(model.get_parameter(one.name).grad.norm())
+        assert one.step_gradient_norm == pytest.approx(norm, rel=1e-5)
+        assert one.gradient_norm == pytest.approx(norm, rel=1e-5)
+    assert all(site.backward is not None for site in monitor.profile.without_inputs.sites)
+
+
+def test_the_norms_are_those_of_the_last_pass_and_nothing_is_left_on_the_parameters():
+    run, ended = training(), []
+    parameters = list(run.model.parameters())
+    seen = AccumulatedGradients(Guard(), lambda: ended.append(seen.norms.tolist()))
+    seen.watch(parameters)
+    for count in (1, 2):
+        run.loss().backward()
+        assert len(ended) == count
+        assert ended[-1] == pytest.approx([float(one.grad.norm()) for one in parameters], rel=1e-5)
+    seen.unwatch()
+    run.loss().backward()
+    assert len(ended) == 2
+    assert not any(one._backward_hooks for one in parameters)
