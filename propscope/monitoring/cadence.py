@@ -15,7 +15,7 @@ _FREE = 2.0
 # How many steps in a row are sampled after one that looked wrong.
 _DENSE = 8
 # The cost of a first sample, as a share of its own time, where no other step was timed yet.
-_SHARE = 0.3
+_SHARE = 0.5
 
 
 class Cadence:
@@ -51,8 +51,10 @@ class Cadence:
     def _affordable(self) -> bool:
         if self.samples < WARM_UP:
             return True
-        # What a sample costs is not known before some other step was timed.
-        return len(self._bare) > 0 and self.cost + self._last_cost <= max(self.budget * self.elapsed, _FREE)
+        # What a sample costs is not known well before some other step was timed.
+        if not self._bare and self.cost > _FREE / 2:
+            return False
+        return self.cost + self._last_cost <= max(self.budget * self.elapsed, _FREE)
 
     def hurry(self) -> None:
         """Sample the next steps."""
