@@ -12,19 +12,20 @@ import gc
 import json
 import math
 import os
+import pickle
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from propscope.records import NetworkProfile, Parameter, ProfileSet, Provenance, Site, TensorSummary
-from propscope.store import load, merge, save
+from propscope.store import load, merge, pack, save
 from propscope.store.atomic import new_file
 from propscope.store.schema import TABLES, TRAINING
 from propscope.store.table_reader import open_tables
@@ -202,6 +203,42 @@ def command_figures(directory: Path) -> list[Measured]:
     return figures
 
 
+_RUN = """
+import json, pickle, resource, sys
+from pathlib import Path
+from propscope.store import begin
+def memory(what):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(what)) / 1024
+def seconds():
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+source, path, networks = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+packed = pickle.loads(Path(source).read_bytes())
+before = memory("VmRSS")
+with begin([path], {}, lambda _: None, networks=networks, overwrite=True, resume=False, named=True) as file:
+    for number in range(networks):
+        file.add(number, packed[number % len(packed)])
+    kept, start = memory("VmRSS"), seconds()
+    Path("/proc/self/clear_refs").write_text("5")
+    file.save(unfinished=False)
+print(json.dumps([kept - before, memory("VmHWM") - before, seconds() - start, path.stat().st_size / 1e6]))
+"""
+
+
+def run_figures(directory: Path, sizes: Sequence[int] = (1000, 5000)) -> list[Measured]:
+    """Return what the file of a run of so many networks takes: memory beside that of the imports, CPU seconds, MB."""
+    sampler, source = Sampler(2), directory / "packed"
+    source.write_bytes(pickle.dumps([pack(sampler.profile(number, SHALLOW)) for number in range(NETWORKS)]))
+    figures = []
+    for networks in sizes:
+        line = [sys.executable, "-c", _RUN, source, directory / "run.h5", networks]
+        done = subprocess.run([*map(str, line)], check=True, capture_output=True, text=True)
+        whats = ("kept", "written, peak", "written", "size of the file")
+        for what, unit, value in zip(whats, ("MB", "MB", "CPU s", "MB"), json.loads(done.stdout), strict=True):
+            figures.append(measured(f"run of {networks} networks: {what}", unit, [value]))
+    return figures
+
+
 def _used(line: list[str]) -> tuple[float, float]:
     """Return the CPU seconds and the peak memory in MB of a command in a process of its own."""
     code = (
@@ -221,18 +258,23 @@ def occupied_bins(grid: ProfileSet) -> float:
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["--runs"]:
+        with tempfile.TemporaryDirectory() as directory:
+            for figure in run_figures(Path(directory), [*map(int, sys.argv[2:])] or (1000, 5000)):
+                print(f"{figure.what} [{figure.unit}]: {figure.median:.3g}")
+        return
     sampler = Sampler(0)
     grid = ProfileSet.of(sampler.profile(number) for number in range(GRID))
     bins = occupied_bins(grid)
     with tempfile.TemporaryDirectory() as directory:
         figures = [*grid_figures(grid, Path(directory)), *many_figures(grid, Path(directory))]
-        figures += command_figures(Path(directory))
+        figures += command_figures(Path(directory)) + run_figures(Path(directory))
     print(f"depth {DEPTH}: {2 * DEPTH} sites, {2 * DEPTH} parameters; {bins:.0f} bins per pre-activation")
-    print(f"{'':44} {'median':>8} {'least':>8} {'most':>8} {'promise':>8}")
+    print(f"{'':48} {'median':>8} {'least':>8} {'most':>8} {'promise':>8}")
     for figure in figures:
         promise = "" if figure.promise is None else f"{figure.promise:g}"
         name = f"{figure.what} [{figure.unit}]"
-        print(f"{name:44} {figure.median:8.3g} {figure.low:8.3g} {figure.high:8.3g} {promise:>8}")
+        print(f"{name:48} {figure.median:8.3g} {figure.low:8.3g} {figure.high:8.3g} {promise:>8}")
     document = {"cpus": os.cpu_count(), "bins": bins, "figures": [asdict(figure) for figure in figures]}
     OUTPUT.parent.mkdir(exist_ok=True)
     OUTPUT.write_text(json.dumps(document, indent=2) + "\n")

@@ -87,7 +87,7 @@ UNMEASURED = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
 @pytest.mark.parametrize("name", UNMEASURED)
 def test_what_shows_too_little_is_not_healthy(name):
     make, reason = UNMEASURED[name]

@@ -158,7 +158,7 @@ def test_attention_recurrence_and_embeddings():
 
 
 @pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 def test_what_cannot_be_scaled_is_left_with_its_reason():
     class Own(nn.Module):
         def __init__(self):

@@ -248,7 +248,7 @@ def test_undo_restores_bit_for_bit_and_refuses_after_a_change():
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*jit.*deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*jit.*deprecated")
 # The class of mixtral hooks its own modules in its first pass.
 @entries("test_calibrate", without={"lazy", "mixtral"})
 def test_leaves_every_network_of_the_zoo_as_it_was_but_for_the_weights(name):
