@@ -156,6 +156,40 @@ def test_the_parts_of_a_layer_by_hand():
     assert check.row("2.weight", "gradient").sizes[0, 1, 0] == pytest.approx(float(gradient), rel=1e-4)
 
 
+class Counting(nn.Linear):
+    """A layer whose output grows with the number of its calls, which is a buffer."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        return self.calls * super().forward(x)
+
+
+def test_the_training_is_that_of_a_plain_loop():
+    def made(width):
+        torch.manual_seed(5)
+        return nn.Sequential(Counting(16, width), nn.BatchNorm1d(width), nn.ReLU(), Counting(width, 3))
+
+    def loss(output):
+        return output.square().mean()
+
+    check = propscope.width_check(made, (4, 6), BATCH, "sgd", 0.01, steps=3, seeds=1, loss=loss)
+    net = made(6)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    for step in range(4):
+        output = net(BATCH)
+        size = float(output.detach().square().mean().sqrt())
+        assert check.row("3", "size").sizes[0, 1, step] == pytest.approx(size, rel=1e-5)
+        optimizer.zero_grad()
+        loss(output).backward()
+        optimizer.step()
+    # What answers the same input in another way has no parts.
+    assert {row.name for row in check.rows if row.quantity == "weights_part"} == {"1"}
+
+
 class Scaled(nn.Module):
     """A readout that is divided by the width after it, before it, inside the module, or in place."""
 
