@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import closing, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, suppress
 from functools import cache
 from itertools import count, repeat
 from pathlib import Path
@@ -21,7 +21,7 @@ from propscope.errors import InputError
 from propscope.printable import printable
 
 if TYPE_CHECKING:
-    from propscope.experiments.engine import Engine, Failure, Outcome, Outline, Recipe
+    from propscope.experiments.engine import Engine, Failure, Outcomes, Outline, Recipe
     from propscope.plots.table import Choice
     from propscope.store import RunFile
 
@@ -49,10 +49,13 @@ def run_grid(
     Exits with 130 after an interrupt, and with 1 where networks failed. Raises `InputError`, `StoreError` and what else
     stopped the run, after what is finished is saved.
     """
+    from propscope.cli.drawing import prepare
     from propscope.experiments.engine import engine_for, failure_lines
 
     started = time.perf_counter()
     with engine_for(recipe, engine=engine, workers=workers) as team:
+        if plots != "none":
+            prepare()
         # Whatever is wrong with the options is known before a file is made.
         outline: Outline = team.ask("outline")
         with _open_run(stem, outline, team, output=output, overwrite=overwrite, resume=resume) as file:
@@ -136,7 +139,7 @@ def _default_names(stem: str, *, overwrite: bool) -> Iterator[Path]:
 
 
 def _finished(
-    file: RunFile, outcomes: Generator[Outcome, None, None], outline: Outline, *, quiet: bool
+    file: RunFile, outcomes: Outcomes, outline: Outline, *, quiet: bool
 ) -> tuple[BaseException | None, dict[int, Failure]]:
     """Add every network to the file as it is finished; return what stopped the run, if anything, and what failed."""
     from propscope.cli.progress import Progress
@@ -205,46 +208,43 @@ def _conclude(
 
 
 def _show(path: Path, networks: int, *, plots: Choice | None, json: bool, started: float) -> None:
+    from propscope.cli.drawing import Pictures
     from propscope.cli.phase_pictures import PHASE
     from propscope.plots.table import PLOTS, TRAINING_PLOTS, chosen
     from propscope.records import TrainingSet
     from propscope.report.documents import grid_document, training_document
     from propscope.report.terminal import print_grid, print_json, print_training
-    from propscope.store import load, memory_to_load, open_networks
+    from propscope.store import memory_to_load, open_networks
 
     pairs: list[dict[str, Any]] = []
+    written: list[Path] = []
     # The file may hold more than there is memory for.
-    with open_networks(path) as found:
+    with open_networks(path) as found, ExitStack() as stack:
         trained = isinstance(found, TrainingSet)
+        noun = "run" if trained else "network"
         several = len(found.groups("seed") if isinstance(found, TrainingSet) else found)
+        only = chosen(TRAINING_PLOTS if trained else (*PLOTS, PHASE), plots, pairs=several)
+        if only and (needed := memory_to_load(path)) >= _DRAWN:
+            only = []
+            what = f"no pictures of so many {noun}s, which would take {needed / 1e9:.1f} GB of memory"
+            print(f"{what}: propscope plot with --act, --init, --depth or --width draws some", file=sys.stderr)
+        # They are drawn while the table is made.
+        pictures = stack.enter_context(Pictures(path, only))
         if json:
             pairs = training_document(found) if isinstance(found, TrainingSet) else grid_document(found)
-        elif isinstance(found, TrainingSet):
-            print_training(found)
         else:
-            print_grid(*found.split(_ROWS))
-    noun = "run" if trained else "network"
+            print_training(found) if isinstance(found, TrainingSet) else print_grid(*found.split(_ROWS))
+            print()
+            print_paths("file", [path])
+            sys.stdout.flush()
+        try:
+            written = pictures.paths()
+        finally:
+            seconds = time.perf_counter() - started
+            if json:
+                print_json({"pairs": pairs, "file": str(path), "pictures": [*map(str, written)], "seconds": seconds})
     if not json:
-        print()
-        print_paths("file", [path])
-        sys.stdout.flush()
-    pictures: list[Path] = []
-    try:
-        if only := chosen(TRAINING_PLOTS if trained else (*PLOTS, PHASE), plots, pairs=several):
-            from propscope.cli.phase_pictures import draw_all_with_phase
-
-            if (needed := memory_to_load(path)) < _DRAWN:
-                # The file is new or was to be replaced, so plots of its name are an earlier run's.
-                pictures = draw_all_with_phase(load(path), path.parent, stem=path.stem, only=only, overwrite=True)
-            else:
-                what = f"no pictures of so many {noun}s, which would take {needed / 1e9:.1f} GB of memory"
-                print(f"{what}: propscope plot with --act, --init, --depth or --width draws some", file=sys.stderr)
-    finally:
-        seconds = time.perf_counter() - started
-        if json:
-            print_json({"pairs": pairs, "file": str(path), "pictures": [*map(str, pictures)], "seconds": seconds})
-    if not json:
-        print_paths("plots", pictures)
+        print_paths("plots", written)
         print(f"{networks} {noun}{'s' * (networks != 1)} in {seconds:.1f} s")
 
 

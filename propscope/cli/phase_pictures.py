@@ -36,7 +36,7 @@ def draw_all_with_phase(
     overwrite: bool = False,
 ) -> list[Path]:
     """Do what `plots.draw_all` does, and draw the phase diagrams of a grid, or those where `only` names `phase`."""
-    from propscope.plots.gallery import pictures, write_pictures
+    from propscope.plots.gallery import NothingToDrawError, pictures, write_pictures
     from propscope.records import ProfileSet
 
     made: list[Picture] = []
@@ -45,7 +45,7 @@ def draw_all_with_phase(
         made += phase_pictures(profiles, directory, stem=stem, formats=formats)
         others = None if only is None else [name for name in only if name != PHASE.name]
         if others == [] and not made:
-            raise InputError(
+            raise NothingToDrawError(
                 "nothing to draw for phase: no gain, weight variance or bias variance has three values or more",
                 hint="measure several, as with --weight-variance 1..3:9",
             )

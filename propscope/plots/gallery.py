@@ -33,6 +33,10 @@ _NEEDED = (
 )
 
 
+class NothingToDrawError(InputError):
+    """What the plots show was not recorded."""
+
+
 @dataclass(frozen=True, slots=True)
 class Picture:
     """One picture of a `plot`: the record that it shows, and its file in each format. Another process may draw it."""
@@ -83,7 +87,7 @@ def pictures(
                 yield Picture(plot, prepared, tuple(directory / f"{name}.{ending}" for ending in formats))
     if not drawable:
         what, hint = _NEEDED[isinstance(profiles, TrainingSet)]
-        raise InputError(
+        raise NothingToDrawError(
             f"nothing to draw for {', '.join(plot.name for plot in chosen)}: "
             f"not recorded in any of the {len(profiles)} {what} given",
             hint=hint,

@@ -5,7 +5,7 @@ the engine's `outcomes` yields each network's number with what came of it, as it
 of a network never depends on the engine, on the number of workers or on the order.
 """
 
-from propscope.experiments.engine.choice import JOBLIB, Engine, engine_for, outcomes
+from propscope.experiments.engine.choice import JOBLIB, Engine, Outcomes, engine_for, outcomes
 from propscope.experiments.engine.work import (
     Extent,
     Failure,
@@ -23,6 +23,7 @@ __all__ = [
     "Extent",
     "Failure",
     "Outcome",
+    "Outcomes",
     "Outline",
     "Recipe",
     "Work",

@@ -1,4 +1,4 @@
-"""`apart`: what an iterator yields, found in a thread of its own.
+"""`Apart`: what an iterator yields, found in a thread of its own.
 
 An interrupt is raised in the main thread wherever it is, in the middle of taking a lock too, which would then stay
 locked for ever. Pools and clusters are full of locks; so the main thread only takes what another one finds.
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
 
 # So many results may wait to be taken.
 AHEAD = 64
@@ -17,39 +17,51 @@ AHEAD = 64
 T = TypeVar("T")
 
 
-def apart(function: Callable[[threading.Event], Iterator[T]], *, stop: Callable[[], None]) -> Generator[T, None, None]:
-    """Yield what the iterator that `function` returns yields in a thread, a little ahead.
+class Apart(Generic[T]):
+    """An iterator over what the iterator that `function` returns yields in a thread, which begins at once.
 
     `function` is given an event that is set when nobody takes results any more; `stop` is called after that, to end
-    what the thread waits for. An error in the thread is raised here.
+    what the thread waits for. An error in the thread is raised here. `close` ends the thread.
     """
-    found: queue.SimpleQueue[tuple[T, ...] | BaseException] = queue.SimpleQueue()
-    ahead: queue.SimpleQueue[bool] = queue.SimpleQueue()
-    for _ in range(AHEAD):
-        ahead.put(True)
-    stopped = threading.Event()
 
-    def find() -> None:
+    def __init__(self, function: Callable[[threading.Event], Iterator[T]], *, stop: Callable[[], None]) -> None:
+        self._function, self._stop = function, stop
+        self._found: queue.SimpleQueue[tuple[T, ...] | BaseException] = queue.SimpleQueue()
+        self._ahead: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        for _ in range(AHEAD):
+            self._ahead.put(True)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._find, daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Apart[T]:
+        return self
+
+    def __next__(self) -> T:
+        got = () if self._stopped.is_set() else self._found.get()
+        if got == ():
+            self.close()
+            raise StopIteration
+        if isinstance(got, BaseException):
+            self.close()
+            raise got
+        self._ahead.put(True)
+        return got[0]
+
+    def close(self) -> None:
+        """End the thread, and what it waits for."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._ahead.put(False)
+            self._stop()
+        self._thread.join()
+
+    def _find(self) -> None:
         try:
-            for each in function(stopped):
-                found.put((each,))
-                if not ahead.get():
+            for each in self._function(self._stopped):
+                self._found.put((each,))
+                if not self._ahead.get():
                     break
-            found.put(())
+            self._found.put(())
         except BaseException as error:
-            found.put(error)
-
-    thread = threading.Thread(target=find, daemon=True)
-    thread.start()
-    try:
-        while got := found.get():
-            if isinstance(got, BaseException):
-                raise got
-            yield got[0]
-            ahead.put(True)
-    finally:
-        if thread.is_alive():
-            stopped.set()
-            ahead.put(False)
-            stop()
-        thread.join()
+            self._found.put(error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Iterator
 from typing import Any, Protocol
 
 from propscope.checks import count, shown
@@ -12,6 +12,16 @@ from propscope.experiments.engine.work import Failure, Outcome, Recipe, Work, le
 JOBLIB, DASK = "joblib", "dask"
 # What starting workers costs at most, in seconds: less work than this is done here.
 WORTH_WORKERS = 3.0
+
+
+class Outcomes(Protocol):
+    """An iterator that can be closed before its end, which ends what is running."""
+
+    def __iter__(self) -> Iterator[Outcome]: ...
+
+    def __next__(self) -> Outcome: ...
+
+    def close(self) -> None: ...  # noqa: D102
 
 
 class Engine(Protocol):
@@ -25,7 +35,7 @@ class Engine(Protocol):
         """Return what the method or property `question` of the work returns."""
         ...
 
-    def outcomes(self, *, leave_out: Collection[int] = ()) -> Generator[Outcome, None, None]:
+    def outcomes(self, *, leave_out: Collection[int] = ()) -> Outcomes:
         """Yield the number of each network, and its result or a `Failure`, as it is finished, in any order."""
         ...
 

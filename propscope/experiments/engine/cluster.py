@@ -6,7 +6,7 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Collection, Iterator
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from propscope._version import __version__
 from propscope.checks import count
 from propscope.errors import InputError, MissingDependencyError, PropscopeError, error_line
-from propscope.experiments.engine.apart import apart
+from propscope.experiments.engine.apart import Apart
 from propscope.experiments.engine.work import DIED, Extent, Failure, Outcome, Recipe, SecondChances, Work, left
 
 ANSWERS_WITHIN = 10
@@ -50,15 +50,15 @@ class Cluster:
 
     def ask(self, question: str, *arguments: Any) -> Any:
         """Return what the method or property `question` of the work returns, in a worker."""
-        (found,) = apart(lambda _: iter([self._ask(question, *arguments)]), stop=self._cancel)
+        (found,) = Apart(lambda _: iter([self._ask(question, *arguments)]), stop=self._cancel)
         return found
 
-    def outcomes(self, *, leave_out: Collection[int] = ()) -> Generator[Outcome, None, None]:
+    def outcomes(self, *, leave_out: Collection[int] = ()) -> Apart[Outcome]:
         """Yield the number of each network, and its result or a `Failure`, as it is finished.
 
         Closing the iterator takes back what is not yet run.
         """
-        return apart(lambda stopped: self._outcomes(leave_out, stopped), stop=self._cancel)
+        return Apart(lambda stopped: self._outcomes(leave_out, stopped), stop=self._cancel)
 
     def _cancel(self) -> None:
         if self._client is not None and self._running:

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
@@ -23,22 +23,26 @@ from typing import Any
 
 from propscope.checks import count
 from propscope.errors import PropscopeError
-from propscope.experiments.engine.apart import apart
+from propscope.experiments.engine.apart import Apart
 from propscope.experiments.engine.work import DIED, Extent, Failure, Outcome, Recipe, SecondChances, Work, left
 
 # A worker has the next network when it is done with one.
 _AT_ONCE = 2
 
-_SERVER = forkserver.ForkServer()
-_SERVER.set_forkserver_preload([f"{__package__}.preload"])
+# What workers are forked from, by what it has imported.
+NETWORKS, PICTURES = "networks", "pictures"
+_PRELOADED = {NETWORKS: [f"{__package__}.preload"], PICTURES: ["propscope.plots.gallery", "propscope.store"]}
+_SERVERS = {origin: forkserver.ForkServer() for origin in _PRELOADED}
+for _origin, _server in _SERVERS.items():
+    _server.set_forkserver_preload([f"{__package__}.single_thread", *_PRELOADED[_origin]])
 
 
-def start() -> None:
-    """Begin to import torch in the process that workers are forked from; returns at once."""
+def start(origin: str = NETWORKS) -> None:
+    """Begin to import what the workers need in the process that they are forked from; returns at once."""
     # An interrupt is for the process that hands out the networks, which then ends the others.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        _SERVER.ensure_running()
+        _SERVERS[origin].ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
@@ -56,7 +60,7 @@ class _Start(popen_forkserver.Popen):
             reduction.dump(process, sent)
         finally:
             context.set_spawning_popen(None)
-        self.sentinel, written = _SERVER.connect_to_new_process(self._fds)  # type: ignore[attr-defined]
+        self.sentinel, written = _SERVERS[process.origin].connect_to_new_process(self._fds)  # type: ignore[attr-defined]
         # The worker sees by it that this process has ended.
         alive = os.dup(written)
         self.finalizer = util.Finalize(self, util.close_fds, (alive, self.sentinel))  # type: ignore[attr-defined]
@@ -66,6 +70,8 @@ class _Start(popen_forkserver.Popen):
 
 
 class _Process(context.ForkServerProcess):
+    origin = NETWORKS
+
     @staticmethod
     def _Popen(process: Any) -> Any:
         return _Start(process)
@@ -74,13 +80,16 @@ class _Process(context.ForkServerProcess):
 class _Context(context.ForkServerContext):
     """The context of one worker: it notes the process, to end it, and where the results come from."""
 
-    def __init__(self) -> None:
+    def __init__(self, origin: str) -> None:
+        self._origin = origin
         self.processes: list[_Process] = []
         self.results: list[Any] = []
 
     def Process(self, *arguments: Any, **options: Any) -> _Process:  # type: ignore[override]
-        self.processes.append(_Process(*arguments, **options))
-        return self.processes[-1]
+        process = _Process(*arguments, **options)
+        process.origin = self._origin
+        self.processes.append(process)
+        return process
 
     def SimpleQueue(self) -> Any:
         self.results.append(queues.SimpleQueue(ctx=self))
@@ -90,13 +99,13 @@ class _Context(context.ForkServerContext):
 class _Worker:
     """One process, and the networks that it has been given, in their order."""
 
-    def __init__(self, recipe: bytes) -> None:
-        self._recipe = recipe
+    def __init__(self, recipe: bytes, origin: str) -> None:
+        self._recipe, self._origin = recipe, origin
         self.given: dict[int, Future[Any]] = {}
         self._start()
 
     def _start(self) -> None:
-        self._context = _Context()
+        self._context = _Context(self._origin)
         self._executor = ProcessPoolExecutor(1, self._context, initializer=_begin, initargs=(self._recipe,))
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
@@ -106,10 +115,17 @@ class _Worker:
             results._writer.close()
         return future
 
-    def give(self, number: int) -> Future[Any]:
-        """Hand over a network."""
-        self.given[number] = self.submit(_perform, number)
-        return self.given[number]
+    def give(self, number: int) -> Future[Any] | None:
+        """Hand over a network; None where the process has ended with another one, of which that is not yet known."""
+        try:
+            future = self.submit(_perform, number)
+        except BrokenProcessPool:
+            if self.given:
+                return None
+            self.restart()
+            future = self.submit(_perform, number)
+        self.given[number] = future
+        return future
 
     def restart(self) -> None:
         """Replace a process that has ended."""
@@ -133,16 +149,17 @@ class Processes:
     """The engine of this machine's cores; a context manager, whose end ends every worker at once.
 
     `workers`: how many processes; None for as many as there are cores that this process may use. More than there are
-    networks are never started. Raises `InputError`.
+    networks are never started. `origin`: what they are forked from. Raises `InputError`.
     """
 
-    def __init__(self, recipe: Recipe, workers: int | None = None) -> None:
+    def __init__(self, recipe: Recipe, workers: int | None = None, *, origin: str = NETWORKS) -> None:
         import cloudpickle
 
         self._asked = None if workers is None else count("workers", workers)
         self._recipe: bytes = cloudpickle.dumps(recipe)
         self._workers: list[_Worker] = []
-        start()
+        self._origin = origin
+        start(origin)
 
     def __enter__(self) -> Processes:
         return self
@@ -152,15 +169,15 @@ class Processes:
 
     def ask(self, question: str, *arguments: Any) -> Any:
         """Return what the method or property `question` of the work returns, in a worker."""
-        (found,) = apart(lambda _: iter([self._ask(question, *arguments)]), stop=self._kill)
+        (found,) = Apart(lambda _: iter([self._ask(question, *arguments)]), stop=self._kill)
         return found
 
-    def outcomes(self, *, leave_out: Collection[int] = ()) -> Generator[Outcome, None, None]:
+    def outcomes(self, *, leave_out: Collection[int] = ()) -> Apart[Outcome]:
         """Yield the number of each network, and its result or a `Failure`, as it is finished.
 
         Closing the iterator ends what is running.
         """
-        return apart(lambda stopped: self._outcomes(leave_out, stopped), stop=self._kill)
+        return Apart(lambda stopped: self._outcomes(leave_out, stopped), stop=self._kill)
 
     def _kill(self) -> None:
         for worker in self._workers:
@@ -173,7 +190,7 @@ class Processes:
 
     def _ask(self, question: str, *arguments: Any) -> Any:
         if not self._workers:
-            self._workers.append(_Worker(self._recipe))
+            self._workers.append(_Worker(self._recipe, self._origin))
         for _ in range(2):
             try:
                 return self._workers[0].submit(_answer, question, arguments).result()
@@ -189,12 +206,15 @@ class Processes:
         given: dict[Future[Any], _Worker] = {}
         while waiting or given:
             while len(self._workers) < workers and len(self._workers) < len(waiting):
-                self._workers.append(_Worker(self._recipe))
+                self._workers.append(_Worker(self._recipe, self._origin))
             for share in range(1, _AT_ONCE + 1):
                 for worker in self._workers:
                     # The last networks are left for workers that have none.
-                    if len(worker.given) < share and len(waiting) > (share > 1) * len(self._workers):
-                        given[worker.give(waiting.popleft())] = worker
+                    if len(worker.given) >= share or len(waiting) <= (share > 1) * len(self._workers):
+                        continue
+                    if (future := worker.give(waiting[0])) is not None:
+                        waiting.popleft()
+                        given[future] = worker
             if stopped.is_set():
                 return
             for future in wait(given, return_when=FIRST_COMPLETED).done:
