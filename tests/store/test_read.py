@@ -17,7 +17,7 @@ from building.records import DATA, of_version, plain, predicted_profile, small_p
 from propscope.errors import InputError, StoreError
 from propscope.records import Expected, NetworkProfile, ProfileSet
 from propscope.store import SCHEMA_VERSION, StoredNetworks, load, merge, numbers_in, open_networks, save
-from propscope.store.table_reader import TableReader
+from propscope.store.table_reader import TableReader, open_tables
 
 
 @pytest.fixture(scope="module")
@@ -357,3 +357,38 @@ def test_the_numbers_in_a_file(tmp_path: Path) -> None:
     assert numbers_in(tmp_path / "profiles.h5") == (None, 6)
     merge([tmp_path / "profiles.h5", tmp_path / "runs.h5"], tmp_path / "both.h5")
     assert numbers_in(tmp_path / "both.h5") == (6, 6)
+
+
+@pytest.mark.parametrize("column", ["bin", "count"])
+@pytest.mark.parametrize("rows", [[3, 4, 5], [5, 4, 3], [0, 2, 9], [7, 7, 7], [40, 0], [0, 41, 1], [9], []], ids=str)
+def test_rows_are_read_in_any_order_however_far_apart(file: Path, column: str, rows: list[int]) -> None:
+    with h5py.File(file) as stored:
+        expected = stored["histogram"][column][:][rows]
+    with open_tables(file) as tables:
+        found = tables.pick("histogram", column, np.array(rows, np.int64))
+    assert found.tolist() == expected.tolist()
+    assert found.dtype == expected.dtype
+
+
+def test_of_text_nothing_is_read_that_was_not_asked_for(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = h5py.h5d.DatasetID.read
+    counts = []
+
+    class Counted:
+        def __init__(self, dataset: h5py.Dataset) -> None:
+            self.dtype, self.id = dataset.dtype, self
+            self._dataset = dataset
+
+        def get_space(self) -> Any:
+            return self._dataset.id.get_space()
+
+        def read(self, memory: Any, space: Any, values: Any, kind: Any) -> None:
+            counts.append(len(values))
+            read(self._dataset.id, memory, space, values, kind)
+
+    monkeypatch.setattr("propscope.store.table_reader.check_text", lambda dataset, rows: None)
+    with open_tables(file) as tables:
+        datasets = {"profile": {name: Counted(tables.datasets["profile"][name]) for name in ("labels", "seed")}}
+        for name in datasets["profile"]:
+            dataclasses.replace(tables, datasets=datasets).pick("profile", name, np.array([0, 2]))  # type: ignore[arg-type]
+    assert counts == [2, 3]
