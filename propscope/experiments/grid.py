@@ -244,7 +244,9 @@ def _specs(parse: Callable[[Any], S], every: Iterable[str]) -> Callable[[Any], t
 
     def read(value: Any) -> tuple[S, ...]:
         texts = split_list(value) if isinstance(value, str) else (value,)
-        expanded = [each for text in texts for each in (every if text == "all" else (text,))]
+        expanded = [
+            each for text in texts for each in (every if isinstance(text, str) and text.lower() == "all" else (text,))
+        ]
         return tuple(map(parse, expanded))
 
     return read

@@ -84,7 +84,7 @@ def test_ranges_and_words_are_those_of_the_command_line():
 
 
 def test_all_stands_for_every_activation_and_initializer():
-    made = grid(activation="all", initializer=["all", "critical:weight_variance=1:bias_variance=0"])
+    made = grid(activation="All", initializer=["all", "critical:weight_variance=1:bias_variance=0"])
     assert [spec.name for spec in made.activation] == [entry.name for entry in ACTIVATIONS]
     assert tuple(spec.name for spec in made.initializer) == (*SQUARE_DEFAULTS, "critical")
 
