@@ -16,6 +16,8 @@ from propscope.records.network import Label
 SEED = "seed"
 LINE = "initializer"
 COLUMN = "activation"
+# Networks of two sizes are looked at one by one.
+_SIZES = ("depth", "width")
 
 MARKS = {"healthy": "", "not measured": "?", "strained": "!", "broken": "✗"}
 
@@ -79,16 +81,19 @@ def pages(
 ) -> list[Page[Set]]:
     """Divide a set into pictures: one for each combination of the labels that are not `within` one picture.
 
-    Axes of three numbers or more are within a picture too, as far as their lines have room in it. The labels `across`
-    are those of its x axis, along which a line runs.
+    Other labels are within a picture too as far as their lines have room in it: axes of three numbers or more first,
+    and depth and width only if they are such. The labels `across` are those of its x axis, along which a line runs.
     Seeds always share a picture. Profiles without an initializer are lines of one picture, named by their other labels.
     More than `lines_at_most` lines or `columns_at_most` activations make further pictures.
     """
-    inside = {SEED, *within, *across}
+    inside: set[str] = {SEED, *within, *across}
     count = len(profiles.axes.get(LINE, ("",)))
-    for name in swept(profiles):
-        if name not in inside and (count := count * len(profiles.axes[name])) <= lines_at_most:
+    for name in dict.fromkeys((*swept(profiles), *_varying(profiles, but=(*inside, COLUMN, *_SIZES)))):
+        more = count * len(profiles.axes[name])
+        # What only some carry was not swept: they come from another run.
+        if name not in inside and more <= lines_at_most and all(name in profile.labels for profile in profiles):
             inside.add(name)
+            count = more
     if LINE not in profiles.axes:
         inside |= profiles.axes.keys() - {COLUMN}
     apart = _varying(profiles, but=inside)

@@ -182,9 +182,9 @@ def test_log_chi_of_these_profiles_is_what_was_asked_for() -> None:
 
 @pytest.mark.slow
 def test_sweeps_become_one_picture_each(tmp_path: Path) -> None:
-    profiles = over("gain", [0.5, 1.0, 1.5, 2.0]) + over("gain", [0.5, 1.0, 1.5, 2.0], norm="layer")
+    profiles = over("gain", [0.5, 1.0, 1.5, 2.0], norm="none") + over("gain", [0.5, 1.0, 1.5, 2.0], norm="layer")
     paths = draw_all(profiles, tmp_path, stem="run", only=["sweep", "overview"])
-    assert [path.name for path in paths] == ["run-overview-normnone.png", "run-overview-normlayer.png", "run-sweep.png"]
+    assert [path.name for path in paths] == ["run-overview.png", "run-sweep.png"]
     assert draw_all(trainings(), tmp_path, stem="train", only=["final-loss"])[0].name == "train-final-loss.png"
     made: Figure = draw_sweep(prepared(profiles))
     assert len(made.axes) == 2
@@ -197,4 +197,17 @@ def test_lines_of_a_sweep_share_a_picture_as_far_as_there_is_room() -> None:
     suffixes = [page.suffix for page in pages(profiles, within=("initializer",), lines_at_most=10, columns_at_most=1)]
     assert suffixes == ["depth10", "depth20", "depth30"]
     suffixes = [page.suffix for page in pages(profiles, within=("initializer",), lines_at_most=4, columns_at_most=1)]
-    assert len(suffixes) == 24
+    assert suffixes == [f"gain{gain}" for gain in range(1, 9)]
+
+
+def test_norms_of_one_run_share_a_picture_and_two_depths_do_not() -> None:
+    profiles = ProfileSet.of(
+        grown(1, 1, norm=norm, dtype=dtype, depth=depth)
+        for norm in ("none", "layer")
+        for dtype in ("float32", "float64")
+        for depth in (10, 20)
+    )
+    limits: dict[str, Any] = {"within": ("initializer",), "columns_at_most": 1}
+    assert [page.suffix for page in pages(profiles, lines_at_most=24, **limits)] == ["depth10", "depth20"]
+    suffixes = [page.suffix for page in pages(profiles, lines_at_most=2, **limits)]
+    assert suffixes == [f"dtype{dtype}-depth{depth}" for dtype in ("float32", "float64") for depth in (10, 20)]
