@@ -575,8 +575,10 @@ def _empty(evidence: Evidence) -> frozenset[str]:
 
 def _why_not_run(evidence: Evidence, stop: Stop) -> str:
     name = stop.place
-    reason = evidence.once(_idle_reasons).get(name, "")
-    if _AT_RANDOM in reason:
+    reasons = evidence.once(_idle_reasons)
+    reason = reasons.get(name, "")
+    # A layer whose weights a function takes is never called itself, whether the block around it runs or not.
+    if any(_AT_RANDOM in reasons.get(path, "") for path in _around(name)):
         return "at random"
     if name_pattern(name) in evidence.once(_routed) or name in evidence.once(_empty):
         return "routed"

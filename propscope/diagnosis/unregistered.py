@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
+from itertools import chain
 
 from propscope.diagnosis.evidence import Evidence, succession
 from propscope.records.finding import Finding, Remedy
@@ -11,6 +12,20 @@ from propscope.records.network import NetworkProfile
 
 # How the coverage says it.
 _SAID = re.compile(r"weights of (\d+) (\S+) operations? are not registered: trainable tensors \((.*)\)")
+# How the names of operations begin that apply a weight to a signal.
+_APPLYING = (
+    "linear",
+    "bilinear",
+    "conv",
+    "matmul",
+    "mm",
+    "bmm",
+    "addmm",
+    "baddbmm",
+    "einsum",
+    "embedding",
+    "multi_head",
+)
 
 
 def unregistered(evidence: Evidence) -> Iterator[Finding]:
@@ -46,17 +61,18 @@ def unregistered(evidence: Evidence) -> Iterator[Finding]:
     )
 
 
-def _places(profile: NetworkProfile, counts: Mapping[str, int]) -> tuple[str, ...]:
-    """Return the sites that these operations lead to, those without parameters where there are any.
+def _places(profile: NetworkProfile, operations: Collection[str]) -> tuple[str, ...]:
+    """Return the sites that apply a weight to one value and have no parameters; else those that the operations lead to.
 
-    Of operations that others call too, such as a product, only where each is as common as was counted, if one is.
+    What is done to a weight before it is applied, as a product in weight standardization, leads to no site.
     """
-    led = {
-        operation: [s for s in profile.sites if any(operation in parent.operations for parent in s.parents or ())]
-        for operation in counts
-    }
-    bare = {operation: [site for site in sites if not site.parameters] for operation, sites in led.items()}
-    telling = [operation for operation, sites in bare.items() if 0 < len(sites) <= counts[operation]]
-    found = [site.name for operation in telling or counts for site in bare[operation]]
-    found = found or [site.name for sites in led.values() for site in sites]
-    return tuple(site.name for site in profile.sites if site.name in found)
+    edges = [
+        (site, {*chain.from_iterable(parent.operations for parent in site.parents or ())}) for site in profile.sites
+    ]
+    bare = [
+        site.name
+        for site, through in edges
+        if not site.parameters and len(site.parents or ()) == 1 and any(name.startswith(_APPLYING) for name in through)
+    ]
+    led = [site for site, through in edges if not through.isdisjoint(operations)]
+    return tuple(bare or [site.name for site in [site for site in led if not site.parameters] or led])

@@ -551,3 +551,35 @@ def test_what_is_cut_off_in_a_block_is_no_note():
     torch.manual_seed(0)
     profile = propscope.profile(read_by_a_class_token(3, cut=[1]), torch.randn(16, 5, WIDTH))
     assert propscope.diagnose(profile).verdict == "strained"
+
+
+class Taking(nn.Module):
+    """Gives the weights of its layer to a function, and has a parameter itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.gain = linear(), nn.Parameter(torch.ones(WIDTH))
+
+    def forward(self, x):
+        return self.gain * F.gelu(F.linear(x, self.up.weight, self.up.bias))
+
+
+class Dropped(nn.Module):
+    """Blocks that are skipped at random (Fan et al. 2020, LayerDrop)."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks, self.end = nn.ModuleList(Taking() for _ in range(8)), linear(4)
+
+    def forward(self, x):
+        for block in self.blocks:
+            if torch.rand(()) > 0.5:
+                x = x + block(x)
+        return self.end(x)
+
+
+def test_a_layer_of_a_block_that_is_skipped_at_random_is_a_note_where_a_function_takes_its_weights():
+    torch.manual_seed(0)
+    diagnosis = propscope.diagnose(profiled(Dropped()))
+    assert diagnosis.verdict == "healthy"
+    assert [each.severity for each in diagnosis.findings if each.kind == "stagnant"]
