@@ -204,10 +204,9 @@ def plots_of(text: str | None, *, no_plots: bool) -> Choice | None:
     from propscope.checks import one_of
     from propscope.plots.table import CHOICES
 
-    if no_plots:
-        return "none"
     # The check leaves nothing but a choice.
-    return None if text is None else one_of("--plots", text, CHOICES)  # type: ignore[return-value]
+    choice: Choice | None = None if text is None else one_of("--plots", text, CHOICES)  # type: ignore[assignment]
+    return "none" if no_plots else choice
 
 
 def stage_of(text: str | None) -> Stage | None:
