@@ -21,6 +21,10 @@ from propscope.records.network import NetworkProfile
 
 # How far a number is on the way to its limit: an alarm above 1.
 Reach = Callable[[float, float], float]
+# The update ratio over the learning rate, as far as a schedule changed that step by step: a long warm-up of the rate is
+# no fault, and neither is a rate that jumps back to what it was.
+UPDATE_PER_RATE = "update_ratio / learning_rate"
+_STEPWISE, _ANYHOW = 1.5, 5
 # A place that raised an alarm is quiet again after so many samples below this reach.
 _QUIET, _QUIET_SAMPLES = 0.7, 2
 # A number that builds up counts from here on.
@@ -108,7 +112,10 @@ RULES = (
     Rule(
         "large update",
         "parameter",
-        (Limit("update_ratio", statistics.median, _larger_update),),
+        (
+            Limit("update_ratio", statistics.median, _larger_update),
+            Limit(UPDATE_PER_RATE, statistics.median, lambda value, baseline: _over(10 * baseline, value)),
+        ),
         "broken",
         "the optimizer changed {place} by {value} of its norm in one step, {times} times the {baseline} of before"
         "{others}; the learning rate is too large, or one batch is unlike the others. Lower the learning rate, clip "
@@ -207,10 +214,16 @@ class Judge:
         self._losses: deque[float] = deque(maxlen=_LOSSES)
         self._first_losses: list[float] = []
         self._scales: deque[float] = deque(maxlen=_SCALES)
+        # The learning rate without its jumps, the last one itself, and the number of steps.
+        self._schedule, self._rate, self._steps = 1.0, 0.0, 0
 
     def sample(self, step: int, profile: NetworkProfile) -> list[Alarm]:
         """Judge a sample."""
-        readings = readings_of(profile)
+        readings = dict(readings_of(profile))
+        schedule = self._schedule
+        readings[UPDATE_PER_RATE] = {
+            name: ratio / schedule for name, ratio in readings["update_ratio"].items() if schedule > 0
+        }
         self.suspicious = False
         wrong: set[tuple[str, str]] = set()
         alarms = [alarm for rule in RULES if (alarm := self._judged(rule, step, readings, wrong)) is not None]
@@ -269,8 +282,21 @@ class Judge:
     def step(self, row: Mapping[str, Any], gradients: Mapping[str, float]) -> list[Alarm]:
         """Judge what is seen of every step: a row of `STEP_FIELDS`, and the norm of each gradient by its parameter."""
         self.suspicious = False
+        self._follow(row["learning_rate"])
         found = [self._loss(row), self._gradient(row, gradients), self._no_gradient(row), self._scale(row)]
         return [alarm for alarm in found if alarm is not None]
+
+    def _follow(self, rate: float) -> None:
+        """Follow the learning rate, but not where it jumps up."""
+        if not rate > 0:
+            return
+        self._steps += 1
+        change = rate / self._rate if self._rate > 0 else math.inf
+        if self._steps <= _ANYHOW:
+            self._schedule = rate
+        elif change <= _STEPWISE:
+            self._schedule *= change
+        self._rate = rate
 
     def _raised(self, row: Mapping[str, Any], kind: str, reach: float, lasting: int = 1) -> int | None:
         """Return since when a step's number is beyond its limit, where that raises an alarm."""
@@ -348,6 +374,7 @@ class Judge:
             "losses": list(self._losses),
             "first_losses": self._first_losses,
             "scales": list(self._scales),
+            "rate": [self._schedule, self._rate, self._steps],
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -357,6 +384,7 @@ class Judge:
         self._losses = deque(state["losses"], maxlen=_LOSSES)
         self._first_losses = list(state["first_losses"])
         self._scales = deque(state["scales"], maxlen=_SCALES)
+        self._schedule, self._rate, self._steps = state["rate"]
 
 
 def _middle(values: Collection[float]) -> float:

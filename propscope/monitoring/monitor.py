@@ -298,6 +298,7 @@ class Monitor:
                 accumulated=self._gradients.norms,
                 scale=self._scale(),
                 found_inf=steps.found_inf,
+                learning_rate=steps.learning_rate,
                 skipped=not steps.taken,
                 error="" if error is None else error_line(error),
             )

@@ -19,10 +19,10 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 class OptimizerSteps:
     """Watches the steps of an optimizer until `close`.
 
-    Of every step: `taken` counts them, and `gradients` are the norms of what it stepped with, in the order of
-    `parameters`. Where `sampled` is true also, on the device: `before`, the norms of the values before the step,
-    `updates`, those of what it changed, and `moments`, those of Adam's two means. Where `step` gets a closure that
-    makes the gradients, they are seen when it has returned.
+    Of every step: `taken` counts them, `learning_rate` is the largest of the groups, and `gradients` are the norms
+    of what it stepped with, in the order of `parameters`. Where `sampled` is true also, on the device: `before`,
+    the norms of the values before the step, `updates`, those of what it changed, and `moments`, those of Adam's two
+    means. Where `step` gets a closure that makes the gradients, they are seen when it has returned.
     """
 
     def __init__(self, optimizer: Optimizer, guard: Guard) -> None:
@@ -42,6 +42,7 @@ class OptimizerSteps:
         self.before: Tensor | None = None
         self.updates: Tensor | None = None
         self.moments: tuple[Tensor, ...] = ()
+        self.learning_rate: float | None = None
         # Of a fused step of a scaled loss, which torch's own scaler leaves to the optimizer.
         self.found_inf: Tensor | None = None
         self._held.clear()
@@ -54,6 +55,9 @@ class OptimizerSteps:
 
     def _before(self, optimizer: Optimizer, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         self.taken += 1
+        # One that stands in a tensor would have to be waited for.
+        rates = [group["lr"] for group in optimizer.param_groups if isinstance(group.get("lr"), (int, float))]
+        self.learning_rate = max(rates, default=None)
         if not _has_closure(args, kwargs):
             self._guard("", "parameter", "the gradient of a step", self._see_gradients, optimizer)
         if self.sampled and not self._held:

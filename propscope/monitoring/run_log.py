@@ -47,6 +47,7 @@ class Reading:
     accumulated: Tensor | None = None
     scale: Tensor | None = None
     found_inf: Tensor | None = None
+    learning_rate: float | None = None
     skipped: bool = False
     error: str = ""
 
@@ -192,6 +193,7 @@ def _row(
         "gradient_norm": norm,
         "clip_factor": norm / whole if 0 < whole < math.inf and norm < math.inf else math.nan,
         "loss_scale": factor,
+        "learning_rate": math.nan if reading.learning_rate is None else float(reading.learning_rate),
         "nonfinite_gradients": sum(not math.isfinite(one) for one in stepped.values()) if stepped else -1,
         "skipped": int(reading.skipped or (found_inf is not None and bool(found_inf[0] > 0))),
         "superseded": 0,

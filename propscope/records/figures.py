@@ -298,6 +298,7 @@ STEP_FIELDS = tuple(replace(field, since=5) for field in (
     Field("gradient_norm", "float64", "L2 norm of all gradients that the optimizer stepped with", low=0),
     Field("clip_factor", "float64", "that norm over the one before clipping", low=0),
     Field("loss_scale", "float64", "factor of the loss", low=0),
+    Field("learning_rate", "float64", "largest learning rate of the optimizer's groups", r"\eta"),
     Field("nonfinite_gradients", "int64", "parameters whose gradient was not finite", low=0),
     Field("skipped", "int64", "1 where the optimizer took no step", low=0, high=1, required=True),
     Field("superseded", "int64", "1 where a resumed run took the step again", low=0, high=1, required=True),

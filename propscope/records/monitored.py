@@ -48,11 +48,12 @@ class Alarm:
 class Steps:
     """Every step of a monitored run, one entry a step in each array, in the order in which they were taken.
 
-    `number`: of the step in its run. `loss`: NaN where none was given. `gradient_norm`: L2 norm of all gradients that
-    the optimizer stepped with; Inf where one is not finite, NaN where there was none. `clip_factor`: that norm over the
-    one before clipping, on sampled steps. `loss_scale`: of a GradScaler. `nonfinite_gradients`: the number of
-    parameters whose gradient was not finite. `skipped`: 1 where the optimizer took no step. `superseded`: 1 where a
-    resumed run took the step again. `seconds`: time that the step took. `error`: what the step raised, "" for nothing.
+    `number`: of the step in its run. `loss`: NaN where none was given. `gradient_norm`: L2 norm of all gradients
+    that the optimizer stepped with; Inf where one is not finite, NaN where there was none. `clip_factor`: that norm
+    over the one before clipping, on sampled steps. `loss_scale`: of a GradScaler. `learning_rate`: the largest of
+    the optimizer's groups. `nonfinite_gradients`: the number of parameters whose gradient was not finite.
+    `skipped`: 1 where the optimizer took no step. `superseded`: 1 where a resumed run took the step again.
+    `seconds`: time that the step took. `error`: what the step raised, "" for nothing.
     """
 
     number: Integers
@@ -60,6 +61,7 @@ class Steps:
     gradient_norm: Floats
     clip_factor: Floats
     loss_scale: Floats
+    learning_rate: Floats
     nonfinite_gradients: Integers
     skipped: Integers
     superseded: Integers

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from building.records import network, site, summary
 
-from propscope.monitoring.alarms import RULES, Judge
+from propscope.monitoring.alarms import RULES, UPDATE_PER_RATE, Judge
 from propscope.monitoring.cadence import WARM_UP
 from propscope.monitoring.readings import QUANTITIES
 from propscope.records import NetworkProfile, Parameter, TensorSummary
@@ -48,7 +48,8 @@ FAULTS = {
 
 def test_every_rule_has_a_fault_here_and_every_quantity_a_rule():
     assert set(FAULTS) == {rule.kind for rule in RULES}
-    assert {limit.quantity for rule in RULES for limit in rule.limits} == {one.name for one in QUANTITIES}
+    looked_at = {limit.quantity for rule in RULES for limit in rule.limits}
+    assert looked_at == {*(one.name for one in QUANTITIES), UPDATE_PER_RATE}
 
 
 @pytest.mark.parametrize("kind", FAULTS)
@@ -140,13 +141,14 @@ def test_sites_are_named_in_the_order_of_execution_and_only_the_last_ones_can_co
     assert judged([layers, early, early]) == []
 
 
-def row(number=0, loss=2.0, norm=1.0, scale=math.nan, *, skipped=0, given=True):
+def row(number=0, loss=2.0, norm=1.0, scale=math.nan, *, rate=math.nan, skipped=0, given=True):
     return {
         "number": number,
         "loss": loss,
         "loss_given": given,
         "gradient_norm": norm,
         "loss_scale": scale,
+        "learning_rate": rate,
         "skipped": skipped,
     }
 
@@ -211,6 +213,25 @@ def test_a_loss_scale_that_is_halved_again_and_again_is_named():
     found = stepped([row(at, scale=scale) for at, scale in enumerate(scales)])
     assert [(one.step, one.kind, one.value, one.baseline) for one in found] == [(4, "loss scale", 2.0**12, 2.0**16)]
     assert stepped([row(at, scale=scale) for at, scale in enumerate([*scales[:4], *scales[3:0:-1], *scales[:4]])]) == []
+
+
+def of_rates(rates, ratio):
+    """The alarms of a run whose updates follow its learning rate, sampled at every step."""
+    judge, found = Judge(), []
+    for number, rate in enumerate(rates):
+        judge.step(row(number, rate=rate), {})
+        found += judge.sample(number, sample(ratio=ratio * rate))
+    return [(one.step, one.kind) for one in found]
+
+
+def test_a_learning_rate_that_jumps_is_told_from_one_that_follows_a_schedule():
+    warmed = np.linspace(0, 1e-3, 301).tolist()
+    assert of_rates(warmed, 10) == []
+    assert of_rates([*warmed, *[1e-3] * 20, *[0.1] * 3], 10) == [(321, "large update")]
+    # Warm restarts go back to what it was.
+    cosine = (5e-4 * (1 + np.cos(np.linspace(0, np.pi, 60)))).tolist()
+    assert of_rates(cosine * 3, 10) == []
+    assert of_rates([*warmed[1:], *cosine], 10) == []
 
 
 def test_a_judge_is_suspicious_before_a_lasting_fault_raises_its_alarm_and_not_while_it_lasts():

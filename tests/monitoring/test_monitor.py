@@ -218,6 +218,7 @@ def test_every_step_is_recorded_with_its_loss_and_what_became_of_it():
     assert steps.number.tolist() == [0, 1, 2, 3, 4]
     assert steps.loss[:3] == pytest.approx(losses)
     assert steps.loss[4] == 1.5
+    assert steps.learning_rate[:3].tolist() == [1e-2] * 3
     assert steps.skipped.tolist() == [0, 0, 0, 1, 1]
     assert steps.error.tolist() == ["", "", "", "", "ValueError: no more"]
     assert (steps.gradient_norm[:3] > 0).all()
