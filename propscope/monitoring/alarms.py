@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from propscope.monitoring.cadence import WARM_UP
+from propscope.monitoring.optimizer_steps import JUMP
 from propscope.monitoring.readings import Readings, readings_of
 from propscope.records.monitored import Alarm, AlarmSeverity
 from propscope.records.network import NetworkProfile
@@ -24,7 +25,7 @@ Reach = Callable[[float, float], float]
 # The update ratio over the learning rate, as far as a schedule changed that step by step: a long warm-up of the rate is
 # no fault, and neither is a rate that jumps back to what it was.
 UPDATE_PER_RATE = "update_ratio / learning_rate"
-_STEPWISE, _ANYHOW = 1.5, 5
+_ANYHOW = 5
 # A place that raised an alarm is quiet again after so many samples below this reach.
 _QUIET, _QUIET_SAMPLES = 0.7, 2
 # A number that builds up counts from here on.
@@ -294,7 +295,7 @@ class Judge:
         change = rate / self._rate if self._rate > 0 else math.inf
         if self._steps <= _ANYHOW:
             self._schedule = rate
-        elif change <= _STEPWISE:
+        elif change <= JUMP:
             self._schedule *= change
         self._rate = rate
 

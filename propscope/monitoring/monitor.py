@@ -226,6 +226,8 @@ class Monitor:
         self._running = self._last = number
         self._losses.clear()
         self._passes = 0
+        if self._steps.settings_jump():
+            self._cadence.hurry()
         sampled = self._cadence.due(number)
         if sampled:
             self._parameters = _parameters(self._model)

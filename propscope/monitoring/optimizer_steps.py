@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ from torch.optim import Optimizer
 from propscope.measure.hooks import Guard, local_shard
 from propscope.monitoring.norms import norms
 
+# A learning rate or weight decay that rises by more than this from one step to the next is no schedule.
+JUMP = 1.5
+_FIRST = 10
 # The state of Adam and its like.
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -27,6 +31,9 @@ class OptimizerSteps:
 
     def __init__(self, optimizer: Optimizer, guard: Guard) -> None:
         self.parameters: Sequence[nn.Parameter] = ()
+        self._optimizer = optimizer
+        self._settings: list[tuple[float, ...]] = []
+        self._asked = 0
         self._guard = guard
         self._held: list[Tensor] = []
         self._handles = [
@@ -47,6 +54,16 @@ class OptimizerSteps:
         self.found_inf: Tensor | None = None
         self._held.clear()
 
+    def settings_jump(self) -> bool:
+        """Return whether a learning rate or weight decay was raised at once since this was asked last."""
+        before, self._settings = self._settings, [_settings(group) for group in self._optimizer.param_groups]
+        self._asked += 1
+        # The first steps of a warm-up raise the rate at once, and a baseline is to be made of more than these.
+        if self._asked <= _FIRST:
+            return False
+        pairs = zip(chain.from_iterable(before), chain.from_iterable(self._settings), strict=False)
+        return any(now > JUMP * then >= 0 for then, now in pairs)
+
     def close(self) -> None:
         """Take the hooks away."""
         for handle in self._handles:
@@ -55,9 +72,7 @@ class OptimizerSteps:
 
     def _before(self, optimizer: Optimizer, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         self.taken += 1
-        # One that stands in a tensor would have to be waited for.
-        rates = [group["lr"] for group in optimizer.param_groups if isinstance(group.get("lr"), (int, float))]
-        self.learning_rate = max(rates, default=None)
+        self.learning_rate = max((_settings(group)[0] for group in optimizer.param_groups), default=None)
         if not _has_closure(args, kwargs):
             self._guard("", "parameter", "the gradient of a step", self._see_gradients, optimizer)
         if self.sampled and not self._held:
@@ -92,6 +107,12 @@ class OptimizerSteps:
             states = [optimizer.state.get(parameter, {}) for parameter in self.parameters]
             if any(_MOMENTS[0] in state for state in states):
                 self.moments = tuple(norms([state.get(name) for state in states]) for name in _MOMENTS)
+
+
+def _settings(group: Mapping[str, Any]) -> tuple[float, ...]:
+    values = [group.get(name) for name in ("lr", "weight_decay")]
+    # One that stands in a tensor would have to be waited for.
+    return tuple(float(value) if isinstance(value, (int, float)) else 0.0 for value in values)
 
 
 def _has_closure(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

@@ -17,11 +17,15 @@ _FEATURES = 4
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A number that a site or a parameter has: `read` returns it, None where it has none."""
+    """A number that a site or a parameter has: `read` returns it, None where it has none.
+
+    `absent`: the number of a parameter without one, where others have one. `last_sites`: whether only these count.
+    """
 
     name: str
     read_site: Callable[[Site], float | None] | None = None
     read_parameter: Callable[[Parameter], float | None] | None = None
+    absent: float | None = None
     last_sites: bool = False
 
 
@@ -35,7 +39,8 @@ def _nonfinite(site: Site) -> float | None:
 
 QUANTITIES = (
     Quantity("update_ratio", read_parameter=lambda parameter: parameter.update_ratio),
-    Quantity("step_gradient_norm", read_parameter=lambda parameter: parameter.step_gradient_norm),
+    # What was frozen or detached gets none.
+    Quantity("step_gradient_norm", read_parameter=lambda parameter: parameter.step_gradient_norm, absent=0.0),
     Quantity("largest_logit", lambda site: site.largest_logit),
     Quantity("attention_entropy", lambda site: site.attention_entropy),
     Quantity("dead_share", _dead_share),
@@ -56,8 +61,9 @@ def readings_of(profile: NetworkProfile) -> Readings:
             for site in last if quantity.last_sites else profile.sites:
                 numbers[site.name] = quantity.read_site(site)
         if quantity.read_parameter is not None:
-            for parameter in profile.parameters:
-                numbers[parameter.name] = quantity.read_parameter(parameter)
+            read = [(parameter.name, quantity.read_parameter(parameter)) for parameter in profile.parameters]
+            absent = quantity.absent if any(value is not None for _, value in read) else None
+            numbers |= {name: absent if value is None else value for name, value in read}
         found[quantity.name] = {
             name: value for name, value in numbers.items() if value is not None and not math.isnan(value)
         }

@@ -108,6 +108,7 @@ def test_a_drift_is_held_against_the_warm_up_however_slow_it_is():
         {"mean_cosine": 0.999},
         {"effective_rank": None, "mean_cosine": None},
         {"gradient": 1e-12},
+        {"gradient": 2e3},
         {"gradient": 100.0},
     ],
     ids=str,
@@ -139,6 +140,20 @@ def test_sites_are_named_in_the_order_of_execution_and_only_the_last_ones_can_co
     assert alarm.site == "layers.5.linear"
     early = replace(layers, sites=(*alike.sites[:5], *layers.sites[5:]))
     assert judged([layers, early, early]) == []
+
+
+def test_a_parameter_that_gets_no_gradient_any_more_is_named_like_one_whose_gradient_is_zero():
+    alarms = judged([*WARM, *[frozen(sample())] * 3])
+    assert [(one.kind, one.parameter) for one in alarms] == [("lost gradient", "last.weight")]
+    assert judged([*map(frozen, WARM), *[frozen(sample())] * 3]) == [], "it never had one"
+    nothing = [replace(one, parameters=()) for one in WARM[:3]]
+    assert judged([*WARM, *nothing]) == []
+
+
+def frozen(profile):
+    """The profile without a gradient at its last parameter, while the first one has one."""
+    first, last = profile.parameters
+    return replace(profile, parameters=(replace(first, step_gradient_norm=1.0), replace(last, step_gradient_norm=None)))
 
 
 def row(number=0, loss=2.0, norm=1.0, scale=math.nan, *, rate=math.nan, skipped=0, given=True):

@@ -516,3 +516,27 @@ def test_a_compiled_model_keeps_its_graph_and_every_site_is_recorded_on_sampled_
             assert monitor.profile.labels == {"step": one.number - one.number % 3}
     torch._dynamo.reset()
     assert counted == [0, 1, 1, 1, 1, 1, 1]
+
+
+def test_a_step_whose_learning_rate_was_raised_at_once_is_sampled_and_its_update_named():
+    run = training()
+    with propscope.monitor(run.model, run.optimizer, every=4) as monitor:
+        for step in range(20):
+            if step == 14:
+                run.optimizer.param_groups[0]["lr"] *= 100
+            with monitor.step(step):
+                run.update()
+    (alarm, *_) = monitor.alarms
+    assert (alarm.step, alarm.since, alarm.kind) == (14, 14, "large update")
+    assert monitor.steps.learning_rate[13:15].tolist() == [1e-2, 1.0]
+
+
+def test_a_warm_up_of_the_learning_rate_asks_for_no_samples():
+    run = training(lr=0.0)
+    with propscope.monitor(run.model, run.optimizer, every=100) as monitor:
+        for step in range(30):
+            run.optimizer.param_groups[0]["lr"] = step * 1e-4
+            with monitor.step(step):
+                run.update()
+    assert monitor.profile.labels == {"step": 0}
+    assert monitor.alarms == ()
