@@ -134,7 +134,8 @@ def spec_readers():
 def test_one_function_reads_a_stored_spec_and_one_makes_a_network_of_it():
     direct, through = spec_readers()
     assert direct == {"records/stored_spec.py"}, "a spec from a file is data: read it with records.stored_spec"
-    # Comparing what two specs say, asking for the epoch, and adding to a spec that was just written, import and open
-    # nothing.
-    readers = {"remedies/rebuild.py", "diagnosis/compare.py", "diagnosis/stage.py", "experiments/profiling.py"}
+    # Comparing what two specs say, asking for the epoch or the number of classes, and adding to a spec that was just
+    # written, import and open nothing.
+    asking = {"diagnosis/compare.py", "diagnosis/stage.py", "diagnosis/evidence.py"}
+    readers = {"remedies/rebuild.py", "experiments/profiling.py", *asking}
     assert through == readers

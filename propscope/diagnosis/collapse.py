@@ -50,8 +50,10 @@ def collapse(evidence: Evidence) -> Iterator[Finding]:
     worst = min(found, key=lambda index: shares[index])
     lost = [index for index in found if shares[index] < limits.COLLAPSED]
     load = _load([shares[index] for index in found])
-    broken = len(lost) >= limits.COLLAPSED_LAYERS
-    severity: Severity = "broken" if broken else "strained" if load >= limits.SLOWED else "note"
+    # Two classes need one direction, which Adam finds in what rounding leaves: see `limits.VANISHED_OF_TWO`.
+    of_adam = 0.0 if evidence.classes == 2 else load
+    broken = len(lost) >= limits.COLLAPSED_LAYERS and of_adam > 0
+    severity: Severity = "broken" if broken else "strained" if of_adam >= limits.SLOWED else "note"
     slowed = limits.COLLAPSED**limits.SLOWED
     limit = {"broken": limits.COLLAPSED, "strained": slowed, "note": limits.COLLAPSING}[severity]
     cosine = evidence.mean(worst, "mean_cosine")
@@ -73,7 +75,8 @@ def collapse(evidence: Evidence) -> Iterator[Finding]:
             "share_apart": shares[worst],
             "limit": limit,
             "layers_collapsed": float(len(lost)),
-            "adam_load": load,
+            "adam_load": of_adam,
+            "sgd_load": load,
             "mean_cosine": cosine,
             "effective_rank": evidence.mean(worst, "effective_rank"),
             "averaged": averaged,

@@ -16,6 +16,7 @@ from propscope.records.finding import Stage
 from propscope.records.gains import carries_size, is_bounded, is_norm, name_pattern, norms_hold, stack_of
 from propscope.records.interval import arithmetic_interval
 from propscope.records.network import DIRECTIONS, Direction, Floats, NetworkProfile, Parameter, Site
+from propscope.records.stored_spec import read_spec
 from propscope.records.summary import TensorSummary
 
 Bools = NDArray[np.bool_]
@@ -92,9 +93,21 @@ class Evidence:
         return sum(values) / len(values) if values else math.nan
 
     @property
+    def classes(self) -> int | None:
+        """Between how many classes the loss chooses, None where that is not known: propscope's own networks say so."""
+        return self.once(_classes)
+
+    @property
     def subject(self) -> Subject:
         """Which rules apply: "grid" for a stack of numbered layers, "model" for any other network."""
         return subject_of(self.members[0])
+
+
+def _classes(evidence: Evidence) -> int | None:
+    spec = read_spec(evidence.members[0].provenance)
+    network = spec.get("network")
+    outputs = network.get("output_size") if isinstance(network, Mapping) else None
+    return outputs if spec.get("loss") == "cross-entropy" and isinstance(outputs, int) else None
 
 
 def _alone(evidence: Evidence) -> tuple[Evidence, ...]:

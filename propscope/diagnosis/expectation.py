@@ -27,12 +27,13 @@ def loads(evidence: Evidence, findings: Sequence[Finding]) -> dict[Optimizer, fl
     of_chains = [*_of_chains(evidence)]
     adam, sgd = (max((load[which] for load in of_chains), default=0.0) for which in (0, 1))
     # No optimizer tells apart what has become alike.
-    collapsed = (finding for finding in findings if finding.kind == "collapse")
-    alike = max((finding.evidence.get("adam_load", 0.0) for finding in collapsed), default=0.0)
+    collapsed = [finding.evidence for finding in findings if finding.kind == "collapse"]
+    alike = max((known.get("adam_load", 0.0) for known in collapsed), default=0.0)
+    alike_of_sgd = max((known.get("sgd_load", 0.0) for known in collapsed), default=0.0)
     if not any("adam_load" in finding.evidence and finding.severity != "note" for finding in findings):
         adam = min(adam, math.nextafter(limits.SLOWED, 0))
     broken = 1.0 if any(finding.severity == "broken" for finding in findings) else 0.0
-    return {"sgd": max(sgd, adam, alike, broken), "adam": max(adam, alike, broken)}
+    return {"sgd": max(sgd, adam, alike_of_sgd, broken), "adam": max(adam, alike, broken)}
 
 
 def expected(load: Mapping[Optimizer, float]) -> dict[Optimizer, Expected]:
@@ -52,5 +53,5 @@ def _of_chains(evidence: Evidence) -> Iterator[tuple[float, float]]:
                 if stretch is None or (stretch.mean > 0) is not rising:
                     continue
                 size = abs(stretch.mean)
-                adam = size / borne(chain, "exploding" if rising else "vanishing", direction, stretch)
+                adam = size / borne(evidence, chain, "exploding" if rising else "vanishing", direction, stretch)
                 yield adam, size / (limits.SGD_EXPLODED if rising else limits.SGD_VANISHED)

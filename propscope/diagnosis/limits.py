@@ -49,6 +49,14 @@ CHAOTIC = math.log(100)
 # by 0.1 times activations of 0.1 to 1. Gradients that arrive smaller by 1e6 are no longer rescaled.
 VANISHED = math.log(1e6)
 
+# Two classes differ in one direction, and Adam's first steps are nearly of rank one: each entry of a weight moves by
+# the learning rate, whatever its gradient. They enlarge one direction in every layer, while ten classes need nine. A
+# layer whose gradient is a hundredth of Adam's 1e-8 still moves by a hundredth of the rate in each step, enough for
+# one direction, and samples that are alike within the rounding of their inner products, sqrt(eps) in amplitude,
+# still differ by 3,000 times the rounding of their values. Chosen on the trainings of benches/verdict.py on moons: none
+# of 10 networks below this limit trains, and four of five between it and 1e-6 do.
+VANISHED_OF_TWO = math.log(1e8)
+
 # Of what Adam bears (EXPLODED, CHAOTIC, VANISHED, three layers of COLLAPSED), each in logarithms, 0.6 slows it. Below,
 # all but two of the networks of benches/verdict.py came to 0.9 of what the task allows in 690 steps; from there to the
 # limit, two of three did.

@@ -200,7 +200,7 @@ def _is_stopped(evidence: Evidence, chain: Chain, stretch: Stretch) -> bool:
 def _finding(evidence: Evidence, chain: Chain, kind: Kind, direction: Direction, stretch: Stretch) -> Finding:
     held = _norms_hold(chain, stretch)
     forward = _forward(chain, stretch)
-    beyond = borne(chain, kind, direction, stretch)
+    beyond = borne(evidence, chain, kind, direction, stretch)
     load = abs(stretch.mean) / beyond
     severity = limits.severity_of(load)
     limit = {"broken": beyond, "strained": limits.SLOWED * beyond, "note": limits.STRAINED}[severity]
@@ -250,13 +250,13 @@ def _forward(chain: Chain, stretch: Stretch) -> float:
     return float(chain.between(first, last, "forward").mean())
 
 
-def borne(chain: Chain, kind: Kind, direction: Direction, stretch: Stretch) -> float:
+def borne(evidence: Evidence, chain: Chain, kind: Kind, direction: Direction, stretch: Stretch) -> float:
     """Return the abs(ln factor) over a stretch from which on no optimizer trains the network."""
     if _norms_hold(chain, stretch):
         return _LIMITS[kind]
     forward = _forward(chain, stretch)
     if kind == "vanishing":
-        return limits.VANISHED
+        return limits.VANISHED_OF_TWO if evidence.classes == 2 else limits.VANISHED
     if direction == "backward" and abs(forward) < limits.STRAINED:
         return limits.CHAOTIC + forward
     return limits.EXPLODED

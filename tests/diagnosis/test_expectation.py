@@ -1,6 +1,8 @@
 """What is expected of SGD and of Adam, and what the verdict makes of it."""
 
+import json
 import math
+from dataclasses import replace
 
 import pytest
 from building.records import UNITS, geometric, network
@@ -9,6 +11,7 @@ from torch import nn
 import propscope
 from propscope.diagnosis import limits
 from propscope.diagnosis.expectation import expected
+from propscope.records import Provenance
 
 
 def judged(forward=(1.0,) * 20, backward=(1.0,) * 20, **figures):
@@ -51,6 +54,33 @@ def test_chaos_holds_up_both():
     assert both(10.0, forward=1.0).expects == {"sgd": "trains", "adam": "trains"}
     assert both(30.0, forward=1.0).expects == {"sgd": "slow", "adam": "slow"}
     assert both(110.0, forward=1.0).expects == {"sgd": "fails", "adam": "fails"}
+
+
+def between(classes, made, loss="cross-entropy"):
+    spec = {"network": {"output_size": classes}, "loss": loss}
+    return propscope.diagnose(replace(made, provenance=Provenance(spec=json.dumps(spec))))
+
+
+@pytest.mark.parametrize(
+    ("factor", "of_two", "of_ten"),
+    [(1e-5, "slow", "slow"), (5e-7, "slow", "fails"), (2e-8, "slow", "fails"), (5e-9, "fails", "fails")],
+)
+def test_two_classes_need_less_of_a_gradient_with_adam(factor, of_two, of_ten):
+    made = network(geometric(factor), geometric(factor, reverse=True))
+    for classes, adam in ((2, of_two), (10, of_ten)):
+        found = between(classes, made)
+        assert found.expects == {"sgd": "fails", "adam": adam}
+        assert (found.verdict == "broken") is (adam == "fails")
+    assert between(2, made, loss="mse").expects["adam"] == of_ten
+
+
+def test_two_classes_are_told_apart_by_adam_where_samples_are_alike():
+    cosines, ranks = [0.5] * 10 + [1.0] * 10, [8.0] * 10 + [1.0] * 10
+    made = network([1.0] * 20, mean_cosine=cosines, effective_rank=ranks)
+    found = between(2, made)
+    assert found.expects == {"sgd": "fails", "adam": "trains"}
+    assert [(each.kind, each.severity) for each in found.findings if each.kind == "collapse"] == [("collapse", "note")]
+    assert between(3, made).expects == {"sgd": "fails", "adam": "fails"}
 
 
 def test_no_optimizer_tells_apart_what_has_become_alike():
