@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from propscope.errors import unknown_site
 
 if TYPE_CHECKING:
-    from propscope.records.network import Site
+    from propscope.records.network import Parent
 
 # The name of a parent that neither the autograd graph nor the identity of tensors shows.
 UNKNOWN = "?"
@@ -32,6 +32,15 @@ class Block:
     inside: tuple[int, ...]
 
 
+class Node(NamedTuple):
+    """What a graph has to know of a site: its name and parents, whether it is the model's input, and whether a sum."""
+
+    name: str
+    parents: tuple[Parent, ...] | None
+    is_input: bool
+    is_sum: bool
+
+
 class SiteGraph:
     """The sites of one network as a graph; an edge leads from each parent to the site that was computed from it.
 
@@ -39,7 +48,7 @@ class SiteGraph:
     known have no edge. Each method raises `UnknownSiteError` for a name that is no site's.
     """
 
-    def __init__(self, sites: Sequence[Site]) -> None:
+    def __init__(self, sites: Sequence[Node]) -> None:
         self.names = tuple(site.name for site in sites)
         self._known = tuple(site.parents is not None for site in sites)
         self._index = {name: index for index, name in enumerate(self.names)}
@@ -47,7 +56,7 @@ class SiteGraph:
             sorted({at for parent in site.parents or () if (at := self._index.get(parent.name, index)) < index})
             for index, site in enumerate(sites)
         ]
-        self._sums = tuple(index for index, site in enumerate(sites) if site.branch_share is not None)
+        self._sums = tuple(index for index, site in enumerate(sites) if site.is_sum)
         # Inputs that the sites do not list have the numbers behind those of the sites.
         others = [{at.name for at in site.parents or () if at.name not in self._index} for site in sites]
         self._unseen = [UNKNOWN in names for names in others]
@@ -56,7 +65,8 @@ class SiteGraph:
             [outside[name] for name in sorted(names - {UNKNOWN})] if self.known else [] for names in others
         ]
         self._ends = len(sites) + len(outside)
-        self._inputs = frozenset((*outside.values(), *(at for at, site in enumerate(sites) if site.role == "input")))
+        self._inputs = frozenset((*outside.values(), *(at for at, site in enumerate(sites) if site.is_input)))
+        self._latest: dict[frozenset[int], tuple[int | None, ...]] = {}
         # Those that gradients pass to: no masks, and no angles of positions.
         self._learning = [{parent.name for parent in site.parents or () if parent.gradient} for site in sites]
 
@@ -85,11 +95,13 @@ class SiteGraph:
 
         Sites are given and returned by position.
         """
+        if (known := self._latest.get(key := frozenset(chosen))) is not None:
+            return known
         found: list[int | None] = []
         for inputs in self.inputs:
             met = [index if index in chosen else found[index] for index in inputs]
             found.append(max((index for index in met if index is not None), default=None))
-        return tuple(found)
+        return self._latest.setdefault(key, tuple(found))
 
     @cached_property
     def _ancestors(self) -> list[int]:

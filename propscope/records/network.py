@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from propscope.errors import unknown_site
 from propscope.records.display import as_html, as_text
 from propscope.records.graph import UNKNOWN as UNKNOWN
-from propscope.records.graph import SiteGraph
+from propscope.records.graph import Node, SiteGraph
 from propscope.records.summary import TensorSummary
 from propscope.records.time_course import TimeCourse
 
@@ -266,7 +266,7 @@ class NetworkProfile:
     def graph(self) -> SiteGraph:
         """What feeds what among the sites."""
         if self._graph is None:
-            object.__setattr__(self, "_graph", SiteGraph(self.sites))
+            object.__setattr__(self, "_graph", SiteGraph(_nodes(self)))
         return self._graph  # type: ignore[return-value]
 
     def __getitem__(self, name: str) -> Site:
@@ -409,6 +409,23 @@ class NetworkProfile:
 
     def _repr_html_(self) -> str:
         return as_html(self)
+
+
+def share_graph(profiles: Sequence[NetworkProfile]) -> None:
+    """Let profiles of one network, such as its seeds, have one graph, so that what is found of it is found once.
+
+    Those whose sites or parents differ from the first one's keep their own.
+    """
+    nodes = _nodes(profiles[0]) if profiles else ()
+    for profile in profiles[1:]:
+        if _nodes(profile) == nodes:
+            object.__setattr__(profile, "_graph", profiles[0].graph)
+
+
+def _nodes(profile: NetworkProfile) -> tuple[Node, ...]:
+    return tuple(
+        Node(site.name, site.parents, site.role == "input", site.branch_share is not None) for site in profile.sites
+    )
 
 
 def signal_of(summary: TensorSummary | None) -> float:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from propscope.errors import UnknownSiteError
 from propscope.records import UNKNOWN, NetworkProfile, Parent, ProfileSet, Site
+from propscope.records.network import share_graph
 from propscope.records.pooling import pooled
 from propscope.report.documents import json_text, profile_document
 
@@ -224,3 +225,21 @@ def test_random_graphs_by_their_ways(drawn, chosen, fed_by_input):
         passed = [set(way[:-1]) for way in every[name] if way[0] == "in"] or [set(way[:-1]) for way in every[name]]
         shared = [int(step) for step in set.intersection(*passed) if step != "in"]
         assert graph.dominator(at) == max(shared, default=None)
+
+
+def test_networks_with_equal_parents_share_a_graph_and_others_keep_their_own():
+    one, same = wired(x="", y="x", z="x y"), wired(x="", y="x", z="x y")
+    shares = [dataclasses.replace(one.sites[-1], branch_share=0.5), dataclasses.replace(one.sites[0], role="input")]
+    others = [
+        wired(x="", y="x", z="y"),
+        wired(x="", y="x", w="x y"),
+        wired(x="", y=None, z="x y"),
+        NetworkProfile((*one.sites[:-1], shares[0])),
+        NetworkProfile((shares[1], *one.sites[1:])),
+        NetworkProfile(one.sites[:2]),
+    ]
+    own = [profile.graph for profile in others]
+    share_graph([one, same, *others])
+    assert same.graph is one.graph
+    assert all(profile.graph is graph for profile, graph in zip(others, own, strict=True))
+    share_graph([])
