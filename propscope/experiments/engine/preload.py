@@ -2,9 +2,12 @@
 
 import gc
 
-import propscope.experiments.profiling
-import propscope.experiments.training.trainings  # noqa: F401
+# Nearly all that an import makes stays: looking for garbage meanwhile takes a quarter of the time, and frees 1 MB.
+gc.disable()
+
+import propscope.experiments.profiling  # noqa: E402
+import propscope.experiments.training.trainings  # noqa: E402, F401
 
 # What is here stays: no collection in a worker has to write to these pages.
-gc.collect()
 gc.freeze()
+gc.enable()
