@@ -45,15 +45,24 @@ def test_a_range_of_real_numbers_has_so_many_evenly_spaced_between_its_ends(firs
     assert found == pytest.approx(np.linspace(first, last, count), rel=1e-11, abs=1e-11 * max(abs(first), abs(last)))
 
 
+def read_or_refused(read, text):
+    """The numbers, or the message of the error."""
+    try:
+        return read("depth", text)
+    except InputError as error:
+        return f"{error}; {error.hint}"
+
+
 @pytest.mark.parametrize("read", [whole_numbers, real_numbers])
 @given(st.text(alphabet="0123456789.,:-+enaif ", max_size=20))
-def test_any_text_gives_finite_numbers_or_an_input_error(read, text):
-    # Nothing else may be raised.
-    try:
-        found = read("depth", text)
-    except InputError:
-        found = ()
-    assert all(map(math.isfinite, found))
+def test_any_text_gives_finite_numbers_or_one_line(read, text):
+    found = read_or_refused(read, text)
+    if isinstance(found, str):
+        assert found.startswith("depth ")
+        assert "\n" not in found
+    else:
+        assert found
+        assert all(map(math.isfinite, found))
 
 
 def test_steps_read_as_one_writes_them():

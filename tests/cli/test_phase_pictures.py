@@ -12,6 +12,8 @@ from propscope.experiments import profile_mlp
 from propscope.records import ProfileSet
 from propscope.theory import MeanField
 
+pytestmark = pytest.mark.slow
+
 SWEPT = {"activation": "tanh", "initializer": "normal", "batch": 32, "histogram_limit": 16}
 
 
@@ -71,7 +73,6 @@ def test_what_a_file_names_is_not_imported(measured, tmp_path, name, monkeypatch
     assert not {"evil", "tanh"} & set(sys.modules)
 
 
-@pytest.mark.slow
 def test_profile_and_plot_draw_it(command, place):
     run = ("--act", "tanh", "--depth", 8, "--width", 8, "--batch", 8, "--seeds", 1, "--weight-variance", "1..3:3")
     out = command.fine("profile", *run, "--plots", "main", "-o", "run.h5")

@@ -50,6 +50,7 @@ def test_json_is_one_document_and_nothing_else(command):
     assert command("train", *BARE, "--json").document["file"] == "outputs/train-moons-relu-d1-2.h5"
 
 
+@pytest.mark.slow
 def test_axes_of_a_training(command):
     command.fine(
         "train", *TINY, "--init", "normal", "--weight-variance", "1..2:2", "--bias-variance", 0.1, "--norm", "none,rms",

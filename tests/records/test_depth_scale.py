@@ -25,6 +25,7 @@ def with_cosines(cosines):
     return network([1.0] * len(cosines), mean_cosine=list(map(float, cosines)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("weight", "bias", "error"), TANH)
 def test_infinitely_wide_networks_show_theorys_scales(weight, bias, error):
     theory = field(weight, bias).depth_scales()
