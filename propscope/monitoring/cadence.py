@@ -12,6 +12,8 @@ from propscope.checks import count, number
 WARM_UP = 10
 # What a short run may spend, in seconds, though it is more than its budget.
 _FREE = 2.0
+# The share of the budget that what every step costs leaves for samples.
+_LEAST = 0.25
 # How many steps in a row are sampled after one that looked wrong.
 _DENSE = 8
 # The cost of a first sample, as a share of its own time, where no other step was timed yet.
@@ -22,7 +24,8 @@ class Cadence:
     """Says which steps are sampled: the first, and each whose number is a multiple of `every` from `start` to `stop`.
 
     A sample that would raise the cost above `budget`, a share of the time of the run, is left out, and the next one
-    that fits is taken. `hurry()` asks for the next steps to be sampled, within the same budget.
+    that fits is taken. What every step costs counts too, but leaves a quarter of the budget for samples, however short
+    the steps are. `hurry()` asks for the next steps to be sampled, within the same budget.
     """
 
     def __init__(self, every: int, *, start: int, stop: int | None, budget: float) -> None:
@@ -34,6 +37,8 @@ class Cadence:
         # Seconds of the run, and those that the monitor cost.
         self.elapsed = 0.0
         self.cost = 0.0
+        # Those that the samples cost.
+        self._sampling = 0.0
         self._bare: deque[float] = deque(maxlen=32)
         self._last_cost = 0.0
         self._dense = 0
@@ -54,7 +59,9 @@ class Cadence:
         # What a sample costs is not known well before some other step was timed.
         if not self._bare and self.cost > _FREE / 2:
             return False
-        return self.cost + self._last_cost <= max(self.budget * self.elapsed, _FREE)
+        whole = self.budget * self.elapsed
+        left = max(whole - (self.cost - self._sampling), whole * _LEAST, _FREE)
+        return self._sampling + self._last_cost <= left
 
     def hurry(self) -> None:
         """Sample the next steps."""
@@ -74,6 +81,7 @@ class Cadence:
         bare = statistics.median(self._bare) if self._bare else (1 - _SHARE) * seconds
         self._last_cost = max(seconds - bare, own)
         self.cost += self._last_cost
+        self._sampling += self._last_cost
         self.samples += 1
         self._owed = False
 
@@ -84,9 +92,15 @@ class Cadence:
 
     def state(self) -> dict[str, Any]:
         """Return what a resumed run goes on from."""
-        return {"samples": self.samples, "elapsed": self.elapsed, "cost": self.cost}
+        return {
+            "samples": self.samples,
+            "elapsed": self.elapsed,
+            "cost": self.cost,
+            "sampling": self._sampling,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a `state`."""
-        self.samples, self.elapsed, self.cost = state["samples"], state["elapsed"], state["cost"]
+        self.samples, self.elapsed = state["samples"], state["elapsed"]
+        self.cost, self._sampling = state["cost"], state["sampling"]
         self._owed = False

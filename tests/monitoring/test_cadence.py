@@ -53,6 +53,13 @@ def test_what_every_step_costs_counts_too():
     assert dear.cost == pytest.approx(0.015 * (2000 - few) + 0.5 * few, rel=0.1)
 
 
+def test_steps_that_cost_more_than_the_budget_leave_a_quarter_of_it_for_samples():
+    cadence = Cadence(1, start=0, stop=None, budget=0.02)
+    found = sampled(cadence, 5000, cost=0.5, own=0.1)
+    assert 0.5 * len(found) == pytest.approx(0.25 * 0.02 * cadence.elapsed, rel=0.1)
+    assert found[-1] > 4000
+
+
 def test_suspicion_does_not_break_the_budget():
     cadence = Cadence(100, start=0, stop=None, budget=0.02)
     for start in range(0, 5000, 10):
