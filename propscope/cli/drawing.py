@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from propscope.errors import StoreError
 from propscope.experiments.engine import Extent, Failure, Recipe
-from propscope.experiments.engine.processes import PICTURES, Processes, start
+from propscope.experiments.engine.choice import can_fork
 from propscope.records import ProfileSet, TrainingSet
 
 
@@ -54,20 +54,21 @@ class Pictures(AbstractContextManager[Any]):
 
     def __init__(self, file: Path, plots: Sequence[str]) -> None:
         self._work = Drawing(file, plots)
-        self._engine: Processes | None = None
-        if plots and not _matplotlib_is_here():
+        self._end = ExitStack()
+        self._drawn: Iterable[tuple[int, Any]] | None = None
+        if plots and _elsewhere():
+            from propscope.experiments.engine.processes import PICTURES, Processes
+
             recipe = Recipe(f"{__name__}:Drawing", {"file": file, "plots": plots})
-            self._engine = Processes(recipe, origin=PICTURES)
-            self._drawn = self._engine.outcomes()
+            engine = self._end.enter_context(Processes(recipe, origin=PICTURES))
+            self._drawn = self._end.enter_context(closing(engine.outcomes()))
 
     def __exit__(self, *_: object) -> None:
-        if self._engine is not None:
-            self._drawn.close()
-            self._engine.__exit__()
+        self._end.close()
 
     def paths(self) -> list[Path]:
         """Return the files in the order of the plots; raises `StoreError` where one cannot be written."""
-        if self._engine is None:
+        if self._drawn is None:
             return [path for number in range(self._work.extent.networks) for path in self._work.run(number)]
         found = dict(self._drawn)
         for each in found.values():
@@ -76,11 +77,14 @@ class Pictures(AbstractContextManager[Any]):
         return [path for number in sorted(found) for path in found[number]]
 
 
-def _matplotlib_is_here() -> bool:
-    return "matplotlib.figure" in sys.modules
+def _elsewhere() -> bool:
+    """Return whether another process draws: not where matplotlib is imported already."""
+    return can_fork() and "matplotlib.figure" not in sys.modules
 
 
 def prepare() -> None:
     """Begin to import matplotlib in a process beside this one, unless it is here."""
-    if not _matplotlib_is_here():
+    if _elsewhere():
+        from propscope.experiments.engine.processes import PICTURES, start
+
         start(PICTURES)

@@ -98,7 +98,7 @@ def _open_run(
     def numbers() -> dict[frozenset[tuple[str, Any]], int]:
         # A file has only the best of several learning rates, under a label that is none of the networks'.
         several = len(outline.learning_rates) > 1
-        return {} if several else {_key(team.ask("labels", n)): n for n in range(outline.networks)}
+        return {} if several else {_key(labels): n for n, labels in enumerate(team.ask("all_labels"))}
 
     file = begin(
         _default_names(name, overwrite=overwrite) if path is None else [path],

@@ -96,6 +96,10 @@ class GridWork:
         """Return the labels of a network's profile."""
         return self.cell(number).labels
 
+    def all_labels(self) -> list[dict[str, Label]]:
+        """Return the labels of every network, by number."""
+        return [self.labels(number) for number in range(self.extent.networks)]
+
     def cell(self, number: int) -> Cell:
         """Return a network with its seed."""
         pair, seed = divmod(number, len(self.grid.seeds))

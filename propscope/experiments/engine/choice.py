@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Collection, Generator, Iterator
 from typing import Any, Protocol
 
@@ -69,7 +70,7 @@ def engine_for(recipe: Recipe, *, engine: str = JOBLIB, workers: int | None = No
 
     `workers`: how many networks run at the same time, one thread each; None for as many as cores help. With "joblib",
     one worker, and work that takes less time than workers take to start, is done in this process where it has imported
-    torch. Raises `InputError`.
+    torch; all of it is where a system cannot fork. Raises `InputError`.
     """
     workers = None if workers is None else count("workers", workers)
     name, _, address = str(engine).partition(":")
@@ -79,15 +80,20 @@ def engine_for(recipe: Recipe, *, engine: str = JOBLIB, workers: int | None = No
         return Cluster(recipe, address, workers)
     if engine != JOBLIB:
         raise InputError(f'engine must be "{JOBLIB}" or "{DASK}:ADDRESS", got {shown(engine)}')
-    if torch_is_here():
+    if torch_is_here() or not can_fork():
         work = recipe.make()
         extent = work.extent
         worth = extent.parallel and extent.seconds > WORTH_WORKERS if workers is None else workers > 1
-        if not worth or extent.networks < 2 or not _can_be_sent(recipe):
+        if not worth or extent.networks < 2 or not can_fork() or not _can_be_sent(recipe):
             return Here(recipe, work)
     from propscope.experiments.engine.processes import Processes
 
     return Processes(recipe, workers)
+
+
+def can_fork() -> bool:
+    """Return whether this system can fork workers: Windows cannot, and runs networks where they are asked for."""
+    return "forkserver" in multiprocessing.get_all_start_methods()
 
 
 def _can_be_sent(recipe: Recipe) -> bool:

@@ -64,6 +64,10 @@ class TrainingWork:
         """Return the labels of a training."""
         return self.plan.labels(self.jobs[number]) | {"learning_rate": self.jobs[number].learning_rate}
 
+    def all_labels(self) -> list[dict[str, Label]]:
+        """Return the labels of every network, by number."""
+        return [self.labels(number) for number in range(self.extent.networks)]
+
     def run(self, number: int) -> TrainingRun:
         """Return the record of a training."""
         job = self.jobs[number]

@@ -191,6 +191,9 @@ def test_the_engine_is_chosen_by_name_workers_and_work(monkeypatch):
     # What takes long in a process that has no torch yet is done where it is imported.
     monkeypatch.setattr("propscope.experiments.engine.choice.torch_is_here", lambda: False)
     assert isinstance(engine_for(squares(), workers=1), Processes)
+    # Windows runs everything where it is asked for.
+    monkeypatch.setattr("propscope.experiments.engine.choice.can_fork", lambda: False)
+    assert isinstance(engine_for(squares(), workers=4), Here)
 
 
 def test_an_object_that_refuses_to_be_pickled_stays_here():
