@@ -12,20 +12,9 @@ from propscope.records.network import NetworkProfile
 
 # How the coverage says it.
 _SAID = re.compile(r"weights of (\d+) (\S+) operations? are not registered: trainable tensors \((.*)\)")
-# How the names of operations begin that apply a weight to a signal.
-_APPLYING = (
-    "linear",
-    "bilinear",
-    "conv",
-    "matmul",
-    "mm",
-    "bmm",
-    "addmm",
-    "baddbmm",
-    "einsum",
-    "embedding",
-    "multi_head",
-)
+# How the names of operations begin that apply weights alone to a signal, and of those that may apply one.
+_LAYERS = ("linear", "bilinear", "conv", "addmm", "baddbmm")
+_APPLYING = (*_LAYERS, "matmul", "mm", "bmm", "einsum", "multi_head")
 
 
 def unregistered(evidence: Evidence) -> Iterator[Finding]:
@@ -62,17 +51,14 @@ def unregistered(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _places(profile: NetworkProfile, operations: Collection[str]) -> tuple[str, ...]:
-    """Return the sites that apply a weight to one value and have no parameters; else those that the operations lead to.
+    """Return the sites that apply a weight and have no parameters; else those that the operations lead to.
 
     What is done to a weight before it is applied, as a product in weight standardization, leads to no site.
     """
-    edges = [
-        (site, {*chain.from_iterable(parent.operations for parent in site.parents or ())}) for site in profile.sites
-    ]
-    bare = [
-        site.name
-        for site, through in edges
-        if not site.parameters and len(site.parents or ()) == 1 and any(name.startswith(_APPLYING) for name in through)
-    ]
+    edges = [(s, {*chain.from_iterable(parent.operations for parent in s.parents or ())}) for s in profile.sites]
+    # Where none of these was given such a tensor itself, one that applies weights alone was given what they made of it.
+    applying = {name for name in operations if name.startswith(_APPLYING)}
+    alone = {name for _, through in edges for name in through if name.startswith(_LAYERS)}
+    bare = [site.name for site, through in edges if not (site.parameters or through.isdisjoint(applying or alone))]
     led = [site for site, through in edges if not through.isdisjoint(operations)]
     return tuple(bare or [site.name for site in [site for site in led if not site.parameters] or led])

@@ -155,3 +155,17 @@ def test_of_a_layer_that_works_on_its_weight_the_place_is_where_the_weight_is_us
     model = around(standardized, layers=[layer])
     (finding,) = unregistered(Evidence.of([propscope.profile(model, batch())]))
     assert ["sigmoid" in name for name in finding.sites] == [False]
+
+
+def test_scores_of_parts_of_one_layer_are_no_place_of_weights_that_a_function_takes():
+    """The scores of attention are products of one layer's values, as in GPT-2, whose layers call addmm."""
+
+    def attending(model, x):
+        query, key = model.both(x).chunk(2, dim=-1)
+        x = torch.softmax(query @ key.T, dim=-1) @ x
+        return torch.tanh(torch.addmm(torch.zeros(WIDTH), x, model.layers[0].weight))
+
+    model = around(attending, layers=[linear()])
+    model.both = linear(2 * WIDTH)
+    (finding,) = unregistered(Evidence.of([propscope.profile(model, batch())]))
+    assert [name for name in finding.sites if "softmax" in name] == []
