@@ -49,7 +49,7 @@ def _finding(evidence: Evidence, index: int, spread: float, tokens: int, tied: b
         kind="exploding",
         severity="strained",
         direction="forward",
-        sites=(site.name,),
+        sites=(site.name, *(scale.shared if tied else ())),
         message=f"{site.name}: its logits over {tokens:,} tokens have a standard deviation of {number(spread, 2)}, "
         "where about 1 is usual",
         cause=f"the logits are {number(spread, 2)} times too large, so that the loss starts at about {number(loss, 2)} "

@@ -46,6 +46,7 @@ def test_a_head_of_standard_normal_weights_is_found(options):
     found, (finding,) = judged(Language(**options), options.get("tokens", 100))
     assert found.worst is finding
     assert (finding.severity, finding.first) == ("strained", "head")
+    assert ("embedding" in finding.sites) is options.get("tied", True)
     # With tied embeddings the logit of the token itself is larger yet.
     spread = finding.evidence["logit_spread"]
     assert spread > 0.9 * options.get("width", WIDTH) ** 0.5
