@@ -71,6 +71,8 @@ def monitor(
     Raises `InputError` for an invalid argument, a model without parameters, an optimizer that has none of them, and a
     model that has a monitor already.
     """
+    if on_alarm is not None and not callable(on_alarm):
+        raise InputError(f"on_alarm must be a function of an Alarm or None, got {shown(on_alarm)}")
     return Monitor(
         model,
         optimizer,

@@ -299,6 +299,7 @@ def test_step_numbers_that_go_back_are_counted_on_with_one_warning(caplog):
         ({"stats": "some"}, 'stats must be "all" or "moments", got "some"'),
         ({"loss_scale": -1}, "loss_scale must be a GradScaler or a finite number above 0, got -1"),
         ({"file": 3}, "file must be the path of a file, got a int"),
+        ({"on_alarm": 3}, "on_alarm must be a function of an Alarm or None, got 3"),
         ({"evry": 3}, 'monitor\\(\\) has no argument "evry"'),
     ],
 )
