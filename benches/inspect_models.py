@@ -185,7 +185,9 @@ LARGE: dict[str, Callable[[], object]] = {
     "1,000 residual blocks of 5 modules": lambda: _profiled(*(Residual() for _ in range(1000))),
     "4,096 layers, nested 12 deep": lambda: _profiled(Nested(12)),
     "1,650 blocks of 3 modules and 3 functions": lambda: _profiled(*(Functional() for _ in range(1650))),
-    "profile_mlp, depth 1000, width and batch 32": lambda: propscope.profile_mlp(depth=1000, width=32, batch=32),
+    "profile_mlp, depth 1000, width and batch 32": lambda: propscope.profile_mlp(
+        depth=1000, width=32, batch=32, workers=1
+    ),
 }
 
 
