@@ -13,6 +13,7 @@ Readings = Mapping[str, Mapping[str, float]]
 # Collapse is looked for at so many of the last sites; fewer features than these collapse by themselves.
 _LAST = 3
 _FEATURES = 4
+_ELEMENTS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +34,17 @@ def _dead_share(site: Site) -> float | None:
     return None if site.dead_units is None or not site.units else site.dead_units / site.units
 
 
+def _update_ratio(parameter: Parameter) -> float | None:
+    # The norm of a few numbers passes near zero, as that of a bias of one output does.
+    return parameter.update_ratio if math.prod(parameter.shape) >= _ELEMENTS else None
+
+
 def _nonfinite(site: Site) -> float | None:
     return None if site.forward is None else float(site.forward.nonfinite_count)
 
 
 QUANTITIES = (
-    Quantity("update_ratio", read_parameter=lambda parameter: parameter.update_ratio),
+    Quantity("update_ratio", read_parameter=_update_ratio),
     # What was frozen or detached gets none.
     Quantity("step_gradient_norm", read_parameter=lambda parameter: parameter.step_gradient_norm, absent=0.0),
     Quantity("largest_logit", lambda site: site.largest_logit),

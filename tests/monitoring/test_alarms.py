@@ -24,7 +24,7 @@ def sample(ratio=1e-3, gradient=1.0, entropy=3.0, logit=2.0, nonfinite=0, **figu
     last = site("last", **figures)
     if nonfinite:
         last = replace(last, forward=replace(summary(1.0), nan_count=nonfinite))
-    weights = [Parameter(f"{name}.weight", (2, 2), WEIGHT, update_ratio=1e-3) for name in ("attend", "last")]
+    weights = [Parameter(f"{name}.weight", (8, 8), WEIGHT, update_ratio=1e-3) for name in ("attend", "last")]
     weights[1] = replace(weights[1], update_ratio=ratio, step_gradient_norm=gradient)
     return NetworkProfile((attention, last), tuple(weights))
 
@@ -121,6 +121,14 @@ def test_a_network_that_starts_alike_or_dead_or_with_large_logits_raises_nothing
     start = {"effective_rank": 1.01, "mean_cosine": 0.999, "dead_units": 60, "logit": 35.0, "entropy": 0.1}
     start |= {"nonfinite": 5, "gradient": 0.0, "ratio": 0.5}
     assert judged([sample(**start)] * 20) == []
+
+
+def test_the_norm_of_a_few_numbers_may_pass_near_zero():
+    def with_bias(ratio):
+        bias = Parameter("head.bias", (1,), WEIGHT, update_ratio=ratio, step_gradient_norm=1.0)
+        return replace(WARM[0], parameters=(*WARM[0].parameters, bias))
+
+    assert judged([*[with_bias(1e-3)] * WARM_UP, with_bias(0.5)]) == []
 
 
 def test_several_places_are_one_alarm_that_names_the_worst():
