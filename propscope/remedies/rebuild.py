@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -118,11 +119,25 @@ def request_of(members: ProfileSet, *, trust: bool = False) -> dict[str, Any] | 
     grid = _grid(request, trust)
     if len(grid) != len(request["seeds"]):
         raise InputError(f"its spec describes {len(grid):,} networks, and the profiles are of {len(request['seeds'])}")
+    _as_written(read_spec(members[0].provenance), json.loads(grid.spec(next(grid.cells()))))
     for cell, profile in zip(grid.cells(), members, strict=False):
         for name, value in cell.labels.items():
             if (label := profile.labels.get(name)) != value:
                 raise InputError(f"the profile is labelled {name} {label}, but its spec says {name} {value}")
     return request
+
+
+def _as_written(stored: Mapping[str, Any], written: Mapping[str, Any]) -> None:
+    """Refuse a stored spec whose values are not those that propscope writes for the network it describes.
+
+    The axes of a grid take text and lists too, which no file of propscope's holds. The initializer may be one whose
+    numbers are computed again, and the size of the input may have come from the data.
+    """
+    network, run = stored["network"], {name: stored[name] for name in ("batch", "scale", "loss", "dtype", "device")}
+    for name, value in (*run.items(), *network.items()):
+        means = written["network"][name] if name in network else written[name]
+        if value != means and name not in ("initializer", "input_size"):
+            raise InputError(f"its spec says {name} {value!r}, which means {means!r}")
 
 
 def _arguments(members: ProfileSet) -> dict[str, Any] | None:
