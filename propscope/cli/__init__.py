@@ -40,7 +40,7 @@ COMMANDS = (
     Command("plot", "plot", "Draw the plots of a result file."),
     Command("theory", "theory", "Print what mean-field theory predicts for an activation."),
     Command("phase", "phase", "Draw the order-to-chaos diagram of an activation."),
-    Command("width-check", "width_check", "Hold how sizes grow with a model's width against a parametrization."),
+    Command("width-check", "width_check", "Check how sizes in a model grow with its width, as for muP."),
     Command("list", "list_", "List activations, initializers, inputs, data and optimizers."),
     Command("merge", "merge", "Join several result files into one."),
     Command("compact", "compact", "Write the file of a run that was killed."),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,9 +69,12 @@ def phase_pictures(
         return
     plain = profiles.of(p for p in profiles if all(p.labels.get(n, 0) in ("none", "False", 0) for n in _OTHERS))
     for page in pages(plain, within=(), across=_VARIANCES, lines_at_most=1, columns_at_most=1):
+        activation = str(page.profiles[0].labels.get("activation", ""))
         measured = _measured(page.profiles)
-        chart = _chart(str(page.profiles[0].labels.get("activation", "")), measured) if len(measured) > 2 else None
+        chart = _chart(activation, measured) if len(measured) > 2 else None
         if chart is not None:
+            if _scale_free(activation):
+                measured = [p if p.bias_variance else replace(p, correlation_depth=math.nan) for p in measured]
             from propscope.plots.phase import prepare_phase
 
             name = "-".join(filter(None, (stem, PHASE.name, page.suffix)))
@@ -99,6 +103,17 @@ def _variances(profile: NetworkProfile) -> tuple[float, float]:
     if not weights or not biases:
         return math.nan, math.nan
     return math.fsum(weights) / len(weights), math.fsum(biases) / len(biases)
+
+
+def _scale_free(activation: str) -> bool:
+    """Return whether phi(a x) = a phi(x) for a > 0, as of ReLU.
+
+    Without biases, weights of any size then give the same cosines. These settle as a power of the depth, with no scale,
+    while the colours are the limit of small biases.
+    """
+    from propscope.theory.elementwise import Elementwise
+
+    return Elementwise.of(activation).slopes is not None
 
 
 def _chart(activation: str, measured: Sequence[MeasuredDepth]) -> PhaseChart | None:

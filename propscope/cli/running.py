@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 from propscope.cli import COMMANDS
-from propscope.errors import PropscopeError
+from propscope.errors import PropscopeError, error_line
 from propscope.printable import printable
 
 WRONG_USE = 2
@@ -69,10 +69,19 @@ def _guarded(app: Callable[..., Any], arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return STOPPED
-    except (BrokenPipeError, SystemExit):
-        # The reader of stdout (head, less) has closed it; typer turns that into an exit with 1.
+    except BrokenPipeError:
+        # The reader of stdout (head, less) has closed it.
         _drop_output()
         return 0
+    except SystemExit as ended:
+        # Typer turns a closed stdout into an exit with 1.
+        if isinstance(ended.__context__, BrokenPipeError):
+            _drop_output()
+            return 0
+        # A model that ends the program has passed no check, whatever code it ends with.
+        return report(
+            f"code of yours ended the program: {error_line(ended)}", "raise an error there, or leave the exit out"
+        )
     except OSError as error:
         if error.filename is None:
             _drop_output()

@@ -80,9 +80,10 @@ class Target:
         try:
             model = self.callable(*configured, **self.arguments)
         except Exception as error:  # A user's callable may fail in any way.
+            given = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
             raise InputError(
-                f'target "{self.name}" failed: {error_line(error)}',
-                hint="change --arg or --config, or fix the callable",
+                f'target "{self.name}" failed{f" with {given}" if given else ""}: {error_line(error)}',
+                hint="change what it is given, or fix the callable",
             ) from error
         if not isinstance(model, nn.Module):
             raise InputError(f'target "{self.name}" must return a torch.nn.Module, got {_kind(model)}', hint=_HOW)

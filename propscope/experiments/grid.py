@@ -271,13 +271,15 @@ def _residuals(value: Any) -> tuple[Residual, ...]:
     """Return residual factors; in text `none` stands for no residual connections."""
     if not isinstance(value, str):
         return (value,)
-    return tuple(
-        each
-        for part in map(str.strip, value.split(","))
-        for each in (
-            (False,) if part == "none" else (part,) if part == ROOT_OF_DEPTH else real_numbers("residual", part)
+    words: dict[str, Residual] = {"none": False, ROOT_OF_DEPTH: ROOT_OF_DEPTH}
+    try:
+        return tuple(
+            each
+            for part in map(str.strip, value.split(","))
+            for each in ((words[part],) if part in words else real_numbers("residual", part))
         )
-    )
+    except InputError as error:
+        raise InputError(f"{error}", hint=f'for example 0.5, 0.5..2:16, "{ROOT_OF_DEPTH}" or "none"') from None
 
 
 def _words(value: Any) -> tuple[Any, ...]:

@@ -32,6 +32,8 @@ Mark = Literal["critical", "initializer", "left", "right", "bottom", "top", "non
 _CHARACTERS = 26
 # Points nearer to each other than this, in inches, share a marker and a label.
 _TOGETHER = 0.07
+# Half of the square that is kept clear around a measured dot, in inches.
+_DOT = 0.09
 _READING = (
     "Colour: the correlation depth ξ_c in layers, over which the correlation of two inputs settles; plain networks "
     "train up to a depth of about 6 ξ_c. It diverges at the critical line; the last colour: {most} layers or more. "
@@ -72,12 +74,17 @@ class PhasePicture:
 
 def prepare_phase(chart: PhaseChart, *, note: str = "", measured: Sequence[MeasuredDepth] = ()) -> PhasePicture:
     """Return the picture of a phase chart; `note` says in the header what the points depend on."""
-    regions = _regions(chart)
+    dots = [_dot(chart, point) for point in measured]
+    regions = _regions(chart, dots)
     pieces = _pieces(chart)
     points = _points(chart, pieces)
     taken = [_box(region) for region in regions]
     labels = place_labels(
-        [(rows, x, y) for _, rows, x, y in points], WIDTH, HEIGHT, taken=taken, kept_clear=_beads(chart, pieces)
+        [(rows, x, y) for _, rows, x, y in points],
+        WIDTH,
+        HEIGHT,
+        taken=taken,
+        kept_clear=[*_beads(chart, pieces), *dots],
     )
     marks = tuple(mark for mark, *_ in points)
     header = _header(chart, pieces, marks, note, measured)
@@ -190,25 +197,28 @@ def _point_of(chart: PhaseChart, point: PhasePoint) -> tuple[Mark, str, float, f
     return side, where, min(max(x, 0.0), WIDTH), min(max(y, 0.0), HEIGHT)
 
 
-def _regions(chart: PhaseChart) -> tuple[Region, ...]:
+def _regions(chart: PhaseChart, dots: Sequence[Box]) -> tuple[Region, ...]:
     diverges = np.isinf(chart.q)
     masks: dict[str, NDArray[np.bool_]] = {
         "ordered": ~diverges & (chart.chi < 1),
         "chaotic": ~diverges & (chart.chi > 1),
         "variance diverges": diverges,
     }
-    found = [_region(name, mask) for name, mask in masks.items()]
+    found = [_region(name, mask, dots) for name, mask in masks.items()]
     return tuple(region for region in found if region is not None)
 
 
-def _region(name: str, mask: NDArray[np.bool_]) -> Region | None:
-    """Return where a name stands: in the upper half, nearest to the middle of its region; None if there is no room."""
+def _region(name: str, mask: NDArray[np.bool_], dots: Sequence[Box]) -> Region | None:
+    """Return where a name stands: in the upper half, nearest to the middle of its region; None if there is no room.
+
+    It covers as few of the dots as possible.
+    """
     if not mask.any():
         return None
     rows, columns = mask.shape
     row, column = (float(where.mean()) for where in np.nonzero(mask))
     wide, high = size_of((name,))
-    best: tuple[float, Region] | None = None
+    best: tuple[tuple[int, float], Region] | None = None
     for x in np.linspace(wide / 2 + 0.1, WIDTH - wide / 2 - 0.1, 40):
         for y in np.linspace(HEIGHT / 2, HEIGHT - high, 16):
             region = Region(name, float(x), float(y))
@@ -217,10 +227,16 @@ def _region(name: str, mask: NDArray[np.bool_]) -> Region | None:
                 int(bottom / HEIGHT * rows) : int(top / HEIGHT * rows) + 1,
                 int(left / WIDTH * columns) : int(right / WIDTH * columns) + 1,
             ]
+            covered = sum(left < x1 and x0 < right and bottom < y1 and y0 < top for x0, y0, x1, y1 in dots)
             far = abs(x - column / columns * WIDTH) + abs(y - row / rows * HEIGHT)
-            if part.all() and (best is None or far < best[0]):
-                best = (far, region)
+            if part.all() and (best is None or (covered, far) < best[0]):
+                best = ((covered, far), region)
     return None if best is None else best[1]
+
+
+def _dot(chart: PhaseChart, point: MeasuredDepth) -> Box:
+    x, y = float(_x(chart, np.array(point.weight_variance))), float(_y(chart, np.array(point.bias_variance)))
+    return x - _DOT, y - _DOT, x + _DOT, y + _DOT
 
 
 def _box(region: Region) -> Box:

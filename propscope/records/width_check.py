@@ -162,8 +162,9 @@ class WidthCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether no exponent is "not as expected"; also where nothing is expected."""
-        return not self.fits["not as expected"]
+        """Whether no exponent is "not as expected" and not all are "unclear"; also where nothing is expected."""
+        fits = self.fits
+        return not self.expect or bool(fits["as expected"] and not fits["not as expected"])
 
     @property
     def exit_code(self) -> int:

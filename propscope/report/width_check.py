@@ -115,4 +115,6 @@ def _conclusion(check: WidthCheck) -> str:
     unclear = f"; {count} unclear (?): try more seeds, larger widths or a smaller batch" if count else ""
     if check.passed:
         return f"{source}\npassed: {len(fits['as expected'])} of {judged} exponents are as expected{unclear}"
+    if not fits["not as expected"]:
+        return f"{source}\nfailed: none of {judged} exponents is as expected{unclear}"
     return f"{source}\nfailed: {len(fits['not as expected'])} of {judged} exponents are not as expected{unclear}"

@@ -106,13 +106,13 @@ def _gradients(mlp: MLPVariances, signal: MLPSignal, rms: float) -> _Gradients:
     depth = signal.q.size
     outer, inner, activation, stream = (np.empty(depth) for _ in range(4))
     n = [float(width) for width in mlp.widths]
-    here = 2 * math.log(rms) if rms else -math.inf
+    here = 2 * np.log(rms)
     if mlp.readout is not None:
-        here += math.log(mlp.readout.weight_variance * mlp.outputs / n[-1])
+        here += np.log(mlp.readout.weight_variance * mlp.outputs / n[-1])
     for layer in reversed(range(depth)):
         if layer < depth - 1:
             after = stream[layer + 1]
-            here = after + math.log(mlp.layers[layer + 1].weight_variance * n[layer + 1] / n[layer])
+            here = after + np.log(mlp.layers[layer + 1].weight_variance * n[layer + 1] / n[layer])
         outer[layer] = here
         activation[layer] = here + math.log(mlp.dropout_factor)
         inner[layer] = activation[layer] + np.log(signal.slope[layer])

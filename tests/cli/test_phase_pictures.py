@@ -1,5 +1,6 @@
 """Phase diagrams of a sweep: which networks are dots, where they lie, and what a file may not bring about."""
 
+import math
 import sys
 from dataclasses import replace
 
@@ -45,6 +46,16 @@ def test_a_gain_moves_along_the_weight_variance(tmp_path):
     swept = profile_mlp(8, 64, gain="0.5..1.5:3", seeds=1, **SWEPT | {"initializer": "lecun_normal"})
     (picture,) = prepared(swept, tmp_path)
     assert [dot.weight_variance for dot in picture.measured] == pytest.approx([0.25, 1.0, 2.25], rel=0.05)
+
+
+def test_without_biases_a_network_of_relu_has_no_depth_scale(tmp_path):
+    swept = profile_mlp(
+        16, 32, weight_variance=[1, 2, 3], bias_variance=[0, 0.1], seeds=1, **SWEPT | {"activation": "relu"}
+    )
+    (picture,) = prepared(swept, tmp_path)
+    known = {dot.bias_variance > 0 for dot in picture.measured if not math.isnan(dot.correlation_depth)}
+    assert known == {True}
+    assert "not resolved" in picture.header.reading
 
 
 def test_each_depth_and_activation_has_a_picture_and_a_norm_has_none(tmp_path):

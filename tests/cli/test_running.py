@@ -127,6 +127,16 @@ def test_who_handles_sigterm_keeps_it():
     assert seen == [signal.SIGTERM]
 
 
+@pytest.mark.parametrize("code", ["0", "3", "'done'", ""])
+@pytest.mark.parametrize("line", [["inspect"], ["check"], ["width-check", "--widths", "4,8"]], ids=" ".join)
+def test_a_model_that_ends_the_program_has_passed_nothing(command, tmp_path, line, code):
+    (tmp_path / "net.py").write_text(f"def build(width=4):\n    raise SystemExit({code})\n")
+    result = command(line[0], f"{tmp_path}/net.py:build", *line[1:], "--input-shape", "8,4")
+    assert result.code == 2
+    assert "code of yours ended the program: SystemExit" in result.error
+    assert "Traceback" not in result.error
+
+
 def test_a_defect_is_not_hidden():
     def broken(*arguments, **options):
         raise ZeroDivisionError("a defect")

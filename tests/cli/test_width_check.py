@@ -27,6 +27,11 @@ def mup(width):
 def narrow(width):
     return nn.Linear(16, 10)
 
+def picky(width):
+    if width > 8:
+        raise ValueError("too wide")
+    return standard(width, 1)
+
 def loud(width):
     print("building")
     return standard(width, 1)
@@ -93,6 +98,7 @@ def test_an_optimizer_of_ones_own(command, models):
     ("options", "said"),
     [
         (["net.py:narrow", *SHORT], "make_model ignores width"),
+        (["net.py:picky", *SHORT], 'target "net.py:picky" failed with width=16: ValueError: too wide'),
         (["net.py:module", *SHORT], 'target "net.py:module" is a module already, which has one width'),
         (["net.py:standard", *SHORT, "--widths", "8"], "widths must be two or more different numbers"),
         (["net.py:standard", *SHORT, "--widths", "16,8"], "widths must be two or more different numbers"),

@@ -235,6 +235,13 @@ def test_one_clear_line_for_what_is_wrong(option, message):
     assert "\n" not in str(caught.value) + caught.value.hint
 
 
+def test_the_hint_of_a_residual_factor_names_its_words():
+    for text in ("foo", "None", "1/sqrt(l)", "0.5,"):
+        with pytest.raises(InputError, match="residual must be") as caught:
+            grid(residual=text)
+        assert caught.value.hint == 'for example 0.5, 0.5..2:16, "1/sqrt(L)" or "none"'
+
+
 def test_the_nearest_name_is_the_hint():
     with pytest.raises(InputError) as caught:
         grid(initializer="he_norml")

@@ -77,6 +77,18 @@ def test_the_regions_are_named_within_them() -> None:
     assert [region.name for region in prepare_phase(chart(q=diverging)).regions][-1] == "variance diverges"
 
 
+def test_a_name_stands_beside_the_dots() -> None:
+    for region in prepare_phase(chart()).regions:
+        # A dot where the name would stand, and then one where it stands instead.
+        dots: list[MeasuredDepth] = []
+        for _ in range(3):
+            named = {each.name: each for each in prepare_phase(chart(), measured=dots).regions}[region.name]
+            (left, right), (low, high) = chart().weight_limits, chart().bias_limits
+            weight = left + named.x / WIDTH * (right - left)
+            dots.append(MeasuredDepth(weight, low + named.y / HEIGHT * (high - low), 5.0))
+        assert len(set(dots)) == 3
+
+
 def test_the_line_is_cut_to_the_map_and_dashed_where_it_does_not_hold() -> None:
     (whole,) = prepare_phase(chart()).pieces
     assert whole[2]

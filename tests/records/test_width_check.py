@@ -72,11 +72,14 @@ def test_how_an_exponent_fits(found, fit):
 def test_a_check_fails_by_what_is_not_as_expected_alone():
     unclear = row(2.0, noise=2.0, expected=(1.0, 1.0))
     assert check(row(1.0), unclear).passed
+    assert check(row(1.0, expected=(1.0, 1.0)), unclear, expect="standard").passed
+    # Where nothing is clear, nothing is as expected.
+    assert check(row(1.0), unclear, expect="standard").exit_code == 1
     failed = check(unclear, row(2.0, expected=(1.0, 1.0)), expect="standard")
     assert (failed.passed, failed.exit_code) == (False, 1)
     assert [len(rows) for rows in failed.fits.values()] == [0, 1, 1, 0]
     # A wider tolerance lets it pass.
-    assert check(row(2.0, expected=(1.0, 1.0)), tolerance=1.1).exit_code == 0
+    assert check(row(2.0, expected=(1.0, 1.0)), expect="standard", tolerance=1.1).exit_code == 0
 
 
 def test_the_frames():

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -55,6 +56,12 @@ def test_what_is_not_as_expected_is_marked_and_said():
 def test_what_passes_and_what_is_not_held_against_anything():
     assert lines(check(expect="mup", tolerance=2.0))[-1].startswith("passed: 4 of 4 exponents are as expected")
     assert lines(check())[-1].startswith("nothing expected; --expect standard, mup or ntk")
+
+
+def test_a_check_that_tells_nothing_says_so():
+    unclear = row("head", "change", 0.5, expected=(0.0, 0.0), factor=2.0)
+    (*_, said) = lines(replace(check(expect="mup"), rows=(unclear,)))
+    assert said.startswith("failed: none of 1 exponents is as expected; 1 unclear (?): try more seeds")
 
 
 def test_a_narrow_terminal_leaves_the_gradients_out():

@@ -107,6 +107,17 @@ def test_what_theory_does_not_cover(spec, options, message):
         predict(spec, **options)
 
 
+def test_weights_whose_variance_is_below_all_numbers_pass_nothing_on():
+    options = {"activation": "tanh", "initializer": "lecun_normal", "seeds": 1, "batch": 8, "output_size": 2}
+    (plain,) = profile_mlp(3, 8, gain=1e-300, dtype="float64", **options)
+    passed_on = [site.expected for site in plain.sites if site.name == "layers.1.linear"]
+    assert [(each.forward_rms, each.backward_rms) for each in passed_on] == [(0.0, 0.0)]
+    (residual,) = profile_mlp(3, 8, residual=1e-300, dtype="float64", **options)
+    first, *others = (site.expected for site in residual.sites if site.name in ("layers.0.linear", "layers.1.add"))
+    assert first.backward_rms > 0.1
+    assert [(each.forward_rms, each.backward_rms) for each in others] == [(first.forward_rms, first.backward_rms)]
+
+
 def test_no_critical_point():
     with pytest.raises(NoCriticalPoint):
         predict(MLPSpec(2, activation="softplus", initializer="critical"))

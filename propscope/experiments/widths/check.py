@@ -45,15 +45,16 @@ def width_check(
 ) -> WidthCheck:
     """Train a network for a few steps at several widths, and return how its sizes and changes grow with the width.
 
-    `make_model(width=...)` returns the network; it draws its weights from torch's global generator, which starts from
-    the same seed at every width. `widths`: two or more, ascending. `batch`: what every step trains on, as `profile`
-    takes it. `optimizer`: a name such as "adam" or "momentum:momentum=0.8", a class of torch's, or a function of the
-    model and `lr` that returns torch's optimizer, for learning rates by layer. `lr`: None for the usual rate of a named
-    optimizer. `steps`: how many steps. `seeds`: how many networks of each width, for the intervals. `loss`: a function
-    of the model's output that returns a scalar tensor, "cross-entropy" or "mse" with targets that are drawn once, or
-    "sum". "cotangent" is linear: the same N(0, 1) gradient enters the output at every step and width, so that no
-    exponent depends on how far the network has learned; a field `loss` of the output wins. `expect`: "standard", "mup"
-    or "ntk", whose exponents the network is held against; an exponent fits when it is within `tolerance` of them.
+    `make_model(width=...)` returns the network; it draws its weights from the global generators of torch, numpy or
+    Python, which start from the same seed at every width. `widths`: two or more, ascending. `batch`: what every step
+    trains on, as `profile` takes it. `optimizer`: a name such as "adam" or "momentum:momentum=0.8", a class of torch's,
+    or a function of the model and `lr` that returns torch's optimizer, for learning rates by layer. `lr`: None for the
+    usual rate of a named optimizer. `steps`: how many steps. `seeds`: how many networks of each width, for the
+    intervals. `loss`: a function of the model's output that returns a scalar tensor, "cross-entropy" or "mse" with
+    targets that are drawn once, or "sum". "cotangent" is linear: the same N(0, 1) gradient enters the output at every
+    step and width, so that no exponent depends on how far the network has learned; a field `loss` of the output wins.
+    `expect`: "standard", "mup" or "ntk", whose exponents the network is held against; an exponent fits when it is
+    within `tolerance` of them.
     `title`: the network's name in what is printed, None for that of `make_model`.
 
     For each module whose output has numbers with a point, t = 0 to `steps`: the rms of its output x_t, of the change
@@ -63,7 +64,8 @@ def width_check(
     W_t - W_0. Random numbers, as dropout draws them, are the same at every step.
 
     Raises `InputError` for an invalid argument; for a network that is the same at every width, has other sites at one
-    width than at another, or cannot be run; and where a loss or a size is NaN or infinite. A model that
+    width than at another, or cannot be run; for a `make_model` that returns the same weights with every seed, unless
+    `seeds` is 1; where no parameter changes; and where a loss or a size is NaN or infinite. A model that
     `make_model` keeps and hands out again is left as it was.
     """
     if isinstance(make_model, nn.Module) or not callable(make_model):
@@ -93,6 +95,19 @@ def width_check(
         for width in given:
             with Run.of(training, width=width, seed=seed) as run:
                 sizes[seed, width] = run.train()
+        if seed and all(
+            _start(sizes[seed, width], shapes[width]) == _start(sizes[0, width], shapes[width]) for width in given
+        ):
+            raise InputError(
+                f"make_model returns the same weights with seed {seed} as with seed 0, so that seeds give no interval",
+                hint="let it draw from torch's generator as it finds it, or take one seed",
+            )
+
+    if not any(each[-1] for run in sizes.values() for (_, quantity), each in run.items() if quantity == "update"):
+        raise InputError(
+            "no parameter of the model changed in training",
+            hint="let the loss depend on the weights, and the optimizer step model.parameters()",
+        )
 
     def row(name: str, quantity: Quantity, **of: Any) -> WidthRow:
         nothing = [math.nan] * (steps + 1)
@@ -133,6 +148,11 @@ def width_check(
         source="" if parametrization is None else parametrization.source,
         tolerance=allowed,
     )
+
+
+def _start(sizes: Sizes, shapes: Shapes) -> list[float]:
+    """Return the size of each parameter before the first step, by which networks of two seeds are told apart."""
+    return [sizes[name, "size"][0] for name in shapes.parameters]
 
 
 def ordered_widths(widths: Any) -> tuple[int, ...]:

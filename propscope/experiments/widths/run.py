@@ -57,9 +57,7 @@ class Run:
     @contextmanager
     def of(cls, training: Training, *, width: int, seed: int) -> Iterator[Run]:
         """Build the network and let it be run inside the block; then the model is as it was built."""
-        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-        with torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.enable_grad():
-            _seed(seed)
+        with _seeded(seed), torch.inference_mode(False), torch.enable_grad():
             model = _built(training.make_model, width)
             refuse_lazy(model)
             batch = as_batch(model, training.batch)
@@ -122,7 +120,8 @@ class Run:
             for key, value in self._sizes(seen, first, repeats).items():
                 if key[0] in masked:
                     continue
-                sizes.setdefault(key, [math.nan] * (steps + 1))[step] = self._finite(key[0], value, step)
+                what = f"the gradient at {key[0]}" if key[1] == "gradient" else key[0]
+                sizes.setdefault(key, [math.nan] * (steps + 1))[step] = self._finite(what, value, step)
             if not step:
                 # A layer that answers the same input in another way has no parts.
                 repeats = {
@@ -154,8 +153,6 @@ class Run:
     def _pass(self) -> ForwardPass:
         """Run the model forward, with the same random numbers each time, and return what was seen."""
         _seed(self._seed)
-        random.seed(self._seed)
-        np.random.seed(self._seed % 2**32)  # noqa: NPY002  the global one is the one that models draw from
         for parameter in self._model.parameters():
             parameter.grad = None
         seen = ForwardPass.of_devices(self._model)
@@ -192,12 +189,13 @@ class Run:
         return float(loss.detach())
 
     def _sizes(self, seen: ForwardPass, first: ForwardPass, repeats: set[str]) -> dict[tuple[str, Quantity], float]:
-        found: dict[tuple[str, Quantity], float] = {}
+        # In the order in which values come about, so that the first that is not finite is the cause of the others.
+        found: dict[tuple[str, Quantity], float] = {(name, "size"): _rms(value) for name, value in seen.values.items()}
+        found |= {
+            (name, "gradient"): _rms(seen.gradients[name]) for name in reversed(seen.values) if name in seen.gradients
+        }
         between = self._again(seen, repeats, first)
         for name, value in seen.values.items():
-            found[name, "size"] = _rms(value)
-            if name in seen.gradients:
-                found[name, "gradient"] = _rms(seen.gradients[name])
             if seen is not first:
                 found[name, "change"] = _rms(value - first.values[name])
             if name in between:
@@ -225,8 +223,24 @@ class Run:
         return value
 
 
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Start the global generators anew, and give them their states back at the end."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=devices):
+            _seed(seed)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
 def _seed(seed: int) -> None:
-    """Start the global generators of torch anew."""
+    """Start the global generators of torch, Python and numpy anew, from which models draw."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)

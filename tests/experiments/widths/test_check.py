@@ -1,6 +1,7 @@
 """Networks of known exponents: perceptrons and a small GPT-2, standard, in muP and in the NTK parametrization."""
 
 import random
+from functools import cache
 
 import numpy as np
 import pytest
@@ -303,6 +304,25 @@ def test_a_seed_draws_the_same_whatever_other_widths_and_seeds_there_are():
     assert sizes[0, 0, 0] != sizes[1, 0, 0]
 
 
+def test_a_factory_may_draw_from_any_global_generator_and_finds_it_seeded():
+    def drawn(width):
+        made = Perceptron(width)
+        with torch.no_grad():
+            for parameter in made.parameters():
+                parameter.mul_(random.random() + np.random.rand())  # noqa: NPY002
+        return made
+
+    states = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    checks = [propscope.width_check(drawn, (8, 16), BATCH, lr=0.1, seeds=2, steps=1) for _ in range(2)]
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == states  # noqa: NPY002
+    first, second = ([row.sizes.tobytes() for row in check.rows] for check in checks)
+    assert first == second
+
+
+def test_weights_that_are_the_same_with_every_seed_are_fine_for_one_seed():
+    assert propscope.width_check(seeded, (8, 16), BATCH, lr=0.1, seeds=1, steps=1).seeds == 1
+
+
 def test_random_numbers_are_the_same_at_every_step():
     def made(width):
         return nn.Sequential(nn.Dropout(0.5), nn.Linear(16, width))
@@ -321,8 +341,8 @@ def test_a_model_loss_and_a_named_one():
             out = self.lift(x)
             return {"loss": 0 * out.sum(), "logits": out}
 
-    check = propscope.width_check(Losing, (4, 8), BATCH, "sgd", 0.1, seeds=1, steps=1)
-    assert (check.row("lift", "change").sizes[:, :, 1] == 0).all()
+    with pytest.raises(InputError, match="no parameter of the model changed"):
+        propscope.width_check(Losing, (4, 8), BATCH, "sgd", 0.1, seeds=1, steps=1)
     check = propscope.width_check(
         Losing, (4, 8), (BATCH,), "sgd", 0.1, seeds=1, steps=1, loss=lambda out: out["logits"].sum()
     )
@@ -375,12 +395,45 @@ class Skipping(nn.Module):
         return self.more(self.lift(x)) if self.times % 2 else self.lift(x)
 
 
+def seeded(width):
+    torch.manual_seed(0)
+    return plain(width)
+
+
+def spoiled(width):
+    made = nn.Sequential(nn.Linear(16, width), nn.Linear(width, width), nn.Linear(width, 2))
+    with torch.no_grad():
+        made[1].weight[0, 0] = torch.nan
+    return made
+
+
+class Overflowing(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * torch.inf
+
+
+class Exploding(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.low, self.middle, self.high = nn.Linear(16, width), nn.Linear(width, width), nn.Linear(width, 2)
+
+    def forward(self, x):
+        return self.high(Overflowing.apply(self.middle(self.low(x))))
+
+
 class Strange(torch.optim.Optimizer):
     def __init__(self, parameters, lr):
         super().__init__(parameters, {"lr": lr})
 
     def step(self):
-        pass
+        with torch.no_grad():
+            for parameter in self.param_groups[0]["params"]:
+                parameter -= self.defaults["lr"] * parameter.grad.sign()
 
 
 REFUSED = [
@@ -419,6 +472,14 @@ REFUSED = [
     ({"batch": torch.ones(2, 3)}, "the model stopped at width 8 on input 2,3 float32: RuntimeError"),
     ({"batch": torch.full((2, 16), torch.nan)}, "0 has NaN or infinite values at width 8, seed 0, step 0"),
     ({"lr": 1e30}, "has NaN or infinite values at width 8, seed 0, step 1"),
+    # What is named is where it begins, and what is wrong there.
+    ({"make_model": spoiled}, "^1 has NaN or infinite values at width 8, seed 0, step 0"),
+    ({"make_model": Exploding}, "^the gradient at middle has NaN or infinite values at width 8, seed 0, step 0"),
+    ({"make_model": seeded}, "make_model returns the same weights with seed 1 as with seed 0"),
+    ({"make_model": cache(plain)}, "make_model returns the same weights with seed 1 as with seed 0"),
+    ({"optimizer": lambda model, lr: torch.optim.SGD(plain(8).parameters(), lr)},
+     "no parameter of the model changed in training"),
+    ({"loss": lambda out: 0 * out.sum()}, "no parameter of the model changed in training"),
     ({"batch": "text"}, "batch must be"),
 ]  # fmt: skip
 
@@ -445,6 +506,6 @@ def test_the_optimizer_of_a_user_is_called_with_the_model_and_the_rate():
 
     check = propscope.width_check(plain, (8, 16), BATCH, mine, 0.3, seeds=1, steps=1, expect="mup")
     assert set(seen) == {(nn.Sequential, 0.3)}
-    # Nothing moved: there is nothing to judge but the sizes.
-    assert {row.quantity for rows in list(check.fits.values())[:3] for row in rows} == {"size"}
+    updates = [row for row in check.rows if row.quantity == "update"]
+    assert all(row.sizes[:, :, 1] == pytest.approx(0.3, rel=1e-3) for row in updates if row.name == "2.bias")
     assert (check.optimizer, check.title) == ("mine", "plain")
