@@ -15,7 +15,7 @@ from propscope.diagnosis.stage import guessed_stage
 from propscope.records.finding import Stage
 from propscope.records.gains import carries_size, is_bounded, is_norm, name_pattern, norms_hold, stack_of
 from propscope.records.interval import arithmetic_interval
-from propscope.records.network import DIRECTIONS, Direction, Floats, NetworkProfile, Parameter, Site
+from propscope.records.network import DIRECTIONS, Direction, Floats, NetworkProfile, Parameter, Site, share_graph
 from propscope.records.stored_spec import read_spec
 from propscope.records.summary import TensorSummary
 
@@ -58,6 +58,7 @@ class Evidence:
         alike = [[site.name for site in profile.sites] == names for profile in given]
         members = tuple(compress(given, alike))
         left_out = tuple(profile for profile, same in zip(given, alike, strict=True) if not same)
+        share_graph(members)
         comparable = [positions for positions in _comparable(members[0]) if len(positions) > 1]
         chains = tuple(_chains(members, comparable))
         return cls(members, chains, left_out, tuple(compress(whole, alike)), stage or guessed_stage(members))
@@ -281,10 +282,11 @@ def _is_grown_by_norm(members: tuple[NetworkProfile, ...], first: int, last: int
     gradient come through it: as of a class token of 0.02, which is the only one that is read.
     """
     profile = members[0]
-    grown = _growth(members, last, first)
-    if not profile.graph.known or not grown > 1:
+    between = range(first + 1, last) if profile.graph.known else ()
+    fed = [at for at in between if is_norm(profile.sites[at]) and first in profile.graph.inputs[at]]
+    # To see that no norm stands there takes less time than to measure every seed.
+    if not fed or not (grown := _growth(members, last, first)) > 1:
         return False
-    fed = (at for at in range(first + 1, last) if is_norm(profile.sites[at]) and first in profile.graph.inputs[at])
     return any(_growth(members, at, first) > grown / 2 and profile.graph.feeds(at, last) for at in fed)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,15 +16,15 @@ from propscope.diagnosis.peers import groups_in_one_place, maker_of, medians_of_
 from propscope.diagnosis.weights import bias_at, scale_at
 from propscope.records.finding import Finding, Remedy, Severity
 from propscope.records.gains import (
-    Gains,
+    SeedGains,
     carries_size,
+    gains_of_seeds,
     has_own_size,
     input_rms,
     is_bounded,
     is_chain,
     is_norm,
     same_stack,
-    site_gains,
 )
 from propscope.records.network import Direction, NetworkProfile, Site
 from propscope.records.numerals import number, percent
@@ -57,7 +57,7 @@ class _Odd:
 
 def odd_layers_of_grid(evidence: Evidence) -> Iterator[Finding]:
     """Find layers that change the signal by a factor of e^3 or more, by themselves or compared with their kind."""
-    gains = tuple(site_gains(member) for member in evidence.members)
+    gains = gains_of_seeds(evidence.members)
     yield from _first_of_each_layer(
         evidence,
         *_odd_gains(evidence, gains, "forward"),
@@ -68,7 +68,7 @@ def odd_layers_of_grid(evidence: Evidence) -> Iterator[Finding]:
 
 def odd_layers_of_model(evidence: Evidence) -> Iterator[Finding]:
     """Find the same in a model, and layers whose output differs by e^3 from that in the same place of other blocks."""
-    gains = tuple(site_gains(member) for member in evidence.members)
+    gains = gains_of_seeds(evidence.members)
     yield from _first_of_each_layer(
         evidence,
         *_odd_gains(evidence, gains, "forward"),
@@ -146,7 +146,7 @@ def _why(evidence: Evidence, odd: _Odd) -> tuple[str, Remedy]:
     return f"{said}, and lie {along} what its inputs have in common", rescale
 
 
-def _odd_gains(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...], direction: Direction) -> Iterator[_Odd]:
+def _odd_gains(evidence: Evidence, gains: tuple[SeedGains, ...], direction: Direction) -> Iterator[_Odd]:
     """Find layers whose gain is odd, unless those of most layers of their chain are: then no single one is at fault."""
     # The gates of a recurrent layer run side by side: only two sites of one chain follow each other.
     chains_through: dict[int, set[Chain]] = defaultdict(set)
@@ -155,10 +155,10 @@ def _odd_gains(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...], directi
             chains_through[index].add(chain)
     found: list[_Odd] = []
     seen: dict[int, float] = {}
-    for index, gain in enumerate(gains[0]):
-        if gain.forward is None and gain.backward is None:
+    for index, gain in enumerate(gains):
+        if gain.forward[0] is None and gain.backward[0] is None:
             continue
-        logs = _logs([getattr(member[index], direction) for member in gains])
+        logs = _logs(getattr(gain, direction))
         beside = gain.before if direction == "forward" else gain.after[0] if len(gain.after) == 1 else None
         if beside is None:
             continue
@@ -197,7 +197,7 @@ def _passed_on(evidence: Evidence, before: int, logs: tuple[float, ...]) -> tupl
     return tuple(log + max(size, 0.0) for log, size in zip(logs, sizes, strict=True))
 
 
-def _odd_steps(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...]) -> Iterator[_Odd]:
+def _odd_steps(evidence: Evidence, gains: tuple[SeedGains, ...]) -> Iterator[_Odd]:
     """Find layers that scale their input unlike their kind, which a norm after them hides from the gains."""
     sites, graph = evidence.sites, evidence.members[0].graph
     steps = {
@@ -209,7 +209,7 @@ def _odd_steps(evidence: Evidence, gains: tuple[tuple[Gains, ...], ...]) -> Iter
         if (is_norm(sites[index]) or not has_own_size(sites[index])) and not _is_own(sites[index])
         # What ran before is no input where another stack begins.
         if graph.known or same_stack(sites[index - 1], sites[index])
-        if (logs := _logs([member[index].step for member in gains]))
+        if (logs := _logs(gains[index].step))
     }
     at = {index: index for index in steps}
     groups = groups_in_one_place(evidence.members[0], at, more_than=_PEERS, alike=lambda index: maker_of(sites[index]))
@@ -313,7 +313,7 @@ def _usual(groups: dict[int, list[int]], read: Callable[[int], float]) -> dict[i
     return {index: of_group[id(group)][index] for index, group in groups.items()}
 
 
-def _logs(values: list[float | None]) -> tuple[float, ...]:
+def _logs(values: Sequence[float | None]) -> tuple[float, ...]:
     known = tuple(math.log(value) for value in values if value is not None and 0 < value < math.inf)
     return known if len(known) == len(values) else ()
 

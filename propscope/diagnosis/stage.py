@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 
 from propscope.records.finding import Stage
 from propscope.records.network import NetworkProfile, Parameter
@@ -74,7 +75,7 @@ def _votes(profile: NetworkProfile) -> Iterator[bool]:
             if not learned or (parameter.gradient is not None and parameter.gradient.rms > 0):
                 yield True
         elif len(parameter.shape) > 1:
-            if value.count >= _FEW and _fills(parameter, _bounds_of_weight(parameter)):
+            if value.count >= _FEW and _fills(parameter, _bounds_of_weight(parameter.shape)):
                 yield True
         else:
             bounds = [1 / math.sqrt(fan) for fan in fans[_module(parameter)] if fan]
@@ -87,20 +88,21 @@ def _module(parameter: Parameter) -> str:
     return parameter.name.rpartition(".")[0]
 
 
-def _bounds_of_weight(parameter: Parameter) -> Iterator[float]:
-    """Yield the ends of the uniform distributions from which libraries draw a weight."""
-    field = math.prod(parameter.shape[2:])
-    inner, outer = parameter.shape[1] * field, parameter.shape[0] * field
-    if inner and outer:
-        # torch's layers; Glorot, Bengio 2010; He et al. 2015.
-        yield from (math.sqrt(1 / inner), math.sqrt(6 / (inner + outer)), math.sqrt(6 / inner))
+@lru_cache(maxsize=1024)
+def _bounds_of_weight(shape: tuple[int, ...]) -> tuple[float, ...]:
+    """Return the ends of the uniform distributions from which libraries draw a weight."""
+    field = math.prod(shape[2:])
+    inner, outer = shape[1] * field, shape[0] * field
+    if not inner or not outer:
+        return ()
+    # torch's layers; Glorot, Bengio 2010; He et al. 2015.
+    return math.sqrt(1 / inner), math.sqrt(6 / (inner + outer)), math.sqrt(6 / inner)
 
 
 def _fills(parameter: Parameter, bounds: Iterable[float]) -> bool:
     """Return whether a parameter's values look drawn from U(-bound, bound) for one of the bounds."""
     value = parameter.value
     end = max(abs(value.min), abs(value.max))
+    reached = [bound for bound in bounds if bound > 0 and end <= bound * _ROUNDING]
     within = _DEVIATIONS * 2 / math.sqrt(5 * value.count)
-    return any(
-        end <= bound * _ROUNDING and abs(3 * (value.rms / bound) ** 2 - 1) <= within for bound in bounds if bound > 0
-    )
+    return bool(reached) and any(abs(3 * (value.rms / bound) ** 2 - 1) <= within for bound in reached)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from propscope.records.activations import find_activation
+from propscope.records.graph import SiteGraph
 from propscope.records.network import UNKNOWN, NetworkProfile, Parent, Site, signal_of
 from propscope.records.summary import TensorSummary
 
@@ -16,6 +18,8 @@ _PRODUCTS = frozenset(("mul", "mul_", "multiply"))
 _SUMS = frozenset(("add", "add_", "sub", "sub_", "cat", "concat", "stack"))
 # The functions of torch that normalize what enters them; the class of a module that does has "norm" in its name.
 _NORMS = frozenset(("batch_norm", "group_norm", "instance_norm", "layer_norm", "normalize", "rms_norm"))
+
+_Ways = list[tuple[int | None, tuple[int, ...], tuple[int, ...], bool]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,28 +39,55 @@ class Gains:
     after: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class SeedGains:
+    """The gains of a site in several profiles of one network: as in `Gains`, but with a value for each profile.
+
+    `before` and `after` are those of the first profile.
+    """
+
+    forward: tuple[float | None, ...]
+    backward: tuple[float | None, ...]
+    step: tuple[float | None, ...]
+    before: int | None
+    after: tuple[int, ...]
+
+
 def site_gains(profile: NetworkProfile) -> tuple[Gains, ...]:
     """Return the gains of every site, in execution order; only signal sites have `forward` and `backward`."""
-    places, before = profile.signal_places, (None, *profile.signal_inputs)
-    forward = dict(zip(places, [None, *profile.forward_gains.tolist()], strict=False))
-    behind = dict(zip(places, before, strict=False))
-    after: dict[int, list[int]] = {}
-    for place, source in behind.items():
-        if source is not None:
-            after.setdefault(source, []).append(place)
-    found = []
-    for index in range(len(profile.sites)):
-        fed = tuple(after.get(index, ()))
+    return tuple(
+        Gains(gain.forward[0], gain.backward[0], gain.step[0], gain.before, gain.after)
+        for gain in gains_of_seeds((profile,))
+    )
+
+
+def gains_of_seeds(profiles: Sequence[NetworkProfile]) -> tuple[SeedGains, ...]:
+    """Return the gains of every site over profiles of one network, in execution order; all have the same sites.
+
+    What feeds what is found once for those that have one graph: see `share_graph`.
+    """
+    known: dict[tuple[SiteGraph, tuple[int, ...]], _Ways] = {}
+    found: list[list[tuple[float | None, float | None, float | None]]] = []
+    for profile in profiles:
+        if (ways := known.get(key := (profile.graph, profile.signal_places))) is None:
+            ways = known[key] = _ways(profile)
+        ahead = [signal_of(site.forward) for site in profile.sites]
+        back = [signal_of(site.backward) for site in profile.sites]
         found.append(
-            Gains(
-                _known(forward.get(index)),
-                _backward(profile.sites, index, fed) if fed else None,
-                _step(profile, index),
-                behind.get(index),
-                fed,
-            )
+            [
+                (
+                    None if before is None else _ratio(ahead[index], ahead[before]),
+                    _ratio(back[index], _joined(back, fed)) if fed else None,
+                    _step(ahead, ahead[index], sources, multiplied),
+                )
+                for index, (before, fed, sources, multiplied) in enumerate(ways)
+            ]
         )
-    return tuple(found)
+    gains = []
+    for values, (before, after, _, _) in zip(zip(*found, strict=True), next(iter(known.values())), strict=True):
+        forward, backward, step = zip(*values, strict=True)
+        gains.append(SeedGains(forward, backward, step, before, after))
+    return tuple(gains)
 
 
 def input_rms(profile: NetworkProfile, index: int) -> float | None:
@@ -65,16 +96,7 @@ def input_rms(profile: NetworkProfile, index: int) -> float | None:
     That of the site it was computed from. Of two that are multiplied, as a gate and what it gates, the product; of any
     others the root of the sum of squares, as of independent summands.
     """
-    parents, own = profile.graph.inputs[index], profile.sites[index].parents or ()
-    if any(parent.name == UNKNOWN for parent in own) or any(profile.sites[at].role == "input" for at in parents):
-        return None
-    summaries = [profile.sites[parent].forward for parent in parents]
-    sizes = [summary.rms for summary in summaries if summary is not None and is_sound(summary)]
-    if not sizes or len(sizes) < len(parents):
-        return None
-    if len(sizes) == 2 and all(_multiplies(parent.operations) for parent in own):
-        return math.prod(sizes)
-    return math.hypot(*sizes)
+    return _entering([signal_of(site.forward) for site in profile.sites], *_sources(profile, index))
 
 
 def is_chain(site: Site, other: Site) -> bool:
@@ -203,16 +225,44 @@ def _multiplies(operations: tuple[str, ...]) -> bool:
     return bool(_PRODUCTS.intersection(operations)) and not _SUMS.intersection(operations)
 
 
-def _step(profile: NetworkProfile, index: int) -> float | None:
-    here, before = profile.sites[index].forward, input_rms(profile, index)
-    return None if before is None or here is None or not is_sound(here) else here.rms / before
+def _ways(profile: NetworkProfile) -> _Ways:
+    """Return for each site the signal site that feeds it, the signal sites that it feeds, and its sources."""
+    before: list[int | None] = [None] * len(profile.sites)
+    after: list[list[int]] = [[] for _ in profile.sites]
+    for place, source in zip(profile.signal_places[1:], profile.signal_inputs, strict=True):
+        before[place] = source
+        if source is not None:
+            after[source].append(place)
+    return [
+        (source, tuple(fed), *_sources(profile, index))
+        for index, (source, fed) in enumerate(zip(before, after, strict=True))
+    ]
 
 
-def _backward(sites: tuple[Site, ...], index: int, after: tuple[int, ...]) -> float | None:
-    arriving = math.hypot(*(signal_of(sites[place].backward) for place in after))
-    here = signal_of(sites[index].backward)
-    return _known(here / arriving if arriving else math.nan if here == 0 else here * math.inf)
+def _sources(profile: NetworkProfile, index: int) -> tuple[tuple[int, ...], bool]:
+    """Return the sites that a site was computed from, () where they are not known, and whether it multiplies them."""
+    parents, own = profile.graph.inputs[index], profile.sites[index].parents or ()
+    if any(parent.name == UNKNOWN for parent in own) or any(profile.sites[at].role == "input" for at in parents):
+        return (), False
+    return parents, all(_multiplies(parent.operations) for parent in own)
 
 
-def _known(value: float | None) -> float | None:
-    return None if value is None or math.isnan(value) else value
+def _entering(sizes: Sequence[float], parents: tuple[int, ...], multiplied: bool) -> float | None:
+    if not parents or not all(0 < sizes[at] < math.inf for at in parents):
+        return None
+    return sizes[parents[0]] * sizes[parents[1]] if multiplied and len(parents) == 2 else _joined(sizes, parents)
+
+
+def _step(sizes: Sequence[float], here: float, parents: tuple[int, ...], multiplied: bool) -> float | None:
+    before = _entering(sizes, parents, multiplied) if 0 < here < math.inf else None
+    return None if before is None else _ratio(here, before)
+
+
+def _joined(sizes: Sequence[float], at: tuple[int, ...]) -> float:
+    return sizes[at[0]] if len(at) == 1 else math.hypot(*(sizes[index] for index in at))
+
+
+def _ratio(above: float, below: float) -> float | None:
+    """Return the ratio of two sizes, Inf where only the second is zero; None where it is not known."""
+    found = above / below if below else math.nan if above == 0 else above * math.inf
+    return None if math.isnan(found) else found

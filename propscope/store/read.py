@@ -22,7 +22,7 @@ from propscope.records.figures import TABLES as FIELDS
 from propscope.records.histogram import LogHistogram
 from propscope.records.labelled import GroupKey, values_of
 from propscope.records.monitored import Alarm, MonitoredRun, Steps, no_steps
-from propscope.records.network import Label, NetworkProfile, share_graph
+from propscope.records.network import Label, NetworkProfile
 from propscope.records.pair_summary import PairName
 from propscope.records.profile_set import ProfileSet
 from propscope.records.rows import Histograms, TableName, alarms_of, parameters_of, profiles_of, run_of, sites_of
@@ -165,9 +165,7 @@ class StoredNetworks:
                 # Networks of one seed are made together, since each array costs as much for one row as for a thousand.
                 profiles = read.profiles(np.searchsorted(rows, of_block))
                 for group in groups[block]:
-                    members = ProfileSet.of(islice(profiles, len(group)))
-                    share_graph(members.profiles)
-                    yield members
+                    yield ProfileSet.of(islice(profiles, len(group)))
 
     @property
     def profiles(self) -> int:
