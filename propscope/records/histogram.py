@@ -200,6 +200,10 @@ class LogHistogram:
             share[min(slot, share.size - 1)] += zeros
         return share
 
+    def has_below(self, magnitude: float) -> bool:
+        """Return whether values other than zero and NaN lie in bins that begin below a magnitude."""
+        return bool(((_NEAR[self.bins] < magnitude) & (self.bins != ZERO)).any())
+
     def share(self, low: float, high: float) -> float:
         """Return the share of all values, NaN and Inf included, whose magnitude is in [low, high).
 

@@ -111,8 +111,13 @@ def summary_headroom(summary: TensorSummary | None, format: str | Format, *, sca
     """
     if summary is None or summary.histogram is None or not summary.histogram.bins.size:
         return None
-    shares = headroom(summary.histogram, format, scale=scale)
-    if largest_magnitude(summary) * scale < number_format(format).overflow:
+    to, histogram = number_format(format), summary.histogram
+    fits = largest_magnitude(summary) * scale < to.overflow
+    # Most tensors lie well within the range of the format.
+    if fits and not histogram.has_below((to.smallest_normal - to.smallest_subnormal / 2) / scale):
+        return Headroom(0.0, 0.0, 0.0)
+    shares = headroom(histogram, to, scale=scale)
+    if fits:
         return Headroom(0.0, shares.subnormal, shares.zero)
     # A histogram that samples a large tensor may have missed the few values that overflow.
     return Headroom(max(shares.overflow, 1 / summary.count), shares.subnormal, shares.zero)

@@ -151,14 +151,15 @@ def _text_bytes(dataset: h5py.Dataset, rows: NDArray[np.int64]) -> int:
         if dataset.id.get_chunk_info_by_coord((first,)).byte_offset is None:
             continue
         mask, raw = dataset.id.read_direct_chunk((first,))
-        for index, code in reversed(list(enumerate(filters))):
-            if mask >> index & 1:
-                continue
+        applied = [code for index, code in enumerate(filters) if not mask >> index & 1]
+        # Shuffled, the first bytes of all references come first, then the second ones: the lengths before all else.
+        own = 4 if applied == [h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE] else width
+        for code in reversed(applied):
             if code == h5py.h5z.FILTER_DEFLATE:
-                raw = zlib.decompressobj().decompress(raw, chunk * width)
+                raw = zlib.decompressobj().decompress(raw, chunk * own)
             else:
-                raw = np.frombuffer(raw, np.uint8).reshape(width, -1).T.tobytes()
+                raw = np.frombuffer(raw, np.uint8).reshape(own, -1).T.tobytes()
         within = at[np.searchsorted(at, first) : np.searchsorted(at, first + chunk)] - first
-        heads = np.frombuffer(raw, np.uint8).reshape(-1, width)[within, :4]
+        heads = np.frombuffer(raw, np.uint8).reshape(-1, own)[within, :4]
         total += int(np.ascontiguousarray(heads).view("<u4").sum(dtype=np.int64))
     return total

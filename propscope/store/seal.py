@@ -134,14 +134,19 @@ class _SealedFile(io.RawIOBase):
     def readinto(self, buffer: WriteableBuffer) -> int:
         self.check()
         view = memoryview(buffer).cast("B")
-        stop = min(self._position + len(view), self.size)
-        self.compare(self._position, stop)
-        self._stream.seek(self._position)
-        data = _read(self._stream, stop - self._position)
-        view[: len(data)] = data
-        view[len(data) :] = bytes(len(view) - len(data))
-        self._position += len(view)
-        return len(view)
+        start, count = self._position, len(view)
+        stop = max(start, min(start + count, self.size))
+        if self._unseen:
+            self.compare(start, stop)
+        # HDF5 asks for ten thousands of pieces of a large file.
+        self._stream.seek(start)
+        found = self._stream.readinto(view[: stop - start]) or 0
+        while start + found < stop and (more := self._stream.readinto(view[found : stop - start])):
+            found += more
+        if found < count:
+            view[found:] = bytes(count - found)
+        self._position += count
+        return count
 
 
 def _check_end(path: str | os.PathLike[str], stream: io.FileIO, size: int) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 import propscope
 from propscope.diagnosis.evidence import LN_ZERO, Evidence
 from propscope.records import UNKNOWN, NetworkProfile, Parent, Site
-from propscope.records.gains import input_rms, site_gains
+from propscope.records.gains import gains_of_seeds, input_rms, site_gains
 
 
 def site(name, rms, parents, *, gradient=1.0, operations=(), role="pre-activation"):
@@ -216,3 +216,26 @@ def test_a_zero_is_gone_around_only_where_a_way_of_sites_does():
         seen = Evidence.of([propscope.profile(network(shortcut), torch.randn(32, 16))])
         # The biases bring a signal back, which knows nothing of the input.
         assert any((chain.forward == LN_ZERO).any() for chain in seen.chains) == (shortcut == 0)
+
+
+def test_the_gains_of_seeds_are_those_of_each_and_their_ways_are_found_once():
+    def seed(scale, *, own="left"):
+        return network(
+            site("x", 1.0, [], role="input"),
+            site("in", 2.0 * scale, ["x"], gradient=5.0),
+            site("left", 4.0 / scale, ["in"], gradient=0.0),
+            site("right", 0.0, ["in"], gradient=math.inf),
+            site("gate", 3.0, [own, "in"], operations=("mul",), role="activation"),
+            site("sum", 10.0, ["left", "right"], gradient=math.nan),
+        )
+
+    seeds = [seed(1.0), seed(3.0), seed(0.5, own="right")]
+    for index, gains in enumerate(gains_of_seeds(seeds)):
+        each = [site_gains(member)[index] for member in seeds]
+        for direction in ("forward", "backward", "step"):
+            assert getattr(gains, direction) == tuple(getattr(one, direction) for one in each)
+        assert (gains.before, gains.after) == (each[0].before, each[0].after)
+    first, second, other = Evidence.of(seeds).members
+    assert first.inputs == ()
+    assert second.graph is first.graph
+    assert other.graph is not first.graph

@@ -178,3 +178,18 @@ def test_shares_in_words():
     assert spell(Headroom(0.0, 0.0, 0.0)) == "-"
     assert spell(Headroom(0.5, 0.031, 0.0004)) == "over 50% zero <0.1% sub 3.1%"
     assert spell(Headroom(0.999, 0.0, 0.0)) == "over 100%"
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+def test_what_lies_within_a_format_loses_nothing_up_to_its_limits(form):
+    half = form.smallest_subnormal / 2
+    edge = np.float32(form.smallest_normal - half)
+    for values in ([form.largest, form.smallest_normal], [-form.smallest_normal, 0.0, 1.0], [1.0, np.nan], [0.0]):
+        summary = TensorSummary.of(np.array(values, np.float32))
+        # What is looked at first is the whole bin that begins at or below a value.
+        assert summary_headroom(summary, form) == Headroom(0.0, 0.0, 0.0)
+    for value in (edge / 2, -edge / 2, np.float32(half), np.float32(half) / 2):
+        summary = TensorSummary.of(np.array([1.0, value], np.float32))
+        shares = headroom(summary.histogram, form)
+        assert summary_headroom(summary, form) == Headroom(0.0, shares.subnormal, shares.zero)
+        assert shares.subnormal + shares.zero > 0
