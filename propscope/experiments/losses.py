@@ -26,8 +26,8 @@ def cross_entropy(seed: int) -> Loss:
         first = _first(output, "cross-entropy")
         if first.dim() < 2:
             raise InputError(
-                f"--loss cross-entropy needs an output of shape (batch, classes), got {tuple(first.shape)}",
-                hint="choose another --loss",
+                f'loss "cross-entropy" needs an output of shape (batch, classes), got {tuple(first.shape)}',
+                hint="choose another loss",
             )
         logits = first.flatten(0, -2) if first.dim() == 3 else first
         generator = seeded_generator(seed, "inspect", "cross-entropy")
@@ -83,4 +83,6 @@ def _first(output: Any, name: str) -> Tensor:
     for _, tensor in tensors_in(output):
         if tensor.is_floating_point():
             return tensor
-    raise InputError(f"the model's output has no floating-point tensor for the loss {name}", hint="leave --loss out")
+    raise InputError(
+        f'loss "{name}" needs a floating-point tensor in the model\'s output, got none', hint="choose another loss"
+    )

@@ -1,8 +1,9 @@
 """The rules of a training: pure functions of a number and its baseline, and `Judge`, which holds the series.
 
 A baseline is made of the first `WARM_UP` samples and then stays. A rule raises an alarm at a place once its number is
-beyond the limit for `lasting` samples in a row, and again only after it was well inside for two. Not used, since they
-are seen in healthy runs too: the gradient's norm against its own past, and whatever only an initialization must meet.
+beyond the limit for `lasting` samples in a row, and again only after it was well inside for two. There is no rule for
+the gradient's norm against its own past, which jumps in healthy runs too, nor for what only an initialization must
+meet.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from propscope.records.network import NetworkProfile
 
 # How far a number is on the way to its limit: an alarm above 1.
 Reach = Callable[[float, float], float]
-# The update ratio over the learning rate, as far as a schedule changed that step by step: a long warm-up of the rate is
-# no fault, and neither is a rate that jumps back to what it was.
+# The update ratio over the learning rate, where only the changes that a schedule makes step by step count: neither a
+# long warm-up of the rate nor a rate that jumps back to what it was is a fault.
 UPDATE_PER_RATE = "update_ratio / learning_rate"
-_ANYHOW = 5
+# During the first steps of a run the learning rate is followed wherever it goes.
+_FIRST_STEPS = 5
 # A place that raised an alarm is quiet again after so many samples below this reach.
 _QUIET, _QUIET_SAMPLES = 0.7, 2
 # A number that builds up counts from here on.
@@ -118,7 +120,7 @@ RULES = (
             Limit(UPDATE_PER_RATE, statistics.median, lambda value, baseline: _over(10 * baseline, value)),
         ),
         "broken",
-        "the optimizer changed {place} by {value} of its norm in one step, {times} times the {baseline} of before"
+        "the optimizer changed {place} by {value} of its norm in one step, {times} times the usual {baseline}"
         "{others}; the learning rate is too large, or one batch is unlike the others. Lower the learning rate, clip "
         "the gradient, and go on from a checkpoint before this step",
     ),
@@ -205,7 +207,7 @@ class _Track:
 class Judge:
     """Holds the baselines and what the rules saw; `sample` and `step` return the alarms that their numbers raise.
 
-    `suspicious`: whether the last one passed a limit, for less long than the rule asks, or raised an alarm.
+    `suspicious`: whether the last sample or step passed a limit, even if not yet for as long as the rule asks.
     """
 
     def __init__(self) -> None:
@@ -293,7 +295,7 @@ class Judge:
             return
         self._steps += 1
         change = rate / self._rate if self._rate > 0 else math.inf
-        if self._steps <= _ANYHOW:
+        if self._steps <= _FIRST_STEPS:
             self._schedule = rate
         elif change <= JUMP:
             self._schedule *= change

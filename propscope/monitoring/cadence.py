@@ -23,9 +23,9 @@ _SHARE = 0.5
 class Cadence:
     """Says which steps are sampled: the first, and each whose number is a multiple of `every` from `start` to `stop`.
 
-    A sample that would raise the cost above `budget`, a share of the time of the run, is left out, and the next one
-    that fits is taken. What every step costs counts too, but leaves a quarter of the budget for samples, however short
-    the steps are. `hurry()` asks for the next steps to be sampled, within the same budget.
+    A sample that would raise the cost above `budget`, a share of the time of the run, is put off until it fits. What
+    every step costs counts too, but a quarter of the budget always goes to samples, however short the steps are.
+    `hurry()` asks for the next steps to be sampled, within the same budget.
     """
 
     def __init__(self, every: int, *, start: int, stop: int | None, budget: float) -> None:

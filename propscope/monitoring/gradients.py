@@ -16,12 +16,12 @@ _queue = torch.autograd.Variable._execution_engine.queue_callback
 
 
 class AccumulatedGradients:
-    """Takes the norms of the gradients at the end of each backward pass, when all of it is accumulated and reduced.
+    """Takes the norms of the gradients at the end of each backward pass, when they are accumulated and reduced.
 
-    A callback that the autograd engine was given runs when the pass has ended. DDP and FSDP wait for their reduction
-    in such a callback, so this one is given from within a first one, and runs behind theirs. The hook of whichever
-    parameter gets a gradient first gives the first one. `norms`: of the last pass, in the order of the parameters;
-    None before the first. `ended` is called after each pass.
+    The autograd engine runs the callbacks that are queued with it when the pass has ended. DDP and FSDP wait for their
+    reduction in such a callback, so a first callback queues the one that reads the gradients, which then runs after
+    theirs. The first callback is queued by the hook of whichever parameter gets a gradient first. `norms`: L2 norms
+    after the last pass, shape (parameters,); None before the first. `ended` is called after each pass.
     """
 
     def __init__(self, guard: Guard, ended: Callable[[], None]) -> None:

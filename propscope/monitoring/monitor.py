@@ -61,12 +61,12 @@ def monitor(
     """Return a `Monitor`, which samples the training of `model` by `optimizer` and says what goes wrong in it.
 
     `every`: a sample is taken at each step whose number is a multiple of it, from `start` to before `stop`, and at the
-    first step. `file`: the result file, None for none; where a file of that name is there already, its name with a
-    number. `include`, `exclude`, `stats`: of the sites, as in `track`. `micro_batches`: how many backward passes of a
-    sampled step are recorded; gradients of parameters are seen of all. `loss_scale`: the factor of the loss, a number
-    or a `GradScaler`. `budget`: the share of the run's time that the monitor may cost; the first 10 samples, and 2 s,
-    are free. `alarms`: whether the rules of docs/monitoring.md are asked. `on_alarm` is called with each alarm; what it
-    raises ends the step that it is called in.
+    first step. `file`: the result file, None for none; where a file of that name exists, a number is added to the name.
+    `include`, `exclude`, `stats`: as in `track`. `micro_batches`: how many backward passes of a sampled step are
+    recorded; the gradients of parameters cover all of them. `loss_scale`: the factor of the loss, a number or a
+    `GradScaler`. `budget`: the share of the run's time that the monitor may cost, from 0 to 1; the first 10 samples,
+    and 2 s, are free. `alarms`: whether to judge the run by the rules of docs/monitoring.md. `on_alarm` is called with
+    each alarm; an exception that it raises ends the step, so it may stop the run.
 
     Raises `InputError` for an invalid argument, a model without parameters, an optimizer that has none of them, and a
     model that has a monitor already.
@@ -88,10 +88,10 @@ def monitor(
 
 
 class Monitor:
-    """Watches a training: `step` wraps one update, or `advance` is called behind each; `close` ends it.
+    """Watches a training: `step` wraps one update, or `advance` is called after each; `close` ends it.
 
-    A context manager. On a sampled step the model is watched by a `Recorder`; between them it holds nothing, and the
-    optimizer two hooks. A monitor that is forgotten is closed when it is collected, or at the end of the process.
+    A context manager. On a sampled step a `Recorder` watches the model; between samples the model has no hook, and the
+    optimizer has two. A monitor that is forgotten is closed when it is collected, or at the end of the process.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class Monitor:
 
     @property
     def steps(self) -> Steps:
-        """The steps so far: on a device that is not waited for, those up to the last sample."""
+        """The steps so far; on a device other than the CPU, those up to the last sample."""
         return self._log.steps
 
     @property
@@ -180,10 +180,10 @@ class Monitor:
         self._cadence.request()
 
     def step(self, number: int | None = None) -> Step:
-        """Return the context of one update, all of it: its passes, clipping, and the step of the optimizer.
+        """Return the context of one whole update: its passes, the clipping, and the step of the optimizer.
 
         `number`: of the step in the whole run, None for the next one. A number that is not above the last one is
-        replaced by the next one, with one warning.
+        replaced by the next one, with one warning. Raises `InputError` once the monitor is closed.
         """
         if not self._finalizer.alive:
             raise InputError("the monitor is closed", hint="make a new one with propscope.monitor")
@@ -193,15 +193,15 @@ class Monitor:
         number = count("step", number, least=0)
         if number < expected:
             self._log.warn_once(
-                "step", f"step {number} comes behind step {self._last}: it is counted as step {expected}"
+                "step", f"step {number} comes after step {self._last}, so it is counted as step {expected}"
             )
             number = expected
         return Step(self, number)
 
     def advance(self, loss: Any = None) -> None:
-        """End the step that runs and begin the next one: called once behind each step of the optimizer.
+        """End the step that runs and begin the next one; call it once after each step of the optimizer.
 
-        `loss`: of the step that ended. The step before the first call is not seen.
+        `loss`: of the step that ended, a number or a tensor. The step before the first call is not seen.
         """
         if self._running is None:
             self._last = 0 if self._last is None else self._last
@@ -211,7 +211,7 @@ class Monitor:
         self.begin(self.step().number)
 
     def close(self) -> None:
-        """End the run: judge what is pending, write the result file, leave nothing behind; further calls do nothing.
+        """End the run: judge what is pending, write the result file, remove all hooks; further calls do nothing.
 
         A step that still runs is not recorded.
         """
@@ -346,16 +346,17 @@ class Monitor:
             self._log.warn_once(what, f"{what}: {error_line(error)}")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run goes on from: baselines, the cost so far, the file; numbers and text alone."""
+        """Return what a resumed run goes on from, as numbers and text alone: baselines, the cost so far, the file."""
         state = {"step": self._last, "cadence": self._cadence.state(), "judge": self._log.judge.state()}
         if self._file is not None:
             state["file"] = {"path": str(self._file.path), "run": self._file.identity}
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict`, and with its file where this monitor has a file; before the first step.
+        """Go on from a `state_dict`, in its file where this monitor has one; call it before the first step.
 
-        Samples of steps that are taken again get the label `superseded_step`. Raises `InputError` for anything else.
+        Samples of steps that are taken again get the label `superseded_step`. Raises `InputError` for a `state` that no
+        `state_dict` returned.
         """
         try:
             self._log.judge.restore(state["judge"])
@@ -371,7 +372,7 @@ class Monitor:
 
 
 class Step:
-    """The context of one update, of `number`; `loss` notes its loss."""
+    """The context of one update, the step `number`; `loss` notes its loss."""
 
     def __init__(self, owner: Monitor, number: int) -> None:
         self.number = number
@@ -385,7 +386,7 @@ class Step:
         self._owner.end(error)
 
     def loss(self, value: Any) -> None:
-        """Note the loss, a number or a tensor; that of several micro-batches is their mean."""
+        """Note the loss, a number or a tensor; the loss of several micro-batches is their mean."""
         self._owner.see_loss(value)
 
 
@@ -403,7 +404,7 @@ class _NextCall:
         calls.watch(self, [self._info])
 
     def unwatch(self) -> None:
-        """Stop to watch."""
+        """Stop watching."""
         calls.unwatch(self)
 
     def call(

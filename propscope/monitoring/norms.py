@@ -17,9 +17,9 @@ NONE = -1.0
 def norms(tensors: Sequence[Tensor | None]) -> Tensor:
     """Return the L2 norm of each tensor, shape (len(tensors),), on the device of the first one; `NONE` for None.
 
-    Zeros that a sparse tensor does not store count as zeros, of a distributed one the shard counts that this process
-    holds. Norms are taken in float32, where torch's error for millions of elements is some 1e-4 of the norm, and in
-    float64 for tensors of float64.
+    What a sparse tensor does not store counts as zero; of a distributed tensor, the shard of this process counts. Norms
+    are taken in float32, where torch's error for millions of elements is some 1e-4 of the norm, and in float64 for
+    tensors of float64.
     """
     groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     dense = {at: _dense(tensor) for at, tensor in enumerate(tensors) if tensor is not None}

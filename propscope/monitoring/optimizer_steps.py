@@ -23,10 +23,11 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 class OptimizerSteps:
     """Watches the steps of an optimizer until `close`.
 
-    Of every step: `taken` counts them, `learning_rate` is the largest of the groups, and `gradients` are the norms
-    of what it stepped with, in the order of `parameters`. Where `sampled` is true also, on the device: `before`,
-    the norms of the values before the step, `updates`, those of what it changed, and `moments`, those of Adam's two
-    means. Where `step` gets a closure that makes the gradients, they are seen when it has returned.
+    Of each step of the run: `taken`, how often the optimizer stepped; `learning_rate`, the largest of its groups; and
+    `gradients`, the L2 norms of the gradients that it stepped with. Where `sampled` is true also `before`, the norms of
+    the values before the step; `updates`, those of what it changed; and `moments`, those of Adam's two means. Norms
+    have the shape (len(parameters),) and stay on the device. Where `step` gets a closure that makes the gradients,
+    they are seen when it has returned.
     """
 
     def __init__(self, optimizer: Optimizer, guard: Guard) -> None:

@@ -18,9 +18,10 @@ _ELEMENTS = 8
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A number that a site or a parameter has: `read` returns it, None where it has none.
+    """A number of a site or a parameter; `read_site` or `read_parameter` returns it, None where there is none.
 
-    `absent`: the number of a parameter without one, where others have one. `last_sites`: whether only these count.
+    `absent`: what stands for a parameter without a number where others have one. `last_sites`: whether it is read at
+    the last sites only.
     """
 
     name: str

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from propscope.checks import one_of
 from propscope.records.display import as_html, as_text
-from propscope.records.interval import Interval
+from propscope.records.interval import Interval, student
 
 if TYPE_CHECKING:
     import pandas
 
 Floats = NDArray[np.float64]
 Quantity = Literal["size", "change", "weights_part", "input_part", "gradient", "update"]
-# "": the site has no weights of its own.
+# Of a site without weights of its own it is "".
 LayerRole = Literal["input", "hidden", "output", "vector", "fixed", ""]
 Fit = Literal["as expected", "unclear", "not as expected", "not judged"]
 
@@ -44,10 +44,16 @@ QUANTITIES: dict[Quantity, QuantityText] = {
     "gradient": QuantityText("gradient", "dL/dx_t", "the gradient of the loss, for a site or a parameter"),
     "update": QuantityText("update", "W_t - W_0", "what t steps changed of a parameter"),
 }
-
+SITE_QUANTITIES: tuple[Quantity, ...] = ("size", "change", "weights_part", "input_part", "gradient")
+PARAMETER_QUANTITIES: tuple[Quantity, ...] = ("size", "gradient", "update")
 
 # How a parametrization is called in a sentence.
 _PARAMETRIZATIONS = {"standard": "the standard parametrization", "mup": "muP", "ntk": "the NTK parametrization"}
+
+
+def judged_step(quantity: Quantity, steps: int) -> int:
+    """Return the step at which a quantity is judged: the first for what the initialization makes, else the last."""
+    return 0 if quantity in ("size", "gradient") else steps
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,18 +95,17 @@ class WidthRow:
         center = float(logs.mean(axis=0) @ weights)
         if seeds < 2:
             return Interval(center, math.nan, math.nan, seeds)
-        from scipy.special import stdtrit
-
         free = widths * (seeds - 1)
         variance = float(((logs - logs.mean(axis=0)) ** 2).sum()) / free
-        half = float(stdtrit(free, 0.975)) * math.sqrt(variance / seeds * float(weights @ weights))
+        half = student(free) * math.sqrt(variance / seeds * float(weights @ weights))
         return Interval(center, center - half, center + half, seeds)
 
     def fit(self, tolerance: float) -> Fit:
         """Return whether the exponent is as expected.
 
-        It is where its mean is within `tolerance` of what is expected. It is not where all of its interval is further
-        away, or where one seed gives no interval. In between, more seeds would tell.
+        "as expected": its mean is within `tolerance` of the expected range. "not as expected": its whole interval is
+        further away, or one seed gives no interval. "unclear": the mean is further away, and the interval reaches it.
+        "not judged": nothing is expected, or the exponent is NaN.
         """
         found = self.exponent()
         if self.expected is None or math.isnan(found.center):
@@ -116,9 +121,9 @@ class WidthRow:
 class WidthCheck:
     """What `propscope.width_check` measured: a network at several `widths`, over training steps.
 
-    `title` names the network; `seeds` and `steps` count. `optimizer` and `loss` say in words what was used. `expect`:
-    the parametrization whose exponents the rows hold as `expected`, "" for none; `source` cites them. An exponent fits
-    when it is within `tolerance` of what is expected.
+    `title` names the network. `seeds` and `steps` are numbers of them. `optimizer` and `loss` name what was used.
+    `expect`: the parametrization whose exponents the rows have as `expected`, "" for none; `source` cites them. An
+    exponent fits when it is within `tolerance` of the expected range.
     """
 
     title: str

@@ -212,18 +212,11 @@ def _more(trial: Trial) -> dict[str, float] | None:
     It has where the verdict is better, or where another finding is the worst now.
     """
     assert trial.after is not None
-    after, worst = trial.after.diagnosis, trial.before.diagnosis.worst
+    after = trial.after.diagnosis
     if after.verdict == "healthy" or trial.remedy.action not in ("scale", "standardize") or after.stage == "trained":
         return None
-    gone = (
-        worst is not None
-        and after.worst is not None
-        and (worst.kind, worst.first)
-        != (
-            after.worst.kind,
-            after.worst.first,
-        )
-    )
+    worst, now = trial.before.diagnosis.worst, after.worst
+    gone = worst is not None and now is not None and (worst.kind, worst.first) != (now.kind, now.first)
     return _factors(after) or None if trial.helped or gone else None
 
 

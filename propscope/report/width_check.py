@@ -7,12 +7,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from propscope.records.interval import Interval
-from propscope.records.width_check import QUANTITIES, Quantity, WidthCheck, WidthRow
+from propscope.records.width_check import (
+    PARAMETER_QUANTITIES,
+    QUANTITIES,
+    SITE_QUANTITIES,
+    Quantity,
+    WidthCheck,
+    WidthRow,
+    judged_step,
+)
 from propscope.report.table import Block, Table
 
 _SHOWN = 20
-_OF_SITES: tuple[Quantity, ...] = ("size", "change", "weights_part", "input_part", "gradient")
-_OF_PARAMETERS: tuple[Quantity, ...] = ("size", "gradient", "update")
 _MARKS = {"not as expected": "!", "unclear": "?"}
 _NOTES = (
     "exponent k: the rms grows with the width n as n^k; after ±, the 95% interval",
@@ -26,10 +32,10 @@ def width_blocks(check: WidthCheck, *, width: int | None = None) -> list[Block]:
 
     Where the table of sites is wider than `width` characters, it leaves the gradients out.
     """
-    sites = _table(check, _OF_SITES, parameters=False)
+    sites = _table(check, SITE_QUANTITIES, parameters=False)
     if width is not None and max(map(len, sites.to_text().splitlines())) > width:
-        sites = _table(check, _OF_SITES[:-1], parameters=False)
-    parameters = _table(check, _OF_PARAMETERS, parameters=True)
+        sites = _table(check, SITE_QUANTITIES[:-1], parameters=False)
+    parameters = _table(check, PARAMETER_QUANTITIES, parameters=True)
     unlike = check.fits["not as expected"]
     lines = [_unlike(check, row) for row in unlike[:_SHOWN]]
     if len(unlike) > _SHOWN:
@@ -66,8 +72,7 @@ def _table(check: WidthCheck, quantities: Sequence[Quantity], *, parameters: boo
         first = next(iter(of.values()))
         shown = [_cell(check, of[quantity]) if quantity in of else "-" for quantity in quantities]
         cells.append((name, *(() if parameters else (first.role,)), *shown))
-    judged = [0 if quantity in ("size", "gradient") else check.steps for quantity in quantities]
-    heads = [f"{QUANTITIES[quantity].label}\nt = {step}" for quantity, step in zip(quantities, judged, strict=True)]
+    heads = [f"{QUANTITIES[quantity].label}\nt = {judged_step(quantity, check.steps)}" for quantity in quantities]
     if parameters:
         return Table("parameters", ("parameter", *heads), tuple(cells), left=frozenset({"parameter"}))
     columns = ("site", "role", *heads)

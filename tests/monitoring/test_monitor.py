@@ -284,7 +284,7 @@ def test_step_numbers_that_go_back_are_counted_on_with_one_warning(caplog):
                 run.update()
     assert monitor.steps.number.tolist() == [0, 1, 2, 3]
     assert [record.message for record in caplog.records] == [
-        "step 0 comes behind step 1: it is counted as step 2; the run goes on"
+        "step 0 comes after step 1, so it is counted as step 2; the run goes on"
     ]
 
 

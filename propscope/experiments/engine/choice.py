@@ -66,11 +66,12 @@ class Here:
 
 
 def engine_for(recipe: Recipe, *, engine: str = JOBLIB, workers: int | None = None) -> Engine:
-    """Return the engine that is named: "joblib", processes on this machine, or "dask:ADDRESS", a cluster.
+    """Return the engine of this name: "joblib" for processes on this machine, or "dask:ADDRESS" for a cluster.
 
-    `workers`: how many networks run at the same time, one thread each; None for as many as cores help. With "joblib",
-    one worker, and work that takes less time than workers take to start, is done in this process where it has imported
-    torch; all of it is where a system cannot fork. Raises `InputError`.
+    `workers`: how many networks run at the same time, one thread each; None for as many as cores help. With "joblib"
+    the networks run in this process where the system cannot fork. They do so too where this process has imported torch
+    and there is one worker, a recipe that cannot be pickled, or less work than workers take to start. Raises
+    `InputError` for another name, for `workers` below 1, and for what the recipe refuses.
     """
     workers = None if workers is None else count("workers", workers)
     name, _, address = str(engine).partition(":")

@@ -172,7 +172,7 @@ def answer(recipe: bytes, wanted: Versions, question: str, arguments: tuple[Any,
 
 
 def perform(recipe: bytes, wanted: Versions, number: int) -> Any:
-    """Return what comes of a network."""
+    """Return the result of a network, or a `Failure`."""
     with _ONE_AT_A_TIME:
         made, work = _job(recipe, wanted)
         found = made.attempt(work, number)

@@ -53,7 +53,7 @@ class Outline:
 
 
 class Work(Protocol):
-    """The networks of a run, by number from 0; caches live in it, and what comes of a number never depends on them."""
+    """The networks of a run, by number from 0; it may hold caches, on which no network's result depends."""
 
     @property
     def extent(self) -> Extent:
@@ -86,7 +86,7 @@ class Recipe:
         return work
 
     def attempt(self, work: Work, number: int) -> Any:
-        """Return what comes of a network, or a `Failure`; a mistake of the user is raised, as `InputError`."""
+        """Return the result of a network, or a `Failure`; a mistake of the user is raised, as `InputError`."""
         try:
             with one_thread():
                 found = work.run(number)
@@ -117,7 +117,7 @@ DIED = "its process was killed; memory may have run out"
 
 
 class SecondChances:
-    """Which networks have failed once: they are run again at the end, when there may be more memory."""
+    """Remembers which networks failed once; they are run again at the end, when there may be more memory."""
 
     def __init__(self) -> None:
         self._failed: set[int] = set()
@@ -132,7 +132,7 @@ class SecondChances:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Give torch one thread, as in every worker: sums in several threads end in other bits."""
+    """Give torch one thread, as in every worker: a sum over several threads has other last bits."""
     if not torch_is_here():
         yield
         return
