@@ -55,7 +55,7 @@ def _parts(value: Any) -> Iterable[tuple[Any, Any]] | None:
 
 
 def as_batch(model: nn.Module, given: Any, *, name: str = "batch") -> Any:
-    """Return a batch with each NumPy array as a tensor: numbers with a point in the dtype and on the device of `model`.
+    """Return a batch with each NumPy array as a tensor: floating-point ones with the dtype and device of `model`.
 
     Tensors, and whatever holds no array, are returned as they are. Raises `InputError` for an array of something else
     than numbers, for a batch whose tensors are all empty, and for one that stores few values but shows more than fit in

@@ -21,11 +21,15 @@ from propscope.experiments.losses import LOSSES, Loss
 from propscope.experiments.training.optimizers import parse_optimizer
 from propscope.experiments.widths.roles import Shapes, Widening, widenings
 from propscope.experiments.widths.run import MakeOptimizer, Run, Sizes, Training
-from propscope.records.width_check import Quantity, WidthCheck, WidthRow
+from propscope.records.width_check import (
+    PARAMETER_QUANTITIES,
+    SITE_QUANTITIES,
+    Quantity,
+    WidthCheck,
+    WidthRow,
+    judged_step,
+)
 from propscope.theory.parametrizations import NAMES, PARAMETRIZATIONS, ExpectedExponents, Family, Parametrization
-
-_OF_SITES: tuple[Quantity, ...] = ("size", "change", "weights_part", "input_part", "gradient")
-_OF_PARAMETERS: tuple[Quantity, ...] = ("size", "gradient", "update")
 
 
 @known_arguments
@@ -50,23 +54,23 @@ def width_check(
     trains on, as `profile` takes it. `optimizer`: a name such as "adam" or "momentum:momentum=0.8", a class of torch's,
     or a function of the model and `lr` that returns torch's optimizer, for learning rates by layer. `lr`: None for the
     usual rate of a named optimizer. `steps`: how many steps. `seeds`: how many networks of each width, for the
-    intervals. `loss`: a function of the model's output that returns a scalar tensor, "cross-entropy" or "mse" with
-    targets that are drawn once, or "sum". "cotangent" is linear: the same N(0, 1) gradient enters the output at every
-    step and width, so that no exponent depends on how far the network has learned; a field `loss` of the output wins.
-    `expect`: "standard", "mup" or "ntk", whose exponents the network is held against; an exponent fits when it is
-    within `tolerance` of them.
-    `title`: the network's name in what is printed, None for that of `make_model`.
+    intervals. `loss`: "cotangent"; "cross-entropy" or "mse" with targets that are drawn once; "sum"; or a function of
+    the model's output that returns a scalar tensor. "cotangent" is linear: the same N(0, 1) gradient enters the output
+    at every step and width, so that no exponent depends on how far the network has learned; a field `loss` of the
+    output wins. `expect`: "standard", "mup" or "ntk", whose exponents the network is held against; an exponent fits
+    when it is within `tolerance` of them. `title`: the network's name in what is printed, None for that of
+    `make_model`.
 
-    For each module whose output has numbers with a point, t = 0 to `steps`: the rms of its output x_t, of the change
-    x_t - x_0, and of the gradient dL/dx_t, where a factor by which the caller of a layer multiplies its output belongs
-    to the layer. Of a layer with weights also both parts of its change, by its own forward: f(W_t; x_0) - f(W_0; x_0)
-    and f(W_t; x_t) - f(W_t; x_0), where x is its input. Of each parameter its rms, that of its gradient and of
-    W_t - W_0. Random numbers, as dropout draws them, are the same at every step.
+    Measured is the rms over all elements, after t = 0 to `steps` steps. Each module with a floating-point output has
+    the size of the output x_t, of the change x_t - x_0 and of the gradient dL/dx_t. Where the caller of a layer f
+    multiplies its output by a number, the product counts as the output. A layer with weights W and input x also has the
+    two parts of its change, f(W_t; x_0) - f(W_0; x_0) and f(W_t; x_t) - f(W_t; x_0). Each parameter has its own size,
+    that of its gradient and of W_t - W_0. Random numbers, as dropout draws them, are the same at every step.
 
     Raises `InputError` for an invalid argument; for a network that is the same at every width, has other sites at one
     width than at another, or cannot be run; for a `make_model` that returns the same weights with every seed, unless
-    `seeds` is 1; where no parameter changes; and where a loss or a size is NaN or infinite. A model that
-    `make_model` keeps and hands out again is left as it was.
+    `seeds` is 1; where no parameter changes; and where a loss or a size is NaN or infinite. A model that `make_model`
+    keeps and returns again is left as it was.
     """
     if isinstance(make_model, nn.Module) or not callable(make_model):
         raise InputError(
@@ -112,14 +116,13 @@ def width_check(
     def row(name: str, quantity: Quantity, **of: Any) -> WidthRow:
         nothing = [math.nan] * (steps + 1)
         measured = [[sizes[seed, width].get((name, quantity), nothing) for width in given] for seed in range(repeats)]
-        judged = 0 if quantity in ("size", "gradient") else steps
         ranges = expected.get(name, {}) if not of.get("parameter") else {}
         return WidthRow(
             name,
             quantity=quantity,
             widths=given,
             sizes=np.array(measured),
-            judged=judged,
+            judged=judged_step(quantity, steps),
             expected=ranges.get(quantity),
             **of,
         )
@@ -127,13 +130,13 @@ def width_check(
     rows = [
         row(name, quantity, kind=site.kind, role=site.role, widens=site.widens)
         for name, site in sites.items()
-        for quantity in _OF_SITES
+        for quantity in SITE_QUANTITIES
     ]
     narrow, wide = shapes[given[0]].parameters, shapes[given[-1]].parameters
     rows += [
         row(name, quantity, kind="", role="", widens=narrow[name] != wide[name], parameter=True)
         for name in narrow
-        for quantity in _OF_PARAMETERS
+        for quantity in PARAMETER_QUANTITIES
     ]
     return WidthCheck(
         title=title or _name(make_model),
@@ -167,7 +170,7 @@ def ordered_widths(widths: Any) -> tuple[int, ...]:
 
 
 def _optimizer(optimizer: Any, lr: Any) -> tuple[MakeOptimizer, float]:
-    """Return what makes the optimizer of a model and a learning rate, and the learning rate."""
+    """Return the function of a model and a learning rate that makes the optimizer, and the learning rate."""
     if isinstance(optimizer, type) and issubclass(optimizer, Optimizer):
         kind: Any = optimizer
         return (lambda model, rate: kind(model.parameters(), lr=rate)), number("lr", lr, above=True)

@@ -38,7 +38,7 @@ class Call:
 
 @dataclass(slots=True)
 class ForwardPass:
-    """What a forward pass shows, by the name of the site: the value, the gradient once it has come, and the call.
+    """What a forward pass shows, by the name of the site: the value, the gradient after a backward pass, and the call.
 
     A module that is called again has the name of its path with the number of the call, as in "norm#2". A module that
     returns what a site is already, such as a `Sequential`, is no site. `devices`: the numbers of the model's CUDA
@@ -119,7 +119,7 @@ class ForwardPass:
             self._handles[name] = value.register_hook(lambda gradient: self.gradients.update({name: gradient}))
 
     def see_product(self, value: Tensor, version: int, factor: float, product: Tensor) -> None:
-        """Take the product of a layer's output and a number, made where the layer was called, for its output."""
+        """Take the product of a layer's output and a number as the output, where the layer's caller multiplied them."""
         name = self._names.get((id(value), version))
         if name is None:
             return
@@ -130,7 +130,7 @@ class ForwardPass:
             self._see(name, product)
 
     def again(self, name: str, given: ForwardPass) -> Tensor:
-        """Return what a layer makes of the arguments that it had in the pass `given`, with the weights of now."""
+        """Return what a layer makes, with its present weights, of the arguments that it had in the pass `given`."""
         call, earlier = self.calls[name], given.calls[name]
         torch.set_rng_state(call.states[0])
         for index, state in zip(self.devices, call.states[1:], strict=True):
@@ -163,7 +163,7 @@ class _Factors(TorchFunctionMode):
 
 
 def _value_of(output: Any) -> Tensor | None:
-    """Return the first tensor of numbers with a point of what a module returns."""
+    """Return the first floating-point tensor of what a module returns; None without one."""
     return next((tensor for _, tensor in tensors_in(output) if tensor.is_floating_point()), None)
 
 

@@ -36,7 +36,7 @@ _ADAPTIVE = (Adam, AdamW, NAdam, RAdam, RMSprop, Adagrad)
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """How networks are made and trained: on one `batch`, for so many `steps`."""
+    """How the networks of every width and seed are made, and trained on one `batch` for `steps` steps."""
 
     make_model: Callable[..., nn.Module]
     batch: Any
@@ -134,15 +134,9 @@ class Run:
         return sizes
 
     def _optimizer(self) -> Optimizer:
-        try:
+        hint = "it is called with the model and lr, and returns an optimizer of torch"
+        with _code_of_users(f"optimizer failed at width {self._width}", hint=hint):
             optimizer = self._training.make_optimizer(self._model, self._training.learning_rate)
-        except PropscopeError:
-            raise
-        except Exception as error:  # A user's function may fail in any way.
-            raise InputError(
-                f"optimizer failed at width {self._width}: {error_line(error)}",
-                hint="it is called with the model and lr, and returns an optimizer of torch",
-            ) from error
         if not callable(getattr(optimizer, "step", None)):
             raise InputError(
                 f"optimizer must be a function that returns an optimizer of torch, got a {type(optimizer).__name__}",
@@ -156,17 +150,9 @@ class Run:
         for parameter in self._model.parameters():
             parameter.grad = None
         seen = ForwardPass.of_devices(self._model)
-        try:
-            with seen.watching(self._model):
-                seen.output = call_model(self._model, self._batch)
-        except PropscopeError:
-            raise
-        except Exception as error:  # A user's model may fail in any way.
-            raise InputError(
-                f"the model stopped at width {self._width} on input {describe_shapes(self._batch)}: "
-                f"{error_line(error)}",
-                hint="change the input, or fix the model",
-            ) from error
+        stopped = f"the model stopped at width {self._width} on input {describe_shapes(self._batch)}"
+        with _code_of_users(stopped, hint="change the input, or fix the model"), seen.watching(self._model):
+            seen.output = call_model(self._model, self._batch)
         if not seen.values:
             raise InputError(
                 "no module of the model returns a floating-point tensor, so nothing can be measured",
@@ -224,6 +210,17 @@ class Run:
 
 
 @contextmanager
+def _code_of_users(failed: str, *, hint: str) -> Iterator[None]:
+    """Raise what the block raises as an `InputError` that begins with `failed`; propscope's own errors pass."""
+    try:
+        yield
+    except PropscopeError:
+        raise
+    except Exception as error:  # Code of users may fail in any way.
+        raise InputError(f"{failed}: {error_line(error)}", hint=hint) from error
+
+
+@contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Start the global generators anew, and give them their states back at the end."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
@@ -247,15 +244,9 @@ def _seed(seed: int) -> None:
 
 
 def _built(make_model: Callable[..., nn.Module], width: int) -> nn.Module:
-    try:
+    hint = "it is called as make_model(width=...) and returns a torch.nn.Module"
+    with _code_of_users(f"make_model failed at width {width}", hint=hint):
         model = make_model(width=width) if _takes_by_name(make_model) else make_model(width)
-    except PropscopeError:
-        raise
-    except Exception as error:  # A user's factory may fail in any way.
-        raise InputError(
-            f"make_model failed at width {width}: {error_line(error)}",
-            hint="it is called as make_model(width=...) and returns a torch.nn.Module",
-        ) from error
     if not isinstance(model, nn.Module):
         raise InputError(
             f"make_model must return a torch.nn.Module, got a {type(model).__name__} at width {width}",
