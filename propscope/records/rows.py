@@ -255,7 +255,9 @@ def _values(array: NDArray[Any], attribute: str, dtype: str, default: Any) -> Se
     if dtype == "json":
         # Few texts occur, such as those of shapes, each in many rows.
         found = {text: _parsed(text, attribute) if text else default for text in dict.fromkeys(values)}
-        return [dict(value) if isinstance(value := found[text], dict) else value for text in values]
+        made = map(found.__getitem__, values)
+        # Each record has labels of its own.
+        return [*map(dict, made)] if attribute == "labels" else [*made]
     if default is None:
         missing = _is_missing(array, MISSING[dtype])
         if missing.all():

@@ -147,7 +147,8 @@ def _text_bytes(dataset: h5py.Dataset, rows: NDArray[np.int64]) -> int:
     width = 8 + dataset.file.id.get_create_plist().get_sizes()[0]
     total = 0
     at = np.sort(rows)
-    for first in (np.unique(at // chunk) * chunk).tolist():
+    owners, starts = np.unique(at // chunk, return_index=True)
+    for first, own_rows in zip((owners * chunk).tolist(), np.split(at, starts[1:]), strict=True):
         if dataset.id.get_chunk_info_by_coord((first,)).byte_offset is None:
             continue
         mask, raw = dataset.id.read_direct_chunk((first,))
@@ -159,7 +160,6 @@ def _text_bytes(dataset: h5py.Dataset, rows: NDArray[np.int64]) -> int:
                 raw = zlib.decompressobj().decompress(raw, chunk * own)
             else:
                 raw = np.frombuffer(raw, np.uint8).reshape(own, -1).T.tobytes()
-        within = at[np.searchsorted(at, first) : np.searchsorted(at, first + chunk)] - first
-        heads = np.frombuffer(raw, np.uint8).reshape(-1, own)[within, :4]
-        total += int(np.ascontiguousarray(heads).view("<u4").sum(dtype=np.int64))
+        lengths = np.ascontiguousarray(np.frombuffer(raw, np.uint8).reshape(-1, own)[:, :4]).view("<u4").ravel()
+        total += int(lengths[own_rows - first].sum(dtype=np.int64))
     return total

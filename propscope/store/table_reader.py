@@ -117,7 +117,7 @@ class TableReader:
         arrays = {name: self.pick(table, name, rows) for name in names}
         for name, texts in check_values(table, arrays, rows).items():
             decoded = np.empty(len(rows), object)
-            decoded[:] = [texts[raw] for raw in arrays[name].tolist()]
+            decoded[:] = [*map(texts.__getitem__, arrays[name].tolist())]
             arrays[name] = decoded
         return arrays
 
