@@ -86,27 +86,53 @@ def pages(
     Seeds always share a picture. Profiles without an initializer are lines of one picture, named by their other labels.
     More than `lines_at_most` lines or `columns_at_most` activations make further pictures.
     """
-    inside: set[str] = {SEED, *within, *across}
-    count = len(profiles.axes.get(LINE, ("",)))
-    for name in dict.fromkeys((*swept(profiles), *_varying(profiles, but=(*inside, COLUMN, *_SIZES)))):
-        more = count * len(profiles.axes[name])
-        # What only some carry was not swept: they come from another run.
-        if name not in inside and more <= lines_at_most and all(name in profile.labels for profile in profiles):
-            inside.add(name)
-            count = more
-    if LINE not in profiles.axes:
-        inside |= profiles.axes.keys() - {COLUMN}
-    apart = _varying(profiles, but=inside)
     together: dict[tuple[str, ...], list[Any]] = {}
-    for profile in profiles:
-        key = tuple(_spell(name, profile) for name in apart)
-        together.setdefault(key, []).append(profile)
+    for run in _runs(profiles):
+        inside = _inside(run, {SEED, *within, *across}, lines_at_most)
+        apart = _varying(profiles, but=inside)
+        # Labels that only some runs have name a run, also where they share a picture.
+        named = [
+            name for name in _varying(profiles, but={SEED, *within, *across}) if name in (*apart, *_own(profiles, run))
+        ]
+        for profile in run:
+            key = tuple(_spell(name, profile, valued=name in apart) for name in named if name in profile.labels)
+            together.setdefault(key, []).append(profile)
     found = [
         Page("-".join(filter(None, key + extra)), page)
         for key, members in together.items()
         for extra, page in _portions(profiles.of(members), within, across, lines_at_most, columns_at_most)
     ]
     return _unique(found)
+
+
+def _runs(profiles: Set) -> list[Set]:
+    """Return the members that have the same labels; others come from another run, whose axes are its own.
+
+    Without initializers they are models, which are lines of one picture whatever their labels are.
+    """
+    if LINE not in profiles.axes:
+        return [profiles]
+    together: dict[frozenset[str], list[Any]] = {}
+    for profile in profiles:
+        together.setdefault(frozenset(profile.labels.keys() - {SEED}), []).append(profile)
+    return [profiles.of(members) for members in together.values()]
+
+
+def _inside(run: ProfileSet | TrainingSet, inside: set[str], lines_at_most: int) -> set[str]:
+    """Return the labels within one picture of a run: those `inside` in any case, and others while lines have room."""
+    found = set(inside)
+    count = len(run.axes.get(LINE, ("",)))
+    for name in dict.fromkeys((*swept(run), *_varying(run, but=(*inside, COLUMN, *_SIZES)))):
+        more = count * len(run.axes[name])
+        if name not in found and more <= lines_at_most:
+            found.add(name)
+            count = more
+    return found if LINE in run.axes else found | run.axes.keys() - {COLUMN}
+
+
+def _own(profiles: ProfileSet | TrainingSet, run: ProfileSet | TrainingSet) -> list[str]:
+    """Return the labels of a run that others in the set lack."""
+    return [name for name in run.axes if any(name not in profile.labels for profile in profiles)]
 
 
 def _varying(profiles: ProfileSet | TrainingSet, *, but: Collection[str]) -> list[str]:
@@ -118,9 +144,9 @@ def _varying(profiles: ProfileSet | TrainingSet, *, but: Collection[str]) -> lis
     ]
 
 
-def _spell(name: str, profile: NetworkProfile | TrainingRun) -> str:
-    value = profile.labels.get(name, "none")
-    return str(value) if name == COLUMN else f"{name}{value}"
+def _spell(name: str, profile: NetworkProfile | TrainingRun, *, valued: bool) -> str:
+    value = profile.labels[name]
+    return str(value) if name == COLUMN else f"{name}{value}" if valued else name
 
 
 def _portions(

@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
 from propscope.plots.end_labels import EndLabel, Side, coinciding, draw_end_labels, labelled_panels
 from propscope.plots.pages import axis_value, facts, lines, swept
@@ -333,6 +333,9 @@ def _scale_across(axes: Axes, at: Floats, *, geometric: bool) -> None:
         return
     room = 0.03 * (at[-1] - at[0]) or 0.5
     axes.set_xlim(at[0] - room, at[-1] + room)
+    if (at == at.round()).all():
+        # There is no network of 3.25 layers.
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _tick(value: float) -> str:

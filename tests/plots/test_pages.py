@@ -91,9 +91,22 @@ def test_a_label_that_only_some_carry_keeps_them_apart() -> None:
     plain = labelled(activation=("relu",), initializer=("he",), seed=(0, 1))
     both = plain + labelled(activation=("relu",), initializer=("he",), norm=("batch",), seed=(0, 1))
     assert list(lines(both)) == ["he", "he, norm batch"]
-    assert names(both, "initializer") == ["normnone", "normbatch"]
+    assert names(both, "initializer") == ["", "normbatch"]
     assert "norm" not in facts(both)
     assert "norm batch" in facts(both[2:])
+
+
+def test_the_runs_of_a_merged_file_share_pictures_as_each_alone() -> None:
+    gains = labelled(activation=("relu",), initializer=("he",), gain=(0.5, 1.0, 2.0), seed=(0, 1))
+    others = labelled(activation=("relu",), initializer=("he",), norm=("none", "batch"), dtype=("float32", "float64"))
+    found = pages(gains + others, within=("initializer",), lines_at_most=6, columns_at_most=2)
+    assert [page.suffix for page in found] == ["gain", "norm-dtype"]
+    assert [len(page.profiles) for page in found] == [6, 4]
+    # Where there is no room for all of them, they have pictures of their own.
+    found = pages(gains + others, within=("initializer",), lines_at_most=2, columns_at_most=2)
+    assert [page.suffix for page in found] == [
+        *("gain0.5", "gain1.0", "gain2.0"), "norm-dtypefloat32", "norm-dtypefloat64",
+    ]  # fmt: skip
 
 
 def named(profile, initializer):

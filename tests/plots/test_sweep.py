@@ -112,6 +112,13 @@ def test_an_axis_that_doubles_is_logarithmic(values: list[float], geometric: boo
     assert prepared(over("width", values)).panels[0].geometric is geometric
 
 
+def test_an_axis_of_whole_numbers_has_no_others_between() -> None:
+    axes = draw_sweep(prepared(over("depth", [3, 4, 5]))).axes[0]
+    assert all(tick == round(tick) for tick in axes.get_xticks())
+    axes = draw_sweep(prepared(over("gain", [0.5, 1.0, 1.5]))).axes[0]
+    assert any(tick != round(tick) for tick in axes.get_xticks())
+
+
 def test_zero_and_overflow_are_marked() -> None:
     zero = network([1.0] * 19 + [0.0], [0.0] + [1.0] * 19, labels={"initializer": "he", "gain": 0.0})
     lost = network([1.0] * 19 + [math.inf], [math.inf] + [1.0] * 19, labels={"initializer": "he", "gain": 2.0})
