@@ -91,9 +91,8 @@ def pages(
         inside = _inside(run, {SEED, *within, *across}, lines_at_most)
         apart = _varying(profiles, but=inside)
         # Labels that only some runs have name a run, also where they share a picture.
-        named = [
-            name for name in _varying(profiles, but={SEED, *within, *across}) if name in (*apart, *_own(profiles, run))
-        ]
+        naming = set(apart).union(_own(profiles, run))
+        named = _varying(profiles, but=profiles.axes.keys() - naming | {SEED, *within, *across})
         for profile in run:
             key = tuple(_spell(name, profile, valued=name in apart) for name in named if name in profile.labels)
             together.setdefault(key, []).append(profile)
