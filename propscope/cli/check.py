@@ -148,7 +148,7 @@ def _loaded(file: Path, filters: dict[str, str | None]) -> ProfileSet:
 
 
 def _contents(what: str, profiles: ProfileSet) -> str:
-    from propscope.report.check import counted
+    from propscope.records.numerals import counted
 
     networks = len(profiles.groups("seed"))
     return f"{what}: {counted(networks, 'network')}, {counted(len(profiles), 'profile')}"

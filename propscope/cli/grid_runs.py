@@ -19,6 +19,7 @@ import typer
 from propscope.cli.options import short_name
 from propscope.errors import InputError
 from propscope.printable import printable
+from propscope.records.numerals import counted
 
 if TYPE_CHECKING:
     from propscope.experiments.engine import Engine, Failure, Outcomes, Outline, Recipe
@@ -245,7 +246,7 @@ def _show(path: Path, networks: int, *, plots: Choice | None, json: bool, starte
                 print_json({"pairs": pairs, "file": str(path), "pictures": [*map(str, written)], "seconds": seconds})
     if not json:
         print_paths("plots", written)
-        print(f"{networks} {noun}{'s' * (networks != 1)} in {seconds:.1f} s")
+        print(f"{counted(networks, noun)} in {seconds:.1f} s")
 
 
 def print_paths(what: str, paths: list[Path]) -> None:

@@ -23,6 +23,7 @@ def merge(
 
     A profile or run that occurs more than once is written once.
     """
+    from propscope.records.numerals import counted
     from propscope.store import check_output, numbers_in
     from propscope.store import merge as merge_files
 
@@ -32,7 +33,7 @@ def merge(
     for file, (same_runs, same_profiles) in zip(files, left_out, strict=True):
         for count, noun in ((same_runs, "training run"), (same_profiles, "profile")):
             if count:
-                what = f"{count} {noun}{'s' * (count != 1)} of {printable(str(file))}"
+                what = f"{counted(count, noun)} of {printable(str(file))}"
                 print(f"left out {what}: they were measured once and are in the file already", file=sys.stderr)
     runs, single = numbers_in(output)
     parts = [] if runs is None else [f"{runs} training runs"]

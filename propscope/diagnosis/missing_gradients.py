@@ -16,7 +16,7 @@ from propscope.records.activations import find_activation
 from propscope.records.finding import Finding, Kind, Remedy, Severity
 from propscope.records.gains import block_pattern, extent, is_norm, name_pattern
 from propscope.records.network import UNKNOWN, Direction, GradientLoss, NetworkProfile, Parameter, Site
-from propscope.records.numerals import number
+from propscope.records.numerals import counted, number
 from propscope.records.summary import TensorSummary
 
 # How the coverage's reasons begin, and what they say of a module that other random numbers let run.
@@ -348,7 +348,7 @@ def _finding(evidence: Evidence, stops: list[Stop], *, nothing_learns: bool) -> 
     places = list(
         dict.fromkeys(name for stop, each in zip(stops, reasons, strict=True) for name in _at(evidence, stop, each))
     )
-    more = f", and so at {len(stops) - 1} more place{'s' * (len(stops) > 2)}" if len(stops) > 1 else ""
+    more = f", and so at {counted(len(stops) - 1, 'more place')}" if len(stops) > 1 else ""
     said = _counted(count, behind)
     return Finding(
         kind=reason.kind,

@@ -21,6 +21,7 @@ from propscope.diagnosis.weights import Scale, scales_of
 from propscope.records.finding import Finding, Remedy
 from propscope.records.gains import block_pattern, is_norm
 from propscope.records.network import Site
+from propscope.records.numerals import counted
 
 _LISTED = 3
 
@@ -132,7 +133,7 @@ def _meant(evidence: Evidence, scales: list[Scale]) -> Finding:
         and (p.gradient_zero_factor.rpartition(".")[0] in owners or p.gradient_zero_factor in names)
     ]
     steps = max((p.gradient_after or 0 for p in behind), default=0)
-    opens = f"; what lies behind gets a gradient after {steps} step{'s' * (steps != 1)}" if behind else ""
+    opens = f"; what lies behind gets a gradient after {counted(steps, 'step')}" if behind else ""
     listed = ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
     owned = evidence.once(parameters_by_module)
     frozen = all(p.gradient_lost_by == "frozen" for scale in scales for p in owned.get(scale.owner, ()))

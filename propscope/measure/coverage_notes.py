@@ -14,6 +14,7 @@ from propscope.measure.module_info import CONTAINERS, ModuleInfo
 from propscope.measure.observer import Observer
 from propscope.measure.parameters import ParameterAccumulator
 from propscope.records.network import CoverageNote, Site
+from propscope.records.numerals import counted
 
 _SHAPES_SHOWN = 4
 # Methods that make, initialize or hand out parts, and call none of them.
@@ -130,6 +131,6 @@ def _unregistered(observer: Observer) -> Iterator[CoverageNote]:
         yield CoverageNote(
             operation,
             "operation",
-            f"weights of {calls} {operation} operation{'s' * (calls != 1)} are not registered: trainable tensors "
+            f"weights of {counted(calls, f'{operation} operation')} are not registered: trainable tensors "
             f"({listed}) that are not the model's parameters",
         )

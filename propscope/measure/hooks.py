@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.fx import _symbolic_trace
 
 from propscope.records.network import CoverageNote
+from propscope.records.numerals import counted
 
 _FAKE, _PROXY, _FUNCTIONAL = (getattr(torch._C._TorchDispatchModeKey, name) for name in ("FAKE", "PROXY", "FUNCTIONAL"))
 # Looked up once, as each call of a module and each gradient asks.
@@ -124,7 +125,7 @@ def shard_note(tensor: Tensor) -> str:
         return ""
     shape, placements = tuple(tensor.shape), ", ".join(str(placement) for placement in tensor.placements)  # type: ignore[attr-defined]
     ranks = tensor.device_mesh.size()  # type: ignore[attr-defined]
-    return f"local shard of a DTensor of shape {shape}, placed as {placements} on {ranks} rank{'s' * (ranks != 1)}"
+    return f"local shard of a DTensor of shape {shape}, placed as {placements} on {counted(ranks, 'rank')}"
 
 
 def _distributed_tensor() -> type[Tensor] | None:

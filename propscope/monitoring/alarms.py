@@ -20,6 +20,7 @@ from propscope.monitoring.optimizer_steps import JUMP
 from propscope.monitoring.readings import Readings, readings_of
 from propscope.records.monitored import Alarm, AlarmSeverity
 from propscope.records.network import NetworkProfile
+from propscope.records.numerals import counted
 
 # How far a number is on the way to its limit: an alarm above 1.
 Reach = Callable[[float, float], float]
@@ -412,4 +413,4 @@ def _of_step(
 
 
 def _others(count: int, of: str) -> str:
-    return f" (and at {count} other {of}{'s' * (count != 1)})" if count else ""
+    return f" (and at {counted(count, f'other {of}')})" if count else ""

@@ -20,6 +20,7 @@ from propscope.monitoring.alarms import Judge
 from propscope.monitoring.cadence import Cadence
 from propscope.records.monitored import Alarm, MonitoredRun, Steps
 from propscope.records.network import NetworkProfile
+from propscope.records.numerals import counted
 from propscope.store import MonitoredFile
 
 Numbers = list[float]
@@ -164,7 +165,7 @@ class RunLog:
             self.cadence.cost += taken
             self.cadence.elapsed += taken
             raised = len(self.alarms) + len(self._untold)
-            alarms = f", {raised} alarm{'s' * (raised != 1)}" if self._judges else ""
+            alarms = f", {counted(raised, 'alarm')}" if self._judges else ""
             print(
                 f"propscope: {self.cadence.samples} samples{alarms}; the monitor took "
                 f"{self.cadence.cost:.1f} s of {self.cadence.elapsed:.1f} s ({self.cadence.share:.1%})",

@@ -1,4 +1,4 @@
-"""How messages and tables write numbers: significant digits and percentages."""
+"""How messages and tables write numbers: significant digits, percentages and numbers of things."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ def number(value: float | int | None, digits: int = 3) -> str:
         return f"{value:.{places}f}"
     mantissa, exponent = f"{value:.{digits - 2}e}".split("e")
     return f"{mantissa}e{int(exponent)}"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number of things in words, such as 1 profile or 2 profiles."""
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def percent(share: float | None) -> str:

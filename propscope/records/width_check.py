@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from propscope.checks import one_of
 from propscope.records.display import as_html, as_text
 from propscope.records.interval import Interval, student
+from propscope.records.numerals import counted
 
 if TYPE_CHECKING:
     import pandas
@@ -149,7 +150,7 @@ class WidthCheck:
     def headline(self) -> str:
         """What ran, in one line."""
         widths = ", ".join(map(str, self.widths))
-        steps, seeds = f"{self.steps} step{'s' * (self.steps != 1)}", f"{self.seeds} seed{'s' * (self.seeds != 1)}"
+        steps, seeds = counted(self.steps, "step"), counted(self.seeds, "seed")
         how = f"{self.optimizer}, lr {self.learning_rate:g}, {steps}, {seeds}, loss {self.loss}"
         return f"{self.title} at widths {widths}: {how}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from propscope.records.monitored import Alarm
-from propscope.records.numerals import number
+from propscope.records.numerals import counted, number
 from propscope.report.table import Table
 
 _COLUMNS = ("step", "since", "alarm", "where", "value", "baseline", "severity")
@@ -14,7 +14,7 @@ _COLUMNS = ("step", "since", "alarm", "where", "value", "baseline", "severity")
 def alarm_table(alarms: Sequence[Alarm]) -> Table:
     """Return the table with one row for each alarm, and what each says below it."""
     return Table(
-        f"{len(alarms)} alarm{'s' * (len(alarms) != 1)}",
+        counted(len(alarms), "alarm"),
         _COLUMNS,
         tuple(
             (

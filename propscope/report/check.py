@@ -10,7 +10,7 @@ from propscope.diagnosis.compare import Comparison, Move
 from propscope.printable import printable
 from propscope.records.finding import Finding
 from propscope.records.network import Label
-from propscope.records.numerals import number
+from propscope.records.numerals import counted, number
 from propscope.report.findings import message, remedy
 
 _SHOWN = 20
@@ -19,11 +19,6 @@ _SHOWN = 20
 def check_text(outcome: CheckOutcome) -> str:
     """Return the findings, worst first, what moved from the baseline, and the conclusion, a line each."""
     return "\n".join(printable(line) for line in (*_lines(outcome), _conclusion(outcome)))
-
-
-def counted(count: int, noun: str) -> str:
-    """Return a number of things in words, such as 1 profile or 2 profiles."""
-    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def _lines(outcome: CheckOutcome) -> Iterator[str]:

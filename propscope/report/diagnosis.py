@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from propscope.printable import shown
 from propscope.records.finding import Diagnosis, Finding
 from propscope.records.network import Label
-from propscope.records.numerals import number
+from propscope.records.numerals import counted, number
 from propscope.report.findings import (
     checked,
     confidence,
@@ -90,9 +90,7 @@ def _of_several(networks: Sequence[Diagnosis]) -> list[Block]:
     blocks += ["\n".join(_of_group(members, among)) for members in groups[:GROUPS]]
     if len(groups) > GROUPS:
         rest = len(groups) - GROUPS
-        blocks.append(
-            f"{rest} more fault{'s' * (rest != 1)}; select fewer networks with --act, --init, --depth, --width"
-        )
+        blocks.append(f"{counted(rest, 'more fault')}; select fewer networks with --act, --init, --depth, --width")
     if unseen := [network for network in ranked if network.verdict == "not measured"]:
         blocks.append(_filled(f"not measured: {_listed(unseen, among)}: {unseen[0].unmeasured}", "  "))
     if sound := [network for network in ranked if network.verdict == "healthy"]:

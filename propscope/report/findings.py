@@ -14,7 +14,7 @@ from typing import get_args
 from propscope.diagnosis.rules import RULES
 from propscope.records.finding import Diagnosis, Expected, Finding, Kind, Optimizer
 from propscope.records.network import Label, NetworkProfile
-from propscope.records.numerals import number, percent
+from propscope.records.numerals import counted, number, percent
 
 _LISTED = 3
 _EFFECTS = 2
@@ -185,7 +185,7 @@ def verdict_lines(profile: NetworkProfile, diagnosis: Diagnosis) -> tuple[str, .
         return (verdict_line(diagnosis),)
     if not wrong:
         count = len(profile.sites)
-        return (f"healthy: no problem found at {count} site{'s' * (count != 1)}", *_beside(diagnosis))
+        return (f"healthy: no problem found at {counted(count, 'site')}", *_beside(diagnosis))
     worst, *others = wrong
     lines = [verdict_line(diagnosis, numbered=False), f"cause: {worst.cause}"]
     if worst.remedy is not None:
@@ -194,7 +194,7 @@ def verdict_lines(profile: NetworkProfile, diagnosis: Diagnosis) -> tuple[str, .
         lines.append(f"explains: {effects(worst)}")
     lines += _beside(diagnosis)
     if others:
-        lines.append(f"{len(others)} more finding{'s' * (len(others) != 1)}: {'; '.join(_together(others))}")
+        lines.append(f"{counted(len(others), 'more finding')}: {'; '.join(_together(others))}")
     return tuple(lines)
 
 

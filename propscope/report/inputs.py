@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from propscope.records.network import NetworkProfile, Site
-from propscope.records.numerals import number
+from propscope.records.numerals import counted, number
 
 _SHOWN = 6
 
@@ -15,7 +15,7 @@ def input_lines(profile: NetworkProfile) -> tuple[str, ...]:
     """
     lines = [_line(site) for site in profile.inputs]
     rest = len(lines) - _SHOWN
-    return (*lines[:_SHOWN], *(f"and {rest} more input{'s' * (rest > 1)}",) * (rest > 0))
+    return (*lines[:_SHOWN], *(f"and {counted(rest, 'more input')}",) * (rest > 0))
 
 
 def _line(site: Site) -> str:

@@ -22,7 +22,7 @@ from propscope.records.gains import site_gains
 from propscope.records.interval import Interval
 from propscope.records.labelled import axes_of
 from propscope.records.network import DIRECTIONS, NetworkProfile, Site
-from propscope.records.numerals import number, percent
+from propscope.records.numerals import counted, number, percent
 from propscope.records.pair_summary import PairName, PairSummary, summarize_pairs
 from propscope.records.profile_set import ProfileSet
 from propscope.records.summary import TensorSummary
@@ -98,9 +98,7 @@ def grid_table(
     fixed = [printable(f"{name} {axes[name][0]}") for name in axes if name not in named]
     seeds = {pair.seeds for pair in everything}
     count = f"{min(seeds)} to {max(seeds)}" if len(seeds) > 1 else str(next(iter(seeds), 0))
-    title = ", ".join(
-        [f"{len(everything)} pair{'s' * (len(everything) != 1)}", *fixed, f"{count} seed{'s' * (count != '1')}"]
-    )
+    title = ", ".join([counted(len(everything), "pair"), *fixed, f"{count} seed{'s' * (count != '1')}"])
     verdict = ("verdict",) * (verdicts is not None)
     ratios = [each.ratio for pair in pairs for each in (pair.forward_deviation, pair.backward_deviation)]
     theory = theory and not all(map(math.isnan, ratios))

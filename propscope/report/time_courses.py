@@ -7,7 +7,7 @@ import textwrap
 
 from propscope.printable import shown
 from propscope.records.network import NetworkProfile
-from propscope.records.numerals import number, percent
+from propscope.records.numerals import counted, number, percent
 from propscope.records.time_course import GainFit, GateCourse, TimeCourse
 from propscope.report.table import Table
 
@@ -60,7 +60,7 @@ def time_table(profile: NetworkProfile) -> Table | None:
     filled = [at for at in range(len(columns)) if any(row[at] for row in rows)]
     reasons = dict.fromkeys(course.reason for course in courses if course.reason)
     return Table(
-        f"{len(rows)} recurrent layer{'s' * (len(rows) != 1)} over time",
+        f"{counted(len(rows), 'recurrent layer')} over time",
         tuple(columns[at] for at in filled),
         tuple(tuple(row[at] for at in filled) for row in rows),
         frozenset(("module", "kind", "gates", "W_ih", "W_hh")),

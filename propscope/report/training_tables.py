@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from propscope.printable import printable
 from propscope.records.interval import Interval
-from propscope.records.numerals import number
+from propscope.records.numerals import counted, number
 from propscope.records.training import TrainingRun, TrainingSet
 from propscope.records.training_summary import DistinctRows, TrainedPair, summarize_training
 from propscope.report.table import Table
@@ -102,7 +102,7 @@ def run_table(run: TrainingRun) -> Table:
 def _title(runs: TrainingSet, pairs: Sequence[TrainedPair], fixed: Sequence[str]) -> str:
     epochs = _range({run.epochs for run in runs})
     count = _range({pair.runs for pair in pairs}) or "0"
-    parts = [f"{len(pairs)} trained pair{'s' * (len(pairs) != 1)}", *fixed, f"{count} seed{'s' * (count != '1')}"]
+    parts = [counted(len(pairs), "trained pair"), *fixed, f"{count} seed{'s' * (count != '1')}"]
     # A number of epochs that is unusual is a label.
     if epochs and "epochs" not in runs.axes:
         parts.append(f"{epochs} epoch{'s' * (epochs != '1')}")

@@ -12,6 +12,7 @@ from propscope.records.finding import Diagnosis
 from propscope.records.gains import Gains, site_gains
 from propscope.records.histogram import LogHistogram
 from propscope.records.network import NetworkProfile, Site
+from propscope.records.numerals import counted
 from propscope.report.findings import faults, site_marks
 
 LINES_AT_MOST = 120
@@ -176,7 +177,7 @@ class _Lines:
 
     def _together(self, label: str, members: list[int]) -> TreeLine:
         words = dict.fromkeys(word for index in members for word in self._words.get(index, ()))
-        kind = f"{len(members)} site{'s' * (len(members) != 1)}"
+        kind = counted(len(members), "site")
         return TreeLine(label, kind, self._sites[members[-1]].shape, self._figures(members), words=tuple(words))
 
     def _figures(self, members: list[int]) -> dict[str, Range]:

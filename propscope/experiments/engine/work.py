@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from propscope.errors import InputError, OutOfMemoryError, PropscopeError, error_line
 from propscope.records.network import Label
+from propscope.records.numerals import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +171,7 @@ MOST_LISTED = 12
 
 def failure_lines(failures: Mapping[int, Failure], labels: Callable[[int], Mapping[str, Label]]) -> list[str]:
     """Return what to print of networks that failed; `labels` names a network."""
-    several = "s" * (len(failures) != 1)
-    lines = [f"{len(failures)} network{several} failed, twice each:"]
+    lines = [f"{counted(len(failures), 'network')} failed, twice each:"]
     for number in sorted(failures)[:MOST_LISTED]:
         named = ", ".join(f"{name} {value}" for name, value in labels(number).items())
         lines.append(f"  {named}: {failures[number].reason}")
