@@ -23,7 +23,7 @@ from propscope.diagnosis.evidence import Evidence, module_of
 from propscope.diagnosis.rules import Rule
 from propscope.records.finding import SEVERITIES, Finding
 from propscope.records.gains import has_own_size, is_bounded
-from propscope.records.graph import bits
+from propscope.records.graph import ROOT, bits, nearest_common
 from propscope.records.network import Site
 
 # Of two findings at one place that could each follow from the other, the one that stands first here is the cause.
@@ -420,29 +420,15 @@ def _reached(
 def _through(back: Sequence[Sequence[int]], order: Sequence[int]) -> list[int]:
     """Return for each place those that every way from an end passes it to: what it dominates.
 
-    `back`: the steps to the ends, `order`: of the places, the ends first. The last place that every way passes follows
-    from those of the places before (Cooper, Harvey, Kennedy 2001, A simple, fast dominance algorithm).
+    `back`: the steps to the ends, `order`: of the places, the ends first.
     """
-    last: list[int | None] = [None] * len(back)
-    depth = [0] * len(back)
+    last, depth = [ROOT] * len(back), [0] * len(back)
     for index in order:
-        common: int | None = None
-        for number, other in enumerate(back[index]):
-            at: int | None = other
-            common = at if not number else common
-            while common != at and common is not None and at is not None:
-                if depth[common] < depth[at]:
-                    at = last[at]
-                else:
-                    common = last[common]
-            if common is None or at is None:
-                common = None
-                break
-        last[index] = common
-        depth[index] = 0 if common is None else depth[common] + 1
+        last[index] = common = nearest_common(back[index], last, depth)
+        depth[index] = 0 if common == ROOT else depth[common] + 1
     found = [0] * len(back)
     for index in reversed(order):
-        if (before := last[index]) is not None:
+        if (before := last[index]) != ROOT:
             found[before] |= found[index] | 1 << index
     return found
 
