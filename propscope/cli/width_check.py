@@ -116,10 +116,11 @@ def _run(
         found = load_target(target, arguments=arguments or ())
         if isinstance(found.callable, nn.Module):
             raise InputError(
-                f'target "{target}" is a module already, which has one width', hint="name a callable that takes width="
+                f'target must be a callable that takes width=, got the module "{target}", which has one width',
+                hint="name a function or class that builds the model",
             )
         if "width" in found.arguments:
-            raise InputError("--arg sets width, which --widths does", hint="leave it out of --arg")
+            raise InputError("--arg must not set width, which --widths sets", hint="leave it out of --arg")
         source = parse_input(*given)
 
         def built(width: int, seed: int) -> nn.Module:

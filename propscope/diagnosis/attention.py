@@ -43,10 +43,10 @@ def one_hot_softmaxes(evidence: Evidence) -> Iterator[Finding]:
 
 
 def masked_rows(evidence: Evidence) -> Iterator[Finding]:
-    """Note softmaxes with rows that are masked throughout and finite all the same; those of NaN `nonfinite` finds.
+    """Note softmaxes with rows that are masked throughout, yet finite; `nonfinite` finds those that are NaN.
 
     A finite mask makes such a row uniform over what it hides, and torch's own attention makes it zero. Both are
-    harmless where nobody reads the row, as that of a padded query.
+    harmless where nothing reads the row, as with a padded query.
     """
     found = []
     for index, site in enumerate(evidence.sites):
@@ -102,9 +102,9 @@ def said_of_rows(share: float) -> str:
 def wrong_axes(evidence: Evidence) -> Iterator[Finding]:
     """Find softmaxes over the samples of a batch, and those of attention over another axis than that of the keys.
 
-    The samples are taken to be the first axis where every input, every layer and every output has it: a sequence whose
-    steps come first, or a bag of instances, is pooled before the output. Scores between the samples themselves, as in
-    a graph, are meant.
+    The first axis counts as the samples only where every input, layer and output has it: a sequence whose steps come
+    first, or a bag of instances, loses that axis before the output. Scores between the samples themselves, as in a
+    graph, are no fault.
     """
     profile = (evidence.whole or evidence.members)[0]
     batch = _batch(profile)

@@ -21,8 +21,8 @@ from propscope.records.numerals import number
 def sharp_logits(evidence: Evidence) -> Iterator[Finding]:
     """Find outputs over the tokens of an embedding whose logits have a standard deviation above 12 before training.
 
-    The output layer shares its weight with the embedding, or has a unit for each of its rows. Where its weights alone
-    are far from 1, they are found as that.
+    The output layer shares its weight with the embedding, or has a unit for each row of it. Where its weights
+    alone are too large, the rule for weights finds them instead.
     """
     profile, behind = evidence.members[0], evidence.once(behind_of)
     scales = {scale.index: scale for scale in evidence.once(scales_of)}

@@ -74,7 +74,7 @@ class Rule:
 
 
 def _shown_by_most(evidence: Evidence, find: Callable[[Evidence], Iterator[Finding]]) -> Iterator[Finding]:
-    """Yield what more than half of the seeds show, as severe as more than half of them show it; NaN where any does."""
+    """Yield what more than half of the seeds show, as severe as the median seed shows it; NaN that any seed shows."""
     seeds = len(evidence.alone)
     alike: dict[tuple[str, str | None], list[Finding]] = {}
     for one in evidence.alone:

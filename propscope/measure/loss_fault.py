@@ -28,7 +28,8 @@ class LossFault(NamedTuple):
 class LossWatch(TorchFunctionMode):
     """Active while a loss is computed from a model's output; the calls go on unchanged.
 
-    `guard` keeps what raises here from the caller. No tensor is kept but the answers, each of one element.
+    What fails here is given to `guard` and does not reach the caller. The only tensors kept are the answers, of one
+    element each.
     """
 
     def __init__(self, guard: Guard) -> None:
@@ -78,7 +79,7 @@ class LossWatch(TorchFunctionMode):
 
 
 def _functions(start: Any, ends: set[Any]) -> Iterator[Any]:
-    """Yield the autograd functions from one on back to these, which are left out."""
+    """Yield the autograd functions from `start` back to `ends`, without `ends`; at most 256."""
     seen, waiting = {None, *ends}, [start]
     for _ in range(_MOST):
         while waiting and waiting[-1] in seen:
@@ -92,7 +93,7 @@ def _functions(start: Any, ends: set[Any]) -> Iterator[Any]:
 
 
 def _spoils(given: list[Tensor], results: list[Tensor]) -> Tensor:
-    """Return whether some result is not finite although all that was given is."""
+    """Return, as a 0-d tensor, whether some result is not finite although all that was given is."""
     return _are_finite(given) & ~_are_finite(results)
 
 

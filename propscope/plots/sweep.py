@@ -1,4 +1,4 @@
-"""What a grid was swept for: the factor from end to end, or the final loss, against depth, width, gain or another axis.
+"""The picture of a sweep: the factor from end to end, or the final loss, against depth, width, gain or another axis.
 
 For trainings also the final loss against the distance from criticality that the networks had before the first step.
 """

@@ -20,10 +20,10 @@ _CHANGE = 5.0
 def log_chi(profile: NetworkProfile) -> float:
     """Return ln chi_1 as measured: ln of the factor per layer of the gradient's mean square, towards the input.
 
-    The slope, by least squares, of ln E[(dL/dz_l)^2] over the layers behind the first quarter, with the sign turned. By
-    there the variance of the pre-activations has settled, and
-    E[delta_l^2] = chi_1 E[delta_{l+1}^2] (Schoenholz et al. 2017, eq. 15). 0 at criticality; 1 / |ln chi_1| is the
-    gradient's depth scale (eq. 16). NaN with fewer than three such layers, or where a gradient is 0 or not finite.
+    Minus the slope, by least squares, of ln E[(dL/dz_l)^2] over the layers after the first quarter, where the variance
+    of the pre-activations has settled: E[delta_l^2] = chi_1 E[delta_{l+1}^2] (Schoenholz et al. 2017, eq. 15). 0 at
+    criticality; 1 / |ln chi_1| is the gradient's depth scale (eq. 16). NaN with fewer than three such layers, or where
+    a gradient is 0 or not finite.
     """
     squares = profile.signal_rms("backward") ** 2
     settled = squares[squares.size // 4 :]

@@ -20,10 +20,10 @@ from propscope.store.run_journal import MONITOR
 
 
 class MonitoredFile:
-    """The file of a run in the making: `add` keeps a piece of it, which survives the process; `save` ends it.
+    """The file of a run that goes on: `add` keeps a piece of the run, which survives the process; `save` ends the file.
 
-    Where the name `path` is taken, by the file or the journal of another run, it is the name with a number that is
-    free. `identity` tells the runs apart. Raises `StoreError` for a directory that is missing.
+    Where the file or the journal of another run has the name `path`, a free number is added to the name. `identity`
+    tells the runs apart. Raises `StoreError` for a directory that is missing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,7 +35,7 @@ class MonitoredFile:
         self._pieces = 0
 
     def resume(self, path: Path, identity: str) -> None:
-        """Go on with the file of an earlier part of the run, wherever it is found at the first piece."""
+        """Go on with the file of an earlier part of the run; it is looked for when the first piece is added."""
         self.path, self.identity, self._resumes = path, identity, True
 
     def add(self, piece: MonitoredRun) -> None:

@@ -55,7 +55,7 @@ _BYTES: dict[StoredTable, int] = {
     "parameter": 4096,
     "histogram": 10,
 }
-# The same of a site or parameter as columns, for a table, and the most rows whose columns are held at once.
+# The bytes of a site or parameter as columns, for a table, and the most rows whose columns are held at once.
 _COLUMNS = 512
 _HELD = 1 << 18
 
@@ -136,7 +136,7 @@ def open_networks(
 class StoredNetworks:
     """The networks of an open file: each is the set of the profiles that differ only in the seed.
 
-    It is made when it is its turn. Some 100 MB of columns are in memory at once, or those of one network.
+    Each is made when it is its turn. At most some 100 MB of columns are in memory at once, or those of one network.
     """
 
     _tables: TableReader
@@ -186,7 +186,7 @@ def numbers_in(path: str | os.PathLike[str], /) -> tuple[int | None, int]:
 
 
 def memory_to_load(path: str | os.PathLike[str], /) -> float:
-    """Return the bytes of memory that all of a file takes, loaded."""
+    """Return the bytes of memory that a whole file takes once it is loaded."""
     with open_tables(path) as tables, reading(path):
         return _bytes_of(tables, "profile", tables.rows("profile"))
 
@@ -198,7 +198,7 @@ def load_profiles(path: str | os.PathLike[str], /, **labels: Label | Iterable[La
 
 
 def load_run(path: str | os.PathLike[str], /) -> tuple[Steps, tuple[Alarm, ...]]:
-    """Return the steps and the alarms of a file, none of one that no monitor wrote; its samples are not read."""
+    """Return the steps and alarms of a monitored run, without reading its samples; any other file has none."""
     with open_tables(path) as tables, reading(path):
         return _steps(tables), _alarms(tables)
 
@@ -454,7 +454,7 @@ def _check_memory(tables: TableReader, what: str, needed: float) -> None:
 
 
 def _bytes_of(tables: TableReader, table: Literal["profile", "run"], rows: int) -> float:
-    """Return the memory that so many profiles or runs take as records, all taken as equal."""
+    """Return the bytes of memory that so many profiles or runs take as records, if all are of equal size."""
     share = rows / max(tables.rows(table), 1)
     return share * sum(tables.rows(name) * size for name, size in _BYTES.items())
 

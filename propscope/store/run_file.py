@@ -98,7 +98,7 @@ class RunFile:
         self._kept[number] = packed
 
     def entries(self, numbers: Iterable[int] | None = None) -> Iterator[Entry]:
-        """Yield the entries of these numbers in this order (None: all, in ascending order); few are read at once."""
+        """Yield the entries of these numbers in this order (None: all, ascending); a few at a time are in memory."""
         rows = self._rows(numbers)
         return entries_in(TableReader(self._open.path, rows.tables()))
 

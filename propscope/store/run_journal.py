@@ -11,9 +11,9 @@ from typing import Any
 from propscope.store.journal import Journal
 from propscope.store.packed import PackedRows
 
-# What wrote a run that nobody knows the end of.
+# The command in the description of a run whose end is not known beforehand.
 MONITOR = "monitor"
-# Before a packed entry is its number.
+# The bytes of an entry's number, which stands before the packed entry.
 _NUMBER = 8
 
 
@@ -25,7 +25,7 @@ class RunHeader:
     networks: int
 
     def progress(self, entries: int) -> str:
-        """Return how much of the run so many entries are."""
+        """Return in words how much of the run this number of entries is."""
         if (command := self.description.get("command")) == MONITOR:
             return f"{entries} pieces of a monitored run"
         return f"{entries} of {self.networks} {'training run' if command == 'train' else 'network'}s"
@@ -37,7 +37,7 @@ class RunHeader:
 
     @property
     def goes_on(self) -> str:
-        """How the file of the run is written after a failure."""
+        """How the file is written after a failure, as the end of a message."""
         return "the same command goes on from it" if self.has_end else "`propscope compact` writes the file from it"
 
     def text(self, **more: Any) -> str:
@@ -46,7 +46,7 @@ class RunHeader:
 
 
 def header_in(text: str | bytes) -> RunHeader | None:
-    """Return the header of a JSON text; None of another text."""
+    """Return the header that a JSON text holds; None for any other text."""
     with suppress(ValueError, KeyError, TypeError, RecursionError):
         found = json.loads(text)
         if isinstance(found["description"], dict):
@@ -55,17 +55,17 @@ def header_in(text: str | bytes) -> RunHeader | None:
 
 
 def record_of(number: int, packed: bytes) -> bytes:
-    """Return the record of a journal that holds a packed entry, the one of this number in the run."""
+    """Return the bytes of a journal's record for a packed entry and its number in the run."""
     return number.to_bytes(_NUMBER, "little") + packed
 
 
 def numbers_in_journal(journal: Journal) -> dict[int, int]:
-    """Return the record of each entry by its number in the run; the first record, which describes it, is none."""
+    """Return which record holds each entry, by the entry's number in the run; record 0 describes the run."""
     return {int.from_bytes(journal.part(record, 0, _NUMBER), "little"): record for record in range(1, len(journal))}
 
 
 def rows_in_journal(journal: Journal, records: Sequence[int | bytes]) -> PackedRows:
-    """Return the rows of these records, in this order; of what is no number, of these bytes instead."""
+    """Return the rows of these records, in this order; bytes in place of a record's number are an entry themselves."""
 
     def part(entry: int, start: int, stop: int) -> bytes:
         record = records[entry]

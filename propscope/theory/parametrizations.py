@@ -5,7 +5,7 @@ parametrization itself gives each layer. Standard: weights of variance c / fan_i
 learning rate. NTK: weights of variance 1 under a factor 1 / sqrt(fan_in). muP, maximal update: what lets every layer
 change as much as it can without growing.
 
-How they come about, with m the number of inputs of a layer, x of size 1 and delta the gradient at its output:
+How the exponents follow, with m the number of inputs of a layer, x of size 1 and delta the gradient at its output:
 
 - Size at the start: n^0, as variance 1 / m keeps it. The random readout of muP has variance 1 / m^2: n^(-1/2).
 - Gradient: delta is of order 1 at the readout, and n^(-1/2) before it (its weights in the standard and NTK

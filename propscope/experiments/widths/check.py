@@ -15,7 +15,7 @@ import numpy as np
 from torch import nn
 from torch.optim import Optimizer
 
-from propscope.checks import count, counts, known_arguments, number, one_of
+from propscope.checks import count, counts, known_arguments, number, one_of, shown
 from propscope.errors import InputError
 from propscope.experiments.losses import LOSSES, Loss
 from propscope.experiments.training.optimizers import parse_optimizer
@@ -178,7 +178,7 @@ def _optimizer(optimizer: Any, lr: Any) -> tuple[MakeOptimizer, float]:
         return optimizer, number("lr", lr, above=True)
     if not isinstance(optimizer, str):
         raise InputError(
-            f"optimizer must be a name, or a function of the model and lr, got a {type(optimizer).__name__}",
+            f"optimizer must be a name, a class of torch's, or a function of the model and lr, got {shown(optimizer)}",
             hint='for example "adam"',
         )
     spec = parse_optimizer(optimizer)

@@ -455,7 +455,7 @@ REFUSED = [
     ({"loss": lambda out: out.sum() / 0}, "the loss has NaN or infinite values at width 8, seed 0, step 0"),
     ({"loss": lambda out: 1.0}, "loss must return a tensor with one element, got a float"),
     ({"optimizer": "adma"}, 'unknown optimizer "adma"'),
-    ({"optimizer": 3}, "optimizer must be a name, or a function of the model and lr, got a int"),
+    ({"optimizer": 3}, "optimizer must be a name, a class of torch's, or a function of the model and lr, got 3"),
     ({"optimizer": lambda model, lr: None}, "optimizer must be a function that returns an optimizer of torch"),
     ({"optimizer": lambda model: None}, "optimizer failed at width 8: TypeError"),
     ({"optimizer": Strange, "expect": "ntk"}, 'expect="ntk" needs SGD, Adam or one of their kind'),
