@@ -18,7 +18,7 @@ N = TypeVar("N", int, float)
 
 # No sweep has so many values of one axis, and a list of more would cost memory before a grid refuses it.
 _MOST = 1_000_000
-# Fewer than the 15 or 16 of a float, so that a step of 0.1 reads 0.3 and not 0.30000000000000004.
+# Significant digits, fewer than a float's 15 or 16, so that a step of 0.1 gives 0.3, not 0.30000000000000004.
 _DIGITS = 12
 
 
@@ -52,7 +52,7 @@ def _read(
         first, dots, rest = part.strip().partition("..")
         last, _, detail = rest.partition(":")
         try:
-            # A colon without a number behind it is a mistake, no default.
+            # A colon with no number after it is a mistake.
             if rest.endswith(":"):
                 raise ValueError
             found += fill(read(first), read(last), detail) if dots else [read(first)]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PHASE = Plot("phase", "phase.prepare_phase", "phase.draw_phase", main=True)
 _VARIANCES = ("gain", "weight_variance", "bias_variance")
-# Beyond any diagram, and a stranger's file may hold any number.
+# No diagram reaches further, and a file from elsewhere may hold any number.
 _LARGEST = 1e4
 # Theory's diagram is of the plain network.
 _OTHERS = ("norm", "residual", "dropout", "alpha_dropout")

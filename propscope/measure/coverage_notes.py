@@ -20,7 +20,7 @@ _SHAPES_SHOWN = 4
 # Methods that make, initialize or hand out parts, and call none of them.
 _MAKING = re.compile(r"__|_?(init|reset|get|set|tie|load|save|freeze|unfreeze|resize|prune|extra_repr|post_init)")
 
-# How the reason of a module ends that did not run, and would in other cases.
+# The end of the reason for a module that did not run, but would in other cases.
 CALLED_ELSEWHERE = "; the code calls it in other cases"
 
 
@@ -91,7 +91,7 @@ def _is_called_elsewhere(modules: Mapping[str, ModuleInfo], path: str, ran: Coll
         return False
     use = rf"{re.escape(name)}\b"
     if isinstance(owner.module, nn.ModuleDict):
-        # Its key, or one that the code does not spell.
+        # Its key, or a key that the code computes.
         key = rf"(?:[^\s'\"\]]|['\"]{re.escape(name)}['\"])"
         above, _, name = above.rpartition(".")
         owner, use = modules.get(above), rf"{re.escape(name)}\[\s*{key}"

@@ -181,7 +181,7 @@ class FunctionWatch(TorchFunctionMode):
                 # A row whose keys are all masked is NaN by torch's own rule; it has no entropy.
                 figures = softmax_figures(logits, torch.nan_to_num(torch.softmax(logits, -1)))
                 mask = kwargs.get("attn_mask", args[3] if len(args) > 3 else None)
-                # The sampled rows may all be of other samples.
+                # The sampled rows may miss those that are masked.
                 masked = figures.masked if mask is None else masked_share(mask.detach())
                 site.see_attention(figures._replace(masked=masked))
 

@@ -309,7 +309,7 @@ def see_first(
     codes, counts = _kernel.occupied(state.bins) if bins else (b"", b"")
     held = Held(state.figures.tobytes(), codes, counts)
     state.figures[:] = 0
-    # All 16 KB of them in a quarter of the time that the occupied ones take.
+    # Clearing all 16 KB takes a quarter of the time of clearing the occupied bins one by one.
     state.bins.fill(0)
     first.clean = True
     if extremes is not None:

@@ -208,7 +208,7 @@ def _bytes_of(parameter: Tensor) -> bytes:
 
 def _once(cache: dict[Any, _Found | None], key: object, compute: Callable[[], _Found]) -> _Found | None:
     if key not in cache:
-        # Learned slopes are others at each step of a training.
+        # Learned slopes change at each step of a training, and so do the keys.
         if len(cache) >= _KEPT:
             cache.clear()
         cache[key] = _apart(compute)

@@ -120,7 +120,7 @@ class CpuUnits:
         """Split the groups of units that were equal so far, by the new extremes and then by the values."""
         group = _classes(self._high, self._low, *([] if self._group is None else [self._group]))
         shared = np.bincount(group)[group] > 1
-        # A unit whose extremes are one value has no other.
+        # A unit whose minimum is its maximum has no other value, so its class is known.
         unsure = np.flatnonzero(shared & (self._low != self._high))
         if unsure.size:
             columns = unit_columns(tensor, unit_axis)
@@ -205,7 +205,7 @@ def hash_columns(columns: Tensor) -> Tensor:
 def _hash_columns(columns: NDArray[np.float32]) -> NDArray[np.int64]:
     """Return what `hash_columns` does, in half the time, without a copy of the columns in 64 bits."""
     weights = _hash_weights(np.arange(1, len(columns) + 1, dtype=np.int64))
-    # Adding 0 makes one zero of the two.
+    # Adding 0 turns -0 into 0.
     hashes: NDArray[np.int64] = np.einsum("i,ij->j", weights, (columns + np.float32(0)).view(np.int32))
     return hashes
 

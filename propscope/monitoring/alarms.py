@@ -22,7 +22,7 @@ from propscope.records.monitored import Alarm, AlarmSeverity
 from propscope.records.network import NetworkProfile
 from propscope.records.numerals import counted
 
-# How far a number is on the way to its limit: an alarm above 1.
+# How large a number is as a multiple of its limit, from the number and its baseline.
 Reach = Callable[[float, float], float]
 # The update ratio over the learning rate, where only the changes that a schedule makes step by step count: neither a
 # long warm-up of the rate nor a rate that jumps back to what it was is a fault.
@@ -31,7 +31,7 @@ UPDATE_PER_RATE = "update_ratio / learning_rate"
 _FIRST_STEPS = 5
 # A place that raised an alarm is quiet again after so many samples below this reach.
 _QUIET, _QUIET_SAMPLES = 0.7, 2
-# A number that builds up counts from here on.
+# `since` is the step from which on the reach was above this.
 _BUILDS_UP = 0.5
 # Losses that a spike is held against, the fewest of them, and how far above their median it is: in robust standard
 # deviations, and as a share of what was gained since the first ones. Two steps in a row.
@@ -41,7 +41,7 @@ _MAD = 0.6745
 # What is left of the spread between samples where they collapsed. A language model that has learned the frequencies of
 # its tokens, and nothing else so far, has twice as much left.
 _ALIKE = 0.03
-# A scale that was halved so often within so many steps.
+# A loss scale raises an alarm where it was halved so often within so many steps.
 _HALVINGS, _SCALES = 4, 50
 
 
@@ -84,7 +84,7 @@ def _larger_logit(value: float, baseline: float) -> float:
 
 
 def _smaller_entropy(value: float, baseline: float) -> float:
-    # Of half a nat a quarter is a matter of chance.
+    # From less than half a nat, a fall to a quarter happens by chance.
     return 0.0 if baseline < 0.5 else _over(max(value, 0.0), baseline / 4)
 
 
@@ -250,7 +250,7 @@ class Judge:
                 raised.append((reach, place))
         if not raised:
             return None
-        # Of several that are equally far, the first in the order of execution.
+        # Among equals, the first in execution order.
         place = max(raised, key=lambda pair: pair[0])[1]
         limit = rule.limits[0]
         value, warm = readings[limit.quantity][place], self._warm[limit.quantity][place]

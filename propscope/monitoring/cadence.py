@@ -10,13 +10,13 @@ from propscope.checks import count, number
 
 # Alarms make their baselines of so many samples; these are taken whatever they cost.
 WARM_UP = 10
-# What a short run may spend, in seconds, though it is more than its budget.
+# The seconds that samples may cost in any run, so that a short one has some.
 _FREE = 2.0
-# The share of the budget that what every step costs leaves for samples.
+# The share of the budget that samples get, however much the other steps cost.
 _LEAST = 0.25
 # How many steps in a row are sampled after one that looked wrong.
 _DENSE = 8
-# The cost of a first sample, as a share of its own time, where no other step was timed yet.
+# The cost of a sample as a share of its time, as long as no other step has been timed.
 _SHARE = 0.5
 
 
@@ -37,7 +37,7 @@ class Cadence:
         # Seconds of the run, and those that the monitor cost.
         self.elapsed = 0.0
         self.cost = 0.0
-        # Those that the samples cost.
+        # Seconds that the samples cost.
         self._sampling = 0.0
         self._bare: deque[float] = deque(maxlen=32)
         self._last_cost = 0.0
@@ -56,7 +56,7 @@ class Cadence:
     def _affordable(self) -> bool:
         if self.samples < WARM_UP:
             return True
-        # What a sample costs is not known well before some other step was timed.
+        # Until another step has been timed, the cost of a sample is a guess.
         if not self._bare and self.cost > _FREE / 2:
             return False
         whole = self.budget * self.elapsed

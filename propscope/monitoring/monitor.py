@@ -35,7 +35,7 @@ from propscope.records.network import NetworkProfile
 from propscope.records.summary import TensorSummary
 from propscope.store import MonitoredFile
 
-# Every so many samples keep their histograms; they are most of a sample's bytes.
+# One sample in so many keeps its histograms, which are most of its bytes.
 _HISTOGRAMS = 10
 _monitored: weakref.WeakValueDictionary[int, Monitor] = weakref.WeakValueDictionary()
 
@@ -117,7 +117,7 @@ class Monitor:
         self._parameters = _parameters(model)
         optimizer = _innermost(optimizer)
         _check(model, optimizer, self._parameters)
-        # A recorder says what is wrong with the rest of the arguments.
+        # Making a recorder checks the rest of the arguments.
         Recorder(model, options=options, kept=kept, loss_scale=loss_scale)
         self._guard = Guard()
         self._file = None if file is None else MonitoredFile(file)
@@ -137,7 +137,7 @@ class Monitor:
         self._next_call = _NextCall(unwrapped(model), self._stop_recording)
         _monitored[id(unwrapped(model))] = self
         self._finalizer = weakref.finalize(self, _finish, self._steps, self._log, os.getpid())
-        # h5py would be closed by then.
+        # By then h5py would be closed; `_close_all` comes earlier.
         self._finalizer.atexit = False
 
     def __enter__(self) -> Monitor:
@@ -244,7 +244,7 @@ class Monitor:
             self._model, options=self._options, kept=self._kept, loss_scale=self._loss_scale, traced=self._traced
         )
         self._gradients.watch(self._parameters.values())
-        # It is asked before the recorder, which it takes away.
+        # It must see a call before the recorder does, since it may take the recorder away.
         self._next_call.watch()
         recorder.__enter__()
         self._recorder, self._recording = recorder, True

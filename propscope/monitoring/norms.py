@@ -10,7 +10,7 @@ from torch import Tensor
 from propscope.measure.hooks import local_shard
 from propscope.measure.sums import widest
 
-# What stands for the norm of no tensor.
+# The entry of what is None in place of a tensor.
 NONE = -1.0
 
 

@@ -51,7 +51,7 @@ class OptimizerSteps:
         self.updates: Tensor | None = None
         self.moments: tuple[Tensor, ...] = ()
         self.learning_rate: float | None = None
-        # Of a fused step of a scaled loss, which torch's own scaler leaves to the optimizer.
+        # Set where a fused optimizer unscales the gradients itself, as torch's GradScaler lets it.
         self.found_inf: Tensor | None = None
         self._held.clear()
 
@@ -59,7 +59,7 @@ class OptimizerSteps:
         """Return whether a learning rate or weight decay was raised at once since this was asked last."""
         before, self._settings = self._settings, [_settings(group) for group in self._optimizer.param_groups]
         self._asked += 1
-        # The first steps of a warm-up raise the rate at once, and a baseline is to be made of more than these.
+        # A warm-up raises the rate by large factors in its first steps, and the baseline needs later ones too.
         if self._asked <= _FIRST:
             return False
         pairs = zip(chain.from_iterable(before), chain.from_iterable(self._settings), strict=False)
@@ -95,7 +95,7 @@ class OptimizerSteps:
         self.gradients = found
 
     def _hold(self) -> None:
-        # Of several steps of the optimizer within one, the change is that of all together.
+        # Where the optimizer steps several times in one step of the run, the change is that of all together.
         self._held = [local_shard(parameter.detach()).clone() for parameter in self.parameters]
 
     def _see_update(self, optimizer: Optimizer) -> None:
@@ -112,10 +112,10 @@ class OptimizerSteps:
 
 def _settings(group: Mapping[str, Any]) -> tuple[float, ...]:
     values = [group.get(name) for name in ("lr", "weight_decay")]
-    # One that stands in a tensor would have to be waited for.
+    # Reading one that is a tensor would wait for its device.
     return tuple(float(value) if isinstance(value, (int, float)) else 0.0 for value in values)
 
 
 def _has_closure(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    # The optimizer itself is among them.
+    # The arguments include the optimizer itself.
     return any(callable(one) and not isinstance(one, Optimizer) for one in (*args, *kwargs.values()))

@@ -10,9 +10,10 @@ from propscope.records.network import NetworkProfile, Parameter, Site
 
 # The number at each place, by quantity.
 Readings = Mapping[str, Mapping[str, float]]
-# Collapse is looked for at so many of the last sites; fewer features than these collapse by themselves.
+# Collapse is judged at so many of the last sites that have so many features: fewer become alike by chance.
 _LAST = 3
 _FEATURES = 4
+# Parameters of fewer elements have no update ratio.
 _ELEMENTS = 8
 
 
@@ -46,7 +47,7 @@ def _nonfinite(site: Site) -> float | None:
 
 QUANTITIES = (
     Quantity("update_ratio", read_parameter=_update_ratio),
-    # What was frozen or detached gets none.
+    # A parameter that is frozen or detached has none.
     Quantity("step_gradient_norm", read_parameter=lambda parameter: parameter.step_gradient_norm, absent=0.0),
     Quantity("largest_logit", lambda site: site.largest_logit),
     Quantity("attention_entropy", lambda site: site.attention_entropy),

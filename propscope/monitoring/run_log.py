@@ -27,7 +27,7 @@ Numbers = list[float]
 
 logger = logging.getLogger("propscope")
 
-# So many steps wait for a sample that reads them from their device, or writes them.
+# At most so many steps wait to be read from their device, or to be written.
 _MOST_WAITING = 1000
 
 

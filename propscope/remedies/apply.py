@@ -41,14 +41,16 @@ def try_remedies(
 ) -> RemedyTrials:
     """Return what helps a model: each remedy is applied to a copy, which is then profiled and diagnosed.
 
-    `batch`, `loss` and `seed` are as in `propscope.profile`; `diagnosis` is that of the model, made here if None, with
-    `stage` as in `diagnose`. These are tried in turn, until the model is healthy: standardize the inputs that the
+    `batch`, `loss` and `seed` are as in `propscope.profile`, `stage` as in `diagnose`; `diagnosis` is that of the
+    model, None to make it here. These are tried in turn, until the model is healthy: standardize the inputs that the
     findings name; multiply the weights by the factors of the first finding, then by those of all of them;
     `propscope.calibrate`; and `centre`, which comes before the factors where the diagnosis recommends it. Where one of
     the first three has done its part, the factors of what is found then are added. For a trained model only the first
-    is tried. The model itself does not change, bit for bit;
-    `apply_remedy(model, remedy, batch)` applies the remedy of a trial to it, and
-    `propscope.remedies.standardized(batch, remedy.inputs)` that of an input. Exceptions of the model pass through.
+    is tried.
+
+    The model itself does not change, bit for bit. `apply_remedy(model, remedy, batch)` applies the remedy of a trial to
+    it, and `propscope.remedies.standardized(batch, remedy.inputs)` that of an input. Exceptions of the model pass
+    through.
     """
     before = _state(model, batch, loss, seed, stage, diagnosis)
     if before.diagnosis.verdict in ("healthy", "not measured"):

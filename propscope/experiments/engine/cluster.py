@@ -115,14 +115,14 @@ class Cluster:
         client = self._connected()
         extent: Extent = self._ask("extent")
         waiting, chances = deque(left(extent.networks, leave_out)), SecondChances()
-        # Whatever a process had been given is blamed for its end: each of them is run once more, alone.
+        # Any network that a process had may have ended it, so each of them is run once more, alone.
         suspects: deque[int] = deque()
         finished: Any = as_completed(loop=client.loop)
         most, looked = 1, -_LOOK_AGAIN
         while (waiting or suspects or self._running) and not stopped.is_set():
             if time.monotonic() - looked >= _LOOK_AGAIN:
                 looked = time.monotonic()
-                # A worker has the next network when it is done with one.
+                # A worker that finishes a network has the next one already.
                 most = self._asked or max(1, 2 * sum(client.nthreads().values()))
             while (waiting and len(self._running) < most) or (suspects and not waiting and not self._running):
                 number = (waiting or suspects).popleft()

@@ -81,7 +81,7 @@ def run(
 
     `workers`, `engine`: see `engine_for`; the runs depend on neither. The jobs whose number is in `leave_out` are left
     out. A training that fails twice has a `Failure` in place of its run. Closing the iterator ends every worker. Raises
-    `InputError`.
+    `InputError` as `engine_for` does.
     """
     recipe = Recipe(f"{__name__}:TrainingWork", {"plan": plan})
     return outcomes(engine_for(recipe, engine=engine, workers=workers), leave_out=leave_out)
