@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -73,9 +74,21 @@ def width_check(
     if output is not None:
         options.check_picture(output, overwrite=overwrite)
     check = _run(
-        target, given, arg, train, (input_shape or (), input_kind, input), loss, optimizer, lr,
-        dtype=dtype, device=device, steps=steps, seeds=seeds, expect=expect, tolerance=tolerance,
-    )  # fmt: skip
+        target,
+        widths=given,
+        arguments=arg or (),
+        train=train,
+        batch=(input_shape or (), input_kind, input),
+        loss=loss,
+        optimizer=optimizer,
+        lr=lr,
+        dtype=dtype,
+        device=device,
+        steps=steps,
+        seeds=seeds,
+        expect=expect,
+        tolerance=tolerance,
+    )
     if json:
         print_json({**width_document(check), "picture": None if output is None else str(output)})
     else:
@@ -89,14 +102,14 @@ def width_check(
 
 def _run(
     target: str,
-    widths: list[int],
-    arguments: list[str] | None,
+    *,
+    widths: Sequence[int],
+    arguments: Sequence[str],
     train: bool,
-    given: tuple[Any, str, Path | None],
+    batch: tuple[Any, str, Path | None],
     loss: str,
     optimizer: str,
     lr: float | None,
-    *,
     dtype: str,
     device: str,
     **options: Any,
@@ -113,7 +126,7 @@ def _run(
     place: dict[str, Any] = {"device": usable_device("--device", device), "dtype": named_dtype("--dtype", dtype)}
     # With --json nothing else may reach stdout, and models print.
     with on_import_path(target), redirect_stdout(sys.stderr):
-        found = load_target(target, arguments=arguments or ())
+        found = load_target(target, arguments=arguments)
         if isinstance(found.callable, nn.Module):
             raise InputError(
                 f'target must be a callable that takes width=, got the module "{target}", which has one width',
@@ -121,7 +134,7 @@ def _run(
             )
         if "width" in found.arguments:
             raise InputError("--arg must not set width, which --widths sets", hint="leave it out of --arg")
-        source = parse_input(*given)
+        source = parse_input(*batch)
 
         def built(width: int, seed: int) -> nn.Module:
             of = replace(found, arguments={**found.arguments, "width": width})
@@ -131,8 +144,8 @@ def _run(
             # The check has seeded the global generator, the same at every width.
             return built(width, int(torch.randint(2**62, ())))
 
-        batch = source.batch(built(widths[0], 0), seed=0, number=0, **place)
-        return width_check(make_model, widths, batch, _optimizer(optimizer), lr, loss=loss, title=target, **options)
+        rows = source.batch(built(widths[0], 0), seed=0, number=0, **place)
+        return width_check(make_model, widths, rows, _optimizer(optimizer), lr, loss=loss, title=target, **options)
 
 
 def _optimizer(text: str) -> str | MakeOptimizer:
