@@ -27,6 +27,10 @@ def guarded(app: Callable[..., Any], arguments: list[str]) -> int:
     An error of the user goes to stderr as one line and a hint. SIGTERM stops the command as Ctrl-C does, and then the
     program that runs it, by `SystemExit` with the code 143.
     """
+    for name in ("stdout", "stderr"):
+        # A caller may have closed it.
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  it stays
     received: list[int] = []
     code = STOPPED
     try:

@@ -108,7 +108,7 @@ class ActivationSpec(ChosenCallable):
     def _call(self, action: Callable[[], Any]) -> Any:
         try:
             return action()
-        except Exception as error:  # A user's callable may fail in any way.
+        except (Exception, SystemExit) as error:  # A user's callable may fail in any way.
             raise InputError(f'activation "{self.label}" failed ({error_line(error)})', hint=_VALID) from error
 
     def check(self) -> None:

@@ -442,7 +442,7 @@ class InitializerSpec(ChosenCallable):
         try:
             with global_stream(generator, (weight.device,)):
                 result = target(weight, **self.parameters)
-        except Exception as error:  # A user's callable may fail in any way.
+        except (Exception, SystemExit) as error:  # A user's callable may fail in any way.
             raise InputError(
                 f'initializer "{self.label}" failed on a weight of shape {tuple(weight.shape)} ({error_line(error)})',
                 hint="it is called with the weight and the spec's parameters, and fills the weight in place",

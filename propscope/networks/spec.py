@@ -262,7 +262,7 @@ def load_callable(name: str, what: str) -> Callable[..., Any]:
     home, _, path = name.rpartition(":")
     try:
         found: Any = _module_of_file(Path(home)) if home.endswith(".py") else _module(home)
-    except Exception as error:  # A user's module may fail in any way.
+    except (Exception, SystemExit) as error:  # A user's module may fail in any way.
         raise InputError(f'{what} "{name}": cannot import "{home}" ({error_line(error)})', hint=_OWN) from error
     for piece in path.split("."):
         if not hasattr(found, piece):

@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -59,6 +60,9 @@ class Squares:
 
         raise Own("this", "that")
 
+    def leave(self, number):
+        sys.exit(0)
+
     def say(self, number):
         print("printed by the user", flush=True)
 
@@ -70,7 +74,8 @@ class Squares:
 
         with open(f"/proc/{os.getppid()}/status") as file:
             threads = next(line.split()[1] for line in file if line.startswith("Threads:"))
-        return {"threads_of_server": int(threads), "torch": torch.get_num_threads(), "parent": os.getppid()}
+        about = {"threads_of_server": int(threads), "torch": torch.get_num_threads(), "parent": os.getppid()}
+        return about | {"environment": dict(os.environ)}
 
 
 def attempts(place):

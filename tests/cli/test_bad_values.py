@@ -27,6 +27,7 @@ RIGHT = {
     "list": [],
     "merge": ["run.h5", "-o", "merged.h5"],
     "example": [],
+    "compact": ["net.h5"],
 }
 APPLICATION = typer.main.get_command(build())
 PARAMETERS = {name: command.params for name, command in APPLICATION.commands.items()}

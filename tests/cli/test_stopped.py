@@ -137,6 +137,28 @@ def test_after_a_kill_at_any_moment_the_same_command_goes_on(command, place, mon
 
 
 @pytest.mark.slow
+def test_after_a_kill_at_any_moment_a_run_with_workers_goes_on(command, place):
+    (place / "waits.py").write_text(WAITS.replace("20_000", "170_000"))
+    line = ("profile", *WAITING, "--seeds", 40, "-o", "run.h5", "--workers", 2)
+    journal, finished, draw = place / JOURNAL, 0, random.Random(1)
+    for _ in range(3):
+        wanted = size(journal) + draw.randrange(1, 50_000)
+        with started(*line) as running:
+            until(lambda wanted=wanted: size(journal) > wanted, lambda: running.poll() is None)
+            running.kill()
+            # The pipes end when the workers have ended too.
+            running.communicate(timeout=HANGS)
+        assert set(files(place)) == {JOURNAL, "waits.py"}
+        assert records(journal) > finished
+        finished = records(journal)
+    (place / "go").touch()
+    outcome = command(*line, "--resume", "run.h5")
+    assert (outcome.code, outcome.err) == (0, f"going on with run.h5: {finished} of 40 networks are finished\n")
+    assert runs(place) == {"run.h5"}
+    same(load("run.h5"), profile_mlp(2, 4, initializer="waits:fill", seeds=40, batch=4, workers=1))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_stopped_run_saves_prints_and_goes_on(place, command, number, code):
     line = ("profile", *WAITING, "--seeds", 30, "-o", "run.h5")

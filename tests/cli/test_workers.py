@@ -64,6 +64,27 @@ def test_where_every_network_fails_there_is_no_file(command, place):
     assert set(files(place)) == {"own.py", "deadly"}
 
 
+def test_code_that_ends_the_program_is_refused(command, place):
+    code = "import sys\ndef leaves(*_, **__): sys.exit(0)\ndef act(z): return z\n"
+    (place / "own.py").write_text(code)
+    (place / "script.py").write_text(code + "sys.exit()\n")
+    for line in (
+        ("profile", "--act", "own.py:leaves"),
+        ("profile", "--init", "own.py:leaves", "-o", "run.h5"),
+        ("profile", "--act", "script.py:act"),
+        ("inspect", "own.py:leaves", "--input-shape", "2,4"),
+    ):
+        assert not command(*line).missing("SystemExit")
+    assert set(files(place)) == {"own.py", "script.py"}
+
+
+@pytest.mark.slow
+def test_a_run_without_stdout(place):
+    line = [sys.executable, "-m", "propscope", *map(str, TINY), "--seeds", "3", "--workers", "2"]
+    assert subprocess.run(line, preexec_fn=lambda: os.close(1), timeout=HANGS).returncode == 0
+    assert len(load("run.h5")) == 3
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -109,7 +130,8 @@ def test_the_process_of_a_command_imports_no_torch_and_draws_in_another(place):
 
 
 @pytest.mark.slow
-def test_an_interrupt_ends_every_process_and_keeps_what_is_finished(place, command):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_ends_every_process_and_keeps_what_is_finished(place, command, number, code):
     (place / "own.py").write_text(OWN)
     (place / "wait").touch()
     line = [sys.executable, "-m", "propscope", *map(str, SMALL), "--init", "own.py:waits", "--seeds", "40"]
@@ -125,10 +147,11 @@ def test_an_interrupt_ends_every_process_and_keeps_what_is_finished(place, comma
         journal = place / ".run.h5.partial"
         while not journal.exists() or journal.stat().st_size <= 20_000:
             assert running.poll() is None
-        # As a terminal does it: to every process of the group. The pipes end when all of them have ended.
-        os.killpg(running.pid, signal.SIGINT)
+        # As a terminal does it: to every process of the group.
+        os.killpg(running.pid, number) if number == signal.SIGINT else running.terminate()
+        # The pipes end when all of them have ended.
         _, err = running.communicate(timeout=HANGS)
-    assert running.returncode == 130
+    assert running.returncode == code
     kept = len(load("run.h5"))
     assert 0 < kept < 40
     assert err.splitlines()[-1] == f"stopped after {kept} of 40 networks; their results are saved"

@@ -38,7 +38,12 @@ class Apart(Generic[T]):
         return self
 
     def __next__(self) -> T:
-        got = () if self._stopped.is_set() else self._found.get()
+        try:
+            got = () if self._stopped.is_set() else self._found.get()
+        except BaseException:
+            # An interrupt: nobody asks for the others.
+            self.close()
+            raise
         if got == ():
             self.close()
             raise StopIteration

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Collection, Generator, Iterator
+from contextlib import closing
 from typing import Any, Protocol
 
 from propscope.checks import count, shown
 from propscope.errors import InputError
-from propscope.experiments.engine.work import Failure, Outcome, Recipe, Work, left, torch_is_here
+from propscope.experiments.engine.work import Failure, Outcome, Recipe, Work, as_in_a_worker, left, torch_is_here
 
 JOBLIB, DASK = "joblib", "dask"
 # What starting workers costs at most, in seconds: less work than this is done here.
@@ -55,8 +56,9 @@ class Here:
 
     def ask(self, question: str, *arguments: Any) -> Any:
         """Return what the method or property `question` of the work returns."""
-        found = getattr(self._work, question)
-        return found(*arguments) if callable(found) else found
+        with as_in_a_worker():
+            found = getattr(self._work, question)
+            return found(*arguments) if callable(found) else found
 
     def outcomes(self, *, leave_out: Collection[int] = ()) -> Generator[Outcome, None, None]:
         """Yield the number of each network, and its result or a `Failure`, in order."""
@@ -69,7 +71,7 @@ def engine_for(recipe: Recipe, *, engine: str = JOBLIB, workers: int | None = No
     """Return the engine of this name: "joblib" for processes on this machine, or "dask:ADDRESS" for a cluster.
 
     `workers`: how many networks run at the same time, one thread each; None for as many as cores help. With "joblib"
-    the networks run in this process where the system cannot fork. They do so too where this process has imported torch
+    the networks run in this process where none can be forked. They do so too where this process has imported torch
     and there is one worker, a recipe that cannot be pickled, or less work than workers take to start. Raises
     `InputError` for another name, for `workers` below 1, and for what the recipe refuses.
     """
@@ -83,7 +85,8 @@ def engine_for(recipe: Recipe, *, engine: str = JOBLIB, workers: int | None = No
         raise InputError(f'engine must be "{JOBLIB}" or "{DASK}:ADDRESS", got {shown(engine)}')
     if torch_is_here() or not can_fork():
         work = recipe.make()
-        extent = work.extent
+        with as_in_a_worker():
+            extent = work.extent
         worth = extent.parallel and extent.seconds > WORTH_WORKERS if workers is None else workers > 1
         if not worth or extent.networks < 2 or not can_fork() or not _can_be_sent(recipe):
             return Here(recipe, work)
@@ -93,8 +96,8 @@ def engine_for(recipe: Recipe, *, engine: str = JOBLIB, workers: int | None = No
 
 
 def can_fork() -> bool:
-    """Return whether this system can fork workers: Windows cannot, and runs networks where they are asked for."""
-    return "forkserver" in multiprocessing.get_all_start_methods()
+    """Return whether this process can fork workers: not on Windows, nor in a daemon; networks then run here."""
+    return "forkserver" in multiprocessing.get_all_start_methods() and not multiprocessing.current_process().daemon
 
 
 def _can_be_sent(recipe: Recipe) -> bool:
@@ -110,5 +113,5 @@ def _can_be_sent(recipe: Recipe) -> bool:
 
 def outcomes(engine: Engine, *, leave_out: Collection[int] = ()) -> Generator[Outcome, None, None]:
     """Yield the outcomes of an engine, which ends with the iterator."""
-    with engine:
-        yield from engine.outcomes(leave_out=leave_out)
+    with engine, closing(engine.outcomes(leave_out=leave_out)) as found:
+        yield from found

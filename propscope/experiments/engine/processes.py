@@ -11,7 +11,7 @@ import io
 import multiprocessing
 import os
 import signal
-import sys
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
@@ -22,7 +22,7 @@ from multiprocessing import context, forkserver, popen_forkserver, queues, reduc
 from typing import Any
 
 from propscope.checks import count
-from propscope.errors import PropscopeError
+from propscope.errors import InputError, PropscopeError, error_line
 from propscope.experiments.engine.apart import Apart
 from propscope.experiments.engine.work import DIED, Extent, Failure, Outcome, Recipe, SecondChances, Work, left
 
@@ -32,19 +32,47 @@ _AT_ONCE = 2
 # What workers are forked from, by what it has imported.
 NETWORKS, PICTURES = "networks", "pictures"
 _PRELOADED = {NETWORKS: [f"{__package__}.preload"], PICTURES: ["propscope.plots.gallery", "propscope.store"]}
-_SERVERS = {origin: forkserver.ForkServer() for origin in _PRELOADED}
-for _origin, _server in _SERVERS.items():
-    _server.set_forkserver_preload([f"{__package__}.single_thread", *_PRELOADED[_origin]])
+_SERVERS: dict[str, forkserver.ForkServer] = {}
+
+
+def _own_servers() -> None:
+    for origin, preloaded in _PRELOADED.items():
+        _SERVERS[origin] = forkserver.ForkServer()
+        _SERVERS[origin].set_forkserver_preload([f"{__package__}.single_thread", *preloaded])
+
+
+_own_servers()
+if hasattr(os, "register_at_fork"):
+    # What a process has started, one that is forked from it can neither wait for nor end.
+    os.register_at_fork(after_in_child=_own_servers)
 
 
 def start(origin: str = NETWORKS) -> None:
     """Begin to import what the workers need in the process that they are forked from; returns at once."""
+    _fill_standard_streams()
     # An interrupt is for the process that hands out the networks, which then ends the others.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         _SERVERS[origin].ensure_running()
+    except OSError as error:
+        if "AF_UNIX path too long" not in str(error):
+            raise
+        raise InputError(
+            f"the folder for temporary files has too long a name for a socket: {tempfile.gettempdir()}",
+            hint="set TMPDIR to a shorter one, such as /tmp",
+        ) from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _fill_standard_streams() -> None:
+    """Open what the caller has closed of stdin, stdout and stderr, or a socket would be taken for it in a worker."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # noqa: PERF203  there are three rounds
+            # The lowest that is free is opened.
+            os.open(os.devnull, os.O_RDWR)
 
 
 class _Start(popen_forkserver.Popen):
@@ -106,7 +134,9 @@ class _Worker:
 
     def _start(self) -> None:
         self._context = _Context(self._origin)
-        self._executor = ProcessPoolExecutor(1, self._context, initializer=_begin, initargs=(self._recipe,))
+        self._executor = ProcessPoolExecutor(
+            1, self._context, initializer=_begin, initargs=(self._recipe, dict(os.environ))
+        )
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         future = self._executor.submit(function, *arguments)
@@ -169,7 +199,7 @@ class Processes:
 
     def ask(self, question: str, *arguments: Any) -> Any:
         """Return what the method or property `question` of the work returns, in a worker."""
-        (found,) = Apart(lambda _: iter([self._ask(question, *arguments)]), stop=self._kill)
+        (found,) = Apart(lambda stopped: iter([self._ask(stopped, question, *arguments)]), stop=self._kill)
         return found
 
     def outcomes(self, *, leave_out: Collection[int] = ()) -> Apart[Outcome]:
@@ -188,7 +218,7 @@ class Processes:
             worker.end()
         self._workers = []
 
-    def _ask(self, question: str, *arguments: Any) -> Any:
+    def _ask(self, stopped: threading.Event, question: str, *arguments: Any) -> Any:
         if not self._workers:
             self._workers.append(_Worker(self._recipe, self._origin))
         for _ in range(2):
@@ -196,10 +226,14 @@ class Processes:
                 return self._workers[0].submit(_answer, question, arguments).result()
             except BrokenProcessPool:  # noqa: PERF203  there are two rounds
                 self._workers[0].restart()
+                if stopped.is_set():
+                    break
+            except ImportError as error:
+                raise PropscopeError(f"a worker cannot import what it needs: {error_line(error)}") from error
         raise PropscopeError(f"a worker could not prepare the networks: {DIED}")
 
     def _outcomes(self, leave_out: Collection[int], stopped: threading.Event) -> Iterator[Outcome]:
-        extent: Extent = self._ask("extent")
+        extent: Extent = self._ask(stopped, "extent")
         waiting = deque(left(extent.networks, leave_out))
         workers = min(_number_of_workers(extent, self._asked), len(waiting))
         chances = SecondChances()
@@ -218,6 +252,8 @@ class Processes:
             if stopped.is_set():
                 return
             for future in wait(given, return_when=FIRST_COMPLETED).done:
+                if stopped.is_set():
+                    return
                 if future not in given:
                     continue
                 worker = given.pop(future)
@@ -258,12 +294,16 @@ def cores() -> int:
 _sent: bytes | None = None
 
 
-def _begin(recipe: bytes) -> None:
+def _begin(recipe: bytes, environment: dict[str, str]) -> None:
     """Prepare this process to be a worker."""
     global _sent
     _sent = recipe
+    # The process that it is forked from has had the caller's since it was started.
+    threads = {name: value for name, value in os.environ.items() if name.endswith("_NUM_THREADS")}
+    os.environ.clear()
+    os.environ.update(environment | threads)
     # What a user's function prints must not come between results.
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    os.dup2(2, 1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Protocol
@@ -83,21 +83,22 @@ class Recipe:
 
     def make(self) -> Work:
         """Return the work; raises `InputError` for arguments that are not valid."""
-        work: Work = _named(self.factory)(**self.arguments)
+        with as_in_a_worker():
+            work: Work = _named(self.factory)(**self.arguments)
         return work
 
     def attempt(self, work: Work, number: int) -> Any:
         """Return the result of a network, or a `Failure`; a mistake of the user is raised, as `InputError`."""
         try:
-            with one_thread():
+            with as_in_a_worker():
                 found = work.run(number)
                 return found if self.finish is None else _named(self.finish)(found)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if isinstance(error, InputError) and not isinstance(error, OutOfMemoryError):
                 raise
             # The message of propscope's own errors says it all.
             reason = str(error) if isinstance(error, PropscopeError) else error_line(error)
-            return Failure(reason, error)
+            return Failure(reason, None if isinstance(error, SystemExit) else error)
 
 
 def _named(name: str) -> Any:
@@ -132,19 +133,30 @@ class SecondChances:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Give torch one thread, as in every worker: a sum over several threads has other last bits."""
+def as_in_a_worker() -> Iterator[None]:
+    """Give torch what it has in every worker, whatever the caller has set, and the caller's afterwards.
+
+    That is one thread, as sums in several end in other bits; float32 on the CPU by default; and no autocast.
+    """
     if not torch_is_here():
         yield
         return
     import torch
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    with ExitStack() as stack:
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        torch.set_num_threads(1)
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.set_default_dtype(dtype)
 
 
 def left(networks: int, leave_out: Collection[int]) -> Iterator[int]:

@@ -7,13 +7,15 @@ import subprocess
 import sys
 import threading
 import time
+from multiprocessing import forkserver
 
 import pytest
 from building.command_line import HANGS
 from building.works import attempts
 
-from propscope.errors import InputError
-from propscope.experiments.engine import Failure, Recipe
+from propscope.errors import InputError, PropscopeError
+from propscope.experiments import engine
+from propscope.experiments.engine import Failure, Recipe, processes
 from propscope.experiments.engine.processes import DIED, Processes, cores
 
 pytestmark = pytest.mark.slow
@@ -24,8 +26,8 @@ def squares(networks, **arguments):
 
 
 def outcomes(recipe, workers=2, **options):
-    with Processes(recipe, workers) as engine:
-        return dict(engine.outcomes(**options))
+    with Processes(recipe, workers) as team:
+        return dict(team.outcomes(**options))
 
 
 def alive(process):
@@ -60,7 +62,7 @@ def test_no_more_workers_than_networks(tmp_path):
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(
     ("how", "reason"),
-    [("die", DIED), ("fill_memory", "MemoryError"), ("fail", "Own: this and that")],
+    [("die", DIED), ("fill_memory", "MemoryError"), ("fail", "Own: this and that"), ("leave", "SystemExit: 0")],
 )
 def test_a_network_that_fails_costs_itself(tmp_path, how, reason, workers):
     found = outcomes(squares(8, place=tmp_path, misbehave={3: how}), workers)
@@ -138,6 +140,45 @@ def test_what_a_user_leaves_early_ends_at_once(tmp_path):
     assert len(attempts(tmp_path)[0]) < 50
 
 
+def test_after_an_interrupt_nothing_is_left_running(tmp_path):
+    def interrupt():
+        until(lambda: (tmp_path / "attempts").exists() and len(attempts(tmp_path)[1]) == 2)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, signal.default_int_handler), set(threading.enumerate())
+    try:
+        interrupting = threading.Thread(target=interrupt)
+        interrupting.start()
+        with pytest.raises(KeyboardInterrupt):
+            dict(engine.outcomes(Processes(squares(5000, place=tmp_path, seconds=0.02), 2)))
+        interrupting.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before[0])
+    # Nor is anything that could start other workers.
+    assert set(threading.enumerate()) <= before[1]
+    assert not any(map(alive, attempts(tmp_path)[1]))
+
+
+def test_what_a_worker_cannot_import_is_said():
+    with Processes(Recipe("no_such_module:Work")) as team, pytest.raises(PropscopeError, match="no_such_module"):
+        team.ask("extent")
+
+
+def test_a_folder_for_temporary_files_whose_name_is_too_long(tmp_path, monkeypatch):
+    monkeypatch.setitem(processes._SERVERS, processes.NETWORKS, forkserver.ForkServer())
+    monkeypatch.setattr("multiprocessing.util.get_temp_dir", lambda: str(tmp_path / ("a" * 110)))
+    with pytest.raises(InputError, match="too long a name for a socket") as caught:
+        Processes(squares(3))
+    assert "TMPDIR" in caught.value.hint
+
+
+def test_a_worker_has_the_environment_of_its_run(monkeypatch):
+    for value in ("1", "2"):
+        monkeypatch.setenv("SCALE_OF_THE_USER", value)
+        with Processes(squares(1)) as team:
+            assert team.ask("about_the_worker")["environment"]["SCALE_OF_THE_USER"] == value
+
+
 def test_a_worker_is_forked_from_one_thread_and_has_one_thread():
     with Processes(squares(1)) as engine:
         about = engine.ask("about_the_worker")
@@ -168,12 +209,23 @@ def own(z):
 axes = {"activation": [own, lambda z: z * scale], "initializer": "he_normal", "seeds": 2, "batch": 4}
 found = [propscope.profile_mlp(2, 4, **axes, workers=workers) for workers in (1, 2)]
 assert len(found[1]) == 4 and all(one.sites == other.sites for one, other in zip(*found))
+
+import multiprocessing
+def again():
+    assert len(propscope.profile_mlp(2, 4, **axes, workers=2)) == 4
+for daemon in (False, True):
+    child = multiprocessing.get_context("fork").Process(target=again, daemon=daemon)
+    child.start()
+    child.join()
+    assert child.exitcode == 0
 """
 
 
 def test_a_script_is_never_run_again_and_its_own_functions_reach_the_workers(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
-    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True)
+    # A process with several threads is forked.
+    line = [sys.executable, "-W", "ignore::DeprecationWarning", "script.py"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert (tmp_path / "runs").read_text() == "run\n"
 

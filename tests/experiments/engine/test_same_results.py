@@ -77,18 +77,41 @@ def test_nor_do_they_depend_on_the_order():
         assert plain((p.sites, p.parameters, p.labels, p.coverage)) == here[number]
 
 
-def test_one_thread_here_too_and_the_callers_afterwards():
-    class Threads(Squares):
-        def run(self, number):
-            return torch.get_num_threads()
+class Defaults(Squares):
+    """What torch does by default where a network is run."""
 
-    work, before = Threads(2), torch.get_num_threads()
+    def run(self, number):
+        return self.now(number)
+
+    def now(self, number):
+        made = torch.ones(2, 2)
+        return torch.get_num_threads(), made.dtype, made.device.type, (made @ made).dtype
+
+
+def test_a_network_here_has_what_one_in_a_worker_has_and_the_caller_keeps_its_own():
+    here, threads = Here(Recipe(""), Defaults(2)), torch.get_num_threads()
+    wanted = (1, torch.float32, "cpu", torch.float32)
     torch.set_num_threads(3)
+    torch.set_default_dtype(torch.float64)
     try:
-        assert dict(Here(Recipe(""), work).outcomes()) == {0: 1, 1: 1}
-        assert torch.get_num_threads() == 3
+        with torch.device("meta"), torch.autocast("cpu"):
+            before = Defaults(2).now(0)
+            assert before == (3, torch.float64, "meta", torch.float64)
+            assert dict(here.outcomes()) == {0: wanted, 1: wanted}
+            assert here.ask("now", 0) == wanted
+            assert Recipe(f"{__name__}:made_as").make() == wanted
+            assert Defaults(2).now(0) == before
+        torch.set_default_dtype(torch.float32)
+        with torch.autocast("cpu"):
+            assert Defaults(2).now(0)[-1] == torch.bfloat16
+            assert here.ask("now", 0) == wanted
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(torch.float32)
+
+
+def made_as():
+    return Defaults(2).now(0)
 
 
 def contents(path):
