@@ -147,7 +147,9 @@ def make_input(
         # Once in float64, and once in its own type.
         size = batch * wanted * (8 + dtype.itemsize)
         fits_memory(f"input {name} of {batch} rows and {wanted} features", size, hint="choose a smaller batch or size")
-    values, targets = source.draw(batch, wanted, seeded_generator(seed, "input", name), **chosen.parameters)
+    # Where a file lies does not decide which of its rows are drawn.
+    stream = source.name if source.name.startswith(".") else name
+    values, targets = source.draw(batch, wanted, seeded_generator(seed, "input", stream), **chosen.parameters)
     if wanted not in (None, values.shape[1]):
         raise InputError(
             f"features must be {values.shape[1]} for input {name}, got {wanted}",

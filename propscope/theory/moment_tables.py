@@ -78,22 +78,21 @@ class MomentTable:
         return np.log(np.maximum(np.stack([at_q.value, at_q.slope]), _FLOOR))
 
     def _build(self, indices: list[int]) -> None:
-        parts, unresolved = 1, indices
-        while unresolved and parts <= _MOST_PARTS:
-            low = _WIDTH * (np.array(unresolved)[:, None] + np.arange(parts) / parts)
-            s = low[:, :, None] + _WIDTH / parts * (1 + _NODES) / 2
+        # One by one: no bit of a block may depend on which others were asked for with it or before.
+        for index in indices:
+            self._blocks[index] = self._fitted(index)
+
+    def _fitted(self, index: int) -> tuple[int, Array, list[list[float]]] | None:
+        parts = 1
+        while parts <= _MOST_PARTS:
+            s = _WIDTH * (index + (np.arange(parts)[:, None] + (1 + _NODES) / 2) / parts)
             values = self._exact(s.ravel()).reshape(2, *s.shape)
-            # Shape (blocks, parts, order, 2).
-            fits = np.einsum("kn,vbpn->bpkv", _FIT, values)
-            resolved = np.abs(fits[:, :, -3:]).max(axis=(1, 2, 3)) <= _TOLERANCE * (1 + np.abs(values).max())
-            for index, fit, ready in zip(unresolved, fits, resolved, strict=True):
-                if ready:
-                    powers = (_TO_POWERS @ fit[:, :, 0].T).T[:, ::-1].tolist()
-                    self._blocks[index] = (parts, fit, powers)
-            unresolved = [index for index, ready in zip(unresolved, resolved, strict=True) if not ready]
+            # Shape (parts, order, 2).
+            fit = np.einsum("kn,vpn->pkv", _FIT, values)
+            if np.abs(fit[:, -3:]).max() <= _TOLERANCE * (1 + np.abs(values).max()):
+                return parts, fit, (_TO_POWERS @ fit[:, :, 0].T).T[:, ::-1].tolist()
             parts *= 2
-        for index in unresolved:
-            self._blocks[index] = None
+        return None
 
 
 @lru_cache(maxsize=64)

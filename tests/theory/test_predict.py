@@ -2,15 +2,20 @@
 
 import itertools
 import math
+import sys
 
+import numpy as np
 import pytest
 from building.normalized_mean_field import NormalizedMeanField
+from building.records import plain
 
 from propscope.errors import InputError
 from propscope.experiments import profile_mlp
 from propscope.networks import MLPSpec
 from propscope.records.expectations import reason_without_theory
 from propscope.theory import MeanField, NoCriticalPoint, predict
+from propscope.theory.elementwise import Elementwise
+from propscope.theory.moment_tables import moment_table
 
 KINDS = [
     {},
@@ -146,3 +151,27 @@ def test_the_prediction_is_of_the_inputs_that_there_were():
     assert first.forward.rms == pytest.approx(first.expected.forward_rms, rel=1e-5)
     assert first.mean_cosine == pytest.approx(first.expected.mean_cosine, abs=0.02)
     assert math.isnan(first.expected.forward_log_std)
+
+
+def forget_all():
+    """Empty the caches of theory, which hold what was found of activations."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("propscope.theory"):
+            for value in list(vars(module).values()):
+                if hasattr(value, "cache_clear"):
+                    value.cache_clear()
+
+
+@pytest.mark.parametrize("activation", ["gelu", "tanh", "relu6", "sigmoid", "softsign"])
+def test_no_bit_depends_on_what_was_predicted_before(activation):
+    def predicted(initializer, options):
+        found = predict(MLPSpec(6, width=16, activation=activation, initializer=initializer, **options), batch=8)
+        return [plain(site.expected) for site in found.sites]
+
+    asked = [("he_normal", {"norm": "layer"}), ("he_normal", {}), ("xavier_normal", {"residual": True, "bias": 0.1})]
+    forget_all()
+    first = [predicted(*each) for each in asked]
+    forget_all()
+    moment_table(Elementwise.of(activation)).log_moments(np.linspace(-8, 8, 50))
+    predicted("normal:std=3", {"bias": 0.5})
+    assert [predicted(*each) for each in reversed(asked)] == first[::-1]
