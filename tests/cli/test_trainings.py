@@ -80,7 +80,8 @@ def test_a_narrow_terminal_drops_the_intervals(command, trained_file, monkeypatc
 def test_the_pictures_of_trainings(command, trained_file, place):
     listed = command.fine("plot", trained_file, "--act", "relu").splitlines()
     names = [plot.name for plot in TRAINING_PLOTS]
-    assert listed == [f"trained-{name}.png" for name in names]
+    # Nothing that is a number differs among these networks, over which their final losses could be drawn.
+    assert listed == [f"trained-{name}.png" for name in names if name != "final-loss"]
     assert all((place / name).read_bytes().startswith(b"\x89PNG") for name in listed)
     assert f"valid are {', '.join(names)}" in command("plot", trained_file, "--only", "weights").error
 

@@ -77,7 +77,10 @@ class Cluster:
                     f"no Dask scheduler answers at {self._address} within {ANSWERS_WITHIN} s",
                     hint="give the address that the scheduler prints when it starts, such as tcp://10.0.0.1:8786",
                 ) from error
-            if not self._client.nthreads():
+            try:
+                # One that has died is started again within a few seconds.
+                self._client.wait_for_workers(1, timeout=ANSWERS_WITHIN)
+            except TimeoutError:
                 warnings.warn(f"the scheduler at {self._address} has no worker yet; waiting for one", stacklevel=2)
         return self._client
 
