@@ -61,7 +61,7 @@ def mutation(whole: bytes, kind: str, generator: np.random.Generator, path: Path
     elif kind == "zeroed":
         stop = min(at + (1 << int(generator.integers(1, 16))), len(whole))
         # Where there are zeros already, up to the next byte that is none.
-        while not any(whole[at:stop]):
+        while stop < len(whole) and not any(whole[at:stop]):
             stop += 1
         path.write_bytes(whole[:at] + bytes(stop - at) + whole[stop:])
     else:
