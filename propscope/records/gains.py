@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from propscope.records.activations import find_activation
@@ -20,6 +20,8 @@ _SUMS = frozenset(("add", "add_", "sub", "sub_", "cat", "concat", "stack"))
 _NORMS = frozenset(("batch_norm", "group_norm", "instance_norm", "layer_norm", "normalize", "rms_norm"))
 
 _Ways = list[tuple[int | None, tuple[int, ...], tuple[int, ...], bool]]
+# The rms of sites by their position.
+_Sizes = Sequence[float] | Mapping[int, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,8 @@ def input_rms(profile: NetworkProfile, index: int) -> float | None:
     That of the site it was computed from. Of two that are multiplied, as a gate and what it gates, the product; of any
     others the root of the sum of squares, as of independent summands.
     """
-    return _entering([signal_of(site.forward) for site in profile.sites], *_sources(profile, index))
+    sources, multiplied = _sources(profile, index)
+    return _entering({at: signal_of(profile.sites[at].forward) for at in sources}, sources, multiplied)
 
 
 def is_chain(site: Site, other: Site) -> bool:
@@ -247,18 +250,18 @@ def _sources(profile: NetworkProfile, index: int) -> tuple[tuple[int, ...], bool
     return parents, all(_multiplies(parent.operations) for parent in own)
 
 
-def _entering(sizes: Sequence[float], parents: tuple[int, ...], multiplied: bool) -> float | None:
+def _entering(sizes: _Sizes, parents: tuple[int, ...], multiplied: bool) -> float | None:
     if not parents or not all(0 < sizes[at] < math.inf for at in parents):
         return None
     return sizes[parents[0]] * sizes[parents[1]] if multiplied and len(parents) == 2 else _joined(sizes, parents)
 
 
-def _step(sizes: Sequence[float], here: float, parents: tuple[int, ...], multiplied: bool) -> float | None:
+def _step(sizes: _Sizes, here: float, parents: tuple[int, ...], multiplied: bool) -> float | None:
     before = _entering(sizes, parents, multiplied) if 0 < here < math.inf else None
     return None if before is None else _ratio(here, before)
 
 
-def _joined(sizes: Sequence[float], at: tuple[int, ...]) -> float:
+def _joined(sizes: _Sizes, at: tuple[int, ...]) -> float:
     return sizes[at[0]] if len(at) == 1 else math.hypot(*(sizes[index] for index in at))
 
 
