@@ -1,6 +1,8 @@
 """A place of its own for each test, and a small result file to read."""
 
 import math
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,7 +25,11 @@ def place(tmp_path, monkeypatch):
 def command(capsys, place, monkeypatch):
     """Run a command line in this process, in a working directory of its own; it says nothing of its progress."""
     monkeypatch.setattr("propscope.cli.progress.EVERY", math.inf)
-    return Command(capsys)
+    yield Command(capsys)
+    # The next test may have another module of the same name.
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(f"{place}{os.sep}"):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")
