@@ -136,7 +136,7 @@ def run(
 def profiled(grid: Grid, *, workers: int | None = None, engine: str = JOBLIB) -> ProfileSet:
     """Return the profiles of `run` in the grid's order, and warn of networks that failed."""
     found = dict(run(grid, workers=workers, engine=engine))
-    return ProfileSet.of(without_failures(found, lambda number: GridWork(grid).labels(number)).values())
+    return ProfileSet.of(without_failures(found, lambda: GridWork(grid)).values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,16 @@ from typing import Any, Protocol
 
 from propscope.checks import count, shown
 from propscope.errors import InputError
-from propscope.experiments.engine.work import Failure, Outcome, Recipe, Work, as_in_a_worker, left, torch_is_here
+from propscope.experiments.engine.work import (
+    Failure,
+    Outcome,
+    Recipe,
+    Work,
+    answer,
+    as_in_a_worker,
+    left,
+    torch_is_here,
+)
 
 JOBLIB, DASK = "joblib", "dask"
 # What starting workers costs at most, in seconds: less work than this is done here.
@@ -57,8 +66,7 @@ class Here:
     def ask(self, question: str, *arguments: Any) -> Any:
         """Return what the method or property `question` of the work returns."""
         with as_in_a_worker():
-            found = getattr(self._work, question)
-            return found(*arguments) if callable(found) else found
+            return answer(self._work, question, arguments)
 
     def outcomes(self, *, leave_out: Collection[int] = ()) -> Generator[Outcome, None, None]:
         """Yield the number of each network, and its result or a `Failure`, in order."""

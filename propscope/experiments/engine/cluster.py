@@ -15,7 +15,7 @@ from propscope._version import __version__
 from propscope.checks import count
 from propscope.errors import InputError, MissingDependencyError, PropscopeError, error_line
 from propscope.experiments.engine.apart import Apart
-from propscope.experiments.engine.work import DIED, Extent, Failure, Outcome, Recipe, SecondChances, Work, left
+from propscope.experiments.engine.work import DIED, Extent, Failure, Outcome, Recipe, SecondChances, Work, answer, left
 
 ANSWERS_WITHIN = 10
 # How often, in seconds, it is asked how many workers there are: they come and go.
@@ -88,7 +88,7 @@ class Cluster:
         return self._connected().submit(function, self._recipe, versions(), *arguments, pure=False)
 
     def _ask(self, question: str, *arguments: Any) -> Any:
-        future = self._submit(answer, question, arguments)
+        future = self._submit(_answer, question, arguments)
         self._running[future] = -1
         try:
             return self._result(future)
@@ -129,7 +129,7 @@ class Cluster:
                 most = self._asked or max(1, 2 * sum(client.nthreads().values()))
             while (waiting and len(self._running) < most) or (suspects and not waiting and not self._running):
                 number = (waiting or suspects).popleft()
-                future = self._submit(perform, number)
+                future = self._submit(_perform, number)
                 self._running[future] = number
                 finished.add(future)
             future = next(finished)
@@ -167,16 +167,14 @@ def _job(recipe: bytes, wanted: Versions) -> tuple[Recipe, Work]:
     return found, found.make()
 
 
-def answer(recipe: bytes, wanted: Versions, question: str, arguments: tuple[Any, ...]) -> Any:
+def _answer(recipe: bytes, wanted: Versions, question: str, arguments: tuple[Any, ...]) -> Any:
     """Return what the method or property `question` of the work returns."""
     with _ONE_AT_A_TIME:
-        found = getattr(_job(recipe, wanted)[1], question)
-        return found(*arguments) if callable(found) else found
+        return answer(_job(recipe, wanted)[1], question, arguments)
 
 
-def perform(recipe: bytes, wanted: Versions, number: int) -> Any:
+def _perform(recipe: bytes, wanted: Versions, number: int) -> Any:
     """Return the result of a network, or a `Failure`."""
     with _ONE_AT_A_TIME:
         made, work = _job(recipe, wanted)
-        found = made.attempt(work, number)
-        return Failure(found.reason) if isinstance(found, Failure) else found
+        return made.attempt_elsewhere(work, number)

@@ -24,7 +24,7 @@ from typing import Any
 from propscope.checks import count
 from propscope.errors import InputError, PropscopeError, error_line
 from propscope.experiments.engine.apart import Apart
-from propscope.experiments.engine.work import DIED, Extent, Failure, Outcome, Recipe, SecondChances, Work, left
+from propscope.experiments.engine.work import DIED, Extent, Failure, Outcome, Recipe, SecondChances, Work, answer, left
 
 # A worker has the next network when it is done with one.
 _AT_ONCE = 2
@@ -325,12 +325,9 @@ def _job() -> tuple[Recipe, Work]:
 
 
 def _answer(question: str, arguments: tuple[Any, ...]) -> Any:
-    found = getattr(_job()[1], question)
-    return found(*arguments) if callable(found) else found
+    return answer(_job()[1], question, arguments)
 
 
 def _perform(number: int) -> Any:
     recipe, work = _job()
-    found = recipe.attempt(work, number)
-    # An error of the user's own class may exist in this process only.
-    return Failure(found.reason) if isinstance(found, Failure) else found
+    return recipe.attempt_elsewhere(work, number)

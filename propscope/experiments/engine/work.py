@@ -100,6 +100,17 @@ class Recipe:
             reason = str(error) if isinstance(error, PropscopeError) else error_line(error)
             return Failure(reason, None if isinstance(error, SystemExit) else error)
 
+    def attempt_elsewhere(self, work: Work, number: int) -> Any:
+        """Do what `attempt` does, in a worker: a failure has no error, whose class another process may not have."""
+        found = self.attempt(work, number)
+        return Failure(found.reason) if isinstance(found, Failure) else found
+
+
+def answer(work: Work, question: str, arguments: tuple[Any, ...]) -> Any:
+    """Return what the method or property `question` of the work returns."""
+    found = getattr(work, question)
+    return found(*arguments) if callable(found) else found
+
 
 def _named(name: str) -> Any:
     module, _, attribute = name.partition(":")
@@ -164,8 +175,8 @@ def left(networks: int, leave_out: Collection[int]) -> Iterator[int]:
     return (number for number in range(networks) if number not in leave_out)
 
 
-def without_failures(found: Mapping[int, Any], labels: Callable[[int], Mapping[str, Label]]) -> dict[int, Any]:
-    """Return the results in the order of their numbers, and warn of networks that failed; `labels` names a network.
+def without_failures(found: Mapping[int, Any], make: Callable[[], Work]) -> dict[int, Any]:
+    """Return the results in the order of their numbers, and warn of networks that failed; `make` returns their work.
 
     Raises the reason where nothing else is left.
     """
@@ -174,7 +185,7 @@ def without_failures(found: Mapping[int, Any], labels: Callable[[int], Mapping[s
         first = next(iter(failures.values()))
         raise first.error or PropscopeError(first.reason)
     if failures:
-        warnings.warn("\n".join(failure_lines(failures, labels)), stacklevel=4)
+        warnings.warn("\n".join(failure_lines(failures, make().labels)), stacklevel=4)
     return {number: found[number] for number in sorted(found) if number not in failures}
 
 

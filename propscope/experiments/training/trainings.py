@@ -161,4 +161,4 @@ def finish(plan: TrainingPlan, runs: Iterator[Outcome]) -> tuple[TrainingSet, Ba
             done[number] = each  # noqa: PERF403  an interrupt must find what is finished
     except (KeyboardInterrupt, Exception) as error:
         stopped = error
-    return collect(plan, without_failures(done, TrainingWork(plan).labels).items()), stopped
+    return collect(plan, without_failures(done, lambda: TrainingWork(plan)).items()), stopped
