@@ -14,6 +14,7 @@ from propscope.records.network import (
     Provenance,
     Site,
 )
+from propscope.records.over_steps import HistogramsOverSteps, OverSteps
 from propscope.records.profile_set import ProfileSet
 from propscope.records.summary import TensorSummary
 from propscope.records.time_course import TimeCourse
@@ -27,9 +28,11 @@ __all__ = [
     "Diagnosis",
     "Expected",
     "Finding",
+    "HistogramsOverSteps",
     "LogHistogram",
     "MonitoredRun",
     "NetworkProfile",
+    "OverSteps",
     "Parameter",
     "Parent",
     "ProfileSet",

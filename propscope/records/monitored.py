@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from propscope.records.figures import STEP_FIELDS
 from propscope.records.labelled import LabelledSet
 from propscope.records.network import Floats, NetworkProfile
+from propscope.records.over_steps import Entries, HistogramsOverSteps, OverSteps, histograms_over_steps, over_steps
 from propscope.records.profile_set import ProfileSet
 
 if TYPE_CHECKING:
@@ -121,6 +122,22 @@ class MonitoredRun(ProfileSet):
             replace(self.steps, superseded=again),
             self.alarms,
         )
+
+    def over_steps(self, quantity: str, *, table: Entries | None = None) -> OverSteps:
+        """Return a quantity such as "forward_rms" of every site, or "update_ratio" of every parameter, by sample.
+
+        `quantity`: a column of numbers of the file's table `site` or `parameter`; `table` says which of the two, where
+        both have it. Samples that were superseded are left out. Raises `InputError` for an unknown quantity.
+        """
+        return over_steps(self.profiles, quantity, table)
+
+    def histograms_over_steps(self, name: str, part: str = "forward") -> HistogramsOverSteps:
+        """Return the histograms of one site or parameter, of the samples that kept one.
+
+        `part`: "forward" or "backward" of a site, "value" or "gradient" of a parameter. Raises `InputError` for an
+        unknown name.
+        """
+        return histograms_over_steps(self.profiles, name, part)
 
     def to_frame(self, table: TableName | MonitoredTable = "site") -> pandas.DataFrame:
         """Return a pandas frame of the `site`, `parameter`, `profile`, `step` or `alarm` table, one row for each.
