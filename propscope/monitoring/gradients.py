@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from propscope.measure.hooks import Guard, Hook
-from propscope.monitoring.norms import norms
+from propscope.monitoring.norms import NONE, norms
 
 # What torch's own DDP and FSDP use.
 _queue = torch.autograd.Variable._execution_engine.queue_callback
@@ -21,11 +21,13 @@ class AccumulatedGradients:
     The autograd engine runs the callbacks that are queued with it when the pass has ended. DDP and FSDP wait for their
     reduction in such a callback, so a first callback queues the one that reads the gradients, which then runs after
     theirs. The first callback is queued by the hook of whichever parameter gets a gradient first. `norms`: L2 norms
-    after the last pass, shape (parameters,); None before the first. `ended` is called after each pass.
+    after the last pass before each parameter's step, shape (parameters,); None before the first pass. `ended` is called
+    after each pass.
     """
 
     def __init__(self, guard: Guard, ended: Callable[[], None]) -> None:
-        self.norms: Tensor | None = None
+        self._latest: Tensor | None = None
+        self._kept: Tensor | None = None
         self._guard = guard
         self._ended = ended
         self._parameters: list[nn.Parameter] = []
@@ -48,7 +50,24 @@ class AccumulatedGradients:
 
     def forget(self) -> None:
         """Forget what was seen."""
-        self.norms = None
+        self._latest = self._kept = None
+
+    @property
+    def norms(self) -> Tensor | None:
+        """The norms that were kept, and the latest of the other parameters."""
+        if self._kept is None or self._latest is None:
+            return self._latest
+        return torch.where(self._kept < 0, self._latest, self._kept)
+
+    def keep(self, mask: Tensor | None) -> None:
+        """Keep what was seen of the parameters in `mask`, None for all, since they are stepped with now."""
+        if self._latest is None:
+            return
+        if mask is None:
+            self._kept = self._latest
+        else:
+            before = torch.full_like(self._latest, NONE) if self._kept is None else self._kept
+            self._kept = torch.where(mask, self._latest, before)
 
     def _arm(self, gradient: Tensor) -> None:
         if (current := torch._C._current_graph_task_id()) != self._pass:
@@ -57,5 +76,5 @@ class AccumulatedGradients:
 
     def _see(self) -> None:
         with torch.no_grad():
-            self.norms = norms([parameter.grad for parameter in self._parameters])
+            self._latest = norms([parameter.grad for parameter in self._parameters])
         self._ended()

@@ -6,7 +6,7 @@ import atexit
 import os
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ _monitored: weakref.WeakValueDictionary[int, Monitor] = weakref.WeakValueDiction
 @known_arguments
 def monitor(
     model: nn.Module,
-    optimizer: Optimizer,
+    optimizer: Optimizer | Sequence[Optimizer],
     *,
     every: int = 50,
     file: str | os.PathLike[str] | None = None,
@@ -60,13 +60,14 @@ def monitor(
 ) -> Monitor:
     """Return a `Monitor`, which samples the training of `model` by `optimizer` and says what goes wrong in it.
 
-    `every`: a sample is taken at each step whose number is a multiple of it, from `start` to before `stop`, and at the
-    first step. `file`: the result file, None for none; where a file of that name exists, a number is added to the name.
-    `include`, `exclude`, `stats`: as in `track`. `micro_batches`: how many backward passes of a sampled step are
-    recorded; the gradients of parameters cover all of them. `loss_scale`: the factor of the loss, a number or a
-    `GradScaler`. `budget`: the share of the run's time that the monitor may cost, from 0 to 1; the first 10 samples,
-    and 2 s, are free. `alarms`: whether to judge the run by the rules of docs/monitoring.md. `on_alarm` is called with
-    each alarm; an exception that it raises ends the step, so it may stop the run.
+    `optimizer`: one, or a list of several that step parts of the model, as those of a GAN do. `every`: a sample is
+    taken at each step whose number is a multiple of it, from `start` to before `stop`, and at the first step. `file`:
+    the result file, None for none; where a file of that name exists, a number is added to the name. `include`,
+    `exclude`, `stats`: as in `track`. `micro_batches`: how many backward passes of a sampled step are recorded; the
+    gradients of parameters cover all of them. `loss_scale`: the factor of the loss, a number or a `GradScaler`.
+    `budget`: the share of the run's time that the monitor may cost, from 0 to 1; the first 10 samples, and 2 s, are
+    free. `alarms`: whether to judge the run by the rules of docs/monitoring.md. `on_alarm` is called with each alarm;
+    an exception that it raises ends the step, so it may stop the run.
 
     Raises `InputError` for an invalid argument, a model without parameters, an optimizer that has none of them, and a
     model that has a monitor already.
@@ -90,14 +91,14 @@ def monitor(
 class Monitor:
     """Watches a training: `step` wraps one update, or `advance` is called after each; `close` ends it.
 
-    A context manager. On a sampled step a `Recorder` watches the model; between samples the model has no hook, and the
+    A context manager. On a sampled step a `Recorder` watches the model; between samples the model has no hook, and each
     optimizer has two. A monitor that is forgotten is closed when it is collected, or at the end of the process.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        optimizer: Optimizer,
+        optimizer: Optimizer | Sequence[Optimizer],
         cadence: Cadence,
         *,
         file: Path | None,
@@ -115,15 +116,15 @@ class Monitor:
         self._loss_scale = loss_scale
         self._cadence = cadence
         self._parameters = _parameters(model)
-        optimizer = _innermost(optimizer)
-        _check(model, optimizer, self._parameters)
+        optimizers = [_innermost(one) for one in (optimizer if isinstance(optimizer, (list, tuple)) else [optimizer])]
+        _check(model, optimizers, self._parameters)
         # Making a recorder checks the rest of the arguments.
         Recorder(model, options=options, kept=kept, loss_scale=loss_scale)
         self._guard = Guard()
         self._file = None if file is None else MonitoredFile(file)
         self._log = RunLog(cadence, alarms=alarms, on_alarm=on_alarm, file=self._file)
         self._gradients = AccumulatedGradients(self._guard, self._pass_ended)
-        self._steps = OptimizerSteps(optimizer, self._guard)
+        self._steps = OptimizerSteps(optimizers, self._guard, self._gradients.keep)
         self._traced: Traced | None = None
         self._recorder: Recorder | None = None
         self._recording = False
@@ -448,16 +449,19 @@ def _innermost(optimizer: Any) -> Optimizer:
     return optimizer
 
 
-def _check(model: Any, optimizer: Optimizer, parameters: dict[str, nn.Parameter]) -> None:
+def _check(model: Any, optimizers: Sequence[Optimizer], parameters: dict[str, nn.Parameter]) -> None:
     name = type(model).__name__
     if not parameters:
         raise InputError(f"model must have parameters that are trained, got a {name} without any")
-    stepped = {id(one) for group in optimizer.param_groups for one in group["params"]}
-    if stepped.isdisjoint(map(id, parameters.values())):
-        raise InputError(
-            f"optimizer must have parameters of the model, got a {type(optimizer).__name__} with none of this {name}",
-            hint="make the optimizer from model.parameters()",
-        )
+    if not optimizers:
+        raise InputError("optimizer must be an optimizer or a list of some, got an empty list")
+    for one in optimizers:
+        stepped = {id(parameter) for group in one.param_groups for parameter in group["params"]}
+        if stepped.isdisjoint(map(id, parameters.values())):
+            raise InputError(
+                f"optimizer must have parameters of the model, got a {type(one).__name__} with none of this {name}",
+                hint="make the optimizer from model.parameters()",
+            )
     if id(unwrapped(model)) in _monitored:
         raise InputError(f"this {name} has a monitor already", hint="close the other one first")
 

@@ -1,6 +1,7 @@
 """The gradient of a step is the whole one: accumulated, reduced over ranks, before it is clipped."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -106,3 +107,54 @@ def test_the_norms_are_those_of_the_last_pass_and_nothing_is_left_on_the_paramet
     run.loss().backward()
     assert len(ended) == 2
     assert not any(one._backward_hooks for one in parameters)
+
+
+class Adversaries(nn.Module):
+    """A GAN: the generator's loss leaves gradients in the critic, which are not what the critic stepped with."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.generator, self.critic = nn.Linear(3, 4), nn.Linear(4, 1)
+
+
+@pytest.mark.parametrize("closures", [False, True])
+def test_each_of_several_optimizers_is_seen_with_the_gradient_that_it_stepped_with(closures):
+    model = Adversaries()
+    optimizers = [torch.optim.SGD(model.critic.parameters(), 0.1), torch.optim.Adam(model.generator.parameters(), 0.2)]
+    true, norms = {}, {}
+
+    def backward(loss, part):
+        model.zero_grad()
+        loss().backward()
+        seen = getattr(model, part).named_parameters(prefix=part)
+        true.update({name: float(one.grad.norm()) for name, one in seen})
+
+    def clip(part):
+        nn.utils.clip_grad_norm_(getattr(model, part).parameters(), 0.1)
+        seen = getattr(model, part).named_parameters(prefix=part)
+        norms.update({name: float(one.grad.norm()) for name, one in seen})
+
+    def update(optimizer, loss, part):
+        def work():
+            backward(loss, part)
+            clip(part)
+
+        if not closures:
+            work()
+        optimizer.step(work if closures else None)
+
+    before = {name: one.detach().clone() for name, one in model.named_parameters()}
+    noise, real = torch.randn(5, 3), torch.randn(5, 4)
+    with propscope.monitor(model, optimizers, every=1) as monitor, monitor.step(0):
+        update(optimizers[0], lambda: (model.critic(model.generator(noise)) - model.critic(real)).mean(), "critic")
+        update(optimizers[1], lambda: -3 * model.critic(model.generator(noise)).mean(), "generator")
+    for one in monitor.profile.parameters:
+        assert one.step_gradient_norm == pytest.approx(true[one.name], rel=1e-5)
+        change = model.get_parameter(one.name).detach() - before[one.name]
+        assert one.update_norm == pytest.approx(float(change.norm()), rel=1e-5)
+        assert (one.first_moment_norm is not None) == one.name.startswith("generator")
+    (row,) = monitor.steps.rows()
+    assert row["gradient_norm"] == pytest.approx(math.hypot(*norms.values()), rel=1e-5)
+    assert row["learning_rate"] == 0.2
+    assert not any(one._optimizer_step_pre_hooks or one._optimizer_step_post_hooks for one in optimizers)

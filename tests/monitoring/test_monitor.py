@@ -315,6 +315,10 @@ def test_models_and_optimizers_that_do_not_belong_together_are_refused():
         propscope.monitor(nn.ReLU(), run.optimizer)
     with pytest.raises(propscope.PropscopeError, match="AdamW with none of this Language"):
         propscope.monitor(run.model, other.optimizer)
+    with pytest.raises(propscope.PropscopeError, match="AdamW with none of this Language"):
+        propscope.monitor(run.model, [run.optimizer, other.optimizer])
+    with pytest.raises(propscope.PropscopeError, match="optimizer must be an optimizer or a list of some"):
+        propscope.monitor(run.model, [])
     with pytest.raises(propscope.PropscopeError, match=r"optimizer must be a torch[.]optim[.]Optimizer, got a float"):
         propscope.monitor(run.model, 0.1)
     monitor = propscope.monitor(run.model, run.optimizer)
