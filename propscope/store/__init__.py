@@ -1,6 +1,7 @@
 """Result files: HDF5 files of flat tables that can be read without propscope; docs/schema.md states them completely."""
 
 from propscope.store.atomic import check_output, check_target
+from propscope.store.followed_run import Added, FollowedRun
 from propscope.store.journal import target_of
 from propscope.store.merge import merge
 from propscope.store.monitored_file import MonitoredFile
@@ -20,6 +21,8 @@ from propscope.store.write import save
 
 __all__ = [
     "SCHEMA_VERSION",
+    "Added",
+    "FollowedRun",
     "MonitoredFile",
     "RunFile",
     "StoredNetworks",

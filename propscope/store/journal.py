@@ -42,16 +42,15 @@ class Journal:
 
     def __init__(self, path: Path, descriptor: int, *, view: bool = False) -> None:
         self.path = path
-        self._descriptor = descriptor
+        self.descriptor = descriptor
         # Where each record's payload begins and, behind the last one, would begin.
         self._starts = array("Q", [len(MAGIC) + _HEAD])
-        size = os.fstat(descriptor).st_size
-        magic = self._bytes(0, min(size, len(MAGIC)))
+        magic = self._bytes(0, len(MAGIC))
         if not MAGIC.startswith(magic):
             raise StoreError(
                 f"{path} is not a journal of this version of propscope", hint="remove it, or choose another name"
             )
-        self._find(size)
+        self.look_again()
         if not len(self) and not view:
             self.restart()
 
@@ -106,12 +105,22 @@ class Journal:
             raise StoreError(f"{self.path} was cut off while it was read", hint="run the command again")
         return found
 
+    def look_again(self) -> None:
+        """Find the records that were added since the journal was opened, or since the last call."""
+        size = os.fstat(self.descriptor).st_size
+        while (start := self._starts[-1]) <= size:
+            head = self._bytes(start - _HEAD, _HEAD)
+            length = int.from_bytes(head[: _LENGTH.size], "little")
+            if length > size - start or _digest(head[: _LENGTH.size], self._bytes(start, length)) != head[-_DIGEST:]:
+                break
+            self._starts.append(start + length + _HEAD)
+
     def restart(self) -> None:
         """Drop every record."""
         del self._starts[1:]
-        os.ftruncate(self._descriptor, 0)
-        os.lseek(self._descriptor, 0, os.SEEK_SET)
-        _write(self._descriptor, MAGIC)
+        os.ftruncate(self.descriptor, 0)
+        os.lseek(self.descriptor, 0, os.SEEK_SET)
+        _write(self.descriptor, MAGIC)
 
     def append(self, payload: bytes) -> None:
         """Add a record; the operating system has all of it when this returns.
@@ -122,19 +131,19 @@ class Journal:
         end = self._starts[-1] - _HEAD
         try:
             # Whatever an interrupted call left behind the last whole record is written over.
-            os.ftruncate(self._descriptor, end)
-            os.lseek(self._descriptor, end, os.SEEK_SET)
-            _write(self._descriptor, length + _digest(length, payload))
-            _write(self._descriptor, payload)
+            os.ftruncate(self.descriptor, end)
+            os.lseek(self.descriptor, end, os.SEEK_SET)
+            _write(self.descriptor, length + _digest(length, payload))
+            _write(self.descriptor, payload)
         except OSError:
             with suppress(OSError):
-                os.ftruncate(self._descriptor, end)
+                os.ftruncate(self.descriptor, end)
             raise
         self._starts.append(end + _HEAD + len(payload) + _HEAD)
 
     def close(self) -> None:
         """Close the file, which stays."""
-        os.close(self._descriptor)
+        os.close(self.descriptor)
 
     def remove(self) -> None:
         """Remove the file and close it."""
@@ -142,20 +151,11 @@ class Journal:
             self.path.unlink()
         self.close()
 
-    def _find(self, size: int) -> None:
-        """Find the whole records of a file of this size."""
-        while (start := self._starts[-1]) <= size:
-            head = self._bytes(start - _HEAD, _HEAD)
-            length = int.from_bytes(head[: _LENGTH.size], "little")
-            if length > size - start or _digest(head[: _LENGTH.size], self._bytes(start, length)) != head[-_DIGEST:]:
-                break
-            self._starts.append(start + length + _HEAD)
-
     def _bytes(self, start: int, count: int) -> bytes:
         """Return `count` bytes of the file, fewer where it ends."""
-        os.lseek(self._descriptor, start, os.SEEK_SET)
-        found = os.read(self._descriptor, count)
-        while len(found) < count and (more := os.read(self._descriptor, count - len(found))):
+        os.lseek(self.descriptor, start, os.SEEK_SET)
+        found = os.read(self.descriptor, count)
+        while len(found) < count and (more := os.read(self.descriptor, count - len(found))):
             found += more
         return found
 

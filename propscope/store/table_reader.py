@@ -167,7 +167,7 @@ def open_tables(path: str | os.PathLike[str]) -> Iterator[TableReader]:
 
     Raises `StoreError` when it is missing, truncated, damaged, not propscope's or of a newer schema.
     """
-    if (journal := _journal_of(path)) is not None:
+    if (journal := journal_of(path)) is not None:
         with _journal_tables(journal) as tables:
             yield tables
         return
@@ -182,7 +182,7 @@ def open_tables(path: str | os.PathLike[str]) -> Iterator[TableReader]:
         yield tables
 
 
-def _journal_of(path: str | os.PathLike[str]) -> Journal | None:
+def journal_of(path: str | os.PathLike[str]) -> Journal | None:
     """Return the journal that a name stands for: its own, or that of a result file which is not there yet."""
     named = Path(path)
     names = [named] if target_of(named) != named else [] if os.path.lexists(named) else [*journals_of(named)]
