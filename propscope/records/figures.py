@@ -249,6 +249,7 @@ PROVENANCE_FIELDS = tuple(replace(field, source=f"provenance.{field.name}") for 
 
 PROFILE_FIELDS = (
     *_LABELS,
+    Field("step", "int64", "step of its training, where it is a sample of one", since=6, source="labels.step", low=0),
     *PROVENANCE_FIELDS,
     Field("coverage", "json", "what was not seen and why, a JSON list of [name, what, reason]", holds="notes"),
     Field("time_courses", "json", "recurrent modules over their steps, a JSON list of objects",

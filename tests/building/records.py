@@ -588,6 +588,12 @@ def masking_profile(seed: int = 0) -> NetworkProfile:
     )
 
 
+def sampled_profile(seed: int = 0) -> NetworkProfile:
+    """Return a profile that holds what the sixth version added: the step of its training as a column."""
+    profile = masking_profile(seed)
+    return replace(profile, labels={**profile.labels, "step": 40 + seed})
+
+
 def _stepped(parameter: Parameter, seed: int) -> Parameter:
     step = {"step_gradient_norm": math.inf, "update_norm": 0.5 + seed, "update_ratio": 0.25}
     return replace(parameter, **step, first_moment_norm=2.0, second_moment_norm=0.0)
@@ -644,7 +650,7 @@ def of_version(version: int) -> ProfileSet:
     """Return the profiles that tests/data/schema-<version>.h5 holds."""
     if version == 1:
         return small_set()
-    made = {2: predicted_profile, 3: connected_profile, 4: attending_profile, 5: masking_profile}[version]
+    made = (predicted_profile, connected_profile, attending_profile, masking_profile, sampled_profile)[version - 2]
     return ProfileSet.of(made(seed) for seed in range(2))
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 from building.records import DATA, few_examples, monitored_runs, plain, small_monitored, small_set, small_training
 from hypothesis import given
@@ -14,7 +15,7 @@ from hypothesis import given
 from propscope.errors import InputError, StoreError
 from propscope.records import MonitoredRun, NetworkProfile, ProfileSet
 from propscope.records.figures import ALARM_FIELDS, STEP_FIELDS
-from propscope.store import MonitoredFile, compact, load, load_run, merge, open_networks, save
+from propscope.store import SCHEMA_VERSION, MonitoredFile, compact, load, load_run, merge, open_networks, save
 from propscope.store.journal import journal_name
 
 
@@ -53,8 +54,15 @@ def test_other_files_have_neither_steps_nor_alarms(tmp_path: Path) -> None:
     assert (len(steps), alarms) == (0, ())
 
 
-def test_the_file_of_version_5_stays_readable() -> None:
-    assert plain(load(DATA / "schema-5-monitored.h5")) == plain(small_monitored())
+@pytest.mark.parametrize("version", range(5, SCHEMA_VERSION + 1))
+def test_every_version_stays_readable(version: int) -> None:
+    assert plain(load(DATA / f"schema-{version}-monitored.h5")) == plain(small_monitored())
+
+
+def test_the_step_of_a_sample_is_a_column(tmp_path: Path) -> None:
+    save(tmp_path / "run.h5", small_monitored().superseded_from(2))
+    with h5py.File(tmp_path / "run.h5") as file:
+        assert file["profile/step"][:].tolist() == [0, -1]
 
 
 def test_files_merge_and_what_is_there_twice_is_written_once(tmp_path: Path) -> None:
