@@ -13,6 +13,7 @@ from torch import nn
 from propscope.measure.module_info import CONTAINERS, ModuleInfo
 from propscope.measure.observer import Observer
 from propscope.measure.parameters import ParameterAccumulator
+from propscope.measure.shards import Sharding
 from propscope.records.network import CoverageNote, Site
 from propscope.records.numerals import counted
 
@@ -29,10 +30,11 @@ def coverage_notes(
     modules: Mapping[str, ModuleInfo],
     parameters: Mapping[str, ParameterAccumulator],
     sites: Mapping[str, Site],
+    shardings: Mapping[str, Sharding | None],
 ) -> Iterator[CoverageNote]:
     """Yield a note for each module that did not run, each output, operation and parameter that was not recorded.
 
-    `sites`: by the observer's keys.
+    `sites`, `shardings`: by the observer's keys.
     """
     ran = {outer for path in modules if observer.passes_of(path)[0] for outer in _around(path)}
     used: dict[str, str] = {}
@@ -51,13 +53,16 @@ def coverage_notes(
     for path, accumulator in observer.sites.items():
         if accumulator.dtype.startswith("complex"):
             yield CoverageNote(path, "output", "complex values are measured by their magnitude")
+    for key, sharding in shardings.items():
+        if sharding is not None and key in sites:
+            yield CoverageNote(sites[key].name, "output", str(sharding))
     for name, count in observer.unrecorded.most_common():
         if count:
             yield CoverageNote(name, "operation", f"called {count} times between modules, not recorded")
     yield from _unregistered(observer)
     for name, parameter in parameters.items():
-        if parameter.shard:
-            yield CoverageNote(name, "parameter", parameter.shard)
+        if (sharding := parameter.sharding) is not None:
+            yield CoverageNote(name, "parameter", str(sharding))
         if not parameter.has_gradient:
             yield CoverageNote(name, "parameter", parameter.why_no_gradient)
 

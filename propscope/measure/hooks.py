@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -13,7 +12,6 @@ from torch import Tensor
 from torch.fx import _symbolic_trace
 
 from propscope.records.network import CoverageNote
-from propscope.records.numerals import counted
 
 _FAKE, _PROXY, _FUNCTIONAL = (getattr(torch._C._TorchDispatchModeKey, name) for name in ("FAKE", "PROXY", "FUNCTIONAL"))
 # Looked up once, as each call of a module and each gradient asks.
@@ -110,27 +108,6 @@ def transformation(*, functorch: bool = True) -> str:
     if _dispatch_modes() and (_mode(_FAKE) is not None or _mode(_PROXY) is not None or _mode(_FUNCTIONAL) is not None):
         return "a mode of fake tensors or of tracing"
     return ""
-
-
-def local_shard(tensor: Tensor) -> Tensor:
-    """Return the part of a distributed tensor that this process holds; any other tensor as it is."""
-    if tensor.__class__ is Tensor or not (distributed := _distributed_tensor()):
-        return tensor
-    return tensor.to_local() if isinstance(tensor, distributed) else tensor  # type: ignore[attr-defined]
-
-
-def shard_note(tensor: Tensor) -> str:
-    """Return what is recorded of a distributed tensor, "" for any other."""
-    if tensor.__class__ is Tensor or not (distributed := _distributed_tensor()) or not isinstance(tensor, distributed):
-        return ""
-    shape, placements = tuple(tensor.shape), ", ".join(str(placement) for placement in tensor.placements)  # type: ignore[attr-defined]
-    ranks = tensor.device_mesh.size()  # type: ignore[attr-defined]
-    return f"local shard of a DTensor of shape {shape}, placed as {placements} on {counted(ranks, 'rank')}"
-
-
-def _distributed_tensor() -> type[Tensor] | None:
-    home = sys.modules.get("torch.distributed.tensor") or sys.modules.get("torch.distributed._tensor")
-    return getattr(home, "DTensor", None)
 
 
 def require_storage(tensor: Tensor) -> None:

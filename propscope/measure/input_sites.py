@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from propscope.measure.hooks import local_shard
 from propscope.measure.outputs import tensors_in
+from propscope.measure.shards import local_shard
 from propscope.measure.sites import SiteAccumulator, measurable
 from propscope.measure.sums import widest
 from propscope.records.network import Site

@@ -21,13 +21,14 @@ from torch.utils.hooks import RemovableHandle
 
 from propscope.measure.attention import masked_by, projected, sampled_logits, softmax_axis, softmax_figures
 from propscope.measure.filters import Filter
-from propscope.measure.hooks import Guard, Hook, in_backward, local_shard, shard_note, transformation
+from propscope.measure.hooks import Guard, Hook, in_backward, transformation
 from propscope.measure.input_sites import InputAccumulator, inputs_of
 from propscope.measure.makers import Makers
 from propscope.measure.module_info import ModuleInfo, axis_of_unknown, unit_axis_of
 from propscope.measure.outputs import tensors_in
 from propscope.measure.parameters import ParameterAccumulator
 from propscope.measure.saturation import FlatRegion, FlatRegions
+from propscope.measure.shards import Sharding, local_shard, sharding_of
 from propscope.measure.signal_graph import SignalGraph
 from propscope.measure.sites import Options, SiteAccumulator, measurable
 from propscope.measure.tensor_identity import TensorIdentity, version_of
@@ -189,6 +190,7 @@ class Observer:
             site = self.sites[path] = InputAccumulator(
                 shard, name=path, kind="input", role="input", unit_axis=axis, has_units=False, options=self._options
             )
+            site.sharding = _along(tensor, axis)
         site.see_forward(tensor)
         if self.graph.taking:
             self.graph.mark(path, tensor)
@@ -453,8 +455,6 @@ class Observer:
         if site is None:
             self.sites.pop(path, None)
             self._failed.add(path)
-        elif shard := shard_note(tensor):
-            self.guard.add(path, "output", shard)
         return site
 
     def _unmeasurable(self, tensor: Tensor) -> str:
@@ -486,6 +486,7 @@ class Observer:
             site = self._sink(
                 shard, name=path, kind=kind, role=role, unit_axis=unit_axis, has_units=units, options=self._options
             )
+            site.sharding = _along(tensor, unit_axis)
             self.sites[path] = site
         if not again:
             site.see_forward(tensor)
@@ -550,3 +551,8 @@ class Observer:
         if fake or transformation(functorch=self._functorch):
             return
         see(gradient if self._unscale is None else self._unscale(gradient))
+
+
+def _along(tensor: Tensor, unit_axis: int) -> Sharding | None:
+    sharding = sharding_of(tensor)
+    return None if sharding is None or not tensor.dim() else sharding.along(unit_axis, tensor.dim())

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from propscope.measure.cpu_accumulator import CpuAccumulator
 from propscope.measure.device_accumulator import DeviceAccumulator
-from propscope.measure.hooks import local_shard, shard_note
+from propscope.measure.shards import Sharding, local_shard, sharding_of
 from propscope.measure.sites import Options, measurable
 from propscope.measure.units import CpuUnits, DeviceUnits
 from propscope.records.network import Parameter
@@ -47,16 +47,16 @@ class ParameterAccumulator:
         return self._gradient is not None
 
     @property
-    def shard(self) -> str:
-        """What is recorded of a distributed parameter, "" for any other."""
-        return shard_note(self._parameter)
+    def sharding(self) -> Sharding | None:
+        """How a distributed parameter lies on the ranks, None for any other."""
+        return sharding_of(self._parameter)
 
     @property
     def why_no_gradient(self) -> str:
         """The reason that no gradient was seen."""
         if self.is_frozen:
             return "frozen: requires_grad was False when tracking began"
-        if self.shard and self._parameter.grad is not None:
+        if self.sharding is not None and self._parameter.grad is not None:
             return "its gradient was put in place without a backward hook, as FSDP does: not recorded"
         return "no gradient reached it"
 

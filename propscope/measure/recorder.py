@@ -37,6 +37,7 @@ from propscope.measure.observer import ELSEWHERE, Observer, Sink
 from propscope.measure.parameters import ParameterAccumulator
 from propscope.measure.provenance import provenance
 from propscope.measure.recurrent import TimeWatch, is_recurrent, time_courses
+from propscope.measure.shards import Sharding, with_inherited
 from propscope.measure.signal_graph import Call, Traced, is_atomic
 from propscope.measure.sites import Options, SiteAccumulator
 from propscope.measure.skipped import skipped_at_random
@@ -418,6 +419,22 @@ class Recorder:
         if idle:
             self._observer.skipped |= skipped_at_random(run, idle)
 
+    def shardings(self) -> dict[str, Sharding | None]:
+        """Return how each site of a parallel model lies on the ranks, in execution order by the observer's keys.
+
+        None: as plain tensors do, the same on the ranks of `shards.model_groups`, and different samples on those of
+        `shards.data_groups`. What local operations made of a local part is split as that is; the dimension is not known
+        then.
+        """
+        observer = self._observer
+        observer.guard("", "module", "the graph", observer.graph.finish)
+        own = {key: observer.sites[key].sharding for key in self._order()}
+        return with_inherited(own, {key: observer.graph.sources_of(key) for key in own}) if any(own.values()) else own
+
+    def _order(self) -> list[str]:
+        observer = self._observer
+        return observer.graph.order(sorted(observer.sites, key=lambda key: observer.sites[key].role != "input"))
+
     def profile(
         self, *, labels: dict[str, Label] | None = None, spec: str = "{}", seed: int | None = None
     ) -> NetworkProfile:
@@ -434,9 +451,9 @@ class Recorder:
         ]
         if watch.over_time is not None:
             observer.guard("", "module", "states over time", watch.over_time.finish)
-        observer.guard("", "module", "the graph", observer.graph.finish)
+        shardings = self.shardings()
         found = tuple(parameter for parameter in parameters if parameter is not None)
-        order = observer.graph.order(sorted(observer.sites, key=lambda key: observer.sites[key].role != "input"))
+        order = list(shardings)
         places = {key: place for place, key in enumerate(order)}
         names = observer.names()
         recorded = [observer.sites[key] for key in order]
@@ -474,7 +491,7 @@ class Recorder:
             ),
             coverage=(
                 *watch.notes,
-                *coverage_notes(observer, watch.modules, watch.parameters, sites),
+                *coverage_notes(observer, watch.modules, watch.parameters, sites, shardings),
                 *(note for note in courses if isinstance(note, CoverageNote)),
             ),
             time_courses=tuple(course for course in courses if isinstance(course, TimeCourse)),

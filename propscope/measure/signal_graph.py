@@ -850,6 +850,10 @@ class SignalGraph:
             for site in order
         )
 
+    def sources_of(self, path: str) -> tuple[str, ...]:
+        """Return the keys of the sites that a site was computed from, none where no pass was traced that had it."""
+        return tuple(key for key in self._ways.get(path, ()) if key != UNKNOWN)
+
     def parameters_of(self, path: str) -> tuple[str, ...]:
         """Return the names of the parameters that took part between a site's parents and it."""
         return tuple(self._parameters.get(path, ()))

@@ -15,9 +15,10 @@ from propscope.measure.attention import SoftmaxFigures
 from propscope.measure.cpu_accumulator import CpuAccumulator
 from propscope.measure.device_accumulator import DeviceAccumulator
 from propscope.measure.geometry import geometries, gram, is_safe
-from propscope.measure.hooks import local_shard, require_storage
+from propscope.measure.hooks import require_storage
 from propscope.measure.sampling import HISTOGRAM_LIMIT
 from propscope.measure.saturation import FlatRegion
+from propscope.measure.shards import Sharding, local_shard
 from propscope.measure.units import CpuUnits, DeviceUnits
 from propscope.records.network import Role, Site
 
@@ -91,6 +92,7 @@ class SiteAccumulator:
         "name",
         "role",
         "shape",
+        "sharding",
         "unit_axis",
     )
 
@@ -106,6 +108,8 @@ class SiteAccumulator:
         self.shape = tuple(tensor.shape)
         self.dtype = str(tensor.dtype).removeprefix("torch.")
         self.activation = ""
+        # Known of a tensor that says it itself; see `Recorder.shardings` for the others.
+        self.sharding: Sharding | None = None
         self._options = options
         self._forward: CpuAccumulator | DeviceAccumulator | None = None
         self._backward: CpuAccumulator | DeviceAccumulator | None = None

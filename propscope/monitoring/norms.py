@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from propscope.measure.hooks import local_shard
+from propscope.measure.shards import local_shard
 from propscope.measure.sums import widest
 
 # The entry of what is None in place of a tensor.

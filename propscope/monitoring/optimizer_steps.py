@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from propscope.measure.hooks import Guard, local_shard
+from propscope.measure.hooks import Guard
+from propscope.measure.shards import local_shard
 from propscope.monitoring.norms import norms
 
 # A learning rate or weight decay that rises by more than this from one step to the next is no schedule.

@@ -39,7 +39,7 @@ def step(model, x):
 
 
 def shards(profile):
-    return {note.name for note in profile.coverage if note.reason.startswith("local shard of a DTensor")}
+    return {note.name for note in profile.coverage if note.reason.startswith("local part of a tensor")}
 
 
 def same(a, b):
@@ -187,7 +187,7 @@ def test_two_processes_each_summarize_their_own_shard(tmp_path):
             held = np.array(local[name])
             assert shape == list(held.shape)
             assert value == pytest.approx([held.size, held.mean(), held.std(), held.min(), held.max()], rel=1e-5)
-            assert fsdp["notes"][name].startswith("local shard of a DTensor") or gradient is None
+            assert fsdp["notes"][name].startswith("local part of a tensor") or gradient is None
             # FSDP puts the gradient in place itself.
             assert gradient is not None or "FSDP" in fsdp["notes"][name]
         split, whole = found["tensor_parallel"], found["whole"]
@@ -195,5 +195,5 @@ def test_two_processes_each_summarize_their_own_shard(tmp_path):
         assert [split["sites"]["0"][0][0], split["sites"]["1"][0][0]] == [48, 48]
         assert split["parameters"]["0.weight"][1][0] == 16
         assert whole["parameters"]["0.weight"][1][0] == 32
-        assert split["notes"]["0.weight"].startswith("local shard of a DTensor")
-        assert split["notes"]["1"].startswith("local shard of a DTensor")
+        assert split["notes"]["0.weight"].startswith("local part of a tensor")
+        assert split["notes"]["1"].startswith("local part of a tensor")

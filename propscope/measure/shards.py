@@ -1,0 +1,211 @@
+"""How a parallel model's tensors lie on the ranks: what is whole on each, split, or still to be summed up.
+
+The groups of ranks that a model is spread over are of two sorts. Those of data see different samples: what a site
+holds there comes from other rows of the same batch. Those of the model see the same samples: a plain tensor is the same
+on each of their ranks, unless it was computed from one that is split.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from propscope.records.numerals import counted
+
+# What the ranks of one group hold of a tensor: the same, different positions of one dimension, different runs of its
+# elements in order, or summands of it.
+Kind = Literal["replicated", "sharded", "flat", "partial"]
+# What the split dimension of a site's tensor counts.
+Axis = Literal["", "units", "samples", "positions"]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Ranks that work together: their numbers in the whole job, and the `name` of the mesh dimension, "" without one.
+
+    `process_group`: what collectives of these ranks take.
+    """
+
+    ranks: tuple[int, ...]
+    name: str = field(default="", compare=False)
+    process_group: Any = field(default=None, compare=False, repr=False)
+
+    def __str__(self) -> str:
+        return counted(len(self.ranks), "rank") + f" of {self.name}" * bool(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """What the ranks of one group hold of a tensor.
+
+    `dimension`: the one that is sharded, None where it is not known or none is. `axis`: what it counts, of a site's
+    tensor. `reduction`: what makes the tensor of partial ones, such as "sum".
+    """
+
+    group: Group
+    kind: Kind
+    dimension: int | None = None
+    axis: Axis = ""
+    reduction: str = ""
+
+    def __str__(self) -> str:
+        if self.kind == "sharded":
+            what = f"its {self.axis}" if self.axis else f"dimension {self.dimension}"
+            return f"{what} split over {self.group}"
+        if self.kind == "flat":
+            return f"its elements in order split over {self.group}"
+        if self.kind == "partial":
+            return f"a summand ({self.reduction}) on each of {self.group}"
+        return f"the same on {self.group}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sharding:
+    """How one tensor lies on the ranks: the shape of the whole, and a split for each group that it is spread over.
+
+    `shape` is None where it is not known, as for what was computed from a shard by local operations.
+    """
+
+    splits: tuple[Split, ...]
+    shape: tuple[int, ...] | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every rank holds the whole tensor."""
+        return all(split.kind == "replicated" for split in self.splits)
+
+    def __str__(self) -> str:
+        whole = "" if self.shape is None else f" of shape {self.shape}"
+        return f"local part of a tensor{whole}: {', '.join(map(str, self.splits))}"
+
+    def along(self, unit_axis: int, dimensions: int) -> Sharding:
+        """Return the sharding with what each split dimension of a site's tensor counts."""
+        named = (
+            replace(split, axis=_axis(split.dimension, unit_axis, dimensions)) if split.kind == "sharded" else split
+            for split in self.splits
+        )
+        return replace(self, splits=tuple(named))
+
+
+def _axis(dimension: int | None, unit_axis: int, dimensions: int) -> Axis:
+    if dimension is None:
+        return ""
+    if dimension % dimensions == unit_axis % dimensions:
+        return "units"
+    return "samples" if dimension % dimensions == 0 else "positions"
+
+
+def local_shard(tensor: Tensor) -> Tensor:
+    """Return the part of a distributed tensor that this process holds; any other tensor as it is."""
+    if tensor.__class__ is Tensor or tensor.__class__ is nn.Parameter:
+        return tensor
+    if (distributed := _distributed_tensor()) is not None and isinstance(tensor, distributed):
+        tensor = tensor.to_local()  # type: ignore[attr-defined]
+    # What a collective is still to fill.
+    return tensor.wait() if type(tensor).__name__ == "AsyncCollectiveTensor" else tensor  # type: ignore[attr-defined]
+
+
+def sharding_of(tensor: Tensor) -> Sharding | None:
+    """Return how a distributed tensor lies on the ranks, or one whose local part this is; None for any other."""
+    if (distributed := _distributed_tensor()) is None:
+        return None
+    if isinstance(tensor, distributed):
+        return _of_spec(tensor._spec)  # type: ignore[attr-defined]
+    # What `DTensor.to_local` returns remembers what it is of, where there is a graph.
+    spec = getattr(tensor.grad_fn, "dtensor_spec", None)
+    return None if spec is None else _of_spec(spec)
+
+
+def _of_spec(spec: Any) -> Sharding:
+    groups = groups_of_mesh(spec.mesh)
+    splits = tuple(_split(group, placement) for group, placement in zip(groups, spec.placements, strict=True))
+    return Sharding(splits, None if spec.tensor_meta is None else tuple(spec.tensor_meta.shape))
+
+
+def _split(group: Group, placement: Any) -> Split:
+    if placement.is_partial():
+        return Split(group, "partial", reduction=str(placement.reduce_op))
+    if placement.is_replicate():
+        return Split(group, "replicated")
+    return Split(group, "sharded", dimension=placement.dim)
+
+
+def groups_of_mesh(mesh: Any) -> tuple[Group, ...]:
+    """Return the group of this rank along each dimension of a device mesh."""
+    names = mesh.mesh_dim_names or ("",) * mesh.ndim
+    return tuple(_group(mesh.get_group(at), name) for at, name in enumerate(names))
+
+
+def _group(process_group: Any, name: str = "") -> Group:
+    return Group(tuple(torch.distributed.get_process_group_ranks(process_group)), name, process_group)
+
+
+def inherited(parents: Iterable[Sharding | None]) -> Sharding | None:
+    """Return the sharding of what local operations made of these tensors, None where all of them are whole.
+
+    Of each group the first split counts that is not replicated: what is computed from a shard, with anything else, is
+    a shard.
+    """
+    found: dict[Group, Split] = {}
+    for parent in parents:
+        for split in () if parent is None else parent.splits:
+            before = found.get(split.group)
+            if before is None or before.kind == "replicated":
+                found[split.group] = replace(split, dimension=None)
+    return Sharding(tuple(found.values())) if found else None
+
+
+def with_inherited(
+    own: Mapping[str, Sharding | None], parents: Mapping[str, Iterable[str]]
+) -> dict[str, Sharding | None]:
+    """Return the sharding of each site, in execution order; what has none of its own has that of its parents."""
+    found: dict[str, Sharding | None] = {}
+    for name, sharding in own.items():
+        found[name] = sharding or inherited(found.get(parent) for parent in parents.get(name, ()))
+    return found
+
+
+def data_groups(model: nn.Module) -> tuple[Group, ...]:
+    """Return the groups whose ranks see different samples, by the wrappers of the model: DDP, FSDP, `fully_shard`."""
+    found: dict[tuple[int, ...], Group] = {}
+    for module in model.modules():
+        for group in _data_groups_of(module):
+            if len(group.ranks) > 1:
+                found.setdefault(group.ranks, group)
+    return tuple(found.values())
+
+
+def _data_groups_of(module: nn.Module) -> Iterator[Group]:
+    if type(module).__name__ in ("DistributedDataParallel", "FullyShardedDataParallel"):
+        for name in ("process_group", "_inter_node_pg"):
+            if (process_group := getattr(module, name, None)) is not None:
+                yield _group(process_group, "data")
+    if (state := getattr(module, "_get_fsdp_state", None)) is not None:
+        for of_parameters in _parameter_groups(state()):
+            yield from groups_of_mesh(of_parameters.mesh_info.mesh)
+
+
+def _parameter_groups(state: Any) -> list[Any]:
+    if (several := getattr(state, "_fsdp_param_groups", None)) is not None:
+        return list(several)
+    return [] if state._fsdp_param_group is None else [state._fsdp_param_group]
+
+
+def model_groups(model: nn.Module) -> tuple[Group, ...]:
+    """Return the groups whose ranks see the same samples, by the distributed parameters: those of tensor parallel."""
+    data, found = set(data_groups(model)), dict[Group, None]()
+    for parameter in model.parameters():
+        if (sharding := sharding_of(parameter)) is not None:
+            found |= dict.fromkeys(split.group for split in sharding.splits if len(split.group.ranks) > 1)
+    return tuple(group for group in found if group not in data)
+
+
+def _distributed_tensor() -> type[Tensor] | None:
+    # Before torch 2.5 it lives elsewhere; what nobody has loaded, nobody uses.
+    home = sys.modules.get("torch.distributed.tensor") or sys.modules.get("torch.distributed._tensor")
+    return getattr(home, "DTensor", None)

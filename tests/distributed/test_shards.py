@@ -1,0 +1,113 @@
+"""How the parameters and the sites of a parallel model lie on the ranks."""
+
+import pytest
+import torch.distributed as dist
+from building.parallel import Language, data_parallel, loss_of, sequence_parallel, tensor_parallel, tokens
+from building.processes import on_ranks
+
+import propscope
+from propscope.measure.recorder import Recorder
+from propscope.measure.shards import data_groups, model_groups, sharding_of
+
+pytestmark = pytest.mark.slow
+
+
+def shardings_of(model):
+    with Recorder(model) as recorder:
+        loss_of(model, tokens()).backward()
+    found = recorder.shardings()
+    return {key: None if one is None else [(s.kind, s.axis) for s in one.splits] for key, one in found.items()}
+
+
+def of_tensor_parallel(local):
+    from torch.distributed.device_mesh import init_device_mesh
+
+    mesh = init_device_mesh("cpu", (2,), mesh_dim_names=("tensor",))
+    model = tensor_parallel(Language(1), mesh, local=local)
+    named = dict(model.named_parameters())
+    weights = {name: sharding_of(named[name]) for name in ("blocks.0.up.weight", "blocks.0.down.weight")}
+    assert [group.name for group in model_groups(model)] == ["tensor"]
+    assert data_groups(model) == ()
+    return shardings_of(model), {name: (one.shape, one.splits[0].dimension) for name, one in weights.items()}
+
+
+UNITS, SAME = [("sharded", "units")], [("replicated", "")]
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_sites_of_tensor_parallel_layers_are_split_over_units_also_behind_local_operations(local):
+    for sites, weights in on_ranks(of_tensor_parallel, local):
+        assert weights == {"blocks.0.up.weight": ((16, 8), 0), "blocks.0.down.weight": ((8, 16), 1)}
+        split = {key for key, one in sites.items() if one == UNITS}
+        attention = "blocks.0.attention"
+        queries = {f"{attention}.{name}" for name in ("query", "key", "value", "scaled_dot_product_attention")}
+        assert split == {*queries, "blocks.0.up", "blocks.0.gelu"}
+        whole = {f"{attention}.out", "blocks.0.down"}
+        assert {key for key, one in sites.items() if one == SAME} >= whole
+        assert sites["embedding"] is None
+
+
+def of_sequence_parallel():
+    from torch.distributed.device_mesh import init_device_mesh
+
+    return shardings_of(sequence_parallel(Language(1), init_device_mesh("cpu", (2,), mesh_dim_names=("tensor",))))
+
+
+def test_sites_of_sequence_parallel_layers_are_split_over_positions():
+    for sites in on_ranks(of_sequence_parallel):
+        positions = {key for key, one in sites.items() if one == [("sharded", "positions")]}
+        names = ("norm", "attention.out", "add", "behind", "down", "add#1")
+        assert positions == {"embedding", "norm", *(f"blocks.0.{name}" for name in names)}
+        assert {key for key, one in sites.items() if one == UNITS} >= {"blocks.0.up", "blocks.0.gelu"}
+
+
+def groups(kind):
+    model = data_parallel(Language(1), kind)
+    return [group.ranks for group in data_groups(model)], model_groups(model)
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp1", "fsdp2"])
+def test_the_ranks_of_data_are_known_by_the_wrapper(kind):
+    assert on_ranks(groups, kind) == [([(0, 1)], ())] * 2
+
+
+def groups_of_both():
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
+    model = tensor_parallel(Language(1), mesh["tensor"])
+    for part in (*model.blocks, model):
+        fully_shard(part, mesh=mesh["data"])
+    sites = shardings_of(model)
+    weight = sharding_of(model.blocks[0].up.weight)
+    kinds = [(split.group.name, split.kind, split.dimension) for split in weight.splits]
+    first = [(group.name, group.ranks) for group in (*data_groups(model), *model_groups(model))]
+    return dist.get_rank(), first, kinds, sites["blocks.0.gelu"], sites["blocks.0.add"]
+
+
+def test_a_mesh_of_data_and_tensor_parallel_ranks():
+    for rank, named, kinds, gelu, added in on_ranks(groups_of_both, ranks=4):
+        data, tensor = (rank % 2, rank % 2 + 2), (rank // 2 * 2, rank // 2 * 2 + 1)
+        assert named == [("data", data), ("tensor", tensor)]
+        assert kinds == [("data", "sharded", 0), ("tensor", "sharded", 0)]
+        assert (gelu, added) == (UNITS, SAME)
+
+
+def notes():
+    from torch.distributed.device_mesh import init_device_mesh
+
+    model = tensor_parallel(Language(1), init_device_mesh("cpu", (2,), mesh_dim_names=("tensor",)))
+    with propscope.track(model) as recorder:
+        loss_of(model, tokens()).backward()
+    return {note.name: note.reason for note in recorder.profile().coverage}
+
+
+def test_the_coverage_says_what_is_recorded_of_a_split_tensor():
+    for said in on_ranks(notes):
+        units = "local part of a tensor{}: its units split over 2 ranks of tensor"
+        assert said["blocks.0.up"] == units.format(f" of shape {(4, 6, 16)}")
+        assert said["blocks.0.up.gelu"] == units.format("")
+        assert "blocks.0.norm" not in said
+        whole = "local part of a tensor of shape (16, 8): dimension 0 split over 2 ranks of tensor"
+        assert said["blocks.0.up.weight"] == whole
