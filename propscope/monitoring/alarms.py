@@ -287,7 +287,8 @@ class Judge:
         """Judge what is seen of every step: a row of `STEP_FIELDS`, and the norm of each gradient by its parameter."""
         self.suspicious = False
         self._follow(row["learning_rate"])
-        found = [self._loss(row), self._gradient(row, gradients), self._no_gradient(row), self._scale(row)]
+        stepped = {} if row["skipped"] else gradients
+        found = [self._loss(row), self.gradient(row["number"], stepped), self._no_gradient(row), self._scale(row)]
         return [alarm for alarm in found if alarm is not None]
 
     def _follow(self, rate: float) -> None:
@@ -302,22 +303,22 @@ class Judge:
             self._schedule *= change
         self._rate = rate
 
-    def _raised(self, row: Mapping[str, Any], kind: str, reach: float, lasting: int = 1) -> int | None:
+    def _raised(self, step: int, kind: str, reach: float, lasting: int = 1) -> int | None:
         """Return since when a step's number is beyond its limit, where that raises an alarm."""
         track = self._track(kind, "")
         self.suspicious |= reach > 1 and not track.raised
-        return track.since if track.see(row["number"], reach, lasting) else None
+        return track.since if track.see(step, reach, lasting) else None
 
     def _loss(self, row: Mapping[str, Any]) -> Alarm | None:
         loss = row["loss"]
         if math.isnan(loss) and not row["loss_given"]:
             return None
         if not math.isfinite(loss):
-            since = self._raised(row, "non-finite loss", math.inf)
+            since = self._raised(row["number"], "non-finite loss", math.inf)
             text = (
                 "the loss is not finite. Look at the first alarm about a gradient or a site, and go on from before it"
             )
-            return _of_step(row, since, "non-finite loss", loss, math.nan, "broken", text)
+            return _of_step(row["number"], since, "non-finite loss", loss, math.nan, "broken", text)
         self._track("non-finite loss", "").see(row["number"], 0.0, 1)
         reach, middle = 0.0, math.nan
         if len(self._losses) >= _FEWEST:
@@ -325,7 +326,7 @@ class Judge:
             deviation = _middle([abs(one - middle) for one in self._losses]) / _MAD
             gained = abs(_middle(self._first_losses) - middle)
             reach = (loss - middle) / max(_DEVIATIONS * deviation, _LOST * gained, 1e-12)
-        since = self._raised(row, "loss spike", reach, lasting=2)
+        since = self._raised(row["number"], "loss spike", reach, lasting=2)
         if len(self._first_losses) < WARM_UP:
             self._first_losses.append(loss)
         self._losses.append(loss)
@@ -333,12 +334,12 @@ class Judge:
             f"the loss rose to {loss:.4g} from {middle:.4g}, for two steps. Look at what changed before: the data, the "
             "learning rate"
         )
-        return _of_step(row, since, "loss spike", loss, middle, "strained", text)
+        return _of_step(row["number"], since, "loss spike", loss, middle, "strained", text)
 
-    def _gradient(self, row: Mapping[str, Any], gradients: Mapping[str, float]) -> Alarm | None:
-        # A step that was left out because of its scale did no harm.
-        broken = [] if row["skipped"] else [name for name, norm in gradients.items() if not math.isfinite(norm)]
-        since = self._raised(row, "non-finite gradient", math.inf if broken else 0.0)
+    def gradient(self, step: int, gradients: Mapping[str, float]) -> Alarm | None:
+        """Judge the gradients that an optimizer steps with; a step that it left out did no harm, and has none."""
+        broken = [name for name, norm in gradients.items() if not math.isfinite(norm)]
+        since = self._raised(step, "non-finite gradient", math.inf if broken else 0.0)
         if since is None:
             return None
         others = _others(len(broken) - 1, "parameter")
@@ -346,16 +347,16 @@ class Judge:
             f"the gradient of {broken[0]} is not finite{others}, and the optimizer steps with it. Leave such steps "
             "out, or look for a division or a logarithm of zero"
         )
-        return _of_step(row, since, "non-finite gradient", math.inf, math.nan, "broken", text, parameter=broken[0])
+        return _of_step(step, since, "non-finite gradient", math.inf, math.nan, "broken", text, parameter=broken[0])
 
     def _no_gradient(self, row: Mapping[str, Any]) -> Alarm | None:
         gone = row["gradient_norm"] == 0 and math.isfinite(row["loss"]) and row["loss"] != 0
-        since = self._raised(row, "zero gradient", math.inf if gone else 0.0, lasting=2)
+        since = self._raised(row["number"], "zero gradient", math.inf if gone else 0.0, lasting=2)
         text = (
             f"all gradients are zero, while the loss is {row['loss']:.4g}. Look for what detaches the loss, and for "
             "dead units"
         )
-        return _of_step(row, since, "zero gradient", 0.0, math.nan, "broken", text)
+        return _of_step(row["number"], since, "zero gradient", 0.0, math.nan, "broken", text)
 
     def _scale(self, row: Mapping[str, Any]) -> Alarm | None:
         scale = row["loss_scale"]
@@ -363,12 +364,12 @@ class Judge:
             return None
         self._scales.append(scale)
         largest = max(self._scales)
-        since = self._raised(row, "loss scale", largest / scale / 2 ** (_HALVINGS - 0.5))
+        since = self._raised(row["number"], "loss scale", largest / scale / 2 ** (_HALVINGS - 0.5))
         text = (
             f"the loss scale fell to {scale:g} from {largest:g}: gradients overflow again and again. Look for the site "
             "with the largest gradient, or compute it in float32 or bfloat16"
         )
-        return _of_step(row, since, "loss scale", scale, largest, "strained", text)
+        return _of_step(row["number"], since, "loss scale", scale, largest, "strained", text)
 
     def state(self) -> dict[str, Any]:
         """Return what a resumed run goes on from, as JSON has it."""
@@ -397,7 +398,7 @@ def _middle(values: Collection[float]) -> float:
 
 
 def _of_step(
-    row: Mapping[str, Any],
+    step: int,
     since: int | None,
     kind: str,
     value: float,
@@ -409,7 +410,7 @@ def _of_step(
 ) -> Alarm | None:
     if since is None:
         return None
-    return Alarm(row["number"], since, kind, "", parameter, value, baseline, severity, message)
+    return Alarm(step, since, kind, "", parameter, value, baseline, severity, message)
 
 
 def _others(count: int, of: str) -> str:

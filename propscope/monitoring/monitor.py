@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from propscope.checks import count, file_path, known_arguments, one_of, shown
@@ -21,11 +22,13 @@ from propscope.errors import InputError, error_line
 from propscope.measure import calls
 from propscope.measure.filters import Filter, Patterns
 from propscope.measure.hooks import Guard, in_backward
-from propscope.measure.module_info import ModuleInfo, module_info
+from propscope.measure.module_info import ModuleInfo
 from propscope.measure.recorder import Recorder
+from propscope.measure.shards import local_shard
 from propscope.measure.signal_graph import Traced
 from propscope.measure.sites import Options, Stats
-from propscope.measure.wrappers import unwrapped, unwrapped_parameters
+from propscope.measure.sums import widest
+from propscope.measure.wrappers import unwrapped, unwrapped_modules, unwrapped_parameters
 from propscope.monitoring.cadence import Cadence
 from propscope.monitoring.gradients import AccumulatedGradients
 from propscope.monitoring.optimizer_steps import OptimizerSteps
@@ -67,7 +70,8 @@ def monitor(
     gradients of parameters cover all of them. `loss_scale`: the factor of the loss, a number or a `GradScaler`.
     `budget`: the share of the run's time that the monitor may cost, from 0 to 1; the first 10 samples, and 2 s, are
     free. `alarms`: whether to judge the run by the rules of docs/monitoring.md. `on_alarm` is called with each alarm;
-    an exception that it raises ends the step, so it may stop the run.
+    an exception that it raises ends the step, so it may stop the run. On the CPU, an alarm about a gradient that is not
+    finite comes before the optimizer steps with it.
 
     Raises `InputError` for an invalid argument, a model without parameters, an optimizer that has none of them, and a
     model that has a monitor already.
@@ -112,30 +116,38 @@ class Monitor:
         self._model = model
         self._kept = kept
         self._options = options
-        self._micro_batches = micro_batches
         self._loss_scale = loss_scale
         self._cadence = cadence
-        self._parameters = _parameters(model)
         optimizers = [_innermost(one) for one in (optimizer if isinstance(optimizer, (list, tuple)) else [optimizer])]
-        _check(model, optimizers, self._parameters)
+        _check(model, optimizers)
         # Making a recorder checks the rest of the arguments.
         Recorder(model, options=options, kept=kept, loss_scale=loss_scale)
         self._guard = Guard()
         self._file = None if file is None else MonitoredFile(file)
         self._log = RunLog(cadence, alarms=alarms, on_alarm=on_alarm, file=self._file)
-        self._gradients = AccumulatedGradients(self._guard, self._pass_ended)
-        self._steps = OptimizerSteps(optimizers, self._guard, self._gradients.keep)
+        # None of them knows the monitor, which may be forgotten while the optimizers hold their hooks.
+        self._gradients = AccumulatedGradients(self._guard, partial(_scale_of, loss_scale))
+        self._steps = OptimizerSteps(
+            optimizers,
+            self._guard,
+            names=lambda: {id(one): name for name, one in _parameters(model).items()},
+            accumulated=self._gradients.norms,
+            seen=self._log.see_gradients,
+        )
         self._traced: Traced | None = None
         self._recorder: Recorder | None = None
         self._recording = False
-        self._passes = 0
         self._losses: list[Tensor] = []
         self._last: int | None = None
+        # What is added to the numbers of the steps since they began again.
+        self._ahead = 0
         self._running: int | None = None
         self._started = 0.0
         self._own = 0.0
         self._profile: NetworkProfile | None = None
-        self._next_call = _NextCall(unwrapped(model), self._stop_recording)
+        self._scale: Tensor | None = None
+        self._process = os.getpid()
+        self._calls = _Calls(micro_batches, self._gradients, self._stop_recording)
         _monitored[id(unwrapped(model))] = self
         self._finalizer = weakref.finalize(self, _finish, self._steps, self._log, os.getpid())
         # By then h5py would be closed; `_close_all` comes earlier.
@@ -183,21 +195,22 @@ class Monitor:
     def step(self, number: int | None = None) -> Step:
         """Return the context of one whole update: its passes, the clipping, and the step of the optimizer.
 
-        `number`: of the step in the whole run, None for the next one. A number that is not above the last one is
-        replaced by the next one, with one warning. Raises `InputError` once the monitor is closed.
+        `number`: of the step in the whole run, None for the next one. Where the numbers begin again, as in each epoch
+        of `enumerate(loader)`, they are counted on from the last step, which is said once. Raises `InputError` once
+        the monitor is closed.
         """
         if not self._finalizer.alive:
             raise InputError("the monitor is closed", hint="make a new one with propscope.monitor")
         expected = 0 if self._last is None else self._last + 1
         if number is None:
             return Step(self, expected)
-        number = count("step", number, least=0)
-        if number < expected:
-            self._log.warn_once(
-                "step", f"step {number} comes after step {self._last}, so it is counted as step {expected}"
-            )
-            number = expected
-        return Step(self, number)
+        counted = count("step", number, least=0) + self._ahead
+        if counted < expected:
+            self._ahead += expected - counted
+            counted = expected
+            text = f"step {number} comes after step {self._last}: it is counted as step {expected}, and so on"
+            self._log.warn_once("step", text)
+        return Step(self, counted)
 
     def advance(self, loss: Any = None) -> None:
         """End the step that runs and begin the next one; call it once after each step of the optimizer.
@@ -223,88 +236,110 @@ class Monitor:
 
     def begin(self, number: int) -> None:
         """Begin a step; `Step` and `advance` call it."""
+        if self._is_elsewhere():
+            return
         if self._running is not None:
-            raise InputError(f"step {self._running} is still running", hint="leave its `with` block first")
+            raise InputError(
+                f"step {self._running} is still running",
+                hint="leave its `with` block first; a loop that calls advance() has none",
+            )
         self._started = time.perf_counter()
+        try:
+            self._begin(number)
+        except BaseException:
+            # Only what interrupts the program comes here, as Ctrl+C does.
+            self._let_go(None)
+            self._steps.end()
+            self._running = None
+            raise
+        self._own = time.perf_counter() - self._started
+
+    def _begin(self, number: int) -> None:
         self._running = self._last = number
         self._losses.clear()
-        self._passes = 0
+        self._scale = _scale_of(self._loss_scale)
         if self._steps.settings_jump():
             self._cadence.hurry()
         sampled = self._cadence.due(number)
-        if sampled:
-            self._parameters = _parameters(self._model)
-        self._steps.begin(list(self._parameters.values()), sampled=sampled)
+        self._steps.begin(number, sampled=sampled)
         self._gradients.forget()
         if sampled:
             self._attempt("a sample could not be begun", self._record)
-        self._own = time.perf_counter() - self._started
+
+    def _is_elsewhere(self) -> bool:
+        """Return whether this is a process that was forked, whose copy of the monitor must not write to the file."""
+        if os.getpid() == self._process:
+            return False
+        self._let_go(None)
+        self._running = None
+        self._log.warn_once("process", "the monitor was made in another process, and does not watch this one")
+        return True
 
     def _record(self) -> None:
         recorder = Recorder(
             self._model, options=self._options, kept=self._kept, loss_scale=self._loss_scale, traced=self._traced
         )
-        self._gradients.watch(self._parameters.values())
+        self._gradients.watch(_parameters(self._model))
         # It must see a call before the recorder does, since it may take the recorder away.
-        self._next_call.watch()
+        self._calls.watch(self._model)
         recorder.__enter__()
         self._recorder, self._recording = recorder, True
-
-    def _pass_ended(self) -> None:
-        self._passes += 1
-        self._next_call.due = self._passes >= self._micro_batches
 
     def _stop_recording(self, error: BaseException | None = None) -> None:
         if self._recorder is not None and self._recording:
             self._recording = False
-            self._next_call.unwatch()
             self._recorder.__exit__(type(error) if error is not None else None, error, None)
 
     def _let_go(self, error: BaseException | None) -> Recorder | None:
         """Take everything away that a sampled step needs, and return its recorder."""
         self._stop_recording(error)
+        self._calls.unwatch()
         self._gradients.unwatch()
         recorder, self._recorder = self._recorder, None
         return recorder
 
-    def see_loss(self, value: Any) -> None:
-        """Note a loss of the running step; `Step.loss` calls it."""
+    def see_loss(self, value: Any, number: int | None = None) -> None:
+        """Note a loss of the step `number`, None for the one that runs; `Step.loss` calls it."""
+        if number is not None and number != self._running:
+            self._log.warn_once(
+                "late loss", f"the loss of step {number} came outside of its `with` block, so it is left out"
+            )
+            return
         self._attempt("a loss could not be read", self._keep_loss, value)
 
     def _keep_loss(self, value: Any) -> None:
-        if value is None:
-            return
-        with torch.no_grad():
-            tensor = value.detach() if isinstance(value, Tensor) else torch.tensor(float(value))
-            self._losses.append(tensor.clone() if tensor.numel() == 1 else tensor.mean())
+        if value is not None:
+            with torch.no_grad():
+                self._losses.append(_loss(value))
 
     def end(self, error: BaseException | None) -> None:
         """End the step that runs, which raised `error` where that is not None; `Step` and `advance` call it."""
-        if self._running is None:
+        if self._running is None or self._is_elsewhere():
             return
         ended = time.perf_counter()
         number, self._running = self._running, None
         recorder = self._let_go(error)
         self._attempt("a step could not be recorded", self._keep, number, recorder, ended - self._started, error)
         now = time.perf_counter()
-        self._cadence.end(seconds=now - self._started, own=self._own + now - ended, sampled=recorder is not None)
-        self._steps.begin((), sampled=False)
+        own = self._own + self._steps.seconds + now - ended
+        self._cadence.end(seconds=now - self._started, own=own, sampled=recorder is not None)
+        self._steps.end()
         self._log.tell()
 
     def _keep(self, number: int, recorder: Recorder | None, seconds: float, error: BaseException | None) -> None:
-        names, steps = list(self._parameters), self._steps
+        steps, accumulated = self._steps.found, self._gradients.norms()
         self._log.add(
             Reading(
                 number,
                 seconds,
-                names,
-                loss=None if not self._losses else torch.stack([one.reshape(()) for one in self._losses]).mean(),
-                gradients=steps.gradients,
-                accumulated=self._gradients.norms,
-                scale=self._scale(),
-                found_inf=steps.found_inf,
-                learning_rate=steps.learning_rate,
-                skipped=not steps.taken,
+                loss=_mean(self._losses),
+                gradients=[one.gradients for one in steps if one.gradients is not None],
+                # What an optimizer stepped with counts, and not what came to it in a later pass.
+                accumulated=[one for one in (accumulated, *(step.accumulated for step in steps)) if one is not None],
+                scale=self._scale if self._scale is not None else _scale_of(self._loss_scale),
+                found_inf=[one.found_inf for one in steps if one.found_inf is not None],
+                learning_rate=self._steps.learning_rate,
+                skipped=not self._steps.taken,
                 error="" if error is None else error_line(error),
             )
         )
@@ -317,27 +352,13 @@ class Monitor:
         if error is None and not profile.sites:
             text = f"the monitored model did not run in step {number}; was another one made in its place?"
             self._log.warn_once("model", text)
-        profile = with_step(
-            profile,
-            names,
-            gradients=self._log.accumulated,
-            before=steps.before,
-            updates=steps.updates,
-            moments=steps.moments,
-        )
+        profile = with_step(profile, steps, gradients=self._log.accumulated)
+        profile = replace(profile, coverage=(*profile.coverage, *self._guard.notes.values()))
+        self._guard.notes.clear()
         if self._cadence.samples % _HISTOGRAMS:
             profile = _without_histograms(profile)
         self._profile = profile
         self._log.sample(number, profile)
-
-    def _scale(self) -> Tensor | None:
-        if self._loss_scale is None:
-            return None
-        if hasattr(self._loss_scale, "get_scale"):
-            # get_scale() would wait for the device.
-            scale = getattr(self._loss_scale, "_scale", None)
-            return None if scale is None else scale.detach().clone()
-        return torch.tensor(float(self._loss_scale))
 
     def _attempt(self, what: str, work: Callable[..., None], *arguments: Any) -> None:
         """Do propscope's own work; what it raises is said once, and the run goes on."""
@@ -388,34 +409,55 @@ class Step:
 
     def loss(self, value: Any) -> None:
         """Note the loss, a number or a tensor; the loss of several micro-batches is their mean."""
-        self._owner.see_loss(value)
+        self._owner.see_loss(value, self.number)
 
 
-class _NextCall:
-    """Takes the recorder away when the model is called again after as many passes as are recorded."""
+class _Calls:
+    """Watches the calls of the model: takes the recorder away when so many passes are recorded and it is called again.
 
-    def __init__(self, model: nn.Module, stop: Callable[[], None]) -> None:
-        self.due = False
-        self._info = module_info("", model, ())
+    After each call it watches the gradients of what is trained only since the step began.
+    """
+
+    def __init__(self, micro_batches: int, gradients: AccumulatedGradients, stop: Callable[[], None]) -> None:
+        self._micro_batches = micro_batches
+        self._gradients = gradients
         self._stop = stop
+        self._root: nn.Module | None = None
+        self._inside = False
+        # Passes of the model that were recorded, and the backward passes until then: of one there may be several.
+        self._passes = self._before = 0
 
-    def watch(self) -> None:
+    def watch(self, model: nn.Module) -> None:
         """Begin to watch."""
-        self.due = False
-        calls.watch(self, [self._info])
+        self._root, self._inside = unwrapped(model), False
+        self._passes, self._before = 0, self._gradients.passes
+        modules = unwrapped_modules(self._root) if self._gradients.waiting else [("", self._root)]
+        calls.watch(self, [ModuleInfo("", module, "other", opaque=False, units=False) for _, module in modules])
 
     def unwatch(self) -> None:
         """Stop watching."""
-        calls.unwatch(self)
+        if self._root is not None:
+            self._root = None
+            calls.unwatch(self)
 
     def call(
         self, info: ModuleInfo, run: calls.Run, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Run the model, without the recorder when that is due."""
-        if not self.due or in_backward():
+        """Run a module of the model, and the model without the recorder when that is due."""
+        if self._inside or in_backward():
             return run(module, *args, **kwargs)
-        self._stop()
-        return module._call_impl(*args, **kwargs)
+        if module is self._root and self._gradients.passes > self._before:
+            self._passes, self._before = self._passes + 1, self._gradients.passes
+            if self._passes >= self._micro_batches:
+                self._stop()
+                self.unwatch()
+                return module._call_impl(*args, **kwargs)
+        self._inside = True
+        try:
+            return run(module, *args, **kwargs)
+        finally:
+            self._inside = False
+            self._gradients.watch_waiting()
 
 
 def _finish(steps: OptimizerSteps, log: RunLog, process: int) -> None:
@@ -432,27 +474,53 @@ def _close_all() -> None:
 
 
 def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the trainable parameters that have a shape by now, by name."""
-    return {
-        name: parameter
-        for name, parameter in unwrapped_parameters(model)
-        if parameter.requires_grad and not is_lazy(parameter) and not parameter.is_meta
-    }
+    """Return the parameters that have values, or will, by name."""
+    return {name: parameter for name, parameter in unwrapped_parameters(model) if not parameter.is_meta}
+
+
+def _scale_of(loss_scale: Any) -> Tensor | None:
+    """Return the factor of the loss as it is now, None where there is none yet."""
+    if hasattr(loss_scale, "get_scale"):
+        # get_scale() would wait for the device.
+        scale = getattr(loss_scale, "_scale", None)
+        return None if scale is None else scale.detach().clone()
+    return None if loss_scale is None else torch.tensor(float(loss_scale))
+
+
+def _loss(value: Any) -> Tensor:
+    """Return a loss as one number on its device; raises `InputError` for what is none."""
+    if isinstance(value, Tensor) and value.numel() and not value.is_meta and not value.is_complex():
+        tensor = local_shard(value.detach())
+        return tensor.clone() if tensor.numel() == 1 else tensor.to(widest(tensor)).mean()
+    try:
+        return torch.tensor(math.nan if isinstance(value, (str, Tensor)) else float(value))
+    except (TypeError, ValueError):
+        raise InputError(f"loss must be a number or a tensor of numbers, got {shown(value)}") from None
+
+
+def _mean(losses: Sequence[Tensor]) -> Tensor | None:
+    if not losses:
+        return None
+    device = losses[0].device
+    return torch.stack([one.reshape(()).to(device, non_blocking=True) for one in losses]).double().mean()
 
 
 def _innermost(optimizer: Any) -> Optimizer:
-    """Return the optimizer of torch inside those of Accelerate and its like."""
-    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
+    """Return the optimizer that steps, inside those of Accelerate and its like."""
+    names = ("optimizer", "base_optimizer")
+    while inner := next((one for name in names if isinstance(one := getattr(optimizer, name, None), Optimizer)), None):
         optimizer = inner
     if not isinstance(optimizer, Optimizer):
         raise InputError(f"optimizer must be a torch.optim.Optimizer, got a {type(optimizer).__name__}")
     return optimizer
 
 
-def _check(model: Any, optimizers: Sequence[Optimizer], parameters: dict[str, nn.Parameter]) -> None:
+def _check(model: Any, optimizers: Sequence[Optimizer]) -> None:
     name = type(model).__name__
-    if not parameters:
-        raise InputError(f"model must have parameters that are trained, got a {name} without any")
+    parameters = _parameters(model)
+    if not any(one.requires_grad for one in parameters.values()):
+        without = "with all of them on the meta device" if any(one.is_meta for one in model.parameters()) else "without"
+        raise InputError(f"model must have parameters that are trained, got a {name} {without}")
     if not optimizers:
         raise InputError("optimizer must be an optimizer or a list of some, got an empty list")
     for one in optimizers:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,6 +13,19 @@ from propscope.measure.sums import widest
 
 # The entry of what is None in place of a tensor.
 NONE = -1.0
+
+
+@dataclass(frozen=True, slots=True)
+class NamedNorms:
+    """Norms of parameters, which wait on their device: `values` has the shape (len(names),), `NONE` for what had none.
+
+    `only`: the names that count, None for all. `scale`: what the norms are yet to be divided by, None for nothing.
+    """
+
+    names: Sequence[str]
+    values: Tensor
+    only: Collection[str] | None = None
+    scale: Tensor | None = None
 
 
 def norms(tensors: Sequence[Tensor | None]) -> Tensor:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from propscope.measure.hooks import Guard
 from propscope.measure.shards import local_shard
-from propscope.monitoring.norms import norms
+from propscope.monitoring.norms import NamedNorms, norms
 
 # A learning rate or weight decay that rises by more than this from one step to the next is no schedule.
 JUMP = 1.5
@@ -21,53 +25,90 @@ _FIRST = 10
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-class OptimizerSteps:
-    """Watches the steps of optimizers until `close`.
+@dataclass(slots=True)
+class OptimizerStep:
+    """What one optimizer did within a step of the run; where it stepped several times, `gradients` are the last ones.
 
-    Of each step of the run: `taken`, how often they stepped; `learning_rate`, the largest of their groups; and
-    `gradients`, the L2 norms of the gradients that they stepped with. Where `sampled` is true also `before`, the norms
-    of the values before the step; `updates`, those of what it changed; and `moments`, those of Adam's two means. Norms
-    have the shape (len(parameters),) and stay on the device. Where `step` gets a closure that makes the gradients,
-    they are seen when it has returned. Of several optimizers, each is asked for the gradients of its own parameters.
-    `stepping` is called on sampled steps, before an optimizer without a closure steps and after one with a closure did,
-    with a mask of its parameters, a bool tensor of the shape (len(parameters),); None for all.
+    `accumulated`: their norms before clipping, None where no backward pass made them. `found_inf`: above 0 where a
+    fused optimizer took no step. Of a sampled step also `before`, the norms of the values before it; `updates`, those
+    of what all its steps together changed; and `moments`, those of Adam's two means.
+    """
+
+    gradients: NamedNorms | None = None
+    accumulated: NamedNorms | None = None
+    found_inf: Tensor | None = None
+    before: NamedNorms | None = None
+    updates: NamedNorms | None = None
+    moments: Sequence[NamedNorms] = ()
+    held: list[tuple[str, nn.Parameter, Tensor]] = field(default_factory=list)
+
+
+class OptimizerSteps:
+    """Watches the steps of the optimizers until `close`.
+
+    Of each step of the run: `taken`, how many steps the optimizers took; `learning_rate`, the largest of their groups;
+    `found`, what each of them did; `seconds`, the time that watching took. Norms are those of the parameters that an
+    optimizer has at its step, under the names that `names` returns for their ids. `accumulated` returns the norms
+    before clipping. Where `step` gets a closure that makes the gradients, they are seen when it has returned. `seen`
+    gets the number of the step of the run, and what an optimizer is about to step with; what it raises ends the step.
     """
 
     def __init__(
-        self, optimizers: Sequence[Optimizer], guard: Guard, stepping: Callable[[Tensor | None], None]
+        self,
+        optimizers: Sequence[Optimizer],
+        guard: Guard,
+        *,
+        names: Callable[[], dict[int, str]],
+        accumulated: Callable[[Sequence[str]], NamedNorms | None],
+        seen: Callable[[int, NamedNorms], None],
     ) -> None:
-        self.parameters: Sequence[nn.Parameter] = ()
         self._optimizers = optimizers
-        self._stepping = stepping
+        self._guard = guard
+        self._find_names = names
+        self._names: dict[int, str] = {}
+        # Parameters of an optimizer that are none of the model.
+        self._foreign: set[int] = set()
+        self._accumulated = accumulated
+        self._seen = seen
         self._settings: list[tuple[float, ...]] = []
         self._asked = 0
-        self._guard = guard
-        self._held: list[Tensor] = []
+        self._running: int | None = None
         self._handles = [
             handle
-            for one in optimizers
-            for handle in (one.register_step_pre_hook(self._before), one.register_step_post_hook(self._after))
+            for optimizer in optimizers
+            for handle in (
+                optimizer.register_step_pre_hook(self._before),
+                optimizer.register_step_post_hook(self._after),
+            )
         ]
-        self.begin((), sampled=False)
+        self._clear()
 
-    def begin(self, parameters: Sequence[nn.Parameter], *, sampled: bool) -> None:
-        """Begin a step of the run."""
-        self.parameters, self.sampled, self.taken = parameters, sampled, 0
-        self.gradients: Tensor | None = None
-        self.before: Tensor | None = None
-        self.updates: Tensor | None = None
-        self.moments: tuple[Tensor, ...] = ()
+    def _clear(self) -> None:
+        self.taken, self.seconds = 0, 0.0
         self.learning_rate: float | None = None
-        # Set where a fused optimizer unscales the gradients itself, as torch's GradScaler lets it.
-        self.found_inf: Tensor | None = None
-        self._held.clear()
+        self._found: dict[int, OptimizerStep] = {}
+
+    @property
+    def found(self) -> Sequence[OptimizerStep]:
+        """What each optimizer did that stepped."""
+        return tuple(self._found.values())
+
+    def begin(self, number: int, *, sampled: bool) -> None:
+        """Begin a step of the run."""
+        self._clear()
+        self._running, self._sampled = number, sampled
+        if sampled:
+            self._look_again()
+
+    def end(self) -> None:
+        """End the step of the run, and forget what was seen in it."""
+        self._clear()
+        self._running = None
 
     def settings_jump(self) -> bool:
         """Return whether a learning rate or weight decay was raised at once since this was asked last."""
-        before, self._settings = (
-            self._settings,
-            [_settings(group) for one in self._optimizers for group in one.param_groups],
-        )
+        groups = (group for optimizer in self._optimizers for group in optimizer.param_groups)
+        before, self._settings = self._settings, [_settings(group) for group in groups]
         self._asked += 1
         # A warm-up raises the rate by large factors in its first steps, and the baseline needs later ones too.
         if self._asked <= _FIRST:
@@ -79,65 +120,87 @@ class OptimizerSteps:
         """Take the hooks away."""
         for handle in self._handles:
             handle.remove()
-        self._held.clear()
+        self._clear()
+
+    def _look_again(self) -> None:
+        self._names = self._find_names()
+        self._foreign.clear()
+
+    def _own(self, optimizer: Optimizer) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the parameters of the model that the optimizer has by now, with their names."""
+        every = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        unknown = {id(one) for one in every if id(one) not in self._names}
+        if not unknown <= self._foreign:
+            self._look_again()
+            self._foreign = {at for at in unknown if at not in self._names}
+        return ((name, one) for one in every if (name := self._names.get(id(one))) is not None)
 
     def _before(self, optimizer: Optimizer, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        self.taken += 1
-        rates = [_settings(group)[0] for group in optimizer.param_groups]
-        self.learning_rate = max([*rates, *([] if self.learning_rate is None else [self.learning_rate])], default=None)
-        if not _has_closure(args, kwargs):
-            self._guard("", "parameter", "the gradient of a step", self._see_gradients, optimizer)
-        if self.sampled and not self._held:
-            self._guard("", "parameter", "the value before a step", self._hold)
+        if self._running is None:
+            return
+        started = time.perf_counter()
+        step = self._found.setdefault(id(optimizer), OptimizerStep())
+        rates = [rate for group in optimizer.param_groups if not math.isnan(rate := _settings(group)[0])]
+        self.learning_rate = max((*rates, *filter(None, [self.learning_rate])), default=None)
+        closure = _has_closure(args, kwargs)
+        if not closure:
+            self._guard("", "parameter", "the gradient of a step", self._see_gradients, optimizer, step)
+        if self._sampled and not step.held:
+            self._guard("", "parameter", "the value before a step", self._hold, optimizer, step)
+        self.seconds += time.perf_counter() - started
+        if not closure and step.gradients is not None and step.found_inf is None:
+            self._seen(self._running, step.gradients)
 
     def _after(self, optimizer: Optimizer, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        if _has_closure(args, kwargs):
-            self._guard("", "parameter", "the gradient of a step", self._see_gradients, optimizer)
-        if self._held:
-            self._guard("", "parameter", "the update of a step", self._see_update)
-
-    def _see_gradients(self, optimizer: Optimizer) -> None:
-        own = self._own(optimizer)
-        with torch.no_grad():
-            found = norms([one.grad if own[at] else None for at, one in enumerate(self.parameters)])
-        scale = getattr(optimizer, "grad_scale", None)
-        if isinstance(scale, Tensor):
-            self.found_inf = getattr(optimizer, "found_inf", None)
-            found = torch.where(found < 0, found, found / scale.to(found))
-        self.gradients = found if self.gradients is None else torch.where(found < 0, self.gradients, found)
-        if self.sampled:
-            self._stepping(None if all(own) else torch.tensor(own, device=found.device))
-
-    def _own(self, optimizer: Optimizer) -> list[bool]:
-        """Return which parameters are the optimizer's; all where it is the only one."""
-        if len(self._optimizers) == 1:
-            return [True] * len(self.parameters)
-        own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        return [id(parameter) in own for parameter in self.parameters]
-
-    def _hold(self) -> None:
-        # Where optimizers step several times in one step of the run, the change is that of all together.
-        self._held = [local_shard(parameter.detach()).clone() for parameter in self.parameters]
-
-    def _see_update(self) -> None:
-        if len(self._held) != len(self.parameters):
+        if self._running is None:
             return
+        started = time.perf_counter()
+        self.taken += 1
+        step = self._found.setdefault(id(optimizer), OptimizerStep())
+        if _has_closure(args, kwargs):
+            self._guard("", "parameter", "the gradient of a step", self._see_gradients, optimizer, step)
+        if step.held:
+            self._guard("", "parameter", "the update of a step", self._see_update, optimizer, step)
+        self.seconds += time.perf_counter() - started
+
+    def _see_gradients(self, optimizer: Optimizer, step: OptimizerStep) -> None:
+        own = list(self._own(optimizer))
+        names = [name for name, _ in own]
         with torch.no_grad():
-            values = [local_shard(parameter.detach()) for parameter in self.parameters]
-            self.before = norms(self._held)
-            self.updates = norms(torch._foreach_sub(values, self._held)) if values else None
-            states: list[Mapping[str, Any]] = [
-                next((one.state[parameter] for one in self._optimizers if parameter in one.state), {})
-                for parameter in self.parameters
-            ]
+            found = norms([parameter.grad for _, parameter in own])
+        scale = getattr(optimizer, "grad_scale", None)
+        # Set where a fused optimizer unscales the gradients itself, as torch's GradScaler lets it.
+        step.found_inf = getattr(optimizer, "found_inf", None) if isinstance(scale, Tensor) else None
+        step.gradients = NamedNorms(names, found, None, scale.detach().clone() if isinstance(scale, Tensor) else None)
+        step.accumulated = self._accumulated(names) if self._sampled else None
+
+    def _hold(self, optimizer: Optimizer, step: OptimizerStep) -> None:
+        step.held = [
+            (name, one, local_shard(one.detach()).clone())
+            for name, one in self._own(optimizer)
+            if one.requires_grad and not is_lazy(one)
+        ]
+
+    def _see_update(self, optimizer: Optimizer, step: OptimizerStep) -> None:
+        names, parameters, held = zip(*step.held, strict=True)
+        with torch.no_grad():
+            values = [local_shard(parameter.detach()) for parameter in parameters]
+            step.before = NamedNorms(names, norms(held))
+            step.updates = NamedNorms(names, norms(torch._foreach_sub(values, held)))
+            states = [optimizer.state.get(parameter, {}) for parameter in parameters]
             if any(_MOMENTS[0] in state for state in states):
-                self.moments = tuple(norms([state.get(name) for state in states]) for name in _MOMENTS)
+                step.moments = [NamedNorms(names, norms([state.get(each) for state in states])) for each in _MOMENTS]
 
 
 def _settings(group: Mapping[str, Any]) -> tuple[float, ...]:
-    values = [group.get(name) for name in ("lr", "weight_decay")]
-    # Reading one that is a tensor would wait for its device.
-    return tuple(float(value) if isinstance(value, (int, float)) else 0.0 for value in values)
+    return tuple(_number(group.get(name)) for name in ("lr", "weight_decay"))
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, Tensor):
+        # Reading one elsewhere would wait for its device.
+        return float(value) if value.is_cpu and value.numel() == 1 else math.nan
+    return float(value) if isinstance(value, (int, float)) else math.nan
 
 
 def _has_closure(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

@@ -6,7 +6,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,8 +18,10 @@ from propscope.errors import PropscopeError
 from propscope.measure.sums import widest
 from propscope.monitoring.alarms import Judge
 from propscope.monitoring.cadence import Cadence
+from propscope.monitoring.norms import NamedNorms
+from propscope.monitoring.optimizer_steps import OptimizerStep
 from propscope.records.monitored import Alarm, MonitoredRun, Steps
-from propscope.records.network import NetworkProfile
+from propscope.records.network import CoverageNote, NetworkProfile
 from propscope.records.numerals import counted
 from propscope.store import MonitoredFile
 
@@ -33,24 +35,29 @@ _MOST_WAITING = 1000
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one step left on its device: each number as a 0-d tensor, norms in the order of `names`.
+    """What one step left on its device: each number as a 0-d tensor.
 
-    `gradients`: of what the optimizer stepped with. `accumulated`: of what the backward pass left, on sampled steps.
-    `scale`: of the loss, in `accumulated` and not in `gradients`. `found_inf`: above 0 where a fused optimizer skipped
-    its step.
+    `gradients`: of what each optimizer stepped with. `accumulated`: of what the backward passes left, on sampled
+    steps; of two norms of one parameter the last one counts. `scale`: of the loss. `found_inf`: above 0 where a fused
+    optimizer skipped its step.
     """
 
     number: int
     seconds: float
-    names: Sequence[str] = ()
     loss: Tensor | None = None
-    gradients: Tensor | None = None
-    accumulated: Tensor | None = None
+    gradients: Sequence[NamedNorms] = ()
+    accumulated: Sequence[NamedNorms] = ()
     scale: Tensor | None = None
-    found_inf: Tensor | None = None
+    found_inf: Sequence[Tensor] = ()
     learning_rate: float | None = None
     skipped: bool = False
     error: str = ""
+
+    @property
+    def tensors(self) -> list[Tensor | None]:
+        """All that waits on a device."""
+        norms = (*self.gradients, *self.accumulated)
+        return [self.loss, self.scale, *self.found_inf, *(part for one in norms for part in (one.values, one.scale))]
 
 
 class RunLog:
@@ -75,7 +82,7 @@ class RunLog:
         self._rows: list[dict[str, Any]] = []
         self._unwritten: list[Alarm] = []
         self._untold: list[Alarm] = []
-        # The norms of the last step's accumulated gradients, by parameter.
+        # The norms of the last step's accumulated gradients, by parameter; what no backward pass made has none.
         self.accumulated: dict[str, float] = {}
         self._warned: set[str] = set()
         self._closed = False
@@ -83,17 +90,25 @@ class RunLog:
     def add(self, reading: Reading) -> None:
         """Add a step; what waits on the CPU is read at once, which costs nothing there, and else by `read`."""
         self._waiting.append(reading)
-        numbers = (reading.loss, reading.gradients)
-        if all(one is None or one.is_cpu for one in numbers) or len(self._waiting) >= _MOST_WAITING:
+        if all(one is None or one.is_cpu for one in reading.tensors) or len(self._waiting) >= _MOST_WAITING:
             self.read()
+
+    def see_gradients(self, step: int, found: NamedNorms) -> None:
+        """Judge what an optimizer is about to step with, where reading it costs no wait; `on_alarm` may stop it."""
+        if not self._judges or not found.values.is_cpu:
+            return
+        norms = _norms(found, found.values.tolist(), None)
+        if not math.isfinite(sum(norms.values())):
+            alarm = self.judge.gradient(step, norms)
+            self._raise([] if alarm is None else [alarm])
+            self.tell()
 
     def read(self) -> None:
         """Read and judge the steps that wait."""
         waiting, self._waiting = self._waiting, []
-        parts = ("loss", "gradients", "accumulated", "scale", "found_inf")
-        values = iter(_on_cpu([getattr(reading, part) for reading in waiting for part in parts]))
+        values = iter(_on_cpu([tensor for reading in waiting for tensor in reading.tensors]))
         for reading in waiting:
-            row, stepped, self.accumulated = _row(reading, *(next(values) for _ in parts))
+            row, stepped, self.accumulated = _row(reading, values)
             self._rows.append(row)
             if self._judges:
                 self._raise(self.judge.step(row, stepped))
@@ -175,28 +190,29 @@ class RunLog:
 
 
 def _row(
-    reading: Reading,
-    loss: Numbers | None,
-    gradients: Numbers | None,
-    accumulated: Numbers | None,
-    scale: Numbers | None,
-    found_inf: Numbers | None,
+    reading: Reading, values: Iterator[Numbers | None]
 ) -> tuple[dict[str, Any], dict[str, float], dict[str, float]]:
-    """Return a step as a row of `STEP_FIELDS`, and the norms of its gradients by parameter, both kinds."""
-    factor = math.nan if scale is None else float(scale[0])
-    stepped = _norms(reading.names, gradients)
-    before = _norms(reading.names, accumulated, 1.0 if math.isnan(factor) or factor <= 0 else factor)
-    norm, whole = _length(stepped), _length(before)
+    """Return a step as a row of `STEP_FIELDS`, and the norms of its gradients by parameter, both kinds.
+
+    `values`: the numbers of the reading's tensors.
+    """
+    loss, scale = next(values), next(values)
+    left_out = [next(values) for _ in reading.found_inf]
+    stepped = _joined(reading.gradients, values)
+    before = _joined(reading.accumulated, values)
+    norm = _length(stepped)
+    both = stepped.keys() & before.keys()
+    whole, clipped = (_length({name: norms[name] for name in both}) for norms in (before, stepped))
     row = {
         "number": reading.number,
         "loss": math.nan if loss is None else float(loss[0]),
         "loss_given": loss is not None,
         "gradient_norm": norm,
-        "clip_factor": norm / whole if 0 < whole < math.inf and norm < math.inf else math.nan,
-        "loss_scale": factor,
+        "clip_factor": clipped / whole if 0 < whole < math.inf and clipped < math.inf else math.nan,
+        "loss_scale": math.nan if scale is None else float(scale[0]),
         "learning_rate": math.nan if reading.learning_rate is None else float(reading.learning_rate),
         "nonfinite_gradients": sum(not math.isfinite(one) for one in stepped.values()) if stepped else -1,
-        "skipped": int(reading.skipped or (found_inf is not None and bool(found_inf[0] > 0))),
+        "skipped": int(reading.skipped or any(one is not None and one[0] > 0 for one in left_out)),
         "superseded": 0,
         "seconds": reading.seconds,
         "error": reading.error,
@@ -204,11 +220,22 @@ def _row(
     return row, stepped, before
 
 
-def _norms(names: Sequence[str], values: Numbers | None, scale: float = 1.0) -> dict[str, float]:
-    if values is None:
-        return {}
-    pairs = zip(names, values, strict=True)
-    return {n: value / scale if math.isfinite(value) else math.inf for n, value in pairs if not value < 0}
+def _joined(found: Sequence[NamedNorms], values: Iterator[Numbers | None]) -> dict[str, float]:
+    joined: dict[str, float] = {}
+    for one in found:
+        numbers, scale = next(values), next(values)
+        joined |= _norms(one, numbers or [], scale)
+    return joined
+
+
+def _norms(found: NamedNorms, values: Numbers, scale: Numbers | None) -> dict[str, float]:
+    factor = scale[0] if scale is not None and scale[0] > 0 else 1.0
+    pairs = zip(found.names, values, strict=True)
+    return {
+        name: value / factor if math.isfinite(value) else math.inf
+        for name, value in pairs
+        if not value < 0 and (found.only is None or name in found.only)
+    }
 
 
 def _length(norms: Mapping[str, float]) -> float:
@@ -232,28 +259,34 @@ def _on_cpu(tensors: Sequence[Tensor | None]) -> list[Numbers | None]:
 
 
 def with_step(
-    profile: NetworkProfile,
-    names: Sequence[str],
-    *,
-    gradients: Mapping[str, float],
-    before: Tensor | None,
-    updates: Tensor | None,
-    moments: Sequence[Tensor],
+    profile: NetworkProfile, steps: Sequence[OptimizerStep], *, gradients: Mapping[str, float]
 ) -> NetworkProfile:
-    """Return a sample whose parameters have what the optimizer's step showed, read from its device."""
-    lengths = [_norms(names, one) for one in _on_cpu([before, updates, *moments])]
-    sizes, changes, first, second = (*lengths, {}, {})[:4]
+    """Return a sample whose parameters have what the optimizers' steps showed, read from its device.
+
+    `gradients`: the norms before clipping; what is not among them was put in place without a backward pass.
+    """
+    parts: list[list[NamedNorms | None]] = [
+        [one.gradients for one in steps],
+        [one.before for one in steps],
+        [one.updates for one in steps],
+        [one.moments[0] for one in steps if one.moments],
+        [one.moments[1] for one in steps if one.moments],
+    ]
+    found = [[one for one in part if one is not None] for part in parts]
+    values = iter(_on_cpu([tensor for part in found for one in part for tensor in (one.values, one.scale)]))
+    stepped, sizes, changes, first, second = (_joined(part, values) for part in found)
 
     def ratio(name: str) -> float | None:
         size, change = sizes.get(name, 0.0), changes.get(name)
         return None if change is None or not 0 < size < math.inf else change / size
 
+    late = stepped.keys() - gradients.keys()
     return replace(
         profile,
         parameters=tuple(
             replace(
                 parameter,
-                step_gradient_norm=gradients.get(parameter.name),
+                step_gradient_norm=gradients.get(parameter.name, stepped.get(parameter.name)),
                 update_norm=changes.get(parameter.name),
                 update_ratio=ratio(parameter.name),
                 first_moment_norm=first.get(parameter.name),
@@ -261,4 +294,20 @@ def with_step(
             )
             for parameter in profile.parameters
         ),
+        coverage=(
+            *profile.coverage,
+            *_late([one.name for one in profile.parameters if one.name in late]),
+        ),
     )
+
+
+def _late(names: Sequence[str]) -> list[CoverageNote]:
+    """Return a note of the parameters whose gradients were not seen before clipping."""
+    if not names:
+        return []
+    others = f" and {counted(len(names) - 1, 'other parameter')}" if len(names) > 1 else ""
+    reason = (
+        f"step_gradient_norm of it{others} is that of what the optimizer got, after clipping: no backward pass was "
+        "seen to end"
+    )
+    return [CoverageNote(names[0], "parameter", reason)]

@@ -16,7 +16,9 @@ from torch.utils.checkpoint import checkpoint
 
 import propscope
 from propscope.measure.hooks import Guard
+from propscope.monitoring import gradients
 from propscope.monitoring.gradients import AccumulatedGradients
+from propscope.records.network import CoverageNote
 
 # Each of two processes takes one step with data of its own; the gradients are those of both together.
 RANK = """
@@ -95,66 +97,54 @@ def test_a_pass_within_a_pass_ends_neither_the_gradient_nor_the_recording(reentr
 
 
 def test_the_norms_are_those_of_the_last_pass_and_nothing_is_left_on_the_parameters():
-    run, ended = training(), []
-    parameters = list(run.model.parameters())
-    seen = AccumulatedGradients(Guard(), lambda: ended.append(seen.norms.tolist()))
+    run = training()
+    parameters = dict(run.model.named_parameters())
+    seen = AccumulatedGradients(Guard(), lambda: torch.tensor(4.0))
     seen.watch(parameters)
+    assert seen.norms() is None
     for count in (1, 2):
         run.loss().backward()
-        assert len(ended) == count
-        assert ended[-1] == pytest.approx([float(one.grad.norm()) for one in parameters], rel=1e-5)
+        assert seen.passes == count
+        found = seen.norms()
+        assert list(found.names) == list(parameters)
+        assert found.values.tolist() == pytest.approx([float(one.grad.norm()) for one in parameters.values()], rel=1e-5)
+        assert float(found.scale) == 4
+    torch.autograd.grad(run.loss(), list(parameters.values()))
+    assert seen.passes == 2, "what accumulates nothing is no pass"
     seen.unwatch()
     run.loss().backward()
-    assert len(ended) == 2
-    assert not any(one._backward_hooks for one in parameters)
+    assert seen.passes == 2
+    assert not any(one._post_accumulate_grad_hooks for one in parameters.values())
 
 
-class Adversaries(nn.Module):
-    """A GAN: the generator's loss leaves gradients in the critic, which are not what the critic stepped with."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.generator, self.critic = nn.Linear(3, 4), nn.Linear(4, 1)
-
-
-@pytest.mark.parametrize("closures", [False, True])
-def test_each_of_several_optimizers_is_seen_with_the_gradient_that_it_stepped_with(closures):
-    model = Adversaries()
-    optimizers = [torch.optim.SGD(model.critic.parameters(), 0.1), torch.optim.Adam(model.generator.parameters(), 0.2)]
-    true, norms = {}, {}
-
-    def backward(loss, part):
-        model.zero_grad()
-        loss().backward()
-        seen = getattr(model, part).named_parameters(prefix=part)
-        true.update({name: float(one.grad.norm()) for name, one in seen})
-
-    def clip(part):
-        nn.utils.clip_grad_norm_(getattr(model, part).parameters(), 0.1)
-        seen = getattr(model, part).named_parameters(prefix=part)
-        norms.update({name: float(one.grad.norm()) for name, one in seen})
-
-    def update(optimizer, loss, part):
-        def work():
-            backward(loss, part)
-            clip(part)
-
-        if not closures:
-            work()
-        optimizer.step(work if closures else None)
-
-    before = {name: one.detach().clone() for name, one in model.named_parameters()}
-    noise, real = torch.randn(5, 3), torch.randn(5, 4)
-    with propscope.monitor(model, optimizers, every=1) as monitor, monitor.step(0):
-        update(optimizers[0], lambda: (model.critic(model.generator(noise)) - model.critic(real)).mean(), "critic")
-        update(optimizers[1], lambda: -3 * model.critic(model.generator(noise)).mean(), "generator")
+def test_without_a_callback_at_the_end_of_a_pass_the_gradient_is_that_of_the_step_which_is_said(monkeypatch):
+    monkeypatch.setattr(gradients, "_queue", None)
+    run = training()
+    with propscope.monitor(run.model, run.optimizer, every=1) as monitor, monitor.step(0):
+        run.loss().backward()
+        nn.utils.clip_grad_norm_(run.model.parameters(), 1e-3)
+        run.optimizer.step()
     for one in monitor.profile.parameters:
-        assert one.step_gradient_norm == pytest.approx(true[one.name], rel=1e-5)
-        change = model.get_parameter(one.name).detach() - before[one.name]
-        assert one.update_norm == pytest.approx(float(change.norm()), rel=1e-5)
-        assert (one.first_moment_norm is not None) == one.name.startswith("generator")
-    (row,) = monitor.steps.rows()
-    assert row["gradient_norm"] == pytest.approx(math.hypot(*norms.values()), rel=1e-5)
-    assert row["learning_rate"] == 0.2
-    assert not any(one._optimizer_step_pre_hooks or one._optimizer_step_post_hooks for one in optimizers)
+        norm = float(run.model.get_parameter(one.name).grad.norm())
+        assert one.step_gradient_norm == pytest.approx(norm, rel=1e-5)
+    reason = (
+        "step_gradient_norm of it and 29 other parameters is that of what the optimizer got, after clipping: no "
+        "backward pass was seen to end"
+    )
+    assert CoverageNote("tokens.weight", "parameter", reason) in monitor.profile.coverage
+    assert math.isnan(monitor.steps.clip_factor[0])
+
+
+@pytest.mark.parametrize("end", ["first", "last"])
+def test_the_gradient_is_whole_wherever_the_callback_is_armed(end):
+    run = training()
+    names = [name for name, _ in run.model.named_parameters()]
+    armed = names[0] if end == "first" else names[-1]
+    seen = AccumulatedGradients(Guard(), lambda: None)
+    seen.watch(dict(run.model.named_parameters()))
+    for name, handle in seen._handles.items():
+        if name != armed:
+            handle.remove()
+    run.loss().backward()
+    expected = [float(one.grad.norm()) for one in run.model.parameters()]
+    assert seen.norms([armed]).values.tolist() == pytest.approx(expected, rel=1e-5)

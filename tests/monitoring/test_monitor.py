@@ -276,15 +276,21 @@ def test_every_may_be_set_and_a_sample_be_asked_for():
         monitor.every = 0
 
 
-def test_step_numbers_that_go_back_are_counted_on_with_one_warning(caplog):
+def test_step_numbers_that_begin_again_in_each_epoch_are_counted_on_which_is_said_once(caplog):
     run = training()
-    with propscope.monitor(run.model, run.optimizer) as monitor:
-        for step in (0, 1, 0, 1):
-            with monitor.step(step):
-                run.update()
-    assert monitor.steps.number.tolist() == [0, 1, 2, 3]
+    counted = []
+    with propscope.monitor(run.model, run.optimizer, every=4) as monitor:
+        for steps in (3, 1, 4):
+            for step in range(0, 2 * steps, 2):
+                with monitor.step(step) as one:
+                    run.update()
+                counted.append(one.number)
+        assert monitor.profile.labels == {"step": 12}
+    # The numbers keep their distances, whatever an epoch's length.
+    assert counted == [0, 2, 4, 5, 6, 8, 10, 12]
+    assert monitor.steps.number.tolist() == counted
     assert [record.message for record in caplog.records] == [
-        "step 0 comes after step 1, so it is counted as step 2; the run goes on"
+        "step 0 comes after step 4: it is counted as step 5, and so on; the run goes on"
     ]
 
 
@@ -383,6 +389,26 @@ def test_an_alarm_is_logged_and_handed_on_and_what_the_callback_raises_ends_the_
         pass
     assert monitor.profile.labels == {"step": 2}, "the step behind a suspicious one is sampled"
     monitor.close()
+
+
+def test_an_alarm_about_a_gradient_comes_before_the_optimizer_spreads_it():
+    run = training()
+
+    def stop(alarm):
+        raise ArithmeticError(alarm.message)
+
+    with propscope.monitor(run.model, run.optimizer, every=10, on_alarm=stop) as monitor:
+        with monitor.step(0):
+            run.update()
+        before = [one.detach().clone() for one in run.model.parameters()]
+        with pytest.raises(ArithmeticError, match=r"the gradient of tokens[.]weight is not finite"):
+            break_the_gradient(run, monitor)
+        same(list(run.model.parameters()), before)
+        with monitor.step(2):
+            run.update()
+    assert monitor.steps.skipped.tolist() == [0, 1, 0]
+    assert monitor.steps.nonfinite_gradients.tolist() == [0, len(before), 0]
+    assert [(one.step, one.kind) for one in monitor.alarms] == [(1, "non-finite gradient")]
 
 
 def test_what_is_pending_is_judged_on_close_and_alarms_can_be_off(caplog):
