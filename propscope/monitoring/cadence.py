@@ -85,6 +85,11 @@ class Cadence:
         self.samples += 1
         self._owed = False
 
+    def charge(self, seconds: float) -> None:
+        """Add what samples cost elsewhere than in a step."""
+        self.cost += seconds
+        self._sampling += seconds
+
     @property
     def share(self) -> float:
         """The cost as a share of the time of the run."""

@@ -33,6 +33,7 @@ from propscope.monitoring.cadence import Cadence
 from propscope.monitoring.gradients import AccumulatedGradients
 from propscope.monitoring.optimizer_steps import OptimizerSteps
 from propscope.monitoring.run_log import Reading, RunLog, with_step
+from propscope.monitoring.sinks import sinks_of
 from propscope.records.monitored import Alarm, Steps
 from propscope.records.network import NetworkProfile
 from propscope.records.summary import TensorSummary
@@ -60,6 +61,7 @@ def monitor(
     budget: float = 0.02,
     alarms: bool = True,
     on_alarm: Callable[[Alarm], object] | None = None,
+    sinks: Any = (),
 ) -> Monitor:
     """Return a `Monitor`, which samples the training of `model` by `optimizer` and says what goes wrong in it.
 
@@ -71,10 +73,13 @@ def monitor(
     `budget`: the share of the run's time that the monitor may cost, from 0 to 1; the first 10 samples, and 2 s, are
     free. `alarms`: whether to judge the run by the rules of docs/monitoring.md. `on_alarm` is called with each alarm;
     an exception that it raises ends the step, so it may stop the run. On the CPU, an alarm about a gradient that is not
-    finite comes before the optimizer steps with it.
+    finite comes before the optimizer steps with it. `sinks`: where the numbers and alarms are shown beside the file: a
+    list of text, `tensorboard:DIR`, `wandb:PROJECT[/NAME]`, `mlflow:EXPERIMENT`, `csv:PATH` or `jsonl:PATH`, each also
+    with `:sites=all`; of SummaryWriters and runs of wandb; and of objects with the methods of
+    `propscope.monitoring.sinks.Sink`.
 
     Raises `InputError` for an invalid argument, a model without parameters, an optimizer that has none of them, and a
-    model that has a monitor already.
+    model that has a monitor already; `MissingDependencyError` for a sink whose package is not installed.
     """
     if on_alarm is not None and not callable(on_alarm):
         raise InputError(f"on_alarm must be a function of an Alarm or None, got {shown(on_alarm)}")
@@ -89,6 +94,7 @@ def monitor(
         loss_scale=loss_scale,
         alarms=alarms,
         on_alarm=on_alarm,
+        sinks=sinks,
     )
 
 
@@ -112,6 +118,7 @@ class Monitor:
         loss_scale: Any,
         alarms: bool,
         on_alarm: Callable[[Alarm], object] | None,
+        sinks: Any,
     ) -> None:
         self._model = model
         self._kept = kept
@@ -124,7 +131,10 @@ class Monitor:
         Recorder(model, options=options, kept=kept, loss_scale=loss_scale)
         self._guard = Guard()
         self._file = None if file is None else MonitoredFile(file)
-        self._log = RunLog(cadence, alarms=alarms, on_alarm=on_alarm, file=self._file)
+        self._log = RunLog(cadence, alarms=alarms, on_alarm=on_alarm, file=self._file, sinks=sinks_of(sinks))
+        # What a sink does at the end of the process, as wandb does, comes later then.
+        atexit.unregister(_close_all)
+        atexit.register(_close_all)
         # None of them knows the monitor, which may be forgotten while the optimizers hold their hooks.
         self._gradients = AccumulatedGradients(self._guard, partial(_scale_of, loss_scale))
         self._steps = OptimizerSteps(
@@ -384,6 +394,7 @@ class Monitor:
             self._log.judge.restore(state["judge"])
             self._cadence.restore(state["cadence"])
             self._last = state["step"]
+            self._log.resume(0 if self._last is None else self._last + 1)
             if self._file is not None and (file := state.get("file")) is not None:
                 self._file.resume(Path(file["path"]), file["run"])
         except (KeyError, TypeError, AttributeError, ValueError):

@@ -32,11 +32,13 @@ class Quantity:
     last_sites: bool = False
 
 
-def _dead_share(site: Site) -> float | None:
+def dead_share(site: Site) -> float | None:
+    """Return the share of a site's units that are flat on every sample."""
     return None if site.dead_units is None or not site.units else site.dead_units / site.units
 
 
-def _update_ratio(parameter: Parameter) -> float | None:
+def update_ratio(parameter: Parameter) -> float | None:
+    """Return the update ratio of a parameter of so many elements that it means something."""
     # The norm of a few numbers passes near zero, as that of a bias of one output does.
     return parameter.update_ratio if math.prod(parameter.shape) >= _ELEMENTS else None
 
@@ -46,22 +48,27 @@ def _nonfinite(site: Site) -> float | None:
 
 
 QUANTITIES = (
-    Quantity("update_ratio", read_parameter=_update_ratio),
+    Quantity("update_ratio", read_parameter=update_ratio),
     # A parameter that is frozen or detached has none.
     Quantity("step_gradient_norm", read_parameter=lambda parameter: parameter.step_gradient_norm, absent=0.0),
     Quantity("largest_logit", lambda site: site.largest_logit),
     Quantity("attention_entropy", lambda site: site.attention_entropy),
-    Quantity("dead_share", _dead_share),
+    Quantity("dead_share", dead_share),
     Quantity("nonfinite_values", _nonfinite),
     Quantity("effective_rank", lambda site: site.effective_rank, last_sites=True),
     Quantity("mean_cosine", lambda site: site.mean_cosine, last_sites=True),
 )
 
 
+def last_sites(profile: NetworkProfile) -> list[Site]:
+    """Return the last sites at which collapse is judged, in execution order."""
+    wide = [site for site in profile.without_inputs.sites if (site.features or 0) >= _FEATURES]
+    return [site for site in wide if site.effective_rank is not None][-_LAST:]
+
+
 def readings_of(profile: NetworkProfile) -> Readings:
     """Return what a sample shows, by quantity and by the name of the site or parameter; what is NaN is left out."""
-    wide = [site for site in profile.without_inputs.sites if (site.features or 0) >= _FEATURES]
-    last = [site for site in wide if site.effective_rank is not None][-_LAST:]
+    last = last_sites(profile)
     found: dict[str, dict[str, float]] = {}
     for quantity in QUANTITIES:
         numbers: dict[str, float | None] = {}

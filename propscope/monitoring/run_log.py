@@ -20,6 +20,7 @@ from propscope.monitoring.alarms import Judge
 from propscope.monitoring.cadence import Cadence
 from propscope.monitoring.norms import NamedNorms
 from propscope.monitoring.optimizer_steps import OptimizerStep
+from propscope.monitoring.sinks import Delivery, Sink
 from propscope.records.monitored import Alarm, MonitoredRun, Steps
 from propscope.records.network import CoverageNote, NetworkProfile
 from propscope.records.numerals import counted
@@ -70,6 +71,7 @@ class RunLog:
         alarms: bool,
         on_alarm: Callable[[Alarm], object] | None,
         file: MonitoredFile | None,
+        sinks: Mapping[str, Sink],
     ) -> None:
         self.cadence = cadence
         self.judge = Judge()
@@ -82,10 +84,12 @@ class RunLog:
         self._rows: list[dict[str, Any]] = []
         self._unwritten: list[Alarm] = []
         self._untold: list[Alarm] = []
+        self._row: dict[str, Any] = {}
         # The norms of the last step's accumulated gradients, by parameter; what no backward pass made has none.
         self.accumulated: dict[str, float] = {}
         self._warned: set[str] = set()
         self._closed = False
+        self._delivery = Delivery(sinks, self.warn_once)
 
     def add(self, reading: Reading) -> None:
         """Add a step; what waits on the CPU is read at once, which costs nothing there, and else by `read`."""
@@ -110,6 +114,7 @@ class RunLog:
         for reading in waiting:
             row, stepped, self.accumulated = _row(reading, values)
             self._rows.append(row)
+            self._row = row
             if self._judges:
                 self._raise(self.judge.step(row, stepped))
         if len(self._rows) >= _MOST_WAITING:
@@ -126,6 +131,11 @@ class RunLog:
         if self._judges:
             self._raise(self.judge.sample(step, profile))
         self._write_piece((profile,))
+        self._delivery.write(step, profile, self._row)
+
+    def resume(self, step: int) -> None:
+        """Say that the run takes the steps from this one on again."""
+        self._delivery.resume(step)
 
     def _raise(self, alarms: Sequence[Alarm]) -> None:
         self._unwritten += alarms
@@ -134,12 +144,14 @@ class RunLog:
             self.cadence.hurry()
 
     def tell(self) -> None:
-        """Pass the new alarms on; what `on_alarm` raises passes through."""
+        """Pass the new alarms on, and count what the sinks cost; what `on_alarm` raises passes through."""
+        self.cadence.charge(self._delivery.spent())
         untold, self._untold = self._untold, []
         self.alarms += untold
         for alarm in untold:
             since = f", since step {alarm.since}" if alarm.since < alarm.step else ""
             logger.warning("step %d: %s (%s%s): %s", alarm.step, alarm.kind, alarm.severity, since, alarm.message)
+        self._delivery.alarms(untold)
         if self._on_alarm is not None:
             for alarm in untold:
                 self._on_alarm(alarm)
@@ -186,7 +198,10 @@ class RunLog:
                 f"{self.cadence.cost:.1f} s of {self.cadence.elapsed:.1f} s ({self.cadence.share:.1%})",
                 file=sys.stderr,
             )
-        self.tell()
+        try:
+            self.tell()
+        finally:
+            self._delivery.close()
 
 
 def _row(

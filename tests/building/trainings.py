@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,3 +124,14 @@ def training(name: str = "gpt2", optimizer: str = "AdamW", **options: Any) -> Tr
     options = {"lr": 1e-2} | options
     generator = torch.Generator().manual_seed(1)
     return Training(model, getattr(torch.optim, optimizer)(model.parameters(), **options), lambda: batch(generator))
+
+
+def steps_of(run: Training, monitor: Any, count: int, broken: Container[int] = ()) -> None:
+    """Take the first `count` steps of a monitored training, with a gradient of NaN in the steps `broken`."""
+    for step in range(count):
+        with monitor.step(step) as one:
+            run.optimizer.zero_grad()
+            loss = run.loss()
+            (loss * float("nan") if step in broken else loss).backward()
+            run.optimizer.step()
+            one.loss(loss)
