@@ -8,6 +8,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from propscope.measure.shards import local_shard
 from propscope.measure.signal_graph import Traced
 from propscope.measure.sites import Options, Stats
 from propscope.measure.sums import widest
-from propscope.measure.wrappers import unwrapped, unwrapped_modules, unwrapped_parameters
+from propscope.measure.wrappers import unwrapped, unwrapped_modules, unwrapped_parameters, without_shortcuts
 from propscope.monitoring.cadence import Cadence
 from propscope.monitoring.gradients import AccumulatedGradients
 from propscope.monitoring.optimizer_steps import OptimizerSteps
@@ -147,6 +148,7 @@ class Monitor:
         self._traced: Traced | None = None
         self._recorder: Recorder | None = None
         self._recording = False
+        self._shortcuts = ExitStack()
         self._losses: list[Tensor] = []
         self._last: int | None = None
         # What is added to the numbers of the steps since they began again.
@@ -292,6 +294,8 @@ class Monitor:
         self._gradients.watch(_parameters(self._model))
         # It must see a call before the recorder does, since it may take the recorder away.
         self._calls.watch(self._model)
+        # Compiled code would raise where the compiler comes back within its call, as the recorder may go within one.
+        self._shortcuts.enter_context(without_shortcuts(self._model))
         recorder.__enter__()
         self._recorder, self._recording = recorder, True
 
@@ -304,6 +308,7 @@ class Monitor:
         """Take everything away that a sampled step needs, and return its recorder."""
         self._stop_recording(error)
         self._calls.unwatch()
+        self._shortcuts.close()
         self._gradients.unwatch()
         recorder, self._recorder = self._recorder, None
         return recorder
@@ -337,6 +342,7 @@ class Monitor:
         self._log.tell()
 
     def _keep(self, number: int, recorder: Recorder | None, seconds: float, error: BaseException | None) -> None:
+        self._steps.see_compiled()
         steps, accumulated = self._steps.found, self._gradients.norms()
         self._log.add(
             Reading(

@@ -23,6 +23,7 @@ JUMP = 1.5
 _FIRST = 10
 # The state of Adam and its like.
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_is_compiling = torch.compiler.is_compiling
 
 
 @dataclass(slots=True)
@@ -47,10 +48,11 @@ class OptimizerSteps:
     """Watches the steps of the optimizers until `close`.
 
     Of each step of the run: `taken`, how many steps the optimizers took; `learning_rate`, the largest of their groups;
-    `found`, what each of them did; `seconds`, the time that watching took. Norms are those of the parameters that an
-    optimizer has at its step, under the names that `names` returns for their ids. `accumulated` returns the norms
-    before clipping. Where `step` gets a closure that makes the gradients, they are seen when it has returned. `seen`
-    gets the number of the step of the run, and what an optimizer is about to step with; what it raises ends the step.
+    `found`, what each of them did; `seconds`, the time that watching took; `compiled`, whether compiled code stepped.
+    Norms are those of the parameters that an optimizer has at its step, under the names that `names` returns for their
+    ids. `accumulated` returns the norms before clipping. Where `step` gets a closure that makes the gradients, they are
+    seen when it has returned. `seen` gets the number of the step of the run, and what an optimizer is about to step
+    with; what it raises ends the step.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class OptimizerSteps:
 
     def _clear(self) -> None:
         self.taken, self.seconds = 0, 0.0
+        self.compiled = False
         self.learning_rate: float | None = None
         self._found: dict[int, OptimizerStep] = {}
 
@@ -104,6 +107,14 @@ class OptimizerSteps:
         """End the step of the run, and forget what was seen in it."""
         self._clear()
         self._running = None
+
+    def see_compiled(self) -> None:
+        """See what is left of a step that compiled code took: the gradients, where they were not set to None yet."""
+        for optimizer in self._optimizers if self.compiled and not self.taken else ():
+            self.taken += 1
+            self._see_rate(optimizer)
+            step = self._found.setdefault(id(optimizer), OptimizerStep())
+            self._guard("", "parameter", "the gradient of a step", self._see_gradients, optimizer, step)
 
     def settings_jump(self) -> bool:
         """Return whether a learning rate or weight decay was raised at once since this was asked last."""
@@ -136,12 +147,15 @@ class OptimizerSteps:
         return ((name, one) for one in every if (name := self._names.get(id(one))) is not None)
 
     def _before(self, optimizer: Optimizer, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        if _is_compiling():
+            # Anything else would become part of the graph.
+            self.compiled = True
+            return
         if self._running is None:
             return
         started = time.perf_counter()
         step = self._found.setdefault(id(optimizer), OptimizerStep())
-        rates = [rate for group in optimizer.param_groups if not math.isnan(rate := _settings(group)[0])]
-        self.learning_rate = max((*rates, *filter(None, [self.learning_rate])), default=None)
+        self._see_rate(optimizer)
         closure = _has_closure(args, kwargs)
         if not closure:
             self._guard("", "parameter", "the gradient of a step", self._see_gradients, optimizer, step)
@@ -152,7 +166,7 @@ class OptimizerSteps:
             self._seen(self._running, step.gradients)
 
     def _after(self, optimizer: Optimizer, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        if self._running is None:
+        if _is_compiling() or self._running is None:
             return
         started = time.perf_counter()
         self.taken += 1
@@ -162,6 +176,10 @@ class OptimizerSteps:
         if step.held:
             self._guard("", "parameter", "the update of a step", self._see_update, optimizer, step)
         self.seconds += time.perf_counter() - started
+
+    def _see_rate(self, optimizer: Optimizer) -> None:
+        rates = [rate for group in optimizer.param_groups if not math.isnan(rate := _settings(group)[0])]
+        self.learning_rate = max((*rates, *filter(None, [self.learning_rate])), default=None)
 
     def _see_gradients(self, optimizer: Optimizer, step: OptimizerStep) -> None:
         own = list(self._own(optimizer))

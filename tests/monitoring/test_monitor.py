@@ -523,32 +523,6 @@ def test_a_process_that_is_killed_leaves_every_sample_but_the_one_being_written(
     assert len(propscope.load(tmp_path / "run.propscope")) == len(steps)
 
 
-@pytest.mark.parametrize("in_place", [False, True])
-def test_a_compiled_model_keeps_its_graph_and_every_site_is_recorded_on_sampled_steps(in_place):
-    def backend(graph, inputs):
-        graphs.append(graph)
-        return graph.forward
-
-    graphs, run, plain = [], training("resnet"), training("resnet")
-    with propscope.monitor(plain.model, plain.optimizer, every=1) as monitor, monitor.step():
-        plain.update()
-    expected = [site.name for site in monitor.profile.sites]
-    if in_place:
-        run.model.compile(backend=backend)
-    else:
-        run.model = torch.compile(run.model, backend=backend)
-    counted = []
-    with propscope.monitor(run.model, run.optimizer, every=3) as monitor:
-        for _ in range(7):
-            with monitor.step() as one:
-                run.update()
-            counted.append(len(graphs))
-            assert [site.name for site in monitor.profile.sites] == expected
-            assert monitor.profile.labels == {"step": one.number - one.number % 3}
-    torch._dynamo.reset()
-    assert counted == [0, 1, 1, 1, 1, 1, 1]
-
-
 def test_a_step_whose_learning_rate_was_raised_at_once_is_sampled_and_its_update_named():
     run = training()
     with propscope.monitor(run.model, run.optimizer, every=4) as monitor:
