@@ -33,6 +33,7 @@ class Cadence:
         self.start = count("start", start, least=0)
         self.stop = None if stop is None else count("stop", stop)
         self.budget = number("budget", budget, above=True, high=1.0)
+        self.on = True
         self.samples = 0
         # Seconds of the run, and those that the monitor cost.
         self.elapsed = 0.0
@@ -48,7 +49,7 @@ class Cadence:
         """Return whether the step is to be sampled."""
         if step < self.start or (self.stop is not None and step >= self.stop):
             return False
-        self._owed |= step % self.every == 0
+        self._owed |= self.on and step % self.every == 0
         dense, self._dense = self._dense > 0, max(self._dense - 1, 0)
         return (self._owed or dense) and self._affordable
 
@@ -65,7 +66,13 @@ class Cadence:
 
     def hurry(self) -> None:
         """Sample the next steps."""
-        self._dense = _DENSE
+        self._dense = _DENSE if self.on else 0
+
+    def switch(self, *, on: bool) -> None:
+        """Turn sampling on or off; while it is off, only steps that are asked for are sampled."""
+        self.on = on
+        if not on:
+            self._owed, self._dense = False, 0
 
     def request(self) -> None:
         """Sample the next step."""

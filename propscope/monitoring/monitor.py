@@ -31,6 +31,7 @@ from propscope.measure.sites import Options, Stats
 from propscope.measure.sums import widest
 from propscope.measure.wrappers import unwrapped, unwrapped_modules, unwrapped_parameters, without_shortcuts
 from propscope.monitoring.cadence import Cadence
+from propscope.monitoring.control import Control
 from propscope.monitoring.gradients import AccumulatedGradients
 from propscope.monitoring.optimizer_steps import OptimizerSteps
 from propscope.monitoring.run_log import Reading, RunLog, with_step
@@ -133,6 +134,7 @@ class Monitor:
         self._guard = Guard()
         self._file = None if file is None else MonitoredFile(file)
         self._log = RunLog(cadence, alarms=alarms, on_alarm=on_alarm, file=self._file, sinks=sinks_of(sinks))
+        self._control = None if self._file is None else Control(self._file, cadence, self._log.warn_once)
         # What a sink does at the end of the process, as wandb does, comes later then.
         atexit.unregister(_close_all)
         atexit.register(_close_all)
@@ -161,7 +163,7 @@ class Monitor:
         self._process = os.getpid()
         self._calls = _Calls(micro_batches, self._gradients, self._stop_recording)
         _monitored[id(unwrapped(model))] = self
-        self._finalizer = weakref.finalize(self, _finish, self._steps, self._log, os.getpid())
+        self._finalizer = weakref.finalize(self, _finish, self._steps, self._log, self._control, os.getpid())
         # By then h5py would be closed; `_close_all` comes earlier.
         self._finalizer.atexit = False
 
@@ -179,6 +181,15 @@ class Monitor:
     @every.setter
     def every(self, value: int) -> None:
         self._cadence.every = count("every", value)
+
+    @property
+    def sampling(self) -> bool:
+        """Whether steps are sampled; it may be set during the run. While it is False, `request` still samples one."""
+        return self._cadence.on
+
+    @sampling.setter
+    def sampling(self, value: bool) -> None:
+        self._cadence.switch(on=bool(value))
 
     @property
     def alarms(self) -> tuple[Alarm, ...]:
@@ -339,6 +350,8 @@ class Monitor:
         own = self._own + self._steps.seconds + now - ended
         self._cadence.end(seconds=now - self._started, own=own, sampled=recorder is not None)
         self._steps.end()
+        if self._control is not None:
+            self._attempt("the control file could not be read", self._control.look)
         self._log.tell()
 
     def _keep(self, number: int, recorder: Recorder | None, seconds: float, error: BaseException | None) -> None:
@@ -477,10 +490,12 @@ class _Calls:
             self._gradients.watch_waiting()
 
 
-def _finish(steps: OptimizerSteps, log: RunLog, process: int) -> None:
+def _finish(steps: OptimizerSteps, log: RunLog, control: Control | None, process: int) -> None:
     steps.close()
     # A process that was forked holds a copy of the monitor, which is not its to end.
     if os.getpid() == process:
+        if control is not None:
+            control.close()
         log.close()
 
 

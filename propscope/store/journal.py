@@ -174,6 +174,26 @@ def lock(descriptor: int) -> bool:
     return True
 
 
+def is_open(path: Path) -> bool:
+    """Return whether a process has the journal `path` open to write; True where the system does not tell."""
+    if fcntl is None:
+        return True
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        # Some network file systems have no locks.
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def is_at(path: Path, descriptor: int) -> bool:
     """Return whether an open file is the one that has the name `path` now."""
     try:

@@ -47,6 +47,11 @@ class MonitoredFile:
         self._file.add(self._pieces, piece)
         self._pieces += 1
 
+    @property
+    def begun(self) -> bool:
+        """Whether anything was written, so that the file has its name."""
+        return self._file is not None
+
     def save(self) -> None:
         """Write the file, where anything was added; raises `StoreError` where it cannot be written."""
         if self._file is not None:

@@ -28,6 +28,7 @@ RIGHT = {
     "merge": ["run.h5", "-o", "merged.h5"],
     "example": [],
     "compact": ["net.h5"],
+    "control": ["net.h5", "every=10"],
 }
 APPLICATION = typer.main.get_command(build())
 PARAMETERS = {name: command.params for name, command in APPLICATION.commands.items()}
