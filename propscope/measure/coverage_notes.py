@@ -14,6 +14,7 @@ from propscope.measure.module_info import CONTAINERS, ModuleInfo
 from propscope.measure.observer import Observer
 from propscope.measure.parameters import ParameterAccumulator
 from propscope.measure.shards import Sharding
+from propscope.measure.wrappers import class_of
 from propscope.records.network import CoverageNote, Site
 from propscope.records.numerals import counted
 
@@ -54,7 +55,7 @@ def coverage_notes(
         if accumulator.dtype.startswith("complex"):
             yield CoverageNote(path, "output", "complex values are measured by their magnitude")
     for key, sharding in shardings.items():
-        if sharding is not None and key in sites:
+        if key in sites and sharding is not None and not (sharding.is_whole and sharding.shape is None):
             yield CoverageNote(sites[key].name, "output", str(sharding))
     for name, count in observer.unrecorded.most_common():
         if count:
@@ -69,7 +70,7 @@ def coverage_notes(
 
 def _not_run(observer: Observer, path: str, module: nn.Module, used: Mapping[str, str]) -> str:
     """Return in which passes a module did not run, "" where it ran in all."""
-    kind, (ran, passes) = type(module).__name__, observer.passes_of(path)
+    kind, (ran, passes) = class_of(module).__name__, observer.passes_of(path)
     if ran >= passes > 0:
         return ""
     if not ran and path in used:

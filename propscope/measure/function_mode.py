@@ -29,9 +29,9 @@ _ROLES: dict[str, Role] = {
 # What only looks at a tensor, or moves its elements: there is no new signal to record.
 # fmt: off
 _MOVES = frozenset((
-    "view", "reshape", "permute", "transpose", "t", "contiguous", "clone", "detach", "to", "float", "half",
-    "bfloat16", "double", "type_as", "size", "dim", "numel", "flatten", "unflatten", "squeeze", "unsqueeze",
-    "expand", "expand_as", "repeat", "repeat_interleave", "chunk", "split", "unbind", "narrow", "select",
+    "view", "view_as", "as_strided", "reshape", "permute", "transpose", "t", "contiguous", "clone", "detach", "to",
+    "float", "half", "bfloat16", "double", "type_as", "size", "dim", "numel", "flatten", "unflatten", "squeeze",
+    "unsqueeze", "expand", "expand_as", "repeat", "repeat_interleave", "chunk", "split", "unbind", "narrow", "select",
     "__getitem__", "__get__", "__set__", "__setitem__", "stack", "cat", "concat", "zeros_like", "ones_like",
     "empty_like", "full_like", "arange", "zeros", "ones", "empty", "full", "tensor", "register_hook",
     "requires_grad_", "backward", "item", "is_floating_point", "is_complex", "movedim", "roll", "pad",
@@ -55,6 +55,8 @@ class FunctionWatch(TorchFunctionMode):
         if not observer.stack:
             return func(*args, **kwargs)
         info = observer.stack[-1]
+        if func is Tensor.view_as and len(args) == 2 and args[0] is args[1]:
+            return self._passed_on(info.path, *args)
         traced = observer.graph.taking and not is_atomic(info.module)
         moves = getattr(func, "__name__", "") in _MOVES and func not in BY_FUNCTION
         followed = observer.makers.active and not info.opaque and not in_backward()
@@ -63,6 +65,13 @@ class FunctionWatch(TorchFunctionMode):
         run = partial(self._traced, func) if traced else func
         run = partial(self._followed, run, kind_of(func).name) if followed else run
         return run(*args, **kwargs) if info.opaque or moves else self._observed(run, func, args, kwargs)
+
+    def _passed_on(self, path: str, tensor: Tensor, _: Tensor) -> Any:
+        """Make the view that torch makes of what a custom function returns as it is: the same signal."""
+        observer, result = self._observer, tensor.view_as(tensor)
+        for note in (observer.identity.pass_on, observer.makers.pass_on, observer.graph.pass_on):
+            observer.guard(path, "operation", "view_as", note, tensor, result)
+        return result
 
     def _traced(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a function, and note in the graph what it was given and what it returned."""
@@ -96,7 +105,7 @@ class FunctionWatch(TorchFunctionMode):
         if operation is None:
             result = run(*args, **kwargs)
             name = getattr(func, "__name__", "")
-            if isinstance(result, Tensor):
+            if isinstance(result, Tensor) and not _is_collective(func):
                 guard(path, "operation", name, observer.note_unrecorded, name, result)
             return result
         before = guard(path, "operation", operation.name, self._before, operation, func, args, kwargs)
@@ -188,6 +197,12 @@ class FunctionWatch(TorchFunctionMode):
 
 def _if_residual(operation: Operation, args: tuple[Any, ...]) -> Operation | None:
     return operation if is_residual_sum(args) else None
+
+
+def _is_collective(func: Callable[..., Any]) -> bool:
+    """Return whether an operation only moves elements between ranks, or waits for them."""
+    name = getattr(func, "_qualified_op_name", None) or getattr(func, "name", str)()
+    return str(name).startswith(("_c10d_functional", "c10d"))
 
 
 def _mean_square(tensor: Tensor) -> Tensor:

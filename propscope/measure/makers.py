@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from propscope.measure.module_info import CONTAINERS, ModuleInfo
 from propscope.measure.outputs import tensors_in
+from propscope.measure.parameter_names import ParameterNames
 from propscope.measure.tensor_identity import TensorIdentity
-from propscope.measure.wrappers import parameter_names
 
 # The names that layers give to weights, which do not tell one from another.
 _USUAL = frozenset(("weight", "bias", "weight_v", "weight_g", "original0", "original1", "kernel"))
@@ -41,7 +41,7 @@ class Makers:
         self._identity = identity
         self._modules = modules
         self._made: dict[int, _Made] = {}
-        self._weights: Mapping[int, tuple[str, ...]] | None = None
+        self._weights: ParameterNames | None = None
 
     def begin(self, *, active: bool) -> None:
         """Begin a pass, and forget the tensors of the one before."""
@@ -56,13 +56,18 @@ class Makers:
             if made[0] or (tensor.requires_grad and tensor.is_leaf):
                 self._made[id(tensor)] = _Made(weakref.ref(tensor), *made)
 
+    def pass_on(self, tensor: Tensor, result: Tensor) -> None:
+        """Note that a custom function returned a tensor as it is."""
+        if self.active and (made := self._made.get(id(tensor))) is not None and made.tensor() is tensor:
+            self._made[id(result)] = made._replace(tensor=weakref.ref(result))
+
     def note_input(self, tensor: Tensor) -> None:
         """Note that a tensor is given to the model: it is no weight, whether or not it requires a gradient."""
         self._made[id(tensor)] = _Made(weakref.ref(tensor), "", False)
 
     def note_module(self, key: str, output: Tensor, path: str, module: nn.Module, inputs: Any) -> None:
         """Note which layer made the output of a module: itself where it has weights, else what made its input."""
-        own = any(parameter is not None for parameter in module._parameters.values())
+        own = bool(self._names().own(module))
         own = own or "parametrizations" in module._modules
         layer = self.of_sites[key] = path if own else "" if module._modules else self.of(path, inputs)[0]
         self.note((layer, False), output)
@@ -78,7 +83,7 @@ class Makers:
         values: set[str] = set()
         others = False
         for _, tensor in tensors_in(args):
-            if (names := self._names().get(id(tensor))) is not None:
+            if names := self._names().of(tensor):
                 (weights if tensor.dim() > 1 else vectors).add(self._owner(inside, names[0]))
             elif (entry := self._identity.find(tensor)) is not None and entry.site is not None:
                 values.add(self.of_sites.get(entry.site.name, ""))
@@ -99,9 +104,9 @@ class Makers:
             layer = "" if not operation else f"{path}()" if path in self._modules else path
         return layer, alone
 
-    def _names(self) -> Mapping[int, tuple[str, ...]]:
+    def _names(self) -> ParameterNames:
         if self._weights is None:
-            self._weights = parameter_names(self._model)
+            self._weights = ParameterNames(self._model)
         return self._weights
 
     def _owner(self, inside: str, name: str) -> str:

@@ -12,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
 from propscope.errors import InputError
+from propscope.measure.wrappers import class_of
 from propscope.networks.activations import NONLINEARITIES
 from propscope.records.network import Role
 
@@ -28,20 +29,20 @@ def is_activation(module: nn.Module) -> bool:
     """Return whether the module is an elementwise nonlinearity."""
     if isinstance(module, _ACTIVATIONS):
         return True
-    return type(module).__module__ in _ACTIVATION_HOMES and not any(True for _ in module.children())
+    return class_of(module).__module__ in _ACTIVATION_HOMES and not any(True for _ in module.children())
 
 
 def role_of(module: nn.Module) -> Role:
     """Return the role that a module's output has by the module's class alone."""
     if is_activation(module):
         return "activation"
-    if isinstance(module, _NORMS) or type(module).__name__.endswith(("RMSNorm", "LayerNorm")):
+    if isinstance(module, _NORMS) or class_of(module).__name__.endswith(("RMSNorm", "LayerNorm")):
         return "norm"
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
         return "embedding"
-    if isinstance(module, nn.MultiheadAttention) or type(module).__name__.endswith("Attention"):
+    if isinstance(module, nn.MultiheadAttention) or class_of(module).__name__.endswith("Attention"):
         return "attention"
-    return "residual" if type(module).__name__ == "Add" else "other"
+    return "residual" if class_of(module).__name__ == "Add" else "other"
 
 
 def has_units(module: nn.Module) -> bool:
@@ -120,7 +121,7 @@ def hides_operations(module: nn.Module, role: Role) -> bool:
     """Return whether the operations inside a module are part of the module's own site."""
     if role in ("activation", "norm", "residual"):
         return True
-    home = type(module).__module__
+    home = class_of(module).__module__
     composite = (nn.MultiheadAttention, nn.Transformer)
     own = home.startswith("torch.nn.") and not home.endswith(".transformer") and not isinstance(module, composite)
     return own and next(module.children(), None) is None

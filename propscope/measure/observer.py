@@ -32,6 +32,7 @@ from propscope.measure.shards import Sharding, local_shard, sharding_of
 from propscope.measure.signal_graph import SignalGraph
 from propscope.measure.sites import Options, SiteAccumulator, measurable
 from propscope.measure.tensor_identity import TensorIdentity, version_of
+from propscope.measure.wrappers import class_of
 from propscope.records.network import Role
 
 # What makes the accumulator of a site from its first tensor, with the keywords of `SiteAccumulator`.
@@ -339,7 +340,7 @@ class Observer:
                 site = self.observe(
                     path + suffix,
                     tensor,
-                    kind=type(info.module).__name__,
+                    kind=class_of(info.module).__name__,
                     role=info.role,
                     axis=axis,
                     source=source,
@@ -534,9 +535,10 @@ class Observer:
 
     def parameter_hook(self, parameter: ParameterAccumulator) -> Hook:
         """Return the hook that records the gradients that a parameter receives."""
-        return Hook(self.guard, parameter.name, "parameter", "its gradient", self._see_parameter, parameter)
+        return Hook(self.guard, parameter.name, "parameter", "its gradient", self.see_parameter, parameter)
 
-    def _see_parameter(self, parameter: ParameterAccumulator, gradient: Tensor) -> None:
+    def see_parameter(self, parameter: ParameterAccumulator, gradient: Tensor) -> None:
+        """Record the gradient of a parameter in one pass."""
         self.see_gradient(parameter.see_gradient, gradient)
 
     def see_gradient(self, see: Callable[[Tensor], None], gradient: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from propscope.measure.cpu_accumulator import CpuAccumulator
 from propscope.measure.device_accumulator import DeviceAccumulator
@@ -15,11 +15,23 @@ from propscope.records.network import Parameter
 class ParameterAccumulator:
     """Gathers one parameter."""
 
-    __slots__ = ("_gradient", "_options", "_parameter", "is_frozen", "name")
+    __slots__ = ("_flat", "_gradient", "_options", "is_frozen", "name", "parameter", "reduced")
 
-    def __init__(self, name: str, parameter: Tensor, options: Options) -> None:
+    def __init__(
+        self,
+        name: str,
+        parameter: nn.Parameter,
+        options: Options,
+        *,
+        reduced: bool = False,
+        flat: Sharding | None = None,
+    ) -> None:
         self.name = name
-        self._parameter = parameter
+        self.parameter = parameter
+        # Whether FSDP reduces its gradient and puts it in place.
+        self.reduced = reduced
+        # How it lies on the ranks, of what does not say it itself.
+        self._flat = flat
         self._options = options
         self.is_frozen = not parameter.requires_grad
         self._gradient: CpuAccumulator | DeviceAccumulator | None = None
@@ -49,20 +61,22 @@ class ParameterAccumulator:
     @property
     def sharding(self) -> Sharding | None:
         """How a distributed parameter lies on the ranks, None for any other."""
-        return sharding_of(self._parameter)
+        return self._flat or sharding_of(self.parameter)
 
     @property
     def why_no_gradient(self) -> str:
         """The reason that no gradient was seen."""
         if self.is_frozen:
             return "frozen: requires_grad was False when tracking began"
-        if self.sharding is not None and self._parameter.grad is not None:
-            return "its gradient was put in place without a backward hook, as FSDP does: not recorded"
+        if self.reduced and not local_shard(self.parameter.detach()).numel():
+            return "this rank holds none of its elements"
+        if self.reduced:
+            return "FSDP put no gradient in place in the passes that were recorded"
         return "no gradient reached it"
 
     def record(self) -> Parameter | None:
         """Return the parameter as it is now, with the gradients gathered; None for what has no floating values."""
-        value = self._parameter.detach()
+        value = self.parameter.detach()
         if value.is_meta or not (value.is_floating_point() or value.is_complex()):
             return None
         value = measurable(value)

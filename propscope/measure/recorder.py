@@ -37,13 +37,15 @@ from propscope.measure.observer import ELSEWHERE, Observer, Sink
 from propscope.measure.parameters import ParameterAccumulator
 from propscope.measure.provenance import provenance
 from propscope.measure.recurrent import TimeWatch, is_recurrent, time_courses
-from propscope.measure.shards import Sharding, with_inherited
+from propscope.measure.reduced_gradients import ReducedGradients
+from propscope.measure.shards import Sharding, flat_shardings, is_fully_sharded, reduced_in_place, with_inherited
 from propscope.measure.signal_graph import Call, Traced, is_atomic
 from propscope.measure.sites import Options, SiteAccumulator
 from propscope.measure.skipped import skipped_at_random
 from propscope.measure.token_share import with_token_shares
 from propscope.measure.wrappers import (
     COMPILED,
+    class_of,
     is_compiled,
     parameter_names,
     place_inside,
@@ -96,6 +98,8 @@ class _Watch:
         # Active in a pass whose graph is taken.
         self._tracing: FunctionWatch | None = None
         self._waiting: list[tuple[str, nn.Parameter]] = []
+        self._reduced: set[int] = set()
+        self._flat: dict[int, Sharding] = {}
         self._stopped: tuple[int, ModuleInfo | None] = (0, None)
         self._stack = ExitStack()
         self._started = 0.0
@@ -113,14 +117,19 @@ class _Watch:
                 self.modules[info.path] = info
             # Where every operation is some module's own, as in nn.Sequential of layers, there is none to watch for.
             watch = self._functions and not all(
-                info.opaque or type(info.module) in _SILENT for info in self.modules.values()
+                info.opaque or class_of(info.module) in _SILENT for info in self.modules.values()
             )
             self._mode = FunctionWatch(observer) if watch else None
-            covered = all(type(info.module) in _SILENT or is_atomic(info.module) for info in self.modules.values())
+            covered = all(class_of(info.module) in _SILENT or is_atomic(info.module) for info in self.modules.values())
             self._tracing = FunctionWatch(observer) if self._functions and not covered else None
             for name, parameter in unwrapped_parameters(self._model) if self._takes_parameters else ():
                 if self._kept.keeps_parameter(name):
                     self._waiting.append((name, parameter))
+            if self._waiting and is_fully_sharded(self._outer):
+                self._reduced, self._flat = reduced_in_place(self._outer), flat_shardings(self._outer)
+                gradients = ReducedGradients(observer.guard, self.parameters, observer.see_parameter)
+                self._stack.callback(gradients.unwatch)
+                gradients.watch(self._outer)
             self._hook_parameters()
             self._shared = shared_modules(info.module for info in self.modules.values())
             # What is compiled by TorchScript runs no Python inside.
@@ -160,7 +169,7 @@ class _Watch:
             # Python 3.10 has no notes.
             if hasattr(error, "add_note"):
                 where = info.path or "its own forward"
-                error.add_note(f"propscope: the model stopped in {where} ({type(info.module).__name__})")
+                error.add_note(f"propscope: the model stopped in {where} ({class_of(info.module).__name__})")
         self._stopped = (0, None)
         self._waiting.clear()
         observer.stack.clear()
@@ -178,8 +187,14 @@ class _Watch:
             if is_lazy(parameter):
                 continue
             if name not in self.parameters:
-                self.parameters[name] = ParameterAccumulator(name, parameter, self._options)
-            if parameter.requires_grad:
+                self.parameters[name] = ParameterAccumulator(
+                    name,
+                    parameter,
+                    self._options,
+                    reduced=id(parameter) in self._reduced,
+                    flat=self._flat.get(id(parameter)),
+                )
+            if parameter.requires_grad and id(parameter) not in self._reduced:
                 hook = self.observer.parameter_hook(self.parameters[name])
                 self._stack.callback(parameter.register_hook(hook).remove)
 
@@ -272,7 +287,7 @@ class _Watch:
         observer.running.add(info.path)
         if info.role == "activation" and inputs:
             region = observer.regions.of_module(info.module)
-            observer.activation_input(info.path, inputs[0], type(info.module).__name__, region)
+            observer.activation_input(info.path, inputs[0], class_of(info.module).__name__, region)
         if self._mode is not None:
             observer.note_input(inputs)
 

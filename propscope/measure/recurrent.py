@@ -30,6 +30,7 @@ from propscope.measure.module_info import ModuleInfo
 from propscope.measure.observer import Observer
 from propscope.measure.tensor_identity import version_of
 from propscope.measure.unrolled import GATES, Lane, Unrolled, gate_courses, gate_values
+from propscope.measure.wrappers import class_of
 from propscope.records.network import CoverageNote, Site, signal_of
 from propscope.records.time_course import (
     GateWeights,
@@ -436,7 +437,7 @@ class _Second:
             found.append(
                 TimeCourse(
                     name,
-                    type(module).__name__,
+                    class_of(module).__name__,
                     layer=at // self._directions + 1,
                     reverse=lane.reverse,
                     length=len(self._sizes),
@@ -565,7 +566,7 @@ def _unseen(name: str, module: nn.RNNBase, weights: Sequence[Tensor], reason: st
     return [
         TimeCourse(
             name,
-            type(module).__name__,
+            class_of(module).__name__,
             layer=at // directions + 1,
             reverse=lane.reverse,
             weights=gate_weights(lane, radius=False),
@@ -723,7 +724,7 @@ def _loop_course(path: str, module: nn.Module, states: list[list[Site]], loop: _
         weights = gate_weights(lanes[0], radius=loop is not None)
     return TimeCourse(
         path,
-        type(module).__name__,
+        class_of(module).__name__,
         length=length,
         steps=steps,
         hidden=hidden,

@@ -80,8 +80,9 @@ class Sharding:
         return all(split.kind == "replicated" for split in self.splits)
 
     def __str__(self) -> str:
-        whole = "" if self.shape is None else f" of shape {self.shape}"
-        return f"local part of a tensor{whole}: {', '.join(map(str, self.splits))}"
+        shape = "" if self.shape is None else f" of shape {self.shape}"
+        what = "whole tensor" if self.is_whole else "local part of a tensor"
+        return f"{what}{shape}: {', '.join(map(str, self.splits))}"
 
     def along(self, unit_axis: int, dimensions: int) -> Sharding:
         """Return the sharding with what each split dimension of a site's tensor counts."""
@@ -180,8 +181,52 @@ def data_groups(model: nn.Module) -> tuple[Group, ...]:
     return tuple(found.values())
 
 
+def is_fully_sharded(model: nn.Module) -> bool:
+    """Return whether FSDP puts the gradients of some parameters in place itself."""
+    return any(_is_fsdp1(module) or hasattr(module, "_get_fsdp_state") for module in model.modules())
+
+
+def flat_parameters(model: nn.Module) -> list[Any]:
+    """Return the flat parameters of FSDP1, each of which holds those of several modules."""
+    handles = (vars(module).get("_handle") for module in model.modules() if _is_fsdp1(module))
+    found = [handle.flat_param for handle in handles if handle is not None]
+    # What a model holds that was taken out of its wrapper.
+    found += [flat for module in model.modules() if (flat := module._parameters.get("_flat_param")) is not None]
+    return list({id(flat): flat for flat in found}.values())
+
+
+def reduced_in_place(model: nn.Module) -> set[int]:
+    """Return the ids of the parameters whose gradients FSDP reduces and puts in place, past their hooks."""
+    found = {id(parameter) for flat in flat_parameters(model) for parameter in flat._params or ()}
+    for module in model.modules():
+        if (state := getattr(module, "_get_fsdp_state", None)) is not None:
+            found.update(id(one.sharded_param) for group in _parameter_groups(state()) for one in group.fsdp_params)
+    return found
+
+
+def flat_shardings(model: nn.Module) -> dict[int, Sharding]:
+    """Return how the parameters under FSDP1 lie on the ranks, by id: each rank holds a run of their elements."""
+    found: dict[int, Sharding] = {}
+    for module in model.modules():
+        if not _is_fsdp1(module) or (handle := vars(module).get("_handle")) is None:
+            continue
+        kind: Kind = "flat" if handle.uses_sharded_strategy else "replicated"
+        splits = [Split(_group(module.process_group, "data"), kind)]
+        if (between := getattr(module, "_inter_node_pg", None)) is not None:
+            splits.append(Split(_group(between, "data"), "replicated"))
+        flat = handle.flat_param
+        for parameter, shape in zip(flat._params or (), flat._shapes, strict=False):
+            found[id(parameter)] = Sharding(tuple(splits), tuple(shape))
+        found[id(flat)] = Sharding(tuple(splits), tuple(flat._unpadded_unsharded_size))
+    return found
+
+
+def _is_fsdp1(module: nn.Module) -> bool:
+    return type(module).__name__ == "FullyShardedDataParallel"
+
+
 def _data_groups_of(module: nn.Module) -> Iterator[Group]:
-    if type(module).__name__ in ("DistributedDataParallel", "FullyShardedDataParallel"):
+    if type(module).__name__ == "DistributedDataParallel" or _is_fsdp1(module):
         for name in ("process_group", "_inter_node_pg"):
             if (process_group := getattr(module, name, None)) is not None:
                 yield _group(process_group, "data")

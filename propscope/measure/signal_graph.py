@@ -25,9 +25,10 @@ from propscope.measure.hooks import in_backward
 from propscope.measure.memory_regions import Region, region_of, seen_in
 from propscope.measure.module_info import ModuleInfo
 from propscope.measure.outputs import tensors_in
+from propscope.measure.parameter_names import ParameterNames
 from propscope.measure.tensor_identity import version_of
 from propscope.measure.undisturbed import tensors_held
-from propscope.measure.wrappers import parameter_names
+from propscope.measure.wrappers import class_of
 from propscope.records.network import UNKNOWN, Parent
 
 # Of what a stream was summed up, so many operations are looked at: sums, and what only moves their results.
@@ -198,7 +199,8 @@ class SignalGraph:
         self._marks: list[tuple[str, int]] = []
         self._places: dict[str, int] = {}
         self._marked: dict[int, str] = {}
-        self._names: dict[int, tuple[str, ...]] | None = None
+        self._names: ParameterNames | None = None
+        self._buffers: set[int] | None = None
         self._own: dict[int, tuple[_Memory, tuple[str, ...]]] | None = None
         self._since.clear()
         # The nodes of trainable tensors that are no parameters.
@@ -234,7 +236,7 @@ class SignalGraph:
             self._first = _sequence_number()
         self._since.add(path)
         for _, tensor in tensors_in(inputs):
-            if self._lookup(tensor) is None and id(tensor) not in self._held():
+            if self._lookup(tensor) is None and self._held(tensor) is None:
                 if len(self._since) > 1 and _function(tensor) is not None:
                     self._find(tensor)
                 else:
@@ -257,13 +259,16 @@ class SignalGraph:
         """Return what a module is given before it runs, None where its operations belong to no pass."""
         if in_backward():
             return None
+        # What FSDP computed to lend them is not of the model.
+        for tensor in self._parameter_names().lent(info.module):
+            self._known.pop(id(tensor), None)
         return self.before(args, kwargs) if is_atomic(info.module) else Call([], len(self.nodes))
 
     def leave(self, info: ModuleInfo, call: Call, output: Any) -> None:
         """Note what a module returned; one that is opaque counts as one operation."""
-        name = type(info.module).__name__
+        name = class_of(info.module).__name__
         if is_atomic(info.module):
-            own = [names for p in info.module.parameters() if (names := self._held().get(id(p)))]
+            own = self._parameter_names().own(info.module)
             function = info.module if info.role == "activation" and not own else None
             self._note(name, call.given, call.given, output, tuple(chain.from_iterable(own)), function=function)
             return
@@ -271,6 +276,11 @@ class SignalGraph:
             node = self._source(tensor)
             if info.opaque and node >= call.start and node not in self._marked and not self.nodes[node].source:
                 self._replace(tensor, node, self._united(name, node, call.start))
+
+    def pass_on(self, tensor: Tensor, result: Tensor) -> None:
+        """Note that a tensor is the same signal as another one, which a custom function returned as it is."""
+        if self.taking and not in_backward() and self._lookup(tensor) is not None:
+            self._register(result, self._source(tensor))
 
     def before(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call | None:
         """Return what a function is given before it runs, None where its operations belong to no pass."""
@@ -316,7 +326,7 @@ class SignalGraph:
 
     def _is_foreign(self, one: _Given) -> bool:
         """Return whether a tensor is trainable and no parameter of the model, made before the pass or in it."""
-        made_now = type(one.tensor) is nn.Parameter and one.gradient and id(one.tensor) not in self._held()
+        made_now = type(one.tensor) is nn.Parameter and one.gradient and self._held(one.tensor) is None
         if not made_now and one.node not in self._foreign:
             return False
         # `functional_call` and FSDP put other tensors in the place of parameters for a while.
@@ -553,7 +563,7 @@ class SignalGraph:
 
     def _find(self, tensor: Tensor) -> int:
         """Return the node of a tensor that no operation showed, which is known from now on."""
-        if (names := self._held().get(id(tensor))) is not None:
+        if (names := self._held(tensor)) is not None:
             source: Source = "parameter" if names else "constant"
             node = self._new(Node(parameters=names, source=source, gradient=tensor.requires_grad))
             self._register(tensor, node)
@@ -590,11 +600,15 @@ class SignalGraph:
             return Node(source="unregistered", gradient=True)
         return Node(source="unknown", smooth=_is_smooth(tensor))
 
-    def _held(self) -> dict[int, tuple[str, ...]]:
-        """Return the names of the model's parameters by id, none for its buffers."""
+    def _held(self, tensor: Tensor) -> tuple[str, ...] | None:
+        """Return the names of the parameter that a tensor is or stands for, () for a buffer, None for any other."""
+        if self._buffers is None:
+            self._buffers = {id(buffer) for module in self._model.modules() for buffer in module._buffers.values()}
+        return () if id(tensor) in self._buffers else self._parameter_names().of(tensor)
+
+    def _parameter_names(self) -> ParameterNames:
         if self._names is None:
-            buffers = (buffer for module in self._model.modules() for buffer in module._buffers.values())
-            self._names = {id(buffer): () for buffer in buffers} | parameter_names(self._model)
+            self._names = ParameterNames(self._model)
         return self._names
 
     def _own_memories(self) -> dict[int, tuple[_Memory, tuple[str, ...]]]:
@@ -602,7 +616,7 @@ class SignalGraph:
         if self._own is None:
             self._own = {}
             for tensor in tensors_held(self._model):
-                names = self._held().get(id(tensor), ())
+                names = self._held(tensor) or ()
                 if (names or not tensor.requires_grad) and (storage := _storage(tensor)) is not None:
                     self._own.setdefault(storage._cdata, (_Memory(storage, -1, 0), names))
         return self._own
@@ -861,7 +875,7 @@ class SignalGraph:
 
 def is_atomic(module: nn.Module) -> bool:
     """Return whether a module computes from what it is given and its own parameters, in one operation."""
-    return type(module).__module__.startswith(_ATOMIC_HOMES) and not module._modules
+    return class_of(module).__module__.startswith(_ATOMIC_HOMES) and not module._modules
 
 
 class Kind(NamedTuple):

@@ -42,6 +42,14 @@ class TensorIdentity:
         self._clock += 1
         self._known[id(tensor)] = KnownTensor(weakref.ref(tensor), version_of(tensor), site, self._clock)
 
+    def pass_on(self, tensor: Tensor, result: Tensor) -> None:
+        """Note that a custom function returned a tensor as it is, which torch makes a new object of."""
+        if (entry := self.find(tensor)) is not None:
+            self._known[id(result)] = entry._replace(tensor=weakref.ref(result), version=version_of(result))
+        entered = self._entered.get(id(tensor))
+        if entered is not None and entered[0]() is tensor:
+            self._entered[id(result)] = (weakref.ref(result), entered[1])
+
     def mark_entered(self, tensor: Tensor) -> None:
         """Note that a tensor was there when a module was entered."""
         self._clock += 1

@@ -14,14 +14,22 @@ from torch import nn
 
 from propscope.records.network import CoverageNote
 
-_PARALLEL = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel")
+# By name: what a model is not wrapped in need not be imported.
+_WRAPPERS = (
+    "DataParallel",
+    "DistributedDataParallel",
+    "FullyShardedDataParallel",
+    # Of activation checkpointing in torch.distributed.
+    "CheckpointWrapper",
+    "OffloadWrapper",
+)
 
 
 def unwrapped_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield (dotted path, module) for each module once, as `named_modules` does, without the wrappers.
 
-    What a wrapper wraps has the wrapper's own path: the parts `module` and `_orig_mod` that wrappers add are not in
-    it, while a child that its author named so keeps its name.
+    What a wrapper wraps has the wrapper's own path: the parts that wrappers add, such as `module` and `_orig_mod`, are
+    not in it, while a child that its author named so keeps its name.
     """
     visited: set[int] = set()
 
@@ -106,7 +114,15 @@ def place_inside(outer: nn.Module, module: nn.Module) -> str | None:
 
 def is_wrapper(module: nn.Module) -> bool:
     """Return whether a module only passes on to the one inside it."""
-    return "_orig_mod" in module._modules or type(module).__name__ in _PARALLEL
+    return "_orig_mod" in module._modules or type(module).__name__ in _WRAPPERS
+
+
+def class_of(module: nn.Module) -> type[nn.Module]:
+    """Return the class of a module that its author wrote: `fully_shard` puts a class of its own before that."""
+    kind = type(module)
+    while kind.__module__.startswith("torch.distributed.") and len(kind.__bases__) > 1:
+        kind = kind.__bases__[-1]
+    return kind
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -10,22 +10,16 @@ from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
 from propscope.measure.hooks import Guard, Hook
+from propscope.measure.pass_ends import PassEnds, stamp_of_gradient
+from propscope.measure.shards import reduced_in_place
 from propscope.monitoring.norms import NamedNorms, norms
-
-# What torch's own DDP and FSDP use; it has no public name.
-_queue: Callable[[Callable[[], None]], None] | None = getattr(
-    getattr(torch.autograd.Variable, "_execution_engine", None), "queue_callback", None
-)
 
 
 class AccumulatedGradients:
     """Takes the norms of the gradients at the end of each backward pass, when they are accumulated and reduced.
 
-    The autograd engine runs the callbacks that are queued with it when the pass has ended. DDP and FSDP wait for their
-    reduction in such a callback, so a first callback queues the one that reads the gradients, which then runs after
-    theirs. The first callback is queued by the hook of whichever parameter accumulates a gradient first; a pass that
-    accumulates none, as `torch.autograd.grad` makes it, is none. `scale` returns the scale of the loss, which may
-    change when the optimizer has stepped. `passes` counts them. Without such callbacks nothing is seen.
+    A pass that accumulates none, as `torch.autograd.grad` makes it, is none. `scale` returns the scale of the loss,
+    which may change when the optimizer has stepped. `passes` counts them.
     """
 
     def __init__(self, guard: Guard, scale: Callable[[], Tensor | None]) -> None:
@@ -40,16 +34,24 @@ class AccumulatedGradients:
         self._running: set[str] = set()
         self._whole: set[str] = set()
         self._found: NamedNorms | None = None
-        self._pass = -1
+        self._ends = PassEnds(guard, self._see, began=self._begin)
+        # The parameters whose gradients FSDP puts in place, and what was there when the pass began.
+        self._reduced: dict[str, nn.Parameter] = {}
+        self._before: dict[str, tuple[int, int] | None] = {}
 
-    def watch(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Watch the passes from now on, for the gradients of these parameters."""
-        self._parameters = self._waiting = dict(parameters)
+    def watch(self, model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Watch the passes of a model from now on, for the gradients of these parameters."""
+        reduced = reduced_in_place(model)
+        self._parameters = dict(parameters)
+        self._reduced = {name: one for name, one in parameters.items() if id(one) in reduced}
+        self._waiting = {name: one for name, one in parameters.items() if id(one) not in reduced}
+        if self._reduced:
+            self._ends.watch(model)
         self.watch_waiting()
 
     def watch_waiting(self) -> None:
         """Watch the parameters that are trained, or have a shape, only since they were named."""
-        if not self._waiting or _queue is None:
+        if not self._waiting:
             return
         waiting, self._waiting = self._waiting, {}
         for name, parameter in waiting.items():
@@ -68,8 +70,8 @@ class AccumulatedGradients:
         """Take the hooks away."""
         for handle in self._handles.values():
             handle.remove()
-        self._handles, self._parameters, self._waiting = {}, {}, {}
-        self._pass = -1
+        self._handles, self._parameters, self._waiting, self._reduced = {}, {}, {}, {}
+        self._ends.unwatch()
 
     def forget(self) -> None:
         """Forget what was seen."""
@@ -88,11 +90,17 @@ class AccumulatedGradients:
         # It grows, or it is a new one after the optimizer's step: what was seen of it before holds no more.
         self._whole.discard(name)
         self._running.add(name)
-        if (current := torch._C._current_graph_task_id()) != self._pass and _queue is not None:
-            queue, self._pass = _queue, current
-            queue(lambda: queue(lambda: self._guard("", "parameter", "the accumulated gradient", self._see)))
+        self._ends.note()
+
+    def _begin(self) -> None:
+        self._before = {name: stamp_of_gradient(one) for name, one in self._reduced.items()}
 
     def _see(self) -> None:
+        self._running.update(
+            name for name, one in self._reduced.items() if stamp_of_gradient(one) != self._before.get(name)
+        )
+        if not self._running:
+            return
         with torch.no_grad():
             values = norms([parameter.grad for parameter in self._parameters.values()])
         self._found = NamedNorms([*self._parameters], values, None, self._scale())

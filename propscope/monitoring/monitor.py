@@ -302,7 +302,7 @@ class Monitor:
         recorder = Recorder(
             self._model, options=self._options, kept=self._kept, loss_scale=self._loss_scale, traced=self._traced
         )
-        self._gradients.watch(_parameters(self._model))
+        self._gradients.watch(self._model, _parameters(self._model))
         # It must see a call before the recorder does, since it may take the recorder away.
         self._calls.watch(self._model)
         # Compiled code would raise where the compiler comes back within its call, as the recorder may go within one.

@@ -42,9 +42,11 @@ def test_groups_are_the_same_by_their_ranks():
         (Split(Group((0, 1, 2)), "sharded", 0), "dimension 0 split over 3 ranks"),
         (Split(DATA, "flat"), "its elements in order split over 2 ranks of data"),
         (SUM, "a summand (sum) on each of 2 ranks of tensor"),
-        (WHOLE, "the same on 2 ranks of tensor"),
     ],
 )
 def test_a_sharding_says_what_is_recorded(split, said):
     assert str(Sharding((split,), (4, 8))) == f"local part of a tensor of shape (4, 8): {said}"
     assert str(Sharding((split,))) == f"local part of a tensor: {said}"
+    both = Sharding((WHOLE, split), (4, 8))
+    assert str(both) == f"local part of a tensor of shape (4, 8): the same on 2 ranks of tensor, {said}"
+    assert str(Sharding((WHOLE,), (4, 8))) == "whole tensor of shape (4, 8): the same on 2 ranks of tensor"

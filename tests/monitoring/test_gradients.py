@@ -100,7 +100,7 @@ def test_the_norms_are_those_of_the_last_pass_and_nothing_is_left_on_the_paramet
     run = training()
     parameters = dict(run.model.named_parameters())
     seen = AccumulatedGradients(Guard(), lambda: torch.tensor(4.0))
-    seen.watch(parameters)
+    seen.watch(run.model, parameters)
     assert seen.norms() is None
     for count in (1, 2):
         run.loss().backward()
@@ -141,7 +141,7 @@ def test_the_gradient_is_whole_wherever_the_callback_is_armed(end):
     names = [name for name, _ in run.model.named_parameters()]
     armed = names[0] if end == "first" else names[-1]
     seen = AccumulatedGradients(Guard(), lambda: None)
-    seen.watch(dict(run.model.named_parameters()))
+    seen.watch(run.model, dict(run.model.named_parameters()))
     for name, handle in seen._handles.items():
         if name != armed:
             handle.remove()
