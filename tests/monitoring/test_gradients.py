@@ -15,8 +15,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import propscope
+from propscope.measure import pass_ends
 from propscope.measure.hooks import Guard
-from propscope.monitoring import gradients
 from propscope.monitoring.gradients import AccumulatedGradients
 from propscope.records.network import CoverageNote
 
@@ -118,7 +118,7 @@ def test_the_norms_are_those_of_the_last_pass_and_nothing_is_left_on_the_paramet
 
 
 def test_without_a_callback_at_the_end_of_a_pass_the_gradient_is_that_of_the_step_which_is_said(monkeypatch):
-    monkeypatch.setattr(gradients, "_queue", None)
+    monkeypatch.setattr(pass_ends, "_queue", None)
     run = training()
     with propscope.monitor(run.model, run.optimizer, every=1) as monitor, monitor.step(0):
         run.loss().backward()
