@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -70,9 +72,19 @@ def main() -> None:
         for stem, profiles, name in drawn:
             (picture,) = draw_all(profiles, Path(directory), stem=stem, only=[name])
             print(picture.replace(OUTPUTS / f"{stem}-{name}.png"))
+    monitored(OUTPUTS / "monitored-overview.png")
     phase("tanh", OUTPUTS / "theory-phase.png")
     widths("perceptron", "adam", "standard")
     widths("mup_perceptron", "mup_adam", "mup")
+
+
+def monitored(path: Path) -> None:
+    """Draw the overview of the run that examples/monitor.py makes."""
+    with tempfile.TemporaryDirectory() as directory:
+        subprocess.run([sys.executable, examples_folder() / "monitor.py"], cwd=directory, check=True, stdout=sys.stderr)
+        run = propscope.load(Path(directory, "outputs", "monitored.propscope"))
+        (picture,) = draw_all(run, Path(directory), stem="monitored", only=["overview"])
+        print(picture.replace(path))
 
 
 def phase(activation: str, path: Path) -> None:

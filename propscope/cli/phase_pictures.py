@@ -34,16 +34,19 @@ def draw_all_with_phase(
     stem: str,
     formats: Sequence[str] = ("png",),
     only: Sequence[str] | None = None,
+    sites: str | None = None,
     overwrite: bool = False,
 ) -> list[Path]:
     """Do what `plots.draw_all` does, and draw the phase diagrams of a grid, or those where `only` names `phase`."""
     from propscope.plots.gallery import NothingToDrawError, pictures, write_pictures
-    from propscope.records import ProfileSet
+    from propscope.records import MonitoredRun, ProfileSet
 
     made: list[Picture] = []
     others = only
-    if isinstance(profiles, ProfileSet) and (only is None or PHASE.name in only):
-        made += phase_pictures(profiles, directory, stem=stem, formats=formats)
+    # A monitored run is one network.
+    grid = None if isinstance(profiles, MonitoredRun) else profiles
+    if isinstance(grid, ProfileSet) and (only is None or PHASE.name in only):
+        made += phase_pictures(grid, directory, stem=stem, formats=formats)
         others = None if only is None else [name for name in only if name != PHASE.name]
         if others == [] and not made:
             raise NothingToDrawError(
@@ -51,7 +54,7 @@ def draw_all_with_phase(
                 hint="measure several, as with --weight-variance 1..3:9",
             )
     if others is None or others != []:
-        made = [*pictures(profiles, directory, stem=stem, formats=formats, only=others), *made]
+        made = [*pictures(profiles, directory, stem=stem, formats=formats, only=others, sites=sites), *made]
     return write_pictures(made, directory, overwrite=overwrite)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of profiles and trainings; nothing here imports torch.
+"""Pictures of profiles, trainings and monitored runs; nothing here imports torch.
 
 Each picture is one module with two steps: `prepare_...` turns profiles into a record, which tests check by value, and
 `draw_...` draws that record into a matplotlib figure. No step uses pyplot, changes matplotlib's global state or needs a
@@ -10,7 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from propscope.plots.table import FORMATS, PLOTS, TRAINING_PLOTS, Plot
+from propscope.plots.table import FORMATS, MONITORED_PLOTS, PLOTS, TRAINING_PLOTS, Plot
 
 if TYPE_CHECKING:
     from propscope.plots.gallery import Picture, draw_all, pictures, write_figure
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DPI",
     "FORMATS",
+    "MONITORED_PLOTS",
     "PLOTS",
     "TRAINING_PLOTS",
     "Header",

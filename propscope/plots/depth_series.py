@@ -7,12 +7,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from propscope.records import Expected, NetworkProfile, Parameter, TensorSummary
 from propscope.records.network import Direction, Role
+
+Position = TypeVar("Position")
 
 LAYER = "layer"
 POSITION = "position in execution order"
@@ -77,7 +79,7 @@ def positions_of(series: Iterable[DepthSeries]) -> tuple[int, ...]:
     return tuple(sorted({position for one in series for position in one.positions}))
 
 
-def evenly(positions: Sequence[int], at_most: int) -> tuple[int, ...]:
+def evenly(positions: Sequence[Position], at_most: int) -> tuple[Position, ...]:
     """Return at most `at_most` of the positions, evenly spread, with the first and the last."""
     if len(positions) <= at_most:
         return tuple(positions)

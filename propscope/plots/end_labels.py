@@ -119,17 +119,25 @@ class LabelledPanel(Protocol):
 
 
 def labelled_panels(
-    figure: Figure, header: Header, rows: Sequence[Sequence[Panel | None]], *, least: float, above: float
+    figure: Figure,
+    header: Header,
+    rows: Sequence[Sequence[Panel | None]],
+    *,
+    least: float,
+    above: float,
+    across: float = _WIDTH,
+    below_header: float = 0.0,
 ) -> Iterator[tuple[Axes, Panel]]:
     """Set the figure's size for rows of labelled panels, write the header and yield an axes for each panel.
 
-    A row is at least `least` inches high, and as high as its labels. `above` is the room in inches for panel titles.
+    A row is at least `least` inches high, and as high as its labels. `above` is the room in inches for panel titles,
+    `across` the width of a panel, and `below_header` the room that is left there.
     """
     margin = max(width_of(panel.labels) for row in rows for panel in row if panel)
-    cell = _TICKS + _WIDTH + margin + _GAP
+    cell = _TICKS + across + margin + _GAP
     heights = [max([least, *(height_of(panel.labels) for panel in row if panel)]) for row in rows]
     width = cell * max(map(len, rows)) + _GAP
-    top = header.height(width)
+    top = header.height(width) + below_header
     height = top + sum(heights) + len(rows) * (above + _BELOW)
     figure.set_size_inches(width, height)
     draw_header(figure, header)
@@ -139,7 +147,7 @@ def labelled_panels(
         for index, panel in enumerate(row):
             if panel is not None:
                 left = _GAP + cell * index + (_TICKS if panel.side == "right" else margin)
-                yield figure.add_axes((left / width, bottom / height, _WIDTH / width, tall / height)), panel
+                yield figure.add_axes((left / width, bottom / height, across / width, tall / height)), panel
         bottom -= _BELOW
 
 

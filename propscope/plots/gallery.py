@@ -20,16 +20,18 @@ from propscope import checks
 from propscope.errors import InputError, StoreError, unknown_name
 from propscope.plots import table
 from propscope.plots.pages import COLUMN, LINE, pages, swept
+from propscope.plots.run_view import RunView
 from propscope.plots.style import DPI, styled
 from propscope.plots.table import FORMATS, Plot
 from propscope.printable import printable, shown
-from propscope.records import ProfileSet, TrainingSet
+from propscope.records import MonitoredRun, ProfileSet, TrainingSet
 from propscope.records.uncollected import uncollected
 from propscope.store.atomic import temporary_beside
 
 _NEEDED = (
-    ("profiles", "record the direction (forward, backward) or the parameters that these plots show"),
-    ("trainings", "profile the signal every few epochs (profile_every)"),
+    (MonitoredRun, "samples", "look again when it has samples; propscope show RUN says what it has"),
+    (ProfileSet, "profiles", "record the direction (forward, backward) or the parameters that these plots show"),
+    (TrainingSet, "trainings", "profile the signal every few epochs (profile_every)"),
 )
 
 
@@ -61,36 +63,53 @@ def pictures(
     stem: str,
     formats: Sequence[str] = ("png",),
     only: Sequence[str] | None = None,
+    sites: str | None = None,
 ) -> Iterator[Picture]:
     """Yield the pictures that `draw_all` draws, as each is prepared; its arguments are the same.
 
     Raises `InputError` for an unknown plot or format, and at the end if there was nothing to draw.
     """
-    plots = table.TRAINING_PLOTS if isinstance(profiles, TrainingSet) else table.PLOTS
+    plots = table.plots_of(profiles)
     chosen = [plot for plot in plots if only is None or plot.name in only]
     _check(formats, only, stem, plots)
+    if sites is not None and not isinstance(profiles, MonitoredRun):
+        raise InputError("only the pictures of a monitored run are of chosen sites", hint="leave sites (--site) out")
+    drawable = False
+    for plot, subject, suffix in _subjects(profiles, chosen, sites):
+        with uncollected():
+            prepared = plot.prepare(subject)
+        if prepared is not None:
+            drawable = True
+            name = "-".join(filter(None, (stem, plot.name, suffix)))
+            yield Picture(plot, prepared, tuple(directory / f"{name}.{ending}" for ending in formats))
+    if not drawable:
+        what, hint = next((what, hint) for kind, what, hint in _NEEDED if isinstance(profiles, kind))
+        raise NothingToDrawError(
+            f"nothing to draw for {', '.join(plot.name for plot in chosen)}: "
+            f"not recorded in any of the {len(profiles)} {what} given",
+            hint=hint,
+        )
+
+
+def _subjects(
+    profiles: ProfileSet | TrainingSet, plots: Sequence[Plot], sites: str | None
+) -> Iterator[tuple[Plot, Any, str]]:
+    """Yield each plot with what one of its pictures is of, and the end of that picture's name."""
+    if isinstance(profiles, MonitoredRun):
+        view = RunView(profiles, sites)
+        view.check()
+        yield from ((plot, view, "") for plot in plots)
+        return
     # A single dollar sign would start a formula at the next one.
     escaped: Any = shown(profiles, lambda text: printable(text).replace("$", r"\$"))
-    drawable = False
-    for plot in chosen:
+    for plot in plots:
         within: Iterable[str] = (LINE,) if plot.columns_at_most == 1 else (LINE, COLUMN)
         across = swept(escaped)[:1] if plot.sweeps else ()
         if across:
             within = escaped.axes.keys() - {COLUMN}
         limits = {"lines_at_most": plot.lines_at_most, "columns_at_most": plot.columns_at_most}
-        for page in pages(escaped, within=within, across=across, **limits):
-            with uncollected():
-                prepared = plot.prepare(page.profiles)
-            if prepared is not None:
-                drawable = True
-                name = "-".join(filter(None, (stem, plot.name, page.suffix)))
-                yield Picture(plot, prepared, tuple(directory / f"{name}.{ending}" for ending in formats))
-    if not drawable:
-        what, hint = _NEEDED[isinstance(profiles, TrainingSet)]
-        raise NothingToDrawError(
-            f"nothing to draw for {', '.join(plot.name for plot in chosen)}: "
-            f"not recorded in any of the {len(profiles)} {what} given",
-            hint=hint,
+        yield from (
+            (plot, page.profiles, page.suffix) for page in pages(escaped, within=within, across=across, **limits)
         )
 
 
@@ -101,17 +120,19 @@ def draw_all(
     stem: str,
     formats: Sequence[str] = ("png",),
     only: Sequence[str] | None = None,
+    sites: str | None = None,
     overwrite: bool = False,
 ) -> list[Path]:
-    """Draw all plots of the profiles or trainings, or `only` those named, into `directory`; return the files written.
+    """Draw all plots of profiles, trainings or a monitored run, or `only` those named; return the files written.
 
-    The files are named `<stem>-<plot>.<format>`; where a plot takes several pictures, the activation, depth, ... follow
-    the plot's name. A plot whose quantities were not recorded is left out. The formats are png, pdf and svg.
+    `sites`: a regular expression for the sites that the pictures of a monitored run show, None for all. The files, in
+    `directory`, are named `<stem>-<plot>.<format>`; where a plot takes several pictures, the activation, depth, ...
+    follow the plot's name. A plot whose quantities were not recorded is left out. The formats are png, pdf and svg.
 
     Raises `InputError` for an unknown plot or format, if there is nothing to draw, and, before anything is written, if
     a file exists and `overwrite` is False. Raises `StoreError` if a file cannot be written.
     """
-    made = list(pictures(profiles, directory, stem=stem, formats=formats, only=only))
+    made = list(pictures(profiles, directory, stem=stem, formats=formats, only=only, sites=sites))
     return write_pictures(made, directory, overwrite=overwrite)
 
 

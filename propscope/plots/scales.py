@@ -110,7 +110,7 @@ class Scale:
             axes.yaxis.set_major_locator(MaxNLocator(6))
         else:
             axes.yaxis.set_major_locator(FixedLocator(self.ticks))
-            axes.yaxis.set_major_formatter(FixedFormatter(_spell(self.ticks)))
+            axes.yaxis.set_major_formatter(FixedFormatter(spell(self.ticks)))
         axes.yaxis.set_minor_locator(NullLocator())
         return axes
 
@@ -130,7 +130,8 @@ def position_ticks(first: int, last: int) -> list[int]:
     return [first, *(tick for tick in range(0, last + 1, step) if tick > first + step / 2)]
 
 
-def _spell(ticks: Sequence[float]) -> list[str]:
+def spell(ticks: Sequence[float]) -> list[str]:
+    """Return the numbers of an axis as text."""
     if all(tick == 0 or 0.01 <= abs(tick) < 1e4 for tick in ticks):
         return [short(tick) for tick in ticks]
     return [_power(tick) for tick in ticks]

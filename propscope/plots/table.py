@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
 
+from propscope.records import MonitoredRun, TrainingSet
+
 FORMATS = ("png", "pdf", "svg")
 Choice = Literal["main", "all", "none"]
 CHOICES = ("main", "all", "none")
@@ -21,10 +23,11 @@ _ALL_UP_TO = 24
 class Plot:
     """A kind of picture: its `name` in file names and options, and the `module.function` of the two steps that make it.
 
-    Step one turns the profiles (or trainings) of one picture into a record, or returns None where what the picture
-    shows was not recorded. Step two turns the record into a figure. One picture holds at most `lines_at_most` lines and
-    `columns_at_most` activations. Everything else makes further pictures. A `main` plot shows the whole of a grid. One
-    that `sweeps` draws lines along the longest axis of three numbers or more, one line for each of all other labels.
+    Step one turns the profiles (or trainings) of one picture, or the `RunView` of a monitored run, into a record, or
+    returns None where what the picture shows was not recorded. Step two turns the record into a figure. One picture
+    holds at most `lines_at_most` lines and `columns_at_most` activations. Everything else makes further pictures. A
+    `main` plot shows the whole of a grid. One that `sweeps` draws lines along the longest axis of three numbers or
+    more, one line for each of all other labels.
     """
 
     name: str
@@ -70,6 +73,26 @@ TRAINING_PLOTS = (
     Plot("activation-map", "training_map.prepare_training_map", "training_map.draw_training_map", 6, main=True),
     Plot("final-loss", "sweep.prepare_final_losses", "sweep.draw_sweep", main=True, sweeps=True),
 )
+
+MONITORED_PLOTS = (
+    Plot("overview", "run_overview.prepare_run_overview", "run_overview.draw_run_overview", main=True),
+    Plot("steps", "step_curves.prepare_steps", "step_curves.draw_steps", main=True),
+    Plot("sites", "step_curves.prepare_site_curves", "step_curves.draw_site_curves"),
+    Plot("forward", "step_maps.prepare_forward", "step_maps.draw_step_maps"),
+    Plot("backward", "step_maps.prepare_backward", "step_maps.draw_step_maps"),
+    Plot("updates", "step_maps.prepare_updates", "step_maps.draw_step_maps"),
+    Plot("dead-units", "step_maps.prepare_dead_units", "step_maps.draw_step_maps"),
+    Plot("attention", "step_maps.prepare_attention", "step_maps.draw_step_maps"),
+    Plot("geometry", "step_maps.prepare_geometry", "step_maps.draw_step_maps"),
+    Plot("histograms", "training_map.prepare_step_histograms", "training_map.draw_training_map"),
+)
+
+
+def plots_of(profiles: object) -> tuple[Plot, ...]:
+    """Return the plots that there are of profiles, of trainings, or of a monitored run."""
+    if isinstance(profiles, MonitoredRun):
+        return MONITORED_PLOTS
+    return TRAINING_PLOTS if isinstance(profiles, TrainingSet) else PLOTS
 
 
 def chosen(plots: Sequence[Plot], choice: Choice | None, *, pairs: int) -> list[str]:

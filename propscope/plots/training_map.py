@@ -1,4 +1,4 @@
-"""Histograms of the activations against the epoch: one row per layer, one column per initializer.
+"""Histograms of the activations against the epoch, one row per layer, or of a monitored run against the step.
 
 As in fastai's "colorful dimension" pictures, each epoch is a column of cells whose colour is the logarithm of a share.
 """
@@ -9,6 +9,8 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,7 +20,19 @@ from matplotlib.figure import Figure
 from propscope.plots.depth_series import DepthSeries, evenly, merged_at, positions_of, site_series
 from propscope.plots.fast_text import width_of
 from propscope.plots.pages import facts, lines
-from propscope.plots.scales import Floats, Scale, position_ticks
+from propscope.plots.run_view import (
+    STRIP,
+    RunView,
+    StepAxis,
+    draw_alarm_list,
+    draw_alarms,
+    draw_sampled,
+    draw_step_axis,
+    label_of,
+    list_height,
+    steps_a_cell,
+)
+from propscope.plots.scales import Floats, Ints, Scale, position_ticks, spell
 from propscope.plots.style import (
     DPI,
     LINE_HEIGHT,
@@ -29,7 +43,7 @@ from propscope.plots.style import (
     power_of_ten,
     wrap,
 )
-from propscope.records import LogHistogram, TensorSummary, TrainingSet
+from propscope.records import HistogramsOverSteps, LogHistogram, TrainingSet
 
 ROWS_AT_MOST = 6
 CELLS = 60
@@ -48,24 +62,27 @@ _BROKEN = " ▲: NaN or Inf."
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingMap:
-    """A picture of histograms over the training: `shares[row][column]` has shape (len(epochs), cells).
+    """A picture of histograms over the training: `shares[row][column]` has shape (moments, cells).
 
-    It holds the share of a layer's finite values at an epoch in each cell between `edges`, shape (cells + 1,). The two
-    outermost cells include what lies beyond the scale. Shares are NaN where nothing was recorded. `broken[row][column]`
-    lists the epochs at which a value is not finite. `rows` holds the positions shown, out of `of` positions, and
-    `counts` says what the positions count.
+    It holds the share of a layer's finite values at a moment in each cell between `edges`, shape (cells + 1,). The two
+    outermost cells include what lies beyond the scale. Shares are NaN where nothing was recorded. `sides`: where the
+    moments begin and end on the axis, which counts epochs, or the steps of a monitored run with `steps`; shape
+    (moments + 1,). `ticks`: the epochs at which the axis begins and ends; `kept`: the steps that have a histogram.
+    `broken[row][column]` lists where on the axis a value is not finite. `rows` and `columns` hold the names of those
+    shown.
     """
 
     header: Header
-    rows: tuple[int, ...]
-    of: int
-    counts: str
+    rows: tuple[str, ...]
     columns: tuple[str, ...]
-    epochs: tuple[int, ...]
+    sides: Floats
+    ticks: tuple[int, int]
     scale: Scale
     edges: Floats
     shares: tuple[tuple[Floats, ...], ...]
-    broken: tuple[tuple[tuple[int, ...], ...], ...]
+    broken: tuple[tuple[tuple[float, ...], ...], ...]
+    steps: StepAxis | None = None
+    kept: Ints | None = None
 
 
 _SeriesByEpoch = dict[int, list[DepthSeries]]
@@ -85,8 +102,11 @@ def prepare_training_map(runs: TrainingSet) -> TrainingMap | None:
         [[merged_at(found.get(e, ()), row, histogram=True) for e in epochs] for found in series.values()]
         for row in rows
     ]
-    scale = _scale(merged)
+    summaries = [summary for row in merged for cell in row for summary in cell if summary is not None]
+    starts = [cell[0].rms for cell in merged[0] if cell[0] is not None]
+    scale = _scale(starts, [summary.histogram for summary in summaries])
     edges = scale.at(np.linspace(0, 1, CELLS + 1))
+    counted = re.split(r"\W", every[0].axis)[0]
     broken = tuple(
         tuple(
             tuple(e for e, s in zip(epochs, cell, strict=True) if s is not None and s.nonfinite_count) for cell in row
@@ -97,14 +117,16 @@ def prepare_training_map(runs: TrainingSet) -> TrainingMap | None:
     reading = _READING + _MERGED * several + _BROKEN * any(cell for row in broken for cell in row)
     return TrainingMap(
         header=Header("Activations over the training", facts(runs), reading),
-        rows=rows,
-        of=len(positions),
-        counts=every[0].axis,
+        rows=tuple(f"{counted} {position}" for position in rows),
         columns=tuple(series),
-        epochs=epochs,
+        sides=_sides(epochs),
+        ticks=(epochs[0], epochs[-1]),
         scale=scale,
         edges=edges,
-        shares=tuple(tuple(np.array([shares_of(s, edges) for s in cell]) for cell in row) for row in merged),
+        shares=tuple(
+            tuple(np.array([shares_of(None if s is None else s.histogram, edges) for s in cell]) for cell in row)
+            for row in merged
+        ),
         broken=broken,
     )
 
@@ -120,33 +142,99 @@ def _series_by_epoch(group: TrainingSet) -> _SeriesByEpoch:
     return found
 
 
-def shares_of(summary: TensorSummary | None, edges: Floats) -> Floats:
+def shares_of(histogram: LogHistogram | None, edges: Floats) -> Floats:
     """Return the shares of the finite values between consecutive edges, NaN if there are none."""
-    histogram = LogHistogram.empty() if summary is None or summary.histogram is None else summary.histogram.finite
-    if not histogram.total:
+    finite = LogHistogram.empty() if histogram is None else histogram.finite
+    if not finite.total:
         return np.full(edges.size - 1, np.nan)
-    return histogram.mass(np.concatenate([[-np.inf], edges[1:-1], [np.inf]])) / histogram.total
+    return finite.mass(np.concatenate([[-np.inf], edges[1:-1], [np.inf]])) / finite.total
 
 
-def _scale(merged: Sequence[Sequence[Sequence[TensorSummary | None]]]) -> Scale:
-    """Return the asinh scale that suits the first layer before training and all values that are not far outside."""
-    summaries = [summary for row in merged for cell in row for summary in cell]
-    starts = [cell[0].rms for cell in merged[0] if cell[0] is not None and 0 < cell[0].rms < math.inf]
-    typical = float(np.median(starts)) if starts else 1.0
+def _scale(starts: Sequence[float], histograms: Sequence[LogHistogram | None]) -> Scale:
+    """Return the asinh scale that suits the sizes (rms) before training and all values that are not far outside."""
+    usable = [start for start in starts if 0 < start < math.inf]
+    typical = float(np.median(usable)) if usable else 1.0
     linear = 10.0 ** math.floor(math.log10(typical) - 0.5)
-    reaches = [_reach(summary) for summary in summaries if summary is not None]
+    reaches = [_reach(histogram.finite) for histogram in histograms if histogram is not None]
     limit = _FARTHER * typical
     low = min([0.0, *(max(low, -limit) for low, _ in reaches)])
     high = max([0.0, *(min(high, limit) for _, high in reaches)])
     return Scale("asinh", min(1.1 * low, -0.4 * linear), max(1.1 * high, 1.5 * linear), linear)
 
 
-def _reach(summary: TensorSummary) -> tuple[float, float]:
+def _reach(finite: LogHistogram) -> tuple[float, float]:
     """Return the quantiles between which 99.8% of the finite values lie, zeros if there are none."""
-    if summary.histogram is None or not summary.histogram.finite.total:
-        return 0.0, 0.0
-    finite = summary.histogram.finite
-    return max(summary.min, finite.quantile(0.001)), min(summary.max, finite.quantile(0.999))
+    return (finite.quantile(0.001), finite.quantile(0.999)) if finite.total else (0.0, 0.0)
+
+
+_OF_STEPS = (
+    "Each column of a panel is the histogram of the values at one site. Healthy: wide and steady. Only a dark line at "
+    "0: the site is silent (zeros of ReLU make such a line beside other values). A histogram is shown until the next "
+    "one; marks along the bottom: the steps that have one."
+)
+_CHOSEN = " Shown: {} of {} sites, evenly spread."
+_TOGETHER = " A column covers {} steps; the samples among them are merged."
+
+
+def prepare_step_histograms(view: RunView) -> TrainingMap | None:
+    """Return the histograms over the steps of a monitored run, at sites evenly spread; None where none were kept."""
+    sizes = view.series("forward_rms", summary="forward")
+    if sizes is None:
+        return None
+    kept = {name: view.run.histograms_over_steps(name) for name in evenly(sizes.names, ROWS_AT_MOST)}
+    kept = {name: found for name, found in kept.items() if len(found.steps)}
+    if not kept:
+        return None
+    axis = view.axis
+    merged = {name: _by_cell(axis, found) for name, found in kept.items()}
+    starts = [float(sizes.first[sizes.names.index(name)]) for name in kept]
+    scale = _scale(starts, [one for found in merged.values() for one in found])
+    edges = scale.at(np.linspace(0, 1, CELLS + 1))
+    middles = (axis.edges[:-1] + axis.edges[1:]) / 2
+    lost = {name: [one is not None and one.total > one.finite.total for one in found] for name, found in merged.items()}
+    # One mark where it begins.
+    broken = {
+        name: tuple(
+            at
+            for at, here, before in zip(middles.tolist(), own, [False, *own[:-1]], strict=True)
+            if here and not before
+        )
+        for name, own in lost.items()
+    }
+    steps = steps_a_cell(axis.edges)
+    reading = (
+        _OF_STEPS
+        + _CHOSEN.format(len(kept), len(sizes.names)) * (len(kept) < len(sizes.names))
+        + _TOGETHER.format(steps) * (steps > 1)
+        + axis.reading
+        + _BROKEN * any(broken.values())
+    )
+    return TrainingMap(
+        header=Header("Values over the steps", view.facts, reading),
+        rows=tuple(label_of(name, _SITE_CHARACTERS) for name in kept),
+        columns=("",),
+        sides=axis.edges,
+        ticks=(0, 0),
+        scale=scale,
+        edges=edges,
+        shares=tuple((np.array([shares_of(one, edges) for one in found]),) for found in merged.values()),
+        broken=tuple((at,) for at in broken.values()),
+        steps=axis,
+        kept=np.unique(np.concatenate([found.steps for found in kept.values()])),
+    )
+
+
+def _by_cell(axis: StepAxis, kept: HistogramsOverSteps) -> list[LogHistogram | None]:
+    """Return the histogram of each cell of a step axis: those of its samples together, else the one before."""
+    order = np.argsort(kept.steps, kind="stable")
+    steps = kept.steps[order]
+    (last,) = axis.samples(steps, np.arange(len(steps), dtype=np.float64)[:, None], over_gaps=True)
+    lows, highs = (np.searchsorted(steps, edges) for edges in (axis.edges[:-1], axis.edges[1:]))
+    own = [kept.histograms[at] for at in order]
+    return [
+        reduce(add, own[low:high]) if high > low else own[at] if at >= 0 else None
+        for low, high, at in zip(lows.tolist(), highs.tolist(), last.tolist(), strict=True)
+    ]
 
 
 _WIDTH = 2.15
@@ -157,6 +245,8 @@ _LEFT = 1.45
 _BELOW = 0.62
 _KEY = 0.42
 _LEAST_WIDTH = 8.5
+_STEPS_WIDTH = 6.4
+_SITE_CHARACTERS = 30
 _NAME_CHARACTERS = 21
 _SHADES = LinearSegmentedColormap.from_list(
     "density", ["#ffffff", "#dbe9f4", "#9fc5e2", "#4a90c4", "#1f5a95", "#0a2247"]
@@ -172,44 +262,66 @@ def draw_training_map(prepared: TrainingMap, figure: Figure | None = None) -> Fi
     figure = figure or Figure(dpi=DPI)
     names = ["\n".join(wrap(name, _NAME_CHARACTERS)) for name in prepared.columns]
     headings = LINE_HEIGHT * 1.1 * max(name.count("\n") + 1 for name in names) + 0.12
-    width = max(_LEAST_WIDTH, _LEFT + len(names) * (_WIDTH + _GAP) + 0.1)
+    over_steps = prepared.steps is not None
+    beside = max(_LEFT, 0.85 + 1.13 * max(map(width_of, prepared.rows))) if over_steps else _LEFT
+    across = _WIDTH if prepared.steps is None else _STEPS_WIDTH
+    width = max(_LEAST_WIDTH, beside + len(names) * (across + _GAP) + 0.1)
     header = prepared.header.height(width)
+    if prepared.steps is not None:
+        header += list_height(prepared.steps)
+        headings = STRIP
     top = header + _KEY + headings
     height = top + len(prepared.rows) * (_HEIGHT + _ROWS) + _BELOW
     figure.set_size_inches(width, height)
     draw_header(figure, prepared.header)
     _draw_key(figure, height - header - 0.12)
-    counted = re.split(r"\W", prepared.counts)[0]
-    for row, position in enumerate(prepared.rows):
+    if prepared.steps is not None:
+        draw_alarm_list(figure, prepared.header, prepared.steps)
+    for row, name_of_row in enumerate(prepared.rows):
         bottom = height - top - (row + 1) * _HEIGHT - row * _ROWS
         for column, name in enumerate(names):
-            left = _LEFT + column * (_WIDTH + _GAP)
-            axes = figure.add_axes((left / width, bottom / height, _WIDTH / width, _HEIGHT / height))
+            left = beside + column * (across + _GAP)
+            axes = figure.add_axes((left / width, bottom / height, across / width, _HEIGHT / height))
             draw_mesh(axes, prepared, row, column)
             axes.tick_params(labelleft=column == 0, labelbottom=row + 1 == len(prepared.rows))
+            if prepared.steps is not None:
+                draw_step_axis(axes, prepared.steps, labelled=row + 1 == len(prepared.rows))
+                draw_alarms(axes, prepared.steps, numbers=row == 0)
+                draw_sampled(axes, prepared.kept if row + 1 == len(prepared.rows) else None)
+                continue
             if row == 0:
                 axes.set_title(name, pad=6, linespacing=1.1)
             if row + 1 == len(prepared.rows):
                 axes.set_xlabel("epoch")
         middle = (bottom + _HEIGHT / 2) / height
-        figure.text(0.2 / width, middle, f"{counted} {position}", weight="bold", va="center")
+        figure.text(0.2 / width, middle, name_of_row, weight="bold", va="center")
     return figure
 
 
 def draw_mesh(axes: Axes, prepared: TrainingMap, row: int, column: int) -> Axes:
     """Draw the histograms of one layer and initializer into an axes, from the first epoch to the last."""
     shares = prepared.shares[row][column]
-    sides = _sides(prepared.epochs)
+    sides = prepared.sides
     axes.set_facecolor(_UNSEEN)
     shown = np.ma.masked_invalid(np.where(np.isnan(shares), np.nan, np.maximum(shares, 10.0**-_FEWEST)))
     axes.pcolormesh(sides, prepared.edges, shown.T, cmap=_SHADES, norm=_DENSITY, rasterized=True)
     prepared.scale.apply(axes)
+    _thin_ticks(axes, prepared.scale)
     axes.set_xlim(sides[0], sides[-1])
-    axes.set_xticks(position_ticks(prepared.epochs[0], prepared.epochs[-1]))
+    axes.set_xticks(position_ticks(*prepared.ticks))
     axes.spines[:].set_visible(True)
     axes.spines[:].set_color("#b5b5b5")
     mark_nonfinite(axes, prepared.broken[row][column])
     return axes
+
+
+def _thin_ticks(axes: Axes, scale: Scale) -> None:
+    """Leave out what would be written over 0 or over a number that is nearer to it."""
+    kept: list[float] = []
+    for tick in sorted(scale.ticks, key=abs):
+        if all(abs(scale.fraction(tick) - scale.fraction(other)) * _HEIGHT >= LINE_HEIGHT for other in kept):
+            kept.append(tick)
+    axes.set_yticks(sorted(kept), spell(sorted(kept)))
 
 
 def _sides(epochs: tuple[int, ...]) -> Floats:

@@ -626,6 +626,54 @@ def small_monitored(first: int = 0, steps: int = 4) -> MonitoredRun:
     return MonitoredRun(samples, Steps.of(rows), alarms)
 
 
+def monitored(losses: Sequence[float], *, first: int = 0, alarms: Sequence[Alarm] = (), **columns: Any) -> MonitoredRun:
+    """Return a run without samples, of steps with these losses; `columns`: other numbers, one for all or one each."""
+    usual = {"gradient_norm": 1.0, "clip_factor": math.nan, "loss_scale": math.nan, "learning_rate": 1e-3}
+    usual |= {"nonfinite_gradients": 0, "skipped": 0, "superseded": 0, "seconds": 0.1, "error": ""}
+    rows = [
+        {"number": first + at, "loss": loss}
+        | {name: value[at] if isinstance(value, list) else value for name, value in (usual | columns).items()}
+        for at, loss in enumerate(losses)
+    ]
+    return MonitoredRun((), Steps.of(rows), tuple(alarms))
+
+
+def sampled_at(
+    steps: Sequence[int],
+    *,
+    sites: int = 0,
+    names: Sequence[str] = (),
+    rms: float | Callable[[int, int], float | None] = 1.0,
+    back: float | Callable[[int, int], float | None] = 1.0,
+    update: float | Callable[[int, int], float | None] = 1e-3,
+    alarms: Sequence[Alarm] = (),
+    **figures: Any,
+) -> MonitoredRun:
+    """Return the samples of a run at these steps, without what is seen of every step.
+
+    `sites`: their number, called fc.0, fc.1 and so on; or their `names`. `rms`, `back` and the ratio `update` of each
+    site's weight: one number, or a function of step and place. `figures`: further fields of each site.
+    """
+
+    def at(what: Any, step: int, place: int) -> float | None:
+        value: float | None = what(step, place) if callable(what) else what
+        return value
+
+    called = names or [f"fc.{place}" for place in range(sites)]
+    samples = []
+    for step in steps:
+        places = [
+            site(name, rms=at(rms, step, place), back=at(back, step, place), **figures)
+            for place, name in enumerate(called)
+        ]
+        weights = [
+            replace(weight(f"{name}.weight", 1.0), update_ratio=at(update, step, place))
+            for place, name in enumerate(called)
+        ]
+        samples.append(NetworkProfile(tuple(places), tuple(weights), {"step": int(step)}))
+    return MonitoredRun(tuple(samples), alarms=tuple(alarms))
+
+
 def course(seed: int = 0, *, module: str = "rnn", forward: float = 0.9, backward: float = 0.5) -> TimeCourse:
     """Return the course of an LSTM of 21 steps whose states change by these factors per step, its gradient likewise."""
     steps = (1, 2, 11, 21)

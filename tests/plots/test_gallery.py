@@ -10,7 +10,7 @@ from types import ModuleType
 import matplotlib as mpl
 import numpy as np
 import pytest
-from building.records import course, grid, mlp, model, run, trainings
+from building.records import course, grid, mlp, model, monitored, run, sampled_at, trainings
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -18,8 +18,8 @@ import propscope.plots.gallery
 from propscope import cli
 from propscope.errors import InputError, StoreError
 from propscope.plots import DPI, PLOTS, TRAINING_PLOTS, Plot, draw_all, pictures, styled, table, write_figure
-from propscope.plots.gallery import png
-from propscope.records import ProfileSet, TrainingSet
+from propscope.plots.gallery import NothingToDrawError, png
+from propscope.records import MonitoredRun, ProfileSet, TrainingSet
 
 SMALL = grid(("he_normal", "zeros"), depths=(3,), seeds=2, width=8, batch=4)
 # A plot that is added may draw what these tests draw as well; none of these may come or go.
@@ -252,3 +252,43 @@ def test_a_plot_of_ones_own_needs_its_file_and_its_row(
     monkeypatch.setattr(cli, "_application", cli._application.__wrapped__)
     cli.main(["plot", "--help"])
     assert ", ".join(plot.name for plot in getattr(table, rows)) in " ".join(capsys.readouterr().out.split())
+
+
+RUN = monitored([3.0, 2.0, 1.0]) + sampled_at([0, 2], sites=2)
+
+
+@pytest.mark.slow
+def test_a_monitored_run_has_pictures_of_its_own(tmp_path: Path) -> None:
+    paths = draw_all(RUN, tmp_path, stem="run")
+    recorded = ["overview", "steps", "sites", "forward", "backward", "updates", "geometry"]
+    assert [path.name for path in paths] == [f"run-{name}.png" for name in recorded]
+    with pytest.raises(InputError, match='unknown plot "curves"; valid are overview, steps, sites, '):
+        draw_all(RUN, tmp_path, stem="run", only=["curves"], overwrite=True)
+
+
+def test_sites_are_chosen_of_a_monitored_run_alone(tmp_path: Path) -> None:
+    (picture,) = pictures(RUN, tmp_path, stem="run", only=["forward"], sites="1$")
+    assert picture.prepared.maps[0].names == ("fc.1",)
+    with pytest.raises(InputError, match='no site matches "nothing"'):
+        draw_all(RUN, tmp_path, stem="run", sites="nothing")
+    with pytest.raises(InputError, match="only the pictures of a monitored run are of chosen sites"):
+        draw_all(SMALL, tmp_path, stem="run", sites="layers")
+
+
+def test_a_run_without_samples_and_steps_has_nothing_to_draw(tmp_path: Path) -> None:
+    with pytest.raises(NothingToDrawError, match="nothing to draw for overview") as caught:
+        draw_all(MonitoredRun(()), tmp_path, stem="run")
+    assert "propscope show RUN" in caught.value.hint
+    assert [path.name for path in draw_all(MonitoredRun((), RUN.steps), tmp_path, stem="run", only=["steps"])] == [
+        "run-steps.png"
+    ]
+
+
+def test_every_plot_of_a_run_can_be_drawn_by_another_process() -> None:
+    for made in pictures(RUN, Path("."), stem="run"):
+        assert pickle.loads(pickle.dumps(made)).paths == made.paths
+
+
+def test_names_of_sites_are_drawn_as_they_are(tmp_path: Path) -> None:
+    run = sampled_at([0, 1], names=["a$x$", "b\x1b[31m"])
+    assert len(draw_all(run, tmp_path, stem="run", only=["forward", "sites", "overview"])) == 3
