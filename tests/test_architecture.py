@@ -30,13 +30,15 @@ ALLOWED = {
     "spectra": SPECTRA,
     "experiments": EXPERIMENTS,
     "monitoring": MEASURE | {"measure", "store"},
+    "integrations": MEASURE | {"measure", "store", "monitoring"},
     "store": FILES,
     "diagnosis": FILES,
     "remedies": EXPERIMENTS | {"experiments", "diagnosis"},
     "report": REPORT,
     "plots": REPORT,
 }
-ALLOWED["cli"] = set(ALLOWED)
+# The command line has no part in a trainer.
+ALLOWED["cli"] = set(ALLOWED) - {"integrations"}
 WITHOUT_TORCH = ("records", "store", "diagnosis", "report", "plots")
 # A record that is printed asks the report how it reads: the one way up, through one module, when it is printed.
 DOOR, BEHIND = "records/display.py", "report"
@@ -82,6 +84,14 @@ def test_imports_point_one_way(path):
 
 def test_every_part_has_a_place_in_the_order():
     assert {home_of(path) for path in modules()} == set(ALLOWED)
+
+
+def test_nothing_imports_a_trainer_but_the_module_for_it():
+    users = {path for path in modules() if "integrations" in parts_of(path)}
+    assert {home_of(path) for path in users} == {"integrations"}
+    for package in ("lightning", "transformers", "accelerate"):
+        importing = {path for path in modules() if package in {name.split(".")[0] for name in imports_of(path)}}
+        assert importing == {PACKAGE / "integrations" / f"{package}.py"}
 
 
 def test_torch_stays_where_it_is_needed():

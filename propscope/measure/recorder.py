@@ -47,6 +47,7 @@ from propscope.measure.wrappers import (
     COMPILED,
     class_of,
     is_compiled,
+    is_redirected,
     parameter_names,
     place_inside,
     shared_modules,
@@ -203,6 +204,9 @@ class _Watch:
     ) -> Any:
         """Run a module, and record what enters and what leaves it; what it raises passes through."""
         observer = self.observer
+        # What it runs calls the model itself.
+        if module is self._model and is_redirected(module):
+            return run(module, *args, **kwargs)
         # A checkpoint of another device runs its part again in a thread of torch's own.
         if threading.get_ident() != observer.thread and not in_backward():
             observer.guard.add("", "model", ELSEWHERE)

@@ -132,6 +132,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
+def is_redirected(module: nn.Module) -> bool:
+    """Return whether the next call of a module runs another of its methods, as Lightning's training step behind DDP."""
+    forward = vars(module).get("forward")
+    return getattr(forward, "__qualname__", "").endswith("wrapped_forward") and "lightning" in forward.__module__
+
+
 def is_compiled(model: nn.Module) -> bool:
     """Return whether any part of the model goes through torch.compile."""
     return any(

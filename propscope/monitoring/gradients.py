@@ -86,6 +86,11 @@ class AccumulatedGradients:
             return None
         return NamedNorms(self._found.names, self._found.values, frozenset(whole), self._found.scale)
 
+    def see_unscaled(self) -> None:
+        """Take the gradients as they are now, without the scale of the loss, for those of the last pass."""
+        if self._parameters:
+            self._take(None)
+
     def _arm(self, name: str, parameter: Tensor) -> None:
         # It grows, or it is a new one after the optimizer's step: what was seen of it before holds no more.
         self._whole.discard(name)
@@ -95,15 +100,18 @@ class AccumulatedGradients:
     def _begin(self) -> None:
         self._before = {name: stamp_of_gradient(one) for name, one in self._reduced.items()}
 
+    def _take(self, scale: Tensor | None) -> None:
+        with torch.no_grad():
+            values = norms([parameter.grad for parameter in self._parameters.values()])
+        self._found = NamedNorms([*self._parameters], values, None, scale)
+
     def _see(self) -> None:
         self._running.update(
             name for name, one in self._reduced.items() if stamp_of_gradient(one) != self._before.get(name)
         )
         if not self._running:
             return
-        with torch.no_grad():
-            values = norms([parameter.grad for parameter in self._parameters.values()])
-        self._found = NamedNorms([*self._parameters], values, None, self._scale())
+        self._take(self._scale())
         self._whole |= self._running
         self._running.clear()
         self.passes += 1

@@ -35,7 +35,7 @@ from propscope.monitoring.control import Control
 from propscope.monitoring.gradients import AccumulatedGradients
 from propscope.monitoring.optimizer_steps import OptimizerSteps
 from propscope.monitoring.run_log import Reading, RunLog, with_step
-from propscope.monitoring.sinks import sinks_of
+from propscope.monitoring.sinks import series_of, sinks_of
 from propscope.records.monitored import Alarm, Steps
 from propscope.records.network import NetworkProfile
 from propscope.records.summary import TensorSummary
@@ -211,6 +211,11 @@ class Monitor:
         """The last sample; None before the first."""
         return self._profile
 
+    @property
+    def series(self) -> dict[str, float]:
+        """The numbers of the last sample that a sink gets, by their keys; empty before the first."""
+        return {} if self._profile is None else series_of(self._profile, self._log.sampled, "worst")
+
     def request(self) -> None:
         """Sample the next step."""
         self._cadence.request()
@@ -246,6 +251,20 @@ class Monitor:
             self.see_loss(loss)
             self.end(None)
         self.begin(self.step().number)
+
+    def pause(self) -> None:
+        """End the recording of the model on a sampled step, whose gradients and update are still followed.
+
+        For a loop that runs the model for something else in the middle of a step, as for a validation.
+        """
+        self._stop_recording()
+
+    def see_gradients(self) -> None:
+        """Take the gradients as they are now for those of a sampled step; call it after unscaling and before clipping.
+
+        Without it they are those at the end of the last backward pass, divided by the loss scale.
+        """
+        self._attempt("the gradients could not be read", self._gradients.see_unscaled)
 
     def close(self) -> None:
         """End the run: judge what is pending, write the result file, remove all hooks; further calls do nothing.
@@ -398,7 +417,9 @@ class Monitor:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run goes on from, as numbers and text alone: baselines, the cost so far, the file."""
-        state = {"step": self._last, "cadence": self._cadence.state(), "judge": self._log.judge.state()}
+        # A step that still runs is not recorded, and taken again.
+        last = self._last if self._running is None else self._running - 1 if self._running else None
+        state = {"step": last, "cadence": self._cadence.state(), "judge": self._log.judge.state()}
         if self._file is not None:
             state["file"] = {"path": str(self._file.path), "run": self._file.identity}
         return state

@@ -85,6 +85,8 @@ class RunLog:
         self._unwritten: list[Alarm] = []
         self._untold: list[Alarm] = []
         self._row: dict[str, Any] = {}
+        # The row of the step that was sampled last.
+        self.sampled: dict[str, Any] = {}
         # The norms of the last step's accumulated gradients, by parameter; what no backward pass made has none.
         self.accumulated: dict[str, float] = {}
         self._warned: set[str] = set()
@@ -131,7 +133,8 @@ class RunLog:
         if self._judges:
             self._raise(self.judge.sample(step, profile))
         self._write_piece((profile,))
-        self._delivery.write(step, profile, self._row)
+        self.sampled = self._row
+        self._delivery.write(step, profile, self.sampled)
 
     def resume(self, step: int) -> None:
         """Say that the run takes the steps from this one on again."""

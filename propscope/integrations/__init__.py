@@ -1,0 +1,1 @@
+"""`monitor` inside trainers: `lightning`, `transformers` and `accelerate`, each imported only by itself."""

@@ -1,0 +1,162 @@
+"""`SignalCallback`: the monitor as a callback of the Trainer of Transformers."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
+from typing import Any
+
+from propscope.errors import InputError, MissingDependencyError
+from propscope.integrations.updates import Updates, show_alarms
+from propscope.monitoring import Monitor
+from propscope.records.monitored import Alarm
+
+try:
+    from transformers import Trainer, TrainerCallback
+    from transformers.integrations import INTEGRATION_TO_CALLBACK
+    from transformers.trainer_callback import ExportableState
+except ImportError as error:
+    raise MissingDependencyError(
+        "transformers", extra="transformers", purpose="propscope.integrations.transformers"
+    ) from error
+
+
+class SignalCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
+    """Monitors what `Trainer.train` trains, and shows numbers and alarms where the Trainer reports to.
+
+    `every` and `arguments`: those of `propscope.monitor`. A step is one update, with all of its micro-batches; its
+    number is the Trainer's `global_step` before it. The loss is that of `training_step`, also where it is NaN and the
+    Trainer leaves it out. `monitor`: the one of the training that runs or ran last, None before the first. Its state
+    goes into checkpoints, so that a training that resumes one goes on in its file. Raises `InputError` for an invalid
+    argument.
+    """
+
+    def __init__(self, every: int = 50, **arguments: Any) -> None:
+        self._updates = Updates("SignalCallback", {"every": every, **arguments})
+        self._loss: Any = None
+        self._trainer: Any = None
+
+    @property
+    def monitor(self) -> Monitor | None:
+        """The monitor of the training that runs, or ran last."""
+        return self._updates.monitor
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Make the monitor."""
+        self.close()
+        self._trainer = trainer = _trainer()
+        stored = state.stateful_callbacks.get(type(self).__name__)
+        if state.global_step and isinstance(stored, Mapping):
+            self._updates.restore(stored["attributes"]["resumed"])
+        scaler = trainer.accelerator.scaler
+        self._updates.open(trainer.model_wrapped, trainer.optimizer, step=state.global_step, loss_scale=scaler)
+        trainer.training_step = _Watched(trainer, self._see_loss, self._stop)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begin an update."""
+        self._loss = None
+        self._updates.begin(state.global_step)
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """End a micro-batch behind which the update goes on."""
+        self._updates.end_batch()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """End the update."""
+        self._updates.see_loss(self._loss)
+        self._updates.end()
+        self._show(args, state, control, kwargs["model"])
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """End the run."""
+        self.close()
+
+    def _see_loss(self, loss: Any) -> None:
+        # Each is divided so that their sum is the loss of the update.
+        self._loss = loss if self._loss is None else self._loss + loss
+
+    def _stop(self, error: BaseException) -> None:
+        """End the run with the error that stopped it; a Trainer does not tell its callbacks."""
+        self._updates.end(error)
+        self.close()
+
+    def close(self) -> None:
+        """End the run, where a training was stopped without telling its callbacks; a further call does nothing."""
+        trainer, self._trainer = self._trainer, None
+        if trainer is not None and isinstance(watched := vars(trainer).get("training_step"), _Watched):
+            watched.restore()
+        self._updates.close()
+        self._loss = None
+
+    def _show(self, args: Any, state: Any, control: Any, model: Any) -> None:
+        def write(numbers: dict[str, float], alarms: Sequence[Alarm]) -> None:
+            # `Trainer.log` would print them in the progress bar, and keep them in its history.
+            loggers = tuple(INTEGRATION_TO_CALLBACK.values())
+            for callback in self._trainer.callback_handler.callbacks:
+                if isinstance(callback, loggers):
+                    callback.on_log(args, state, control, model=model, logs=dict(numbers))
+                    run = getattr(getattr(callback, "_wandb", None), "run", None)
+                    show_alarms(alarms, getattr(callback, "tb_writer", None) or run, state.global_step)
+
+        self._updates.show(write)
+
+    def state(self) -> dict[str, Any]:
+        """Return what the Trainer keeps in a checkpoint: those arguments that JSON has, and the monitor's state."""
+        simple = (str, int, float, bool, type(None))
+        arguments = {
+            name: os.fspath(value) if isinstance(value, os.PathLike) else value
+            for name, value in self._updates.arguments.items()
+            if isinstance(value, (*simple, os.PathLike))
+            or (isinstance(value, (list, tuple)) and all(isinstance(one, simple) for one in value))
+        }
+        return {"args": arguments, "attributes": {"resumed": self._updates.state()}}
+
+    @property
+    def resumed(self) -> dict[str, Any]:
+        """The state of the monitor, which a Trainer that restores its callbacks sets."""
+        return self._updates.state()
+
+    @resumed.setter
+    def resumed(self, state: Mapping[str, Any]) -> None:
+        self._updates.restore(state)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_loss": None, "_trainer": None}
+
+
+class _Watched:
+    """The `training_step` of a Trainer, whose losses are passed to `see`, and whose exceptions to `stop`."""
+
+    def __init__(self, trainer: Any, see: Callable[[Any], None], stop: Callable[[BaseException], None]) -> None:
+        self._trainer = trainer
+        self._before = vars(trainer).get("training_step")
+        self._step = trainer.training_step
+        self._see, self._stop = see, stop
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            loss = self._step(*args, **kwargs)
+        except BaseException as error:
+            self._stop(error)
+            raise
+        self._see(loss)
+        return loss
+
+    def restore(self) -> None:
+        """Give the Trainer its own method back."""
+        if self._before is None:
+            del self._trainer.training_step
+        else:
+            self._trainer.training_step = self._before
+
+
+def _trainer() -> Any:
+    """Return the Trainer that calls its callbacks; it passes them all but itself."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if isinstance(found := frame.f_locals.get("self"), Trainer):
+            return found
+        frame = frame.f_back
+    raise InputError("SignalCallback must be called by a Trainer", hint="Trainer(..., callbacks=[SignalCallback()])")
