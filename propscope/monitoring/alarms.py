@@ -384,12 +384,15 @@ class Judge:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state`."""
-        self._warm = {quantity: {at: list(one) for at, one in by.items()} for quantity, by in state["warm"].items()}
+        self._warm = {
+            quantity: {at: [*map(float, one)] for at, one in by.items()} for quantity, by in state["warm"].items()
+        }
         self._tracks = {kind: {at: _Track(**one) for at, one in by.items()} for kind, by in state["tracks"].items()}
-        self._losses = deque(state["losses"], maxlen=_LOSSES)
-        self._first_losses = list(state["first_losses"])
-        self._scales = deque(state["scales"], maxlen=_SCALES)
-        self._schedule, self._rate, self._steps = state["rate"]
+        self._losses = deque(map(float, state["losses"]), maxlen=_LOSSES)
+        self._first_losses = [*map(float, state["first_losses"])]
+        self._scales = deque(map(float, state["scales"]), maxlen=_SCALES)
+        schedule, rate, steps = state["rate"]
+        self._schedule, self._rate, self._steps = float(schedule), float(rate), int(steps)
 
 
 def _middle(values: Collection[float]) -> float:

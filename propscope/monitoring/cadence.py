@@ -7,6 +7,7 @@ from collections import deque
 from typing import Any
 
 from propscope.checks import count, number
+from propscope.errors import InputError
 
 # Alarms make their baselines of so many samples; these are taken whatever they cost.
 WARM_UP = 10
@@ -23,16 +24,19 @@ _SHARE = 0.5
 class Cadence:
     """Says which steps are sampled: the first, and each whose number is a multiple of `every` from `start` to `stop`.
 
-    A sample that would raise the cost above `budget`, a share of the time of the run, is put off until it fits. What
-    every step costs counts too, but a quarter of the budget always goes to samples, however short the steps are.
+    A sample that would raise the cost above `budget`, a share of the time of the run, is put off until it fits; None
+    for no limit. What every step costs counts too, but a quarter of the budget always goes to samples, however short
+    the steps are.
     `hurry()` asks for the next steps to be sampled, within the same budget.
     """
 
-    def __init__(self, every: int, *, start: int, stop: int | None, budget: float) -> None:
+    def __init__(self, every: int, *, start: int, stop: int | None, budget: float | None) -> None:
         self.every = count("every", every)
         self.start = count("start", start, least=0)
         self.stop = None if stop is None else count("stop", stop)
-        self.budget = number("budget", budget, above=True, high=1.0)
+        if self.stop is not None and self.stop <= self.start:
+            raise InputError(f"stop must be above start, {self.start}, got {self.stop}")
+        self.budget = None if budget is None else number("budget", budget, above=True, high=1.0)
         self.on = True
         self.samples = 0
         # Seconds of the run, and those that the monitor cost.
@@ -55,7 +59,7 @@ class Cadence:
 
     @property
     def _affordable(self) -> bool:
-        if self.samples < WARM_UP:
+        if self.budget is None or self.samples < WARM_UP:
             return True
         # Until another step has been timed, the cost of a sample is a guess.
         if not self._bare and self.cost > _FREE / 2:
@@ -113,6 +117,7 @@ class Cadence:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a `state`."""
-        self.samples, self.elapsed = state["samples"], state["elapsed"]
-        self.cost, self._sampling = state["cost"], state["sampling"]
+        samples = count("samples", state["samples"], least=0)
+        elapsed, cost, sampling = (number(name, state[name]) for name in ("elapsed", "cost", "sampling"))
+        self.samples, self.elapsed, self.cost, self._sampling = samples, elapsed, cost, sampling
         self._owed = False

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import atexit
-import math
+import inspect
 import os
 import time
 import weakref
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from propscope.measure.signal_graph import Traced
 from propscope.measure.sites import Options, Stats
 from propscope.measure.sums import widest
 from propscope.measure.wrappers import unwrapped, unwrapped_modules, unwrapped_parameters, without_shortcuts
+from propscope.monitoring.alarms import Judge
 from propscope.monitoring.cadence import Cadence
 from propscope.monitoring.control import Control
 from propscope.monitoring.gradients import AccumulatedGradients
@@ -43,13 +44,15 @@ from propscope.store import MonitoredFile
 
 # One sample in so many keeps its histograms, which are most of its bytes.
 _HISTOGRAMS = 10
+# Where optimizers around another one keep it.
+_INNER = ("optimizer", "base_optimizer")
 _monitored: weakref.WeakValueDictionary[int, Monitor] = weakref.WeakValueDictionary()
 
 
 @known_arguments
 def monitor(
     model: nn.Module,
-    optimizer: Optimizer | Sequence[Optimizer],
+    optimizer: Optimizer | Iterable[Optimizer],
     *,
     every: int = 50,
     file: str | os.PathLike[str] | None = None,
@@ -60,7 +63,7 @@ def monitor(
     stats: Stats = "all",
     micro_batches: int = 1,
     loss_scale: Any = None,
-    budget: float = 0.02,
+    budget: float | None = 0.02,
     alarms: bool = True,
     on_alarm: Callable[[Alarm], object] | None = None,
     sinks: Any = (),
@@ -72,18 +75,20 @@ def monitor(
     the result file, None for none; where a file of that name exists, a number is added to the name. `include`,
     `exclude`, `stats`: as in `track`. `micro_batches`: how many backward passes of a sampled step are recorded; the
     gradients of parameters cover all of them. `loss_scale`: the factor of the loss, a number or a `GradScaler`.
-    `budget`: the share of the run's time that the monitor may cost, from 0 to 1; the first 10 samples, and 2 s, are
-    free. `alarms`: whether to judge the run by the rules of docs/monitoring.md. `on_alarm` is called with each alarm;
-    an exception that it raises ends the step, so it may stop the run. On the CPU, an alarm about a gradient that is not
-    finite comes before the optimizer steps with it. `sinks`: where the numbers and alarms are shown beside the file: a
-    list of text, `tensorboard:DIR`, `wandb:PROJECT[/NAME]`, `mlflow:EXPERIMENT`, `csv:PATH` or `jsonl:PATH`, each also
-    with `:sites=all`; of SummaryWriters and runs of wandb; and of objects with the methods of
-    `propscope.monitoring.sinks.Sink`.
+    `budget`: the share of the run's time that the monitor may cost, above 0 and at most 1, None for any; the first 10
+    samples, and 2 s, are free. `alarms`: whether to judge the run by the rules of docs/monitoring.md. `on_alarm` is
+    called with each alarm; an exception that it raises ends the step, so it may stop the run. On the CPU, an alarm
+    about a gradient that is not finite comes before the optimizer steps with it. `sinks`: where the numbers and alarms
+    are shown beside the file: a list of text, `tensorboard:DIR`, `wandb:PROJECT[/NAME]`, `mlflow:EXPERIMENT`,
+    `csv:PATH` or `jsonl:PATH`, each also with `:sites=all`; of SummaryWriters and runs of wandb; and of objects with
+    the methods of `propscope.monitoring.sinks.Sink`.
 
     Raises `InputError` for an invalid argument, a model without parameters, an optimizer that has none of them, and a
     model that has a monitor already; `MissingDependencyError` for a sink whose package is not installed.
     """
-    if on_alarm is not None and not callable(on_alarm):
+    if not isinstance(alarms, bool):
+        raise InputError(f"alarms must be True or False, got {shown(alarms)}", hint="on_alarm takes a function")
+    if on_alarm is not None and not _takes_one(on_alarm):
         raise InputError(f"on_alarm must be a function of an Alarm or None, got {shown(on_alarm)}")
     return Monitor(
         model,
@@ -110,7 +115,7 @@ class Monitor:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: Optimizer | Sequence[Optimizer],
+        optimizer: Optimizer | Iterable[Optimizer],
         cadence: Cadence,
         *,
         file: Path | None,
@@ -127,7 +132,9 @@ class Monitor:
         self._options = options
         self._loss_scale = loss_scale
         self._cadence = cadence
-        optimizers = [_innermost(one) for one in (optimizer if isinstance(optimizer, (list, tuple)) else [optimizer])]
+        if not isinstance(model, nn.Module):
+            raise InputError(f"model must be a torch.nn.Module, got a {type(model).__name__}")
+        optimizers = _optimizers(optimizer)
         _check(model, optimizers)
         # Making a recorder checks the rest of the arguments.
         Recorder(model, options=options, kept=kept, loss_scale=loss_scale)
@@ -156,10 +163,13 @@ class Monitor:
         # What is added to the numbers of the steps since they began again.
         self._ahead = 0
         self._running: int | None = None
+        # Whether the step that runs is a `with` block.
+        self._wrapped = False
         self._started = 0.0
         self._own = 0.0
         self._profile: NetworkProfile | None = None
         self._scale: Tensor | None = None
+        self._versions: dict[str, int] = {}
         self._process = os.getpid()
         self._calls = _Calls(micro_batches, self._gradients, self._stop_recording)
         _monitored[id(unwrapped(model))] = self
@@ -245,8 +255,15 @@ class Monitor:
 
         `loss`: of the step that ended, a number or a tensor. The step before the first call is not seen.
         """
+        if self._is_elsewhere():
+            return
         if self._running is None:
             self._last = 0 if self._last is None else self._last
+        elif self._wrapped:
+            raise InputError(
+                f"step {self._running} is a `with` block, which advance() cannot end",
+                hint="call advance() in a loop without `with monitor.step()`",
+            )
         else:
             self.see_loss(loss)
             self.end(None)
@@ -276,15 +293,18 @@ class Monitor:
         _monitored.pop(id(unwrapped(self._model)), None)
         self._finalizer()
 
-    def begin(self, number: int) -> None:
-        """Begin a step; `Step` and `advance` call it."""
+    def begin(self, number: int, *, wrapped: bool = False) -> int:
+        """Begin a step, a `with` block where it is `wrapped`, and return its number; `Step` and `advance` call it."""
         if self._is_elsewhere():
-            return
+            return number
         if self._running is not None:
             raise InputError(
                 f"step {self._running} is still running",
                 hint="leave its `with` block first; a loop that calls advance() has none",
             )
+        # A context may be entered twice, or long after it was made.
+        number = number if self._last is None else max(number, self._last + 1)
+        self._wrapped = wrapped
         self._started = time.perf_counter()
         try:
             self._begin(number)
@@ -295,6 +315,7 @@ class Monitor:
             self._running = None
             raise
         self._own = time.perf_counter() - self._started
+        return number
 
     def _begin(self, number: int) -> None:
         self._running = self._last = number
@@ -328,6 +349,7 @@ class Monitor:
         self._shortcuts.enter_context(without_shortcuts(self._model))
         recorder.__enter__()
         self._recorder, self._recording = recorder, True
+        self._versions = _versions(self._model)
 
     def _stop_recording(self, error: BaseException | None = None) -> None:
         if self._recorder is not None and self._recording:
@@ -400,6 +422,11 @@ class Monitor:
         if error is None and not profile.sites:
             text = f"the monitored model did not run in step {number}; was another one made in its place?"
             self._log.warn_once("model", text)
+        if error is None and not self._steps.taken and accumulated is not None:
+            now = _versions(self._model)
+            if all(self._versions.get(name) != now.get(name) for name in accumulated.only or ()):
+                text = f"step {number} changed the weights, but by no optimizer that the monitor was given"
+                self._log.warn_once("optimizer", f"{text}; was another one made in its place?")
         profile = with_step(profile, steps, gradients=self._log.accumulated)
         profile = replace(profile, coverage=(*profile.coverage, *self._guard.notes.values()))
         self._guard.notes.clear()
@@ -413,7 +440,8 @@ class Monitor:
         try:
             work(*arguments)
         except Exception as error:
-            self._log.warn_once(what, f"{what}: {error_line(error)}")
+            text = str(error) if isinstance(error, InputError) else error_line(error)
+            self._log.warn_once(what, f"{what}: {text}")
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run goes on from, as numbers and text alone: baselines, the cost so far, the file."""
@@ -428,12 +456,19 @@ class Monitor:
         """Go on from a `state_dict`, in its file where this monitor has one; call it before the first step.
 
         Samples of steps that are taken again get the label `superseded_step`. Raises `InputError` for a `state` that no
-        `state_dict` returned.
+        `state_dict` returned, and changes nothing then; and once a step was taken.
         """
+        if self._last is not None:
+            raise InputError(
+                f"load_state_dict must be called before the first step, got a monitor at step {self._last}",
+                hint="close this monitor, and load the state into a new one with the same file",
+            )
         try:
-            self._log.judge.restore(state["judge"])
+            judge = Judge()
+            judge.restore(state["judge"])
+            last = None if state["step"] is None else count("step", state["step"], least=0)
             self._cadence.restore(state["cadence"])
-            self._last = state["step"]
+            self._log.judge, self._last = judge, last
             self._log.resume(0 if self._last is None else self._last + 1)
             if self._file is not None and (file := state.get("file")) is not None:
                 self._file.resume(Path(file["path"]), file["run"])
@@ -452,7 +487,7 @@ class Step:
         self._owner = owner
 
     def __enter__(self) -> Step:
-        self._owner.begin(self.number)
+        self.number = self._owner.begin(self.number, wrapped=True)
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -544,11 +579,12 @@ def _loss(value: Any) -> Tensor:
     """Return a loss as one number on its device; raises `InputError` for what is none."""
     if isinstance(value, Tensor) and value.numel() and not value.is_meta and not value.is_complex():
         tensor = local_shard(value.detach())
+        tensor = tensor if tensor.layout is torch.strided else tensor.to_dense()
         return tensor.clone() if tensor.numel() == 1 else tensor.to(widest(tensor)).mean()
-    try:
-        return torch.tensor(math.nan if isinstance(value, (str, Tensor)) else float(value))
-    except (TypeError, ValueError):
-        raise InputError(f"loss must be a number or a tensor of numbers, got {shown(value)}") from None
+    with suppress(TypeError, ValueError, OverflowError):
+        if not isinstance(value, (str, Tensor)):
+            return torch.tensor(float(value))
+    raise InputError(f"loss must be a number or a tensor of numbers, got a {type(value).__name__}")
 
 
 def _mean(losses: Sequence[Tensor]) -> Tensor | None:
@@ -558,22 +594,46 @@ def _mean(losses: Sequence[Tensor]) -> Tensor | None:
     return torch.stack([one.reshape(()).to(device, non_blocking=True) for one in losses]).double().mean()
 
 
-def _innermost(optimizer: Any) -> Optimizer:
-    """Return the optimizer that steps, inside those of Accelerate and its like."""
-    names = ("optimizer", "base_optimizer")
-    while inner := next((one for name in names if isinstance(one := getattr(optimizer, name, None), Optimizer)), None):
-        optimizer = inner
-    if not isinstance(optimizer, Optimizer):
-        raise InputError(f"optimizer must be a torch.optim.Optimizer, got a {type(optimizer).__name__}")
-    return optimizer
+def _optimizers(given: Any) -> list[Optimizer]:
+    """Return each optimizer once that steps, inside those of Accelerate and its like."""
+    alone = isinstance(given, (Optimizer, str, Mapping)) or not isinstance(given, Iterable)
+    found: dict[int, Optimizer] = {}
+    for one in [given] if alone else given:
+        while inner := next(filter(_is_optimizer, (getattr(one, name, None) for name in _INNER)), None):
+            one = inner
+        if not _is_optimizer(one):
+            raise InputError(f"optimizer must be a torch.optim.Optimizer or several, got a {type(one).__name__}")
+        found[id(one)] = one
+    return list(found.values())
+
+
+def _is_optimizer(value: Any) -> bool:
+    return isinstance(value, Optimizer)
+
+
+def _takes_one(function: Any) -> bool:
+    """Return whether a function can be called with one argument, as far as it tells."""
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:
+        return callable(function)
+    return True
+
+
+def _versions(model: nn.Module) -> dict[str, int]:
+    """Return how often each parameter was changed in place."""
+    return {name: parameter._version for name, parameter in _parameters(model).items()}
 
 
 def _check(model: Any, optimizers: Sequence[Optimizer]) -> None:
     name = type(model).__name__
     parameters = _parameters(model)
     if not any(one.requires_grad for one in parameters.values()):
-        without = "with all of them on the meta device" if any(one.is_meta for one in model.parameters()) else "without"
-        raise InputError(f"model must have parameters that are trained, got a {name} {without}")
+        every = list(model.parameters())
+        what = "without any" if not every else "with frozen ones alone" if parameters else "on the meta device"
+        raise InputError(f"model must have parameters that are trained, got a {name} {what}")
     if not optimizers:
         raise InputError("optimizer must be an optimizer or a list of some, got an empty list")
     for one in optimizers:

@@ -104,9 +104,8 @@ class RunLog:
         if not self._judges or not found.values.is_cpu:
             return
         norms = _norms(found, found.values.tolist(), None)
-        if not math.isfinite(sum(norms.values())):
-            alarm = self.judge.gradient(step, norms)
-            self._raise([] if alarm is None else [alarm])
+        if not math.isfinite(sum(norms.values())) and (alarm := self.judge.gradient(step, norms)) is not None:
+            self._raise([alarm])
             self.tell()
 
     def read(self) -> None:

@@ -325,7 +325,7 @@ def test_models_and_optimizers_that_do_not_belong_together_are_refused():
         propscope.monitor(run.model, [run.optimizer, other.optimizer])
     with pytest.raises(propscope.PropscopeError, match="optimizer must be an optimizer or a list of some"):
         propscope.monitor(run.model, [])
-    with pytest.raises(propscope.PropscopeError, match=r"optimizer must be a torch[.]optim[.]Optimizer, got a float"):
+    with pytest.raises(propscope.PropscopeError, match=r"optimizer must be a torch[.]optim[.]Optimizer or several"):
         propscope.monitor(run.model, 0.1)
     monitor = propscope.monitor(run.model, run.optimizer)
     with pytest.raises(propscope.PropscopeError, match="this Language has a monitor already"):
