@@ -43,6 +43,7 @@ COMMANDS = (
     Command("width-check", "width_check", "Check how sizes in a model grow with its width, as for muP."),
     Command("list", "list_", "List activations, initializers, inputs, data and optimizers."),
     Command("merge", "merge", "Join several result files into one."),
+    Command("watch", "watch", "Show a running training live."),
     Command("control", "control", "Change which steps of a running training are sampled."),
     Command("compact", "compact", "Write the file of a run that was killed."),
     Command("example", "example", "Run a classic experiment on initialization."),

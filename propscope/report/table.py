@@ -26,7 +26,7 @@ class Table:
         heads = [printable(column, lines=True).split("\n") for column in self.columns]
         tall = max(map(len, heads), default=0)
         lines = [*zip(*([*[""] * (tall - len(head)), *head] for head in heads), strict=True), *rows]
-        widths = [max(map(_cells, column)) for column in zip(*lines, strict=True)]
+        widths = [max(map(cells, column)) for column in zip(*lines, strict=True)]
         total = sum(widths) + 2 * (len(widths) - 1)
         if width is not None and total >= width:
             body = self._wrapped(rows, width)
@@ -60,21 +60,21 @@ class Table:
     def to_html(self) -> str:
         """Return the table as an HTML element."""
 
-        def cells(row: tuple[str, ...], tag: str) -> str:
+        def row_html(row: tuple[str, ...], tag: str) -> str:
             aligned = zip(self.columns, row, strict=True)
             return "".join(
                 f'<{tag} style="text-align:{"left" if name in self.left else "right"}">{_escaped(cell)}</{tag}>'
                 for name, cell in aligned
             )
 
-        body = "".join(f"<tr>{cells(tuple(map(printable, row)), 'td')}</tr>" for row in self.rows)
+        body = "".join(f"<tr>{row_html(tuple(map(printable, row)), 'td')}</tr>" for row in self.rows)
         notes = "".join(f"<p>{_escaped(note)}</p>" for note in self.notes)
         caption = _escaped(self.title).replace("\n", "<br>")
-        head = f"<thead><tr>{cells(self.columns, 'th')}</tr></thead>"
+        head = f"<thead><tr>{row_html(self.columns, 'th')}</tr></thead>"
         return f"<table><caption>{caption}</caption>{head}<tbody>{body}</tbody></table>{notes}"
 
 
-def _cells(text: str) -> int:
+def cells(text: str) -> int:
     """Return the number of a terminal's cells that a line takes."""
     if text.isascii():
         return len(text)
@@ -84,7 +84,7 @@ def _cells(text: str) -> int:
 
 
 def _padded(cell: str, left: bool, wide: int) -> str:
-    room = " " * (wide - _cells(cell))
+    room = " " * (wide - cells(cell))
     return cell + room if left else room + cell
 
 

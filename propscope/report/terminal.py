@@ -34,14 +34,19 @@ def write(text: str, stream: TextIO | None = None) -> None:
     unless NO_COLOR is set in the environment.
     """
     stream = sys.stdout if stream is None else stream
-    text = printable(text, lines=True)
-    try:
-        text.encode(getattr(stream, "encoding", None) or "utf-8")
-    except UnicodeEncodeError:
-        text = text.translate(_PLAIN).encode("ascii", "replace").decode()
+    text = encodable(printable(text, lines=True), stream)
     if stream.isatty() and not os.environ.get("NO_COLOR"):
         text = "\n".join(f"{_RED}{line}{_PLAIN_COLOR}" if line[:2] == "! " else line for line in text.split("\n"))
     stream.write(text + "\n")
+
+
+def encodable(text: str, stream: TextIO) -> str:
+    """Return the text in ASCII where the encoding of `stream` lacks a character of it, else as it is."""
+    try:
+        text.encode(getattr(stream, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return text.translate(_PLAIN).encode("ascii", "replace").decode()
+    return text
 
 
 def print_table(table: Table) -> None:

@@ -2,7 +2,7 @@
 
 from propscope.store.atomic import check_output, check_target
 from propscope.store.followed_run import Added, FollowedRun
-from propscope.store.journal import target_of
+from propscope.store.journal import is_written, journals_of, target_of
 from propscope.store.merge import merge
 from propscope.store.monitored_file import MonitoredFile
 from propscope.store.packed import pack
@@ -30,6 +30,8 @@ __all__ = [
     "check_output",
     "check_target",
     "compact",
+    "is_written",
+    "journals_of",
     "load",
     "load_profiles",
     "load_run",

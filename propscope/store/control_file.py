@@ -10,7 +10,7 @@ from pathlib import Path
 
 from propscope.checks import count, number
 from propscope.errors import InputError, StoreError
-from propscope.store.journal import is_open, journals_of, target_of
+from propscope.store.journal import is_written, target_of
 
 # A control file is a few lines that somebody typed.
 _LARGEST = 1 << 16
@@ -81,7 +81,7 @@ def change_run(path: Path, texts: Sequence[str]) -> Path:
     for text in texts:
         change_of(text)
     target = target_of(path)
-    if not any(is_open(name) for name in journals_of(target)):
+    if not is_written(target):
         raise StoreError(
             f"no run writes {target} now", hint="name the file of a run that goes on, from its first sample on"
         )

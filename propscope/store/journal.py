@@ -174,8 +174,7 @@ def lock(descriptor: int) -> bool:
     return True
 
 
-def is_open(path: Path) -> bool:
-    """Return whether a process has the journal `path` open to write; True where the system does not tell."""
+def _is_open(path: Path) -> bool:
     if fcntl is None:
         return True
     try:
@@ -226,6 +225,11 @@ def journals_of(path: Path) -> Iterator[Path]:
     for name in sorted(path.parent.glob(f".{_literally(path.name)}*.partial")):
         if target_of(name) == path and name.is_file() and not name.is_symlink():
             yield name
+
+
+def is_written(path: Path) -> bool:
+    """Return whether a process writes the result file `path` now; True of each that has a journal where locks lack."""
+    return any(_is_open(name) for name in journals_of(path))
 
 
 def journal_name(path: Path, number: int) -> Path:

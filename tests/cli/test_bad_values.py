@@ -29,6 +29,7 @@ RIGHT = {
     "example": [],
     "compact": ["net.h5"],
     "control": ["net.h5", "every=10"],
+    "watch": ["net.h5", "--once"],
 }
 APPLICATION = typer.main.get_command(build())
 PARAMETERS = {name: command.params for name, command in APPLICATION.commands.items()}

@@ -1,0 +1,303 @@
+"""A monitored run at one look: its numbers over steps, its worst sites and its last alarms, as lines of a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from propscope.printable import printable
+from propscope.records.monitored import Alarm, MonitoredRun, no_steps
+from propscope.records.network import Floats
+from propscope.records.numerals import counted, number, percent
+from propscope.records.over_steps import OverSteps
+from propscope.report.sparkline import trend
+from propscope.report.table import cells
+
+Style = Literal["", "bold", "dim", "red", "yellow"]
+# A site is held against the median of so many of its first samples.
+_FIRST = 10
+# The time of a step is the mean of so many of the last ones.
+_STEPS = 100
+_ALARMS = 4
+# The widths of the narrowest column of names, of a number, and of the widest and narrowest picture over the steps.
+_NAMES, _NUMBER, _WIDEST, _NARROWEST = 16, 8, 40, 8
+_QUANTITIES = (
+    "forward_rms",
+    "backward_rms",
+    "dead_units",
+    "units",
+    "largest_logit",
+    "effective_rank",
+    "forward_nan_count",
+    "forward_posinf_count",
+    "forward_neginf_count",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of text without control characters, and how it is emphasized."""
+
+    text: str
+    style: Style = ""
+
+
+class WatchedRun:
+    """What is shown of a run that grows: `add` takes what was added to it."""
+
+    def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
+        self.steps = no_steps()
+        self.alarms: tuple[Alarm, ...] = ()
+        self._sites: dict[str, OverSteps] = {}
+        self.updates: OverSteps | None = None
+        self.samples = 0
+
+    def add(self, added: MonitoredRun, *, anew: bool) -> None:
+        """Add what was written of the run since the last call; `anew`: in place of all before."""
+        if anew:
+            self._clear()
+        self.steps += added.steps
+        self.alarms += added.alarms
+        if not len(added):
+            return
+        self.samples += len(added)
+        for quantity in _QUANTITIES:
+            self._sites[quantity] = _joined(self._sites.get(quantity), added.over_steps(quantity, table="site"))
+        self.updates = _joined(self.updates, added.over_steps("update_ratio"))
+
+    def of_sites(self, quantity: str) -> dict[str, Floats]:
+        """Return a quantity over the samples by site."""
+        found = self._sites.get(quantity)
+        return {} if found is None else dict(zip(found.names, found.values.T, strict=True))
+
+
+def _joined(before: OverSteps | None, later: OverSteps) -> OverSteps:
+    if before is None:
+        return later
+    places = {name: at for at, name in enumerate(dict.fromkeys((*before.names, *later.names)))}
+    values = np.full((len(before.steps) + len(later.steps), len(places)), np.nan)
+    for one, rows in ((before, slice(None, len(before.steps))), (later, slice(len(before.steps), None))):
+        values[rows, [places[name] for name in one.names]] = one.values
+    return OverSteps(before.quantity, np.concatenate([before.steps, later.steps]), tuple(places), values)
+
+
+@dataclass(frozen=True, slots=True)
+class _Site:
+    """A row of the table of sites: its quantities over the samples, and the worst alarm that was raised there."""
+
+    name: str
+    courses: Mapping[str, Floats]
+    alarmed: Style
+
+    def last(self, quantity: str) -> float:
+        """Return a quantity in the last sample."""
+        return float(self.courses[quantity][-1])
+
+    @property
+    def dead(self) -> Floats:
+        """The share of dead units over the samples."""
+        units = self.courses["units"]
+        return self.courses["dead_units"] / np.where(units > 0, units, np.nan)
+
+    @property
+    def nonfinite(self) -> bool:
+        """Whether the last sample had NaN or infinities here."""
+        return any(self.last(f"forward_{kind}_count") > 0 for kind in ("nan", "posinf", "neginf"))
+
+    @property
+    def style(self) -> Style:
+        """How the row is emphasized."""
+        return "red" if self.nonfinite else self.alarmed
+
+    @property
+    def order(self) -> tuple[int, float]:
+        """What sorts the worst site first: alarms and non-finite values, then the change since the first samples."""
+        changes = [_factor(self.courses["forward_rms"]), _factor(self.courses["backward_rms"]), 10 * _rise(self.dead)]
+        change = max((one for one in changes if not math.isnan(one)), default=0.0)
+        return ("red", "yellow", "").index(self.style), -change
+
+
+def _sites(watched: WatchedRun) -> list[_Site]:
+    """Return the sites, worst first."""
+    quantities = {quantity: watched.of_sites(quantity) for quantity in _QUANTITIES}
+    alarmed: dict[str, Style] = {}
+    for alarm in watched.alarms:
+        if alarm.site and alarmed.get(alarm.site) != "red":
+            alarmed[alarm.site] = _style_of(alarm)
+    found = [
+        _Site(name, {quantity: courses[name] for quantity, courses in quantities.items()}, alarmed.get(name, ""))
+        for name in quantities["forward_rms"]
+    ]
+    return sorted(found, key=lambda site: site.order)
+
+
+def _factor(course: Floats) -> float:
+    """Return how many e-folds the last number lies from the first ones."""
+    seen = course[np.isfinite(course) & (course > 0)]
+    if not len(seen) or not course[-1] > 0:
+        return math.nan
+    return abs(math.log(float(course[-1]) / float(np.median(seen[:_FIRST]))))
+
+
+def _rise(course: Floats) -> float:
+    seen = course[np.isfinite(course)]
+    return float(course[-1] - np.median(seen[:_FIRST])) if len(seen) else math.nan
+
+
+def _style_of(alarm: Alarm) -> Style:
+    return "red" if alarm.severity == "broken" else "yellow"
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A column of the table of sites: its heading, its width, and what `read` puts there, at its left or right."""
+
+    heading: str
+    width: int
+    read: Callable[[_Site], str]
+    left: bool = False
+
+    def cell(self, text: str) -> str:
+        """Return a text as wide as the column."""
+        text = text[: self.width]
+        return text.ljust(self.width) if self.left else text.rjust(self.width)
+
+
+def _columns(width: int) -> list[_Column]:
+    """Return the columns behind the names that fit into a width; the last numbers are left out first."""
+    numbers = [
+        _Column("dead", 5, lambda site: percent(float(site.dead[-1]))),
+        _Column("logit", 7, lambda site: number(site.last("largest_logit"))),
+        _Column("rank", 6, lambda site: number(site.last("effective_rank"))),
+    ]
+    least = _NAMES + 2 * (2 + _NUMBER + _NARROWEST)
+    while numbers and least + sum(one.width + 1 for one in numbers) > width:
+        numbers.pop()
+    # Half of what is left over goes to the names.
+    left = width - least - sum(one.width + 1 for one in numbers)
+    picture = 0 if left < 0 else min(left // 4 + _NARROWEST, _WIDEST)
+    wide = _NUMBER + 1 + picture
+    return [
+        _Column("forward rms", wide, lambda site: _course(site, "forward_rms", picture), left=True),
+        _Column("backward rms", wide, lambda site: _course(site, "backward_rms", picture), left=True),
+        *numbers,
+    ]
+
+
+def _course(site: _Site, quantity: str, picture: int) -> str:
+    values = site.courses[quantity]
+    # The rms is that of the finite elements.
+    last = "NaN/Inf" if site.nonfinite and quantity == "forward_rms" else number(float(values[-1]))
+    return f"{last:>{_NUMBER}} {trend(values[~np.isnan(values)], width=picture)}"
+
+
+def view(watched: WatchedRun, *, name: str, state: str, width: int = 80, height: int = 24) -> list[Line]:
+    """Return the view of a run in at most `height` lines of at most `width` characters.
+
+    `name`: of its file. `state`: what becomes of it, in words, such as "running".
+    """
+    steps, alarms = watched.steps, watched.alarms
+    head = [Line(f"{name}   {state}", "bold")]
+    parts = [f"step {steps.number[-1]:,}" if len(steps) else "no step yet"]
+    if len(steps):
+        parts.append(f"{number(float(np.mean(steps.seconds[-_STEPS:])))} s a step")
+    parts += [counted(watched.samples, "sample"), counted(len(alarms), "alarm")]
+    head.append(Line("   ".join(parts)))
+    # What a resumed run took again is told by the later steps.
+    kept = steps.superseded == 0
+    courses = [("loss", steps.loss[kept]), ("gradient norm", steps.gradient_norm[kept])]
+    if watched.updates is not None and watched.updates.values.size:
+        largest = np.where(np.isnan(watched.updates.values), -1.0, watched.updates.values).max(axis=1)
+        courses.append(("largest update", np.where(largest < 0, np.nan, largest)))
+    for label, course in courses:
+        seen = course[~np.isnan(course)] if label != "loss" else course
+        last = number(float(seen[-1])) if len(seen) else "-"
+        head.append(Line(f"{label:<15}{last:>9}  {trend(seen, width=max(width - 27, 0))}"))
+    foot = [Line("")] if alarms else []
+    foot += [Line(_short(one), _style_of(one)) for one in alarms[-_ALARMS:]]
+    room = height - len(head) - len(foot) - 1
+    lines = [*head, Line(""), *_table(watched, width, room), *foot]
+    return [Line(_cut(printable(line.text), width), line.style) for line in lines[:height]]
+
+
+def _said(alarm: Alarm) -> str:
+    since = f", since step {alarm.since}" if alarm.since < alarm.step else ""
+    return f"{alarm.kind} ({alarm.severity}{since}): {alarm.message}"
+
+
+def _short(alarm: Alarm) -> str:
+    """Return an alarm with what matters most at its beginning: a line may be cut."""
+    place = alarm.site or alarm.parameter
+    at = f" at {place}" if place else ""
+    since = f" since step {alarm.since}" if alarm.since < alarm.step else ""
+    before = "" if math.isnan(alarm.baseline) else f", before {number(alarm.baseline)}"
+    return f"step {alarm.step}  {alarm.kind}{at}{since}: {number(alarm.value)}{before}; {alarm.message}"
+
+
+def _table(watched: WatchedRun, width: int, room: int) -> list[Line]:
+    sites = _sites(watched)
+    if not sites or room < 2:
+        return []
+    columns = _columns(width)
+    rest = max(width - sum(one.width + 1 for one in columns), 0)
+    heads = " ".join(["site, worst first".ljust(rest)[:rest], *(one.cell(one.heading) for one in columns)])
+    fits = len(sites) if len(sites) < room else room - 2
+    lines = [Line(heads, "dim")]
+    for site in sites[:fits]:
+        name = _cut_inside(printable(site.name or "the model"), rest)
+        row = [name + " " * (rest - cells(name)), *(one.cell(one.read(site)) for one in columns)]
+        lines.append(Line(" ".join(row).rstrip(), site.style))
+    if fits < len(sites):
+        lines.append(Line(f"and {counted(len(sites) - fits, 'more site')}", "dim"))
+    return lines
+
+
+def _cut(text: str, width: int) -> str:
+    """Return a text that takes at most `width` cells of a terminal, without its end where it is longer."""
+    kept = text[:width]
+    while cells(kept) > width or (kept != text and cells(kept) == width):
+        kept = kept[:-1]
+    return kept if kept == text else f"{kept}…"[: max(width, 0)]
+
+
+def _cut_inside(text: str, width: int) -> str:
+    """Return a text that takes at most `width` cells, without its middle where it is longer: names end alike."""
+    if cells(text[: width + 1]) <= width:
+        return text
+    start, end = text[: width // 2], text[-((width - 1) // 2) :] if width > 2 else ""
+    while start and cells(start) + 1 + cells(end) > width:
+        start, end = start[:-1], end[1:]
+    return f"{start}…{end}"[: max(width, 0)]
+
+
+def sample_lines(added: MonitoredRun) -> list[str]:
+    """Return what was added to a run as plain lines: one a sample, and one an alarm, in the order of their steps."""
+    lines: list[tuple[int, int, str]] = []
+    rows = {int(step): at for at, step in enumerate(added.steps.number)}
+    forward = added.over_steps("forward_rms", table="site") if len(added) else None
+    backward = added.over_steps("backward_rms", table="site") if len(added) else None
+    for at, step in enumerate(() if forward is None else forward.steps.tolist()):
+        parts = [f"step {step}"]
+        if (row := rows.get(step)) is not None:
+            parts.append(f"loss {number(float(added.steps.loss[row]))}")
+            parts.append(f"gradient norm {number(float(added.steps.gradient_norm[row]))}")
+        for label, found in (("forward", forward), ("backward", backward)):
+            assert found is not None
+            seen = found.values[at][~np.isnan(found.values[at])]
+            if len(seen):
+                parts.append(f"{label} rms {number(float(seen.min()))} to {number(float(seen.max()))}")
+        lines.append((step, 0, "  ".join(parts)))
+    lines += [(alarm.step, 1, f"step {alarm.step}  {_said(alarm)}") for alarm in added.alarms]
+    return [printable(text) for _, _, text in sorted(lines)]
+
+
+def texts(lines: Sequence[Line]) -> str:
+    """Return the lines as plain text."""
+    return "\n".join(line.text for line in lines)
