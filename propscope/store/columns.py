@@ -8,13 +8,14 @@ it is followed, and the size of a dataset before it is read.
 from __future__ import annotations
 
 import zlib
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from propscope.store.schema import TABLES, Column, StoredTable
+from propscope.store.schema import TABLES, TEXTS, Column, StoredTable
 
 # deflate makes at most 1032 bytes of one (zlib's technical details, section 1).
 _EXPANSION = 1032
@@ -26,7 +27,37 @@ _TEXT_BYTES = 1 << 26
 # HDF5 keeps 1 MB of each column that was read, which is 130 MB of a file; rows are read in order, so a chunk is enough.
 _ACCESS = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
 _ACCESS.set_chunk_cache(101, 1 << 17, 1.0)
+# Of so many rows at least one is asked for where all of them are read.
+_DENSE = 4
 _LINKS = {h5py.h5l.TYPE_SOFT: "a soft link", h5py.h5l.TYPE_EXTERNAL: "a link to another file"}
+
+
+@dataclass(frozen=True, slots=True)
+class SharedText:
+    """A text column of a monitored run: for each row the `numbers` of its text in `texts`, which has each text once."""
+
+    numbers: h5py.Dataset
+    texts: h5py.Dataset
+
+    @property
+    def shape(self) -> tuple[int]:
+        """The number of rows."""
+        shape: tuple[int] = self.numbers.id.shape
+        return shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of an element, an object for text."""
+        return np.dtype(object)
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        numbers, which = np.unique(read_rows(self.numbers, rows), return_inverse=True)
+        if numbers[-1] >= (there := self.texts.id.shape[0]):
+            raise ValueError(f"column {self.numbers.name[1:]} has text {numbers[-1]} of {there}")
+        return read_rows(self.texts, numbers.astype(np.int64))[which]
+
+
+StoredColumn: TypeAlias = "h5py.Dataset | SharedText"
 
 
 def has_table(file: h5py.File, table: StoredTable) -> bool:
@@ -34,7 +65,7 @@ def has_table(file: h5py.File, table: StoredTable) -> bool:
     return bool(file.id.links.exists(table.encode()))
 
 
-def open_columns(file: h5py.File, table: StoredTable, version: int) -> dict[str, h5py.Dataset]:
+def open_columns(file: h5py.File, table: StoredTable, version: int) -> dict[str, StoredColumn]:
     """Return the columns of a table that a file of this schema version has, each checked, all equally long.
 
     Raises `ValueError` for a column that is missing, lies outside the file, is of another type or rank than the schema
@@ -48,15 +79,19 @@ def open_columns(file: h5py.File, table: StoredTable, version: int) -> dict[str,
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"table {table} is not a group") from error
     runs = has_table(file, "run")
+    texts = None
+    if file.id.links.exists(TEXTS.encode()):
+        texts = _open_dataset(file.id, TEXTS, f"dataset {TEXTS}", ("text",))
+        _check_size(texts, f"dataset {TEXTS}", fills=False)
     columns = {
-        column.name: _open_column(group, table, column)
+        column.name: _open_column(group, table, column, texts)
         for column in TABLES[table]
         if column.since <= version and not (column.optional and not runs)
     }
     first = TABLES[table][0].name
-    rows = columns[first].id.shape[0]
+    rows = columns[first].shape[0]
     for name, dataset in columns.items():
-        if (found := dataset.id.shape[0]) != rows:
+        if (found := dataset.shape[0]) != rows:
             raise ValueError(f"table {table} has {rows} rows of {first} and {found} of {name}")
     return columns
 
@@ -82,34 +117,61 @@ def _check_link(group: Any, name: str, what: str) -> None:
         raise ValueError(f"{what} is {_LINKS.get(kind, 'a link of another program')}, which is not followed")
 
 
-def _open_column(group: h5py.h5g.GroupID, table: StoredTable, column: Column) -> h5py.Dataset:
-    what, name = f"column {table}/{column.name}", column.name.encode()
-    if not group.links.exists(name):
+def _open_column(
+    group: h5py.h5g.GroupID, table: StoredTable, column: Column, texts: h5py.h5d.DatasetID | None
+) -> StoredColumn:
+    what = f"column {table}/{column.name}"
+    shared = texts is not None and column.stored == "text"
+    handle = _open_dataset(group, column.name, what, (column.stored, *(("uint32",) if shared else ())))
+    _check_size(handle, what, fills=_fills(handle.get_create_plist(), column))
+    if shared and handle.dtype.kind == "u":
+        return SharedText(h5py.Dataset(handle), h5py.Dataset(texts))
+    return h5py.Dataset(handle)
+
+
+def _open_dataset(group: Any, name: str, what: str, stored: tuple[str, ...]) -> h5py.h5d.DatasetID:
+    """Return a dataset that is 1-D and of one of these types; raises `ValueError` for any other entry of the name."""
+    if not group.links.exists(name.encode()):
         raise ValueError(f"{what} is missing")
-    _check_link(group, column.name, what)
+    _check_link(group, name, what)
     try:
         # group[name] takes twice as long, since it first asks for the kind of the object; there are a hundred columns.
-        handle = h5py.h5d.open(group, name, _ACCESS)
+        handle = h5py.h5d.open(group, name.encode(), _ACCESS)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{what} is not a dataset") from error
-    made, kind = handle.get_create_plist(), handle.get_type()
-    _check_storage(made, what)
-    dtype, shape = kind.dtype, handle.shape
-    if column.stored == "text":
-        text = h5py.check_string_dtype(dtype)
-        right = text is not None and text.length is None
-    else:
-        right = dtype == column.stored
-    dimensions = len(shape or ())
+    _check_storage(handle.get_create_plist(), what)
+    kind = handle.get_type()
+    text = h5py.check_string_dtype(kind.dtype)
+    right = kind.dtype in stored if text is None else text.length is None and "text" in stored
+    dimensions = len(handle.shape or ())
     if dimensions != 1 or not right or kind.committed():
-        raise ValueError(f"{what} must be 1-D of {column.stored}, got {dimensions}-D of {dtype}")
-    rows, width, stored = shape[0], kind.get_size(), handle.get_storage_size()
+        raise ValueError(f"{what} must be 1-D of {stored[0]}, got {dimensions}-D of {kind.dtype}")
+    return handle
+
+
+def _check_size(handle: h5py.h5d.DatasetID, what: str, *, fills: bool) -> None:
+    """Raise `ValueError` for a dataset that claims more than its stored bytes can hold, unless rows may take none."""
+    made, rows, width, stored = (
+        handle.get_create_plist(),
+        handle.shape[0],
+        handle.get_type().get_size(),
+        handle.get_storage_size(),
+    )
     chunk = width * made.get_chunk()[0] if made.get_layout() == h5py.h5d.CHUNKED else 0
     if chunk > _CHUNK_BYTES:
         raise ValueError(f"{what} has chunks of {chunk:,} bytes; at most {_CHUNK_BYTES:,} are read")
-    if rows * width > _EXPANSION * stored + chunk:
+    if not fills and rows * width > _EXPANSION * stored + chunk:
         raise ValueError(f"{what} has {rows:,} rows in {stored:,} stored bytes, which cannot hold so many")
-    return h5py.Dataset(handle)
+
+
+def _fills(made: h5py.h5p.PropDCID, column: Column) -> bool:
+    """Return whether rows that take no space are missing; the table's first column says how many they are."""
+    by_user = made.fill_value_defined() == h5py.h5d.FILL_VALUE_USER_DEFINED
+    if column.missing is None or column.stored == "text" or not by_user:
+        return False
+    found = np.zeros((), column.stored)
+    made.get_fill_value(found)
+    return bool(np.array_equal(found, np.array(column.missing, column.stored), equal_nan=True))
 
 
 def _check_storage(made: h5py.h5p.PropDCID, what: str) -> None:
@@ -122,6 +184,28 @@ def _check_storage(made: h5py.h5p.PropDCID, what: str) -> None:
                 f"{what} must be stored with {' and '.join(_FILTERS.values())} or plainly, got the filter "
                 f'"{name.decode(errors="replace")}" ({code})'
             )
+
+
+def read_rows(dataset: h5py.Dataset, rows: NDArray[np.int64]) -> NDArray[Any]:
+    """Return these rows of a dataset, at least one, in any order; text is bytes."""
+    dtype = dataset.dtype
+    if dtype.kind == "O":
+        check_text(dataset, rows)
+    space, first = dataset.id.get_space(), int(rows.min())
+    beyond = int(rows.max()) + 1 - first
+    in_order = beyond == len(rows) and (np.diff(rows) == 1).all()
+    # Rows one after the other are read a hundred times as fast as single ones: the rows between cost less. No text is
+    # among those, whose length has not been checked.
+    together = in_order or (dtype.kind != "O" and beyond <= _DENSE * len(rows))
+    count = beyond if together else len(rows)
+    if together:
+        space.select_hyperslab((first,), (count,))
+    else:
+        # One reading of scattered rows takes a tenth of the time of one for each run of neighbours.
+        space.select_elements(rows.astype(np.uint64)[:, None])
+    values = np.empty(count, dtype)
+    dataset.id.read(h5py.h5s.create_simple((count,)), space, values, h5py.h5t.py_create(dtype))
+    return values[rows - first] if together and not in_order else values
 
 
 def check_text(dataset: h5py.Dataset, rows: NDArray[np.int64]) -> None:

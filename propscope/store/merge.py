@@ -40,7 +40,7 @@ def merge(
     if isinstance(paths, (str, os.PathLike)) or not (sources := list(paths)):
         raise InputError(f"paths must be a list of one or more result files, got {paths!r}", hint="merge([a, b], out)")
     with new_file(out, overwrite=overwrite) as (file, check):
-        writer = TableWriter(file, check)
+        writer = TableWriter(file, check, monitored=any(map(_monitored, sources)))
         identities: set[bytes] = set()
         left_out: list[tuple[int, int]] = []
         for source in sources:
@@ -49,6 +49,11 @@ def merge(
                     warnings.warn(tables.unfinished, stacklevel=2)
                 left_out.append(_append(writer, tables, identities))
     return left_out
+
+
+def _monitored(source: str | os.PathLike[str]) -> bool:
+    with open_tables(source) as tables:
+        return tables.monitored
 
 
 def _append(writer: TableWriter, tables: TableReader, identities: set[bytes]) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from propscope.errors import StoreError
 from propscope.printable import printable
 from propscope.records.monitored import MonitoredRun
 from propscope.store.atomic import check_output
+from propscope.store.packed import pack
 from propscope.store.read import load
 from propscope.store.run_file import RunFile, begin, compact, run_of
 from propscope.store.run_journal import MONITOR
@@ -44,7 +45,7 @@ class MonitoredFile:
             self._file = self._continued(piece) if self._resumes else None
         if self._file is None:
             self._file = self._begun()
-        self._file.add(self._pieces, piece)
+        self._file.add(self._pieces, pack(piece, short=True))
         self._pieces += 1
 
     @property
@@ -89,7 +90,7 @@ class MonitoredFile:
             (self.path,), self._description, lambda _: None, networks=0, overwrite=False, resume=True, named=True
         )
         taken_again = [*piece.steps.number.tolist(), *(one.labels["step"] for one in piece.profiles)]
-        file.add(0, earlier.superseded_from(min(taken_again)))
+        file.add(0, pack(earlier.superseded_from(min(taken_again)), short=True))
         self._pieces = 1
         # The journal holds all of it now, and who asks for the file shall see what comes.
         self.path.unlink()

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from propscope.records.figures import SUMMARIES
 from propscope.store.atomic import new_file
-from propscope.store.schema import SCHEMA_VERSION, TABLES, StoredTable, tables_of
+from propscope.store.schema import MONITORED, SCHEMA_VERSION, TABLES, StoredTable, tables_of
 from propscope.store.table_writer import TableWriter, array_of, arrays_of
 from propscope.store.write import Kept, RowBatch, append_rows
 
@@ -38,8 +39,12 @@ _WRITTEN = 1 << 22
 Columns = dict[str, NDArray[Any]]
 
 
-def pack(entry: Kept) -> bytes:
-    """Return a profile or a run, with its profiles, as bytes; raises `InputError` as `save` does."""
+def pack(entry: Kept, *, short: bool = False) -> bytes:
+    """Return a profile or a run, with its profiles, as bytes; raises `InputError` as `save` does.
+
+    `short`: numbers of sites and parameters keep the 24 significant bits of a float32, which take half the space once
+    they are compressed. Their range stays that of a float64.
+    """
     batch = RowBatch(dict.fromkeys(TABLES, 0))
     batch.add_entry(entry)
     rows, lengths = dict.fromkeys(TABLES, 0), dict.fromkeys(TABLES, 0)
@@ -63,6 +68,8 @@ def pack(entry: Kept) -> bytes:
                 except (OverflowError, TypeError, ValueError):
                     arrays_of(table, {name: [row[name] for row in entries] for name in entries[0]})
                     raise
+                if short and stored == "float64" and table in SUMMARIES:
+                    flat = _shortened(flat)
                 parts.append(flat.reshape(len(entries), -1).T.tobytes())
     counted = 8
     if batch.histograms:
@@ -75,16 +82,26 @@ def pack(entry: Kept) -> bytes:
     return b"".join([np.array([*rows.values(), *lengths.values(), counted], "<u8").tobytes(), *parts])
 
 
+def _shortened(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return numbers rounded to 24 significant bits, a tie away from zero."""
+    dropped = 52 - 23
+    bits = values.view(np.int64) + (1 << (dropped - 1)) & -(1 << dropped)
+    rounded = bits.view(np.float64)
+    # A number that is not finite, or that would not be any more, stays.
+    return np.where(np.isfinite(values) & np.isfinite(rounded), rounded, values)
+
+
 def save_rows(path: str | os.PathLike[str], rows: PackedRows, *, overwrite: bool, run: str) -> None:
     """Write a file of the rows as `save` does, with the attribute `run` unless it is empty; a block is read at a time.
 
     Raises `ValueError` for bytes that `pack` did not make.
     """
     with new_file(path, overwrite=overwrite) as (file, check):
-        writer = TableWriter(file, check)
+        tables = [*rows.tables()]
+        expected = {table: rows.rows(table) for table in tables}
+        writer = TableWriter(file, check, monitored=MONITORED[0] in tables, expected=expected)
         if run:
             file.attrs["run"] = run
-        tables = [*rows.tables()]
         writer.make(tables)
         for entries in rows.blocks():
             append_rows(writer, {table: rows.columns(table, entries) for table in tables})

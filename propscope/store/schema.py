@@ -39,6 +39,10 @@ class Column:
     field: Field | None = None
 
 
+# The dataset beside the tables that has each text of a monitored run once, and the tables whose text is a number of it.
+TEXTS = "text"
+SHARING: tuple[StoredTable, ...] = ("profile", "site", "parameter")
+
 # The tables of training runs, and those of a monitored one; a file without the first table of a group lacks the group.
 TRAINING: tuple[StoredTable, ...] = ("run", "epoch")
 MONITORED: tuple[StoredTable, ...] = ("step", "alarm")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from propscope.errors import PropscopeError, StoreError
 from propscope.records.network import Label
-from propscope.store.columns import attribute, check_text, has_table, open_columns
+from propscope.store.columns import SharedText, StoredColumn, attribute, has_table, open_columns, read_rows
 from propscope.store.journal import Journal, journals_of, target_of
 from propscope.store.packed import PackedColumn
 from propscope.store.run_journal import header_in, numbers_in_journal, rows_in_journal
@@ -30,8 +30,6 @@ Labels = dict[str, Label]
 
 # The most rows whose text is held twice, as bytes and as str.
 _BLOCK_ROWS = 1 << 15
-# Of so many rows at least one is asked for where all of them are read.
-_DENSE = 4
 
 # What h5py, json and the records raise for a file whose bytes are damaged.
 _DAMAGE = (
@@ -57,7 +55,7 @@ class TableReader:
     """
 
     path: str | os.PathLike[str]
-    datasets: Mapping[StoredTable, Mapping[str, h5py.Dataset | PackedColumn]]
+    datasets: Mapping[StoredTable, Mapping[str, StoredColumn | PackedColumn]]
     hidden: frozenset[tuple[StoredTable, str]] = frozenset()
     unfinished: str = ""
 
@@ -80,26 +78,7 @@ class TableReader:
                 return np.full(len(rows), absent.missing, object if absent.stored == "text" else absent.stored)
             if not len(rows):
                 return np.empty(0, dataset.dtype)
-            if isinstance(dataset, PackedColumn):
-                return dataset[rows]
-            dtype = dataset.dtype
-            if dtype.kind == "O":
-                check_text(dataset, rows)
-            space, first = dataset.id.get_space(), int(rows.min())
-            beyond = int(rows.max()) + 1 - first
-            in_order = beyond == len(rows) and (np.diff(rows) == 1).all()
-            # Rows one after the other are read a hundred times as fast as single ones: the rows between cost less. No
-            # text is among those, whose length has not been checked.
-            together = in_order or (dtype.kind != "O" and beyond <= _DENSE * len(rows))
-            count = beyond if together else len(rows)
-            if together:
-                space.select_hyperslab((first,), (count,))
-            else:
-                # One reading of scattered rows takes a tenth of the time of one for each run of neighbours.
-                space.select_elements(rows.astype(np.uint64)[:, None])
-            values = np.empty(count, dtype)
-            dataset.id.read(h5py.h5s.create_simple((count,)), space, values, h5py.h5t.py_create(dtype))
-            return values[rows - first] if together and not in_order else values
+            return dataset[rows] if isinstance(dataset, (PackedColumn, SharedText)) else read_rows(dataset, rows)
 
     def take(self, table: StoredTable, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """Return these rows of every column that is not hidden, text as str; the schema allows each value."""

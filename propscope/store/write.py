@@ -60,7 +60,7 @@ def save(path: str | os.PathLike[str], profiles: Saved, *, overwrite: bool = Fal
         )
     file_path("path", path)
     with new_file(path, overwrite=overwrite) as (file, check):
-        writer = TableWriter(file, check)
+        writer = TableWriter(file, check, monitored=isinstance(profiles, MonitoredRun))
         if isinstance(profiles, TrainingSet):
             writer.make(TRAINING)
         if isinstance(profiles, MonitoredRun):

@@ -674,6 +674,22 @@ def sampled_at(
     return MonitoredRun(tuple(samples), alarms=tuple(alarms))
 
 
+def kept(run: MonitoredRun) -> MonitoredRun:
+    """Return a run as its file keeps it: numbers of sites and parameters with the bits of a float32."""
+
+    def short(value: Any) -> Any:
+        if isinstance(value, float):
+            return float(np.float32(value))
+        if isinstance(value, tuple):
+            return tuple(map(short, value))
+        if not dataclasses.is_dataclass(value) or isinstance(value, LogHistogram):
+            return value
+        return replace(value, **{f.name: short(getattr(value, f.name)) for f in dataclasses.fields(value)})
+
+    profiles = (replace(one, sites=short(one.sites), parameters=short(one.parameters)) for one in run)
+    return replace(run, profiles=tuple(profiles))
+
+
 def course(seed: int = 0, *, module: str = "rnn", forward: float = 0.9, backward: float = 0.5) -> TimeCourse:
     """Return the course of an LSTM of 21 steps whose states change by these factors per step, its gradient likewise."""
     steps = (1, 2, 11, 21)

@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from building.records import file_of, small_set, small_training
+from building.records import file_of, small_monitored, small_set, small_training
 
 from propscope.errors import StoreError
 from propscope.store import load, load_profiles, merge, save
@@ -188,3 +188,30 @@ def test_what_other_programs_may_store_otherwise_is_read(file):
             del opened[name]
             opened.create_dataset(name, data=held, dtype=dtype)
     assert len(load(file)) == 6
+
+
+def beyond(opened):
+    opened["site/name"][1] = 2**32 - 1
+
+
+MONITORED = {
+    "a number of no text": (beyond, "site/name text 4294967295"),
+    "external texts": (link("text", h5py.ExternalLink("secret.h5", "text")), "dataset text link file"),
+    "texts that are numbers": (dataset("text", data=np.zeros(90)), "dataset text text"),
+    "numbers without texts": (lambda opened: opened.pop("text"), "labels text uint32"),
+    "2^40 texts of nothing": (
+        dataset("text", shape=(2**40,), chunks=(1024,), dtype=h5py.string_dtype()),
+        "dataset text 1,099,511,627,776",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MONITORED)
+def test_the_shared_text_of_a_monitored_run_is_checked(file, name):
+    change, words = MONITORED[name]
+    file.write_bytes(file_of(small_monitored))
+    with h5py.File(file, "r+") as opened:
+        change(opened)
+    with pytest.raises(StoreError) as caught:
+        [*load(file)]
+    assert all(word in str(caught.value) for word in words.split()), str(caught.value)

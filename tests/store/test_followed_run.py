@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from building.records import plain, small_monitored, small_set
+from building.records import kept, plain, small_monitored, small_set
 
 from propscope.errors import InputError, StoreError
 from propscope.store import Added, FollowedRun, MonitoredFile, save
@@ -23,12 +23,12 @@ def test_each_look_returns_what_was_added_since_the_last_one(tmp_path: Path) -> 
     with FollowedRun(tmp_path / "run.h5") as run:
         first = run.read()
         assert told(first) == ([0, 1, 2, 3], True, False)
-        assert plain(first.run) == plain(small_monitored(0, 2) + small_monitored(2, 2))
+        assert plain(first.run) == plain(kept(small_monitored(0, 2) + small_monitored(2, 2)))
         assert told(run.read()) == ([], False, False)
         file.add(small_monitored(4, 2))
         later = run.read()
         assert told(later) == ([4, 5], False, False)
-        assert plain(later.run) == plain(small_monitored(4, 2))
+        assert plain(later.run) == plain(kept(small_monitored(4, 2)))
         file.add(small_monitored(6, 2))
         file.save()
         assert told(run.read()) == ([6, 7], False, True)

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
-from building.records import DATA, few_examples, monitored_runs, plain, small_monitored, small_set, small_training
+from building.records import (
+    DATA,
+    few_examples,
+    kept,
+    masking_profile,
+    monitored_runs,
+    plain,
+    small_monitored,
+    small_set,
+    small_training,
+)
 from hypothesis import given
 
 from propscope.errors import InputError, StoreError
@@ -87,8 +100,40 @@ def test_a_run_merges_with_trainings(tmp_path: Path) -> None:
     assert plain(load_run(tmp_path / "all.h5")[0]) == plain(small_monitored().steps)
 
 
+def test_of_a_sample_each_number_keeps_24_bits_and_its_range(tmp_path: Path) -> None:
+    # One third, the largest number, and one that has no 24 bits any more once it is rounded.
+    numbers = {"mean": 1 / 3, "std": 1e-300, "min": -1e300, "max": sys.float_info.max, "zero_fraction": 1 - 2.0**-30}
+    sample = small_monitored()[0]
+    first, second = sample.sites
+    assert first.forward is not None
+    first = replace(first, forward=replace(first.forward, **numbers), effective_rank=1 / 7, largest_logit=math.inf)
+    file = MonitoredFile(tmp_path / "run.h5")
+    file.add(replace(small_monitored(), profiles=(replace(sample, sites=(first, second)),)))
+    file.save()
+    found = load(tmp_path / "run.h5")[0].sites[0]
+    assert found.forward is not None
+    assert found.forward.mean == float(np.float32(1 / 3))
+    assert found.forward.std == pytest.approx(1e-300, rel=2**-24)
+    assert (found.forward.max, found.forward.zero_fraction) == (sys.float_info.max, 1.0)
+    assert (found.effective_rank, found.largest_logit) == (float(np.float32(1 / 7)), math.inf)
+    assert math.isnan(load_run(tmp_path / "run.h5")[0].loss[0])
+    assert load_run(tmp_path / "run.h5")[0].loss[2] == 2 / 3
+
+
+def test_a_sample_more_takes_the_space_of_what_changed(tmp_path: Path) -> None:
+    def size(samples: int) -> int:
+        sites = tuple(replace(masking_profile().sites[0], name=f"blocks.{n}.{'x' * 40}") for n in range(100))
+        profile = replace(masking_profile(), sites=sites, parameters=())
+        run = MonitoredRun(tuple(replace(profile, labels={"step": step}) for step in range(samples)))
+        save(tmp_path / "run.h5", replace(run, steps=small_monitored().steps), overwrite=True)
+        return (tmp_path / "run.h5").stat().st_size
+
+    # Here nothing changes but the step and the place of the histograms; the names alone have 5 kB.
+    assert size(220) - size(20) < 200 * 700
+
+
 def pieces() -> list[MonitoredRun]:
-    return [small_monitored(first, 2) for first in (0, 2, 4)]
+    return [kept(small_monitored(first, 2)) for first in (0, 2, 4)]
 
 
 def whole() -> MonitoredRun:
@@ -200,7 +245,7 @@ def test_the_file_of_another_run_is_not_resumed(tmp_path: Path) -> None:
     other.add(small_monitored(2, 2))
     other.save()
     assert plain(load(tmp_path / "run.h5")) == plain(whole())
-    assert plain(load(tmp_path / "run-2.h5")) == plain(small_monitored(2, 2))
+    assert plain(load(tmp_path / "run-2.h5")) == plain(kept(small_monitored(2, 2)))
 
 
 def test_frames_have_the_columns_of_the_tables() -> None:

@@ -386,7 +386,7 @@ def test_of_text_nothing_is_read_that_was_not_asked_for(file: Path, monkeypatch:
             counts.append(len(values))
             read(self._dataset.id, memory, space, values, kind)
 
-    monkeypatch.setattr("propscope.store.table_reader.check_text", lambda dataset, rows: None)
+    monkeypatch.setattr("propscope.store.columns.check_text", lambda dataset, rows: None)
     with open_tables(file) as tables:
         datasets = {"profile": {name: Counted(tables.datasets["profile"][name]) for name in ("labels", "seed")}}
         for name in datasets["profile"]:

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from building.records import file_of, small_monitored, small_profile, small_set, small_training
 
+from propscope.records import ProfileSet
 from propscope.records.figures import MONITORED_TABLES, TRAINING_TABLES
 from propscope.records.figures import TABLES as PROFILE_FIELDS
 from propscope.records.histogram import LogHistogram
 from propscope.store import SCHEMA_VERSION, save
-from propscope.store.schema import COORDINATES, MONITORED, TABLES, TRAINING, StoredTable
+from propscope.store.schema import COORDINATES, MONITORED, SHARING, TABLES, TEXTS, TRAINING, StoredTable
 
 FIELDS = PROFILE_FIELDS | TRAINING_TABLES | MONITORED_TABLES
 
@@ -53,7 +54,7 @@ def test_a_file_holds_what_is_documented(tmp_path: Path, table: StoredTable) -> 
     monitored = table in MONITORED
     (tmp_path / "run.h5").write_bytes(file_of(small_monitored if monitored else small_training))
     with h5py.File(tmp_path / "run.h5") as file:
-        assert set(file) == set(TABLES) - set(TRAINING if monitored else MONITORED)
+        assert set(file) == {*TABLES, *([TEXTS] if monitored else [])} - set(TRAINING if monitored else MONITORED)
         group = file[table]
         columns = [name for name, *_ in _documented(table)]
         assert [name for name in group if name in columns] == columns
@@ -67,6 +68,31 @@ def test_a_file_holds_what_is_documented(tmp_path: Path, table: StoredTable) -> 
             assert is_text is None or (is_text.encoding, is_text.length) == ("utf-8", None)
             assert (column.attrs["units"], column.attrs["long_name"]) == (unit, meaning)
             assert name == table or column.dims[0][0] == group[table], name
+
+
+def test_the_text_of_a_monitored_run_is_stored_once_and_rows_have_its_number(tmp_path: Path) -> None:
+    run = small_monitored()
+    save(tmp_path / "run.h5", run)
+    save(tmp_path / "set.h5", ProfileSet.of(run))
+    with h5py.File(tmp_path / "run.h5") as file, h5py.File(tmp_path / "set.h5") as plain:
+        texts = file[TEXTS].asstr()[:]
+        assert len(set(texts)) == len(texts)
+        for table in SHARING:
+            for column in TABLES[table]:
+                if column.stored == "text":
+                    assert file[table][column.name].dtype == np.uint32
+                    found = texts[file[table][column.name][:]]
+                    assert found.tolist() == plain[table][column.name].asstr()[:].tolist()
+
+
+def test_rows_that_are_missing_take_no_space(tmp_path: Path) -> None:
+    save(tmp_path / "run.h5", small_profile())
+    with h5py.File(tmp_path / "run.h5") as file:
+        for table, missing in (("site", "expected_forward_mean"), ("parameter", "gradient_after")):
+            column = file[table][missing]
+            assert (len(column), column.id.get_storage_size()) == (len(file[table]["name"]), 0)
+            (expected,) = (each.missing for each in TABLES[table] if each.name == missing)
+            assert np.array_equal(column[:], [expected] * len(column), equal_nan=True)
 
 
 def test_a_file_without_runs_has_no_tables_of_them(tmp_path: Path) -> None:
@@ -111,12 +137,14 @@ def test_the_examples_of_the_document_run_and_xarray_selects_a_profile(
     pytest.importorskip("xarray")
     monkeypatch.chdir(tmp_path)
     save("run.h5", small_set())
+    save("monitored.h5", small_monitored())
     values = np.array([-2.0, -0.3, 1e-3, 1.0, 1.125, 7.9], np.float32)
     held = {"bins": LogHistogram.of(values).bins}
     for example in re.findall(r"```python\n(.*?)```", DOCUMENT, flags=re.DOTALL):
         exec(example, held)
     assert held["one"].labels["initializer"] == "he_normal"
-    assert held["rms"].shape == held["names"].shape == (12,)
+    assert held["rms"].shape == (12,)
+    assert held["names"].tolist() == ["layers.0", "layers.0.act"] * 2
     assert held["first"].sizes == {"site": 2}
     chosen = held["sites"].isel(site=held["sites"].profile.values == 4)
     assert chosen.name.values.tolist() == ["layers.0", "layers.0.act"]
@@ -126,6 +154,7 @@ def test_the_examples_of_the_document_run_and_xarray_selects_a_profile(
         assert abs(near) <= abs(value) < abs(far)
         assert np.sign(near) == np.sign(value)
     held["sites"].close()
+    held["file"].close()
 
 
 def test_the_documented_bins_are_those_of_the_histogram() -> None:
