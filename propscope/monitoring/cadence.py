@@ -11,6 +11,8 @@ from propscope.errors import InputError
 
 # Alarms make their baselines of so many samples; these are taken whatever they cost.
 WARM_UP = 10
+# One sample in so many is full, and behind so many samples one in so many.
+_FULL, _MANY, _FULL_OF_MANY = 10, 1000, 100
 # The seconds that samples may cost in any run, so that a short one has some.
 _FREE = 2.0
 # The share of the budget that samples get, however much the other steps cost.
@@ -48,6 +50,9 @@ class Cadence:
         self._last_cost = 0.0
         self._dense = 0
         self._owed = True
+        self._requested = False
+        # Whether the sample of the step that runs is to be full: with its histograms, which are most of its bytes.
+        self.full = False
 
     def due(self, step: int) -> bool:
         """Return whether the step is to be sampled."""
@@ -55,7 +60,11 @@ class Cadence:
             return False
         self._owed |= self.on and step % self.every == 0
         dense, self._dense = self._dense > 0, max(self._dense - 1, 0)
-        return (self._owed or dense) and self._affordable
+        taken = (self._owed or dense) and self._affordable
+        if taken:
+            self.full = self._requested or self.samples % (_FULL if self.samples < _MANY else _FULL_OF_MANY) == 0
+            self._requested = False
+        return taken
 
     @property
     def _affordable(self) -> bool:
@@ -76,11 +85,11 @@ class Cadence:
         """Turn sampling on or off; while it is off, only steps that are asked for are sampled."""
         self.on = on
         if not on:
-            self._owed, self._dense = False, 0
+            self._owed, self._requested, self._dense = False, False, 0
 
     def request(self) -> None:
-        """Sample the next step."""
-        self._owed = True
+        """Sample the next step, in full."""
+        self._owed = self._requested = True
 
     def end(self, *, seconds: float, own: float, sampled: bool) -> None:
         """Note that a step took so many seconds, of which `own` in the monitor itself."""
@@ -94,7 +103,8 @@ class Cadence:
         self.cost += self._last_cost
         self._sampling += self._last_cost
         self.samples += 1
-        self._owed = False
+        # What was requested while the step ran is about the next one.
+        self._owed = self._requested
 
     def charge(self, seconds: float) -> None:
         """Add what samples cost elsewhere than in a step."""

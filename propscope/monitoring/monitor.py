@@ -39,11 +39,8 @@ from propscope.monitoring.run_log import Reading, RunLog, with_step
 from propscope.monitoring.sinks import series_of, sinks_of
 from propscope.records.monitored import Alarm, Steps
 from propscope.records.network import NetworkProfile
-from propscope.records.summary import TensorSummary
 from propscope.store import MonitoredFile
 
-# One sample in so many keeps its histograms, which are most of its bytes.
-_HISTOGRAMS = 10
 # Where optimizers around another one keep it.
 _INNER = ("optimizer", "base_optimizer")
 _monitored: weakref.WeakValueDictionary[int, Monitor] = weakref.WeakValueDictionary()
@@ -430,10 +427,7 @@ class Monitor:
         profile = with_step(profile, steps, gradients=self._log.accumulated)
         profile = replace(profile, coverage=(*profile.coverage, *self._guard.notes.values()))
         self._guard.notes.clear()
-        if self._cadence.samples % _HISTOGRAMS:
-            profile = _without_histograms(profile)
-        self._profile = profile
-        self._log.sample(number, profile)
+        self._profile = self._log.sample(number, profile)
 
     def _attempt(self, what: str, work: Callable[..., None], *arguments: Any) -> None:
         """Do propscope's own work; what it raises is said once, and the run goes on."""
@@ -645,17 +639,3 @@ def _check(model: Any, optimizers: Sequence[Optimizer]) -> None:
             )
     if id(unwrapped(model)) in _monitored:
         raise InputError(f"this {name} has a monitor already", hint="close the other one first")
-
-
-def _without_histograms(profile: NetworkProfile) -> NetworkProfile:
-    def bare(summary: TensorSummary | None) -> TensorSummary | None:
-        return None if summary is None else replace(summary, histogram=None)
-
-    return replace(
-        profile,
-        sites=tuple(replace(one, forward=bare(one.forward), backward=bare(one.backward)) for one in profile.sites),
-        parameters=tuple(
-            replace(one, value=replace(one.value, histogram=None), gradient=bare(one.gradient))
-            for one in profile.parameters
-        ),
-    )

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +20,8 @@ from propscope.monitoring.cadence import Cadence
 from propscope.monitoring.norms import NamedNorms
 from propscope.monitoring.optimizer_steps import OptimizerStep
 from propscope.monitoring.sinks import Delivery, Sink
-from propscope.records.monitored import Alarm, MonitoredRun, Steps
+from propscope.records.kept_sample import kept_sample
+from propscope.records.monitored import Alarm, MonitoredRun, Steps, joined_steps, no_steps
 from propscope.records.network import CoverageNote, NetworkProfile
 from propscope.records.numerals import counted
 from propscope.store import MonitoredFile
@@ -32,6 +32,8 @@ logger = logging.getLogger("propscope")
 
 # At most so many steps wait to be read from their device, or to be written.
 _MOST_WAITING = 1000
+# Steps are kept in at most so many pieces, of which each takes more memory than a step.
+_PIECES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +82,14 @@ class RunLog:
         self._on_alarm = on_alarm
         self._file = file
         self._waiting: list[Reading] = []
+        # The file that holds the earlier steps, and those that none holds.
+        self._begun: MonitoredFile | None = None
         self._steps: list[Steps] = []
         self._rows: list[dict[str, Any]] = []
         self._unwritten: list[Alarm] = []
         self._untold: list[Alarm] = []
+        # Whether an alarm was raised since the last sample.
+        self._alarmed = False
         self._row: dict[str, Any] = {}
         # The row of the step that was sampled last.
         self.sampled: dict[str, Any] = {}
@@ -124,16 +130,22 @@ class RunLog:
     @property
     def steps(self) -> Steps:
         """The steps that were read by now."""
-        found = [*self._steps, Steps.of(self._rows)]
-        return Steps(*(np.concatenate([getattr(one, name) for one in found]) for name in Steps.__slots__))
+        written = no_steps() if self._begun is None else self._begun.steps
+        return joined_steps([written, *self._steps, Steps.of(self._rows)])
 
-    def sample(self, step: int, profile: NetworkProfile) -> None:
-        """Judge the sample of a step, and write it with all steps that were read before it."""
+    def sample(self, step: int, profile: NetworkProfile) -> NetworkProfile:
+        """Judge the sample of a step, write what is kept of it with all steps that were read before, and return that.
+
+        The first sample at or behind an alarm keeps its histograms.
+        """
         if self._judges:
             self._raise(self.judge.sample(step, profile))
-        self._write_piece((profile,))
+        kept = kept_sample(profile, histograms=self.cadence.full or self._alarmed)
+        self._alarmed = False
+        self._write_piece((kept,))
         self.sampled = self._row
-        self._delivery.write(step, profile, self.sampled)
+        self._delivery.write(step, kept, self.sampled)
+        return kept
 
     def resume(self, step: int) -> None:
         """Say that the run takes the steps from this one on again."""
@@ -142,6 +154,7 @@ class RunLog:
     def _raise(self, alarms: Sequence[Alarm]) -> None:
         self._unwritten += alarms
         self._untold += alarms
+        self._alarmed |= bool(alarms)
         if self.judge.suspicious:
             self.cadence.hurry()
 
@@ -160,14 +173,18 @@ class RunLog:
 
     def _write_piece(self, profiles: tuple[NetworkProfile, ...]) -> None:
         piece = MonitoredRun(profiles, Steps.of(self._rows), tuple(self._unwritten))
-        self._steps.append(piece.steps)
         self._rows, self._unwritten = [], []
         if self._file is not None and (profiles or len(piece.steps) or piece.alarms):
             try:
                 self._file.add(piece)
+                self._begun = self._file
             except (PropscopeError, OSError) as error:
                 self._file = None
                 self.warn_once("write", f"the run is not written any more: {error}")
+        if self._file is None:
+            self._steps.append(piece.steps)
+            if len(self._steps) >= _PIECES:
+                self._steps = [joined_steps(self._steps)]
 
     def warn_once(self, about: str, text: str) -> None:
         """Say something once."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -86,7 +86,11 @@ class Steps:
 
     def __add__(self, other: Steps) -> Steps:
         """Return the steps of both, one after the other."""
-        return Steps(*(np.concatenate([getattr(self, name), getattr(other, name)]) for name in _NAMES))
+        return joined_steps((self, other))
+
+    def __getitem__(self, part: slice) -> Steps:
+        """Return some of the steps."""
+        return Steps(*(getattr(self, name)[part] for name in _NAMES))
 
     def __repr__(self) -> str:
         ends = f" from {self.number[0]} to {self.number[-1]}" if len(self) else ""
@@ -96,6 +100,11 @@ class Steps:
 def no_steps() -> Steps:
     """Return the steps of no step."""
     return Steps.of(())
+
+
+def joined_steps(parts: Sequence[Steps]) -> Steps:
+    """Return the steps of all parts, one after the other."""
+    return Steps(*(np.concatenate([getattr(part, name) for part in parts]) for name in _NAMES))
 
 
 @dataclass(frozen=True, slots=True, repr=False)

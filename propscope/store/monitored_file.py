@@ -12,8 +12,9 @@ from typing import Any
 
 from propscope.errors import StoreError
 from propscope.printable import printable
-from propscope.records.monitored import MonitoredRun
+from propscope.records.monitored import MonitoredRun, Steps, no_steps
 from propscope.store.atomic import check_output
+from propscope.store.followed_run import FollowedRun
 from propscope.store.packed import pack
 from propscope.store.read import load
 from propscope.store.run_file import RunFile, begin, compact, run_of
@@ -34,6 +35,11 @@ class MonitoredFile:
         self._resumes = False
         self._file: RunFile | None = None
         self._pieces = 0
+        # The steps of an earlier part of the run.
+        self._earlier = 0
+        # Those that were asked for.
+        self._reader: FollowedRun | None = None
+        self._steps = no_steps()
 
     def resume(self, path: Path, identity: str) -> None:
         """Go on with the file of an earlier part of the run; it is looked for when the first piece is added."""
@@ -52,6 +58,15 @@ class MonitoredFile:
     def begun(self) -> bool:
         """Whether anything was written, so that the file has its name."""
         return self._file is not None
+
+    @property
+    def steps(self) -> Steps:
+        """The steps that were added, without those of an earlier part of the run; they are read from the file."""
+        if self._pieces:
+            self._reader = self._reader or FollowedRun(self.path)
+            added = self._reader.read()
+            self._steps = added.run.steps if added.anew else self._steps + added.run.steps
+        return self._steps[self._earlier :]
 
     def save(self) -> None:
         """Write the file, where anything was added; raises `StoreError` where it cannot be written."""
@@ -91,7 +106,7 @@ class MonitoredFile:
         )
         taken_again = [*piece.steps.number.tolist(), *(one.labels["step"] for one in piece.profiles)]
         file.add(0, pack(earlier.superseded_from(min(taken_again)), short=True))
-        self._pieces = 1
+        self._pieces, self._earlier = 1, len(earlier.steps)
         # The journal holds all of it now, and who asks for the file shall see what comes.
         self.path.unlink()
         return file

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from propscope.records.figures import SUMMARIES
+from propscope.records.kept_sample import shortened
 from propscope.store.atomic import new_file
 from propscope.store.schema import MONITORED, SCHEMA_VERSION, TABLES, StoredTable, tables_of
 from propscope.store.table_writer import TableWriter, array_of, arrays_of
@@ -42,8 +43,7 @@ Columns = dict[str, NDArray[Any]]
 def pack(entry: Kept, *, short: bool = False) -> bytes:
     """Return a profile or a run, with its profiles, as bytes; raises `InputError` as `save` does.
 
-    `short`: numbers of sites and parameters keep the 24 significant bits of a float32, which take half the space once
-    they are compressed. Their range stays that of a float64.
+    `short`: numbers of sites and parameters are kept as `shortened` makes them.
     """
     batch = RowBatch(dict.fromkeys(TABLES, 0))
     batch.add_entry(entry)
@@ -69,7 +69,7 @@ def pack(entry: Kept, *, short: bool = False) -> bytes:
                     arrays_of(table, {name: [row[name] for row in entries] for name in entries[0]})
                     raise
                 if short and stored == "float64" and table in SUMMARIES:
-                    flat = _shortened(flat)
+                    flat = shortened(flat)
                 parts.append(flat.reshape(len(entries), -1).T.tobytes())
     counted = 8
     if batch.histograms:
@@ -80,15 +80,6 @@ def pack(entry: Kept, *, short: bool = False) -> bytes:
         rows["histogram"] = bins.size
         parts += [bins.tobytes(), counts.astype(f"<u{counted}").tobytes()]
     return b"".join([np.array([*rows.values(), *lengths.values(), counted], "<u8").tobytes(), *parts])
-
-
-def _shortened(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return numbers rounded to 24 significant bits, a tie away from zero."""
-    dropped = 52 - 23
-    bits = values.view(np.int64) + (1 << (dropped - 1)) & -(1 << dropped)
-    rounded = bits.view(np.float64)
-    # A number that is not finite, or that would not be any more, stays.
-    return np.where(np.isfinite(values) & np.isfinite(rounded), rounded, values)
 
 
 def save_rows(path: str | os.PathLike[str], rows: PackedRows, *, overwrite: bool, run: str) -> None:
