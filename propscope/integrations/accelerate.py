@@ -40,7 +40,10 @@ class SignalMonitor:
     ) -> None:
         self._accelerator = accelerator
         self._updates = Updates("SignalMonitor", {"every": every, **arguments})
-        self._monitor = self._updates.open(model, optimizer, step=0, loss_scale=accelerator.scaler)
+        if accelerator.is_main_process:
+            # Of other trackers, none tells over which steps its numbers stand.
+            trackers = [one.tracker for one in accelerator.trackers if one.name in ("tensorboard", "wandb")]
+            self._updates.open(model, optimizer, step=0, loss_scale=accelerator.scaler, sinks=trackers)
 
     def __enter__(self) -> SignalMonitor:
         return self
@@ -49,9 +52,9 @@ class SignalMonitor:
         self.close()
 
     @property
-    def monitor(self) -> Monitor:
-        """The monitor of the training."""
-        return self._monitor
+    def monitor(self) -> Monitor | None:
+        """The monitor of the training; None on a process that is not the main one."""
+        return self._updates.monitor
 
     @contextmanager
     def batch(self) -> Iterator[SignalMonitor]:

@@ -101,14 +101,14 @@ class SignalMonitor(Callback):  # type: ignore[misc]
         self._show(trainer)
 
     def _show(self, trainer: Any) -> None:
-        def write(numbers: dict[str, float], alarms: Sequence[Alarm]) -> None:
-            # What the trainer's own metrics are shown over: how many batches stepped.
-            step = trainer.fit_loop.epoch_loop._batches_that_stepped
-            for logger in trainer.loggers:
-                logger.log_metrics(numbers, step=step)
-                show_alarms(alarms, logger.experiment, step)
+        # What the trainer's own metrics are shown over: how many batches stepped.
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped
 
-        self._updates.show(write)
+        def write(logger: Any, numbers: dict[str, float], alarms: Sequence[Alarm]) -> None:
+            logger.log_metrics(numbers, step=step)
+            show_alarms(alarms, logger.experiment, step)
+
+        self._updates.show(trainer.loggers, write)
 
     def __getstate__(self) -> dict[str, Any]:
         # Lightning hangs methods of its module on a callback.

@@ -50,8 +50,9 @@ class SignalCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         stored = state.stateful_callbacks.get(type(self).__name__)
         if state.global_step and isinstance(stored, Mapping):
             self._updates.restore(stored["attributes"]["resumed"])
-        scaler = trainer.accelerator.scaler
-        self._updates.open(trainer.model_wrapped, trainer.optimizer, step=state.global_step, loss_scale=scaler)
+        if state.is_world_process_zero:
+            scaler = trainer.accelerator.scaler
+            self._updates.open(trainer.model_wrapped, trainer.optimizer, step=state.global_step, loss_scale=scaler)
         trainer.training_step = _Watched(trainer, self._see_loss, self._stop)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -91,16 +92,14 @@ class SignalCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         self._loss = None
 
     def _show(self, args: Any, state: Any, control: Any, model: Any) -> None:
-        def write(numbers: dict[str, float], alarms: Sequence[Alarm]) -> None:
-            # `Trainer.log` would print them in the progress bar, and keep them in its history.
-            loggers = tuple(INTEGRATION_TO_CALLBACK.values())
-            for callback in self._trainer.callback_handler.callbacks:
-                if isinstance(callback, loggers):
-                    callback.on_log(args, state, control, model=model, logs=dict(numbers))
-                    run = getattr(getattr(callback, "_wandb", None), "run", None)
-                    show_alarms(alarms, getattr(callback, "tb_writer", None) or run, state.global_step)
+        def write(logger: Any, numbers: dict[str, float], alarms: Sequence[Alarm]) -> None:
+            logger.on_log(args, state, control, model=model, logs=numbers)
+            run = getattr(getattr(logger, "_wandb", None), "run", None)
+            show_alarms(alarms, getattr(logger, "tb_writer", None) or run, state.global_step)
 
-        self._updates.show(write)
+        # `Trainer.log` would print them in the progress bar, and keep them in its history.
+        kinds, every = tuple(INTEGRATION_TO_CALLBACK.values()), self._trainer.callback_handler.callbacks
+        self._updates.show([one for one in every if isinstance(one, kinds)], write)
 
     def state(self) -> dict[str, Any]:
         """Return what the Trainer keeps in a checkpoint: those arguments that JSON has, and the monitor's state."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -58,21 +58,25 @@ class Updates:
         *,
         step: int,
         loss_scale: Any = None,
+        sinks: Sequence[Any] = (),
         writes: bool = True,
-    ) -> Monitor:
+    ) -> None:
         """Make the monitor, which goes on from the last one, or from `restore`, where `step`, the first, is above 0.
 
-        `loss_scale`: for where the user named none. `writes`: whether it may have a file and sinks.
+        `loss_scale`: for where the user named none. `sinks`: beside those of the user. `writes`: whether it may have a
+        file and sinks.
         """
         self.close()
         arguments = {"loss_scale": loss_scale, **self.arguments}
+        if sinks:
+            own = arguments.get("sinks", ())
+            arguments["sinks"] = [*sinks, *(own if isinstance(own, (list, tuple)) else [own])]
         if not writes:
             arguments = {name: value for name, value in arguments.items() if name not in ("file", "sinks")}
         self.monitor = made = monitor(model, optimizer, **arguments)
         self._open, self._shown, self._told = True, None, 0
         if self._state and step:
             made.load_state_dict(self._state)
-        return made
 
     def begin(self, number: int | None = None) -> None:
         """Begin a batch: the first of an update, which has this number, or a further one of the one that runs."""
@@ -114,8 +118,8 @@ class Updates:
             self.running = self._open = False
             self.monitor.close()
 
-    def show(self, write: Callable[[dict[str, float], Sequence[Alarm]], None]) -> None:
-        """Pass what is new to `write`: the numbers of a sample, by the keys of sinks, and alarms, 1 for each kind.
+    def show(self, loggers: Iterable[Any], write: Callable[[Any, dict[str, float], Sequence[Alarm]], None]) -> None:
+        """Write what is new to each logger: the numbers of a sample, by the keys of sinks, and alarms, 1 for each kind.
 
         The loss and the learning rate are not among them, since trainers show their own. What `write` raises is said
         once.
@@ -127,12 +131,15 @@ class Updates:
         numbers = {key: value for key, value in numbers.items() if key not in ("loss", "learning_rate")}
         numbers |= {f"alarm/{alarm.kind.replace(' ', '_')}": 1.0 for alarm in alarms}
         self._shown, self._told = sampled, self._told + len(alarms)
+        for one in loggers if numbers else ():
+            self._attempt(write, one, dict(numbers), alarms)
+
+    def _attempt(self, write: Callable[..., None], place: Any, *arguments: Any) -> None:
         try:
-            if numbers:
-                write(numbers, alarms)
+            write(place, *arguments)
         except Exception as error:
             if not self._failed:
-                logger.warning("the trainer's loggers failed: %s; the run goes on", error_line(error))
+                logger.warning("%s failed: %s; the run goes on", type(place).__name__, error_line(error))
             self._failed = True
 
     def state(self) -> dict[str, Any]:

@@ -165,7 +165,7 @@ class RunLog:
         self.alarms += untold
         for alarm in untold:
             since = f", since step {alarm.since}" if alarm.since < alarm.step else ""
-            logger.warning("step %d: %s (%s%s): %s", alarm.step, alarm.kind, alarm.severity, since, alarm.message)
+            _warn(f"step {alarm.step}: {alarm.kind} ({alarm.severity}{since}): {alarm.message}")
         self._delivery.alarms(untold)
         if self._on_alarm is not None:
             for alarm in untold:
@@ -190,7 +190,7 @@ class RunLog:
         """Say something once."""
         if about not in self._warned:
             self._warned.add(about)
-            logger.warning("%s; the run goes on", text)
+            _warn(f"{text}; the run goes on")
 
     def close(self) -> None:
         """Read, judge and write what is left, end the file, and print what the monitor cost."""
@@ -212,15 +212,30 @@ class RunLog:
             self.cadence.elapsed += taken
             raised = len(self.alarms) + len(self._untold)
             alarms = f", {counted(raised, 'alarm')}" if self._judges else ""
-            print(
-                f"propscope: {self.cadence.samples} samples{alarms}; the monitor took "
-                f"{self.cadence.cost:.1f} s of {self.cadence.elapsed:.1f} s ({self.cadence.share:.1%})",
-                file=sys.stderr,
+            _print(
+                f"propscope: {counted(self.cadence.samples, 'sample')}{alarms}; the monitor took "
+                f"{self.cadence.cost:.1f} s of {self.cadence.elapsed:.1f} s ({self.cadence.share:.1%})"
             )
         try:
             self.tell()
         finally:
             self._delivery.close()
+
+
+def _print(text: str) -> None:
+    """Print a line on stderr, above the progress bars that tqdm draws there."""
+    if (bars := sys.modules.get("tqdm")) is not None:
+        bars.tqdm.write(text, file=sys.stderr)
+    else:
+        print(text, file=sys.stderr)
+
+
+def _warn(text: str) -> None:
+    """Log a warning; where no handler takes it, print it, since logging would write into the line of a progress bar."""
+    if logger.hasHandlers() or logging.lastResort is None:
+        logger.warning("%s", text)
+    elif logger.isEnabledFor(logging.WARNING):
+        _print(text)
 
 
 def _row(

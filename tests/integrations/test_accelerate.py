@@ -135,6 +135,36 @@ def test_a_training_that_loads_a_checkpoint_goes_on_in_its_file(accelerate):
     assert steps.number[steps.superseded == 1].tolist() == list(range(BATCHES, 2 * BATCHES))
 
 
+def test_numbers_and_alarms_are_where_the_accelerator_tracks_them(accelerate):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from propscope.integrations.accelerate import SignalMonitor
+
+    class Kept:
+        steps, alarms = (), ()
+
+        def write(self, step, values):
+            self.steps = (*self.steps, step)
+
+        def alarm(self, alarm):
+            self.alarms = (*self.alarms, alarm.step)
+
+    seen, kept = Training(accelerate, log_with="tensorboard", project_dir="tracked"), Kept()
+    seen.accelerator.init_trackers("run")
+    with SignalMonitor(seen.accelerator, seen.model, seen.optimizer, every=2, sinks=kept) as signals:
+        seen.run(signals)
+        with torch.no_grad():
+            seen.model[0].weight.fill_(torch.nan)
+        seen.run(signals)
+    seen.accelerator.end_training()
+    shown = EventAccumulator("tracked/run", size_guidance={"scalars": 0, "tensors": 0})
+    shown.Reload()
+    assert [one.step for one in shown.Scalars("activation/max_rms")] == list(kept.steps)
+    assert set(range(0, BATCHES, 2)) <= set(kept.steps)
+    assert BATCHES in kept.alarms
+    assert {one.step for one in shown.Tensors("alarm/text_summary")} == set(kept.alarms)
+
+
 def test_a_batch_that_raises_passes_its_error_on_and_leaves_no_hook(accelerate):
     from propscope.integrations.accelerate import SignalMonitor
 

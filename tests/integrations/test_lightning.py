@@ -205,6 +205,47 @@ def test_a_fit_that_goes_on_from_a_checkpoint_goes_on_in_its_file(lightning):
     assert halves[1].monitor.file.name == "run.propscope"
 
 
+class Fault:
+    """Multiplies the learning rate by 100 at step 20."""
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == 20:
+            trainer.optimizers[0].param_groups[0]["lr"] *= 100
+
+
+def test_numbers_and_alarms_are_in_the_loggers_of_the_trainer(lightning, tmp_path, caplog):
+    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from propscope.integrations.lightning import SignalMonitor
+
+    class Planted(Fault, lightning.Callback):
+        pass
+
+    class Failing(CSVLogger):
+        def log_metrics(self, metrics, step=None):
+            if any("/" in name for name in metrics):
+                raise OSError("no room")
+
+    loggers = [Failing(tmp_path, "failing"), TensorBoardLogger(tmp_path, "shown"), CSVLogger(tmp_path, "table")]
+    signals = SignalMonitor(every=4)
+    options = {"accumulate_grad_batches": 2, "log_every_n_steps": 1, "max_epochs": 8, "logger": loggers}
+    fit(lightning, network(lightning), Planted(), signals, **options)
+    seen = EventAccumulator(str(tmp_path / "shown/version_0"), size_guidance={"scalars": 0, "tensors": 0})
+    seen.Reload()
+    steps = {key: [one.step for one in seen.Scalars(key)] for key in seen.Tags()["scalars"]}
+    assert set(range(0, 32, 4)) <= set(steps["activation/max_rms"])
+    assert set(steps["activation/max_rms"]) <= set(steps["train_loss"])
+    assert steps["alarm/large_update"] == [20]
+    assert not {"loss", "learning_rate"} & set(steps)
+    texts = {one.step: one.tensor_proto.string_val[0].decode() for one in seen.Tensors("alarm/text_summary")}
+    assert texts[20].startswith("step 20: large update (broken): the optimizer changed ")
+    header = (tmp_path / "table/version_0/metrics.csv").read_text().splitlines()[0]
+    assert {"activation/max_rms", "alarm/large_update", "train_loss"} <= set(header.split(","))
+    failures = [one.getMessage() for one in caplog.records if "failed" in one.getMessage()]
+    assert failures == ["Failing failed: OSError: no room; the run goes on"]
+
+
 @pytest.mark.parametrize("error", [RuntimeError("out of data"), KeyboardInterrupt()], ids=["error", "interrupt"])
 def test_a_fit_that_is_stopped_leaves_no_hook_and_the_record_of_what_stopped_it(lightning, error):
     from propscope.integrations.lightning import SignalMonitor

@@ -166,6 +166,33 @@ def test_a_loss_that_the_trainer_leaves_out_is_seen(transformers):
     assert ("non-finite loss", 4) in {(one.kind, one.step) for one in signals.monitor.alarms}
 
 
+def test_numbers_and_alarms_are_where_the_trainer_reports_to_and_nowhere_else(transformers, capfd):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from propscope.integrations.transformers import SignalCallback
+
+    class Planted(transformers.TrainerCallback):
+        def on_step_begin(self, args, state, control, optimizer, **options):
+            if state.global_step == 20:
+                optimizer.param_groups[0]["lr"] *= 100
+
+    options = {"num_train_epochs": 4, "lr_scheduler_type": "constant", "report_to": ["tensorboard"]}
+    made = trainer(transformers, Network(), Planted(), SignalCallback(every=4), **options)
+    made.train()
+    (directory,) = {path.parent for path in Path("out").rglob("events.out.*")}
+    seen = EventAccumulator(str(directory), size_guidance={"scalars": 0, "tensors": 0})
+    seen.Reload()
+    steps = {key: [one.step for one in seen.Scalars(key)] for key in seen.Tags()["scalars"]}
+    # The Trainer counts the updates that were made, a run those before.
+    assert {step + 1 for step in range(0, 28, 4)} <= set(steps["train/activation/max_rms"])
+    assert steps["train/alarm/large_update"] == [21]
+    assert steps["train/loss"] == list(range(1, 29))
+    (text, *_) = seen.Tensors("alarm/text_summary")
+    assert text.tensor_proto.string_val[0].decode().startswith("step 20: large update (broken): ")
+    assert not any("/" in key for one in made.state.log_history for key in one)
+    assert "activation" not in capfd.readouterr().out
+
+
 @pytest.mark.parametrize("restoring", [False, True])
 def test_a_training_that_resumes_a_checkpoint_goes_on_in_its_file(transformers, restoring):
     from propscope.integrations.transformers import SignalCallback

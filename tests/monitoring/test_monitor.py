@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import io
 import logging
 import math
 import signal
@@ -356,7 +357,7 @@ def test_a_monitor_that_is_forgotten_is_closed(capsys):
     del monitor
     gc.collect()
     assert not run.optimizer._optimizer_step_pre_hooks
-    assert "propscope: 1 samples, 0 alarms; the monitor took" in capsys.readouterr().err
+    assert "propscope: 1 sample, 0 alarms; the monitor took" in capsys.readouterr().err
 
 
 def break_the_gradient(run, monitor):
@@ -545,3 +546,21 @@ def test_a_warm_up_of_the_learning_rate_asks_for_no_samples():
                 run.update()
     assert monitor.profile.labels == {"step": 0}
     assert monitor.alarms == ()
+
+
+def test_an_alarm_is_a_line_of_its_own_above_a_progress_bar(monkeypatch):
+    from tqdm import tqdm
+
+    shown = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", shown)
+    # A program that sets up no logging has no handler.
+    monkeypatch.setattr(logging.getLogger("propscope"), "propagate", False)
+    run = training()
+    with propscope.monitor(run.model, run.optimizer, every=1) as monitor:
+        for step in tqdm(range(3), file=shown, mininterval=0):
+            with monitor.step(step) as one:
+                run.update()
+                one.loss(math.nan)
+    lines = [line.rpartition("\r")[2] for line in shown.getvalue().split("\n")]
+    assert [line[:27] for line in lines if "non-finite" in line] == ["step 0: non-finite loss (br"]
+    assert [line[:27] for line in lines if "monitor took" in line] == ["propscope: 3 samples, 1 ala"]
