@@ -16,7 +16,8 @@ from propscope.measure.shards import local_shard
 class ReducedGradients:
     """Shows `see` what each backward pass adds to the gradients that are reduced, of the part that this rank holds.
 
-    A gradient that is there before a pass is copied until the pass is over.
+    Of passes without a reduction, as under `no_sync`, the next one with a reduction shows the sum. A gradient that is
+    there before a pass is copied until the pass is over.
     """
 
     def __init__(
@@ -42,9 +43,8 @@ class ReducedGradients:
 
     def _begin(self) -> None:
         for name, one in self._parameters.items():
-            gradient = one.parameter.grad
-            if one.reduced and gradient is not None and name not in self._before:
-                self._before[name] = stamp_of_gradient(one.parameter), local_shard(gradient.detach()).clone()
+            if one.reduced and name not in self._before and (gradient := _reduced(one.parameter)) is not None:
+                self._before[name] = stamp_of_gradient(one.parameter), gradient.clone()
 
     def _end(self) -> None:
         before, self._before = self._before, {}
@@ -56,6 +56,13 @@ class ReducedGradients:
                     self._guard(name, "parameter", "its gradient", self._see_added, one, earlier)
 
     def _see_added(self, parameter: ParameterAccumulator, earlier: Tensor | None) -> None:
-        if (gradient := parameter.parameter.grad) is not None:
-            added = local_shard(gradient.detach())
-            self._see(parameter, added if earlier is None else added - earlier)
+        if (gradient := _reduced(parameter.parameter)) is not None:
+            self._see(parameter, gradient if earlier is None else gradient - earlier)
+
+
+def _reduced(parameter: nn.Parameter) -> Tensor | None:
+    """Return the gradient of the part that this rank holds; None without one, as where `no_sync` keeps the whole."""
+    if parameter.grad is None:
+        return None
+    gradient = local_shard(parameter.grad.detach())
+    return gradient if gradient.shape == local_shard(parameter.detach()).shape else None

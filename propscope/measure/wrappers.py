@@ -24,6 +24,8 @@ _WRAPPERS = (
     "OffloadWrapper",
 )
 
+_CLASSES_PUT_BEFORE = ("FSDPModule", "ReplicateModule")
+
 
 def unwrapped_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield (dotted path, module) for each module once, as `named_modules` does, without the wrappers.
@@ -114,15 +116,13 @@ def place_inside(outer: nn.Module, module: nn.Module) -> str | None:
 
 def is_wrapper(module: nn.Module) -> bool:
     """Return whether a module only passes on to the one inside it."""
-    return "_orig_mod" in module._modules or type(module).__name__ in _WRAPPERS
+    return "_orig_mod" in module._modules or class_of(module).__name__ in _WRAPPERS
 
 
 def class_of(module: nn.Module) -> type[nn.Module]:
-    """Return the class of a module that its author wrote: `fully_shard` puts a class of its own before that."""
+    """Return the class of a module that its author wrote: `fully_shard` makes one of it and of a class of its own."""
     kind = type(module)
-    while kind.__module__.startswith("torch.distributed.") and len(kind.__bases__) > 1:
-        kind = kind.__bases__[-1]
-    return kind
+    return kind.__bases__[-1] if kind.__bases__[0].__name__ in _CLASSES_PUT_BEFORE else kind
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -24,8 +24,11 @@ _PATIENCE = 300.0
 def _processes():
     """Return what starts processes: a server that has imported what each of them needs, and forks."""
     context = multiprocessing.get_context("forkserver")
-    modules = ["torch.distributed.fsdp", "torch.distributed.tensor.parallel", "torch.nn.parallel", "propscope.measure"]
-    context.set_forkserver_preload([*modules, "propscope.monitoring.monitor", "building.processes"])
+    # What DDP, FSDP and distributed tensors load when they are first used.
+    modules = ["torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor.parallel", "torch.nn.parallel"]
+    modules += ["propscope.measure", "propscope.monitoring.monitor", "building.processes", "building.parallel"]
+    # Each process runs the main module again.
+    context.set_forkserver_preload([*modules, "pytest"])
     return context
 
 
