@@ -32,10 +32,14 @@ def coverage_notes(
     parameters: Mapping[str, ParameterAccumulator],
     sites: Mapping[str, Site],
     shardings: Mapping[str, Sharding | None],
+    gradients: Collection[str],
+    *,
+    parts: bool = True,
 ) -> Iterator[CoverageNote]:
     """Yield a note for each module that did not run, each output, operation and parameter that was not recorded.
 
-    `sites`, `shardings`: by the observer's keys.
+    `sites`, `shardings`: by the observer's keys. `gradients`: the parameters whose gradient is recorded. `parts`:
+    whether of distributed parameters only the part of this rank is recorded.
     """
     ran = {outer for path in modules if observer.passes_of(path)[0] for outer in _around(path)}
     used: dict[str, str] = {}
@@ -62,9 +66,9 @@ def coverage_notes(
             yield CoverageNote(name, "operation", f"called {count} times between modules, not recorded")
     yield from _unregistered(observer)
     for name, parameter in parameters.items():
-        if (sharding := parameter.sharding) is not None:
+        if parts and (sharding := parameter.sharding) is not None:
             yield CoverageNote(name, "parameter", str(sharding))
-        if not parameter.has_gradient:
+        if name not in gradients:
             yield CoverageNote(name, "parameter", parameter.why_no_gradient)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from propscope.measure import kernel
 from propscope.measure.geometry import is_safe, rows_in_memory
-from propscope.measure.moments import NO_MOMENTS, moments_of, summary_of
+from propscope.measure.moments import NO_MOMENTS, Moments, moments_of, summary_of
 from propscope.measure.sampling import flatten, stride_for
 from propscope.measure.units import CpuUnits, DeviceUnits
 from propscope.records.histogram import BIN_COUNT, ZERO, LogHistogram, bin_codes
@@ -160,13 +160,26 @@ class CpuAccumulator:
             return
         self.add(torch.zeros(1, device="cpu").expand(count))
 
+    def absorb(self, other: CpuAccumulator) -> None:
+        """Add what another one has accumulated."""
+        self._moments = self._moments + other._all_moments
+        if self._histogram:
+            self._emptied = self._emptied + other._all_bins
+
+    @property
+    def _all_moments(self) -> Moments:
+        moments, state = self._moments, self._state
+        if state is None:
+            return moments
+        return state.moments if moments is NO_MOMENTS else moments + state.moments
+
+    @property
+    def _all_bins(self) -> LogHistogram:
+        return self._emptied if self._state is None else self._emptied + self._state.histogram
+
     def summary(self) -> TensorSummary:
         """Return what was accumulated; count 0 and NaN moments when nothing was."""
-        moments, state = self._moments, self._state
-        histogram = self._emptied if self._histogram else None
-        if state is not None:
-            moments = state.moments if moments is NO_MOMENTS else moments + state.moments
-            histogram = self._emptied + state.histogram if self._histogram else None
+        moments, histogram = self._all_moments, self._all_bins if self._histogram else None
         return summary_of(moments, count=self.count, zeros=moments.zeros, histogram=histogram)
 
 

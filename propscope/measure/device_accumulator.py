@@ -68,6 +68,14 @@ class DeviceAccumulator:
             device = self._pending[0].device if self._pending else torch.device("cpu")
             self.add(torch.zeros(1, device=device).expand(count).contiguous())
 
+    def absorb(self, other: DeviceAccumulator) -> None:
+        """Add what another one has accumulated on the same device."""
+        self.count += other.count
+        self._pending += other._pending
+        self._zeros = self._zeros.to(other._zeros.device) + other._zeros
+        if other._counts is not None:
+            self._counts = other._counts if self._counts is None else self._counts + other._counts
+
     def summary(self) -> TensorSummary:
         """Return what was accumulated, after waiting for the device."""
         moments = NO_MOMENTS

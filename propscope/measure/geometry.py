@@ -10,6 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from propscope.measure import kernel
+from propscope.measure.parts import Part, both_ends, common, vector
+from propscope.measure.rank_places import Places
+from propscope.measure.shards import Sharding
 from propscope.measure.sums import widest
 
 GEOMETRY_ROWS = 32
@@ -27,17 +30,84 @@ def sample_rows(tensor: Tensor, unit_axis: int) -> Tensor | None:
     otherwise it is an entry of the first axis (images). At most 1024 features of each sample are taken, in 64 evenly
     spread runs of 16, because single features would need a cache line each.
     """
+    vectors = _vectors(tensor, unit_axis)
+    if vectors is None or len(vectors) < 2:
+        return None
+    return _some_features(vectors[:: -(-len(vectors) // GEOMETRY_ROWS)])
+
+
+def _vectors(tensor: Tensor, unit_axis: int) -> Tensor | None:
+    """Return the vectors of all samples, (samples, features); None below two features."""
     if tensor.dim() < 2 or not tensor.numel():
         return None
     if tensor.dim() > 2:
         tensor = tensor.flatten(0, -2) if _units_last(tensor, unit_axis) else tensor.flatten(1)
-    if min(tensor.shape) < 2:
+    return tensor if tensor.shape[1] > 1 else None
+
+
+def _some_features(rows: Tensor) -> Tensor:
+    if rows.shape[1] <= GEOMETRY_FEATURES:
+        return rows
+    blocks, apart = _spread(rows.shape[1])
+    return rows.unfold(1, _RUN, apart)[:, :blocks].flatten(1)
+
+
+def rows_of_rank(tensor: Tensor, unit_axis: int, rank: int, ranks: int) -> Tensor | None:
+    """Return a copy of those rows that one rank has of what `sample_rows` takes of all ranks' samples together.
+
+    The samples of the ranks follow each other, as many on each. Above 32 ranks, one row of each so manieth rank is
+    taken. Shape (rows, features), perhaps without rows; None below two features.
+    """
+    vectors = _vectors(tensor, unit_axis)
+    if vectors is None:
         return None
-    rows = tensor[:: -(-tensor.shape[0] // GEOMETRY_ROWS)]
-    if rows.shape[1] > GEOMETRY_FEATURES:
-        blocks, apart = _spread(rows.shape[1])
-        rows = rows.unfold(1, _RUN, apart)[:, :blocks].flatten(1)
-    return rows
+    count, apart = len(vectors), _ranks_apart(ranks)
+    if apart > 1:
+        rows = vectors[: int(rank % apart == 0)]
+    else:
+        step = -(-count * ranks // GEOMETRY_ROWS)
+        rows = vectors[-rank * count % step :: step][: _slots(ranks)]
+    rows = _some_features(rows)
+    return (rows if rows.dtype == torch.float64 else rows.float()).clone()
+
+
+def _ranks_apart(ranks: int) -> int:
+    return -(-ranks // GEOMETRY_ROWS)
+
+
+def _slots(ranks: int) -> int:
+    """Return how many rows a rank has at most."""
+    return max(-(-GEOMETRY_ROWS // ranks), 1)
+
+
+def gathered_gram(rows: Tensor | None, places: Places, sharding: Sharding | None) -> Part[NDArray[np.float64] | None]:
+    """Return the inner products of all ranks' rows, each of which adds its own ones to a matrix of zeros.
+
+    `rows`: what `rows_of_rank` returned for the rank's number of `places.data`. Ranks that hold different units of the
+    same samples have different columns of the same rows; other parts of a site are other rows. Rows of zeros are no
+    samples, which `geometries` leaves out. None where the ranks' rows have other numbers of features.
+    """
+    features = yield both_ends(None if rows is None else rows.shape[1])
+    split = places.splits_units(sharding)
+    width = int(features[0]) if split and features[0] > 0 else common(features)
+    if width is None:
+        yield vector(())
+        return None
+    part, parts = (places.part, places.parts) if places.parts_differ(sharding) else (0, 1)
+    column, columns = (part, parts) if split else (0, 1)
+    apart, slots = _ranks_apart(places.data_size), _slots(places.data_size)
+    row = places.data // apart * slots
+    if not split:
+        row, slots = row * parts + part * slots, slots * parts
+    whole = np.zeros((-(-places.data_size // apart) * slots, width * columns))
+    if rows is not None:
+        first = column * width
+        whole[row : row + len(rows), first : first + rows.shape[1]] = rows.cpu().numpy()
+    whole = (yield vector(whole)).reshape(whole.shape)
+    magnitude = np.abs(whole[np.isfinite(whole)]).max(initial=0.0)
+    with np.errstate(all="ignore"):
+        whole = whole / (magnitude or 1.0)
+        return whole @ whole.T
 
 
 def rows_in_memory(tensor: Tensor, unit_axis: int) -> kernel.Rows | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from propscope.measure.outputs import tensors_in
-from propscope.measure.shards import local_shard
+from propscope.measure.parts import Part, added_alike, joint, vector
+from propscope.measure.rank_places import Places
+from propscope.measure.shards import Sharding, local_shard
 from propscope.measure.sites import SiteAccumulator, measurable
 from propscope.measure.sums import widest
-from propscope.records.network import Site
 
 _ELEMENTS = 1 << 16
 
@@ -59,14 +60,26 @@ class InputAccumulator(SiteAccumulator):
             # A length that changes from batch to batch is no number of features: they start anew.
             self._squares = squares if before is None or before.shape != squares.shape else before + squares
 
-    def record(self, **figures: Any) -> Site:
-        """Return what was gathered, as `SiteAccumulator.record` does; waits for the device."""
-        return super().record(feature_spread=self._feature_spread(), **figures)
+    def measured(self) -> dict[str, Any]:
+        """Return what was gathered, as `SiteAccumulator.measured` does; waits for the device."""
+        return super().measured() | {"feature_spread": _spread(self._own_squares())}
 
-    def _feature_spread(self) -> float | None:
-        squares = [] if self._squares is None else self._squares.tolist()
-        positive = sorted(square for square in squares if 0 < square < math.inf)
-        return math.sqrt(positive[-1] / positive[(len(positive) - 1) // 2]) if len(positive) > 1 else None
+    def _own_squares(self) -> list[float]:
+        squares: list[float] = [] if self._squares is None else self._squares.tolist()
+        return squares
+
+    def _merged(self, places: Places, sharding: Sharding | None, *, bins: bool) -> Part[dict[str, Any]]:
+        weights = vector(self._own_squares()) * self._samples
+        parts = super()._merged(places, sharding, bins=bins), added_alike(weights)
+        found, squares = yield from joint(parts)
+        found["all"]["feature_spread"] = _spread([] if squares is None else squares.tolist())
+        return found  # type: ignore[no-any-return]
+
+
+def _spread(squares: Sequence[float]) -> float | None:
+    """Return the largest rms of a feature over the median of those that are not zero; None below two of these."""
+    positive = sorted(square for square in squares if 0 < square < math.inf)
+    return math.sqrt(positive[-1] / positive[(len(positive) - 1) // 2]) if len(positive) > 1 else None
 
 
 # numpy computes in the thread that calls it: in a child process, torch would wait for threads that are not there.

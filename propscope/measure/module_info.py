@@ -54,7 +54,9 @@ def has_units(module: nn.Module) -> bool:
     if weight is None:
         parametrized = module._modules.get("parametrizations")
         return parametrized is not None and "weight" in parametrized._modules
-    return is_lazy(weight) or weight.dim() > 1
+    # FSDP1 keeps the weights flat, by which these cannot be told from those of a norm.
+    known = isinstance(module, (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd))
+    return known or is_lazy(weight) or weight.dim() > 1
 
 
 def refuse_lazy(model: nn.Module) -> None:

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
+from dataclasses import replace
+from functools import reduce
+
+import numpy as np
 from torch import Tensor, nn
 
 from propscope.measure.cpu_accumulator import CpuAccumulator
 from propscope.measure.device_accumulator import DeviceAccumulator
+from propscope.measure.parts import Part, Vector, both_ends, joint, largest, summarized
+from propscope.measure.rank_places import Places
+from propscope.measure.ranks import Share
 from propscope.measure.shards import Sharding, local_shard, sharding_of
 from propscope.measure.sites import Options, measurable
 from propscope.measure.units import CpuUnits, DeviceUnits
 from propscope.records.network import Parameter
+from propscope.records.summary import TensorSummary
 
 
 class ParameterAccumulator:
     """Gathers one parameter."""
 
-    __slots__ = ("_flat", "_gradient", "_options", "is_frozen", "name", "parameter", "reduced")
+    __slots__ = ("_flat", "_fresh", "_gradient", "_latest", "_options", "is_frozen", "name", "parameter", "reduced")
 
     def __init__(
         self,
@@ -35,12 +45,20 @@ class ParameterAccumulator:
         self._options = options
         self.is_frozen = not parameter.requires_grad
         self._gradient: CpuAccumulator | DeviceAccumulator | None = None
+        # Of the accumulated gradient: the one that may still grow, and whether the running pass begins another one.
+        self._latest: CpuAccumulator | DeviceAccumulator | None = None
+        self._fresh = True
 
     def see_gradient(self, gradient: Tensor) -> None:
         """Add the gradient of one backward pass; zeros that a sparse gradient does not store count as zeros."""
         accumulator = self._gradient
         if accumulator.__class__ is CpuAccumulator and accumulator.add_same_shape(gradient) is not None:
             return
+        self._gradient = self._added(accumulator, gradient)
+
+    def _added(
+        self, accumulator: CpuAccumulator | DeviceAccumulator | None, gradient: Tensor
+    ) -> CpuAccumulator | DeviceAccumulator:
         gradient = local_shard(gradient.detach())
         missing = 0
         if gradient.is_sparse:
@@ -48,15 +66,38 @@ class ParameterAccumulator:
             gradient = gradient.coalesce().values()
             missing = dense - gradient.numel()
         gradient = measurable(gradient)
-        if self._gradient is None:
-            self._gradient = self._options.accumulator(gradient)
-        self._gradient.add(gradient)
-        self._gradient.add_zeros(missing)
+        if accumulator is None:
+            accumulator = self._options.accumulator(gradient)
+        accumulator.add(gradient)
+        accumulator.add_zeros(missing)
+        return accumulator
+
+    def begin_pass(self) -> None:
+        """Note that a backward pass began; where no gradient is left of the passes before, it makes another one."""
+        self._fresh = self.parameter.grad is None
+
+    def see_accumulated(self, unscale: Callable[[Tensor], Tensor] | None) -> None:
+        """Add the gradient that the pass left, reduced over the ranks, in place of the one that it was added to."""
+        gradient = self.parameter.grad
+        if gradient is None:
+            return
+        if self._fresh and self._latest is not None:
+            if self._gradient is None:
+                self._gradient = self._latest
+            else:
+                self._gradient.absorb(self._latest)  # type: ignore[arg-type]
+        self._latest = self._added(None, gradient if unscale is None else unscale(gradient))
+
+    @property
+    def gradient(self) -> TensorSummary | None:
+        """The summary of the gradients; None where none was seen. Waits for the device."""
+        seen = [one.summary() for one in (self._gradient, self._latest) if one is not None]
+        return reduce(operator.add, seen) if seen else None
 
     @property
     def has_gradient(self) -> bool:
         """Whether any gradient was seen."""
-        return self._gradient is not None
+        return self._gradient is not None or self._latest is not None
 
     @property
     def sharding(self) -> Sharding | None:
@@ -74,6 +115,16 @@ class ParameterAccumulator:
             return "FSDP put no gradient in place in the passes that were recorded"
         return "no gradient reached it"
 
+    def share(self, own: Parameter, places: Places) -> Share:
+        """Return what this rank brings of the parameter, of which it has recorded its `own` part.
+
+        What comes of it is the parameter of all ranks, and whether those that have the same part agree in the moments
+        of its value and of its gradient. Of a distributed parameter every rank brings its part.
+        """
+        sharding = self.sharding
+        shape = own.shape if sharding is None or sharding.shape is None else sharding.shape
+        return Share(shape, _whole(own, None if sharding is None else places.brings_parameter(sharding), shape))
+
     def record(self) -> Parameter | None:
         """Return the parameter as it is now, with the gradients gathered; None for what has no floating values."""
         value = self.parameter.detach()
@@ -90,6 +141,24 @@ class ParameterAccumulator:
             shape=tuple(value.shape),
             dtype=str(value.dtype).removeprefix("torch."),
             value=accumulator.summary(),
-            gradient=self._gradient.summary() if self._gradient is not None else None,
+            gradient=self.gradient,
             symmetric_units=None if units is None else units.symmetric,
         )
+
+
+def _whole(own: Parameter, brings: bool | None, shape: tuple[int, ...]) -> Part[tuple[Parameter, bool, bool]]:
+    """Return a parameter of all ranks; `brings`: whether this one brings its part, None where all have the whole."""
+    if brings is None:
+        same: Vector = yield from largest([end for one in (own.value, own.gradient) for end in _ends(one)])
+        value, gradient = (bool((ends[::2] == -ends[1::2]).all()) for ends in np.split(same, 2))
+        return own, value, gradient
+    parts = [summarized(one if brings else None, bins=True) for one in (own.value, own.gradient)]
+    (whole, _), (slope, _) = yield from joint(parts)
+    return replace(own, shape=shape, value=whole or own.value, gradient=slope, symmetric_units=None), True, True
+
+
+def _ends(summary: TensorSummary | None) -> Vector:
+    """Return what tells whether ranks have the same moments."""
+    if summary is None or not summary.finite_count:
+        return np.zeros(6)
+    return np.concatenate([both_ends(one) for one in (summary.finite_count, summary.mean, summary.std)])

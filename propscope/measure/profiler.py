@@ -13,6 +13,8 @@ from propscope.measure.filters import Filter, Patterns
 from propscope.measure.joint_backward import joint_backward
 from propscope.measure.module_info import refuse_lazy
 from propscope.measure.outputs import as_batch, describe_shapes
+from propscope.measure.rank_places import Places
+from propscope.measure.ranks import ranks_of
 from propscope.measure.recorder import Recorder
 from propscope.measure.sampling import HISTOGRAM_LIMIT
 from propscope.measure.sites import Options, Stats
@@ -36,6 +38,7 @@ def track(
     histogram_limit: int = HISTOGRAM_LIMIT,
     loss_scale: Any = None,
     time: bool = False,
+    group: Any = None,
 ) -> Recorder:
     """Return a context manager that watches `model` in the caller's own loop and changes nothing in it.
 
@@ -46,14 +49,21 @@ def track(
     is multiplied by, a number or a `GradScaler`; recorded gradients are divided by it. `time`: whether the fused
     recurrent modules (nn.RNN, nn.LSTM, nn.GRU) of the last pass are run once more, unrolled, at the end of the block
     and in `recorder.profile()`, to see their states over time; until then their inputs and copies of their weights are
-    kept.
+    kept. `group`: a process group of torch.distributed, or "world": the ranks put together what they see, so that the
+    profile is that of one process on the samples of all of them. Every rank then calls `track`, and `profile` as often;
+    docs/distributed.md says what each number means. None: the numbers of this process alone.
 
     `recorder.profile()`, inside the block or after it, returns a `NetworkProfile` of all batches and backward passes so
-    far. Raises `InputError` for an invalid argument.
+    far. Raises `InputError` for an invalid argument, and where the ranks of the group have other models.
     """
+    ranks = ranks_of(group)
     return Recorder(
         model,
-        options=Options(stats=stats, histogram_limit=count("histogram_limit", histogram_limit, least=0)),
+        options=Options(
+            stats=stats,
+            histogram_limit=count("histogram_limit", histogram_limit, least=0),
+            places=None if ranks is None else Places.of(model, ranks),
+        ),
         kept=Filter.of(include, exclude, kinds, depth),
         loss_scale=loss_scale,
         time=time,

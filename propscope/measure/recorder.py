@@ -18,7 +18,7 @@ from functools import cache, partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from propscope.checks import one_of
@@ -32,10 +32,13 @@ from propscope.measure.gradient_flow import ParameterFlow, Seen, gradient_flow
 from propscope.measure.hooks import in_backward
 from propscope.measure.loss_fault import LossFault, LossWatch
 from propscope.measure.loss_scale import unscaling
+from propscope.measure.merging import Merged, merged
 from propscope.measure.module_info import CONTAINERS, ModuleInfo, is_leaf, module_info
 from propscope.measure.observer import ELSEWHERE, Observer, Sink
 from propscope.measure.parameters import ParameterAccumulator
+from propscope.measure.pass_ends import PassEnds
 from propscope.measure.provenance import provenance
+from propscope.measure.ranks import Share
 from propscope.measure.recurrent import TimeWatch, is_recurrent, time_courses
 from propscope.measure.reduced_gradients import ReducedGradients
 from propscope.measure.shards import Sharding, flat_shardings, is_fully_sharded, reduced_in_place, with_inherited
@@ -79,8 +82,10 @@ class _Watch:
         parameters: bool,
         activations: Collection[int],
         time: bool,
+        unscale: Callable[[Tensor], Tensor] | None,
     ) -> None:
         self.observer = observer
+        self._unscale = unscale
         self.over_time = TimeWatch(observer) if time else None
         self.modules = modules
         self.parameters: dict[str, ParameterAccumulator] = {}
@@ -128,7 +133,12 @@ class _Watch:
                     self._waiting.append((name, parameter))
             if self._waiting and is_fully_sharded(self._outer):
                 self._reduced, self._flat = reduced_in_place(self._outer), flat_shardings(self._outer)
+            gradients: ReducedGradients | PassEnds | None = None
+            if self._waiting and self._options.places is not None:
+                gradients = PassEnds(observer.guard, self.see_accumulated, began=self._begin_pass)
+            elif self._reduced:
                 gradients = ReducedGradients(observer.guard, self.parameters, observer.see_parameter)
+            if gradients is not None:
                 self._stack.callback(gradients.unwatch)
                 gradients.watch(self._outer)
             self._hook_parameters()
@@ -195,9 +205,19 @@ class _Watch:
                     reduced=id(parameter) in self._reduced,
                     flat=self._flat.get(id(parameter)),
                 )
-            if parameter.requires_grad and id(parameter) not in self._reduced:
+            hooked = self._options.places is None and id(parameter) not in self._reduced
+            if parameter.requires_grad and hooked:
                 hook = self.observer.parameter_hook(self.parameters[name])
                 self._stack.callback(parameter.register_hook(hook).remove)
+
+    def _begin_pass(self) -> None:
+        for accumulator in self.parameters.values():
+            accumulator.begin_pass()
+
+    def see_accumulated(self) -> None:
+        """See the gradients that the parameters have now, reduced over the ranks."""
+        for accumulator in self.parameters.values():
+            accumulator.see_accumulated(self._unscale)
 
     def call(
         self, info: ModuleInfo, run: calls.Run, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -358,12 +378,13 @@ class Recorder:
         kept = kept or Filter()
         self._layer_of = layer_of or (lambda name: None)
         modules: dict[str, ModuleInfo] = {}
+        places = self._options.places
         self._observer = Observer(
             options=self._options,
             kept=kept,
             root=self._model,
             paths=modules,
-            unscale=unscaling(loss_scale),
+            unscale=unscaling(loss_scale, shares=1 if places is None else places.losses),
             sink=sink,
             inputs=inputs,
             functions=functions,
@@ -381,8 +402,11 @@ class Recorder:
             parameters=parameters,
             activations={id(module) for module in activations},
             time=time,
+            unscale=unscaling(loss_scale),
         )
         self._dropped: weakref.finalize[..., Recorder] | None = None
+        # What was put together beside the record, by name.
+        self.beside: Mapping[str, Any] = {}
 
     def __enter__(self) -> Recorder:
         if self._observer.active:
@@ -455,47 +479,62 @@ class Recorder:
         return observer.graph.order(sorted(observer.sites, key=lambda key: observer.sites[key].role != "input"))
 
     def profile(
-        self, *, labels: dict[str, Label] | None = None, spec: str = "{}", seed: int | None = None
+        self,
+        *,
+        labels: dict[str, Label] | None = None,
+        spec: str = "{}",
+        seed: int | None = None,
+        moment: int = 0,
+        beside: Callable[[], Mapping[str, Share]] = dict,
     ) -> NetworkProfile:
         """Return what was seen so far: sites in execution order, parameters with their present values.
 
-        Waits for the device. A direction that was not seen is None at each site.
+        Waits for the device. A direction that was not seen is None at each site. Where ranks put their records
+        together, all of them ask for the profile at the same time, and get what all of them saw. `moment`: the number
+        of the step. `beside`: what else they put together in the same reductions, which `beside` then holds.
         """
         first = next((p for p in self._model.parameters() if not is_lazy(p)), None)
         observer = self._observer
         watch = self._watch
-        parameters = [
-            observer.guard(name, "parameter", "its value", accumulator.record)
+        parameters = {
+            name: (accumulator, recorded)
             for name, accumulator in watch.parameters.items()
-        ]
+            if (recorded := observer.guard(name, "parameter", "its value", accumulator.record)) is not None
+        }
         if watch.over_time is not None:
             observer.guard("", "module", "states over time", watch.over_time.finish)
         shardings = self.shardings()
-        found = tuple(parameter for parameter in parameters if parameter is not None)
         order = list(shardings)
         places = {key: place for place, key in enumerate(order)}
         names = observer.names()
-        recorded = [observer.sites[key] for key in order]
-        shapes = geometries([None if site.keeps_geometry else site.products for site in recorded])
+        recorded = {key: observer.sites[key] for key in order}
+        whole = self._merged(recorded, parameters, shardings, moment, beside())
+        alone = self._options.places is None
+        if not alone:
+            shardings = {key: one for key, one in shardings.items() if key not in whole.sites}
+        measured = {key: whole.sites.get(key) or site.measured() for key, site in recorded.items()}
+        shapes = geometries([None if recorded[key].keeps_geometry else measured[key]["products"] for key in order])
         sites = {
-            key: site.record(
+            key: recorded[key].record(
                 name=names[key],
                 layer=self._layer_of(key),
+                measured=measured[key],
                 geometry=shape,
                 parents=observer.graph.parents_of(key, places, names.__getitem__),
                 parameters=observer.graph.parameters_of(key),
             )
-            for key, site, shape in zip(order, recorded, shapes, strict=True)
+            for key, shape in zip(order, shapes, strict=True)
         }
         sites = with_token_shares(sites)
-        flow = observer.guard("", "module", "where gradients go", self._gradient_flow, sites, found) or {}
+        flow = observer.guard("", "module", "where gradients go", self._gradient_flow, sites, whole.parameters) or {}
         over_time = time_courses(watch.over_time, watch.modules, observer, sites)
         courses = observer.guard("", "module", "states over time", list, over_time) or []
+        seen = {parameter.name for parameter in whole.parameters if parameter.gradient is not None}
         return NetworkProfile(
             sites=tuple(sites.values()),
             parameters=tuple(
                 replace(parameter, **flow[parameter.name]._asdict()) if parameter.name in flow else parameter
-                for parameter in found
+                for parameter in whole.parameters
             ),
             labels=labels or {},
             provenance=provenance(
@@ -504,19 +543,47 @@ class Recorder:
                 device=str(first.device) if first is not None else "cpu",
                 dtype=str(first.dtype).removeprefix("torch.") if first is not None else "",
                 wall_seconds=watch.elapsed,
-                samples=observer.samples,
-                batches=observer.batches,
+                samples=whole.samples,
+                batches=whole.batches,
                 histogram_limit=self._options.histogram_limit,
             ),
             coverage=(
                 *watch.notes,
-                *coverage_notes(observer, watch.modules, watch.parameters, sites, shardings),
+                *coverage_notes(observer, watch.modules, watch.parameters, sites, shardings, seen, parts=alone),
                 *(note for note in courses if isinstance(note, CoverageNote)),
+                *whole.notes,
             ),
             time_courses=tuple(course for course in courses if isinstance(course, TimeCourse)),
             loss_fault=self._loss_fault.fault,
             loss_operation=self._loss_fault.operation,
         )
+
+    def _merged(
+        self,
+        sites: Mapping[str, SiteAccumulator],
+        parameters: Mapping[str, tuple[ParameterAccumulator, Parameter]],
+        shardings: Mapping[str, Sharding | None],
+        moment: int,
+        beside: Mapping[str, Share],
+    ) -> Merged:
+        """Return what all ranks saw; of one process alone, its parameters and the counts of its passes."""
+        observer, places = self._observer, self._options.places
+        if places is None:
+            return Merged({}, tuple(own for _, own in parameters.values()), observer.samples, observer.batches)
+        every = self._options.stats == "all"
+        found = merged(
+            sites,
+            parameters,
+            shardings,
+            places,
+            samples=observer.samples,
+            batches=observer.batches,
+            bins=lambda site: every,
+            moment=moment,
+            beside=beside,
+        )
+        self.beside = found.beside
+        return found
 
     def _gradient_flow(self, sites: Mapping[str, Site], parameters: Collection[Parameter]) -> dict[str, ParameterFlow]:
         graph = self._observer.graph

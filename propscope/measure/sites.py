@@ -14,12 +14,15 @@ from torch import Tensor
 from propscope.measure.attention import SoftmaxFigures
 from propscope.measure.cpu_accumulator import CpuAccumulator
 from propscope.measure.device_accumulator import DeviceAccumulator
-from propscope.measure.geometry import geometries, gram, is_safe
+from propscope.measure.geometry import gathered_gram, geometries, gram, is_safe, rows_of_rank
 from propscope.measure.hooks import require_storage
+from propscope.measure.parts import Part, added, joint, largest, summarized
+from propscope.measure.rank_places import Places
+from propscope.measure.ranks import Share
 from propscope.measure.sampling import HISTOGRAM_LIMIT
 from propscope.measure.saturation import FlatRegion
 from propscope.measure.shards import Sharding, local_shard
-from propscope.measure.units import CpuUnits, DeviceUnits
+from propscope.measure.units import CpuUnits, DeviceUnits, figures_of, merged_units
 from propscope.records.network import Role, Site
 
 Stats = Literal["all", "moments"]
@@ -34,11 +37,13 @@ class Options:
     `stats`: "all", or "moments" for only count, mean, std, rms, extremes, zeros and non-finite counts.
     `histogram_limit`: elements of one tensor that its histogram counts at most, 0 for all. `look`: whether results may
     be read while the model runs, which is free on the CPU and makes any other device wait; None: only on the CPU.
+    `places`: where this process is among those that put their records together, None where it records for itself.
     """
 
     stats: Stats = "all"
     histogram_limit: int = HISTOGRAM_LIMIT
     look: bool | None = None
+    places: Places | None = None
 
     def may_sync(self, tensor: Tensor) -> bool:
         """Return whether values of this tensor may be read on the way."""
@@ -79,6 +84,7 @@ class SiteAccumulator:
         "_gram",
         "_options",
         "_region",
+        "_rows",
         "_samples",
         "_samples_before",
         "_stream",
@@ -116,6 +122,7 @@ class SiteAccumulator:
         self._units: CpuUnits | DeviceUnits | None = None
         self._region: FlatRegion | None = None
         self._gram: Tensor | NDArray[np.float32] | None = None
+        self._rows: Tensor | None = None
         self._geometry: list[Geometry] = []
         self._samples = 0
         self._samples_before = 0
@@ -138,7 +145,8 @@ class SiteAccumulator:
         geometry = self.has_geometry and value.dim() > 1 and value.numel() > 0
         if geometry and self.has_units:
             units = self._units_of(value)
-        products: NDArray[np.float32] | None = self._forward.add(value, units, self.unit_axis, products=geometry)
+        own = geometry and self._options.places is None
+        products: NDArray[np.float32] | None = self._forward.add(value, units, self.unit_axis, products=own)
         if products is not None:
             self._gram = products
         elif geometry:
@@ -150,7 +158,7 @@ class SiteAccumulator:
         if forward.__class__ is not CpuAccumulator or (last_product := forward.add_same_shape(value)) is None:
             return False
         self._samples += value.shape[0] if self.shape else 1
-        if self._gram is not None and not is_safe(last_product):
+        if self._rows is not None or (self._gram is not None and not is_safe(last_product)):
             self._see_geometry(value.detach())
         return True
 
@@ -216,6 +224,9 @@ class SiteAccumulator:
         return self._units
 
     def _see_geometry(self, value: Tensor) -> None:
+        if (places := self._options.places) is not None:
+            self._rows = rows_of_rank(value, self.unit_axis, places.data, places.data_size)
+            return
         # Autocast would lower the product of a float32 network's samples to half precision.
         if torch.is_autocast_enabled(value.device.type):
             with torch.autocast(value.device.type, enabled=False):
@@ -228,7 +239,7 @@ class SiteAccumulator:
     def end_batch(self) -> bool:
         """End a batch; return whether the site was in it, so that its geometry is to be kept."""
         ran, self._samples_before = self._samples > self._samples_before, self._samples
-        return ran
+        return ran and self._options.places is None
 
     def keep_geometry(self, geometry: Geometry) -> None:
         """Keep the geometry of the batch that ended."""
@@ -244,17 +255,113 @@ class SiteAccumulator:
         """The inner products of the last batch's samples, see `geometry.gram`; waits for the device."""
         return self._gram.cpu().numpy() if isinstance(self._gram, Tensor) else self._gram
 
+    def measured(self) -> dict[str, Any]:
+        """Return what was gathered, as fields of a `Site`, with the `products` of the rows; waits for the device."""
+        units, attention = self._units, self._attention
+        found: dict[str, Any] = {
+            "shape": self.shape,
+            "forward": self._forward.summary() if self._forward is not None else None,
+            "backward": self._backward.summary() if self._backward is not None else None,
+            "samples": self._samples,
+            **figures_of(units)._asdict(),
+            "branch_share": _share(*self._squares_of_summands()),
+            "products": self.products,
+        }
+        if attention is not None:
+            entropy, square_spread, masked = self._attention_means(attention)
+            found |= {
+                "attention_entropy": entropy,
+                "largest_logit": float(attention.largest),
+                "logit_spread": _root(square_spread),
+                "masked_rows": masked,
+            }
+        return found
+
+    def _attention_means(self, seen: SoftmaxFigures) -> tuple[float, float, float]:
+        sums = (float(seen.entropy), float(seen.square_spread), float(seen.masked))
+        entropy, square_spread, masked = (one / self._attended for one in sums)
+        return entropy, square_spread, masked
+
+    def _squares_of_summands(self) -> tuple[float, float]:
+        """Return the mean squares of the branch and of the stream, NaN where there is no sum."""
+        if self._branch is None:
+            return math.nan, math.nan
+        return float(self._branch[0]), float(self._branch[1])
+
+    def share(self, places: Places, sharding: Sharding | None, *, bins: bool) -> Share:
+        """Return what this rank brings of the site, from which come "all" and "alike".
+
+        These are what `measured` returns for all ranks, and whether several ranks of data have the same values, by
+        their moments. `sharding`: how the site lies on the ranks. `bins`: whether histograms are put together.
+        """
+        return Share((self.kind, len(self.shape)), self._merged(places, sharding, bins=bins))
+
+    def _merged(self, places: Places, sharding: Sharding | None, *, bins: bool) -> Part[dict[str, Any]]:
+        own = self.measured()
+        split = places.splits_units(sharding)
+        # What several ranks hold, one brings.
+        brings = places.brings_value(sharding)
+        weight = float(self._samples) if brings else 0.0
+        attention = self._attention if brings else None
+        entropy, square_spread, masked = (0.0,) * 3 if attention is None else self._attention_means(attention)
+        branch, stream = self._squares_of_summands()
+        weighted = [0.0 if math.isnan(one) else one * weight for one in (branch, stream)]
+        attended = weight if attention is not None else 0.0
+        top = -math.inf if attention is None else float(attention.largest)
+        counted = float(places.brings_samples(sharding))
+        counts = counted * self._samples, counted * (self.shape[0] if self.shape else 0)
+        means = [attended * one for one in (entropy, square_spread, masked)]
+        own_units = float(self.shape[self.unit_axis]) if self.shape and split and not places.data else 0.0
+        parts: tuple[Part[Any], ...] = (
+            summarized(own["forward"] if brings else None, bins=bins),
+            summarized(own["backward"] if brings else None, bins=bins),
+            largest([top, float(attention is not None), float(self._branch is not None)]),
+            added([*counts, own_units, attended, *means, *weighted]),
+            gathered_gram(self._rows if brings else None, places, sharding),
+            merged_units(self._units if brings else None, places, split=split),
+        )
+        (forward, alike), (backward, _), tops, sums, products, unit_figures = yield from joint(parts)
+        top, attends, sums_up = tops.tolist()
+        samples, first, all_units, attended, *figures = sums.tolist()
+        shape = list(self.shape if sharding is None or sharding.shape is None else sharding.shape)
+        if shape and all_units:
+            shape[self.unit_axis] = round(all_units)
+        found: dict[str, Any] = {
+            "shape": (round(first), *shape[1:]) if shape else (),
+            "forward": forward,
+            "backward": backward,
+            "samples": round(samples),
+            **unit_figures._asdict(),
+            "branch_share": _share(*figures[3:]) if sums_up > 0 else None,
+            "products": products,
+        }
+        if attends > 0:
+            entropy, square_spread, masked = (one / attended for one in figures[:3])
+            found |= {
+                "attention_entropy": entropy,
+                "largest_logit": top,
+                "logit_spread": _root(square_spread),
+                "masked_rows": masked,
+            }
+        return {"all": found, "alike": alike == places.data_size > 1}
+
     def record(
-        self, *, name: str | None = None, layer: int | None = None, geometry: Geometry | None = None, **more: Any
+        self,
+        *,
+        name: str | None = None,
+        layer: int | None = None,
+        measured: dict[str, Any] | None = None,
+        geometry: Geometry | None = None,
+        **more: Any,
     ) -> Site:
         """Return what was gathered, with `more` fields of the site; waits for the device.
 
-        `geometry`: what `geometry.geometries` makes of `products`, where it is known. The geometry of the batches that
-        was kept comes first.
+        `measured`: what `measured` returns, where it is known. `geometry`: what `geometry.geometries` makes of the
+        products, where it is known. The geometry of the batches that was kept comes first.
         """
-        forward = self._forward.summary() if self._forward is not None else None
-        attention = self._attention
-        batches = self._geometry or [geometries([self.products])[0] if geometry is None else geometry]
+        found = dict(self.measured() if measured is None else measured)
+        products, forward = found.pop("products"), found["forward"]
+        batches = self._geometry or [geometries([products])[0] if geometry is None else geometry]
         cosine, rank = map(_mean, zip(*batches, strict=True))
         flat = None
         if self._region is not None and forward is not None and forward.histogram is not None:
@@ -263,34 +370,21 @@ class SiteAccumulator:
             name=name or self.name,
             kind=self.kind,
             role=self.role,
-            shape=self.shape,
             dtype=self.dtype,
             layer=layer,
             activation=self.activation,
-            forward=forward,
-            backward=self._backward.summary() if self._backward is not None else None,
-            samples=self._samples,
-            units=None if self._units is None else self._units.units,
-            dead_units=None if self._units is None else self._units.dead,
-            symmetric_units=None if self._units is None else self._units.symmetric,
             flat_fraction=flat,
             mean_cosine=cosine,
             effective_rank=rank,
-            attention_entropy=None if attention is None else float(attention.entropy) / self._attended,
-            largest_logit=None if attention is None else float(attention.largest),
-            logit_spread=None if attention is None else _root(float(attention.square_spread) / self._attended),
             softmax_axis=self._axis,
-            masked_rows=None if attention is None else float(attention.masked) / self._attended,
-            branch_share=self._branch_share(),
-            features=self.shape[self.unit_axis] if len(self.shape) > 1 else 1,
+            features=found["shape"][self.unit_axis] if len(self.shape) > 1 else 1,
+            **found,
             **more,
         )
 
-    def _branch_share(self) -> float | None:
-        if self._branch is None:
-            return None
-        branch, stream = (float(square) for square in self._branch)
-        return branch / (branch + stream) if branch + stream > 0 else None
+
+def _share(branch: float, stream: float) -> float | None:
+    return branch / (branch + stream) if branch + stream > 0 else None
 
 
 def _root(square: float) -> float | None:

@@ -8,7 +8,7 @@ tensor is compared with the flat region's bounds, and equal units are found by a
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from torch import Tensor
 
 from propscope.measure import kernel
 from propscope.measure.arena import zeros
+from propscope.measure.parts import Part, both_ends, common, marks_of_classes, vector
+from propscope.measure.rank_places import Places
 from propscope.measure.saturation import FlatRegion
 
 Bools = NDArray[np.bool_]
@@ -131,9 +133,19 @@ class CpuUnits:
         self._group = group if shared.any() else None
 
     @property
+    def alive(self) -> Bools | None:
+        """Which units responded to some sample, shape (units,); None where no nonlinearity follows."""
+        return self._alive
+
+    @property
     def dead(self) -> int | None:
         """Number of units that were flat on every sample; None where no nonlinearity follows."""
         return None if self._alive is None else int((~self._alive).sum())
+
+    @property
+    def classes(self) -> NDArray[np.int64] | None:
+        """A number for each unit, the same for those that are equal so far, shape (units,); None where all differ."""
+        return self._group
 
     @property
     def symmetric(self) -> int:
@@ -171,9 +183,20 @@ class DeviceUnits:
         self._alive = alive if self._alive is None else self._alive | alive
 
     @property
+    def alive(self) -> Bools | None:
+        """Which units responded to some sample, shape (units,), None where no nonlinearity follows; waits as `dead`."""
+        return None if self._alive is None else self._alive.cpu().numpy()
+
+    @property
     def dead(self) -> int | None:
         """Number of units that were flat on every sample; waits for the device."""
         return None if self._alive is None else int((~self._alive).sum().cpu())
+
+    @property
+    def classes(self) -> NDArray[np.int64] | None:
+        """A number for each unit, the same for those that are equal, shape (units,); None where all differ; waits."""
+        hashes: NDArray[np.int64] | None = None if self._hash is None else self._hash.cpu().numpy()
+        return None if hashes is None or len(np.unique(hashes)) == len(hashes) else hashes
 
     @property
     def symmetric(self) -> int:
@@ -182,6 +205,55 @@ class DeviceUnits:
             return 0
         _, sizes = np.unique(self._hash.cpu().numpy(), return_counts=True)
         return int(sizes[sizes > 1].sum())
+
+
+class UnitFigures(NamedTuple):
+    """The figures of a site's units, None where it has none; `dead_units` also where no nonlinearity follows."""
+
+    units: int | None
+    dead_units: int | None
+    symmetric_units: int | None
+
+
+_NO_UNITS = UnitFigures(None, None, None)
+
+
+def figures_of(units: CpuUnits | DeviceUnits | None) -> UnitFigures:
+    """Return the figures of the units; waits for the device."""
+    return _NO_UNITS if units is None else UnitFigures(units.units, units.dead, units.symmetric)
+
+
+def merged_units(units: CpuUnits | DeviceUnits | None, places: Places, *, split: bool) -> Part[UnitFigures]:
+    """Return the figures of the units over the samples of all ranks: what holds on each of them holds.
+
+    `split`: whether the ranks of a model have different units, of which those of different ranks are not compared.
+    None where the ranks have other numbers of units. Waits for the device.
+    """
+    alive, classes = (None, None) if units is None else (units.alive, units.classes)
+    marked, differ = alive is not None, units is not None and classes is None
+    got = yield np.concatenate([both_ends(None if units is None else units.units), [float(marked), float(differ)]])
+    count, (marked, differ) = common(got[:2]), got[2:] > 0
+    part, parts = 0, 1
+    if split and got[0] > 0:
+        # A class of one rank is another one on the next.
+        count, part, parts, differ = int(got[0]), places.part, places.parts, False
+    if count is None:
+        yield vector(())
+        return _NO_UNITS
+    brought = np.zeros((3, parts * count))
+    if units is not None:
+        own = slice(part * count, part * count + units.units)
+        numbers = np.arange(units.units) if classes is None else classes
+        marks = marks_of_classes(numbers + part * count, rank=places.ranks.rank, ranks=places.ranks.size)
+        brought[0, own], brought[1, own], brought[2, own] = 1, 0 if alive is None else alive, marks
+    # Not all is needed of all sites.
+    needed = np.array([parts > 1, marked, not differ])
+    got = yield vector(brought[needed])
+    brought[needed] = got.reshape(-1, parts * count)
+    there, responds, marks = brought[:, brought[0] > 0] if parts > 1 else brought
+    _, sizes = np.unique(marks, return_counts=True)
+    symmetric = int(sizes[sizes > 1].sum()) if len(there) > 1 and not differ else 0
+    return UnitFigures(len(there), int((responds == 0).sum()) if marked else None, symmetric)
 
 
 def _classes(*keys: NDArray[Any]) -> NDArray[np.int64]:

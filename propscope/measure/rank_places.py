@@ -1,0 +1,105 @@
+"""`Places`: which part of the samples and of the model a rank has, so that what several ranks hold counts once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch.distributed as dist
+from torch import nn
+
+from propscope.measure.ranks import Ranks, refuse_differences
+from propscope.measure.shards import Group, Sharding, data_groups, model_groups
+from propscope.measure.wrappers import unwrapped, unwrapped_parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where a rank is among the `ranks` that put their records together.
+
+    `data`: its number among the ranks that see different samples, of `data_size`. `part`: its number among those that
+    see the same samples, of `parts`. `losses`: of how many losses the training's loss is the mean. `of_data`,
+    `of_model`: the groups of both kinds that lie within the ranks. `first`: those of them whose first rank it is.
+    """
+
+    ranks: Ranks
+    data: int = 0
+    data_size: int = 1
+    part: int = 0
+    parts: int = 1
+    losses: int = 1
+    of_data: frozenset[Group] = frozenset()
+    of_model: frozenset[Group] = frozenset()
+    first: frozenset[Group] = frozenset()
+
+    @classmethod
+    def of(cls, model: nn.Module, ranks: Ranks) -> Places:
+        """Return the place of this rank, by the wrappers and the distributed parameters of the model.
+
+        All ranks enter this together. Raises `InputError` on all of them where their models have other parameters.
+        """
+        refuse_differences("parameters", [name for name, _ in unwrapped_parameters(unwrapped(model))], ranks)
+        members = frozenset(ranks.members)
+        all_data = data_groups(model)
+        of_data = [group for group in all_data if members.issuperset(group.ranks)]
+        of_model = [group for group in model_groups(model) if members.issuperset(group.ranks)]
+        part, parts = _number(of_model)
+        data, size = _number(of_data) if of_data else (ranks.rank // parts, max(ranks.size // parts, 1))
+        return cls(
+            ranks,
+            data=data,
+            data_size=size,
+            part=part,
+            parts=parts,
+            losses=math.prod(len(group.ranks) for group in all_data) if all_data else size,
+            of_data=frozenset(of_data),
+            of_model=frozenset(of_model),
+            first=frozenset(group for group in (*of_data, *of_model) if not _place_in(group)),
+        )
+
+    def brings_value(self, sharding: Sharding | None) -> bool:
+        """Return whether this rank brings the value of a site: of ranks that hold the same, the first one does.
+
+        Where the sharding does not say it, ranks of data hold other samples, and those of the model the same.
+        """
+        return self._is_first(self.of_model | _groups(sharding), but=_groups(sharding, spread=True))
+
+    def brings_samples(self, sharding: Sharding | None) -> bool:
+        """Return whether the samples of a site count on this rank: the other parts of it are of the same samples."""
+        return self._is_first(self.of_model | _groups(sharding), but=_groups(sharding, spread=True, axis="samples"))
+
+    def splits_units(self, sharding: Sharding | None) -> bool:
+        """Return whether the ranks of a model have different units of a site."""
+        return bool(self.of_model & _groups(sharding, spread=True, axis="units"))
+
+    def parts_differ(self, sharding: Sharding | None) -> bool:
+        """Return whether the ranks of a model have different parts of a site."""
+        return bool(self.of_model & _groups(sharding, spread=True))
+
+    def brings_parameter(self, sharding: Sharding) -> bool:
+        """Return whether this rank brings its part of a distributed parameter."""
+        return self._is_first(self.of_data | self.of_model, but=_groups(sharding, spread=True))
+
+    def _is_first(self, groups: frozenset[Group], *, but: frozenset[Group]) -> bool:
+        return ((groups & (self.of_data | self.of_model)) - but) <= self.first
+
+
+def _groups(sharding: Sharding | None, *, spread: bool = False, axis: str | None = None) -> frozenset[Group]:
+    """Return the groups of a sharding; `spread`: those whose ranks hold different parts; `axis`: of it."""
+    splits = () if sharding is None else sharding.splits
+    return frozenset(
+        one.group for one in splits if not spread or (one.kind != "replicated" and (axis is None or one.axis == axis))
+    )
+
+
+def _number(groups: Sequence[Group]) -> tuple[int, int]:
+    """Return the number of this rank within nested groups, the first one outermost, and how many there are."""
+    number, size = 0, 1
+    for group in groups:
+        number, size = number * len(group.ranks) + _place_in(group), size * len(group.ranks)
+    return number, size
+
+
+def _place_in(group: Group) -> int:
+    return group.ranks.index(dist.get_rank())
