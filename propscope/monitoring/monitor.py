@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import inspect
+import math
 import os
 import time
 import weakref
@@ -408,6 +409,8 @@ class Monitor:
                 learning_rate=self._steps.learning_rate,
                 skipped=not self._steps.taken,
                 error="" if error is None else error_line(error),
+                # What sinks compute on other cores may come to more than the run.
+                monitor_share=min(self._cadence.share, 1.0) if self._cadence.elapsed else math.nan,
             )
         )
         if recorder is None:

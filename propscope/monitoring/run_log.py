@@ -55,6 +55,7 @@ class Reading:
     learning_rate: float | None = None
     skipped: bool = False
     error: str = ""
+    monitor_share: float = math.nan
 
     @property
     def tensors(self) -> list[Tensor | None]:
@@ -265,6 +266,7 @@ def _row(
         "superseded": 0,
         "seconds": reading.seconds,
         "error": reading.error,
+        "monitor_share": reading.monitor_share,
     }
     return row, stepped, before
 

@@ -293,7 +293,7 @@ EPOCH_FIELDS = tuple(replace(field, since=2) for field in (
 
 SEVERITIES = ("strained", "broken")
 
-STEP_FIELDS = tuple(replace(field, since=5) for field in (
+STEP_FIELDS = (*(replace(field, since=5) for field in (
     Field("number", "int64", "number of the step in its run", low=0, required=True),
     Field("loss", "float64", "loss"),
     Field("gradient_norm", "float64", "L2 norm of all gradients that the optimizer stepped with", low=0),
@@ -305,7 +305,8 @@ STEP_FIELDS = tuple(replace(field, since=5) for field in (
     Field("superseded", "int64", "1 where a resumed run took the step again", low=0, high=1, required=True),
     Field("seconds", "float64", "time that the step took", unit="s", low=0, high=FINITE),
     Field("error", "text", "what the step raised"),
-))
+)), Field("monitor_share", "float64", "share of the run's time that the monitor took, up to here",
+          since=6, low=0, high=1))
 
 ALARM_FIELDS = tuple(replace(field, since=5) for field in (
     Field("step", "int64", "step that raised it", low=0, required=True),

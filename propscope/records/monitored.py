@@ -54,7 +54,8 @@ class Steps:
     over the one before clipping, on sampled steps. `loss_scale`: of a GradScaler. `learning_rate`: the largest of
     the optimizer's groups. `nonfinite_gradients`: the number of parameters whose gradient was not finite.
     `skipped`: 1 where the optimizer took no step. `superseded`: 1 where a resumed run took the step again.
-    `seconds`: time that the step took. `error`: what the step raised, "" for nothing.
+    `seconds`: time that the step took. `error`: what the step raised, "" for nothing. `monitor_share`: the share of
+    the run's time that the monitor had taken before the step ended; NaN in files before schema 6.
     """
 
     number: Integers
@@ -68,6 +69,7 @@ class Steps:
     superseded: Integers
     seconds: Floats
     error: NDArray[np.object_]
+    monitor_share: Floats
 
     @classmethod
     def of(cls, rows: Iterable[Mapping[str, Any]]) -> Steps:

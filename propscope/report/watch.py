@@ -208,7 +208,10 @@ def view(watched: WatchedRun, *, name: str, state: str, width: int = 80, height:
     parts = [f"step {steps.number[-1]:,}" if len(steps) else "no step yet"]
     if len(steps):
         parts.append(f"{number(float(np.mean(steps.seconds[-_STEPS:])))} s a step")
-    parts += [counted(watched.samples, "sample"), counted(len(alarms), "alarm")]
+    parts.append(counted(watched.samples, "sample"))
+    if len(steps) and not math.isnan(share := float(steps.monitor_share[-1])):
+        parts.append(f"monitor {share:.1%}")
+    parts.append(counted(len(alarms), "alarm"))
     head.append(Line("   ".join(parts)))
     # What a resumed run took again is told by the later steps.
     kept = steps.superseded == 0

@@ -615,6 +615,7 @@ def small_monitored(first: int = 0, steps: int = 4) -> MonitoredRun:
             "superseded": 0,
             "seconds": 0.25 + number,
             "error": "ValueError: µ" if number == 3 else "",
+            "monitor_share": 0.5 / (1 + number),
         }
         for number in numbers
     ]
@@ -630,6 +631,7 @@ def monitored(losses: Sequence[float], *, first: int = 0, alarms: Sequence[Alarm
     """Return a run without samples, of steps with these losses; `columns`: other numbers, one for all or one each."""
     usual = {"gradient_norm": 1.0, "clip_factor": math.nan, "loss_scale": math.nan, "learning_rate": 1e-3}
     usual |= {"nonfinite_gradients": 0, "skipped": 0, "superseded": 0, "seconds": 0.1, "error": ""}
+    usual |= {"monitor_share": 0.01}
     rows = [
         {"number": first + at, "loss": loss}
         | {name: value[at] if isinstance(value, list) else value for name, value in (usual | columns).items()}
@@ -940,6 +942,7 @@ _STEP_ROWS = st.fixed_dictionaries(
         "superseded": st.integers(0, 1),
         "seconds": _FINITE.map(abs),
         "error": _TEXT,
+        "monitor_share": st.just(math.nan) | st.floats(0, 1),
     }
 )
 monitored_runs = st.builds(

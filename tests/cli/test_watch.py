@@ -89,7 +89,7 @@ def test_one_view_is_printed_on_request(command, place, monkeypatch):
     file.add(small_monitored())
     running = command.fine("watch", "run.h5", "--once").splitlines()
     assert running[0] == "run.h5   running"
-    assert running[1].startswith("step 3   1.75 s a step   2 samples   2 alarms")
+    assert running[1].startswith("step 3   1.75 s a step   2 samples   monitor 12.5%   2 alarms")
     assert max(map(len, running)) <= 100
     file.save()
     ended = command.fine("watch", "run.h5", "--once").splitlines()

@@ -224,6 +224,8 @@ def test_every_step_is_recorded_with_its_loss_and_what_became_of_it():
     assert steps.error.tolist() == ["", "", "", "", "ValueError: no more"]
     assert (steps.gradient_norm[:3] > 0).all()
     assert (steps.seconds > 0).all()
+    assert math.isnan(steps.monitor_share[0])
+    assert ((steps.monitor_share[1:] > 0) & (steps.monitor_share[1:] < 1)).all()
     assert steps.nonfinite_gradients.tolist() == [0, 0, 0, -1, -1]
 
 

@@ -50,6 +50,7 @@ def run_of(samples, *, count=8, alarms=()):
             "superseded": 0,
             "seconds": 0.25,
             "error": "",
+            "monitor_share": 0.0134,
         }
         for step in range(samples)
     ]
@@ -113,7 +114,7 @@ def test_alarms_and_values_that_are_not_finite_come_before_all_others():
 def test_the_head_says_how_far_the_run_is():
     lines = [line.text for line in shown(run_of(12, alarms=[ALARM]), width=100)]
     assert lines[0] == "run.propscope   running"
-    assert lines[1].startswith("step 11   0.250 s a step   12 samples   1 alarm")
+    assert lines[1].startswith("step 11   0.250 s a step   12 samples   monitor 1.3%   1 alarm")
     assert lines[2].split()[:2] == ["loss", "2.08"]
     assert lines[3].split()[:3] == ["gradient", "norm", "0.500"]
     assert lines[-1].startswith(
