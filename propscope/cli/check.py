@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from propscope.records import ProfileSet
 
 _SEEDS = 5
-_FILE_ENDINGS = (".h5", ".hdf5")
+_FILE_ENDINGS = (".h5", ".hdf5", ".propscope")
 _SEVERITIES = ("broken", "strained")
 _FOR_BOTH = {"what", "fail_on", "baseline", "tolerance", "json", "init", "stage"}
 _FOR_A_FILE = {"act", "depth", "width"}
@@ -132,7 +132,7 @@ def _check_options(context: typer.Context, fail_on: str, *, of_file: bool) -> No
 
 def _loaded(file: Path, filters: dict[str, str | None]) -> ProfileSet:
     """Return the profiles of a file; raises `InputError` for one of training runs and for one with nothing to judge."""
-    from propscope.records import TrainingSet
+    from propscope.records import MonitoredRun, TrainingSet
 
     profiles = load_selected(
         file, act=filters["act"], init=filters["init"], depth=filters["depth"], width=filters["width"], seed=None
@@ -140,6 +140,8 @@ def _loaded(file: Path, filters: dict[str, str | None]) -> ProfileSet:
     writes = "propscope profile --output FILE and propscope inspect TARGET --store FILE write profiles"
     if isinstance(profiles, TrainingSet):
         raise InputError(f"{file} holds training runs, but only profiles can be checked", hint=writes)
+    if isinstance(profiles, MonitoredRun):
+        return profiles
     if not len(profiles):
         raise InputError(f"{file} holds no profiles", hint=writes)
     if not any(profile.without_inputs.sites for profile in profiles):
@@ -148,8 +150,11 @@ def _loaded(file: Path, filters: dict[str, str | None]) -> ProfileSet:
 
 
 def _contents(what: str, profiles: ProfileSet) -> str:
+    from propscope.records import MonitoredRun
     from propscope.records.numerals import counted
 
+    if isinstance(profiles, MonitoredRun):
+        return f"{what}: {counted(len(profiles.steps), 'step')}, {counted(len(profiles), 'sample')}"
     networks = len(profiles.groups("seed"))
     return f"{what}: {counted(networks, 'network')}, {counted(len(profiles), 'profile')}"
 

@@ -33,10 +33,12 @@ def diagnose(
 ) -> None:
     """Explain what is wrong with the networks of a result file, worst first: where, why, and what to change.
 
+    A monitored run is judged by the alarms of its training, the first one first.
+
     A LIST is separated by commas; names must be written as in the file.
     """
     from propscope.diagnosis import diagnose as judge
-    from propscope.records import TrainingSet
+    from propscope.records import MonitoredRun, TrainingSet
     from propscope.report.diagnosis import diagnosis_text
     from propscope.report.documents import network_documents, trials_document
     from propscope.report.terminal import print_json, write
@@ -45,7 +47,11 @@ def diagnose(
     profiles = load_selected(file, act=act, init=init, depth=depth, width=width, seed=seed)
     if isinstance(profiles, TrainingSet):
         raise InputError(f"{file} holds training runs, not profiles", hint=f"propscope show {file} prints them")
-    if not len(profiles):
+    if isinstance(profiles, MonitoredRun) and verify:
+        raise InputError(
+            f"{file} holds a monitored run, which cannot be built again", hint=f"propscope diagnose {file} gives advice"
+        )
+    if not len(profiles) and not isinstance(profiles, MonitoredRun):
         raise InputError(f"{file} holds no profiles", hint="propscope profile --output FILE writes profiles")
     if trust and not verify:
         raise InputError("--trust is for --verify only", hint="propscope diagnose FILE imports nothing")

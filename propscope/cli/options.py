@@ -38,6 +38,7 @@ Init = Annotated[str | None, option("Only these initializers.", SELECTION, metav
 Depth = Annotated[str | None, option("Only these depths.", SELECTION, metavar="LIST")]
 Width = Annotated[str | None, option("Only these widths.", SELECTION, metavar="LIST")]
 Seed = Annotated[str | None, option("Only these seeds.", SELECTION, metavar="LIST")]
+Step = Annotated[str | None, option("Only the samples of these steps of a monitored run.", SELECTION, metavar="LIST")]
 
 # How it is judged
 
@@ -245,7 +246,13 @@ def warnings_as_lines() -> Iterator[None]:
 
 
 def chosen_labels(
-    *, act: str | None, init: str | None, depth: str | None, width: str | None, seed: str | None
+    *,
+    act: str | None,
+    init: str | None,
+    depth: str | None,
+    width: str | None,
+    seed: str | None,
+    step: str | None = None,
 ) -> dict[str, list[str | int]]:
     """Return the labels that the options ask for.
 
@@ -255,7 +262,7 @@ def chosen_labels(
     for name, text in (("activation", act), ("initializer", init)):
         if text is not None:
             labels[name] = [part.strip() for part in text.split(",")]
-    for name, text in (("depth", depth), ("seed", seed)):
+    for name, text in (("depth", depth), ("seed", seed), ("step", step)):
         if text is not None:
             labels[name] = list(numbers(text, f"--{name}"))
     if width is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from propscope.diagnosis.compare import Comparison, Move, compare
 from propscope.diagnosis.diagnose import diagnose
 from propscope.records.finding import SEVERITIES, Diagnosis, Finding, Stage
+from propscope.records.monitored import MonitoredRun
 from propscope.records.profile_set import ProfileSet
 
 
@@ -59,7 +60,9 @@ def check(
     `stage` is that of `diagnose`. Raises `InputError` for an empty set, and as `diagnose` and `compare` do.
     """
     comparison = None if baseline is None else compare(profiles, baseline, tolerance=tolerance)
-    axes = tuple(name for name, values in profiles.axes.items() if name != "seed" and len(values) > 1)
-    networks = len(profiles.groups("seed"))
+    # A monitored run is one network.
+    run = isinstance(profiles, MonitoredRun)
+    axes = () if run else tuple(name for name, values in profiles.axes.items() if name != "seed" and len(values) > 1)
+    networks = 1 if run else len(profiles.groups("seed"))
     found = diagnose(profiles, stage=stage)
     return CheckOutcome(headline, networks, len(profiles), axes, fail_on, found, baseline_file, comparison)

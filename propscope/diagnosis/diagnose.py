@@ -11,10 +11,12 @@ from propscope.diagnosis.advice import in_training
 from propscope.diagnosis.evidence import Evidence
 from propscope.diagnosis.expectation import expected, loads
 from propscope.diagnosis.explain import explained
+from propscope.diagnosis.monitored import diagnosis_of_run
 from propscope.diagnosis.rules import RULES
 from propscope.diagnosis.unmeasured import unmeasured
 from propscope.errors import InputError
 from propscope.records.finding import SEVERITIES, STAGES, Diagnosis, Stage
+from propscope.records.monitored import MonitoredRun
 from propscope.records.network import NetworkProfile
 from propscope.records.profile_set import ProfileSet
 from propscope.records.training import TrainingSet
@@ -22,7 +24,7 @@ from propscope.records.training import TrainingSet
 
 @known_arguments
 def diagnose(profiles: NetworkProfile | ProfileSet, *, notes: bool = True, stage: Stage | None = None) -> Diagnosis:
-    """Return what is wrong with a network, or with each of several: kind, place, numbers, cause and remedy.
+    """Return what is wrong with a network, with each of several, or with a training: kind, place, cause and remedy.
 
     Profiles whose labels differ only in the seed are one network and are judged together: sizes by geometric means
     over seeds with their intervals. Findings are sorted worst first: broken, then strained, then notes; what one of
@@ -31,8 +33,11 @@ def diagnose(profiles: NetworkProfile | ProfileSet, *, notes: bool = True, stage
     carries the labels of its network. `stage`: "initialized" or "trained", "unknown" where it may be either; guessed
     where it is not given.
 
+    A `MonitoredRun` is judged as one training, by the alarms that it raised, the first one first; for one of its
+    samples, select it: `diagnose(run.select(step=200))`.
+
     The verdict depends only on ratios: another unit of the loss, another batch size or width give the same one. NaN and
-    Inf are a finding, never an error. Raises `InputError` for an empty set and for another stage.
+    Inf are a finding, never an error. Raises `InputError` for an empty set, another stage, and a stage of a run.
     """
     if stage is not None and stage not in STAGES:
         raise InputError(f"stage must be one of {', '.join(STAGES)}, got {stage!r}")
@@ -40,6 +45,13 @@ def diagnose(profiles: NetworkProfile | ProfileSet, *, notes: bool = True, stage
         return _of_network((profiles,), notes=notes, stage=stage)
     if not isinstance(profiles, ProfileSet):
         raise _no_profiles(profiles)
+    if isinstance(profiles, MonitoredRun):
+        if stage is not None:
+            raise InputError(
+                "a monitored run is judged by its alarms, and has no stage",
+                hint="one sample has: diagnose(run.select(step=0), stage=...)",
+            )
+        return diagnosis_of_run(profiles)
     if not len(profiles):
         raise InputError("the set holds no profile to diagnose")
     groups = profiles.groups("seed")

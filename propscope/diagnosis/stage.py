@@ -30,9 +30,9 @@ _EXCEPTIONS = 0.2
 def guessed_stage(members: Sequence[NetworkProfile]) -> Stage:
     """Return whether the weights of these profiles are as they were drawn, by what the profiles show.
 
-    What made the profiles may say so: a grid that is profiled or trained. Otherwise each parameter that can tell has a
-    vote. "trained" or "initialized" is what four of five votes say; "unknown" without votes and where they contradict
-    one another, as where a trained network gets new layers.
+    What made the profiles may say so: a monitor, or a grid that is profiled or trained. Otherwise each parameter that
+    can tell has a vote. "trained" or "initialized" is what four of five votes say; "unknown" without votes and where
+    they contradict one another, as where a trained network gets new layers.
     """
     made = {_by_provenance(profile) for profile in members}
     if len(made) == 1 and (stage := made.pop()) is not None:
@@ -49,7 +49,10 @@ def guessed_stage(members: Sequence[NetworkProfile]) -> Stage:
 
 
 def _by_provenance(profile: NetworkProfile) -> Stage | None:
-    """Return the stage of a network that propscope itself built, None for any other."""
+    """Return the stage of a sample after the first step, and of what propscope itself built; None for any other."""
+    step = profile.labels.get("step")
+    if isinstance(step, int) and step > 0:
+        return "trained"
     spec = read_spec(profile.provenance)
     if "network" not in spec:
         return None

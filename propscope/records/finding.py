@@ -25,8 +25,8 @@ Kind = Literal[
 ]
 Severity = Literal["broken", "strained", "note"]
 Verdict = Literal["healthy", "strained", "broken", "not measured"]
-# Whether the weights are as they were drawn or have been trained, as far as that is known.
-Stage = Literal["initialized", "trained", "unknown"]
+# Whether the weights are as they were drawn or have been trained, as far as that is known; "training": a monitored run.
+Stage = Literal["initialized", "trained", "unknown", "training"]
 STAGES: tuple[Stage, ...] = ("initialized", "trained", "unknown")
 Optimizer = Literal["sgd", "adam"]
 Expected = Literal["trains", "slow", "fails"]
@@ -70,13 +70,13 @@ class Remedy:
 class Finding:
     """One thing that is wrong with a network.
 
-    `kind`: what is wrong; `direction`: of the signal that shows it, None where there is none. `severity`: "broken", the
-    network will not train; "strained", it trains badly or only with care; "note", nothing is wrong yet. `sites`: names
-    in the order in which the signal passes them. `message`: what was seen; `cause`: why; `remedy`: what to change.
-    `evidence`: the numbers that decided, with their limits. `effects`: the messages of the findings that this one
-    explains. `confidence`: the probability that one more seed shows the
-    same, by Laplace's rule of succession (k + 1) / (n + 2) for k of n seeds. `labels`: of the network, empty for a
-    model. `marks`: by the name of a site, the word that a table shows beside it.
+    `kind`: what is wrong; of a monitored run, the kind of an alarm. `direction`: of the signal that shows it, None
+    where there is none. `severity`: "broken", the network will not train; "strained", it trains badly or only with
+    care; "note", nothing is wrong yet. `sites`: names in the order in which the signal passes them. `message`: what was
+    seen; `cause`: why; `remedy`: what to change. `evidence`: the numbers that decided, with their limits. `effects`:
+    the messages of the findings that this one explains. `confidence`: the probability that one more seed shows the
+    same, by Laplace's rule of succession (k + 1) / (n + 2) for k of n seeds; NaN for an alarm. `labels`: of the
+    network, empty for a model. `marks`: by the name of a site, the word that a table shows beside it.
     """
 
     kind: Kind
@@ -111,11 +111,12 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What is wrong with one network, or with several: `findings`, worst first.
+    """What is wrong with one network or several: `findings`, worst first, but those of a monitored run by step.
 
     `labels`: of the network. `networks`: the diagnosis of each network; empty for a single one. `stage`: whether it was
-    judged as an initialization or as a trained network, "unknown" where it could be either. `not_measured`: the reason
-    why too little was seen to call the network healthy, "" where enough was.
+    judged as an initialization or as a trained network, "unknown" where it could be either; "training" where a run was
+    judged by its alarms. `not_measured`: the reason why too little was seen to call the network healthy, "" where
+    enough was.
 
     `expects`: by optimizer, whether it "trains" the network, is "slow", or "fails"; "sgd" is SGD with momentum. The
     network trains if it comes to 0.9 of the accuracy that the task allows within about 600 steps at the best of four

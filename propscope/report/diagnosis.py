@@ -30,6 +30,8 @@ from propscope.report.table import Block, Table, blocks_text
 
 WIDTH = 116
 GROUPS = 6
+# The first alarms of a run, of which the later ones are rarely the cause.
+ALARMS = 6
 _NAMED = 6
 _ORDER = ("broken", "strained", "not measured", "healthy")
 
@@ -73,9 +75,12 @@ def _of_one(diagnosis: Diagnosis) -> list[Block]:
     head += [_filled(said, "  ") for said in (expects_sentence(diagnosis), stage_sentence(diagnosis)) if said]
     blocks: list[Block] = ["\n".join(head)]
     wrong = faults(diagnosis)
-    for count, finding in enumerate(wrong, start=1):
+    shown = wrong[:ALARMS] if diagnosis.stage == "training" else wrong
+    for count, finding in enumerate(shown, start=1):
         heading = [f"{count}. {fault(finding)} ({finding.severity})"] if len(wrong) > 1 else []
         blocks.append("\n".join([*heading, *explanation(finding)]))
+    if len(shown) < len(wrong):
+        blocks.append(f"{counted(len(wrong) - len(shown), 'later alarm')}; --json lists all")
     notes = [_filled(note(each, numbered=True), "  ") for each in diagnosis.findings if each.severity == "note"]
     return [*blocks, "\n".join(notes)] if notes else blocks
 

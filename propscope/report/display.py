@@ -14,9 +14,9 @@ from propscope.records.profile_set import ProfileSet
 from propscope.records.remedy_trials import RemedyTrials
 from propscope.records.training import TrainingRun, TrainingSet
 from propscope.records.width_check import WidthCheck
-from propscope.report.alarms import alarm_table
 from propscope.report.diagnosis import diagnosis_blocks, finding_text
 from propscope.report.inspection import inspection
+from propscope.report.monitored import run_blocks
 from propscope.report.profile_tables import grid_tables, profile_table
 from propscope.report.remedies import calibration_table, trials_text
 from propscope.report.table import Block, Table, blocks_html, blocks_text
@@ -34,14 +34,10 @@ def _profiles(profiles: ProfileSet) -> Table:
     return next(grid_tables(profiles.groups("seed").values()))
 
 
-def _monitored(run: MonitoredRun) -> list[Table]:
-    return [_profiles(run), *([alarm_table(run.alarms)] if run.alarms else ())]
-
-
 _SHOWN: dict[type, Callable[[Any], Block | Sequence[Block]]] = {
     NetworkProfile: _profile,
     ProfileSet: _profiles,
-    MonitoredRun: _monitored,
+    MonitoredRun: run_blocks,
     TrainingRun: run_table,
     TrainingSet: training_table,
     Finding: finding_text,

@@ -7,16 +7,19 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from propscope.diagnosis import diagnose
 from propscope.diagnosis.check import CheckOutcome
 from propscope.records.expectations import Deviation, SecondMomentRatio, deviation, second_moment_ratios
 from propscope.records.figures import TABLES
 from propscope.records.finding import Diagnosis, Finding, Remedy
 from propscope.records.interval import Interval
+from propscope.records.monitored import MonitoredRun
 from propscope.records.network import DIRECTIONS, NetworkProfile
 from propscope.records.precision import FORMATS, recommended_loss_scale, summary_headroom
 from propscope.records.profile_set import ProfileSet
 from propscope.records.remedy_trials import RemedyTrials, State
 from propscope.records.rows import Row, parameter_row, profile_row, site_row
+from propscope.records.run_summary import summarize_run
 from propscope.records.summary import TensorSummary
 from propscope.records.training import TrainingSet
 from propscope.records.training_summary import DistinctRows, summarize_training
@@ -132,6 +135,17 @@ def grid_document(networks: Iterable[ProfileSet]) -> list[dict[str, Any]]:
 def training_document(runs: TrainingSet) -> list[dict[str, Any]]:
     """Return one object a trained pair, with the figures of its table row."""
     return [_fields(pair) for pair in summarize_training(runs)]
+
+
+def run_document(run: MonitoredRun) -> dict[str, Any]:
+    """Return the verdict on a monitored run, its few numbers with the worst sites first, and all its alarms."""
+    summary = summarize_run(run)
+    return {
+        **diagnosis_document(diagnose(run)),
+        **_fields(summary, leave="sites"),
+        "sites": [_fields(site) for site in summary.sites],
+        "alarms": [_fields(alarm) for alarm in run.alarms],
+    }
 
 
 def profile_document(profile: NetworkProfile) -> dict[str, Any]:

@@ -101,7 +101,9 @@ def effects(finding: Finding) -> str:
 
 
 def confidence(finding: Finding) -> str:
-    """Return the finding's confidence, and what the number means."""
+    """Return the finding's confidence, and what the number means; "" for an alarm."""
+    if math.isnan(finding.confidence):
+        return ""
     return f"{number(finding.confidence, 2)}: how likely one more seed shows the same"
 
 
@@ -138,9 +140,10 @@ def verdict_word(diagnosis: Diagnosis) -> str:
 
 
 def verdict_line(diagnosis: Diagnosis, *, numbered: bool = True) -> str:
-    """Return the verdict and what the worst finding says: "broken: vanishing backward: the gradient shrinks ..."."""
+    """Return the verdict and what the first finding says: "broken: vanishing backward: the gradient shrinks ..."."""
     wrong = faults(diagnosis)
-    said = message(wrong[0], numbered=numbered) if wrong else diagnosis.unmeasured or checked()
+    nothing = "no alarm was raised" if diagnosis.stage == "training" else checked()
+    said = message(wrong[0], numbered=numbered) if wrong else diagnosis.unmeasured or nothing
     return f"{diagnosis.verdict}: {said}"
 
 
@@ -153,6 +156,8 @@ def stage_sentence(diagnosis: Diagnosis) -> str:
     """Return whether the network was judged as an initialization or as a trained one, and what to do otherwise."""
     if diagnosis.stage == "initialized":
         return 'judged as an initialization; if it is trained, say so: stage "trained"'
+    if diagnosis.stage == "training":
+        return "judged by the rules of training, of which each alarm is one finding, in the order of their steps"
     if diagnosis.stage == "trained":
         return 'judged as a trained network; if it is not, say so: stage "initialized"'
     return (

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, islice
 from typing import Any, Literal
 
@@ -168,6 +169,11 @@ class StoredNetworks:
                     yield ProfileSet.of(islice(profiles, len(group)))
 
     @property
+    def monitored(self) -> bool:
+        """Whether the profiles are samples of a monitored run."""
+        return self._tables.monitored
+
+    @property
     def profiles(self) -> int:
         """The number of profiles of all networks."""
         return sum(map(len, self._groups.values()))
@@ -315,11 +321,19 @@ def _no_match(
 ) -> InputError:
     entries = [own for _, own in tables.labels(table)]
     there = {name: tuple(dict.fromkeys(e[name] for e in entries if name in e)) for name in wanted}
+    if (asked := wanted.get("step")) and isinstance(asked[0], int):
+        # Of thousands of samples, those that are near.
+        nearest = sorted((step for step in there["step"] if isinstance(step, int)), key=partial(_distance, asked[0]))
+        there["step"] = tuple(nearest)
     for name, values in there.items():
         if not values:
             carried = ", ".join(sorted({name for entry in entries for name in entry})) or "none"
             return InputError(f'no {table} in {tables.path} has a label "{name}"; the labels are {carried}')
     return InputError(f"no {table} in {tables.path} has {_listed(wanted)}; there are {_listed(there)}")
+
+
+def _distance(one: int, other: int) -> int:
+    return abs(one - other)
 
 
 def _listed(labels: Mapping[str, tuple[Label, ...]]) -> str:

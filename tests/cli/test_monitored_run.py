@@ -1,4 +1,4 @@
-"""What the commands say of a monitored run, finished or still running: `plot`."""
+"""What `plot`, `show`, `diagnose` and `check` say of a monitored run, finished or still running."""
 
 import shutil
 
@@ -7,7 +7,7 @@ from building.command_line import files
 from building.records import monitored, sampled_at
 
 from propscope.records import Alarm
-from propscope.store import MonitoredFile
+from propscope.store import MonitoredFile, load
 from propscope.store.journal import journal_name
 
 ALARMS = (
@@ -84,3 +84,69 @@ def test_what_is_refused(command, run, place, options, message):
     before = files(place)
     assert not command("plot", run, *options).missing(message)
     assert files(place) == before
+
+
+def test_a_run_is_shown_on_one_screen(command, run):
+    out = command.fine("show", run)
+    assert out == str(load(run)) + "\n"
+    assert out.startswith("5 steps (0 to 4)")
+    assert "! step 2: large update (broken): the optimizer changed fc.1.weight by 0.8." in out
+
+
+def test_a_run_as_one_document(command, run):
+    document = command("show", run, "--json").document
+    assert (document["verdict"], document["stage"], document["steps"], document["samples"]) == (
+        "broken",
+        "training",
+        5,
+        3,
+    )
+    assert [alarm["kind"] for alarm in document["alarms"]] == ["large update", "loss spike"]
+    assert [site["name"] for site in document["sites"]] == ["fc.0", "fc.1", "fc.2"]
+    assert document["findings"][0]["confidence"] is None
+
+
+def test_one_sample_of_a_run_is_shown_as_a_network(command, run):
+    out = command.fine("show", run, "--step", "2")
+    assert "step 2: 3 sites, 3 parameters" in out
+    assert "judged as an initialization" not in out
+    assert len(command("show", run, "--step", "2", "--json").document["sites"]) == 3
+    assert [one["labels"] for one in command("show", run, "--step", "0,4", "--json").document] == [
+        {"step": 0},
+        {"step": 4},
+    ]
+    refused = command("show", run, "--step", "3")
+    assert "there are step 2, 4, 0" in refused.error
+
+
+def test_a_run_is_diagnosed_by_its_alarms(command, run):
+    out = command.fine("diagnose", run)
+    assert out.startswith("broken: large update: at step 2: the optimizer changed fc.1.weight by 0.8\n")
+    assert out.index("1. large update (broken)") < out.index("2. loss spike (strained)")
+    (document,) = command("diagnose", run, "--json").document
+    assert [finding["kind"] for finding in document["findings"]] == ["large update", "loss spike"]
+
+
+def test_a_check_of_a_run_fails_by_its_alarms(command, run, running):
+    outcome = command("check", run)
+    assert outcome.code == 1
+    assert outcome.out.startswith("run.propscope: 5 steps, 3 samples\n")
+    assert outcome.out.endswith('failed: 1 finding of severity "broken"\n')
+    short = command("check", running)
+    assert (short.code, "not measured" in short.out) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["diagnose", "--stage", "trained"], "monitored stage"),
+        (["diagnose", "--verify"], "monitored run"),
+        (["check", "--stage", "initialized"], "monitored stage"),
+        (["show", "--step", "x"], "--step"),
+        (["show", "--act", "relu"], "activation step"),
+    ],
+    ids=str,
+)
+def test_what_makes_no_sense_of_a_run_is_refused(command, run, arguments, message):
+    name, *options = arguments
+    assert not command(name, run, *options).missing(message)
