@@ -1,9 +1,12 @@
 """In a loop of Accelerate a training is the one without the monitor, and what is recorded is what it did."""
 
 import contextlib
+import os
+import warnings
 
 import pytest
 import torch
+from building.processes import on_ranks
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -176,3 +179,34 @@ def test_a_batch_that_raises_passes_its_error_on_and_leaves_no_hook(accelerate):
     assert signals.monitor.steps.error.tolist() == ["", "RuntimeError: out of data"]
     signals.close()
     assert seen.untouched
+
+
+def on_a_rank(folder):
+    """One of two ranks: the training without and with the monitor, on half of the batches."""
+    import accelerate
+
+    from propscope.integrations.accelerate import SignalMonitor
+
+    warnings.simplefilter("ignore")
+    os.chdir(folder)
+    # The group is there, but Accelerate looks for the address where it would have met.
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29500")
+    bare = Training(accelerate, gradient_accumulation_steps=2).run().state()
+    seen = Training(accelerate, gradient_accumulation_steps=2)
+    with SignalMonitor(seen.accelerator, seen.model, seen.optimizer, every=1, file="run.propscope") as signals:
+        found = seen.run(signals).state()
+    truth = {name.removeprefix("module."): norm for name, norm in seen.truth[-1].items()}
+    norms = None
+    if signals.monitor is not None:
+        norms = {one.name: one.step_gradient_norm for one in signals.monitor.profile.parameters}
+    return all(map(torch.equal, bare, found)), seen.untouched, truth, norms
+
+
+def test_on_several_ranks_it_sees_the_reduced_gradient_and_writes_one_file(tmp_path):
+    ranks = on_ranks(on_a_rank, str(tmp_path))
+    for same, clean, *_ in ranks:
+        assert same
+        assert clean
+    *_, truth, norms = ranks[0]
+    assert norms == pytest.approx(truth, rel=1e-4)
+    assert [path.name for path in tmp_path.glob("*.propscope")] == ["run.propscope"]

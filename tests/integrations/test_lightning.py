@@ -1,13 +1,16 @@
 """Under Lightning's Trainer a fit is the one without the callback, and what is recorded is what it did."""
 
 import copy
+import os
 import pickle
 import signal
+import warnings
 
 import pytest
 import torch
 from building.processes import on_ranks
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, TensorDataset
 
 import propscope
@@ -47,6 +50,11 @@ def network(package, kind="automatic"):
         def loss(self, x):
             found = self.head(torch.relu(self.first(x))) if kind == "parts called" else self(x)
             return (found - x[:, :2].flip(1)).square().mean()
+
+        def configure_model(self):
+            if kind == "sharded":
+                for part in (self.first, self.head, self):
+                    fully_shard(part, mesh=self.device_mesh["data_parallel"])
 
         def training_step(self, batch, number):
             if error := self.raising.get(number):
@@ -119,9 +127,13 @@ def state(trainer, model):
     return found
 
 
+def hooks(model):
+    found = [len(found) for module in model.modules() for name, found in vars(module).items() if "_hooks" in name]
+    return [*found, *(len(one._backward_hooks or ()) for one in model.parameters())]
+
+
 def untouched(model):
-    hooks = [len(found) for module in model.modules() for name, found in vars(module).items() if "_hooks" in name]
-    return not any((*hooks, *(bool(one._backward_hooks) for one in model.parameters())))
+    return not any(hooks(model))
 
 
 def scaled(package):
@@ -323,27 +335,34 @@ def test_invalid_arguments_are_refused_when_they_are_passed(lightning, arguments
 
 
 def on_a_rank(folder):
-    """One of two ranks: the fit without and with the callback; each rank has half of the batches."""
-    import os
-    import warnings
-
+    """One of two ranks: fits without and with the callback, whole models and sharded ones, on half of the batches."""
     import lightning.pytorch as package
+    from lightning.pytorch.strategies import ModelParallelStrategy
 
     from propscope.integrations.lightning import SignalMonitor
 
     warnings.simplefilter("ignore")
     os.chdir(folder)
-    left = []
-    signals = SignalMonitor(every=1, file="run.propscope")
-    for callbacks in ((), (signals,)):
-        model = network(package)
-        options = {"strategy": "ddp", "devices": 2, "accumulate_grad_batches": 2, "gradient_clip_val": 0.1}
-        left.append(state(fit(package, model, *callbacks, **options), model))
-    same = all(map(torch.equal, *left))
-    monitor = signals.monitor
-    names = None if monitor is None else [site.name for site in monitor.profile.sites]
-    seen = None if monitor is None else {one.name: one.step_gradient_norm for one in monitor.profile.parameters}
-    return same, model.truth[-1], seen, names, untouched(model)
+    found = {}
+    sharding = {"strategy": lambda: ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)}
+    clipping = {"strategy": lambda: "ddp", "accumulate_grad_batches": 2, "gradient_clip_val": 0.1}
+    for kind, options in {"automatic": clipping, "sharded": sharding}.items():
+        left, hooked, signals = [], [], SignalMonitor(every=1, file=f"{kind}.propscope")
+        for callbacks in ((), (signals,)):
+            model = network(package, kind)
+            made = options | {"strategy": options["strategy"](), "devices": 2}
+            left.append([whole(one) for one in state(fit(package, model, *callbacks, **made), model)])
+            # Sharded modules have some of their own.
+            hooked.append(hooks(model))
+        seen = signals.monitor
+        names = None if seen is None else [site.name for site in seen.profile.sites]
+        norms = None if seen is None else {one.name: one.step_gradient_norm for one in seen.profile.parameters}
+        found[kind] = all(map(torch.equal, *left)), hooked[0] == hooked[1], names, norms, model.truth[-1]
+    return found
+
+
+def whole(value):
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
 def test_on_several_ranks_it_sees_the_reduced_gradient_and_the_names_of_one_process(lightning, tmp_path):
@@ -352,10 +371,12 @@ def test_on_several_ranks_it_sees_the_reduced_gradient_and_the_names_of_one_proc
     alone = SignalMonitor()
     fit(lightning, network(lightning), alone, fast_dev_run=True)
     ranks = on_ranks(on_a_rank, str(tmp_path))
-    for same, _, _, _, clean in ranks:
-        assert same
-        assert clean
-    _, truth, seen, names, _ = ranks[0]
-    assert seen == pytest.approx(truth, rel=1e-4)
-    assert names == [site.name for site in alone.monitor.profile.sites]
-    assert [path.name for path in tmp_path.glob("*.propscope")] == ["run.propscope"]
+    for kind in ranks[0]:
+        for rank in ranks:
+            same, clean, *_ = rank[kind]
+            assert same
+            assert clean
+        assert ranks[0][kind][2] == [site.name for site in alone.monitor.profile.sites]
+    *_, norms, truth = ranks[0]["automatic"]
+    assert norms == pytest.approx(truth, rel=1e-4)
+    assert sorted(path.name for path in tmp_path.glob("*.propscope")) == ["automatic.propscope", "sharded.propscope"]

@@ -3,11 +3,14 @@
 import copy
 import json
 import math
+import os
 import pickle
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from building.processes import on_ranks
 from torch import nn
 
 import propscope
@@ -283,3 +286,36 @@ def test_invalid_arguments_are_refused_when_they_are_passed(transformers):
         SignalCallback(evry=5)
     with pytest.raises(propscope.PropscopeError, match="every must be"):
         SignalCallback(every=0)
+
+
+def on_a_rank(folder):
+    """One of two ranks: the training without and with the callback, on half of the batches."""
+    import transformers
+
+    from propscope.integrations.transformers import SignalCallback
+
+    warnings.simplefilter("ignore")
+    os.chdir(folder)
+    # The group is there, but Accelerate looks for the address where it would have met.
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29500")
+    left, signals = [], SignalCallback(every=1, file="run.propscope")
+    for callbacks in ((), (signals,)):
+        options = {"gradient_accumulation_steps": 2, "max_grad_norm": 0.1, "ddp_backend": "gloo"}
+        made = trainer(transformers, Network(), *callbacks, **options)
+        torch.manual_seed(2)
+        made.train()
+        left.append(state(made))
+    seen = signals.monitor
+    norms = None if seen is None else {one.name: one.step_gradient_norm for one in seen.profile.parameters}
+    return type(made.model_wrapped).__name__, all(map(torch.equal, *left)), untouched(made), made.truth[-1], norms
+
+
+def test_on_several_ranks_it_sees_the_reduced_gradient_and_writes_one_file(tmp_path):
+    ranks = on_ranks(on_a_rank, str(tmp_path))
+    for kind, same, clean, *_ in ranks:
+        assert kind == "DistributedDataParallel"
+        assert same
+        assert clean
+    *_, truth, norms = ranks[0]
+    assert norms == pytest.approx(truth, rel=1e-4)
+    assert [path.name for path in tmp_path.glob("*.propscope")] == ["run.propscope"]
