@@ -1,8 +1,9 @@
-"""What a monitor costs a training: CPU time of a sampled and of any other step, against the bare step.
+"""What a monitor costs a training: CPU time of the first, a sampled and any other step, against the bare step.
 
     python benches/monitor.py [--rounds 20]
 
 A round runs one step of each kind, one after the other. Entering the step, recording it and writing its sample count.
+First steps are those of new models, each against the first step of a bare one.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from timing import write
 from torch import Tensor, nn
 
 import propscope
+from propscope.monitoring import Monitor
 
 EVERY = 50
 
@@ -112,50 +114,76 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, Tens
 }
 
 
-def measure(name: str, rounds: int, directory: Path) -> dict[str, float]:
-    """Return the seconds of CPU time of a bare step, and the ratios to it."""
-    make, batch = MODELS[name]
-    torch.manual_seed(0)
-    model = make()
-    given, wanted = batch()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+class Training:
+    """A model, its batch and its optimizer; `step` is one update."""
 
-    def step() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(given).flatten(0, -2), wanted)
+    def __init__(self, name: str) -> None:
+        make, batch = MODELS[name]
+        torch.manual_seed(0)
+        self.model = make()
+        self.given, self.wanted = batch()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
+
+    def step(self) -> Tensor:
+        """Update the model, and return its loss."""
+        self.optimizer.zero_grad()
+        loss = F.cross_entropy(self.model(self.given).flatten(0, -2), self.wanted)
         loss.backward()
-        optimizer.step()
+        self.optimizer.step()
         return loss
 
-    def bare() -> None:
-        # A monitor leaves two hooks with the optimizer.
-        hooks: list[Any] = [optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks]
-        kept = [dict(each) for each in hooks]
-        for each in hooks:
-            each.clear()
-        started = time.process_time()
-        step()
-        taken["bare"].append(time.process_time() - started)
-        for each, before in zip(hooks, kept, strict=True):
-            each.update(before)
+    def monitor(self, file: Path) -> Monitor:
+        """Return a monitor that samples the first step and those that are asked for."""
+        return propscope.monitor(self.model, self.optimizer, every=10**9, budget=None, file=file)
 
-    def watched(kind: str) -> None:
-        started = time.process_time()
-        with monitor.step() as one:
-            one.loss(step())
-        taken[kind].append(time.process_time() - started)
 
-    taken: dict[str, list[float]] = {"bare": [], "sampled": [], "other": []}
-    with propscope.monitor(model, optimizer, every=10**9, budget=1.0, file=directory / "run.propscope") as monitor:
+def watched(monitor: Monitor, step: Callable[[], Tensor]) -> float:
+    """Return the seconds of CPU time that a step takes with a monitor."""
+    started = time.process_time()
+    with monitor.step() as one:
+        one.loss(step())
+    return time.process_time() - started
+
+
+def bare(run: Training) -> float:
+    """Return the seconds of CPU time that a step takes without what a monitor leaves with the optimizer."""
+    hooks: list[Any] = [run.optimizer._optimizer_step_pre_hooks, run.optimizer._optimizer_step_post_hooks]
+    kept = [dict(each) for each in hooks]
+    for each in hooks:
+        each.clear()
+    started = time.process_time()
+    run.step()
+    taken = time.process_time() - started
+    for each, before in zip(hooks, kept, strict=True):
+        each.update(before)
+    return taken
+
+
+def measure(name: str, rounds: int, directory: Path) -> dict[str, float]:
+    """Return the seconds of CPU time of a bare step, and the ratios to it."""
+    taken: dict[str, list[float]] = {kind: [] for kind in ("bare", "sampled", "other", "bare first", "first")}
+    run = Training(name)
+    with run.monitor(directory / "run.propscope") as monitor:
         for _ in range(1 + rounds):
-            bare()
+            taken["bare"].append(bare(run))
             monitor.request()
-            watched("sampled")
-            bare()
-            watched("other")
+            taken["sampled"].append(watched(monitor, run.step))
+            taken["bare"].append(bare(run))
+            taken["other"].append(watched(monitor, run.step))
+    for at in range(max(rounds // 2, 1)):
+        taken["bare first"].append(bare(Training(name)))
+        new = Training(name)
+        with new.monitor(directory / f"first-{at}.propscope") as monitor:
+            taken["first"].append(watched(monitor, new.step))
     alone = statistics.median(taken["bare"][2:])
     sampled, other = (statistics.median(taken[kind][1:]) / alone for kind in ("sampled", "other"))
-    return {"bare": alone, "sampled": sampled, "other": other, "every": (sampled + (EVERY - 1) * other) / EVERY}
+    return {
+        "bare": alone,
+        "first": statistics.median(taken["first"]) / statistics.median(taken["bare first"]),
+        "sampled": sampled,
+        "other": other,
+        "every": (sampled + (EVERY - 1) * other) / EVERY,
+    }
 
 
 def main() -> None:
@@ -165,11 +193,12 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     found = {}
-    print(f"{'':18} {'bare, ms':>9} {'sampled':>8} {'other':>6} {f'every={EVERY}':>9}")
+    print(f"{'':18} {'bare, ms':>9} {'first':>6} {'sampled':>8} {'other':>6} {f'every={EVERY}':>9}")
     for name in MODELS:
         with TemporaryDirectory() as directory:
             one = found[name] = measure(name, rounds, Path(directory))
-        print(f"{name:18} {1e3 * one['bare']:9.1f} {one['sampled']:8.2f} {one['other']:6.3f} {one['every']:9.3f}")
+        ratios = f"{one['first']:6.2f} {one['sampled']:8.2f} {one['other']:6.3f} {one['every']:9.3f}"
+        print(f"{name:18} {1e3 * one['bare']:9.1f} {ratios}")
     print(write("monitor", found))
 
 

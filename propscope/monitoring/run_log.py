@@ -103,12 +103,12 @@ class RunLog:
     def add(self, reading: Reading) -> None:
         """Add a step; what waits on the CPU is read at once, which costs nothing there, and else by `read`."""
         self._waiting.append(reading)
-        if all(one is None or one.is_cpu for one in reading.tensors) or len(self._waiting) >= _MOST_WAITING:
+        if all(one is None or _costs_no_wait(one) for one in reading.tensors) or len(self._waiting) >= _MOST_WAITING:
             self.read()
 
     def see_gradients(self, step: int, found: NamedNorms) -> None:
         """Judge what an optimizer is about to step with, where reading it costs no wait; `on_alarm` may stop it."""
-        if not self._judges or not found.values.is_cpu:
+        if not self._judges or not _costs_no_wait(found.values):
             return
         norms = _norms(found, found.values.tolist(), None)
         if not math.isfinite(sum(norms.values())) and (alarm := self.judge.gradient(step, norms)) is not None:
@@ -291,6 +291,10 @@ def _norms(found: NamedNorms, values: Numbers, scale: Numbers | None) -> dict[st
 
 def _length(norms: Mapping[str, float]) -> float:
     return math.hypot(*norms.values()) if norms else math.nan
+
+
+def _costs_no_wait(tensor: Tensor) -> bool:
+    return tensor.is_cpu
 
 
 def _on_cpu(tensors: Sequence[Tensor | None]) -> list[Numbers | None]:

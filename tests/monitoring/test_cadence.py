@@ -1,7 +1,13 @@
 """Which steps are sampled, and how the budget stretches the cadence."""
 
-import pytest
+import itertools
+import time
 
+import pytest
+from building.trainings import training
+
+import propscope
+from propscope.monitoring import optimizer_steps
 from propscope.monitoring.cadence import WARM_UP, Cadence
 
 
@@ -66,6 +72,43 @@ def test_suspicion_does_not_break_the_budget():
         cadence.hurry()
         sampled(cadence, 10, start=start)
     assert 0.0195 < cadence.share <= 0.02
+
+
+def test_samples_come_back_where_dense_ones_have_spent_the_budget():
+    cadence = Cadence(20, start=0, stop=None, budget=0.02)
+    sampled(cadence, 1000)
+    for start in range(1000, 1200, 5):
+        cadence.hurry()
+        sampled(cadence, 5, start=start)
+    found = sampled(cadence, 4000, start=1200)
+    # As often as the budget allows, which is every 25th step, and to the end.
+    assert max(late - early for early, late in itertools.pairwise(found)) <= 60
+    assert found[0] < 1300
+    assert cadence.share <= 0.02
+
+
+@pytest.mark.parametrize("every", [1, 7])
+def test_without_a_budget_each_sample_is_taken_whatever_it_costs(every):
+    cadence = Cadence(every, start=0, stop=None, budget=None)
+    assert sampled(cadence, 100, cost=50.0, own=1.0) == [*range(0, 100, every)]
+
+
+def test_a_budget_of_the_whole_run_leaves_out_hardly_any_sample():
+    cadence = Cadence(1, start=0, stop=None, budget=1.0)
+    found = sampled(cadence, 1000, cost=1.0)
+    assert len(found) >= 995
+
+
+def test_what_hooks_of_the_optimizer_take_counts_as_cost(monkeypatch):
+    norms = optimizer_steps.norms
+    monkeypatch.setattr(optimizer_steps, "norms", lambda found: (time.sleep(0.01), norms(found))[1])
+    run = training()
+    with propscope.monitor(run.model, run.optimizer, every=100) as monitor:
+        for _ in range(6):
+            before = monitor._cadence.cost
+            with monitor.step():
+                run.update()
+            assert monitor._cadence.cost - before >= 0.01
 
 
 def test_a_short_run_may_spend_two_seconds():

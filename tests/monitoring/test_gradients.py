@@ -96,6 +96,19 @@ def test_a_pass_within_a_pass_ends_neither_the_gradient_nor_the_recording(reentr
     assert all(site.backward is not None for site in monitor.profile.without_inputs.sites)
 
 
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_passes_within_a_pass_count_as_the_pass_of_one_micro_batch(micro_batches):
+    model = Again(reentrant=True)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with propscope.monitor(model, optimizer, every=1, micro_batches=micro_batches) as monitor, monitor.step(0):
+        for _ in range(3):
+            model(torch.randn(5, 4, requires_grad=True)).square().sum().backward()
+        optimizer.step()
+    assert monitor.profile["parts.2.1"].samples == 5 * micro_batches
+    for one in monitor.profile.parameters:
+        assert one.step_gradient_norm == pytest.approx(float(model.get_parameter(one.name).grad.norm()), rel=1e-5)
+
+
 def test_the_norms_are_those_of_the_last_pass_and_nothing_is_left_on_the_parameters():
     run = training()
     parameters = dict(run.model.named_parameters())

@@ -2,16 +2,20 @@
 
 import errno
 import gc
+import importlib
 import io
 import logging
 import math
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from building.device_waits import NoWaits
 from building.trainings import MODELS, training
 from torch import nn
 from torch.overrides import _get_current_function_mode_stack
@@ -566,3 +570,32 @@ def test_an_alarm_is_a_line_of_its_own_above_a_progress_bar(monkeypatch):
     lines = [line.rpartition("\r")[2] for line in shown.getvalue().split("\n")]
     assert [line[:27] for line in lines if "non-finite" in line] == ["step 0: non-finite loss (br"]
     assert [line[:27] for line in lines if "monitor took" in line] == ["propscope: 3 samples, 1 ala"]
+
+
+def test_no_step_waits_for_the_device(monkeypatch):
+    monitoring, run_log = (importlib.import_module(f"propscope.monitoring.{name}") for name in ("monitor", "run_log"))
+    # As on a device: nothing is read before the next sample.
+    monkeypatch.setattr(monitoring, "Options", partial(monitoring.Options, look=False))
+    monkeypatch.setattr(run_log, "_costs_no_wait", lambda tensor: False)
+    run = training(optimizer="SGD", momentum=0.9)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    scaler.scale(torch.ones(()))
+    with propscope.monitor(run.model, run.optimizer, every=3, loss_scale=scaler) as monitor:
+        for step in range(6):
+            context = monitor.step(step)
+            with NoWaits():
+                one = context.__enter__()
+                run.optimizer.zero_grad()
+                loss = run.loss()
+                scaler.scale(loss).backward()
+                for parameter in run.model.parameters():
+                    parameter.grad /= 4.0
+                nn.utils.clip_grad_norm_(run.model.parameters(), 0.1)
+                run.optimizer.step()
+                one.loss(loss)
+            with NoWaits() if step % 3 else nullcontext():
+                context.__exit__(None, None, None)
+            assert monitor.steps.number.tolist() == [*range(step - step % 3 + 1)]
+    assert monitor.profile.labels == {"step": 3}
+    assert monitor.profile["head"].backward is not None
+    assert (monitor.steps.gradient_norm > 0).all()
