@@ -160,6 +160,7 @@ class RunView:
         self.run = run
         self._pattern = None if sites is None else _compiled(sites)
         self.pattern = sites
+        self._read: dict[str, OverSteps] = {}
 
     @cached_property
     def steps(self) -> Steps:
@@ -190,10 +191,13 @@ class RunView:
         return series if places else None
 
     def _over_steps(self, quantity: str) -> OverSteps:
-        found = self.run.over_steps(quantity)
-        # Of a step that was sampled twice, the later sample counts.
-        steps, last = np.unique(found.steps[::-1], return_index=True)
-        return replace(found, steps=steps, values=found.values[::-1][last])
+        # Several pictures show the same quantity, and each time all samples are read.
+        if quantity not in self._read:
+            found = self.run.over_steps(quantity)
+            # Of a step that was sampled twice, the later sample counts.
+            steps, last = np.unique(found.steps[::-1], return_index=True)
+            self._read[quantity] = replace(found, steps=steps, values=found.values[::-1][last])
+        return self._read[quantity]
 
     def _shows(self, found: OverSteps, name: str) -> bool:
         if self._pattern is None:
@@ -205,11 +209,11 @@ class RunView:
     @cached_property
     def sampled(self) -> Ints:
         """The steps of the samples, ascending."""
-        return np.unique(self.run.over_steps("forward_rms").steps)
+        return self._over_steps("forward_rms").steps
 
     def check(self) -> None:
         """Raise `InputError` where sites were asked for and none is such a site."""
-        found = self.run.over_steps("forward_rms")
+        found = self._over_steps("forward_rms")
         if self._pattern is not None and found.names and not any(self._shows(found, name) for name in found.names):
             raise InputError(
                 f"no site matches {shown(self.pattern)}", hint=f"the sites are {', '.join(found.names[:20])}"

@@ -317,11 +317,22 @@ def _colours(quantity: MapQuantity, values: Floats) -> Colours:
         beyond = bool(logs.size and np.abs(logs).max() > math.log10(reach))
         return Colours("change", 1 / reach, reach, quantity.worst, beyond)
     if quantity.kind == "log":
-        top = math.ceil(logs.max(initial=-300) - 1e-9) if logs.size else 1
-        bottom = max(math.floor(logs.min() + 1e-9), top - 8) if logs.size else 0
-        return Colours("log", 10.0**bottom, 10.0 ** max(top, bottom + 1), quantity.worst)
+        if not logs.size:
+            return Colours("log", 1.0, 10.0, quantity.worst)
+        low, high = _round(float(logs.min()), up=False), _round(float(logs.max()), up=True)
+        # Of what reaches over more decades, the upper ones; of what is always the same, a decade.
+        return Colours("log", max(low, high / 1e8), max(high, 10 * low), quantity.worst)
     high = float(values.max(initial=0.0))
     return Colours("linear", -1.0 if values.min(initial=0.0) < -0.1 else 0.0, max(high, 1.0), quantity.worst)
+
+
+def _round(log: float, *, up: bool) -> float:
+    """Return the power of ten, or twice or five times one, that is next to 10^log from above or from below."""
+    powers = (10.0 ** (math.floor(log) + whole) for whole in (0, 1))
+    rounds = [lead * power for power in powers for lead in (1, 2, 5)]
+    # What is as good as round stays as it is.
+    value = 10.0**log * (1 - 1e-9 if up else 1 + 1e-9)
+    return float(f"{min(r for r in rounds if r >= value) if up else max(r for r in rounds if r <= value):.0e}")
 
 
 def _badness(quantity: MapQuantity, values: Floats, nonfinite: Bools) -> Floats:

@@ -6,10 +6,13 @@ import math
 import textwrap
 from collections.abc import Callable
 
+import numpy as np
+
 from propscope.printable import printable
 from propscope.records.monitored import Alarm, MonitoredRun
 from propscope.records.numerals import counted, number, percent
 from propscope.records.run_summary import RunSummary, SiteNow, summarize_run
+from propscope.report.sparkline import trend
 from propscope.report.table import Block, Table
 
 WIDTH = 79
@@ -29,14 +32,18 @@ def run_blocks(run: MonitoredRun) -> list[Block]:
 
 def _head(run: MonitoredRun, summary: RunSummary) -> list[str]:
     ends = f" ({summary.first_step} to {summary.last_step})" if summary.steps else ""
-    pace = f", {number(summary.seconds / summary.steps)} s each" if summary.steps and summary.seconds > 0 else ""
+    pace = f", {number(summary.seconds / summary.steps, 2)} s each" if summary.steps and summary.seconds > 0 else ""
     sampled = f", the last one at step {summary.last_sample}" if summary.samples else ""
     lines = [f"{counted(summary.steps, 'step')}{ends}{pace}; {counted(summary.samples, 'sample')}{sampled}"]
     if not math.isnan(summary.first_loss):
         lowest = ""
         if summary.lowest_loss_step is not None and summary.lowest_loss < min(summary.first_loss, summary.last_loss):
             lowest = f", lowest {number(summary.lowest_loss)} at step {summary.lowest_loss_step}"
-        lines.append(f"loss {_number(summary.first_loss)} to {_number(summary.last_loss)}{lowest}")
+        line = f"loss {_number(summary.first_loss)} to {_number(summary.last_loss)}{lowest}  "
+        losses = run.steps.loss[(run.steps.superseded == 0) & ~np.isnan(run.steps.loss)]
+        # The axis of a trend is logarithmic.
+        course = trend(losses, width=WIDTH - len(line)) if len(losses) > 1 and losses.min() > 0 else ""
+        lines.append((line + course).rstrip())
     again, skipped = int(run.steps.superseded.sum()), int((run.steps.skipped > 0).sum())
     failed = sum(map(bool, run.steps.error.tolist()))
     odd = [

@@ -11,7 +11,8 @@ from building.records import monitored, sampled_at
 
 from propscope.errors import InputError
 from propscope.plots.run_view import CELLS, RunView, StepAxis, held, label_of
-from propscope.records import Alarm, MonitoredRun, Steps
+from propscope.plots.table import MONITORED_PLOTS
+from propscope.records import Alarm, MonitoredRun, OverSteps, Steps
 
 
 def axis(first: int, last: int, cells: int | None = None) -> StepAxis:
@@ -108,3 +109,19 @@ def test_a_name_is_shortened_in_its_middle_and_is_no_formula() -> None:
 def test_no_steps_are_no_run() -> None:
     view = RunView(MonitoredRun((), Steps.of(())))
     assert (view.series("forward_rms"), view.axis.limits) == (None, (0.0, 1.0))
+
+
+def test_a_quantity_that_several_pictures_show_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    over_steps = MonitoredRun.over_steps
+
+    def counted(run: MonitoredRun, quantity: str) -> OverSteps:
+        read.append(quantity)
+        return over_steps(run, quantity)
+
+    monkeypatch.setattr(MonitoredRun, "over_steps", counted)
+    view = RunView(monitored([1.0, 2.0]) + sampled_at([0, 1], sites=2))
+    for plot in MONITORED_PLOTS:
+        plot.prepare(view)
+    assert len(read) == len(set(read))
+    assert {"forward_rms", "backward_rms", "update_ratio"} <= set(read)

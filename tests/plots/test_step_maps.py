@@ -95,7 +95,7 @@ def test_updates_are_absolute_and_zero_is_black() -> None:
     assert found.names == ("fc.0.weight",)
     assert found.zero.tolist() == [[True, False, False]]
     assert found.values[0, 1:].tolist() == ratios[1:]
-    assert found.colours.ends == ("10⁻³", "1")
+    assert found.colours.ends == ("10⁻³", "0.5")
 
 
 def test_dead_units_are_a_share() -> None:
@@ -191,3 +191,18 @@ def test_a_map_of_nothing_is_none() -> None:
     assert prepare_map(view, UPDATES) is None
     assert prepare_map(view, FORWARD) is not None
     assert TensorSummary.empty().count == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "ends"),
+    [
+        ([1.0, 23.0], (1.0, 50.0)),
+        ([0.3, 0.3], (0.2, 2.0)),
+        ([1e-12, 0.99], (1e-8, 1.0)),
+        ([20.0, 2000.0], (20.0, 2000.0)),
+    ],
+)
+def test_a_logarithmic_scale_ends_at_round_numbers(values: list[float], ends: tuple[float, float]) -> None:
+    run = sampled_at([0, 1], sites=1, effective_rank=None, update=lambda step, _: values[step])
+    colours = one(run, "updates").colours
+    assert (colours.low, colours.high) == pytest.approx(ends)

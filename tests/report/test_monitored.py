@@ -38,7 +38,7 @@ def test_a_run_fits_on_a_screen() -> None:
 def test_what_is_said() -> None:
     text = text_of(run())
     assert text.startswith(
-        "30 steps (0 to 29), 0.100 s each; 6 samples, the last one at step 25\nloss 4.00 to 3.00, lowest 1.50 at step 9"
+        "30 steps (0 to 29), 0.10 s each; 6 samples, the last one at step 25\nloss 4.00 to 3.00, lowest 1.50 at step 9"
     )
     assert "! step 20: attention logits (broken, since step 19): the largest logit is" in text
     assert f"the first {ALARMS} of 9 alarms; propscope diagnose RUN explains them" in text
@@ -55,8 +55,8 @@ def test_columns_without_numbers_are_left_out() -> None:
 
 def test_a_healthy_run_a_single_alarm_and_nothing() -> None:
     assert text_of(monitored([2.0, 1.0])).splitlines() == [
-        "2 steps (0 to 1), 0.100 s each; 0 samples",
-        "loss 2.00 to 1.00",
+        "2 steps (0 to 1), 0.10 s each; 0 samples",
+        "loss 2.00 to 1.00  █▁",
         "no alarm",
     ]
     alone = text_of(monitored([2.0, 1.0], alarms=[Alarm(1, 1, "loss spike", message="it rose")]))
@@ -83,3 +83,11 @@ def test_names_are_shown_without_control_characters_also_in_a_notebook() -> None
     made = monitored([1.0], alarms=[alarm, alarm]) + sampled_at([0], names=["a\x1b[31m"])
     assert "\x1b" not in text_of(made)
     assert "<b>" not in html_of(made)
+
+
+def test_the_course_of_the_loss_is_drawn_where_a_logarithm_can_show_it() -> None:
+    lines = text_of(monitored([100.0 / (1 + at) for at in range(500)])).splitlines()
+    assert len(lines[1]) == 79
+    assert lines[1].endswith("▁")
+    assert "loss -1.00 to 1.00" in text_of(monitored([-1.0, 1.0])).splitlines()
+    assert "loss 1.00 to 1.00" in text_of(monitored([1.0])).splitlines()
