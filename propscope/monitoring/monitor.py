@@ -592,8 +592,8 @@ def _mean(losses: Sequence[Tensor]) -> Tensor | None:
 
 
 def _optimizers(given: Any) -> list[Optimizer]:
-    """Return each optimizer once that steps, inside those of Accelerate and its like."""
-    alone = isinstance(given, (Optimizer, str, Mapping)) or not isinstance(given, Iterable)
+    """Return each optimizer once that steps, inside those of Accelerate and the containers of torchtitan."""
+    alone = isinstance(given, (str, Mapping)) or not isinstance(given, Iterable)
     found: dict[int, Optimizer] = {}
     for one in [given] if alone else given:
         while inner := next(filter(_is_optimizer, (getattr(one, name, None) for name in _INNER)), None):

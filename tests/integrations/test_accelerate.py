@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from building.processes import on_ranks
+from building.snippets import snippets
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -118,6 +119,15 @@ def test_a_training_is_bit_for_bit_the_one_without_and_its_gradients_are_the_tru
         assert {one.name: one.step_gradient_norm for one in profile.parameters} == pytest.approx(truth, rel=1e-4)
         assert all(one.update_norm > 0 for one in profile.parameters)
         assert profile["2"].samples == BATCH
+
+
+def test_the_docs_run_as_they_are_written(accelerate):
+    (code,) = snippets("trainers.md", "Accelerate")
+    model, values = nn.Linear(3, 2), torch.randn(12, 3)
+    names = {"accelerator": accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2), "model": model}
+    names |= {"optimizer": torch.optim.SGD(model.parameters(), 0.1), "loss_of": nn.functional.mse_loss}
+    exec(code, names | {"loader": DataLoader(TensorDataset(values, values[:, :2]), batch_size=4)})
+    assert propscope.load("run.propscope").steps.number.tolist() == [0, 1]
 
 
 def test_a_training_that_loads_a_checkpoint_goes_on_in_its_file(accelerate):

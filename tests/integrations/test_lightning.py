@@ -5,10 +5,12 @@ import os
 import pickle
 import signal
 import warnings
+from functools import partial
 
 import pytest
 import torch
 from building.processes import on_ranks
+from building.snippets import snippets
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, TensorDataset
@@ -179,6 +181,14 @@ def test_a_fit_is_bit_for_bit_the_one_without_and_its_gradients_are_the_true_one
         found = {one.name: one.step_gradient_norm for one in profile.parameters}
         assert found == pytest.approx(truth, rel=1e-4)
         assert all(one.update_norm > 0 for one in profile.parameters)
+
+
+def test_the_docs_run_as_they_are_written(lightning):
+    (code,) = snippets("trainers.md", "Lightning")
+    names = {"module": network(lightning), "loader": batches()}
+    names["Trainer"] = partial(lightning.Trainer, max_epochs=1, logger=False, enable_checkpointing=False)
+    exec(code.replace("from lightning.pytorch import Trainer\n", ""), names)
+    assert propscope.load("run.propscope").steps.number.tolist() == list(range(7))
 
 
 def test_the_loss_of_an_update_is_the_mean_of_its_batches(lightning):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from building.processes import on_ranks
+from building.snippets import snippets
 from torch import nn
 
 import propscope
@@ -156,6 +157,13 @@ def test_a_training_is_bit_for_bit_the_one_without_and_its_gradients_are_the_tru
         assert found == pytest.approx(truth, rel=1e-4, abs=1e-7)
         assert all(one.update_norm > 0 for one in profile.parameters if truth[one.name])
         assert {site.samples for site in profile.sites if site.name in ("head", "lm_head")} == {BATCH}
+
+
+def test_the_docs_run_as_they_are_written(transformers):
+    (code,) = snippets("trainers.md", "Transformers")
+    args = transformers.TrainingArguments("out", report_to=[], use_cpu=True, max_steps=3, save_strategy="no")
+    exec(code, {"model": Network(), "args": args, "data": examples()})
+    assert propscope.load("run.propscope").steps.number.tolist() == [0, 1, 2]
 
 
 def test_a_loss_that_the_trainer_leaves_out_is_seen(transformers):
