@@ -61,6 +61,8 @@ def coverage_notes(
     for key, sharding in shardings.items():
         if key in sites and sharding is not None and not (sharding.is_whole and sharding.shape is None):
             yield CoverageNote(sites[key].name, "output", str(sharding))
+        if key in sites and (summand := observer.sites[key].gradient_sharding) is not None and summand.partial:
+            yield CoverageNote(sites[key].name, "output", _of_summand(summand))
     for name, count in observer.unrecorded.most_common():
         if count:
             yield CoverageNote(name, "operation", f"called {count} times between modules, not recorded")
@@ -68,8 +70,14 @@ def coverage_notes(
     for name, parameter in parameters.items():
         if parts and (sharding := parameter.sharding) is not None:
             yield CoverageNote(name, "parameter", str(sharding))
+        if (summand := parameter.gradient_sharding) is not None and summand.partial:
+            yield CoverageNote(name, "parameter", _of_summand(summand))
         if name not in gradients:
             yield CoverageNote(name, "parameter", parameter.why_no_gradient)
+
+
+def _of_summand(sharding: Sharding) -> str:
+    return f"its gradient is not summed up yet: {', '.join(map(str, sharding.partial))}"
 
 
 def _not_run(observer: Observer, path: str, module: nn.Module, used: Mapping[str, str]) -> str:

@@ -112,14 +112,24 @@ def transformation(*, functorch: bool = True) -> str:
 
 def require_storage(tensor: Tensor) -> None:
     """Raise `NotRecordableError` where a strided tensor's storage ends before its elements, as after `resize_(0)`."""
-    if tensor.layout is not torch.strided or not tensor.numel() or tensor.is_nested:
-        return
-    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        return
-    needed = (tensor.storage_offset() + extent(tensor)) * tensor.element_size()
-    available = tensor.untyped_storage().nbytes()
-    if available < needed:
+    if not has_storage(tensor):
+        available, needed = _bytes(tensor)
         raise NotRecordableError(f"its storage was freed or shrunk: it holds {available} bytes of {needed}")
+
+
+def has_storage(tensor: Tensor) -> bool:
+    """Return whether a tensor's storage holds all its elements; True for what has no strided one."""
+    if tensor.layout is not torch.strided or not tensor.numel() or tensor.is_nested:
+        return True
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        return True
+    available, needed = _bytes(tensor)
+    return available >= needed
+
+
+def _bytes(tensor: Tensor) -> tuple[int, int]:
+    needed = int(tensor.storage_offset() + extent(tensor)) * tensor.element_size()
+    return tensor.untyped_storage().nbytes(), needed
 
 
 def extent(tensor: Tensor) -> int:

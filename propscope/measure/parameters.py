@@ -25,7 +25,18 @@ from propscope.records.summary import TensorSummary
 class ParameterAccumulator:
     """Gathers one parameter."""
 
-    __slots__ = ("_flat", "_fresh", "_gradient", "_latest", "_options", "is_frozen", "name", "parameter", "reduced")
+    __slots__ = (
+        "_flat",
+        "_fresh",
+        "_gradient",
+        "_latest",
+        "_options",
+        "gradient_sharding",
+        "is_frozen",
+        "name",
+        "parameter",
+        "reduced",
+    )
 
     def __init__(
         self,
@@ -44,6 +55,8 @@ class ParameterAccumulator:
         self._flat = flat
         self._options = options
         self.is_frozen = not parameter.requires_grad
+        # How a distributed gradient lies on the ranks: as the parameter does, or as summands of what that will get.
+        self.gradient_sharding: Sharding | None = None
         self._gradient: CpuAccumulator | DeviceAccumulator | None = None
         # Of the accumulated gradient: the one that may still grow, and whether the running pass begins another one.
         self._latest: CpuAccumulator | DeviceAccumulator | None = None
@@ -59,6 +72,8 @@ class ParameterAccumulator:
     def _added(
         self, accumulator: CpuAccumulator | DeviceAccumulator | None, gradient: Tensor
     ) -> CpuAccumulator | DeviceAccumulator:
+        if accumulator is None:
+            self.gradient_sharding = sharding_of(gradient)
         gradient = local_shard(gradient.detach())
         missing = 0
         if gradient.is_sparse:

@@ -79,6 +79,11 @@ class Sharding:
         """Whether every rank holds the whole tensor."""
         return all(split.kind == "replicated" for split in self.splits)
 
+    @property
+    def partial(self) -> tuple[Split, ...]:
+        """The groups whose ranks hold summands."""
+        return tuple(split for split in self.splits if split.kind == "partial")
+
     def __str__(self) -> str:
         shape = "" if self.shape is None else f" of shape {self.shape}"
         what = "whole tensor" if self.is_whole else "local part of a tensor"

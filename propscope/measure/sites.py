@@ -21,7 +21,7 @@ from propscope.measure.rank_places import Places
 from propscope.measure.ranks import Share
 from propscope.measure.sampling import HISTOGRAM_LIMIT
 from propscope.measure.saturation import FlatRegion
-from propscope.measure.shards import Sharding, local_shard
+from propscope.measure.shards import Sharding, local_shard, sharding_of
 from propscope.measure.units import CpuUnits, DeviceUnits, figures_of, merged_units
 from propscope.records.network import Role, Site
 
@@ -92,6 +92,7 @@ class SiteAccumulator:
         "_varies",
         "activation",
         "dtype",
+        "gradient_sharding",
         "has_geometry",
         "has_units",
         "kind",
@@ -116,6 +117,7 @@ class SiteAccumulator:
         self.activation = ""
         # Known of a tensor that says it itself; see `Recorder.shardings` for the others.
         self.sharding: Sharding | None = None
+        self.gradient_sharding: Sharding | None = None
         self._options = options
         self._forward: CpuAccumulator | DeviceAccumulator | None = None
         self._backward: CpuAccumulator | DeviceAccumulator | None = None
@@ -167,6 +169,8 @@ class SiteAccumulator:
         backward = self._backward
         if backward.__class__ is CpuAccumulator and backward.add_same_shape(gradient) is not None:
             return
+        if self._backward is None:
+            self.gradient_sharding = sharding_of(gradient)
         gradient = measurable(gradient.detach())
         if self._backward is None:
             self._backward = self._options.accumulator(gradient)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from propscope.measure.hooks import has_storage
 from propscope.measure.outputs import tensors_in
 from propscope.measure.wrappers import is_wrapper
 
@@ -28,6 +29,9 @@ def undisturbed(model: nn.Module, batch: Any = ()) -> Iterator[None]:
     """
     given = [tensor for _, tensor in tensors_in(batch)]
     gradients = [(tensor, tensor.grad) for tensor in (*model.parameters(), *(t for t in given if t.is_leaf))]
+    # These gradients lie in the memory that DDP reduces the next ones in.
+    lent = any(getattr(module, "gradient_as_bucket_view", False) for module in model.modules())
+    values = [_Values(gradient) for _, gradient in gradients if gradient is not None] if lent else []
     buffers = [_Buffers(module) for module in model.modules()]
     attributes = [_Attributes(module) for module in model.modules() if not is_wrapper(module)]
     batches = [_Values(tensor) for tensor in given]
@@ -49,7 +53,7 @@ def undisturbed(model: nn.Module, batch: Any = ()) -> Iterator[None]:
                 module.restore()
             for of_module in buffers:
                 of_module.restore()
-            for tensor in batches:
+            for tensor in (*batches, *values):
                 tensor.restore()
 
 
@@ -58,12 +62,16 @@ class _Values:
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
-        self._saved = tensor.detach().clone()
+        # What FSDP lends to modules has no memory in between.
+        plain = type(tensor) in (Tensor, nn.Parameter)
+        self._saved = None if plain and not has_storage(tensor) else tensor.detach().clone()
         self._version = _version(tensor)
 
     def restore(self) -> None:
         """Write the values back where they changed."""
         tensor = self.tensor
+        if self._saved is None:
+            return
         if _version(tensor) == self._version and (tensor.is_meta or _same(tensor, self._saved)):
             return
         with torch.inference_mode(tensor.is_inference()):

@@ -111,3 +111,24 @@ def test_the_coverage_says_what_is_recorded_of_a_split_tensor():
         assert "blocks.0.norm" not in said
         whole = "local part of a tensor of shape (16, 8): dimension 0 split over 2 ranks of tensor"
         assert said["blocks.0.up.weight"] == whole
+
+
+def summands():
+    from torch.distributed.device_mesh import init_device_mesh
+
+    model = sequence_parallel(Language(1), init_device_mesh("cpu", (2,), mesh_dim_names=("tensor",)))
+    with propscope.track(model) as recorder:
+        loss_of(model, tokens()).backward()
+    profile, weight = recorder.profile(), model.norm.weight.grad
+    assert weight.placements[0].is_partial()
+    notes = {note.name for note in profile.coverage if note.reason.startswith("its gradient is not summed up yet")}
+    seen = {one.name: one.gradient_norm for one in profile.parameters}
+    return notes, seen["norm.weight"], float(weight.to_local().norm()), float(weight.full_tensor().norm())
+
+
+def test_a_gradient_that_is_still_to_be_summed_up_is_said_to_be_a_summand():
+    norms = {f"{path}.{name}" for path in ("norm", "blocks.0.norm", "blocks.0.behind") for name in ("weight", "bias")}
+    for notes, seen, own, whole in on_ranks(summands):
+        assert notes == norms
+        assert seen == pytest.approx(own, rel=1e-5)
+        assert seen != pytest.approx(whole, rel=0.05)
