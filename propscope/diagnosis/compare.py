@@ -295,7 +295,7 @@ def _networks(profiles: ProfileSet) -> dict[_Key, tuple[NetworkProfile, ...]]:
     groups: dict[_Key, tuple[NetworkProfile, ...]] = {}
     for key, members in profiles.groups("seed").items():
         ordered = tuple(sorted(key))
-        groups[ordered] = groups.get(ordered, ()) + members.profiles
+        groups[ordered] = (*groups.get(ordered, ()), *members.profiles)
     return groups
 
 

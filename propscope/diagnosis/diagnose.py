@@ -55,7 +55,7 @@ def diagnose(profiles: NetworkProfile | ProfileSet, *, notes: bool = True, stage
     if not len(profiles):
         raise InputError("the set holds no profile to diagnose")
     groups = profiles.groups("seed")
-    return together([_of_network(members.profiles, notes=notes, stage=stage) for members in groups.values()])
+    return together([_of_network(tuple(members), notes=notes, stage=stage) for members in groups.values()])
 
 
 def together(networks: Sequence[Diagnosis]) -> Diagnosis:

@@ -11,6 +11,7 @@ from propscope.errors import InputError, MissingDependencyError
 from propscope.records.figures import MONITORED_TABLES, SITE_FIELDS, TABLES, TRAINING_TABLES
 from propscope.records.labelled import axes_of
 from propscope.records.rows import TableName, alarm_row, epoch_rows, parameter_row, profile_row, run_row, site_row
+from propscope.records.samples import Samples
 from propscope.records.training import TrainingRun, TrainingTable
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ _LAYERWISE = tuple(field for field in SITE_FIELDS if field.dtype in ("int64", "f
 def to_frame(profiles: Iterable[NetworkProfile], table: TableName) -> pandas.DataFrame:
     """Return one row for each site, parameter or profile; the labels come first, then the columns of `TABLES`."""
     _check(table, TABLES)
+    if isinstance(profiles, Samples):
+        return _frame_of_samples(profiles, table)
     rows: list[dict[str, Any]] = []
     for number, profile in enumerate(profiles):
         head = {"profile": number, **profile.labels}
@@ -41,6 +44,17 @@ def to_frame(profiles: Iterable[NetworkProfile], table: TableName) -> pandas.Dat
         else:
             rows += [head | parameter_row(parameter, i) for i, parameter in enumerate(profile.parameters)]
     return frame_of(rows)
+
+
+def _frame_of_samples(samples: Samples, table: TableName) -> pandas.DataFrame:
+    """Return the same from columns, without making a record of each row."""
+    owners, columns = samples.columns(table)
+    labels = frame_of([{"profile": number, **own} for number, own in enumerate(samples.labels)])
+    head: dict[str, Any] = {str(name): labels[name].to_numpy()[owners] for name in labels}
+    if table == "profile":
+        return type(labels)({**columns, **head})
+    named = {f"site_{k}" if table == "site" and k in head else k: column for k, column in columns.items()}
+    return type(labels)({**head, **named})
 
 
 def training_frame(runs: Iterable[TrainingRun], table: TrainingTable) -> pandas.DataFrame:

@@ -39,7 +39,7 @@ class LabelledSet(Generic[Record]):
     # What one of the records is called in an error.
     _noun: ClassVar[str]
 
-    def __init__(self, records: tuple[Record, ...], /) -> None:
+    def __init__(self, records: Sequence[Record], /) -> None:
         raise NotImplementedError
 
     @classmethod
@@ -48,8 +48,16 @@ class LabelledSet(Generic[Record]):
         return cls(tuple(records))
 
     @property
-    def _records(self) -> tuple[Record, ...]:
+    def _records(self) -> Sequence[Record]:
         raise NotImplementedError
+
+    def _every_label(self) -> Sequence[Mapping[str, Label]]:
+        """The labels of each record."""
+        return [record.labels for record in self._records]
+
+    def _at(self, positions: Sequence[int]) -> Sequence[Record]:
+        """Return the records at these positions, in that order."""
+        return tuple(self._records[at] for at in positions)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -75,19 +83,19 @@ class LabelledSet(Generic[Record]):
             raise IndexError(f"the set holds {len(self)} {self._noun}s, got index {index}") from None
 
     def __add__(self, other: Self) -> Self:
-        return type(self)(self._records + other._records)
+        return type(self)((*self._records, *other._records))
 
     @property
     def axes(self) -> Mapping[str, tuple[Label, ...]]:
         """Each label's distinct values, in the order of their first appearance."""
-        return axes_of(self._records)
+        return _axes(self._every_label())
 
     def subset(self, **labels: Label | Iterable[Label]) -> Self:
         """Return the set of the records whose labels have these values, one value or several for each label.
 
         Raises `InputError` for a label that no record carries.
         """
-        return type(self)(having(self._records, self._wanted(labels, self.axes)))
+        return type(self)(self._at(self._having(self._wanted(labels, self.axes))))
 
     def select(self, **labels: Label | Iterable[Label]) -> Record | Self:
         """Return the one record with these labels, or the set of the records that have them when several do.
@@ -98,18 +106,23 @@ class LabelledSet(Generic[Record]):
             raise InputError(f"the set holds no {self._noun} to select")
         axes = self.axes
         values = self._wanted(labels, axes)
-        found = having(self._records, values)
+        found = self._at(self._having(values))
         if not found:
             raise InputError(f"no {self._noun} has {_spell(values)}; there are {_spell(axes)}")
         return found[0] if len(found) == 1 else type(self)(found)
 
     def groups(self, over: str = "seed") -> dict[GroupKey, Self]:
         """Return a set for each group of records that differ only in the label `over`, keyed by their other labels."""
-        together: dict[GroupKey, list[Record]] = {}
-        for record in self._records:
-            key = tuple((name, value) for name, value in record.labels.items() if name != over)
-            together.setdefault(key, []).append(record)
-        return {key: type(self)(tuple(members)) for key, members in together.items()}
+        together: dict[GroupKey, list[int]] = {}
+        for at, labels in enumerate(self._every_label()):
+            key = tuple((name, value) for name, value in labels.items() if name != over)
+            together.setdefault(key, []).append(at)
+        return {key: type(self)(self._at(members)) for key, members in together.items()}
+
+    def _having(self, values: Wanted) -> list[int]:
+        """Return the positions of the records whose labels have these values."""
+        every = enumerate(self._every_label())
+        return [at for at, own in every if all(own.get(name) in wanted for name, wanted in values.items())]
 
     def _wanted(self, labels: Mapping[str, Any], axes: Wanted) -> Wanted:
         for name in labels:
@@ -138,16 +151,15 @@ def values_of(labels: Mapping[str, Any]) -> Wanted:
 
 def axes_of(records: Iterable[Labelled]) -> Mapping[str, tuple[Label, ...]]:
     """Return each label's distinct values, in the order of their first appearance."""
+    return _axes(record.labels for record in records)
+
+
+def _axes(labels: Iterable[Mapping[str, Label]]) -> Mapping[str, tuple[Label, ...]]:
     values: dict[str, dict[Label, None]] = {}
-    for record in records:
-        for name, value in record.labels.items():
+    for own in labels:
+        for name, value in own.items():
             values.setdefault(name, {})[value] = None
     return {name: tuple(seen) for name, seen in values.items()}
-
-
-def having(records: Sequence[Record], labels: Wanted) -> tuple[Record, ...]:
-    """Return the records whose labels have these values."""
-    return tuple(r for r in records if all(r.labels.get(name) in values for name, values in labels.items()))
 
 
 def _spell(labels: Wanted) -> str:

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from propscope.records.figures import STEP_FIELDS
 from propscope.records.labelled import LabelledSet
-from propscope.records.network import Floats, NetworkProfile
+from propscope.records.network import Floats, Label, NetworkProfile
 from propscope.records.over_steps import Entries, HistogramsOverSteps, OverSteps, histograms_over_steps, over_steps
 from propscope.records.profile_set import ProfileSet
+from propscope.records.samples import Samples
 
 if TYPE_CHECKING:
     import pandas
@@ -121,6 +122,13 @@ class MonitoredRun(ProfileSet):
     alarms: tuple[Alarm, ...] = ()
     _noun = "sample"
 
+    def _every_label(self) -> Sequence[Mapping[str, Label]]:
+        # A class with slots has no super() of its own.
+        return self.profiles.labels if isinstance(self.profiles, Samples) else ProfileSet._every_label(self)
+
+    def _at(self, positions: Sequence[int]) -> Sequence[NetworkProfile]:
+        return self.profiles.at(positions) if isinstance(self.profiles, Samples) else ProfileSet._at(self, positions)
+
     def __add__(self, other: LabelledSet[NetworkProfile]) -> MonitoredRun:
         later = other if isinstance(other, MonitoredRun) else MonitoredRun(tuple(other))
         return MonitoredRun((*self.profiles, *later.profiles), self.steps + later.steps, (*self.alarms, *later.alarms))
@@ -140,6 +148,8 @@ class MonitoredRun(ProfileSet):
         `quantity`: a column of numbers of the file's table `site` or `parameter`; `table` says which of the two, where
         both have it. Samples that were superseded are left out. Raises `InputError` for an unknown quantity.
         """
+        if isinstance(self.profiles, Samples):
+            return self.profiles.over_steps(quantity, table)
         return over_steps(self.profiles, quantity, table)
 
     def histograms_over_steps(self, name: str, part: str = "forward") -> HistogramsOverSteps:
@@ -148,6 +158,8 @@ class MonitoredRun(ProfileSet):
         `part`: "forward" or "backward" of a site, "value" or "gradient" of a parameter. Raises `InputError` for an
         unknown name.
         """
+        if isinstance(self.profiles, Samples):
+            return self.profiles.histograms_over_steps(name, part)
         return histograms_over_steps(self.profiles, name, part)
 
     def to_frame(self, table: TableName | MonitoredTable = "site") -> pandas.DataFrame:

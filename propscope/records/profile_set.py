@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
 class ProfileSet(LabelledSet[NetworkProfile]):
     """Profiles in a fixed order; `a + b` appends, and `ProfileSet(())` is the neutral element."""
 
-    profiles: tuple[NetworkProfile, ...]
+    profiles: Sequence[NetworkProfile]
     _noun = "profile"
 
     @property
-    def _records(self) -> tuple[NetworkProfile, ...]:
+    def _records(self) -> Sequence[NetworkProfile]:
         return self.profiles
 
     def pairs(self) -> tuple[PairSummary, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from propscope.records.monitored import MonitoredRun
 from propscope.store.journal import Journal, is_at
 from propscope.store.read import load, monitored_run
 from propscope.store.run_journal import header_in, rows_in_journal
+from propscope.store.stored_samples import OpenTables
 from propscope.store.table_reader import TableReader, journal_of, reading
 
 
@@ -63,10 +65,8 @@ class FollowedRun:
         return Added(run, anew, ended)
 
     def close(self) -> None:
-        """Close the journal; the next `read` begins again."""
-        if self._journal is not None:
-            self._journal.close()
-            self._journal = None
+        """Let go of the journal; the next `read` begins again."""
+        self._journal = None
 
     def __enter__(self) -> FollowedRun:
         return self
@@ -92,8 +92,9 @@ class FollowedRun:
             if header.has_end:
                 raise InputError(f"{journal.path} is not of a monitored run", hint="propscope show prints it")
             added = range(max(self._read, 1), len(journal))
+            # What is read later needs the journal, which is closed with the last one that refers to it.
             tables = TableReader(journal.path, rows_in_journal(journal, added).tables())
-        run = monitored_run(tables, {}) if added else MonitoredRun(())
+        run = monitored_run(OpenTables(tables, ExitStack()), {}) if added else MonitoredRun(())
         self._read = len(journal)
         return run
 

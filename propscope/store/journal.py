@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import struct
+import weakref
 from array import array
 from collections.abc import Iterator
 from contextlib import suppress
@@ -53,6 +54,7 @@ class Journal:
         self.look_again()
         if not len(self) and not view:
             self.restart()
+        self._closing = weakref.finalize(self, os.close, descriptor)
 
     @classmethod
     def open(cls, path: Path) -> Journal | None:
@@ -142,8 +144,8 @@ class Journal:
         self._starts.append(end + _HEAD + len(payload) + _HEAD)
 
     def close(self) -> None:
-        """Close the file, which stays."""
-        os.close(self.descriptor)
+        """Close the file, which stays; one that nothing refers to is closed as well."""
+        self._closing()
 
     def remove(self) -> None:
         """Remove the file and close it."""

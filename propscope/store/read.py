@@ -6,8 +6,8 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
@@ -20,31 +20,22 @@ from propscope.checks import file_path
 from propscope.errors import InputError, StoreError
 from propscope.records.figures import MONITORED_TABLES, SUMMARIES
 from propscope.records.figures import TABLES as FIELDS
-from propscope.records.histogram import LogHistogram
 from propscope.records.labelled import GroupKey, values_of
 from propscope.records.monitored import Alarm, MonitoredRun, Steps, no_steps
 from propscope.records.network import Label, NetworkProfile
 from propscope.records.pair_summary import PairName
 from propscope.records.profile_set import ProfileSet
-from propscope.records.rows import Histograms, TableName, alarms_of, parameters_of, profiles_of, run_of, sites_of
+from propscope.records.rows import TableName, alarms_of, run_of
 from propscope.records.training import TrainingRun, TrainingSet
 from propscope.records.uncollected import uncollected
+from propscope.store.entries import Entries, belonging, owned_rows
 from propscope.store.packed import blocks_of
 from propscope.store.schema import TABLES, StoredTable
+from propscope.store.stored_samples import OpenTables, StoredSamples
 from propscope.store.table_reader import TableReader, open_tables, reading
-from propscope.store.values import check_owners, check_parents, histogram_parts, histogram_ranges
 
-Columns = dict[str, NDArray[Any]]
-
-# The profiles that are read at once, and those that are made into records at once.
+# The profiles that are read at once.
 _BATCH = 1024
-_MADE = 512
-# The rows that may be claimed more than a table has.
-_GAP = 1024
-_RECORDS: Mapping[EntryTable, Callable[[Columns, int, Histograms], Sequence[Any]]] = {
-    "site": sites_of,
-    "parameter": parameters_of,
-}
 # The memory that one row takes as a record, measured, rounded down.
 _BYTES: dict[StoredTable, int] = {
     "run": 4096,
@@ -61,7 +52,6 @@ _COLUMNS = 512
 _HELD = 1 << 18
 
 _MEASURED: tuple[TableName, ...] = ("profile", "site", "parameter")
-EntryTable = Literal["site", "parameter"]
 Hidden = frozenset[tuple[StoredTable, str]]
 # What a record computes from its other fields.
 _DERIVED: Hidden = frozenset(
@@ -89,7 +79,8 @@ _DETAILS: Hidden = frozenset(
 def load(path: str | os.PathLike[str], /, **labels: Label | Iterable[Label]) -> ProfileSet | TrainingSet:
     """Return the training runs of a result file, or its profiles where it has no runs, always as a set.
 
-    Of a run that was monitored it is a `MonitoredRun`, the set of its samples.
+    Of a run that was monitored it is a `MonitoredRun`, the set of its samples; the file stays open, and each sample is
+    read when it is used.
 
     Labels such as `initializer="he_normal"` or `seed=[0, 1]` select what has these values, in the file's order; only
     those rows are read. While a run has not written its file yet, what it has finished is read from its journal, by
@@ -99,12 +90,16 @@ def load(path: str | os.PathLike[str], /, **labels: Label | Iterable[Label]) -> 
     and `InputError` for a label that no entry carries or values that no entry has.
     """
     file_path("path", path)
-    with open_tables(path) as tables, reading(path):
-        if tables.unfinished:
-            warnings.warn(tables.unfinished, stacklevel=2)
-        if tables.training:
-            return training_runs(tables, labels)
-        return monitored_run(tables, labels) if tables.monitored else loose_profiles(tables, labels)
+    with ExitStack() as stack:
+        tables = stack.enter_context(open_tables(path))
+        with reading(path):
+            if tables.unfinished:
+                warnings.warn(tables.unfinished, stacklevel=2)
+            if tables.training:
+                return training_runs(tables, labels)
+            if not tables.monitored:
+                return loose_profiles(tables, labels)
+            return monitored_run(OpenTables(tables, stack.pop_all()), labels)
 
 
 @contextmanager
@@ -162,7 +157,7 @@ class StoredNetworks:
                 of_block = order[ends[block.start] - len(groups[block.start]) : ends[block.stop - 1]]
                 rows = np.sort(of_block)
                 with reading(tables.path):
-                    read = _Entries.of(tables, rows)
+                    read = Entries.of(tables, rows)
                 # Networks of one seed are made together, since each array costs as much for one row as for a thousand.
                 profiles = read.profiles(np.searchsorted(rows, of_block))
                 for group in groups[block]:
@@ -209,9 +204,12 @@ def load_run(path: str | os.PathLike[str], /) -> tuple[Steps, tuple[Alarm, ...]]
         return _steps(tables), _alarms(tables)
 
 
-def monitored_run(tables: TableReader, labels: Mapping[str, Any]) -> MonitoredRun:
-    """Return the run of open tables, with the samples that have the labels."""
-    return MonitoredRun(loose_profiles(tables, labels).profiles, _steps(tables), _alarms(tables))
+def monitored_run(source: OpenTables, labels: Mapping[str, Any]) -> MonitoredRun:
+    """Return the run of open tables, with the samples that have the labels, each of which is read when it is used."""
+    tables = source.tables
+    found = dict(_matching(tables, "profile", labels))
+    samples = StoredSamples(source, np.fromiter(found, np.int64, len(found)), [*found.values()])
+    return MonitoredRun(samples, _steps(tables), _alarms(tables))
 
 
 def _steps(tables: TableReader) -> Steps:
@@ -249,7 +247,7 @@ def loose_profiles(tables: TableReader, labels: Mapping[str, Any]) -> ProfileSet
 
 def _profiles(tables: TableReader, rows: NDArray[np.int64]) -> Iterator[NetworkProfile]:
     for at in range(0, len(rows), _BATCH):
-        entries = _Entries.of(tables, rows[at : at + _BATCH])
+        entries = Entries.of(tables, rows[at : at + _BATCH])
         yield from entries.profiles(np.arange(len(entries.own["profile"])))
 
 
@@ -273,9 +271,9 @@ def _all_runs(tables: TableReader, rows: NDArray[np.int64]) -> Iterator[Training
 
 def _runs(tables: TableReader, rows: NDArray[np.int64]) -> Iterator[TrainingRun]:
     own = tables.take("run", rows)
-    epochs, number = _belonging(tables, "run", "epoch", own)
+    epochs, number = belonging(tables, "run", "epoch", own)
     bounds = np.concatenate([[0], np.cumsum(own["epoch_count"])])
-    taken = _owned(own, "profile", tables.rows("profile"))
+    taken = owned_rows(own, "profile", tables.rows("profile"))
     moments = tables.pick("profile", "epoch", taken).tolist()
     belong = tables.pick("profile", "run", taken) == np.repeat(own["run"], own["profile_count"])
     incomplete = np.isin(own["run"], np.repeat(own["run"], own["profile_count"])[~belong]) | (own["epoch_count"] == 0)
@@ -341,120 +339,6 @@ def _listed(labels: Mapping[str, tuple[Label, ...]]) -> str:
         f"{name} {', '.join(map(str, values[:12]))}{', ...' if len(values) > 12 else ''}"
         for name, values in labels.items()
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Entries:
-    """The columns of some profiles, `own`, and of their sites and parameters, all checked, with their histograms.
-
-    `first`: the position of each profile's first site and parameter in the columns, and behind the last one their end.
-    """
-
-    path: str | os.PathLike[str]
-    own: Columns
-    columns: Mapping[EntryTable, Columns]
-    first: Mapping[EntryTable, NDArray[np.int64]]
-    histograms: Mapping[str, _Histograms]
-
-    @classmethod
-    def of(cls, tables: TableReader, rows: NDArray[np.int64]) -> _Entries:
-        own = tables.take("profile", rows)
-        columns: dict[EntryTable, Columns] = {}
-        for table in SUMMARIES:
-            columns[table], index = _belonging(tables, "profile", table, own)
-            if len(wrong := np.flatnonzero(columns[table]["index"] != index)):
-                raise ValueError(
-                    f"rows of table {table} for profile {columns[table]['profile'][wrong[0]]} are not in order"
-                )
-        first = {table: np.concatenate([[0], np.cumsum(own[f"{table}_count"])]) for table in SUMMARIES}
-        return cls(tables.path, own, columns, first, _histograms(tables, columns))
-
-    def profiles(self, order: NDArray[np.int64]) -> Iterator[NetworkProfile]:
-        """Yield the profiles at these positions, in that order."""
-        for part in np.split(order, range(_MADE, len(order), _MADE)):
-            with reading(self.path):
-                made = self._made(part)
-            yield from made
-
-    def _made(self, order: NDArray[np.int64]) -> list[NetworkProfile]:
-        own = {name: column[order] for name, column in self.own.items()}
-        made: dict[EntryTable, list[tuple[Any, ...]]] = {}
-        for table, records in _RECORDS.items():
-            counts = own[f"{table}_count"]
-            at = _spread(self.first[table][order], counts)
-            histograms = {name: self.histograms[name].at(at) for name in SUMMARIES[table] if name in self.histograms}
-            entries = iter(records({name: each[at] for name, each in self.columns[table].items()}, len(at), histograms))
-            made[table] = [tuple(islice(entries, count)) for count in counts.tolist()]
-        for sites, first in zip(made["site"], own["site_start"].tolist(), strict=True):
-            check_parents(sites, first)
-        return profiles_of(own, made["site"], made["parameter"])
-
-
-def _belonging(
-    tables: TableReader,
-    parent: Literal["profile", "run"],
-    table: Literal["site", "parameter", "epoch"],
-    own: Columns,
-) -> tuple[Columns, NDArray[np.int64]]:
-    """Return the rows of `table` that belong to these rows of `parent`, and the number of each among its siblings."""
-    entries = tables.take(table, _owned(own, table, tables.rows(table)))
-    counts = own[f"{table}_count"]
-    if len(wrong := np.flatnonzero(entries[parent] != np.repeat(own[parent], counts))):
-        row = np.repeat(own[parent], counts)[wrong[0]]
-        raise ValueError(f"rows of table {table} for {parent} {row} belong to another {parent}")
-    return entries, _spread(np.zeros(len(counts), np.int64), counts)
-
-
-def _owned(own: Columns, table: StoredTable, there: int) -> NDArray[np.int64]:
-    """Return the rows of `table` that some rows say are theirs; raises `ValueError` for more than the table holds."""
-    starts, counts = own[f"{table}_start"], own[f"{table}_count"]
-    beyond = (counts > 0) & ((starts < 0) | (starts > there - np.minimum(counts, there)) | (counts > there))
-    if beyond.any():
-        at = int(np.flatnonzero(beyond)[0])
-        raise ValueError(f"table {table} has {there} rows, but {counts[at]} rows from {starts[at]} on are asked for")
-    # No row has two owners, so a few rows of a hostile file cannot make a reader read millions.
-    if counts.sum() > there + _GAP:
-        raise ValueError(f"table {table} has {there} rows, but {counts.sum()} are asked for")
-    return _spread(starts, counts)
-
-
-def _spread(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the numbers of half-open ranges, one range after the other."""
-    total = int(counts.sum())
-    found: NDArray[np.int64] = np.repeat(starts - np.cumsum(counts) + counts, counts) + np.arange(total)
-    return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Histograms:
-    """The histograms of one summary, a row each: its place in `bins` and `counts`, -1 for none, and its length."""
-
-    places: NDArray[np.int64]
-    lengths: NDArray[np.int64]
-    bins: NDArray[np.uint16]
-    counts: NDArray[np.int64]
-
-    def at(self, rows: NDArray[np.int64]) -> list[LogHistogram | None]:
-        """Return the histogram of each of these rows, None where it was not recorded."""
-        return [
-            None if start < 0 else LogHistogram(self.bins[start : start + length], self.counts[start : start + length])
-            for start, length in zip(self.places[rows].tolist(), self.lengths[rows].tolist(), strict=True)
-        ]
-
-
-def _histograms(tables: TableReader, columns: Mapping[EntryTable, Columns]) -> dict[str, _Histograms]:
-    """Return the histograms that sites and parameters refer to, by summary; {} where they are hidden."""
-    starts, lengths = histogram_ranges(columns)
-    rows = _owned({"histogram_start": starts, "histogram_count": lengths}, "histogram", tables.rows("histogram"))
-    bins, counts = (tables.pick("histogram", name, rows) for name in ("bin", "count"))
-    places = np.where(starts < 0, -1, np.cumsum(lengths) - lengths)
-    check_owners(columns, places, bins, counts, rows)
-    found: dict[str, _Histograms] = {}
-    for table, part in histogram_parts(columns):
-        size = len(columns[table][table])
-        found[part] = _Histograms(places[:size], lengths[:size], bins, counts.view(np.int64))
-        places, lengths = places[size:], lengths[size:]
-    return found
 
 
 def _check_memory(tables: TableReader, what: str, needed: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -80,9 +80,15 @@ class TableReader:
                 return np.empty(0, dataset.dtype)
             return dataset[rows] if isinstance(dataset, (PackedColumn, SharedText)) else read_rows(dataset, rows)
 
-    def take(self, table: StoredTable, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        """Return these rows of every column that is not hidden, text as str; the schema allows each value."""
-        names = [column.name for column in TABLES[table] if (table, column.name) not in self.hidden]
+    def take(
+        self, table: StoredTable, rows: NDArray[np.int64], names: Sequence[str] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Return these rows of the columns `names`, None for every one that is not hidden, text as str.
+
+        The schema allows each value.
+        """
+        if names is None:
+            names = [column.name for column in TABLES[table] if (table, column.name) not in self.hidden]
         with reading(self.path):
             if len(rows) and (rows.min() < 0 or rows.max() >= self.rows(table)):
                 raise ValueError(
@@ -92,7 +98,7 @@ class TableReader:
             parts = [self._checked(table, names, block) for block in blocks]
             return {name: np.concatenate([part.pop(name) for part in parts]) for name in names}
 
-    def _checked(self, table: StoredTable, names: list[str], rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    def _checked(self, table: StoredTable, names: Sequence[str], rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         arrays = {name: self.pick(table, name, rows) for name in names}
         for name, texts in check_values(table, arrays, rows).items():
             decoded = np.empty(len(rows), object)

@@ -46,6 +46,7 @@ from propscope.records import (
 )
 from propscope.records.expectations import theory_note
 from propscope.records.phase import PhaseChart, PhasePoint
+from propscope.records.samples import Samples
 from propscope.records.time_course import GateCourse, GateWeights, StateCourse, TimeCourse
 from propscope.store import SCHEMA_VERSION, save
 
@@ -502,6 +503,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, LogHistogram):
         assert (value.bins.dtype, value.counts.dtype) == (np.uint16, np.int64)
         return tuple(value.bins.tolist()), tuple(value.counts.tolist())
+    if isinstance(value, Samples):
+        return tuple(map(plain, value))
     if isinstance(value, np.ndarray):
         assert value.dtype in (np.float64, np.int64, object)
         return value.dtype, tuple(map(repr, value.tolist()))
