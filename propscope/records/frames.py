@@ -52,6 +52,10 @@ def _frame_of_samples(samples: Samples, table: TableName) -> pandas.DataFrame:
     labels = frame_of([{"profile": number, **own} for number, own in enumerate(samples.labels)])
     head: dict[str, Any] = {str(name): labels[name].to_numpy()[owners] for name in labels}
     if table == "profile":
+        # A label of some of the profiles only: the others have what the column says.
+        for name in head.keys() & columns.keys():
+            pairs = zip(samples.labels, columns[name].tolist(), strict=True)
+            head[name] = [own.get(name, other) for own, other in pairs]
         return type(labels)({**columns, **head})
     named = {f"site_{k}" if table == "site" and k in head else k: column for k, column in columns.items()}
     return type(labels)({**head, **named})

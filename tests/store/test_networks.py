@@ -24,7 +24,7 @@ from propscope.diagnosis import diagnose
 from propscope.records import NetworkProfile, ProfileSet, Site
 from propscope.records.figures import TABLES
 from propscope.report.profile_tables import judged
-from propscope.store import SCHEMA_VERSION, StoredNetworks, load, merge, open_networks, read, save
+from propscope.store import SCHEMA_VERSION, StoredNetworks, entries, load, merge, open_networks, read, save
 
 
 def other_sites() -> ProfileSet:
@@ -76,7 +76,7 @@ def test_so_they_do_in_a_file_of_any_version(version):
 
 def test_so_they_do_among_the_profiles_of_many_reads(tmp_path, monkeypatch):
     monkeypatch.setattr(read, "_BATCH", 5)
-    monkeypatch.setattr(read, "_MADE", 3)
+    monkeypatch.setattr(entries, "_MADE", 3)
     save(tmp_path / "run.h5", SETS["interleaved seeds and mixed depth"]())
     same_as_whole(tmp_path / "run.h5")
 
