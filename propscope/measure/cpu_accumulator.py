@@ -160,6 +160,12 @@ class CpuAccumulator:
             return
         self.add(torch.zeros(1, device="cpu").expand(count))
 
+    @property
+    def broken_at(self) -> float | None:
+        """0 where some element is not finite, else None."""
+        moments = self._all_moments
+        return 0.0 if moments.nan or moments.posinf or moments.neginf else None
+
     def absorb(self, other: CpuAccumulator) -> None:
         """Add what another one has accumulated."""
         self._moments = self._moments + other._all_moments

@@ -68,6 +68,15 @@ class DeviceAccumulator:
             device = self._pending[0].device if self._pending else torch.device("cpu")
             self.add(torch.zeros(1, device=device).expand(count).contiguous())
 
+    @property
+    def broken_at(self) -> float | None:
+        """The share of the tensors that came before the first one with an element that is not finite; None for none.
+
+        Waits for the device. Of very many tensors the first ones are counted as one.
+        """
+        rows = torch.stack(self._pending).cpu().tolist() if self._pending else []
+        return next((at / len(rows) for at, row in enumerate(rows) if any(row[1:4])), None)
+
     def absorb(self, other: DeviceAccumulator) -> None:
         """Add what another one has accumulated on the same device."""
         self.count += other.count

@@ -9,7 +9,7 @@ from typing import Any
 from propscope.measure.parameters import ParameterAccumulator
 from propscope.measure.parts import added, joint, largest
 from propscope.measure.rank_places import Places
-from propscope.measure.ranks import Share, Whole, together
+from propscope.measure.ranks import Origin, Share, Whole, together
 from propscope.measure.shards import Sharding
 from propscope.measure.sites import SiteAccumulator
 from propscope.records.network import CoverageNote, Parameter
@@ -23,7 +23,7 @@ _APART = "its {} is not the same on all ranks; that of this rank is recorded"
 class Merged:
     """What all ranks saw: by site key what `SiteAccumulator.measured` returns, parameters, counts of passes, and notes.
 
-    `beside`: what else was put together, by name.
+    `beside`: what else was put together, by name. `origins`: where values that are not finite came up first, by site.
     """
 
     sites: Mapping[str, dict[str, Any]]
@@ -32,6 +32,7 @@ class Merged:
     batches: int
     notes: tuple[CoverageNote, ...] = ()
     beside: Mapping[str, Any] = field(default_factory=dict)
+    origins: Mapping[str, Origin] = field(default_factory=dict)
 
 
 def merged(
@@ -71,6 +72,7 @@ def merged(
         round(most_batches),
         (CoverageNote("", "model", _SAME_INPUT), *notes) if copied else tuple(notes),
         {name: whole.found[name] for name in beside if name in whole.found},
+        {key: origin for key, one in seen.items() if (origin := one["origin"]) is not None},
     )
 
 

@@ -39,7 +39,9 @@ class Places:
 
         All ranks enter this together. Raises `InputError` on all of them where their models have other parameters.
         """
-        refuse_differences("parameters", [name for name, _ in unwrapped_parameters(unwrapped(model))], ranks)
+        refuse_differences(
+            "model must have the same parameters", [name for name, _ in unwrapped_parameters(unwrapped(model))], ranks
+        )
         members = frozenset(ranks.members)
         all_data = data_groups(model)
         of_data = [group for group in all_data if members.issuperset(group.ranks)]
@@ -83,6 +85,16 @@ class Places:
 
     def _is_first(self, groups: frozenset[Group], *, but: frozenset[Group]) -> bool:
         return ((groups & (self.of_data | self.of_model)) - but) <= self.first
+
+
+def numbers_of_one(model: nn.Module) -> str:
+    """Return that numbers are those of this rank alone, where the model is spread over several; "" elsewhere."""
+    if not (dist.is_available() and dist.is_initialized()) or not (data_groups(model) or model_groups(model)):
+        return ""
+    return (
+        f'the numbers are those of rank {dist.get_rank()} alone, of {dist.get_world_size()}; group="world" puts '
+        "together those of all"
+    )
 
 
 def _groups(sharding: Sharding | None, *, spread: bool = False, axis: str | None = None) -> frozenset[Group]:

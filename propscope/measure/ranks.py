@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -18,8 +19,9 @@ from propscope.measure.parts import Part, Vector, ended, pieces, vector
 
 # What must be the same on all ranks for a part to be put together: numbers and texts.
 Layout = tuple[Any, ...]
-# So many ranks are named where several differ.
+# So many ranks are named where several differ, and so many passes of a step.
 _SHOWN = 8
+_PASSES = 1 << 20
 
 
 class Ranks(Protocol):
@@ -142,7 +144,7 @@ def _own_group(given: GroupRanks, world: int) -> dist.ProcessGroup:
 
 
 def refuse_differences(what: str, names: Sequence[str], ranks: Ranks) -> None:
-    """Raise `InputError` on all ranks, which enter this together, where they do not have the same names of `what`."""
+    """Raise `InputError` on all ranks, which enter this together, where they give other names; `what` must be so."""
     words = _words(list(names))
     if _agree(words, ranks):
         return
@@ -152,7 +154,7 @@ def refuse_differences(what: str, names: Sequence[str], ranks: Ranks) -> None:
     other = sorted(known.symmetric_difference(everywhere[rank]))
     named = other[0] if other else "their order"
     raise InputError(
-        f"model must have the same {what} on all ranks of the group, got others on rank {rank} than on rank "
+        f"{what} on all ranks of the group, got others on rank {ranks.members[rank]} than on rank "
         f"{ranks.members[0]}: {named}",
         hint="stages of a pipeline and experts that ranks have for themselves are recorded without group, each alone",
     )
@@ -161,6 +163,26 @@ def refuse_differences(what: str, names: Sequence[str], ranks: Ranks) -> None:
 def _agree(words: Vector, ranks: Ranks) -> bool:
     same = ranks.maximum(np.concatenate([words, -words]))
     return bool((same[: len(words)] == -same[len(words) :]).all())
+
+
+class Origin(NamedTuple):
+    """Where numbers that are not finite came up first: the number of the rank, and of the pass, from 0."""
+
+    rank: int
+    batch: int
+
+    def __str__(self) -> str:
+        return f"on rank {self.rank}, in micro-batch {self.batch + 1}"
+
+    @property
+    def code(self) -> float:
+        """A number that is larger for a lower rank, and then for an earlier pass."""
+        return -float(self.rank * _PASSES + min(self.batch, _PASSES - 1))
+
+
+def origin_of(code: float) -> Origin | None:
+    """Return what a code says; None for -Inf, that of no rank."""
+    return None if code == -math.inf else Origin(*divmod(-round(code), _PASSES))
 
 
 class Share(NamedTuple):

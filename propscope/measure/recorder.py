@@ -38,7 +38,8 @@ from propscope.measure.observer import ELSEWHERE, Observer, Sink
 from propscope.measure.parameters import ParameterAccumulator
 from propscope.measure.pass_ends import PassEnds
 from propscope.measure.provenance import provenance
-from propscope.measure.ranks import Share
+from propscope.measure.rank_places import numbers_of_one
+from propscope.measure.ranks import Origin, Share
 from propscope.measure.recurrent import TimeWatch, is_recurrent, time_courses
 from propscope.measure.reduced_gradients import ReducedGradients
 from propscope.measure.shards import Sharding, flat_shardings, is_fully_sharded, reduced_in_place, with_inherited
@@ -91,7 +92,7 @@ class _Watch:
         self.parameters: dict[str, ParameterAccumulator] = {}
         self.notes: tuple[CoverageNote, ...] = ()
         self.seconds = 0.0
-        self._outer = model
+        self.model = model
         self._model = unwrapped(model)
         self._options = options
         self._kept = kept
@@ -117,7 +118,7 @@ class _Watch:
         observer.thread = threading.get_ident()
         self._started = time.perf_counter()
         try:
-            self.notes = self._stack.enter_context(without_shortcuts(self._outer))
+            self.notes = self._stack.enter_context(without_shortcuts(self.model))
             for path, module in unwrapped_modules(self._model):
                 info = module_info(path, module, self._activations)
                 self.modules[info.path] = info
@@ -131,8 +132,8 @@ class _Watch:
             for name, parameter in unwrapped_parameters(self._model) if self._takes_parameters else ():
                 if self._kept.keeps_parameter(name):
                     self._waiting.append((name, parameter))
-            if self._waiting and is_fully_sharded(self._outer):
-                self._reduced, self._flat = reduced_in_place(self._outer), flat_shardings(self._outer)
+            if self._waiting and is_fully_sharded(self.model):
+                self._reduced, self._flat = reduced_in_place(self.model), flat_shardings(self.model)
             gradients: ReducedGradients | PassEnds | None = None
             if self._waiting and self._options.places is not None:
                 gradients = PassEnds(observer.guard, self.see_accumulated, began=self._begin_pass)
@@ -140,7 +141,7 @@ class _Watch:
                 gradients = ReducedGradients(observer.guard, self.parameters, observer.see_parameter)
             if gradients is not None:
                 self._stack.callback(gradients.unwatch)
-                gradients.watch(self._outer)
+                gradients.watch(self.model)
             self._hook_parameters()
             self._shared = shared_modules(info.module for info in self.modules.values())
             # What is compiled by TorchScript runs no Python inside.
@@ -164,7 +165,7 @@ class _Watch:
         observer = self.observer
         if not observer.active:
             return
-        if not any(note.reason == COMPILED for note in self.notes) and is_compiled(self._outer):
+        if not any(note.reason == COMPILED for note in self.notes) and is_compiled(self.model):
             self.notes += (CoverageNote("", "model", COMPILED),)
         self._stack.close()
         observer.close()
@@ -215,7 +216,9 @@ class _Watch:
             accumulator.begin_pass()
 
     def see_accumulated(self) -> None:
-        """See the gradients that the parameters have now, reduced over the ranks."""
+        """See what a pass left: the gradients of the parameters, reduced over the ranks, and what is not finite."""
+        for site in list(self.observer.sites.values()):
+            site.end_pass()
         for accumulator in self.parameters.values():
             accumulator.see_accumulated(self._unscale)
 
@@ -405,8 +408,9 @@ class Recorder:
             unscale=unscaling(loss_scale),
         )
         self._dropped: weakref.finalize[..., Recorder] | None = None
-        # What was put together beside the record, by name.
+        # What was put together beside the record, and where values that are not finite came up first, by site.
         self.beside: Mapping[str, Any] = {}
+        self.origins: Mapping[str, Origin] = {}
 
     def __enter__(self) -> Recorder:
         if self._observer.active:
@@ -509,6 +513,7 @@ class Recorder:
         names = observer.names()
         recorded = {key: observer.sites[key] for key in order}
         whole = self._merged(recorded, parameters, shardings, moment, beside())
+        self.beside, self.origins = whole.beside, {names[key]: one for key, one in whole.origins.items()}
         alone = self._options.places is None
         if not alone:
             shardings = {key: one for key, one in shardings.items() if key not in whole.sites}
@@ -530,6 +535,7 @@ class Recorder:
         over_time = time_courses(watch.over_time, watch.modules, observer, sites)
         courses = observer.guard("", "module", "states over time", list, over_time) or []
         seen = {parameter.name for parameter in whole.parameters if parameter.gradient is not None}
+        reason = numbers_of_one(watch.model) if alone else ""
         return NetworkProfile(
             sites=tuple(sites.values()),
             parameters=tuple(
@@ -549,6 +555,7 @@ class Recorder:
             ),
             coverage=(
                 *watch.notes,
+                *([CoverageNote("", "model", reason)] if reason else []),
                 *coverage_notes(observer, watch.modules, watch.parameters, sites, shardings, seen, parts=alone),
                 *(note for note in courses if isinstance(note, CoverageNote)),
                 *whole.notes,
@@ -571,7 +578,7 @@ class Recorder:
         if places is None:
             return Merged({}, tuple(own for _, own in parameters.values()), observer.samples, observer.batches)
         every = self._options.stats == "all"
-        found = merged(
+        return merged(
             sites,
             parameters,
             shardings,
@@ -582,8 +589,6 @@ class Recorder:
             moment=moment,
             beside=beside,
         )
-        self.beside = found.beside
-        return found
 
     def _gradient_flow(self, sites: Mapping[str, Site], parameters: Collection[Parameter]) -> dict[str, ParameterFlow]:
         graph = self._observer.graph

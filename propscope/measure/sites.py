@@ -18,7 +18,7 @@ from propscope.measure.geometry import gathered_gram, geometries, gram, is_safe,
 from propscope.measure.hooks import require_storage
 from propscope.measure.parts import Part, added, joint, largest, summarized
 from propscope.measure.rank_places import Places
-from propscope.measure.ranks import Share
+from propscope.measure.ranks import Origin, Share, origin_of
 from propscope.measure.sampling import HISTOGRAM_LIMIT
 from propscope.measure.saturation import FlatRegion
 from propscope.measure.shards import Sharding, local_shard, sharding_of
@@ -79,10 +79,12 @@ class SiteAccumulator:
         "_axis",
         "_backward",
         "_branch",
+        "_broken",
         "_forward",
         "_geometry",
         "_gram",
         "_options",
+        "_passes",
         "_region",
         "_rows",
         "_samples",
@@ -125,6 +127,9 @@ class SiteAccumulator:
         self._region: FlatRegion | None = None
         self._gram: Tensor | NDArray[np.float32] | None = None
         self._rows: Tensor | None = None
+        # The passes so far, and the first one with values that are not finite, as far as it is known by now.
+        self._passes = 0
+        self._broken: int | None = None
         self._geometry: list[Geometry] = []
         self._samples = 0
         self._samples_before = 0
@@ -240,6 +245,19 @@ class SiteAccumulator:
         if products is not None:
             self._gram = products
 
+    def end_pass(self) -> None:
+        """Note that a backward pass ended, so that the first one with values that are not finite is known."""
+        if self._broken is None and isinstance(self._forward, CpuAccumulator) and self._forward.broken_at is not None:
+            self._broken = self._passes
+        self._passes += 1
+
+    def _origin(self, rank: int) -> Origin | None:
+        """Return where values that are not finite came up first, None for nowhere; waits for the device."""
+        at = None if self._forward is None else self._forward.broken_at
+        if at is None:
+            return None
+        return Origin(rank, int(at * self._passes) if self._broken is None else self._broken)
+
     def end_batch(self) -> bool:
         """End a batch; return whether the site was in it, so that its geometry is to be kept."""
         ran, self._samples_before = self._samples > self._samples_before, self._samples
@@ -293,10 +311,11 @@ class SiteAccumulator:
         return float(self._branch[0]), float(self._branch[1])
 
     def share(self, places: Places, sharding: Sharding | None, *, bins: bool) -> Share:
-        """Return what this rank brings of the site, from which come "all" and "alike".
+        """Return what this rank brings of the site, from which come "all", "alike" and "origin".
 
-        These are what `measured` returns for all ranks, and whether several ranks of data have the same values, by
-        their moments. `sharding`: how the site lies on the ranks. `bins`: whether histograms are put together.
+        These are what `measured` returns for all ranks, whether several ranks of data have the same values, by their
+        moments, and where values that are not finite came up first. `sharding`: how the site lies on the ranks. `bins`:
+        whether histograms are put together.
         """
         return Share((self.kind, len(self.shape)), self._merged(places, sharding, bins=bins))
 
@@ -316,16 +335,18 @@ class SiteAccumulator:
         counts = counted * self._samples, counted * (self.shape[0] if self.shape else 0)
         means = [attended * one for one in (entropy, square_spread, masked)]
         own_units = float(self.shape[self.unit_axis]) if self.shape and split and not places.data else 0.0
+        origin = self._origin(places.ranks.members[places.ranks.rank])
+        code = -math.inf if origin is None else origin.code
         parts: tuple[Part[Any], ...] = (
             summarized(own["forward"] if brings else None, bins=bins),
             summarized(own["backward"] if brings else None, bins=bins),
-            largest([top, float(attention is not None), float(self._branch is not None)]),
+            largest([top, float(attention is not None), float(self._branch is not None), code]),
             added([*counts, own_units, attended, *means, *weighted]),
             gathered_gram(self._rows if brings else None, places, sharding),
             merged_units(self._units if brings else None, places, split=split),
         )
         (forward, alike), (backward, _), tops, sums, products, unit_figures = yield from joint(parts)
-        top, attends, sums_up = tops.tolist()
+        top, attends, sums_up, code = tops.tolist()
         samples, first, all_units, attended, *figures = sums.tolist()
         shape = list(self.shape if sharding is None or sharding.shape is None else sharding.shape)
         if shape and all_units:
@@ -347,7 +368,7 @@ class SiteAccumulator:
                 "logit_spread": _root(square_spread),
                 "masked_rows": masked,
             }
-        return {"all": found, "alike": alike == places.data_size > 1}
+        return {"all": found, "alike": alike == places.data_size > 1, "origin": origin_of(code)}
 
     def record(
         self,

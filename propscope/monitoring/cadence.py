@@ -62,9 +62,12 @@ class Cadence:
         dense, self._dense = self._dense > 0, max(self._dense - 1, 0)
         taken = (self._owed or dense) and self._affordable
         if taken:
-            self.full = self._requested or self.samples % (_FULL if self.samples < _MANY else _FULL_OF_MANY) == 0
+            self.full = self._next_is_full()
             self._requested = False
         return taken
+
+    def _next_is_full(self) -> bool:
+        return self._requested or self.samples % (_FULL if self.samples < _MANY else _FULL_OF_MANY) == 0
 
     @property
     def _affordable(self) -> bool:

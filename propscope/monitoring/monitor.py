@@ -25,21 +25,25 @@ from propscope.measure import calls
 from propscope.measure.filters import Filter, Patterns
 from propscope.measure.hooks import Guard, in_backward
 from propscope.measure.module_info import ModuleInfo
+from propscope.measure.rank_places import Places, numbers_of_one
+from propscope.measure.ranks import ranks_of, refuse_differences
 from propscope.measure.recorder import Recorder
 from propscope.measure.shards import local_shard
 from propscope.measure.signal_graph import Traced
 from propscope.measure.sites import Options, Stats
 from propscope.measure.sums import widest
 from propscope.measure.wrappers import unwrapped, unwrapped_modules, unwrapped_parameters, without_shortcuts
+from propscope.monitoring.agreed_cadence import AgreedCadence
 from propscope.monitoring.alarms import Judge
 from propscope.monitoring.cadence import Cadence
 from propscope.monitoring.control import Control
 from propscope.monitoring.gradients import AccumulatedGradients
-from propscope.monitoring.optimizer_steps import OptimizerSteps
-from propscope.monitoring.run_log import Reading, RunLog, with_step
+from propscope.monitoring.optimizer_steps import OptimizerStep, OptimizerSteps
+from propscope.monitoring.rank_group import RankGroup
+from propscope.monitoring.run_log import Numbers, Reading, RunLog, with_step
 from propscope.monitoring.sinks import series_of, sinks_of
 from propscope.records.monitored import Alarm, Steps
-from propscope.records.network import NetworkProfile
+from propscope.records.network import Label, NetworkProfile
 from propscope.store import MonitoredFile
 
 # Where optimizers around another one keep it.
@@ -65,6 +69,7 @@ def monitor(
     alarms: bool = True,
     on_alarm: Callable[[Alarm], object] | None = None,
     sinks: Any = (),
+    group: Any = None,
 ) -> Monitor:
     """Return a `Monitor`, which samples the training of `model` by `optimizer` and says what goes wrong in it.
 
@@ -79,7 +84,10 @@ def monitor(
     about a gradient that is not finite comes before the optimizer steps with it. `sinks`: where the numbers and alarms
     are shown beside the file: a list of text, `tensorboard:DIR`, `wandb:PROJECT[/NAME]`, `mlflow:EXPERIMENT`,
     `csv:PATH` or `jsonl:PATH`, each also with `:sites=all`; of SummaryWriters and runs of wandb; and of objects with
-    the methods of `propscope.monitoring.sinks.Sink`.
+    the methods of `propscope.monitoring.sinks.Sink`. `group`: a process group of torch.distributed, or "world": its
+    ranks, each of which calls this and takes the same steps, put together what they see, so that the record is that of
+    one process on the samples of all of them; the first one writes. docs/distributed.md says what each number means.
+    None: the numbers of this process alone.
 
     Raises `InputError` for an invalid argument, a model without parameters, an optimizer that has none of them, and a
     model that has a monitor already; `MissingDependencyError` for a sink whose package is not installed.
@@ -88,13 +96,26 @@ def monitor(
         raise InputError(f"alarms must be True or False, got {shown(alarms)}", hint="on_alarm takes a function")
     if on_alarm is not None and not _takes_one(on_alarm):
         raise InputError(f"on_alarm must be a function of an Alarm or None, got {shown(on_alarm)}")
+    path = None if file is None else Path(file_path("file", file))
+    options = Options(stats=one_of("stats", stats, ("all", "moments")))  # type: ignore[arg-type]
+    cadence = Cadence(every, start=start, stop=stop, budget=budget)
+    if (ranks := ranks_of(group)) is not None:
+        if not isinstance(model, nn.Module):
+            raise InputError(f"model must be a torch.nn.Module, got a {type(model).__name__}")
+        settings = {"every": every, "start": start, "stop": stop, "stats": stats, "micro_batches": micro_batches}
+        same = [f"{name}={value}" for name, value in settings.items()]
+        refuse_differences("monitor must have the same every, start, stop, stats and micro_batches", same, ranks)
+        options = replace(options, places=Places.of(model, ranks))
+        cadence = AgreedCadence(every, start=start, stop=stop, budget=budget, ranks=ranks)
+        if ranks.rank:
+            path, sinks = None, ()
     return Monitor(
         model,
         optimizer,
-        Cadence(every, start=start, stop=stop, budget=budget),
-        file=None if file is None else Path(file_path("file", file)),
+        cadence,
+        file=path,
         kept=Filter.of(include, exclude, None, None),
-        options=Options(stats=one_of("stats", stats, ("all", "moments"))),  # type: ignore[arg-type]
+        options=options,
         micro_batches=count("micro_batches", micro_batches),
         loss_scale=loss_scale,
         alarms=alarms,
@@ -138,7 +159,12 @@ class Monitor:
         Recorder(model, options=options, kept=kept, loss_scale=loss_scale)
         self._guard = Guard()
         self._file = None if file is None else MonitoredFile(file)
-        self._log = RunLog(cadence, alarms=alarms, on_alarm=on_alarm, file=self._file, sinks=sinks_of(sinks))
+        self._group = None if options.places is None else RankGroup(model, options.places)
+        self._log = RunLog(
+            cadence, alarms=alarms, on_alarm=on_alarm, file=self._file, sinks=sinks_of(sinks), group=self._group
+        )
+        if self._group is None and (alone := numbers_of_one(model)):
+            self._log.warn_once("rank", alone)
         self._control = None if self._file is None else Control(self._file, cadence, self._log.warn_once)
         # What a sink does at the end of the process, as wandb does, comes later then.
         atexit.unregister(_close_all)
@@ -389,6 +415,9 @@ class Monitor:
         own = self._own + self._steps.seconds + now - ended
         self._cadence.end(seconds=now - self._started, own=own, sampled=recorder is not None)
         self._steps.end()
+        if isinstance(self._cadence, AgreedCadence) and self._cadence.meets and error is None:
+            what = "the ranks could not agree on the next sample, each goes on alone"
+            self._attempt(what, self._agree, self._cadence, number)
         if self._control is not None:
             self._attempt("the control file could not be read", self._control.look)
         self._log.tell()
@@ -401,6 +430,7 @@ class Monitor:
                 number,
                 seconds,
                 loss=_mean(self._losses),
+                broken=None if self._group is None else _first_broken(self._losses),
                 gradients=[one.gradients for one in steps if one.gradients is not None],
                 # What an optimizer stepped with counts, and not what came to it in a later pass.
                 accumulated=[one for one in (accumulated, *(step.accumulated for step in steps)) if one is not None],
@@ -415,8 +445,10 @@ class Monitor:
         )
         if recorder is None:
             return
-        self._log.read()
-        profile = recorder.profile(labels={"step": number})
+        if self._group is not None and error is not None:
+            # The other ranks failed too, or wait for this one until their framework ends that.
+            return
+        profile, norms = self._sampled(number, recorder, steps)
         if self._traced is None and profile.sites:
             self._traced = recorder.traced
         if error is None and not profile.sites:
@@ -427,10 +459,42 @@ class Monitor:
             if all(self._versions.get(name) != now.get(name) for name in accumulated.only or ()):
                 text = f"step {number} changed the weights, but by no optimizer that the monitor was given"
                 self._log.warn_once("optimizer", f"{text}; was another one made in its place?")
-        profile = with_step(profile, steps, gradients=self._log.accumulated)
+        profile = with_step(profile, steps, gradients=self._log.accumulated, numbers=norms)
         profile = replace(profile, coverage=(*profile.coverage, *self._guard.notes.values()))
         self._guard.notes.clear()
-        self._profile = self._log.sample(number, profile)
+        self._profile = self._log.sample(number, profile, recorder.origins)
+
+    def _sampled(
+        self, number: int, recorder: Recorder, steps: Sequence[OptimizerStep]
+    ) -> tuple[NetworkProfile, list[Numbers | None] | None]:
+        """Return the record of a step, of all ranks where there are several, and the norms that they put together."""
+        labels: dict[str, Label] = {"step": number}
+        if self._group is None:
+            self._log.read()
+            return recorder.profile(labels=labels), None
+        together = self._log.share(steps)
+        try:
+            profile = recorder.profile(labels=labels, moment=number, beside=lambda: {"steps": together.share})
+        except BaseException:
+            self._leave_group()
+            self._log.see(together, None)
+            raise
+        return profile, self._log.see(together, recorder.beside.get("steps"))
+
+    def _agree(self, cadence: AgreedCadence, number: int) -> None:
+        try:
+            cadence.agree(number)
+        except BaseException:
+            self._leave_group()
+            raise
+
+    def _leave_group(self) -> None:
+        """Go on with the numbers of this process alone."""
+        if isinstance(self._cadence, AgreedCadence):
+            self._cadence.leave()
+        self._options = replace(self._options, places=None)
+        self._group = None
+        self._log.leave()
 
     def _attempt(self, what: str, work: Callable[..., None], *arguments: Any) -> None:
         """Do propscope's own work; what it raises is said once, and the run goes on."""
@@ -582,6 +646,14 @@ def _loss(value: Any) -> Tensor:
         if not isinstance(value, (str, Tensor)):
             return torch.tensor(float(value))
     raise InputError(f"loss must be a number or a tensor of numbers, got a {type(value).__name__}")
+
+
+def _first_broken(losses: Sequence[Tensor]) -> Tensor | None:
+    """Return the number of the first loss that is not finite, from 1; 0 where all are."""
+    if not losses:
+        return None
+    broken = ~torch.isfinite(torch.stack([one.reshape(()).to(losses[0].device) for one in losses]))
+    return torch.where(broken.any(), broken.int().argmax() + 1, 0)
 
 
 def _mean(losses: Sequence[Tensor]) -> Tensor | None:

@@ -8,17 +8,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from propscope.errors import PropscopeError
+from propscope.measure.ranks import Origin, Share
 from propscope.measure.sums import widest
 from propscope.monitoring.alarms import Judge
 from propscope.monitoring.cadence import Cadence
 from propscope.monitoring.norms import NamedNorms
 from propscope.monitoring.optimizer_steps import OptimizerStep
+from propscope.monitoring.rank_group import RankGroup, StepNumbers
 from propscope.monitoring.sinks import Delivery, Sink
 from propscope.records.kept_sample import kept_sample
 from propscope.records.monitored import Alarm, MonitoredRun, Steps, joined_steps, no_steps
@@ -40,6 +43,7 @@ _PIECES = 64
 class Reading:
     """What one step left on its device: each number as a 0-d tensor.
 
+    `broken`: the number of the first micro-batch whose loss is not finite, from 1, 0 where all are.
     `gradients`: of what each optimizer stepped with. `accumulated`: of what the backward passes left, on sampled
     steps; of two norms of one parameter the last one counts. `scale`: of the loss. `found_inf`: above 0 where a fused
     optimizer skipped its step.
@@ -48,6 +52,7 @@ class Reading:
     number: int
     seconds: float
     loss: Tensor | None = None
+    broken: Tensor | None = None
     gradients: Sequence[NamedNorms] = ()
     accumulated: Sequence[NamedNorms] = ()
     scale: Tensor | None = None
@@ -61,7 +66,22 @@ class Reading:
     def tensors(self) -> list[Tensor | None]:
         """All that waits on a device."""
         norms = (*self.gradients, *self.accumulated)
-        return [self.loss, self.scale, *self.found_inf, *(part for one in norms for part in (one.values, one.scale))]
+        return [
+            self.loss,
+            self.scale,
+            self.broken,
+            *self.found_inf,
+            *(part for one in norms for part in (one.values, one.scale)),
+        ]
+
+
+class Together(NamedTuple):
+    """Steps that the ranks put together: `own` of the numbers are those of the readings. `share`: what is brought."""
+
+    readings: Sequence[Reading]
+    own: int
+    numbers: StepNumbers
+    share: Share
 
 
 class RunLog:
@@ -75,8 +95,11 @@ class RunLog:
         on_alarm: Callable[[Alarm], object] | None,
         file: MonitoredFile | None,
         sinks: Mapping[str, Sink],
+        group: RankGroup | None = None,
     ) -> None:
         self.cadence = cadence
+        # The ranks that put their numbers together at each sample; then no step is read before.
+        self._group = group
         self.judge = Judge()
         self.alarms: list[Alarm] = []
         self._judges = alarms
@@ -103,12 +126,14 @@ class RunLog:
     def add(self, reading: Reading) -> None:
         """Add a step; what waits on the CPU is read at once, which costs nothing there, and else by `read`."""
         self._waiting.append(reading)
+        if self._group is not None and len(self._waiting) < _MOST_WAITING:
+            return
         if all(one is None or _costs_no_wait(one) for one in reading.tensors) or len(self._waiting) >= _MOST_WAITING:
             self.read()
 
     def see_gradients(self, step: int, found: NamedNorms) -> None:
         """Judge what an optimizer is about to step with, where reading it costs no wait; `on_alarm` may stop it."""
-        if not self._judges or not _costs_no_wait(found.values):
+        if not self._judges or self._group is not None or not _costs_no_wait(found.values):
             return
         norms = _norms(found, found.values.tolist(), None)
         if not math.isfinite(sum(norms.values())) and (alarm := self.judge.gradient(step, norms)) is not None:
@@ -117,16 +142,58 @@ class RunLog:
 
     def read(self) -> None:
         """Read and judge the steps that wait."""
-        waiting, self._waiting = self._waiting, []
-        values = iter(_on_cpu([tensor for reading in waiting for tensor in reading.tensors]))
-        for reading in waiting:
+        readings = self._taken()
+        self._see(readings, _on_cpu([tensor for reading in readings for tensor in reading.tensors]), {})
+
+    def _taken(self) -> list[Reading]:
+        taken, self._waiting = self._waiting, []
+        return taken
+
+    def _see(
+        self, readings: Sequence[Reading], numbers: Sequence[Numbers | None], origins: Mapping[int, Origin]
+    ) -> None:
+        values = iter(numbers)
+        for reading in readings:
             row, stepped, self.accumulated = _row(reading, values)
             self._rows.append(row)
             self._row = row
             if self._judges:
-                self._raise(self.judge.step(row, stepped))
+                alarms = self.judge.step(row, stepped)
+                self._raise([_with_origin(one, "non-finite loss", origins.get(row["number"])) for one in alarms])
         if len(self._rows) >= _MOST_WAITING:
             self._write_piece(())
+
+    def share(self, steps: Sequence[OptimizerStep]) -> Together:
+        """Take the steps that wait, and the norms of the last one, so that the ranks put them together."""
+        assert self._group is not None
+        readings = self._taken()
+        parts = _parts_of(steps)
+        tensors = [tensor for reading in readings for tensor in reading.tensors]
+        mine = len(tensors)
+        tensors += [tensor for part in parts for one in part for tensor in (one.values, one.scale)]
+        losses, norms, at = [], [], 0
+        values = _on_cpu(tensors)
+        for reading in readings:
+            broken = values[at + 2]
+            losses.append((at, 0 if broken is None else int(broken[0])))
+            at += 3 + len(reading.found_inf)
+            for one in (*reading.gradients, *reading.accumulated):
+                norms.append((at, one.names))
+                at += 2
+        for one in (one for part in parts for one in part):
+            norms.append((at, one.names))
+            at += 2
+        numbers = StepNumbers(values, losses, norms, [reading.number for reading in readings])
+        return Together(readings, mine, numbers, self._group.share(numbers))
+
+    def see(self, together: Together, found: Any) -> list[Numbers | None]:
+        """Judge the steps that were put together, and return the numbers of the last one's norms.
+
+        `found`: what came of the share, None where the ranks had nothing in common.
+        """
+        values, origins = (together.numbers.values, {}) if found is None else found
+        self._see(together.readings, values[: together.own], origins)
+        return list(values[together.own :])
 
     @property
     def steps(self) -> Steps:
@@ -134,19 +201,34 @@ class RunLog:
         written = no_steps() if self._begun is None else self._begun.steps
         return joined_steps([written, *self._steps, Steps.of(self._rows)])
 
-    def sample(self, step: int, profile: NetworkProfile) -> NetworkProfile:
+    def sample(
+        self, step: int, profile: NetworkProfile, origins: Mapping[str, Origin] = MappingProxyType({})
+    ) -> NetworkProfile:
         """Judge the sample of a step, write what is kept of it with all steps that were read before, and return that.
 
-        The first sample at or behind an alarm keeps its histograms.
+        The first sample at or behind an alarm keeps its histograms. `origins`: where values that are not finite came up
+        first, by site.
         """
         if self._judges:
-            self._raise(self.judge.sample(step, profile))
+            alarms = self.judge.sample(step, profile)
+            self._raise([_with_origin(one, "non-finite values", origins.get(one.site)) for one in alarms])
         kept = kept_sample(profile, histograms=self.cadence.full or self._alarmed)
         self._alarmed = False
         self._write_piece((kept,))
         self.sampled = self._row
         self._delivery.write(step, kept, self.sampled)
         return kept
+
+    @property
+    def _tells(self) -> bool:
+        """Whether this process writes and says what happens; of several ranks, the first one."""
+        return self._group is None or self._group.is_first
+
+    def leave(self) -> None:
+        """Go on with the numbers of this process alone."""
+        if self._group is not None and not self._group.is_first:
+            self._file = None
+        self._group = None
 
     def resume(self, step: int) -> None:
         """Say that the run takes the steps from this one on again."""
@@ -164,7 +246,7 @@ class RunLog:
         self.cadence.charge(self._delivery.spent())
         untold, self._untold = self._untold, []
         self.alarms += untold
-        for alarm in untold:
+        for alarm in untold if self._tells else ():
             since = f", since step {alarm.since}" if alarm.since < alarm.step else ""
             _warn(f"step {alarm.step}: {alarm.kind} ({alarm.severity}{since}): {alarm.message}")
         self._delivery.alarms(untold)
@@ -208,7 +290,7 @@ class RunLog:
                 hint = getattr(error, "hint", "")
                 self.warn_once("finish", f"{error}{hint and f'; {hint}'}")
         taken = time.perf_counter() - started
-        if self.cadence.elapsed:
+        if self.cadence.elapsed and self._tells:
             self.cadence.cost += taken
             self.cadence.elapsed += taken
             raised = len(self.alarms) + len(self._untold)
@@ -246,7 +328,7 @@ def _row(
 
     `values`: the numbers of the reading's tensors.
     """
-    loss, scale = next(values), next(values)
+    loss, scale, _ = next(values), next(values), next(values)
     left_out = [next(values) for _ in reading.found_inf]
     stepped = _joined(reading.gradients, values)
     before = _joined(reading.accumulated, values)
@@ -313,13 +395,8 @@ def _on_cpu(tensors: Sequence[Tensor | None]) -> list[Numbers | None]:
     return found
 
 
-def with_step(
-    profile: NetworkProfile, steps: Sequence[OptimizerStep], *, gradients: Mapping[str, float]
-) -> NetworkProfile:
-    """Return a sample whose parameters have what the optimizers' steps showed, read from its device.
-
-    `gradients`: the norms before clipping; what is not among them was put in place without a backward pass.
-    """
+def _parts_of(steps: Sequence[OptimizerStep]) -> list[list[NamedNorms]]:
+    """Return the norms of the gradients, values, updates and both means of Adam that the optimizers' steps showed."""
     parts: list[list[NamedNorms | None]] = [
         [one.gradients for one in steps],
         [one.before for one in steps],
@@ -327,8 +404,32 @@ def with_step(
         [one.moments[0] for one in steps if one.moments],
         [one.moments[1] for one in steps if one.moments],
     ]
-    found = [[one for one in part if one is not None] for part in parts]
-    values = iter(_on_cpu([tensor for part in found for one in part for tensor in (one.values, one.scale)]))
+    return [[one for one in part if one is not None] for part in parts]
+
+
+def _with_origin(alarm: Alarm, kind: str, origin: Origin | None) -> Alarm:
+    """Return an alarm with where it came up first, if it is of that kind."""
+    if origin is None or alarm.kind != kind:
+        return alarm
+    return replace(alarm, message=f"{alarm.message}. It came up first {origin}")
+
+
+def with_step(
+    profile: NetworkProfile,
+    steps: Sequence[OptimizerStep],
+    *,
+    gradients: Mapping[str, float],
+    numbers: Sequence[Numbers | None] | None = None,
+) -> NetworkProfile:
+    """Return a sample whose parameters have what the optimizers' steps showed.
+
+    `gradients`: the norms before clipping; what is not among them was put in place without a backward pass. `numbers`:
+    of the steps' norms, where they were read from their device.
+    """
+    found = _parts_of(steps)
+    if numbers is None:
+        numbers = _on_cpu([tensor for part in found for one in part for tensor in (one.values, one.scale)])
+    values = iter(numbers)
     stepped, sizes, changes, first, second = (_joined(part, values) for part in found)
 
     def ratio(name: str) -> float | None:
