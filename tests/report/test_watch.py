@@ -16,7 +16,7 @@ from propscope.report.watch import Line, WatchedRun, sample_lines, view
 
 
 def summary(rms, nans=0):
-    return TensorSummary(100, 0.0, rms, rms, -rms, rms, 0.0, nans, 0, 0)
+    return TensorSummary(100, 0.0, rms, -rms, rms, 0.0, nans)
 
 
 def sites(sample, count):

@@ -107,6 +107,6 @@ class _Courier:
                 # A sink needs neither `resume` nor `close`.
                 if (call := getattr(self._sink, method, None)) is not None:
                     call(*arguments)
-            except (Exception, SystemExit) as error:
+            except BaseException as error:  # Nothing ends the thread before its sink is closed.
                 self._warn(f"failed {self._name}", f"the sink {self._name} failed: {error_line(error)}")
             self.seconds = time.thread_time()

@@ -52,12 +52,13 @@ SITE_SERIES: tuple[Series[Site], ...] = (
 )
 PARAMETER_SERIES: tuple[Series[Parameter], ...] = (
     Series("update_ratio/{}", update_ratio, {"update_ratio/max": max, "update_ratio/median": statistics.median}),
-    Series("weight_norm/{}", lambda parameter: parameter.value_norm),
-    Series("gradient_norm/{}", lambda parameter: parameter.step_gradient_norm),
+    Series("weight/{}/norm", lambda parameter: parameter.value_norm),
+    Series("gradient/{}/norm", lambda parameter: parameter.step_gradient_norm),
 )
 # Of the step that was sampled. The rank of the last site is the one of a single site that a healthy network keeps up.
 STEP_SERIES = ("loss", "gradient_norm", "clip_factor", "learning_rate", "loss_scale")
-# The keys of the numbers of one site or parameter, with {} for its name.
+# The keys of the numbers of one site or parameter, with {} for its name. MLflow keeps a key as a path of folders, so
+# none may begin as another one with a slash behind it.
 KEYS = tuple(each.key for each in SITE_SERIES) + tuple(each.key for each in PARAMETER_SERIES)
 _RANK = "activation/{}/effective_rank"
 
@@ -85,6 +86,8 @@ def _add(found: dict[str, float], series: Series[Entry], entries: Sequence[Entry
     read = {entry.name: value for entry in entries if (value := series.read(entry)) is not None}
     if not read:
         return
-    found |= {key: float(total(list(read.values()))) for key, total in series.totals.items()}
     if sites == "all":
         found |= {series.key.format(name or "model"): value for name, value in read.items()}
+    # What has no finite element has no rms.
+    numbers = [value for value in read.values() if not math.isnan(value)] or [math.nan]
+    found |= {key: float(total(numbers)) for key, total in series.totals.items()}

@@ -11,7 +11,7 @@ from typing import Any
 from propscope.checks import one_of, shown
 from propscope.errors import InputError, PropscopeError, error_line, unknown_name
 from propscope.monitoring.sinks.mlflow import MlflowSink
-from propscope.monitoring.sinks.sink import Sink, Sites
+from propscope.monitoring.sinks.sink import Sink
 from propscope.monitoring.sinks.tensorboard import TensorBoardSink
 from propscope.monitoring.sinks.text_files import CsvSink, JsonLinesSink
 from propscope.monitoring.sinks.wandb import WandbSink
@@ -81,14 +81,13 @@ def _opened(text: str) -> tuple[str, Sink]:
 def _wrapped(given: Any) -> tuple[str, Sink]:
     name = type(given).__name__
     if not isinstance(given, type):
+        if _is_sink(given):
+            one_of(f"sites of the sink {name}", getattr(given, "sites", "worst"), ("worst", "all"))
+            return name, given
         if _has(given, "add_scalar", "add_text"):
             return name, TensorBoardSink(given)
         if _has(given, "define_metric", "log", "alert") and hasattr(given, "step"):
             return name, WandbSink(given)
-        if _is_sink(given):
-            sites: Sites = getattr(given, "sites", "worst")
-            one_of(f"sites of the sink {name}", sites, ("worst", "all"))
-            return name, given
     raise InputError(f"sinks must be {_VALID}, got {shown(given)}")
 
 

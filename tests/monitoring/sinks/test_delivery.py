@@ -3,6 +3,7 @@
 import logging
 import math
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -58,7 +59,7 @@ class Failing(Kept):
         raise OSError("No space left on device")
 
     def alarm(self, alarm):
-        raise SystemExit(3)
+        raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -100,10 +101,23 @@ def test_the_numbers_of_every_site_and_parameter_are_there_on_request():
     attention = "blocks.1.scaled_dot_product_attention"
     assert values[f"attention/{attention}/entropy"] == sample[attention].attention_entropy
     for one in sample.parameters:
-        assert values[f"weight_norm/{one.name}"] == one.value_norm
-        assert values[f"gradient_norm/{one.name}"] == one.step_gradient_norm
+        assert values[f"weight/{one.name}/norm"] == one.value_norm
+        assert values[f"gradient/{one.name}/norm"] == one.step_gradient_norm
         assert values.get(f"update_ratio/{one.name}") == one.update_ratio
     assert not [key for key in values if key.startswith("activation/input/")]
+    # No key is a folder of another one, as MLflow keeps them.
+    assert not [key for key in values if any(other.startswith(f"{key}/") for other in values)]
+
+
+def test_a_site_without_a_finite_element_does_not_hide_the_others():
+    run = training("resnet")
+    with propscope.monitor(run.model, run.optimizer, every=1) as monitor, monitor.step(0):
+        run.update()
+    first, *rest = monitor.profile.without_inputs.sites
+    lost = replace(first, forward=replace(first.forward, mean=math.nan, std=math.nan))
+    for sites in ((lost, *rest), (*rest, lost)):
+        found = series_of(replace(monitor.profile, sites=sites), ROW, "worst")
+        assert found["activation/max_rms"] == max(site.forward.rms for site in rest)
 
 
 def test_a_number_that_was_not_seen_is_left_out_and_one_that_is_not_finite_stays():

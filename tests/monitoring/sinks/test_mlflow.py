@@ -9,6 +9,8 @@ from building.trainings import steps_of, training
 import propscope
 from propscope.monitoring.sinks import MlflowSink
 
+pytestmark = pytest.mark.usefixtures("every_write_is_taken")
+
 
 @pytest.fixture
 def client(tmp_path, monkeypatch):

@@ -10,6 +10,8 @@ from torch.utils.tensorboard import SummaryWriter
 import propscope
 from propscope.monitoring.sinks import TensorBoardSink
 
+pytestmark = pytest.mark.usefixtures("every_write_is_taken")
+
 
 def shown(directory):
     found = EventAccumulator(str(directory), size_guidance={"scalars": 0, "tensors": 0})
@@ -38,7 +40,7 @@ def test_the_samples_and_alarms_of_a_run_are_read_back(tmp_path):
 
 def test_numbers_that_are_not_finite_are_kept(tmp_path):
     sink = TensorBoardSink(tmp_path)
-    for step, value in enumerate((math.nan, math.inf, -math.inf, 1.0)):
+    for step, value in enumerate((math.nan, math.inf, -math.inf, 1.0, 1e300)):
         sink.write(step, {"loss": value})
     sink.close()
     assert points(tmp_path, "loss") == [
@@ -46,6 +48,8 @@ def test_numbers_that_are_not_finite_are_kept(tmp_path):
         (1, math.inf),
         (2, -math.inf),
         (3, 1.0),
+        # TensorBoard has four bytes for a number.
+        (4, math.inf),
     ]
 
 

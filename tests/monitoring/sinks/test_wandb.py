@@ -63,6 +63,7 @@ def history(place):
     return [row for row in read if any(not key.startswith("_") for key in row)]
 
 
+@pytest.mark.usefixtures("every_write_is_taken")
 def test_the_samples_and_alarms_of_a_run_are_read_back(tmp_path):
     run = training()
     with propscope.monitor(run.model, run.optimizer, every=2, sinks=["wandb:mine/first"]) as monitor:
@@ -92,6 +93,7 @@ def test_numbers_that_are_not_finite_are_kept(tmp_path):
     assert values == [pytest.approx(math.nan, nan_ok=True), math.inf, -math.inf]
 
 
+@pytest.mark.usefixtures("every_write_is_taken")
 def test_an_open_run_is_joined_and_keeps_its_own_rows_and_metrics(tmp_path, monkeypatch):
     def write(sink, step, values):
         usual(sink, step, values)
@@ -122,6 +124,7 @@ def test_an_open_run_is_joined_and_keeps_its_own_rows_and_metrics(tmp_path, monk
     assert "loss" not in metrics
 
 
+@pytest.mark.usefixtures("every_write_is_taken")
 @pytest.mark.parametrize("by_text", [True, False])
 def test_no_sample_is_lost_where_the_open_run_logs_nothing_itself(tmp_path, by_text):
     run = training("lstm")
