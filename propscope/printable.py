@@ -22,6 +22,8 @@ _UNSHOWN, _UNSHOWN_IN_LINES = re.compile(f"[{_HIDDEN}]"), re.compile(f"(?!\n)[{_
 _NUMBERS = re.compile(
     r"(int|float|bool|None|Floats|TensorSummary|Expected|LogHistogram|tuple\[(int|float), \.\.\.\]|NDArray\[.*\]| \| )+"
 )
+# The fewest characters that are left of a part of a name.
+_LEAST_PART = 3
 # JSON, which holds no control characters and is parsed again.
 _PARSED = ("spec",)
 
@@ -35,6 +37,25 @@ def printable(text: str, *, lines: bool = False) -> str:
     if text.isprintable():
         return text
     return (_UNSHOWN_IN_LINES if lines else _UNSHOWN).sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def shortened(name: str, most: int) -> str:
+    """Return the name of a site or parameter in at most `most` characters; its longest parts lose their ends.
+
+    So names that differ in the number of a block, or of a call, still differ: `blocks.0.attention.scaled_d…#1`. A name
+    whose parts are all short loses its middle.
+    """
+    text = printable(name)
+    modules, mark, call = text.partition("#")
+    parts = modules.split(".")
+    while (over := len(".".join(parts)) + len(mark + call) - most) > 0:
+        longest = max(range(len(parts)), key=lambda at: len(parts[at].rstrip("…")))
+        part = parts[longest].rstrip("…")
+        if len(part) <= _LEAST_PART:
+            head = (most - 1) // 2
+            return f"{text[:head]}…{text[head + 1 - most :]}"
+        parts[longest] = part[: max(_LEAST_PART, len(part) - over - (parts[longest] == part))] + "…"
+    return ".".join(parts) + mark + call
 
 
 def shown(record: Record, as_text: Callable[[str], str] = printable) -> Record:

@@ -18,7 +18,7 @@ from building.records import layered, small_profile, small_run
 import propscope
 from propscope.errors import InputError
 from propscope.plots import draw_all, gallery
-from propscope.printable import printable, shown
+from propscope.printable import printable, shortened, shown
 from propscope.records import CoverageNote, NetworkProfile, ProfileSet, TrainingSet
 from propscope.store import save
 
@@ -174,3 +174,24 @@ def test_a_module_of_any_name_is_inspected(capsys: Any) -> None:
     with pytest.raises(InputError) as caught:
         profile["absent"]
     _clean(str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("name", "most", "short"),
+    [
+        ("blocks.0.attention.scaled_dot_product_attention", 28, "blocks.0.attention.scaled_d…"),
+        ("transformer.h.10.mlp.c_proj.weight", 28, "tran….h.10.mlp.c_proj.weight"),
+        ("fc", 2, "fc"),
+        ("x" * 99, 20, "x" * 19 + "…"),
+        ("a.b.c.d.e.f.g.h", 9, "a.b.….g.h"),
+        ("\x1b[31m", 9, r"\x1b[31m"),
+    ],
+)
+def test_a_name_is_shortened_where_it_is_longest(name: str, most: int, short: str) -> None:
+    assert shortened(name, most) == short
+    assert len(shortened(name, most)) <= most
+
+
+def test_names_of_one_kind_stay_apart() -> None:
+    names = [f"blocks.{n}.attention.scaled_dot_product_attention#{m}" for n in range(30) for m in range(2)]
+    assert len({shortened(name, 24) for name in names}) == 60

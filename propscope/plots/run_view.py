@@ -16,7 +16,7 @@ from propscope.checks import shown
 from propscope.errors import InputError
 from propscope.plots.scales import Floats, Ints, position_ticks
 from propscope.plots.style import ALARM, INK, LINE_HEIGHT, QUIET, Header, draw_header, short
-from propscope.printable import printable
+from propscope.printable import shortened
 from propscope.records.monitored import MonitoredRun, Steps
 from propscope.records.numerals import counted
 from propscope.records.over_steps import OverSteps, table_of
@@ -266,12 +266,8 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 def label_of(name: str, characters: int) -> str:
-    """Return a name as a picture shows it: its middle left out where it is longer, and nothing of it a formula."""
-    text = printable(name)
-    if len(text) > characters:
-        head = characters // 3
-        text = f"{text[:head]}…{text[head + 1 - characters :]}"
-    return text.replace("$", r"\$")
+    """Return a name as a picture shows it: shortened where it is longer, and nothing of it a formula."""
+    return shortened(name, characters).replace("$", r"\$")
 
 
 _LIST_GAP = 0.02

@@ -149,7 +149,7 @@ def _scale_of(low: Floats, high: Floats) -> Scale:
 
 _WIDTH, _LEFT, _RIGHT = 8.2, 1.05, 0.3
 _HEIGHT, _FIRST = 1.15, 1.9
-_TITLE = 0.34
+_TITLE = 0.4
 _BELOW = 0.58
 
 
@@ -186,7 +186,7 @@ def draw_step_panel(axes: Axes, panel: StepPanel, axis: StepAxis) -> Axes:
         axes.axvspan(first, last + 1, facecolor=ALARM, alpha=0.25, linewidth=0, zorder=1)
         # A single step is narrower than a pixel in a long run.
         axes.axvline(first + 0.5, color=ALARM, linewidth=1.2, alpha=0.6, zorder=1)
-    axes.set_title(panel.label, pad=6, size=10)
+    axes.set_title(panel.label, pad=10, size=10)
     return axes
 
 

@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import groupby
 from typing import Literal
 
 import matplotlib as mpl
@@ -44,7 +44,8 @@ class MapQuantity:
 
     `over` and `summary` are those of `RunView.series`. `kind`: "change", over the first value of each row, on a
     logarithmic scale; "log" or "linear", as it is. `worst`: the end of the scale at which something is wrong, "both"
-    where either may be. `key`: what the colours stand for.
+    where either may be. `key`: what the colours stand for. `ends`: where a
+    scale begins, and where it ends at least; None for those of what was seen.
     """
 
     title: str
@@ -55,6 +56,7 @@ class MapQuantity:
     reading: str
     over: str = ""
     summary: str = ""
+    ends: tuple[float, float] | None = None
 
 
 _OWN_START = "Grey: as at the row's first sample. Yellow: larger. Blue: smaller. "
@@ -103,7 +105,16 @@ ENTROPY = MapQuantity(
     "Entropy, dark: each query looks at one key. Logits, dark: the softmax passes hardly any gradient. Heads sharpen "
     "slowly as they learn; a fault is a row that darkens at once.",
 )
-LOGITS = MapQuantity("Attention: largest logit", "largest_logit", "log", "high", "largest logit", ENTROPY.reading)
+LOGITS = MapQuantity(
+    "Attention: largest logit",
+    "largest_logit",
+    "log",
+    "high",
+    "largest logit",
+    ENTROPY.reading,
+    # Of logits below 1, each entry of the softmax gets about the same.
+    ends=(1.0, 100.0),
+)
 RANK = MapQuantity(
     "Geometry: effective rank of the samples' vectors",
     "effective_rank",
@@ -112,6 +123,7 @@ RANK = MapQuantity(
     "effective rank",
     "Dark: the samples look alike, with rank 1 and cosine 1. Networks may start so; a fault is a row that darkens and "
     "stays dark.",
+    ends=(1.0, 10.0),
 )
 COSINE = MapQuantity(
     "Geometry: mean cosine between samples",
@@ -317,6 +329,9 @@ def _colours(quantity: MapQuantity, values: Floats) -> Colours:
         beyond = bool(logs.size and np.abs(logs).max() > math.log10(reach))
         return Colours("change", 1 / reach, reach, quantity.worst, beyond)
     if quantity.kind == "log":
+        if quantity.ends is not None:
+            low, least = quantity.ends
+            return Colours("log", low, max(_round(float(logs.max(initial=0.0)), up=True), least), quantity.worst)
         if not logs.size:
             return Colours("log", 1.0, 10.0, quantity.worst)
         low, high = _round(float(logs.min()), up=False), _round(float(logs.max()), up=True)
@@ -348,6 +363,8 @@ def _badness(quantity: MapQuantity, values: Floats, nonfinite: Bools) -> Floats:
     return np.where(nonfinite, np.inf, bad)
 
 
+# More modules than this share of the rows are no groups.
+_MODULES_AT_MOST = 0.6
 _WIDTH = 6.4
 _ROW = 0.19
 # The height that the rows of one map get at most, alone in its picture and with another one.
@@ -359,7 +376,7 @@ _NAME_CHARACTERS = 40
 _TITLE = 0.3
 _BELOW = 0.62
 _KEY = 0.36
-_NUMBERS = 0.62
+_NUMBERS = 0.7
 _RIGHT = 0.25
 
 
@@ -535,13 +552,17 @@ def group_of(names: Sequence[str], row: int) -> str:
 
 
 def _depth(names: Sequence[str]) -> int:
-    """Return by how many parts of their names sites are grouped: the fewest that make several modules."""
+    """Return by how many parts of their names sites are grouped: the fewest that leave no module half of the rows."""
+    found = 0
     for depth in range(1, 6):
-        keys = [_parts(name)[:depth] for name in names]
-        runs = 1 + sum(one != other for one, other in pairwise(keys))
-        if runs > 1:
-            return depth if runs <= 0.6 * len(names) else 0
-    return 0
+        sizes = [len(list(rows)) for _, rows in groupby(names, key=lambda name: _parts(name)[:depth])]
+        if len(sizes) > _MODULES_AT_MOST * len(names):
+            break
+        if len(sizes) > 1:
+            found = depth
+            if max(sizes) <= len(names) / 2:
+                break
+    return found
 
 
 def _parts(name: str) -> list[str]:

@@ -144,10 +144,13 @@ def percent(share: float) -> str:
 
 
 def wrap(text: str, characters: int) -> list[str]:
-    """Return text in rows of at most `characters`, broken at blanks, else after colons, else anywhere."""
+    """Return text in rows of at most `characters`, broken at blanks, else after colons and dots, else anywhere.
+
+    A number is not broken at its point.
+    """
     rows = [""]
     for word in re.split(r"(?<= )", text):
-        pieces = [word] if len(word.rstrip()) <= characters else re.split(r"(?<=:)", word)
+        pieces = [word] if len(word.rstrip()) <= characters else re.split(r"(?<=:)|(?<=\w\.)(?=[^\W\d])", word)
         for piece in pieces:
             if rows[-1] and len((rows[-1] + piece).rstrip()) > characters:
                 rows.append("")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from propscope.printable import printable
+from propscope.printable import printable, shortened
 from propscope.records.monitored import Alarm, MonitoredRun
 from propscope.records.numerals import counted, number, percent
 from propscope.records.run_summary import RunSummary, SiteNow, summarize_run
@@ -76,7 +76,7 @@ def alarm_table(alarms: tuple[Alarm, ...]) -> Table:
             (
                 str(alarm.step),
                 alarm.kind,
-                _cut(alarm.site or alarm.parameter, _PLACE),
+                shortened(alarm.site or alarm.parameter, _PLACE),
                 number(alarm.value),
                 number(alarm.baseline),
                 alarm.severity,
@@ -117,11 +117,4 @@ def _site_table(summary: RunSummary) -> Table:
 
 def _named(site: SiteNow) -> str:
     mark = "∞ " if site.nonfinite else {"broken": "! ", "strained": "~ ", "": ""}[site.alarm]
-    return mark + _cut(site.name or "(model)", _SITE - len(mark))
-
-
-def _cut(name: str, most: int) -> str:
-    """Return a name without its middle where it is longer."""
-    text = printable(name)
-    head = (most - 1) // 2
-    return text if len(text) <= most else f"{text[:head]}…{text[head + 1 - most :]}"
+    return mark + shortened(site.name or "(model)", _SITE - len(mark))

@@ -160,6 +160,14 @@ def test_rows_are_grouped_by_module() -> None:
     assert borders(["a"]) == []
 
 
+def test_a_module_around_all_others_is_no_group() -> None:
+    inside = names(("transformer.h.0", 6), ("transformer.h.1", 6), ("transformer.h.2", 6))
+    whole = ["input", "transformer.wte", *inside, "lm_head"]
+    assert borders(whole) == [1, 2, 8, 14, 20]
+    assert group_of(whole, 9) == "transformer.h.1"
+    assert borders(["input", *(f"net.{n}" for n in range(9))]) == []
+
+
 def test_every_row_is_named_where_there_is_room() -> None:
     found = one(sampled_at([0], sites=3), "forward")
     assert row_labels(found, 0.2) == [(0, "fc.0"), (1, "fc.1"), (2, "fc.2")]
@@ -206,3 +214,12 @@ def test_a_logarithmic_scale_ends_at_round_numbers(values: list[float], ends: tu
     run = sampled_at([0, 1], sites=1, effective_rank=None, update=lambda step, _: values[step])
     colours = one(run, "updates").colours
     assert (colours.low, colours.high) == pytest.approx(ends)
+
+
+def test_small_logits_are_no_large_ones() -> None:
+    small = picture(sampled_at([0, 1], sites=1, largest_logit=0.07), "attention").maps[0]
+    assert (small.colours.low, small.colours.high) == (1.0, 100.0)
+    assert small.colours.fraction(small.values).tolist() == [[0.0, 0.0]]
+    assert picture(sampled_at([0], sites=1, largest_logit=23_600.0), "attention").maps[0].colours.high == 50_000.0
+    below = picture(sampled_at([0], sites=1, largest_logit=-3.0), "attention").maps[0]
+    assert below.colours.fraction(below.values).tolist() == [[0.0]]

@@ -43,7 +43,7 @@ def test_what_is_said() -> None:
     assert "! step 20: attention logits (broken, since step 19): the largest logit is" in text
     assert f"the first {ALARMS} of 9 alarms; propscope diagnose RUN explains them" in text
     assert f"the worst {SITES} of 41 sites at step 25; propscope show RUN --step 25 shows all" in text
-    assert " ! blocks.0.at…t_attention " in text
+    assert " ! blocks.0.attention.sca… " in text
 
 
 def test_columns_without_numbers_are_left_out() -> None:
