@@ -91,8 +91,7 @@ class SignalMonitor(Callback):  # type: ignore[misc]
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Record what stopped the update, and end the run."""
-        self._updates.end(exception)
-        self._updates.close()
+        self._updates.stop(exception)
         self._show(trainer)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import update_wrapper
 from types import FrameType
 from typing import Any
 
@@ -35,8 +37,9 @@ class SignalCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
 
     def __init__(self, every: int = 50, **arguments: Any) -> None:
         self._updates = Updates("SignalCallback", {"every": every, **arguments})
-        self._loss: Any = None
+        self._losses: list[Any] = []
         self._trainer: Any = None
+        self._watched: list[_Watched] = []
 
     @property
     def monitor(self) -> Monitor | None:
@@ -53,11 +56,14 @@ class SignalCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         if state.is_world_process_zero:
             scaler = trainer.accelerator.scaler
             self._updates.open(trainer.model_wrapped, trainer.optimizer, step=state.global_step, loss_scale=scaler)
-        trainer.training_step = _Watched(trainer, self._see_loss, self._stop)
+        self._watched = [
+            _Watched(trainer, "training_step", self._losses.append, self._stop),
+            _Watched(trainer.optimizer, "step", _ignore, self._stop),
+        ]
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin an update."""
-        self._loss = None
+        self._losses.clear()
         self._updates.begin(state.global_step)
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -66,30 +72,34 @@ class SignalCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """End the update."""
-        self._updates.see_loss(self._loss)
-        self._updates.end()
+        if self._losses:
+            # Each is divided so that their sum is the loss of the update; a method of the user's may return anything.
+            with suppress(TypeError, RuntimeError):
+                self._updates.see_loss(sum(self._losses))
+        try:
+            self._updates.end()
+        except BaseException as error:
+            self._stop(error)
+            raise
         self._show(args, state, control, kwargs["model"])
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """End the run."""
         self.close()
 
-    def _see_loss(self, loss: Any) -> None:
-        # Each is divided so that their sum is the loss of the update.
-        self._loss = loss if self._loss is None else self._loss + loss
-
     def _stop(self, error: BaseException) -> None:
         """End the run with the error that stopped it; a Trainer does not tell its callbacks."""
-        self._updates.end(error)
+        self._updates.stop(error)
         self.close()
 
     def close(self) -> None:
         """End the run, where a training was stopped without telling its callbacks; a further call does nothing."""
-        trainer, self._trainer = self._trainer, None
-        if trainer is not None and isinstance(watched := vars(trainer).get("training_step"), _Watched):
-            watched.restore()
+        for one in self._watched:
+            one.restore()
+        self._watched.clear()
+        self._losses.clear()
+        self._trainer = None
         self._updates.close()
-        self._loss = None
 
     def _show(self, args: Any, state: Any, control: Any, model: Any) -> None:
         def write(logger: Any, numbers: dict[str, float], alarms: Sequence[Alarm]) -> None:
@@ -122,33 +132,43 @@ class SignalCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         self._updates.restore(state)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_loss": None, "_trainer": None}
+        return {**vars(self), "_losses": [], "_trainer": None, "_watched": []}
 
 
 class _Watched:
-    """The `training_step` of a Trainer, whose losses are passed to `see`, and whose exceptions to `stop`."""
+    """Stands for a method of an object until `restore`: passes its results to `see`, and what it raises to `stop`."""
 
-    def __init__(self, trainer: Any, see: Callable[[Any], None], stop: Callable[[BaseException], None]) -> None:
-        self._trainer = trainer
-        self._before = vars(trainer).get("training_step")
-        self._step = trainer.training_step
-        self._see, self._stop = see, stop
+    def __init__(
+        self, owner: Any, name: str, see: Callable[[Any], None], stop: Callable[[BaseException], None]
+    ) -> None:
+        method = getattr(owner, name)
+        # A schedule marks the step of its optimizer, and looks for the mark.
+        update_wrapper(self, method)
+        self._owner, self._name, self._see, self._stop = owner, name, see, stop
+        self._before, self._method = vars(owner).get(name), method
+        setattr(owner, name, self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            loss = self._step(*args, **kwargs)
+            found = self._method(*args, **kwargs)
         except BaseException as error:
             self._stop(error)
             raise
-        self._see(loss)
-        return loss
+        self._see(found)
+        return found
 
     def restore(self) -> None:
-        """Give the Trainer its own method back."""
+        """Give the object its own method back, where nothing else stands there by now."""
+        if vars(self._owner).get(self._name) is not self:
+            return
         if self._before is None:
-            del self._trainer.training_step
+            delattr(self._owner, self._name)
         else:
-            self._trainer.training_step = self._before
+            setattr(self._owner, self._name, self._before)
+
+
+def _ignore(found: Any) -> None:
+    pass
 
 
 def _trainer() -> Any:

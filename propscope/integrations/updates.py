@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from propscope.checks import unknown_argument
-from propscope.errors import error_line
+from propscope.errors import PropscopeError, error_line
 from propscope.monitoring import Monitor, monitor
 from propscope.monitoring.sinks.sink import alarm_text
 from propscope.records.monitored import Alarm
@@ -76,7 +77,11 @@ class Updates:
         self.monitor = made = monitor(model, optimizer, **arguments)
         self._open, self._shown, self._told = True, None, 0
         if self._state and step:
-            made.load_state_dict(self._state)
+            try:
+                made.load_state_dict(self._state)
+            except PropscopeError as error:
+                # A checkpoint of another version should not keep anybody from going on.
+                logger.warning("the monitor begins anew: %s", error)
 
     def begin(self, number: int | None = None) -> None:
         """Begin a batch: the first of an update, which has this number, or a further one of the one that runs."""
@@ -106,10 +111,17 @@ class Updates:
             self.monitor.see_gradients()
 
     def end(self, error: BaseException | None = None) -> None:
-        """End the update that runs, which raised `error` where that is not None."""
+        """End the update that runs, which raised `error` where that is not None; then no other is raised."""
         if self.monitor is not None and self.running:
             self.running = False
-            self.monitor.end(error)
+            with suppress(*([] if error is None else [Exception])):
+                self.monitor.end(error)
+
+    def stop(self, error: BaseException) -> None:
+        """End the update that runs, and the run, with the error that stopped it; no other is raised."""
+        self.end(error)
+        with suppress(Exception):
+            self.close()
 
     def close(self) -> None:
         """End the run; what is not ended of an update is not recorded."""

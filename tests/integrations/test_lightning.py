@@ -289,6 +289,50 @@ def test_a_fit_that_is_stopped_leaves_no_hook_and_the_record_of_what_stopped_it(
     assert signals.monitor.steps.number.tolist() == list(range(7))
 
 
+def test_an_alarm_may_stop_the_fit(lightning):
+    from propscope.integrations.lightning import SignalMonitor
+
+    def stop(alarm):
+        raise RuntimeError(alarm.kind)
+
+    class Spoiling(lightning.Callback):
+        def on_train_batch_start(self, trainer, module, batch, number):
+            if number == 3:
+                module.head.bias.data.fill_(torch.nan)
+
+    model = network(lightning)
+    with pytest.raises(RuntimeError, match="non-finite"):
+        fit(lightning, model, Spoiling(), SignalMonitor(every=1, on_alarm=stop))
+    assert untouched(model)
+
+
+def test_a_fit_that_resumes_what_the_monitor_cannot_read_begins_a_record_of_its_own(lightning, caplog):
+    from propscope.integrations.lightning import SignalMonitor
+
+    saving = lightning.callbacks.ModelCheckpoint("kept", filename="{step}", every_n_train_steps=3, save_top_k=-1)
+    fit(lightning, network(lightning), SignalMonitor(), saving)
+    kept = torch.load("kept/step=3.ckpt", weights_only=True)
+    kept["callbacks"]["SignalMonitor"] = {"step": 3}
+    torch.save(kept, "kept/other.ckpt")
+    signals = SignalMonitor(every=1)
+    fit(lightning, network(lightning), signals, resume="kept/other.ckpt", max_epochs=2)
+    assert signals.monitor.steps.number.tolist() == list(range(3, 14))
+    assert [one.getMessage() for one in caplog.records if "the monitor begins anew: state must" in one.getMessage()]
+
+
+def test_a_second_fit_of_the_same_trainer_goes_on_and_one_of_another_begins_anew(lightning):
+    from propscope.integrations.lightning import SignalMonitor
+
+    signals, model = SignalMonitor(file="run.propscope"), network(lightning)
+    trainer = fit(lightning, model, signals)
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(model, batches(), batches(2))
+    assert propscope.load("run.propscope").steps.number.tolist() == list(range(14))
+    fit(lightning, network(lightning), signals)
+    assert signals.monitor.steps.number.tolist() == list(range(7))
+    assert signals.monitor.file.name == "run-2.propscope"
+
+
 def test_a_run_that_only_tries_everything_writes_no_file(lightning, tmp_path):
     from propscope.integrations.lightning import SignalMonitor
 

@@ -42,7 +42,7 @@ class Network(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.first, self.drop, self.head = nn.Linear(3, 8), nn.Dropout(0.1), nn.Linear(8, 2)
-        self.calls, self.broken, self.raising = 0, (), {}
+        self.calls, self.broken, self.raising, self.offset = 0, (), {}, 0.0
 
     def forward(self, x, labels=None):
         if self.training:
@@ -52,7 +52,7 @@ class Network(nn.Module):
         logits = self.head(self.drop(torch.relu(self.first(x))))
         if labels is None:
             return {"logits": logits}
-        loss = (logits - labels).square().mean()
+        loss = (logits - labels).square().mean() + self.offset
         return {"loss": loss * math.nan if self.calls in self.broken else loss, "logits": logits}
 
 
@@ -120,7 +120,8 @@ def untouched(made):
     optimizer = getattr(made.optimizer, "optimizer", made.optimizer)
     hooks += [len(optimizer._optimizer_step_pre_hooks), len(optimizer._optimizer_step_post_hooks)]
     on_tensors = [bool(one._backward_hooks) for one in made.model.parameters()]
-    return not any((*hooks, *on_tensors, "training_step" in vars(made)))
+    methods = vars(made).get("training_step"), vars(made.optimizer).get("step")
+    return not any((*hooks, *on_tensors, *("propscope" in type(one).__module__ for one in methods)))
 
 
 TRAININGS = {
@@ -212,7 +213,7 @@ def test_a_training_that_resumes_a_checkpoint_goes_on_in_its_file(transformers, 
     trainer(transformers, Network(), SignalCallback(every=2, file="run.propscope"), **saving).train()
     stored = json.loads(Path("out/checkpoint-4/trainer_state.json").read_text())["stateful_callbacks"]["SignalCallback"]
     assert stored["args"] == {"every": 2, "file": "run.propscope"}
-    options = {"num_train_epochs": 2, "restore_callback_states_from_checkpoint": restoring, **saving}
+    options = {"num_train_epochs": 2, "restore_callback_states_from_checkpoint": restoring}
     signals = SignalCallback(every=2, file="run.propscope")
     made = trainer(transformers, Network(), signals, **options)
     made.train(resume_from_checkpoint="out/checkpoint-4")
@@ -221,6 +222,23 @@ def test_a_training_that_resumes_a_checkpoint_goes_on_in_its_file(transformers, 
     assert steps.number[valid].tolist() == list(range(2 * BATCHES))
     assert steps.number[~valid].tolist() == [4, 5, 6]
     assert untouched(made)
+
+
+def test_a_training_that_resumes_what_the_monitor_cannot_read_begins_a_record_of_its_own(transformers, caplog):
+    from propscope.integrations.transformers import SignalCallback
+
+    saving = {"save_strategy": "steps", "save_steps": 4}
+    trainer(transformers, Network(), SignalCallback(), **saving).train()
+    path = Path("out/checkpoint-4/trainer_state.json")
+    text = json.loads(path.read_text())
+    text["stateful_callbacks"]["SignalCallback"]["attributes"]["resumed"] = {"step": 3}
+    path.write_text(json.dumps(text))
+    signals = SignalCallback(every=1)
+    trainer(transformers, Network(), signals).train(resume_from_checkpoint=str(path.parent))
+    assert signals.monitor.steps.number.tolist() == [4, 5, 6]
+    assert [one.getMessage()[:26] for one in caplog.records if "anew" in one.getMessage()] == [
+        "the monitor begins anew: s"
+    ]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("out of data"), KeyboardInterrupt()], ids=["error", "interrupt"])
@@ -241,29 +259,72 @@ def test_a_training_that_is_stopped_leaves_no_hook_and_the_record_of_what_stoppe
     assert untouched(made)
 
 
-def test_an_optimizer_that_raises_leaves_a_monitor_that_close_or_the_next_training_ends(transformers):
+class Full(torch.optim.SGD):
+    """An optimizer that fails in its third step."""
+
+    room = 3
+
+    def step(self, closure=None):
+        self.room -= 1
+        if not self.room:
+            raise MemoryError("no room")
+        return super().step(closure)
+
+
+def test_an_optimizer_that_raises_leaves_no_hook(transformers):
     from propscope.integrations.transformers import SignalCallback
-
-    class Full(torch.optim.SGD):
-        room = 3
-
-        def step(self, closure=None):
-            self.room -= 1
-            if not self.room:
-                raise MemoryError("no room")
-            return super().step(closure)
 
     signals = SignalCallback(every=1)
     made = trainer(transformers, Network(), signals)
     made.optimizer = Full(made.model.parameters(), 0.1)
     with pytest.raises(MemoryError):
         made.train()
-    made.train()
-    made.optimizer.optimizer.room = 3
-    with pytest.raises(MemoryError):
-        made.train()
-    signals.close()
     assert untouched(made)
+    assert signals.monitor.steps.error.tolist() == ["", "", "MemoryError: no room"]
+
+
+def test_an_alarm_may_stop_the_training(transformers):
+    from propscope.integrations.transformers import SignalCallback
+
+    def stop(alarm):
+        raise RuntimeError(alarm.kind)
+
+    class Spoiled(transformers.TrainerCallback):
+        def on_step_begin(self, args, state, control, model, **options):
+            if state.global_step == 3:
+                # All is finite but the loss, which is infinite.
+                model.offset = math.inf
+
+    # What is not finite is seen before the optimizer steps with it, and the loss at the end of the step.
+    for spoil, kind in (("broken", "non-finite gradient"), ("offset", "non-finite loss")):
+        model = Network()
+        model.broken = (4,) if spoil == "broken" else ()
+        made = trainer(
+            transformers, model, *([Spoiled()] * (spoil == "offset")), SignalCallback(every=1, on_alarm=stop)
+        )
+        with pytest.raises(RuntimeError, match=kind):
+            made.train()
+        assert untouched(made)
+
+
+def test_a_training_that_nobody_ended_is_ended_by_close_or_by_the_next_one(transformers):
+    from propscope.integrations.transformers import SignalCallback
+
+    class Failing(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, **options):
+            if state.global_step == 3 and self.fails:
+                raise OSError("no room")
+
+    signals, failing = SignalCallback(every=1), Failing()
+    made = trainer(transformers, Network(), signals, failing)
+    for close in (True, False):
+        failing.fails = True
+        with pytest.raises(OSError, match="no room"):
+            made.train()
+        if close:
+            signals.close()
+            assert untouched(made)
+    failing.fails = False
     made.train()
     assert signals.monitor.steps.number.tolist() == list(range(BATCHES))
     assert untouched(made)
