@@ -46,6 +46,8 @@ from propscope.records.monitored import Alarm, Steps
 from propscope.records.network import Label, NetworkProfile
 from propscope.store import MonitoredFile
 
+# A file holds step numbers of 64 bits.
+_LARGEST = 2**63
 # Where optimizers around another one keep it.
 _INNER = ("optimizer", "base_optimizer")
 _monitored: weakref.WeakValueDictionary[int, Monitor] = weakref.WeakValueDictionary()
@@ -267,6 +269,8 @@ class Monitor:
         if number is None:
             return Step(self, expected)
         counted = count("step", number, least=0) + self._ahead
+        if counted >= _LARGEST:
+            raise InputError(f"step must be below 2^63, got {shown(number)}")
         if counted < expected:
             self._ahead += expected - counted
             counted = expected
@@ -405,6 +409,9 @@ class Monitor:
 
     def end(self, error: BaseException | None) -> None:
         """End the step that runs, which raised `error` where that is not None; `Step` and `advance` call it."""
+        if not self._finalizer.alive:
+            # It was closed within the step, perhaps by `on_alarm` in a hook of the optimizer.
+            self._steps.close()
         if self._running is None or self._is_elsewhere():
             return
         ended = time.perf_counter()
@@ -633,7 +640,7 @@ def _scale_of(loss_scale: Any) -> Tensor | None:
         # get_scale() would wait for the device.
         scale = getattr(loss_scale, "_scale", None)
         return None if scale is None else scale.detach().clone()
-    return None if loss_scale is None else torch.tensor(float(loss_scale))
+    return None if loss_scale is None else torch.tensor(float(loss_scale), device="cpu")
 
 
 def _loss(value: Any) -> Tensor:
@@ -644,7 +651,7 @@ def _loss(value: Any) -> Tensor:
         return tensor.clone() if tensor.numel() == 1 else tensor.to(widest(tensor)).mean()
     with suppress(TypeError, ValueError, OverflowError):
         if not isinstance(value, (str, Tensor)):
-            return torch.tensor(float(value))
+            return torch.tensor(float(value), device="cpu")
     raise InputError(f"loss must be a number or a tensor of numbers, got a {type(value).__name__}")
 
 
@@ -693,7 +700,7 @@ def _takes_one(function: Any) -> bool:
 
 def _versions(model: nn.Module) -> dict[str, int]:
     """Return how often each parameter was changed in place."""
-    return {name: parameter._version for name, parameter in _parameters(model).items()}
+    return {name: one._version for name, one in _parameters(model).items() if one.requires_grad}
 
 
 def _check(model: Any, optimizers: Sequence[Optimizer]) -> None:

@@ -40,7 +40,7 @@ def norms(tensors: Sequence[Tensor | None]) -> Tensor:
     for at, one in dense.items():
         groups.setdefault((one.device, one.dtype), []).append(at)
     if not groups:
-        return torch.full((len(tensors),), NONE)
+        return torch.full((len(tensors),), NONE, device="cpu")
     first = next(iter(dense.values()))
     device = first.device
     found: list[Tensor] = [torch.full((), NONE, dtype=widest(first), device=device)] * len(tensors)

@@ -75,6 +75,8 @@ class OptimizerSteps:
         self._settings: list[tuple[float, ...]] = []
         self._asked = 0
         self._running: int | None = None
+        # Whether `seen` is running, in a hook: torch is going through the hooks then.
+        self._inside = False
         self._handles = [
             handle
             for optimizer in optimizers
@@ -128,10 +130,11 @@ class OptimizerSteps:
         return any(now > JUMP * then >= 0 for then, now in pairs)
 
     def close(self) -> None:
-        """Take the hooks away."""
-        for handle in self._handles:
-            handle.remove()
-        self._clear()
+        """Take the hooks away; called from one of them, it does so only when it is called again."""
+        self.end()
+        if not self._inside:
+            for handle in self._handles:
+                handle.remove()
 
     def _look_again(self) -> None:
         self._names = self._find_names()
@@ -163,7 +166,11 @@ class OptimizerSteps:
             self._guard("", "parameter", "the value before a step", self._hold, optimizer, step)
         self.seconds += time.perf_counter() - started
         if not closure and step.gradients is not None and step.found_inf is None:
-            self._seen(self._running, step.gradients)
+            self._inside = True
+            try:
+                self._seen(self._running, step.gradients)
+            finally:
+                self._inside = False
 
     def _after(self, optimizer: Optimizer, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         if _is_compiling() or self._running is None:

@@ -186,6 +186,38 @@ def test_a_monitor_that_is_closed_twice_or_within_a_step_is_closed():
     assert nothing_left(run)
 
 
+def test_on_alarm_may_close_the_monitor_in_the_middle_of_the_step_of_an_optimizer():
+    run = training()
+    monitor = propscope.monitor(run.model, run.optimizer, every=1, on_alarm=lambda alarm: monitor.close())
+    # torch goes through the hooks when the monitor takes its own away.
+    later = run.optimizer.register_step_pre_hook(lambda *_: None)
+    with monitor.step():
+        (run.loss() * math.nan).backward()
+        run.optimizer.step()
+    later.remove()
+    assert [one.kind for one in monitor.alarms] == ["non-finite gradient"]
+    assert nothing_left(run)
+
+
+def test_a_step_number_that_no_file_can_hold_is_refused():
+    run = training()
+    with propscope.monitor(run.model, run.optimizer, every=1) as monitor:
+        with pytest.raises(propscope.PropscopeError, match=r"step must be below 2\^63, got 9223372036854775808"):
+            monitor.step(2**63)
+        with monitor.step(2**63 - 1):
+            run.update()
+    assert monitor.steps.number.tolist() == [2**63 - 1]
+
+
+def test_numbers_stay_on_the_cpu_where_another_device_is_the_default():
+    run = training()
+    monitor = propscope.monitor(run.model, run.optimizer, every=1, loss_scale=1.0)
+    with monitor, torch.device("meta"), monitor.step() as one:
+        one.loss(3.0)
+    assert monitor.steps.loss.tolist() == [3.0]
+    assert monitor.steps.loss_scale.tolist() == [1.0]
+
+
 @pytest.mark.parametrize("broken", ["step", "cadence", "judge"])
 def test_a_state_that_is_half_nonsense_changes_nothing(broken):
     run = training()
