@@ -186,6 +186,8 @@ class Monitor:
         self._shortcuts = ExitStack()
         self._losses: list[Tensor] = []
         self._last: int | None = None
+        # Whether no step was begun since a state was loaded.
+        self._resumed = False
         # What is added to the numbers of the steps since they began again.
         self._ahead = 0
         self._running: int | None = None
@@ -286,7 +288,7 @@ class Monitor:
         if self._is_elsewhere():
             return
         if self._running is None:
-            self._last = 0 if self._last is None else self._last
+            self._last = 0 if self._last is None else self._last + self._resumed
         elif self._wrapped:
             raise InputError(
                 f"step {self._running} is a `with` block, which advance() cannot end",
@@ -316,8 +318,7 @@ class Monitor:
 
         A step that still runs is not recorded.
         """
-        self._let_go(None)
-        self._running = None
+        self._abandon()
         _monitored.pop(id(unwrapped(self._model)), None)
         self._finalizer()
 
@@ -338,15 +339,14 @@ class Monitor:
             self._begin(number)
         except BaseException:
             # Only what interrupts the program comes here, as Ctrl+C does.
-            self._let_go(None)
-            self._steps.end()
-            self._running = None
+            self._abandon()
             raise
         self._own = time.perf_counter() - self._started
         return number
 
     def _begin(self, number: int) -> None:
         self._running = self._last = number
+        self._resumed = False
         self._losses.clear()
         self._scale = _scale_of(self._loss_scale)
         if self._steps.settings_jump():
@@ -361,8 +361,7 @@ class Monitor:
         """Return whether this is a process that was forked, whose copy of the monitor must not write to the file."""
         if os.getpid() == self._process:
             return False
-        self._let_go(None)
-        self._running = None
+        self._abandon()
         self._log.warn_once("process", "the monitor was made in another process, and does not watch this one")
         return True
 
@@ -383,6 +382,12 @@ class Monitor:
         if self._recorder is not None and self._recording:
             self._recording = False
             self._recorder.__exit__(type(error) if error is not None else None, error, None)
+
+    def _abandon(self) -> None:
+        """Leave the step that runs, and record nothing of it."""
+        self._let_go(None)
+        self._steps.end()
+        self._running = None
 
     def _let_go(self, error: BaseException | None) -> Recorder | None:
         """Take everything away that a sampled step needs, and return its recorder."""
@@ -521,30 +526,30 @@ class Monitor:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict`, in its file where this monitor has one; call it before the first step.
+        """Go on from a `state_dict`, in its file where this monitor has one and no step was taken yet.
 
-        Samples of steps that are taken again get the label `superseded_step`. Raises `InputError` for a `state` that no
-        `state_dict` returned, and changes nothing then; and once a step was taken.
+        Steps that are taken again are marked: their earlier samples get the label `superseded_step`. A step that runs
+        is not recorded. Raises `InputError` for a `state` that no `state_dict` returned, and changes nothing then.
         """
-        if self._last is not None:
-            raise InputError(
-                f"load_state_dict must be called before the first step, got a monitor at step {self._last}",
-                hint="close this monitor, and load the state into a new one with the same file",
-            )
         try:
-            judge = Judge()
+            judge, taken = Judge(), self._last is not None
             judge.restore(state["judge"])
             last = None if state["step"] is None else count("step", state["step"], least=0)
-            self._cadence.restore(state["cadence"])
-            self._log.judge, self._last = judge, last
-            self._log.resume(0 if self._last is None else self._last + 1)
-            if self._file is not None and (file := state.get("file")) is not None:
-                self._file.resume(Path(file["path"]), file["run"])
+            file = None if (given := state.get("file")) is None else (Path(given["path"]), given["run"])
+            if not taken:
+                self._cadence.restore(state["cadence"])
         except (KeyError, TypeError, AttributeError, ValueError):
             raise InputError(
                 f"state must be what Monitor.state_dict returned, got {shown(state)}",
                 hint="keep monitor.state_dict() in the checkpoint",
             ) from None
+        self._abandon()
+        if taken:
+            self._log.rewind()
+        elif self._file is not None and file is not None:
+            self._file.resume(*file)
+        self._log.judge, self._last, self._resumed = judge, last, last is not None
+        self._log.resume(0 if last is None else last + 1)
 
 
 class Step:

@@ -109,6 +109,8 @@ class RunLog:
         # The file that holds the earlier steps, and those that none holds.
         self._begun: MonitoredFile | None = None
         self._steps: list[Steps] = []
+        # Whether the next step is taken again, and others after it.
+        self._rewound = False
         self._rows: list[dict[str, Any]] = []
         self._unwritten: list[Alarm] = []
         self._untold: list[Alarm] = []
@@ -234,6 +236,14 @@ class RunLog:
         """Say that the run takes the steps from this one on again."""
         self._delivery.resume(step)
 
+    def rewind(self) -> None:
+        """End what was seen so far as an earlier part of the run: steps of it are taken again."""
+        self.read()
+        self._write_piece(())
+        self._rewound = True
+        if self._file is not None:
+            self._attempt(self._file.rewind)
+
     def _raise(self, alarms: Sequence[Alarm]) -> None:
         self._unwritten += alarms
         self._untold += alarms
@@ -258,16 +268,22 @@ class RunLog:
         piece = MonitoredRun(profiles, Steps.of(self._rows), tuple(self._unwritten))
         self._rows, self._unwritten = [], []
         if self._file is not None and (profiles or len(piece.steps) or piece.alarms):
-            try:
-                self._file.add(piece)
-                self._begun = self._file
-            except (PropscopeError, OSError) as error:
-                self._file = None
-                self.warn_once("write", f"the run is not written any more: {error}")
+            self._begun = self._file
+            self._attempt(self._file.add, piece)
         if self._file is None:
+            if self._rewound and len(piece.steps):
+                earlier = MonitoredRun((), joined_steps(self._steps)).superseded_from(min(piece.steps.number))
+                self._steps, self._rewound = [earlier.steps], False
             self._steps.append(piece.steps)
             if len(self._steps) >= _PIECES:
                 self._steps = [joined_steps(self._steps)]
+
+    def _attempt(self, write: Callable[..., None], *arguments: Any) -> None:
+        try:
+            write(*arguments)
+        except (PropscopeError, OSError) as error:
+            self._file = None
+            self.warn_once("write", f"the run is not written any more: {error}")
 
     def warn_once(self, about: str, text: str) -> None:
         """Say something once."""

@@ -35,8 +35,9 @@ class MonitoredFile:
         self._resumes = False
         self._file: RunFile | None = None
         self._pieces = 0
-        # The steps of an earlier part of the run.
+        # The steps of an earlier part of the run, which another monitor wrote.
         self._earlier = 0
+        self._own = False
         # Those that were asked for.
         self._reader: FollowedRun | None = None
         self._steps = no_steps()
@@ -44,6 +45,16 @@ class MonitoredFile:
     def resume(self, path: Path, identity: str) -> None:
         """Go on with the file of an earlier part of the run; it is looked for when the first piece is added."""
         self.path, self.identity, self._resumes = path, identity, True
+
+    def rewind(self) -> None:
+        """Go on with what was added as an earlier part, since steps of it are taken again; the file is written for it.
+
+        Raises `StoreError` where it cannot be written.
+        """
+        if self._file is not None:
+            self._all_steps()
+            self.save()
+            self._file, self._reader, self._resumes, self._own = None, None, True, True
 
     def add(self, piece: MonitoredRun) -> None:
         """Keep a piece of the run; raises `StoreError` where no file can be made."""
@@ -62,11 +73,14 @@ class MonitoredFile:
     @property
     def steps(self) -> Steps:
         """The steps that were added, without those of an earlier part of the run; they are read from the file."""
-        if self._pieces:
+        return self._all_steps()[self._earlier :]
+
+    def _all_steps(self) -> Steps:
+        if self._file is not None:
             self._reader = self._reader or FollowedRun(self.path)
             added = self._reader.read()
             self._steps = added.run.steps if added.anew else self._steps + added.run.steps
-        return self._steps[self._earlier :]
+        return self._steps
 
     def save(self) -> None:
         """Write the file, where anything was added; raises `StoreError` where it cannot be written."""
@@ -106,7 +120,9 @@ class MonitoredFile:
         )
         taken_again = [*piece.steps.number.tolist(), *(one.labels["step"] for one in piece.profiles)]
         file.add(0, pack(earlier.superseded_from(min(taken_again)), short=True))
-        self._pieces, self._earlier = 1, len(earlier.steps)
+        self._pieces = 1
+        if not self._own:
+            self._earlier = len(earlier.steps)
         # The journal holds all of it now, and who asks for the file shall see what comes.
         self.path.unlink()
         return file

@@ -234,8 +234,6 @@ def test_a_state_that_is_half_nonsense_changes_nothing(broken):
         assert monitor.state_dict() == before
         with monitor.step():
             run.update()
-        with pytest.raises(propscope.PropscopeError, match="before the first step, got a monitor at step 0"):
-            monitor.load_state_dict(state)
 
 
 def test_an_optimizer_that_was_made_in_the_middle_is_said_once(caplog):

@@ -474,6 +474,47 @@ def test_the_file_holds_samples_steps_and_alarms_and_a_resumed_run_goes_on_in_it
     assert [(one.step, one.kind) for one in again.alarms] == [(3, "non-finite gradient")]
 
 
+@pytest.mark.parametrize("way", ["file", "no file", "advance"])
+def test_a_run_that_goes_back_to_a_checkpoint_goes_on_and_marks_what_it_takes_again(way, tmp_path):
+    run, path = training(), tmp_path / "run.propscope" if way != "no file" else None
+
+    def train(steps):
+        for step in steps:
+            if way == "advance":
+                run.update()
+                monitor.advance()
+            else:
+                with monitor.step(step):
+                    run.update()
+
+    with propscope.monitor(run.model, run.optimizer, every=2, budget=None, file=path) as monitor:
+        train(range(4))
+        state, baselines = monitor.state_dict(), monitor.state_dict()["judge"]
+        train(range(4, 7))
+        for _ in range(2):
+            monitor.load_state_dict(state)
+            assert monitor.state_dict()["judge"] == baselines
+            assert untouched(run.model)
+            train(range(4, 6))
+        if way == "advance":
+            monitor.advance()
+        # A loop that is not wrapped does not see its first step, nor what it does to go back.
+        taken = [1, 2, 3, 4, 5, 6, 5, 5, 6] if way == "advance" else [0, 1, 2, 3, 4, 5, 6, 4, 5, 4, 5]
+        assert monitor.steps.number.tolist() == taken
+    last = {number: at for at, number in enumerate(taken)}
+    again = [int(at != last[number] and number >= 4) for at, number in enumerate(taken)]
+    if way != "advance":
+        again = [0, 0, 0, 0, 1, 1, 1, 1, 1, 0, 0]
+        assert monitor.steps.superseded.tolist() == again
+    if way == "file":
+        found = propscope.load(path)
+        assert found.steps.number.tolist() == taken
+        assert found.steps.superseded.tolist() == again
+        labels = [one.labels for one in found]
+        assert labels == [{"step": 0}, {"step": 2}, *[{"superseded_step": at} for at in (4, 6, 4)], {"step": 4}]
+        assert [one.name for one in tmp_path.iterdir()] == ["run.propscope"]
+
+
 def test_a_disk_that_is_full_is_said_once_and_the_run_goes_on(tmp_path, capfd, monkeypatch):
     run, path = training(), tmp_path / "run.propscope"
     with propscope.monitor(run.model, run.optimizer, every=1, file=path) as monitor:
