@@ -71,7 +71,7 @@ def check_values(table: StoredTable, values: Arrays, rows: Rows) -> dict[str, di
             if values.keys() >= {f"{part}_{name}" for name in _SUMMARY}:
                 _check_summary(table, part, values, rows)
     if "units" in values:
-        for name in ("dead_units", "symmetric_units"):
+        for name in {"dead_units", "symmetric_units"} & values.keys():
             bad = values[name] > np.maximum(values["units"], 0)
             _refuse(table, name, bad, "at most the number of units", values[name], rows)
     return texts
