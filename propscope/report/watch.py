@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from propscope.printable import printable
 from propscope.records.monitored import Alarm, MonitoredRun, no_steps
-from propscope.records.network import Floats
+from propscope.records.network import Floats, NetworkProfile, Site
 from propscope.records.numerals import counted, number, percent
 from propscope.records.over_steps import OverSteps
 from propscope.report.sparkline import trend
@@ -25,17 +25,6 @@ _STEPS = 100
 _ALARMS = 4
 # The widths of the narrowest column of names, of a number, and of the widest and narrowest picture over the steps.
 _NAMES, _NUMBER, _WIDEST, _NARROWEST = 16, 8, 40, 8
-_QUANTITIES = (
-    "forward_rms",
-    "backward_rms",
-    "dead_units",
-    "units",
-    "largest_logit",
-    "effective_rank",
-    "forward_nan_count",
-    "forward_posinf_count",
-    "forward_neginf_count",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +36,11 @@ class Line:
 
 
 class WatchedRun:
-    """What is shown of a run that grows: `add` takes what was added to it."""
+    """What is shown of a run that grows: `add` takes what was added to it.
+
+    `forward`, `backward` and `updates`: the rms of each site and its gradient, and the update ratio of each parameter,
+    over the samples. `first` and `last`: these samples.
+    """
 
     def __init__(self) -> None:
         self._clear()
@@ -55,9 +48,12 @@ class WatchedRun:
     def _clear(self) -> None:
         self.steps = no_steps()
         self.alarms: tuple[Alarm, ...] = ()
-        self._sites: dict[str, OverSteps] = {}
-        self.updates: OverSteps | None = None
         self.samples = 0
+        self.forward: OverSteps | None = None
+        self.backward: OverSteps | None = None
+        self.updates: OverSteps | None = None
+        self.first: NetworkProfile | None = None
+        self.last: NetworkProfile | None = None
 
     def add(self, added: MonitoredRun, *, anew: bool) -> None:
         """Add what was written of the run since the last call; `anew`: in place of all before."""
@@ -65,17 +61,21 @@ class WatchedRun:
             self._clear()
         self.steps += added.steps
         self.alarms += added.alarms
-        if not len(added):
-            return
         self.samples += len(added)
-        for quantity in _QUANTITIES:
-            self._sites[quantity] = _joined(self._sites.get(quantity), added.over_steps(quantity, table="site"))
+        forward = added.over_steps("forward_rms")
+        if not len(forward.steps):
+            return
+        self.forward = _joined(self.forward, forward)
+        self.backward = _joined(self.backward, added.over_steps("backward_rms"))
         self.updates = _joined(self.updates, added.over_steps("update_ratio"))
+        self.last = _sample(added, int(forward.steps[-1]))
+        self.first = self.first or _sample(added, int(forward.steps[0]))
 
-    def of_sites(self, quantity: str) -> dict[str, Floats]:
-        """Return a quantity over the samples by site."""
-        found = self._sites.get(quantity)
-        return {} if found is None else dict(zip(found.names, found.values.T, strict=True))
+
+def _sample(run: MonitoredRun, step: int) -> NetworkProfile:
+    """Return the sample of a step, the last one where two runs were merged."""
+    found = run.select(step=step)
+    return found if isinstance(found, NetworkProfile) else found[-1]
 
 
 def _joined(before: OverSteps | None, later: OverSteps) -> OverSteps:
@@ -89,27 +89,22 @@ def _joined(before: OverSteps | None, later: OverSteps) -> OverSteps:
 
 
 @dataclass(frozen=True, slots=True)
-class _Site:
-    """A row of the table of sites: its quantities over the samples, and the worst alarm that was raised there."""
+class _Row:
+    """A row of the table of sites: a site of the last sample, its course, and the worst alarm that was raised there.
 
-    name: str
-    courses: Mapping[str, Floats]
+    `more_dead`: the share of its units that died since the first sample.
+    """
+
+    site: Site
+    forward: Floats
+    backward: Floats
+    more_dead: float
     alarmed: Style
-
-    def last(self, quantity: str) -> float:
-        """Return a quantity in the last sample."""
-        return float(self.courses[quantity][-1])
-
-    @property
-    def dead(self) -> Floats:
-        """The share of dead units over the samples."""
-        units = self.courses["units"]
-        return self.courses["dead_units"] / np.where(units > 0, units, np.nan)
 
     @property
     def nonfinite(self) -> bool:
-        """Whether the last sample had NaN or infinities here."""
-        return any(self.last(f"forward_{kind}_count") > 0 for kind in ("nan", "posinf", "neginf"))
+        """Whether it has NaN or infinities."""
+        return self.site.forward is not None and self.site.forward.nonfinite_count > 0
 
     @property
     def style(self) -> Style:
@@ -119,36 +114,43 @@ class _Site:
     @property
     def order(self) -> tuple[int, float]:
         """What sorts the worst site first: alarms and non-finite values, then the change since the first samples."""
-        changes = [_factor(self.courses["forward_rms"]), _factor(self.courses["backward_rms"]), 10 * _rise(self.dead)]
-        change = max((one for one in changes if not math.isnan(one)), default=0.0)
+        change = max(_factor(self.forward), _factor(self.backward), 10 * self.more_dead)
         return ("red", "yellow", "").index(self.style), -change
 
 
-def _sites(watched: WatchedRun) -> list[_Site]:
-    """Return the sites, worst first."""
-    quantities = {quantity: watched.of_sites(quantity) for quantity in _QUANTITIES}
+def _rows(watched: WatchedRun) -> list[_Row]:
+    """Return the rows of the table of sites, the worst first."""
+    if watched.last is None or watched.first is None or watched.forward is None or watched.backward is None:
+        return []
     alarmed: dict[str, Style] = {}
     for alarm in watched.alarms:
         if alarm.site and alarmed.get(alarm.site) != "red":
             alarmed[alarm.site] = _style_of(alarm)
-    found = [
-        _Site(name, {quantity: courses[name] for quantity, courses in quantities.items()}, alarmed.get(name, ""))
-        for name in quantities["forward_rms"]
+    dead = {site.name: _dead(site) for site in watched.first.sites}
+    forward, backward = (dict(zip(one.names, one.values.T, strict=True)) for one in (watched.forward, watched.backward))
+    rows = [
+        _Row(
+            site,
+            forward[site.name],
+            backward[site.name],
+            (_dead(site) or 0.0) - (dead.get(site.name) or 0.0),
+            alarmed.get(site.name, ""),
+        )
+        for site in watched.last.sites
     ]
-    return sorted(found, key=lambda site: site.order)
+    return sorted(rows, key=lambda row: row.order)
+
+
+def _dead(site: Site) -> float | None:
+    return None if site.dead_units is None or not site.units else site.dead_units / site.units
 
 
 def _factor(course: Floats) -> float:
-    """Return how many e-folds the last number lies from the first ones."""
+    """Return how many e-folds the last number lies from the first ones, 0 where that is not known."""
     seen = course[np.isfinite(course) & (course > 0)]
     if not len(seen) or not course[-1] > 0:
-        return math.nan
+        return 0.0
     return abs(math.log(float(course[-1]) / float(np.median(seen[:_FIRST]))))
-
-
-def _rise(course: Floats) -> float:
-    seen = course[np.isfinite(course)]
-    return float(course[-1] - np.median(seen[:_FIRST])) if len(seen) else math.nan
 
 
 def _style_of(alarm: Alarm) -> Style:
@@ -161,7 +163,7 @@ class _Column:
 
     heading: str
     width: int
-    read: Callable[[_Site], str]
+    read: Callable[[_Row], str]
     left: bool = False
 
     def cell(self, text: str) -> str:
@@ -173,9 +175,9 @@ class _Column:
 def _columns(width: int) -> list[_Column]:
     """Return the columns behind the names that fit into a width; the last numbers are left out first."""
     numbers = [
-        _Column("dead", 5, lambda site: percent(float(site.dead[-1]))),
-        _Column("logit", 7, lambda site: number(site.last("largest_logit"))),
-        _Column("rank", 6, lambda site: number(site.last("effective_rank"))),
+        _Column("dead", 5, lambda row: percent(_dead(row.site))),
+        _Column("logit", 7, lambda row: number(row.site.largest_logit)),
+        _Column("rank", 6, lambda row: number(row.site.effective_rank)),
     ]
     least = _NAMES + 2 * (2 + _NUMBER + _NARROWEST)
     while numbers and least + sum(one.width + 1 for one in numbers) > width:
@@ -185,16 +187,15 @@ def _columns(width: int) -> list[_Column]:
     picture = 0 if left < 0 else min(left // 4 + _NARROWEST, _WIDEST)
     wide = _NUMBER + 1 + picture
     return [
-        _Column("forward rms", wide, lambda site: _course(site, "forward_rms", picture), left=True),
-        _Column("backward rms", wide, lambda site: _course(site, "backward_rms", picture), left=True),
+        _Column("forward rms", wide, lambda row: _course(row.forward, picture, row.nonfinite), left=True),
+        _Column("backward rms", wide, lambda row: _course(row.backward, picture), left=True),
         *numbers,
     ]
 
 
-def _course(site: _Site, quantity: str, picture: int) -> str:
-    values = site.courses[quantity]
+def _course(values: Floats, picture: int, nonfinite: bool = False) -> str:
     # The rms is that of the finite elements.
-    last = "NaN/Inf" if site.nonfinite and quantity == "forward_rms" else number(float(values[-1]))
+    last = "NaN/Inf" if nonfinite else number(float(values[-1]))
     return f"{last:>{_NUMBER}} {trend(values[~np.isnan(values)], width=picture)}"
 
 
@@ -245,20 +246,20 @@ def _short(alarm: Alarm) -> str:
 
 
 def _table(watched: WatchedRun, width: int, room: int) -> list[Line]:
-    sites = _sites(watched)
-    if not sites or room < 2:
+    rows = _rows(watched)
+    if not rows or room < 2:
         return []
     columns = _columns(width)
     rest = max(width - sum(one.width + 1 for one in columns), 0)
     heads = " ".join(["site, worst first".ljust(rest)[:rest], *(one.cell(one.heading) for one in columns)])
-    fits = len(sites) if len(sites) < room else room - 2
+    fits = len(rows) if len(rows) < room else room - 2
     lines = [Line(heads, "dim")]
-    for site in sites[:fits]:
-        name = _cut_inside(printable(site.name or "the model"), rest)
-        row = [name + " " * (rest - cells(name)), *(one.cell(one.read(site)) for one in columns)]
-        lines.append(Line(" ".join(row).rstrip(), site.style))
-    if fits < len(sites):
-        lines.append(Line(f"and {counted(len(sites) - fits, 'more site')}", "dim"))
+    for row in rows[:fits]:
+        name = _cut_inside(printable(row.site.name or "the model"), rest)
+        cell_texts = [name + " " * (rest - cells(name)), *(one.cell(one.read(row)) for one in columns)]
+        lines.append(Line(" ".join(cell_texts).rstrip(), row.style))
+    if fits < len(rows):
+        lines.append(Line(f"and {counted(len(rows) - fits, 'more site')}", "dim"))
     return lines
 
 
@@ -284,8 +285,8 @@ def sample_lines(added: MonitoredRun) -> list[str]:
     """Return what was added to a run as plain lines: one a sample, and one an alarm, in the order of their steps."""
     lines: list[tuple[int, int, str]] = []
     rows = {int(step): at for at, step in enumerate(added.steps.number)}
-    forward = added.over_steps("forward_rms", table="site") if len(added) else None
-    backward = added.over_steps("backward_rms", table="site") if len(added) else None
+    forward = added.over_steps("forward_rms") if len(added) else None
+    backward = added.over_steps("backward_rms") if len(added) else None
     for at, step in enumerate(() if forward is None else forward.steps.tolist()):
         parts = [f"step {step}"]
         if (row := rows.get(step)) is not None:

@@ -152,12 +152,17 @@ def test_what_was_added_bit_by_bit_is_shown_as_the_whole():
     assert view(again, **size) == view(watched(whole), **size)
 
 
+def test_a_step_that_stands_twice_in_a_merged_run_is_shown_as_it_was_last():
+    twice = run_of(3) + run_of(4)
+    assert next(line.text for line in shown(twice, width=100) if "blocks.3" in line.text).split()[1] == "8.00"
+
+
 def test_a_site_that_comes_later_or_stays_away_has_its_own_course():
     early, late = run_of(3, count=2), run_of(5, count=4)
     later = MonitoredRun(late.profiles[3:], no_more(late.steps), ())
     found = watched(early, later)
-    assert found.of_sites("forward_rms")["blocks.3.feed.forward.relu"].tolist()[3:] == [8.0, 16.0]
-    assert np.isnan(found.of_sites("forward_rms")["blocks.3.feed.forward.relu"][:3]).all()
+    assert found.forward.of("blocks.3.feed.forward.relu").tolist()[3:] == [8.0, 16.0]
+    assert np.isnan(found.forward.of("blocks.3.feed.forward.relu")[:3]).all()
     text = "\n".join(line.text for line in view(found, name="x", state="running", width=80))
     assert "N" not in text.replace("NaN/Inf", "")
 

@@ -106,7 +106,9 @@ def test_a_quantity_over_steps_reads_its_column_and_the_names(tmp_path: Path, re
     )
 
 
-@pytest.mark.parametrize("quantity", ["forward_max", "softmax_axis", "dead_units", "units", "forward_rms", "backward_count"])
+@pytest.mark.parametrize(
+    "quantity", ["forward_max", "softmax_axis", "dead_units", "units", "forward_rms", "backward_count"]
+)
 @pytest.mark.parametrize("make", [grown, lambda: kept(small_monitored(0, 8)), lambda: small_monitored(1, 1)])
 def test_a_quantity_over_steps_is_that_of_the_samples(tmp_path: Path, make: Any, quantity: str) -> None:
     run = make()
