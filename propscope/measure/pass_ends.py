@@ -83,5 +83,6 @@ def stamp_of_gradient(parameter: Tensor) -> tuple[int, int] | None:
     """Return what changes when the gradient of a parameter does, as long as this one is there; None without one."""
     if (gradient := parameter.grad) is None:
         return None
-    # FSDP adds to the local part of a distributed tensor.
-    return id(gradient), version_of(local_shard(gradient.detach()))
+    # FSDP adds to the local part of a distributed tensor, which is a tensor of its own where a graph is recorded.
+    with torch.no_grad():
+        return id(gradient), version_of(local_shard(gradient))

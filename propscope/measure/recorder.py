@@ -42,7 +42,14 @@ from propscope.measure.rank_places import numbers_of_one
 from propscope.measure.ranks import Origin, Share
 from propscope.measure.recurrent import TimeWatch, is_recurrent, time_courses
 from propscope.measure.reduced_gradients import ReducedGradients
-from propscope.measure.shards import Sharding, flat_shardings, is_fully_sharded, reduced_in_place, with_inherited
+from propscope.measure.shards import (
+    Sharding,
+    flat_shardings,
+    is_fully_sharded,
+    reduced_in_place,
+    said_of_parameters,
+    with_inherited,
+)
 from propscope.measure.signal_graph import Call, Traced, is_atomic
 from propscope.measure.sites import Options, SiteAccumulator
 from propscope.measure.skipped import skipped_at_random
@@ -190,6 +197,10 @@ class _Watch:
     def elapsed(self) -> float:
         """Seconds that it watched until now."""
         return self.seconds + (time.perf_counter() - self._started if self.observer.active else 0.0)
+
+    def said_of_parameters(self, *, alone: bool) -> list[str]:
+        """Return what is seen of the parameters of a parallel model; `alone`: by this rank alone."""
+        return self.observer.guard("", "module", "its ranks", list, said_of_parameters(self._outer, alone=alone)) or []
 
     def _hook_parameters(self) -> None:
         """Watch the parameters that have a shape by now; those of lazy modules get one in their first forward."""
@@ -556,6 +567,7 @@ class Recorder:
             coverage=(
                 *watch.notes,
                 *([CoverageNote("", "model", reason)] if reason else []),
+                *(CoverageNote("", "parameter", said) for said in watch.said_of_parameters(alone=alone)),
                 *coverage_notes(observer, watch.modules, watch.parameters, sites, shardings, seen, parts=alone),
                 *(note for note in courses if isinstance(note, CoverageNote)),
                 *whole.notes,

@@ -202,7 +202,7 @@ def flat_parameters(model: nn.Module) -> list[Any]:
 
 def reduced_in_place(model: nn.Module) -> set[int]:
     """Return the ids of the parameters whose gradients FSDP reduces and puts in place, past their hooks."""
-    found = {id(parameter) for flat in flat_parameters(model) for parameter in flat._params or ()}
+    found = {id(parameter) for flat in flat_parameters(model) for parameter in flat._params or (flat,)}
     for module in model.modules():
         if (state := getattr(module, "_get_fsdp_state", None)) is not None:
             found.update(id(one.sharded_param) for group in _parameter_groups(state()) for one in group.fsdp_params)
@@ -244,6 +244,20 @@ def _parameter_groups(state: Any) -> list[Any]:
     if (several := getattr(state, "_fsdp_param_groups", None)) is not None:
         return list(several)
     return [] if state._fsdp_param_group is None else [state._fsdp_param_group]
+
+
+def said_of_parameters(model: nn.Module, *, alone: bool) -> Iterator[str]:
+    """Yield what is seen of the parameters of a model, by its wrappers; `alone`: by one rank alone."""
+    if alone and data_groups(model):
+        if is_fully_sharded(model):
+            yield "of each parameter, and of its reduced gradient, the part that this rank holds is recorded"
+        else:
+            yield "the gradients of parameters are those of this rank, before they are reduced over the ranks"
+    if any(flat._params is None for flat in flat_parameters(model)):
+        yield (
+            "FSDP made flat parameters (use_orig_params=False): the names, shapes and gradients of single ones are "
+            "not seen; pass use_orig_params=True"
+        )
 
 
 def model_groups(model: nn.Module) -> tuple[Group, ...]:

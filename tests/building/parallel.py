@@ -120,3 +120,9 @@ def sequence_parallel(model, mesh):
     plan = {"embedding": rows(input_layouts=whole, output_layouts=split), "norm": norms()}
     plan["head"] = columns(input_layouts=split, output_layouts=whole)
     return parallelize_module(model, mesh, plan)
+
+
+def plain_name(name):
+    """Return the name of a parameter without what wrappers add to it."""
+    added = ("module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod")
+    return ".".join(part for part in name.split(".") if part not in added)

@@ -6,7 +6,16 @@ from contextlib import nullcontext
 import pytest
 import torch
 import torch.distributed as dist
-from building.parallel import Block, Language, data_parallel, loss_of, sequence_parallel, tensor_parallel, tokens
+from building.parallel import (
+    Block,
+    Language,
+    data_parallel,
+    loss_of,
+    plain_name,
+    sequence_parallel,
+    tensor_parallel,
+    tokens,
+)
 from building.processes import on_ranks
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointImpl, apply_activation_checkpointing
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper as wrapper
@@ -88,12 +97,14 @@ CASES = {
     "ddp, compiled inside": wrapped("ddp", compiled_blocks),
     "ddp, compiled": lambda model: compiled(data_parallel(model, "ddp")),
     "fsdp1": wrapped("fsdp1"),
+    "fsdp1, reduced in each pass": wrapped("fsdp1"),
     "fsdp1, flat": wrapped("fsdp1", use_orig_params=False),
     "fsdp1, gradients split": wrapped("fsdp1", sharding_strategy=ShardingStrategy.SHARD_GRAD_OP),
     "fsdp1, nothing split": wrapped("fsdp1", sharding_strategy=ShardingStrategy.NO_SHARD),
     "fsdp1, bfloat16": wrapped("fsdp1", mixed_precision=MixedPrecision(**HALF)),
     "fsdp1, checkpointed": lambda model: checkpointed(data_parallel(model, "fsdp1")),
     "fsdp2": wrapped("fsdp2"),
+    "fsdp2, reduced in each pass": wrapped("fsdp2"),
     "fsdp2, whole between the passes": wrapped("fsdp2", reshard_after_forward=False),
     "fsdp2, each layer": each_layer,
     "fsdp2, bfloat16": wrapped("fsdp2", mp_policy=MixedPrecisionPolicy(**HALF)),
@@ -122,6 +133,8 @@ def part_of(case, step, micro):
 
 def without_reduction(model, case, last):
     """What switches the reduction of gradients off for all micro-batches but the last one."""
+    if "each pass" in case:
+        return nullcontext()
     if hasattr(model, "set_requires_gradient_sync"):
         model.set_requires_gradient_sync(last)
         return nullcontext()
@@ -147,6 +160,8 @@ def train(case, how):
                 seen.append(loss.detach().clone())
             trained = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
             gradients = {name: local(gradient).clone() for name, gradient in trained.items()}
+            if how == "profile":
+                profile = propscope.profile(model, part_of(case, step, 0))
             optimizer.step()
             optimizer.zero_grad()
         seen += [*gradients.values(), *(local(one).clone() for one in model.parameters())]
@@ -167,7 +182,7 @@ def compared(case):
         warnings.filterwarnings("ignore", message)
     plain, _, _ = train(case, "")
     found = {}
-    for how in ("track", "monitor"):
+    for how in ("track", "monitor", "profile"):
         seen, profile, gradients = train(case, how)
         found[how] = len(seen) == len(plain) and all(map(torch.equal, seen, plain)), profile, gradients
     return found
@@ -184,11 +199,6 @@ def shape_of(site):
     return site.name, site.kind, site.role, site.activation, site.parameters, site.backward is not None
 
 
-def plain_name(name):
-    parts = ("module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod")
-    return ".".join(part for part in name.split(".") if part not in parts)
-
-
 def check(case, ranks):
     expected = single()
     for found in on_ranks(compared, case, ranks=ranks):
@@ -200,6 +210,7 @@ def check(case, ranks):
                     "_flat_param",
                     *(f"blocks.{block}._flat_param" for block in range(2)),
                 }
+                assert any("use_orig_params=False" in note.reason for note in profile.coverage)
                 continue
             assert [one.name for one in profile.parameters] == [one.name for one in expected.parameters]
             assert not [note for note in profile.coverage if "could not be recorded" in note.reason]
