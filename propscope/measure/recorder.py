@@ -200,7 +200,7 @@ class _Watch:
 
     def said_of_parameters(self, *, alone: bool) -> list[str]:
         """Return what is seen of the parameters of a parallel model; `alone`: by this rank alone."""
-        return self.observer.guard("", "module", "its ranks", list, said_of_parameters(self._outer, alone=alone)) or []
+        return self.observer.guard("", "module", "its ranks", list, said_of_parameters(self.model, alone=alone)) or []
 
     def _hook_parameters(self) -> None:
         """Watch the parameters that have a shape by now; those of lazy modules get one in their first forward."""
