@@ -40,10 +40,16 @@ class SignalMonitor:
     ) -> None:
         self._accelerator = accelerator
         self._updates = Updates("SignalMonitor", {"every": every, **arguments})
-        if accelerator.is_main_process:
-            # Of other trackers, none tells over which steps its numbers stand.
-            trackers = [one.tracker for one in accelerator.trackers if one.name in ("tensorboard", "wandb")]
-            self._updates.open(model, optimizer, step=0, loss_scale=accelerator.scaler, sinks=trackers)
+        # Of other trackers, none tells over which steps its numbers stand.
+        trackers = [one.tracker for one in accelerator.trackers if one.name in ("tensorboard", "wandb")]
+        self._updates.open(
+            model,
+            optimizer,
+            step=0,
+            loss_scale=accelerator.scaler,
+            sinks=trackers if accelerator.is_main_process else (),
+            first=accelerator.is_main_process,
+        )
 
     def __enter__(self) -> SignalMonitor:
         return self
@@ -53,7 +59,7 @@ class SignalMonitor:
 
     @property
     def monitor(self) -> Monitor | None:
-        """The monitor of the training; None on a process that is not the main one."""
+        """The monitor of the training; without a group, None on a process that is not the main one."""
         return self._updates.monitor
 
     @contextmanager

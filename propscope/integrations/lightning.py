@@ -51,14 +51,14 @@ class SignalMonitor(Callback):  # type: ignore[misc]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Make the monitor."""
-        if trainer.is_global_zero:
-            self._updates.open(
-                trainer.model,
-                trainer.optimizers,
-                step=trainer.global_step,
-                loss_scale=getattr(trainer.precision_plugin, "scaler", None),
-                writes=not trainer.fast_dev_run,
-            )
+        self._updates.open(
+            trainer.model,
+            trainer.optimizers,
+            step=trainer.global_step,
+            loss_scale=getattr(trainer.precision_plugin, "scaler", None),
+            first=trainer.is_global_zero,
+            writes=not trainer.fast_dev_run,
+        )
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Begin an update, where none runs."""

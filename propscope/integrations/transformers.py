@@ -53,9 +53,13 @@ class SignalCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         stored = state.stateful_callbacks.get(type(self).__name__)
         if state.global_step and isinstance(stored, Mapping):
             self._updates.restore(stored["attributes"]["resumed"])
-        if state.is_world_process_zero:
-            scaler = trainer.accelerator.scaler
-            self._updates.open(trainer.model_wrapped, trainer.optimizer, step=state.global_step, loss_scale=scaler)
+        self._updates.open(
+            trainer.model_wrapped,
+            trainer.optimizer,
+            step=state.global_step,
+            loss_scale=trainer.accelerator.scaler,
+            first=state.is_world_process_zero,
+        )
         self._watched = [
             _Watched(trainer, "training_step", self._losses.append, self._stop),
             _Watched(trainer.optimizer, "step", _ignore, self._stop),

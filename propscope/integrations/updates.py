@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
@@ -60,15 +61,19 @@ class Updates:
         step: int,
         loss_scale: Any = None,
         sinks: Sequence[Any] = (),
+        first: bool = True,
         writes: bool = True,
     ) -> None:
         """Make the monitor, which goes on from the last one, or from `restore`, where `step`, the first, is above 0.
 
-        `loss_scale`: for where the user named none. `sinks`: beside those of the user. `writes`: whether it may have a
-        file and sinks.
+        `loss_scale`: for where the user named none. `sinks`: beside those of the user. `first`: whether this is the
+        first of several processes; without a group of them, the others have no monitor. `writes`: whether there may be
+        a file and sinks.
         """
         self.close()
-        arguments = {"loss_scale": loss_scale, **self.arguments}
+        arguments = {"loss_scale": loss_scale, "group": "world" if _are_several() else None, **self.arguments}
+        if arguments["group"] is None and not first:
+            return
         if sinks:
             own = arguments.get("sinks", ())
             arguments["sinks"] = [*sinks, *(own if isinstance(own, (list, tuple)) else [own])]
@@ -167,6 +172,10 @@ class Updates:
     def __getstate__(self) -> dict[str, Any]:
         alone = {"monitor": None, "running": False, "_open": False, "_shown": None, "_told": 0}
         return {**vars(self), **alone, "_state": self.state()}
+
+
+def _are_several() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def show_alarms(alarms: Sequence[Alarm], place: Any, step: int) -> None:

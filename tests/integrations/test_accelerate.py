@@ -206,17 +206,15 @@ def on_a_rank(folder):
     with SignalMonitor(seen.accelerator, seen.model, seen.optimizer, every=1, file="run.propscope") as signals:
         found = seen.run(signals).state()
     truth = {name.removeprefix("module."): norm for name, norm in seen.truth[-1].items()}
-    norms = None
-    if signals.monitor is not None:
-        norms = {one.name: one.step_gradient_norm for one in signals.monitor.profile.parameters}
-    return all(map(torch.equal, bare, found)), seen.untouched, truth, norms
+    sample = signals.monitor.profile
+    norms = {one.name: one.step_gradient_norm for one in sample.parameters}
+    return all(map(torch.equal, bare, found)), seen.untouched, sample["2"].samples, truth, norms
 
 
-def test_on_several_ranks_it_sees_the_reduced_gradient_and_writes_one_file(tmp_path):
-    ranks = on_ranks(on_a_rank, str(tmp_path))
-    for same, clean, *_ in ranks:
+def test_on_several_ranks_it_sees_what_all_of_them_do_and_writes_one_file(tmp_path):
+    for same, clean, samples, truth, norms in on_ranks(on_a_rank, str(tmp_path)):
         assert same
         assert clean
-    *_, truth, norms = ranks[0]
-    assert norms == pytest.approx(truth, rel=1e-4)
+        assert samples == 2 * BATCH
+        assert norms == pytest.approx(truth, rel=1e-4)
     assert [path.name for path in tmp_path.glob("*.propscope")] == ["run.propscope"]

@@ -87,7 +87,8 @@ def network(package, kind="automatic"):
 
         def on_before_optimizer_step(self, optimizer):
             stepped = {id(one) for group in optimizer.param_groups for one in group["params"]}
-            found = {name: float(one.grad.norm()) for name, one in self.named_parameters() if id(one) in stepped}
+            own = ((name, one) for name, one in self.named_parameters() if id(one) in stepped)
+            found = {name: float(whole(one.grad).norm()) for name, one in own}
             if optimizer.param_groups[0]["params"][0] is self.head.weight:
                 self.truth[-1] |= found
             else:
@@ -398,20 +399,22 @@ def on_a_rank(folder):
     warnings.simplefilter("ignore")
     os.chdir(folder)
     found = {}
-    sharding = {"strategy": lambda: ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)}
-    clipping = {"strategy": lambda: "ddp", "accumulate_grad_batches": 2, "gradient_clip_val": 0.1}
-    for kind, options in {"automatic": clipping, "sharded": sharding}.items():
+    strategies = {
+        "automatic": lambda: "ddp",
+        "sharded": lambda: ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1),
+    }
+    for kind, strategy in strategies.items():
         left, hooked, signals = [], [], SignalMonitor(every=1, file=f"{kind}.propscope")
         for callbacks in ((), (signals,)):
             model = network(package, kind)
-            made = options | {"strategy": options["strategy"](), "devices": 2}
+            made = {"strategy": strategy(), "devices": 2, "accumulate_grad_batches": 2, "gradient_clip_val": 0.1}
             left.append([whole(one) for one in state(fit(package, model, *callbacks, **made), model)])
             # Sharded modules have some of their own.
             hooked.append(hooks(model))
-        seen = signals.monitor
-        names = None if seen is None else [site.name for site in seen.profile.sites]
-        norms = None if seen is None else {one.name: one.step_gradient_norm for one in seen.profile.parameters}
-        found[kind] = all(map(torch.equal, *left)), hooked[0] == hooked[1], names, norms, model.truth[-1]
+        sample = signals.monitor.profile
+        norms = {one.name: one.step_gradient_norm for one in sample.parameters}
+        names, seen = [site.name for site in sample.sites], sample["head"].samples
+        found[kind] = all(map(torch.equal, *left)), hooked[0] == hooked[1], names, seen, norms, model.truth[-1]
     return found
 
 
@@ -419,18 +422,35 @@ def whole(value):
     return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
-def test_on_several_ranks_it_sees_the_reduced_gradient_and_the_names_of_one_process(lightning, tmp_path):
+def test_on_several_ranks_it_sees_what_all_of_them_do_under_the_names_of_one_process(lightning, tmp_path):
     from propscope.integrations.lightning import SignalMonitor
 
     alone = SignalMonitor()
     fit(lightning, network(lightning), alone, fast_dev_run=True)
-    ranks = on_ranks(on_a_rank, str(tmp_path))
-    for kind in ranks[0]:
-        for rank in ranks:
-            same, clean, *_ = rank[kind]
+    for found in on_ranks(on_a_rank, str(tmp_path)):
+        for same, unhooked, names, samples, norms, truth in found.values():
             assert same
-            assert clean
-        assert ranks[0][kind][2] == [site.name for site in alone.monitor.profile.sites]
-    *_, norms, truth = ranks[0]["automatic"]
-    assert norms == pytest.approx(truth, rel=1e-4)
+            assert unhooked
+            assert names == [site.name for site in alone.monitor.profile.sites]
+            assert samples == 2 * BATCH
+            assert norms == pytest.approx(truth, rel=1e-4)
     assert sorted(path.name for path in tmp_path.glob("*.propscope")) == ["automatic.propscope", "sharded.propscope"]
+
+
+def test_without_a_group_the_first_rank_alone_is_watched(lightning, tmp_path):
+    first, other = on_ranks(alone_on_a_rank, str(tmp_path))
+    assert first == BATCH
+    assert other is None
+    assert [path.name for path in tmp_path.glob("*.propscope")] == ["run.propscope"]
+
+
+def alone_on_a_rank(folder):
+    import lightning.pytorch as package
+
+    from propscope.integrations.lightning import SignalMonitor
+
+    warnings.simplefilter("ignore")
+    os.chdir(folder)
+    signals = SignalMonitor(file="run.propscope", group=None)
+    fit(package, network(package), signals, strategy="ddp", devices=2)
+    return None if signals.monitor is None else signals.monitor.profile["head"].samples

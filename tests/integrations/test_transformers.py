@@ -374,17 +374,17 @@ def on_a_rank(folder):
         torch.manual_seed(2)
         made.train()
         left.append(state(made))
-    seen = signals.monitor
-    norms = None if seen is None else {one.name: one.step_gradient_norm for one in seen.profile.parameters}
-    return type(made.model_wrapped).__name__, all(map(torch.equal, *left)), untouched(made), made.truth[-1], norms
+    sample = signals.monitor.profile
+    norms = {one.name: one.step_gradient_norm for one in sample.parameters}
+    same = all(map(torch.equal, *left))
+    return type(made.model_wrapped).__name__, same, untouched(made), sample["head"].samples, made.truth[-1], norms
 
 
-def test_on_several_ranks_it_sees_the_reduced_gradient_and_writes_one_file(tmp_path):
-    ranks = on_ranks(on_a_rank, str(tmp_path))
-    for kind, same, clean, *_ in ranks:
+def test_on_several_ranks_it_sees_what_all_of_them_do_and_writes_one_file(tmp_path):
+    for kind, same, clean, samples, truth, norms in on_ranks(on_a_rank, str(tmp_path)):
         assert kind == "DistributedDataParallel"
         assert same
         assert clean
-    *_, truth, norms = ranks[0]
-    assert norms == pytest.approx(truth, rel=1e-4)
+        assert samples == 2 * BATCH
+        assert norms == pytest.approx(truth, rel=1e-4)
     assert [path.name for path in tmp_path.glob("*.propscope")] == ["run.propscope"]
