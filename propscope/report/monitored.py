@@ -33,7 +33,7 @@ def run_blocks(run: MonitoredRun) -> list[Block]:
 def _head(run: MonitoredRun, summary: RunSummary) -> list[str]:
     ends = f" ({summary.first_step} to {summary.last_step})" if summary.steps else ""
     pace = f", {number(summary.seconds / summary.steps, 2)} s each" if summary.steps and summary.seconds > 0 else ""
-    sampled = f", the last one at step {summary.last_sample}" if summary.samples else ""
+    sampled = f", last at step {summary.last_sample}" if summary.samples else ""
     lines = [f"{counted(summary.steps, 'step')}{ends}{pace}; {counted(summary.samples, 'sample')}{sampled}"]
     if not math.isnan(summary.first_loss):
         lowest = ""

@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 from building.command_line import files
 from building.records import monitored, sampled_at
@@ -150,3 +151,11 @@ def test_a_check_of_a_run_fails_by_its_alarms(command, run, running):
 def test_what_makes_no_sense_of_a_run_is_refused(command, run, arguments, message):
     name, *options = arguments
     assert not command(name, run, *options).missing(message)
+
+
+def test_each_quantity_that_a_run_shows_can_be_read_alone(place, run):
+    stored, made = load(run), sampled_at([0, 2, 4], sites=3)
+    for quantity in ("units", "dead_units", "forward_rms", "forward_nan_count", "effective_rank", "update_ratio"):
+        found, expected = stored.over_steps(quantity), made.over_steps(quantity)
+        assert (found.steps.tolist(), found.names) == (expected.steps.tolist(), expected.names)
+        assert np.allclose(found.values, expected.values, equal_nan=True)

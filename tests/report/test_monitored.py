@@ -38,7 +38,7 @@ def test_a_run_fits_on_a_screen() -> None:
 def test_what_is_said() -> None:
     text = text_of(run())
     assert text.startswith(
-        "30 steps (0 to 29), 0.10 s each; 6 samples, the last one at step 25\nloss 4.00 to 3.00, lowest 1.50 at step 9"
+        "30 steps (0 to 29), 0.10 s each; 6 samples, last at step 25\nloss 4.00 to 3.00, lowest 1.50 at step 9"
     )
     assert "! step 20: attention logits (broken, since step 19): the largest logit is" in text
     assert f"the first {ALARMS} of 9 alarms; propscope diagnose RUN explains them" in text
