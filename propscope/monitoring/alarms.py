@@ -1,186 +1,58 @@
-"""The rules of a training: pure functions of a number and its baseline, and `Judge`, which holds the series.
+"""`Judge`: holds the series of a training, and says which alarms a sample or a step raises by the table of rules.
 
-A baseline is made of the first `WARM_UP` samples and then stays. A rule raises an alarm at a place once its number is
-beyond the limit for `lasting` samples in a row, and again only after it was well inside for two. There is no rule for
-the gradient's norm against its own past, which jumps in healthy runs too, nor for what only an initialization must
-meet.
+A baseline is made of the first `WARM_UP` samples and then stays, unless a rule holds a number against the last ones. A
+rule raises an alarm at a place once its number is beyond the limit for `lasting` samples in a row, and again only after
+it was well inside for two.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from propscope.monitoring.cadence import WARM_UP
 from propscope.monitoring.optimizer_steps import JUMP
-from propscope.monitoring.readings import Readings, readings_of
-from propscope.records.monitored import Alarm, AlarmSeverity
+from propscope.monitoring.readings import OptimizerFound, Readings, readings_of
+from propscope.monitoring.rules import (
+    MOMENT_LEFT,
+    OUTSIDE_CHANGE,
+    RECENT,
+    RULES,
+    STEP_RULES,
+    UPDATE_PER_RATE,
+    Limit,
+    Rule,
+)
+from propscope.records.monitored import Alarm
 from propscope.records.network import NetworkProfile
 from propscope.records.numerals import counted
 
-# How large a number is as a multiple of its limit, from the number and its baseline.
-Reach = Callable[[float, float], float]
-# The update ratio over the learning rate, where only the changes that a schedule makes step by step count: neither a
-# long warm-up of the rate nor a rate that jumps back to what it was is a fault.
-UPDATE_PER_RATE = "update_ratio / learning_rate"
 # During the first steps of a run the learning rate is followed wherever it goes.
 _FIRST_STEPS = 5
 # A place that raised an alarm is quiet again after so many samples below this reach.
 _QUIET, _QUIET_SAMPLES = 0.7, 2
 # `since` is the step from which on the reach was above this.
 _BUILDS_UP = 0.5
-# Losses that a spike is held against, the fewest of them, and how far above their median it is: in robust standard
-# deviations, and as a share of what was gained since the first ones. Two steps in a row.
-_LOSSES, _FEWEST, _DEVIATIONS, _LOST = 50, 20, 8.0, 0.3
-# The median absolute deviation of a normal distribution, as a share of its standard deviation.
-_MAD = 0.6745
-# What is left of the spread between samples where they collapsed. A language model that has learned the frequencies of
-# its tokens, and nothing else so far, has twice as much left.
-_ALIKE = 0.03
+# Losses are held against so many before, the fewest of them, but the last ones: a loss that rises step by step would
+# hide itself.
+_LOSSES, _FEWEST, _LAG = 50, 20, 10
+# How far above their median a spike is: in robust standard deviations, as a share of what was gained since the first
+# losses, and of the median itself, where nothing was gained, as in a GAN. Two steps in a row.
+_DEVIATIONS, _LOST, _SHARE = 5.0, 0.3, 0.4
+# The same share where the loss is high, which only asks where that comes from.
+_HIGH_LOST = 0.1
+# The next step is sampled where a loss is the largest of the last ones and so many deviations above their median, or a
+# gradient is so many times the largest of the last ones. A batch is an outlier at the second factor.
+_CURIOUS, _UNUSUAL, _OUTLIER = 3.0, 4.0, 10.0
+# The median absolute deviation of a normal distribution, as a share of its standard deviation, of which nine tenths are
+# below the second number.
+_MAD, _NINE_TENTHS = 0.6745, 1.2816
 # A loss scale raises an alarm where it was halved so often within so many steps.
 _HALVINGS, _SCALES = 4, 50
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """A number that is held against its baseline; `ready`: the number of samples that the baseline needs."""
-
-    quantity: str
-    baseline: Callable[[Sequence[float]], float]
-    reach: Reach
-    ready: int = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """What raises an alarm: every one of the `limits` is passed, for `lasting` samples in a row.
-
-    `message`: with {place}, {value}, {baseline}, {times} (value over baseline) and {others}, further places.
-    """
-
-    kind: str
-    of: Literal["site", "parameter"]
-    limits: tuple[Limit, ...]
-    severity: AlarmSeverity
-    message: str
-    lasting: int = 1
-
-
-def _over(limit: float, value: float) -> float:
-    return value / limit if limit > 0 else math.inf if value > 0 else 0.0
-
-
-def _larger_update(value: float, baseline: float) -> float:
-    # Updates below a thousandth of the weights harm nothing, whatever they were before.
-    return _over(max(10 * baseline, 1e-3), value)
-
-
-def _larger_logit(value: float, baseline: float) -> float:
-    return min(value / 30, _over(4 * max(baseline, 0.0), value))
-
-
-def _smaller_entropy(value: float, baseline: float) -> float:
-    # From less than half a nat, a fall to a quarter happens by chance.
-    return 0.0 if baseline < 0.5 else _over(max(value, 0.0), baseline / 4)
-
-
-def _more_dead(value: float, baseline: float) -> float:
-    return (value - baseline) / 0.1
-
-
-def _lower_rank(value: float, baseline: float) -> float:
-    return _over(max(value - 1, 0.0), _ALIKE * (baseline - 1))
-
-
-def _higher_cosine(value: float, baseline: float) -> float:
-    return _over(max(1 - value, 0.0), _ALIKE * (1 - baseline))
-
-
-def _appeared(value: float, baseline: float) -> float:
-    return math.inf if value > 0 and baseline == 0 else 0.0
-
-
-def _vanished(value: float, baseline: float) -> float:
-    return math.inf if value == 0 and baseline > 0 else 0.0
-
-
-def _first_or_median(choose: Callable[..., float]) -> Callable[[Sequence[float]], float]:
-    return lambda series: choose(series[0], statistics.median(series))
-
-
-RULES = (
-    Rule(
-        "large update",
-        "parameter",
-        (
-            Limit("update_ratio", statistics.median, _larger_update),
-            Limit(UPDATE_PER_RATE, statistics.median, lambda value, baseline: _over(10 * baseline, value)),
-        ),
-        "broken",
-        "the optimizer changed {place} by {value} of its norm in one step, {times} times the usual {baseline}"
-        "{others}; the learning rate is too large, or one batch is unlike the others. Lower the learning rate, clip "
-        "the gradient, and go on from a checkpoint before this step",
-    ),
-    Rule(
-        "attention logits",
-        "site",
-        (Limit("largest_logit", statistics.median, _larger_logit),),
-        "broken",
-        "the largest attention logit at {place} is {value}, against {baseline} before{others}; the softmax passes "
-        "hardly any gradient then. Lower the learning rate, or normalize queries and keys",
-    ),
-    Rule(
-        "attention entropy",
-        "site",
-        (Limit("attention_entropy", statistics.median, _smaller_entropy, ready=WARM_UP),),
-        "strained",
-        "the entropy of the attention at {place} fell to {value} nats from {baseline}{others}: each query looks at few "
-        "keys. Lower the learning rate, or normalize queries and keys",
-        lasting=2,
-    ),
-    Rule(
-        "dead units",
-        "site",
-        (Limit("dead_share", max, _more_dead, ready=WARM_UP),),
-        "strained",
-        "a share of {value} of the units at {place} is flat on every sample, at most {baseline} before{others}; they "
-        "learn nothing any more. Lower the learning rate, or use an activation with a slope on both sides",
-        lasting=2,
-    ),
-    Rule(
-        "collapse",
-        "site",
-        (
-            Limit("effective_rank", _first_or_median(max), _lower_rank, ready=1),
-            Limit("mean_cosine", _first_or_median(min), _higher_cosine, ready=1),
-        ),
-        "broken",
-        "the samples at {place} became alike: their effective rank fell to {value} from {baseline}{others}. Look at "
-        "what in the loss keeps outputs apart, and at the learning rate",
-        lasting=2,
-    ),
-    Rule(
-        "non-finite values",
-        "site",
-        (Limit("nonfinite_values", min, _appeared, ready=1),),
-        "broken",
-        "{value} values at {place} are NaN or infinite{others}. Lower the learning rate, or compute this part in "
-        "float32",
-    ),
-    Rule(
-        "lost gradient",
-        "parameter",
-        (Limit("step_gradient_norm", min, _vanished, ready=WARM_UP),),
-        "strained",
-        "no gradient reaches {place} any more; its norm was at least {baseline} before{others}. Look for units that "
-        "died, and for what detaches it from the loss",
-        lasting=3,
-    ),
-)
+_RECENT = {limit.quantity for rule in RULES for limit in rule.limits if limit.recent}
 
 
 @dataclass(slots=True)
@@ -209,52 +81,85 @@ class Judge:
     """Holds the baselines and what the rules saw; `sample` and `step` return the alarms that their numbers raise.
 
     `suspicious`: whether the last sample or step passed a limit, even if not yet for as long as the rule asks.
+    `curious`: whether the last step was unlike those before it, so that a sample of the next one might say more.
     """
 
     def __init__(self) -> None:
-        self.suspicious = False
+        self.suspicious = self.curious = False
+        # The first numbers of each quantity at each place, and the last ones where a rule asks for those.
         self._warm: dict[str, dict[str, list[float]]] = {}
+        self._last: dict[str, dict[str, list[float]]] = {}
+        self._optimizer = OptimizerFound()
         self._tracks: dict[str, dict[str, _Track]] = {}
-        self._losses: deque[float] = deque(maxlen=_LOSSES)
+        self._losses: deque[float] = deque(maxlen=_LOSSES + _LAG)
         self._first_losses: list[float] = []
+        self._norms: deque[float] = deque(maxlen=_LOSSES + _LAG)
         self._scales: deque[float] = deque(maxlen=_SCALES)
-        # The learning rate without its jumps, the last one itself, and the number of steps.
-        self._schedule, self._rate, self._steps = 1.0, 0.0, 0
+        # How many steps in a row had a high loss, and the reach of the last one as a spike.
+        self._high, self._spike = 0, 0.0
+        # The learning rate without its jumps, the last one itself, the largest one, and the number of steps.
+        self._schedule, self._rate, self._largest_rate, self._steps = 1.0, 0.0, 0.0, 0
+        # Whether the last step's rate rose at once above all before.
+        self._rate_rose = False
 
     def sample(self, step: int, profile: NetworkProfile) -> list[Alarm]:
         """Judge a sample."""
         readings = dict(readings_of(profile))
-        schedule = self._schedule
+        schedule, found, last = self._schedule, OptimizerFound.of(step, profile), self._optimizer
         readings[UPDATE_PER_RATE] = {
             name: ratio / schedule for name, ratio in readings["update_ratio"].items() if schedule > 0
         }
-        self.suspicious = False
+        readings[OUTSIDE_CHANGE], readings[MOMENT_LEFT] = found.outside_change(last), found.moment_left(last)
+        self._optimizer = found
+        self.suspicious = self.curious = False
         wrong: set[tuple[str, str]] = set()
         alarms = [alarm for rule in RULES if (alarm := self._judged(rule, step, readings, wrong)) is not None]
         for quantity, numbers in readings.items():
             for place, value in numbers.items():
-                warm = self._warm.setdefault(quantity, {}).setdefault(place, [])
-                if len(warm) < WARM_UP and math.isfinite(value) and (quantity, place) not in wrong:
-                    warm.append(value)
+                if math.isfinite(value) and (quantity, place) not in wrong:
+                    self._keep(quantity, place, value)
         return alarms
+
+    def _keep(self, quantity: str, place: str, value: float) -> None:
+        warm = self._warm.setdefault(quantity, {}).setdefault(place, [])
+        if len(warm) < WARM_UP:
+            warm.append(value)
+        if quantity in _RECENT:
+            last = self._last.setdefault(quantity, {}).setdefault(place, [])
+            last.append(value)
+            del last[:-RECENT]
+
+    def _judges(self, rule: Rule) -> bool:
+        """Return whether a rule judges the sample of the last step."""
+        if rule.at == "jump":
+            return self._high > 1 or (self._rate_rose and rule.of == "parameter")
+        return rule.at == "always" or bool(self._scales)
 
     def _judged(self, rule: Rule, step: int, readings: Readings, wrong: set[tuple[str, str]]) -> Alarm | None:
         raised: list[tuple[float, str]] = []
-        for place in readings[rule.limits[0].quantity]:
-            reach = min(self._reach(limit, place, readings) for limit in rule.limits)
+        places = readings[rule.limits[0].quantity]
+        reaches = dict.fromkeys(places, 0.0)
+        if self._judges(rule):
+            reaches = {place: min(self._reach(limit, place, readings) for limit in rule.limits) for place in places}
+        # A rule that names where something comes from says so once: what follows shows it too.
+        follows = rule.names == "first" and any(track.raised for track in self._tracks.get(rule.kind, {}).values())
+        few = sum(reach > 1 for reach in reaches.values()) < min(rule.least, len(places))
+        for place, reach in reaches.items():
             track = self._track(rule.kind, place)
+            if few or (rule.unless and self._track(rule.unless, place).raised):
+                reach = min(reach, 1.0)
             if reach > 1:
                 wrong.update((limit.quantity, place) for limit in rule.limits)
                 self.suspicious |= not track.raised
-            if track.see(step, reach, rule.lasting):
+            if track.see(step, reach, rule.lasting) and not follows:
                 raised.append((reach, place))
         if not raised:
             return None
         # Among equals, the first in execution order.
-        place = max(raised, key=lambda pair: pair[0])[1]
+        chosen = {"worst": max(raised, key=lambda pair: pair[0]), "first": raised[0], "last": raised[-1]}
+        place = chosen[rule.names][1]
         limit = rule.limits[0]
-        value, warm = readings[limit.quantity][place], self._warm[limit.quantity][place]
-        baseline = limit.baseline(warm)
+        value, baseline = readings[limit.quantity][place], limit.baseline(self._series(limit, place))
         return Alarm(
             step=step,
             since=min(self._track(rule.kind, each).since or 0 for _, each in raised),
@@ -274,21 +179,28 @@ class Judge:
         )
 
     def _reach(self, limit: Limit, place: str, readings: Readings) -> float:
-        value = readings[limit.quantity].get(place)
-        warm = self._warm.get(limit.quantity, {}).get(place, [])
-        if value is None or len(warm) < limit.ready:
-            return 0.0
-        return limit.reach(value, limit.baseline(warm))
+        value, series = readings[limit.quantity].get(place), self._series(limit, place)
+        return 0.0 if value is None or len(series) < limit.ready else limit.reach(value, limit.baseline(series))
+
+    def _series(self, limit: Limit, place: str) -> list[float]:
+        return (self._last if limit.recent else self._warm).get(limit.quantity, {}).get(place, [])
 
     def _track(self, kind: str, place: str) -> _Track:
         return self._tracks.setdefault(kind, {}).setdefault(place, _Track())
 
     def step(self, row: Mapping[str, Any], gradients: Mapping[str, float]) -> list[Alarm]:
         """Judge what is seen of every step: a row of `STEP_FIELDS`, and the norm of each gradient by its parameter."""
-        self.suspicious = False
+        self.suspicious = self.curious = False
         self._follow(row["learning_rate"])
         stepped = {} if row["skipped"] else gradients
-        found = [self._loss(row), self.gradient(row["number"], stepped), self._no_gradient(row), self._scale(row)]
+        number = row["number"]
+        found = [
+            *self._loss(row),
+            self.gradient(number, stepped),
+            self._outlier(number, row["gradient_norm"]),
+            self._no_gradient(row),
+            self._scale(number, row["loss_scale"]),
+        ]
         return [alarm for alarm in found if alarm is not None]
 
     def _follow(self, rate: float) -> None:
@@ -301,119 +213,128 @@ class Judge:
             self._schedule = rate
         elif change <= JUMP:
             self._schedule *= change
-        self._rate = rate
+        self._rate_rose = self._steps > _FIRST_STEPS and rate > JUMP * self._largest_rate
+        self._rate, self._largest_rate = rate, max(self._largest_rate, rate)
 
-    def _raised(self, step: int, kind: str, reach: float, lasting: int = 1) -> int | None:
-        """Return since when a step's number is beyond its limit, where that raises an alarm."""
-        track = self._track(kind, "")
+    def _raised(
+        self,
+        step: int,
+        kind: str,
+        reach: float,
+        value: float,
+        baseline: float = math.nan,
+        *,
+        broken: list[str] | None = None,
+    ) -> Alarm | None:
+        """Judge a step's number by a rule of steps."""
+        rule, track = STEP_RULES[kind], self._track(kind, "")
         self.suspicious |= reach > 1 and not track.raised
-        return track.since if track.see(step, reach, lasting) else None
-
-    def _loss(self, row: Mapping[str, Any]) -> Alarm | None:
-        loss = row["loss"]
-        if math.isnan(loss) and not row["loss_given"]:
+        if not track.see(step, reach, rule.lasting) or track.since is None:
             return None
+        place = broken[0] if broken else ""
+        text = rule.message.format(
+            value=f"{value:.4g}",
+            baseline=f"{baseline:.4g}",
+            place=place,
+            others=_others(len(broken or "_") - 1, "parameter"),
+        )
+        return Alarm(step, track.since, kind, "", place, value, baseline, rule.severity, text)
+
+    def _loss(self, row: Mapping[str, Any]) -> list[Alarm | None]:
+        loss, number = row["loss"], row["number"]
+        if math.isnan(loss) and not row["loss_given"]:
+            return []
         if not math.isfinite(loss):
-            since = self._raised(row["number"], "non-finite loss", math.inf)
-            text = (
-                "the loss is not finite. Look at the first alarm about a gradient or a site, and go on from before it"
-            )
-            return _of_step(row["number"], since, "non-finite loss", loss, math.nan, "broken", text)
-        self._track("non-finite loss", "").see(row["number"], 0.0, 1)
-        reach, middle = 0.0, math.nan
-        if len(self._losses) >= _FEWEST:
-            middle = _middle(self._losses)
-            deviation = _middle([abs(one - middle) for one in self._losses]) / _MAD
-            gained = abs(_middle(self._first_losses) - middle)
-            reach = (loss - middle) / max(_DEVIATIONS * deviation, _LOST * gained, 1e-12)
-        since = self._raised(row["number"], "loss spike", reach, lasting=2)
+            self._high += 1
+            return [self._raised(number, "non-finite loss", math.inf, loss)]
+        self._raised(number, "non-finite loss", 0.0, loss)
+        middle, high, self._spike = math.nan, False, 0.0
+        before = list(self._losses)[:-_LAG]
+        if len(before) >= _FEWEST:
+            middle, deviation = _spread(before)
+            rise, gained = loss - middle, abs(_middle(self._first_losses) - middle)
+            self._spike = rise / max(_DEVIATIONS * deviation, _LOST * gained, _SHARE * abs(middle), 1e-12)
+            high = rise > max(_DEVIATIONS * deviation, _HIGH_LOST * gained, _SHARE * abs(middle))
+            self.curious |= rise > _CURIOUS * deviation and loss > max(self._losses)
+        self._high = self._high + 1 if high else 0
         if len(self._first_losses) < WARM_UP:
             self._first_losses.append(loss)
         self._losses.append(loss)
-        text = (
-            f"the loss rose to {loss:.4g} from {middle:.4g}, for two steps. Look at what changed before: the data, the "
-            "learning rate"
-        )
-        return _of_step(row["number"], since, "loss spike", loss, middle, "strained", text)
+        return [self._raised(number, "loss spike", self._spike, loss, middle)]
 
     def gradient(self, step: int, gradients: Mapping[str, float]) -> Alarm | None:
         """Judge the gradients that an optimizer steps with; a step that it left out did no harm, and has none."""
         broken = [name for name, norm in gradients.items() if not math.isfinite(norm)]
-        since = self._raised(step, "non-finite gradient", math.inf if broken else 0.0)
-        if since is None:
+        return self._raised(step, "non-finite gradient", math.inf if broken else 0.0, math.inf, broken=broken)
+
+    def _outlier(self, step: int, norm: float) -> Alarm | None:
+        if not math.isfinite(norm):
             return None
-        others = _others(len(broken) - 1, "parameter")
-        text = (
-            f"the gradient of {broken[0]} is not finite{others}, and the optimizer steps with it. Leave such steps "
-            "out, or look for a division or a logarithm of zero"
-        )
-        return _of_step(step, since, "non-finite gradient", math.inf, math.nan, "broken", text, parameter=broken[0])
+        largest = max(self._norms, default=0.0)
+        times = norm / largest if len(self._norms) >= _FEWEST and largest > 0 else 0.0
+        self.curious |= times > _UNUSUAL
+        self._norms.append(norm)
+        return self._raised(step, "outlier", min(times / _OUTLIER, self._spike), norm, largest)
 
     def _no_gradient(self, row: Mapping[str, Any]) -> Alarm | None:
         gone = row["gradient_norm"] == 0 and math.isfinite(row["loss"]) and row["loss"] != 0
-        since = self._raised(row["number"], "zero gradient", math.inf if gone else 0.0, lasting=2)
-        text = (
-            f"all gradients are zero, while the loss is {row['loss']:.4g}. Look for what detaches the loss, and for "
-            "dead units"
-        )
-        return _of_step(row["number"], since, "zero gradient", 0.0, math.nan, "broken", text)
+        return self._raised(row["number"], "zero gradient", math.inf if gone else 0.0, row["loss"])
 
-    def _scale(self, row: Mapping[str, Any]) -> Alarm | None:
-        scale = row["loss_scale"]
+    def _scale(self, step: int, scale: float) -> Alarm | None:
         if not math.isfinite(scale) or scale <= 0:
             return None
         self._scales.append(scale)
         largest = max(self._scales)
-        since = self._raised(row["number"], "loss scale", largest / scale / 2 ** (_HALVINGS - 0.5))
-        text = (
-            f"the loss scale fell to {scale:g} from {largest:g}: gradients overflow again and again. Look for the site "
-            "with the largest gradient, or compute it in float32 or bfloat16"
-        )
-        return _of_step(row["number"], since, "loss scale", scale, largest, "strained", text)
+        return self._raised(step, "loss scale", largest / scale / 2 ** (_HALVINGS - 0.5), scale, largest)
 
     def state(self) -> dict[str, Any]:
         """Return what a resumed run goes on from, as JSON has it."""
         return {
             "warm": self._warm,
+            "last": self._last,
+            "optimizer": asdict(self._optimizer),
             "tracks": {kind: {at: asdict(one) for at, one in by.items()} for kind, by in self._tracks.items()},
             "losses": list(self._losses),
             "first_losses": self._first_losses,
+            "norms": list(self._norms),
             "scales": list(self._scales),
-            "rate": [self._schedule, self._rate, self._steps],
+            "high": [self._high, self._spike],
+            "rate": [self._schedule, self._rate, self._largest_rate, self._steps],
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state`."""
-        self._warm = {
-            quantity: {at: [*map(float, one)] for at, one in by.items()} for quantity, by in state["warm"].items()
-        }
+        self._warm, self._last = (
+            {quantity: {at: [*map(float, one)] for at, one in by.items()} for quantity, by in state[name].items()}
+            for name in ("warm", "last")
+        )
+        self._optimizer = OptimizerFound.restored(state["optimizer"])
         self._tracks = {kind: {at: _Track(**one) for at, one in by.items()} for kind, by in state["tracks"].items()}
-        self._losses = deque(map(float, state["losses"]), maxlen=_LOSSES)
+        self._losses, self._norms = (
+            deque(map(float, state[name]), maxlen=_LOSSES + _LAG) for name in ("losses", "norms")
+        )
         self._first_losses = [*map(float, state["first_losses"])]
         self._scales = deque(map(float, state["scales"]), maxlen=_SCALES)
-        schedule, rate, steps = state["rate"]
-        self._schedule, self._rate, self._steps = float(schedule), float(rate), int(steps)
+        high, spike = state["high"]
+        self._high, self._spike = int(high), float(spike)
+        schedule, rate, largest, steps = state["rate"]
+        self._schedule, self._rate, self._largest_rate = float(schedule), float(rate), float(largest)
+        self._steps = int(steps)
+
+
+def _spread(values: Collection[float]) -> tuple[float, float]:
+    """Return the median, and the standard deviation of a normal distribution that spreads as wide, or reaches as high.
+
+    The losses of small batches reach much farther up than down.
+    """
+    ordered = sorted(values)
+    middle, high = ordered[len(ordered) // 2], ordered[9 * len(ordered) // 10]
+    return middle, max(_middle([abs(one - middle) for one in ordered]) / _MAD, (high - middle) / _NINE_TENTHS)
 
 
 def _middle(values: Collection[float]) -> float:
     """Return the upper median, in a tenth of the time of `statistics.median`: every step asks."""
     return sorted(values)[len(values) // 2]
-
-
-def _of_step(
-    step: int,
-    since: int | None,
-    kind: str,
-    value: float,
-    baseline: float,
-    severity: AlarmSeverity,
-    message: str,
-    *,
-    parameter: str = "",
-) -> Alarm | None:
-    if since is None:
-        return None
-    return Alarm(step, since, kind, "", parameter, value, baseline, severity, message)
 
 
 def _others(count: int, of: str) -> str:

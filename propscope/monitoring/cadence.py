@@ -80,9 +80,9 @@ class Cadence:
         left = max(whole - (self.cost - self._sampling), whole * _LEAST, _FREE)
         return self._sampling + self._last_cost <= left
 
-    def hurry(self) -> None:
+    def hurry(self, steps: int = _DENSE) -> None:
         """Sample the next steps."""
-        self._dense = _DENSE if self.on else 0
+        self._dense = max(self._dense, steps) if self.on else 0
 
     def switch(self, *, on: bool) -> None:
         """Turn sampling on or off; while it is off, only steps that are asked for are sampled."""

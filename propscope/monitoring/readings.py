@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from propscope.records.network import NetworkProfile, Parameter, Site
 
@@ -13,6 +14,10 @@ Readings = Mapping[str, Mapping[str, float]]
 # Collapse is judged at so many of the last sites that have so many features: fewer become alike by chance.
 _LAST = 3
 _FEATURES = 4
+# Adam's mean of the squared gradient decays by no more than this in a step, for the rates that people use.
+_DECAY = 0.95
+# The steps between two samples change a parameter's norm by no more than so many times the larger update of the two.
+_SLACK = 3.0
 # Parameters of fewer elements have no update ratio.
 _ELEMENTS = 8
 
@@ -22,7 +27,7 @@ class Quantity:
     """A number of a site or a parameter; `read_site` or `read_parameter` returns it, None where there is none.
 
     `absent`: what stands for a parameter without a number where others have one. `last_sites`: whether it is read at
-    the last sites only.
+    the last sites only. `steady`: whether it says nothing of a parameter that is used for a part of the samples.
     """
 
     name: str
@@ -30,6 +35,7 @@ class Quantity:
     read_parameter: Callable[[Parameter], float | None] | None = None
     absent: float | None = None
     last_sites: bool = False
+    steady: bool = False
 
 
 def dead_share(site: Site) -> float | None:
@@ -43,18 +49,45 @@ def update_ratio(parameter: Parameter) -> float | None:
     return parameter.update_ratio if math.prod(parameter.shape) >= _ELEMENTS else None
 
 
+def _routed(site: Site) -> bool:
+    """Return whether a site ran on a part of the samples, as an expert does: on others each time, or on few."""
+    return site.token_share is not None and site.token_share < 1
+
+
+def _gradient_zeros(parameter: Parameter) -> float | None:
+    # Without a gradient there is no underflow.
+    some = parameter.gradient is not None and parameter.gradient.count
+    return parameter.gradient.zero_fraction if some and parameter.gradient is not None else None
+
+
 def _nonfinite(site: Site) -> float | None:
     return None if site.forward is None else float(site.forward.nonfinite_count)
 
 
+def _input_rms(site: Site) -> float | None:
+    # Numbers of tokens have no scale, and a time or a temperature may go anywhere.
+    scaled = site.role == "input" and "float" in site.dtype and math.prod(site.shape[1:]) > 1
+    return site.forward.rms if scaled and site.forward is not None else None
+
+
+def _told_apart(site: Site) -> bool:
+    # A gate may be open, or a unit off, for all samples alike.
+    return site.role != "activation" and not _routed(site)
+
+
 QUANTITIES = (
-    Quantity("update_ratio", read_parameter=update_ratio),
+    Quantity("update_ratio", read_parameter=update_ratio, steady=True),
     # A parameter that is frozen or detached has none.
     Quantity("step_gradient_norm", read_parameter=lambda parameter: parameter.step_gradient_norm, absent=0.0),
+    Quantity("gradient_zeros", read_parameter=_gradient_zeros),
     Quantity("largest_logit", lambda site: site.largest_logit),
     Quantity("attention_entropy", lambda site: site.attention_entropy),
-    Quantity("dead_share", dead_share),
+    Quantity("dead_share", lambda site: None if _routed(site) else dead_share(site)),
     Quantity("nonfinite_values", _nonfinite),
+    Quantity("rank_anywhere", lambda site: site.effective_rank if _told_apart(site) else None),
+    Quantity("cosine_anywhere", lambda site: site.mean_cosine if _told_apart(site) else None),
+    Quantity("input_rms", _input_rms),
+    Quantity("forward_rms", lambda site: None if site.forward is None else site.forward.rms),
     Quantity("effective_rank", lambda site: site.effective_rank, last_sites=True),
     Quantity("mean_cosine", lambda site: site.mean_cosine, last_sites=True),
 )
@@ -62,13 +95,15 @@ QUANTITIES = (
 
 def last_sites(profile: NetworkProfile) -> list[Site]:
     """Return the last sites at which collapse is judged, in execution order."""
-    wide = [site for site in profile.without_inputs.sites if (site.features or 0) >= _FEATURES]
+    wide = [site for site in profile.without_inputs.sites if (site.features or 0) >= _FEATURES and not _routed(site)]
     return [site for site in wide if site.effective_rank is not None][-_LAST:]
 
 
 def readings_of(profile: NetworkProfile) -> Readings:
     """Return what a sample shows, by quantity and by the name of the site or parameter; what is NaN is left out."""
     last = last_sites(profile)
+    # How much a parameter of an expert learns depends on how many samples it got.
+    routed = {name for site in profile.sites if _routed(site) or not site.samples for name in site.parameters}
     found: dict[str, dict[str, float]] = {}
     for quantity in QUANTITIES:
         numbers: dict[str, float | None] = {}
@@ -76,10 +111,57 @@ def readings_of(profile: NetworkProfile) -> Readings:
             for site in last if quantity.last_sites else profile.sites:
                 numbers[site.name] = quantity.read_site(site)
         if quantity.read_parameter is not None:
-            read = [(parameter.name, quantity.read_parameter(parameter)) for parameter in profile.parameters]
+            steady = [each for each in profile.parameters if not quantity.steady or each.name not in routed]
+            read = [(parameter.name, quantity.read_parameter(parameter)) for parameter in steady]
             absent = quantity.absent if any(value is not None for _, value in read) else None
             numbers |= {name: absent if value is None else value for name, value in read}
         found[quantity.name] = {
             name: value for name, value in numbers.items() if value is not None and not math.isnan(value)
         }
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerFound:
+    """What the optimizer found at the parameters in the step `step`: to be held against the sample before.
+
+    `norms`: of the values before its step. `updates`: of what it changed. `moments`: of Adam's mean of the squared
+    gradient.
+    """
+
+    step: int = -1
+    norms: Mapping[str, float] = field(default_factory=dict)
+    updates: Mapping[str, float] = field(default_factory=dict)
+    moments: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, step: int, profile: NetworkProfile) -> OptimizerFound:
+        """Return those of a sample; parameters that its step did not change are left out."""
+        moved = [one for one in profile.parameters if one.update_norm and one.update_ratio]
+        return cls(
+            step,
+            {one.name: (one.update_norm or 0.0) / (one.update_ratio or 1.0) for one in moved},
+            {one.name: one.update_norm or 0.0 for one in moved},
+            {one.name: one.second_moment_norm for one in moved if one.second_moment_norm},
+        )
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any]) -> OptimizerFound:
+        """Return what was written as a mapping."""
+        numbers = ({name: float(one) for name, one in state[part].items()} for part in ("norms", "updates", "moments"))
+        return cls(int(state["step"]), *numbers)
+
+    def outside_change(self, last: OptimizerFound) -> dict[str, float]:
+        """Return by which share each norm changed since the last sample beyond what the optimizer's steps explain."""
+        steps = max(self.step - last.step, 1)
+        found: dict[str, float] = {}
+        for name, norm in self.norms.items():
+            if name in last.norms:
+                explained = _SLACK * steps * max(self.updates[name], last.updates[name])
+                found[name] = max(abs(norm - last.norms[name]) - explained, 0.0) / last.norms[name]
+        return found
+
+    def moment_left(self, last: OptimizerFound) -> dict[str, float]:
+        """Return each norm of Adam's mean of the squared gradient, over what is left of that of the last sample."""
+        left = _DECAY ** max(self.step - last.step, 1)
+        return {name: norm / (left * last.moments[name]) for name, norm in self.moments.items() if name in last.moments}

@@ -250,6 +250,8 @@ class RunLog:
         self._alarmed |= bool(alarms)
         if self.judge.suspicious:
             self.cadence.hurry()
+        elif self.judge.curious:
+            self.cadence.hurry(1)
 
     def tell(self) -> None:
         """Pass the new alarms on, and count what the sinks cost; what `on_alarm` raises passes through."""
