@@ -95,6 +95,10 @@ class Steps:
         """Return some of the steps."""
         return Steps(*(getattr(self, name)[part] for name in _NAMES))
 
+    def superseded_from(self, step: int) -> Steps:
+        """Return the same steps, with those from this one on marked as superseded, since they are taken again."""
+        return replace(self, superseded=self.superseded | (self.number >= step))
+
     def __repr__(self) -> str:
         ends = f" from {self.number[0]} to {self.number[-1]}" if len(self) else ""
         return f"Steps({len(self)} steps{ends})"
@@ -135,12 +139,8 @@ class MonitoredRun(ProfileSet):
 
     def superseded_from(self, step: int) -> MonitoredRun:
         """Return the same run, with the steps from this one on marked as superseded, since they are taken again."""
-        again = self.steps.superseded | (self.steps.number >= step)
-        return MonitoredRun(
-            tuple(_superseded(one, step) for one in self.profiles),
-            replace(self.steps, superseded=again),
-            self.alarms,
-        )
+        samples = tuple(superseded(one, step) for one in self.profiles)
+        return MonitoredRun(samples, self.steps.superseded_from(step), self.alarms)
 
     def over_steps(self, quantity: str, *, table: Entries | None = None) -> OverSteps:
         """Return a quantity such as "forward_rms" of every site, or "update_ratio" of every parameter, by sample.
@@ -174,7 +174,7 @@ class MonitoredRun(ProfileSet):
         return to_frame(self.profiles, table)
 
 
-def _superseded(profile: NetworkProfile, first: int) -> NetworkProfile:
+def superseded(profile: NetworkProfile, first: int) -> NetworkProfile:
     """Return a sample of a step from `first` on under the label that such a sample has."""
     step = profile.labels.get("step")
     if not isinstance(step, int) or step < first:

@@ -58,7 +58,7 @@ def table_of(quantity: str, table: Entries | None) -> tuple[Entries, Field]:
     if table is not None and table not in SUMMARIES:
         raise InputError(f'table must be "site" or "parameter", got "{table}"')
     numbers = {
-        own: {field.name: field for field in TABLES[own] if field.dtype in ("int64", "float64")}
+        own: {each.name: each for each in TABLES[own] if each.dtype in ("int64", "float64") and each.name != "index"}
         for own in (SUMMARIES if table is None else (table,))
     }
     for own, fields in numbers.items():

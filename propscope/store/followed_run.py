@@ -93,7 +93,7 @@ class FollowedRun:
                 raise InputError(f"{journal.path} is not of a monitored run", hint="propscope show prints it")
             added = range(max(self._read, 1), len(journal))
             # What is read later needs the journal, which is closed with the last one that refers to it.
-            tables = TableReader(journal.path, rows_in_journal(journal, added).tables())
+            tables = TableReader(journal.path, rows_in_journal(journal, added).tables(monitored=True))
         run = monitored_run(OpenTables(tables, ExitStack()), {}) if added else MonitoredRun(())
         self._read = len(journal)
         return run

@@ -24,7 +24,7 @@ try:
 except ImportError:  # Windows has no locks of this kind.
     fcntl = None  # type: ignore[assignment]
 
-MAGIC = b"propscope journal 2\n"
+MAGIC = b"propscope journal 3\n"
 CAN_LOCK = fcntl is not None
 _LENGTH = struct.Struct("<Q")
 _DIGEST = 16

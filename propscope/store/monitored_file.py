@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import uuid
 from collections.abc import Mapping
@@ -12,10 +13,10 @@ from typing import Any
 
 from propscope.errors import StoreError
 from propscope.printable import printable
-from propscope.records.monitored import MonitoredRun, Steps, no_steps
+from propscope.records.monitored import MonitoredRun, Steps, no_steps, superseded
 from propscope.store.atomic import check_output
 from propscope.store.followed_run import FollowedRun
-from propscope.store.packed import pack
+from propscope.store.packed import RunPacker
 from propscope.store.read import load
 from propscope.store.run_file import RunFile, begin, compact, run_of
 from propscope.store.run_journal import MONITOR
@@ -35,6 +36,7 @@ class MonitoredFile:
         self._resumes = False
         self._file: RunFile | None = None
         self._pieces = 0
+        self._packer = RunPacker()
         # The steps of an earlier part of the run, which another monitor wrote.
         self._earlier = 0
         self._own = False
@@ -62,8 +64,16 @@ class MonitoredFile:
             self._file = self._continued(piece) if self._resumes else None
         if self._file is None:
             self._file = self._begun()
-        self._file.add(self._pieces, pack(piece, short=True))
-        self._pieces += 1
+        self._append(self._file, piece)
+
+    def _append(self, file: RunFile, piece: MonitoredRun) -> None:
+        number, self._pieces = self._pieces, self._pieces + 1
+        try:
+            file.add(number, self._packer.pack(number, piece))
+        except BaseException:
+            # Later pieces must not be like one that may not be there.
+            self._packer = RunPacker()
+            raise
 
     @property
     def begun(self) -> bool:
@@ -106,10 +116,11 @@ class MonitoredFile:
         return file
 
     def _continued(self, piece: MonitoredRun) -> RunFile | None:
-        """Return the file with the earlier part as its first piece; None where there is no earlier part."""
-        with suppress(StoreError):
-            # Where the process was killed, only the journal is there.
-            compact(self.path)
+        """Return the file with the earlier part as its first pieces; None where there is no earlier part."""
+        if not os.path.lexists(self.path):
+            # The process was killed, and only the journal is there.
+            with suppress(StoreError):
+                compact(self.path)
         if run_of(self.path) is None or (run_of(self.path) or {}).get("run") != self.identity:
             return None
         earlier = load(self.path)
@@ -119,10 +130,13 @@ class MonitoredFile:
             (self.path,), self._description, lambda _: None, networks=0, overwrite=False, resume=True, named=True
         )
         taken_again = [*piece.steps.number.tolist(), *(one.labels["step"] for one in piece.profiles)]
-        file.add(0, pack(earlier.superseded_from(min(taken_again)), short=True))
-        self._pieces = 1
         if not self._own:
             self._earlier = len(earlier.steps)
+        again = min(taken_again)
+        self._pieces, self._packer = 0, RunPacker()
+        self._append(file, MonitoredRun((), earlier.steps.superseded_from(again), earlier.alarms))
+        for sample in earlier:
+            self._append(file, MonitoredRun((superseded(sample, again),)))
         # The journal holds all of it now, and who asks for the file shall see what comes.
         self.path.unlink()
         return file

@@ -118,7 +118,7 @@ class RunFile:
                 replaces = path == self.path and _identity(path) in (replaces.identity, None)
             try:
                 with reading(self._open.path):
-                    save_rows(path, rows, overwrite=replaces, run=run)
+                    save_rows(path, rows, overwrite=replaces, run=run, monitored=not self._header.has_end)
             except NameTakenError:
                 continue
             except StoreError as error:
@@ -140,7 +140,7 @@ class RunFile:
 
     def _rows(self, numbers: Iterable[int] | None) -> PackedRows:
         chosen = sorted(self._kept) if numbers is None else numbers
-        return rows_in_journal(self._open, [self._kept[number] for number in chosen])
+        return rows_in_journal(self._open, [self._kept[number] for number in chosen], self._kept.__getitem__)
 
 
 def begin(
@@ -266,6 +266,10 @@ def compact(path: Path) -> Path:
             continue
         saved = _saved(target)
         mine = saved is not None and saved.header == header
+        if saved is not None and mine and not saved.unfinished:
+            # The file is complete: its process was killed before the journal was removed, or when it began again.
+            journal.remove()
+            return target
         with RunFile(target, journal, header, replaces=saved if saved is not None and mine else False) as file:
             return file.save(unfinished=header.has_end)
     raise StoreError(f"there is no journal of {target}", hint="only a run that did not end leaves one, .NAME.partial")

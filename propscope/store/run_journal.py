@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from propscope.store.journal import Journal
-from propscope.store.packed import PackedRows
+from propscope.store.packed import REFERENCE_BYTES, PackedRows, reference_of
 
 # The command in the description of a run whose end is not known beforehand.
 MONITOR = "monitor"
@@ -64,8 +64,16 @@ def numbers_in_journal(journal: Journal) -> dict[int, int]:
     return {int.from_bytes(journal.part(record, 0, _NUMBER), "little"): record for record in range(1, len(journal))}
 
 
-def rows_in_journal(journal: Journal, records: Sequence[int | bytes]) -> PackedRows:
-    """Return the rows of these records, in this order; bytes in place of a record's number are an entry themselves."""
+def rows_in_journal(
+    journal: Journal, records: Sequence[int | bytes], find: Callable[[int], int | bytes] | None = None
+) -> PackedRows:
+    """Return the rows of these records, in this order; bytes in place of a record's number are an entry themselves.
+
+    `find` returns the record of an entry's number in the run, None to look for it in the journal.
+    """
+    count, records = len(records), list(records)
+    places = {each if isinstance(each, int) else id(each): place for place, each in enumerate(records)}
+    like: list[int] = []
 
     def part(entry: int, start: int, stop: int) -> bytes:
         record = records[entry]
@@ -73,5 +81,22 @@ def rows_in_journal(journal: Journal, records: Sequence[int | bytes]) -> PackedR
             record[start:stop] if isinstance(record, bytes) else journal.part(record, _NUMBER + start, _NUMBER + stop)
         )
 
+    for entry in range(count):
+        number = reference_of(part(entry, 0, REFERENCE_BYTES))
+        if number:
+            other = _record_of(journal, number - 1) if find is None else find(number - 1)
+            key = other if isinstance(other, int) else id(other)
+            if key not in places:
+                places[key] = len(records)
+                records.append(other)
+        like.append(places[key] if number else -1)
     sizes = [len(each) if isinstance(each, bytes) else journal.size(each) - _NUMBER for each in records]
-    return PackedRows(sizes, part)
+    return PackedRows(sizes, part, like=like + [-1] * (len(records) - count), count=count)
+
+
+def _record_of(journal: Journal, number: int) -> int:
+    """Return the record that holds the entry of this number in the run."""
+    record = number + 1
+    if 0 < record < len(journal) and int.from_bytes(journal.part(record, 0, _NUMBER), "little") == number:
+        return record
+    return numbers_in_journal(journal)[number]

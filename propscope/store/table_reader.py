@@ -195,9 +195,9 @@ def _journal_tables(journal: Journal) -> Iterator[TableReader]:
             if header is None:
                 raise ValueError("no run says what it has to do")
             records = numbers_in_journal(journal)
-            rows = rows_in_journal(journal, [records[number] for number in sorted(records)])
+            rows = rows_in_journal(journal, [records[number] for number in sorted(records)], records.__getitem__)
         said = f"{journal.path} is unfinished: {header.progress(len(records))}"
-        yield TableReader(journal.path, rows.tables(), unfinished=said)
+        yield TableReader(journal.path, rows.tables(monitored=not header.has_end), unfinished=said)
     finally:
         journal.close()
 

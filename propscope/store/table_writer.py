@@ -39,8 +39,8 @@ _IN_MEMORY = {kind: h5t.py_create(dtype) for kind, dtype in _DTYPES.items()}
 # benches/store.py: smaller chunks make one profile load faster, larger ones make the file smaller. Level 2 is as fast
 # as 1 on counts and 2% smaller; 4 is 40% slower for another 4%.
 _CHUNK_ROWS, _BIN_CHUNK_ROWS = 1024, 16384
-# What is the same in every sample costs some bytes a chunk, which add up in a table of many rows.
-_LONG_TABLE, _LONG_CHUNK_ROWS = 1 << 17, 8192
+# What is the same in every sample of a run costs some bytes a chunk, which add up in a table of many rows.
+_LONG_TABLE, _LONG_CHUNK_ROWS = 1 << 15, 8192
 _GZIP_LEVEL = 2
 # The most texts that are remembered, and their length; what is longer is rarely met again.
 _REMEMBERED, _LONGEST = 1 << 16, 1 << 12
@@ -89,7 +89,7 @@ class TableWriter:
 
     def _create(self, table: StoredTable) -> None:
         group = self._file.create_group(table, track_order=True)
-        long = self._expected.get(table, 0) >= _LONG_TABLE
+        long = self._texts is not None and self._expected.get(table, 0) >= _LONG_TABLE
         chunk = _BIN_CHUNK_ROWS if table == "histogram" else _LONG_CHUNK_ROWS if long else _CHUNK_ROWS
         columns = _create_columns(group.id, table, chunk, shared=self._texts is not None and table in SHARING)
         if table in columns:

@@ -62,6 +62,7 @@ def test_histograms_are_those_of_the_samples_that_kept_one() -> None:
     ("quantity", "table", "message"),
     [
         ("forward_rmse", None, 'unknown quantity "forward_rmse"'),
+        ("index", None, 'unknown quantity "index"'),
         ("kind", None, 'unknown quantity "kind"'),
         ("forward_rms", "parameter", 'unknown quantity "forward_rms"'),
         ("forward_rms", "profile", 'table must be "site" or "parameter", got "profile"'),

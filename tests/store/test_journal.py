@@ -72,10 +72,10 @@ def test_what_is_added_after_a_cut_follows_the_last_whole_record(tmp_path: Path)
 
 
 def test_a_file_of_another_kind_is_kept(tmp_path: Path) -> None:
-    (tmp_path / "j").write_bytes(b"propscope journal 3\nwhat a later version wrote")
+    (tmp_path / "j").write_bytes(b"propscope journal 4\nwhat a later version wrote")
     with pytest.raises(StoreError, match="j is not a journal of this version"):
         Journal.open(tmp_path / "j")
-    assert (tmp_path / "j").read_bytes().startswith(b"propscope journal 3\n")
+    assert (tmp_path / "j").read_bytes().startswith(b"propscope journal 4\n")
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:

@@ -26,10 +26,11 @@ from building.records import (
 from hypothesis import given
 
 from propscope.errors import InputError, StoreError
-from propscope.records import MonitoredRun, NetworkProfile, ProfileSet
+from propscope.records import MonitoredRun, NetworkProfile, ProfileSet, Site
 from propscope.records.figures import ALARM_FIELDS, STEP_FIELDS
+from propscope.records.monitored import no_steps
 from propscope.store import SCHEMA_VERSION, MonitoredFile, compact, load, load_run, merge, open_networks, save
-from propscope.store.journal import journal_name
+from propscope.store.journal import Journal, journal_name
 
 
 @given(run=monitored_runs)
@@ -180,6 +181,104 @@ def test_a_kill_at_any_byte_costs_at_most_the_piece_that_was_being_written(tmp_p
         assert compact(place / "run.h5") == place / "run.h5"
         assert plain(load(place / "run.h5")) == plain(expected[max(end for end in ends if end <= at)])
         assert len([*place.iterdir()]) == 1
+
+
+def blocks(count: int, **changes: Any) -> tuple[Site, ...]:
+    first = kept(small_monitored())[0].sites[0]
+    return tuple(replace(first, name=f"blocks.{number}.{'x' * 40}", **changes) for number in range(count))
+
+
+def journal_of(path: Path, run: MonitoredRun) -> tuple[list[int], MonitoredFile]:
+    """Return the bytes that each sample takes in the journal."""
+    file, sizes = MonitoredFile(path), [0]
+    for sample in run:
+        file.add(replace(run, profiles=(sample,), steps=no_steps(), alarms=()))
+        sizes.append(journal_name(path, 1).stat().st_size)
+    return np.diff(sizes).tolist(), file
+
+
+def test_the_journal_has_what_is_the_same_in_every_sample_once(tmp_path: Path) -> None:
+    sample = replace(kept(small_monitored())[0], sites=blocks(100), parameters=())
+    bare = tuple(replace(site, forward=None, jacobian=None, effective_rank=1 / 3) for site in sample.sites)
+    samples = [replace(sample, sites=bare if step % 3 else blocks(100), labels={"step": step}) for step in range(9)]
+    sizes, file = journal_of(tmp_path / "run.h5", MonitoredRun(tuple(samples)))
+    # A name alone has 50 bytes; the first sample with histograms and the first one without are written in full.
+    assert min(sizes[:2]) > 100 * 50
+    assert all(size < 100 * 4 + 1000 for step, size in enumerate(sizes) if step > 1 and step % 3)
+    file.save()
+    assert plain(load(tmp_path / "run.h5").profiles) == plain(kept(MonitoredRun(tuple(samples))).profiles)
+
+
+def test_a_number_of_64_bits_and_a_network_that_changes_are_kept_in_the_journal(tmp_path: Path) -> None:
+    base = replace(kept(small_monitored())[0], parameters=())
+    sizes = [3, 3, 5, 3, 5, 1, 3]
+    changes = [
+        {},
+        {"effective_rank": 2.0**900},
+        {"samples": 2**40},
+        {"effective_rank": 2.0**-900},
+        {},
+        {},
+        {"units": None},
+    ]
+    samples = [
+        replace(base, sites=blocks(count, **change), labels={"step": step})
+        for step, (count, change) in enumerate(zip(sizes, changes, strict=True))
+    ]
+    _, file = journal_of(tmp_path / "run.h5", MonitoredRun(tuple(samples)))
+    with pytest.warns(UserWarning, match="unfinished: 7 pieces"):
+        growing = load(tmp_path / "run.h5")
+    assert isinstance(growing, MonitoredRun)
+    assert plain(growing.profiles) == plain(tuple(samples))
+    assert plain(growing[::-2].profiles) == plain(tuple(samples[::-2]))
+    assert plain(growing[3]) == plain(samples[3])
+    assert growing.over_steps("samples").values[2].tolist() == [2**40] * 5
+    file.save()
+    assert plain(load(tmp_path / "run.h5").profiles) == plain(growing.profiles)
+
+
+def test_what_follows_a_piece_that_was_not_written_does_not_need_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = MonitoredFile(tmp_path / "run.h5")
+    append = Journal.append
+
+    def interrupted(journal: Journal, payload: bytes) -> None:
+        monkeypatch.setattr(Journal, "append", append)
+        if len(journal):
+            raise KeyboardInterrupt
+        append(journal, payload)
+        monkeypatch.setattr(Journal, "append", interrupted)
+
+    monkeypatch.setattr(Journal, "append", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        file.add(small_monitored(0, 2))
+    file.add(small_monitored(2, 2))
+    file.add(small_monitored(4, 2))
+    file.save()
+    assert [one.labels["step"] for one in load(tmp_path / "run.h5")] == [2, 4]
+
+
+def test_a_complete_file_is_never_written_over_by_what_is_left_of_a_journal(tmp_path: Path) -> None:
+    path, journal = tmp_path / "run.h5", journal_name(tmp_path / "run.h5", 1)
+    file = started(path)
+    content = journal.read_bytes()
+    file.save()
+    # As a kill leaves it that comes before the journal is removed, or while a resumed run copies the earlier part.
+    for size in (len(content), 300):
+        journal.write_bytes(content[:size])
+        assert compact(path) == path
+        assert [one.name for one in tmp_path.iterdir()] == ["run.h5"]
+        assert plain(load(path)) == plain(whole())
+        journal.write_bytes(content[:size])
+        resumed = MonitoredFile(path)
+        resumed.resume(path, file.identity)
+        resumed.add(small_monitored(6, 2))
+        resumed.save()
+        assert [one.labels for one in load(path)][:3] == [{"step": 0}, {"step": 2}, {"step": 4}]
+        path.unlink()
+        journal.write_bytes(content)
+        compact(path)
 
 
 def test_a_run_that_goes_on_is_not_compacted_and_a_file_without_a_journal_neither(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import h5py
 import pytest
 from building.command_line import Command
-from building.records import plain, small_profile, small_set, small_training
+from building.records import masking_profile, plain, small_profile, small_set, small_training
 
 from propscope.errors import InputError, StoreError
 from propscope.records import ProfileSet, TrainingSet
@@ -73,7 +73,7 @@ def test_some_entries_in_another_order(tmp_path: Path) -> None:
 
 def test_what_is_kept_takes_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed, "_WRITTEN", 1 << 18)
-    profile = packed.pack(small_profile())
+    profile = packed.pack(masking_profile())
     with running(tmp_path / "run.h5", 3000, overwrite=True) as file:
         file.add(0, profile)
         tracemalloc.start()
@@ -170,7 +170,7 @@ def test_two_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"propscope journal 2\n", b"propscope journal 1\nwhat was before", b"a picture"]
+    "content", [b"", b"propscope journal 3\n", b"propscope journal 1\nwhat was before", b"a picture"]
 )
 def test_what_is_no_journal_is_one_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / ".run.h5.partial").write_bytes(content)

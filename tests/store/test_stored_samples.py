@@ -14,6 +14,7 @@ from building.records import kept, plain, small_monitored
 
 from propscope.errors import InputError, StoreError
 from propscope.records import MonitoredRun, NetworkProfile, Site, TensorSummary
+from propscope.records.figures import SUMMARIES, TABLES
 from propscope.records.samples import Samples
 from propscope.store import MonitoredFile, load, save
 from propscope.store.stored_samples import StoredSamples
@@ -106,17 +107,18 @@ def test_a_quantity_over_steps_reads_its_column_and_the_names(tmp_path: Path, re
     )
 
 
-@pytest.mark.parametrize(
-    "quantity", ["forward_max", "softmax_axis", "dead_units", "units", "forward_rms", "backward_count"]
-)
 @pytest.mark.parametrize("make", [grown, lambda: kept(small_monitored(0, 8)), lambda: small_monitored(1, 1)])
-def test_a_quantity_over_steps_is_that_of_the_samples(tmp_path: Path, make: Any, quantity: str) -> None:
+def test_every_quantity_over_steps_is_that_of_the_samples(tmp_path: Path, make: Any) -> None:
     run = make()
-    found, expected = saved(tmp_path / "run.h5", run).over_steps(quantity), run.over_steps(quantity)
-    assert (found.steps.tolist(), found.names) == (expected.steps.tolist(), expected.names)
-    # An rms is stored as it was computed.
-    np.testing.assert_allclose(found.values, expected.values, rtol=1e-15)
-    assert found.steps.dtype == np.int64
+    stored = saved(tmp_path / "run.h5", run)
+    for table in SUMMARIES:
+        for field in TABLES[table]:
+            if field.dtype in ("int64", "float64") and field.name != "index":
+                found, expected = (each.over_steps(field.name, table=table) for each in (stored, run))
+                assert (found.steps.tolist(), found.names) == (expected.steps.tolist(), expected.names)
+                # An rms is stored as it was computed.
+                np.testing.assert_allclose(found.values, expected.values, rtol=1e-15)
+                assert found.steps.dtype == np.int64
 
 
 @pytest.mark.parametrize("part", ["forward", "backward", "jacobian"])
