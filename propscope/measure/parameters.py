@@ -15,7 +15,7 @@ from propscope.measure.device_accumulator import DeviceAccumulator
 from propscope.measure.parts import Part, Vector, both_ends, joint, largest, summarized
 from propscope.measure.rank_places import Places
 from propscope.measure.ranks import Share
-from propscope.measure.shards import Sharding, local_shard, sharding_of
+from propscope.measure.shards import Sharding, local_shard, sharding_of, summed_up
 from propscope.measure.sites import Options, measurable
 from propscope.measure.units import CpuUnits, DeviceUnits
 from propscope.records.network import Parameter
@@ -96,6 +96,7 @@ class ParameterAccumulator:
         gradient = self.parameter.grad
         if gradient is None:
             return
+        gradient = summed_up(gradient)
         if self._fresh and self._latest is not None:
             if self._gradient is None:
                 self._gradient = self._latest

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch.distributed as dist
 from torch import nn
 
+from propscope.errors import InputError
 from propscope.measure.ranks import Ranks, refuse_differences
-from propscope.measure.shards import Group, Sharding, data_groups, model_groups
-from propscope.measure.wrappers import unwrapped, unwrapped_parameters
+from propscope.measure.shards import Group, Sharding, data_groups, expert_groups, model_groups
+from propscope.measure.wrappers import require_module, unwrapped, unwrapped_parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +38,18 @@ class Places:
     def of(cls, model: nn.Module, ranks: Ranks) -> Places:
         """Return the place of this rank, by the wrappers and the distributed parameters of the model.
 
-        All ranks enter this together. Raises `InputError` on all of them where their models have other parameters.
+        All ranks enter this together. Raises `InputError` on all of them where their models have other parameters, or
+        experts of their own.
         """
+        require_module(model)
         refuse_differences(
             "model must have the same parameters", [name for name, _ in unwrapped_parameters(unwrapped(model))], ranks
         )
+        if experts := expert_groups(model):
+            raise InputError(
+                f"model must have the same layers on all ranks of the group, got experts spread over {experts[0]}",
+                hint="a model with expert parallelism is recorded without group, on each rank alone",
+            )
         members = frozenset(ranks.members)
         all_data = data_groups(model)
         of_data = [group for group in all_data if members.issuperset(group.ranks)]

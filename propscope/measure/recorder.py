@@ -61,6 +61,7 @@ from propscope.measure.wrappers import (
     is_redirected,
     parameter_names,
     place_inside,
+    require_module,
     shared_modules,
     unwrapped,
     unwrapped_modules,
@@ -383,8 +384,7 @@ class Recorder:
         time: bool = False,
         traced: Traced | None = None,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise InputError(f"model must be a torch.nn.Module, got a {type(model).__name__}")
+        require_module(model)
         self._model = unwrapped(model)
         self._options = options or Options()
         self._loss_fault = LossFault()

@@ -116,6 +116,38 @@ def local_shard(tensor: Tensor) -> Tensor:
     return tensor.wait() if type(tensor).__name__ == "AsyncCollectiveTensor" else tensor  # type: ignore[attr-defined]
 
 
+def summed_up(tensor: Tensor) -> Tensor:
+    """Return a distributed tensor with its summands summed up, which all its ranks enter together; any other as it is.
+
+    Under sequence parallel the gradients of norms are left as summands.
+    """
+    if (distributed := _distributed_tensor()) is None or not isinstance(tensor, distributed):
+        return tensor
+    placements = tensor.placements  # type: ignore[attr-defined]
+    if not any(one.is_partial() for one in placements):
+        return tensor
+    replicate = sys.modules[type(placements[0]).__module__].Replicate
+    whole = [replicate() if one.is_partial() else one for one in placements]
+    with torch.no_grad():
+        found: Tensor = tensor.redistribute(placements=whole)  # type: ignore[attr-defined]
+    return found
+
+
+def expert_groups(model: nn.Module) -> tuple[Group, ...]:
+    """Return the groups of ranks each of which has experts of its own, by the weights that hold one for each row.
+
+    Such ranks see different samples, though their mesh is one of the model, and exchange them between the layers.
+    """
+    found: dict[Group, None] = {}
+    for parameter in model.parameters():
+        sharding = sharding_of(parameter) if parameter.dim() == 3 else None
+        for split in () if sharding is None else sharding.splits:
+            if split.kind == "sharded" and split.dimension == 0 and len(split.group.ranks) > 1:
+                found[split.group] = None
+    data = set(data_groups(model))
+    return tuple(group for group in found if group not in data)
+
+
 def sharding_of(tensor: Tensor) -> Sharding | None:
     """Return how a distributed tensor lies on the ranks, or one whose local part this is; None for any other."""
     if (distributed := _distributed_tensor()) is None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from propscope.errors import InputError
 from propscope.records.network import CoverageNote
 
 # By name: what a model is not wrapped in need not be imported.
@@ -24,6 +25,8 @@ _WRAPPERS = (
     "OffloadWrapper",
 )
 
+# What torch.distributed.pipelining makes of a model.
+_PIPELINES = ("Pipe", "_PipelineStageBase", "_PipelineSchedule")
 _CLASSES_PUT_BEFORE = ("FSDPModule", "ReplicateModule")
 
 
@@ -136,6 +139,18 @@ def is_redirected(module: nn.Module) -> bool:
     """Return whether the next call of a module runs another of its methods, as Lightning's training step behind DDP."""
     forward = vars(module).get("forward")
     return getattr(forward, "__qualname__", "").endswith("wrapped_forward") and "lightning" in forward.__module__
+
+
+def require_module(model: object) -> None:
+    """Raise `InputError` for what is no module, and for a pipeline, of which this rank runs a part."""
+    homes = {kind.__name__: kind.__module__ for kind in type(model).__mro__}
+    if any(homes.get(name, "").startswith("torch.distributed.pipelining") for name in _PIPELINES):
+        raise InputError(
+            f"model must be the part of a pipeline that this rank runs, got a {type(model).__name__}",
+            hint="pass the module of the stage, stage.submod; each rank records its own stage, without group",
+        )
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model must be a torch.nn.Module, got a {type(model).__name__}")
 
 
 def is_compiled(model: nn.Module) -> bool:

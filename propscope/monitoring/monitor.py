@@ -32,7 +32,13 @@ from propscope.measure.shards import local_shard
 from propscope.measure.signal_graph import Traced
 from propscope.measure.sites import Options, Stats
 from propscope.measure.sums import widest
-from propscope.measure.wrappers import unwrapped, unwrapped_modules, unwrapped_parameters, without_shortcuts
+from propscope.measure.wrappers import (
+    require_module,
+    unwrapped,
+    unwrapped_modules,
+    unwrapped_parameters,
+    without_shortcuts,
+)
 from propscope.monitoring.agreed_cadence import AgreedCadence
 from propscope.monitoring.alarms import Judge
 from propscope.monitoring.cadence import Cadence
@@ -102,8 +108,7 @@ def monitor(
     options = Options(stats=one_of("stats", stats, ("all", "moments")))  # type: ignore[arg-type]
     cadence = Cadence(every, start=start, stop=stop, budget=budget)
     if (ranks := ranks_of(group)) is not None:
-        if not isinstance(model, nn.Module):
-            raise InputError(f"model must be a torch.nn.Module, got a {type(model).__name__}")
+        require_module(model)
         settings = {"every": every, "start": start, "stop": stop, "stats": stats, "micro_batches": micro_batches}
         same = [f"{name}={value}" for name, value in settings.items()]
         refuse_differences("monitor must have the same every, start, stop, stats and micro_batches", same, ranks)
@@ -153,8 +158,7 @@ class Monitor:
         self._options = options
         self._loss_scale = loss_scale
         self._cadence = cadence
-        if not isinstance(model, nn.Module):
-            raise InputError(f"model must be a torch.nn.Module, got a {type(model).__name__}")
+        require_module(model)
         optimizers = _optimizers(optimizer)
         _check(model, optimizers)
         # Making a recorder checks the rest of the arguments.

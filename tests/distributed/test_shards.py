@@ -1,11 +1,14 @@
 """How the parameters and the sites of a parallel model lie on the ranks."""
 
 import pytest
+import torch
 import torch.distributed as dist
 from building.parallel import Language, data_parallel, loss_of, sequence_parallel, tensor_parallel, tokens
 from building.processes import on_ranks
+from torch import nn
 
 import propscope
+from propscope.errors import InputError
 from propscope.measure.recorder import Recorder
 from propscope.measure.shards import data_groups, model_groups, sharding_of
 
@@ -132,3 +135,68 @@ def test_a_gradient_that_is_still_to_be_summed_up_is_said_to_be_a_summand():
         assert notes == norms
         assert seen == pytest.approx(own, rel=1e-5)
         assert seen != pytest.approx(whole, rel=0.05)
+
+
+def whole_of_summands():
+    from torch.distributed.device_mesh import init_device_mesh
+
+    model = sequence_parallel(Language(1), init_device_mesh("cpu", (2,), mesh_dim_names=("tensor",)))
+    with propscope.track(model, group="world") as recorder:
+        loss_of(model, tokens()).backward()
+    assert model.norm.weight.grad.placements[0].is_partial(), "the gradient that the user has stays as it is"
+    profile = recorder.profile()
+    notes = [note for note in profile.coverage if "summed up" in note.reason]
+    return notes, {one.name: one.gradient_norm for one in profile.parameters if "key.bias" not in one.name}
+
+
+def test_the_record_of_all_ranks_sums_the_summands_up():
+    plain = Language(1)
+    loss_of(plain, tokens()).backward()
+    # The gradient of a key's bias is zero but for rounding.
+    whole = {name: float(one.grad.norm()) for name, one in plain.named_parameters() if "key.bias" not in name}
+    for notes, found in on_ranks(whole_of_summands):
+        assert notes == []
+        assert found == pytest.approx(whole, rel=1e-5)
+
+
+class Experts(nn.Module):
+    """Has the weights of all its experts in one parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = nn.Parameter(torch.zeros(4, 3, 3))
+
+
+def refused():
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.pipelining import PipelineStage, ScheduleGPipe
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    experts, mesh = Experts(), init_device_mesh("cpu", (2,), mesh_dim_names=("expert",))
+    experts.weights = nn.Parameter(distribute_tensor(experts.weights.detach(), mesh, [Shard(0)]))
+    part, said = nn.Linear(2, 2), []
+    stage = PipelineStage(part, dist.get_rank(), 2, torch.device("cpu"))
+    optimizer = torch.optim.SGD(part.parameters(), 0.1)
+    attempts = [
+        lambda: propscope.track(experts, group="world"),
+        lambda: propscope.monitor(experts, torch.optim.SGD(experts.parameters(), 0.1), group="world"),
+        lambda: propscope.track(stage),
+        lambda: propscope.track(stage, group="world"),
+        lambda: propscope.profile(stage, torch.zeros(1, 2)),
+        lambda: propscope.monitor(stage, optimizer),
+        lambda: propscope.track(ScheduleGPipe(stage, 1)),
+    ]
+    for attempt in attempts:
+        with pytest.raises(InputError) as refusal:
+            attempt()
+        said.append(str(refusal.value).partition("\n")[0])
+    propscope.track(experts), propscope.track(stage.submod)
+    return said
+
+
+def test_experts_of_the_ranks_own_and_pipelines_are_refused_by_name():
+    experts = "model must have the same layers on all ranks of the group, got experts spread over 2 ranks of expert"
+    pipeline = "model must be the part of a pipeline that this rank runs, got a {}"
+    stage = pipeline.format("PipelineStage")
+    for said in on_ranks(refused):
+        assert said == [experts] * 2 + [stage] * 4 + [pipeline.format("ScheduleGPipe")]
