@@ -14,7 +14,7 @@ class AgreedCadence(Cadence):
 
     At the end of each sampled step, and of each step whose number is a multiple of `every`, the first rank says at
     which step all ranks meet again, and whether they sample it. What is asked of a monitor between, by `request` or by
-    a new `every`, counts on the first rank, from the next meeting on.
+    a new `every`, `start` or `stop`, counts on the first rank, from the next meeting on.
     """
 
     def __init__(
@@ -40,8 +40,8 @@ class AgreedCadence(Cadence):
         """Return whether the step is to be sampled."""
         if self._ranks is None:
             return super().due(step)
-        inside = self.start <= step and (self.stop is None or step < self.stop)
-        self.meets = inside and step >= self._next
+        # `start` and `stop` may have changed on the first rank alone, which decides by them.
+        self.meets = step >= self._next
         self.full = self.meets and self._next_full
         return self.meets and self._taken
 
@@ -58,6 +58,8 @@ class AgreedCadence(Cadence):
         """Return the step of the next meeting, whether it is sampled, and whether in full."""
         after = step + 1
         regular = max(-(-after // self.every) * self.every, self.start)
+        if self.stop is not None and after >= self.stop:
+            return regular, False, False
         # What is owed is taken at the first step that the budget allows.
         if step % self.every == 0 and not self._taken:
             self._owed |= self.on
@@ -67,6 +69,8 @@ class AgreedCadence(Cadence):
             taken = self._affordable
         else:
             at, taken = regular, self.on and self._affordable
+        at = max(at, self.start)
+        taken = taken and (self.stop is None or at < self.stop)
         full = taken and self._next_is_full()
         if taken:
             self._requested = False

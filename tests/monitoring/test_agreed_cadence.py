@@ -34,7 +34,8 @@ def on_all(seconds, *, ask=None, steps=40, **options):
 
 def test_without_a_limit_each_multiple_is_sampled_on_all_ranks():
     assert on_all([1.0, 1.0]) == ([0, 10, 20, 30],) * 2
-    assert on_all([1.0, 1.0], start=7, stop=30) == ([7, 10, 20],) * 2
+    # They meet behind the end too, as it may be moved.
+    assert on_all([1.0, 1.0], start=7, stop=30) == ([7, 10, 20], [7, 10, 20, 30])
 
 
 def test_the_first_rank_decides_by_its_own_clock():
@@ -59,6 +60,20 @@ def test_what_is_asked_of_the_first_rank_counts_from_the_next_meeting_on():
     assert on_all([1.0, 1.0], ask=[often, lambda *_: None])[0] == [0, 10, *range(12, 40, 4)]
     assert on_all([1.0, 1.0], ask=[wants, lambda *_: None])[0] == [0, 10, 20, 21, 30]
     assert on_all([1.0, 1.0], ask=[lambda *_: None, wants])[0] == [0, 10, 20, 30]
+
+
+def test_a_start_and_stop_that_change_on_the_first_rank_count_on_all():
+    def earlier(cadence, step):
+        if step in (5, 25):
+            cadence.stop = 12 if step == 5 else None
+
+    def later(cadence, step):
+        if step == 15:
+            cadence.start = 33
+            cadence.request()
+
+    assert on_all([1.0, 1.0], ask=[earlier, lambda *_: None]) == ([0, 10, 31], [0, 10, 20, 30, 31])
+    assert on_all([1.0, 1.0], ask=[later, lambda *_: None]) == ([0, 10, 20, 33], [0, 10, 20, 33])
 
 
 def test_steps_behind_one_that_looks_wrong_are_sampled():
