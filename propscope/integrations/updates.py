@@ -16,7 +16,6 @@ from torch.optim import Optimizer
 from propscope.checks import unknown_argument
 from propscope.errors import PropscopeError, error_line
 from propscope.monitoring import Monitor, monitor
-from propscope.monitoring.sinks.sink import alarm_text
 from propscope.records.monitored import Alarm
 from propscope.records.network import NetworkProfile
 
@@ -182,6 +181,6 @@ def show_alarms(alarms: Sequence[Alarm], place: Any, step: int) -> None:
     """Show what alarms say in a place that takes text, a SummaryWriter of TensorBoard or a run of W&B."""
     for alarm in alarms:
         if callable(getattr(place, "add_text", None)):
-            place.add_text("alarm", f"step {alarm.step}: {alarm_text(alarm)}", step)
+            place.add_text("alarm", str(alarm), step)
         elif callable(getattr(place, "alert", None)):
-            place.alert(title=f"step {alarm.step}: {alarm.kind}", text=alarm_text(alarm))
+            place.alert(title=f"step {alarm.step}: {alarm.kind}", text=str(alarm))

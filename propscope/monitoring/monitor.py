@@ -91,7 +91,7 @@ def monitor(
     called with each alarm; an exception that it raises ends the step, so it may stop the run. On the CPU, an alarm
     about a gradient that is not finite comes before the optimizer steps with it. `sinks`: where the numbers and alarms
     are shown beside the file: a list of text, `tensorboard:DIR`, `wandb:PROJECT[/NAME]`, `mlflow:EXPERIMENT`,
-    `csv:PATH` or `jsonl:PATH`, each also with `:sites=all`; of SummaryWriters and runs of wandb; and of objects with
+    `csv:PATH` or `jsonl:PATH`, each also with `:sites=all`; of SummaryWriters, runs of wandb or mlflow, objects with
     the methods of `propscope.monitoring.sinks.Sink`. `group`: a process group of torch.distributed, or "world": its
     ranks, each of which calls this and takes the same steps, put together what they see, so that the record is that of
     one process on the samples of all of them; the first one writes. docs/distributed.md says what each number means.

@@ -259,8 +259,7 @@ class RunLog:
         untold, self._untold = self._untold, []
         self.alarms += untold
         for alarm in untold if self._tells else ():
-            since = f", since step {alarm.since}" if alarm.since < alarm.step else ""
-            _warn(f"step {alarm.step}: {alarm.kind} ({alarm.severity}{since}): {alarm.message}")
+            _warn(str(alarm))
         self._delivery.alarms(untold)
         if self._on_alarm is not None:
             for alarm in untold:

@@ -45,6 +45,10 @@ class Alarm:
     severity: AlarmSeverity = "strained"
     message: str = ""
 
+    def __str__(self) -> str:
+        since = f", since step {self.since}" if self.since < self.step else ""
+        return f"step {self.step}: {self.kind} ({self.severity}{since}): {self.message}"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Steps:

@@ -61,8 +61,7 @@ def _number(value: float) -> str:
 
 
 def _first(alarm: Alarm) -> str:
-    since = f", since step {alarm.since}" if alarm.since < alarm.step else ""
-    text = f"step {alarm.step}: {alarm.kind} ({alarm.severity}{since}): {printable(alarm.message)}"
+    text = printable(str(alarm))
     return textwrap.fill(f"! {text}" if alarm.severity == "broken" else text, WIDTH, subsequent_indent="  ")
 
 

@@ -231,11 +231,6 @@ def view(watched: WatchedRun, *, name: str, state: str, width: int = 80, height:
     return [Line(_cut(printable(line.text), width), line.style) for line in lines[:height]]
 
 
-def _said(alarm: Alarm) -> str:
-    since = f", since step {alarm.since}" if alarm.since < alarm.step else ""
-    return f"{alarm.kind} ({alarm.severity}{since}): {alarm.message}"
-
-
 def _short(alarm: Alarm) -> str:
     """Return an alarm with what matters most at its beginning: a line may be cut."""
     place = alarm.site or alarm.parameter
@@ -298,7 +293,7 @@ def sample_lines(added: MonitoredRun) -> list[str]:
             if len(seen):
                 parts.append(f"{label} rms {number(float(seen.min()))} to {number(float(seen.max()))}")
         lines.append((step, 0, "  ".join(parts)))
-    lines += [(alarm.step, 1, f"step {alarm.step}  {_said(alarm)}") for alarm in added.alarms]
+    lines += [(alarm.step, 1, str(alarm)) for alarm in added.alarms]
     return [printable(text) for _, _, text in sorted(lines)]
 
 

@@ -46,14 +46,14 @@ def test_a_run_is_waited_for_followed_and_left_at_its_end(command, looks, place)
     assert outcome.code == 0
     assert [line.split("  ")[:2] for line in outcome.out.splitlines()] == [
         ["step 0", "loss -"],
-        ["step 1", "loss spike (strained, since step 0): the loss rose"],
-        ["step 3", "collapse (broken): alike"],
+        ["step 1: loss spike (strained, since step 0): the loss rose"],
+        ["step 3: collapse (broken): alike"],
         ["step 2", "loss 0.667"],
-        ["step 3", "loss spike (strained, since step 2): the loss rose"],
-        ["step 5", "collapse (broken): alike"],
+        ["step 3: loss spike (strained, since step 2): the loss rose"],
+        ["step 5: collapse (broken): alike"],
         ["step 4", "loss 0.400"],
-        ["step 5", "loss spike (strained, since step 4): the loss rose"],
-        ["step 7", "collapse (broken): alike"],
+        ["step 5: loss spike (strained, since step 4): the loss rose"],
+        ["step 7: collapse (broken): alike"],
     ]
     assert outcome.err.splitlines() == ["waiting for run.h5", "run.h5: ended"]
     assert outcome.out.isascii()

@@ -186,7 +186,7 @@ def test_the_lines_of_a_pipe_are_samples_and_alarms_in_the_order_of_their_steps(
     assert lines == [
         "step 0  loss 3.00  gradient norm 0.500  forward rms 1.00 to 8.00  backward rms 0.0100 to 1.00",
         "step 1  loss 2.67  gradient norm 0.500  forward rms 1.00 to 8.00  backward rms 0.0100 to 0.200",
-        "step 1  collapse (broken): the samples became alike",
+        "step 1: collapse (broken): the samples became alike",
         "step 2  loss 2.33  gradient norm 0.500  forward rms 1.00 to 8.00  backward rms 0.0100 to 0.0400",
     ]
     assert sample_lines(run_of(0)) == []

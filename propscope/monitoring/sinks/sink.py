@@ -25,9 +25,3 @@ class Sink(Protocol):
 
     def alarm(self, alarm: Alarm) -> None:
         """Take an alarm."""
-
-
-def alarm_text(alarm: Alarm) -> str:
-    """Return an alarm as one line of text without its step."""
-    since = f", since step {alarm.since}" if alarm.since < alarm.step else ""
-    return f"{alarm.kind} ({alarm.severity}{since}): {alarm.message}"

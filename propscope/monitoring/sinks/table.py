@@ -29,14 +29,14 @@ class SinkKind:
 KINDS = (
     SinkKind("tensorboard", "DIR", TensorBoardSink),
     SinkKind("wandb", "PROJECT[/NAME]", WandbSink.opened),
-    SinkKind("mlflow", "EXPERIMENT", MlflowSink),
+    SinkKind("mlflow", "EXPERIMENT", MlflowSink.opened),
     SinkKind("csv", "PATH", lambda target, *, sites: CsvSink(Path(target), sites=sites)),
     SinkKind("jsonl", "PATH", lambda target, *, sites: JsonLinesSink(Path(target), sites=sites)),
 )
 _SITES = ":sites="
 _VALID = (
-    'text such as "tensorboard:runs/x", a SummaryWriter, a run of wandb, or an object with write(step, values) and '
-    "alarm(alarm)"
+    'text such as "tensorboard:runs/x", a SummaryWriter, a run of wandb or mlflow, or an object with '
+    "write(step, values) and alarm(alarm)"
 )
 
 
@@ -88,6 +88,8 @@ def _wrapped(given: Any) -> tuple[str, Sink]:
             return name, TensorBoardSink(given)
         if _has(given, "define_metric", "log", "alert") and hasattr(given, "step"):
             return name, WandbSink(given)
+        if hasattr(getattr(given, "info", None), "run_id"):
+            return name, MlflowSink(given)
     raise InputError(f"sinks must be {_VALID}, got {shown(given)}")
 
 

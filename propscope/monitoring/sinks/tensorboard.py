@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from propscope.errors import MissingDependencyError
-from propscope.monitoring.sinks.sink import Sites, alarm_text
+from propscope.monitoring.sinks.sink import Sites
 from propscope.records.monitored import Alarm
 
 
@@ -60,7 +60,7 @@ class TensorBoardSink:
 
     def alarm(self, alarm: Alarm) -> None:
         """Add a text under the key `alarm`."""
-        self._opened().add_text("alarm", alarm_text(alarm), alarm.step)
+        self._opened().add_text("alarm", str(alarm), alarm.step)
 
     def close(self) -> None:
         """Close what was opened here; of a writer of the user's, write what waits."""

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from propscope.monitoring.sinks.sink import Sites, alarm_text
+from propscope.monitoring.sinks.sink import Sites
 from propscope.printable import printable
 from propscope.records.monitored import Alarm
 from propscope.store import check_output
@@ -157,7 +157,7 @@ class CsvSink:
 
     def alarm(self, alarm: Alarm) -> None:
         """Add the row of an alarm."""
-        self._add({"step": alarm.step, "alarm": alarm_text(alarm)})
+        self._add({"step": alarm.step, "alarm": str(alarm)})
 
     def _add(self, row: Mapping[str, Any]) -> None:
         columns = list(dict.fromkeys((*self._columns, "step", "alarm", *row)))

@@ -6,7 +6,7 @@ from typing import Any
 
 from propscope.errors import MissingDependencyError
 from propscope.monitoring.sinks.series import KEYS, STEP_SERIES
-from propscope.monitoring.sinks.sink import Sites, alarm_text
+from propscope.monitoring.sinks.sink import Sites
 from propscope.records.monitored import Alarm
 
 # The step of the training. W&B's own counts the rows of its history, and never goes back, as a resumed training does.
@@ -63,7 +63,7 @@ class WandbSink:
     def alarm(self, alarm: Alarm) -> None:
         """Send an alert."""
         level = "ERROR" if alarm.severity == "broken" else "WARN"
-        self._run.alert(title=f"step {alarm.step}: {alarm.kind}", text=alarm_text(alarm), level=level)
+        self._run.alert(title=f"step {alarm.step}: {alarm.kind}", text=str(alarm), level=level)
 
     def close(self) -> None:
         """End the run where it was begun here."""

@@ -50,7 +50,7 @@ def test_the_samples_and_alarms_of_a_run_are_read_back(client):
 
 
 def test_numbers_that_are_not_finite_are_kept(client):
-    sink = MlflowSink("mine")
+    sink = MlflowSink.opened("mine")
     for step, value in enumerate((math.nan, math.inf, -math.inf)):
         sink.write(step, {"loss": value})
     sink.close()
@@ -58,11 +58,13 @@ def test_numbers_that_are_not_finite_are_kept(client):
     assert points(client, kept, "loss") == [(0, pytest.approx(math.nan, nan_ok=True)), (1, math.inf), (2, -math.inf)]
 
 
-def test_an_active_run_is_joined_and_stays_active(client):
+@pytest.mark.parametrize("by_text", [True, False])
+def test_an_active_run_is_joined_and_stays_active(client, by_text):
     run = training("lstm")
     mlflow.set_experiment("theirs")
     with mlflow.start_run() as active:
-        with propscope.monitor(run.model, run.optimizer, every=1, sinks=["mlflow:mine"]) as monitor:
+        sinks = ["mlflow:mine" if by_text else active]
+        with propscope.monitor(run.model, run.optimizer, every=1, sinks=sinks) as monitor:
             steps_of(run, monitor, 2)
         assert mlflow.active_run().info.run_id == active.info.run_id
         mlflow.log_metric("accuracy", 0.5, step=2)
@@ -73,7 +75,7 @@ def test_an_active_run_is_joined_and_stays_active(client):
 
 
 def test_more_metrics_than_one_call_may_bring_are_all_logged(client):
-    sink = MlflowSink("mine")
+    sink = MlflowSink.opened("mine")
     sink.write(0, {f"activation/{at}/rms": float(at) for at in range(1100)})
     sink.close()
     (kept,) = runs_of(client, "mine")

@@ -13,7 +13,7 @@ from propscope.monitoring.sinks import CsvSink, JsonLinesSink
 from propscope.records.monitored import Alarm
 
 ALARM = Alarm(7, 5, "large update", "", "head.weight", 0.5, math.nan, "broken", 'it said "no", twice')
-SAID = 'large update (broken, since step 5): it said "no", twice'
+SAID = 'step 7: large update (broken, since step 5): it said "no", twice'
 VALUES = {"loss": 2.5, "activation/max_rms": math.inf, "gradient/min_rms": -math.inf}
 
 
@@ -37,7 +37,7 @@ def test_both_hold_the_samples_and_alarms_of_a_run(tmp_path):
     assert samples.loss.tolist() == monitor.steps.loss[::2].tolist()
     assert samples.gradient_norm.tolist()[2] == math.inf
     (alarm,) = frame.alarm.dropna()
-    assert alarm.startswith("non-finite gradient (broken): the gradient of tokens.weight")
+    assert alarm.startswith("step 4: non-finite gradient (broken): the gradient of tokens.weight")
     found = lines(tmp_path / "x.jsonl")
     assert [one["step"] for one in found] == [0, 2, 4, 4]
     assert found[3]["gradient_norm"] == "inf"
