@@ -23,6 +23,8 @@ _WRAPPERS = (
     # Of activation checkpointing in torch.distributed.
     "CheckpointWrapper",
     "OffloadWrapper",
+    # Of Lightning's Fabric.
+    "_FabricModule",
 )
 
 # What torch.distributed.pipelining makes of a model.

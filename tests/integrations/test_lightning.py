@@ -1,5 +1,6 @@
 """Under Lightning's Trainer a fit is the one without the callback, and what is recorded is what it did."""
 
+import contextlib
 import copy
 import os
 import pickle
@@ -387,6 +388,32 @@ def test_invalid_arguments_are_refused_when_they_are_passed(lightning, arguments
         SignalMonitor(**arguments)
     SignalMonitor(file="run.propscope")
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_loop_of_fabric_is_recorded_under_the_names_of_the_model(lightning, precision):
+    from lightning.fabric import Fabric
+
+    left, truth = [], {}
+    for watched in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
+        made, optimizer = fabric.setup(model, torch.optim.AdamW(model.parameters(), 0.05))
+        monitor = propscope.monitor(made, optimizer, every=1) if watched else None
+        for (x,) in batches():
+            with contextlib.nullcontext() if monitor is None else monitor.step():
+                fabric.backward((made(x) - x[:, :2]).square().mean())
+                truth = {name: float(one.grad.norm()) for name, one in model.named_parameters()}
+                fabric.clip_gradients(made, optimizer, max_norm=0.1)
+                optimizer.step()
+                optimizer.zero_grad()
+        left.append(list(model.state_dict().values()))
+    monitor.close()
+    assert all(map(torch.equal, *left))
+    assert [site.name for site in monitor.profile.sites] == ["input", "0", "1", "2"]
+    assert {one.name: one.step_gradient_norm for one in monitor.profile.parameters} == pytest.approx(truth, rel=1e-4)
+    assert monitor.steps.skipped.tolist() == [0] * 7
 
 
 def on_a_rank(folder):
