@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from building.records import monitored, sampled_at
+from matplotlib.figure import Figure
 
 from propscope.errors import InputError
-from propscope.plots.run_view import CELLS, RunView, StepAxis, held, label_of
+from propscope.plots.run_view import CELLS, RunView, StepAxis, draw_alarms, draw_step_axis, held, label_of
 from propscope.plots.table import MONITORED_PLOTS
 from propscope.records import Alarm, MonitoredRun, OverSteps, Steps
 
@@ -124,3 +125,19 @@ def test_a_quantity_that_several_pictures_show_is_read_once(monkeypatch: pytest.
         plot.prepare(view)
     assert len(read) == len(set(read))
     assert {"forward_rms", "backward_rms", "update_ratio"} <= set(read)
+
+
+def test_numbers_of_alarms_that_are_near_share_one_text() -> None:
+    alarms = [Alarm(step, step, "loss spike") for step in (10, 11, 12, 80, 81, 90)]
+    axis = RunView(monitored([1.0] * 100, alarms=alarms)).axis
+    figure = Figure(figsize=(4, 2), dpi=100)
+    axes = draw_alarms(draw_step_axis(figure.add_axes((0, 0, 1, 0.8)), axis), axis)
+    assert [text.get_text() for text in axes.texts] == ["1–3", "4–5"]
+    assert [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "None"] == [10, 80]
+    assert len(draw_alarms(figure.add_axes((0, 0, 1, 0.8)), axis, numbers=False).texts) == 0
+
+
+def test_a_loss_that_is_lowest_at_its_end_is_not_said_twice() -> None:
+    assert "lowest" not in RunView(monitored([4.0, 2.0, 1.0])).facts
+    assert "lowest" not in RunView(monitored([4.0, 0.99, 1.0])).facts
+    assert "lowest 0.5" in RunView(monitored([4.0, 0.5, 1.0])).facts

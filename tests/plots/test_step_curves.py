@@ -76,6 +76,8 @@ def test_a_long_run_is_thinned_and_says_so() -> None:
     loss = found.panels[0]
     assert len(loss.at) <= 1000
     assert float(loss.high.max()) == 77.0
+    with styled():
+        assert len(draw_steps(found).axes[0].collections) == 1
     assert "Line: median of each 5 steps" in found.header.reading
     assert "median" not in steps(monitored([1.0] * 900)).header.reading
 

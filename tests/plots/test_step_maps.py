@@ -51,6 +51,18 @@ def test_a_first_value_of_zero_is_not_what_the_others_are_held_against() -> None
     assert found.zero.tolist() == [[True, False, False]]
 
 
+def test_what_a_row_showed_first_and_last_stands_beside_it() -> None:
+    run = sampled_at([0, 1], sites=1, rms=lambda step, _: [0.25, 75.0][step])
+    with styled():
+        axes = draw_step_maps(picture(run, "forward")).axes[1]
+    assert [text.get_text() for text in axes.texts] == ["first", "0.25", "last", "75"]
+
+
+def test_a_change_is_shown_up_to_a_thousandfold() -> None:
+    colours = one(sampled_at([0, 1, 2, 3], sites=1, rms=lambda step, _: 1e8**step), "forward").colours
+    assert (colours.ends, colours.beyond) == (("1/1000 or less", "x1000 or more"), True)
+
+
 def test_what_lies_beyond_a_scale_is_said() -> None:
     run = sampled_at(range(40), sites=1, rms=lambda step, _: 1e7 if step == 39 else 1.0)
     colours = one(run, "forward").colours
@@ -138,6 +150,10 @@ def test_alarms_are_on_the_axis_and_at_their_rows() -> None:
     assert [tick.get_color() == ALARM for tick in axes.get_yticklabels()] == [False, True, False]
     triangles = [line for line in axes.lines if line.get_marker() == "v"]
     assert [line.get_xdata().tolist() for line in map(_as_arrays, triangles)] == [[3.5], [4.5]]
+    circles = [line for line in axes.lines if line.get_marker() == "o"]
+    assert {(*line.get_xdata(), *line.get_ydata()) for line in circles} == {(3.5, 1.5)}
+    assert ALARM in [line.get_markeredgecolor() for line in circles]
+    assert "Circles: the rows that alarms name" in found.header.reading
     texts = [text.get_text() for text in figure.texts]
     assert "1  step 3: collapse at fc.1" in texts
     assert "2  step 4: loss spike" in texts

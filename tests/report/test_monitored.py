@@ -46,6 +46,12 @@ def test_what_is_said() -> None:
     assert " ! blocks.0.attention.sca… " in text
 
 
+def test_sites_are_marked_by_their_worst_alarm() -> None:
+    alarms = [Alarm(0, 0, "dead units", "fc.0"), Alarm(0, 0, "collapse", "fc.1", severity="broken")]
+    text = text_of(sampled_at([0, 1], sites=3, alarms=alarms))
+    assert [line.split()[:2] for line in text.splitlines()[-3:]] == [["!", "fc.1"], ["~", "fc.0"], ["fc.2", "1.00"]]
+
+
 def test_columns_without_numbers_are_left_out() -> None:
     text = text_of(monitored([1.0]) + sampled_at([0], sites=2, back=None, units=None))
     assert "gradient" not in text
