@@ -47,6 +47,8 @@ class Cadence:
         # Seconds that the samples cost.
         self._sampling = 0.0
         self._bare: deque[float] = deque(maxlen=32)
+        # Samples before any other step was timed: what they cost as far as is known, at least, and with their step.
+        self._guesses: list[tuple[float, float, float]] = []
         self._last_cost = 0.0
         self._dense = 0
         self._owed = True
@@ -100,17 +102,21 @@ class Cadence:
         if not sampled:
             self._bare.append(seconds - own)
             self.cost += own
+            for guess, least, whole in self._guesses:
+                self.charge(max(whole - self._bare[0], least) - guess)
+            self._guesses.clear()
             return
         bare = statistics.median(self._bare) if self._bare else (1 - _SHARE) * seconds
         self._last_cost = max(seconds - bare, own)
-        self.cost += self._last_cost
-        self._sampling += self._last_cost
+        if not self._bare:
+            self._guesses.append((self._last_cost, own, seconds))
+        self.charge(self._last_cost)
         self.samples += 1
         # What was requested while the step ran is about the next one.
         self._owed = self._requested
 
     def charge(self, seconds: float) -> None:
-        """Add what samples cost elsewhere than in a step."""
+        """Add seconds that samples cost."""
         self.cost += seconds
         self._sampling += seconds
 

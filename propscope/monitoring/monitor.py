@@ -187,6 +187,8 @@ class Monitor:
         self._traced: Traced | None = None
         self._recorder: Recorder | None = None
         self._recording = False
+        # Whether anything of a sampled step may be there, which takes time to look for.
+        self._armed = False
         self._shortcuts = ExitStack()
         self._losses: list[Tensor] = []
         self._last: int | None = None
@@ -370,6 +372,7 @@ class Monitor:
         return True
 
     def _record(self) -> None:
+        self._armed = True
         recorder = Recorder(
             self._model, options=self._options, kept=self._kept, loss_scale=self._loss_scale, traced=self._traced
         )
@@ -395,11 +398,13 @@ class Monitor:
 
     def _let_go(self, error: BaseException | None) -> Recorder | None:
         """Take everything away that a sampled step needs, and return its recorder."""
+        if not self._armed:
+            return None
         self._stop_recording(error)
         self._calls.unwatch()
         self._shortcuts.close()
         self._gradients.unwatch()
-        recorder, self._recorder = self._recorder, None
+        recorder, self._recorder, self._armed = self._recorder, None, False
         return recorder
 
     def see_loss(self, value: Any, number: int | None = None) -> None:
@@ -673,8 +678,8 @@ def _first_broken(losses: Sequence[Tensor]) -> Tensor | None:
 
 
 def _mean(losses: Sequence[Tensor]) -> Tensor | None:
-    if not losses:
-        return None
+    if len(losses) < 2:
+        return losses[0] if losses else None
     device = losses[0].device
     return torch.stack([one.reshape(()).to(device, non_blocking=True) for one in losses]).double().mean()
 

@@ -111,6 +111,14 @@ def test_what_hooks_of_the_optimizer_take_counts_as_cost(monkeypatch):
             assert monitor._cadence.cost - before >= 0.01
 
 
+def test_what_the_first_samples_cost_is_known_once_a_step_without_one_is_timed():
+    cadence = Cadence(1, start=0, stop=None, budget=0.02)
+    found = sampled(cadence, WARM_UP + 1, bare=1.0, cost=9.0)
+    assert found == [*range(WARM_UP)]
+    assert cadence.cost == pytest.approx(9.0 * WARM_UP)
+    assert cadence.share == pytest.approx(9.0 * WARM_UP / (10.0 * WARM_UP + 1))
+
+
 def test_a_short_run_may_spend_two_seconds():
     cadence = Cadence(1, start=0, stop=None, budget=0.02)
     # What the first samples cost is guessed, until a step without one is timed.
