@@ -21,6 +21,8 @@ _RUN = 16
 # So many matrices are worked on at once: 2 MB of 32 rows.
 _TOGETHER = 256
 _SAFE = (1e-20, 1e20)
+# Numbers of a row are sent as so many steps to each side.
+_HALF = 1 << 25
 
 
 def sample_rows(tensor: Tensor, unit_axis: int) -> Tensor | None:
@@ -85,7 +87,8 @@ def gathered_gram(rows: Tensor | None, places: Places, sharding: Sharding | None
 
     `rows`: what `rows_of_rank` returned for the rank's number of `places.data`. Ranks that hold different units of the
     same samples have different columns of the same rows; other parts of a site are other rows. Rows of zeros are no
-    samples, which `geometries` leaves out. None where the ranks' rows have other numbers of features.
+    samples, which `geometries` leaves out. A row is rounded to 2^-26 of its largest number, which makes half the bytes.
+    None where the ranks' rows have other numbers of features.
     """
     features = yield both_ends(None if rows is None else rows.shape[1])
     split = places.splits_units(sharding)
@@ -99,15 +102,36 @@ def gathered_gram(rows: Tensor | None, places: Places, sharding: Sharding | None
     row = places.data // apart * slots
     if not split:
         row, slots = row * parts + part * slots, slots * parts
-    whole = np.zeros((-(-places.data_size // apart) * slots, width * columns))
+    count = -(-places.data_size // apart) * slots
+    sizes, packed = np.zeros((count, columns)), np.zeros((count, columns, -(-width // 2)))
     if rows is not None:
-        first = column * width
-        whole[row : row + len(rows), first : first + rows.shape[1]] = rows.cpu().numpy()
-    whole = (yield vector(whole)).reshape(whole.shape)
-    magnitude = np.abs(whole[np.isfinite(whole)]).max(initial=0.0)
+        own = slice(row, row + len(rows))
+        values = np.pad(rows.cpu().numpy().astype(np.float64), ((0, 0), (0, 2 * packed.shape[2] - rows.shape[1])))
+        sizes[own, column], packed[own, column] = _packed(values)
+    got = yield np.concatenate([sizes.reshape(-1), packed.reshape(-1)])
+    sizes, packed = got[: sizes.size].reshape(sizes.shape), got[sizes.size :].reshape(packed.shape)
     with np.errstate(all="ignore"):
-        whole = whole / (magnitude or 1.0)
+        whole = _unpacked(sizes, packed).reshape(count, -1) / (sizes[np.isfinite(sizes)].max(initial=0.0) or 1.0)
         return whole @ whole.T
+
+
+def _packed(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the largest magnitude of each row, and the row in units of it, two numbers of 26 bits in each float64.
+
+    NaN in place of the magnitude for a row that is not finite, and no numbers.
+    """
+    with np.errstate(all="ignore"):
+        sizes = np.abs(rows).max(axis=1, initial=0.0)
+        sizes[~np.isfinite(sizes)] = np.nan
+        steps = np.rint(np.nan_to_num(rows / sizes[:, None]) * (_HALF - 1)) + _HALF
+    return sizes, steps[:, ::2] * 2 * _HALF + steps[:, 1::2]
+
+
+def _unpacked(sizes: NDArray[np.float64], packed: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the rows, in pieces, that `_packed` packed; zeros where nothing was."""
+    first = np.floor(packed / (2 * _HALF))
+    steps = np.stack([first, packed - first * 2 * _HALF], axis=-1).reshape(*packed.shape[:-1], -1) - _HALF
+    return steps / (_HALF - 1) * sizes[..., None]
 
 
 def rows_in_memory(tensor: Tensor, unit_axis: int) -> kernel.Rows | None:

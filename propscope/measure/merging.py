@@ -52,7 +52,11 @@ def merged(
     `parameters`: with what this rank has recorded of them. `shardings`: of the sites. `bins`: of which sites histograms
     are put together. `beside`: what else is put together in the same reductions.
     """
-    shares = {f"site {key}": one.share(places, shardings[key], bins=bins(one)) for key, one in sites.items()}
+    shares = {
+        f"site {key}": one.share(places, shardings[key], bins=bins(one))
+        for key, one in sites.items()
+        if not _is_summand(shardings[key])
+    }
     shares |= {f"parameter {name}": one.share(own, places) for name, (one, own) in parameters.items()}
     brings = samples if places.brings_samples(None) else 0
     counts = Share((), joint([added([brings]), largest([batches])]))
@@ -74,6 +78,11 @@ def merged(
         {name: whole.found[name] for name in beside if name in whole.found},
         {key: origin for key, one in seen.items() if (origin := one["origin"]) is not None},
     )
+
+
+def _is_summand(sharding: Sharding | None) -> bool:
+    """Return whether ranks hold summands of a tensor, whose numbers say nothing of those of the sum."""
+    return sharding is not None and any(split.kind == "partial" for split in sharding.splits)
 
 
 def _has_no_samples(site: SiteAccumulator, batch: int) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterable, Sequence
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,6 +23,7 @@ Vector = NDArray[np.float64]
 Part = Generator[Vector, Vector, T]
 
 _SPECIAL = np.array([ZERO, POSINF, NAN, NEGINF])
+_IS_SPECIAL = np.isin(np.arange(BIN_COUNT), _SPECIAL)
 # The bins of positive and of negative numbers.
 _SIGNS = (0, BIN_COUNT // 2)
 
@@ -33,7 +35,8 @@ def vector(values: ArrayLike) -> Vector:
 
 def pieces(whole: Vector, lengths: Iterable[int]) -> list[Vector]:
     """Return a vector cut into pieces of these lengths."""
-    return np.split(whole, np.cumsum(list(lengths))[:-1]) if len(list(lengths)) else []
+    ends = list(accumulate(lengths))
+    return [whole[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def joint(parts: Sequence[Part[Any]]) -> Part[list[Any]]:
@@ -139,7 +142,7 @@ def summarized(summary: TensorSummary | None, *, bins: bool) -> Part[tuple[Tenso
 
 def _range(histogram: LogHistogram, first: int) -> tuple[float, float]:
     """Return the last occupied bin of one sign, and minus the first one; -Inf for none."""
-    bins = histogram.bins[~np.isin(histogram.bins, _SPECIAL)]
+    bins = histogram.bins[~_IS_SPECIAL[histogram.bins]]
     bins = bins[(bins >= first) & (bins < first + BIN_COUNT // 2)]
     return (float(bins[-1]), -float(bins[0])) if bins.size else (-math.inf, -math.inf)
 

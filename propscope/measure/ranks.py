@@ -127,20 +127,28 @@ _own_groups: dict[tuple[int, tuple[int, ...]], dist.ProcessGroup] = {}
 def _own_group(given: GroupRanks, world: int) -> dist.ProcessGroup:
     """Return a group of the same members of the world that has this id, made once; the given one if none can be made.
 
+    It gives up as early as the given one does.
     All processes make a group of all together. What some of them make by themselves torch names after the number of
     groups that each is in, and waits for ever where these differ.
     """
     key = world, given.members
     if key not in _own_groups:
+        backend, timeout = dist.get_backend(given.group), _timeout(given)
         if given.size == dist.get_world_size():
-            own = dist.new_group(backend=dist.get_backend(given.group))
+            own = dist.new_group(backend=backend, timeout=timeout)
         elif _agree(vector([len(dist.distributed_c10d._world.pg_names)]), given):
-            backend = dist.get_backend(given.group)
-            own = dist.new_group(list(given.members), backend=backend, use_local_synchronization=True)
+            members = list(given.members)
+            own = dist.new_group(members, backend=backend, timeout=timeout, use_local_synchronization=True)
         else:
             own = given.group
         _own_groups[key] = own
     return _own_groups[key]
+
+
+def _timeout(given: GroupRanks) -> Any:
+    """Return the time after which a collective of a group gives up; None, torch's own, where it cannot be read."""
+    backend = getattr(given.group, "_get_backend", lambda device: None)(given.device)
+    return getattr(getattr(backend, "options", None), "_timeout", None)
 
 
 def refuse_differences(what: str, names: Sequence[str], ranks: Ranks) -> None:

@@ -2,13 +2,14 @@
 
 import logging
 import math
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from datetime import timedelta
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from building.parallel import Language, data_parallel, loss_of, tokens
+from building.parallel import Language, data_parallel, loss_of, tensor_parallel, tokens
 from building.processes import on_ranks
 
 import propscope
@@ -207,6 +208,95 @@ def test_the_training_is_the_same_bit_by_bit(kind):
     ):
         assert torch.equal(losses, bare)
         assert all(torch.equal(a, b) for a, b in zip(weights, others, strict=True))
+
+
+def raises(file):
+    messages = []
+    logging.getLogger("propscope").addHandler(Kept(messages))
+    group = dist.new_group([0, 1], timeout=timedelta(seconds=3))
+    model = torch.nn.Linear(3, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    monitor = propscope.monitor(model, optimizer, every=2, group=group, file=file)
+    steps = []
+    with suppress(ZeroDivisionError):
+        for number in range(7):
+            with monitor.step(number):
+                if (number, dist.get_rank()) == (4, 1):
+                    raise ZeroDivisionError("on one rank")
+                model(torch.ones(2, 3)).sum().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+            steps.append(number)
+    recorded = []
+    if not dist.get_rank():
+        with pytest.warns(UserWarning, match="unfinished"):
+            recorded = [one.labels["step"] for one in propscope.load(file)]
+    monitor.close()
+    return steps, recorded, [message for message in messages if "the run goes on" in message]
+
+
+def test_a_rank_that_raises_leaves_the_others_to_their_timeout_with_what_was_recorded_on_disk(tmp_path):
+    (steps, recorded, messages), (others, _, nothing) = on_ranks(raises, str(tmp_path / "run.propscope"))
+    assert others == [0, 1, 2, 3]
+    assert not nothing
+    assert steps == list(range(7))
+    # The sample of the step that one rank left is lost; the next one is of the rank that is left.
+    assert recorded == [0, 2, 6]
+    assert len(messages) == 1
+
+
+def of_tensors(monitored):
+    from torch.distributed.device_mesh import init_device_mesh
+
+    from propscope.measure.shards import local_shard
+
+    model = tensor_parallel(Language(), init_device_mesh("cpu", (2,), mesh_dim_names=("model",)))
+    monitor = run_of(model, group="world" if monitored else None)
+    weights = [local_shard(one.detach()).clone() for one in model.parameters()]
+    return None if monitor is None else told(monitor), weights
+
+
+def run_of(model, group):
+    """Train without clipping, which mixes plain and distributed parameters."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, foreach=False)
+    monitor = None if group is None else propscope.monitor(model, optimizer, every=EVERY, group=group)
+    for number, (batch,) in enumerate(batches_of()):
+        with nullcontext() if monitor is None else monitor.step(number) as step:
+            loss = loss_of(model, batch)
+            loss.backward()
+            if step is not None:
+                step.loss(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+    if monitor is not None:
+        monitor.close()
+    return monitor
+
+
+def test_tensor_parallel_counts_what_several_ranks_hold_once():
+    found = on_ranks(of_tensors, True)
+    bare = on_ranks(of_tensors, False)
+    model = Language()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, foreach=False)
+    with propscope.monitor(model, optimizer, every=EVERY) as monitor:
+        for number, (batch,) in enumerate(batches_of()):
+            with monitor.step(number) as step:
+                loss = loss_of(model, batch)
+                loss.backward()
+                step.loss(loss)
+                optimizer.step()
+                optimizer.zero_grad()
+    expected = told(monitor)
+    for (one, weights), (_, others) in zip(found, bare, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(weights, others, strict=True))
+        assert one["samples"] == expected["samples"]
+        for name in ("loss", "gradient_norm"):
+            np.testing.assert_allclose(one["steps"][name], expected["steps"][name], rtol=1e-4, err_msg=name)
+        for name, values in expected["sample"].items():
+            assert one["sample"][name] == pytest.approx(values, rel=1e-3), name
+        for name, values in expected["parameters"].items():
+            if not name.endswith("key.bias"):
+                assert one["parameters"][name] == pytest.approx(values, rel=2e-3), name
 
 
 def alone():

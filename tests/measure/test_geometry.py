@@ -5,9 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import propscope
-from propscope.measure.geometry import _TOGETHER, geometries, gram, rows_in_memory, sample_rows
+from propscope.measure.geometry import _TOGETHER, _packed, _unpacked, geometries, gram, rows_in_memory, sample_rows
 from propscope.measure.sampling import stride_for
 
 
@@ -114,3 +116,22 @@ def test_numbers_have_no_direction(shape, axis):
 def test_the_output_of_one_unit_has_no_cosine():
     site = propscope.profile(torch.nn.Sequential(torch.nn.Linear(4, 1)), torch.randn(8, 4)).sites[-1]
     assert (site.mean_cosine, site.effective_rank) == (None, None)
+
+
+@given(st.lists(st.lists(st.floats(width=32), min_size=4, max_size=4), min_size=1, max_size=5))
+def test_rows_that_are_packed_for_other_ranks_come_back_to_the_27th_bit(rows):
+    rows = np.array(rows, np.float64)
+    sizes, packed = _packed(rows)
+    assert packed.shape == (len(rows), 2)
+    assert (packed < 2**52).all()
+    back = _unpacked(sizes[:, None], packed[:, None])[:, 0]
+    for row, size, found in zip(rows, sizes, back, strict=True):
+        if np.isfinite(row).all():
+            assert size == np.abs(row).max()
+            assert np.abs(found - row).max() <= size * 2**-25
+        else:
+            assert np.isnan(found).all()
+
+
+def test_rows_that_nobody_sent_are_zeros():
+    assert (_unpacked(np.zeros((2, 1)), np.zeros((2, 1, 3))) == 0).all()
