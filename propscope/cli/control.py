@@ -16,7 +16,7 @@ def control(
         list[str] | None,
         typer.Argument(
             metavar="SETTING...",
-            help="every=N, start=N, stop=N or stop=none, budget=SHARE, sample, off, on.",
+            help="every=N, start=N, stop=N or stop=none, budget=SHARE or budget=none, sample, off, on.",
             show_default=False,
         ),
     ] = None,

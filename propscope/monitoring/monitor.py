@@ -558,7 +558,8 @@ class Monitor:
         elif self._file is not None and file is not None:
             self._file.resume(*file)
         self._log.judge, self._last, self._resumed = judge, last, last is not None
-        self._log.resume(0 if last is None else last + 1)
+        if taken or last is not None:
+            self._log.resume(0 if last is None else last + 1)
 
 
 class Step:

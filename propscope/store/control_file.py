@@ -29,7 +29,9 @@ def _whole(name: str, text: str, least: int) -> int:
     return count(name, int(text) if text.isdecimal() and len(text) < 20 else text, least=least)
 
 
-def _share(text: str) -> float:
+def _share(text: str) -> float | None:
+    if text == "none":
+        return None
     try:
         value: float | str = float(text)
     except ValueError:
@@ -41,7 +43,7 @@ SETTINGS = (
     Setting("every", "every=N", lambda text: _whole("every", text, 1)),
     Setting("start", "start=N", lambda text: _whole("start", text, 0)),
     Setting("stop", "stop=N or stop=none", lambda text: None if text == "none" else _whole("stop", text, 1)),
-    Setting("budget", "budget=SHARE", _share),
+    Setting("budget", "budget=SHARE or budget=none", _share),
     Setting("sample", "sample"),
     Setting("off", "off"),
     Setting("on", "on"),

@@ -154,6 +154,7 @@ def test_the_command_asks_a_run_that_goes_on_and_refuses_any_other(run, capsys, 
     assert capsys.readouterr().out == f"asked {run.monitor.file} for every=3, sample\n"
     assert cli(["control", str(run.monitor.file), "budget = 0.5"]) == 0
     assert run.step(6) == [2, 3, 6]
+    assert run.monitor._cadence.budget == 0.5
     capsys.readouterr()
     assert cli(["control", str(run.monitor.file), "every=3", "evry=2"]) == 2
     assert f'a setting must be one of {ALLOWED}, got "evry=2"' in capsys.readouterr().err
@@ -161,7 +162,10 @@ def test_the_command_asks_a_run_that_goes_on_and_refuses_any_other(run, capsys, 
     assert "got none" in capsys.readouterr().err
     assert cli(["control", str(tmp_path / "other.propscope"), "off"]) == 2
     assert f"no run writes {tmp_path / 'other.propscope'} now" in capsys.readouterr().err
-    assert run.name.read_text() == "every=3\nsample\nbudget = 0.5\n"
+    assert cli(["control", str(run.monitor.file), "budget=none"]) == 0
+    run.step()
+    assert run.monitor._cadence.budget is None
+    assert run.name.read_text() == "every=3\nsample\nbudget = 0.5\nbudget=none\n"
     file = run.monitor.file
     run.monitor.close()
     assert cli(["control", str(file), "off"]) == 2

@@ -37,6 +37,9 @@ class TensorBoardSink:
     def resume(self, step: int) -> None:
         """Hide what the directory holds from this step on."""
         self._purge = step
+        if self._directory is not None and self._writer is not None:
+            self._writer.close()
+            self._writer = None
 
     def _opened(self) -> Any:
         if self._writer is None:

@@ -264,6 +264,18 @@ def test_a_monitor_charges_its_cadence_with_what_its_sinks_computed(monkeypatch)
     assert sum(charged) > 0
 
 
+def test_a_state_of_before_the_first_step_resumes_nothing(tmp_path):
+    run = training("lstm")
+    (tmp_path / "x.csv").write_text("of somebody else\n")
+    state = propscope.monitor(run.model, run.optimizer).state_dict()
+    run = training("lstm")
+    with propscope.monitor(run.model, run.optimizer, sinks=[f"csv:{tmp_path / 'x.csv'}"]) as monitor:
+        monitor.load_state_dict(state)
+        steps_of(run, monitor, 1)
+    assert (tmp_path / "x.csv").read_text() == "of somebody else\n"
+    assert len((tmp_path / "x-2.csv").read_text().splitlines()) == 2
+
+
 def test_a_resumed_run_says_from_which_step_on_it_takes_them_again():
     run, sink = training(), Kept()
     with propscope.monitor(run.model, run.optimizer, every=2, sinks=[Kept()]) as monitor:

@@ -78,6 +78,21 @@ def test_a_resumed_run_hides_the_steps_that_it_takes_again(tmp_path):
     assert points(tmp_path, "loss") == [(0, 1.0), (1, 1.0), (2, 1.0), (3, 2.0)]
 
 
+def test_a_run_that_goes_back_with_its_own_monitor_hides_the_steps_that_it_takes_again(tmp_path):
+    run = training("lstm")
+    with propscope.monitor(run.model, run.optimizer, every=1, sinks=[f"tensorboard:{tmp_path}"]) as monitor:
+        before = monitor.state_dict()
+        for loss in (1.0, 2.0, 3.0):
+            with monitor.step() as one:
+                run.update()
+                one.loss(loss)
+        monitor.load_state_dict(before)
+        with monitor.step() as one:
+            run.update()
+            one.loss(4.0)
+    assert points(tmp_path, "loss") == [(0, 4.0)]
+
+
 def test_another_run_in_the_directory_hides_nothing(tmp_path):
     with SummaryWriter(tmp_path) as writer:
         writer.add_scalar("mine", 1.0, 5)
