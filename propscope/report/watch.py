@@ -225,7 +225,9 @@ def view(watched: WatchedRun, *, name: str, state: str, width: int = 80, height:
         last = number(float(seen[-1])) if len(seen) else "-"
         head.append(Line(f"{label:<15}{last:>9}  {trend(seen, width=max(width - 27, 0))}"))
     foot = [Line("")] if alarms else []
-    foot += [Line(_short(one), _style_of(one)) for one in alarms[-_ALARMS:]]
+    # The first one names the cause, the last ones what it led to.
+    told = alarms if len(alarms) <= _ALARMS else (alarms[0], *alarms[1 - _ALARMS :])
+    foot += [Line(_short(one), _style_of(one)) for one in told]
     room = height - len(head) - len(foot) - 1
     lines = [*head, Line(""), *_table(watched, width, room), *foot]
     return [Line(_cut(printable(line.text), width), line.style) for line in lines[:height]]

@@ -122,6 +122,14 @@ def test_the_head_says_how_far_the_run_is():
     )
 
 
+def test_the_first_alarm_stays_and_the_last_ones_follow():
+    alarms = [replace(ALARM, step=step, since=step) for step in range(9)]
+    lines = [line.text for line in shown(run_of(12, alarms=alarms), width=80)]
+    assert [line[:6] for line in lines if " collapse " in line] == ["step 0", "step 6", "step 7", "step 8"]
+    lines = [line.text for line in shown(run_of(12, alarms=alarms[:4]), width=80)]
+    assert [line[:6] for line in lines if " collapse " in line] == ["step 0", "step 1", "step 2", "step 3"]
+
+
 def test_as_many_sites_as_fit_are_shown_and_the_others_counted():
     lines = shown(run_of(3, count=40), width=80, height=24)
     assert len(lines) == 24
