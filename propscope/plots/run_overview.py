@@ -38,7 +38,7 @@ from propscope.plots.style import DPI, Header
 
 ROWS = 3
 # The map that shows what an alarm is about.
-_OF_ALARMS: Mapping[str, MapQuantity] = {
+MAP_OF_ALARM: Mapping[str, MapQuantity] = {
     "large update": UPDATES,
     "attention logits": LOGITS,
     "attention entropy": ENTROPY,
@@ -67,7 +67,7 @@ def prepare_run_overview(view: RunView) -> RunOverview | None:
     """
     steps = (prepare_step_panel(view, quantity) for quantity in STEP_QUANTITIES)
     panels = tuple(panel for panel in steps if panel is not None)[:ROWS]
-    named = (_OF_ALARMS[alarm.kind] for alarm in view.run.alarms if alarm.kind in _OF_ALARMS)
+    named = (MAP_OF_ALARM[alarm.kind] for alarm in view.run.alarms if alarm.kind in MAP_OF_ALARM)
     wanted = (FORWARD, BACKWARD, next(named, UPDATES))
     maps = tuple(found for quantity in wanted if (found := prepare_map(view, quantity)) is not None)
     if not (panels or maps):

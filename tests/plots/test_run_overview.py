@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from building.records import monitored, sampled_at
 
+from propscope.monitoring.alarms import RULES
 from propscope.plots import step_maps
-from propscope.plots.run_overview import RunOverview, draw_run_overview, prepare_run_overview
+from propscope.plots.run_overview import MAP_OF_ALARM, RunOverview, draw_run_overview, prepare_run_overview
 from propscope.plots.run_view import RunView
 from propscope.plots.style import styled
 from propscope.records import Alarm, MonitoredRun
@@ -55,3 +56,7 @@ def test_a_run_without_samples_or_without_steps() -> None:
     with styled():
         assert [len(draw_run_overview(each).axes) for each in (alone, maps)] == [3, 6]
     assert prepare_run_overview(RunView(MonitoredRun(()))) is None
+
+
+def test_the_alarms_that_have_a_map_are_those_that_a_rule_raises() -> None:
+    assert MAP_OF_ALARM.keys() <= {rule.kind for rule in RULES}
