@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 from propscope.measure.hooks import has_storage
 from propscope.measure.outputs import tensors_in
@@ -66,6 +67,7 @@ class _Values:
         plain = type(tensor) in (Tensor, nn.Parameter)
         self._saved = None if plain and not has_storage(tensor) else tensor.detach().clone()
         self._version = _version(tensor)
+        self._counter = None if tensor.is_inference() else _unsafe_preserve_version_counter(tensor)
 
     def restore(self) -> None:
         """Write the values back where they changed."""
@@ -79,6 +81,9 @@ class _Values:
                 tensor.data = self._saved
             else:
                 tensor.detach().copy_(self._saved)
+        if self._counter is not None:
+            # The graph of a pass that is to run backward yet holds the tensor in this version.
+            self._counter.__exit__(None, None, None)
 
 
 def _version(tensor: Tensor) -> int:

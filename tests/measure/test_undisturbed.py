@@ -108,3 +108,16 @@ def test_weights_that_a_module_lists_are_parameters_not_caches():
         model.weight_ih_l0.zero_()
     assert not model.weight_ih_l0.any()
     assert model._flat_weights[0] is model.weight_ih_l0
+
+
+def test_a_pass_that_was_forward_before_it_can_still_run_backward():
+    def gradients(between):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Tanh())
+        loss = model(torch.randn(5, 4)).square().sum()
+        if between:
+            propscope.profile(model, torch.randn(3, 4), loss=lambda output: output.sum())
+        loss.backward()
+        return [one.grad for one in model.parameters()]
+
+    assert all(torch.equal(one, other) for one, other in zip(gradients(True), gradients(False), strict=True))

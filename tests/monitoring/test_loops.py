@@ -525,6 +525,18 @@ def a_validation_within(loop, step):
     return plain(loop, step) + found
 
 
+@loops.made_by(lambda: of("resnet"))
+def other_recordings_within(loop, step):
+    with propscope.track(loop.model) as recorder:
+        loss = loop.loss()
+        propscope.profile(loop.model, loop.batch(), loss=lambda output: output.square().sum())
+        loss.backward()
+    assert recorder.profile()["head"].backward is not None
+    loop.see()
+    loop.step()
+    return loss
+
+
 @loops.of()
 def a_second_pass_forward_alone(loop, step):
     loss = loop.loss()
