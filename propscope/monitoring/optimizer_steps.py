@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial, wraps
 from itertools import chain
 from typing import Any
 
@@ -51,8 +52,8 @@ class OptimizerSteps:
     `found`, what each of them did; `seconds`, the time that watching took; `compiled`, whether compiled code stepped.
     Norms are those of the parameters that an optimizer has at its step, under the names that `names` returns for their
     ids. `accumulated` returns the norms before clipping. Where `step` gets a closure that makes the gradients, they are
-    seen when it has returned. `seen` gets the number of the step of the run, and what an optimizer is about to step
-    with; what it raises ends the step.
+    seen each time that it returns. `seen` gets the number of the step of the run, and what an optimizer is about to
+    step with; what it raises ends the step.
     """
 
     def __init__(
@@ -149,28 +150,59 @@ class OptimizerSteps:
             self._foreign = {at for at in unknown if at not in self._names}
         return ((name, one) for one in every if (name := self._names.get(id(one))) is not None)
 
-    def _before(self, optimizer: Optimizer, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    def _before(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if _is_compiling():
             # Anything else would become part of the graph.
             self.compiled = True
-            return
+            return None
         if self._running is None:
-            return
+            return None
         started = time.perf_counter()
         step = self._found.setdefault(id(optimizer), OptimizerStep())
         self._see_rate(optimizer)
-        closure = _has_closure(args, kwargs)
-        if not closure:
-            self._guard("", "parameter", "the gradient of a step", self._see_gradients, optimizer, step)
         if self._sampled and not step.held:
             self._guard("", "parameter", "the value before a step", self._hold, optimizer, step)
         self.seconds += time.perf_counter() - started
-        if not closure and step.gradients is not None and step.found_inf is None:
-            self._inside = True
-            try:
-                self._seen(self._running, step.gradients)
-            finally:
-                self._inside = False
+        if not _has_closure(args, kwargs):
+            self._judge(optimizer, step)
+            return None
+        step.gradients = None
+        # What is there now is of the last step: the closure makes what the optimizer steps with.
+        watched = partial(self._watched, optimizer, step)
+        return (
+            tuple(watched(one) if _is_closure(one) else one for one in args),
+            {name: watched(one) if _is_closure(one) else one for name, one in kwargs.items()},
+        )
+
+    def _watched(self, optimizer: Optimizer, step: OptimizerStep, closure: Callable[[], Any]) -> Callable[[], Any]:
+        @wraps(closure)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            found = closure(*args, **kwargs)
+            if step.gradients is None:
+                self._judge(optimizer, step)
+            else:
+                # A line search may try what it does not step with.
+                self._look(optimizer, step)
+            return found
+
+        return watched
+
+    def _look(self, optimizer: Optimizer, step: OptimizerStep) -> None:
+        started = time.perf_counter()
+        self._guard("", "parameter", "the gradient of a step", self._see_gradients, optimizer, step)
+        self.seconds += time.perf_counter() - started
+
+    def _judge(self, optimizer: Optimizer, step: OptimizerStep) -> None:
+        self._look(optimizer, step)
+        if step.gradients is None or step.found_inf is not None or self._running is None:
+            return
+        self._inside = True
+        try:
+            self._seen(self._running, step.gradients)
+        finally:
+            self._inside = False
 
     def _after(self, optimizer: Optimizer, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         if _is_compiling() or self._running is None:
@@ -178,8 +210,6 @@ class OptimizerSteps:
         started = time.perf_counter()
         self.taken += 1
         step = self._found.setdefault(id(optimizer), OptimizerStep())
-        if _has_closure(args, kwargs):
-            self._guard("", "parameter", "the gradient of a step", self._see_gradients, optimizer, step)
         if step.held:
             self._guard("", "parameter", "the update of a step", self._see_update, optimizer, step)
         self.seconds += time.perf_counter() - started
@@ -229,5 +259,9 @@ def _number(value: Any) -> float:
 
 
 def _has_closure(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    return any(map(_is_closure, (*args, *kwargs.values())))
+
+
+def _is_closure(value: Any) -> bool:
     # The arguments include the optimizer itself.
-    return any(callable(one) and not isinstance(one, Optimizer) for one in (*args, *kwargs.values()))
+    return callable(value) and not isinstance(value, Optimizer)

@@ -161,3 +161,43 @@ def test_the_gradient_is_whole_wherever_the_callback_is_armed(end):
     run.loss().backward()
     expected = [float(one.grad.norm()) for one in run.model.parameters()]
     assert seen.norms([armed]).values.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("optimizer", "named"), [("SGD", True), ("LBFGS", False)])
+def test_what_a_closure_makes_is_judged_before_the_optimizer_steps_with_it(optimizer, named):
+    run = training(optimizer=optimizer)
+
+    def broken():
+        run.optimizer.zero_grad()
+        loss = run.loss() * math.nan
+        loss.backward()
+        return loss
+
+    def stop(alarm):
+        raise RuntimeError(alarm.kind)
+
+    before = [one.detach().clone() for one in run.model.parameters()]
+    monitor = propscope.monitor(run.model, run.optimizer, every=10, on_alarm=stop)
+    with pytest.raises(RuntimeError, match="non-finite gradient"), monitor.step(0):
+        run.optimizer.step(closure=broken) if named else run.optimizer.step(broken)
+    assert all(map(torch.equal, before, run.model.parameters()))
+    monitor.close()
+
+
+def test_the_gradient_of_a_closure_that_runs_often_is_the_last_one():
+    run = training(optimizer="LBFGS", max_iter=4)
+    seen = []
+
+    def closure():
+        run.optimizer.zero_grad()
+        loss = run.loss()
+        loss.backward()
+        seen.append({name: float(one.grad.norm()) for name, one in run.model.named_parameters()})
+        return loss
+
+    with propscope.monitor(run.model, run.optimizer, every=1, micro_batches=9) as monitor, monitor.step(0):
+        assert run.optimizer.step(closure) is not None
+    assert len(seen) > 2
+    found = {one.name: one.step_gradient_norm for one in monitor.profile.parameters}
+    assert found == pytest.approx(seen[-1], rel=1e-5)
+    assert monitor.steps.gradient_norm.tolist() == pytest.approx([math.hypot(*seen[-1].values())], rel=1e-5)
