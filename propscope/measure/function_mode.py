@@ -38,6 +38,7 @@ _MOVES = frozenset((
     "masked_fill", "where", "copy_", "new_zeros", "new_ones", "index_select", "gather", "dropout",
 ))
 # fmt: on
+_VIEW_AS = Tensor.view_as
 
 
 class FunctionWatch(TorchFunctionMode):
@@ -55,7 +56,7 @@ class FunctionWatch(TorchFunctionMode):
         if not observer.stack:
             return func(*args, **kwargs)
         info = observer.stack[-1]
-        if func is Tensor.view_as and len(args) == 2 and args[0] is args[1]:
+        if func is _VIEW_AS and len(args) == 2 and args[0] is args[1]:
             return self._passed_on(info.path, *args)
         traced = observer.graph.taking and not is_atomic(info.module)
         moves = getattr(func, "__name__", "") in _MOVES and func not in BY_FUNCTION

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,7 +28,7 @@ from propscope.measure.module_info import ModuleInfo, axis_of_unknown, unit_axis
 from propscope.measure.outputs import tensors_in
 from propscope.measure.parameters import ParameterAccumulator
 from propscope.measure.saturation import FlatRegion, FlatRegions
-from propscope.measure.shards import Sharding, local_shard, sharding_of
+from propscope.measure.shards import Sharding, local_shard, sharding_behind, sharding_of
 from propscope.measure.signal_graph import SignalGraph
 from propscope.measure.sites import Options, SiteAccumulator, measurable
 from propscope.measure.tensor_identity import TensorIdentity, version_of
@@ -322,8 +322,10 @@ class Observer:
         name, suffix = self._first_calls.get(path, (path, ""))
         return f"{name}#0{suffix}" if name in self._repeated else path
 
-    def module_output(self, info: ModuleInfo, inputs: Any, options: dict[str, Any], output: Any) -> None:
-        """Record what a module returned; `options`: its keyword arguments."""
+    def module_output(
+        self, info: ModuleInfo, inputs: Any, options: dict[str, Any], output: Any, made: Sequence[Any] = ()
+    ) -> None:
+        """Record what a module returned; `options`: its keyword arguments; `made`: what its hooks made that of."""
         path = self.path_of_call(info.path)
         source = self._source(inputs)
         for suffix, tensor in tensors_in(output):
@@ -347,6 +349,9 @@ class Observer:
                     units=info.units,
                     module=info.module,
                 )
+            if site is not None and entry is None and made and site.sharding is None and tensor.dim():
+                behind = sharding_behind(made[0], tensor)
+                site.sharding = None if behind is None else behind.along(site.unit_axis, tensor.dim())
             if site is not None and entry is None and isinstance(inputs, tuple):
                 self._see_softmax(info, site, inputs, options, tensor)
             if site is not None and info.module is self._root and site.role == "other":

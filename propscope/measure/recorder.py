@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache, partial
@@ -48,6 +48,7 @@ from propscope.measure.shards import (
     is_fully_sharded,
     reduced_in_place,
     said_of_parameters,
+    sharding_of,
     with_inherited,
 )
 from propscope.measure.signal_graph import Call, Traced, is_atomic
@@ -115,6 +116,8 @@ class _Watch:
         self._waiting: list[tuple[str, nn.Parameter]] = []
         self._reduced: set[int] = set()
         self._flat: dict[int, Sharding] = {}
+        # The modules that hold distributed parameters.
+        self._distributed: set[int] = set()
         self._stopped: tuple[int, ModuleInfo | None] = (0, None)
         self._stack = ExitStack()
         self._started = 0.0
@@ -151,6 +154,11 @@ class _Watch:
                 self._stack.callback(gradients.unwatch)
                 gradients.watch(self.model)
             self._hook_parameters()
+            self._distributed = {
+                id(info.module)
+                for info in self.modules.values()
+                if any(p is not None and sharding_of(p) for p in info.module._parameters.values())
+            }
             self._shared = shared_modules(info.module for info in self.modules.values())
             # What is compiled by TorchScript runs no Python inside.
             watched = [info for info in self.modules.values() if not isinstance(info.module, torch.jit.ScriptModule)]
@@ -250,18 +258,22 @@ class _Watch:
             observer.guard.add("", "model", f"calls inside {what} hold no values: not recorded", key=what)
             return run(module, *args, **kwargs)
         hooked: list[Any] = []
+        made: list[Any] = []
         call: Call | None = None
         if self._shared and id(module) in self._shared:
             info = observer.guard(info.path, "module", "its place", self._as_called, info) or info
         if module._backward_hooks or module._backward_pre_hooks:
-            run = partial(_run_hooked, run, hooked)
+            run = partial(_run_kept, run, hooked, False)
+        if self._distributed and id(module) in self._distributed and not torch.is_grad_enabled():
+            run = partial(_run_kept, run, made, True)
         stack, guard, graph = observer.stack, observer.guard, observer.graph
         try:
             if self._mode is None and not graph.taking and (stack or not graph.wanted):
                 if is_leaf(module):
                     # Nothing in between could tell: what enters and what leaves it is recorded at once.
                     output = run(module, *args, **kwargs)
-                    guard(info.path, "module", "a call", self._through_leaf, info, args, kwargs, *(hooked or [output]))
+                    seen = (info, args, kwargs, *(hooked or [output]), made)
+                    guard(info.path, "module", "a call", self._through_leaf, *seen)
                     return output
                 guard(info.path, "module", "a call", self._enter, info, args, kwargs)
                 stack.append(info)
@@ -289,7 +301,7 @@ class _Watch:
             pass
         if call is not None:
             guard(info.path, "module", "a call", graph.leave, info, call, *(hooked or [output]))
-        guard(info.path, "module", "a call", self._leave, info, args, kwargs, *(hooked or [output]))
+        guard(info.path, "module", "a call", self._leave, info, args, kwargs, *(hooked or [output]), made)
         return output
 
     def checkpointed(self, part: checkpoints.Part) -> checkpoints.Part:
@@ -313,9 +325,11 @@ class _Watch:
         observer.running.add(info.path)
         return found
 
-    def _through_leaf(self, info: ModuleInfo, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def _through_leaf(
+        self, info: ModuleInfo, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, made: Sequence[Any]
+    ) -> None:
         self._enter(info, args, kwargs)
-        self._leave(info, args, kwargs, output)
+        self._leave(info, args, kwargs, output, made)
 
     def _enter(self, info: ModuleInfo, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         observer = self.observer
@@ -330,23 +344,26 @@ class _Watch:
         if self._mode is not None:
             observer.note_input(inputs)
 
-    def _leave(self, info: ModuleInfo, inputs: tuple[Any, ...], options: dict[str, Any], output: Any) -> None:
+    def _leave(
+        self, info: ModuleInfo, inputs: tuple[Any, ...], options: dict[str, Any], output: Any, made: Sequence[Any]
+    ) -> None:
         if self._waiting:
             self._hook_parameters()
         if not self.observer.output_alike(info, output):
-            self.observer.module_output(info, inputs, options, output)
+            self.observer.module_output(info, inputs, options, output, made)
 
 
-def _run_hooked(run: calls.Run, outputs: list[Any], module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """Run a module with backward hooks of the user's, and keep its output as it is before torch wraps it for them.
+def _run_kept(run: calls.Run, outputs: list[Any], first: bool, module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+    """Run a module, and keep its output as its hooks leave it, or, `first`, as it is before they see it.
 
-    Its gradient is then what the user's hooks make of it, which is what goes on through the module.
+    Where it has backward hooks of the user's, torch wraps the output for them afterwards. The gradient of what is kept
+    is then what the hooks make of it, which is what goes on through the module.
     """
 
     def keep(module: nn.Module, inputs: Any, output: Any) -> None:
         outputs[:] = [output]
 
-    handle = module.register_forward_hook(keep)
+    handle = module.register_forward_hook(keep, prepend=first)
     try:
         return run(module, *args, **kwargs)
     finally:

@@ -159,6 +159,24 @@ def sharding_of(tensor: Tensor) -> Sharding | None:
     return None if spec is None else _of_spec(spec)
 
 
+def sharding_behind(made: Any, local: Tensor) -> Sharding | None:
+    """Return the sharding of a plain tensor that is a local part of what a module computed as a distributed one.
+
+    The shapes tell it, where no graph does. `made`: what the module computed, before its hooks spread it in another
+    way. None where they do not tell.
+    """
+    distributed = _distributed_tensor()
+    if distributed is None or not isinstance(made, distributed) or local.dim() != made.dim():
+        return None
+    known = _of_spec(made._spec)  # type: ignore[attr-defined]
+    split = [at for at, (here, whole) in enumerate(zip(local.shape, made.shape, strict=True)) if here != whole]
+    if not split:
+        return Sharding(tuple(Split(one.group, "replicated") for one in known.splits), known.shape)
+    if len(split) > 1 or len(known.splits) > 1:
+        return known if local.shape == local_shard(made.detach()).shape else None
+    return Sharding((Split(known.splits[0].group, "sharded", split[0]),), known.shape)
+
+
 def _of_spec(spec: Any) -> Sharding:
     groups = groups_of_mesh(spec.mesh)
     splits = tuple(_split(group, placement) for group, placement in zip(groups, spec.placements, strict=True))
@@ -220,7 +238,7 @@ def data_groups(model: nn.Module) -> tuple[Group, ...]:
 
 def is_fully_sharded(model: nn.Module) -> bool:
     """Return whether FSDP puts the gradients of some parameters in place itself."""
-    return any(_is_fsdp1(module) or hasattr(module, "_get_fsdp_state") for module in model.modules())
+    return any(_is_fsdp1(module) or _is_fsdp2(module) for module in model.modules())
 
 
 def flat_parameters(model: nn.Module) -> list[Any]:
@@ -236,8 +254,7 @@ def reduced_in_place(model: nn.Module) -> set[int]:
     """Return the ids of the parameters whose gradients FSDP reduces and puts in place, past their hooks."""
     found = {id(parameter) for flat in flat_parameters(model) for parameter in flat._params or (flat,)}
     for module in model.modules():
-        if (state := getattr(module, "_get_fsdp_state", None)) is not None:
-            found.update(id(one.sharded_param) for group in _parameter_groups(state()) for one in group.fsdp_params)
+        found.update(id(one.sharded_param) for group in _parameter_groups(module) for one in group.fsdp_params)
     return found
 
 
@@ -267,12 +284,29 @@ def _data_groups_of(module: nn.Module) -> Iterator[Group]:
         for name in ("process_group", "_inter_node_pg"):
             if (process_group := getattr(module, name, None)) is not None:
                 yield _group(process_group, "data")
-    if (state := getattr(module, "_get_fsdp_state", None)) is not None:
-        for of_parameters in _parameter_groups(state()):
-            yield from groups_of_mesh(of_parameters.mesh_info.mesh)
+    for of_parameters in _parameter_groups(module):
+        yield from groups_of_mesh(of_parameters.mesh_info.mesh)
+    home = sys.modules.get("torch.distributed._composable.replicate")
+    if home is not None and isinstance(module, getattr(home, "DDP", ())):
+        state = home.replicate.state(module)
+        # Before the first forward, what it will be made of.
+        options = state._init_kwargs
+        if (ddp := getattr(state, "_ddp", None)) is not None or options.get("device_mesh") is None:
+            own = ddp.process_group if ddp is not None else options.get("process_group")
+            yield _group(own or torch.distributed.group.WORLD, "data")
+        else:
+            yield from groups_of_mesh(options["device_mesh"])
 
 
-def _parameter_groups(state: Any) -> list[Any]:
+def _is_fsdp2(module: nn.Module) -> bool:
+    # Asked of the class, as a module takes a microsecond to say that it lacks an attribute.
+    return hasattr(type(module), "_get_fsdp_state")
+
+
+def _parameter_groups(module: nn.Module) -> list[Any]:
+    if not _is_fsdp2(module):
+        return []
+    state: Any = module._get_fsdp_state()  # type: ignore[operator]
     if (several := getattr(state, "_fsdp_param_groups", None)) is not None:
         return list(several)
     return [] if state._fsdp_param_group is None else [state._fsdp_param_group]

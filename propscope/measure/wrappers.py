@@ -29,7 +29,7 @@ _WRAPPERS = (
 
 # What torch.distributed.pipelining makes of a model.
 _PIPELINES = ("Pipe", "_PipelineStageBase", "_PipelineSchedule")
-_CLASSES_PUT_BEFORE = ("FSDPModule", "ReplicateModule")
+_CLASSES_PUT_BEFORE = ("FSDPModule", "ReplicateModule", "DDP")
 
 
 def unwrapped_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -125,9 +125,14 @@ def is_wrapper(module: nn.Module) -> bool:
 
 
 def class_of(module: nn.Module) -> type[nn.Module]:
-    """Return the class of a module that its author wrote: `fully_shard` makes one of it and of a class of its own."""
+    """Return the class of a module that its author wrote.
+
+    `fully_shard` and `replicate` make a class of that one and of one of their own.
+    """
     kind = type(module)
-    return kind.__bases__[-1] if kind.__bases__[0].__name__ in _CLASSES_PUT_BEFORE else kind
+    before = kind.__bases__[0]
+    made = before.__name__ in _CLASSES_PUT_BEFORE and before.__module__.startswith("torch.distributed.")
+    return kind.__bases__[-1] if made else kind
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -50,6 +50,43 @@ def test_sites_of_tensor_parallel_layers_are_split_over_units_also_behind_local_
         assert sites["embedding"] is None
 
 
+def of_tensors_without_graph(sequence):
+    from torch.distributed.device_mesh import init_device_mesh
+
+    model, mesh = Language(1), init_device_mesh("cpu", (2,), mesh_dim_names=("tensor",))
+    model = sequence_parallel(model, mesh) if sequence else tensor_parallel(model, mesh)
+    graph = shardings_of(model)
+    with torch.no_grad(), Recorder(model) as recorder:
+        model(tokens())
+    found = recorder.shardings()
+    return graph, {key: None if one is None else [(s.kind, s.axis) for s in one.splits] for key, one in found.items()}
+
+
+@pytest.mark.parametrize("sequence", [False, True])
+def test_what_is_split_is_known_without_a_graph(sequence):
+    for graph, without in on_ranks(of_tensors_without_graph, sequence):
+        assert without == graph
+        assert UNITS in without.values()
+
+
+def of_replicate():
+    from torch.distributed._composable.replicate import replicate
+
+    model = replicate(Language(1))
+    before = [group.ranks for group in data_groups(model)]
+    with propscope.track(model) as recorder:
+        loss_of(model, tokens()).backward()
+    profile = recorder.profile()
+    return before, [group.ranks for group in data_groups(model)], profile.sites[-1].kind, profile.coverage
+
+
+def test_a_model_that_replicate_spread_over_data():
+    for before, groups, kind, notes in on_ranks(of_replicate):
+        assert before == groups == [(0, 1)]
+        assert kind == "Linear"
+        assert any("before they are reduced" in note.reason for note in notes)
+
+
 def of_sequence_parallel():
     from torch.distributed.device_mesh import init_device_mesh
 
