@@ -13,7 +13,7 @@ from typing import Any
 
 from propscope.errors import StoreError
 from propscope.printable import printable
-from propscope.records.monitored import MonitoredRun, Steps, no_steps, superseded
+from propscope.records.monitored import MonitoredRun, Steps, joined_steps, no_steps, superseded
 from propscope.store.atomic import check_output
 from propscope.store.followed_run import FollowedRun
 from propscope.store.packed import RunPacker
@@ -43,6 +43,8 @@ class MonitoredFile:
         # Those that were asked for.
         self._reader: FollowedRun | None = None
         self._steps = no_steps()
+        # Those of pieces that the disk did not take, by the number of the piece.
+        self._unwritten: dict[int, Steps] = {}
 
     def resume(self, path: Path, identity: str) -> None:
         """Go on with the file of an earlier part of the run; it is looked for when the first piece is added."""
@@ -74,6 +76,8 @@ class MonitoredFile:
             # Later pieces must not be like one that may not be there.
             self._packer = RunPacker()
             raise
+        pieces = self._unwritten | {number: piece.steps}
+        self._unwritten = {at: steps for at, steps in pieces.items() if at in file.waiting}
 
     @property
     def begun(self) -> bool:
@@ -90,13 +94,16 @@ class MonitoredFile:
             self._reader = self._reader or FollowedRun(self.path)
             added = self._reader.read()
             self._steps = added.run.steps if added.anew else self._steps + added.run.steps
-        return self._steps
+        return joined_steps([self._steps, *self._unwritten.values()])
 
     def save(self) -> None:
         """Write the file, where anything was added; raises `StoreError` where it cannot be written."""
         if self._file is not None:
             with self._file:
                 self.path = self._file.save(unfinished=False)
+            if self._unwritten:
+                # The file has what the journal lacked.
+                self._unwritten, self._reader = {}, None
 
     def _begun(self) -> RunFile:
         later = (self.path.with_name(f"{self.path.stem}-{at}{self.path.suffix}") for at in count(2))

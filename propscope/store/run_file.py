@@ -61,7 +61,9 @@ class RunFile:
         self._journal: Journal | None = journal
         self._header = header
         self._replaces = replaces
-        self._full = False
+        self._warned = False
+        # The packed entries that the journal lacks, since the disk takes no more, by their numbers.
+        self.waiting: dict[int, bytes] = {}
         if not len(journal):
             journal.append(header.text().encode())
         # The record of each entry in the journal; where that takes no more, the packed entry.
@@ -84,18 +86,18 @@ class RunFile:
         """Keep the entry `number` of the run, or what `pack` made of it: when this returns, it survives the process."""
         packed = entry if isinstance(entry, bytes) else pack(entry)
         journal = self._open
-        if not self._full:
-            try:
-                journal.append(record_of(number, packed))
-                self._kept[number] = len(journal) - 1
-                return
-            except OSError as error:
-                cause = error.strerror or error
-                print(
-                    f"warning: cannot write {printable(str(journal.path))}: {cause}; the run goes on", file=sys.stderr
-                )
-                self._full = True
-        self._kept[number] = packed
+        self._kept[number] = self.waiting[number] = packed
+        try:
+            # What waits is tried again with each entry.
+            for waiting, content in [*self.waiting.items()]:
+                journal.append(record_of(waiting, content))
+                self._kept[waiting] = len(journal) - 1
+                del self.waiting[waiting]
+        except OSError as error:
+            if not self._warned:
+                cause, path = error.strerror or error, printable(str(journal.path))
+                print(f"warning: cannot write {path}: {cause}; the run goes on", file=sys.stderr)
+                self._warned = True
 
     def entries(self, numbers: Iterable[int] | None = None) -> Iterator[Entry]:
         """Yield the entries of these numbers in this order (None: all, ascending); a few at a time are in memory."""

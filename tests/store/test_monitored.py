@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import shutil
 import sys
@@ -237,7 +238,7 @@ def test_a_number_of_64_bits_and_a_network_that_changes_are_kept_in_the_journal(
     assert plain(load(tmp_path / "run.h5").profiles) == plain(growing.profiles)
 
 
-def test_what_follows_a_piece_that_was_not_written_does_not_need_it(
+def test_a_piece_whose_writing_was_interrupted_is_written_with_the_next_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = MonitoredFile(tmp_path / "run.h5")
@@ -256,7 +257,7 @@ def test_what_follows_a_piece_that_was_not_written_does_not_need_it(
     file.add(small_monitored(2, 2))
     file.add(small_monitored(4, 2))
     file.save()
-    assert [one.labels["step"] for one in load(tmp_path / "run.h5")] == [2, 4]
+    assert [one.labels["step"] for one in load(tmp_path / "run.h5")] == [0, 2, 4]
 
 
 def test_a_complete_file_is_never_written_over_by_what_is_left_of_a_journal(tmp_path: Path) -> None:
@@ -279,6 +280,39 @@ def test_a_complete_file_is_never_written_over_by_what_is_left_of_a_journal(tmp_
         path.unlink()
         journal.write_bytes(content)
         compact(path)
+
+
+def test_what_a_full_disk_did_not_take_is_written_once_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.h5"
+    file = MonitoredFile(path)
+    file.add(small_monitored(0, 2))
+
+    def full(journal: Journal, payload: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def shown() -> list[object]:
+        with pytest.warns(UserWarning, match="unfinished"):
+            return [one.labels["step"] for one in load(path)]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append", full)
+        file.add(small_monitored(2, 2))
+        file.add(small_monitored(4, 2))
+        assert shown() == [0]
+        assert file.steps.number.tolist() == [*range(6)]
+    file.add(small_monitored(6, 2))
+    assert shown() == [0, 2, 4, 6]
+    assert file.steps.number.tolist() == [*range(8)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append", full)
+        file.add(small_monitored(8, 2))
+    assert file.steps.number.tolist() == [*range(10)]
+    file.save()
+    assert file.steps.number.tolist() == [*range(10)]
+    assert [one.labels["step"] for one in load(path)] == [0, 2, 4, 6, 8]
+    assert capsys.readouterr().err.count("No space left on device; the run goes on") == 1
 
 
 def test_a_run_that_goes_on_is_not_compacted_and_a_file_without_a_journal_neither(tmp_path: Path) -> None:
