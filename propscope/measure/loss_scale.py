@@ -11,11 +11,11 @@ from torch import Tensor
 from propscope.checks import number
 
 
-def unscaling(loss_scale: Any, *, shares: int = 1) -> Callable[[Tensor], Tensor] | None:
+def unscaling(loss_scale: Any, *, shares: float = 1) -> Callable[[Tensor], Tensor] | None:
     """Return a function that divides a gradient by the scale of the loss in float32 or wider; None without a scale.
 
-    `loss_scale`: a positive number, or a `GradScaler`, whose scale is read on its device at each gradient. `shares`: of
-    how many losses the loss is the mean, each computed by another rank. Raises `InputError` for another loss_scale.
+    `loss_scale`: a positive number, or a `GradScaler`, whose scale is read on its device at each gradient. `shares`: by
+    what the sum of the losses of several ranks is divided. Raises `InputError` for another loss_scale.
     """
     if loss_scale is None:
         return None if shares == 1 else lambda gradient: _wide(gradient) / shares

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ from torch import nn
 
 from propscope.errors import InputError
 from propscope.measure.ranks import Ranks, refuse_differences
-from propscope.measure.shards import Group, Sharding, data_groups, expert_groups, model_groups
+from propscope.measure.shards import Group, Sharding, data_groups, expert_groups, losses_of, model_groups
 from propscope.measure.wrappers import require_module, unwrapped, unwrapped_parameters
 
 
@@ -20,8 +19,8 @@ class Places:
     """Where a rank is among the `ranks` that put their records together.
 
     `data`: its number among the ranks that see different samples, of `data_size`. `part`: its number among those that
-    see the same samples, of `parts`. `losses`: of how many losses the training's loss is the mean. `of_data`,
-    `of_model`: the groups of both kinds that lie within the ranks. `first`: those of them whose first rank it is.
+    see the same samples, of `parts`. `losses`: by what the sum of the ranks' losses is divided. `of_data`, `of_model`:
+    the groups of both kinds that lie within the ranks. `first`: those of them whose first rank it is.
     """
 
     ranks: Ranks
@@ -29,7 +28,7 @@ class Places:
     data_size: int = 1
     part: int = 0
     parts: int = 1
-    losses: int = 1
+    losses: float = 1.0
     of_data: frozenset[Group] = frozenset()
     of_model: frozenset[Group] = frozenset()
     first: frozenset[Group] = frozenset()
@@ -51,8 +50,7 @@ class Places:
                 hint="a model with expert parallelism is recorded without group, on each rank alone",
             )
         members = frozenset(ranks.members)
-        all_data = data_groups(model)
-        of_data = [group for group in all_data if members.issuperset(group.ranks)]
+        of_data = [group for group in data_groups(model) if members.issuperset(group.ranks)]
         of_model = [group for group in model_groups(model) if members.issuperset(group.ranks)]
         part, parts = _number(of_model)
         data, size = _number(of_data) if of_data else (ranks.rank // parts, max(ranks.size // parts, 1))
@@ -62,7 +60,7 @@ class Places:
             data_size=size,
             part=part,
             parts=parts,
-            losses=math.prod(len(group.ranks) for group in all_data) if all_data else size,
+            losses=losses_of(model) or float(size),
             of_data=frozenset(of_data),
             of_model=frozenset(of_model),
             first=frozenset(group for group in (*of_data, *of_model) if not _place_in(group)),

@@ -19,9 +19,9 @@ from propscope.measure.parts import Part, Vector, ended, pieces, vector
 
 # What must be the same on all ranks for a part to be put together: numbers and texts.
 Layout = tuple[Any, ...]
-# So many ranks are named where several differ, and so many passes of a step.
+# So many ranks are named where several differ.
 _SHOWN = 8
-_PASSES = 1 << 20
+_MOST_RANKS = 1 << 20
 
 
 class Ranks(Protocol):
@@ -174,7 +174,7 @@ def _agree(words: Vector, ranks: Ranks) -> bool:
 
 
 class Origin(NamedTuple):
-    """Where numbers that are not finite came up first: the number of the rank, and of the pass, from 0."""
+    """Where numbers that are not finite came up first: the number of the rank, and of the pass, both from 0."""
 
     rank: int
     batch: int
@@ -184,13 +184,16 @@ class Origin(NamedTuple):
 
     @property
     def code(self) -> float:
-        """A number that is larger for a lower rank, and then for an earlier pass."""
-        return -float(self.rank * _PASSES + min(self.batch, _PASSES - 1))
+        """A number that is larger for an earlier pass, and then for a lower rank."""
+        return -float(self.batch * _MOST_RANKS + self.rank)
 
 
 def origin_of(code: float) -> Origin | None:
     """Return what a code says; None for -Inf, that of no rank."""
-    return None if code == -math.inf else Origin(*divmod(-round(code), _PASSES))
+    if code == -math.inf:
+        return None
+    batch, rank = divmod(-round(code), _MOST_RANKS)
+    return Origin(rank, batch)
 
 
 class Share(NamedTuple):

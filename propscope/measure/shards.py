@@ -7,6 +7,7 @@ on each of their ranks, unless it was computed from one that is split.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -234,6 +235,20 @@ def data_groups(model: nn.Module) -> tuple[Group, ...]:
             if len(group.ranks) > 1:
                 found.setdefault(group.ranks, group)
     return tuple(found.values())
+
+
+def losses_of(model: nn.Module) -> float | None:
+    """Return by what the reduction divides the sum of the ranks' gradients, None where the model is not wrapped.
+
+    It is the number of ranks that see different samples, or what `set_gradient_divide_factor` of FSDP2 says.
+    """
+    for module in model.modules():
+        if (state := getattr(module, "_get_fsdp_state", None)) is not None:
+            for group in _parameter_groups(state()):
+                if (factor := getattr(group, "gradient_divide_factor", None)) is not None:
+                    return float(factor)
+    sizes = [len(group.ranks) for group in data_groups(model)]
+    return float(math.prod(sizes)) if sizes else None
 
 
 def is_fully_sharded(model: nn.Module) -> bool:

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from building.parallel import Language, data_parallel, loss_of, tensor_parallel, tokens
 from building.processes import on_ranks
+from torch.distributed.fsdp import FSDPModule
 
 import propscope
 from propscope.errors import InputError
@@ -111,6 +112,27 @@ SHARDED = ("parameters", "symmetric_units")
 @pytest.mark.parametrize("kind", ["fsdp1", "fsdp2"])
 def test_fsdp(kind):
     assert_whole(on_ranks(of_data, kind), leave=SHARDED)
+
+
+def of_a_sum():
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    model = data_parallel(Language(), "fsdp2")
+    model.set_gradient_divide_factor(1.0)
+    for part in (*model.blocks, model):
+        part.set_gradient_divide_factor(1.0)
+        # What divides by a factor only NCCL has.
+        part.set_force_sum_reduction_for_comms(True)
+    return seen(model, tokens(rows=ROWS).chunk(ranks)[rank], group="world")
+
+
+@pytest.mark.skipif(not hasattr(FSDPModule, "set_force_sum_reduction_for_comms"), reason="this torch cannot set it")
+def test_a_reduction_that_does_not_average_is_followed():
+    expected = alone()
+    for found in on_ranks(of_a_sum):
+        for site, mean in zip(found.without_inputs.sites, expected.without_inputs.sites, strict=True):
+            assert site.backward.rms == pytest.approx(2 * mean.backward.rms, rel=1e-5), site.name
+        for one, mean in zip(found.parameters, expected.parameters, strict=True):
+            assert one.gradient_norm == pytest.approx(2 * mean.gradient_norm, rel=1e-5, abs=1e-7), one.name
 
 
 @pytest.mark.parametrize("local", [True, False])

@@ -205,6 +205,48 @@ def test_the_profile_of_all_ranks_is_that_of_one_process(size):
     assert found[0]["hidden"].symmetric_units == 2
 
 
+@pytest.mark.parametrize("look", [None, False], ids=["read at once", "left on the device"])
+def test_a_group_of_one_rank_sees_what_one_process_sees(look):
+    batches = [batch_of(4), batch_of(6) * 2]
+    (found,), _ = profiles_of([batches], look=look)
+    expected = recorded(batches, look=look).profile()
+    assert_same_sites(found, expected)
+    for one, other in zip(found.parameters, expected.parameters, strict=True):
+        assert one.gradient.count == other.gradient.count, one.name
+        assert one.gradient.rms == pytest.approx(other.gradient.rms, rel=1e-9), one.name
+        assert one.gradient.histogram == other.gradient.histogram
+        assert (one.value, one.symmetric_units) == (other.value, other.symmetric_units)
+
+
+def test_gradients_that_are_added_up_count_once_with_all_that_was_added():
+    model, batches = Net(), [batch_of(4), batch_of(6) * 2]
+    with Recorder(model, options=Options(places=place_of(simulated(1)[0]), histogram_limit=0)) as recorder:
+        for x in batches:
+            model(x).square().mean().backward()
+    weight = recorder.profile().parameters[0]
+    assert weight.gradient.count == model.inside.weight.numel()
+    assert weight.gradient_norm == pytest.approx(float(model.inside.weight.grad.norm()), rel=1e-6)
+
+
+def test_what_is_left_on_the_devices_of_several_ranks_is_put_together():
+    x = batch_of(12)
+    found, _ = profiles_of([[part] for part in x.chunk(3)], look=False)
+    assert_same_sites(found[1], recorded([x], look=False).profile(), leave=SOME_ROWS)
+
+
+@pytest.mark.parametrize("look", [None, False], ids=["read at once", "left on the device"])
+def test_where_values_that_are_not_finite_came_up_first(look):
+    good, bad = batch_of(4), batch_of(4)
+    bad[0, 0, 0] = math.inf
+    ranks, passes = simulated(3), ([good, good, bad], [good, bad, bad], [good, good, good])
+    recorders = [recorded(part, places=place_of(one), look=look) for part, one in zip(passes, ranks, strict=True)]
+    on_threads(*(one.profile for one in recorders))
+    for one in recorders:
+        assert one.origins["inside"] == (1, 1)
+        assert str(one.origins["inside"]) == "on rank 1, in micro-batch 2"
+        assert "place" not in one.origins
+
+
 def test_all_rows_of_few_samples_are_gathered():
     x = batch_of(6)
     found, _ = profiles_of([[part] for part in x.chunk(3)])
