@@ -93,6 +93,14 @@ def test_numbers_that_are_not_finite_are_kept(tmp_path):
     assert values == [pytest.approx(math.nan, nan_ok=True), math.inf, -math.inf]
 
 
+def test_steps_that_a_resumed_run_takes_again_are_kept(tmp_path):
+    sink = WandbSink.opened("mine")
+    for step in (5, 3, 4):
+        sink.write(step, {"loss": 1.0})
+    sink.close()
+    assert [row[STEP] for row in history(tmp_path)] == [5, 3, 4]
+
+
 @pytest.mark.usefixtures("every_write_is_taken")
 def test_an_open_run_is_joined_and_keeps_its_own_rows_and_metrics(tmp_path, monkeypatch):
     def write(sink, step, values):
