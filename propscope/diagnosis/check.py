@@ -7,6 +7,7 @@ from pathlib import Path
 
 from propscope.diagnosis.compare import Comparison, Move, compare
 from propscope.diagnosis.diagnose import diagnose
+from propscope.errors import InputError
 from propscope.records.finding import SEVERITIES, Diagnosis, Finding, Stage
 from propscope.records.monitored import MonitoredRun
 from propscope.records.profile_set import ProfileSet
@@ -57,11 +58,17 @@ def check(
 ) -> CheckOutcome:
     """Return the outcome of a check of profiles, compared with the profiles of `baseline_file` where they are given.
 
-    `stage` is that of `diagnose`. Raises `InputError` for an empty set, and as `diagnose` and `compare` do.
+    `stage` is that of `diagnose`. Raises `InputError` for an empty set, for a monitored run with a baseline, and as
+    `diagnose` and `compare` do.
     """
-    comparison = None if baseline is None else compare(profiles, baseline, tolerance=tolerance)
     # A monitored run is one network.
     run = isinstance(profiles, MonitoredRun)
+    if baseline is not None and (run or isinstance(baseline, MonitoredRun)):
+        raise InputError(
+            "a monitored run cannot be compared with a baseline",
+            hint="it is judged by its alarms: leave the baseline out",
+        )
+    comparison = None if baseline is None else compare(profiles, baseline, tolerance=tolerance)
     axes = () if run else tuple(name for name, values in profiles.axes.items() if name != "seed" and len(values) > 1)
     networks = 1 if run else len(profiles.groups("seed"))
     found = diagnose(profiles, stage=stage)

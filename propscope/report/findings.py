@@ -157,7 +157,8 @@ def stage_sentence(diagnosis: Diagnosis) -> str:
     if diagnosis.stage == "initialized":
         return 'judged as an initialization; if it is trained, say so: stage "trained"'
     if diagnosis.stage == "training":
-        return "judged by the rules of training, of which each alarm is one finding, in the order of their steps"
+        order = "; each alarm is a finding, in the order of their steps" if diagnosis.findings else ""
+        return f"judged by the rules of training{order}"
     if diagnosis.stage == "trained":
         return 'judged as a trained network; if it is not, say so: stage "initialized"'
     return (

@@ -143,6 +143,7 @@ def test_a_check_of_a_run_fails_by_its_alarms(command, run, running):
         (["diagnose", "--stage", "trained"], "monitored stage"),
         (["diagnose", "--verify"], "monitored run"),
         (["check", "--stage", "initialized"], "monitored stage"),
+        (["check", "--baseline", "run.propscope"], "monitored run baseline"),
         (["show", "--step", "x"], "--step"),
         (["show", "--act", "relu"], "activation step"),
     ],

@@ -10,7 +10,7 @@ from building.records import monitored, network, sampled_at
 from propscope import diagnose
 from propscope.diagnosis.check import check
 from propscope.errors import InputError
-from propscope.records import Alarm, MonitoredRun
+from propscope.records import Alarm, MonitoredRun, ProfileSet
 from propscope.report.display import text_of
 
 SPIKE = Alarm(4, 3, "loss spike", value=9.0, baseline=2.0, message="the loss rose to 9. Look at the data")
@@ -50,7 +50,7 @@ def test_a_run_without_alarms_is_healthy_whatever_its_samples_show() -> None:
     assert diagnose(vanishing).verdict == "broken"
     found = diagnose(monitored([1.0]) + MonitoredRun((vanishing,) * 9))
     assert (found.verdict, found.findings) == ("healthy", ())
-    assert text_of(found).startswith("healthy: no alarm was raised\njudged by the rules of training")
+    assert text_of(found) == "healthy: no alarm was raised\njudged by the rules of training"
 
 
 def test_a_run_that_is_too_short_is_not_measured() -> None:
@@ -90,3 +90,10 @@ def test_a_check_fails_by_an_alarm_that_is_broken(alarms: tuple[Alarm, ...], cod
     assert (outcome.exit_code, outcome.networks, outcome.axes) == (code, 1, ())
     assert check(run(*alarms), "run", fail_on="strained").exit_code == bool(alarms)
     assert check(run(samples=1), "run").exit_code == 2
+
+
+def test_a_run_cannot_be_compared_with_a_baseline() -> None:
+    one = ProfileSet((network([1.0, 1.0]),))
+    for profiles, baseline in ((run(), run()), (run(), one), (one, run())):
+        with pytest.raises(InputError, match="a monitored run cannot be compared with a baseline"):
+            check(profiles, "run", baseline=baseline)
