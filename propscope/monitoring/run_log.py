@@ -137,8 +137,10 @@ class RunLog:
         """Judge what an optimizer is about to step with, where reading it costs no wait; `on_alarm` may stop it."""
         if not self._judges or self._group is not None or not _costs_no_wait(found.values):
             return
-        norms = _norms(found, found.values.tolist(), None)
-        if not math.isfinite(sum(norms.values())) and (alarm := self.judge.gradient(step, norms)) is not None:
+        numbers = found.values.tolist()
+        if math.isfinite(sum(numbers)):
+            return
+        if (alarm := self.judge.gradient(step, _norms(found, numbers, None))) is not None:
             self._raise([alarm])
             self.tell()
 
