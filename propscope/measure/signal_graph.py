@@ -580,7 +580,9 @@ class SignalGraph:
             entry = self._known[id(tensor)]
             entry.clock = 0 if memory.writes else entry.clock
             return self._after_writes(tensor, entry) if memory.writes else node
-        if (function := _function(tensor)) is not None:
+        if (function := _function(tensor)) is not None and _moves_between_ranks(function):
+            node = self._walk(function)
+        elif function is not None:
             unseen = self._new(Node(source="unknown"))
             node = self._new(Node("", [self._walk(function), unseen], [True, False], gradient=True))
         else:
@@ -871,6 +873,12 @@ class SignalGraph:
     def parameters_of(self, path: str) -> tuple[str, ...]:
         """Return the names of the parameters that took part between a site's parents and it."""
         return tuple(self._parameters.get(path, ()))
+
+
+def _moves_between_ranks(function: Any) -> bool:
+    """Return whether an autograd function is one by which torch.distributed only spreads a tensor in another way."""
+    made_by = getattr(type(function), "_forward_cls", None)
+    return made_by is not None and made_by.__module__.startswith("torch.distributed.tensor")
 
 
 def is_atomic(module: nn.Module) -> bool:

@@ -196,7 +196,8 @@ def single():
 
 
 def shape_of(site):
-    return site.name, site.kind, site.role, site.activation, site.parameters, site.backward is not None
+    parents = [(parent.name, parent.gradient) for parent in site.parents]
+    return site.name, site.kind, site.role, site.activation, parents, site.parameters, site.backward is not None
 
 
 def check(case, ranks):

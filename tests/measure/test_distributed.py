@@ -1,16 +1,10 @@
 """Distributed tensors are summarized by the shard that this process holds, and labelled so."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from building.command_line import HANGS
+from building.processes import on_ranks
 from torch import nn
 
 import propscope
@@ -96,85 +90,55 @@ def reasons(profile, name):
     return " ".join(note.reason for note in profile.coverage if note.name == name)
 
 
-# Each of two processes builds the same network, tracks two steps of it, sharded over both, and of its own plain copy.
-RANK = """
-import json, sys
-import torch, torch.distributed as dist
-from torch import nn
-import propscope
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
-
-rank = int(sys.argv[1])
-dist.init_process_group("gloo", store=dist.FileStore("store", 2), rank=rank, world_size=2)
-mesh = init_device_mesh("cpu", (2,))
-
-def net():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
-
-def profile(model, x):
-    with propscope.track(model) as recorder:
-        for _ in range(2):
-            model(x).square().sum().backward()
-    return recorder.profile()
-
 def said(profile):
-    summary = lambda one: one and [one.count, one.mean, one.std, one.min, one.max]
+    def figures(one):
+        return one and [one.count, one.mean, one.std, one.min, one.max]
+
     return {
-        "sites": {site.name: [summary(site.forward), summary(site.backward)] for site in profile.without_inputs.sites},
-        "parameters": {p.name: [list(p.shape), summary(p.value), summary(p.gradient)] for p in profile.parameters},
+        "sites": {one.name: [figures(one.forward), figures(one.backward)] for one in profile.without_inputs.sites},
+        "parameters": {p.name: [list(p.shape), figures(p.value), figures(p.gradient)] for p in profile.parameters},
         "notes": {note.name: note.reason for note in profile.coverage},
     }
 
-torch.manual_seed(7)
-whole = torch.randn(6, 4)
-x = whole[3 * rank : 3 * rank + 3]
-sharded = net()
-fully_shard(sharded, mesh=mesh)
-fsdp = profile(sharded, x)
-local = {name: p.to_local().tolist() for name, p in sharded.named_parameters()}
-untracked = net()
-fully_shard(untracked, mesh=mesh)
-for _ in range(2):
-    untracked(x).square().sum().backward()
-pairs = zip(sharded.parameters(), untracked.parameters(), strict=True)
-same = all(torch.equal(a.grad.to_local(), b.grad.to_local()) for a, b in pairs)
-plan = {"0": ColwiseParallel(use_local_output=False), "2": RowwiseParallel(use_local_output=False)}
-split = parallelize_module(net(), mesh, plan)
-tensor_parallel = profile(split, whole)
-print(json.dumps({
-    "fsdp": said(fsdp), "plain": said(profile(net(), x)), "whole": said(profile(net(), whole)), "local": local,
-    "tensor_parallel": said(tensor_parallel), "same": same,
-}))
-dist.barrier()
-dist.destroy_process_group()
-"""
+
+def tracked(model, x):
+    with propscope.track(model) as recorder:
+        step(model, x), step(model, x)
+    return recorder.profile()
 
 
-def two_ranks(place):
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, str(rank)],
-            cwd=place,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(propscope.__file__).parents[1])},
-        )
-        for rank in range(2)
-    ]
-    ended = [process.communicate(timeout=HANGS) for process in running]
-    assert [process.returncode for process in running] == [0, 0], ended
-    return [json.loads(out.splitlines()[-1]) for out, _ in ended]
+def on_one_of_two():
+    """Track two steps of the same network, sharded over both ranks, and of its own plain copy."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    rank, mesh = dist.get_rank(), init_device_mesh("cpu", (2,))
+    torch.manual_seed(7)
+    whole = torch.randn(6, 4)
+    x = whole[3 * rank : 3 * rank + 3]
+    sharded, untracked = net(), net()
+    fully_shard(sharded, mesh=mesh)
+    fully_shard(untracked, mesh=mesh)
+    fsdp = tracked(sharded, x)
+    step(untracked, x), step(untracked, x)
+    pairs = zip(sharded.parameters(), untracked.parameters(), strict=True)
+    plan = {"0": ColwiseParallel(use_local_output=False), "2": RowwiseParallel(use_local_output=False)}
+    return {
+        "same": all(torch.equal(a.grad.to_local(), b.grad.to_local()) for a, b in pairs),
+        "fsdp": said(fsdp),
+        "local": {name: p.to_local().tolist() for name, p in sharded.named_parameters()},
+        "plain": said(tracked(net(), x)),
+        "whole": said(tracked(net(), whole)),
+        "tensor_parallel": said(tracked(parallelize_module(net(), mesh, plan), whole)),
+    }
 
 
 @pytest.mark.slow
-def test_two_processes_each_summarize_their_own_shard(tmp_path):
+def test_two_processes_each_summarize_their_own_shard():
     if not hasattr(pytest.importorskip("torch.distributed.fsdp"), "fully_shard"):
         pytest.skip("this torch has no fully_shard")
-    for found in two_ranks(tmp_path):
+    for found in on_ranks(on_one_of_two):
         # The user's own gradients are those of an untracked step.
         assert found["same"]
         fsdp, plain, local = found["fsdp"], found["plain"], found["local"]

@@ -1,17 +1,14 @@
 """The gradient of a step is the whole one: accumulated, reduced over ranks, before it is clipped."""
 
-import json
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 import torch.distributed as dist
-from building.command_line import HANGS
+from building.processes import on_ranks
 from building.trainings import training
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 import propscope
@@ -20,43 +17,29 @@ from propscope.measure.hooks import Guard
 from propscope.monitoring.gradients import AccumulatedGradients
 from propscope.records.network import CoverageNote
 
-# Each of two processes takes one step with data of its own; the gradients are those of both together.
-RANK = """
-import json, sys
-import torch, torch.distributed as dist
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
-import propscope
 
-rank = int(sys.argv[1])
-dist.init_process_group("gloo", store=dist.FileStore("store", 2), rank=rank, world_size=2)
-torch.manual_seed(0)
-inner = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
-# Buckets as small as this are reduced one after the other, the last one at the end of the pass.
-model = DistributedDataParallel(inner, bucket_cap_mb=1e-5)
-optimizer = torch.optim.SGD(model.parameters(), 0.1)
-x = torch.full((3, 4), rank + 1.0)
-with propscope.monitor(model, optimizer, every=1) as monitor, monitor.step(0):
-    model(x).square().sum().backward()
-    whole = {name: float(one.grad.norm()) for name, one in inner.named_parameters()}
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-seen = {one.name: [one.step_gradient_norm, one.gradient_norm] for one in monitor.profile.parameters}
-print(json.dumps({"whole": whole, "seen": seen, "clip": float(monitor.steps.clip_factor[0])}))
-dist.destroy_process_group()
-"""
+def step_of_one_rank():
+    """Take one step with data of this rank; the gradients are those of both ranks together."""
+    rank = dist.get_rank()
+    torch.manual_seed(0)
+    inner = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
+    # Buckets as small as this are reduced one after the other, the last one at the end of the pass.
+    model = DistributedDataParallel(inner, bucket_cap_mb=1e-5)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    x = torch.full((3, 4), rank + 1.0)
+    with propscope.monitor(model, optimizer, every=1) as monitor, monitor.step(0):
+        model(x).square().sum().backward()
+        whole = {name: float(one.grad.norm()) for name, one in inner.named_parameters()}
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    seen = {one.name: [one.step_gradient_norm, one.gradient_norm] for one in monitor.profile.parameters}
+    return {"whole": whole, "seen": seen, "clip": float(monitor.steps.clip_factor[0])}
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed")
-def test_the_gradient_of_ddp_is_seen_after_its_reduction(tmp_path):
-    command = [sys.executable, "-W", "error", "-c", RANK]
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
-    ranks = [
-        subprocess.Popen([*command, str(rank)], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    found = [json.loads(rank.communicate(timeout=HANGS)[0].splitlines()[-1]) for rank in ranks]
+def test_the_gradient_of_ddp_is_seen_after_its_reduction():
+    found = on_ranks(step_of_one_rank)
     for one in found:
         for name, norm in one["whole"].items():
             stepped, own = one["seen"][name]
