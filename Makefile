@@ -61,6 +61,7 @@ benches: $(READY)
 	$(BIN)/python benches/overhead.py
 	$(BIN)/python benches/grid.py
 	$(BIN)/python benches/store.py
+	$(BIN)/python benches/monitored_file.py
 	$(BIN)/python benches/inspect_models.py
 	$(BIN)/python benches/training.py
 	$(BIN)/python benches/planted.py

@@ -28,12 +28,13 @@ from propscope.records.monitored import Steps
 from propscope.store import MonitoredFile
 
 _PROCESS = """
-import json, pathlib, resource, sys, time, warnings
+import json, pathlib, sys, time, warnings
 import propscope, propscope.store.run_file
 from propscope.store import FollowedRun, compact
 warnings.simplefilter("ignore")
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # The peak that getrusage knows is that of the parent, where it is larger.
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 1024
 before, found, path = peak(), {}, sys.argv[1]
 def taken(what, ask):
     started = time.process_time()
