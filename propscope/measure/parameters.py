@@ -138,8 +138,12 @@ class ParameterAccumulator:
         of its value and of its gradient. Of a distributed parameter every rank brings its part.
         """
         sharding = self.sharding
-        shape = own.shape if sharding is None or sharding.shape is None else sharding.shape
-        return Share(shape, _whole(own, None if sharding is None else places.brings_parameter(sharding), shape))
+        if sharding is None:
+            return Share(own.shape, _same(own))
+        # The gradient may lie on the ranks in another way than the value.
+        parts = sharding, self.gradient_sharding or sharding
+        shape = own.shape if sharding.shape is None else sharding.shape
+        return Share(shape, _whole(own, shape, *map(places.brings_parameter, parts)))
 
     def record(self) -> Parameter | None:
         """Return the parameter as it is now, with the gradients gathered; None for what has no floating values."""
@@ -162,13 +166,17 @@ class ParameterAccumulator:
         )
 
 
-def _whole(own: Parameter, brings: bool | None, shape: tuple[int, ...]) -> Part[tuple[Parameter, bool, bool]]:
-    """Return a parameter of all ranks; `brings`: whether this one brings its part, None where all have the whole."""
-    if brings is None:
-        same: Vector = yield from largest([end for one in (own.value, own.gradient) for end in _ends(one)])
-        value, gradient = (bool((ends[::2] == -ends[1::2]).all()) for ends in np.split(same, 2))
-        return own, value, gradient
-    parts = [summarized(one if brings else None, bins=True) for one in (own.value, own.gradient)]
+def _same(own: Parameter) -> Part[tuple[Parameter, bool, bool]]:
+    """Return a parameter that all ranks have whole, and whether they agree in its value and in its gradient."""
+    same: Vector = yield from largest([end for one in (own.value, own.gradient) for end in _ends(one)])
+    value, gradient = (bool((ends[::2] == -ends[1::2]).all()) for ends in np.split(same, 2))
+    return own, value, gradient
+
+
+def _whole(own: Parameter, shape: tuple[int, ...], *brings: bool) -> Part[tuple[Parameter, bool, bool]]:
+    """Return a distributed parameter of all ranks; `brings`: whether this one brings its part of value and gradient."""
+    pairs = zip((own.value, own.gradient), brings, strict=True)
+    parts = [summarized(one if brought else None, bins=True) for one, brought in pairs]
     (whole, _), (slope, _) = yield from joint(parts)
     return replace(own, shape=shape, value=whole or own.value, gradient=slope, symmetric_units=None), True, True
 

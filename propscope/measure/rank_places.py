@@ -81,6 +81,10 @@ class Places:
         """Return whether the ranks of a model have different units of a site."""
         return bool(self.of_model & _groups(sharding, spread=True, axis="units"))
 
+    def splits_positions(self, sharding: Sharding | None) -> bool:
+        """Return whether the ranks of a model have different positions of a sequence."""
+        return bool(self.of_model & _groups(sharding, spread=True, axis="positions"))
+
     def parts_differ(self, sharding: Sharding | None) -> bool:
         """Return whether the ranks of a model have different parts of a site."""
         return bool(self.of_model & _groups(sharding, spread=True))

@@ -243,10 +243,9 @@ def losses_of(model: nn.Module) -> float | None:
     It is the number of ranks that see different samples, or what `set_gradient_divide_factor` of FSDP2 says.
     """
     for module in model.modules():
-        if (state := getattr(module, "_get_fsdp_state", None)) is not None:
-            for group in _parameter_groups(state()):
-                if (factor := getattr(group, "gradient_divide_factor", None)) is not None:
-                    return float(factor)
+        for of_parameters in _parameter_groups(module):
+            if (factor := getattr(of_parameters, "gradient_divide_factor", None)) is not None:
+                return float(factor)
     sizes = [len(group.ranks) for group in data_groups(model)]
     return float(math.prod(sizes)) if sizes else None
 

@@ -334,23 +334,24 @@ class SiteAccumulator:
         counted = float(places.brings_samples(sharding))
         counts = counted * self._samples, counted * (self.shape[0] if self.shape else 0)
         means = [attended * one for one in (entropy, square_spread, masked)]
-        own_units = float(self.shape[self.unit_axis]) if self.shape and split and not places.data else 0.0
+        along = self._split_axis(places, sharding)
+        length = 0.0 if along is None or places.data else float(self.shape[along])
         origin = self._origin(places.ranks.members[places.ranks.rank])
         code = -math.inf if origin is None else origin.code
         parts: tuple[Part[Any], ...] = (
             summarized(own["forward"] if brings else None, bins=bins),
             summarized(own["backward"] if brings else None, bins=bins),
             largest([top, float(attention is not None), float(self._branch is not None), code]),
-            added([*counts, own_units, attended, *means, *weighted]),
+            added([*counts, length, attended, *means, *weighted]),
             gathered_gram(self._rows if brings else None, places, sharding),
             merged_units(self._units if brings else None, places, split=split),
         )
         (forward, alike), (backward, _), tops, sums, products, unit_figures = yield from joint(parts)
         top, attends, sums_up, code = tops.tolist()
-        samples, first, all_units, attended, *figures = sums.tolist()
+        samples, first, length, attended, *figures = sums.tolist()
         shape = list(self.shape if sharding is None or sharding.shape is None else sharding.shape)
-        if shape and all_units:
-            shape[self.unit_axis] = round(all_units)
+        if along is not None and length:
+            shape[along] = round(length)
         found: dict[str, Any] = {
             "shape": (round(first), *shape[1:]) if shape else (),
             "forward": forward,
@@ -369,6 +370,16 @@ class SiteAccumulator:
                 "masked_rows": masked,
             }
         return {"all": found, "alike": alike == places.data_size > 1, "origin": origin_of(code)}
+
+    def _split_axis(self, places: Places, sharding: Sharding | None) -> int | None:
+        """Return the axis that the ranks of a model share, None where none is known."""
+        if len(self.shape) < 2 or not places.parts_differ(sharding):
+            return None
+        units = self.unit_axis % len(self.shape)
+        if places.splits_units(sharding):
+            return units
+        others = [axis for axis in range(1, len(self.shape)) if axis != units]
+        return others[0] if len(others) == 1 and places.splits_positions(sharding) else None
 
     def record(
         self,

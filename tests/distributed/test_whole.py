@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from building.parallel import Language, data_parallel, loss_of, tensor_parallel, tokens
+from building.parallel import Language, data_parallel, loss_of, sequence_parallel, tensor_parallel, tokens
 from building.processes import on_ranks
 from torch.distributed.fsdp import FSDPModule
 
@@ -43,6 +43,13 @@ def of_data(kind):
 
 def of_tensors(local):
     return seen(tensor_parallel(Language(), mesh_of(2), local=local), tokens(rows=ROWS), group="world")
+
+
+def of_sequences():
+    from torch.distributed.device_mesh import init_device_mesh
+
+    model = sequence_parallel(Language(), init_device_mesh("cpu", (2,), mesh_dim_names=("model",)))
+    return seen(model, tokens(rows=ROWS), group="world")
 
 
 def of_both():
@@ -138,6 +145,10 @@ def test_a_reduction_that_does_not_average_is_followed():
 @pytest.mark.parametrize("local", [True, False])
 def test_tensor_parallel(local):
     assert_whole(on_ranks(of_tensors, local), leave=SHARDED)
+
+
+def test_sequence_parallel():
+    assert_whole(on_ranks(of_sequences), leave=SHARDED)
 
 
 def test_fsdp2_and_tensor_parallel():
