@@ -40,8 +40,8 @@ class SignalMonitor:
     ) -> None:
         self._accelerator = accelerator
         self._updates = Updates("SignalMonitor", {"every": every, **arguments})
-        # Of other trackers, none tells over which steps its numbers stand.
-        trackers = [one.tracker for one in accelerator.trackers if one.name in ("tensorboard", "wandb")]
+        # What other trackers show, no sink writes to.
+        trackers = [one.tracker for one in accelerator.trackers if one.name in ("tensorboard", "wandb", "mlflow")]
         self._updates.open(
             model,
             optimizer,

@@ -148,7 +148,8 @@ def test_a_training_that_loads_a_checkpoint_goes_on_in_its_file(accelerate):
     assert steps.number[steps.superseded == 1].tolist() == list(range(BATCHES, 2 * BATCHES))
 
 
-def test_numbers_and_alarms_are_where_the_accelerator_tracks_them(accelerate):
+def test_numbers_and_alarms_are_where_the_accelerator_tracks_them(accelerate, monkeypatch, tmp_path):
+    import mlflow
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     from propscope.integrations.accelerate import SignalMonitor
@@ -162,14 +163,19 @@ def test_numbers_and_alarms_are_where_the_accelerator_tracks_them(accelerate):
         def alarm(self, alarm):
             self.alarms = (*self.alarms, alarm.step)
 
-    seen, kept = Training(accelerate, log_with="tensorboard", project_dir="tracked"), Kept()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path}/store")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    seen, kept = Training(accelerate, log_with=["tensorboard", "mlflow"], project_dir="tracked"), Kept()
     seen.accelerator.init_trackers("run")
     with SignalMonitor(seen.accelerator, seen.model, seen.optimizer, every=2, sinks=kept) as signals:
         seen.run(signals)
         with torch.no_grad():
             seen.model[0].weight.fill_(torch.nan)
         seen.run(signals)
+    run = mlflow.active_run().info.run_id
     seen.accelerator.end_training()
+    tracked = mlflow.MlflowClient().get_metric_history(run, "activation/max_rms")
+    assert sorted(one.step for one in tracked) == list(kept.steps)
     shown = EventAccumulator("tracked/run", size_guidance={"scalars": 0, "tensors": 0})
     shown.Reload()
     assert [one.step for one in shown.Scalars("activation/max_rms")] == list(kept.steps)
