@@ -22,6 +22,7 @@ from propscope.monitoring.rules import (
     RECENT,
     RULES,
     STEP_RULES,
+    UPDATE_PER_GRADIENT,
     UPDATE_PER_RATE,
     Limit,
     Rule,
@@ -43,7 +44,7 @@ _LOSSES, _FEWEST, _LAG = 50, 20, 10
 # losses, and of the median itself, where nothing was gained, as in a GAN. Two steps in a row.
 _DEVIATIONS, _LOST, _SHARE = 5.0, 0.3, 0.4
 # The same share where the loss is high, which only asks where that comes from.
-_HIGH_LOST = 0.1
+_HIGH_LOST = 0.2
 # The next step is sampled where a loss is the largest of the last ones and so many deviations above their median, or a
 # gradient is so many times the largest of the last ones. A batch is an outlier at the second factor.
 _CURIOUS, _UNUSUAL, _OUTLIER = 3.0, 4.0, 10.0
@@ -110,6 +111,7 @@ class Judge:
             name: ratio / schedule for name, ratio in readings["update_ratio"].items() if schedule > 0
         }
         readings[OUTSIDE_CHANGE], readings[MOMENT_LEFT] = found.outside_change(last), found.moment_left(last)
+        readings[UPDATE_PER_GRADIENT] = found.update_per_gradient(schedule, readings["step_gradient_norm"])
         self._optimizer = found
         self.suspicious = self.curious = False
         wrong: set[tuple[str, str]] = set()
@@ -196,7 +198,7 @@ class Judge:
         number = row["number"]
         found = [
             *self._loss(row),
-            self.gradient(number, stepped),
+            *self.gradients(number, stepped),
             self._outlier(number, row["gradient_norm"]),
             self._no_gradient(row),
             self._scale(number, row["loss_scale"]),
@@ -262,10 +264,20 @@ class Judge:
         self._losses.append(loss)
         return [self._raised(number, "loss spike", self._spike, loss, middle)]
 
-    def gradient(self, step: int, gradients: Mapping[str, float]) -> Alarm | None:
-        """Judge the gradients that an optimizer steps with; a step that it left out did no harm, and has none."""
-        broken = [name for name, norm in gradients.items() if not math.isfinite(norm)]
-        return self._raised(step, "non-finite gradient", math.inf if broken else 0.0, math.inf, broken=broken)
+    def gradients(
+        self, step: int, gradients: Mapping[str, float], values: Mapping[str, float] | None = None
+    ) -> list[Alarm]:
+        """Judge the norms of gradients that an optimizer steps with, and of the values that it changes, if known.
+
+        A step that it left out did no harm, and has none. Where a value is not finite the gradients of all are not, and
+        behind such a gradient the values are not either.
+        """
+        seen = {} if values is None or self._track("non-finite gradient", "").raised else values
+        found = []
+        for kind, norms in (("non-finite weight", seen), ("non-finite gradient", gradients)):
+            broken = [name for name, norm in norms.items() if not math.isfinite(norm)]
+            found.append(self._raised(step, kind, math.inf if broken else 0.0, math.inf, broken=broken))
+        return [alarm for alarm in found if alarm is not None]
 
     def _outlier(self, step: int, norm: float) -> Alarm | None:
         if not math.isfinite(norm):

@@ -63,7 +63,7 @@ class OptimizerSteps:
         *,
         names: Callable[[], dict[int, str]],
         accumulated: Callable[[Sequence[str]], NamedNorms | None],
-        seen: Callable[[int, NamedNorms], None],
+        seen: Callable[[int, NamedNorms, Callable[[], NamedNorms]], None],
     ) -> None:
         self._optimizers = optimizers
         self._guard = guard
@@ -200,7 +200,7 @@ class OptimizerSteps:
             return
         self._inside = True
         try:
-            self._seen(self._running, step.gradients)
+            self._seen(self._running, step.gradients, partial(self._values, optimizer))
         finally:
             self._inside = False
 
@@ -228,6 +228,11 @@ class OptimizerSteps:
         step.found_inf = getattr(optimizer, "found_inf", None) if isinstance(scale, Tensor) else None
         step.gradients = NamedNorms(names, found, None, scale.detach().clone() if isinstance(scale, Tensor) else None)
         step.accumulated = self._accumulated(names) if self._sampled else None
+
+    def _values(self, optimizer: Optimizer) -> NamedNorms:
+        own = list(self._own(optimizer))
+        with torch.no_grad():
+            return NamedNorms([name for name, _ in own], norms([one.detach() for _, one in own]))
 
     def _hold(self, optimizer: Optimizer, step: OptimizerStep) -> None:
         step.held = [

@@ -161,6 +161,11 @@ class OptimizerFound:
                 found[name] = max(abs(norm - last.norms[name]) - explained, 0.0) / last.norms[name]
         return found
 
+    def update_per_gradient(self, rate: float, gradients: Mapping[str, float]) -> dict[str, float]:
+        """Return what the step changed at each parameter, over the learning rate and the norm of the gradient."""
+        pairs = ((name, rate * gradients.get(name, 0.0)) for name in self.updates)
+        return {name: self.updates[name] / size for name, size in pairs if 0 < size < math.inf}
+
     def moment_left(self, last: OptimizerFound) -> dict[str, float]:
         """Return each norm of Adam's mean of the squared gradient, over what is left of that of the last sample."""
         left = _DECAY ** max(self.step - last.step, 1)

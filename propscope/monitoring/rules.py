@@ -21,6 +21,8 @@ Reach = Callable[[float, float], float]
 # The update ratio over the learning rate, where only the changes that a schedule makes step by step count: neither a
 # long warm-up of the rate nor a rate that jumps back to what it was is a fault.
 UPDATE_PER_RATE = "update_ratio / learning_rate"
+# What a step changed, over the learning rate and the norm of the gradient.
+UPDATE_PER_GRADIENT = "update_norm / learning_rate / step_gradient_norm"
 # How much a parameter's norm changed since the last sample, as a share of it, beyond what the optimizer explains.
 OUTSIDE_CHANGE = "outside_change"
 # Adam's mean of the squared gradient, over what must be left of that of the last sample.
@@ -28,8 +30,8 @@ MOMENT_LEFT = "moment_left"
 # So many of the last samples are held against, where the first ones say little: values and updates wander.
 RECENT, _FEW = 10, 5
 # What is left of the spread between samples where they collapsed. A language model that has learned the frequencies of
-# its tokens, and nothing else so far, has twice as much left.
-_ALIKE = 0.03
+# its tokens, and nothing else so far, has 0.06 left.
+_ALIKE = 0.045
 # What is left of it where they are the same, but for rounding.
 _SAME = 0.002
 
@@ -167,10 +169,10 @@ def _first_or_median(choose: Callable[..., float]) -> Callable[[Sequence[float]]
 RULES = (
     Rule(
         "changed weights", "parameter", "broken",
-        (Limit(OUTSIDE_CHANGE, _none, risen(0.25), ready=0),),
+        (Limit(OUTSIDE_CHANGE, _none, risen(0.1), ready=0),),
         "something other than the optimizer changed {place}: its norm by {value} of what it was{others}. Look for code "
         "that writes to parameters, and for a checkpoint of which a part was loaded",
-        "the norm changed by a quarter of itself since the last sample, beyond 3 times what the optimizer's steps "
+        "the norm changed by a tenth of itself since the last sample, beyond 3 times what the optimizer's steps "
         "explain",
         "each parameter", 0.0,
     ),
@@ -193,6 +195,16 @@ RULES = (
         "`update_ratio` is above 5 times that of each of the last five samples, and above 0.001, while the loss is "
         "high for two steps, or the learning rate rose at once above all before",
         "each parameter of eight or more numbers", 0.0, at="jump", unless="large update",
+    ),
+    Rule(
+        "stalled updates", "parameter", "strained",
+        (Limit(UPDATE_PER_RATE, statistics.median, below(1 / 30), ready=WARM_UP),
+         Limit(UPDATE_PER_GRADIENT, statistics.median, below(1 / 30), ready=WARM_UP)),
+        "the optimizer hardly changes {place} any more{others}: by {value} of its norm for each unit of the learning "
+        "rate, against {baseline} before, and its gradient did not shrink as much. Look at the state of the optimizer",
+        "`update_ratio` fell below a thirtieth of its median for the learning rate, and so did the update for the "
+        "gradient, for two samples",
+        "each parameter of eight or more numbers", 0.22, lasting=2,
     ),
     Rule(
         "optimizer state", "parameter", "broken",
@@ -242,9 +254,9 @@ RULES = (
          Limit("mean_cosine", _first_or_median(min), higher_cosine(_ALIKE), ready=1)),
         "the samples at {place} became alike: their effective rank fell to {value} from {baseline}{others}. Look at "
         "what in the loss keeps outputs apart, and at the learning rate",
-        "effective rank - 1 and 1 - mean cosine both fell below 3% of the first sample, or of the median, for two "
+        "effective rank - 1 and 1 - mean cosine both fell below 4.5% of the first sample, or of the median, for two "
         "samples, at two sites or more",
-        "the last three sites of four or more features", 0.18, lasting=2, least=2,
+        "the last three sites of four or more features", 0.28, lasting=2, least=2,
     ),
     Rule(
         "identical samples", "site", "broken",
@@ -297,6 +309,15 @@ RULES = (
 )
 # fmt: on
 _STEP_RULES = (
+    StepRule(
+        "non-finite weight",
+        "broken",
+        "the values of {place} are not finite{others}, before the optimizer steps. Look for what wrote to them, and go "
+        "on from a checkpoint before this step",
+        "a parameter is not finite before the first step with a gradient that is not, on the CPU; the first one is "
+        "named",
+        0.0,
+    ),
     StepRule(
         "non-finite gradient",
         "broken",

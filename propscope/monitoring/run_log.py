@@ -133,15 +133,20 @@ class RunLog:
         if all(one is None or _costs_no_wait(one) for one in reading.tensors) or len(self._waiting) >= _MOST_WAITING:
             self.read()
 
-    def see_gradients(self, step: int, found: NamedNorms) -> None:
-        """Judge what an optimizer is about to step with, where reading it costs no wait; `on_alarm` may stop it."""
+    def see_gradients(self, step: int, found: NamedNorms, values: Callable[[], NamedNorms]) -> None:
+        """Judge what an optimizer is about to step with, where reading it costs no wait; `on_alarm` may stop it.
+
+        `values`: returns the norms of the parameters that it steps.
+        """
         if not self._judges or self._group is not None or not _costs_no_wait(found.values):
             return
         numbers = found.values.tolist()
         if math.isfinite(sum(numbers)):
             return
-        if (alarm := self.judge.gradient(step, _norms(found, numbers, None))) is not None:
-            self._raise([alarm])
+        now = values()
+        norms, sizes = _norms(found, numbers, None), _norms(now, now.values.tolist(), None)
+        if alarms := self.judge.gradients(step, norms, sizes):
+            self._raise(alarms)
             self.tell()
 
     def read(self) -> None:

@@ -6,12 +6,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from building.records import network, site, summary
 
+import propscope
 from propscope.monitoring.alarms import Judge
 from propscope.monitoring.cadence import WARM_UP
 from propscope.monitoring.readings import QUANTITIES
-from propscope.monitoring.rules import MOMENT_LEFT, OUTSIDE_CHANGE, RULES, STEP_RULES, UPDATE_PER_RATE
+from propscope.monitoring.rules import (
+    MOMENT_LEFT,
+    OUTSIDE_CHANGE,
+    RULES,
+    STEP_RULES,
+    UPDATE_PER_GRADIENT,
+    UPDATE_PER_RATE,
+)
 from propscope.records import NetworkProfile, Parameter, TensorSummary
 
 WEIGHT = TensorSummary.of([0.1, -0.1])
@@ -71,6 +80,7 @@ SAME = {"attend_effective_rank": 1.0, "attend_mean_cosine": 1.0}
 FAULTS = {
     "changed weights": ({"norm": 1.6}, "last.weight", 0.6 - 0.03 * 1.6, 0.0, 0),
     "large update": ({"ratio": 0.1}, "last.weight", 0.1, 1e-3, 0),
+    "stalled updates": ({"ratio": 2e-5}, "last.weight", 2e-5, 1e-3, 1),
     "optimizer state": ({"moment": 0.2}, "last.weight", 0.2 / 0.95**10, 1.0, 0),
     "attention logits": ({"logit": 40.0}, "attend", 40.0, 2.0, 0),
     "attention entropy": ({"entropy": 0.5}, "attend", 0.5, 3.0, 1),
@@ -93,7 +103,13 @@ JUMPS = {
 def test_every_rule_has_a_fault_here_and_every_quantity_a_rule():
     assert {*FAULTS, *JUMPS} == {rule.kind for rule in RULES}
     looked_at = {limit.quantity for rule in RULES for limit in rule.limits}
-    assert looked_at == {*(one.name for one in QUANTITIES), UPDATE_PER_RATE, OUTSIDE_CHANGE, MOMENT_LEFT}
+    assert looked_at == {
+        *(one.name for one in QUANTITIES),
+        UPDATE_PER_RATE,
+        UPDATE_PER_GRADIENT,
+        OUTSIDE_CHANGE,
+        MOMENT_LEFT,
+    }
 
 
 @pytest.mark.parametrize("kind", FAULTS)
@@ -194,6 +210,17 @@ def test_weights_that_something_else_sets_back_in_each_step_are_found_from_the_s
     assert [one.kind for one in judged([first, second])] == ["changed weights"]
     # A parameter that the optimizer does not step is not its own, as the slow copy of a network.
     assert judged([sample(ratio=None), sample(ratio=None, norm=0.1)]) == []
+
+
+def test_updates_that_shrink_with_the_gradient_or_the_rate_are_not_stalled():
+    assert judged([*WARM, *[sample(ratio=2e-5, gradient=0.02)] * 3]) == []
+    assert judged([*WARM, *[sample(ratio=1e-3, gradient=100.0)] * 3]) == []
+    judge = Judge()
+    for at in range(30):
+        # A schedule that falls to a hundredth.
+        rate = 1e-3 * 0.85**at
+        judge.step(row(at, rate=rate), {})
+        assert judge.sample(at, sample(ratio=rate)) == []
 
 
 def test_moments_that_only_decayed_were_not_lost():
@@ -414,6 +441,15 @@ def test_a_gradient_that_is_not_finite_is_named_by_its_parameter():
     assert stepped([row(norm=math.inf, skipped=1)], {"b": math.inf}) == [], "the scaler left that step out"
 
 
+def test_a_parameter_that_is_not_finite_is_named_before_the_gradients_that_follow_from_it():
+    judge, broken = Judge(), {"a": math.inf, "b": math.inf}
+    found = judge.gradients(3, broken, {"a": 1.0, "b": math.inf})
+    assert [(one.kind, one.parameter) for one in found] == [("non-finite weight", "b"), ("non-finite gradient", "a")]
+    judge = Judge()
+    assert [one.kind for one in judge.gradients(3, broken, {"a": 1.0, "b": 1.0})] == ["non-finite gradient"]
+    assert judge.gradients(4, broken, broken) == [], "the optimizer stepped with it"
+
+
 def test_gradients_that_are_zero_while_the_loss_is_not_are_named():
     found = stepped([row(0), row(1, norm=0.0), row(2, norm=0.0)])
     assert [(one.step, one.since, one.kind) for one in found] == [(2, 1, "zero gradient")]
@@ -432,6 +468,7 @@ def test_each_rule_of_steps_raises_its_alarm_with_its_severity():
     spike = [*losses(*NOISE), row(200, 40.0, 30.0), row(201, 40.0)]
     others = [row(300, norm=0.0), row(301, norm=0.0), *[row(400 + at, scale=2.0**-at) for at in range(6)]]
     found = stepped([*spike, *others, row(500, loss=math.nan)]) + stepped([row(0)], {"a": math.inf})
+    found += Judge().gradients(0, {"a": math.inf}, {"a": math.inf})
     assert {one.kind: one.severity for one in found} == {kind: rule.severity for kind, rule in STEP_RULES.items()}
     assert len({rule.kind for rule in RULES} | set(STEP_RULES)) == len(RULES) + len(STEP_RULES)
     assert not any("{" in one.message for one in found)
@@ -477,3 +514,19 @@ def test_a_judge_goes_on_from_its_state():
     assert second.state() == first.state()
     found += [alarm for at, one in enumerate(samples[11:], 11) for alarm in second.sample(at, one)]
     assert found == expected
+
+
+def test_a_weight_that_became_not_finite_between_two_steps_is_named_where_it_is():
+    layers = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(3)))
+    optimizer = torch.optim.SGD(layers.parameters(), lr=0.1)
+    with propscope.monitor(layers, optimizer, every=100) as monitor:
+        for number in range(4):
+            if number == 2:
+                layers[1].weight.data[0, 0] = math.nan
+            with monitor.step(number):
+                optimizer.zero_grad()
+                layers(torch.randn(8, 4)).square().mean().backward()
+                optimizer.step()
+    first = monitor.alarms[0]
+    assert (first.step, first.kind, first.parameter) == (2, "non-finite weight", "1.weight")
+    assert [one.kind for one in monitor.alarms].count("non-finite weight") == 1
