@@ -38,7 +38,7 @@ def coverage_notes(
 ) -> Iterator[CoverageNote]:
     """Yield a note for each module that did not run, each output, operation and parameter that was not recorded.
 
-    `sites`, `shardings`: by the observer's keys. `gradients`: the parameters whose gradient is recorded. `parts`:
+    `sites`, `shardings`: by the observer's keys. `gradients`: the parameters whose gradient was seen. `parts`:
     whether of distributed parameters only the part of this rank is recorded.
     """
     ran = {outer for path in modules if observer.passes_of(path)[0] for outer in _around(path)}

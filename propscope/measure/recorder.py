@@ -562,7 +562,9 @@ class Recorder:
         flow = observer.guard("", "module", "where gradients go", self._gradient_flow, sites, whole.parameters) or {}
         over_time = time_courses(watch.over_time, watch.modules, observer, sites)
         courses = observer.guard("", "module", "states over time", list, over_time) or []
+        # Another rank may have seen a gradient that this one has not, and what has no values is not in the record.
         seen = {parameter.name for parameter in whole.parameters if parameter.gradient is not None}
+        seen.update(name for name, parameter in watch.parameters.items() if parameter.has_gradient)
         reason = numbers_of_one(watch.model) if alone else ""
         return NetworkProfile(
             sites=tuple(sites.values()),

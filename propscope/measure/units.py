@@ -283,4 +283,8 @@ def _hash_columns(columns: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 def _hash_weights(position: T) -> T:
-    return (position * 0x5851F42D4C957F2D + 0x14057B7EF767814F) | 1
+    # Mixed as splitmix64 does (Steele et al. 2014): weights on a line would cancel where values differ by 1, -2, 1.
+    mixed = position * -0x61C8864680B583EB
+    mixed = (mixed ^ (mixed >> 30)) * -0x40A7B892E31B1A47
+    mixed = (mixed ^ (mixed >> 27)) * -0x6B2FB644ECCEEE15
+    return (mixed ^ (mixed >> 31)) | 1

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
 
-from propscope.records import MonitoredRun, TrainingSet
-
 FORMATS = ("png", "pdf", "svg")
 Choice = Literal["main", "all", "none"]
 CHOICES = ("main", "all", "none")
@@ -90,6 +88,8 @@ MONITORED_PLOTS = (
 
 def plots_of(profiles: object) -> tuple[Plot, ...]:
     """Return the plots that there are of profiles, of trainings, or of a monitored run."""
+    from propscope.records import MonitoredRun, TrainingSet
+
     if isinstance(profiles, MonitoredRun):
         return MONITORED_PLOTS
     return TRAINING_PLOTS if isinstance(profiles, TrainingSet) else PLOTS

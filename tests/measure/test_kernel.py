@@ -463,6 +463,7 @@ def test_symmetric_and_dead_units_are_those_without_the_kernel(seed, pattern, ba
 
 
 @settings(max_examples=100, deadline=None)
+@example(11869, [0, 2], 0)
 @given(st.integers(0, 10**6), st.lists(st.integers(0, 5), min_size=2, max_size=12), st.sampled_from([0, 1]))
 def test_symmetric_units_are_those_with_equal_columns(seed, pattern, axis):
     values = torch.randint(-1, 2, (5, 6), generator=torch.Generator().manual_seed(seed)).float()

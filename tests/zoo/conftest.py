@@ -1,8 +1,7 @@
-"""One thread for the zoo, whose tensors are too small for two; what its models started is ended."""
+"""One thread for the zoo, whose tensors are too small for two."""
 
 import pytest
 import torch
-import torch.distributed as dist
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -11,5 +10,3 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-    if dist.is_initialized():
-        dist.destroy_process_group()
