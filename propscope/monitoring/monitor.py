@@ -8,8 +8,8 @@ import math
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,21 +21,16 @@ from torch.optim import Optimizer
 
 from propscope.checks import count, file_path, known_arguments, one_of, shown
 from propscope.errors import InputError, error_line
-from propscope.measure import calls
 from propscope.measure.filters import Filter, Patterns
-from propscope.measure.hooks import Guard, in_backward
-from propscope.measure.module_info import ModuleInfo
+from propscope.measure.hooks import Guard
 from propscope.measure.rank_places import Places, numbers_of_one
 from propscope.measure.ranks import ranks_of, refuse_differences
 from propscope.measure.recorder import Recorder
-from propscope.measure.shards import local_shard
 from propscope.measure.signal_graph import Traced
 from propscope.measure.sites import Options, Stats
-from propscope.measure.sums import widest
 from propscope.measure.wrappers import (
     require_module,
     unwrapped,
-    unwrapped_modules,
     unwrapped_parameters,
     without_shortcuts,
 )
@@ -44,18 +39,18 @@ from propscope.monitoring.alarms import Judge
 from propscope.monitoring.cadence import Cadence
 from propscope.monitoring.control import Control
 from propscope.monitoring.gradients import AccumulatedGradients
-from propscope.monitoring.optimizer_steps import OptimizerStep, OptimizerSteps
+from propscope.monitoring.losses import first_broken, loss_of, mean_loss, scale_of
+from propscope.monitoring.optimizer_steps import OptimizerStep, OptimizerSteps, optimizers_in
 from propscope.monitoring.rank_group import RankGroup
 from propscope.monitoring.run_log import Numbers, Reading, RunLog, with_step
 from propscope.monitoring.sinks import series_of, sinks_of
+from propscope.monitoring.watched_calls import WatchedCalls
 from propscope.records.monitored import Alarm, Steps
 from propscope.records.network import Label, NetworkProfile
 from propscope.store import MonitoredFile
 
 # A file holds step numbers of 64 bits.
 _LARGEST = 2**63
-# Where optimizers around another one keep it.
-_INNER = ("optimizer", "base_optimizer")
 _monitored: weakref.WeakValueDictionary[int, Monitor] = weakref.WeakValueDictionary()
 
 
@@ -159,7 +154,7 @@ class Monitor:
         self._loss_scale = loss_scale
         self._cadence = cadence
         require_module(model)
-        optimizers = _optimizers(optimizer)
+        optimizers = optimizers_in(optimizer)
         _check(model, optimizers)
         # Making a recorder checks the rest of the arguments.
         Recorder(model, options=options, kept=kept, loss_scale=loss_scale)
@@ -176,7 +171,7 @@ class Monitor:
         atexit.unregister(_close_all)
         atexit.register(_close_all)
         # None of them knows the monitor, which may be forgotten while the optimizers hold their hooks.
-        self._gradients = AccumulatedGradients(self._guard, partial(_scale_of, loss_scale))
+        self._gradients = AccumulatedGradients(self._guard, partial(scale_of, loss_scale))
         self._steps = OptimizerSteps(
             optimizers,
             self._guard,
@@ -205,7 +200,7 @@ class Monitor:
         self._scale: Tensor | None = None
         self._versions: dict[str, int] = {}
         self._process = os.getpid()
-        self._calls = _Calls(micro_batches, self._gradients, self._stop_recording)
+        self._calls = WatchedCalls(micro_batches, self._gradients, self._stop_recording)
         _monitored[id(unwrapped(model))] = self
         self._finalizer = weakref.finalize(self, _finish, self._steps, self._log, self._control, os.getpid())
         # By then h5py would be closed; `_close_all` comes earlier.
@@ -354,7 +349,7 @@ class Monitor:
         self._running = self._last = number
         self._resumed = False
         self._losses.clear()
-        self._scale = _scale_of(self._loss_scale)
+        self._scale = scale_of(self._loss_scale)
         if self._steps.settings_jump():
             self._cadence.hurry()
         sampled = self._cadence.due(number)
@@ -419,7 +414,7 @@ class Monitor:
     def _keep_loss(self, value: Any) -> None:
         if value is not None:
             with torch.no_grad():
-                self._losses.append(_loss(value))
+                self._losses.append(loss_of(value))
 
     def end(self, error: BaseException | None) -> None:
         """End the step that runs, which raised `error` where that is not None; `Step` and `advance` call it."""
@@ -450,12 +445,12 @@ class Monitor:
             Reading(
                 number,
                 seconds,
-                loss=_mean(self._losses),
-                broken=None if self._group is None else _first_broken(self._losses),
+                loss=mean_loss(self._losses),
+                broken=None if self._group is None else first_broken(self._losses),
                 gradients=[one.gradients for one in steps if one.gradients is not None],
                 # What an optimizer stepped with counts, and not what came to it in a later pass.
                 accumulated=[one for one in (accumulated, *(step.accumulated for step in steps)) if one is not None],
-                scale=self._scale if self._scale is not None else _scale_of(self._loss_scale),
+                scale=self._scale if self._scale is not None else scale_of(self._loss_scale),
                 found_inf=[one.found_inf for one in steps if one.found_inf is not None],
                 learning_rate=self._steps.learning_rate,
                 skipped=not self._steps.taken,
@@ -581,54 +576,6 @@ class Step:
         self._owner.see_loss(value, self.number)
 
 
-class _Calls:
-    """Watches the calls of the model: takes the recorder away when so many passes are recorded and it is called again.
-
-    After each call it watches the gradients of what is trained only since the step began.
-    """
-
-    def __init__(self, micro_batches: int, gradients: AccumulatedGradients, stop: Callable[[], None]) -> None:
-        self._micro_batches = micro_batches
-        self._gradients = gradients
-        self._stop = stop
-        self._root: nn.Module | None = None
-        self._inside = False
-        # Passes of the model that were recorded, and the backward passes until then: of one there may be several.
-        self._passes = self._before = 0
-
-    def watch(self, model: nn.Module) -> None:
-        """Begin to watch."""
-        self._root, self._inside = unwrapped(model), False
-        self._passes, self._before = 0, self._gradients.passes
-        modules = unwrapped_modules(self._root) if self._gradients.waiting else [("", self._root)]
-        calls.watch(self, [ModuleInfo("", module, "other", opaque=False, units=False) for _, module in modules])
-
-    def unwatch(self) -> None:
-        """Stop watching."""
-        if self._root is not None:
-            self._root = None
-            calls.unwatch(self)
-
-    def call(
-        self, info: ModuleInfo, run: calls.Run, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        """Run a module of the model, and the model without the recorder when that is due."""
-        if self._inside or in_backward():
-            return run(module, *args, **kwargs)
-        if module is self._root and self._gradients.passes > self._before:
-            self._passes, self._before = self._passes + 1, self._gradients.passes
-            if self._passes >= self._micro_batches:
-                self._stop()
-                self.unwatch()
-                return module._call_impl(*args, **kwargs)
-        self._inside = True
-        try:
-            return run(module, *args, **kwargs)
-        finally:
-            self._inside = False
-            self._gradients.watch_waiting()
-
-
 def _finish(steps: OptimizerSteps, log: RunLog, control: Control | None, process: int) -> None:
     steps.close()
     # A process that was forked holds a copy of the monitor, which is not its to end.
@@ -647,59 +594,6 @@ def _close_all() -> None:
 def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters that have values, or will, by name."""
     return {name: parameter for name, parameter in unwrapped_parameters(model) if not parameter.is_meta}
-
-
-def _scale_of(loss_scale: Any) -> Tensor | None:
-    """Return the factor of the loss as it is now, None where there is none yet."""
-    if hasattr(loss_scale, "get_scale"):
-        # get_scale() would wait for the device.
-        scale = getattr(loss_scale, "_scale", None)
-        return None if scale is None else scale.detach().clone()
-    return None if loss_scale is None else torch.tensor(float(loss_scale), device="cpu")
-
-
-def _loss(value: Any) -> Tensor:
-    """Return a loss as one number on its device; raises `InputError` for what is none."""
-    if isinstance(value, Tensor) and value.numel() and not value.is_meta and not value.is_complex():
-        tensor = local_shard(value.detach())
-        tensor = tensor if tensor.layout is torch.strided else tensor.to_dense()
-        return tensor.clone() if tensor.numel() == 1 else tensor.to(widest(tensor)).mean()
-    with suppress(TypeError, ValueError, OverflowError):
-        if not isinstance(value, (str, Tensor)):
-            return torch.tensor(float(value), device="cpu")
-    raise InputError(f"loss must be a number or a tensor of numbers, got a {type(value).__name__}")
-
-
-def _first_broken(losses: Sequence[Tensor]) -> Tensor | None:
-    """Return the number of the first loss that is not finite, from 1; 0 where all are."""
-    if not losses:
-        return None
-    broken = ~torch.isfinite(torch.stack([one.reshape(()).to(losses[0].device) for one in losses]))
-    return torch.where(broken.any(), broken.int().argmax() + 1, 0)
-
-
-def _mean(losses: Sequence[Tensor]) -> Tensor | None:
-    if len(losses) < 2:
-        return losses[0] if losses else None
-    device = losses[0].device
-    return torch.stack([one.reshape(()).to(device, non_blocking=True) for one in losses]).double().mean()
-
-
-def _optimizers(given: Any) -> list[Optimizer]:
-    """Return each optimizer once that steps, inside those of Accelerate and the containers of torchtitan."""
-    alone = isinstance(given, (str, Mapping)) or not isinstance(given, Iterable)
-    found: dict[int, Optimizer] = {}
-    for one in [given] if alone else given:
-        while inner := next(filter(_is_optimizer, (getattr(one, name, None) for name in _INNER)), None):
-            one = inner
-        if not _is_optimizer(one):
-            raise InputError(f"optimizer must be a torch.optim.Optimizer or several, got a {type(one).__name__}")
-        found[id(one)] = one
-    return list(found.values())
-
-
-def _is_optimizer(value: Any) -> bool:
-    return isinstance(value, Optimizer)
 
 
 def _takes_one(function: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial, wraps
 from itertools import chain
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from propscope.errors import InputError
 from propscope.measure.hooks import Guard
 from propscope.measure.shards import local_shard
 from propscope.monitoring.norms import NamedNorms, norms
@@ -24,6 +25,8 @@ JUMP = 1.5
 _FIRST = 10
 # The state of Adam and its like.
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+# Where optimizers around another one keep it.
+_INNER = ("optimizer", "base_optimizer")
 _is_compiling = torch.compiler.is_compiling
 
 
@@ -270,3 +273,20 @@ def _has_closure(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
 def _is_closure(value: Any) -> bool:
     # The arguments include the optimizer itself.
     return callable(value) and not isinstance(value, Optimizer)
+
+
+def optimizers_in(given: Any) -> list[Optimizer]:
+    """Return each optimizer once that steps, inside those of Accelerate and the containers of torchtitan."""
+    alone = isinstance(given, (str, Mapping)) or not isinstance(given, Iterable)
+    found: dict[int, Optimizer] = {}
+    for one in [given] if alone else given:
+        while inner := next(filter(_is_optimizer, (getattr(one, name, None) for name in _INNER)), None):
+            one = inner
+        if not _is_optimizer(one):
+            raise InputError(f"optimizer must be a torch.optim.Optimizer or several, got a {type(one).__name__}")
+        found[id(one)] = one
+    return list(found.values())
+
+
+def _is_optimizer(value: Any) -> bool:
+    return isinstance(value, Optimizer)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from propscope.records.monitored import MonitoredRun
+from propscope.records.monitored import Alarm, AlarmSeverity, MonitoredRun
 from propscope.records.network import Floats
 
 _NONFINITE = ("nan", "posinf", "neginf")
@@ -83,6 +83,15 @@ def summarize_run(run: MonitoredRun) -> RunSummary:
     )
 
 
+def worst_severities(alarms: Iterable[Alarm]) -> dict[str, AlarmSeverity]:
+    """Return the severity of the worst alarm about each site that has one, by the site's name."""
+    found: dict[str, AlarmSeverity] = {}
+    for alarm in alarms:
+        if alarm.site and found.get(alarm.site) != "broken":
+            found[alarm.site] = alarm.severity
+    return found
+
+
 def _sites(run: MonitoredRun) -> tuple[SiteNow, ...]:
     if not len(run):
         return ()
@@ -108,7 +117,7 @@ def _sites(run: MonitoredRun) -> tuple[SiteNow, ...]:
         **{name: now(run.over_steps(name).values) for name in _FIGURES},
     }
     lost = np.nansum([now(each) for each in counts], axis=0)
-    alarms = _severities(run)
+    alarms = worst_severities(run.alarms)
     sites = [
         SiteNow(
             name=name,
@@ -128,14 +137,6 @@ def _change(values: Floats, now: Floats) -> Floats:
     usable = np.isfinite(values) & (values > 0)
     first = values[usable.argmax(axis=0), np.arange(values.shape[1])]
     return np.where(usable.any(axis=0), now / np.where(first > 0, first, 1.0), np.nan)
-
-
-def _severities(run: MonitoredRun) -> Mapping[str, str]:
-    found: dict[str, str] = {}
-    for alarm in run.alarms:
-        if alarm.site and found.get(alarm.site) != "broken":
-            found[alarm.site] = alarm.severity
-    return found
 
 
 def _rank(site: SiteNow, usual: float) -> tuple[bool, int, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,10 +14,12 @@ from propscope.records.monitored import Alarm, MonitoredRun, no_steps
 from propscope.records.network import Floats, NetworkProfile, Site
 from propscope.records.numerals import counted, number, percent
 from propscope.records.over_steps import OverSteps
+from propscope.records.run_summary import worst_severities
 from propscope.report.sparkline import trend
 from propscope.report.table import cells
 
 Style = Literal["", "bold", "dim", "red", "yellow"]
+_STYLES: Mapping[str, Style] = {"broken": "red", "strained": "yellow"}
 # A site is held against the median of so many of its first samples.
 _FIRST = 10
 # The time of a step is the mean of so many of the last ones.
@@ -122,10 +124,7 @@ def _rows(watched: WatchedRun) -> list[_Row]:
     """Return the rows of the table of sites, the worst first."""
     if watched.last is None or watched.first is None or watched.forward is None or watched.backward is None:
         return []
-    alarmed: dict[str, Style] = {}
-    for alarm in watched.alarms:
-        if alarm.site and alarmed.get(alarm.site) != "red":
-            alarmed[alarm.site] = _style_of(alarm)
+    alarmed = worst_severities(watched.alarms)
     dead = {site.name: _dead(site) for site in watched.first.sites}
     forward, backward = (dict(zip(one.names, one.values.T, strict=True)) for one in (watched.forward, watched.backward))
     rows = [
@@ -134,7 +133,7 @@ def _rows(watched: WatchedRun) -> list[_Row]:
             forward[site.name],
             backward[site.name],
             (_dead(site) or 0.0) - (dead.get(site.name) or 0.0),
-            alarmed.get(site.name, ""),
+            _STYLES[alarmed[site.name]] if site.name in alarmed else "",
         )
         for site in watched.last.sites
     ]
@@ -151,10 +150,6 @@ def _factor(course: Floats) -> float:
     if not len(seen) or not course[-1] > 0:
         return 0.0
     return abs(math.log(float(course[-1]) / float(np.median(seen[:_FIRST]))))
-
-
-def _style_of(alarm: Alarm) -> Style:
-    return "red" if alarm.severity == "broken" else "yellow"
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +222,7 @@ def view(watched: WatchedRun, *, name: str, state: str, width: int = 80, height:
     foot = [Line("")] if alarms else []
     # The first one names the cause, the last ones what it led to.
     told = alarms if len(alarms) <= _ALARMS else (alarms[0], *alarms[1 - _ALARMS :])
-    foot += [Line(_short(one), _style_of(one)) for one in told]
+    foot += [Line(_short(one), _STYLES[one.severity]) for one in told]
     room = height - len(head) - len(foot) - 1
     lines = [*head, Line(""), *_table(watched, width, room), *foot]
     return [Line(_cut(printable(line.text), width), line.style) for line in lines[:height]]

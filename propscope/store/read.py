@@ -198,12 +198,6 @@ def load_profiles(path: str | os.PathLike[str], /, **labels: Label | Iterable[La
         return loose_profiles(tables, labels)
 
 
-def load_run(path: str | os.PathLike[str], /) -> tuple[Steps, tuple[Alarm, ...]]:
-    """Return the steps and alarms of a monitored run, without reading its samples; any other file has none."""
-    with open_tables(path) as tables, reading(path):
-        return _steps(tables), _alarms(tables)
-
-
 def monitored_run(source: OpenTables, labels: Mapping[str, Any]) -> MonitoredRun:
     """Return the run of open tables, with the samples that have the labels, each of which is read when it is used."""
     tables = source.tables

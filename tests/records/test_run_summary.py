@@ -9,7 +9,7 @@ import pytest
 from building.records import monitored, sampled_at
 
 from propscope.records import Alarm, MonitoredRun
-from propscope.records.run_summary import SiteNow, summarize_run
+from propscope.records.run_summary import SiteNow, summarize_run, worst_severities
 
 NAN = math.nan
 
@@ -92,3 +92,9 @@ def test_gradients_that_fall_together_are_no_fault() -> None:
 def test_a_signal_that_became_zero_is_as_far_away_as_it_can_be() -> None:
     run = sampled_at([0, 1], sites=3, rms=lambda step, place: [1e9, 0.0, 1.0][place] if step else 1.0)
     assert order(run) == ["fc.1", "fc.0", "fc.2"]
+
+
+def test_of_several_alarms_about_a_site_the_worst_counts() -> None:
+    severities = ("strained", "broken", "strained")
+    alarms = [Alarm(step, step, "collapse", "fc.0", severity=each) for step, each in enumerate(severities)]
+    assert worst_severities([*alarms, Alarm(3, 3, "loss spike", "")]) == {"fc.0": "broken"}

@@ -30,7 +30,7 @@ from propscope.errors import InputError, StoreError
 from propscope.records import MonitoredRun, NetworkProfile, ProfileSet, Site
 from propscope.records.figures import ALARM_FIELDS, STEP_FIELDS
 from propscope.records.monitored import no_steps
-from propscope.store import SCHEMA_VERSION, MonitoredFile, compact, load, load_run, merge, open_networks, save
+from propscope.store import SCHEMA_VERSION, MonitoredFile, compact, load, merge, open_networks, save
 from propscope.store.journal import Journal, journal_name
 
 
@@ -53,20 +53,17 @@ def test_a_step_is_selected_with_its_sites_and_parameters(tmp_path: Path) -> Non
     part = load(tmp_path / "run.h5", step=2)
     assert isinstance(part, MonitoredRun)
     assert plain(part) == plain(replace(run, profiles=run.profiles[1:]))
-    steps, alarms = load_run(tmp_path / "run.h5")
-    assert plain(steps) == plain(run.steps)
-    assert plain(alarms) == plain(run.alarms)
+    assert plain(part.steps) == plain(run.steps)
+    assert plain(part.alarms) == plain(run.alarms)
     with open_networks(tmp_path / "run.h5") as networks:
         assert [dict(one.axes) for one in networks] == [{"step": (0,)}, {"step": (2,)}]
     assert "2 alarms" in str(found)
     assert "collapse" in str(found)
 
 
-def test_other_files_have_neither_steps_nor_alarms(tmp_path: Path) -> None:
+def test_the_profiles_of_other_files_are_no_run(tmp_path: Path) -> None:
     save(tmp_path / "set.h5", small_set())
     assert type(load(tmp_path / "set.h5")) is ProfileSet
-    steps, alarms = load_run(tmp_path / "set.h5")
-    assert (len(steps), alarms) == (0, ())
 
 
 @pytest.mark.parametrize("version", range(5, SCHEMA_VERSION + 1))
@@ -102,7 +99,12 @@ def test_a_run_merges_with_trainings(tmp_path: Path) -> None:
     save(tmp_path / "b.h5", small_monitored())
     merge([tmp_path / "a.h5", tmp_path / "b.h5"], tmp_path / "all.h5")
     assert plain(load(tmp_path / "all.h5")) == plain(small_training())
-    assert plain(load_run(tmp_path / "all.h5")[0]) == plain(small_monitored().steps)
+    with h5py.File(tmp_path / "all.h5") as file:
+        for field in STEP_FIELDS:
+            column = file[f"step/{field.name}"]
+            found = column.asstr()[:] if h5py.check_string_dtype(column.dtype) else column[:]
+            np.testing.assert_array_equal(found, getattr(small_monitored().steps, field.name))
+        assert len(file["alarm/step"]) == len(small_monitored().alarms)
 
 
 def test_of_a_sample_each_number_keeps_24_bits_and_its_range(tmp_path: Path) -> None:
@@ -115,14 +117,16 @@ def test_of_a_sample_each_number_keeps_24_bits_and_its_range(tmp_path: Path) -> 
     file = MonitoredFile(tmp_path / "run.h5")
     file.add(replace(small_monitored(), profiles=(replace(sample, sites=(first, second)),)))
     file.save()
-    found = load(tmp_path / "run.h5")[0].sites[0]
+    run = load(tmp_path / "run.h5")
+    assert isinstance(run, MonitoredRun)
+    found = run[0].sites[0]
     assert found.forward is not None
     assert found.forward.mean == float(np.float32(1 / 3))
     assert found.forward.std == pytest.approx(1e-300, rel=2**-24)
     assert (found.forward.max, found.forward.zero_fraction) == (sys.float_info.max, 1.0)
     assert (found.effective_rank, found.largest_logit) == (float(np.float32(1 / 7)), math.inf)
-    assert math.isnan(load_run(tmp_path / "run.h5")[0].loss[0])
-    assert load_run(tmp_path / "run.h5")[0].loss[2] == 2 / 3
+    assert math.isnan(run.steps.loss[0])
+    assert run.steps.loss[2] == 2 / 3
 
 
 def test_a_sample_more_takes_the_space_of_what_changed(tmp_path: Path) -> None:
