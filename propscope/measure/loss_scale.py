@@ -1,4 +1,4 @@
-"""Divide the scale of a scaled loss out of its gradients."""
+"""The scale of a scaled loss: what it is now, and how it is divided out of the gradients."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ from torch import Tensor
 from propscope.checks import number
 
 
+def scale_of(loss_scale: Any) -> Tensor | None:
+    """Return the factor of the loss as it is now, a copy on its device; None where there is none yet."""
+    if _is_scaler(loss_scale):
+        scale = _scale_in(loss_scale)
+        return None if scale is None else scale.detach().clone()
+    return None if loss_scale is None else torch.tensor(float(loss_scale), device="cpu")
+
+
 def unscaling(loss_scale: Any, *, shares: float = 1) -> Callable[[Tensor], Tensor] | None:
     """Return a function that divides a gradient by the scale of the loss in float32 or wider; None without a scale.
 
@@ -19,16 +27,25 @@ def unscaling(loss_scale: Any, *, shares: float = 1) -> Callable[[Tensor], Tenso
     """
     if loss_scale is None:
         return None if shares == 1 else lambda gradient: _wide(gradient) / shares
-    if hasattr(loss_scale, "get_scale"):
+    if _is_scaler(loss_scale):
 
         def by_scaler(gradient: Tensor) -> Tensor:
-            # get_scale() would wait for the device; the tensor behind it does not, and exists from the first scale().
-            scale = getattr(loss_scale, "_scale", None)
+            scale = _scale_in(loss_scale)
             return gradient / shares if scale is None else _wide(gradient) / (scale.to(gradient.device) * shares)
 
         return by_scaler
     factor = number("loss_scale", loss_scale, above=True, what="a GradScaler or a finite number")
     return lambda gradient: _wide(gradient) / (factor * shares)
+
+
+def _is_scaler(loss_scale: Any) -> bool:
+    return hasattr(loss_scale, "get_scale")
+
+
+def _scale_in(scaler: Any) -> Tensor | None:
+    # get_scale() would wait for the device; the tensor behind it does not, and exists from the first scale().
+    scale: Tensor | None = getattr(scaler, "_scale", None)
+    return scale
 
 
 def _wide(gradient: Tensor) -> Tensor:

@@ -14,15 +14,6 @@ from propscope.measure.shards import local_shard
 from propscope.measure.sums import widest
 
 
-def scale_of(loss_scale: Any) -> Tensor | None:
-    """Return the factor of the loss as it is now, None where there is none yet."""
-    if hasattr(loss_scale, "get_scale"):
-        # get_scale() would wait for the device.
-        scale = getattr(loss_scale, "_scale", None)
-        return None if scale is None else scale.detach().clone()
-    return None if loss_scale is None else torch.tensor(float(loss_scale), device="cpu")
-
-
 def loss_of(value: Any) -> Tensor:
     """Return a loss as one number on its device; raises `InputError` for what is none."""
     if isinstance(value, Tensor) and value.numel() and not value.is_meta and not value.is_complex():

@@ -23,27 +23,24 @@ from propscope.checks import count, file_path, known_arguments, one_of, shown
 from propscope.errors import InputError, error_line
 from propscope.measure.filters import Filter, Patterns
 from propscope.measure.hooks import Guard
+from propscope.measure.loss_scale import scale_of
 from propscope.measure.rank_places import Places, numbers_of_one
 from propscope.measure.ranks import ranks_of, refuse_differences
 from propscope.measure.recorder import Recorder
 from propscope.measure.signal_graph import Traced
 from propscope.measure.sites import Options, Stats
-from propscope.measure.wrappers import (
-    require_module,
-    unwrapped,
-    unwrapped_parameters,
-    without_shortcuts,
-)
+from propscope.measure.wrappers import require_module, unwrapped, unwrapped_parameters, without_shortcuts
 from propscope.monitoring.agreed_cadence import AgreedCadence
 from propscope.monitoring.alarms import Judge
 from propscope.monitoring.cadence import Cadence
 from propscope.monitoring.control import Control
 from propscope.monitoring.gradients import AccumulatedGradients
-from propscope.monitoring.losses import first_broken, loss_of, mean_loss, scale_of
+from propscope.monitoring.losses import first_broken, loss_of, mean_loss
 from propscope.monitoring.optimizer_steps import OptimizerStep, OptimizerSteps, optimizers_in
-from propscope.monitoring.rank_group import RankGroup
-from propscope.monitoring.run_log import Numbers, Reading, RunLog, with_step
+from propscope.monitoring.rank_group import Numbers, RankGroup
+from propscope.monitoring.run_log import RunLog
 from propscope.monitoring.sinks import series_of, sinks_of
+from propscope.monitoring.unread_steps import UnreadStep, with_step
 from propscope.monitoring.watched_calls import WatchedCalls
 from propscope.records.monitored import Alarm, Steps
 from propscope.records.network import Label, NetworkProfile
@@ -442,7 +439,7 @@ class Monitor:
         self._steps.see_compiled()
         steps, accumulated = self._steps.found, self._gradients.norms()
         self._log.add(
-            Reading(
+            UnreadStep(
                 number,
                 seconds,
                 loss=mean_loss(self._losses),

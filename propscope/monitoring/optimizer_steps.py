@@ -171,8 +171,8 @@ class OptimizerSteps:
         if not _has_closure(args, kwargs):
             self._judge(optimizer, step)
             return None
-        step.gradients = None
         # What is there now is of the last step: the closure makes what the optimizer steps with.
+        step.gradients = None
         watched = partial(self._watched, optimizer, step)
         return (
             tuple(watched(one) if _is_closure(one) else one for one in args),
