@@ -1,38 +1,54 @@
 """`DeviceAccumulator`: accumulates the summary of one site's tensors on any device without waiting for it.
 
-Nothing here looks at a value: every branch is on shapes and types. Masking, scaling and centring are done for every
-tensor alike, and the results stay on the device until `summary()`.
+Nothing here looks at a value: every branch is on shapes and types. What a tensor shows is written to one row of
+`DeviceMemory`, and stays on the device until `summary()`. So do the counts of the histogram's bins.
 """
 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from propscope.measure.device_memory import BinCounts, Cells, DeviceMemory, cell
 from propscope.measure.moments import NO_MOMENTS, Moments, summary_of
 from propscope.measure.sampling import flatten, stride_for
 from propscope.measure.sums import total, widest
 from propscope.measure.units import CpuUnits, DeviceUnits
-from propscope.records.histogram import BIN_COUNT, NAN, ZERO, LogHistogram
+from propscope.records.histogram import LogHistogram
 from propscope.records.summary import TensorSummary
 
-_FOLD_AT = 64
-_SIGN = 2048
+# So many tensors have a row each, until they are put into one.
+_ROWS, _CELLS = 32, 10
+# The cells of a row. The first two are sum and 2-norm of the finite elements; of a tensor of the widest dtype, its mean
+# and deviation. The last are the numbers of elements that reach each of `Constants.thresholds`.
+_SUM, _NORM, _LOW, _HIGH, _NEAREST, _AT_LEAST = range(6)
+_THRESHOLDS = 5
+# The columns of what `_finished` returns.
+_FINITE, _NUMBERS, _POSINF, _NEGINF, _ZEROS, _MEAN, _STD, _MIN, _MAX = range(9)
+_COLUMNS = 9
+_DTYPES = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
+# So many truth values can be added up in a byte.
+_BYTE = 255
 
 
 class DeviceAccumulator:
     """Accumulates tensors of any shape and floating dtype; `summary()` waits for the device, nothing else does."""
 
-    __slots__ = ("_counts", "_histogram", "_limit", "_pending", "_zeros", "count")
+    __slots__ = ("_bins", "_cells", "_dtype", "_folded", "_limit", "_memory", "_sizes", "count")
 
-    def __init__(self, *, limit: int, histogram: bool = True) -> None:
+    def __init__(self, *, limit: int, histogram: bool = True, memory: DeviceMemory | None = None) -> None:
         self._limit = limit
-        self._pending: list[Tensor] = []
-        self._counts: Tensor | None = None
-        self._histogram = histogram
-        self._zeros = torch.zeros((), dtype=torch.int64, device="cpu")
+        self._bins = BinCounts.SIZE if histogram else 0
+        self._memory = memory or DeviceMemory()
+        self._cells: Cells | None = None
+        # The elements of each tensor in the rows, and the dtype of all of them.
+        self._sizes: list[int] = []
+        self._dtype = torch.float32
+        # The elements of what was folded into the last row.
+        self._folded = 0
         self.count = 0
 
     def add(
@@ -50,22 +66,52 @@ class DeviceAccumulator:
         count = flat.numel()
         if not count:
             return
-        self.count += count
-        flat = flat if flat.dtype in (torch.float32, torch.float64) else flat.float()
-        self._pending.append(_moments_row(flat))
-        if len(self._pending) >= _FOLD_AT:
-            self._pending = [_fold(torch.stack(self._pending))]
-        self._zeros = self._zeros.to(flat.device) + (flat == 0).sum()
-        if not self._histogram:
+        flat = flat if flat.dtype in _DTYPES else flat.float()
+        with torch.no_grad():
+            cells = self._cells_on(flat.device)
+            if len(self._sizes) == _ROWS or flat.dtype is not self._dtype:
+                self._fold(self._unfolded(cells.memory))
+                self._dtype = flat.dtype
+            constants = self._memory.constants(cells.memory.device)
+            _see(flat, _row(cells.memory, self._bins, len(self._sizes)), constants.thresholds(flat.dtype))
+            self._sizes.append(count)
+            self.count += count
+            if self._bins:
+                stride = stride_for(count, self._limit, tensor.shape[-1] if tensor.dim() else 1)
+                BinCounts(cells.memory[: self._bins], constants).count(_sampled(flat, stride))
+        cells.note_written()
+
+    def _cells_on(self, device: torch.device) -> Cells:
+        if self._cells is None:
+            self._cells = self._memory.take(self._bins + (_ROWS + 1) * _CELLS, device)
+        return self._cells
+
+    def _unfolded(self, cells: Tensor) -> Tensor:
+        rows = cells[self._bins :].view(-1, _CELLS)
+        return _finished(rows[: len(self._sizes)], self._dtype, self._wide)
+
+    @property
+    def _wide(self) -> torch.dtype:
+        return torch.float64 if self._cells is None else widest(self._cells.memory)
+
+    def _folded_row(self, cells: Tensor) -> Tensor:
+        """Return the folded row, as `_finished` makes rows; shape (0, 9) where nothing was folded."""
+        row = cell(cells[self._bins :].view(-1, _CELLS)[_ROWS:], 0, self._wide, _COLUMNS)
+        return row if self._folded else row[:0]
+
+    def _fold(self, rows: Tensor) -> None:
+        """Put what was folded, and `rows` of `_finished`, into one row."""
+        if not len(rows) or self._cells is None:
             return
-        sample = flat[:: stride_for(count, self._limit, tensor.shape[-1] if tensor.dim() else 1)]
-        counts = bin_counts(sample)
-        self._counts = counts if self._counts is None else self._counts + counts
+        merged = _merged(torch.cat([self._folded_row(self._cells.memory), rows]))
+        self._folded += sum(self._sizes)
+        self._sizes.clear()
+        self._folded_row(self._cells.memory).copy_(merged)
 
     def add_zeros(self, count: int) -> None:
         """Add `count` zeros that a sparse gradient does not store."""
         if count:
-            device = self._pending[0].device if self._pending else torch.device("cpu")
+            device = torch.device("cpu") if self._cells is None else self._cells.memory.device
             self.add(torch.zeros(1, device=device).expand(count).contiguous())
 
     @property
@@ -74,70 +120,132 @@ class DeviceAccumulator:
 
         Waits for the device. Of very many tensors the first ones are counted as one.
         """
-        rows = torch.stack(self._pending).cpu().tolist() if self._pending else []
-        return next((at / len(rows) for at, row in enumerate(rows) if any(row[1:4])), None)
+        rows = self._read()[0]
+        return next((at / len(rows) for at, (count, row) in enumerate(rows) if row[_FINITE] < count), None)
 
     def absorb(self, other: DeviceAccumulator) -> None:
         """Add what another one has accumulated on the same device."""
+        if other._cells is None:
+            return
+        theirs = other._cells.memory
+        with torch.no_grad():
+            own = self._cells_on(theirs.device)
+            rows = [self._unfolded(own.memory), other._folded_row(theirs), other._unfolded(theirs)]
+            self._sizes.append(other.count)
+            self._fold(torch.cat(rows))
+            own.memory[: self._bins].add_(theirs[: self._bins])
+        own.note_written()
         self.count += other.count
-        self._pending += other._pending
-        self._zeros = self._zeros.to(other._zeros.device) + other._zeros
-        if other._counts is not None:
-            self._counts = other._counts if self._counts is None else self._counts + other._counts
+
+    def _read(self) -> tuple[list[tuple[int, list[float]]], LogHistogram]:
+        """Return the elements and the `_finished` row of each tensor, what was folded first, and the histogram."""
+        if self._cells is None:
+            return [], LogHistogram.empty()
+        cells = self._cells.read()
+        rows = torch.cat([self._folded_row(cells), self._unfolded(cells)]).tolist()
+        sizes = [self._folded] * bool(self._folded) + self._sizes
+        histogram = (
+            LogHistogram.from_dense(BinCounts.dense(cells[: self._bins])) if self._bins else LogHistogram.empty()
+        )
+        return list(zip(sizes, rows, strict=True)), histogram
 
     def summary(self) -> TensorSummary:
         """Return what was accumulated, after waiting for the device."""
-        moments = NO_MOMENTS
-        for row in torch.stack(self._pending).cpu().tolist() if self._pending else []:
-            finite, nan, posinf, neginf = (int(value) for value in row[:4])
-            mean, std, low, high = row[4:] if finite else [math.nan] * 4
-            moments = moments + Moments(finite, mean, std, low, high, nan, posinf, neginf)
-        histogram = LogHistogram.empty() if self._histogram else None
-        if self._counts is not None:
-            histogram = LogHistogram.from_dense(self._counts.cpu())
-        return summary_of(moments, count=self.count, zeros=int(self._zeros.cpu()), histogram=histogram)
+        rows, histogram = self._read()
+        moments, zeros = NO_MOMENTS, 0
+        for count, row in rows:
+            finite, numbers, posinf, neginf, zero = (int(value) for value in row[:_MEAN])
+            mean, std, low, high = row[_MEAN:] if finite else [math.nan] * 4
+            moments = moments + Moments(finite, mean, std, low, high, count - numbers, posinf, neginf)
+            zeros += zero
+        return summary_of(moments, count=self.count, zeros=zeros, histogram=histogram if self._bins else None)
 
 
-def _moments_row(flat: Tensor) -> Tensor:
-    """Return (finite, nan, posinf, neginf, mean, std, low, high), shape (8,)."""
+def _row(cells: Tensor, bins: int, at: int) -> Tensor:
+    return cells[bins + at * _CELLS : bins + (at + 1) * _CELLS]
+
+
+def _see(flat: Tensor, row: Tensor, thresholds: Tensor) -> None:
+    """Write what a 1-D tensor shows to a row."""
     wide = widest(flat)
-    finite = torch.isfinite(flat)
-    count = finite.sum(dtype=wide)
-    low = torch.where(finite, flat, math.inf).amin().to(wide)
-    high = torch.where(finite, flat, -math.inf).amax().to(wide)
+    # One read for five counts; the truth values are then added up as bytes, since the sum of truth values is one of
+    # their copy in eight bytes each.
+    reached = torch.ge(flat, thresholds).view(torch.uint8)
+    some = reached.view(_THRESHOLDS, -1, _divisor(len(flat))).sum(-1, dtype=torch.uint8)
+    torch.sum(some, (1,), dtype=torch.int64, out=cell(row, _AT_LEAST, torch.int64, _THRESHOLDS))
+    if flat.dtype is wide:
+        cell(row, 0, wide, 4).copy_(_centred(flat, torch.isfinite(flat)))
+        return
+    low, high, nearest = (cell(row, at, flat.dtype)[0] for at in (_LOW, _HIGH, _NEAREST))
+    sum_, norm = (cell(row, at, wide)[0] for at in (_SUM, _NORM))
+    finite = torch.nan_to_num(flat, nan=math.inf, posinf=math.inf, neginf=math.inf)
+    torch.linalg.vector_norm(finite, -math.inf, out=nearest)
+    finite.nan_to_num_(posinf=0.0)
+    torch.aminmax(finite, out=(low, high))
+    torch.sum(finite, (0,), dtype=wide, out=sum_)
+    torch.linalg.vector_norm(finite, dtype=wide, out=norm)
+
+
+def _centred(flat: Tensor, finite: Tensor) -> Tensor:
+    """Return mean, deviation, smallest and largest finite element, shape (4,).
+
+    Where no wider dtype is there to add up in, values are scaled and centred, so that no square leaves the range.
+    """
+    count = finite.sum(dtype=flat.dtype)
+    low = torch.where(finite, flat, math.inf).amin()
+    high = torch.where(finite, flat, -math.inf).amax()
     scale = torch.maximum(low.abs(), high.abs())
     scale = torch.where((scale > 0) & torch.isfinite(scale), scale, 1.0)
-    unit = torch.where(finite, flat, 0.0).to(wide) / scale
+    unit = torch.where(finite, flat, 0.0) / scale
     mean = total(unit) / count
     spread = torch.where(finite, unit - mean, 0.0)
     std = (total(spread.square()) / count).sqrt()
-    nan, posinf, neginf = torch.isnan(flat).sum(), (flat == math.inf).sum(), (flat == -math.inf).sum()
-    return torch.stack([count, nan.to(wide), posinf.to(wide), neginf.to(wide), mean * scale, std * scale, low, high])
+    return torch.stack([mean * scale, std * scale, low, high])
 
 
-def _fold(rows: Tensor) -> Tensor:
-    """Merge many rows of `_moments_row` into one, by the formula of `merge_moments`."""
-    counts = rows[:, 0]
-    total = counts.sum()
-    share = counts / total.clamp(min=1)
-    mean, std = torch.where(counts > 0, rows[:, 4], 0.0), torch.where(counts > 0, rows[:, 5], 0.0)
+def _finished(rows: Tensor, dtype: torch.dtype, wide: torch.dtype) -> Tensor:
+    """Return counts, mean, deviation and extremes of the tensors of a dtype whose rows these are, shape (rows, 9)."""
+    numbers, posinf, above, at_least_zero, positive = cell(rows, _AT_LEAST, torch.int64, _THRESHOLDS).to(wide).unbind(1)
+    finite, zeros = above - posinf, at_least_zero - positive
+    mean, std = cell(rows, _SUM, wide, 2).unbind(1)
+    low, high, nearest = cell(rows, _LOW, dtype, 3).to(wide).unbind(1)
+    if dtype is not wide:
+        held = finite.clamp(min=1)
+        mean, square = mean / held, std.square() / held
+        # What is not finite was taken for zero. If no element is zero, an extreme of zero is not the elements' own:
+        # all of them have one sign, and the extreme on this side is the one nearest to zero.
+        low = torch.where((low == 0) & (zeros == 0), nearest, low)
+        high = torch.where((high == 0) & (zeros == 0), -nearest, high)
+        # Rounding leaves some deviation where all are equal.
+        std = torch.where(low == high, 0.0, (square - mean.square()).clamp(min=0).sqrt())
+    return torch.stack([finite, numbers, posinf, numbers - above, zeros, mean, std, low, high], 1)
+
+
+def _merged(rows: Tensor) -> Tensor:
+    """Merge many rows of `_finished` into one, by the formula of `merge_moments`."""
+    counts = rows[:, _FINITE]
+    held = counts > 0
+    share = counts / counts.sum().clamp(min=1)
+    mean, std, low, high = rows[:, _MEAN:].unbind(1)
+    mean, std = torch.where(held, mean, 0.0), torch.where(held, std, 0.0)
     center = (share * mean).sum()
     spread = torch.stack([std, mean - center])
     scale = spread.abs().amax().clamp(min=torch.finfo(rows.dtype).tiny)
     deviation = (share * (spread / scale).square().sum(0)).sum().sqrt() * scale
-    low, high = rows[:, 6].amin(), rows[:, 7].amax()
-    return torch.cat([rows[:, :4].sum(0), torch.stack([center, deviation, low, high])])
+    low, high = torch.where(held, low, math.inf).amin(), torch.where(held, high, -math.inf).amax()
+    return torch.cat([rows[:, :_MEAN].sum(0), torch.stack([center, deviation, low, high])])
 
 
-def bin_counts(sample: Tensor) -> Tensor:
-    """Return how many of a 1-D sample's elements each bin of `LogHistogram` holds, int64, shape (4096,)."""
-    if sample.dtype == torch.float64:
+def _sampled(flat: Tensor, stride: int) -> Tensor:
+    """Return every so manieth element, as float32 without gaps; what is finite stays so."""
+    sample = flat[::stride]
+    if sample.dtype is torch.float64:
         limit = torch.finfo(torch.float32).max
         sample = torch.where(torch.isfinite(sample), sample.clamp(-limit, limit), sample)
-    values = sample.to(torch.float32).contiguous()
-    codes = (values.view(torch.int32) >> 20) & (BIN_COUNT - 1)
-    codes = codes + (codes % _SIGN == ZERO)
-    codes = torch.where(values == 0, ZERO, codes)
-    codes = torch.where(torch.isnan(values), NAN, codes).to(torch.int64)
-    counts = torch.zeros(BIN_COUNT, dtype=torch.int64, device=values.device)
-    return counts.scatter_add_(0, codes, torch.ones_like(codes))
+    return sample.to(torch.float32).contiguous()
+
+
+@lru_cache(maxsize=1024)
+def _divisor(count: int) -> int:
+    """Return the largest divisor of a count that is at most 255."""
+    return next(divisor for divisor in range(_BYTE, 0, -1) if count % divisor == 0)

@@ -6,6 +6,7 @@ import operator
 from collections.abc import Callable
 from dataclasses import replace
 from functools import reduce
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
@@ -22,6 +23,15 @@ from propscope.records.network import Parameter
 from propscope.records.summary import TensorSummary
 
 
+class Value(NamedTuple):
+    """What was seen of a parameter's value."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    accumulator: CpuAccumulator | DeviceAccumulator
+    units: CpuUnits | DeviceUnits | None
+
+
 class ParameterAccumulator:
     """Gathers one parameter."""
 
@@ -31,6 +41,7 @@ class ParameterAccumulator:
         "_gradient",
         "_latest",
         "_options",
+        "_value",
         "gradient_sharding",
         "is_frozen",
         "name",
@@ -61,6 +72,7 @@ class ParameterAccumulator:
         # Of the accumulated gradient: the one that may still grow, and whether the running pass begins another one.
         self._latest: CpuAccumulator | DeviceAccumulator | None = None
         self._fresh = True
+        self._value: Value | None = None
 
     def see_gradient(self, gradient: Tensor) -> None:
         """Add the gradient of one backward pass; zeros that a sparse gradient does not store count as zeros."""
@@ -145,8 +157,12 @@ class ParameterAccumulator:
         shape = own.shape if sharding.shape is None else sharding.shape
         return Share(shape, _whole(own, shape, *map(places.brings_parameter, parts)))
 
-    def record(self) -> Parameter | None:
-        """Return the parameter as it is now, with the gradients gathered; None for what has no floating values."""
+    def see_value(self) -> None:
+        """Begin what `record` does of a value on another device, so that one wait serves all parameters."""
+        if not self.parameter.is_meta and not self._options.may_sync(self.parameter):
+            self._value = self._added_value()
+
+    def _added_value(self) -> Value | None:
         value = self.parameter.detach()
         if value.is_meta or not (value.is_floating_point() or value.is_complex()):
             return None
@@ -154,15 +170,22 @@ class ParameterAccumulator:
         accumulator = self._options.accumulator(value)
         units: CpuUnits | DeviceUnits | None = None
         if value.dim() > 1 and value.numel() and self._options.stats == "all":
-            units = CpuUnits(len(value)) if self._options.may_sync(value) else DeviceUnits(len(value))
+            units = self._options.units(len(value), value)
         accumulator.add(value, units, 0)
+        return Value(tuple(value.shape), str(value.dtype).removeprefix("torch."), accumulator, units)
+
+    def record(self) -> Parameter | None:
+        """Return the parameter as it is now, with the gradients gathered; None for what has no floating values."""
+        value, self._value = self._value or self._added_value(), None
+        if value is None:
+            return None
         return Parameter(
             name=self.name,
-            shape=tuple(value.shape),
-            dtype=str(value.dtype).removeprefix("torch."),
-            value=accumulator.summary(),
+            shape=value.shape,
+            dtype=value.dtype,
+            value=value.accumulator.summary(),
             gradient=self.gradient,
-            symmetric_units=None if units is None else units.symmetric,
+            symmetric_units=None if value.units is None else value.units.symmetric,
         )
 
 

@@ -528,6 +528,8 @@ class Recorder:
         first = next((p for p in self._model.parameters() if not is_lazy(p)), None)
         observer = self._observer
         watch = self._watch
+        for name, accumulator in watch.parameters.items():
+            observer.guard(name, "parameter", "its value", accumulator.see_value)
         parameters = {
             name: (accumulator, recorded)
             for name, accumulator in watch.parameters.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -14,7 +14,8 @@ from torch import Tensor
 from propscope.measure.attention import SoftmaxFigures
 from propscope.measure.cpu_accumulator import CpuAccumulator
 from propscope.measure.device_accumulator import DeviceAccumulator
-from propscope.measure.geometry import gathered_gram, geometries, gram, is_safe, rows_of_rank
+from propscope.measure.device_memory import DeviceMemory
+from propscope.measure.geometry import DeviceGram, gathered_gram, geometries, gram, is_safe, rows_of_rank
 from propscope.measure.hooks import require_storage
 from propscope.measure.parts import Part, added, joint, largest, summarized
 from propscope.measure.rank_places import Places
@@ -38,12 +39,14 @@ class Options:
     `histogram_limit`: elements of one tensor that its histogram counts at most, 0 for all. `look`: whether results may
     be read while the model runs, which is free on the CPU and makes any other device wait; None: only on the CPU.
     `places`: where this process is among those that put their records together, None where it records for itself.
+    `memory`: where accumulators on other devices write.
     """
 
     stats: Stats = "all"
     histogram_limit: int = HISTOGRAM_LIMIT
     look: bool | None = None
     places: Places | None = None
+    memory: DeviceMemory = field(default_factory=DeviceMemory, repr=False, compare=False)
 
     def may_sync(self, tensor: Tensor) -> bool:
         """Return whether values of this tensor may be read on the way."""
@@ -51,8 +54,14 @@ class Options:
 
     def accumulator(self, tensor: Tensor) -> CpuAccumulator | DeviceAccumulator:
         """Return a new accumulator for tensors like this one."""
-        kind = CpuAccumulator if self.may_sync(tensor) else DeviceAccumulator
-        return kind(limit=self.histogram_limit, histogram=self.stats == "all")
+        limit, histogram = self.histogram_limit, self.stats == "all"
+        if self.may_sync(tensor):
+            return CpuAccumulator(limit=limit, histogram=histogram)
+        return DeviceAccumulator(limit=limit, histogram=histogram, memory=self.memory)
+
+    def units(self, count: int, tensor: Tensor) -> CpuUnits | DeviceUnits:
+        """Return what accumulates the figures of so many units of tensors like this one."""
+        return CpuUnits(count) if self.may_sync(tensor) else DeviceUnits(count, self.memory)
 
 
 class Summands(NamedTuple):
@@ -125,7 +134,7 @@ class SiteAccumulator:
         self._backward: CpuAccumulator | DeviceAccumulator | None = None
         self._units: CpuUnits | DeviceUnits | None = None
         self._region: FlatRegion | None = None
-        self._gram: Tensor | NDArray[np.float32] | None = None
+        self._gram: Tensor | DeviceGram | NDArray[np.float32] | None = None
         self._rows: Tensor | None = None
         # The passes so far, and the first one with values that are not finite, as far as it is known by now.
         self._passes = 0
@@ -229,7 +238,7 @@ class SiteAccumulator:
             self.has_units, self._units, self._varies = False, None, True
             return None
         if self._units is None:
-            self._units = CpuUnits(count) if self._options.may_sync(value) else DeviceUnits(count)
+            self._units = self._options.units(count, value)
         return self._units
 
     def _see_geometry(self, value: Tensor) -> None:
@@ -242,8 +251,12 @@ class SiteAccumulator:
                 products = gram(value, self.unit_axis)
         else:
             products = gram(value, self.unit_axis)
-        if products is not None:
-            self._gram = products
+        if products is None or self._options.may_sync(value):
+            self._gram = self._gram if products is None else products
+            return
+        if not isinstance(self._gram, DeviceGram):
+            self._gram = DeviceGram(self._options.memory, value.device)
+        self._gram.keep(products)
 
     def end_pass(self) -> None:
         """Note that a backward pass ended, so that the first one with values that are not finite is known."""
@@ -275,7 +288,9 @@ class SiteAccumulator:
     @property
     def products(self) -> NDArray[np.floating] | None:
         """The inner products of the last batch's samples, see `geometry.gram`; waits for the device."""
-        return self._gram.cpu().numpy() if isinstance(self._gram, Tensor) else self._gram
+        if isinstance(self._gram, DeviceGram):
+            return self._gram.read()
+        return self._gram.numpy() if isinstance(self._gram, Tensor) else self._gram
 
     def measured(self) -> dict[str, Any]:
         """Return what was gathered, as fields of a `Site`, with the `products` of the rows; waits for the device."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from propscope.measure import kernel
 from propscope.measure.arena import zeros
+from propscope.measure.device_memory import Cells, DeviceMemory
 from propscope.measure.parts import Part, both_ends, common, marks_of_classes, vector
 from propscope.measure.rank_places import Places
 from propscope.measure.saturation import FlatRegion
@@ -159,51 +160,79 @@ class CpuUnits:
 class DeviceUnits:
     """Accumulates the unit figures of one site on another device, without waiting for it."""
 
-    __slots__ = ("_alive", "_hash", "units")
+    __slots__ = ("_cells", "_marked", "_memory", "_seen", "_weights", "units")
 
-    def __init__(self, units: int) -> None:
+    def __init__(self, units: int, memory: DeviceMemory | None = None) -> None:
         self.units = units
-        self._alive: Tensor | None = None
-        self._hash: Tensor | None = None
+        self._memory = memory or DeviceMemory()
+        # A hash of each unit, and behind them a truth value of each.
+        self._cells: Cells | None = None
+        self._seen = self._marked = False
+        self._weights: Tensor | None = None
+
+    def _cells_on(self, device: torch.device) -> Cells:
+        if self._cells is None:
+            self._cells = self._memory.take(self.units + -(-self.units // 8), device)
+        self._cells.note_written()
+        return self._cells
+
+    def _split(self, cells: Tensor) -> tuple[Tensor, Tensor]:
+        return cells[: self.units], cells[self.units :].view(torch.bool)[: self.units]
 
     def see(self, tensor: Tensor, unit_axis: int) -> None:
         """Add a tensor."""
         columns = unit_columns(tensor, unit_axis)
-        new = hash_columns(columns.float())
-        self._hash = new if self._hash is None else self._hash * 31 + new
+        if self._weights is None or len(self._weights) != len(columns):
+            self._weights = _weights_of(columns)
+        hashes, _ = self._split(self._cells_on(tensor.device).memory)
+        if self._seen:
+            torch.add(hash_columns(columns.float(), self._weights), hashes, alpha=31, out=hashes)
+        else:
+            hash_columns(columns.float(), self._weights, out=hashes)
+        self._seen = True
 
     def mark_preactivation(self, tensor: Tensor, unit_axis: int, region: FlatRegion) -> None:
         """Mark the units that respond to any sample."""
-        columns = unit_columns(tensor, unit_axis).float()
-        inside = torch.zeros_like(columns, dtype=torch.bool)
+        columns = unit_columns(tensor, unit_axis)
+        _, alive = self._split(self._cells_on(tensor.device).memory)
         edges = [-np.inf, *region.bounds.tolist(), np.inf]
         for low, high in list(pairwise(edges))[int(region.first_flat) :: 2]:
-            inside |= (columns > low) & (columns <= high)
-        alive = inside.any(0)
-        self._alive = alive if self._alive is None else self._alive | alive
+            # At the ends of the line one comparison tells: NaN is inside of nothing.
+            inside = columns <= high if low == -np.inf else columns > low
+            if -np.inf < low and high < np.inf:
+                inside &= columns <= high
+            alive.logical_or_(inside.any(0))
+        self._marked = True
 
     @property
     def alive(self) -> Bools | None:
         """Which units responded to some sample, shape (units,), None where no nonlinearity follows; waits as `dead`."""
-        return None if self._alive is None else self._alive.cpu().numpy()
+        if self._cells is None or not self._marked:
+            return None
+        alive: Bools = self._split(self._cells.read())[1].numpy()
+        return alive
 
     @property
     def dead(self) -> int | None:
         """Number of units that were flat on every sample; waits for the device."""
-        return None if self._alive is None else int((~self._alive).sum().cpu())
+        alive = self.alive
+        return None if alive is None else int((~alive).sum())
 
     @property
     def classes(self) -> NDArray[np.int64] | None:
         """A number for each unit, the same for those that are equal, shape (units,); None where all differ; waits."""
-        hashes: NDArray[np.int64] | None = None if self._hash is None else self._hash.cpu().numpy()
-        return None if hashes is None or len(np.unique(hashes)) == len(hashes) else hashes
+        if self._cells is None or not self._seen:
+            return None
+        hashes: NDArray[np.int64] = self._split(self._cells.read())[0].numpy()
+        return None if len(np.unique(hashes)) == len(hashes) else hashes
 
     @property
     def symmetric(self) -> int:
         """Number of units that equal another unit on every sample; waits for the device."""
-        if self._hash is None:
+        classes = self.classes
+        if classes is None:
             return 0
-        _, sizes = np.unique(self._hash.cpu().numpy(), return_counts=True)
+        _, sizes = np.unique(classes, return_counts=True)
         return int(sizes[sizes > 1].sum())
 
 
@@ -267,11 +296,15 @@ def _classes(*keys: NDArray[Any]) -> NDArray[np.int64]:
     return found
 
 
-def hash_columns(columns: Tensor) -> Tensor:
+def hash_columns(columns: Tensor, weights: Tensor, out: Tensor | None = None) -> Tensor:
     """Return an int64 hash of each column's float32 bits, shape (units,); sums of products, so exact in any order."""
-    bits = (columns.contiguous() + 0.0).view(torch.int32).to(torch.int64)
-    position = torch.arange(1, len(bits) + 1, device=bits.device, dtype=torch.int64)
-    return (bits * _hash_weights(position)[:, None]).sum(0)
+    # Adding 0 turns -0 into 0.
+    return torch.sum((columns + 0.0).contiguous().view(torch.int32) * weights, (0,), out=out)
+
+
+def _weights_of(columns: Tensor) -> Tensor:
+    position = torch.arange(1, len(columns) + 1, device=columns.device, dtype=torch.int64)
+    return _hash_weights(position)[:, None]
 
 
 def _hash_columns(columns: NDArray[np.float32]) -> NDArray[np.int64]:
