@@ -1,158 +1,241 @@
-"""The overhead of recording an MLP's training step, with propscope and with hooks that people write by hand.
+"""What looking costs: the CPU time of recorded steps over that of the bare step, with propscope and by hand.
 
-    python benches/overhead.py [--rounds 40]
+    python benches/overhead.py [--rounds 7] [--against CHECKOUT] [--only NAME]
 
-A step zeroes the gradients and runs forward and backward in float32. Recorded are the output of every module, every
-parameter, and the gradients of both. "propscope, step" is a step inside an open `track` block; "propscope, whole" is
-entering the block, the step, leaving it, and `profile()`. Peak memory is the resident set of a separate process.
+A step zeroes the gradients and runs forward and backward in float32, on one thread. Everything is recorded: every site,
+every parameter, values and gradients. The columns, each the median over rounds of the ratio to the bare step that the
+same process ran in the same round:
+
+- step: a later step in an open `track` block; second: the second step of a block, which prepares the later ones.
+- first: entering a block, the first step and leaving it, with a model that was never watched; again: the same with that
+  model once more.
+- profile(): one call of `propscope.profile`, which also leaves the model as it was.
+- hooks: a step with hooks as in tutorials (mean, std, min, max, histc) on the same values and gradients.
+- memory: the peak resident set of a process that steps in an open block, over that of one that takes bare steps.
+
+`--against`: another checkout of propscope, whose processes take turns with those of this one, so that the load of the
+machine meets both alike. Writes outputs/overhead.json and outputs/overhead.png.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import json
+import os
+import statistics
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from timing import OUTPUTS, Timing, Within, interleave, lines, peak_resident, write
-from torch import Tensor, nn
+from networks import NETWORKS
+from timing import OUTPUTS, peak_resident, write
 
-import propscope
-
-WORKLOADS = {"20 x 512, batch 256": (512, 256), "20 x 256, batch 200": (256, 200)}
-Step = Callable[[], object]
+HERE = Path(__file__).resolve()
+COLUMNS = ("step", "second", "first", "again", "profile()", "hooks")
+# The step that counts as a later one.
+_LATER = 4
+_WIDTH = 11
+# Memory that a step frees stays with the process: else the bare step takes up to half as long again for new pages, in
+# one process and not in the next.
+_KEPT = str(1 << 30)
+_SETTINGS = {"OMP_NUM_THREADS": "1", "MALLOC_TRIM_THRESHOLD_": _KEPT, "MALLOC_MMAP_THRESHOLD_": _KEPT}
+Ratios = dict[str, list[float]]
 
 
 class Workload:
-    """One MLP and the ways to watch it."""
+    """One network and the ways to watch it."""
 
-    def __init__(self, width: int, batch: int) -> None:
+    def __init__(self, name: str) -> None:
+        import torch
+
+        torch.set_num_threads(1)
         torch.manual_seed(0)
-        self.model = nn.Sequential(*[layer for _ in range(20) for layer in (nn.Linear(width, width), nn.ReLU())])
-        self.x, self.cotangent = torch.randn(batch, width), torch.randn(batch, width)
-        self.writer: Any = None
+        self.model, self.batch = NETWORKS[name]()
 
-    def step(self) -> None:
+    @staticmethod
+    def loss(output: Any) -> Any:
+        """Return a loss that every element of the first output enters."""
+        return (output if hasattr(output, "square") else output[0]).square().mean()
+
+    def step(self, model: Any = None) -> None:
         """Run the bare step."""
-        self.model.zero_grad(set_to_none=True)
-        self.model(self.x).backward(self.cotangent)
+        model = model or self.model
+        model.zero_grad(set_to_none=True)
+        self.loss(model(self.batch)).backward()
 
-    def by_hand(self, statistic: Callable[[str, Tensor], object]) -> None:
-        """Run a step with hooks as tutorials write them, calling `statistic` for everything that propscope records."""
+    def by_hand(self) -> None:
+        """Run a step with hooks as tutorials write them on everything that propscope records."""
 
-        def hook(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-            def see(module: nn.Module, inputs: Any, output: Tensor) -> None:
-                statistic(f"{name}.forward", output.detach())
-                output.register_hook(lambda gradient: (statistic(f"{name}.backward", gradient), None)[1])
+        def see(tensor: Any) -> None:
+            tensor = tensor.detach()
+            _ = tensor.mean().item(), tensor.std().item(), tensor.min().item(), tensor.max().item(), tensor.histc(64)
 
-            return see
+        def hook(module: Any, inputs: Any, output: Any) -> None:
+            if hasattr(output, "is_floating_point") and output.is_floating_point():
+                see(output)
+                if output.requires_grad:
+                    output.register_hook(see)
 
-        handles = [layer.register_forward_hook(hook(name)) for name, layer in self.model.named_children()]
+        handles = [m.register_forward_hook(hook) for m in self.model.modules() if not m._modules]
         self.step()
         for handle in handles:
             handle.remove()
-        for name, parameter in self.model.named_parameters():
-            statistic(f"{name}.value", parameter.detach())
+        for parameter in self.model.parameters():
+            see(parameter)
             if parameter.grad is not None:
-                statistic(f"{name}.gradient", parameter.grad)
+                see(parameter.grad)
 
-    def contenders(self) -> dict[str, Step]:
-        """Return every way to run the step, the bare one first."""
-        return {
-            "bare": self.step,
-            "propscope, step": Within(lambda: propscope.track(self.model), self.step),
-            "propscope, step, moments only": Within(lambda: propscope.track(self.model, stats="moments"), self.step),
-            "propscope, whole": self.whole,
-            "propscope, entering and leaving": lambda: _enter(self),
-            "tutorial: mean, std, min, max, histc": lambda: self.by_hand(tutorial),
-            "numpy histograms": lambda: self.by_hand(numpy_histogram),
-        }
+    def round(self, *, by_hand: bool) -> dict[str, float]:
+        """Return the CPU seconds of the bare step and of each column."""
+        import propscope
 
-    def tensorboard(self) -> None:
-        """Write histograms of everything before the step ends: the writer's thread must not disturb the next step."""
-        self.by_hand(lambda name, tensor: self.writer.add_histogram(name, tensor))
-        self.writer.flush()
+        def watched(model: Any) -> None:
+            with propscope.track(model):
+                self.step(model)
 
-    def whole(self) -> None:
-        """Enter a block, run a step, leave the block and make the profile."""
-        with propscope.track(self.model) as recorder:
-            self.step()
-        recorder.profile()
+        found = {"bare": _second(self.step)}
+        with propscope.track(self.model):
+            taken = [_seconds(self.step) for _ in range(_LATER)]
+        found["second"], found["step"] = taken[1], taken[-1]
+        fresh = copy.deepcopy(self.model)
+        self.step(fresh)
+        found["first"], found["again"] = (_seconds(lambda: watched(fresh)) for _ in range(2))
+        self.step()
+        found["profile()"] = _second(lambda: propscope.profile(self.model, self.batch, self.loss))
+        if by_hand:
+            found["hooks"] = _second(self.by_hand)
+        return found
 
 
-def tutorial(name: str, tensor: Tensor) -> tuple[float, float, float, float, Tensor]:
-    """Return the statistics of a tutorial's hook."""
-    return tensor.mean().item(), tensor.std().item(), tensor.min().item(), tensor.max().item(), tensor.histc(64)
+def _seconds(run: Callable[[], object]) -> float:
+    start = time.process_time()
+    run()
+    return time.process_time() - start
 
 
-def numpy_histogram(name: str, tensor: Tensor) -> object:
-    """Return numpy's histogram of a tensor."""
-    return np.histogram(tensor.numpy(), bins=64)
+def _second(run: Callable[[], object]) -> float:
+    """Return the CPU seconds of the second of two runs, which finds its data in the caches."""
+    run()
+    return _seconds(run)
 
 
-def measure(workload: Workload, rounds: int) -> dict[str, Timing]:
-    """Return the timings of every contender."""
-    contenders = workload.contenders()
-    found = interleave(contenders, rounds=rounds)
-    if workload.writer is not None:
-        # It runs apart from the others, since a second of its work changes the state of caches and clock.
-        alone = interleave({"TensorBoard histograms": workload.tensorboard}, rounds=5)
-        slow, bare = alone["TensorBoard histograms"], found["bare"].median
-        found["TensorBoard histograms"] = replace(
-            slow, ratio=slow.median / bare, ratio_low=slow.low / bare, ratio_high=slow.high / bare
-        )
+def serve(name: str, *, by_hand: bool) -> None:
+    """Measure one round for each line of stdin, and print it as JSON; the first round does not count."""
+    workload = Workload(name)
+    workload.round(by_hand=by_hand)
+    for _ in sys.stdin:
+        print(json.dumps(workload.round(by_hand=by_hand)), flush=True)
+
+
+class Process:
+    """A process that measures a network with the propscope of a checkout."""
+
+    def __init__(self, name: str, checkout: Path, *options: str) -> None:
+        command = [sys.executable, str(HERE), "--serve", name, *options]
+        environment = os.environ | _SETTINGS | {"PYTHONPATH": str(checkout)}
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
+        self.ratios: Ratios = {}
+        self.bare: list[float] = []
+
+    def measure(self) -> None:
+        """Have one round measured."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(file=self._process.stdin, flush=True)
+        found = json.loads(self._process.stdout.readline())
+        bare = found.pop("bare")
+        self.bare.append(bare)
+        for column, seconds in found.items():
+            self.ratios.setdefault(column, []).append(seconds / bare)
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def measured(name: str, checkouts: dict[str, Path], rounds: int) -> dict[str, Process]:
+    """Return the processes of the checkouts, which took turns."""
+    found = {
+        label: Process(name, checkout, *(["--by-hand"] if label == "now" else []))
+        for label, checkout in checkouts.items()
+    }
+    for _ in range(rounds):
+        for process in found.values():
+            process.measure()
+    for process in found.values():
+        process.close()
     return found
 
 
-def _enter(workload: Workload) -> None:
-    with propscope.track(workload.model):
-        pass
+def peak(name: str, contender: str) -> float:
+    """Return the peak resident set in MB of a process that takes steps, bare or watched."""
+    command = [sys.executable, str(HERE), "--peak", name, contender]
+    environment = os.environ | {"PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
+    return float(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
 
 
-def peak(workload_name: str, contender: str) -> float:
-    """Return the peak resident set in MB of a process that runs one contender ten times."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--peak", workload_name, contender]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+def _peak_here(name: str, contender: str) -> float:
+    import propscope
 
-
-def _peak_here(workload_name: str, contender: str) -> float:
-    # The bare step loads the same code, so that the ratio compares what the runs take.
+    # The bare process loads the same code, so that the ratio compares what the runs take.
     assert callable(propscope.track)
-    workload = Workload(*WORKLOADS[workload_name])
-    run = {"bare": workload.step, "propscope": workload.whole}[contender]
-    for _ in range(10):
-        run()
+    workload = Workload(name)
+    with propscope.track(workload.model) if contender == "watched" else nullcontext():
+        for _ in range(5):
+            workload.step()
     return peak_resident()
 
 
-def draw(found: dict[str, dict[str, Timing]]) -> Path:
-    """Draw the ratios as bars."""
+def rows(name: str, processes: dict[str, Process], memory: float) -> Iterator[str]:
+    """Yield a line of the table for each checkout: medians, and quartiles below."""
+    for label, process in processes.items():
+        cells, spread = [], []
+        for column in COLUMNS:
+            ratios = process.ratios.get(column)
+            if ratios is None:
+                cells.append("")
+                spread.append("")
+                continue
+            low, middle, high = statistics.quantiles(ratios, n=4)
+            cells.append(f"{middle:.2f}")
+            spread.append(f"{low:.2f}-{high:.2f}")
+        said = f"{memory:.3f}" if label == "now" else ""
+        bare = f"{1e3 * statistics.median(process.bare):.1f} ms"
+        yield f"{name:24}{label:8}{bare:>10}" + "".join(f"{cell:>{_WIDTH}}" for cell in (*cells, said))
+        yield f"{'':42}" + "".join(f"{cell:>{_WIDTH}}" for cell in spread)
+
+
+def draw(found: dict[str, dict[str, Process]]) -> Path:
+    """Draw the ratios of this checkout as bars."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 4.2), layout="constrained", dpi=150)
+    figure = Figure(figsize=(9, 6.4), layout="constrained", dpi=150)
     axes = figure.subplots()
-    names = [name for name in next(iter(found.values())) if name != "propscope, entering and leaving"]
-    for offset, (workload, timings) in enumerate(found.items()):
-        at = np.arange(len(names)) + 0.38 * (offset - 0.5)
-        ratios = [timings[name].ratio for name in names]
-        bars = axes.barh(at, ratios, 0.36, label=f"MLP {workload}", color=("#1f4e79", "#9dc3e6")[offset])
-        axes.bar_label(bars, [f"{ratio:.2f}" for ratio in ratios], padding=3)
-    axes.set_yticks(np.arange(len(names)), names)
+    shown = ("step", "first", "profile()", "hooks")
+    labels = ("step in an open block", "first step, with entering and leaving", "profile()", "hooks as in tutorials")
+    colors = ("#1f4e79", "#5b9bd5", "#9dc3e6", "#c9c9c9")
+    for number, (column, label, color) in enumerate(zip(shown, labels, colors, strict=True)):
+        at = np.arange(len(found)) + 0.21 * (number - 1.5)
+        ratios = [statistics.median(processes["now"].ratios[column]) for processes in found.values()]
+        bars = axes.barh(at, ratios, 0.2, label=label, color=color)
+        axes.bar_label(bars, [f"{ratio:.2f}" for ratio in ratios], padding=3, fontsize=7)
+    axes.set_yticks(np.arange(len(found)), list(found))
     axes.invert_yaxis()
-    axes.set_xlabel("time of a step (forward and backward), relative to the bare step")
-    axes.set_xscale("log")
-    axes.set_xlim(0.9, 1.6 * max(timing.ratio for timings in found.values() for timing in timings.values()))
-    ticks = [1, 2, 5, 10, 20, 50, 100]
-    axes.set_xticks(ticks, map(str, ticks))
-    axes.minorticks_off()
+    axes.set_xlabel("CPU time relative to the bare step (forward and backward)")
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xlim(left=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title("Overhead of recording every activation, gradient and parameter", loc="left")
-    axes.legend(loc="upper right", frameon=False)
+    axes.legend(loc="lower right", frameon=False)
     path = OUTPUTS / "overhead.png"
     figure.savefig(path)
     return path
@@ -161,31 +244,31 @@ def draw(found: dict[str, dict[str, Timing]]) -> Path:
 def main() -> None:
     """Measure, print, write outputs/overhead.json and outputs/overhead.png."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--peak", nargs=2, metavar=("WORKLOAD", "CONTENDER"), help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT")
+    parser.add_argument("--only", action="append", choices=NETWORKS, help="measure this network; draws nothing")
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    parser.add_argument("--by-hand", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.serve:
+        serve(arguments.serve, by_hand=arguments.by_hand)
+        return
     if arguments.peak:
         print(_peak_here(*arguments.peak))
         return
+    checkouts = {"before": arguments.against.resolve()} if arguments.against else {}
+    checkouts["now"] = HERE.parents[1]
+    print(f"{'':34}{'bare':>8}" + "".join(f"{column:>{_WIDTH}}" for column in (*COLUMNS, "memory")))
     found, memory = {}, {}
-    for name, (width, batch) in WORKLOADS.items():
-        workload = Workload(width, batch)
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            print("TensorBoard is left out because it is not installed; pip install tensorboard")
-        else:
-            import tempfile
-
-            workload.writer = SummaryWriter(tempfile.mkdtemp())
-        found[name] = measure(workload, arguments.rounds)
-        print("\n".join(lines(f"MLP {name}", found[name])))
-        memory[name] = {contender: peak(name, contender) for contender in ("bare", "propscope")}
-        ratio = memory[name]["propscope"] / memory[name]["bare"]
-        print(
-            f"  peak memory {memory[name]['bare']:.0f} MB bare, {memory[name]['propscope']:.0f} MB, ratio {ratio:.3f}"
-        )
-    print(write("overhead", {"timings": found, "peak_megabytes": memory}))
+    for name in arguments.only or NETWORKS:
+        found[name] = measured(name, checkouts, arguments.rounds)
+        memory[name] = peak(name, "watched") / peak(name, "bare")
+        print("\n".join(rows(name, found[name], memory[name])), flush=True)
+    if arguments.only:
+        return
+    ratios = {name: {label: one.ratios for label, one in processes.items()} for name, processes in found.items()}
+    print(write("overhead", {"ratios": ratios, "peak_memory": memory}))
     print(draw(found))
 
 

@@ -29,6 +29,7 @@ class CpuAccumulator:
     """Accumulates tensors of any shape and floating dtype; `summary()` at any time. `limit` 0: no sampling."""
 
     __slots__ = (
+        "_apart",
         "_emptied",
         "_histogram",
         "_limit",
@@ -47,6 +48,8 @@ class CpuAccumulator:
         self._moments = NO_MOMENTS
         self._emptied = _NOTHING
         self._plan: kernel.Plan | None = None
+        # Whether inner products are wanted that the plan cannot give.
+        self._apart = False
         self._units: CpuUnits | None = None
         self._sampled = 0
         self._room = _FULL
@@ -102,8 +105,8 @@ class CpuAccumulator:
         else:
             plan = kernel.Plan(tensor, state, stride, unit_axis=axis, extremes=extremes, rows=rows)
             last_product, found = plan.run(tensor), plan.products
-            if is_safe(last_product) and (rows is not None or not products):
-                self._plan = plan
+            if is_safe(last_product):
+                self._plan, self._apart = plan, products and rows is None
         if self._units is not None:
             self._units.compare(tensor, unit_axis)
         return found if is_safe(last_product) else None
@@ -120,7 +123,8 @@ class CpuAccumulator:
         """Add a tensor of the same shape and dtype as the last one by the short path; else return None and add nothing.
 
         Returns the last inner product, 1 without `products`; the others are in the array that `add` returned. A product
-        that is not `geometry.is_safe` sends the next tensor through `add` again.
+        that is not `geometry.is_safe` sends the next tensor through `add` again. 0, which is not safe either, where one
+        pass cannot give them.
         """
         plan, units = self._plan, self._units
         if plan is None or self._room < self._sampled or (units is not None and units.undecided):
@@ -131,7 +135,7 @@ class CpuAccumulator:
         last_product = plan.run(tensor)
         if not is_safe(last_product):
             self._plan = None
-        return last_product
+        return 0.0 if self._apart else last_product
 
     def forget_shape(self) -> None:
         """Send the next tensor through `add`, whatever its shape: it has units from now on."""

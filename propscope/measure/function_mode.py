@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from propscope.measure import kernel
 from propscope.measure.attention import masked_share, sampled_logits, softmax_axis, softmax_figures
 from propscope.measure.functions import BY_FUNCTION, Operation, is_residual_sum
 from propscope.measure.hooks import in_backward
@@ -58,8 +59,10 @@ class FunctionWatch(TorchFunctionMode):
         info = observer.stack[-1]
         if func is _VIEW_AS and len(args) == 2 and args[0] is args[1]:
             return self._passed_on(info.path, *args)
+        moves = _moves(func)
+        if (info.opaque or moves) and not (observer.graph.taking or observer.makers.active):
+            return func(*args, **kwargs)
         traced = observer.graph.taking and not is_atomic(info.module)
-        moves = getattr(func, "__name__", "") in _MOVES and func not in BY_FUNCTION
         followed = observer.makers.active and not info.opaque and not in_backward()
         if (not (traced or followed) and (info.opaque or moves)) or observer.hidden_by():
             return func(*args, **kwargs)
@@ -196,6 +199,11 @@ class FunctionWatch(TorchFunctionMode):
                 site.see_attention(figures._replace(masked=masked))
 
 
+@lru_cache(maxsize=1024)
+def _moves(func: Callable[..., Any]) -> bool:
+    return getattr(func, "__name__", "") in _MOVES and func not in BY_FUNCTION
+
+
 def _if_residual(operation: Operation, args: tuple[Any, ...]) -> Operation | None:
     return operation if is_residual_sum(args) else None
 
@@ -206,7 +214,9 @@ def _is_collective(func: Callable[..., Any]) -> bool:
     return str(name).startswith(("_c10d_functional", "c10d"))
 
 
-def _mean_square(tensor: Tensor) -> Tensor:
+def _mean_square(tensor: Tensor) -> Tensor | float:
     values = measurable(tensor.detach())
+    if kernel.can_read(values):
+        return kernel.mean_square(values)
     values = values if values.dtype == torch.float64 else values.float()
     return total(values.square()) / max(values.numel(), 1)

@@ -11,6 +11,7 @@ import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -43,7 +44,7 @@ _BIN_CELLS = 4100
 _FIGURES = 9
 _figures = struct.Struct(f"{_FIGURES}d")
 # So many shapes, of so many units at most, have a plan for the first tensors.
-_SHAPES = 64
+_SHAPES = 256
 _UNITS = 1 << 12
 
 
@@ -60,13 +61,23 @@ class Rows(NamedTuple):
     length: int
 
 
-def memory_order(tensor: Tensor) -> list[int] | None:
+def memory_order(tensor: Tensor) -> tuple[int, ...] | None:
     """Return the axes from the outermost in memory to the innermost; None where the elements leave gaps or overlap."""
-    axes = range(tensor.dim())
     if tensor.is_contiguous():
-        return list(axes)
-    order = sorted(axes, key=lambda axis: (tensor.stride()[axis], tensor.shape[axis]), reverse=True)
-    return order if tensor.permute(order).is_contiguous() else None
+        return tuple(range(tensor.dim()))
+    return _memory_order(tensor.shape, tensor.stride())
+
+
+# The tensors of one network have few layouts.
+@lru_cache(maxsize=1024)
+def _memory_order(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...] | None:
+    order = tuple(sorted(range(len(shape)), key=lambda axis: (strides[axis], shape[axis]), reverse=True))
+    expected = 1
+    for axis in reversed(order):
+        if shape[axis] != 1 and strides[axis] != expected:
+            return None
+        expected *= shape[axis]
+    return order
 
 
 class State:
@@ -210,7 +221,7 @@ class Plan:
         order = memory_order(tensor)
         self._convert = self._dtype not in (torch.float32, torch.bfloat16)
         self._copy = order is None
-        order = order or list(range(tensor.dim()))
+        order = order or tuple(range(tensor.dim()))
         shape = [tensor.shape[axis] for axis in order]
         elements = 1, 0, tensor.numel()
         if unit_axis is not None:
@@ -319,6 +330,14 @@ def see_first(
         products = zeros(plan.products.size, np.float32).reshape(plan.products.shape)
         products[:] = plan.products
     return Seen(held, products, last_product)
+
+
+def mean_square(tensor: Tensor) -> float:
+    """Return the mean of the squares of a tensor that `can_read`; NaN or Inf where some element is."""
+    finite, mean, std, _, _, nan, *_ = see_first(tensor, 1, bins=False).held.moments
+    if finite == tensor.numel():
+        return mean * mean + std * std
+    return math.nan if nan else math.inf
 
 
 def all_differ(extremes: NDArray[np.float32]) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from propscope.measure.wrappers import modules_in, parameters_in
 from propscope.records.numerals import counted
 
 # What the ranks of one group hold of a tensor: the same, different positions of one dimension, different runs of its
@@ -140,7 +141,7 @@ def expert_groups(model: nn.Module) -> tuple[Group, ...]:
     Such ranks see different samples, though their mesh is one of the model, and exchange them between the layers.
     """
     found: dict[Group, None] = {}
-    for parameter in model.parameters():
+    for parameter in parameters_in(modules_in(model)):
         sharding = sharding_of(parameter) if parameter.dim() == 3 else None
         for split in () if sharding is None else sharding.splits:
             if split.kind == "sharded" and split.dimension == 0 and len(split.group.ranks) > 1:
@@ -230,7 +231,7 @@ def with_inherited(
 def data_groups(model: nn.Module) -> tuple[Group, ...]:
     """Return the groups whose ranks see different samples, by the wrappers of the model: DDP, FSDP, `fully_shard`."""
     found: dict[tuple[int, ...], Group] = {}
-    for module in model.modules():
+    for module in modules_in(model):
         for group in _data_groups_of(module):
             if len(group.ranks) > 1:
                 found.setdefault(group.ranks, group)
@@ -242,7 +243,7 @@ def losses_of(model: nn.Module) -> float | None:
 
     It is the number of ranks that see different samples, or what `set_gradient_divide_factor` of FSDP2 says.
     """
-    for module in model.modules():
+    for module in modules_in(model):
         for of_parameters in _parameter_groups(module):
             if (factor := getattr(of_parameters, "gradient_divide_factor", None)) is not None:
                 return float(factor)
@@ -252,22 +253,22 @@ def losses_of(model: nn.Module) -> float | None:
 
 def is_fully_sharded(model: nn.Module) -> bool:
     """Return whether FSDP puts the gradients of some parameters in place itself."""
-    return any(_is_fsdp1(module) or _is_fsdp2(module) for module in model.modules())
+    return any(_is_fsdp1(module) or _is_fsdp2(module) for module in modules_in(model))
 
 
 def flat_parameters(model: nn.Module) -> list[Any]:
     """Return the flat parameters of FSDP1, each of which holds those of several modules."""
-    handles = (vars(module).get("_handle") for module in model.modules() if _is_fsdp1(module))
+    handles = (vars(module).get("_handle") for module in modules_in(model) if _is_fsdp1(module))
     found = [handle.flat_param for handle in handles if handle is not None]
     # What a model holds that was taken out of its wrapper.
-    found += [flat for module in model.modules() if (flat := module._parameters.get("_flat_param")) is not None]
+    found += [flat for module in modules_in(model) if (flat := module._parameters.get("_flat_param")) is not None]
     return list({id(flat): flat for flat in found}.values())
 
 
 def reduced_in_place(model: nn.Module) -> set[int]:
     """Return the ids of the parameters whose gradients FSDP reduces and puts in place, past their hooks."""
     found = {id(parameter) for flat in flat_parameters(model) for parameter in flat._params or (flat,)}
-    for module in model.modules():
+    for module in modules_in(model):
         found.update(id(one.sharded_param) for group in _parameter_groups(module) for one in group.fsdp_params)
     return found
 
@@ -275,7 +276,7 @@ def reduced_in_place(model: nn.Module) -> set[int]:
 def flat_shardings(model: nn.Module) -> dict[int, Sharding]:
     """Return how the parameters under FSDP1 lie on the ranks, by id: each rank holds a run of their elements."""
     found: dict[int, Sharding] = {}
-    for module in model.modules():
+    for module in modules_in(model):
         if not _is_fsdp1(module) or (handle := vars(module).get("_handle")) is None:
             continue
         kind: Kind = "flat" if handle.uses_sharded_strategy else "replicated"
@@ -343,7 +344,7 @@ def said_of_parameters(model: nn.Module, *, alone: bool) -> Iterator[str]:
 def model_groups(model: nn.Module) -> tuple[Group, ...]:
     """Return the groups whose ranks see the same samples, by the distributed parameters: those of tensor parallel."""
     data, found = set(data_groups(model)), dict[Group, None]()
-    for parameter in model.parameters():
+    for parameter in parameters_in(modules_in(model)):
         if (sharding := sharding_of(parameter)) is not None:
             found |= dict.fromkeys(split.group for split in sharding.splits if len(split.group.ranks) > 1)
     return tuple(group for group in found if group not in data)

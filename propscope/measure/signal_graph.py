@@ -28,7 +28,7 @@ from propscope.measure.outputs import tensors_in
 from propscope.measure.parameter_names import ParameterNames
 from propscope.measure.tensor_identity import version_of
 from propscope.measure.undisturbed import tensors_held
-from propscope.measure.wrappers import class_of
+from propscope.measure.wrappers import class_of, modules_in
 from propscope.records.network import UNKNOWN, Parent
 
 # Of what a stream was summed up, so many operations are looked at: sums, and what only moves their results.
@@ -605,7 +605,7 @@ class SignalGraph:
     def _held(self, tensor: Tensor) -> tuple[str, ...] | None:
         """Return the names of the parameter that a tensor is or stands for, () for a buffer, None for any other."""
         if self._buffers is None:
-            self._buffers = {id(buffer) for module in self._model.modules() for buffer in module._buffers.values()}
+            self._buffers = {id(buffer) for module in modules_in(self._model) for buffer in module._buffers.values()}
         return () if id(tensor) in self._buffers else self._parameter_names().of(tensor)
 
     def _parameter_names(self) -> ParameterNames:

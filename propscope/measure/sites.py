@@ -65,13 +65,15 @@ class Options:
 
 
 class Summands(NamedTuple):
-    """The mean squares of the two operands of a residual sum, 0-d tensors, and which of them is the stream, 0 or 1.
+    """The mean squares of the two operands of a residual sum, and which of them is the stream, 0 or 1.
+
+    The squares are 0-d tensors where reading them would wait for a device.
 
     `stream`: by the graph, None where it does not tell. `earlier`: the operand that was there first.
     """
 
-    first: Tensor
-    second: Tensor
+    first: Tensor | float
+    second: Tensor | float
     stream: int | None
     earlier: int
 
@@ -146,7 +148,7 @@ class SiteAccumulator:
         self._attended = 0
         self._axis: int | None = None
         self._varies = False
-        self._branch: tuple[Tensor, Tensor] | None = None
+        self._branch: tuple[Tensor | float, Tensor | float] | None = None
         self._stream: int | None = None
 
     def see_forward(self, value: Tensor) -> None:

@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from propscope.measure.wrappers import modules_in, parameters_in
+
 # A layer that is skipped with probability 1/2 stays unseen in one of 256 cases.
 _RUNS = 8
 
 
 def random_states(model: nn.Module) -> list[Any]:
     """Return the states of the random generators that a model may draw from, to be compared with `==`."""
-    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+    devices = {parameter.device for parameter in parameters_in(modules_in(model)) if parameter.device.type == "cuda"}
     states = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in sorted(devices, key=str))]
     name, keys, *rest = np.random.get_state()  # noqa: NPY002  the global one is the one that models draw from
     return [[state.numpy().tobytes() for state in states], random.getstate(), name, np.asarray(keys).tobytes(), rest]

