@@ -38,11 +38,6 @@ class Quantity:
     steady: bool = False
 
 
-def dead_share(site: Site) -> float | None:
-    """Return the share of a site's units that are flat on every sample."""
-    return None if site.dead_units is None or not site.units else site.dead_units / site.units
-
-
 def update_ratio(parameter: Parameter) -> float | None:
     """Return the update ratio of a parameter of so many elements that it means something."""
     # The norm of a few numbers passes near zero, as that of a bias of one output does.
@@ -82,7 +77,7 @@ QUANTITIES = (
     Quantity("gradient_zeros", read_parameter=_gradient_zeros),
     Quantity("largest_logit", lambda site: site.largest_logit),
     Quantity("attention_entropy", lambda site: site.attention_entropy),
-    Quantity("dead_share", lambda site: None if _routed(site) else dead_share(site)),
+    Quantity("dead_share", lambda site: None if _routed(site) else site.dead_share),
     Quantity("nonfinite_values", _nonfinite),
     Quantity("rank_anywhere", lambda site: site.effective_rank if _told_apart(site) else None),
     Quantity("cosine_anywhere", lambda site: site.mean_cosine if _told_apart(site) else None),

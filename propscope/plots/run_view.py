@@ -234,9 +234,9 @@ class RunView:
                 step=min(max(alarm.step, first), last),
                 number=number if number <= LISTED else 0,
                 broken=alarm.severity == "broken",
-                place=alarm.site or alarm.parameter,
+                place=alarm.place,
                 text=f"step {alarm.step}: {alarm.kind}"
-                + (f" at {place}" if (place := label_of(alarm.site or alarm.parameter, 60)) else "")
+                + (f" at {place}" if (place := label_of(alarm.place, 60)) else "")
                 + (f", since step {alarm.since}" if alarm.since < alarm.step else ""),
             )
             for number, alarm in enumerate(alarms, start=1)

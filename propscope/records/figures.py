@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 DType = Literal["int64", "float64", "text", "json"]
+EntryTable = Literal["site", "parameter"]
 # JSON: an object; labels by their names; whole numbers of at least 0; numbers; lists of three texts; texts; parents;
 # courses over time.
 Holds = Literal["object", "labels", "counts", "numbers", "notes", "texts", "parents", "courses"]
@@ -94,7 +95,7 @@ SUMMARY_FIELDS = (
 )
 
 # The summaries of each kind of entry: field of the record and prefix of its columns.
-SUMMARIES: dict[Literal["site", "parameter"], tuple[str, ...]] = {
+SUMMARIES: dict[EntryTable, tuple[str, ...]] = {
     "site": ("forward", "backward", "jacobian"),
     "parameter": ("value", "gradient"),
 }

@@ -7,23 +7,22 @@ from dataclasses import fields as fields_of
 from dataclasses import replace
 from itertools import islice
 from operator import attrgetter
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from propscope.records.figures import SUMMARIES, TABLES
+from propscope.records.figures import SUMMARIES, TABLES, EntryTable
 from propscope.records.network import NetworkProfile, Parameter, Site
 from propscope.records.summary import TensorSummary
 
-Table = Literal["site", "parameter"]
 Entry = TypeVar("Entry", Site, Parameter)
 
 # The bits of a float64 that a float32 lacks.
 _DROPPED = 52 - 23
 
 
-def _numbers_of(record: type, table: Table, part: str = "") -> tuple[str, ...]:
+def _numbers_of(record: type, table: EntryTable, part: str = "") -> tuple[str, ...]:
     """Return the fields of a record that hold a number of type float64."""
     own = {field.name for field in fields_of(record)}
     columns = [field for field in TABLES[table] if field.dtype == "float64" and field.part == part]
@@ -31,7 +30,7 @@ def _numbers_of(record: type, table: Table, part: str = "") -> tuple[str, ...]:
 
 
 _SUMMARY = _numbers_of(TensorSummary, "site", "forward")
-_OWN: dict[Table, tuple[str, ...]] = {
+_OWN: dict[EntryTable, tuple[str, ...]] = {
     "site": _numbers_of(Site, "site"),
     "parameter": _numbers_of(Parameter, "parameter"),
 }
@@ -57,7 +56,7 @@ def kept_sample(profile: NetworkProfile, *, histograms: bool) -> NetworkProfile:
     What follows from other numbers, such as an rms, is computed from those that are kept, and has all bits.
     """
     numbers: list[float | None] = []
-    entries: dict[Table, Sequence[Site | Parameter]] = {"site": profile.sites, "parameter": profile.parameters}
+    entries: dict[EntryTable, Sequence[Site | Parameter]] = {"site": profile.sites, "parameter": profile.parameters}
     for table, own in entries.items():
         for entry in own:
             numbers += _READ[table](entry)
@@ -74,7 +73,7 @@ def kept_sample(profile: NetworkProfile, *, histograms: bool) -> NetworkProfile:
         changes: dict[str, Any] = dict(zip(_SUMMARY, islice(short, len(_SUMMARY)), strict=True))
         return replace(summary, **changes, histogram=summary.histogram if histograms else None)
 
-    def kept(entry: Entry, table: Table) -> Entry:
+    def kept(entry: Entry, table: EntryTable) -> Entry:
         changes: dict[str, Any] = dict(zip(_OWN[table], islice(short, len(_OWN[table])), strict=True))
         changes |= {part: kept_summary(getattr(entry, part)) for part in SUMMARIES[table]}
         return replace(entry, **changes)

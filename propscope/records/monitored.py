@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from propscope.records.figures import STEP_FIELDS
+from propscope.records.figures import STEP_FIELDS, EntryTable
 from propscope.records.labelled import LabelledSet
 from propscope.records.network import Floats, Label, NetworkProfile
-from propscope.records.over_steps import Entries, HistogramsOverSteps, OverSteps, histograms_over_steps, over_steps
+from propscope.records.over_steps import HistogramsOverSteps, Integers, OverSteps, histograms_over_steps, over_steps
 from propscope.records.profile_set import ProfileSet
 from propscope.records.samples import Samples
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from propscope.records.rows import TableName
 
-Integers = NDArray[np.int64]
 MonitoredTable = Literal["step", "alarm"]
 AlarmSeverity = Literal["strained", "broken"]
 _NAMES = tuple(each.name for each in STEP_FIELDS)
@@ -44,6 +43,11 @@ class Alarm:
     baseline: float = float("nan")
     severity: AlarmSeverity = "strained"
     message: str = ""
+
+    @property
+    def place(self) -> str:
+        """The name of the site or parameter that it is about, "" for the whole step."""
+        return self.site or self.parameter
 
     def __str__(self) -> str:
         since = f", since step {self.since}" if self.since < self.step else ""
@@ -146,7 +150,7 @@ class MonitoredRun(ProfileSet):
         samples = tuple(superseded(one, step) for one in self.profiles)
         return MonitoredRun(samples, self.steps.superseded_from(step), self.alarms)
 
-    def over_steps(self, quantity: str, *, table: Entries | None = None) -> OverSteps:
+    def over_steps(self, quantity: str, *, table: EntryTable | None = None) -> OverSteps:
         """Return a quantity such as "forward_rms" of every site, or "update_ratio" of every parameter, by sample.
 
         `quantity`: a column of numbers of the file's table `site` or `parameter`; `table` says which of the two, where

@@ -143,6 +143,11 @@ class Site:
         )
         return f"Site({self.name!r}, {self.kind}, {self.role}, shape {self.shape}{layer}{sizes})"
 
+    @property
+    def dead_share(self) -> float | None:
+        """The share of the units that are flat on all `samples`; None where it is not known."""
+        return None if self.dead_units is None or not self.units else self.dead_units / self.units
+
 
 @dataclass(frozen=True, slots=True)
 class CoverageNote:

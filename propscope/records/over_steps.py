@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from propscope.errors import InputError, unknown_name
-from propscope.records.figures import SUMMARIES, TABLES, Field
+from propscope.records.figures import SUMMARIES, TABLES, EntryTable, Field
 from propscope.records.histogram import LogHistogram
 from propscope.records.network import Floats, NetworkProfile
 
-Entries = Literal["site", "parameter"]
 Integers = NDArray[np.int64]
 
 
@@ -50,7 +49,7 @@ class HistogramsOverSteps:
     histograms: tuple[LogHistogram, ...]
 
 
-def table_of(quantity: str, table: Entries | None) -> tuple[Entries, Field]:
+def table_of(quantity: str, table: EntryTable | None) -> tuple[EntryTable, Field]:
     """Return the table that has a quantity, `table` unless that is None, and the quantity's row of `figures.TABLES`.
 
     Raises `InputError` for what is no number of a site or parameter.
@@ -67,7 +66,7 @@ def table_of(quantity: str, table: Entries | None) -> tuple[Entries, Field]:
     raise unknown_name("quantity", quantity, dict.fromkeys(name for fields in numbers.values() for name in fields))
 
 
-def part_of(part: str) -> Entries:
+def part_of(part: str) -> EntryTable:
     """Return the table whose entries have the summary `part`, such as "forward"; raises `InputError` for none."""
     for table, parts in SUMMARIES.items():
         if part in parts:
@@ -75,7 +74,7 @@ def part_of(part: str) -> Entries:
     raise unknown_name("summary", part, [part for parts in SUMMARIES.values() for part in parts])
 
 
-def over_steps(profiles: Iterable[NetworkProfile], quantity: str, table: Entries | None = None) -> OverSteps:
+def over_steps(profiles: Iterable[NetworkProfile], quantity: str, table: EntryTable | None = None) -> OverSteps:
     """Return a quantity of the samples among profiles, those that have a label `step`."""
     own, field = table_of(quantity, table)
     read = attrgetter(field.attribute)
@@ -122,5 +121,5 @@ def _samples(profiles: Iterable[NetworkProfile]) -> Iterator[tuple[int, NetworkP
             yield step, profile
 
 
-def _entries(profile: NetworkProfile, table: Entries) -> Iterable[Any]:
+def _entries(profile: NetworkProfile, table: EntryTable) -> Iterable[Any]:
     return profile.sites if table == "site" else profile.parameters

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class SiteNow:
     effective_rank: float
     mean_cosine: float
     nonfinite: int
-    alarm: str
+    alarm: AlarmSeverity | Literal[""]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +111,9 @@ def _sites(run: MonitoredRun) -> tuple[SiteNow, ...]:
         dead = now(run.over_steps("dead_units").values) / now(run.over_steps("units").values)
     numbers = {
         "forward_rms": now(forward.values),
-        "forward_change": _change(forward.values[order], now(forward.values)),
+        "forward_change": change_since_first(forward.values[order], now(forward.values)),
         "backward_rms": now(backward.values),
-        "backward_change": _change(backward.values[order], now(backward.values)),
+        "backward_change": change_since_first(backward.values[order], now(backward.values)),
         "dead_share": dead,
         **{name: now(run.over_steps(name).values) for name in _FIGURES},
     }
@@ -128,18 +129,43 @@ def _sites(run: MonitoredRun) -> tuple[SiteNow, ...]:
         for at, name in enumerate(forward.names)
         if seen[:, at].any()
     ]
-    # All gradients rise and fall with the loss; what counts is a site that leaves the others.
-    usual = float(np.median([each for site in sites if (each := site.backward_change) > 0] or [1.0]))
-    return tuple(sorted(sites, key=lambda site: _rank(site, usual)))
+    places = worst_first(
+        nonfinite=[site.nonfinite > 0 for site in sites],
+        alarms=[site.alarm for site in sites],
+        forward_changes=[site.forward_change for site in sites],
+        backward_changes=[site.backward_change for site in sites],
+    )
+    return tuple(sites[at] for at in places)
 
 
-def _change(values: Floats, now: Floats) -> Floats:
+def change_since_first(values: Floats, now: Floats) -> Floats:
+    """Return the values `now`, shape (names,), over the first ones that are positive and finite.
+
+    `values`: by sample, shape (samples, names). NaN where there is none.
+    """
     usable = np.isfinite(values) & (values > 0)
     first = values[usable.argmax(axis=0), np.arange(values.shape[1])]
     return np.where(usable.any(axis=0), now / np.where(first > 0, first, 1.0), np.nan)
 
 
-def _rank(site: SiteNow, usual: float) -> tuple[bool, int, float]:
-    changes = [site.forward_change, site.backward_change / usual]
-    far = max((abs(math.log(each)) if each > 0 else math.inf for each in changes if not math.isnan(each)), default=0.0)
-    return site.nonfinite == 0, ("broken", "strained", "").index(site.alarm), -far
+def worst_first(
+    *,
+    nonfinite: Sequence[bool],
+    alarms: Sequence[AlarmSeverity | Literal[""]],
+    forward_changes: Sequence[float],
+    backward_changes: Sequence[float],
+) -> list[int]:
+    """Return the positions of sites, the worst one first; each argument has one entry a site.
+
+    First come sites with values that are not finite, then those with alarms, then those whose values or gradients
+    changed by the largest factor, either way. A change of NaN is unknown.
+    """
+    # All gradients rise and fall with the loss; what counts is a site that leaves the others.
+    usual = float(np.median([each for each in backward_changes if each > 0] or [1.0]))
+
+    def rank(at: int) -> tuple[bool, int, float]:
+        changes = [each for each in (forward_changes[at], backward_changes[at] / usual) if not math.isnan(each)]
+        far = max((abs(math.log(each)) if each > 0 else math.inf for each in changes), default=0.0)
+        return not nonfinite[at], ("broken", "strained", "").index(alarms[at]), -far
+
+    return sorted(range(len(nonfinite)), key=rank)

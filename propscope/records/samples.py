@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from propscope.records.figures import EntryTable
 from propscope.records.network import Label, NetworkProfile
-from propscope.records.over_steps import Entries, HistogramsOverSteps, OverSteps
+from propscope.records.over_steps import HistogramsOverSteps, OverSteps
 
 if TYPE_CHECKING:
     from propscope.records.rows import TableName
@@ -28,7 +29,7 @@ class Samples(Sequence[NetworkProfile]):
         """Return the profiles at these positions, in that order."""
 
     @abstractmethod
-    def over_steps(self, quantity: str, table: Entries | None) -> OverSteps:
+    def over_steps(self, quantity: str, table: EntryTable | None) -> OverSteps:
         """Return what `over_steps` would."""
 
     @abstractmethod

@@ -75,7 +75,7 @@ def alarm_table(alarms: tuple[Alarm, ...]) -> Table:
             (
                 str(alarm.step),
                 alarm.kind,
-                shortened(alarm.site or alarm.parameter, _PLACE),
+                shortened(alarm.place, _PLACE),
                 number(alarm.value),
                 number(alarm.baseline),
                 alarm.severity,

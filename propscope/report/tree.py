@@ -67,7 +67,7 @@ FIGURES: dict[str, Callable[[Site, Gains], float | None]] = {
     "backward_rms": lambda site, gains: None if site.backward is None else site.backward.rms,
     "backward_gain": lambda site, gains: gains.backward,
     "flat": lambda site, gains: site.flat_fraction,
-    "dead": lambda site, gains: site.dead_units / site.units if site.dead_units is not None and site.units else None,
+    "dead": lambda site, gains: site.dead_share,
 }
 
 

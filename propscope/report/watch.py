@@ -10,18 +10,17 @@ from typing import Literal
 import numpy as np
 
 from propscope.printable import printable
-from propscope.records.monitored import Alarm, MonitoredRun, no_steps
+from propscope.records.monitored import Alarm, AlarmSeverity, MonitoredRun, no_steps
 from propscope.records.network import Floats, NetworkProfile, Site
 from propscope.records.numerals import counted, number, percent
 from propscope.records.over_steps import OverSteps
-from propscope.records.run_summary import worst_severities
+from propscope.records.run_summary import change_since_first, worst_first, worst_severities
+from propscope.records.summary import TensorSummary
 from propscope.report.sparkline import trend
 from propscope.report.table import cells
 
 Style = Literal["", "bold", "dim", "red", "yellow"]
-_STYLES: Mapping[str, Style] = {"broken": "red", "strained": "yellow"}
-# A site is held against the median of so many of its first samples.
-_FIRST = 10
+_STYLES: Mapping[AlarmSeverity | Literal[""], Style] = {"broken": "red", "strained": "yellow", "": ""}
 # The time of a step is the mean of so many of the last ones.
 _STEPS = 100
 _ALARMS = 4
@@ -41,7 +40,7 @@ class WatchedRun:
     """What is shown of a run that grows: `add` takes what was added to it.
 
     `forward`, `backward` and `updates`: the rms of each site and its gradient, and the update ratio of each parameter,
-    over the samples. `first` and `last`: these samples.
+    over the samples. `last`: the last sample.
     """
 
     def __init__(self) -> None:
@@ -54,7 +53,6 @@ class WatchedRun:
         self.forward: OverSteps | None = None
         self.backward: OverSteps | None = None
         self.updates: OverSteps | None = None
-        self.first: NetworkProfile | None = None
         self.last: NetworkProfile | None = None
 
     def add(self, added: MonitoredRun, *, anew: bool) -> None:
@@ -71,7 +69,6 @@ class WatchedRun:
         self.backward = _joined(self.backward, added.over_steps("backward_rms"))
         self.updates = _joined(self.updates, added.over_steps("update_ratio"))
         self.last = _sample(added, int(forward.steps[-1]))
-        self.first = self.first or _sample(added, int(forward.steps[0]))
 
 
 def _sample(run: MonitoredRun, step: int) -> NetworkProfile:
@@ -92,64 +89,48 @@ def _joined(before: OverSteps | None, later: OverSteps) -> OverSteps:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A row of the table of sites: a site of the last sample, its course, and the worst alarm that was raised there.
-
-    `more_dead`: the share of its units that died since the first sample.
-    """
+    """A row of the table of sites: a site of the last sample, its course, and the worst alarm that was raised there."""
 
     site: Site
     forward: Floats
     backward: Floats
-    more_dead: float
-    alarmed: Style
+    alarm: AlarmSeverity | Literal[""]
 
     @property
     def nonfinite(self) -> bool:
-        """Whether it has NaN or infinities."""
-        return self.site.forward is not None and self.site.forward.nonfinite_count > 0
+        """Whether its values or gradients have NaN or infinities."""
+        return _is_nonfinite(self.site.forward) or _is_nonfinite(self.site.backward)
 
     @property
     def style(self) -> Style:
         """How the row is emphasized."""
-        return "red" if self.nonfinite else self.alarmed
+        return "red" if self.nonfinite else _STYLES[self.alarm]
 
-    @property
-    def order(self) -> tuple[int, float]:
-        """What sorts the worst site first: alarms and non-finite values, then the change since the first samples."""
-        change = max(_factor(self.forward), _factor(self.backward), 10 * self.more_dead)
-        return ("red", "yellow", "").index(self.style), -change
+
+def _is_nonfinite(summary: TensorSummary | None) -> bool:
+    return summary is not None and summary.nonfinite_count > 0
 
 
 def _rows(watched: WatchedRun) -> list[_Row]:
     """Return the rows of the table of sites, the worst first."""
-    if watched.last is None or watched.first is None or watched.forward is None or watched.backward is None:
+    if watched.last is None or watched.forward is None or watched.backward is None:
         return []
-    alarmed = worst_severities(watched.alarms)
-    dead = {site.name: _dead(site) for site in watched.first.sites}
-    forward, backward = (dict(zip(one.names, one.values.T, strict=True)) for one in (watched.forward, watched.backward))
+    both = (watched.forward, watched.backward)
+    forward, backward = (dict(zip(one.names, one.values.T, strict=True)) for one in both)
+    forward_changes, backward_changes = (
+        dict(zip(one.names, change_since_first(one.values, one.values[-1]).tolist(), strict=True)) for one in both
+    )
+    alarms = worst_severities(watched.alarms)
     rows = [
-        _Row(
-            site,
-            forward[site.name],
-            backward[site.name],
-            (_dead(site) or 0.0) - (dead.get(site.name) or 0.0),
-            _STYLES[alarmed[site.name]] if site.name in alarmed else "",
-        )
-        for site in watched.last.sites
+        _Row(site, forward[site.name], backward[site.name], alarms.get(site.name, "")) for site in watched.last.sites
     ]
-    return sorted(rows, key=lambda row: row.order)
-
-
-def _dead(site: Site) -> float | None:
-    return None if site.dead_units is None or not site.units else site.dead_units / site.units
-
-
-def _factor(course: Floats) -> float:
-    """Return how many e-folds the last number lies from the first ones, 0 where that is not known."""
-    seen = course[np.isfinite(course) & (course > 0)]
-    if not len(seen) or not course[-1] > 0:
-        return 0.0
-    return abs(math.log(float(course[-1]) / float(np.median(seen[:_FIRST]))))
+    order = worst_first(
+        nonfinite=[row.nonfinite for row in rows],
+        alarms=[row.alarm for row in rows],
+        forward_changes=[forward_changes[row.site.name] for row in rows],
+        backward_changes=[backward_changes[row.site.name] for row in rows],
+    )
+    return [rows[at] for at in order]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +151,7 @@ class _Column:
 def _columns(width: int) -> list[_Column]:
     """Return the columns behind the names that fit into a width; the last numbers are left out first."""
     numbers = [
-        _Column("dead", 5, lambda row: percent(_dead(row.site))),
+        _Column("dead", 5, lambda row: percent(row.site.dead_share)),
         _Column("logit", 7, lambda row: number(row.site.largest_logit)),
         _Column("rank", 6, lambda row: number(row.site.effective_rank)),
     ]
@@ -182,15 +163,15 @@ def _columns(width: int) -> list[_Column]:
     picture = 0 if left < 0 else min(left // 4 + _NARROWEST, _WIDEST)
     wide = _NUMBER + 1 + picture
     return [
-        _Column("forward rms", wide, lambda row: _course(row.forward, picture, row.nonfinite), left=True),
-        _Column("backward rms", wide, lambda row: _course(row.backward, picture), left=True),
+        _Column("forward rms", wide, lambda row: _course(row.forward, picture, row.site.forward), left=True),
+        _Column("backward rms", wide, lambda row: _course(row.backward, picture, row.site.backward), left=True),
         *numbers,
     ]
 
 
-def _course(values: Floats, picture: int, nonfinite: bool = False) -> str:
+def _course(values: Floats, picture: int, summary: TensorSummary | None) -> str:
     # The rms is that of the finite elements.
-    last = "NaN/Inf" if nonfinite else number(float(values[-1]))
+    last = "NaN/Inf" if _is_nonfinite(summary) else number(float(values[-1]))
     return f"{last:>{_NUMBER}} {trend(values[~np.isnan(values)], width=picture)}"
 
 
@@ -230,8 +211,7 @@ def view(watched: WatchedRun, *, name: str, state: str, width: int = 80, height:
 
 def _short(alarm: Alarm) -> str:
     """Return an alarm with what matters most at its beginning: a line may be cut."""
-    place = alarm.site or alarm.parameter
-    at = f" at {place}" if place else ""
+    at = f" at {alarm.place}" if alarm.place else ""
     since = f" since step {alarm.since}" if alarm.since < alarm.step else ""
     before = "" if math.isnan(alarm.baseline) else f", before {number(alarm.baseline)}"
     return f"step {alarm.step}  {alarm.kind}{at}{since}: {number(alarm.value)}{before}; {alarm.message}"

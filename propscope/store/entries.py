@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from propscope.records.figures import SUMMARIES
+from propscope.records.figures import SUMMARIES, EntryTable
 from propscope.records.histogram import LogHistogram
 from propscope.records.network import NetworkProfile
 from propscope.records.rows import Histograms, parameters_of, profiles_of, sites_of
@@ -20,7 +20,6 @@ from propscope.store.table_reader import TableReader, reading
 from propscope.store.values import check_owners, check_parents, histogram_parts, histogram_ranges
 
 Columns = dict[str, NDArray[Any]]
-EntryTable = Literal["site", "parameter"]
 
 # The profiles that are made into records at once.
 _MADE = 512

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from propscope.errors import unknown_name
 from propscope.records.figures import TABLES as FIELDS
+from propscope.records.figures import EntryTable
 from propscope.records.network import Label, NetworkProfile
 from propscope.records.over_steps import HistogramsOverSteps, OverSteps, part_of, table_of
 from propscope.records.rows import MISSING, TableName
 from propscope.records.samples import Samples
 from propscope.records.uncollected import uncollected
-from propscope.store.entries import Entries, EntryTable, histograms_of, owned_rows
+from propscope.store.entries import Entries, histograms_of, owned_rows
 from propscope.store.packed import blocks_of
 from propscope.store.table_reader import TableReader, reading
 

@@ -10,12 +10,12 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from propscope.records.figures import FINITE, SUMMARIES, SUMMARY_FIELDS, Field
+from propscope.records.figures import FINITE, SUMMARIES, SUMMARY_FIELDS, EntryTable, Field
 from propscope.records.histogram import BIN_COUNT, NAN, NEGINF, POSINF
 from propscope.records.network import UNKNOWN, Site
 from propscope.records.time_course import course_from_document
@@ -23,7 +23,6 @@ from propscope.store.schema import TABLES, Column, StoredTable
 
 Arrays = Mapping[str, NDArray[Any]]
 Bad = NDArray[np.bool_]
-Entry = Literal["site", "parameter"]
 # The numbers of some rows.
 Rows = NDArray[np.int64]
 
@@ -99,7 +98,7 @@ def check_histograms(
 
 
 def check_owners(
-    columns: Mapping[Entry, Arrays],
+    columns: Mapping[EntryTable, Arrays],
     places: NDArray[np.int64],
     bins: NDArray[np.uint16],
     counts: NDArray[np.uint64],
@@ -123,19 +122,19 @@ def check_owners(
             owner -= len(numbers)
 
 
-def histogram_parts(columns: Mapping[Entry, Arrays]) -> list[tuple[Entry, str]]:
+def histogram_parts(columns: Mapping[EntryTable, Arrays]) -> list[tuple[EntryTable, str]]:
     """Return the summaries, with their table, whose histograms the columns refer to."""
     named = ((table, part) for table, parts in SUMMARIES.items() for part in parts)
     return [(table, part) for table, part in named if f"{part}_histogram_start" in columns.get(table, {})]
 
 
-def histogram_ranges(columns: Mapping[Entry, Arrays]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def histogram_ranges(columns: Mapping[EntryTable, Arrays]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the first row (-1: none) and the length of every histogram, one summary of all rows after the other."""
     starts = _of_parts(columns, "histogram_start")
     return starts, np.where(starts < 0, 0, _of_parts(columns, "histogram_length"))
 
 
-def _of_parts(columns: Mapping[Entry, Arrays], name: str) -> NDArray[np.int64]:
+def _of_parts(columns: Mapping[EntryTable, Arrays], name: str) -> NDArray[np.int64]:
     found = [columns[table][f"{part}_{name}"] for table, part in histogram_parts(columns)]
     return np.concatenate([np.empty(0, np.int64), *found])
 

@@ -11,6 +11,7 @@ from rich.cells import cell_len
 from propscope.records import NetworkProfile, TensorSummary
 from propscope.records.monitored import Alarm, MonitoredRun, Steps
 from propscope.records.network import Site
+from propscope.records.run_summary import summarize_run
 from propscope.report.sparkline import trend
 from propscope.report.watch import Line, WatchedRun, sample_lines, view
 
@@ -109,6 +110,30 @@ def test_alarms_and_values_that_are_not_finite_come_before_all_others():
     assert order[:4] == [("2", "red"), ("6", "red"), ("0", "yellow"), ("5", "")]
     assert "NaN/Inf" in rows(lines)[0]
     assert sum("NaN/Inf" in line.text for line in lines) == 1
+
+
+def test_gradients_that_are_not_finite_are_said_and_come_first():
+    run = run_of(12, alarms=[ALARM])
+    last = run.profiles[-1]
+    broken = replace(last.sites[2], backward=summary(0.01, nans=1))
+    last = replace(last, sites=(*last.sites[:2], broken, *last.sites[3:]))
+    lines = shown(replace(run, profiles=(*run.profiles[:-1], last)), width=100)
+    first = next(line for line in lines if "NaN" in line.text)
+    name, forward, _, backward, *_ = first.text.split()
+    assert (name.split(".")[1], forward, backward, first.style) == ("2", "3.00", "NaN/Inf", "red")
+    assert rows(lines)[0] == first.text
+
+
+def test_the_sites_are_in_the_order_in_which_show_has_them():
+    run = run_of(12, alarms=[ALARM])
+    silent = replace(run.profiles[-1].sites[4], forward=summary(0.0))
+    last = run.profiles[-1]
+    last = replace(last, sites=(*last.sites[:4], silent, *last.sites[5:]))
+    run = replace(run, profiles=(*run.profiles[:-1], last))
+    order = [site.name.split(".")[1] for site in summarize_run(run).sites]
+    assert [row.split(".")[1] for row in rows(shown(run, width=100))] == order
+    # A signal that became zero is farther away than any other.
+    assert order[:3] == ["6", "4", "5"]
 
 
 def test_the_head_says_how_far_the_run_is():

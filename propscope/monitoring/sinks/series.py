@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from propscope.monitoring.readings import dead_share, last_sites, update_ratio
+from propscope.monitoring.readings import last_sites, update_ratio
 from propscope.monitoring.sinks.sink import Sites
 from propscope.records.network import NetworkProfile, Parameter, Site
 
@@ -44,7 +44,7 @@ SITE_SERIES: tuple[Series[Site], ...] = (
         lambda site: None if site.backward is None else site.backward.rms,
         {"gradient/max_rms": max, "gradient/min_rms": min},
     ),
-    Series("activation/{}/dead_share", dead_share, {"activation/max_dead_share": max}),
+    Series("activation/{}/dead_share", lambda site: site.dead_share, {"activation/max_dead_share": max}),
     Series("activation/{}/mean_cosine", lambda site: site.mean_cosine),
     Series("activation/{}/effective_rank", lambda site: site.effective_rank),
     Series("attention/{}/largest_logit", lambda site: site.largest_logit, {"attention/largest_logit": max}),
