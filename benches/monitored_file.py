@@ -103,7 +103,7 @@ def written(path: Path, samples: int, sites: int) -> float:
         loss, norm, share = random.random(3).tolist()
         row = {"number": step, "loss": loss, "gradient_norm": norm, "clip_factor": 1.0, "loss_scale": 1.0}
         row |= {"learning_rate": 1e-3, "nonfinite_gradients": 0, "skipped": 0, "superseded": 0, "seconds": share}
-        row |= {"monitor_share": share, "error": ""}
+        row |= {"monitor_share": share, "judged": 1, "error": ""}
         started = time.process_time()
         kept = kept_sample(profile, histograms=cadence.full)
         file.add(MonitoredRun((kept,), Steps.of([row])))

@@ -15,11 +15,11 @@ _SAMPLES = 3
 
 
 def diagnosis_of_run(run: MonitoredRun) -> Diagnosis:
-    """Return the diagnosis of a run: one finding for each alarm, in the order of their steps.
+    """Return the diagnosis of a run: one finding for each alarm that stands, in the order of their steps.
 
     The rules of a single network are not applied: what only an initialization must meet says nothing of a training.
     """
-    alarms = sorted(run.alarms, key=lambda alarm: alarm.step)
+    alarms = sorted(run.standing_alarms, key=lambda alarm: alarm.step)
     return Diagnosis(tuple(map(_finding, alarms)), stage="training", not_measured=_unmeasured(run))
 
 
@@ -45,6 +45,10 @@ def _finding(alarm: Alarm) -> Finding:
 
 
 def _unmeasured(run: MonitoredRun) -> str:
-    if run.alarms or len(run) > _SAMPLES:
+    if run.standing_alarms:
+        return ""
+    if not run.steps.were_judged:
+        return "no alarms were asked for: the monitor had alarms=False"
+    if len(run) > _SAMPLES:
         return ""
     return f"a run of {counted(len(run), 'sample')} is too short to judge: the first baselines need {_SAMPLES} samples"

@@ -100,6 +100,8 @@ class Judge:
         self._high, self._spike = 0, 0.0
         # The learning rate without its jumps, the last one itself, the largest one, and the number of steps.
         self._schedule, self._rate, self._largest_rate, self._steps = 1.0, 0.0, 0.0, 0
+        # What the steps since the last sample leave of Adam's mean of the squared gradient.
+        self._moments_left = 1.0
         # Whether the last step's rate rose at once above all before.
         self._rate_rose = False
 
@@ -110,7 +112,8 @@ class Judge:
         readings[UPDATE_PER_RATE] = {
             name: ratio / schedule for name, ratio in readings["update_ratio"].items() if schedule > 0
         }
-        readings[OUTSIDE_CHANGE], readings[MOMENT_LEFT] = found.outside_change(last), found.moment_left(last)
+        readings[OUTSIDE_CHANGE] = found.outside_change(last)
+        readings[MOMENT_LEFT], self._moments_left = found.moment_left(last, self._moments_left), 1.0
         readings[UPDATE_PER_GRADIENT] = found.update_per_gradient(schedule, readings["step_gradient_norm"])
         self._optimizer = found
         self.suspicious = self.curious = False
@@ -190,9 +193,13 @@ class Judge:
     def _track(self, kind: str, place: str) -> _Track:
         return self._tracks.setdefault(kind, {}).setdefault(place, _Track())
 
-    def step(self, row: Mapping[str, Any], gradients: Mapping[str, float]) -> list[Alarm]:
-        """Judge what is seen of every step: a row of `STEP_FIELDS`, and the norm of each gradient by its parameter."""
+    def step(self, row: Mapping[str, Any], gradients: Mapping[str, float], moments_left: float = 1.0) -> list[Alarm]:
+        """Judge what is seen of every step: a row of `STEP_FIELDS`, and the norm of each gradient by its parameter.
+
+        `moments_left`: the share that the step leaves of Adam's mean of the squared gradient, at least.
+        """
         self.suspicious = self.curious = False
+        self._moments_left *= moments_left
         self._follow(row["learning_rate"])
         stepped = {} if row["skipped"] else gradients
         number = row["number"]
@@ -311,6 +318,7 @@ class Judge:
             "norms": list(self._norms),
             "scales": list(self._scales),
             "high": [self._high, self._spike],
+            "moments_left": self._moments_left,
             "rate": [self._schedule, self._rate, self._largest_rate, self._steps],
         }
 
@@ -327,6 +335,7 @@ class Judge:
         )
         self._first_losses = [*map(float, state["first_losses"])]
         self._scales = deque(map(float, state["scales"]), maxlen=_SCALES)
+        self._moments_left = float(state["moments_left"])
         high, spike = state["high"]
         self._high, self._spike = int(high), float(spike)
         schedule, rate, largest, steps = state["rate"]

@@ -8,8 +8,8 @@ import math
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -206,8 +206,19 @@ class Monitor:
     def __enter__(self) -> Monitor:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        with self.yielding_to(error):
+            self.close()
+
+    @contextmanager
+    def yielding_to(self, error: BaseException | None) -> Iterator[None]:
+        """Let what `on_alarm` raises give way to the error that the program raised already, which it would hide."""
+        try:
+            yield
+        except Exception as raised:
+            if error is None:
+                raise
+            self._log.warn_once("on_alarm", f"on_alarm raised {error_line(raised)} after the run had raised its own")
 
     @property
     def every(self) -> int:
@@ -450,6 +461,7 @@ class Monitor:
                 scale=self._scale if self._scale is not None else scale_of(self._loss_scale),
                 found_inf=[one.found_inf for one in steps if one.found_inf is not None],
                 learning_rate=self._steps.learning_rate,
+                moments_left=self._steps.moments_left,
                 skipped=not self._steps.taken,
                 error="" if error is None else error_line(error),
                 # What sinks compute on other cores may come to more than the run.
@@ -566,7 +578,8 @@ class Step:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._owner.end(error)
+        with self._owner.yielding_to(error):
+            self._owner.end(error)
 
     def loss(self, value: Any) -> None:
         """Note the loss, a number or a tensor; the loss of several micro-batches is their mean."""

@@ -52,7 +52,8 @@ class OptimizerSteps:
     """Watches the steps of the optimizers until `close`.
 
     Of each step of the run: `taken`, how many steps the optimizers took; `learning_rate`, the largest of their groups;
-    `found`, what each of them did; `seconds`, the time that watching took; `compiled`, whether compiled code stepped.
+    `moments_left`, the share that their steps leave of Adam's mean of the squared gradient, at least; `found`, what
+    each of them did; `seconds`, the time that watching took; `compiled`, whether compiled code stepped.
     Norms are those of the parameters that an optimizer has at its step, under the names that `names` returns for their
     ids. `accumulated` returns the norms before clipping. Where `step` gets a closure that makes the gradients, they are
     seen each time that it returns. `seen` gets the number of the step of the run, and what an optimizer is about to
@@ -95,12 +96,18 @@ class OptimizerSteps:
         self.taken, self.seconds = 0, 0.0
         self.compiled = False
         self.learning_rate: float | None = None
+        self._moments_left: dict[int, float] = {}
         self._found: dict[int, OptimizerStep] = {}
 
     @property
     def found(self) -> Sequence[OptimizerStep]:
         """What each optimizer did that stepped."""
         return tuple(self._found.values())
+
+    @property
+    def moments_left(self) -> float:
+        """The share that the steps leave of Adam's mean of the squared gradient, at least."""
+        return min(self._moments_left.values(), default=1.0)
 
     def begin(self, number: int, *, sampled: bool) -> None:
         """Begin a step of the run."""
@@ -118,7 +125,7 @@ class OptimizerSteps:
         """See what is left of a step that compiled code took: the gradients, where they were not set to None yet."""
         for optimizer in self._optimizers if self.compiled and not self.taken else ():
             self.taken += 1
-            self._see_rate(optimizer)
+            self._see_settings(optimizer)
             step = self._found.setdefault(id(optimizer), OptimizerStep())
             self._guard("", "parameter", "the gradient of a step", self._see_gradients, optimizer, step)
 
@@ -164,7 +171,7 @@ class OptimizerSteps:
             return None
         started = time.perf_counter()
         step = self._found.setdefault(id(optimizer), OptimizerStep())
-        self._see_rate(optimizer)
+        self._see_settings(optimizer)
         if self._sampled and not step.held:
             self._guard("", "parameter", "the value before a step", self._hold, optimizer, step)
         self.seconds += time.perf_counter() - started
@@ -217,9 +224,11 @@ class OptimizerSteps:
             self._guard("", "parameter", "the update of a step", self._see_update, optimizer, step)
         self.seconds += time.perf_counter() - started
 
-    def _see_rate(self, optimizer: Optimizer) -> None:
+    def _see_settings(self, optimizer: Optimizer) -> None:
         rates = [rate for group in optimizer.param_groups if not math.isnan(rate := _settings(group)[0])]
         self.learning_rate = max((*rates, *filter(None, [self.learning_rate])), default=None)
+        left = min(_decay(optimizer, group) for group in optimizer.param_groups)
+        self._moments_left[id(optimizer)] = self._moments_left.get(id(optimizer), 1.0) * left
 
     def _see_gradients(self, optimizer: Optimizer, step: OptimizerStep) -> None:
         own = list(self._own(optimizer))
@@ -257,6 +266,15 @@ class OptimizerSteps:
 
 def _settings(group: Mapping[str, Any]) -> tuple[float, ...]:
     return tuple(_number(group.get(name)) for name in ("lr", "weight_decay"))
+
+
+def _decay(optimizer: Optimizer, group: Mapping[str, Any]) -> float:
+    """Return what a step leaves of Adam's mean of the squared gradient: 0 where the optimizer does not say."""
+    if _MOMENTS[1] not in next((optimizer.state.get(one, {}) for one in group["params"]), {}):
+        return 1.0
+    betas = group.get("betas")
+    decay = _number(betas[-1]) if isinstance(betas, (tuple, list)) and betas else math.nan
+    return 0.0 if math.isnan(decay) else decay
 
 
 def _number(value: Any) -> float:

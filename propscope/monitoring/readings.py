@@ -14,8 +14,6 @@ Readings = Mapping[str, Mapping[str, float]]
 # Collapse is judged at so many of the last sites that have so many features: fewer become alike by chance.
 _LAST = 3
 _FEATURES = 4
-# Adam's mean of the squared gradient decays by no more than this in a step, for the rates that people use.
-_DECAY = 0.95
 # The steps between two samples change a parameter's norm by no more than so many times the larger update of the two.
 _SLACK = 3.0
 # Parameters of fewer elements have no update ratio.
@@ -72,7 +70,7 @@ def _told_apart(site: Site) -> bool:
 
 QUANTITIES = (
     Quantity("update_ratio", read_parameter=update_ratio, steady=True),
-    # A parameter that is frozen or detached has none.
+    # A parameter that is detached has none.
     Quantity("step_gradient_norm", read_parameter=lambda parameter: parameter.step_gradient_norm, absent=0.0),
     Quantity("gradient_zeros", read_parameter=_gradient_zeros),
     Quantity("largest_logit", lambda site: site.largest_logit),
@@ -107,7 +105,9 @@ def readings_of(profile: NetworkProfile) -> Readings:
                 numbers[site.name] = quantity.read_site(site)
         if quantity.read_parameter is not None:
             steady = [each for each in profile.parameters if not quantity.steady or each.name not in routed]
-            read = [(parameter.name, quantity.read_parameter(parameter)) for parameter in steady]
+            # Who froze a parameter knows that it has no gradient.
+            trained = [each for each in steady if each.gradient_lost_by != "frozen"]
+            read = [(parameter.name, quantity.read_parameter(parameter)) for parameter in trained]
             absent = quantity.absent if any(value is not None for _, value in read) else None
             numbers |= {name: absent if value is None else value for name, value in read}
         found[quantity.name] = {
@@ -132,12 +132,14 @@ class OptimizerFound:
     @classmethod
     def of(cls, step: int, profile: NetworkProfile) -> OptimizerFound:
         """Return those of a sample; parameters that its step did not change are left out."""
-        moved = [one for one in profile.parameters if one.update_norm and one.update_ratio]
+        seen = ((one.name, one.update_norm or 0.0, one) for one in profile.parameters)
+        moved = [each for each in seen if 0 < each[1] < math.inf]
         return cls(
             step,
-            {one.name: (one.update_norm or 0.0) / (one.update_ratio or 1.0) for one in moved},
-            {one.name: one.update_norm or 0.0 for one in moved},
-            {one.name: one.second_moment_norm for one in moved if one.second_moment_norm},
+            # A parameter that was zero has no ratio.
+            {name: norm / one.update_ratio if one.update_ratio else 0.0 for name, norm, one in moved},
+            {name: norm for name, norm, _ in moved},
+            {name: one.second_moment_norm for name, _, one in moved if one.second_moment_norm},
         )
 
     @classmethod
@@ -151,7 +153,7 @@ class OptimizerFound:
         steps = max(self.step - last.step, 1)
         found: dict[str, float] = {}
         for name, norm in self.norms.items():
-            if name in last.norms:
+            if last.norms.get(name):
                 explained = _SLACK * steps * max(self.updates[name], last.updates[name])
                 found[name] = max(abs(norm - last.norms[name]) - explained, 0.0) / last.norms[name]
         return found
@@ -161,7 +163,10 @@ class OptimizerFound:
         pairs = ((name, rate * gradients.get(name, 0.0)) for name in self.updates)
         return {name: self.updates[name] / size for name, size in pairs if 0 < size < math.inf}
 
-    def moment_left(self, last: OptimizerFound) -> dict[str, float]:
-        """Return each norm of Adam's mean of the squared gradient, over what is left of that of the last sample."""
-        left = _DECAY ** max(self.step - last.step, 1)
-        return {name: norm / (left * last.moments[name]) for name, norm in self.moments.items() if name in last.moments}
+    def moment_left(self, last: OptimizerFound, decay: float) -> dict[str, float]:
+        """Return each norm of Adam's mean of the squared gradient, over what is left of that of the last sample.
+
+        `decay`: the share that the optimizer's steps since then leave, at least.
+        """
+        left = {name: decay * norm for name, norm in last.moments.items()}
+        return {name: norm / left[name] for name, norm in self.moments.items() if left.get(name, 0.0) > 0}

@@ -211,9 +211,8 @@ RULES = (
         (Limit(MOMENT_LEFT, _all, below(0.5), ready=0),),
         "Adam's mean of the squared gradient of {place} is {value} of what must be left of it{others}, so its steps "
         "are too large now. Load the optimizer's state together with the model's",
-        "the norm of Adam's second moment is below half of what a decay of 0.95 a step leaves of that of the last "
-        "sample",
-        "each parameter", 0.47,
+        "the norm of Adam's second moment is below half of what `betas` leave of that of the last sample",
+        "each parameter", 0.5,
     ),
     Rule(
         "jump of values", "site", "broken",

@@ -129,10 +129,11 @@ class RunLog:
         values = iter(numbers)
         for step in steps:
             row, stepped, self.accumulated = row_of(step, values)
+            row["judged"] = int(self._judges)
             self._rows.append(row)
             self._row = row
             if self._judges:
-                alarms = self.judge.step(row, stepped)
+                alarms = self.judge.step(row, stepped, step.moments_left)
                 self._raise([_with_origin(one, "non-finite loss", origins.get(row["number"])) for one in alarms])
         if len(self._rows) >= _MOST_WAITING:
             self._write_piece(())
@@ -190,6 +191,7 @@ class RunLog:
 
     def resume(self, step: int) -> None:
         """Say that the run takes the steps from this one on again."""
+        self.alarms = [alarm.superseded_from(step) for alarm in self.alarms]
         self._delivery.resume(step)
 
     def rewind(self) -> None:

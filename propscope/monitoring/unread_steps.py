@@ -24,6 +24,7 @@ class UnreadStep:
     """What one step left on its device: each number as a 0-d tensor.
 
     `broken`: the number of the first micro-batch whose loss is not finite, from 1, 0 where all are.
+    `moments_left`: the share that the step leaves of Adam's mean of the squared gradient, at least.
     `gradients`: of what each optimizer stepped with. `accumulated`: of what the backward passes left, on sampled
     steps; of two norms of one parameter the last one counts. `scale`: of the loss. `found_inf`: above 0 where a fused
     optimizer skipped its step.
@@ -38,6 +39,7 @@ class UnreadStep:
     scale: Tensor | None = None
     found_inf: Sequence[Tensor] = ()
     learning_rate: float | None = None
+    moments_left: float = 1.0
     skipped: bool = False
     error: str = ""
     monitor_share: float = math.nan

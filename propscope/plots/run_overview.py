@@ -67,7 +67,7 @@ def prepare_run_overview(view: RunView) -> RunOverview | None:
     """
     steps = (prepare_step_panel(view, quantity) for quantity in STEP_QUANTITIES)
     panels = tuple(panel for panel in steps if panel is not None)[:ROWS]
-    named = (MAP_OF_ALARM[alarm.kind] for alarm in view.run.alarms if alarm.kind in MAP_OF_ALARM)
+    named = (MAP_OF_ALARM[alarm.kind] for alarm in view.run.standing_alarms if alarm.kind in MAP_OF_ALARM)
     wanted = (FORWARD, BACKWARD, next(named, UPDATES))
     maps = tuple(found for quantity in wanted if (found := prepare_map(view, quantity)) is not None)
     if not (panels or maps):

@@ -20,6 +20,7 @@ from propscope.printable import shortened
 from propscope.records.monitored import MonitoredRun, Steps
 from propscope.records.numerals import counted
 from propscope.records.over_steps import OverSteps, table_of
+from propscope.records.run_summary import alarms_in_words
 
 Bools = NDArray[np.bool_]
 _NONFINITE = ("nan", "posinf", "neginf")
@@ -228,7 +229,7 @@ class RunView:
         return StepAxis(edges, self._marks(first, last))
 
     def _marks(self, first: int, last: int) -> tuple[AlarmMark, ...]:
-        alarms = sorted(self.run.alarms, key=lambda alarm: alarm.step)
+        alarms = sorted(self.run.standing_alarms, key=lambda alarm: alarm.step)
         return tuple(
             AlarmMark(
                 step=min(max(alarm.step, first), last),
@@ -252,7 +253,7 @@ class RunView:
         if len(losses):
             lowest = f", lowest {short(losses.min())}" if losses.min() < min(losses[0], 0.98 * losses[-1]) else ""
             parts.append(f"loss {short(losses[0])} to {short(losses[-1])}{lowest}")
-        parts.append(counted(len(self.run.alarms), "alarm") if self.run.alarms else "no alarm")
+        parts.append(alarms_in_words(self.run.standing_alarms, self.steps))
         if self.pattern is not None:
             parts.append(f"sites that match {label_of(self.pattern, 40)}")
         return " · ".join(parts)

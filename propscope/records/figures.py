@@ -306,10 +306,12 @@ STEP_FIELDS = (*(replace(field, since=5) for field in (
     Field("superseded", "int64", "1 where a resumed run took the step again", low=0, high=1, required=True),
     Field("seconds", "float64", "time that the step took", unit="s", low=0, high=FINITE),
     Field("error", "text", "what the step raised"),
-)), Field("monitor_share", "float64", "share of the run's time that the monitor took, up to here",
-          since=6, low=0, high=1))
+)), *(replace(field, since=6) for field in (
+    Field("monitor_share", "float64", "share of the run's time that the monitor took, up to here", low=0, high=1),
+    Field("judged", "int64", "1 where the rules judged the step", low=0, high=1),
+)))
 
-ALARM_FIELDS = tuple(replace(field, since=5) for field in (
+ALARM_FIELDS = (*(replace(field, since=5) for field in (
     Field("step", "int64", "step that raised it", low=0, required=True),
     Field("since", "int64", "first step that shows it", low=0, required=True),
     Field("kind", "text", "rule that raised it"),
@@ -319,7 +321,7 @@ ALARM_FIELDS = tuple(replace(field, since=5) for field in (
     Field("baseline", "float64", "what it is held against"),
     Field("severity", "text", "strained or broken", choices=SEVERITIES),
     Field("message", "text", "what was seen, why, and what to do"),
-))
+)), Field("superseded", "int64", "1 where a resumed run took the step again", since=6, low=0, high=1))
 # fmt: on
 
 TRAINING_TABLES = {"run": RUN_FIELDS, "epoch": EPOCH_FIELDS}

@@ -32,6 +32,7 @@ class Alarm:
 
     `kind`: the rule. `site` or `parameter`: where, "" for the whole step. `value`: the number that raised it, and
     `baseline`: what it is held against, NaN where the rule has none. `message`: what was seen, why, and what to do.
+    `superseded`: 1 where a resumed run took the step again.
     """
 
     step: int
@@ -43,6 +44,11 @@ class Alarm:
     baseline: float = float("nan")
     severity: AlarmSeverity = "strained"
     message: str = ""
+    superseded: int = 0
+
+    def superseded_from(self, step: int) -> Alarm:
+        """Return the same alarm, marked as superseded where its step is this one or a later one."""
+        return replace(self, superseded=1) if self.step >= step else self
 
     @property
     def place(self) -> str:
@@ -64,7 +70,8 @@ class Steps:
     the optimizer's groups. `nonfinite_gradients`: the number of parameters whose gradient was not finite.
     `skipped`: 1 where the optimizer took no step. `superseded`: 1 where a resumed run took the step again.
     `seconds`: time that the step took. `error`: what the step raised, "" for nothing. `monitor_share`: the share of
-    the run's time that the monitor had taken before the step ended; NaN in files before schema 6.
+    the run's time that the monitor had taken before the step ended; NaN in files before schema 6. `judged`: 1 where
+    the rules judged the step, 0 where the run asked for no alarms, -1 in files before schema 6.
     """
 
     number: Integers
@@ -79,6 +86,7 @@ class Steps:
     seconds: Floats
     error: NDArray[np.object_]
     monitor_share: Floats
+    judged: Integers
 
     @classmethod
     def of(cls, rows: Iterable[Mapping[str, Any]]) -> Steps:
@@ -102,6 +110,11 @@ class Steps:
     def __getitem__(self, part: slice) -> Steps:
         """Return some of the steps."""
         return Steps(*(getattr(self, name)[part] for name in _NAMES))
+
+    @property
+    def were_judged(self) -> bool:
+        """Whether the rules judged any of them, as far as is known."""
+        return not len(self) or bool((self.judged != 0).any())
 
     def superseded_from(self, step: int) -> Steps:
         """Return the same steps, with those from this one on marked as superseded, since they are taken again."""
@@ -127,7 +140,8 @@ class MonitoredRun(ProfileSet):
     """The samples of a training, each a profile with the label `step`, and what was seen of all its `steps`.
 
     `a + b` appends what was recorded later. Where a resumed run took steps again, the earlier samples of these steps
-    have the label `superseded_step` in place of `step`.
+    have the label `superseded_step` in place of `step`. `alarms` are all of them, `standing_alarms` those of steps that
+    were not taken again.
     """
 
     steps: Steps = field(default_factory=no_steps)
@@ -145,10 +159,16 @@ class MonitoredRun(ProfileSet):
         later = other if isinstance(other, MonitoredRun) else MonitoredRun(tuple(other))
         return MonitoredRun((*self.profiles, *later.profiles), self.steps + later.steps, (*self.alarms, *later.alarms))
 
+    @property
+    def standing_alarms(self) -> tuple[Alarm, ...]:
+        """The alarms of steps that were not taken again."""
+        return tuple(alarm for alarm in self.alarms if alarm.superseded != 1)
+
     def superseded_from(self, step: int) -> MonitoredRun:
         """Return the same run, with the steps from this one on marked as superseded, since they are taken again."""
         samples = tuple(superseded(one, step) for one in self.profiles)
-        return MonitoredRun(samples, self.steps.superseded_from(step), self.alarms)
+        alarms = tuple(alarm.superseded_from(step) for alarm in self.alarms)
+        return MonitoredRun(samples, self.steps.superseded_from(step), alarms)
 
     def over_steps(self, quantity: str, *, table: EntryTable | None = None) -> OverSteps:
         """Return a quantity such as "forward_rms" of every site, or "update_ratio" of every parameter, by sample.

@@ -9,8 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from propscope.records.monitored import Alarm, AlarmSeverity, MonitoredRun
+from propscope.records.monitored import Alarm, AlarmSeverity, MonitoredRun, Steps
 from propscope.records.network import Floats
+from propscope.records.numerals import counted
 
 _NONFINITE = ("nan", "posinf", "neginf")
 _FIGURES = ("largest_logit", "attention_entropy", "effective_rank", "mean_cosine")
@@ -93,6 +94,13 @@ def worst_severities(alarms: Iterable[Alarm]) -> dict[str, AlarmSeverity]:
     return found
 
 
+def alarms_in_words(alarms: Sequence[Alarm], steps: Steps) -> str:
+    """Return how many alarms a run with these steps has."""
+    if alarms:
+        return counted(len(alarms), "alarm")
+    return "no alarm" if steps.were_judged else "no alarms were asked for"
+
+
 def _sites(run: MonitoredRun) -> tuple[SiteNow, ...]:
     if not len(run):
         return ()
@@ -118,7 +126,7 @@ def _sites(run: MonitoredRun) -> tuple[SiteNow, ...]:
         **{name: now(run.over_steps(name).values) for name in _FIGURES},
     }
     lost = np.nansum([now(each) for each in counts], axis=0)
-    alarms = worst_severities(run.alarms)
+    alarms = worst_severities(run.standing_alarms)
     sites = [
         SiteNow(
             name=name,

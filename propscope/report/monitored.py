@@ -11,7 +11,7 @@ import numpy as np
 from propscope.printable import printable, shortened
 from propscope.records.monitored import Alarm, MonitoredRun
 from propscope.records.numerals import counted, number, percent
-from propscope.records.run_summary import RunSummary, SiteNow, summarize_run
+from propscope.records.run_summary import RunSummary, SiteNow, alarms_in_words, summarize_run
 from propscope.report.sparkline import trend
 from propscope.report.table import Block, Table
 
@@ -25,8 +25,8 @@ def run_blocks(run: MonitoredRun) -> list[Block]:
     """Return what is to be said of a run first: some 24 lines of 79 characters."""
     summary = summarize_run(run)
     blocks: list[Block] = ["\n".join(textwrap.fill(line, WIDTH) for line in _head(run, summary))]
-    if run.alarms:
-        blocks += [_first(run.alarms[0]), alarm_table(run.alarms)] if len(run.alarms) > 1 else [_first(run.alarms[0])]
+    if alarms := run.standing_alarms:
+        blocks += [_first(alarms[0]), alarm_table(alarms)] if len(alarms) > 1 else [_first(alarms[0])]
     return [*blocks, _site_table(summary)] if summary.sites else blocks
 
 
@@ -53,7 +53,8 @@ def _head(run: MonitoredRun, summary: RunSummary) -> list[str]:
     ]
     if any(odd):
         lines.append("; ".join(filter(None, odd)))
-    return lines if run.alarms else [*lines, "no alarm"]
+    alarms = run.standing_alarms
+    return lines if alarms else [*lines, alarms_in_words(alarms, run.steps)]
 
 
 def _number(value: float) -> str:

@@ -14,7 +14,7 @@ from propscope.records.monitored import Alarm, AlarmSeverity, MonitoredRun, no_s
 from propscope.records.network import Floats, NetworkProfile, Site
 from propscope.records.numerals import counted, number, percent
 from propscope.records.over_steps import OverSteps
-from propscope.records.run_summary import change_since_first, worst_first, worst_severities
+from propscope.records.run_summary import alarms_in_words, change_since_first, worst_first, worst_severities
 from propscope.records.summary import TensorSummary
 from propscope.report.sparkline import trend
 from propscope.report.table import cells
@@ -60,7 +60,7 @@ class WatchedRun:
         if anew:
             self._clear()
         self.steps += added.steps
-        self.alarms += added.alarms
+        self.alarms += added.standing_alarms
         self.samples += len(added)
         forward = added.over_steps("forward_rms")
         if not len(forward.steps):
@@ -188,7 +188,7 @@ def view(watched: WatchedRun, *, name: str, state: str, width: int = 80, height:
     parts.append(counted(watched.samples, "sample"))
     if len(steps) and not math.isnan(share := float(steps.monitor_share[-1])):
         parts.append(f"monitor {share:.1%}")
-    parts.append(counted(len(alarms), "alarm"))
+    parts.append(alarms_in_words(alarms, steps))
     head.append(Line("   ".join(parts)))
     # What a resumed run took again is told by the later steps.
     kept = steps.superseded == 0
@@ -270,7 +270,7 @@ def sample_lines(added: MonitoredRun) -> list[str]:
             if len(seen):
                 parts.append(f"{label} rms {number(float(seen.min()))} to {number(float(seen.max()))}")
         lines.append((step, 0, "  ".join(parts)))
-    lines += [(alarm.step, 1, str(alarm)) for alarm in added.alarms]
+    lines += [(alarm.step, 1, str(alarm)) for alarm in added.standing_alarms]
     return [printable(text) for _, _, text in sorted(lines)]
 
 

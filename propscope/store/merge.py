@@ -31,23 +31,26 @@ def merge(
     """Write the profiles and training runs of all files in `paths`, in that order, to the one file `out`.
 
     A run or profile that is there already is left out: one whose labels, provenance (with its time of measurement) and
-    every other value of its row are those of an earlier one. One without a time of measurement is always kept. Returns
-    for each file how many runs and how many profiles outside runs were left out.
+    every other value of its row are those of an earlier one. One without a time of measurement is always kept. A file
+    holds one monitored run, of which each file may have a part. Returns for each file how many runs and how many
+    profiles outside runs were left out.
 
     `out` may be one of `paths` when `overwrite` is true. Raises `StoreError` for an input that `load` would refuse or
-    an output that `save` would refuse, and `InputError` when `paths` is empty or a single path.
+    an output that `save` would refuse, and `InputError` when `paths` is empty or a single path, and where two files
+    have a step of the same number that is not the same step.
     """
     if isinstance(paths, (str, os.PathLike)) or not (sources := list(paths)):
         raise InputError(f"paths must be a list of one or more result files, got {paths!r}", hint="merge([a, b], out)")
     with new_file(out, overwrite=overwrite) as (file, check):
         writer = TableWriter(file, check, monitored=any(map(_monitored, sources)))
         identities: set[bytes] = set()
+        stepped: dict[int, str | os.PathLike[str]] = {}
         left_out: list[tuple[int, int]] = []
         for source in sources:
             with open_tables(source) as tables:
                 if tables.unfinished:
                     warnings.warn(tables.unfinished, stacklevel=2)
-                left_out.append(_append(writer, tables, identities))
+                left_out.append(_append(writer, tables, identities, stepped, source))
     return left_out
 
 
@@ -56,12 +59,25 @@ def _monitored(source: str | os.PathLike[str]) -> bool:
         return tables.monitored
 
 
-def _append(writer: TableWriter, tables: TableReader, identities: set[bytes]) -> tuple[int, int]:
+def _append(
+    writer: TableWriter,
+    tables: TableReader,
+    identities: set[bytes],
+    stepped: dict[int, str | os.PathLike[str]],
+    source: str | os.PathLike[str],
+) -> tuple[int, int]:
     with reading(tables.path):
         runs, loose = _repeated(tables, "run", identities), _repeated(tables, "profile", identities)
         monitored = {table: _repeated(tables, table, identities) for table in MONITORED}
+        new = _new_steps(tables, monitored["step"])
         repeated = any(each.any() for each in (runs, loose, *monitored.values()))
         masks = _kept(tables, runs, loose, monitored) if repeated else None
+    if both := new & stepped.keys():
+        raise InputError(
+            f"{source} and {stepped[min(both)]} are two monitored runs: both have a step {min(both)}, and it differs",
+            hint="leave each run in its own file",
+        )
+    stepped.update(dict.fromkeys(new, source))
     if tables.training and (masks is None or masks["run"].any()):
         writer.make(TRAINING)
     if tables.monitored:
@@ -90,6 +106,13 @@ def _shifted(
         place = np.concatenate([[0], np.cumsum(masks[column.refers])])
         moved = place[np.clip(values, 0, len(place) - 1)]
     return np.where(values < 0, values, moved + base[column.refers])
+
+
+def _new_steps(tables: TableReader, repeated: Mask) -> set[int]:
+    """Return the numbers of the steps that stand and that no earlier file had."""
+    rows = tables.rows("step")
+    numbers, superseded = (tables.array("step", name, 0, rows) for name in ("number", "superseded"))
+    return set(numbers[~repeated & (superseded == 0)].tolist()) if rows else set()
 
 
 def _repeated(tables: TableReader, table: StoredTable, identities: set[bytes]) -> Mask:

@@ -141,7 +141,7 @@ class MonitoredFile:
             self._earlier = len(earlier.steps)
         again = min(taken_again)
         self._pieces, self._packer = 0, RunPacker()
-        self._append(file, MonitoredRun((), earlier.steps.superseded_from(again), earlier.alarms))
+        self._append(file, MonitoredRun((), earlier.steps, earlier.alarms).superseded_from(again))
         for sample in earlier:
             self._append(file, MonitoredRun((superseded(sample, again),)))
         # The journal holds all of it now, and who asks for the file shall see what comes.

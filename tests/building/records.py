@@ -619,6 +619,7 @@ def small_monitored(first: int = 0, steps: int = 4) -> MonitoredRun:
             "seconds": 0.25 + number,
             "error": "ValueError: µ" if number == 3 else "",
             "monitor_share": 0.5 / (1 + number),
+            "judged": 1,
         }
         for number in numbers
     ]
@@ -634,7 +635,7 @@ def monitored(losses: Sequence[float], *, first: int = 0, alarms: Sequence[Alarm
     """Return a run without samples, of steps with these losses; `columns`: other numbers, one for all or one each."""
     usual = {"gradient_norm": 1.0, "clip_factor": math.nan, "loss_scale": math.nan, "learning_rate": 1e-3}
     usual |= {"nonfinite_gradients": 0, "skipped": 0, "superseded": 0, "seconds": 0.1, "error": ""}
-    usual |= {"monitor_share": 0.01}
+    usual |= {"monitor_share": 0.01, "judged": 1}
     rows = [
         {"number": first + at, "loss": loss}
         | {name: value[at] if isinstance(value, list) else value for name, value in (usual | columns).items()}
@@ -931,6 +932,7 @@ _ALARMS = st.builds(
     baseline=_NUMBER,
     severity=st.sampled_from(["strained", "broken"]),
     message=_TEXT,
+    superseded=st.integers(-1, 1),
 )
 _STEP_ROWS = st.fixed_dictionaries(
     {
@@ -946,6 +948,7 @@ _STEP_ROWS = st.fixed_dictionaries(
         "seconds": _FINITE.map(abs),
         "error": _TEXT,
         "monitor_share": st.just(math.nan) | st.floats(0, 1),
+        "judged": st.integers(-1, 1),
     }
 )
 monitored_runs = st.builds(

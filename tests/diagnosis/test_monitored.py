@@ -53,6 +53,16 @@ def test_a_run_without_alarms_is_healthy_whatever_its_samples_show() -> None:
     assert text_of(found) == "healthy: no alarm was raised\njudged by the rules of training"
 
 
+def test_a_run_whose_alarms_are_off_or_were_taken_back_is_judged_by_what_stands() -> None:
+    whole = monitored([1.0] * 10, judged=0) + sampled_at(range(9), sites=2)
+    assert diagnose(whole).verdict == "not measured"
+    assert "no alarms were asked for: the monitor had alarms=False" in text_of(diagnose(whole))
+    assert check(whole, "run").exit_code == 2
+    again = run(UPDATE, SPIKE).superseded_from(5)
+    assert [finding.kind for finding in diagnose(again).findings] == ["loss spike"]
+    assert diagnose(run(UPDATE).superseded_from(5)).verdict == "healthy"
+
+
 def test_a_run_that_is_too_short_is_not_measured() -> None:
     found = diagnose(run(samples=3))
     assert found.verdict == "not measured"

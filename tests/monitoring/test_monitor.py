@@ -418,6 +418,45 @@ def test_an_alarm_about_a_gradient_comes_before_the_optimizer_spreads_it():
     assert [(one.step, one.kind) for one in monitor.alarms] == [(1, "non-finite gradient")]
 
 
+def refuse(alarm):
+    raise ArithmeticError(alarm.kind)
+
+
+def a_step_that_fails(run, monitor):
+    with monitor.step(0) as one:
+        run.update()
+        one.loss(math.nan)
+        raise LookupError("no batch")
+
+
+def test_what_on_alarm_raises_does_not_hide_what_a_step_raised(caplog):
+    run = training()
+    with propscope.monitor(run.model, run.optimizer, on_alarm=refuse) as monitor:
+        with pytest.raises(LookupError, match="no batch"):
+            a_step_that_fails(run, monitor)
+        assert [alarm.kind for alarm in monitor.alarms] == ["non-finite loss"]
+        assert monitor.steps.error.tolist() == ["LookupError: no batch"]
+    assert "on_alarm raised ArithmeticError: non-finite loss after the run had raised its own" in caplog.text
+
+
+def a_run_that_fails(run):
+    with propscope.monitor(run.model, run.optimizer, on_alarm=refuse) as monitor:
+        with monitor.step(0) as one:
+            run.update()
+            one.loss(1.0)
+        with monitor.step(1) as one:
+            one.loss(math.nan)
+        raise LookupError("no batch")
+
+
+def test_what_on_alarm_raises_on_close_does_not_hide_what_the_run_raised(caplog, monkeypatch):
+    # As on another device: the number waits, and is judged on close.
+    monkeypatch.setattr("propscope.monitoring.run_log._costs_no_wait", lambda tensor: False)
+    with pytest.raises(LookupError, match="no batch"):
+        a_run_that_fails(training())
+    assert "on_alarm raised ArithmeticError: non-finite loss after the run had raised its own" in caplog.text
+
+
 def test_what_is_pending_is_judged_on_close_and_alarms_can_be_off(caplog):
     run = training()
     with propscope.monitor(run.model, run.optimizer, every=10, alarms=False) as monitor, monitor.step(0) as one:
@@ -471,7 +510,35 @@ def test_the_file_holds_samples_steps_and_alarms_and_a_resumed_run_goes_on_in_it
     assert again.steps.number.tolist() == [0, 1, 2, 3, 4, 3]
     assert again.steps.superseded.tolist() == [0, 0, 0, 1, 1, 0]
     assert [one.labels for one in again] == [{"step": 0}, {"step": 2}, {"superseded_step": 4}]
-    assert [(one.step, one.kind) for one in again.alarms] == [(3, "non-finite gradient")]
+    assert [(one.step, one.kind, one.superseded) for one in again.alarms] == [(3, "non-finite gradient", 0)]
+
+
+@pytest.mark.parametrize("way", ["file", "no file", "another process"])
+def test_an_alarm_of_a_step_that_was_taken_again_does_not_stand(way, tmp_path):
+    run, path = training(), None if way == "no file" else tmp_path / "run.propscope"
+
+    def train(monitor, steps, broken):
+        for number in steps:
+            with monitor.step(number) as step:
+                run.update()
+                step.loss(math.nan if number in broken else 2.0)
+
+    monitor = propscope.monitor(run.model, run.optimizer, every=2, budget=None, file=path)
+    train(monitor, range(4), [1])
+    state = monitor.state_dict()
+    train(monitor, range(4, 7), [5])
+    if way == "another process":
+        monitor.close()
+        monitor = propscope.monitor(run.model, run.optimizer, every=2, budget=None, file=path)
+    monitor.load_state_dict(state)
+    train(monitor, range(4, 8), [6])
+    monitor.close()
+    alarms = monitor.alarms if path is None else propscope.load(path).alarms
+    assert [(one.step, one.superseded) for one in alarms] == [(1, 0), (5, 1), (6, 0)]
+    if path is not None:
+        found = propscope.load(path)
+        assert [one.step for one in found.standing_alarms] == [1, 6]
+        assert found.to_frame("alarm")["superseded"].tolist() == [0, 1, 0]
 
 
 @pytest.mark.parametrize("way", ["file", "no file", "advance"])

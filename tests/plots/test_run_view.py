@@ -80,6 +80,15 @@ def test_alarms_are_numbered_in_the_order_of_their_steps() -> None:
     assert marks[0].text == "step 3: loss spike, since step 2"
 
 
+def test_alarms_that_were_off_or_of_steps_taken_again_are_told_from_none() -> None:
+    steps = monitored([1.0] * 4).steps
+    again = MonitoredRun((), steps, (Alarm(3, 3, "loss spike", superseded=1), Alarm(1, 1, "loss spike")))
+    assert [mark.step for mark in RunView(again).axis.marks] == [1]
+    assert "1 alarm" in RunView(again).facts
+    assert "no alarm ·" in RunView(MonitoredRun((), steps, again.alarms[:1])).facts + " ·"
+    assert "no alarms were asked for" in RunView(monitored([1.0], judged=0)).facts
+
+
 def test_sites_are_chosen_by_a_pattern_and_parameters_by_their_module() -> None:
     run = sampled_at([0], sites=3)
     view = RunView(run, "1$")

@@ -52,6 +52,16 @@ def test_sites_are_marked_by_their_worst_alarm() -> None:
     assert [line.split()[:2] for line in text.splitlines()[-3:]] == [["!", "fc.1"], ["~", "fc.0"], ["fc.2", "1.00"]]
 
 
+def test_alarms_that_were_off_or_taken_back_are_told_from_none() -> None:
+    assert "no alarm\n" in text_of(monitored([1.0, 2.0])) + "\n"
+    assert "no alarms were asked for" in text_of(monitored([1.0, 2.0], judged=0))
+    samples = sampled_at([0], sites=2)
+    text = text_of(monitored([1.0, 2.0], alarms=[Alarm(1, 1, "collapse", "fc.1")]).superseded_from(1) + samples)
+    assert "no alarm\n" in text
+    assert "collapse" not in text
+    assert "~" not in text
+
+
 def test_columns_without_numbers_are_left_out() -> None:
     text = text_of(monitored([1.0]) + sampled_at([0], sites=2, back=None, units=None))
     assert "gradient" not in text

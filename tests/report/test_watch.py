@@ -52,6 +52,7 @@ def run_of(samples, *, count=8, alarms=()):
             "seconds": 0.25,
             "error": "",
             "monitor_share": 0.0134,
+            "judged": 1,
         }
         for step in range(samples)
     ]
@@ -145,6 +146,16 @@ def test_the_head_says_how_far_the_run_is():
     assert lines[-1].startswith(
         "step 9  collapse at blocks.6.feed.forward.relu since step 7: 1.07, before 6.22; the sam"
     )
+
+
+def test_alarms_that_were_off_or_of_steps_taken_again_are_told_from_none():
+    run = run_of(12, alarms=[ALARM])
+    again = replace(run, alarms=(replace(ALARM, superseded=1),))
+    off = replace(again, steps=replace(run.steps, judged=0 * run.steps.judged))
+    heads = [shown(each)[1].text.split("   ")[-1] for each in (run, again, off)]
+    assert heads == ["1 alarm", "no alarm", "no alarms were asked for"]
+    assert not any("collapse" in line.text for line in shown(again))
+    assert [sum("collapse" in line for line in sample_lines(each)) for each in (run, again)] == [1, 0]
 
 
 def test_the_first_alarm_stays_and_the_last_ones_follow():

@@ -70,7 +70,9 @@ def test_the_profiles_of_other_files_are_no_run(tmp_path: Path) -> None:
 def test_every_version_stays_readable(version: int) -> None:
     expected = small_monitored()
     if version < 6:
-        expected = replace(expected, steps=replace(expected.steps, monitor_share=np.full(4, np.nan)))
+        steps = replace(expected.steps, monitor_share=np.full(4, np.nan), judged=np.full(4, -1))
+        alarms = tuple(replace(alarm, superseded=-1) for alarm in expected.alarms)
+        expected = replace(expected, steps=steps, alarms=alarms)
     assert plain(load(DATA / f"schema-{version}-monitored.h5")) == plain(expected)
 
 
@@ -92,6 +94,22 @@ def test_files_merge_and_what_is_there_twice_is_written_once(tmp_path: Path) -> 
     assert isinstance(found, MonitoredRun)
     assert found.steps.number.tolist() == [4, 5, 6, 7, 0, 1, 2, 3]
     assert plain(found.alarms) == plain(small_monitored(4).alarms + small_monitored().alarms)
+
+
+def test_two_runs_are_not_mixed(tmp_path: Path) -> None:
+    save(tmp_path / "a.h5", small_monitored())
+    other = small_monitored()
+    save(tmp_path / "b.h5", replace(other, steps=replace(other.steps, loss=other.steps.loss + 1)))
+    with pytest.raises(InputError, match="two monitored runs: both have a step 1, and it differs") as refused:
+        merge([tmp_path / "a.h5", tmp_path / "b.h5"], tmp_path / "all.h5")
+    assert refused.value.hint == "leave each run in its own file"
+    assert not (tmp_path / "all.h5").exists()
+    again = small_monitored().superseded_from(2) + small_monitored(2)
+    save(tmp_path / "c.h5", again)
+    merge([tmp_path / "c.h5", tmp_path / "c.h5"], tmp_path / "all.h5")
+    found = load(tmp_path / "all.h5")
+    assert isinstance(found, MonitoredRun)
+    assert plain((found.steps, found.alarms)) == plain((again.steps, again.alarms))
 
 
 def test_a_run_merges_with_trainings(tmp_path: Path) -> None:
