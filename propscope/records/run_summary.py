@@ -165,8 +165,9 @@ def worst_first(
 ) -> list[int]:
     """Return the positions of sites, the worst one first; each argument has one entry a site.
 
-    First come sites with values that are not finite, then those with alarms, then those whose values or gradients
-    changed by the largest factor, either way. A change of NaN is unknown.
+    First come sites with values that are not finite, then those with an alarm, "broken" before "strained", then those
+    whose values or gradients changed by the largest factor, up or down; of gradients, that over the usual one counts. A
+    change of NaN is unknown.
     """
     # All gradients rise and fall with the loss; what counts is a site that leaves the others.
     usual = float(np.median([each for each in backward_changes if each > 0] or [1.0]))
