@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from building.command_line import HANGS, files
@@ -147,6 +148,7 @@ def test_a_stop_ends_every_process_and_keeps_what_is_finished(place, command, nu
         journal = place / ".run.h5.partial"
         while not journal.exists() or journal.stat().st_size <= 20_000:
             assert running.poll() is None
+            time.sleep(0.01)
         # As a terminal does it: to every process of the group.
         os.killpg(running.pid, number) if number == signal.SIGINT else running.terminate()
         # The pipes end when all of them have ended.

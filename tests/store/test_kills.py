@@ -2,39 +2,68 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
+import os
 import random
 import signal
-import subprocess
-import sys
 import warnings
+from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import TextIO
 
+import numpy as np
 import pytest
 
-from propscope.records import MonitoredRun
-from propscope.store import FollowedRun, compact, load
-
-# Some 12 kB a sample, so that many a kill comes while one is written.
-PROGRAM = """
-import sys
-from dataclasses import replace
-from pathlib import Path
-import numpy as np
 from propscope.records import MonitoredRun, NetworkProfile, Site, TensorSummary
-from propscope.records.monitored import Steps
 from propscope.records.figures import STEP_FIELDS
-from propscope.store import MonitoredFile
-random = np.random.default_rng(0)
-file = MonitoredFile(Path("run.h5"))
-row = {field.name: "" if field.dtype == "text" else 0 for field in STEP_FIELDS}
-for step in range(int(sys.argv[1])):
-    found = map(TensorSummary.of, random.standard_normal((100, 64)))
-    sites = (Site(f"site.{at}", "Linear", "other", (64,), forward=one) for at, one in enumerate(found))
-    profile = NetworkProfile(tuple(sites), (), {"step": step})
-    file.add(MonitoredRun((profile,), Steps.of([row | {"number": step}])))
-    print(step, flush=True)
-file.save()
-"""
+from propscope.records.monitored import Steps
+from propscope.store import FollowedRun, MonitoredFile, compact, load
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork"),
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded"),
+]
+
+
+def write(path: Path, samples: int, said: TextIO) -> None:
+    """Write a run of so many samples, some 12 kB each, so that many a kill comes while one is written."""
+    draw = np.random.default_rng(0)
+    file = MonitoredFile(path)
+    row = {field.name: "" if field.dtype == "text" else 0 for field in STEP_FIELDS}
+    for step in range(samples):
+        found = map(TensorSummary.of, draw.standard_normal((100, 64)))
+        sites = (Site(f"site.{at}", "Linear", "other", (64,), forward=one) for at, one in enumerate(found))
+        profile = NetworkProfile(tuple(sites), (), {"step": step})
+        file.add(MonitoredRun((profile,), Steps.of([row | {"number": step}])))
+        print(step, file=said, flush=True)
+    file.save()
+
+
+@contextlib.contextmanager
+def writing(path: Path, samples: int) -> Iterator[tuple[BaseProcess, TextIO]]:
+    """Give a child that writes a run, and what it says: the number of each sample that is in its file.
+
+    It is forked: a process of its own would import for a second before it writes.
+    """
+    there, here = os.pipe()
+
+    def run() -> None:
+        os.close(there)
+        with os.fdopen(here, "w") as said:
+            write(path, samples, said)
+
+    child = multiprocessing.get_context("fork").Process(target=run)
+    child.start()
+    os.close(here)
+    try:
+        with os.fdopen(there) as heard:
+            yield child, heard
+    finally:
+        child.kill()
+        child.join()
 
 
 def steps_of(run: object) -> list[object]:
@@ -44,47 +73,34 @@ def steps_of(run: object) -> list[object]:
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 def test_twenty_kills_cost_at_most_the_sample_that_was_being_written(tmp_path: Path) -> None:
-    draw, processes = random.Random(0), []
+    draw = random.Random(0)
     for number in range(20):
-        place = tmp_path / str(number)
-        place.mkdir()
-        command = [sys.executable, "-c", PROGRAM, "100000"]
-        processes.append(subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, text=True))
-        if len(processes) < 4 and number < 19:
-            continue
-        for at, process in enumerate(processes, number + 1 - len(processes)):
-            assert process.stdout is not None
+        path = tmp_path / str(number) / "run.h5"
+        path.parent.mkdir()
+        with writing(path, 100_000) as (child, heard):
             taken = -1
             for _ in range(draw.randrange(1, 40)):
-                taken = int(process.stdout.readline())
-            process.kill()
+                taken = int(heard.readline())
+            child.kill()
             # What it said before the kill, and was not read yet.
-            taken = max([taken, *map(int, process.stdout.read().split())])
-            process.stdout.close()
-            process.wait()
-            path = tmp_path / str(at) / "run.h5"
-            with pytest.warns(UserWarning, match="unfinished"):
-                found = steps_of(load(path))
-            assert found == [*range(len(found))]
-            assert len(found) in (taken + 1, taken + 2)
-            assert compact(path) == path
-            assert steps_of(load(path)) == found
-            assert [one.name for one in path.parent.iterdir()] == ["run.h5"]
-        processes.clear()
+            taken = max([taken, *map(int, heard.read().split())])
+        assert child.exitcode == -signal.SIGKILL
+        with pytest.warns(UserWarning, match="unfinished"):
+            found = steps_of(load(path))
+        assert found == [*range(len(found))]
+        assert len(found) in (taken + 1, taken + 2)
+        assert compact(path) == path
+        assert steps_of(load(path)) == found
+        assert [one.name for one in path.parent.iterdir()] == ["run.h5"]
 
 
-@pytest.mark.slow
 def test_a_run_is_read_by_others_from_its_first_sample_to_its_end(tmp_path: Path) -> None:
     path = tmp_path / "run.h5"
     followed: list[list[object]] = [[], []]
     loaded, ended = [0], [False, False]
-    command = [sys.executable, "-c", PROGRAM, "60"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
+    with writing(path, 60) as (_, heard):
+        heard.readline()
         with FollowedRun(path) as one, FollowedRun(path) as other, warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             while not all(ended):

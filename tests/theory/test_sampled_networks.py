@@ -1,6 +1,6 @@
 """What `predict` expects against networks that were built and measured: 320 wide, 20 deep, 12 seeds.
 
-Depth / width, by which every band grows, is that of 30 layers 500 wide, of which one network has four times the weights.
+Depth / width, by which every band grows, is that of 30 layers 500 wide, and one network has a quarter of the weights.
 
 The band is `log_std`, the scatter of ln rms of one network about ln of the prediction and its drift. Over 12 of them
 the mean of ln rms lies within 4 log_std / sqrt(12) of that, and their own scatter agrees with log_std as a sample of 12
