@@ -68,7 +68,7 @@ def writing(path: Path, samples: int) -> Iterator[tuple[BaseProcess, TextIO]]:
 
 def steps_of(run: object) -> list[object]:
     assert isinstance(run, MonitoredRun)
-    found = [*run.axes.get("step", ())]
+    found: list[object] = [*run.axes.get("step", ())]
     assert run.steps.number.tolist() == found
     return found
 
