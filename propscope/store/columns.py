@@ -82,7 +82,6 @@ def open_columns(file: h5py.File, table: StoredTable, version: int) -> dict[str,
     texts = None
     if file.id.links.exists(TEXTS.encode()):
         texts = _open_dataset(file.id, TEXTS, f"dataset {TEXTS}", ("text",))
-        _check_size(texts, f"dataset {TEXTS}", fills=False)
     columns = {
         column.name: _open_column(group, table, column, texts)
         for column in TABLES[table]
@@ -120,17 +119,21 @@ def _check_link(group: Any, name: str, what: str) -> None:
 def _open_column(
     group: h5py.h5g.GroupID, table: StoredTable, column: Column, texts: h5py.h5d.DatasetID | None
 ) -> StoredColumn:
-    what = f"column {table}/{column.name}"
     shared = texts is not None and column.stored == "text"
-    handle = _open_dataset(group, column.name, what, (column.stored, *(("uint32",) if shared else ())))
-    _check_size(handle, what, fills=_fills(handle.get_create_plist(), column))
+    stored = (column.stored, "uint32") if shared else (column.stored,)
+    handle = _open_dataset(group, column.name, f"column {table}/{column.name}", stored, column)
     if shared and handle.dtype.kind == "u":
         return SharedText(h5py.Dataset(handle), h5py.Dataset(texts))
     return h5py.Dataset(handle)
 
 
-def _open_dataset(group: Any, name: str, what: str, stored: tuple[str, ...]) -> h5py.h5d.DatasetID:
-    """Return a dataset that is 1-D and of one of these types; raises `ValueError` for any other entry of the name."""
+def _open_dataset(
+    group: Any, name: str, what: str, stored: tuple[str, ...], column: Column | None = None
+) -> h5py.h5d.DatasetID:
+    """Return a dataset that is 1-D, of one of these types, and no larger than its stored bytes can hold.
+
+    Rows of a column may take none where they are missing. Raises `ValueError` for any other entry of the name.
+    """
     if not group.links.exists(name.encode()):
         raise ValueError(f"{what} is missing")
     _check_link(group, name, what)
@@ -139,29 +142,23 @@ def _open_dataset(group: Any, name: str, what: str, stored: tuple[str, ...]) -> 
         handle = h5py.h5d.open(group, name.encode(), _ACCESS)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{what} is not a dataset") from error
-    _check_storage(handle.get_create_plist(), what)
-    kind = handle.get_type()
-    text = h5py.check_string_dtype(kind.dtype)
-    right = kind.dtype in stored if text is None else text.length is None and "text" in stored
-    dimensions = len(handle.shape or ())
+    # Each of these is made anew when it is asked for.
+    made, kind, shape = handle.get_create_plist(), handle.get_type(), handle.shape
+    dtype = kind.dtype
+    _check_storage(made, what)
+    text = h5py.check_string_dtype(dtype)
+    right = dtype in stored if text is None else text.length is None and "text" in stored
+    dimensions = len(shape or ())
     if dimensions != 1 or not right or kind.committed():
-        raise ValueError(f"{what} must be 1-D of {stored[0]}, got {dimensions}-D of {kind.dtype}")
-    return handle
-
-
-def _check_size(handle: h5py.h5d.DatasetID, what: str, *, fills: bool) -> None:
-    """Raise `ValueError` for a dataset that claims more than its stored bytes can hold, unless rows may take none."""
-    made, rows, width, stored = (
-        handle.get_create_plist(),
-        handle.shape[0],
-        handle.get_type().get_size(),
-        handle.get_storage_size(),
-    )
+        raise ValueError(f"{what} must be 1-D of {stored[0]}, got {dimensions}-D of {dtype}")
+    rows, width = shape[0], kind.get_size()
     chunk = width * made.get_chunk()[0] if made.get_layout() == h5py.h5d.CHUNKED else 0
     if chunk > _CHUNK_BYTES:
         raise ValueError(f"{what} has chunks of {chunk:,} bytes; at most {_CHUNK_BYTES:,} are read")
-    if not fills and rows * width > _EXPANSION * stored + chunk:
-        raise ValueError(f"{what} has {rows:,} rows in {stored:,} stored bytes, which cannot hold so many")
+    held = handle.get_storage_size()
+    if rows * width > _EXPANSION * held + chunk and not (column and _fills(made, column)):
+        raise ValueError(f"{what} has {rows:,} rows in {held:,} stored bytes, which cannot hold so many")
+    return handle
 
 
 def _fills(made: h5py.h5p.PropDCID, column: Column) -> bool:
