@@ -18,7 +18,7 @@ from propscope.theory import MeanField, critical_line
 
 BIAS = 0.05
 weights = [0.6, 1.0, 1.76] if QUICK else [0.6, 0.8, 1.0, 1.3, 1.76, 2.5, 4.0]
-depths = [5, 20, 30] if QUICK else [5, 10, 14, 20, 28, 40, 60]
+depths = [5, 30] if QUICK else [5, 10, 14, 20, 28, 40, 60]
 runs = propscope.train_mlp(
     depths,
     48,

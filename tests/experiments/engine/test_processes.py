@@ -107,7 +107,7 @@ def test_workers_killed_at_random_moments(tmp_path):
             time.sleep(draw.uniform(0.01, 0.06))
             if over.is_set():
                 return
-            processes = [worker._context.processes[-1] for worker in list(engine._workers)]
+            processes = [process for worker in list(engine._workers) for process in worker._context.processes[-1:]]
             chosen = draw.choice(processes) if processes else None
             if chosen is not None and chosen.pid is not None and chosen.is_alive():
                 os.kill(chosen.pid, signal.SIGKILL)
