@@ -47,7 +47,8 @@ def test_the_wheel_has_the_package_and_no_sources_of_the_kernel(built):
     expected |= {f"propscope/examples/{path.name}" for path in (SOURCE / "examples").glob("*.py")}
     assert {name for name in names if name.endswith(".py")} == expected
     others = {name for name in names if not name.endswith((".py", ".so", ".pyd"))}
-    assert others == {"propscope/py.typed", "propscope/measure/_kernel.pyi"}
+    page = {f"propscope/report/page/page.{ending}" for ending in ("html", "css", "js")}
+    assert others == {"propscope/py.typed", "propscope/measure/_kernel.pyi", *page}
 
 
 def test_the_archive_has_what_the_wheel_is_built_from(built):
@@ -55,6 +56,7 @@ def test_the_archive_has_what_the_wheel_is_built_from(built):
         names = {name.partition("/")[2] for name in held.getnames()}
     assert {"setup.py", "pyproject.toml", "README.md", "LICENSE", "propscope/measure/_kernel.c"} <= names
     assert {str(path.relative_to(SOURCE)) for path in (SOURCE / "propscope").rglob("*.py")} <= names
+    assert {str(path.relative_to(SOURCE)) for path in (SOURCE / "propscope/report/page").glob("page.*")} <= names
 
 
 def test_it_installs_into_an_empty_environment_and_runs(built, tmp_path):

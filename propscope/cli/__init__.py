@@ -38,6 +38,7 @@ COMMANDS = (
     Command("show", "show", "Print the tables of a result file."),
     Command("diagnose", "diagnose", "Explain what is wrong in a result file and what to change."),
     Command("plot", "plot", "Draw the plots of a result file."),
+    Command("report", "report", "Write a result file as one HTML page that opens anywhere."),
     Command("theory", "theory", "Print what mean-field theory predicts for an activation."),
     Command("phase", "phase", "Draw the order-to-chaos diagram of an activation."),
     Command("width-check", "width_check", "Check how sizes in a model grow with its width, as for muP."),

@@ -23,6 +23,13 @@ def as_html(record: Any) -> str:
     return html_of(record)
 
 
+def as_page(record: Any, title: str) -> str:
+    """Return one self-contained HTML page of a record."""
+    from propscope.report.page import page_html
+
+    return page_html(record, title=title)
+
+
 def print_inspection(
     profile: Any, *, title: str, sort: str | None, top: int | None, depth: int | None, file: TextIO | None
 ) -> None:

@@ -48,7 +48,7 @@ def deviation(site: Site, direction: Direction) -> Deviation:
         return Deviation()
     if measured == expected and (not drift or not 0 < expected < math.inf):
         return Deviation(1.0, math.nan if math.isnan(log_std) else 0.0)
-    with np.errstate(divide="ignore", over="ignore", under="ignore"):
+    with np.errstate(divide="ignore", over="ignore", under="ignore", invalid="ignore"):
         ratio = float(np.float64(measured) / expected)
         # The quotient of numbers near the ends of float64 leaves its range, but the difference of logarithms does not.
         return Deviation(ratio, float((np.log(measured) - np.log(expected) - drift) / np.float64(log_std)))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, ove
 
 from propscope.checks import shown
 from propscope.errors import InputError
-from propscope.records.display import as_html, as_text
+from propscope.records.display import as_html, as_page, as_text
 from propscope.records.network import Label
 
 if TYPE_CHECKING:
@@ -129,6 +129,14 @@ class LabelledSet(Generic[Record]):
             if name not in axes:
                 raise InputError(f'no {self._noun} has a label "{name}"; the labels are {", ".join(axes) or "none"}')
         return values_of(labels)
+
+    def to_html(self, *, title: str = "") -> str:
+        """Return one self-contained HTML page of the set, as `propscope report` writes it; `title` stands above it.
+
+        The page holds what it draws as one JSON document, and loads nothing from the network. Raises `InputError` for a
+        set that holds nothing.
+        """
+        return as_page(self, title)
 
     def __str__(self) -> str:
         return as_text(self)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from propscope.errors import unknown_site
-from propscope.records.display import as_html, as_text
+from propscope.records.display import as_html, as_page, as_text
 from propscope.records.graph import UNKNOWN as UNKNOWN
 from propscope.records.graph import Node, SiteGraph
 from propscope.records.summary import TensorSummary
@@ -404,6 +404,13 @@ class NetworkProfile:
         from propscope.records.frames import to_xarray
 
         return to_xarray((self,))
+
+    def to_html(self, *, title: str = "") -> str:
+        """Return one self-contained HTML page of the profile, as `propscope report` writes it; `title` stands above it.
+
+        The page holds what it draws as one JSON document, and loads nothing from the network.
+        """
+        return as_page(self, title)
 
     def __repr__(self) -> str:
         labels = "".join(f", {name} {value}" for name, value in self.labels.items())

@@ -125,7 +125,11 @@ def _largest(values: Sequence[float]) -> float | None:
 
 def _mean(values: Sequence[float]) -> float | None:
     numbers = [value for value in values if not math.isnan(value)]
-    return math.fsum(numbers) / len(numbers) if numbers else None
+    try:
+        return math.fsum(numbers) / len(numbers) if numbers else None
+    except OverflowError:
+        # The sum leaves float64, though the mean does not.
+        return math.fsum(value / len(numbers) for value in numbers)
 
 
 def _root_mean_square(values: Sequence[float]) -> float | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from propscope.errors import InputError
-from propscope.records.display import as_html, as_text
+from propscope.records.display import as_html, as_page, as_text
 from propscope.records.labelled import LabelledSet
 from propscope.records.network import Floats, Label, NetworkProfile, Provenance
 from propscope.records.profile_set import ProfileSet
@@ -106,6 +106,13 @@ class TrainingRun:
         if epoch < 0:
             return self.profiles[epoch][1] if -epoch <= len(self.profiles) else None
         return next((profile for at, profile in self.profiles if at == epoch), None)
+
+    def to_html(self, *, title: str = "") -> str:
+        """Return one self-contained HTML page of the run, as `propscope report` writes it; `title` stands above it.
+
+        The page holds what it draws as one JSON document, and loads nothing from the network.
+        """
+        return as_page(self, title)
 
     def __str__(self) -> str:
         return as_text(self)

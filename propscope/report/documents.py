@@ -31,7 +31,7 @@ _NESTED = {"spec"} | {field.name for fields in TABLES.values() for field in fiel
 
 def json_text(document: Any) -> str:
     """Return a document as JSON; NaN, which JSON does not have, becomes null, and infinities become "inf", "-inf"."""
-    return json.dumps(_plain(document), indent=2)
+    return json.dumps(plain(document), indent=2)
 
 
 def finding_document(finding: Finding) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def profile_document(profile: NetworkProfile) -> dict[str, Any]:
     """Return a profile: its row, its sites, each with how it compares with theory, its parameters."""
     ratios = second_moment_ratios(profile)
     sites = [
-        _unpacked(site_row(site, index))
+        unpacked(site_row(site, index))
         | {"parents": site.parents and [_fields(parent) for parent in site.parents], "parameters": site.parameters}
         | {f"{direction}_deviation": deviation(site, direction) for direction in DIRECTIONS}
         | {"second_moment_ratio": ratios.get(index)}
@@ -160,9 +160,9 @@ def profile_document(profile: NetworkProfile) -> dict[str, Any]:
     ]
     parameters = [parameter_row(parameter, index) for index, parameter in enumerate(profile.parameters)]
     return {
-        "profile": _unpacked(profile_row(profile)),
+        "profile": unpacked(profile_row(profile)),
         "sites": sites,
-        "parameters": [_unpacked(row) for row in parameters],
+        "parameters": [unpacked(row) for row in parameters],
     }
 
 
@@ -206,7 +206,7 @@ def _fields(record: Any, *, leave: str = "") -> dict[str, Any]:
     return {name: getattr(record, name) for name in record.__dataclass_fields__ if name != leave}
 
 
-def _unpacked(row: Row) -> Row:
+def unpacked(row: Row) -> Row:
     """Return a row without what only a flat table needs: -1 for a missing whole number, and JSON within text."""
     found: Row = {}
     for name, value in row.items():
@@ -217,13 +217,14 @@ def _unpacked(row: Row) -> Row:
     return found
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a document of what JSON has: NaN becomes None, infinities become "inf", "-inf"."""
     if isinstance(value, (Interval, Deviation, SecondMomentRatio, DistinctRows)):
-        return _plain(_fields(value))
+        return plain(_fields(value))
     if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
+        return {name: plain(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
+        return [plain(part) for part in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value

@@ -193,7 +193,9 @@ def verdict_lines(profile: NetworkProfile, diagnosis: Diagnosis) -> tuple[str, .
         count = len(profile.sites)
         return (f"healthy: no problem found at {counted(count, 'site')}", *_beside(diagnosis))
     worst, *others = wrong
-    lines = [verdict_line(diagnosis, numbered=False), f"cause: {worst.cause}"]
+    lines = [verdict_line(diagnosis, numbered=False)]
+    if worst.cause:
+        lines.append(f"cause: {worst.cause}")
     if worst.remedy is not None:
         lines.append(f"remedy: {worst.remedy.text}")
     if worst.effects:

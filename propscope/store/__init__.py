@@ -1,6 +1,6 @@
 """Result files: HDF5 files of flat tables that can be read without propscope; docs/schema.md states them completely."""
 
-from propscope.store.atomic import check_output, check_target
+from propscope.store.atomic import check_output, check_target, write_text
 from propscope.store.followed_run import Added, FollowedRun
 from propscope.store.journal import is_written, journals_of, target_of
 from propscope.store.merge import merge
@@ -40,4 +40,5 @@ __all__ = [
     "pack",
     "save",
     "target_of",
+    "write_text",
 ]

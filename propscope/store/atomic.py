@@ -147,6 +147,21 @@ def new_file(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[tuple
         os.close(locked)
 
 
+def write_text(path: str | os.PathLike[str], text: str, *, overwrite: bool) -> None:
+    """Write a text, in UTF-8, that appears whole under its name or not at all; raises `StoreError` as `new_file`."""
+    target, descriptor, temporary = _open_beside(path, overwrite)
+    try:
+        with open(descriptor, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(descriptor)
+            _publish(temporary, target, overwrite)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def _open_beside(path: str | os.PathLike[str], overwrite: bool) -> tuple[Path, int, Path]:
     try:
         # A link is followed, so that the file it points to is replaced and not the link.

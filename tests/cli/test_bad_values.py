@@ -21,6 +21,7 @@ RIGHT = {
     "show": ["run.h5"],
     "diagnose": ["run.h5"],
     "plot": ["run.h5", "--only", "curves"],
+    "report": ["run.h5"],
     "width-check": ["net.py:widening", "--widths", "2,3", "--input-shape", "2,4", "--steps", "1", "--seeds", "1"],
     "theory": ["--act", "relu"],
     "phase": ["--act", "relu", "--init", "zeros"],
@@ -59,6 +60,7 @@ OWN = {
     ("check", "include"): PATTERN,
     ("check", "exclude"): PATTERN,
     ("plot", "output"): ("fifo", "run.h5", "run.h5/x", "a" * 300, "a" * 5000, os.devnull),
+    ("report", "output"): ("", "directory", "x.h5", "run.h5", "run.h5/x.html", "missing/x.html", "a" * 300 + ".html"),
     ("phase", "output"): ("", "directory", "fifo.png", "x.bmp", "run.h5/x.png", "missing/x.bmp", "a" * 300 + ".png"),
     ("example", "arguments"): (),
 }  # fmt: skip

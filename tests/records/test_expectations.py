@@ -169,3 +169,10 @@ def test_a_reason_names_whom_it_is_true_of_in_few_words():
     assert without_theory(activation) == ("no theory for prelu: A",)
     assert without_theory(grid(("he", "relu", ""))) == ()
     assert without_theory([({}, "A")]) == ("no theory for model: A",)
+
+
+def test_a_scatter_without_limit_leaves_no_distance_in_standard_deviations():
+    (site,) = layered([0.0], activations=False, expected=[Expected(forward_rms=1.0, forward_log_std=math.inf)]).sites
+    found = deviation(site, "forward")
+    assert found.ratio == 0
+    assert math.isnan(found.sd)

@@ -146,3 +146,10 @@ def test_the_members_are_not_changed():
     before = dataclasses.replace(profile)
     pooled(ProfileSet((profile, profile)))
     assert profile == before
+
+
+def test_the_mean_of_numbers_near_the_end_of_float64_is_one():
+    largest = (1.5e308, 1.7e308)
+    networks = (layered([1.0], activations=False, figures={"jacobian_square_variance": each}) for each in largest)
+    (site,) = pooled(ProfileSet(tuple(networks))).sites
+    assert site.jacobian_square_variance == pytest.approx(1.6e308)

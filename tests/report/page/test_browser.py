@@ -1,0 +1,267 @@
+"""The page in a real browser: no error, no request, the numbers of the file, and keys that do what a mouse does."""
+
+import importlib.util
+import json
+import os
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from building.records import connected_profile, grid, monitored, sampled_at, small_monitored, small_training
+
+from propscope.records import Alarm, NetworkProfile, Parent, ProfileSet, Site, TensorSummary
+from propscope.report.page import page_document, page_html
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+_READY = CHROMIUM is not None and importlib.util.find_spec("playwright") is not None
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not _READY, reason="this system has no Chromium, or no playwright to drive it"),
+]
+
+
+def resnet():
+    """A stem, eight residual blocks of two sites each of which one is far too large, and a head."""
+    rng = np.random.default_rng(0)
+
+    def site(name, kind, role, scale, *parents):
+        return Site(
+            name,
+            kind,
+            role,
+            (16, 8),
+            activation="ReLU" if role == "pre-activation" else "",
+            forward=TensorSummary.of(rng.normal(0, scale, (16, 8)).astype(np.float32)),
+            backward=TensorSummary.of(rng.normal(0, 1e-3, (16, 8)).astype(np.float32)),
+            parents=tuple(Parent(parent) for parent in parents),
+        )
+
+    sites = [site("input", "input", "input", 1.0), site("stem", "Linear", "pre-activation", 1.0, "input")]
+    before = "stem"
+    for block in range(8):
+        size = 1e7 if block >= 4 else 1.0
+        sites.append(site(f"blocks.{block}.fc", "Linear", "pre-activation", size, before))
+        sites.append(site(f"blocks.{block}.add", "add", "residual", size, before, f"blocks.{block}.fc"))
+        before = f"blocks.{block}.add"
+    sites.append(site("head", "Linear", "pre-activation", 1e7, before))
+    return NetworkProfile(tuple(sites))
+
+
+def watched():
+    """A run of 40 samples whose loss turns to NaN, with an alarm."""
+    run = sampled_at(range(0, 400, 10), sites=6, rms=lambda step, place: 1 + place + step / 100)
+    losses = [1 / (1 + step) if step < 300 else float("nan") for step in range(400)]
+    alarm = Alarm(300, 290, "non-finite loss", "fc.3", severity="broken", message="the loss is not finite. Go back")
+    return replace(run, steps=monitored(losses).steps, alarms=(alarm,))
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # Chromium's own sandbox needs rights that a container does not give; the pages are the tests' own.
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(chromium, tmp_path):
+    """A function that opens the page of a record, and after the test shows that nothing was asked for or went wrong."""
+    contexts, asked, said = [], [], []
+
+    def opens(record, *, width=1400, scheme="light", title="run.h5", script=True):
+        path = tmp_path / f"{len(contexts)}.html"
+        path.write_text(page_html(record, title=title), encoding="utf-8")
+        context = chromium.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, java_script_enabled=script
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.route("**/*", lambda route: route.continue_() if route.request.url == path.as_uri() else route.abort())
+        page.on("request", lambda request: asked.append(request.url) if request.url != path.as_uri() else None)
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto(path.as_uri())
+        if script:
+            page.wait_for_selector("html[data-ready=yes]")
+            # What is drawn at the width that it has is drawn a frame later.
+            page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        if os.environ.get("PROPSCOPE_SCREENSHOTS"):
+            page.screenshot(
+                path=f"{os.environ['PROPSCOPE_SCREENSHOTS']}/{path.stem}-{width}-{scheme}.png", full_page=True
+            )
+        return page
+
+    yield opens
+    for context in contexts:
+        context.close()
+    assert (asked, said) == ([], [])
+
+
+RECORDS = {
+    "network": resnet,
+    "grid": lambda: grid(("he_normal", "zeros"), ("relu", "tanh"), seeds=2, depths=(4,), width=8, batch=4),
+    "run": watched,
+    "small run": small_monitored,
+    "run without samples": lambda: monitored([2.0, 1.0]),
+    "trainings": small_training,
+    "nothing seen": lambda: NetworkProfile(()),
+}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1400, 420])
+@pytest.mark.parametrize("record", RECORDS)
+def test_it_opens_without_a_word_and_fits_the_width(opened, record, width, scheme):
+    page = opened(RECORDS[record](), width=width, scheme=scheme)
+    assert page.locator("h1").inner_text() == "run.h5"
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, background[4:-1].split(","))) < 200) == (scheme == "dark")
+
+
+def numbers_shown(page):
+    """Every figure of the site that is shown, by column."""
+    cells = page.locator(".detail td[data-column]")
+    return dict(
+        cells.evaluate_all("cells => cells.map((cell) => [cell.dataset.column, JSON.parse(cell.dataset.value)])")
+    )
+
+
+def test_a_click_on_the_first_bad_site_shows_the_numbers_of_the_file(opened):
+    profile = resnet()
+    (found,) = page_document(profile)["networks"]
+    page = opened(profile)
+    page.click("button.first-bad")
+    name = page.locator(".detail .site-name").inner_text()
+    assert name.endswith(found["first_bad"])
+    at, columns = found["sites"]["columns"]["name"].index(found["first_bad"]), found["sites"]["columns"]
+    shown = numbers_shown(page)
+    assert shown["forward_rms"] == profile.sites[at].forward.rms
+    assert shown["backward_mean"] == profile.sites[at].backward.mean
+    assert {name: columns[name][at] for name in shown if name in columns} == {
+        name: value for name, value in shown.items() if name in columns
+    }
+    assert len(shown) > 15
+    assert page.locator(".detail svg rect.bar-f").count() > 5
+    page.locator(".detail li button", has_text=profile.sites[at].parents[0].name).first.click()
+    assert page.locator(".detail .site-name").inner_text().endswith(profile.sites[at].parents[0].name)
+
+
+def test_every_site_opens_from_the_curve_the_graph_and_the_table(opened):
+    page = opened(resnet())
+    names = page_document(resnet())["networks"][0]["sites"]["columns"]["name"]
+    curve = page.locator("svg.plot").first
+    curve.focus()
+    page.keyboard.press("End")
+    assert page.locator(".readout").first.inner_text().startswith("head: rms")
+    page.keyboard.press("Enter")
+    assert page.locator(".detail .site-name").inner_text().endswith("head")
+    page.locator(".graph .node", has_text="stem").focus()
+    page.keyboard.press("Enter")
+    assert page.locator(".detail .site-name").inner_text() == "stem"
+    assert page.locator(".graph .node.chosen").count() == 1
+    page.locator(".sites td button", has_text=names[5]).first.click()
+    assert page.locator(".detail .site-name").inner_text().endswith(names[5])
+    assert page.locator(".sites tr.chosen").count() == 1
+
+
+def test_modules_open_and_close(opened):
+    page = opened(resnet())
+    page.get_by_label("modules").select_option("0")
+    boxes = page.locator(".graph .node")
+    assert boxes.count() == 4
+    module = boxes.nth(2)
+    assert "blocks" in module.text_content()
+    assert "is-broken" in module.get_attribute("class")
+    module.focus()
+    page.keyboard.press("Enter")
+    assert boxes.count() == 11
+    page.locator(".open button").first.click()
+    assert boxes.count() == 4
+    page.get_by_label("modules").select_option("all")
+    assert boxes.count() == len(resnet().sites)
+    assert page.locator(".graph path.edge").count() == sum(len(site.parents) for site in resnet().sites)
+
+
+def test_the_table_sorts_and_filters(opened):
+    page = opened(resnet())
+    rows = page.locator(".sites tbody tr")
+    assert rows.count() == len(resnet().sites)
+    page.get_by_label("filter sites").fill("BLOCKS.3")
+    assert rows.count() == 2
+    page.get_by_label("filter sites").fill("")
+    page.locator(".sites th button", has_text="rms").first.click()
+    largest = max(resnet().sites, key=lambda site: site.forward.rms)
+    assert largest.name in rows.first.inner_text()
+    assert page.locator(".sites th[aria-sort=descending]").count() == 1
+    page.get_by_label("only what is marked").check()
+    assert 0 < rows.count() < len(resnet().sites)
+
+
+def test_a_cell_of_a_grid_opens_its_network(opened):
+    profiles = RECORDS["grid"]()
+    page = opened(profiles)
+    cells = page.locator(".cells button")
+    assert cells.count() == 4
+    page.get_by_label("figure").first.select_option("forward_factor")
+    cells.nth(3).click()
+    assert page.locator("section.network h2").first.inner_text() == page_document(profiles)["networks"][3]["name"]
+    assert page.locator(".cells button[aria-pressed=true]").count() == 1
+
+
+def test_the_slider_and_the_alarms_set_the_step(opened):
+    page = opened(watched())
+    now = page.locator(".bar strong")
+    assert now.inner_text() == "step 390"
+    page.locator(".alarms td button", has_text="300").click()
+    assert now.inner_text() == "step 300"
+    slider = page.get_by_label("sample", exact=True).first
+    slider.focus()
+    page.keyboard.press("ArrowLeft")
+    assert now.inner_text() == "step 290"
+    assert "at step 290" in page.locator(".two h3", has_text="Forward at").inner_text()
+    page.get_by_label("map over steps").focus()
+    page.keyboard.press("ArrowDown")
+    assert page.locator("p.readout", has_text="step 290, fc.1: 4.9").count() == 1
+    assert page.locator("canvas").evaluate(
+        "(canvas) => new Set(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data).size > 20"
+    )
+
+
+HOSTILE = "</script><img src=x onerror=alert(1)>\"'🙂\u202e\x00\ud800"
+
+
+@pytest.mark.parametrize("width", [1400, 420])
+def test_names_are_text(opened, width):
+    profile = connected_profile()
+    sites = tuple(replace(site, name=f"{site.name}{HOSTILE}" * 5, kind=HOSTILE, parents=()) for site in profile.sites)
+    page = opened(ProfileSet((replace(profile, sites=sites, labels={HOSTILE: HOSTILE}),)), title=HOSTILE, width=width)
+    assert page.locator("img").count() == 0
+    page.locator(".sites td button").first.click()
+    assert "<img src=x onerror=alert(1)>\"'🙂\\u202e\\u0000\\ud800" in page.locator(".detail .site-name").inner_text()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_the_network_is_out_of_reach(chromium, tmp_path):
+    (tmp_path / "page.html").write_text(page_html(resnet()))
+    page = chromium.new_page()
+    page.goto((tmp_path / "page.html").as_uri())
+    said = page.evaluate(
+        "() => new Promise((done) => {"
+        " document.addEventListener('securitypolicyviolation', (event) => done(event.effectiveDirective));"
+        " fetch('https://example.org/').catch(() => null); })"
+    )
+    assert said == "connect-src"
+    assert json.loads(page.locator("#data").text_content())["format"] == "propscope-report"
+    page.close()
+
+
+def test_without_a_script_the_verdict_is_there(opened):
+    page = opened(resnet(), script=False)
+    (found,) = page_document(resnet())["networks"]
+    assert found["lines"][0] in page.locator("noscript").inner_text()
