@@ -12,6 +12,8 @@ from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Workers of pytest-xdist are told how wide the terminal is; what the tests print goes to none.
+os.environ.pop("COLUMNS", None)
 
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")

@@ -63,6 +63,8 @@ Plots = Annotated[
 # How --plots none was written before.
 NoPlots = Annotated[bool, typer.Option("--no-plots", hidden=True)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Wide = Annotated[bool, option("Print every column, however narrow the terminal is.", VIEW, "--wide")]
+Explain = Annotated[bool, option("Explain every column below the table.", VIEW, "--explain")]
 Resume = Annotated[
     Path | None,
     option(

@@ -5,7 +5,20 @@ from __future__ import annotations
 from contextlib import ExitStack
 from warnings import catch_warnings, simplefilter
 
-from propscope.cli.options import Act, Depth, File, Init, Json, Seed, Step, Width, chosen_labels, warnings_as_lines
+from propscope.cli.options import (
+    Act,
+    Depth,
+    Explain,
+    File,
+    Init,
+    Json,
+    Seed,
+    Step,
+    Wide,
+    Width,
+    chosen_labels,
+    warnings_as_lines,
+)
 
 
 def show(
@@ -16,6 +29,8 @@ def show(
     width: Width = None,
     seed: Seed = None,
     step: Step = None,
+    wide: Wide = False,
+    explain: Explain = False,
     json: Json = False,
 ) -> None:
     """Print the table of a result file, one row per network, or what a monitored run shows at first sight.
@@ -40,23 +55,24 @@ def show(
     from propscope.store import load, open_networks
 
     chosen = chosen_labels(act=act, init=init, depth=depth, width=width, seed=seed, step=step)
+    view = {"wide": wide, "explain": explain}
     with ExitStack() as stack:
         with warnings_as_lines():
             networks = stack.enter_context(open_networks(file, **chosen))
         if isinstance(networks, TrainingSet):
-            print_json(training_document(networks)) if json else print_training(networks)
+            print_json(training_document(networks)) if json else print_training(networks, **view)
         elif networks.monitored and not chosen:
             with catch_warnings():
                 simplefilter("ignore")  # That it is unfinished was said.
                 run = load(file)
             assert isinstance(run, MonitoredRun)
-            print_json(run_document(run)) if json else print_blocks(run_blocks(run))
+            print_json(run_document(run)) if json else print_blocks(run_blocks(run), **view)
         elif len(networks) == 1 and (chosen or networks.profiles == 1):
             (profiles,) = networks
             one, found = pooled_seeds(profiles), diagnose(profiles, notes=False)
             if json:
                 print_json(diagnosis_document(found) | profile_document(one))
             else:
-                print_blocks(filter(None, (profile_table(one, found), time_table(one))))
+                print_blocks(filter(None, (profile_table(one, found), time_table(one))), **view)
         else:
-            print_json(grid_document(networks)) if json else print_grid(networks)
+            print_json(grid_document(networks)) if json else print_grid(networks, wide=wide, explain=explain)

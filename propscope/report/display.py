@@ -49,8 +49,8 @@ _SHOWN: dict[type, Callable[[Any], Block | Sequence[Block]]] = {
 
 
 def text_of(record: Any) -> str:
-    """Return a record as text."""
-    return blocks_text(_blocks(record))
+    """Return a record as text, as wide as the terminal where stdout is one."""
+    return blocks_text(_blocks(record), width=terminal_width())
 
 
 def html_of(record: Any) -> str:

@@ -26,7 +26,7 @@ def precision_table(profile: NetworkProfile) -> Table:
     names = tuple(entry.label.replace(" ", "\n") for entry in FORMATS)
     columns = ("site", *(f"{way}\n{name}" for way in ("forward", "backward") for name in ("largest", *names)))
     notes = (
-        "Shares of all values that a format would lose. over: overflows; zero: rounds to zero; sub: becomes subnormal,",
+        "Shares of all values that a format would lose. over: overflows; zero: rounds to zero; sub: becomes subnormal, "
         "with fewer digits; -: loses nothing. Gradients are without a loss scale, fp8 is without a scale per tensor.",
     )
     rows = tuple(

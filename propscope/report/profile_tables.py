@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
@@ -31,30 +30,50 @@ from propscope.report.inputs import input_lines
 from propscope.report.table import Table
 
 GRID_NOTE = (
-    "verdict: strained if Adam is slow (over the depth the signal grows by 120 or shrinks to 2.5e-4), or if units do",
-    "nothing; broken if no training repairs it (the condition number of learning exceeds 1/eps of float32). For",
-    "causes and remedies: propscope show with --act and --init, or propscope.diagnose.",
+    "verdict: strained if Adam is slow (over the depth the signal grows by 120 or shrinks to 2.5e-4), or if units do "
+    "nothing; broken if no training repairs it (the condition number of learning exceeds 1/eps of float32). For "
+    "causes and remedies: propscope show with --act and --init, or propscope.diagnose."
 )
-_GRID_NOTES = (
-    "forward: rms(z_last) / rms(z_first), z the pre-activations; backward: the same ratio of dL/dz, first to last.",
-    "over depth: geometric mean over seeds with its 95% interval; a layer: its root for one layer. At 1 the signal",
-    "keeps its size; below 1 it vanishes, above 1 it explodes. flat: share of z where the slope of the nonlinearity is",
-    "below 7% of its largest (saturated, or inactive for a rectifier; half is normal for relu). dead: units that are",
-    "flat on every sample. cosine: mean over pairs of samples at the last layer; near 1 the network no longer tells",
-    "inputs apart. std: of the first and the last activation.",
+_GRID_LEGEND = (
+    "forward: rms(z_last) / rms(z_first), z the pre-activations; backward: the same ratio of dL/dz, first to last. "
+    "over depth: geometric mean over seeds with its 95% interval; a layer: its root for one layer. At 1 the signal "
+    "keeps its size; below 1 it vanishes, above 1 it explodes. flat: share of z where the slope of the nonlinearity "
+    "is below 7% of its largest (saturated, or inactive for a rectifier; half is normal for relu). dead: units that "
+    "are flat on every sample. cosine: mean over pairs of samples at the last layer; near 1 the network no longer "
+    "tells inputs apart. std: of the first and the last activation."
 )
-_GRID_THEORY_NOTE = (
-    "/ theory: rms of z at the last layer, and of dL/dz at the first, over the rms that infinite-width theory expects;",
-    "mean over seeds. In brackets: ln(rms) minus its mean over networks of this width, in standard deviations; -2 to 2",
-    "is usual.",
+_GRID_BRIEF = (
+    "over depth: factor between first and last layer, of signal and gradient;",
+    "flat: share of inputs without slope. Every column: propscope show --explain FILE",
 )
-_SITE_THEORY_NOTE = (
-    "/ theory: rms over the rms that infinite-width theory expects. In brackets: ln(rms) minus its mean over networks",
-    "of this width, in standard deviations; -2 to 2 is usual.",
+_GRID_THEORY = (
+    "/ theory: rms of z at the last layer, and of dL/dz at the first, over the rms that infinite-width theory "
+    "expects; mean over seeds. In brackets: ln(rms) minus its mean over networks of this width, in standard "
+    "deviations; -2 to 2 is usual."
+)
+_SITE_LEGEND = (
+    "gain: forward rms over that of the layer that feeds it; backward gain: backward rms over that of the layers that"
+    " it feeds, both between pre-activations. flat: share of inputs where the slope of the nonlinearity is below 7% "
+    "of its largest. dead: units that are flat on every sample. equal: units that equal another. cosine: mean over "
+    "pairs of samples. rank: effective rank of the samples' values."
+)
+_SITE_BRIEF = (
+    "gain: rms over that of the layer before it; backward gain: over that after it;",
+    "flat: share of inputs without slope. Every column: propscope show --explain FILE",
+)
+_SITE_THEORY = (
+    "/ theory: rms over the rms that infinite-width theory expects. In brackets: ln(rms) minus its mean over networks"
+    " of this width, in standard deviations; -2 to 2 is usual."
 )
 # Columns that are shown only where a row has something in them.
 _RARE = ("equal", "non-\nfinite", "marks")
 _THEORY = ("forward\n/ theory", "backward\n/ theory")
+# What a narrow terminal goes without, the first one first.
+_GRID_SPARE = ("std\nfirst", "std\nlast", *_THEORY, "cosine", "forward\na layer", "backward\na layer", "dead")
+_SITE_SPARE = (
+    "E[h²]/E[z²]\n(theory)", "forward\nmean", "forward\nstd", *_THEORY, "role", "equal", "rank", "cosine", "kind",
+    "layer", "dead",
+)  # fmt: skip
 
 
 def judged(networks: Iterable[ProfileSet]) -> Iterator[tuple[PairSummary, Diagnosis]]:
@@ -68,11 +87,11 @@ def judged(networks: Iterable[ProfileSet]) -> Iterator[tuple[PairSummary, Diagno
 
 
 def grid_tables(networks: Iterable[ProfileSet], more: Sequence[PairName] = ()) -> Iterator[Table]:
-    """Yield the table of a grid from the widest to the narrowest: in full, without intervals, also without theory."""
+    """Yield the table of a grid in full, then without the intervals of its factors."""
     rows = [(pair, verdict_word(diagnosis)) for pair, diagnosis in judged(networks)]
     pairs, verdicts = [pair for pair, _ in rows], [word for _, word in rows]
-    for intervals, theory in ((True, True), (False, True), (False, False)):
-        yield grid_table(pairs, verdicts or None, intervals=intervals, theory=theory, more=more)
+    for intervals in (True, False):
+        yield grid_table(pairs, verdicts or None, intervals=intervals, more=more)
 
 
 def grid_table(
@@ -80,14 +99,12 @@ def grid_table(
     verdicts: Sequence[str] | None = None,
     *,
     intervals: bool = True,
-    theory: bool = True,
     more: Sequence[PairName] = (),
 ) -> Table:
     """Return the table with one row for each pair of initializer and activation (and of any other label but the seed).
 
     `verdicts`: the word on each pair, a column more. `intervals`: whether each factor over the depth is followed by its
-    95% interval over seeds. `theory`: whether to add the ratios to what theory expects, where it expects anything.
-    `more`: the pairs that have no row; title and columns are those of all pairs.
+    95% interval over seeds. `more`: the pairs that have no row; title and columns are those of all pairs.
     """
     everything: list[PairSummary | PairName] = [*pairs, *more]
     axes = axes_of(everything)
@@ -101,7 +118,7 @@ def grid_table(
     title = ", ".join([counted(len(everything), "pair"), *fixed, f"{count} seed{'s' * (count != '1')}"])
     verdict = ("verdict",) * (verdicts is not None)
     ratios = [each.ratio for pair in pairs for each in (pair.forward_deviation, pair.backward_deviation)]
-    theory = theory and not all(map(math.isnan, ratios))
+    theory = not all(map(math.isnan, ratios))
     figures = (
         "forward\na layer",
         "forward\nover depth",
@@ -126,8 +143,19 @@ def grid_table(
     )
     unknown = without_theory((pair.labels, pair.no_theory) for pair in pairs)
     left = (f"and {len(more):,} more pairs: propscope show FILE prints all, some with --act, --init, --depth, --width",)
-    notes = (*left * bool(more), *GRID_NOTE * len(verdict), *_GRID_NOTES, *_GRID_THEORY_NOTE * theory, *unknown)
-    return _filled(Table(title, (*heads, *figures), rows, left=frozenset(heads), notes=notes))
+    legend = (*(GRID_NOTE,) * len(verdict), _GRID_LEGEND, *(_GRID_THEORY,) * theory)
+    return _filled(
+        Table(
+            title,
+            (*heads, *figures),
+            rows,
+            left=frozenset(heads),
+            notes=(*left * bool(more), *unknown),
+            legend=legend,
+            brief=_GRID_BRIEF,
+            spare=_GRID_SPARE,
+        )
+    )
 
 
 def _pair_cells(pair: PairSummary, intervals: bool, theory: bool) -> tuple[str, ...]:
@@ -207,18 +235,29 @@ def profile_table(profile: NetworkProfile, diagnosis: Diagnosis | None = None) -
         (*_site_cells(site, gains[index].forward, gains[index].backward, cells), ", ".join(marks.get(index, ())))
         for index, (site, cells) in enumerate(zip(profile.sites, extra, strict=True))
     )
-    notes = (
-        "gain: forward rms over that of the layer that feeds it; backward gain: backward rms over that of the layers",
-        "that it feeds, both between pre-activations. dead: units that are flat on every sample. equal: units that",
-        "equal another.",
-        *textwrap.wrap("; ".join(mark_legend(word for words in marks.values() for word in words)), 116),
-        *_SITE_THEORY_NOTE * theory,
+    legend = (
+        _SITE_LEGEND,
+        *(_SITE_THEORY,) * theory,
         *("E[h²]/E[z²]: mean square of an activation over that of its pre-activation.",) * bool(moments),
+    )
+    notes = (
+        *filter(None, ["; ".join(mark_legend(word for words in marks.values() for word in words))]),
         *without_theory([(profile.labels, reason_without_theory(profile))]),
     )
-    said = [*(textwrap.fill(line, 120, subsequent_indent="  ") for line in (*inputs, *first))]
-    said.append(": ".join(filter(None, [labels, title])))
-    return _filled(Table("\n".join(said), columns, rows, frozenset((*columns[1:4], "marks")), notes))
+    said = [*inputs, *first, ": ".join(filter(None, [labels, title]))]
+    return _filled(
+        Table(
+            "\n".join(said),
+            columns,
+            rows,
+            frozenset((*columns[1:4], "marks")),
+            notes,
+            legend=legend,
+            brief=_SITE_BRIEF,
+            spare=_SITE_SPARE,
+            dotted="site",
+        )
+    )
 
 
 def _filled(table: Table) -> Table:

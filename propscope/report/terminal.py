@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
 from propscope.printable import printable
@@ -18,25 +19,32 @@ from propscope.report.table import Block, Table
 from propscope.report.training_tables import training_tables
 
 _PLAIN = str.maketrans(dict(zip("▁▂▃▄▅▆▇█│├└─…∞", "._-=+*%#||`-~I", strict=True)))
-_RED, _PLAIN_COLOR = "\x1b[31m", "\x1b[0m"
+_COLORS = {"broken": "\x1b[31m", "! ": "\x1b[31m", "strained": "\x1b[33m", "healthy": "\x1b[32m"}
+_NO_COLOR = "\x1b[0m"
+# A verdict at the start of a line or of a cell, up to the end of the cell; and lines that are marked.
+_COLORED = re.compile(r"(?:^|(?<=  )|(?<=verdict: ))(broken|strained|healthy)\b(?::? ?\S)*|^(! ).*", re.MULTILINE)
 
 
 def terminal_width(stream: TextIO | None = None) -> int | None:
-    """Return the width in characters of the terminal behind `stream` (None: stdout); None where there is none."""
+    """Return the width in characters of the terminal behind `stream` (None: stdout); None where there is none.
+
+    COLUMNS in the environment is the width of whatever is behind it.
+    """
     stream = sys.stdout if stream is None else stream
-    return shutil.get_terminal_size().columns if stream.isatty() else None
+    columns = os.environ.get("COLUMNS", "")
+    return shutil.get_terminal_size().columns if stream.isatty() or columns.isdecimal() else None
 
 
 def write(text: str, stream: TextIO | None = None) -> None:
     """Write text and a line feed to `stream` (None: stdout), in ASCII where its encoding lacks a character.
 
-    Control characters other than line feeds are written as escapes. On a terminal, lines that start with `!` are red,
-    unless NO_COLOR is set in the environment.
+    Control characters other than line feeds are written as escapes. On a terminal verdicts are coloured, and lines that
+    start with `!` are red, unless NO_COLOR is set in the environment.
     """
     stream = sys.stdout if stream is None else stream
     text = encodable(printable(text, lines=True), stream)
     if stream.isatty() and not os.environ.get("NO_COLOR"):
-        text = "\n".join(f"{_RED}{line}{_PLAIN_COLOR}" if line[:2] == "! " else line for line in text.split("\n"))
+        text = _COLORED.sub(lambda found: f"{_COLORS[found[1] or found[2]]}{found[0]}{_NO_COLOR}", text)
     stream.write(text + "\n")
 
 
@@ -49,30 +57,35 @@ def encodable(text: str, stream: TextIO) -> str:
     return text
 
 
-def print_table(table: Table) -> None:
-    """Print a table to the width of the terminal, or at full width where stdout is no terminal."""
-    write(table.to_text(width=terminal_width()))
+def print_table(table: Table, *, wide: bool = False, explain: bool = False) -> None:
+    """Print a table to the width of the terminal, or at full width with `wide` or where stdout is no terminal.
+
+    `explain`: with all that explains its columns.
+    """
+    write(table.to_text(width=None if wide else terminal_width(), explain=explain))
 
 
-def print_blocks(blocks: Iterable[Block]) -> None:
-    """Print tables and paragraphs with an empty line between them."""
+def print_blocks(blocks: Iterable[Block], *, wide: bool = False, explain: bool = False) -> None:
+    """Print tables, as `print_table` does, and paragraphs, with an empty line between them."""
     for index, block in enumerate(blocks):
         if index:
             write("")
-        print_table(block) if isinstance(block, Table) else write(block)
+        print_table(block, wide=wide, explain=explain) if isinstance(block, Table) else write(block)
 
 
-def print_grid(networks: Iterable[ProfileSet], more: Sequence[PairName] = ()) -> None:
-    """Print the table of a grid; on a narrow terminal without intervals, then also without theory.
+def print_grid(
+    networks: Iterable[ProfileSet], more: Sequence[PairName] = (), *, wide: bool = False, explain: bool = False
+) -> None:
+    """Print the table of a grid as `print_table` does, on a narrow terminal without intervals.
 
     `more`: pairs of the grid that get no row.
     """
-    _print_first_that_fits(grid_tables(networks, more))
+    print_table(_first_that_fits(grid_tables(networks, more), wide), wide=wide, explain=explain)
 
 
-def print_training(runs: TrainingSet) -> None:
-    """Print the table of trained pairs; on a narrow terminal without intervals."""
-    _print_first_that_fits(training_tables(runs))
+def print_training(runs: TrainingSet, *, wide: bool = False, explain: bool = False) -> None:
+    """Print the table of trained pairs as `print_table` does, on a narrow terminal without intervals."""
+    print_table(_first_that_fits(training_tables(runs), wide), wide=wide, explain=explain)
 
 
 def print_json(document: Any) -> None:
@@ -80,10 +93,9 @@ def print_json(document: Any) -> None:
     write(json_text(document))
 
 
-def _print_first_that_fits(tables: Iterable[Table]) -> None:
-    width = terminal_width()
+def _first_that_fits(tables: Iterator[Table], wide: bool) -> Table:
+    width = None if wide else terminal_width()
     for table in tables:
-        # The first line is the title, which may wrap; the last ones are the notes.
-        if width is None or max(map(len, table.to_text().splitlines()[1 : len(table.rows) + 5])) <= width:
+        if width is None or table.width <= width:
             break
-    write(table.to_text(width=width))
+    return table

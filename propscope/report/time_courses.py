@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 
 from propscope.printable import shown
 from propscope.records.network import NetworkProfile
@@ -64,7 +63,7 @@ def time_table(profile: NetworkProfile) -> Table | None:
         tuple(columns[at] for at in filled),
         tuple(tuple(row[at] for at in filled) for row in rows),
         frozenset(("module", "kind", "gates", "W_ih", "W_hh")),
-        (*textwrap.wrap(_NOTE, 116), *reasons),
+        (_NOTE, *reasons),
     )
 
 

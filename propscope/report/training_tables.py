@@ -12,15 +12,20 @@ from propscope.records.training import TrainingRun, TrainingSet
 from propscope.records.training_summary import DistinctRows, TrainedPair, summarize_training
 from propscope.report.table import Table
 
-_STABILITY_NOTE = (
-    "diverged: the loss became NaN or Inf (at the step named), or stayed above twice its start. stalled: less than 10%",
-    "better than a constant prediction. oscillating: late in training the loss rises again by more than a tenth of",
-    "what it had fallen. converged: the loss fell and stays down, though it may still be falling.",
+_STABILITY = (
+    "diverged: the loss became NaN or Inf (at the step named), or stayed above twice its start. stalled: less than "
+    "10% better than a constant prediction. oscillating: late in training the loss rises again by more than a tenth "
+    "of what it had fallen. converged: the loss fell and stays down, though it may still be falling."
 )
-_ROWS_NOTE = (
-    "distinct rows: number of distinct rows of the weight matrices, before -> after training, the fewest over seeds;",
-    "in brackets the numbers of the matrices; all: no two rows are equal. Units with equal rows compute the same.",
+_ROWS = (
+    "distinct rows: number of distinct rows of the weight matrices, before -> after training, the fewest over seeds; "
+    "in brackets the numbers of the matrices; all: no two rows are equal. Units with equal rows compute the same."
 )
+_BRIEF = (
+    "stalled: hardly better than a constant; oscillating: the loss rises again late;",
+    "converged: it fell and stays. Every column: propscope show --explain FILE",
+)
+_SPARE = ("distinct rows\nbefore -> after", "learning\nrate", "steps to\ntarget")
 # Of more groups of collapsed weights the first ones are shown.
 _GROUPS_AT_MOST = 2
 
@@ -69,7 +74,14 @@ def training_table(runs: TrainingSet, *, intervals: bool = True) -> Table:
     fixed = [printable(f"{name} {axes[name][0]}") for name in axes if name not in (*named, "seed")]
     left_aligned = frozenset({*map(printable, named), "stability", "distinct rows\nbefore -> after"})
     return Table(
-        _title(runs, pairs, fixed), (*map(printable, named), *figures), rows, left_aligned, _notes(runs.runs, collapsed)
+        _title(runs, pairs, fixed),
+        (*map(printable, named), *figures),
+        rows,
+        left_aligned,
+        _notes(runs.runs),
+        legend=(_STABILITY, *(_ROWS,) * collapsed),
+        brief=_BRIEF,
+        spare=_SPARE,
     )
 
 
@@ -95,7 +107,7 @@ def run_table(run: TrainingRun) -> Table:
     if "learning_rate" not in run.labels:
         labels.append(f"learning rate {run.learning_rate:g}")
     title = f"{', '.join([ended, *final])}\n{', '.join(labels)}"
-    notes = ("update ratio: rms of a step's parameter update over the rms of the weights.", *_STABILITY_NOTE)
+    notes = ("update ratio: rms of a step's parameter update over the rms of the weights.", _STABILITY)
     return Table(title, ("epoch", *shown), rows, frozenset(), notes)
 
 
@@ -109,7 +121,7 @@ def _title(runs: TrainingSet, pairs: Sequence[TrainedPair], fixed: Sequence[str]
     return ", ".join(parts)
 
 
-def _notes(runs: Sequence[TrainingRun], collapsed: bool) -> tuple[str, ...]:
+def _notes(runs: Sequence[TrainingRun]) -> tuple[str, ...]:
     held_out = any(not math.isnan(run.validation_loss[0]) for run in runs)
     data = "validation" if held_out else "training"
     notes = [f"final: after the last epoch, on the {data} data; mean over seeds with its 95% interval."]
@@ -123,7 +135,7 @@ def _notes(runs: Sequence[TrainingRun], collapsed: bool) -> tuple[str, ...]:
     tried = sorted({rate for run in runs for rate in run.learning_rates_tried})
     if len(tried) > 1:
         notes.append(f"learning rate: the best of {', '.join(f'{rate:g}' for rate in tried)}.")
-    return (*notes, *_STABILITY_NOTE, *_ROWS_NOTE * collapsed)
+    return tuple(notes)
 
 
 def _accuracy(pair: TrainedPair, limits: bool) -> str:

@@ -21,9 +21,8 @@ from propscope.report.table import Block, Table
 _SHOWN = 20
 _MARKS = {"not as expected": "!", "unclear": "?"}
 _NOTES = (
-    "exponent k: the rms grows with the width n as n^k; after ±, the 95% interval",
-    "over seeds. change: x_t - x_0, which is by weights, (W_t - W_0) x_0, plus by",
-    "input, W_t (x_t - x_0). -: nothing changes, or the layer has no weights.",
+    "exponent k: the rms grows with the width n as n^k; after ±, the 95% interval over seeds. change: x_t - x_0, which "
+    "is by weights, (W_t - W_0) x_0, plus by input, W_t (x_t - x_0). -: nothing changes, or the layer has no weights.",
 )
 
 
@@ -33,7 +32,7 @@ def width_blocks(check: WidthCheck, *, width: int | None = None) -> list[Block]:
     Where the table of sites is wider than `width` characters, it leaves the gradients out.
     """
     sites = _table(check, SITE_QUANTITIES, parameters=False)
-    if width is not None and max(map(len, sites.to_text().splitlines())) > width:
+    if width is not None and sites.width > width:
         sites = _table(check, SITE_QUANTITIES[:-1], parameters=False)
     parameters = _table(check, PARAMETER_QUANTITIES, parameters=True)
     unlike = check.fits["not as expected"]

@@ -36,7 +36,7 @@ def test_the_limits_of_the_marks():
 
 def test_the_limits_of_the_verdict():
     slow_from = [math.exp(limits.SLOWED * limit) for limit in (limits.EXPLODED, -limits.VANISHED)]
-    (said,) = re.findall(r"grows by (\S+) or shrinks to ([^)]+)\)", " ".join(GRID_NOTE))
+    (said,) = re.findall(r"grows by (\S+) or shrinks to ([^)]+)\)", GRID_NOTE)
     assert [float(text) for text in said] == [float(f"{factor:.2g}") for factor in slow_from]
 
 

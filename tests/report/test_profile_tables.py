@@ -74,9 +74,10 @@ def test_the_verdict_stands_behind_the_names():
     assert [row[:2] for row in table.rows] == [("he_normal", "healthy"), ("zeros", "broken: vanishing backward")]
     assert table.columns[:2] == ("initializer", "verdict")
     assert table.left == {"initializer", "verdict"}
-    assert table.notes[0].startswith("verdict: ")
+    assert table.legend[0].startswith("verdict: ")
     assert grid_table(profiles[:2], ["healthy"]).rows[0][0] == "healthy"
-    assert not any("verdict" in text for text in (*grid_table(profiles).columns, *grid_table(profiles).notes))
+    plain = grid_table(profiles)
+    assert not any("verdict" in text for text in (*plain.columns, *plain.legend, *plain.brief))
 
 
 def test_the_set_prints_its_verdicts():
@@ -164,7 +165,7 @@ def test_a_network_is_printed_with_its_verdict_and_its_marks():
     table = profile_table(pair("he_normal", 3), Diagnosis((worst, other)))
     lines = table.title.splitlines()
     assert (lines[0], lines[-1][:21]) == ("broken: exploding: it grows", "initializer he_normal")
-    assert max(map(len, lines)) <= 120
+    assert max(map(len, table.to_text(width=120).splitlines())) <= 120
     assert [row[-1] for row in table.rows] == ["", "", "x9, no gradient", ""]
     assert table.columns[-1] == "marks"
     assert "marks" in table.left
@@ -202,14 +203,12 @@ def test_what_was_seen_over_what_was_expected_in_the_grid():
     table = grid_table(ProfileSet.of([predicted(), predicted(1, math.e)]))
     row = cells(table)
     assert (row["forward / theory"], row["backward / theory"]) == ("1.6 (+1.0)", "2.7 (+2.0)")
-    assert any(note.startswith("/ theory: ") for note in table.notes)
-    plain = grid_table(ProfileSet.of([predicted()]), theory=False)
-    assert "forward / theory" not in cells(plain)
-    assert not any("theory" in note for note in plain.notes)
+    assert any(text.startswith("/ theory: ") for text in table.legend)
 
 
 def test_without_any_expectation_there_is_no_column_of_it():
-    assert not any("theory" in column for column in grid_table(ProfileSet.of([pair("he_normal", 0)])).columns)
+    plain = grid_table(ProfileSet.of([pair("he_normal", 0)]))
+    assert not any("theory" in text for text in (*plain.columns, *plain.legend))
 
 
 def test_a_pair_without_theory_says_why_under_the_table():
@@ -245,12 +244,12 @@ def test_rows_of_a_network_against_theory():
     assert first["E[h²]/E[z²] (theory)"] == ""
     assert last["forward / theory"] == "1.0 (0.0)"
     assert cells(table, 3)["E[h²]/E[z²] (theory)"] == "0.250"
-    assert any(note.startswith("/ theory: ") for note in table.notes)
+    assert any(text.startswith("/ theory: ") for text in table.legend)
 
 
 def test_a_network_without_pairs_has_no_ratio_of_them():
     table = profile_table(layered([1.0], activations=False))
-    assert not any("E[" in text for text in (*table.columns, *table.notes))
+    assert not any("E[" in text for text in (*table.columns, *table.legend))
 
 
 def test_the_model_itself_has_a_name_and_no_layer():
@@ -272,3 +271,37 @@ def test_gains_of_branches_stand_beside_the_sites_that_they_belong_to():
     found = [(cells(table, row)["gain"], cells(table, row)["backward gain"]) for row in range(3)]
     # The gradients of both branches add up in what feeds them: 5 / sqrt(9 + 16).
     assert found == [("", "1.00"), ("2.00", ""), ("4.00", "")]
+
+
+def test_at_80_columns_a_grid_shows_its_verdicts_and_factors():
+    profiles = ProfileSet.of(
+        dataclasses.replace(predicted(seed), labels=predicted(seed).labels | {"initializer": name})
+        for name in ("he_normal", "xavier_normal", "default")
+        for seed in range(2)
+    )
+    table = grid_table(profiles, ["healthy", "broken: vanishing backward", "strained"], intervals=False)
+    text = table.to_text(width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    heads = text.splitlines()[3]
+    assert heads.split()[:6] == ["initializer", "verdict", "over", "depth", "over", "depth"]
+    assert " more columns: propscope show --wide FILE" in text
+    assert "broken: vanishing backward" in text
+    assert len(text.splitlines()[-2]) <= 80
+    # All of them, and what each means, where they are asked for.
+    full = table.to_text(explain=True)
+    assert "/ theory: rms of z at the last layer" in full
+    assert "more columns" not in full
+
+
+def test_at_80_columns_the_sites_keep_their_names_apart():
+    sites = [f"transformer.h.{block}.attn.scaled_dot_product_attention#{call}" for block in (1, 11) for call in (0, 1)]
+    profile = layered([1.0] * 4, expected=[Expected(forward_rms=1.0, forward_log_std=0.1)] * 4)
+    named = dict(zip([site.name for site in profile.without_inputs.sites], sites, strict=False))
+    profile = dataclasses.replace(
+        profile, sites=tuple(dataclasses.replace(site, name=named.get(site.name, site.name)) for site in profile.sites)
+    )
+    lines = profile_table(profile).to_text(width=70).splitlines()
+    assert max(map(len, lines[:-2])) <= 70
+    rows = [line.split()[0] for line in lines if line.startswith(" transf")]
+    assert len(set(rows)) == len(rows) == 4

@@ -66,9 +66,9 @@ def test_a_check_that_tells_nothing_says_so():
 
 def test_a_narrow_terminal_leaves_the_gradients_out():
     assert any("gradient" in line for line in lines(check())[:4])
-    narrow = lines(check(), width=75)
+    narrow = lines(check(), width=70)
     assert not any("gradient" in line for line in narrow[:4])
-    assert max(map(len, narrow[1:9])) <= 75
+    assert max(map(len, narrow[1:9])) <= 70
 
 
 def test_many_failures_are_counted():
