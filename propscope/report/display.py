@@ -17,7 +17,7 @@ from propscope.records.width_check import WidthCheck
 from propscope.report.diagnosis import diagnosis_blocks, finding_text
 from propscope.report.inspection import inspection
 from propscope.report.monitored import run_blocks
-from propscope.report.profile_tables import grid_tables, profile_table
+from propscope.report.profile_tables import judged_table, profile_table
 from propscope.report.remedies import calibration_table, trials_text
 from propscope.report.table import Block, Table, blocks_html, blocks_text
 from propscope.report.terminal import terminal_width, write
@@ -31,7 +31,7 @@ def _profile(profile: NetworkProfile) -> list[Table]:
 
 
 def _profiles(profiles: ProfileSet) -> Table:
-    return next(grid_tables(profiles.groups("seed").values()))
+    return judged_table(profiles.groups("seed").values())
 
 
 _SHOWN: dict[type, Callable[[Any], Block | Sequence[Block]]] = {

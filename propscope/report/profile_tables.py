@@ -86,12 +86,12 @@ def judged(networks: Iterable[ProfileSet]) -> Iterator[tuple[PairSummary, Diagno
         yield pair, diagnose(members, notes=False)
 
 
-def grid_tables(networks: Iterable[ProfileSet], more: Sequence[PairName] = ()) -> Iterator[Table]:
-    """Yield the table of a grid in full, then without the intervals of its factors."""
+def judged_table(networks: Iterable[ProfileSet], more: Sequence[PairName] = ()) -> Table:
+    """Return the table of a grid with its verdicts; a narrow place shows it without the intervals of its factors."""
     rows = [(pair, verdict_word(diagnosis)) for pair, diagnosis in judged(networks)]
     pairs, verdicts = [pair for pair, _ in rows], [word for _, word in rows]
-    for intervals in (True, False):
-        yield grid_table(pairs, verdicts or None, intervals=intervals, more=more)
+    full, narrow = (grid_table(pairs, verdicts or None, intervals=each, more=more) for each in (True, False))
+    return replace(full, narrow=narrow)
 
 
 def grid_table(

@@ -22,7 +22,7 @@ class Table:
 
     `left`: the columns aligned left. `legend`: paragraphs that explain the columns; `brief`: the same in two lines of
     at most 80 characters. `spare`: the columns that a narrow place goes without, the first one first. `dotted`: the
-    column of names of modules, which a narrow place shortens.
+    column of names of modules, which a narrow place shortens. `narrow`: the table for a place that is narrower.
     """
 
     title: str
@@ -34,12 +34,15 @@ class Table:
     brief: tuple[str, ...] = ()
     spare: tuple[str, ...] = ()
     dotted: str = ""
+    narrow: Table | None = None
 
     def to_text(self, *, width: int | None = None, explain: bool = False) -> str:
         """Return the table as plain text of at most `width` characters (None: as wide as its cells need).
 
         `explain`: whether the whole legend stands below it. A table too wide without its spare columns wraps its cells.
         """
+        if self.narrow is not None and width is not None and self.width > width:
+            return self.narrow.to_text(width=width, explain=explain)
         table = self if width is None else self._narrowed(width)
         widths = table._widths()
         body = table._wrapped(width) if width is not None and _total(widths) > width else table._lines(widths)

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
 from propscope.printable import printable
@@ -14,9 +14,9 @@ from propscope.records.pair_summary import PairName
 from propscope.records.profile_set import ProfileSet
 from propscope.records.training import TrainingSet
 from propscope.report.documents import json_text
-from propscope.report.profile_tables import grid_tables
+from propscope.report.profile_tables import judged_table
 from propscope.report.table import Block, Table
-from propscope.report.training_tables import training_tables
+from propscope.report.training_tables import training_table
 
 _PLAIN = str.maketrans(dict(zip("▁▂▃▄▅▆▇█│├└─…∞", "._-=+*%#||`-~I", strict=True)))
 _COLORS = {"broken": "\x1b[31m", "! ": "\x1b[31m", "strained": "\x1b[33m", "healthy": "\x1b[32m"}
@@ -76,26 +76,15 @@ def print_blocks(blocks: Iterable[Block], *, wide: bool = False, explain: bool =
 def print_grid(
     networks: Iterable[ProfileSet], more: Sequence[PairName] = (), *, wide: bool = False, explain: bool = False
 ) -> None:
-    """Print the table of a grid as `print_table` does, on a narrow terminal without intervals.
-
-    `more`: pairs of the grid that get no row.
-    """
-    print_table(_first_that_fits(grid_tables(networks, more), wide), wide=wide, explain=explain)
+    """Print the table of a grid as `print_table` does; `more`: pairs of the grid that get no row."""
+    print_table(judged_table(networks, more), wide=wide, explain=explain)
 
 
 def print_training(runs: TrainingSet, *, wide: bool = False, explain: bool = False) -> None:
-    """Print the table of trained pairs as `print_table` does, on a narrow terminal without intervals."""
-    print_table(_first_that_fits(training_tables(runs), wide), wide=wide, explain=explain)
+    """Print the table of trained pairs as `print_table` does."""
+    print_table(training_table(runs), wide=wide, explain=explain)
 
 
 def print_json(document: Any) -> None:
     """Print one JSON document."""
     write(json_text(document))
-
-
-def _first_that_fits(tables: Iterator[Table], wide: bool) -> Table:
-    width = None if wide else terminal_width()
-    for table in tables:
-        if width is None or table.width <= width:
-            break
-    return table

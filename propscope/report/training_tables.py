@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from propscope.printable import printable
 from propscope.records.interval import Interval
@@ -30,17 +31,15 @@ _SPARE = ("distinct rows\nbefore -> after", "learning\nrate", "steps to\ntarget"
 _GROUPS_AT_MOST = 2
 
 
-def training_tables(runs: TrainingSet) -> Iterator[Table]:
-    """Yield the table of trained pairs from the widest to the narrowest: in full, then without intervals."""
-    for intervals in (True, False):
-        yield training_table(runs, intervals=intervals)
-
-
-def training_table(runs: TrainingSet, *, intervals: bool = True) -> Table:
+def training_table(runs: TrainingSet) -> Table:
     """Return the table with one row for each pair of initializer and activation (and of any other label but the seed).
 
-    `intervals`: whether the final accuracy and loss are followed by their 95% interval over seeds.
+    The final accuracy and loss are followed by their 95% interval over seeds, except in a narrow place.
     """
+    return replace(_training_table(runs, intervals=True), narrow=_training_table(runs, intervals=False))
+
+
+def _training_table(runs: TrainingSet, *, intervals: bool) -> Table:
     pairs = summarize_training(runs)
     axes = runs.axes
     varied = [name for name in axes if len({run.labels.get(name, "") for run in runs}) > 1]

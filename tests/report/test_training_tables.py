@@ -16,8 +16,9 @@ def of(*runs):
     return TrainingSet.of(runs)
 
 
-def cells(runs, **options):
-    table = training_table(runs, **options)
+def cells(runs, *, narrow=False):
+    table = training_table(runs)
+    table = table.narrow if narrow else table
     return [dict(zip((name.replace("\n", " ") for name in table.columns), row, strict=True)) for row in table.rows]
 
 
@@ -36,7 +37,7 @@ def test_final_figures_are_means_over_the_runs_that_ended():
     (row,) = cells(runs)
     assert row["final accuracy"] == "85.0% [21.5%, 100.0%] (2 of 3)"
     assert row["stability"] == "2 converged, 1 diverged (step 7)"
-    assert cells(runs, intervals=False)[0]["final accuracy"] == "85.0% (2 of 3)"
+    assert cells(runs, narrow=True)[0]["final accuracy"] == "85.0% (2 of 3)"
     assert "Runs that diverged have none." in training_table(runs).notes[0]
 
 
