@@ -61,7 +61,9 @@ def panel(profiles: ProfileSet, row: int, column: int = 0) -> Panel:
 def drawn(profiles: ProfileSet) -> Figure:
     with styled():
         figure = draw_curves(prepared(profiles))
-        FigureCanvasAgg(figure).draw()
+        FigureCanvasAgg(figure)
+        # Places every text; no pixel is looked at.
+        figure.draw_without_rendering()
     return figure
 
 
