@@ -209,7 +209,7 @@ function networkView(network, heading) {
   const host = el("section", { class: "network" });
   const head = [heading && el("h2", null, heading)];
   host.append(...head.filter(Boolean), verdictBox(network.verdict, network.lines,
-    network.inputs.map((text) => el("p", null, `input ${text}`)),
+    network.inputs.map((text) => el("p", null, text.startsWith("input") ? text : `input ${text}`)),
     network.sites && known(network.first_bad) && el("p", null, "first bad site: ",
       el("button", { class: "plain first-bad", onclick: () => choose(names.indexOf(network.first_bad), true) }, network.first_bad || "(model)"))));
   if (network.findings.length) {

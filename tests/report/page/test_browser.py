@@ -136,6 +136,7 @@ def test_a_click_on_the_first_bad_site_shows_the_numbers_of_the_file(opened):
     profile = resnet()
     (found,) = page_document(profile)["networks"]
     page = opened(profile)
+    assert [*found["lines"][1:], *found["inputs"]] == page.locator(".verdict p").all_inner_texts()[1:-1]
     page.click("button.first-bad")
     name = page.locator(".detail .site-name").inner_text()
     assert name.endswith(found["first_bad"])
