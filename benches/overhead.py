@@ -1,6 +1,6 @@
 """What looking costs: the CPU time of recorded steps over that of the bare step, with propscope and by hand.
 
-    python benches/overhead.py [--rounds 7] [--against CHECKOUT] [--only NAME]
+    python benches/overhead.py [--rounds 5] [--against CHECKOUT] [--only NAME]
 
 A step zeroes the gradients and runs forward and backward in float32, on one thread. Everything is recorded: every site,
 every parameter, values and gradients. The columns, each the median over rounds of the ratio to the bare step that the
@@ -10,7 +10,9 @@ same process ran in the same round:
 - first: entering a block, the first step and leaving it, with a model that was never watched; again: the same with that
   model once more.
 - profile(): one call of `propscope.profile`, which also leaves the model as it was.
-- hooks: a step with hooks as in tutorials (mean, std, min, max, histc) on the same values and gradients.
+- torch: a step with empty hooks at the same places and an empty function mode: what torch takes to call anybody.
+- unread: a later step in which no element is read, only all else is done.
+- by hand: a step with hooks as in tutorials (mean, std, min, max, histc) on the same values and gradients.
 - memory: the peak resident set of a process that steps in an open block, over that of one that takes bare steps.
 
 `--against`: another checkout of propscope, whose processes take turns with those of this one, so that the load of the
@@ -28,16 +30,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from networks import NETWORKS
 from timing import OUTPUTS, peak_resident, write
 
 HERE = Path(__file__).resolve()
-COLUMNS = ("step", "second", "first", "again", "profile()", "hooks")
+COLUMNS = ("step", "second", "first", "again", "profile()", "torch", "unread", "by hand")
 # The step that counts as a later one.
 _LATER = 4
 _WIDTH = 11
@@ -76,6 +79,53 @@ class Workload:
             tensor = tensor.detach()
             _ = tensor.mean().item(), tensor.std().item(), tensor.min().item(), tensor.max().item(), tensor.histc(64)
 
+        with self._hooked(see):
+            self.step()
+        for parameter in self.model.parameters():
+            see(parameter)
+            if parameter.grad is not None:
+                see(parameter.grad)
+
+    def torch_alone(self) -> float:
+        """Return the CPU seconds of a step with empty hooks on every output, gradient and parameter, and a mode."""
+        from torch.overrides import TorchFunctionMode
+
+        class Mode(TorchFunctionMode):
+            def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+                return func(*args, **(kwargs or {}))
+
+        def see(tensor: Any) -> None:
+            pass
+
+        handles = [parameter.register_hook(see) for parameter in self.model.parameters() if parameter.requires_grad]
+        with self._hooked(see), Mode():
+            taken = _second(self.step)
+        for handle in handles:
+            handle.remove()
+        return taken
+
+    def unread(self) -> float:
+        """Return the CPU seconds of a later step in an open block in which the kernel reads nothing."""
+        import propscope
+        from propscope.measure import _kernel
+
+        class Blind:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(_kernel, name)
+
+            def run(self, plan: Any, data: int) -> float:
+                return 1.0
+
+        with propscope.track(self.model):
+            for _ in range(_LATER - 1):
+                self.step()
+            with mock.patch("propscope.measure.kernel._kernel", Blind()):
+                return _second(self.step)
+
+    @contextmanager
+    def _hooked(self, see: Callable[[Any], None]) -> Iterator[None]:
+        """Have `see` called with the outputs of all leaves, and with their gradients."""
+
         def hook(module: Any, inputs: Any, output: Any) -> None:
             if hasattr(output, "is_floating_point") and output.is_floating_point():
                 see(output)
@@ -83,15 +133,11 @@ class Workload:
                     output.register_hook(see)
 
         handles = [m.register_forward_hook(hook) for m in self.model.modules() if not m._modules]
-        self.step()
+        yield
         for handle in handles:
             handle.remove()
-        for parameter in self.model.parameters():
-            see(parameter)
-            if parameter.grad is not None:
-                see(parameter.grad)
 
-    def round(self, *, by_hand: bool) -> dict[str, float]:
+    def round(self, *, every: bool) -> dict[str, float]:
         """Return the CPU seconds of the bare step and of each column."""
         import propscope
 
@@ -108,8 +154,9 @@ class Workload:
         found["first"], found["again"] = (_seconds(lambda: watched(fresh)) for _ in range(2))
         self.step()
         found["profile()"] = _second(lambda: propscope.profile(self.model, self.batch, self.loss))
-        if by_hand:
-            found["hooks"] = _second(self.by_hand)
+        if every:
+            found["torch"], found["unread"] = self.torch_alone(), self.unread()
+            found["by hand"] = _second(self.by_hand)
         return found
 
 
@@ -125,12 +172,12 @@ def _second(run: Callable[[], object]) -> float:
     return _seconds(run)
 
 
-def serve(name: str, *, by_hand: bool) -> None:
+def serve(name: str, *, every: bool) -> None:
     """Measure one round for each line of stdin, and print it as JSON; the first round does not count."""
     workload = Workload(name)
-    workload.round(by_hand=by_hand)
+    workload.round(every=every)
     for _ in sys.stdin:
-        print(json.dumps(workload.round(by_hand=by_hand)), flush=True)
+        print(json.dumps(workload.round(every=every)), flush=True)
 
 
 class Process:
@@ -165,7 +212,7 @@ class Process:
 def measured(name: str, checkouts: dict[str, Path], rounds: int) -> dict[str, Process]:
     """Return the processes of the checkouts, which took turns."""
     found = {
-        label: Process(name, checkout, *(["--by-hand"] if label == "now" else []))
+        label: Process(name, checkout, *(["--every"] if label == "now" else []))
         for label, checkout in checkouts.items()
     }
     for _ in range(rounds):
@@ -220,7 +267,7 @@ def draw(found: dict[str, dict[str, Process]]) -> Path:
 
     figure = Figure(figsize=(9, 6.4), layout="constrained", dpi=150)
     axes = figure.subplots()
-    shown = ("step", "first", "profile()", "hooks")
+    shown = ("step", "first", "profile()", "by hand")
     labels = ("step in an open block", "first step, with entering and leaving", "profile()", "hooks as in tutorials")
     colors = ("#1f4e79", "#5b9bd5", "#9dc3e6", "#c9c9c9")
     for number, (column, label, color) in enumerate(zip(shown, labels, colors, strict=True)):
@@ -244,15 +291,15 @@ def draw(found: dict[str, dict[str, Process]]) -> Path:
 def main() -> None:
     """Measure, print, write outputs/overhead.json and outputs/overhead.png."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--against", type=Path, metavar="CHECKOUT")
     parser.add_argument("--only", action="append", choices=NETWORKS, help="measure this network; draws nothing")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
-    parser.add_argument("--by-hand", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--every", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
-        serve(arguments.serve, by_hand=arguments.by_hand)
+        serve(arguments.serve, every=arguments.every)
         return
     if arguments.peak:
         print(_peak_here(*arguments.peak))

@@ -57,14 +57,7 @@ class CpuAccumulator:
     @property
     def count(self) -> int:
         """Number of elements seen."""
-        moments = self._moments
-        return (
-            moments.finite
-            + moments.nan
-            + moments.posinf
-            + moments.neginf
-            + (0 if self._state is None else self._state.count)
-        )
+        return _count(self._all_moments)
 
     def add(
         self,
@@ -190,7 +183,11 @@ class CpuAccumulator:
     def summary(self) -> TensorSummary:
         """Return what was accumulated; count 0 and NaN moments when nothing was."""
         moments, histogram = self._all_moments, self._all_bins if self._histogram else None
-        return summary_of(moments, count=self.count, zeros=moments.zeros, histogram=histogram)
+        return summary_of(moments, count=_count(moments), zeros=moments.zeros, histogram=histogram)
+
+
+def _count(moments: Moments) -> int:
+    return moments.finite + moments.nan + moments.posinf + moments.neginf
 
 
 def _bin_counts(sample: Tensor, *, clean: bool) -> NDArray[np.int64]:
