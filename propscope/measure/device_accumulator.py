@@ -7,7 +7,9 @@ Nothing here looks at a value: every branch is on shapes and types. What a tenso
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+import os
+from functools import cache, lru_cache
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -23,7 +25,8 @@ from propscope.records.summary import TensorSummary
 # So many tensors have a row each, until they are put into one.
 _ROWS, _CELLS = 32, 10
 # The cells of a row. The first two are sum and 2-norm of the finite elements; of a tensor of the widest dtype, its mean
-# and deviation. The last are the numbers of elements that reach each of `Constants.thresholds`.
+# and deviation. The last are the numbers of elements that reach each of `Constants.thresholds`. Where `fused` wrote a
+# row, the second is the sum of squares, the extremes are keys, and both sums are about what is in place of _NEAREST.
 _SUM, _NORM, _LOW, _HIGH, _NEAREST, _AT_LEAST = range(6)
 _THRESHOLDS = 5
 # The columns of what `_finished` returns.
@@ -44,9 +47,9 @@ class DeviceAccumulator:
         self._bins = BinCounts.SIZE if histogram else 0
         self._memory = memory or DeviceMemory()
         self._cells: Cells | None = None
-        # The elements of each tensor in the rows, and the dtype of all of them.
+        # The elements of each tensor in the rows, and the dtype of all of them, None where `fused` wrote them.
         self._sizes: list[int] = []
-        self._dtype = torch.float32
+        self._dtype: torch.dtype | None = None
         # The elements of what was folded into the last row.
         self._folded = 0
         self.count = 0
@@ -67,19 +70,43 @@ class DeviceAccumulator:
         if not count:
             return
         flat = flat if flat.dtype in _DTYPES else flat.float()
+        stride = stride_for(count, self._limit, tensor.shape[-1] if tensor.dim() else 1)
         with torch.no_grad():
-            cells = self._cells_on(flat.device)
-            if len(self._sizes) == _ROWS or flat.dtype is not self._dtype:
-                self._fold(self._unfolded(cells.memory))
-                self._dtype = flat.dtype
-            constants = self._memory.constants(cells.memory.device)
-            _see(flat, _row(cells.memory, self._bins, len(self._sizes)), constants.thresholds(flat.dtype))
-            self._sizes.append(count)
-            self.count += count
-            if self._bins:
-                stride = stride_for(count, self._limit, tensor.shape[-1] if tensor.dim() else 1)
-                BinCounts(cells.memory[: self._bins], constants).count(_sampled(flat, stride))
-        cells.note_written()
+            if not self._add_fused(flat, stride):
+                row = self._row(flat, flat.dtype)
+                constants = self._memory.constants(row.device)
+                _see(flat, row, constants.thresholds(flat.dtype))
+                if self._bins:
+                    BinCounts(self._own_bins, constants).count(_sampled(flat, stride))
+        self._sizes.append(count)
+        self.count += count
+        self._cells_on(flat.device).note_written()
+
+    def _add_fused(self, flat: Tensor, stride: int) -> bool:
+        """Add a tensor by one launch; return False and do nothing where that cannot be done."""
+        if self._memory.is_unfused or (fused := fused_on(flat.device.type)) is None or flat.dtype is torch.float64:
+            return False
+        row = self._row(flat, None)
+        try:
+            fused.see(flat, row, self._own_bins, stride)
+        except Exception:
+            # Triton compiles in the user's environment, which may lack what it needs; torch's own operations do not.
+            self._memory.is_unfused = True
+        return not self._memory.is_unfused
+
+    def _row(self, flat: Tensor, dtype: torch.dtype | None) -> Tensor:
+        """Return the next row, of zeros, for a tensor whose rows are those of a dtype."""
+        cells = self._cells_on(flat.device)
+        if len(self._sizes) == _ROWS or dtype is not self._dtype:
+            self._fold(self._unfolded(cells.memory))
+            self._dtype = dtype
+        start = self._bins + len(self._sizes) * _CELLS
+        return cells.memory[start : start + _CELLS]
+
+    @property
+    def _own_bins(self) -> Tensor:
+        assert self._cells is not None
+        return self._cells.memory[: self._bins]
 
     def _cells_on(self, device: torch.device) -> Cells:
         if self._cells is None:
@@ -106,6 +133,7 @@ class DeviceAccumulator:
         merged = _merged(torch.cat([self._folded_row(self._cells.memory), rows]))
         self._folded += sum(self._sizes)
         self._sizes.clear()
+        self._cells.memory[self._bins : -_CELLS].zero_()
         self._folded_row(self._cells.memory).copy_(merged)
 
     def add_zeros(self, count: int) -> None:
@@ -161,8 +189,17 @@ class DeviceAccumulator:
         return summary_of(moments, count=self.count, zeros=zeros, histogram=histogram if self._bins else None)
 
 
-def _row(cells: Tensor, bins: int, at: int) -> Tensor:
-    return cells[bins + at * _CELLS : bins + (at + 1) * _CELLS]
+@cache
+def fused_on(device: str) -> ModuleType | None:
+    """Return the module `fused` for a type of device, None where it cannot be used."""
+    if device != "cuda" or os.environ.get("PROPSCOPE_KERNEL", "1") == "0":
+        return None
+    try:
+        from propscope.measure import fused
+    except Exception:
+        # A Triton that does not fit the system raises what it likes.
+        return None
+    return fused
 
 
 def _see(flat: Tensor, row: Tensor, thresholds: Tensor) -> None:
@@ -203,22 +240,40 @@ def _centred(flat: Tensor, finite: Tensor) -> Tensor:
     return torch.stack([mean * scale, std * scale, low, high])
 
 
-def _finished(rows: Tensor, dtype: torch.dtype, wide: torch.dtype) -> Tensor:
-    """Return counts, mean, deviation and extremes of the tensors of a dtype whose rows these are, shape (rows, 9)."""
+def _finished(rows: Tensor, dtype: torch.dtype | None, wide: torch.dtype) -> Tensor:
+    """Return counts, mean, deviation and extremes of the tensors of a dtype whose rows these are, shape (rows, 9).
+
+    `dtype`: None of the rows of `fused`.
+    """
     numbers, posinf, above, at_least_zero, positive = cell(rows, _AT_LEAST, torch.int64, _THRESHOLDS).to(wide).unbind(1)
     finite, zeros = above - posinf, at_least_zero - positive
-    mean, std = cell(rows, _SUM, wide, 2).unbind(1)
-    low, high, nearest = cell(rows, _LOW, dtype, 3).to(wide).unbind(1)
-    if dtype is not wide:
+    total, second = cell(rows, _SUM, wide, 2).unbind(1)
+    center: float | Tensor = 0.0
+    if dtype is None:
+        low, high = _numbers_of(rows[:, _LOW : _HIGH + 1]).to(wide).unbind(1)
+        low, center = -low, cell(rows, _NEAREST, wide)[:, 0]
+    else:
+        low, high, nearest = cell(rows, _LOW, dtype, 3).to(wide).unbind(1)
+    if dtype is wide:
+        mean, std = total, second
+    else:
+        if dtype is not None:
+            second = second.square()
+            # What is not finite was taken for zero. If no element is zero, an extreme of zero is not the elements' own:
+            # all of them have one sign, and the extreme on this side is the one nearest to zero.
+            low = torch.where((low == 0) & (zeros == 0), nearest, low)
+            high = torch.where((high == 0) & (zeros == 0), -nearest, high)
         held = finite.clamp(min=1)
-        mean, square = mean / held, std.square() / held
-        # What is not finite was taken for zero. If no element is zero, an extreme of zero is not the elements' own:
-        # all of them have one sign, and the extreme on this side is the one nearest to zero.
-        low = torch.where((low == 0) & (zeros == 0), nearest, low)
-        high = torch.where((high == 0) & (zeros == 0), -nearest, high)
+        mean = total / held
         # Rounding leaves some deviation where all are equal.
-        std = torch.where(low == high, 0.0, (square - mean.square()).clamp(min=0).sqrt())
+        std = torch.where(low == high, 0.0, (second / held - mean.square()).clamp(min=0).sqrt())
+        mean = mean + center
     return torch.stack([finite, numbers, posinf, numbers - above, zeros, mean, std, low, high], 1)
+
+
+def _numbers_of(keys: Tensor) -> Tensor:
+    """Return the float32 numbers of keys that `fused` wrote."""
+    return torch.where(keys >= 1 << 31, keys - (1 << 31), -1 - keys).to(torch.int32).view(torch.float32)
 
 
 def _merged(rows: Tensor) -> Tensor:

@@ -28,6 +28,8 @@ class DeviceMemory:
     def __init__(self) -> None:
         self._pieces: dict[torch.device, _Piece] = {}
         self._constants: dict[torch.device, Constants] = {}
+        # Whether a launch of `fused` failed, so that none is tried again.
+        self.is_unfused = False
 
     def take(self, cells: int, device: torch.device) -> Cells:
         """Return so many cells of zeros on a device."""

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from propscope.measure import kernel
+from propscope.measure import device_accumulator, kernel
 from propscope.measure.cpu_accumulator import CpuAccumulator
 from propscope.measure.device_accumulator import DeviceAccumulator
 from propscope.measure.moments import moments_of
@@ -236,6 +236,26 @@ def test_zeros_that_are_not_stored(kind, histogram):
 def test_device_bins_are_the_reference_bins(values):
     tensor = torch.tensor(values, dtype=torch.float32)
     assert summarize(DeviceAccumulator, tensor).histogram == LogHistogram.of(tensor.numpy())
+
+
+class Raises:
+    launches = 0
+
+    @classmethod
+    def see(cls, *arguments):
+        cls.launches += 1
+        raise RuntimeError("no C compiler")
+
+
+def test_a_launch_that_fails_is_made_up_for_and_not_tried_again(monkeypatch):
+    monkeypatch.setattr(device_accumulator, "fused_on", lambda device: Raises)
+    tensor = special("mixed")
+    assert_same(summarize(DeviceAccumulator, tensor), reference(tensor))
+    seen = DeviceAccumulator(limit=0)
+    launches = Raises.launches
+    seen.add(tensor)
+    seen.add(tensor)
+    assert Raises.launches == launches + 1
 
 
 @pytest.mark.parametrize("kind", KINDS[:2])
