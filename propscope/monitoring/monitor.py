@@ -9,9 +9,8 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +26,19 @@ from propscope.measure.loss_scale import scale_of
 from propscope.measure.rank_places import Places, numbers_of_one
 from propscope.measure.ranks import ranks_of, refuse_differences
 from propscope.measure.recorder import Recorder
-from propscope.measure.signal_graph import Traced
 from propscope.measure.sites import Options, Stats
-from propscope.measure.wrappers import require_module, unwrapped, unwrapped_parameters, without_shortcuts
+from propscope.measure.wrappers import require_module, unwrapped
 from propscope.monitoring.agreed_cadence import AgreedCadence
 from propscope.monitoring.alarms import Judge
 from propscope.monitoring.cadence import Cadence
 from propscope.monitoring.control import Control
-from propscope.monitoring.gradients import AccumulatedGradients
 from propscope.monitoring.losses import first_broken, loss_of, mean_loss
 from propscope.monitoring.optimizer_steps import OptimizerStep, OptimizerSteps, optimizers_in
 from propscope.monitoring.rank_group import Numbers, RankGroup
+from propscope.monitoring.recording import Recording, parameters_with_values
 from propscope.monitoring.run_log import RunLog
 from propscope.monitoring.sinks import series_of, sinks_of
 from propscope.monitoring.unread_steps import UnreadStep, with_step
-from propscope.monitoring.watched_calls import WatchedCalls
 from propscope.records.monitored import Alarm, Steps
 from propscope.records.network import Label, NetworkProfile
 from propscope.store import MonitoredFile
@@ -146,16 +143,19 @@ class Monitor:
         sinks: Any,
     ) -> None:
         self._model = model
-        self._kept = kept
         self._options = options
         self._loss_scale = loss_scale
         self._cadence = cadence
         require_module(model)
         optimizers = optimizers_in(optimizer)
         _check(model, optimizers)
-        # Making a recorder checks the rest of the arguments.
-        Recorder(model, options=options, kept=kept, loss_scale=loss_scale)
         self._guard = Guard()
+        # It knows nothing of the monitor, which may be forgotten while a step is watched.
+        self._recording = Recording(
+            model, kept=kept, loss_scale=loss_scale, micro_batches=micro_batches, guard=self._guard
+        )
+        # Making a recorder checks the rest of the arguments.
+        self._recording.recorder(options)
         self._file = None if file is None else MonitoredFile(file)
         self._group = None if options.places is None else RankGroup(model, options.places)
         self._log = RunLog(
@@ -167,21 +167,14 @@ class Monitor:
         # What a sink does at the end of the process, as wandb does, comes later then.
         atexit.unregister(_close_all)
         atexit.register(_close_all)
-        # None of them knows the monitor, which may be forgotten while the optimizers hold their hooks.
-        self._gradients = AccumulatedGradients(self._guard, partial(scale_of, loss_scale))
+        # Nor do these, while the optimizers hold their hooks.
         self._steps = OptimizerSteps(
             optimizers,
             self._guard,
-            names=lambda: {id(one): name for name, one in _parameters(model).items()},
-            accumulated=self._gradients.norms,
+            names=lambda: {id(one): name for name, one in parameters_with_values(model).items()},
+            accumulated=self._recording.gradients.norms,
             seen=self._log.see_gradients,
         )
-        self._traced: Traced | None = None
-        self._recorder: Recorder | None = None
-        self._recording = False
-        # Whether anything of a sampled step may be there, which takes time to look for.
-        self._armed = False
-        self._shortcuts = ExitStack()
         self._losses: list[Tensor] = []
         self._last: int | None = None
         # Whether no step was begun since a state was loaded.
@@ -195,11 +188,11 @@ class Monitor:
         self._own = 0.0
         self._profile: NetworkProfile | None = None
         self._scale: Tensor | None = None
-        self._versions: dict[str, int] = {}
         self._process = os.getpid()
-        self._calls = WatchedCalls(micro_batches, self._gradients, self._stop_recording)
         _monitored[id(unwrapped(model))] = self
-        self._finalizer = weakref.finalize(self, _finish, self._steps, self._log, self._control, os.getpid())
+        self._finalizer = weakref.finalize(
+            self, _finish, self._recording, self._steps, self._log, self._control, os.getpid()
+        )
         # By then h5py would be closed; `_close_all` comes earlier.
         self._finalizer.atexit = False
 
@@ -313,14 +306,14 @@ class Monitor:
 
         For a loop that runs the model for something else in the middle of a step, as for a validation.
         """
-        self._stop_recording()
+        self._recording.stop()
 
     def see_gradients(self) -> None:
         """Take the gradients as they are now for those of a sampled step; call it after unscaling and before clipping.
 
         Without it they are those at the end of the last backward pass, divided by the loss scale.
         """
-        self._attempt("the gradients could not be read", self._gradients.see_unscaled)
+        self._attempt("the gradients could not be read", self._recording.gradients.see_unscaled)
 
     def close(self) -> None:
         """End the run: judge what is pending, write the result file, remove all hooks; further calls do nothing.
@@ -362,9 +355,9 @@ class Monitor:
             self._cadence.hurry()
         sampled = self._cadence.due(number)
         self._steps.begin(number, sampled=sampled)
-        self._gradients.forget()
+        self._recording.gradients.forget()
         if sampled:
-            self._attempt("a sample could not be begun", self._record)
+            self._attempt("a sample could not be begun", self._recording.begin, self._options)
 
     def _is_elsewhere(self) -> bool:
         """Return whether this is a process that was forked, whose copy of the monitor must not write to the file."""
@@ -374,41 +367,11 @@ class Monitor:
         self._log.warn_once("process", "the monitor was made in another process, and does not watch this one")
         return True
 
-    def _record(self) -> None:
-        self._armed = True
-        recorder = Recorder(
-            self._model, options=self._options, kept=self._kept, loss_scale=self._loss_scale, traced=self._traced
-        )
-        self._gradients.watch(self._model, _parameters(self._model))
-        # It must see a call before the recorder does, since it may take the recorder away.
-        self._calls.watch(self._model)
-        # Compiled code would raise where the compiler comes back within its call, as the recorder may go within one.
-        self._shortcuts.enter_context(without_shortcuts(self._model))
-        recorder.__enter__()
-        self._recorder, self._recording = recorder, True
-        self._versions = _versions(self._model)
-
-    def _stop_recording(self, error: BaseException | None = None) -> None:
-        if self._recorder is not None and self._recording:
-            self._recording = False
-            self._recorder.__exit__(type(error) if error is not None else None, error, None)
-
     def _abandon(self) -> None:
         """Leave the step that runs, and record nothing of it."""
-        self._let_go(None)
+        self._recording.end()
         self._steps.end()
         self._running = None
-
-    def _let_go(self, error: BaseException | None) -> Recorder | None:
-        """Take everything away that a sampled step needs, and return its recorder."""
-        if not self._armed:
-            return None
-        self._stop_recording(error)
-        self._calls.unwatch()
-        self._shortcuts.close()
-        self._gradients.unwatch()
-        recorder, self._recorder, self._armed = self._recorder, None, False
-        return recorder
 
     def see_loss(self, value: Any, number: int | None = None) -> None:
         """Note a loss of the step `number`, None for the one that runs; `Step.loss` calls it."""
@@ -433,7 +396,7 @@ class Monitor:
             return
         ended = time.perf_counter()
         number, self._running = self._running, None
-        recorder = self._let_go(error)
+        recorder = self._recording.end(error)
         self._attempt("a step could not be recorded", self._keep, number, recorder, ended - self._started, error)
         now = time.perf_counter()
         own = self._own + self._steps.seconds + now - ended
@@ -448,7 +411,7 @@ class Monitor:
 
     def _keep(self, number: int, recorder: Recorder | None, seconds: float, error: BaseException | None) -> None:
         self._steps.see_compiled()
-        steps, accumulated = self._steps.found, self._gradients.norms()
+        steps, accumulated = self._steps.found, self._recording.gradients.norms()
         self._log.add(
             UnreadStep(
                 number,
@@ -474,16 +437,15 @@ class Monitor:
             # The other ranks failed too, or wait for this one until their framework ends that.
             return
         profile, norms = self._sampled(number, recorder, steps)
-        if self._traced is None and profile.sites:
-            self._traced = recorder.traced
+        if profile.sites:
+            self._recording.trace_like(recorder)
         if error is None and not profile.sites:
             text = f"the monitored model did not run in step {number}; was another one made in its place?"
             self._log.warn_once("model", text)
-        if error is None and not self._steps.taken and accumulated is not None:
-            now = _versions(self._model)
-            if all(self._versions.get(name) != now.get(name) for name in accumulated.only or ()):
-                text = f"step {number} changed the weights, but by no optimizer that the monitor was given"
-                self._log.warn_once("optimizer", f"{text}; was another one made in its place?")
+        passed = () if accumulated is None else accumulated.only or ()
+        if error is None and not self._steps.taken and passed and self._recording.changed(passed):
+            text = f"step {number} changed the weights, but by no optimizer that the monitor was given"
+            self._log.warn_once("optimizer", f"{text}; was another one made in its place?")
         profile = with_step(profile, steps, gradients=self._log.accumulated, numbers=norms)
         profile = replace(profile, coverage=(*profile.coverage, *self._guard.notes.values()))
         self._guard.notes.clear()
@@ -586,7 +548,8 @@ class Step:
         self._owner.see_loss(value, self.number)
 
 
-def _finish(steps: OptimizerSteps, log: RunLog, control: Control | None, process: int) -> None:
+def _finish(recording: Recording, steps: OptimizerSteps, log: RunLog, control: Control | None, process: int) -> None:
+    recording.end()
     steps.close()
     # A process that was forked holds a copy of the monitor, which is not its to end.
     if os.getpid() == process:
@@ -601,11 +564,6 @@ def _close_all() -> None:
         one.close()
 
 
-def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters that have values, or will, by name."""
-    return {name: parameter for name, parameter in unwrapped_parameters(model) if not parameter.is_meta}
-
-
 def _takes_one(function: Any) -> bool:
     """Return whether a function can be called with one argument, as far as it tells."""
     try:
@@ -617,14 +575,9 @@ def _takes_one(function: Any) -> bool:
     return True
 
 
-def _versions(model: nn.Module) -> dict[str, int]:
-    """Return how often each parameter was changed in place."""
-    return {name: one._version for name, one in _parameters(model).items() if one.requires_grad}
-
-
 def _check(model: Any, optimizers: Sequence[Optimizer]) -> None:
     name = type(model).__name__
-    parameters = _parameters(model)
+    parameters = parameters_with_values(model)
     if not any(one.requires_grad for one in parameters.values()):
         every = list(model.parameters())
         what = "without any" if not every else "with frozen ones alone" if parameters else "on the meta device"

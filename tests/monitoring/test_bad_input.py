@@ -329,12 +329,23 @@ def nothing_left(run):
     return not any((*held, calls._watched, checkpoints._watchers))
 
 
+def test_a_monitor_that_is_forgotten_within_a_sampled_step_leaves_nothing():
+    run = training()
+    monitor = propscope.monitor(run.model, run.optimizer, every=1)
+    monitor.advance()
+    run.loss().backward()
+    assert calls._watched
+    del monitor
+    gc.collect()
+    assert nothing_left(run)
+
+
 PLACES = ("begin", "forward", "backward", "optimizer", "end")
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_an_interruption_anywhere_leaves_no_hook_and_the_next_step_is_recorded(place, monkeypatch):
-    run, monitoring = training(), importlib.import_module("propscope.monitoring.monitor")
+    run = training()
     stop = iter([True])
 
     def interrupt(*arguments):
@@ -352,10 +363,12 @@ def test_an_interruption_anywhere_leaves_no_hook_and_the_next_step_is_recorded(p
         "backward": lambda: run.model.norm.weight.register_hook(interrupt),
         "optimizer": lambda: run.optimizer.register_step_pre_hook(interrupt),
     }.get(place, lambda: None)()
-    for name, part in (("begin", "without_shortcuts"), ("end", "with_step")):
-        before = getattr(monitoring, part)
-        if place == name:
-            monkeypatch.setattr(monitoring, part, lambda *a, f=before, **b: (interrupt(), f(*a, **b))[1])
+    parts = {"begin": ("recording", "without_shortcuts"), "end": ("monitor", "with_step")}
+    if place in parts:
+        name, part = parts[place]
+        module = importlib.import_module(f"propscope.monitoring.{name}")
+        before = getattr(module, part)
+        monkeypatch.setattr(module, part, lambda *a, **b: (interrupt(), before(*a, **b))[1])
     monitor = propscope.monitor(run.model, run.optimizer, every=1)
     with pytest.raises(KeyboardInterrupt), monitor.step():
         update()
