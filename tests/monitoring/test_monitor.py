@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from building.device_calls import DeviceCalls
 from building.device_waits import NoWaits
 from building.trainings import MODELS, training
 from torch import nn
@@ -678,6 +679,26 @@ def test_an_alarm_is_a_line_of_its_own_above_a_progress_bar(monkeypatch):
     lines = [line.rpartition("\r")[2] for line in shown.getvalue().split("\n")]
     assert [line[:27] for line in lines if "non-finite" in line] == ["step 0: non-finite loss (br"]
     assert [line[:27] for line in lines if "monitor took" in line] == ["propscope: 3 samples, 1 ala"]
+
+
+def test_a_step_between_samples_launches_next_to_nothing(monkeypatch):
+    monitoring, run_log = (importlib.import_module(f"propscope.monitoring.{name}") for name in ("monitor", "run_log"))
+    monkeypatch.setattr(monitoring, "Options", partial(monitoring.Options, look=False))
+    monkeypatch.setattr(run_log, "_costs_no_wait", lambda tensor: False)
+    run = training(optimizer="SGD", momentum=0.9)
+    run.update()
+    with DeviceCalls() as bare:
+        run.update()
+    counts = []
+    with propscope.monitor(run.model, run.optimizer, every=100) as monitor:
+        for step in range(6):
+            context = monitor.step(step)
+            with DeviceCalls() if step else nullcontext() as calls:
+                one = context.__enter__()
+                one.loss(run.update())
+                context.__exit__(None, None, None)
+            counts += [len(calls.calls)] if step else []
+    assert max(counts) - len(bare.calls) <= 5
 
 
 def test_no_step_waits_for_the_device(monkeypatch):
