@@ -44,13 +44,15 @@ def merged(
     samples: int,
     batches: int,
     bins: Callable[[SiteAccumulator], bool],
+    given: Collection[str],
     moment: int,
     beside: Mapping[str, Share],
 ) -> Merged:
     """Return what all ranks saw; each of them calls this at the same `moment`.
 
     `parameters`: with what this rank has recorded of them. `shardings`: of the sites. `bins`: of which sites histograms
-    are put together. `beside`: what else is put together in the same reductions.
+    are put together. `given`: the sites that are inputs, or were computed from one. `beside`: what else is put together
+    in the same reductions.
     """
     shares = {
         f"site {key}": one.share(places, shardings[key], bins=bins(one))
@@ -66,7 +68,8 @@ def merged(
     inputs = [one["alike"] for key, one in seen.items() if sites[key].role == "input"]
     copied = bool(inputs) and all(inputs)
     batch = samples // max(batches, 1)
-    once = {key for key, one in seen.items() if one["alike"] and not copied and _has_no_samples(sites[key], batch)}
+    alike = {key for key, one in seen.items() if one["alike"] and not copied}
+    once = {key for key in alike if _has_no_samples(sites[key], batch, given=key in given)}
     of_all = {name: whole.found.get(f"parameter {name}", (own, True, True)) for name, (_, own) in parameters.items()}
     notes = [*_notes(whole, sites, of_all, once)]
     return Merged(
@@ -85,13 +88,16 @@ def _is_summand(sharding: Sharding | None) -> bool:
     return sharding is not None and any(split.kind == "partial" for split in sharding.splits)
 
 
-def _has_no_samples(site: SiteAccumulator, batch: int) -> bool:
+def _has_no_samples(site: SiteAccumulator, batch: int, *, given: bool) -> bool:
     """Return whether a site that is the same on all ranks has no samples, as an embedding of positions.
 
-    Constants are the same for other samples too; those whose first axis is as long as a batch have samples.
+    What is as long as a batch and comes from an input has samples, to which all ranks were given the same, as to a
+    mask. So have constants of that length, which are the same for other samples too.
     """
     forward = site.measured()["forward"]
-    return forward is not None and (forward.std > 0 or not site.shape or site.shape[0] != batch)
+    if forward is None:
+        return False
+    return not site.shape or site.shape[0] != batch or (forward.std > 0 and not given)
 
 
 def _once(site: SiteAccumulator) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from propscope.measure.shards import flat_parameters, is_fully_sharded
+from propscope.measure.shards import flat_parameters, is_fully_sharded, kept_parts
 from propscope.measure.wrappers import parameter_names, unwrapped_modules
 
 
@@ -26,6 +26,8 @@ class ParameterNames:
             for name, parameter in module._parameters.items():
                 if parameter is not None:
                     self._places.append((module, name, self._names[id(parameter)]))
+        # The part that FSDP2 keeps it only gathers the whole from, also where no module uses that.
+        self._names.update(dict.fromkeys(kept_parts(model), ()))
         for flat in flat_parameters(model):
             self._names[id(flat)] = ()
             for name, module, _ in flat._param_infos:
@@ -36,6 +38,10 @@ class ParameterNames:
         """Return the names of a parameter, the first one its own; None for any other tensor."""
         if (found := self._names.get(id(tensor))) is not None:
             return found
+        return self.lent_as(tensor)
+
+    def lent_as(self, tensor: Tensor) -> tuple[str, ...] | None:
+        """Return the names of the parameter in whose place a tensor is now, None where it is in the place of none."""
         # A whole parameter is one of its own, or a view of the flat one.
         if not self._places or not (type(tensor) is nn.Parameter or tensor._is_view()):
             return None

@@ -619,9 +619,18 @@ class Recorder:
             samples=observer.samples,
             batches=observer.batches,
             bins=lambda site: every,
+            given=self._given(sites),
             moment=moment,
             beside=beside,
         )
+
+    def _given(self, sites: Mapping[str, SiteAccumulator]) -> frozenset[str]:
+        """Return the keys of the sites, which are in execution order, that are inputs or were computed from one."""
+        found: set[str] = set()
+        for key, site in sites.items():
+            if site.role == "input" or not found.isdisjoint(self._observer.graph.sources_of(key)):
+                found.add(key)
+        return frozenset(found)
 
     def _gradient_flow(self, sites: Mapping[str, Site], parameters: Collection[Parameter]) -> dict[str, ParameterFlow]:
         graph = self._observer.graph

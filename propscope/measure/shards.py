@@ -267,10 +267,17 @@ def flat_parameters(model: nn.Module) -> list[Any]:
 
 def reduced_in_place(model: nn.Module) -> set[int]:
     """Return the ids of the parameters whose gradients FSDP reduces and puts in place, past their hooks."""
-    found = {id(parameter) for flat in flat_parameters(model) for parameter in flat._params or (flat,)}
-    for module in modules_in(model):
-        found.update(id(one.sharded_param) for group in _parameter_groups(module) for one in group.fsdp_params)
-    return found
+    return kept_parts(model) | {id(each) for flat in flat_parameters(model) for each in flat._params or (flat,)}
+
+
+def kept_parts(model: nn.Module) -> set[int]:
+    """Return the ids of the parts of parameters that FSDP2 keeps, and puts the wholes in the place of."""
+    return {
+        id(one.sharded_param)
+        for module in modules_in(model)
+        for group in _parameter_groups(module)
+        for one in group.fsdp_params
+    }
 
 
 def flat_shardings(model: nn.Module) -> dict[int, Sharding]:

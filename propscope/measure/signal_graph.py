@@ -499,7 +499,7 @@ class SignalGraph:
     def _source(self, tensor: Tensor) -> int:
         """Return the node that made what a tensor holds now."""
         entry = self._known.get(id(tensor))
-        if entry is None or entry.tensor() is not tensor:
+        if entry is None or entry.tensor() is not tensor or self._is_lent(tensor, entry):
             node = self._find(tensor)
         else:
             memory, version = entry.memory, version_of(tensor)
@@ -511,6 +511,14 @@ class SignalGraph:
         if tensor.requires_grad and not self.nodes[node].gradient:
             self._complete(node, tensor)
         return node
+
+    def _is_lent(self, tensor: Tensor, entry: _Known) -> bool:
+        """Return whether FSDP has put a tensor that it computed in the place of a parameter since it was known."""
+        return (
+            type(tensor) is nn.Parameter
+            and self.nodes[entry.node].source != "parameter"
+            and self._parameter_names().lent_as(tensor) is not None
+        )
 
     def _after_writes(self, tensor: Tensor, entry: _Known) -> int:
         """Return the node of what a tensor holds after the writes to its memory since it was last looked at."""

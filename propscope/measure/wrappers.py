@@ -162,6 +162,15 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
+def steps_unevenly(model: nn.Module) -> bool:
+    """Return whether DDP runs in its `join()`, where a rank may take more steps than others."""
+    while is_wrapper(model):
+        if getattr(getattr(model, "_join_config", None), "enable", False):
+            return True
+        model = next(iter(model.children()))
+    return False
+
+
 def is_redirected(module: nn.Module) -> bool:
     """Return whether the next call of a module runs another of its methods, as Lightning's training step behind DDP."""
     forward = vars(module).get("forward")

@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from propscope.measure.hooks import Guard, Hook
 from propscope.measure.pass_ends import PassEnds, stamp_of_gradient
-from propscope.measure.shards import reduced_in_place
+from propscope.measure.shards import data_groups, local_shard, reduced_in_place
 from propscope.monitoring.norms import NamedNorms, norms
 
 
@@ -35,17 +35,18 @@ class AccumulatedGradients:
         self._whole: set[str] = set()
         self._found: NamedNorms | None = None
         self._ends = PassEnds(guard, self._see, began=self._begin)
-        # The parameters whose gradients FSDP puts in place, and what was there when the pass began.
-        self._reduced: dict[str, nn.Parameter] = {}
+        # The parameters whose gradients may be put in place past their hooks, and what was there when the pass began.
+        self._placed: dict[str, nn.Parameter] = {}
         self._before: dict[str, tuple[int, int] | None] = {}
 
     def watch(self, model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
         """Watch the passes of a model from now on, for the gradients of these parameters."""
         reduced = reduced_in_place(model)
         self._parameters = dict(parameters)
-        self._reduced = {name: one for name, one in parameters.items() if id(one) in reduced}
+        # DDP does so with what other ranks alone have a gradient of.
+        self._placed = dict(parameters) if reduced or data_groups(model) else {}
         self._waiting = {name: one for name, one in parameters.items() if id(one) not in reduced}
-        if self._reduced:
+        if reduced:
             self._ends.watch(model)
         self.watch_waiting()
 
@@ -70,7 +71,7 @@ class AccumulatedGradients:
         """Take the hooks away."""
         for handle in self._handles.values():
             handle.remove()
-        self._handles, self._parameters, self._waiting, self._reduced = {}, {}, {}, {}
+        self._handles, self._parameters, self._waiting, self._placed = {}, {}, {}, {}
         self._ends.unwatch()
 
     def forget(self) -> None:
@@ -98,7 +99,7 @@ class AccumulatedGradients:
         self._ends.note()
 
     def _begin(self) -> None:
-        self._before = {name: stamp_of_gradient(one) for name, one in self._reduced.items()}
+        self._before = {name: stamp_of_gradient(one) for name, one in self._placed.items()}
 
     def _take(self, scale: Tensor | None) -> None:
         with torch.no_grad():
@@ -107,10 +108,12 @@ class AccumulatedGradients:
 
     def _see(self) -> None:
         self._running.update(
-            name for name, one in self._reduced.items() if stamp_of_gradient(one) != self._before.get(name)
+            name for name, one in self._placed.items() if stamp_of_gradient(one) != self._before.get(name)
         )
         if not self._running:
             return
+        # Where this rank holds none of its elements, others may have a gradient of it.
+        self._running.update(name for name, one in self._placed.items() if not local_shard(one.detach()).numel())
         self._take(self._scale())
         self._whole |= self._running
         self._running.clear()

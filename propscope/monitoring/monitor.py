@@ -27,7 +27,7 @@ from propscope.measure.rank_places import Places, numbers_of_one
 from propscope.measure.ranks import ranks_of, refuse_differences
 from propscope.measure.recorder import Recorder
 from propscope.measure.sites import Options, Stats
-from propscope.measure.wrappers import require_module, unwrapped
+from propscope.measure.wrappers import require_module, steps_unevenly, unwrapped
 from propscope.monitoring.agreed_cadence import AgreedCadence
 from propscope.monitoring.alarms import Judge
 from propscope.monitoring.cadence import Cadence
@@ -353,6 +353,10 @@ class Monitor:
         self._scale = scale_of(self._loss_scale)
         if self._steps.settings_jump():
             self._cadence.hurry()
+        if self._group is not None and steps_unevenly(self._model):
+            # Who is left with more steps would wait for the others for ever. All ranks see this at the same step.
+            self._log.warn_once("join", "ranks may take other numbers of steps in DDP's join(), so each goes on alone")
+            self._leave_group()
         sampled = self._cadence.due(number)
         self._steps.begin(number, sampled=sampled)
         self._recording.gradients.forget()

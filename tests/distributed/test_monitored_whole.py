@@ -4,6 +4,7 @@ import logging
 import math
 from contextlib import nullcontext, suppress
 from datetime import timedelta
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 import torch.distributed as dist
 from building.parallel import Language, data_parallel, loss_of, tensor_parallel, tokens
 from building.processes import on_ranks
+from torch import nn
 
 import propscope
 
@@ -109,6 +111,49 @@ def test_the_run_of_all_ranks_is_that_of_one_process(kind, accumulate, tmp_path)
     assert [one.labels["step"] for one in run] == [0, 3, 6]
     assert len(run.steps) == STEPS
     np.testing.assert_allclose(run.steps.loss, expected["steps"]["loss"], rtol=1e-5)
+
+
+class Sides(nn.Module):
+    """Runs the first half of the samples through `left`, and the other one through `right`."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = ()
+        self.left, self.right = nn.Linear(3, 2), nn.Linear(3, 2)
+
+    def forward(self, batch, sides):
+        return torch.cat([self.right(one) if side else self.left(one) for one, side in zip(batch, sides, strict=True)])
+
+
+def norms_before_clipping(kind=""):
+    """The norms of the gradients that a monitor recorded, those that there were, and its notes of late ones."""
+    batch, model = torch.randn(4, 3, generator=torch.Generator().manual_seed(1)), Sides()
+    parts, sides = batch.chunk(2), (False, True)
+    if kind:
+        rank = dist.get_rank()
+        parts, sides = parts[rank : rank + 1], sides[rank : rank + 1]
+        options = {"find_unused_parameters": True} if kind == "ddp" else {}
+        model = data_parallel(model, kind, **options)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with propscope.monitor(model, optimizer, every=1, group="world" if kind else None) as monitor:
+        for _ in range(2):
+            with monitor.step():
+                optimizer.zero_grad()
+                model(parts, sides).square().mean().backward()
+                clip = getattr(model, "clip_grad_norm_", partial(nn.utils.clip_grad_norm_, model.parameters()))
+                clip(0.01)
+                optimizer.step()
+    late = [note for note in monitor.profile.coverage if "after clipping" in note.reason]
+    return {one.name: one.step_gradient_norm for one in monitor.profile.parameters}, late
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp1"])
+def test_gradients_before_clipping_are_seen_of_what_other_ranks_have(kind):
+    expected, _ = norms_before_clipping()
+    for found, late in on_ranks(norms_before_clipping, kind):
+        assert found == pytest.approx(expected, rel=1e-4)
+        assert late == []
 
 
 def breaks(where, at):
@@ -243,6 +288,38 @@ def test_a_rank_that_raises_leaves_the_others_to_their_timeout_with_what_was_rec
     # The sample of the step that one rank left is lost; the next one is of the rank that is left.
     assert recorded == [0, 2, 6]
     assert len(messages) == 1
+
+
+def joined(file):
+    """Take more steps on the last rank, and return the losses with and without a monitor, and what it said."""
+    messages, losses = [], {}
+    logging.getLogger("propscope").addHandler(Kept(messages))
+    rank, group = dist.get_rank(), dist.new_group([0, 1], timeout=timedelta(seconds=3))
+    for monitored in (False, True):
+        model = data_parallel(Language(1), "ddp")
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        monitor = propscope.monitor(model, optimizer, every=2, group=group, file=file) if monitored else None
+        found = losses[monitored] = []
+        with model.join():
+            for number in range(3 + 2 * rank):
+                with nullcontext() if monitor is None else monitor.step(number):
+                    loss = loss_of(model, tokens(number, part=slice(2 * rank, 2 * rank + 2)))
+                    loss.backward()
+                    optimizer.step()
+                    optimizer.zero_grad()
+                    found.append(float(loss.detach()))
+    steps = monitor.steps.number.tolist()
+    monitor.close()
+    return losses, steps, [message for message in messages if "the run goes on" in message]
+
+
+def test_in_a_join_no_rank_waits_for_another_one(tmp_path):
+    for rank, (losses, steps, messages) in enumerate(on_ranks(joined, str(tmp_path / "run.propscope"))):
+        assert losses[True] == losses[False]
+        assert steps == list(range(3 + 2 * rank))
+        assert len(messages) == 1
+        assert "join()" in messages[0]
+    assert [one.labels["step"] for one in propscope.load(tmp_path / "run.propscope")] == [0, 2]
 
 
 def of_tensors(monitored):

@@ -8,8 +8,18 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from building.parallel import Language, data_parallel, loss_of, sequence_parallel, tensor_parallel, tokens
+from building.parallel import (
+    LENGTH,
+    WIDTH,
+    Language,
+    data_parallel,
+    loss_of,
+    sequence_parallel,
+    tensor_parallel,
+    tokens,
+)
 from building.processes import on_ranks
+from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 import propscope
@@ -111,14 +121,55 @@ def test_ddp():
     assert_whole(on_ranks(of_data, "ddp"))
 
 
-# Which parameters took part between two sites is not known of those that FSDP hands out anew, and which rows of a
-# weight are equal is not of rows that lie on several ranks.
-SHARDED = ("parameters", "symmetric_units")
+# Which rows of a weight are equal is not known of rows that lie on several ranks.
+SHARDED = ("symmetric_units",)
 
 
 @pytest.mark.parametrize("kind", ["fsdp1", "fsdp2"])
 def test_fsdp(kind):
     assert_whole(on_ranks(of_data, kind), leave=SHARDED)
+
+
+class Parts(nn.Module):
+    """Uses parameters that no module of theirs is called for, a mask that is the same in all samples, and not `idle`.
+
+    Inputs of shape (batch, LENGTH, WIDTH), and a mask of shape (batch, LENGTH, 1).
+    """
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = ()
+        self.attention = nn.MultiheadAttention(WIDTH, 2, bias=False, batch_first=True)
+        self.scale, self.gate = nn.Parameter(torch.ones(WIDTH)), nn.Linear(1, WIDTH)
+        self.idle, self.head = nn.Linear(2, 2), nn.Linear(WIDTH, 1)
+
+    def forward(self, stream, mask):
+        stream = self.attention(stream, stream, stream, need_weights=False)[0] * self.scale
+        return self.head(torch.tanh(stream) * torch.sigmoid(self.gate(mask)))
+
+
+def of_parts(kind=""):
+    rank, ranks = (dist.get_rank(), dist.get_world_size()) if kind else (0, 1)
+    stream = torch.randn(ROWS, LENGTH, WIDTH, generator=torch.Generator().manual_seed(1))
+    batch = (each.chunk(ranks)[rank] for each in (stream, torch.linspace(0, 1, LENGTH).expand(ROWS, -1)[..., None]))
+    options = {"find_unused_parameters": True} if kind == "ddp" else {}
+    model = data_parallel(Parts(), kind, **options) if kind else Parts()
+    with propscope.track(model, group="world" if kind else None, histogram_limit=0) as recorder:
+        model(*batch).square().mean().backward()
+    return recorder.profile()
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp1", "fsdp2"])
+def test_parameters_without_a_call_of_their_module_and_masks_are_those_of_one_process(kind):
+    expected = of_parts()
+    for found in on_ranks(of_parts, kind):
+        told = differences(found.sites, expected.sites) + differences(found.parameters, expected.parameters)
+        # FSDP1 makes zeros of what has no gradient.
+        leave = {*(LEAVE - {"parents"}), "symmetric_units", *(["idle.weight", "idle.bias"] if kind == "fsdp1" else [])}
+        assert [one for one in told if not leave & set(map(str, one))] == []
+        notes = {note.name for note in found.coverage if "did not run" in note.reason or "same on all" in note.reason}
+        assert notes == {"idle"}
 
 
 def of_a_sum():
