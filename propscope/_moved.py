@@ -166,6 +166,7 @@ NAMES = {
 
 # Old object that has no successor -> why, and what to use. `from module import name` shows the reason as a warning.
 REMOVED = {
+    "propscope.store.load_run": "propscope.store.load opens a monitored run as fast; take its .steps and .alarms",
     "propscope.theory.FiniteWidth": "it was a check of the theory; the bands of propscope.theory.predict replace it",
     "propscope.theory.NormalizedMeanField": "it was a check of the theory; give propscope.theory.predict an MLPSpec "
     "with norm and residual",
