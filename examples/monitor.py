@@ -47,7 +47,7 @@ assert monitor.file
 run = propscope.load(monitor.file)
 print(f"\n{len(run)} samples in {monitor.file}, at the steps", *(sample.labels["step"] for sample in run))
 losses = {int(number): float(loss) for number, loss in zip(run.steps.number, run.steps.loss, strict=True)}
-print("the loss:", *(f"{losses[number]:.2f} at {number}," for number in range(BREAK - 2, BREAK + 6)))
+print("the loss:", ", ".join(f"{losses[number]:.2f} at {number}" for number in range(BREAK - 2, BREAK + 6)))
 kinds = {alarm.kind: alarm.step for alarm in reversed(run.alarms)}
 assert kinds["large update"] == BREAK, "the update shows it at once"
 assert kinds["loss spike"] > BREAK, "the loss shows it later"

@@ -42,20 +42,31 @@ def printable(text: str, *, lines: bool = False) -> str:
 def shortened(name: str, most: int) -> str:
     """Return the name of a site or parameter in at most `most` characters; its longest parts lose their ends.
 
-    So names that differ in the number of a block, or of a call, still differ: `blocks.0.attention.scaled_d…#1`. A name
-    whose parts are all short loses its middle.
+    So names that differ in the number of a block, or of a call, still differ: `blocks.0.attention.scaled_d…#1`. Where
+    that is not enough, the first modules go, up to one that has a number: `….0.att….self.query`. A name that is still
+    too long loses its middle.
     """
     text = printable(name)
     modules, mark, call = text.partition("#")
     parts = modules.split(".")
-    while (over := len(".".join(parts)) + len(mark + call) - most) > 0:
+    first = next((at for at, part in enumerate(parts) if part.isdecimal()), 0)
+    for gone in range(first + 1):
+        fitting = _fitting(["…"] * (gone > 0) + parts[gone:], most - len(mark + call))
+        if fitting is not None:
+            return fitting + mark + call
+    head = (most - 1) // 2
+    return f"{text[:head]}…{text[head + 1 - most :]}" if most > 1 else "…"[:most]
+
+
+def _fitting(parts: list[str], most: int) -> str | None:
+    """Return parts of a name with dots between them in at most `most` characters, None where they do not fit."""
+    while (over := len(".".join(parts)) - most) > 0:
         longest = max(range(len(parts)), key=lambda at: len(parts[at].rstrip("…")))
         part = parts[longest].rstrip("…")
         if len(part) <= _LEAST_PART:
-            head = (most - 1) // 2
-            return f"{text[:head]}…{text[head + 1 - most :]}"
+            return None
         parts[longest] = part[: max(_LEAST_PART, len(part) - over - (parts[longest] == part))] + "…"
-    return ".".join(parts) + mark + call
+    return ".".join(parts)
 
 
 def shown(record: Record, as_text: Callable[[str], str] = printable) -> Record:

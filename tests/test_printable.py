@@ -181,7 +181,9 @@ def test_a_module_of_any_name_is_inspected(capsys: Any) -> None:
     [
         ("blocks.0.attention.scaled_dot_product_attention", 28, "blocks.0.attention.scaled_d…"),
         ("transformer.h.10.mlp.c_proj.weight", 28, "tran….h.10.mlp.c_proj.weight"),
+        ("bert.encoder.layer.11.attention.self.query", 24, "….lay….11.att….self.que…"),
         ("fc", 2, "fc"),
+        ("fc", 0, ""),
         ("x" * 99, 20, "x" * 19 + "…"),
         ("a.b.c.d.e.f.g.h", 9, "a.b.….g.h"),
         ("\x1b[31m", 9, r"\x1b[31m"),

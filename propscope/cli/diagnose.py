@@ -39,9 +39,9 @@ def diagnose(
     """
     from propscope.diagnosis import diagnose as judge
     from propscope.records import MonitoredRun, TrainingSet
-    from propscope.report.diagnosis import diagnosis_text
+    from propscope.report.diagnosis import diagnosis_blocks
     from propscope.report.documents import network_documents, trials_document
-    from propscope.report.terminal import print_json, write
+    from propscope.report.terminal import print_blocks, print_json, terminal_width
 
     wanted = stage_of(stage)
     profiles = load_selected(file, act=act, init=init, depth=depth, width=width, seed=seed)
@@ -57,7 +57,7 @@ def diagnose(
         raise InputError("--trust is for --verify only", hint="propscope diagnose FILE imports nothing")
     diagnosis = judge(profiles, stage=wanted)
     if not json:
-        write(diagnosis_text(diagnosis))
+        print_blocks(diagnosis_blocks(diagnosis, width=terminal_width()))
         if verify:
             _verify(profiles, diagnosis, trust)
         return
@@ -85,7 +85,7 @@ def _verify(profiles: ProfileSet, diagnosis: Diagnosis, trust: bool) -> None:
     """Print what was tried for each network as soon as it is known."""
     from propscope.remedies.rebuild import verified
     from propscope.report.remedies import trials_text
-    from propscope.report.terminal import write
+    from propscope.report.terminal import terminal_width, write
 
     _say_what_is_trusted(profiles, trust)
     print(
@@ -95,7 +95,7 @@ def _verify(profiles: ProfileSet, diagnosis: Diagnosis, trust: bool) -> None:
     among = [network.labels for network in diagnosis.networks]
     helped = count = 0
     for trials in verified(profiles, trust=trust):
-        write(f"\n{trials_text(trials, among)}")
+        write(f"\n{trials_text(trials, among, width=terminal_width())}")
         sys.stdout.flush()
         count += 1
         helped += trials.trial is not None

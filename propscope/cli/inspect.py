@@ -67,7 +67,7 @@ def inspect(
     from propscope.cli.model_runs import RunRequest, remedy_trials, run_model
     from propscope.report.documents import inspection_document, trials_document
     from propscope.report.remedies import trials_text
-    from propscope.report.terminal import print_json, write
+    from propscope.report.terminal import print_json, terminal_width, write
     from propscope.store import check_output, save
 
     started = time.perf_counter()
@@ -95,7 +95,7 @@ def inspect(
             trials = remedy_trials(request, stage=judged_as)
             if not json:
                 # Remedies are tried on the first seed.
-                write(f"\nfix{', seed 0' if seeds > 1 else ''}: {trials_text(trials)}")
+                write(f"\nfix{', seed 0' if seeds > 1 else ''}: {trials_text(trials, width=terminal_width())}")
         if plots and run.stopped is None:
             pictures = _draw(run, store, target, overwrite)
     finally:

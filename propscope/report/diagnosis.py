@@ -29,6 +29,8 @@ from propscope.report.findings import (
 from propscope.report.table import Block, Table, blocks_text
 
 WIDTH = 116
+# In a narrower terminal, lines are left to wrap.
+_NARROWEST = 40
 GROUPS = 6
 # The first alarms of a run, of which the later ones are rarely the cause.
 ALARMS = 6
@@ -41,21 +43,26 @@ def diagnosis_text(diagnosis: Diagnosis) -> str:
     return blocks_text(diagnosis_blocks(diagnosis))
 
 
-def diagnosis_blocks(diagnosis: Diagnosis) -> list[Block]:
-    """Return what `diagnosis_text` joins: tables, and paragraphs of text."""
-    diagnosis = shown(diagnosis)
-    return _of_several(diagnosis.networks) if diagnosis.networks else _of_one(diagnosis)
+def diagnosis_blocks(diagnosis: Diagnosis, *, width: int | None = None) -> list[Block]:
+    """Return what `diagnosis_text` joins: tables, and paragraphs for a terminal of `width` (None: there is none)."""
+    diagnosis, width = shown(diagnosis), line_width(width)
+    return _of_several(diagnosis.networks, width) if diagnosis.networks else _of_one(diagnosis, width)
+
+
+def line_width(terminal: int | None) -> int:
+    """Return how long the lines of a paragraph are, in a terminal of a width (None: there is none)."""
+    return WIDTH if terminal is None else min(max(terminal, _NARROWEST), WIDTH)
 
 
 def finding_text(finding: Finding) -> str:
     """Return one finding in full: its severity and fault, then what `explanation` says; a note as one line."""
     finding = shown(finding)
     if finding.severity == "note":
-        return _filled(note(finding, numbered=True), "  ")
+        return _filled(note(finding, numbered=True), WIDTH)
     return "\n".join([f"{finding.severity}: {fault(finding)}", *explanation(finding)])
 
 
-def explanation(finding: Finding) -> list[str]:
+def explanation(finding: Finding, *, width: int = WIDTH) -> list[str]:
     """Return what was seen, the place, the cause, the change, the effects and the confidence, each a paragraph."""
     parts = {
         "seen": "; ".join(filter(None, [with_layer_numbers(finding.message, finding), numbers(finding)])),
@@ -65,41 +72,41 @@ def explanation(finding: Finding) -> list[str]:
         "explains": effects(finding),
         "confidence": confidence(finding),
     }
-    return [_paragraph(name, text) for name, text in parts.items() if text]
+    return [_paragraph(name, text, width) for name, text in parts.items() if text]
 
 
-def _of_one(diagnosis: Diagnosis) -> list[Block]:
-    head = [_filled(verdict_line(diagnosis), "  ")]
+def _of_one(diagnosis: Diagnosis, width: int) -> list[Block]:
+    head = [_filled(verdict_line(diagnosis), width)]
     if diagnosis.labels:
-        head.append(_filled(network_name(diagnosis.labels), "  "))
-    head += [_filled(said, "  ") for said in (expects_sentence(diagnosis), stage_sentence(diagnosis)) if said]
+        head.append(_filled(network_name(diagnosis.labels), width))
+    head += [_filled(said, width) for said in (expects_sentence(diagnosis), stage_sentence(diagnosis)) if said]
     blocks: list[Block] = ["\n".join(head)]
     wrong = faults(diagnosis)
     shown = wrong[:ALARMS] if diagnosis.stage == "training" else wrong
     for count, finding in enumerate(shown, start=1):
         heading = [f"{count}. {fault(finding)} ({finding.severity})"] if len(wrong) > 1 else []
-        blocks.append("\n".join([*heading, *explanation(finding)]))
+        blocks.append("\n".join([*heading, *explanation(finding, width=width)]))
     if len(shown) < len(wrong):
         blocks.append(f"{counted(len(wrong) - len(shown), 'later alarm')}; --json lists all")
-    notes = [_filled(note(each, numbered=True), "  ") for each in diagnosis.findings if each.severity == "note"]
+    notes = [_filled(note(each, numbered=True), width) for each in diagnosis.findings if each.severity == "note"]
     return [*blocks, "\n".join(notes)] if notes else blocks
 
 
-def _of_several(networks: Sequence[Diagnosis]) -> list[Block]:
+def _of_several(networks: Sequence[Diagnosis], width: int) -> list[Block]:
     ranked = sorted(networks, key=lambda network: _ORDER.index(network.verdict))
     among = [network.labels for network in networks]
     counts = {verdict: sum(network.verdict == verdict for network in networks) for verdict in _ORDER}
     said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
     blocks: list[Block] = [_verdicts(f"{len(networks)} networks: {said}", ranked, among)]
     groups = _grouped(ranked)
-    blocks += ["\n".join(_of_group(members, among)) for members in groups[:GROUPS]]
+    blocks += ["\n".join(_of_group(members, among, width)) for members in groups[:GROUPS]]
     if len(groups) > GROUPS:
         rest = len(groups) - GROUPS
         blocks.append(f"{counted(rest, 'more fault')}; select fewer networks with --act, --init, --depth, --width")
     if unseen := [network for network in ranked if network.verdict == "not measured"]:
-        blocks.append(_filled(f"not measured: {_listed(unseen, among)}: {unseen[0].unmeasured}", "  "))
+        blocks.append(_filled(f"not measured: {_listed(unseen, among)}: {unseen[0].unmeasured}", width))
     if sound := [network for network in ranked if network.verdict == "healthy"]:
-        blocks.append(_filled(f"healthy: {_listed(sound, among)}: {checked()}", "  "))
+        blocks.append(_filled(f"healthy: {_listed(sound, among)}: {checked()}", width))
     return blocks
 
 
@@ -125,15 +132,16 @@ def _grouped(networks: Iterable[Diagnosis]) -> list[list[Diagnosis]]:
     return list(found.values())
 
 
-def _of_group(members: Sequence[Diagnosis], among: Sequence[Mapping[str, Label]]) -> list[str]:
+def _of_group(members: Sequence[Diagnosis], among: Sequence[Mapping[str, Label]], width: int) -> list[str]:
     shown = max(members, key=_size)
     worst = faults(shown)[0]
-    lines = [_filled(f"{shown.verdict}: {fault(worst)}: {_listed(members, among)}", "  ")]
+    lines = [_filled(f"{shown.verdict}: {fault(worst)}: {_listed(members, among)}", width)]
     if len(members) > 1:
-        lines.append(_filled(f"the worst of these is {network_name(shown.labels, among)}:", "  "))
-    lines += explanation(worst)
+        lines.append(_filled(f"the worst of these is {network_name(shown.labels, among)}:", width))
+    lines += explanation(worst, width=width)
     if len(members) > 1:
-        lines += [_paragraph("" if count else "change", text) for count, text in enumerate(_changes(members, worst))]
+        changes = _changes(members, worst)
+        lines += [_paragraph("" if count else "change", text, width) for count, text in enumerate(changes)]
     return lines
 
 
@@ -159,9 +167,9 @@ def _listed(networks: Sequence[Diagnosis], among: Sequence[Mapping[str, Label]])
     return "; ".join(names[:_NAMED]) + more
 
 
-def _paragraph(heading: str, text: str) -> str:
-    return _filled(f"  {heading:10} {text}", " " * 13)
+def _paragraph(heading: str, text: str, width: int) -> str:
+    return _filled(f"  {heading:10} {text}", width, indent=13)
 
 
-def _filled(text: str, indent: str) -> str:
-    return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+def _filled(text: str, width: int, indent: int = 2) -> str:
+    return textwrap.fill(text, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)

@@ -12,33 +12,34 @@ from propscope.records.finding import Remedy
 from propscope.records.network import Label
 from propscope.records.numerals import number, percent
 from propscope.records.remedy_trials import RemedyTrials, State, Trial
-from propscope.report.diagnosis import WIDTH
+from propscope.report.diagnosis import line_width
 from propscope.report.findings import faults, network_name, verdict_word
 from propscope.report.table import Table
 
 _NAMES = 4
 
 
-def trials_text(trials: RemedyTrials, among: Sequence[Mapping[str, Label]] = ()) -> str:
+def trials_text(trials: RemedyTrials, among: Sequence[Mapping[str, Label]] = (), *, width: int | None = None) -> str:
     """Return a network's state before, each remedy with what came of it, and the lines of Python that apply it.
 
-    `among`: the labels of several networks that are printed together; only the labels that differ are said.
+    `among`: the labels of several networks that are printed together; only the labels that differ are said. `width`: of
+    the terminal; None: there is none.
     """
-    trials, among = shown(trials), shown(among)
+    trials, among, width = shown(trials), shown(among), line_width(width)
     name = f"{network_name(trials.labels, among)}: " if trials.labels else ""
     lines = [f"{name}{outcome(trials)}"]
     if trials.before.diagnosis.verdict == "healthy":
         return lines[0]
-    lines += _paragraph("before", state_text(trials.before))
+    lines += _paragraph("before", state_text(trials.before), width)
     if trials.reason:
-        lines += _paragraph("not tried", trials.reason)
+        lines += _paragraph("not tried", trials.reason, width)
     chosen = trials.trial
     for trial in trials.trials:
-        lines += _rejected(trial) if trial is not chosen else []
+        lines += _rejected(trial, width) if trial is not chosen else []
     if chosen is not None:
-        lines += _chosen(chosen)
+        lines += _chosen(chosen, width)
     elif (advice := _untried(trials)) is not None:
-        lines += _paragraph("advice", advice.text)
+        lines += _paragraph("advice", advice.text, width)
     return "\n".join(lines)
 
 
@@ -120,21 +121,21 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:_NAMES]) + more
 
 
-def _rejected(trial: Trial) -> list[str]:
+def _rejected(trial: Trial, width: int) -> list[str]:
     if trial.after is None:
-        return _paragraph("withdrawn", f"{trial.remedy.text}: cannot be applied: {trial.reason}")
+        return _paragraph("withdrawn", f"{trial.remedy.text}: cannot be applied: {trial.reason}", width)
     heading, change = ("set aside", "better, but still") if trial.helped else ("withdrawn", "still")
-    return _paragraph(heading, f"{trial.remedy.text}: {change} {state_text(trial.after)}")
+    return _paragraph(heading, f"{trial.remedy.text}: {change} {state_text(trial.after)}", width)
 
 
-def _chosen(trial: Trial) -> list[str]:
+def _chosen(trial: Trial, width: int) -> list[str]:
     assert trial.after is not None
-    lines = [*_paragraph("remedy", trial.remedy.text), *_paragraph("after", state_text(trial.after))]
+    lines = [*_paragraph("remedy", trial.remedy.text, width), *_paragraph("after", state_text(trial.after), width)]
     # Lines of Python are to be pasted, and stay whole.
     return [*lines, *(f"{'' if index else '  as Python':13}{line}" for index, line in enumerate(trial.lines))]
 
 
-def _paragraph(name: str, text: str) -> list[str]:
+def _paragraph(name: str, text: str, width: int) -> list[str]:
     return textwrap.wrap(
-        f"  {name:11}{text}", WIDTH, subsequent_indent=" " * 13, break_long_words=False, break_on_hyphens=False
+        f"  {name:11}{text}", width, subsequent_indent=" " * 13, break_long_words=False, break_on_hyphens=False
     )

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from propscope.printable import printable
+from propscope.printable import printable, shortened
 from propscope.records.monitored import Alarm, AlarmSeverity, MonitoredRun, no_steps
 from propscope.records.network import Floats, NetworkProfile, Site
 from propscope.records.numerals import counted, number, percent
@@ -148,25 +148,35 @@ class _Column:
         return text.ljust(self.width) if self.left else text.rjust(self.width)
 
 
-def _columns(width: int) -> list[_Column]:
-    """Return the columns behind the names that fit into a width; the last numbers are left out first."""
-    numbers = [
-        _Column("dead", 5, lambda row: percent(row.site.dead_share)),
-        _Column("logit", 7, lambda row: number(row.site.largest_logit)),
-        _Column("rank", 6, lambda row: number(row.site.effective_rank)),
-    ]
-    least = _NAMES + 2 * (2 + _NUMBER + _NARROWEST)
-    while numbers and least + sum(one.width + 1 for one in numbers) > width:
-        numbers.pop()
-    # Half of what is left over goes to the names.
-    left = width - least - sum(one.width + 1 for one in numbers)
-    picture = 0 if left < 0 else min(left // 4 + _NARROWEST, _WIDEST)
+def _columns(width: int, names: Sequence[str]) -> tuple[list[_Column], list[str]]:
+    """Return the columns behind the names that fit into a width, and the names as long as the rest of it.
+
+    The last numbers are left out first, then the courses, until no two names read the same.
+    """
+    for picture, numbers in (*((_NARROWEST, _NUMBERS[:count]) for count in (3, 2, 1, 0)), (0, ())):
+        room = max(width - 2 * (2 + _NUMBER + picture) - sum(one.width + 1 for one in numbers), 0)
+        # Half of what is left over goes to the courses, where the names can do without.
+        wider = min(max(room - _NAMES, 0) // 4, _WIDEST - picture) if picture else 0
+        for more in (wider, 0):
+            short = [_cut(shortened(name, room - 2 * more), room - 2 * more) for name in names]
+            if room >= _NAMES and len(set(short)) == len(set(names)):
+                return [*_courses(picture + more), *numbers], short
+    return _courses(0), short
+
+
+def _courses(picture: int) -> list[_Column]:
     wide = _NUMBER + 1 + picture
     return [
         _Column("forward rms", wide, lambda row: _course(row.forward, picture, row.site.forward), left=True),
         _Column("backward rms", wide, lambda row: _course(row.backward, picture, row.site.backward), left=True),
-        *numbers,
     ]
+
+
+_NUMBERS = (
+    _Column("dead", 5, lambda row: percent(row.site.dead_share)),
+    _Column("logit", 7, lambda row: number(row.site.largest_logit)),
+    _Column("rank", 6, lambda row: number(row.site.effective_rank)),
+)
 
 
 def _course(values: Floats, picture: int, summary: TensorSummary | None) -> str:
@@ -221,13 +231,12 @@ def _table(watched: WatchedRun, width: int, room: int) -> list[Line]:
     rows = _rows(watched)
     if not rows or room < 2:
         return []
-    columns = _columns(width)
+    fits = len(rows) if len(rows) < room else room - 2
+    columns, names = _columns(width, [row.site.name or "the model" for row in rows[:fits]])
     rest = max(width - sum(one.width + 1 for one in columns), 0)
     heads = " ".join(["site, worst first".ljust(rest)[:rest], *(one.cell(one.heading) for one in columns)])
-    fits = len(rows) if len(rows) < room else room - 2
     lines = [Line(heads, "dim")]
-    for row in rows[:fits]:
-        name = _cut_inside(printable(row.site.name or "the model"), rest)
+    for name, row in zip(names, rows[:fits], strict=True):
         cell_texts = [name + " " * (rest - cells(name)), *(one.cell(one.read(row)) for one in columns)]
         lines.append(Line(" ".join(cell_texts).rstrip(), row.style))
     if fits < len(rows):
@@ -241,16 +250,6 @@ def _cut(text: str, width: int) -> str:
     while cells(kept) > width or (kept != text and cells(kept) == width):
         kept = kept[:-1]
     return kept if kept == text else f"{kept}…"[: max(width, 0)]
-
-
-def _cut_inside(text: str, width: int) -> str:
-    """Return a text that takes at most `width` cells, without its middle where it is longer: names end alike."""
-    if cells(text[: width + 1]) <= width:
-        return text
-    start, end = text[: width // 2], text[-((width - 1) // 2) :] if width > 2 else ""
-    while start and cells(start) + 1 + cells(end) > width:
-        start, end = start[:-1], end[1:]
-    return f"{start}…{end}"[: max(width, 0)]
 
 
 def sample_lines(added: MonitoredRun) -> list[str]:

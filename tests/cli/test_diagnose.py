@@ -176,5 +176,10 @@ def test_an_interrupt_keeps_what_was_said(command, deep, monkeypatch):
     assert "4 networks: 3 broken" in outcome.out
 
 
+def test_no_line_is_longer_than_the_terminal(command, deep, monkeypatch):
+    monkeypatch.setattr("propscope.report.terminal.terminal_width", lambda stream=None: 80)
+    assert max(map(len, command.fine("diagnose", deep).splitlines())) <= 80
+
+
 def test_the_file_says_what_python_says(command, deep):
     assert command.fine("diagnose", deep) == diagnosis_text(diagnose(load(deep))) + "\n"

@@ -4,11 +4,12 @@ import math
 import subprocess
 import sys
 
+import pytest
 from building.records import network
 
 from propscope.diagnosis import diagnose
 from propscope.records import Diagnosis, Finding, ProfileSet, Remedy
-from propscope.report.diagnosis import diagnosis_text, explanation, finding_text
+from propscope.report.diagnosis import diagnosis_blocks, diagnosis_text, explanation, finding_text
 from propscope.report.findings import verdict_line
 
 LABELS = {"activation": "relu", "initializer": "default", "depth": 20}
@@ -29,6 +30,18 @@ def test_the_verdict_line_is_verdict_fault_and_place():
     assert verdict_line(Diagnosis((collapsed,), labels=LABELS)) == (
         "broken: collapse at layers.4.linear to layers.9.linear (2 sites): nothing is told apart"
     )
+
+
+@pytest.mark.parametrize("width", [1, 60, 80, 300])
+def test_paragraphs_are_as_wide_as_the_terminal(width):
+    growing = _seeds([3.0**layer for layer in range(20)], initializer="normal:std=1")
+    for profiles in (_seeds(FADING), [*_seeds(FADING), *growing]):
+        found = diagnose(ProfileSet.of(profiles))
+        paragraphs = [block for block in diagnosis_blocks(found, width=width) if isinstance(block, str)]
+        lines = [line for block in paragraphs for line in block.splitlines()]
+        assert lines
+        assert max(map(len, lines)) <= min(max(width, 40), 116)
+        assert {word for line in lines for word in line.split()} <= set(diagnosis_text(found).split())
 
 
 def test_a_finding_says_what_where_why_what_to_change_and_how_sure():

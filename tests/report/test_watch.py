@@ -1,6 +1,7 @@
 """The view of a run that grows: it fits the terminal, its worst sites come first, and it needs no model."""
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -72,7 +73,7 @@ def shown(run, **size):
 
 
 def rows(lines):
-    return [line.text for line in lines if line.text.startswith("blocks.")]
+    return [line.text for line in lines if re.match(r"\S+\.\d+\.\S+ ", line.text)]
 
 
 ALARM = Alarm(9, 7, "collapse", "blocks.6.feed.forward.relu", "", 1.07, 6.22, "broken", "the samples became alike")
@@ -177,6 +178,32 @@ def test_as_many_sites_as_fit_are_shown_and_the_others_counted():
 def test_names_that_end_alike_are_told_apart_where_they_are_cut():
     names = {row.split()[0] for row in rows(shown(run_of(2), width=60))}
     assert len(names) == 8
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"transformer.h.{n}.attn.{part}" for n in range(12) for part in ("c_attn", "c_proj")],
+        [f"bert.encoder.layer.{n}.attention.self.{part}" for n in range(12) for part in ("query", "key", "value")],
+        [
+            f"{end}.block.{n}.layer.0.SelfAttention.{part}"
+            for end in ("encoder", "decoder")
+            for n in (0, 1)
+            for part in "qk"
+        ],
+        [f"net.long_name_of_a_branch_{n}" for n in range(9)],
+    ],
+)
+def test_no_two_names_read_the_same(names, width):
+    run = run_of(2, count=len(names))
+    renamed = tuple(
+        replace(one, sites=tuple(replace(site, name=name) for site, name in zip(one.sites, names, strict=True)))
+        for one in run.profiles
+    )
+    lines = shown(MonitoredRun(renamed, run.steps, ()), width=width, height=60)
+    seen = {line.text.split()[0] for line in lines[-len(names) :]}
+    assert len(seen) == len(names), seen
 
 
 def test_what_was_added_bit_by_bit_is_shown_as_the_whole():
