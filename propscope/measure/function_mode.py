@@ -216,7 +216,8 @@ def _is_collective(func: Callable[..., Any]) -> bool:
 
 def _mean_square(tensor: Tensor) -> Tensor | float:
     values = measurable(tensor.detach())
-    if kernel.can_read(values):
+    # A tensor inside a transform of torch.func has no memory of its own.
+    if not torch._C._functorch.is_functorch_wrapped_tensor(values) and kernel.can_read(values):
         return kernel.mean_square(values)
     values = values if values.dtype == torch.float64 else values.float()
     return total(values.square()) / max(values.numel(), 1)

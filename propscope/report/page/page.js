@@ -609,7 +609,7 @@ function runView() {
   return section;
 }
 
-function gridView(pick) {
+function gridView(pick, opened) {
   const networks = data.networks, labels = networks.map((network) => network.labels);
   const varied = [...new Set(labels.flatMap(Object.keys))].filter((name) => new Set(labels.map((each) => String(each[name]))).size > 1);
   const rowName = varied.includes("initializer") ? "initializer" : varied[0];
@@ -620,7 +620,7 @@ function gridView(pick) {
     ["flat_fraction", "flat fraction"], ["dead_fraction", "dead units"], ["mean_cosine", "mean cosine at the last layer"], ["nonfinite_count", "values not finite"]]
     .filter(([name]) => name === "verdict" || data.pairs.some((pair) => known(pair[name])));
   const host = el("div", { class: "scroll" });
-  let chosen = 0, shown = "verdict";
+  let chosen = opened, shown = "verdict";
   const read = (at, name) => { const value = data.pairs[at][name]; return value && typeof value === "object" ? value.center : value; };
   function draw() {
     const values = networks.map((_, at) => shown === "verdict" ? NaN : number(read(at, shown)));
@@ -671,15 +671,16 @@ const title = data.title || "propscope report";
 const parts = [el("h1", null, title), el("p", { class: "quiet" }, `propscope report, written by propscope ${data.propscope_version}`)];
 const view = el("div");
 const show = (at) => view.replaceChildren(networkView(data.networks[at], data.networks.length > 1 ? data.networks[at].name : ""));
-// Of a run, the sample that shows the first alarm; of a grid, the first network.
+// Of a run, the sample that shows the first alarm; of a grid, the first network of the worst verdict.
 const standing = data.run ? data.run.alarms.filter((alarm) => alarm.superseded !== 1) : [];
 const alarmed = Math.min(...standing.map((alarm) => alarm.step));
-const opened = data.run ? Math.max(0, data.networks.filter((network) => network.labels.step <= alarmed).length - 1) : 0;
+const opened = data.run ? Math.max(0, data.networks.filter((network) => network.labels.step <= alarmed).length - 1)
+  : Math.max(0, Math.min(...data.networks.map((network, at) => ORDER.indexOf(network.verdict) * data.networks.length + at)) % data.networks.length || 0);
 if (data.run) parts.push(runView());
 if (data.trainings) parts.push(trainingView());
 if (data.networks.length > 1) {
   if (data.run) parts.push(el("h2", null, "Samples in full"), el("div", { class: "bar" }, choice("sample", data.networks.map((network, at) => [String(at), network.name]), String(opened), (value) => show(Number(value)))));
-  else parts.push(gridView(show));
+  else parts.push(gridView(show, opened));
 }
 if (data.networks.length) show(opened);
 page.replaceChildren(...parts, view);

@@ -207,6 +207,12 @@ def test_a_cell_of_a_grid_opens_its_network(opened):
     page = opened(profiles)
     cells = page.locator(".cells button")
     assert cells.count() == 4
+    # The first of the worst is open.
+    networks = page_document(profiles)["networks"]
+    worst = next(network for network in networks if network["verdict"] == "broken")
+    assert networks[0]["verdict"] != "broken"
+    assert page.locator("section.network h2").first.inner_text() == worst["name"]
+    assert page.locator(".cells button[aria-pressed=true]").get_attribute("title") == worst["lines"][0]
     page.get_by_label("figure").first.select_option("forward_factor")
     cells.nth(3).click()
     assert page.locator("section.network h2").first.inner_text() == page_document(profiles)["networks"][3]["name"]
