@@ -279,10 +279,10 @@ def draw(found: dict[str, dict[str, Process]]) -> Path:
     axes.invert_yaxis()
     axes.set_xlabel("CPU time relative to the bare step (forward and backward)")
     axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_xlim(left=0.8)
+    axes.set_xlim(left=0)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title("Overhead of recording every activation, gradient and parameter", loc="left")
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(loc="upper right", frameon=False)
     path = OUTPUTS / "overhead.png"
     figure.savefig(path)
     return path
