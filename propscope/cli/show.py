@@ -55,24 +55,23 @@ def show(
     from propscope.store import load, open_networks
 
     chosen = chosen_labels(act=act, init=init, depth=depth, width=width, seed=seed, step=step)
-    view = {"wide": wide, "explain": explain}
     with ExitStack() as stack:
         with warnings_as_lines():
             networks = stack.enter_context(open_networks(file, **chosen))
         if isinstance(networks, TrainingSet):
-            print_json(training_document(networks)) if json else print_training(networks, **view)
+            print_json(training_document(networks)) if json else print_training(networks, wide=wide, explain=explain)
         elif networks.monitored and not chosen:
             with catch_warnings():
                 simplefilter("ignore")  # That it is unfinished was said.
                 run = load(file)
             assert isinstance(run, MonitoredRun)
-            print_json(run_document(run)) if json else print_blocks(run_blocks(run), **view)
+            print_json(run_document(run)) if json else print_blocks(run_blocks(run), wide=wide, explain=explain)
         elif len(networks) == 1 and (chosen or networks.profiles == 1):
             (profiles,) = networks
             one, found = pooled_seeds(profiles), diagnose(profiles, notes=False)
             if json:
                 print_json(diagnosis_document(found) | profile_document(one))
             else:
-                print_blocks(filter(None, (profile_table(one, found), time_table(one))), **view)
+                print_blocks(filter(None, (profile_table(one, found), time_table(one))), wide=wide, explain=explain)
         else:
             print_json(grid_document(networks)) if json else print_grid(networks, wide=wide, explain=explain)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
 from propscope.printable import shown
@@ -26,7 +25,7 @@ from propscope.report.findings import (
     verdict_line,
     with_layer_numbers,
 )
-from propscope.report.table import Block, Table, blocks_text
+from propscope.report.table import Block, Table, blocks_text, filled, paragraph
 
 WIDTH = 116
 # In a narrower terminal, lines are left to wrap.
@@ -58,7 +57,7 @@ def finding_text(finding: Finding) -> str:
     """Return one finding in full: its severity and fault, then what `explanation` says; a note as one line."""
     finding = shown(finding)
     if finding.severity == "note":
-        return _filled(note(finding, numbered=True), WIDTH)
+        return filled(note(finding, numbered=True), WIDTH)
     return "\n".join([f"{finding.severity}: {fault(finding)}", *explanation(finding)])
 
 
@@ -72,14 +71,14 @@ def explanation(finding: Finding, *, width: int = WIDTH) -> list[str]:
         "explains": effects(finding),
         "confidence": confidence(finding),
     }
-    return [_paragraph(name, text, width) for name, text in parts.items() if text]
+    return [paragraph(name, text, width) for name, text in parts.items() if text]
 
 
 def _of_one(diagnosis: Diagnosis, width: int) -> list[Block]:
-    head = [_filled(verdict_line(diagnosis), width)]
+    head = [filled(verdict_line(diagnosis), width)]
     if diagnosis.labels:
-        head.append(_filled(network_name(diagnosis.labels), width))
-    head += [_filled(said, width) for said in (expects_sentence(diagnosis), stage_sentence(diagnosis)) if said]
+        head.append(filled(network_name(diagnosis.labels), width))
+    head += [filled(said, width) for said in (expects_sentence(diagnosis), stage_sentence(diagnosis)) if said]
     blocks: list[Block] = ["\n".join(head)]
     wrong = faults(diagnosis)
     shown = wrong[:ALARMS] if diagnosis.stage == "training" else wrong
@@ -88,7 +87,7 @@ def _of_one(diagnosis: Diagnosis, width: int) -> list[Block]:
         blocks.append("\n".join([*heading, *explanation(finding, width=width)]))
     if len(shown) < len(wrong):
         blocks.append(f"{counted(len(wrong) - len(shown), 'later alarm')}; --json lists all")
-    notes = [_filled(note(each, numbered=True), width) for each in diagnosis.findings if each.severity == "note"]
+    notes = [filled(note(each, numbered=True), width) for each in diagnosis.findings if each.severity == "note"]
     return [*blocks, "\n".join(notes)] if notes else blocks
 
 
@@ -104,9 +103,9 @@ def _of_several(networks: Sequence[Diagnosis], width: int) -> list[Block]:
         rest = len(groups) - GROUPS
         blocks.append(f"{counted(rest, 'more fault')}; select fewer networks with --act, --init, --depth, --width")
     if unseen := [network for network in ranked if network.verdict == "not measured"]:
-        blocks.append(_filled(f"not measured: {_listed(unseen, among)}: {unseen[0].unmeasured}", width))
+        blocks.append(filled(f"not measured: {_listed(unseen, among)}: {unseen[0].unmeasured}", width))
     if sound := [network for network in ranked if network.verdict == "healthy"]:
-        blocks.append(_filled(f"healthy: {_listed(sound, among)}: {checked()}", width))
+        blocks.append(filled(f"healthy: {_listed(sound, among)}: {checked()}", width))
     return blocks
 
 
@@ -135,13 +134,13 @@ def _grouped(networks: Iterable[Diagnosis]) -> list[list[Diagnosis]]:
 def _of_group(members: Sequence[Diagnosis], among: Sequence[Mapping[str, Label]], width: int) -> list[str]:
     shown = max(members, key=_size)
     worst = faults(shown)[0]
-    lines = [_filled(f"{shown.verdict}: {fault(worst)}: {_listed(members, among)}", width)]
+    lines = [filled(f"{shown.verdict}: {fault(worst)}: {_listed(members, among)}", width)]
     if len(members) > 1:
-        lines.append(_filled(f"the worst of these is {network_name(shown.labels, among)}:", width))
+        lines.append(filled(f"the worst of these is {network_name(shown.labels, among)}:", width))
     lines += explanation(worst, width=width)
     if len(members) > 1:
         changes = _changes(members, worst)
-        lines += [_paragraph("" if count else "change", text, width) for count, text in enumerate(changes)]
+        lines += [paragraph("" if count else "change", text, width) for count, text in enumerate(changes)]
     return lines
 
 
@@ -165,11 +164,3 @@ def _listed(networks: Sequence[Diagnosis], among: Sequence[Mapping[str, Label]])
     names = [network_name(network.labels, among) for network in networks]
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return "; ".join(names[:_NAMED]) + more
-
-
-def _paragraph(heading: str, text: str, width: int) -> str:
-    return _filled(f"  {heading:10} {text}", width, indent=13)
-
-
-def _filled(text: str, width: int, indent: int = 2) -> str:
-    return textwrap.fill(text, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)

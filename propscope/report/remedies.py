@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 
 from propscope.printable import shown
@@ -14,7 +13,7 @@ from propscope.records.numerals import number, percent
 from propscope.records.remedy_trials import RemedyTrials, State, Trial
 from propscope.report.diagnosis import line_width
 from propscope.report.findings import faults, network_name, verdict_word
-from propscope.report.table import Table
+from propscope.report.table import Table, paragraph
 
 _NAMES = 4
 
@@ -30,16 +29,15 @@ def trials_text(trials: RemedyTrials, among: Sequence[Mapping[str, Label]] = (),
     lines = [f"{name}{outcome(trials)}"]
     if trials.before.diagnosis.verdict == "healthy":
         return lines[0]
-    lines += _paragraph("before", state_text(trials.before), width)
+    lines.append(paragraph("before", state_text(trials.before), width))
     if trials.reason:
-        lines += _paragraph("not tried", trials.reason, width)
+        lines.append(paragraph("not tried", trials.reason, width))
     chosen = trials.trial
-    for trial in trials.trials:
-        lines += _rejected(trial, width) if trial is not chosen else []
+    lines += [_rejected(trial, width) for trial in trials.trials if trial is not chosen]
     if chosen is not None:
         lines += _chosen(chosen, width)
     elif (advice := _untried(trials)) is not None:
-        lines += _paragraph("advice", advice.text, width)
+        lines.append(paragraph("advice", advice.text, width))
     return "\n".join(lines)
 
 
@@ -121,21 +119,15 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:_NAMES]) + more
 
 
-def _rejected(trial: Trial, width: int) -> list[str]:
+def _rejected(trial: Trial, width: int) -> str:
     if trial.after is None:
-        return _paragraph("withdrawn", f"{trial.remedy.text}: cannot be applied: {trial.reason}", width)
+        return paragraph("withdrawn", f"{trial.remedy.text}: cannot be applied: {trial.reason}", width)
     heading, change = ("set aside", "better, but still") if trial.helped else ("withdrawn", "still")
-    return _paragraph(heading, f"{trial.remedy.text}: {change} {state_text(trial.after)}", width)
+    return paragraph(heading, f"{trial.remedy.text}: {change} {state_text(trial.after)}", width)
 
 
 def _chosen(trial: Trial, width: int) -> list[str]:
     assert trial.after is not None
-    lines = [*_paragraph("remedy", trial.remedy.text, width), *_paragraph("after", state_text(trial.after), width)]
+    lines = [paragraph("remedy", trial.remedy.text, width), paragraph("after", state_text(trial.after), width)]
     # Lines of Python are to be pasted, and stay whole.
     return [*lines, *(f"{'' if index else '  as Python':13}{line}" for index, line in enumerate(trial.lines))]
-
-
-def _paragraph(name: str, text: str, width: int) -> list[str]:
-    return textwrap.wrap(
-        f"  {name:11}{text}", width, subsequent_indent=" " * 13, break_long_words=False, break_on_hyphens=False
-    )

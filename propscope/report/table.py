@@ -49,7 +49,9 @@ class Table:
         paragraphs = [*table.notes, *(table.legend if explain or not table.brief else ())]
         lines = [line for each in paragraphs for line in textwrap.wrap(each, min(width or _LINE, _LINE)) or [""]]
         lines += () if explain else table.brief
-        title = table.title if width is None else wrapped(table.title, width)
+        title = table.title
+        if width is not None:
+            title = "\n".join(filled(line, width) for line in title.split("\n"))
         return printable("\n".join([title, body, *(("", *lines) if lines else ())]), lines=True)
 
     @property
@@ -156,12 +158,14 @@ def cells(text: str) -> int:
     return cell_len(text)
 
 
-def wrapped(text: str, width: int) -> str:
-    """Return the lines of a text in at most `width` characters each; what continues a line is indented."""
-    return "\n".join(
-        textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-        for line in text.split("\n")
-    )
+def filled(text: str, width: int, indent: int = 2) -> str:
+    """Return a paragraph in lines of at most `width` characters, whole words; all but the first line are indented."""
+    return textwrap.fill(text, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+
+
+def paragraph(heading: str, text: str, width: int) -> str:
+    """Return a paragraph whose heading stands in a column of its own."""
+    return filled(f"  {heading:10} {text}", width, indent=13)
 
 
 def _padded(cell: str, left: bool, wide: int) -> str:
