@@ -228,7 +228,7 @@ def _check_kind(path: str | os.PathLike[str]) -> None:
     except StoreError:
         raise
     except FileNotFoundError as error:
-        hint = "`propscope profile` and propscope.save(path, profiles) write one"
+        hint = "`propscope profile`, propscope.save(path, profiles) and propscope.monitor(..., file=path) write one"
         raise StoreError(f"there is no file {path}", hint=hint) from error
     except IsADirectoryError as error:
         raise StoreError(f"cannot read {path}: it is a directory", hint="name a result file in it") from error
