@@ -26,7 +26,6 @@ def diagnosis_of_run(run: MonitoredRun) -> Diagnosis:
 def _finding(alarm: Alarm) -> Finding:
     seen, _, advice = alarm.message.partition(". ")
     seen, _, cause = seen.partition("; ")
-    since = f", since step {alarm.since}" if alarm.since < alarm.step else ""
     numbers: Mapping[str, float] = {"value": alarm.value, "baseline": alarm.baseline}
     labels: Mapping[str, Label] = {"step": alarm.step, "since": alarm.since}
     return Finding(
@@ -34,7 +33,7 @@ def _finding(alarm: Alarm) -> Finding:
         kind=alarm.kind,  # type: ignore[arg-type]
         severity=alarm.severity,
         sites=(alarm.site,) if alarm.site else (),
-        message=f"at step {alarm.step}{since}: {seen}",
+        message=f"at step {alarm.step}{alarm.since_text}: {seen}",
         cause=cause,
         evidence={name: value for name, value in numbers.items() if not math.isnan(value)},
         remedy=Remedy("training", advice[:1].lower() + advice[1:]) if advice else None,

@@ -287,7 +287,7 @@ class Monitor:
 
         `loss`: of the step that ended, a number or a tensor. The step before the first call is not seen.
         """
-        if self._is_elsewhere():
+        if self._left_in_fork():
             return
         if self._running is None:
             self._last = 0 if self._last is None else self._last + self._resumed
@@ -326,7 +326,7 @@ class Monitor:
 
     def begin(self, number: int, *, wrapped: bool = False) -> int:
         """Begin a step, a `with` block where it is `wrapped`, and return its number; `Step` and `advance` call it."""
-        if self._is_elsewhere():
+        if self._left_in_fork():
             return number
         if self._running is not None:
             raise InputError(
@@ -363,8 +363,8 @@ class Monitor:
         if sampled:
             self._attempt("a sample could not be begun", self._recording.begin, self._options)
 
-    def _is_elsewhere(self) -> bool:
-        """Return whether this is a process that was forked, whose copy of the monitor must not write to the file."""
+    def _left_in_fork(self) -> bool:
+        """In a process that was forked, leave the step that runs and return True: its copy must not write the file."""
         if os.getpid() == self._process:
             return False
         self._abandon()
@@ -396,7 +396,7 @@ class Monitor:
         if not self._finalizer.alive:
             # It was closed within the step, perhaps by `on_alarm` in a hook of the optimizer.
             self._steps.close()
-        if self._running is None or self._is_elsewhere():
+        if self._running is None or self._left_in_fork():
             return
         ended = time.perf_counter()
         number, self._running = self._running, None

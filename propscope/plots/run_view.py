@@ -238,7 +238,7 @@ class RunView:
                 place=alarm.place,
                 text=f"step {alarm.step}: {alarm.kind}"
                 + (f" at {place}" if (place := label_of(alarm.place, 60)) else "")
-                + (f", since step {alarm.since}" if alarm.since < alarm.step else ""),
+                + alarm.since_text,
             )
             for number, alarm in enumerate(alarms, start=1)
         )

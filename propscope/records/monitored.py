@@ -55,9 +55,13 @@ class Alarm:
         """The name of the site or parameter that it is about, "" for the whole step."""
         return self.site or self.parameter
 
+    @property
+    def since_text(self) -> str:
+        """Since when it shows, to stand behind its step: ", since step 40"; "" where that is the step itself."""
+        return f", since step {self.since}" if self.since < self.step else ""
+
     def __str__(self) -> str:
-        since = f", since step {self.since}" if self.since < self.step else ""
-        return f"step {self.step}: {self.kind} ({self.severity}{since}): {self.message}"
+        return f"step {self.step}: {self.kind} ({self.severity}{self.since_text}): {self.message}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

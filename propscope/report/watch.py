@@ -222,9 +222,8 @@ def view(watched: WatchedRun, *, name: str, state: str, width: int = 80, height:
 def _short(alarm: Alarm) -> str:
     """Return an alarm with what matters most at its beginning: a line may be cut."""
     at = f" at {alarm.place}" if alarm.place else ""
-    since = f" since step {alarm.since}" if alarm.since < alarm.step else ""
     before = "" if math.isnan(alarm.baseline) else f", before {number(alarm.baseline)}"
-    return f"step {alarm.step}  {alarm.kind}{at}{since}: {number(alarm.value)}{before}; {alarm.message}"
+    return f"step {alarm.step}  {alarm.kind}{at}{alarm.since_text}: {number(alarm.value)}{before}; {alarm.message}"
 
 
 def _table(watched: WatchedRun, width: int, room: int) -> list[Line]:

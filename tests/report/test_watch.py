@@ -145,7 +145,7 @@ def test_the_head_says_how_far_the_run_is():
     assert lines[2].split()[:2] == ["loss", "2.08"]
     assert lines[3].split()[:3] == ["gradient", "norm", "0.500"]
     assert lines[-1].startswith(
-        "step 9  collapse at blocks.6.feed.forward.relu since step 7: 1.07, before 6.22; the sam"
+        "step 9  collapse at blocks.6.feed.forward.relu, since step 7: 1.07, before 6.22; the sa"
     )
 
 
