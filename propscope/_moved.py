@@ -105,6 +105,7 @@ MODULES = {
     "propscope.theory.unit_moments": "propscope.theory.layer_noise",
     "propscope.theory.valid": "propscope.checks",
     "propscope.training": "propscope.experiments.training",
+    "propscope.training.idx": "propscope.networks.idx",
     "propscope.training.run": "propscope.experiments.training.trainings",
     "propscope.training.sources": "propscope.experiments.training.data",
     "propscope.training.watch": "propscope.experiments.training.measurements",

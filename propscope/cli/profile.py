@@ -37,7 +37,11 @@ def profile(
         int | None, option("Outputs of a linear layer added at the end. [default: no such layer]", NETWORK)
     ] = None,
     input: Annotated[
-        str, option("normal, uniform:low=-1:high=1, mixed, digits, or a .npy or .pt file.", INPUT)
+        str,
+        option(
+            "normal, uniform:low=-1:high=1, mixed, digits, mnist5k, mnist:path=DIR, or a .npy or .pt file.",
+            INPUT,
+        ),
     ] = "normal",
     scale: Annotated[str | None, option("Scaling of each input feature: zscore, minmax or none.", INPUT)] = None,
     batch: Annotated[str, option("Rows of input.", INPUT, metavar="LIST")] = "256",

