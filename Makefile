@@ -11,7 +11,7 @@ export PYTHONDONTWRITEBYTECODE :=
 PYTEST := $(BIN)/python -m pytest --no-skips
 PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: profile test test-fast test-without-kernel sanitize check lint types examples benches pictures clean
+.PHONY: profile test test-fast test-without-kernel sanitize check lint types examples benches pictures docs clean
 
 # torch comes first and alone: a range that admits a newer one would bring gigabytes of CUDA libraries.
 $(READY): pyproject.toml constraints.txt
@@ -67,6 +67,10 @@ benches: $(READY)
 	$(BIN)/python benches/planted.py
 	$(BIN)/python benches/verdict.py
 	$(BIN)/python benches/trained.py
+
+# The site of the docs: build/site/index.html.
+docs: $(READY)
+	$(BIN)/python -m sphinx -q -W --keep-going -E -b html -c docs . build/site
 
 pictures: $(READY)
 	$(BIN)/python benches/pictures.py

@@ -1,0 +1,38 @@
+"""The table of contents: the lists of links of docs/index.md, which a code host shows as they are."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+# The generated pages are in no list of docs/index.md: a code host does not have them.
+GENERATED = {"Reference": [("Commands", "commands/index"), ("Python", "reference/index")]}
+LINK = re.compile(r"^- \[([^\]]*)\]\(([^)#]+)\.md\)", re.MULTILINE)
+
+
+def toctrees(index: str) -> str:
+    """Return a hidden toctree for each heading of `index`, of the pages that the list below it links to."""
+    parts = re.split(r"^## (.+)\n", index, flags=re.MULTILINE)[1:]
+    trees = []
+    for heading, below in zip(parts[::2], parts[1::2], strict=True):
+        lines = "\n".join(f"{title} <{page}>" for title, page in LINK.findall(below))
+        trees.append(f"```{{toctree}}\n:hidden:\n:caption: {heading}\n:maxdepth: 1\n\n{lines}\n```\n")
+    return "\n".join(trees)
+
+
+def add_toctrees(app: Any, page: str, source: list[str]) -> None:
+    """Append the toctrees to the front page, and name the generated pages in its lists."""
+    if page != app.config.root_doc:
+        return
+    text = source[0]
+    for heading, pages in GENERATED.items():
+        links = "".join(f"- [{title}]({target}.md)\n" for title, target in pages)
+        text = text.replace(f"## {heading}\n\n", f"## {heading}\n\n{links}")
+    source[0] = f"{text}\n{toctrees(text)}"
+
+
+def write_redirect(app: Any, error: Exception | None) -> None:
+    """Let the folder of the site open at its front page."""
+    if error is None and app.builder.name == "html":
+        target = f"{app.config.root_doc}.html"
+        page = f'<!doctype html><meta http-equiv="refresh" content="0; url={target}"><a href="{target}">propscope</a>\n'
+        (Path(app.outdir) / "index.html").write_text(page, encoding="utf-8")
