@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from propscope.measure.attention import masked_by, projected, sampled_logits, softmax_axis, softmax_figures
+from propscope.measure.digest import InputDigest
 from propscope.measure.filters import Filter
 from propscope.measure.hooks import Guard, Hook, in_backward, transformation
 from propscope.measure.input_sites import InputAccumulator, inputs_of
@@ -88,6 +89,7 @@ class Observer:
         inputs: bool = True,
         functions: bool = True,
         transforms: bool = False,
+        digest: InputDigest | None = None,
     ) -> None:
         self.sites: dict[str, SiteAccumulator] = {}
         self.guard = Guard()
@@ -122,6 +124,7 @@ class Observer:
         self._takes_functions = functions
         self._hooked_inputs: dict[int, weakref.ref[Tensor]] = {}
         self._functorch = not transforms
+        self._digest = digest
         self.makers = Makers(root, self.identity, paths)
         self._functions: dict[str, _Function] = {}
         self._calls: dict[str, int] = {}
@@ -142,6 +145,8 @@ class Observer:
     def begin(self, info: ModuleInfo, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Start a forward pass of the model, or of the part of it that is called from outside."""
         self.batches += 1
+        if self._digest is not None and self.batches == 1:
+            self.guard("", "module", "the digest of its input", self._digest.see, args, kwargs)
         self._ran.update(self.running)
         self.running.clear()
         self._began[info.path] += 1

@@ -25,6 +25,7 @@ from propscope.checks import one_of
 from propscope.errors import InputError
 from propscope.measure import calls, checkpoints
 from propscope.measure.coverage_notes import coverage_notes
+from propscope.measure.digest import InputDigest
 from propscope.measure.filters import Filter
 from propscope.measure.function_mode import FunctionWatch
 from propscope.measure.geometry import geometries
@@ -381,7 +382,8 @@ class Recorder:
     `transforms`: whether runs inside the transforms of torch.func are recorded, for a sink that reads no values.
     `time`: whether fused recurrent modules are run once more, unrolled, when the block ends or a profile is asked for.
     `traced`: what a recorder found of a network of the same structure, whose modules call each other in the same way;
-    the passes of this one are not traced then.
+    the passes of this one are not traced then. `digests`: whether the first batch and the weights that it met are
+    hashed; where ranks put their records together they are not, since each has a batch of its own.
     """
 
     def __init__(
@@ -400,6 +402,7 @@ class Recorder:
         layer_of: Callable[[str], int | None] | None = None,
         time: bool = False,
         traced: Traced | None = None,
+        digests: bool = True,
     ) -> None:
         require_module(model)
         self._model = unwrapped(model)
@@ -410,6 +413,8 @@ class Recorder:
         self._layer_of = layer_of or (lambda name: None)
         modules: dict[str, ModuleInfo] = {}
         places = self._options.places
+        hashed = digests and places is None and sink is SiteAccumulator
+        self._digest = InputDigest(self._model) if hashed else None
         self._observer = Observer(
             options=self._options,
             kept=kept,
@@ -420,6 +425,7 @@ class Recorder:
             inputs=inputs,
             functions=functions,
             transforms=transforms,
+            digest=self._digest,
         )
         if traced is not None:
             self._observer.graph.adopt(traced)
@@ -596,6 +602,8 @@ class Recorder:
             time_courses=tuple(course for course in courses if isinstance(course, TimeCourse)),
             loss_fault=self._loss_fault.fault,
             loss_operation=self._loss_fault.operation,
+            batch_digest="" if self._digest is None else self._digest.batch,
+            weights_digest="" if self._digest is None else self._digest.weights,
         )
 
     def _merged(

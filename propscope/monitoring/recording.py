@@ -55,7 +55,15 @@ class Recording:
 
     def recorder(self, options: Options) -> Recorder:
         """Return a recorder of the model; raises `InputError` where an argument is none for it."""
-        return Recorder(self._model, options=options, kept=self._kept, loss_scale=self._loss_scale, traced=self._traced)
+        return Recorder(
+            self._model,
+            options=options,
+            kept=self._kept,
+            loss_scale=self._loss_scale,
+            traced=self._traced,
+            # Those of the first sample tell two runs apart.
+            digests=self._traced is None,
+        )
 
     def stop(self, error: BaseException | None = None) -> None:
         """Take the recorder away, and go on watching what the step accumulates."""

@@ -258,6 +258,9 @@ PROFILE_FIELDS = (
     Field("loss_fault", "text", "what of the loss is not finite, value or derivative", since=5,
           choices=("", "value", "derivative")),
     Field("loss_operation", "text", "operation of the loss that is not finite there", since=5),
+    *(Field(f"{what}_digest", "text", f"digest of {words}, 16 hexadecimal digits", since=7,
+            pattern="[0-9a-f]{16}|")
+      for what, words in (("batch", "the first batch"), ("weights", "the weights that it met"))),
 )
 
 TABLES = {"profile": PROFILE_FIELDS, "site": SITE_FIELDS, "parameter": PARAMETER_FIELDS}

@@ -250,7 +250,8 @@ class NetworkProfile:
     a grid of MLPs. `coverage` names what was not seen, and why. `time_courses`: what recurrent modules show over their
     steps in the last pass. `loss_fault`: whether the "value" or a "derivative" of the loss was not finite although what
     it was computed from was, and `loss_operation`: the operation of the loss that made it so; "" where all was finite
-    or not seen.
+    or not seen. `batch_digest`, `weights_digest`: 16 hexadecimal digits of the first batch, and of the parameters and
+    buffers that it met, which are equal where these are, on every device; "" where they were not recorded.
     """
 
     sites: tuple[Site, ...]
@@ -261,6 +262,8 @@ class NetworkProfile:
     time_courses: tuple[TimeCourse, ...] = ()
     loss_fault: Literal["", "value", "derivative"] = ""
     loss_operation: str = ""
+    batch_digest: str = ""
+    weights_digest: str = ""
     _graph: SiteGraph | None = field(default=None, init=False, repr=False, compare=False)
     _signal_sites: tuple[Site, ...] | None = field(default=None, init=False, repr=False, compare=False)
     _signal_inputs: tuple[int | None, ...] | None = field(default=None, init=False, repr=False, compare=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import reduce
 from typing import Any
@@ -31,7 +31,8 @@ def pooled(profiles: ProfileSet) -> NetworkProfile:
     Summaries merge exactly, so rms is the root of the mean second moment over the networks. Counts of units, samples
     and batches add up. An expected log_std stays that of one network: it is the root of the mean square. A quantity
     that some networks lack is pooled over the others. The label `networks`, their number, replaces the label `seed`.
-    The provenance is that of the first network, without a seed and with summed counts. Raises `InputError` for
+    The provenance is that of the first network, without a seed and with summed counts; a digest is what all of them
+    have, or empty. Raises `InputError` for
     networks whose sites differ, and for an empty set.
     """
     members = profiles.profiles
@@ -50,6 +51,8 @@ def pooled(profiles: ProfileSet) -> NetworkProfile:
         labels={name: value for name, value in first.labels.items() if name != "seed"} | {"networks": len(members)},
         provenance=replace(first.provenance, seed=None, **origin),
         time_courses=pooled_courses([member.time_courses for member in members]),
+        batch_digest=_shared(member.batch_digest for member in members),
+        weights_digest=_shared(member.weights_digest for member in members),
     )
 
 
@@ -71,6 +74,12 @@ def pooled_seeds(profiles: ProfileSet) -> NetworkProfile:
             notes.append(CoverageNote(str(member.labels.get("seed", position)), "seed", reason))
     one = pooled(ProfileSet.of(alike))
     return replace(one, coverage=(*one.coverage, *notes)) if notes else one
+
+
+def _shared(digests: Iterable[str]) -> str:
+    """Return the digest that all networks have, "" where they differ."""
+    found = set(digests)
+    return found.pop() if len(found) == 1 else ""
 
 
 def _names(profile: NetworkProfile) -> list[str]:

@@ -597,6 +597,11 @@ def sampled_profile(seed: int = 0) -> NetworkProfile:
     return replace(profile, labels={**profile.labels, "step": 40 + seed})
 
 
+def hashed_profile(seed: int = 0) -> NetworkProfile:
+    """Return a profile that holds what the seventh version added: digests of the batch and the weights."""
+    return replace(sampled_profile(seed), batch_digest="0123456789abcdef", weights_digest=f"{seed:016x}")
+
+
 def _stepped(parameter: Parameter, seed: int) -> Parameter:
     step = {"step_gradient_norm": math.inf, "update_norm": 0.5 + seed, "update_ratio": 0.25}
     return replace(parameter, **step, first_moment_norm=2.0, second_moment_norm=0.0)
@@ -720,7 +725,14 @@ def of_version(version: int) -> ProfileSet:
     """Return the profiles that tests/data/schema-<version>.h5 holds."""
     if version == 1:
         return small_set()
-    made = (predicted_profile, connected_profile, attending_profile, masking_profile, sampled_profile)[version - 2]
+    made = (
+        predicted_profile,
+        connected_profile,
+        attending_profile,
+        masking_profile,
+        sampled_profile,
+        hashed_profile,
+    )[version - 2]
     return ProfileSet.of(made(seed) for seed in range(2))
 
 

@@ -195,11 +195,14 @@ def test_changed_bytes_never_surprise(file: Path) -> None:
 
 def test_a_newer_schema_names_both_versions(file: Path) -> None:
     with h5py.File(file, "r+") as opened:
-        opened.attrs["schema_version"] = 7
+        opened.attrs["schema_version"] = SCHEMA_VERSION + 1
         opened.attrs["propscope_version"] = "9.1"
     with pytest.raises(StoreError) as caught:
         load(file)
-    written, read = "written by propscope 9.1 with schema 7", f"this propscope reads up to {SCHEMA_VERSION}"
+    written, read = (
+        f"written by propscope 9.1 with schema {SCHEMA_VERSION + 1}",
+        f"this propscope reads up to {SCHEMA_VERSION}",
+    )
     assert str(caught.value) == f"{file} was {written}; {read}"
     assert "upgrade" in caught.value.hint
 
