@@ -63,6 +63,11 @@ def finding_text(finding: Finding) -> str:
 
 def explanation(finding: Finding, *, width: int = WIDTH) -> list[str]:
     """Return what was seen, the place, the cause, the change, the effects and the confidence, each a paragraph."""
+    return [paragraph(name, text, width) for name, text in explained(finding).items()]
+
+
+def explained(finding: Finding) -> dict[str, str]:
+    """Return the same by its heading: "seen", "where", "why", "change", "explains", "confidence", as far as known."""
     parts = {
         "seen": "; ".join(filter(None, [with_layer_numbers(finding.message, finding), numbers(finding)])),
         "where": place(finding, numbered=True),
@@ -71,7 +76,7 @@ def explanation(finding: Finding, *, width: int = WIDTH) -> list[str]:
         "explains": effects(finding),
         "confidence": confidence(finding),
     }
-    return [paragraph(name, text, width) for name, text in parts.items() if text]
+    return {name: text for name, text in parts.items() if text}
 
 
 def _of_one(diagnosis: Diagnosis, width: int) -> list[Block]:
@@ -92,12 +97,12 @@ def _of_one(diagnosis: Diagnosis, width: int) -> list[Block]:
 
 
 def _of_several(networks: Sequence[Diagnosis], width: int) -> list[Block]:
-    ranked = sorted(networks, key=lambda network: _ORDER.index(network.verdict))
+    ranked = _ranked(networks)
     among = [network.labels for network in networks]
     counts = {verdict: sum(network.verdict == verdict for network in networks) for verdict in _ORDER}
     said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
     blocks: list[Block] = [_verdicts(f"{len(networks)} networks: {said}", ranked, among)]
-    groups = _grouped(ranked)
+    groups = fault_groups(ranked)
     blocks += ["\n".join(_of_group(members, among, width)) for members in groups[:GROUPS]]
     if len(groups) > GROUPS:
         rest = len(groups) - GROUPS
@@ -107,6 +112,10 @@ def _of_several(networks: Sequence[Diagnosis], width: int) -> list[Block]:
     if sound := [network for network in ranked if network.verdict == "healthy"]:
         blocks.append(filled(f"healthy: {_listed(sound, among)}: {checked()}", width))
     return blocks
+
+
+def _ranked(networks: Iterable[Diagnosis]) -> list[Diagnosis]:
+    return sorted(networks, key=lambda network: _ORDER.index(network.verdict))
 
 
 def _verdicts(title: str, ranked: Iterable[Diagnosis], among: Sequence[Mapping[str, Label]]) -> Table:
@@ -122,26 +131,32 @@ def _verdicts(title: str, ranked: Iterable[Diagnosis], among: Sequence[Mapping[s
     return Table(title, columns, tuple(rows), frozenset(columns[:6]))
 
 
-def _grouped(networks: Iterable[Diagnosis]) -> list[list[Diagnosis]]:
-    """Return the networks that are not healthy, those with the same worst fault together."""
+def fault_groups(networks: Iterable[Diagnosis]) -> list[list[Diagnosis]]:
+    """Return the networks that are not healthy, those with the same worst fault together, the worst verdict first."""
     found: dict[tuple[str, str], list[Diagnosis]] = {}
-    for network in networks:
+    for network in _ranked(networks):
         if wrong := faults(network):
             found.setdefault((network.verdict, fault(wrong[0])), []).append(network)
     return list(found.values())
 
 
 def _of_group(members: Sequence[Diagnosis], among: Sequence[Mapping[str, Label]], width: int) -> list[str]:
+    head, parts = group_explained(members, among)
+    return [*(filled(line, width) for line in head), *(paragraph(name, text, width) for name, text in parts)]
+
+
+def group_explained(
+    members: Sequence[Diagnosis], among: Sequence[Mapping[str, Label]]
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return what heads the networks that share a fault, and what is to be said of the worst of them, by heading."""
     shown = max(members, key=_size)
     worst = faults(shown)[0]
-    lines = [filled(f"{shown.verdict}: {fault(worst)}: {_listed(members, among)}", width)]
+    head = [f"{shown.verdict}: {fault(worst)}: {_listed(members, among)}"]
+    parts = list(explained(worst).items())
     if len(members) > 1:
-        lines.append(filled(f"the worst of these is {network_name(shown.labels, among)}:", width))
-    lines += explanation(worst, width=width)
-    if len(members) > 1:
-        changes = _changes(members, worst)
-        lines += [paragraph("" if count else "change", text, width) for count, text in enumerate(changes)]
-    return lines
+        head.append(f"the worst of these is {network_name(shown.labels, among)}:")
+        parts += [("" if count else "change", text) for count, text in enumerate(_changes(members, worst))]
+    return head, parts
 
 
 def _changes(members: Sequence[Diagnosis], shown: Finding) -> list[str]:

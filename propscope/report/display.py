@@ -1,4 +1,4 @@
-"""How each record reads when it is printed, and in a notebook: one table from its type to what shows it."""
+"""How each record reads when it is printed: one table from its type to what shows it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from propscope.records.remedy_trials import RemedyTrials
 from propscope.records.training import TrainingRun, TrainingSet
 from propscope.records.width_check import WidthCheck
 from propscope.report.diagnosis import diagnosis_blocks, finding_text
+from propscope.report.elements import blocks_html
 from propscope.report.inspection import inspection
 from propscope.report.monitored import run_blocks
+from propscope.report.notebook import NOTEBOOK
 from propscope.report.profile_tables import judged_table, profile_table
 from propscope.report.remedies import calibration_table, trials_text
-from propscope.report.table import Block, Table, blocks_html, blocks_text
+from propscope.report.table import Block, Table, blocks_text
 from propscope.report.terminal import terminal_width, write
 from propscope.report.time_courses import time_table
 from propscope.report.training_tables import run_table, training_table
@@ -55,7 +57,8 @@ def text_of(record: Any) -> str:
 
 def html_of(record: Any) -> str:
     """Return a record as an HTML element."""
-    return blocks_html(_blocks(record))
+    in_notebook = NOTEBOOK.get(type(record))
+    return blocks_html(_blocks(record)) if in_notebook is None else in_notebook(record)
 
 
 def _blocks(record: Any) -> Sequence[Block]:

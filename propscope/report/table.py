@@ -1,8 +1,7 @@
-"""`Table`, and blocks of tables and paragraphs: what a terminal and a notebook show."""
+"""`Table`, and blocks of tables and paragraphs: what a terminal shows, and a notebook."""
 
 from __future__ import annotations
 
-import html
 import io
 import textwrap
 from collections.abc import Collection, Iterable, Sequence
@@ -124,25 +123,6 @@ class Table:
         Console(file=buffer, width=width, color_system=None, force_jupyter=False).print(rendered)
         return "\n".join(line.rstrip() for line in buffer.getvalue().rstrip().splitlines())
 
-    def to_html(self) -> str:
-        """Return the table as an HTML element."""
-
-        def row_html(row: tuple[str, ...], tag: str) -> str:
-            aligned = zip(self.columns, row, strict=True)
-            return "".join(
-                f'<{tag} style="text-align:{"left" if name in self.left else "right"}">{_escaped(cell)}</{tag}>'
-                for name, cell in aligned
-            )
-
-        body = "".join(f"<tr>{row_html(tuple(map(printable, row)), 'td')}</tr>" for row in self.rows)
-        notes = "".join(f"<p>{_escaped(note)}</p>" for note in self.notes)
-        if self.legend:
-            legend = "".join(f"<p>{_escaped(each)}</p>" for each in self.legend)
-            notes += f"<details><summary>how to read it</summary>{legend}</details>"
-        caption = _escaped(self.title).replace("\n", "<br>")
-        head = f"<thead><tr>{row_html(self.columns, 'th')}</tr></thead>"
-        return f"<table><caption>{caption}</caption>{head}<tbody>{body}</tbody></table>{notes}"
-
 
 def _total(widths: Collection[int]) -> int:
     """Return how wide rows are whose columns are so wide, with the space before and those between them."""
@@ -173,10 +153,6 @@ def _padded(cell: str, left: bool, wide: int) -> str:
     return cell + room if left else room + cell
 
 
-def _escaped(text: str) -> str:
-    return html.escape(printable(text, lines=True))
-
-
 Block = Table | str
 
 
@@ -185,12 +161,3 @@ def blocks_text(blocks: Iterable[Block], *, width: int | None = None) -> str:
     return "\n\n".join(
         printable(block, lines=True) if isinstance(block, str) else block.to_text(width=width) for block in blocks
     )
-
-
-def blocks_html(blocks: Iterable[Block]) -> str:
-    """Return tables and paragraphs as one HTML element."""
-    elements = [
-        f'<pre style="white-space:pre-wrap">{_escaped(block)}</pre>' if isinstance(block, str) else block.to_html()
-        for block in blocks
-    ]
-    return elements[0] if len(elements) == 1 else f"<div>{''.join(elements)}</div>"

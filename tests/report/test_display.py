@@ -45,13 +45,13 @@ def test_every_record_is_shown(record):
     assert "<script" not in shown
     assert "&lt;script&gt;alert(&quot;&amp;&quot;)&lt;/script&gt;" in shown
     # One element, so that a notebook shows it as a whole.
-    assert re.match(r"<(table|div|pre)\b", shown)
+    assert re.match(r"<div>.*</div>$", shown, re.DOTALL)
 
 
 def test_a_diagnosis_of_several_networks_has_a_table_in_a_notebook():
     fading = [layered([1.0] * 3, [1e-9, 1e-4, 1.0], initializer=name, seed=0) for name in ("a", "b")]
     found = diagnose(ProfileSet.of(fading))
-    assert found._repr_html_().count("<table>") == 1
+    assert found._repr_html_().count("<table ") == 1
     assert "vanishing backward" in found._repr_html_()
     assert "vanishing backward" in str(found)
 

@@ -1,4 +1,4 @@
-"""Table: text and HTML, and how numbers are written."""
+"""Table: its text, and how numbers are written."""
 
 import math
 
@@ -29,7 +29,6 @@ def test_text_by_value():
 def test_no_rows_and_no_notes():
     assert Table("empty", ("a", "b"), ()).to_text().splitlines()[0] == "empty"
     assert not Table("empty", ("a", "b"), ()).to_text().endswith("\n")
-    assert "<tbody></tbody>" in Table("empty", ("a", "b"), ()).to_html()
 
 
 @pytest.mark.parametrize("cell", ["[bold]x[/bold]", "[/x]", "\\[a]", "a\\", "mod:fire:scale=2", ":smile:", "a[1]"])
@@ -59,24 +58,6 @@ def test_in_a_notebook_the_text_is_returned_and_not_shown(monkeypatch):
 def test_no_colour_whatever_the_environment(monkeypatch, name):
     monkeypatch.setenv(name, "1")
     assert "\x1b" not in TABLE.to_text()
-
-
-def test_html_by_value():
-    html = Table("t", ("a", "b"), (("x", "1"),), frozenset({"a"}), ("n",)).to_html()
-    assert html == (
-        "<table><caption>t</caption><thead><tr>"
-        '<th style="text-align:left">a</th><th style="text-align:right">b</th>'
-        "</tr></thead><tbody><tr>"
-        '<td style="text-align:left">x</td><td style="text-align:right">1</td>'
-        "</tr></tbody></table><p>n</p>"
-    )
-
-
-def test_html_is_escaped():
-    evil = '<script>alert("&")</script>'
-    html = Table(evil, (evil, "b"), ((evil, evil),), frozenset(), (evil,)).to_html()
-    assert "<script>" not in html
-    assert html.count("&lt;script&gt;alert(&quot;&amp;&quot;)&lt;/script&gt;") == 5
 
 
 @pytest.mark.parametrize(

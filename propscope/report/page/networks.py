@@ -141,16 +141,16 @@ def _site_columns(
     columns = _columns(rows) | {
         "signal": [at in places for at in range(len(one.sites))],
         "marks": [list(marks.get(at, ())) for at in range(len(one.sites))],
-        "severity": _severities(one, diagnosis),
+        "severity": site_severities(one, diagnosis),
         "forward_gain": [each.forward for each in gains],
         "backward_gain": [each.backward for each in gains],
     }
     for direction in DIRECTIONS:
-        columns |= _signal(members, one, direction)
+        columns |= signal_columns(members, one, direction)
     return columns
 
 
-def _signal(members: ProfileSet, one: NetworkProfile, direction: Direction) -> Columns:
+def signal_columns(members: ProfileSet, one: NetworkProfile, direction: Direction) -> Columns:
     """Return the curve of a direction: its mean and interval over seeds, and between which limits theory expects it."""
     names = [site.name for site in one.sites]
     alike = [profile for profile in members if [site.name for site in profile.sites] == names]
@@ -168,7 +168,8 @@ def _signal(members: ProfileSet, one: NetworkProfile, direction: Direction) -> C
     return found | {f"{direction}_expected_low": low.tolist(), f"{direction}_expected_high": high.tolist()}
 
 
-def _severities(one: NetworkProfile, diagnosis: Diagnosis) -> list[str]:
+def site_severities(one: NetworkProfile, diagnosis: Diagnosis) -> list[str]:
+    """Return the worst severity of what is wrong at each site, "" for none."""
     found = [""] * len(one.sites)
     for severity in reversed(SEVERITIES[:-1]):
         alike = tuple(finding for finding in faults(diagnosis) if finding.severity == severity)

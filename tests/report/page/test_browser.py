@@ -2,22 +2,17 @@
 
 import json
 import os
-import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from building.browser import IN_CHROMIUM
 from building.records import connected_profile, grid, monitored, sampled_at, small_monitored, small_training
 
 from propscope.records import Alarm, NetworkProfile, Parent, ProfileSet, Site, TensorSummary
 from propscope.report.page import page_document, page_html
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="this system has no Chromium"),
-]
+pytestmark = IN_CHROMIUM
 
 
 def resnet():
@@ -53,17 +48,6 @@ def watched():
     losses = [1 / (1 + step) if step < 300 else float("nan") for step in range(400)]
     alarm = Alarm(300, 290, "non-finite loss", "fc.3", severity="broken", message="the loss is not finite. Go back")
     return replace(run, steps=monitored(losses).steps, alarms=(alarm,))
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        # Chromium's own sandbox needs rights that a container does not give; the pages are the tests' own.
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

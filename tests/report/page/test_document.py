@@ -99,7 +99,7 @@ def test_a_site_has_the_worst_severity_of_what_marks_it():
             ("broken", {"layers.1.linear": "c"}),
         )
     )
-    found = networks._severities(profile, Diagnosis((broken, strained)))
+    found = networks.site_severities(profile, Diagnosis((broken, strained)))
     named = dict(zip((site.name for site in profile.sites), found, strict=True))
     assert (named["layers.0.linear"], named["layers.1.linear"], named["layers.2.linear"]) == ("strained", "broken", "")
 
