@@ -37,7 +37,7 @@ ENDS = ("refused", "same", "different", "accepted", "traceback", "hang", "died")
 SECONDS, BYTES = 10, 4 << 30
 # What waits instead of computing is ended after this time, which a loaded machine may need for an honest file.
 WAIT = 120.0
-COMMANDS = (("show", "--json"), ("diagnose", "--json"), ("check", "--json"), ("plot", "--only", "overview"))
+COMMANDS = (("show", "--json"), ("diagnose", "--json"), ("check", "--json"), ("plot", "--plots", "overview"))
 
 _NUMBERS = {
     "i": (-(2**63), -2, -1, 0, 1, 10**12, 2**40, 2**62, 2**63 - 1),

@@ -17,7 +17,7 @@ from propscope.store import load
 from propscope.store.journal import Journal
 
 NETWORKS = 40
-LINE = ["-m", "propscope", "profile", "--depth", "10", "--width", "64", "--init", "he_normal", "--no-plots"]
+LINE = ["-m", "propscope", "profile", "--depth", "10", "--width", "64", "--init", "he_normal", "--plots", "none"]
 LINE += ["--seeds", str(NETWORKS), "-o", "run.h5"]
 
 

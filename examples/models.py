@@ -4,7 +4,7 @@ propscope inspect examples/models.py:resnet --input-shape 8,3,32,32
 propscope inspect examples/models.py:misscaled_resnet --input-shape 8,3,32,32
 propscope inspect examples/models.py:sigmoid_net --arg depth=30 --input-shape 64,128
 propscope inspect examples/models.py:language_model --input-shape 4,64 --input-kind tokens
-propscope width-check examples/models.py:perceptron --widths 64,128,256 --input-shape 64,16 --expect standard
+propscope width-check examples/models.py:perceptron --width 64,128,256 --input-shape 64,16 --expect standard
 """
 
 from itertools import pairwise

@@ -70,7 +70,7 @@ def test_it_installs_into_an_empty_environment_and_runs(built, tmp_path):
     environment = {**os.environ, "PYTHONPATH": others}
     where = run(python, "-c", "import propscope; print(propscope.__file__)", cwd=tmp_path, env=environment)
     assert Path(where.strip()) == installed
-    line = ("profile", "--depth", 3, "--width", 8, "--batch", 8, "--seeds", 1, "--no-plots")
+    line = ("profile", "--depth", 3, "--width", 8, "--batch", 8, "--seeds", 1, "--plots", "none")
     shown = run(python, "-m", "propscope", *line, cwd=tmp_path, env=environment)
     assert "he_normal" in shown
     assert "ten_layers" in run(python, "-m", "propscope", "example", cwd=tmp_path, env=environment)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperCommand
 
+from propscope.cli.signature import spread
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -26,8 +28,7 @@ class Command:
     @property
     def run(self) -> Callable[..., Any]:
         """The function that runs the command; importing its module imports nothing heavy."""
-        function: Callable[..., Any] = getattr(import_module(f"{__name__}.{self.module}"), self.module)
-        return function
+        return spread(getattr(import_module(f"{__name__}.{self.module}"), self.module))
 
 
 COMMANDS = (

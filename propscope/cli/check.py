@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from propscope.cli import options
-from propscope.cli.options import RUN, load_selected, option
+from propscope.cli.options import RUN, Selection, option
 from propscope.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _SEEDS = 5
 _FILE_ENDINGS = (".h5", ".hdf5", ".propscope")
 _SEVERITIES = ("broken", "strained")
 _FOR_BOTH = {"what", "fail_on", "baseline", "tolerance", "json", "init", "stage"}
-_FOR_A_FILE = {"act", "depth", "width"}
+_FOR_A_FILE = {"act", "depth", "width", "seed", "step"}
 _CHECK = "Check"
 
 
@@ -33,6 +34,7 @@ def check(
             show_default=False,
         ),
     ],
+    *,
     fail_on: Annotated[str, option("Lowest severity that fails the check: strained or broken.", _CHECK)] = "broken",
     baseline: Annotated[
         Path | None, option("Result file to compare with; the check fails where the signal has moved.", _CHECK)
@@ -43,9 +45,7 @@ def check(
     init: Annotated[
         str | None, option("TARGET: initializer for every layer it fits. FILE: only these initializers.", _CHECK)
     ] = None,
-    act: options.Act = None,
-    depth: options.Depth = None,
-    width: options.Width = None,
+    selection: Selection,
     arg: options.Arg = None,
     config: options.Config = None,
     checkpoint: options.Checkpoint = None,
@@ -76,10 +76,11 @@ def check(
 
     of_file, judged_as = _is_file(what), options.stage_of(stage)
     _check_options(context, fail_on, of_file=of_file)
-    filters = {"act": act, "init": init if of_file else None, "depth": depth, "width": width}
-    recorded = None if baseline is None else _loaded(baseline, filters)
+    # The initializer of a target is not one to look for in the baseline.
+    chosen = selection if of_file else replace(selection, init=None)
+    recorded = None if baseline is None else _loaded(baseline, chosen)
     if of_file:
-        profiles = _loaded(Path(what), filters)
+        profiles = _loaded(Path(what), chosen)
         headline = _contents(what, profiles)
     else:
         from propscope.cli.model_runs import RunRequest
@@ -130,14 +131,12 @@ def _check_options(context: typer.Context, fail_on: str, *, of_file: bool) -> No
             checks.count(f"--{name}", context.params[name])
 
 
-def _loaded(file: Path, filters: dict[str, str | None]) -> ProfileSet:
+def _loaded(file: Path, selection: Selection) -> ProfileSet:
     """Return the profiles of a file; raises `InputError` for one of training runs and for one with nothing to judge."""
     from propscope.records import MonitoredRun, TrainingSet
 
-    profiles = load_selected(
-        file, act=filters["act"], init=filters["init"], depth=filters["depth"], width=filters["width"], seed=None
-    )
-    writes = "propscope profile --output FILE and propscope inspect TARGET --store FILE write profiles"
+    profiles = selection.load(file)
+    writes = "propscope profile --output FILE and propscope inspect TARGET --output FILE write profiles"
     if isinstance(profiles, TrainingSet):
         raise InputError(f"{file} holds training runs, but only profiles can be checked", hint=writes)
     if isinstance(profiles, MonitoredRun):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from propscope.cli.options import Act, Depth, File, Init, Json, JudgedStage, Seed, Width, load_selected, stage_of
+from propscope.cli.options import File, Json, JudgedStage, Selection, stage_of
 from propscope.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,18 +16,15 @@ if TYPE_CHECKING:
 
 def diagnose(
     file: File,
-    act: Act = None,
-    init: Init = None,
-    depth: Depth = None,
-    width: Width = None,
-    seed: Seed = None,
+    *,
+    selection: Selection,
     stage: JudgedStage = None,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Build each unhealthy network again with each remedy, until one helps.")
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Build each unhealthy network again with each remedy, and show what helps.")
     ] = False,
     trust: Annotated[
         bool,
-        typer.Option("--trust", help="With --verify: import and open what the file names. Only for files of your own."),
+        typer.Option("--trust", help="With --fix: import and open what the file names. Only for files of your own."),
     ] = False,
     json: Json = False,
 ) -> None:
@@ -44,25 +41,25 @@ def diagnose(
     from propscope.report.terminal import print_blocks, print_json, terminal_width
 
     wanted = stage_of(stage)
-    profiles = load_selected(file, act=act, init=init, depth=depth, width=width, seed=seed)
+    profiles = selection.load(file)
     if isinstance(profiles, TrainingSet):
         raise InputError(f"{file} holds training runs, not profiles", hint=f"propscope show {file} prints them")
-    if isinstance(profiles, MonitoredRun) and verify:
+    if isinstance(profiles, MonitoredRun) and fix:
         raise InputError(
             f"{file} holds a monitored run, which cannot be built again", hint=f"propscope diagnose {file} gives advice"
         )
     if not len(profiles) and not isinstance(profiles, MonitoredRun):
         raise InputError(f"{file} holds no profiles", hint="propscope profile --output FILE writes profiles")
-    if trust and not verify:
-        raise InputError("--trust is for --verify only", hint="propscope diagnose FILE imports nothing")
+    if trust and not fix:
+        raise InputError("--trust is for --fix only", hint="propscope diagnose FILE imports nothing")
     diagnosis = judge(profiles, stage=wanted)
     if not json:
         print_blocks(diagnosis_blocks(diagnosis, width=terminal_width()))
-        if verify:
+        if fix:
             _verify(profiles, diagnosis, trust)
         return
     documents = network_documents(diagnosis)
-    if verify:
+    if fix:
         from propscope.remedies.rebuild import verified
 
         _say_what_is_trusted(profiles, trust)

@@ -42,7 +42,7 @@ def run_grid(
     output: Path | None,
     overwrite: bool,
     resume: Path | None,
-    plots: Choice | None,
+    plots: Choice | list[str] | None,
     json: bool,
 ) -> None:
     """Run the networks of a command, save, print and draw them; `stem` begins the name of a file that has none.
@@ -179,7 +179,7 @@ def _conclude(
     outline: Outline,
     *,
     unfinished: bool,
-    plots: Choice | None,
+    plots: Choice | list[str] | None,
     json: bool,
     started: float,
 ) -> None:
@@ -208,7 +208,7 @@ def _conclude(
         raise stopped
 
 
-def _show(path: Path, networks: int, *, plots: Choice | None, json: bool, started: float) -> None:
+def _show(path: Path, networks: int, *, plots: Choice | list[str] | None, json: bool, started: float) -> None:
     from propscope.cli.drawing import Pictures
     from propscope.cli.phase_pictures import PHASE
     from propscope.plots.table import PLOTS, TRAINING_PLOTS, chosen

@@ -15,6 +15,7 @@ from propscope.errors import InputError
 
 if TYPE_CHECKING:
     from propscope.cli.model_runs import ModelRun
+    from propscope.plots.table import Choice
     from propscope.records import Diagnosis, NetworkProfile
     from propscope.records.finding import Stage
     from propscope.records.remedy_trials import RemedyTrials
@@ -48,13 +49,19 @@ def inspect(
         str | None, option("List the sites, worst first by gain, backward, flat, dead or nonfinite.", VIEW)
     ] = None,
     top: Annotated[int | None, option("Show only this many sites.", VIEW)] = None,
-    depth: Annotated[int | None, option("Levels of modules to show. [default: as many as fit]", VIEW)] = None,
+    levels: Annotated[int | None, option("Levels of modules to show. [default: as many as fit]", VIEW)] = None,
     precision: Annotated[bool, option("Show which values fp16, bf16 and fp8 would lose.", VIEW, "--precision")] = False,
     fix: Annotated[bool, option("Try remedies on a copy and show the one that helps.", VIEW, "--fix")] = False,
-    store: Annotated[Path | None, option("Result file to write.", RESULTS)] = None,
+    output: Annotated[Path | None, option("Result file to write. [default: none]", RESULTS, "--output", "-o")] = None,
     plots: Annotated[
-        bool, option("Draw the plots, beside the result file or in outputs/.", RESULTS, "--plots")
-    ] = False,
+        str,
+        option(
+            "Plots beside the result file or in outputs/: main, all, none or the names that `propscope plot --help` "
+            "lists.",
+            RESULTS,
+            metavar="LIST",
+        ),
+    ] = "none",
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
@@ -65,27 +72,29 @@ def inspect(
     from propscope import checks
     from propscope.cli.grid_runs import print_paths
     from propscope.cli.model_runs import RunRequest, remedy_trials, run_model
+    from propscope.plots.table import PLOTS
     from propscope.report.documents import inspection_document, trials_document
     from propscope.report.remedies import trials_text
     from propscope.report.terminal import print_json, terminal_width, write
     from propscope.store import check_output, save
 
     started = time.perf_counter()
-    _check_view(sort, top, depth)
+    _check_view(sort, top, levels)
     judged_as = options.stage_of(stage)
-    if store is not None:
-        check_output(store, overwrite=overwrite)
+    which = options.plots_of(plots, PLOTS)
+    if output is not None:
+        check_output(output, overwrite=overwrite)
     checks.count("--seeds", seeds)
     checks.count("--batches", batches)
     request = RunRequest.of(context.params, target=target, seeds=seeds)
     run = run_model(request)
-    files = [store] if store is not None and len(run.profiles) else []
+    files = [output] if output is not None and len(run.profiles) else []
     for file in files:
         save(file, run.profiles, overwrite=overwrite)
     # What is measured is saved and printed before a picture or a remedy can fail, or be interrupted.
     if run.shown is not None and not json:
         found = _diagnosis(run, judged_as)
-        _print(run, run.shown, found, sort=sort, top=top, depth=depth, precision=precision)
+        _print(run, run.shown, found, sort=sort, top=top, levels=levels, precision=precision)
         print_paths("file", files)
         sys.stdout.flush()
     trials: RemedyTrials | None = None
@@ -96,8 +105,8 @@ def inspect(
             if not json:
                 # Remedies are tried on the first seed.
                 write(f"\nfix{', seed 0' if seeds > 1 else ''}: {trials_text(trials, width=terminal_width())}")
-        if plots and run.stopped is None:
-            pictures = _draw(run, store, target, overwrite)
+        if which != "none" and run.stopped is None:
+            pictures = _draw(run, which, output, target, overwrite)
     finally:
         seconds = time.perf_counter() - started
         if run.shown is not None and json:
@@ -105,7 +114,7 @@ def inspect(
                 "target": target,
                 "model": run.title,
                 "input": run.input,
-                "file": str(store) if files else None,
+                "file": str(output) if files else None,
                 "pictures": [str(path) for path in pictures],
                 "stopped": run.stopped,
                 **({} if trials is None else {"fix": trials_document(trials)}),
@@ -119,22 +128,30 @@ def inspect(
         raise InputError(run.stopped, hint=run.hint)
 
 
-def _check_view(sort: str | None, top: int | None, depth: int | None) -> None:
+def _check_view(sort: str | None, top: int | None, levels: int | None) -> None:
     """Refuse the options of the view that the report would refuse, before the model runs."""
+    from propscope import checks
     from propscope.records import NetworkProfile
     from propscope.records.finding import Diagnosis
     from propscope.report.inspection import inspection
 
-    inspection(NetworkProfile(()), Diagnosis(), sort=sort, top=top, depth=depth)
+    if levels is not None:
+        checks.count("--levels", levels, also=" (all levels: leave it out)")
+    inspection(NetworkProfile(()), Diagnosis(), sort=sort, top=top)
 
 
-def _draw(run: ModelRun, store: Path | None, target: str, overwrite: bool) -> list[Path]:
+def _draw(
+    run: ModelRun, which: Choice | list[str] | None, output: Path | None, target: str, overwrite: bool
+) -> list[Path]:
     from propscope.plots import draw_all
+    from propscope.plots.table import PLOTS, chosen
 
-    directory = Path("outputs") if store is None else store.parent
-    stem = f"inspect-{target.rpartition(':')[2]}" if store is None else store.stem
+    only = chosen(PLOTS, which, pairs=0)
+
+    directory = Path("outputs") if output is None else output.parent
+    stem = f"inspect-{target.rpartition(':')[2]}" if output is None else output.stem
     # Plots beside a new file replace an earlier run's; without a file, existing plots are kept unless asked.
-    return draw_all(run.profiles, directory, stem=stem, overwrite=overwrite or store is not None)
+    return draw_all(run.profiles, directory, stem=stem, only=only, overwrite=overwrite or output is not None)
 
 
 def _diagnosis(run: ModelRun, stage: Stage | None) -> Diagnosis:
@@ -151,7 +168,7 @@ def _print(
     *,
     sort: str | None,
     top: int | None,
-    depth: int | None,
+    levels: int | None,
     precision: bool,
 ) -> None:
     from propscope.report.inspection import inspection
@@ -160,7 +177,7 @@ def _print(
 
     print(run.headline)
     width = terminal_width()
-    write(inspection(shown, diagnosis, title=run.title, sort=sort, top=top, depth=depth, width=width))
+    write(inspection(shown, diagnosis, title=run.title, sort=sort, top=top, depth=levels, width=width))
     if precision:
         print()
         print_table(precision_table(shown))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,7 @@ from propscope.printable import printable
 from propscope.ranges import real_numbers, whole_numbers
 
 if TYPE_CHECKING:
-    from propscope.plots.table import Choice
+    from propscope.plots.table import Choice, Plot
     from propscope.records import ProfileSet, TrainingSet
     from propscope.records.finding import Stage
 
@@ -33,12 +34,54 @@ def option(help: str, heading: str, *flags: str, metavar: str | None = None) -> 
 # A result file, and which of its networks
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="Result file (.h5).", show_default=False)]
-Act = Annotated[str | None, option("Only these activations.", SELECTION, metavar="LIST")]
-Init = Annotated[str | None, option("Only these initializers.", SELECTION, metavar="LIST")]
-Depth = Annotated[str | None, option("Only these depths.", SELECTION, metavar="LIST")]
-Width = Annotated[str | None, option("Only these widths.", SELECTION, metavar="LIST")]
-Seed = Annotated[str | None, option("Only these seeds.", SELECTION, metavar="LIST")]
-Step = Annotated[str | None, option("Only the samples of these steps of a monitored run.", SELECTION, metavar="LIST")]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The networks of a result file that a command is about, as typed."""
+
+    act: Annotated[str | None, option("Only these activations.", SELECTION, metavar="LIST")] = None
+    init: Annotated[str | None, option("Only these initializers.", SELECTION, metavar="LIST")] = None
+    depth: Annotated[str | None, option("Only these depths.", SELECTION, metavar="LIST")] = None
+    width: Annotated[str | None, option("Only these widths.", SELECTION, metavar="LIST")] = None
+    seed: Annotated[str | None, option("Only these seeds.", SELECTION, metavar="LIST")] = None
+    step: Annotated[
+        str | None, option("Only the samples of these steps of a monitored run.", SELECTION, metavar="LIST")
+    ] = None
+
+    def labels(self) -> dict[str, list[str | int]]:
+        """Return the labels that are asked for; raises `InputError`.
+
+        Names must be written as in the file: resolving aliases would load torch.
+        """
+        labels: dict[str, list[str | int]] = {}
+        for name, text in (("activation", self.act), ("initializer", self.init)):
+            if text is not None:
+                labels[name] = [part.strip() for part in text.split(",")]
+        for name in ("depth", "seed", "step"):
+            if (text := getattr(self, name)) is not None:
+                labels[name] = list(numbers(text, f"--{name}"))
+        if self.width is not None:
+            # Python refuses to read thousands of digits.
+            labels["width"] = [
+                int(part) if part.isdecimal() and len(part) < 100 else part
+                for part in map(str.strip, self.width.split(","))
+            ]
+        return labels
+
+    def load(self, file: Path) -> ProfileSet | TrainingSet:
+        """Return the profiles or training runs of a file that are asked for.
+
+        What is chosen of a monitored run are samples, each a network of its own.
+        """
+        from propscope.records import MonitoredRun, ProfileSet
+        from propscope.store import load
+
+        labels = self.labels()
+        with warnings_as_lines():
+            found = load(file, **labels)
+        return ProfileSet(tuple(found)) if isinstance(found, MonitoredRun) and labels else found
+
 
 # How it is judged
 
@@ -55,13 +98,12 @@ Output = Annotated[
 Plots = Annotated[
     str | None,
     option(
-        "Plots beside the file: main (curves, overview), all or none. [default: all of up to 24 pairs, else main]",
+        "Plots beside the file: main, all, none or the names that `propscope plot --help` lists. "
+        "[default: all of up to 24 pairs, else main]",
         RESULTS,
-        metavar="NAME",
+        metavar="LIST",
     ),
 ]
-# How --plots none was written before.
-NoPlots = Annotated[bool, typer.Option("--no-plots", hidden=True)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Wide = Annotated[bool, option("Print every column, however narrow the terminal is.", VIEW, "--wide")]
 Explain = Annotated[bool, option("Explain every column below the table.", VIEW, "--explain")]
@@ -202,14 +244,21 @@ def short_name(spec: str) -> str:
     return Path(spec.split(":")[0]).stem
 
 
-def plots_of(text: str | None, *, no_plots: bool) -> Choice | None:
-    """Return what --plots names, None where it is not given; raises `InputError`."""
-    from propscope.checks import one_of
+def plots_of(text: str | None, plots: Sequence[Plot]) -> Choice | list[str] | None:
+    """Return what --plots asks for of these plots: a choice, their names, or None where it is not given.
+
+    Raises `InputError`.
+    """
+    from propscope.errors import unknown_name
     from propscope.plots.table import CHOICES
 
-    # The check leaves nothing but a choice.
-    choice: Choice | None = None if text is None else one_of("--plots", text, CHOICES)  # type: ignore[assignment]
-    return "none" if no_plots else choice
+    if text is None or text in CHOICES:
+        return text  # type: ignore[return-value]  A choice.
+    named, known = [part.strip() for part in text.split(",")], [plot.name for plot in plots]
+    for name in named:
+        if name not in known:
+            raise unknown_name("plot", name, known, also=", and alone main, all or none")
+    return named
 
 
 def stage_of(text: str | None) -> Stage | None:
@@ -221,22 +270,6 @@ def stage_of(text: str | None) -> Stage | None:
     return None if text is None else one_of("--stage", text, STAGES)  # type: ignore[return-value]
 
 
-def load_selected(
-    file: Path,
-    *,
-    act: str | None,
-    init: str | None,
-    depth: str | None,
-    width: str | None,
-    seed: str | None,
-) -> ProfileSet | TrainingSet:
-    """Return the profiles or training runs of a file that the options select."""
-    from propscope.store import load
-
-    with warnings_as_lines():
-        return load(file, **chosen_labels(act=act, init=init, depth=depth, width=width, seed=seed))
-
-
 @contextmanager
 def warnings_as_lines() -> Iterator[None]:
     """Print warnings as lines on stderr, without a place in the code."""
@@ -245,31 +278,3 @@ def warnings_as_lines() -> Iterator[None]:
         yield
     for warning in found:
         print(printable(str(warning.message)), file=sys.stderr)
-
-
-def chosen_labels(
-    *,
-    act: str | None,
-    init: str | None,
-    depth: str | None,
-    width: str | None,
-    seed: str | None,
-    step: str | None = None,
-) -> dict[str, list[str | int]]:
-    """Return the labels that the options ask for.
-
-    Names must be written as in the file: resolving aliases would load torch.
-    """
-    labels: dict[str, list[str | int]] = {}
-    for name, text in (("activation", act), ("initializer", init)):
-        if text is not None:
-            labels[name] = [part.strip() for part in text.split(",")]
-    for name, text in (("depth", depth), ("seed", seed), ("step", step)):
-        if text is not None:
-            labels[name] = list(numbers(text, f"--{name}"))
-    if width is not None:
-        # Python refuses to read thousands of digits.
-        labels["width"] = [
-            int(part) if part.isdecimal() and len(part) < 100 else part for part in map(str.strip, width.split(","))
-        ]
-    return labels

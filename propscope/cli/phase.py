@@ -21,12 +21,12 @@ def phase(
     weight_variance: Annotated[
         str | None,
         typer.Option(
-            metavar="LOW:HIGH", help="Axis of sigma_w^2 = fan_in Var[W]. [default: around the critical point]"
+            metavar="LOW..HIGH", help="Axis of sigma_w^2 = fan_in Var[W]. [default: around the critical point]"
         ),
     ] = None,
     bias_variance: Annotated[
         str | None,
-        typer.Option(metavar="LOW:HIGH", help="Axis of sigma_b^2 = Var[b]. [default: along the critical line]"),
+        typer.Option(metavar="LOW..HIGH", help="Axis of sigma_b^2 = Var[b]. [default: along the critical line]"),
     ] = None,
     width: UnitsPerLayer = 256,
     output: Annotated[
@@ -63,12 +63,12 @@ def _range(text: str | None, option: str) -> tuple[float, float] | None:
     if text is None:
         return None
     try:
-        low, high = (float(part) for part in text.split(":"))
+        low, high = (float(part) for part in text.split(".."))
     except ValueError:
         low, high = 0.0, 0.0
     if not 0 <= low < high < float("inf"):
         raise InputError(
-            f'{option} must be LOW:HIGH, two finite numbers with 0 <= LOW < HIGH, got "{text}"',
-            hint=f"for example {option} 0:4",
+            f'{option} must be LOW..HIGH, two finite numbers with 0 <= LOW < HIGH, got "{text}"',
+            hint=f"for example {option} 0..4",
         )
     return low, high

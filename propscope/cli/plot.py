@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from propscope.cli.options import Act, Depth, File, Init, Overwrite, Seed, Width, load_selected, plots_of
+from propscope.cli.options import File, Overwrite, Selection, plots_of
 from propscope.cli.phase_pictures import PHASE, draw_all_with_phase
-from propscope.errors import InputError
 from propscope.plots import table
 from propscope.printable import printable
 
@@ -20,31 +19,24 @@ def _names(plots: tuple[table.Plot, ...]) -> str:
 
 def plot(
     file: File,
-    only: Annotated[
-        str | None,
+    *,
+    plots: Annotated[
+        str,
         typer.Option(
             metavar="LIST",
-            help=f"Only these plots. For profiles: {_names((*table.PLOTS, PHASE))}; for training runs: "
-            f"{_names(table.TRAINING_PLOTS)}; for a monitored run: {_names(table.MONITORED_PLOTS)}.",
+            help=f"Plots to draw: main, all, none or names. For profiles: {_names((*table.PLOTS, PHASE))}; for "
+            f"training runs: {_names(table.TRAINING_PLOTS)}; for a monitored run: {_names(table.MONITORED_PLOTS)}.",
         ),
-    ] = None,
-    plots: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Instead of --only: main, all or none. [default: all]")
-    ] = None,
-    site: Annotated[
-        str | None,
-        typer.Option(metavar="PATTERN", help="Of a monitored run, only the sites that match this regular expression."),
+    ] = "all",
+    include: Annotated[
+        str | None, typer.Option(help="Of a monitored run, only sites whose name matches this regular expression.")
     ] = None,
     format: Annotated[str, typer.Option(metavar="LIST", help=f"Formats: {', '.join(table.FORMATS)}.")] = "png",
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Directory to write to. [default: the directory of the file]"),
     ] = None,
-    act: Act = None,
-    init: Init = None,
-    depth: Depth = None,
-    width: Width = None,
-    seed: Seed = None,
+    selection: Selection,
     overwrite: Overwrite = False,
 ) -> None:
     """Draw the plots of a result file: curves, histograms and overview, how training went, or a monitored run.
@@ -53,15 +45,11 @@ def plot(
     """
     from propscope.store import target_of
 
-    choice = plots_of(plots, no_plots=False)
-    if choice is not None and only is not None:
-        raise InputError("--only and --plots cannot both be given", hint="--only LIST names plots one by one")
-    names = None if only is None else [part.strip() for part in only.split(",")]
-    profiles = load_selected(file, act=act, init=init, depth=depth, width=width, seed=seed)
-    if choice is not None:
-        own = table.plots_of(profiles)
-        names = table.chosen(own if own is not table.PLOTS else (*own, PHASE), choice, pairs=0)
-    if names == [] and choice is not None:
+    profiles = selection.load(file)
+    own = table.plots_of(profiles)
+    own = (*own, PHASE) if own is table.PLOTS else own
+    names = table.chosen(own, plots_of(plots, own), pairs=0)
+    if not names:
         return
     written = draw_all_with_phase(
         profiles,
@@ -69,7 +57,7 @@ def plot(
         stem=target_of(file).stem,
         formats=tuple(part.strip() for part in format.split(",")),
         only=names,
-        sites=site,
+        sites=include,
         overwrite=overwrite,
     )
     for path in written:

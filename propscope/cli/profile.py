@@ -57,7 +57,6 @@ def profile(
     engine: options.Engine = "joblib",
     output: options.Output = None,
     plots: options.Plots = None,
-    no_plots: options.NoPlots = False,
     overwrite: options.Overwrite = False,
     resume: options.Resume = None,
     json: options.Json = False,
@@ -69,9 +68,11 @@ def profile(
     from where a run was stopped.
     """
     from propscope.cli.grid_runs import run_grid
+    from propscope.cli.phase_pictures import PHASE
     from propscope.experiments.engine import Recipe
+    from propscope.plots.table import PLOTS
 
-    which = options.plots_of(plots, no_plots=no_plots)
+    which = options.plots_of(plots, (*PLOTS, PHASE))
     typed: dict[str, Any] = dict(
         depth=numbers(depth, "--depth"),
         width=width,

@@ -94,13 +94,15 @@ def _guarded(app: Callable[..., Any], arguments: list[str]) -> int:
             f"cannot read or write{where}: {error.strerror or error}", "free some space, or write to another disk"
         )
     except Exception as error:
+        from propscope.cli.wrong_use import said_of
+
         # Older typers raise this for an interrupt.
         if type(error).__name__ == "Abort":
             return STOPPED
-        usage = getattr(error, "format_message", None)
-        if usage is None:
+        if not hasattr(error, "format_message"):
             raise
-        return report(_value_error(error) or " ".join(usage().split()), _where_help_is(arguments))
+        message, guess = said_of(error)
+        return report(_value_error(error) or message, " ".join(filter(None, (guess, _where_help_is(arguments)))))
     return result if isinstance(result, int) else 0
 
 

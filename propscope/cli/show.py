@@ -5,30 +5,13 @@ from __future__ import annotations
 from contextlib import ExitStack
 from warnings import catch_warnings, simplefilter
 
-from propscope.cli.options import (
-    Act,
-    Depth,
-    Explain,
-    File,
-    Init,
-    Json,
-    Seed,
-    Step,
-    Wide,
-    Width,
-    chosen_labels,
-    warnings_as_lines,
-)
+from propscope.cli.options import Explain, File, Json, Selection, Wide, warnings_as_lines
 
 
 def show(
     file: File,
-    act: Act = None,
-    init: Init = None,
-    depth: Depth = None,
-    width: Width = None,
-    seed: Seed = None,
-    step: Step = None,
+    *,
+    selection: Selection,
     wide: Wide = False,
     explain: Explain = False,
     json: Json = False,
@@ -54,7 +37,7 @@ def show(
     from propscope.report.time_courses import time_table
     from propscope.store import load, open_networks
 
-    chosen = chosen_labels(act=act, init=init, depth=depth, width=width, seed=seed, step=step)
+    chosen = selection.labels()
     with ExitStack() as stack:
         with warnings_as_lines():
             networks = stack.enter_context(open_networks(file, **chosen))

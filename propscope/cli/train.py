@@ -85,7 +85,6 @@ def train(
     engine: options.Engine = "joblib",
     output: options.Output = None,
     plots: options.Plots = None,
-    no_plots: options.NoPlots = False,
     overwrite: options.Overwrite = False,
     resume: options.Resume = None,
     json: options.Json = False,
@@ -98,8 +97,9 @@ def train(
     """
     from propscope.cli.grid_runs import run_grid
     from propscope.experiments.engine import Recipe
+    from propscope.plots.table import TRAINING_PLOTS
 
-    which = options.plots_of(plots, no_plots=no_plots)
+    which = options.plots_of(plots, TRAINING_PLOTS)
     typed: dict[str, Any] = dict(
         width=width,
         learning_rate=None if lr is None else decimals(lr, "--lr"),

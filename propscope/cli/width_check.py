@@ -29,7 +29,7 @@ def width_check(
             show_default=False,
         ),
     ],
-    widths: Annotated[
+    width: Annotated[
         str, option("Widths to compare, two or more, ascending; each is passed as width=.", MODEL, metavar="LIST")
     ],
     arg: options.Arg = None,
@@ -64,13 +64,13 @@ def width_check(
 
     Exit codes: 0 as expected or nothing expected, 1 not as expected, 2 wrong use or bad input.
 
-    Example: propscope width-check net.py:build --widths 32,64,128 --input-shape 64,16 --lr 0.01 --expect mup
+    Example: propscope width-check net.py:build --width 32,64,128 --input-shape 64,16 --lr 0.01 --expect mup
     """
     from propscope.cli.grid_runs import print_paths
     from propscope.report.terminal import print_blocks, print_json, terminal_width
     from propscope.report.width_check import width_blocks, width_document
 
-    given = options.numbers(widths, "--widths")
+    given = options.numbers(width, "--width")
     if output is not None:
         options.check_picture(output, overwrite=overwrite)
     check = _run(
@@ -133,7 +133,7 @@ def _run(
                 hint="name a function or class that builds the model",
             )
         if "width" in found.arguments:
-            raise InputError("--arg must not set width, which --widths sets", hint="leave it out of --arg")
+            raise InputError("--arg must not set width, which --width sets", hint="leave it out of --arg")
         source = parse_input(*batch)
 
         def built(width: int, seed: int) -> nn.Module:

@@ -73,7 +73,7 @@ def pictures(
     chosen = [plot for plot in plots if only is None or plot.name in only]
     _check(formats, only, stem, plots)
     if sites is not None and not isinstance(profiles, MonitoredRun):
-        raise InputError("only the pictures of a monitored run are of chosen sites", hint="leave sites (--site) out")
+        raise InputError("only the pictures of a monitored run are of chosen sites", hint="leave sites (--include) out")
     drawable = False
     for plot, subject, suffix in _subjects(profiles, chosen, sites):
         with uncollected():

@@ -238,8 +238,8 @@ SITE_QUANTITIES = (
     ("Backward: gradient", "rms", "backward_rms", "backward", "site"),
     ("Updates: step over parameter", "ratio of norms", "update_ratio", "", "parameter"),
 )
-_MOST = "Shown: the {} {}s that change most from their first sample, in each panel. --site chooses others."
-_ASKED = "Shown: what --site asks for; where that is more than {}, what changes most of it."
+_MOST = "Shown: the {} {}s that change most from their first sample, in each panel. --include chooses others."
+_ASKED = "Shown: what --include asks for; where that is more than {}, what changes most of it."
 _ENDS = " A line that ends or starts anew: no sample for long, or zero."
 
 

@@ -95,10 +95,12 @@ def plots_of(profiles: object) -> tuple[Plot, ...]:
     return TRAINING_PLOTS if isinstance(profiles, TrainingSet) else PLOTS
 
 
-def chosen(plots: Sequence[Plot], choice: Choice | None, *, pairs: int) -> list[str]:
+def chosen(plots: Sequence[Plot], choice: Choice | list[str] | None, *, pairs: int) -> list[str]:
     """Return the names of the plots to draw of a grid of so many pairs (networks without their seeds).
 
-    `choice`: all plots, the main ones, or none; None: all of up to 24 pairs, the main ones of more.
+    `choice`: names, all plots, the main ones, or none; None: all of up to 24 pairs, the main ones of more.
     """
+    if isinstance(choice, list):
+        return choice
     choice = choice or ("all" if pairs <= _ALL_UP_TO else "main")
     return [plot.name for plot in plots if choice == "all" or (choice == "main" and plot.main)]

@@ -14,15 +14,15 @@ from propscope.cli import COMMANDS, build
 
 # A command line that is right, so that what is refused is the value that is put in its place or added.
 RIGHT = {
-    "profile": ["--depth", "1", "--width", "2", "--init", "zeros", "--seeds", "1", "--batch", "2", "--no-plots"],
-    "train": ["--depth", "1", "--width", "2", "--init", "zeros", "--seeds", "1", "--epochs", "1", "--no-plots"],
+    "profile": ["--depth", "1", "--width", "2", "--init", "zeros", "--seeds", "1", "--batch", "2", "--plots", "none"],
+    "train": ["--depth", "1", "--width", "2", "--init", "zeros", "--seeds", "1", "--epochs", "1", "--plots", "none"],
     "inspect": ["net.py:build", "--input-shape", "2,4"],
     "check": ["net.py:build", "--input-shape", "2,4"],
     "show": ["run.h5"],
     "diagnose": ["run.h5"],
-    "plot": ["run.h5", "--only", "curves"],
+    "plot": ["run.h5", "--plots", "curves"],
     "report": ["run.h5"],
-    "width-check": ["net.py:widening", "--widths", "2,3", "--input-shape", "2,4", "--steps", "1", "--seeds", "1"],
+    "width-check": ["net.py:widening", "--width", "2,3", "--input-shape", "2,4", "--steps", "1", "--seeds", "1"],
     "theory": ["--act", "relu"],
     "phase": ["--act", "relu", "--init", "zeros"],
     "list": [],
@@ -145,7 +145,7 @@ def test_a_wrong_value_is_refused_in_one_line(command, surroundings, name):
         ["check", "run.h5", "--input-shape", "2,4"],
         ["check", "net.py:build", "--input-shape", "2,4", "--act", "relu"],
         ["diagnose", "run.h5", "--trust"],
-        ["phase", "--act", "relu", "--weight-variance", "2:1"],
+        ["phase", "--act", "relu", "--weight-variance", "2..1"],
         ["plot", "run.h5", "--format", "png,bmp"],
         ["merge", "run.h5", "-o", "run.h5"],
         ["merge", "-o", "merged.h5"],

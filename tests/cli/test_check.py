@@ -59,7 +59,7 @@ def nets(place):
 
 @pytest.fixture
 def baseline(nets, command):
-    command.fine("inspect", "nets.py:sound", *SHAPE, "--seeds", 5, "--store", "baseline.h5")
+    command.fine("inspect", "nets.py:sound", *SHAPE, "--seeds", 5, "--output", "baseline.h5")
     return "baseline.h5"
 
 
@@ -165,7 +165,9 @@ class TestFile:
     @pytest.mark.slow
     def test_strained_fails_only_when_asked(self, command, place):
         # A network whose signal and gradient fade to 3e-5 in two ways.
-        command.fine("profile", "--depth", 30, "--act", "relu", "--init", "xavier_normal", "-o", "x.h5", "--no-plots")
+        command.fine(
+            "profile", "--depth", 30, "--act", "relu", "--init", "xavier_normal", "-o", "x.h5", "--plots", "none"
+        )
         out = command.fine("check", "x.h5")
         assert "\nstrained: vanishing " in out
         assert re.search(r'\npassed: strained .*"broken".*\n$', out)
@@ -213,7 +215,7 @@ class TestBaseline:
         assert command(*line, "--tolerance", "0.31").code == 0
 
     def test_the_seeds_are_those_of_the_baseline(self, command, nets):
-        command.fine("inspect", "nets.py:sound", *SHAPE, "--seeds", 3, "--store", "three.h5")
+        command.fine("inspect", "nets.py:sound", *SHAPE, "--seeds", 3, "--output", "three.h5")
         out = command.fine("check", "nets.py:sound", *SHAPE, "--baseline", "three.h5")
         assert out.splitlines()[0].endswith(", 3 seeds")
         assert "3 seeds, the same on both sides" in out
@@ -322,7 +324,7 @@ class TestRefusals:
     def test_training_runs_are_no_profiles(self, command, place):
         command.fine(
             "train", "--data", "moons", "--depth", 2, "--width", 8, "--act", "relu", "--init", "he_normal",
-            "--epochs", 1, "-o", "train.h5", "--no-plots", "--json",
+            "--epochs", 1, "-o", "train.h5", "--plots", "none", "--json",
         )  # fmt: skip
         assert not command("check", "train.h5").missing("train.h5 training runs profiles")
 

@@ -53,12 +53,12 @@ def test_one_network_is_explained_in_full(command, deep):
 
 
 def test_remedies_are_verified(command, deep):
-    out = command.fine("diagnose", deep, "--verify", "--act", "relu")
+    out = command.fine("diagnose", deep, "--fix", "--act", "relu")
     assert "\nrelu + normal:std=0.005: broken -> healthy\n" in out
     assert "  before     broken: vanishing forward; forward x" in out
     assert "  remedy     initialize the weights with he_normal (He et al. 2015)\n" in out
     assert out.endswith("\n1 of 1 networks improved\n")
-    healthy = command.fine("diagnose", deep, "--verify", "--act", "relu", "--init", "he_normal")
+    healthy = command.fine("diagnose", deep, "--fix", "--act", "relu", "--init", "he_normal")
     assert healthy.endswith("\nnothing to fix: all networks are healthy\n")
 
 
@@ -70,20 +70,20 @@ def test_what_a_file_names_is_imported_only_when_it_is_trusted(command, place):
     spec = one.provenance.spec.replace('"relu"', '"own:act"')
     strange = dataclasses.replace(one, provenance=dataclasses.replace(one.provenance, spec=spec))
     save("strange.h5", strange)
-    out = " ".join(command.fine("diagnose", "strange.h5", "--verify").split())
+    out = " ".join(command.fine("diagnose", "strange.h5", "--fix").split())
     assert "broken" in out
     assert "not tried its spec names activation own:act" in out
     assert "--trust" in out
-    assert command("diagnose", "strange.h5", "--verify", "--json").document[0]["remedy_trials"]["trials"] == []
+    assert command("diagnose", "strange.h5", "--fix", "--json").document[0]["remedy_trials"]["trials"] == []
     assert not (place / "mark").exists()
     save("own.h5", dataclasses.replace(strange, labels={**one.labels, "activation": "own:act"}))
     for flags in ((), ("--json",)):
-        outcome = command("diagnose", "own.h5", "--verify", "--trust", *flags)
+        outcome = command("diagnose", "own.h5", "--fix", "--trust", *flags)
         assert outcome.code == 0
         assert outcome.err == "trusted: the file names activation own:act, which is imported or opened now\n"
         assert "healthy" in outcome.out
     assert (place / "mark").exists()
-    assert not command("diagnose", "own.h5", "--trust").missing("--trust --verify")
+    assert not command("diagnose", "own.h5", "--trust").missing("--trust --fix")
 
 
 def test_the_document(command, deep):
@@ -93,7 +93,7 @@ def test_the_document(command, deep):
     assert worst["remedy"]["options"] == {"initializer": "he_normal"}
     assert worst["evidence"]["factor"] < worst["evidence"]["limit"]
     assert not {"mending", "remedy_trials"} & set(found[0])
-    verified = command("diagnose", deep, "--act", "relu", "--verify", "--json").document
+    verified = command("diagnose", deep, "--act", "relu", "--fix", "--json").document
     assert verified[0]["remedy_trials"] is None
     assert all(network["mending"] == network["remedy_trials"] for network in verified)
     trial = verified[1]["remedy_trials"]["trials"][-1]
@@ -103,7 +103,7 @@ def test_the_document(command, deep):
 
 def test_profiles_with_nan_are_explained(command, place):
     save("nan.h5", profile_mlp(4, 8, initializer="normal:std=1e25", seeds=1, batch=8, histogram_limit=64))
-    out = command.fine("diagnose", "nan.h5", "--verify")
+    out = command.fine("diagnose", "nan.h5", "--fix")
     assert out.startswith("broken: non-finite forward")
     assert "broken -> healthy" in out
     assert command("diagnose", "nan.h5", "--json").document[0]["verdict"] == "broken"
@@ -171,7 +171,7 @@ def test_an_interrupt_keeps_what_was_said(command, deep, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("propscope.remedies.rebuild.rebuilt", stop)
-    outcome = command("diagnose", deep, "--verify")
+    outcome = command("diagnose", deep, "--fix")
     assert outcome.code == 130
     assert "4 networks: 3 broken" in outcome.out
 

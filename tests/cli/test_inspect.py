@@ -298,13 +298,13 @@ class TestRuns:
     def test_views(self, run):
         top = run("nets.py:good", "--sort", "gain", "--top", 1).out
         assert top.count("Linear") == 1
-        assert "sites" in run("nets.py:good", "--depth", 1).out
+        assert "sites" in run("nets.py:good", "--levels", 1).out
         assert "Precision headroom" in run("nets.py:good", "--precision").out
 
     @pytest.mark.slow
     def test_store_and_plots(self, run, models):
         (models / "out").mkdir()
-        shown = run("nets.py:good", "--store", "out/run.h5", "--plots", "--seeds", 2, "--init", "he_normal")
+        shown = run("nets.py:good", "--output", "out/run.h5", "--plots", "all", "--seeds", 2, "--init", "he_normal")
         kept = load(models / "out" / "run.h5")
         assert isinstance(kept, ProfileSet)
         assert kept.axes == {"model": ("nets.py:good",), "initializer": ("he_normal",), "seed": (0, 1)}
@@ -314,9 +314,9 @@ class TestRuns:
         assert "out/run-curves.png" in shown.out
 
     def test_what_exists_is_kept(self, run):
-        run("nets.py:good", "--store", "run.h5")
-        assert "--overwrite" in run("nets.py:good", "--store", "run.h5", "--input-shape", "6,4", code=2).err
-        run("nets.py:good", "--store", "run.h5", "--overwrite")
+        run("nets.py:good", "--output", "run.h5")
+        assert "--overwrite" in run("nets.py:good", "--output", "run.h5", "--input-shape", "6,4", code=2).err
+        run("nets.py:good", "--output", "run.h5", "--overwrite")
 
     def test_seeds_are_judged_one_by_one(self, run):
         found = document(run, "nets.py:good", "--seeds", 3, "--arg", "act=tanh", "--init", "zeros")["findings"]
@@ -388,7 +388,7 @@ class TestBadUse:
             (("--input-kind", "float,float"), "2 kinds 1 --input-shape"),
             (("--sort", "size"), "sort size"),
             (("--top", "0"), "top 0"),
-            (("--depth", "0"), "depth 0"),
+            (("--levels", "0"), "--levels 0"),
             (("--seeds", "0"), "--seeds 0"),
             (("--batches", "0"), "--batches 0"),
             (("--include", "["), "include [ regular"),
@@ -419,7 +419,7 @@ class TestBadUse:
         assert shown.out == ""
 
     def test_what_ran_before_a_failure_is_shown_and_kept(self, run, models):
-        shown = failure(run, "nets.py:Breaks", "--input-shape", "6,4", "--store", "part.h5")
+        shown = failure(run, "nets.py:Breaks", "--input-shape", "6,4", "--output", "part.h5")
         assert "stopped in second (Linear)" in shown.err
         assert shown.out.splitlines()[2].startswith("stopped in second: RuntimeError")
         assert "first" in shown.out
@@ -521,7 +521,10 @@ class TestBadUse:
 @pytest.mark.slow
 def test_an_example_is_a_script_that_names_its_fault_in_the_first_screen():
     script = Path(__file__).parents[2] / "examples" / "misscaled_resnet.py"
-    done = subprocess.run([sys.executable, "-W", "error", script], capture_output=True, text=True, check=True)
+    # Readline, which pytest loads, puts COLUMNS where only other processes see it.
+    done = subprocess.run(
+        [sys.executable, "-W", "error", script], capture_output=True, text=True, check=True, env={**os.environ}
+    )
     shown = done.stdout.splitlines()
     assert shown[0].startswith("input: ")
     assert shown[1].startswith("strained: exploding forward at stage2.1.conv1: ")

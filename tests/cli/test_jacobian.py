@@ -19,7 +19,7 @@ def test_it_is_stored_and_drawn(command, place):
     assert stored[0]["layers.2.linear"].jacobian_square_variance > 0
     drawn = (place / "run-jacobian.png").read_bytes()
     assert drawn.startswith(b"\x89PNG")
-    command.fine("plot", "run.h5", "--only", "jacobian", "-o", "again")
+    command.fine("plot", "run.h5", "--plots", "jacobian", "-o", "again")
     assert (place / "again" / "run-jacobian.png").read_bytes() == drawn
 
 

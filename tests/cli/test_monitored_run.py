@@ -58,14 +58,14 @@ def test_the_main_plots_of_a_run_or_none_elsewhere(command, run, place):
 
 
 def test_chosen_sites_of_a_run(command, run, place):
-    listed = command.fine("plot", run, "--only", "forward", "--site", "fc.1", "--format", "svg").splitlines()
+    listed = command.fine("plot", run, "--plots", "forward", "--include", "fc.1", "--format", "svg").splitlines()
     text = (place / listed[0]).read_text()
     assert "<!-- fc.1 -->" in text
     assert "<!-- fc.0 -->" not in text
 
 
 def test_a_run_that_goes_on_is_drawn(command, running):
-    outcome = command("plot", running, "--only", "steps")
+    outcome = command("plot", running, "--plots", "steps")
     assert (outcome.code, outcome.out) == (0, "running-steps.png\n")
     assert "unfinished" in outcome.err
 
@@ -73,11 +73,10 @@ def test_a_run_that_goes_on_is_drawn(command, running):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--only", "curves"], "plot curves overview steps"),
-        (["--only", "steps", "--plots", "main"], "--only --plots"),
-        (["--plots", "some"], "--plots main all none some"),
-        (["--site", "("], "--site ("),
-        (["--site", "nothing"], "nothing"),
+        (["--plots", "curves"], "plot curves overview steps"),
+        (["--plots", "some"], "plot some main all none"),
+        (["--include", "("], "--include ("),
+        (["--include", "nothing"], "nothing"),
     ],
     ids=str,
 )
@@ -141,7 +140,7 @@ def test_a_check_of_a_run_fails_by_its_alarms(command, run, running):
     ("arguments", "message"),
     [
         (["diagnose", "--stage", "trained"], "monitored stage"),
-        (["diagnose", "--verify"], "monitored run"),
+        (["diagnose", "--fix"], "monitored run"),
         (["check", "--stage", "initialized"], "monitored stage"),
         (["check", "--baseline", "run.propscope"], "monitored run baseline"),
         (["show", "--step", "x"], "--step"),

@@ -20,7 +20,7 @@ def test_every_kind_of_diagram_is_drawn(command, place, act):
 
 @pytest.mark.slow
 def test_the_axes_that_were_asked_for(command, place):
-    ranges = ("--weight-variance", "0.5:2", "--bias-variance", "0:0.1")
+    ranges = ("--weight-variance", "0.5..2", "--bias-variance", "0..0.1")
     command.fine("phase", "--act", "tanh", *ranges, "--init", "he_normal,normal:std=1", "-o", "it.svg")
     assert files(place).keys() == {"it.svg"}
 
@@ -31,13 +31,13 @@ def test_the_axes_that_were_asked_for(command, place):
     [
         (["--act", "tnh"], "activation tnh"),
         (["--act", "tanh,relu"], "activation tanh,relu"),
-        (["--act", "tanh", "--weight-variance", "4:1"], "--weight-variance 4:1 LOW:HIGH"),
+        (["--act", "tanh", "--weight-variance", "4..1"], "--weight-variance 4..1 LOW..HIGH"),
         (["--act", "tanh", "--weight-variance", "1"], "--weight-variance '1'"),
         (["--act", "tanh", "--weight-variance", "a:b"], "--weight-variance a:b"),
         (["--act", "tanh", "--bias-variance", "-1:1"], "--bias-variance -1:1"),
         (["--act", "tanh", "--bias-variance", "nan:1"], "--bias-variance nan:1"),
-        (["--act", "tanh", "--bias-variance", "0:inf"], "--bias-variance 0:inf"),
-        (["--act", "tanh", "--bias-variance", "1:1"], "--bias-variance 1:1"),
+        (["--act", "tanh", "--bias-variance", "0..inf"], "--bias-variance 0..inf"),
+        (["--act", "tanh", "--bias-variance", "1..1"], "--bias-variance 1..1"),
         (["--act", "tanh", "--init", "he"], "initializer he"),
         (["--act", "tanh", "--width", "0"], "width 0"),
         (["--act", "tanh", "-o", "it.gif"], "--output it.gif .png .pdf .svg"),

@@ -90,6 +90,6 @@ def test_profile_and_plot_draw_it(command, place):
     assert {"run-sweep.png", "run-phase.png"} <= set(out.split())
     for name in ("run-sweep.png", "run-phase.png"):
         (place / name).unlink()
-    assert command.fine("plot", "run.h5", "--only", "phase,sweep").split() == ["run-sweep.png", "run-phase.png"]
+    assert command.fine("plot", "run.h5", "--plots", "phase,sweep").split() == ["run-sweep.png", "run-phase.png"]
     assert {"run-sweep.png", "run-phase.png"} <= set(files(place))
-    assert "exists" in command("plot", "run.h5", "--only", "phase").error
+    assert "exists" in command("plot", "run.h5", "--plots", "phase").error

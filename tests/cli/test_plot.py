@@ -14,7 +14,7 @@ def test_the_pictures_of_a_file(command, run_file, place, mlp_plots):
 
 @pytest.mark.slow
 def test_some_of_them_in_other_formats_elsewhere(command, run_file, place):
-    out = command.fine("plot", run_file, "--only", "overview, curves", "--format", "svg,pdf", "-o", "pictures/new")
+    out = command.fine("plot", run_file, "--plots", "overview, curves", "--format", "svg,pdf", "-o", "pictures/new")
     assert sorted(out.split()) == sorted(
         f"pictures/new/run-{name}.{ending}" for name in ("curves", "overview") for ending in ("svg", "pdf")
     )
@@ -24,11 +24,11 @@ def test_some_of_them_in_other_formats_elsewhere(command, run_file, place):
 def test_pictures_that_exist_are_kept(command, run_file, place):
     (place / "run-overview.png").write_text("precious")
     before = files(place)
-    outcome = command("plot", run_file, "--only", "overview")
+    outcome = command("plot", run_file, "--plots", "overview")
     assert outcome.error == "run-overview.png exists"
     assert "--overwrite" in outcome.hint
     assert files(place) == before
-    command.fine("plot", run_file, "--only", "overview", "--overwrite")
+    command.fine("plot", run_file, "--plots", "overview", "--overwrite")
     assert (place / "run-overview.png").read_bytes() != b"precious"
 
 
@@ -36,8 +36,8 @@ def test_pictures_that_exist_are_kept(command, run_file, place):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--only", "curvs"], "plot curvs curves activations"),
-        (["--only", ""], "plot ''"),
+        (["--plots", "curvs"], "plot curvs curves activations"),
+        (["--plots", ""], "plot ''"),
         (["--format", "gif"], "format gif png pdf svg"),
         (["--act", "elu"], "activation elu relu tanh"),
         (["-o", "run.h5/sub"], "run.h5/sub"),

@@ -20,7 +20,7 @@ from propscope.experiments import profile_mlp
 from propscope.store import load, save
 
 TINY = ("--depth", 2, "--width", 4, "--batch", 4, "--seeds", 2, "--init", "he_normal")
-BARE = (*TINY, "--no-plots")
+BARE = (*TINY, "--plots", "none")
 
 
 # What it does
@@ -64,16 +64,25 @@ def test_only_main_plots_are_drawn_of_many_pairs(command, place):
     assert out.startswith("26 pairs")
 
 
-@pytest.mark.parametrize("line", [("--plots", "none"), ("--no-plots",), ("--no-plots", "--plots", "all")])
-def test_no_plots(command, place, line):
-    assert "plots" not in command.fine("profile", *TINY, *line)
-    assert not [name for name in files(place) if name.endswith(".png")]
+def pictures_in(place):
+    return [name for name in files(place) if name.endswith(".png")]
+
+
+def test_no_plots(command, place):
+    assert "plots" not in command.fine("profile", *BARE)
+    assert not pictures_in(place)
+
+
+def test_plots_by_name(command, place):
+    command.fine("profile", *TINY, "--plots", "weights, curves", "-o", "run.h5")
+    assert pictures_in(place) == ["run-curves.png", "run-weights.png"]
 
 
 def test_a_plot_that_is_none_is_refused_before_the_run(command, place):
     outcome = command("profile", *TINY, "--plots", "curve")
     assert outcome.code == 2
-    assert outcome.err.startswith('error: --plots must be "main", "all" or "none", got "curve"')
+    assert outcome.err.startswith('error: unknown plot "curve"; valid are curves, activations')
+    assert outcome.err.endswith('hint: did you mean "curves"?\n')
     assert not files(place)
 
 
@@ -119,7 +128,7 @@ def test_names_in_outputs(command, place):
 def test_every_initializer_for_a_square_mlp_is_the_default(command):
     from propscope.networks import SQUARE_DEFAULTS
 
-    command.fine("profile", "--depth", 1, "--width", 3, "--batch", 2, "--seeds", 1, "--no-plots", "-o", "all.h5")
+    command.fine("profile", "--depth", 1, "--width", 3, "--batch", 2, "--seeds", 1, "--plots", "none", "-o", "all.h5")
     assert load("all.h5").axes["initializer"] == SQUARE_DEFAULTS
 
 
@@ -128,7 +137,7 @@ def test_every_option_reaches_the_network(command):
     networks = ("--depth", 3, "--width", "8-2,4-4-4", "--act", "elu:alpha=2", "--init", "normal:std=0.5,zeros")
     layers = ("--bias", 0.5, "--norm", "layer", "--dropout", 0.25, "--input-size", 5, "--output-size", 3)
     data = ("--input", "uniform:low=-2:high=2", "--scale", "zscore", "--batch", 6, "--seeds", 1)
-    others = ("--loss", "mse", "--dtype", "bfloat16", "--no-plots", "-o", "all.h5")
+    others = ("--loss", "mse", "--dtype", "bfloat16", "--plots", "none", "-o", "all.h5")
     out = command.fine("profile", *networks, *layers, *data, *others)
     assert out.startswith("4 pairs, ")
     profile = load("all.h5", initializer="normal:std=0.5", width="8-2")[0]
@@ -159,7 +168,7 @@ def test_axes_and_ranges(command, place):
     out = command.fine(
         "profile", "--depth", "2..4:2", "--width", "4..8:4", "--seeds", 1, "--init", "he_normal", "--gain", "0.5..1:2",
         "--bias-variance", 0.1, "--norm", "none,layer", "--residual-scale", "none,0.5", "--batch", "4,8", "--dtype",
-        "float32,float64", "--no-plots", "-o", "axes.h5",
+        "float32,float64", "--plots", "none", "-o", "axes.h5",
     )  # fmt: skip
     assert out.startswith("128 pairs, ")
     found = load("axes.h5")
@@ -176,7 +185,7 @@ def test_axes_and_ranges(command, place):
 
 
 def test_weight_variance_scales_normal_weights_by_default(command):
-    tiny = (*TINY[:8], "--act", "tanh", "--no-plots")
+    tiny = (*TINY[:8], "--act", "tanh", "--plots", "none")
     out = command.fine("profile", *tiny, "--weight-variance", "1..3:3", "-o", "run.h5")
     assert "initializer normal" in out
     assert load("run.h5").axes["weight_variance"] == (1.0, 2.0, 3.0)
@@ -346,7 +355,7 @@ def test_the_nearest_name_is_the_hint(command, options, nearest):
 def test_outputs_that_cannot_be_made_are_known_before_any_work(command, place, monkeypatch):
     (place / "outputs").write_text("a file")
     monkeypatch.setattr(sys.modules["propscope.experiments.profiling"], "_profile", too_early)
-    outcome = command("profile", "--no-plots")
+    outcome = command("profile", "--plots", "none")
     assert outcome.error.startswith("cannot write outputs/mlp-relu-d20.h5: ")
     assert (place / "outputs").read_text() == "a file"
 

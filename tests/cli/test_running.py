@@ -128,7 +128,7 @@ def test_who_handles_sigterm_keeps_it():
 
 
 @pytest.mark.parametrize("code", ["0", "3", "'done'", ""])
-@pytest.mark.parametrize("line", [["inspect"], ["check"], ["width-check", "--widths", "4,8"]], ids=" ".join)
+@pytest.mark.parametrize("line", [["inspect"], ["check"], ["width-check", "--width", "4,8"]], ids=" ".join)
 def test_a_model_that_ends_the_program_has_passed_nothing(command, tmp_path, line, code):
     (tmp_path / "net.py").write_text(f"def build(width=4):\n    raise SystemExit({code})\n")
     result = command(line[0], f"{tmp_path}/net.py:build", *line[1:], "--input-shape", "8,4")
@@ -174,7 +174,7 @@ def test_reading_never_imports_torch(run_file):
 
 @pytest.mark.slow
 def test_plotting_never_imports_torch(run_file):
-    out, modules = imported("plot run.h5 --only overview")
+    out, modules = imported("plot run.h5 --plots overview")
     assert out == "run-overview.png\n"
     assert "matplotlib" in modules
     assert "torch" not in modules

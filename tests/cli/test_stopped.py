@@ -19,7 +19,7 @@ from propscope.experiments import profile_mlp
 from propscope.store import atomic, load, save
 from propscope.store.journal import Journal
 
-TINY = ("--depth", 2, "--width", 4, "--batch", 4, "--init", "he_normal", "--no-plots")
+TINY = ("--depth", 2, "--width", 4, "--batch", 4, "--init", "he_normal", "--plots", "none")
 JOURNAL = ".run.h5.partial"
 # A run of this module waits for the file `go` once some networks are in its journal.
 WAITS = """
@@ -29,7 +29,7 @@ def fill(weight):
     while not os.path.exists('go') and os.path.getsize('.run.h5.partial') > 20_000:
         time.sleep(0.01)
 """
-WAITING = ("--depth", 2, "--width", 4, "--batch", 4, "--init", "waits:fill", "--workers", 1, "--no-plots")
+WAITING = ("--depth", 2, "--width", 4, "--batch", 4, "--init", "waits:fill", "--workers", 1, "--plots", "none")
 
 
 def started(*line):
@@ -319,7 +319,7 @@ def test_a_name_that_cannot_be_written_is_known_before_the_work(command, place, 
     (place / "dangling.h5").symlink_to("nowhere/run.h5")
     (place / "dangling").symlink_to("nowhere")
     os.mkfifo(place / "fifo.h5")
-    line = (name, "--depth", 1, "--width", 4, "--seeds", 1, "--init", "he_normal", "--no-plots")
+    line = (name, "--depth", 1, "--width", 4, "--seeds", 1, "--init", "he_normal", "--plots", "none")
     before = files_but_pipes(place)
     assert not command(*line, "-o", "missing/run.h5").missing("missing/run.h5 directory missing")
     assert not command(*line, "-o", "missing/deep/run.h5").missing("missing/deep/run.h5 directory")
@@ -349,9 +349,9 @@ def raising(number):
 
 MODEL = "import torch\nbuild = lambda: torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU())\n"
 DRAWING = {
-    "profile": ("profile", *TINY[:-1], "--seeds", 2, "-o", "run.h5"),
+    "profile": ("profile", *TINY[:-2], "--seeds", 2, "-o", "run.h5"),
     "train": ("train", "--depth", 1, "--width", 4, "--init", "zeros", "--seeds", 1, "--epochs", 1, "-o", "run.h5"),
-    "inspect": ("inspect", "net.py:build", "--input-shape", "2,4", "--store", "run.h5", "--plots"),
+    "inspect": ("inspect", "net.py:build", "--input-shape", "2,4", "--output", "run.h5", "--plots", "all"),
 }
 
 
@@ -392,7 +392,7 @@ def test_inspect_says_what_it_has_when_pictures_fail(command, place, monkeypatch
 
 
 RATES = ("train", "--depth", 1, "--width", 4, "--init", "he_normal", "--seeds", 2, "--epochs", 1, "--data", "moons")
-RATES += ("--rows", 40, "--lr", "0.1,0.01", "--workers", 1, "--no-plots", "-o", "run.h5")
+RATES += ("--rows", 40, "--lr", "0.1,0.01", "--workers", 1, "--plots", "none", "-o", "run.h5")
 
 
 @pytest.mark.slow
@@ -447,7 +447,7 @@ WRITING = {
     "profile": ("profile", *TINY, "--seeds", 2, "-o", "run.h5"),
     "train": RATES,
     "merge": ("merge", "one.h5", "two.h5", "-o", "run.h5"),
-    "inspect": ("inspect", "net.py:build", "--input-shape", "2,4", "--store", "run.h5"),
+    "inspect": ("inspect", "net.py:build", "--input-shape", "2,4", "--output", "run.h5"),
 }
 
 

@@ -133,7 +133,19 @@ def test_in_a_process_of_its_own_it_says_nothing_else():
 
 def test_profile_initializes_at_the_critical_point_or_says_why_not(command):
     out = command.fine(
-        "profile", "--act", "tanh,gelu", "--init", "critical", "--depth", 3, "--width", 16, "--seeds", 1, "--no-plots"
+        "profile",
+        "--act",
+        "tanh,gelu",
+        "--init",
+        "critical",
+        "--depth",
+        3,
+        "--width",
+        16,
+        "--seeds",
+        1,
+        "--plots",
+        "none",
     )
     assert "2 pairs, initializer critical, depth 3" in out
     outcome = command("profile", "--act", "tanh,softplus", "--init", "critical", "--depth", 3, "--width", 16)

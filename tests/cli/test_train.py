@@ -11,7 +11,7 @@ from propscope.experiments.training import train_mlp, trainings
 from propscope.store import load
 
 TINY = ("--data", "moons", "--rows", 60, "--depth", 1, "--width", 4, "--epochs", 2, "--seeds", 2, "--workers", 1)
-BARE = (*TINY, "--init", "he_normal,zeros", "--no-plots")
+BARE = (*TINY, "--init", "he_normal,zeros", "--plots", "none")
 
 
 @pytest.mark.slow
@@ -54,7 +54,7 @@ def test_json_is_one_document_and_nothing_else(command):
 def test_axes_of_a_training(command):
     command.fine(
         "train", *TINY, "--init", "normal", "--weight-variance", "1..2:2", "--bias-variance", 0.1, "--norm", "none,rms",
-        "--residual-scale", "none,1/sqrt(L)", "--batch", "8..16:8", "--dtype", "float32,float64", "--no-plots",
+        "--residual-scale", "none,1/sqrt(L)", "--batch", "8..16:8", "--dtype", "float32,float64", "--plots", "none",
         "--seeds", 1, "-o", "axes.h5",
     )  # fmt: skip
     axes = load("axes.h5").axes
@@ -67,7 +67,7 @@ def test_axes_of_a_training(command):
 
 
 def test_weight_variance_scales_normal_weights_by_default(command):
-    command.fine("train", *TINY, "--weight-variance", 1, "--no-plots", "-o", "run.h5")
+    command.fine("train", *TINY, "--weight-variance", 1, "--plots", "none", "-o", "run.h5")
     assert load("run.h5").axes["initializer"] == ("normal",)
 
 

@@ -83,7 +83,7 @@ def test_the_pictures_of_trainings(command, trained_file, place):
     # Nothing that is a number differs among these networks, over which their final losses could be drawn.
     assert listed == [f"trained-{name}.png" for name in names if name != "final-loss"]
     assert all((place / name).read_bytes().startswith(b"\x89PNG") for name in listed)
-    assert f"valid are {', '.join(names)}" in command("plot", trained_file, "--only", "weights").error
+    assert f"valid are {', '.join(names)}" in command("plot", trained_file, "--plots", "weights").error
 
 
 @pytest.mark.slow

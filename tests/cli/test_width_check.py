@@ -41,8 +41,8 @@ def mine(model, lr):
 
 module = standard(16)
 """
-WIDE = ("--widths", "32,64,128", "--input-shape", "64,16", "--optimizer", "adam", "--lr", "0.01")
-SHORT = ("--widths", "8,16", "--input-shape", "8,16", "--steps", "1", "--seeds", "1")
+WIDE = ("--width", "32,64,128", "--input-shape", "64,16", "--optimizer", "adam", "--lr", "0.01")
+SHORT = ("--width", "8,16", "--input-shape", "8,16", "--steps", "1", "--seeds", "1")
 
 
 @pytest.fixture
@@ -100,12 +100,12 @@ def test_an_optimizer_of_ones_own(command, models):
         (["net.py:narrow", *SHORT], "make_model ignores width"),
         (["net.py:picky", *SHORT], 'target "net.py:picky" failed with width=16: ValueError: too wide'),
         (["net.py:module", *SHORT], 'target must be a callable that takes width=, got the module "net.py:module"'),
-        (["net.py:standard", *SHORT, "--widths", "8"], "widths must be two or more different numbers"),
-        (["net.py:standard", *SHORT, "--widths", "16,8"], "widths must be two or more different numbers"),
-        (["net.py:standard", *SHORT, "--widths", "8,8"], "widths must be two or more different numbers"),
-        (["net.py:standard", *SHORT, "--widths", "0,8"], "widths must be a whole number of at least 1, got 0"),
-        (["net.py:standard", *SHORT, "--widths", "a"], "--widths must be a list of whole numbers"),
-        (["net.py:standard", *SHORT, "--arg", "width=3"], "--arg must not set width, which --widths sets"),
+        (["net.py:standard", *SHORT, "--width", "8"], "widths must be two or more different numbers"),
+        (["net.py:standard", *SHORT, "--width", "16,8"], "widths must be two or more different numbers"),
+        (["net.py:standard", *SHORT, "--width", "8,8"], "widths must be two or more different numbers"),
+        (["net.py:standard", *SHORT, "--width", "0,8"], "widths must be a whole number of at least 1, got 0"),
+        (["net.py:standard", *SHORT, "--width", "a"], "--width must be a list of whole numbers"),
+        (["net.py:standard", *SHORT, "--arg", "width=3"], "--arg must not set width, which --width sets"),
         (["net.py:standard", *SHORT, "--arg", "wdith=3"], 'target "net.py:standard": got an unexpected keyword'),
         (["net.py:standard", *SHORT, "--lr", "1e30", "--steps", "2"], "has NaN or infinite values at width 8"),
         (["net.py:standard", *SHORT, "--expect", "mean"], 'expect must be "standard", "mup" or "ntk", got "mean"'),
@@ -114,8 +114,8 @@ def test_an_optimizer_of_ones_own(command, models):
         (["net.py:standard", *SHORT, "--input-shape", "2,3"], "the model stopped at width 8"),
         (["net.py:standard", *SHORT, "--loss", "nll"], "--loss must be"),
         (["net.py:standard", *SHORT, "-o", "it.gif"], "--output must end in one of"),
-        (["net.py:standard", "--widths", "8,16"], "the model needs an input"),
-        (["net.py:standard", "--input-shape", "8,16"], "Missing option '--widths'"),
+        (["net.py:standard", "--width", "8,16"], "the model needs an input"),
+        (["net.py:standard", "--input-shape", "8,16"], "Missing option '--width'"),
     ],
     ids=str,
 )

@@ -13,7 +13,7 @@ from building.command_line import HANGS, files
 from propscope.cli import progress
 from propscope.store import load
 
-SMALL = ("profile", "--depth", 2, "--width", 4, "--batch", 4, "--no-plots", "-o", "run.h5")
+SMALL = ("profile", "--depth", 2, "--width", 4, "--batch", 4, "--plots", "none", "-o", "run.h5")
 TINY = (*SMALL, "--init", "he_normal")
 OWN = """
 import os, signal, time, torch

@@ -123,7 +123,7 @@ def test_a_pattern_chooses_sites_and_the_parameters_of_these() -> None:
         ["fc.1", "fc.2"],
         ["fc.1.weight", "fc.2.weight"],
     ]
-    assert "Shown: what --site asks for" in found.header.reading
+    assert "Shown: what --include asks for" in found.header.reading
 
 
 def test_a_line_breaks_where_no_sample_was_taken_for_long() -> None:

@@ -221,7 +221,7 @@ def test_commands_read_a_growing_run(tmp_path: Path, capsys: pytest.CaptureFixtu
             for read in (path, tmp_path / ".run.h5.partial"):
                 outcome = command(name, read)
                 assert (outcome.code, outcome.out, outcome.err) == (0, expected.out, said)
-        outcome = command("plot", tmp_path / ".run.h5.partial", "--only", "curves")
+        outcome = command("plot", tmp_path / ".run.h5.partial", "--plots", "curves")
         assert (outcome.code, outcome.err) == (0, said)
         assert (tmp_path / "run-curves.png").exists()
 

@@ -249,7 +249,7 @@ def test_no_command_makes_a_verdict_of_what_cannot_be(tmp_path, monkeypatch, cap
     with h5py.File("run.h5", "r+") as opened:
         for name in ("mean", "std", "min", "max"):
             opened[f"site/forward_{name}"][:] = NAN
-    for line in (("show",), ("diagnose",), ("check",), ("plot",), ("show", "--json"), ("diagnose", "--verify")):
+    for line in (("show",), ("diagnose",), ("check",), ("plot",), ("show", "--json"), ("diagnose", "--fix")):
         outcome = Command(capsys)(line[0], "run.h5", *line[1:])
         assert "table site, row 0, column forward_mean" in outcome.error
 

@@ -150,7 +150,7 @@ def test_files_are_the_same(name, cluster, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     ways = {"here": ["--workers", "1"], "two": ["--workers", "2"], "dask": ["--engine", cluster]}
     for way, options in ways.items():
-        assert main([*COMMANDS[name], "--no-plots", *options, "-o", f"{way}.h5"]) == 0, capsys.readouterr()
+        assert main([*COMMANDS[name], "--plots", "none", *options, "-o", f"{way}.h5"]) == 0, capsys.readouterr()
     first = contents("here.h5")
     assert len(first) > 50
     for way in ways:
