@@ -253,7 +253,8 @@ def plots_of(text: str | None, plots: Sequence[Plot]) -> Choice | list[str] | No
     from propscope.plots.table import CHOICES
 
     if text is None or text in CHOICES:
-        return text  # type: ignore[return-value]  A choice.
+        # A choice or None.
+        return text  # type: ignore[return-value]
     named, known = [part.strip() for part in text.split(",")], [plot.name for plot in plots]
     for name in named:
         if name not in known:

@@ -83,8 +83,8 @@ _COMMANDS = {
 def said_of(error: Any) -> tuple[str, str]:
     """Return the message and the hint of an error in what was typed, a click exception; the hint may be empty."""
     context = getattr(error, "ctx", None)
-    option, command = getattr(error, "option_name", None), getattr(context, "info_name", None)
-    if type(error).__name__ == "NoSuchOption" and option is not None and context is not None:
+    if type(error).__name__ == "NoSuchOption" and context is not None:
+        option, command = str(error.option_name), str(context.info_name)
         if (now := RENAMED.get((command, option))) is not None:
             return f"option {option} is now {now}", ""
         valid = [name for parameter in context.command.get_params(context) for name in parameter.opts]
