@@ -11,7 +11,7 @@ from statistics import geometric_mean
 
 import numpy as np
 import torch
-from setting import OUTPUTS, QUICK, SEEDS
+from setting import OUTPUTS, QUICK
 from torch import nn
 
 from propscope.experiments.training import make_data
@@ -24,7 +24,7 @@ from propscope.spectra import hessian_eigenvalues, loss_surface
 
 WIDTH, ROWS = (8, 100) if QUICK else (16, 300)
 STEPS, POINTS = (150, 11) if QUICK else (500, 41)
-SEEDS_HERE = 1 if QUICK else SEEDS
+SEEDS_HERE = 1 if QUICK else 3
 initializers = ["normal", "xavier_normal", "he_normal", "uniform:low=-1:high=1", "normal:std=1"]
 data = make_data("digits", seed=0, rows=ROWS, validation=0, scale="zscore", dtype=torch.float64)
 x, y = data.train
