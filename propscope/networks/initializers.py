@@ -439,6 +439,7 @@ class InitializerSpec(ChosenCallable):
             _INDEX[self.name].fill(weight, generator, **self.parameters)
             return
         target = self.target or load_callable(self.name, "initializer")
+        before, version = weight.clone(), weight._version
         try:
             with global_stream(generator, (weight.device,)):
                 result = target(weight, **self.parameters)
@@ -452,14 +453,21 @@ class InitializerSpec(ChosenCallable):
                 f'initializer "{self.label}" returned a new tensor',
                 hint="it must fill the weight that it is given, in place",
             )
+        # What is set through `.data` has another version.
+        if weight._version == version and torch.equal(before.nan_to_num(), weight.nan_to_num()):
+            raise InputError(
+                f'initializer "{self.label}" left a weight of shape {tuple(weight.shape)} as it was',
+                hint="it must fill the weight that it is given; a function of a module is for module.apply",
+            )
 
 
 def parse_initializer(initializer: str | InitializerSpec | Callable[..., Any]) -> InitializerSpec:
     """Return the initializer that a spec names, or that a Python callable is.
 
     A spec: `he_normal`, `normal:std=0.01`, `package.module:callable`. A callable: a function that fills the weight it
-    is given in place, such as `torch.nn.init.kaiming_normal_`, or a `functools.partial` of one; its label is its
-    qualified name, `package.module:name`.
+    is given in place, such as `torch.nn.init.kaiming_normal_`, a `functools.partial` of one, or an object with
+    `__call__`. Its label is its qualified name, `package.module:name`, with the arguments of a partial, or the object's
+    public attributes that are numbers or words, as parameters.
 
     Raises `InputError` for an unknown name (with the nearest one as hint), an unknown parameter, a value that is not
     valid, and a callable that cannot be loaded.

@@ -13,7 +13,7 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, TypeVar
@@ -159,8 +159,9 @@ class ChosenCallable(Chosen):
     @classmethod
     def of_callable(cls: type[D], target: Callable[..., Any], what: str) -> D:
         """Return what a Python callable is; raises `InputError` as `name_callable` does."""
-        name, arguments, target = name_callable(target, what)
-        return cls(name, arguments, label(name, arguments), target)
+        name, arguments, called = name_callable(target, what)
+        # An object is called without its settings, which only tell it from others of its class.
+        return cls(name, arguments, label(name, arguments or _settings(called)), called)
 
 
 D = TypeVar("D", bound=ChosenCallable)
@@ -236,7 +237,7 @@ def label(name: str, values: Mapping[str, Value], defaults: Iterable[SpecParamet
 
 def written(value: Value) -> str:
     """Return a value as a spec writes it, so that parsing gives the same value."""
-    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+    return repr(float(value)).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def own_parameters(spec: ParsedSpec) -> dict[str, Value]:
@@ -275,6 +276,19 @@ def name_callable(target: Callable[..., Any], what: str) -> tuple[str, dict[str,
     # A function of C has the name of a private class before its own.
     plain = getattr(sys.modules.get(home), named.__name__, None) is target
     return f"{home}:{named.__name__ if plain else named.__qualname__}", arguments, target
+
+
+def _settings(target: object) -> dict[str, Value]:
+    """Return the public attributes of an object of a user's class that are numbers or words; none of a function."""
+    if hasattr(target, "__qualname__"):
+        return {}
+    names = [field.name for field in fields(target)] if is_dataclass(target) else getattr(target, "__dict__", ())
+    found = {name: getattr(target, name) for name in names if not name.startswith("_")}
+    return {name: value for name, value in found.items() if isinstance(value, (int, float)) or _is_word(value)}
+
+
+def _is_word(value: object) -> bool:
+    return isinstance(value, str) and value.isidentifier()
 
 
 def _named_arguments(target: functools.partial[Any], what: str) -> dict[str, Any]:

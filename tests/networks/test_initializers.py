@@ -1,12 +1,15 @@
 import functools
 import math
 import pickle
+from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
 from torch import nn
 
+import propscope
 from propscope.errors import InputError
 from propscope.networks import initializers
 from propscope.networks.initializers import INITIALIZERS, SQUARE_DEFAULTS, parse_initializer
@@ -439,3 +442,56 @@ def test_a_callable_fills_the_weight_and_is_named_as_its_spec_would_name_it():
     assert torch.equal(*twice)
     with pytest.raises(InputError, match="must be a name or a callable, got 3"):
         parse_initializer(3)
+
+
+class Scaled:
+    """An initializer as Keras has them: an object with settings."""
+
+    def __init__(self, std, mode="fan_in"):
+        self.std, self.mode, self._calls, self.table = std, mode, 0, [std]
+
+    def __call__(self, weight):
+        self._calls += 1
+        weight.fill_(self.std)
+
+
+@dataclass(slots=True)
+class Fixed:
+    value: float
+
+    def __call__(self, weight):
+        weight.fill_(self.value)
+
+
+def test_an_object_is_told_from_others_of_its_class_by_its_settings():
+    spec = parse_initializer(Scaled(0.25))
+    assert spec.label == f"{__name__}:Scaled:std=0.25:mode=fan_in"
+    weight = torch.empty(3, 4)
+    spec.fill(weight)
+    assert (weight == 0.25).all()
+    assert parse_initializer(Fixed(np.float64(2))).label == f"{__name__}:Fixed:value=2"
+    profiles = propscope.profile_mlp(2, 4, initializer=[Fixed(0.1), Fixed(0.2)], batch=4, seeds=1)
+    found = {profile.labels["initializer"]: profile.parameters[0].value.mean for profile in profiles}
+    assert found == pytest.approx({f"{__name__}:Fixed:value={value}": value for value in (0.1, 0.2)})
+
+
+def for_a_module(module):
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.weight)
+
+
+@pytest.mark.parametrize("garbage", [0.0, math.nan])
+def test_a_function_of_a_module_does_not_leave_the_weight_as_memory_had_it(garbage):
+    weight = torch.full((3, 4), garbage)
+    with pytest.raises(InputError, match=r"for_a_module\" left a weight of shape \(3, 4\) as it was") as caught:
+        parse_initializer(for_a_module).fill(weight)
+    assert "module.apply" in caught.value.hint
+    # To fill with what is there already is to fill.
+    zeros = torch.zeros(3, 4)
+    parse_initializer(nn.init.zeros_).fill(zeros)
+    parse_initializer(through_data).fill(weight)
+    assert (weight == 1).all()
+
+
+def through_data(weight):
+    weight.data[:] = 1
