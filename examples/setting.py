@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from propscope.plots import DPI, Header, draw_header, styled, write_figure
+from propscope.plots import DPI, Header, framed, styled, write_figure
 from propscope.plots.learning import draw_learning, prepare_learning
 from propscope.records.training import TrainingSet
 
@@ -36,14 +36,14 @@ def picture(
     with styled():
         figure = Figure(dpi=DPI)
         wide, tall = left + width, ABOVE + height + BELOW
-        figure.set_size_inches(columns * wide + 0.25, header.height(columns * wide) + rows * tall)
-        total_width, total_height = figure.get_size_inches()
-        draw_header(figure, header)
+        total_width = columns * wide + 0.25
+        top = framed(figure, header, total_width, rows * tall)
+        total_height = figure.get_size_inches()[1]
         yield [
             figure.add_axes(
                 (
                     (column * wide + left) / total_width,
-                    ((rows - 1 - row) * tall + BELOW) / total_height,
+                    (top - (row + 1) * tall + BELOW) / total_height,
                     width / total_width,
                     height / total_height,
                 )

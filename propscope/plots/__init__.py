@@ -14,7 +14,7 @@ from propscope.plots.table import FORMATS, MONITORED_PLOTS, PLOTS, TRAINING_PLOT
 
 if TYPE_CHECKING:
     from propscope.plots.gallery import Picture, draw_all, pictures, write_figure
-    from propscope.plots.style import DPI, Header, draw_header, line_style, styled
+    from propscope.plots.style import DPI, Header, draw_header, framed, line_style, styled
 
 __all__ = [
     "DPI",
@@ -27,6 +27,7 @@ __all__ = [
     "Plot",
     "draw_all",
     "draw_header",
+    "framed",
     "line_style",
     "pictures",
     "styled",

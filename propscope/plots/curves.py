@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,11 +12,23 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from propscope.plots.depth_series import DepthSeries
-from propscope.plots.end_labels import EndLabel, Side, coinciding, draw_end_labels, labelled_panels
+from propscope.plots.end_labels import EndLabel, Naming, coinciding, draw_names, labelled_panels
 from propscope.plots.pages import COLUMN, columns, facts, key_of, lines, mark_of, reasons
 from propscope.plots.quantities import QUANTITIES, Curve, Quantity, curve_of
 from propscope.plots.scales import Floats, Ints, Scale, log_scale, position_ticks, signed_scale
-from propscope.plots.style import DPI, INK, QUIET, Header, LineStyle, line_style, short
+from propscope.plots.style import (
+    DPI,
+    QUIET,
+    SCREEN,
+    Header,
+    LineStyle,
+    Look,
+    TextFigure,
+    draw_prediction,
+    line_styles,
+    short,
+    unit,
+)
 from propscope.records import ProfileSet
 
 # Theory's bands of more lines than this would cover each other.
@@ -29,7 +40,7 @@ _READING = (
 _VANISHED = " ▼: exactly zero."
 _NONFINITE = " ▲: NaN or Inf."
 _BANDS = " Coloured band: 95% confidence interval over seeds."
-_THEORY = " Thin dark dashes: infinite-width theory."
+_THEORY = " Grey dashes under the curves: infinite-width theory."
 _STRAYING = " Grey band with dotted edges: theory expects 95% of networks of this width there."
 _BEYOND = " ↑\N{NO-BREAK SPACE}↓:\N{NO-BREAK SPACE}end value of a curve that leaves the axis."
 
@@ -38,8 +49,7 @@ _BEYOND = " ↑\N{NO-BREAK SPACE}↓:\N{NO-BREAK SPACE}end value of a curve that
 class Panel:
     """One set of axes: the curves of one quantity and one activation (`column`), their scale and their labels.
 
-    `axis` says what the positions count, `subject` is the role of the sites or "weight", and `side` says where the
-    labels stand.
+    `axis` says what the positions count, and `subject` is the role of the sites or "weight".
     """
 
     quantity: Quantity
@@ -48,7 +58,6 @@ class Panel:
     subject: str
     curves: tuple[Curve, ...]
     scale: Scale
-    side: Side
     labels: tuple[EndLabel, ...]
 
     @property
@@ -128,16 +137,16 @@ def _row(quantity: Quantity, drawn: _Drawn, profiles: ProfileSet, marks: _Marks)
     else:
         anchors = [center[start] for center in centers]
         scale = log_scale(np.concatenate([*centers, *expected]), limits=_limits(quantity, every), anchors=anchors)
-    side = _side(quantity, scale, every)
+    right = _judged_right(quantity, scale, every)
     panels: list[Panel | None] = []
     for column, (curves, series) in drawn.items():
         if series is None:
             panels.append(None)
             continue
         own = {curve.name: marks.get((column, curve.name), "") for curve in curves}
-        labels = _labels(quantity, scale, side, curves, own)
+        labels = _labels(quantity, scale, curves, own, right=right)
         panels.append(
-            Panel(quantity, column if len(drawn) > 1 else "", series.axis, series.subject, curves, scale, side, labels)
+            Panel(quantity, column if len(drawn) > 1 else "", series.axis, series.subject, curves, scale, labels)
         )
     return tuple(panels)
 
@@ -162,17 +171,15 @@ def _spread(quantity: Quantity, profiles: ProfileSet) -> float:
     return float(np.median(finite)) if finite else 0.0
 
 
-def _side(quantity: Quantity, scale: Scale, curves: list[Curve]) -> Side:
-    """Return the side where the signal ends, or the other one if the curves are much further apart there."""
+def _judged_right(quantity: Quantity, scale: Scale, curves: list[Curve]) -> bool:
+    """Return whether the names follow the right ends: where the signal ends, unless the curves part far more before."""
     ends = np.array([scale.fraction(curve.center[[0, -1]]) for curve in curves])
     left, right = (0.0, 0.0) if np.isnan(ends).any() else ends.std(axis=0)
-    if quantity.travels == "up":
-        return "left" if left > 1.5 * right else "right"
-    return "right" if right > 1.5 * left else "left"
+    return bool(left <= 1.5 * right if quantity.travels == "up" else right > 1.5 * left)
 
 
 def _labels(
-    quantity: Quantity, scale: Scale, side: Side, curves: tuple[Curve, ...], marks: Mapping[str, str]
+    quantity: Quantity, scale: Scale, curves: tuple[Curve, ...], marks: Mapping[str, str], *, right: bool
 ) -> tuple[EndLabel, ...]:
     ends = [
         (curve.name, (note_on(quantity, scale, curve), *curve.positions.tolist()), scale.fraction(curve.center))
@@ -181,8 +188,8 @@ def _labels(
     labels = []
     for names, (note, *_), heights in coinciding(ends):
         finite = heights[~np.isnan(heights)]
-        end = float(finite[0] if side == "left" else finite[-1])
-        labels.append(EndLabel(names, note, end, tuple(marks[name] for name in names)))
+        end = float(finite[-1 if right else 0])
+        labels.append(EndLabel(names, note, end, tuple(marks[name] for name in names), joined=right))
     return tuple(labels)
 
 
@@ -223,24 +230,28 @@ _COLUMN_NAME = 0.2
 _MARKERS = 6
 
 
-def draw_curves(prepared: Curves, figure: Figure | None = None) -> Figure:
+def draw_curves(
+    prepared: Curves, figure: Figure | None = None, *, look: Look = SCREEN, palette: Sequence[str] | None = None
+) -> Figure:
     """Draw the panels into a figure and set its size; the panels of a single activation stand two by two.
 
     Without `figure`, a new one is made.
     """
-    figure = figure or Figure(dpi=DPI)
+    figure = figure or TextFigure(dpi=DPI)
     rows = prepared.panels
     if len(rows[0]) == 1:
         flat = [row[0] for row in rows]
         rows = tuple(tuple(flat[i : i + 2]) for i in range(0, len(flat), 2))
-    styles = {name: line_style(index) for index, name in enumerate(prepared.names)}
+    styles = line_styles(prepared.names, palette)
     above = _TITLE + _COLUMN_NAME * any(panel.column for row in rows for panel in row if panel)
-    for axes, panel in labelled_panels(figure, prepared.header, rows, least=_HEIGHT, above=above):
-        draw_panel(axes, panel, styles)
+    naming: Naming = "beside" if look.beside else "none"
+    placed = labelled_panels(figure, prepared.header, rows, styles=styles, least=_HEIGHT, above=above, look=look)
+    for axes, panel in placed:
+        draw_panel(axes, panel, styles, naming=naming)
     return figure
 
 
-def draw_panel(axes: Axes, panel: Panel, styles: dict[str, LineStyle]) -> Axes:
+def draw_panel(axes: Axes, panel: Panel, styles: Mapping[str, LineStyle], *, naming: Naming = "beside") -> Axes:
     """Draw the curves of one panel into an axes, with their names beside it; `styles` maps names to styles."""
     quantity = panel.quantity
     panel.scale.apply(axes)
@@ -248,10 +259,13 @@ def draw_panel(axes: Axes, panel: Panel, styles: dict[str, LineStyle]) -> Axes:
     if panel.scale.kind != "log":
         axes.axhline(0, color="#9a9a9a", linewidth=0.8, zorder=1)
     marks: Counter[tuple[int, str]] = Counter()
-    # A label shows the line of its first curve, so that one lies on top of those it coincides with.
-    leaders = {label.names[0] for label in panel.labels}
+    # Curves that coincide show their markers in turn, so that each is seen.
+    together = {name: label.names for label in panel.labels for name in label.names}
     for number, curve in enumerate(panel.curves):
-        _draw_curve(axes, panel, curve, styles[curve.name], number, on_top=curve.name in leaders)
+        names = together[curve.name]
+        step = max(-(-curve.positions.size // _MARKERS), len(names), 1)
+        start = number if len(names) == 1 else names.index(curve.name) * step // len(names)
+        _draw_curve(axes, panel, curve, styles[curve.name], slice(start % step, None, step))
         _draw_expected(axes, panel, curve, styles[curve.name])
         _draw_marks(axes, panel, curve, styles[curve.name], marks)
     positions = np.concatenate([curve.positions for curve in panel.curves])
@@ -263,30 +277,17 @@ def draw_panel(axes: Axes, panel: Panel, styles: dict[str, LineStyle]) -> Axes:
     axes.set_xlabel(f"{panel.axis}    {way}")
     role = "" if panel.subject != "site" else " (every site)"
     title = f"{quantity.subject}{role}, {quantity.field.label}"
-    # A long title runs into the room above the names.
-    loc: Literal["left", "right"] = "left" if panel.side == "right" else "right"
-    axes.set_title("\n".join(filter(None, (panel.column, title))), pad=8, loc=loc)
-    axes.set_ylabel(f"${quantity.symbol}$", fontsize=12)
-    if panel.side == "left":
-        axes.yaxis.tick_right()
-        axes.yaxis.set_label_position("right")
-        axes.spines["left"].set_visible(False)
-        axes.spines["right"].set_visible(True)
-    draw_end_labels(axes, panel.labels, [styles[label.names[0]] for label in panel.labels], side=panel.side)
-    return axes
+    axes.set_title("\n".join(filter(None, (panel.column, title))), pad=8 * unit())
+    axes.set_ylabel(f"${quantity.symbol}$", fontsize="large")
+    return draw_names(axes, panel.labels, styles, naming)
 
 
-def _draw_curve(axes: Axes, panel: Panel, curve: Curve, style: LineStyle, number: int, *, on_top: bool) -> None:
+def _draw_curve(axes: Axes, panel: Panel, curve: Curve, style: LineStyle, marked: slice) -> None:
     drawable = panel.quantity.drawable(curve.center)
     center = np.where(drawable, curve.center, np.nan)
-    step = max(1, -(-curve.positions.size // _MARKERS))
-    axes.plot(
-        curve.positions,
-        center,
-        markevery=(number % step, step) if on_top else [],
-        zorder=3 if on_top else 2.5,
-        **style.keywords,
-    )
+    axes.plot(curve.positions, center, zorder=3, **{**style.keywords, "marker": ""})
+    # Above the lines of all curves.
+    axes.plot(curve.positions[marked], center[marked], zorder=3.2, **{**style.keywords, "linestyle": "none"})
     low, high = _between(panel, drawable, curve.low, curve.high)
     if not np.isnan(low).all():
         shade = 0.2 if len(panel.curves) <= BANDS_AT_MOST else 0.11
@@ -294,14 +295,14 @@ def _draw_curve(axes: Axes, panel: Panel, curve: Curve, style: LineStyle, number
 
 
 def _draw_expected(axes: Axes, panel: Panel, curve: Curve, style: LineStyle) -> None:
-    """Draw what theory expects over the curve, and its band for single networks if there are few lines."""
+    """Draw what theory expects under the curve, and its band for single networks if there are few lines."""
     drawable = panel.quantity.drawable(curve.expected)
     if not drawable.any():
         return
     expected = np.where(drawable, curve.expected, np.nan)
-    # The colour, below the curve, tells whose prediction it is where the two part.
-    axes.plot(curve.positions, expected, color=style.colour, linewidth=0.9, alpha=0.6, zorder=2.4)
-    axes.plot(curve.positions, expected, color=INK, linewidth=0.9, linestyle=(0, (4, 4)), zorder=4)
+    draw_prediction(axes, curve.positions, expected)
+    # The colour tells whose prediction it is where the two part.
+    axes.plot(curve.positions, expected, color=style.colour, linewidth=0.9 * unit(), alpha=0.6, zorder=2.4)
     low, high = _between(panel, drawable, curve.expected_low, curve.expected_high)
     if panel.straying and not np.isnan(low).all():
         axes.fill_between(curve.positions, low, high, color=QUIET, alpha=0.12, linewidth=0, zorder=1.5)
@@ -333,7 +334,7 @@ def _draw_marks(axes: Axes, panel: Panel, curve: Curve, style: LineStyle, marks:
             [abs(edge - 0.05 * stacked)],
             transform=axes.get_xaxis_transform(),
             marker=marker,
-            markersize=9,
+            markersize=9 * unit(),
             color=style.colour,
             markeredgecolor="white",
             clip_on=False,

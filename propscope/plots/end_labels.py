@@ -1,9 +1,10 @@
-"""Names beside the ends of curves in place of a legend: curves that coincide share one, and names never overlap."""
+"""Names beside the ends of curves in place of a legend: those of curves that coincide stand together, none overlap."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, Protocol, TypeVar
 
 import numpy as np
@@ -11,56 +12,69 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from propscope.plots import fast_text
 from propscope.plots.scales import Floats
-from propscope.plots.style import CHARACTER, LINE_HEIGHT, QUIET, Header, LineStyle, draw_header, wrap
+from propscope.plots.style import LINE_HEIGHT, QUIET, SCREEN, Header, LineStyle, Look, extent_of, framed, units_of, wrap
 
-Side = Literal["left", "right"]
 Key = TypeVar("Key")
 Panel = TypeVar("Panel", bound="LabelledPanel")
+# Where the names of a panel's lines stand: beside it, in a legend within it, or nowhere.
+Naming = Literal["beside", "inside", "none"]
 
 _LEADER = 0.22
 _KEY = 0.42
 _CHARACTERS = 27
 # Curves that are everywhere nearer than this share of the panel's height cannot be told apart.
 _COINCIDE = 0.02
-# A panel's width and the margins around it, in inches.
-_WIDTH = 3.8
-_TICKS = 0.95
+# A panel's width and the margins around it, in units.
+_WIDTH = 4.3
+_TICKS = 0.92
 _BELOW = 0.62
 _GAP = 0.2
+_PITCH = 1.1 * LINE_HEIGHT
 
 
 @dataclass(frozen=True, slots=True)
 class EndLabel:
     """One label: the `names` of curves that coincide, and a `note` on what the axis does not show.
 
-    `end` is the height at which the first curve meets the side of the panel, as a fraction of the panel's height.
-    `marks` has one verdict mark per name ("" for healthy), or is empty.
+    `end` is the height at which the curves leave the panel, as a fraction of its height; the label stands near it.
+    `joined`: whether they do so on the side of the label, to which a line leads. `marks` has one verdict mark per name
+    ("" for healthy), or is empty.
     """
 
     names: tuple[str, ...]
     note: str
     end: float
     marks: tuple[str, ...] = ()
+    joined: bool = True
 
     @property
-    def rows(self) -> list[str]:
-        """The label's text, wrapped."""
+    def texts(self) -> list[str]:
+        """The text of each name: its mark, the name and the note."""
         marks = self.marks or ("",) * len(self.names)
         named = (f"{m}\N{NO-BREAK SPACE}{name}" if m else name for m, name in zip(marks, self.names, strict=True))
-        text = ", ".join(named) + (f": {self.note}" if self.note else "")
-        return wrap(text, _CHARACTERS)
+        return [text + (f": {self.note}" if self.note else "") for text in named]
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """The text of each name, wrapped."""
+        return [wrap(text, _CHARACTERS) for text in self.texts]
 
 
 def height_of(labels: Sequence[EndLabel]) -> float:
-    """Return the height in inches of the labels stacked without a gap."""
-    return LINE_HEIGHT * sum(len(label.rows) + 0.25 for label in labels)
+    """Return the height in units of the labels stacked without a gap."""
+    return sum(map(_height, labels))
+
+
+def _height(label: EndLabel) -> float:
+    return _PITCH * sum(map(len, label.rows)) + 0.2 * LINE_HEIGHT
 
 
 def width_of(labels: Sequence[EndLabel]) -> float:
-    """Return the width in inches that the labels take beside a panel."""
-    longest = max((len(row) for label in labels for row in label.rows), default=0)
-    return _LEADER + _KEY + 0.12 + CHARACTER * longest
+    """Return the width in units that the labels take beside a panel."""
+    rows = [row for label in labels for name in label.rows for row in name]
+    return _LEADER + _KEY + 0.14 + max(map(fast_text.width_of, rows), default=0.0)
 
 
 def spread(wanted: Sequence[float], heights: Sequence[float], *, low: float = 0.0, high: float = 1.0) -> Floats:
@@ -113,10 +127,6 @@ class LabelledPanel(Protocol):
     def labels(self) -> tuple[EndLabel, ...]:
         """The labels of the curves."""
 
-    @property
-    def side(self) -> Side:
-        """The side on which the labels stand."""
-
 
 def labelled_panels(
     figure: Figure,
@@ -126,64 +136,105 @@ def labelled_panels(
     least: float,
     above: float,
     across: float = _WIDTH,
-    below_header: float = 0.0,
+    notes: Sequence[str] = (),
+    look: Look = SCREEN,
+    styles: Mapping[str, LineStyle] = MappingProxyType({}),
 ) -> Iterator[tuple[Axes, Panel]]:
     """Set the figure's size for rows of labelled panels, write the header and yield an axes for each panel.
 
-    A row is at least `least` inches high, and as high as its labels. `above` is the room in inches for panel titles,
-    `across` the width of a panel, and `below_header` the room that is left there.
+    A row is at least `least` units high, and as high as its labels. `above` is the room in units for panel titles,
+    `across` the width of a panel, unless the look says how wide the figure is: then the panels stand one below the
+    other, and fill it. `notes`: rows of text below the panels. `styles`: of the lines that are named below all panels.
     """
-    margin = max(width_of(panel.labels) for row in rows for panel in row if panel)
-    cell = _TICKS + across + margin + _GAP
-    heights = [max([least, *(height_of(panel.labels) for panel in row if panel)]) for row in rows]
-    width = cell * max(map(len, rows)) + _GAP
-    top = header.height(width) + below_header
-    height = top + sum(heights) + len(rows) * (above + _BELOW)
-    figure.set_size_inches(width, height)
-    draw_header(figure, header)
-    bottom = height - top
+    if look.units is not None:
+        rows = [[panel] for row in rows for panel in row if panel is not None]
+    columns = [[row[at] for row in rows if at < len(row)] for at in range(max(map(len, rows)))]
+    beside = [max(width_of(panel.labels) if look.beside else 0.1 for panel in each if panel) for each in columns]
+    if look.units is not None:
+        across = max(look.units - _TICKS - beside[0] - 2 * _GAP, 1.0)
+    lefts = [_GAP + _TICKS + at * (_TICKS + across + _GAP) + sum(beside[:at]) for at in range(len(columns))]
+    heights = [
+        max([least, *(height_of(panel.labels) for panel in row if panel)]) if look.beside else least for row in rows
+    ]
+    width = look.units or lefts[-1] + across + beside[-1] + _GAP
+    legend = () if look.beside else _flow(styles, width - 0.2)
+    inner = sum(heights) + len(rows) * (above + _BELOW) + _PITCH * len(legend)
+    bottom = framed(figure, header, width, inner, notes=notes)
+    height = units_of(figure)[1]
     for row, tall in zip(rows, heights, strict=True):
         bottom -= above + tall
-        for index, panel in enumerate(row):
+        for left, panel in zip(lefts, row, strict=False):
             if panel is not None:
-                left = _GAP + cell * index + (_TICKS if panel.side == "right" else margin)
                 yield figure.add_axes((left / width, bottom / height, across / width, tall / height)), panel
         bottom -= _BELOW
+    for number, names in enumerate(legend, start=1):
+        left, at = 0.1, (bottom - (number - 0.6) * _PITCH) / height
+        for name in names:
+            ends = [(left + x) / width for x in (0, _KEY / 2, _KEY)]
+            figure.add_artist(Line2D(ends, [at] * 3, markevery=[1], **styles[name].keywords))
+            figure.text((left + _KEY + 0.06) / width, at, name, va="center")
+            left += _taken(name)
 
 
-def draw_end_labels(axes: Axes, labels: Sequence[EndLabel], styles: Sequence[LineStyle], *, side: Side) -> Axes:
-    """Write labels beside an axes, each with a sample of its first curve's line and a thin line to the curve's end.
+def _flow(names: Iterable[str], width: float) -> list[list[str]]:
+    """Return the names in rows as the keys of a legend fill them."""
+    rows: list[list[str]] = [[]]
+    for name in names:
+        if rows[-1] and sum(map(_taken, (*rows[-1], name))) > width:
+            rows.append([])
+        rows[-1].append(name)
+    return rows
 
-    `styles` holds the style of each label's first curve.
+
+def _taken(name: str) -> float:
+    return _KEY + 0.2 + fast_text.width_of(name)
+
+
+def draw_names(axes: Axes, labels: Sequence[EndLabel], styles: Mapping[str, LineStyle], naming: Naming) -> Axes:
+    """Write the names of the lines of an axes beside it, or in a legend within it; each with a sample of its line."""
+    if naming == "beside":
+        return draw_end_labels(axes, labels, styles)
+    if naming == "inside":
+        keys = [Line2D([], [], **styles[name].keywords) for label in labels for name in label.names]
+        axes.legend(keys, [text for label in labels for text in label.texts])
+    return axes
+
+
+def draw_end_labels(axes: Axes, labels: Sequence[EndLabel], styles: Mapping[str, LineStyle]) -> Axes:
+    """Write labels to the right of an axes: each name with a sample of its line, and a thin line to the curves' end.
+
+    A bar joins the names of curves that coincide.
     """
-    width, height = _inches(axes)
-    heights = [LINE_HEIGHT * (len(label.rows) + 0.25) / height for label in labels]
+    width, height = extent_of(axes)
+    heights = [_height(label) / height for label in labels]
     room = max(0.0, sum(heights) - 1) / 2
     centers = spread([label.end for label in labels], heights, low=-room, high=1 + room)
 
-    def beside(inches: float) -> float:
-        return 1 + inches / width if side == "right" else -inches / width
+    def beside(units: float) -> float:
+        return 1 + units / width
 
-    for label, style, center in zip(labels, styles, centers, strict=True):
+    for label, center in zip(labels, centers, strict=True):
+        top = center + _PITCH * sum(map(len, label.rows)) / 2 / height
+        middles = []
+        for name, rows in zip(label.names, label.rows, strict=True):
+            middles.append(top - _PITCH * len(rows) / 2 / height)
+            top -= _PITCH * len(rows) / height
+            key = ([beside(_LEADER), beside(_LEADER + _KEY / 2), beside(_LEADER + _KEY)], [middles[-1]] * 3)
+            axes.add_line(_beside(axes, key, markevery=[1], **styles[name].keywords))
+            axes.text(
+                beside(_LEADER + _KEY + 0.06),
+                middles[-1],
+                "\n".join(rows),
+                transform=axes.transAxes,
+                va="center",
+                linespacing=1.15,
+            )
+        bar = ([beside(_LEADER)] * 2, [middles[0], middles[-1]])
         join = ([beside(0.02), beside(_LEADER)], [label.end, center])
-        axes.add_line(_beside(axes, join, color=QUIET, linewidth=0.7))
-        key = ([beside(_LEADER), beside(_LEADER + _KEY / 2), beside(_LEADER + _KEY)], [center] * 3)
-        axes.add_line(_beside(axes, key, markevery=[1], **style.keywords))
-        axes.text(
-            beside(_LEADER + _KEY + 0.06),
-            center,
-            "\n".join(label.rows),
-            transform=axes.transAxes,
-            ha="left" if side == "right" else "right",
-            va="center",
-            linespacing=1.15,
-        )
+        for points in (*([bar] if len(middles) > 1 else ()), *([join] if label.joined else ())):
+            axes.add_line(_beside(axes, points, color=QUIET, linewidth=0.7))
     return axes
 
 
 def _beside(axes: Axes, points: tuple[list[float], list[float]], **keywords: object) -> Line2D:
     return Line2D(*points, transform=axes.transAxes, clip_on=False, **keywords)  # type: ignore[arg-type]
-
-
-def _inches(axes: Axes) -> tuple[float, float]:
-    return axes.bbox.width / axes.figure.dpi, axes.bbox.height / axes.figure.dpi

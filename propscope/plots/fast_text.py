@@ -12,18 +12,21 @@ from functools import lru_cache
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
+from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.collections import PathCollection
 from matplotlib.font_manager import FontProperties
 from matplotlib.path import Path
+from matplotlib.text import Text
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import Affine2D
 
-from propscope.plots.style import LINE_HEIGHT, TEXT
+from propscope.plots.style import LINE_HEIGHT, TEXT, unit
 
 
 @dataclass(frozen=True, slots=True)
 class FastText:
-    """Rows of text in one `colour`; the lowest row starts at (`left`, `baseline`), in inches."""
+    """Rows of text in one `colour`; the lowest row starts at (`left`, `baseline`), in units."""
 
     left: float
     baseline: float
@@ -43,26 +46,43 @@ def _glyph(character: str) -> tuple[Path, float]:
 
 
 def width_of(row: str) -> float:
-    """Return the width of a row of text in inches."""
+    """Return the width of a row of text in units."""
     return sum(_glyph(character)[1] for character in row) * TEXT / 72
 
 
+class _Texts(PathCollection):
+    """The glyphs of texts; in SVG and PDF, where they are to stay text, the texts themselves."""
+
+    rows: Sequence[Text] = ()
+
+    def draw(self, renderer: RendererBase) -> None:
+        if isinstance(renderer, RendererAgg):
+            super().draw(renderer)
+            return
+        for row in self.rows:
+            row.draw(renderer)
+
+
 def draw_texts(axes: Axes, texts: Sequence[FastText]) -> Axes:
-    """Draw all texts at the usual size into an axes whose data coordinates are inches."""
-    outlines, offsets, colours = [], [], []
+    """Draw all texts at the usual size into an axes whose data coordinates are units."""
+    outlines, offsets, colours, rows = [], [], [], []
     for text in texts:
         for number, row in enumerate(reversed(text.rows)):
-            x = text.left
+            x, y = text.left, text.baseline + number * LINE_HEIGHT
+            rows.append(Text(x, y, row, color=text.colour, transform=axes.transData, parse_math=False))
             for character in row:
                 outline, advance = _glyph(character)
                 if not character.isspace():
                     outlines.append(outline)
-                    offsets.append((x, text.baseline + number * LINE_HEIGHT))
+                    offsets.append((x, y))
                     colours.append(text.colour)
                 x += advance * TEXT / 72
     if outlines:
-        scale = Affine2D().scale(TEXT) + Affine2D().scale(1 / 72) + axes.figure.dpi_scale_trans
-        glyphs = PathCollection(outlines, offsets=offsets, offset_transform=axes.transData, facecolors=colours)
+        scale = Affine2D().scale(TEXT * unit()) + Affine2D().scale(1 / 72) + axes.figure.dpi_scale_trans
+        glyphs = _Texts(outlines, offsets=offsets, offset_transform=axes.transData, facecolors=colours)
         glyphs.set(transform=scale, edgecolors="none", linewidths=0, zorder=4)
+        glyphs.rows = rows
+        for each in rows:
+            each.set_figure(axes.figure)
         axes.add_collection(glyphs, autolim=False)
     return axes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -16,22 +16,27 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from propscope.plots.depth_series import DepthSeries, evenly, merged_at, positions_of, site_series, weight_series
-from propscope.plots.fast_text import FastText, draw_texts
+from propscope.plots.fast_text import FastText, draw_texts, width_of
 from propscope.plots.pages import facts, lines
 from propscope.plots.scales import Floats, exponents, log_window
 from propscope.plots.style import (
     ALARM,
-    CHARACTER,
     DPI,
     FAINT,
     INK,
     LINE_HEIGHT,
     QUIET,
+    SCREEN,
     Header,
-    draw_header,
+    Look,
+    TextFigure,
+    extent_of,
+    framed,
     percent,
     power_of_ten,
     short,
+    unit,
+    units_of,
     wrap,
 )
 from propscope.records import LogHistogram, NetworkProfile, ProfileSet, TensorSummary
@@ -78,6 +83,9 @@ class Cell:
     `down` holds the negative values on a logarithmic axis and is 0 on a linear one. `below` and `above` are the shares
     of all elements beyond the ends of the axis, in magnitude on a logarithmic axis. `nan` and `inf` are the shares of
     elements that are not finite. `rows` is the text in the cell. `seen` is False if the tensor was not recorded.
+
+    `magnified` is the shape from its lowest to its highest value, for a shape that would be a spike on the axis, else
+    of shape (0,).
     """
 
     up: Floats
@@ -89,6 +97,7 @@ class Cell:
     inf: float
     rows: tuple[str, ...]
     seen: bool = True
+    magnified: Floats = field(default_factory=lambda: np.empty(0))
 
     def notable(self, share: float) -> bool:
         """Return whether a share beyond the axis is larger than the tail of an ordinary shape."""
@@ -117,6 +126,7 @@ def cell_of(summary: TensorSummary | None, axis: Axis) -> Cell:
         nan=nan,
         inf=inf,
         rows=(),
+        magnified=_magnified(summary, axis),
     )
     return _with_rows(cell, summary)
 
@@ -133,6 +143,18 @@ def _with_rows(cell: Cell, summary: TensorSummary) -> Cell:
         notes.append("no histogram")
     # The row has room for two; the third one still shows as a bar at zero or an arrow at the end.
     return replace(cell, rows=tuple(filter(None, (*rows, ", ".join(notes[:2])))))
+
+
+def _magnified(summary: TensorSummary, axis: Axis) -> Floats:
+    """Return the shape between the least and the greatest value, where it takes little of a linear axis."""
+    low, high = summary.min, summary.max
+    reach = float(axis.edges[-1] - axis.edges[0])
+    if axis.kind == "log" or summary.histogram is None or not 0 < high - low <= _SPIKE * reach:
+        return np.empty(0)
+    edges = np.linspace(low, np.nextafter(high, np.inf), _MAGNIFIED_BINS + 1)
+    up, *_ = _shares(summary, summary.histogram, Axis("linear", edges, ()))
+    peak = float(up.max())
+    return up / peak if peak else np.empty(0)
 
 
 def _shares(summary: TensorSummary, histogram: LogHistogram, axis: Axis) -> tuple[Floats, Floats, float, float]:
@@ -169,7 +191,10 @@ def _binned(lower: Floats, upper: Floats, shares: Floats, edges: Floats) -> tupl
     return np.diff(at), float(at[0]), float(total[-1] - at[-1])
 
 
-COLUMNS_AT_MOST = 8
+COLUMNS_AT_MOST = 12
+# A shape that takes a smaller share of the axis looks like a spike.
+_SPIKE = 0.08
+_MAGNIFIED_BINS = 24
 _LINEAR_BINS = 50
 _LOG_BINS = 80
 # 2% of a normal distribution lie 1.6 decades below its rms or lower; the largest of 10^5 lies 0.65 decades above it.
@@ -202,7 +227,8 @@ _WRITTEN = (
     "Numbers: mean ± std, [min, max]. Dark bar: share of exact zeros, which the shape leaves out. "
     "Out: share beyond the axis. Each shape is scaled to its own peak."
 )
-_MIRROR = "Magnitudes: positive values above the line, negative values below it. "
+_MIRROR = " Magnitudes: positive values above the line, negative values below it."
+_BOXED = " In a box: a shape too narrow for the axis, on a small one of its own from min to max."
 
 ACTIVATIONS = Subject(
     name="activations",
@@ -218,13 +244,13 @@ ACTIVATIONS = Subject(
 GRADIENTS = Subject(
     name="gradients",
     title="Backward gradients, layer by layer",
-    symbol=r"|\partial L/\partial z|",
+    symbol=r"\partial L/\partial z",
     series=partial(site_series, role="pre-activation", direction="backward"),
     logarithmic=True,
     starts_last=True,
     colour="#c4652b",
     reading="Healthy: the shape stays in place. The gradient travels from the last column to the first: vanishing if "
-    "the shape moves left on the way, exploding if it moves right. " + _MIRROR + _WRITTEN,
+    "the shape moves left on the way, exploding if it moves right. " + _WRITTEN,
 )
 WEIGHTS = Subject(
     name="weights",
@@ -239,13 +265,13 @@ WEIGHTS = Subject(
 WEIGHT_GRADIENTS = Subject(
     name="weight-gradients",
     title="Gradients of the weights, layer by layer",
-    symbol=r"|\partial L/\partial W|",
+    symbol=r"\partial L/\partial W",
     series=partial(weight_series, of="gradient"),
     logarithmic=True,
     starts_last=True,
     colour="#8a5fa8",
     reading="Layers whose shapes lie far apart train at different speeds. Equal shapes do not prove health: "
-    "activations that shrink forward and gradients that shrink backward cancel here. " + _MIRROR + _WRITTEN,
+    "activations that shrink forward and gradients that shrink backward cancel here. " + _WRITTEN,
 )
 
 
@@ -267,26 +293,47 @@ class HistogramGrid:
     cells: tuple[tuple[Cell, ...], ...]
 
 
-def prepare_histograms(profiles: ProfileSet, *, subject: Subject) -> HistogramGrid | None:
+SUBJECTS = {subject.name: subject for subject in (ACTIVATIONS, GRADIENTS, WEIGHTS, WEIGHT_GRADIENTS)}
+
+
+def on_scale(subject: Subject, scale: Literal["linear", "log"]) -> Subject:
+    """Return a subject on an axis of one's choice."""
+    if subject.logarithmic == (scale == "log"):
+        return subject
+    reading = "Vanishing: the shapes move left along the way of the signal. Exploding: they move right. "
+    if scale == "linear":
+        reading = "Vanishing: the shapes become narrow along the way of the signal. Exploding: they leave the axis. "
+    return replace(subject, logarithmic=scale == "log", reading=reading + _WRITTEN)
+
+
+def prepare_histograms(
+    profiles: ProfileSet, *, subject: Subject, columns_at_most: int = COLUMNS_AT_MOST
+) -> HistogramGrid | None:
     """Return the grid of a subject with the seeds of each line merged, or None where it was not recorded."""
     series = {name: [subject.series(profile) for profile in group] for name, group in lines(profiles).items()}
     series = {name: found for name, found in series.items() if any(any(one.summaries) for one in found)}
     if not series:
         return None
     positions = positions_of(one for found in series.values() for one in found)
-    shown = evenly(positions, COLUMNS_AT_MOST)
+    shown = evenly(positions, columns_at_most)
     merged = [[merged_at(found, position) for position in shown] for found in series.values()]
     axis = _log_axis(merged, starts_last=subject.starts_last) if subject.logarithmic else _linear_axis(merged)
     said = facts(profiles, seeds=" merged" if any(len(found) > 1 for found in series.values()) else "")
+    cells = tuple(tuple(cell_of(summary, axis) for summary in row) for row in merged)
+    reading = (
+        subject.reading
+        + _MIRROR * (axis.kind == "log")
+        + _BOXED * any(cell.magnified.size for r in cells for cell in r)
+    )
     return HistogramGrid(
-        header=Header(subject.title, f"{said} · {_spell(axis)}".removeprefix(" · "), subject.reading),
+        header=Header(subject.title, f"{said} · {_spell(axis)}".removeprefix(" · "), reading),
         subject=subject,
         rows=tuple(series),
         columns=shown,
         of=len(positions),
         counts=next(iter(series.values()))[0].axis,
         axis=axis,
-        cells=tuple(tuple(cell_of(summary, axis) for summary in row) for row in merged),
+        cells=cells,
     )
 
 
@@ -360,108 +407,198 @@ _BETWEEN_ROWS = 0.16
 _NAME_CHARACTERS = 19
 _RIGHT = 0.25
 _HEADINGS = 0.3
-_TICKS = 0.62
+_TICKS = 0.35
 _LEAST_WIDTH = 9.5
 _ZERO_BAR = 0.05
 # Bold letters are wider by this factor.
 _BOLD = 1.13
+# The least width of a cell, and of its column, in units.
+_LEAST_CELL, _LEAST_COLUMN = 0.5, 0.58
+_NAMES_MARGIN = 1.5
+
+
+def columns_within(width: float) -> int:
+    """Return how many columns a grid has room for within a width in units."""
+    return min(COLUMNS_AT_MOST, max(1, int((width - _NAMES_MARGIN) / _LEAST_COLUMN)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where everything stands, in units: the cells of `width` and a `gap`, `shape` high, from `margin` on.
+
+    `names` are those of the rows, wrapped, and `note` says below the grid what it shows. A row of the grid is `pitch`
+    high and begins with text, if the numbers have room and are `written`.
+    """
+
+    names: tuple[list[str], ...]
+    note: list[str]
+    margin: float
+    width: float
+    gap: float
+    shape: float
+    pitch: float
+    written: bool
+
+    def left(self, column: int) -> float:
+        return self.margin + column * (self.width + self.gap)
+
+    @property
+    def right(self) -> float:
+        return self.left(0) + _RIGHT
+
+    def height(self, rows: int) -> float:
+        return _HEADINGS + rows * self.pitch + _TICKS + LINE_HEIGHT * len(self.note) + 0.1
+
+
+def _layout(prepared: HistogramGrid, width: float | None, height: float | None) -> _Layout:
+    """Return the natural layout, or the one that fills a width or a height."""
+    columns, rows = len(prepared.columns), len(prepared.rows)
+    names = tuple(wrap(name, _NAME_CHARACTERS if width is None else 12) for name in prepared.rows)
+    margin = 0.35 + _BOLD * max(width_of(row) for name in names for row in name)
+    step = WIDTH + GAP if width is None else max((width - margin - _RIGHT / 2) / columns, 0.1)
+    gap = GAP if width is None else min(GAP, 0.14 * step)
+    texts = [row for cells in prepared.cells for cell in cells for row in cell.rows]
+    written = max(map(width_of, texts)) <= step
+    lines = max(len(cell.rows) for cells in prepared.cells for cell in cells)
+    above = LINE_HEIGHT * lines + 0.08
+    least = LINE_HEIGHT * max(map(len, names)) + _BETWEEN_ROWS
+    note = _note(prepared, width or margin + columns * step)
+    if height is None:
+        pitch = max(_SHAPE + above * written + _BETWEEN_ROWS, least)
+        return _Layout(names, note, margin, step - gap, gap, _SHAPE, pitch, written)
+    pitch = (height - _HEADINGS - _TICKS - LINE_HEIGHT * len(note) - 0.1) / rows
+    between = min(_BETWEEN_ROWS, 0.2 * pitch)
+    written = written and pitch - between - above >= 0.6 * _SHAPE
+    return _Layout(names, note, margin, step - gap, gap, pitch - between - above * written, pitch, written)
+
+
+def _note(prepared: HistogramGrid, width: float) -> list[str]:
+    thinned = (
+        f", {len(prepared.columns)} of {prepared.of}, evenly spread" if len(prepared.columns) < prepared.of else ""
+    )
+    kind = "logarithmic" if prepared.axis.kind == "log" else "linear"
+    symbol = f"|{prepared.subject.symbol}|" if prepared.axis.kind == "log" else prepared.subject.symbol
+    text = f"{kind} axis, the same in every cell. Columns: {prepared.counts}{thinned}."
+    rows = wrap(text, max(20, int((width - 0.6) / (0.6 * LINE_HEIGHT / 1.25))))
+    return [f"${symbol}$, {rows[0]}", *rows[1:]]
 
 
 @dataclass(frozen=True, slots=True)
 class _PlacedCell:
-    """A cell and the `left` end of its base line at height `base`, in inches."""
+    """A cell and the `left` end of its base line at height `base`, in units."""
 
     cell: Cell
     left: float
     base: float
 
 
-def draw_histograms(prepared: HistogramGrid, figure: Figure | None = None) -> Figure:
-    """Draw the grid into a figure and set its size; without `figure`, a new one is made.
+def draw_histograms(
+    prepared: HistogramGrid, figure: Figure | None = None, *, look: Look = SCREEN, colour: str | None = None
+) -> Figure:
+    """Draw the grid into a figure and set its size; without `figure`, a new one is made."""
+    figure = figure or TextFigure(dpi=DPI)
+    layout = _layout(prepared, look.units, None)
+    width = look.units or max(_LEAST_WIDTH, layout.left(len(prepared.columns)) + _RIGHT)
+    high = layout.height(len(prepared.rows))
+    top = framed(figure, prepared.header, width, high)
+    height = units_of(figure)[1]
+    _draw_grid(figure.add_axes((0, (top - high) / height, 1, high / height)), prepared, layout, colour)
+    return figure
 
-    All cells share one axes in inches and a few collections, since 160 axes would take seconds.
-    """
-    figure = figure or Figure(dpi=DPI)
-    names = [wrap(name, _NAME_CHARACTERS) for name in prepared.rows]
-    margin = 0.45 + _BOLD * CHARACTER * max(len(row) for rows in names for row in rows)
-    content = margin + len(prepared.columns) * (WIDTH + GAP) + _RIGHT
-    width = max(_LEAST_WIDTH, content)
-    top = prepared.header.height(width)
-    pitch = row_height(prepared)
-    height = top + _HEADINGS + pitch * len(prepared.rows) + _TICKS
-    figure.set_size_inches(width, height)
-    draw_header(figure, prepared.header)
-    axes = figure.add_axes((0, 0, 1, 1))
+
+def draw_histogram_grid(axes: Axes, prepared: HistogramGrid, *, colour: str | None = None) -> Axes:
+    """Draw the grid into an axes, which it fills; numbers are left out where they have no room."""
+    return _draw_grid(axes, prepared, _layout(prepared, *extent_of(axes)), colour)
+
+
+def _draw_grid(axes: Axes, prepared: HistogramGrid, layout: _Layout, colour: str | None) -> Axes:
+    """Draw all cells as a few collections in one axes, since 160 axes would take seconds."""
+    width, height = extent_of(axes)
     axes.set_axis_off()
     axes.set_xlim(0, width)
     axes.set_ylim(0, height)
     placed_cells = [
-        _PlacedCell(cell, margin + column * (WIDTH + GAP), height - top - _HEADINGS - (row + 1) * pitch)
+        _PlacedCell(cell, layout.left(column), height - _HEADINGS - (row + 1) * layout.pitch + 0.02)
         for row, cells in enumerate(prepared.cells)
         for column, cell in enumerate(cells)
     ]
-    _draw_cells(axes, prepared, placed_cells)
-    draw_texts(axes, [_text_of(placed) for placed in placed_cells])
-    for row, name in enumerate(names):
-        middle = height - top - _HEADINGS - (row + 0.5) * pitch
-        axes.text(0.2, middle, "\n".join(name), va="center", weight="bold", linespacing=1.2)
-    _draw_margins(axes, prepared, margin, height - top)
-    return figure
+    _draw_cells(axes, prepared, placed_cells, layout, colour or prepared.subject.colour)
+    if layout.written:
+        draw_texts(axes, [_text_of(placed, layout.shape) for placed in placed_cells])
+    for row, name in enumerate(layout.names):
+        middle = height - _HEADINGS - (row + 0.5) * layout.pitch
+        axes.text(0.1, middle, "\n".join(name), va="center", weight="bold", linespacing=1.2)
+    _draw_margins(axes, prepared, layout)
+    return axes
 
 
-def row_height(prepared: HistogramGrid) -> float:
-    """Return the distance from one row to the next in inches."""
-    texts = max(len(cell.rows) for row in prepared.cells for cell in row)
-    names = max(len(wrap(name, _NAME_CHARACTERS)) for name in prepared.rows)
-    return max(_SHAPE + LINE_HEIGHT * texts + 0.08, LINE_HEIGHT * names) + _BETWEEN_ROWS
-
-
-def _text_of(placed: _PlacedCell) -> FastText:
+def _text_of(placed: _PlacedCell, shape: float) -> FastText:
     broken = placed.cell.nan or placed.cell.inf
     colour = ALARM if broken else INK if placed.cell.seen else QUIET
-    return FastText(placed.left, placed.base + _SHAPE + 0.08, placed.cell.rows, colour)
+    return FastText(placed.left, placed.base + shape + 0.08, placed.cell.rows, colour)
 
 
-def _draw_cells(axes: Axes, prepared: HistogramGrid, placed_cells: list[_PlacedCell]) -> None:
+def _draw_cells(
+    axes: Axes, prepared: HistogramGrid, placed_cells: list[_PlacedCell], layout: _Layout, colour: str
+) -> None:
     mirrored = prepared.axis.kind == "log"
-    at = WIDTH * prepared.axis.fraction(prepared.axis.edges)
+    wide, shape = layout.width, layout.shape
+    at = wide * prepared.axis.fraction(prepared.axis.edges)
     filled = [placed for placed in placed_cells if placed.cell.seen]
-    guides = WIDTH * prepared.axis.fraction(np.array(prepared.axis.ticks))
+    guides = wide * prepared.axis.fraction(np.array(prepared.axis.ticks))
     axes.add_collection(
         LineCollection(
-            [[(p.left + x, p.base), (p.left + x, p.base + _SHAPE)] for p in filled for x in guides],
+            [[(p.left + x, p.base), (p.left + x, p.base + shape)] for p in filled for x in guides],
             colors=FAINT,
             linewidths=0.7,
             zorder=0.5,
         ),
         autolim=False,
     )
-    broken = [_box(p.left, p.base, WIDTH, _SHAPE) for p in filled if p.cell.nan or p.cell.inf]
+    broken = [_box(p.left, p.base, wide, shape) for p in filled if p.cell.nan or p.cell.inf]
     axes.add_collection(
         PolyCollection(broken, facecolors="none", edgecolors=ALARM, hatch="xxx", linewidths=0.8), autolim=False
     )
-    shapes = [shape for placed in filled for shape in _shapes(placed, at, mirrored=mirrored)]
-    axes.add_collection(
-        PolyCollection(shapes, facecolors=prepared.subject.colour, edgecolors=prepared.subject.colour, linewidths=0.5),
-        autolim=False,
-    )
-    lines = [[(p.left, _line(p, mirrored)), (p.left + WIDTH, _line(p, mirrored))] for p in placed_cells]
+    shapes = [outline for placed in filled for outline in _shapes(placed, at, shape, mirrored=mirrored)]
+    axes.add_collection(PolyCollection(shapes, facecolors=colour, edgecolors=colour, linewidths=0.5), autolim=False)
+    lines = [[(p.left, _line(p, shape, mirrored)), (p.left + wide, _line(p, shape, mirrored))] for p in placed_cells]
     axes.add_collection(LineCollection(lines, colors=QUIET, linewidths=0.8), autolim=False)
-    zero = -0.12 if mirrored else WIDTH * float(prepared.axis.fraction(0.0))
+    zero = -0.12 if mirrored else wide * float(prepared.axis.fraction(0.0))
     bars = [
-        _box(p.left + zero - _ZERO_BAR / 2, p.base, _ZERO_BAR, _SHAPE * p.cell.zero) for p in filled if p.cell.zero > 0
+        _box(p.left + zero - _ZERO_BAR / 2, p.base, _ZERO_BAR, shape * p.cell.zero) for p in filled if p.cell.zero > 0
     ]
     axes.add_collection(PolyCollection(bars, facecolors=INK, edgecolors="white", linewidths=0.4), autolim=False)
-    _draw_arrows(axes, filled, mirrored=mirrored)
+    _draw_arrows(axes, filled, layout, mirrored=mirrored)
+    _draw_magnified(axes, [placed for placed in filled if placed.cell.magnified.size], zero, layout, colour)
 
 
-def _line(placed: _PlacedCell, mirrored: bool) -> float:
-    return placed.base + _SHAPE / 2 if mirrored else placed.base
+def _draw_magnified(axes: Axes, spikes: list[_PlacedCell], zero: float, layout: _Layout, colour: str) -> None:
+    """Draw the shapes that are spikes in boxes beside them, each on an axis of its own."""
+    left = min(zero + 0.12 * layout.width, 0.62 * layout.width)
+    wide, high = 0.97 * layout.width - left, 0.86 * layout.shape
+    boxes, shapes = [], []
+    for placed in spikes:
+        x, y = placed.left + left, placed.base + 0.06 * layout.shape
+        boxes.append(_box(x, y, wide, high))
+        at = np.repeat(x + wide * np.linspace(0.03, 0.97, placed.cell.magnified.size + 1), 2)
+        heights = np.concatenate([[0.0], np.repeat(placed.cell.magnified, 2), [0.0]])
+        shapes.append(np.column_stack([at, y + 0.92 * high * heights]))
+    axes.add_collection(
+        PolyCollection(boxes, facecolors="white", edgecolors=QUIET, linewidths=0.7, zorder=2), autolim=False
+    )
+    axes.add_collection(
+        PolyCollection(shapes, facecolors=colour, edgecolors="none", alpha=0.6, zorder=2.1, gid="magnified"),
+        autolim=False,
+    )
 
 
-def _shapes(placed: _PlacedCell, at: Floats, *, mirrored: bool) -> Iterator[Floats]:
-    line = _line(placed, mirrored)
-    tall = (_SHAPE / 2 if mirrored else _SHAPE) * 0.97
+def _line(placed: _PlacedCell, shape: float, mirrored: bool) -> float:
+    return placed.base + shape / 2 if mirrored else placed.base
+
+
+def _shapes(placed: _PlacedCell, at: Floats, shape: float, *, mirrored: bool) -> Iterator[Floats]:
+    line = _line(placed, shape, mirrored)
+    tall = (shape / 2 if mirrored else shape) * 0.97
     for heights, sign in ((placed.cell.up, 1), (placed.cell.down, -1)):
         if not heights.any():
             continue
@@ -470,16 +607,16 @@ def _shapes(placed: _PlacedCell, at: Floats, *, mirrored: bool) -> Iterator[Floa
         yield np.column_stack([x, y])
 
 
-def _draw_arrows(axes: Axes, filled: list[_PlacedCell], *, mirrored: bool) -> None:
+def _draw_arrows(axes: Axes, filled: list[_PlacedCell], layout: _Layout, *, mirrored: bool) -> None:
     """Draw an arrow at the end of the axis beyond which a notable share of a cell's values lies."""
-    for side, end, marker in (("below", -0.015, "<"), ("above", WIDTH + 0.03, ">")):
+    for side, end, marker in (("below", -0.015, "<"), ("above", layout.width + 0.03, ">")):
         beyond = [placed for placed in filled if placed.cell.notable(2 * getattr(placed.cell, side))]
         axes.plot(
             [placed.left + end for placed in beyond],
-            [_line(placed, mirrored) + (0 if mirrored else 0.06) for placed in beyond],
+            [_line(placed, layout.shape, mirrored) + (0 if mirrored else 0.06) for placed in beyond],
             linestyle="none",
             marker=marker,
-            markersize=6,
+            markersize=6 * unit(),
             color=INK,
         )
 
@@ -489,23 +626,37 @@ def _box(left: float, bottom: float, width: float, height: float) -> Floats:
     return np.array([(left, bottom), (right, bottom), (right, top), (left, top)])
 
 
-def _draw_margins(axes: Axes, prepared: HistogramGrid, margin: float, top: float) -> None:
+def _draw_margins(axes: Axes, prepared: HistogramGrid, layout: _Layout) -> None:
     """Write the position above and the ticks of the axis below every column."""
-    pitch = row_height(prepared)
     counted = re.split(r"\W", prepared.counts)[0]
-    bottom = top - _HEADINGS - pitch * len(prepared.rows)
+    top = extent_of(axes)[1]
+    bottom = top - _HEADINGS - layout.pitch * len(prepared.rows) + 0.02
+    # Where it has no room above each column, what the positions count stands before the first of them.
+    full = _BOLD * width_of(f"{counted} {prepared.columns[-1]}") <= layout.width + layout.gap
+    if not full:
+        axes.text(layout.margin - 0.1, top - 0.1, counted, va="top", ha="right", weight="bold")
+    ticks = _written_ticks(prepared.axis, layout)
     marks = []
     for column, position in enumerate(prepared.columns):
-        left = margin + column * (WIDTH + GAP)
-        axes.text(left, top - 0.1, f"{counted} {position}", va="top", weight="bold")
+        left = layout.left(column)
+        axes.text(left, top - 0.1, f"{counted} {position}" if full else f"{position}", va="top", weight="bold")
         for tick, label in zip(prepared.axis.ticks, prepared.axis.labels, strict=True):
-            x = left + WIDTH * float(prepared.axis.fraction(tick))
+            x = left + layout.width * float(prepared.axis.fraction(tick))
             marks.append([(x, bottom), (x, bottom - 0.05)])
-            axes.text(x, bottom - 0.08, label, ha="center", va="top")
+            if tick in ticks:
+                axes.text(x, bottom - 0.08, label, ha="center", va="top")
     axes.add_collection(LineCollection(marks, colors=QUIET, linewidths=0.8), autolim=False)
-    thinned = (
-        f", {len(prepared.columns)} of {prepared.of}, evenly spread" if len(prepared.columns) < prepared.of else ""
-    )
-    kind = "logarithmic" if prepared.axis.kind == "log" else "linear"
-    note = f"${prepared.subject.symbol}$, {kind} axis, the same in every cell.  Columns: {prepared.counts}{thinned}."
-    axes.text(margin, bottom - 0.08 - 1.6 * LINE_HEIGHT, note, va="top", color=QUIET)
+    axes.text(layout.margin, bottom - 0.08 - 1.5 * LINE_HEIGHT, "\n".join(layout.note), va="top", color=QUIET)
+
+
+def _written_ticks(axis: Axis, layout: _Layout) -> list[float]:
+    """Return the ticks whose labels have room beside one another, that nearest to 0 (or to 1) first."""
+    kept: dict[float, tuple[float, float]] = {}
+    center = 0.0 if axis.kind == "linear" else 1.0
+    step = layout.width + layout.gap
+    for tick, label in sorted(zip(axis.ticks, axis.labels, strict=True), key=lambda pair: abs(pair[0] - center)):
+        x, half = layout.width * float(axis.fraction(tick)), width_of(label) / 2 + 0.04
+        # The labels of the neighbouring cells stand one step further.
+        if all(abs(x - at + shift) >= half + other for at, other in kept.values() for shift in (-step, 0, step)):
+            kept[tick] = (x, half)
+    return list(kept)

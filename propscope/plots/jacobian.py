@@ -25,10 +25,12 @@ from propscope.plots.style import (
     LINE_HEIGHT,
     QUIET,
     Header,
-    draw_header,
+    TextFigure,
+    framed,
     mark_nonfinite,
     percent,
     short,
+    units_of,
     wrap,
 )
 from propscope.records import LogHistogram, NetworkProfile, ProfileSet, Site, TensorSummary
@@ -233,7 +235,7 @@ def draw_jacobian(prepared: Spectra, figure: Figure | None = None) -> Figure:
 
     Without `figure`, a new one is made.
     """
-    figure = figure or Figure(dpi=DPI)
+    figure = figure or TextFigure(dpi=DPI)
     headed = len(prepared.columns) > 1
     rows = [[_Cell(name, panel) for panel in row] for name, row in zip(prepared.rows, prepared.panels, strict=True)]
     if not headed:
@@ -243,17 +245,16 @@ def draw_jacobian(prepared: Spectra, figure: Figure | None = None) -> Figure:
     above = _TITLES + LINE_HEIGHT * (max(len(wrap(name, _NAME_CHARACTERS)) for name in prepared.rows) - 1)
     cell = above + _HEIGHT + _BETWEEN + _STRIP + _BELOW
     width = max(_TICKS + step * max(map(len, rows)), _LEAST_WIDTH)
-    header = prepared.header.height(width)
-    top = header + _KEY + _COLUMN_NAME * headed
-    height = top + len(rows) * cell + _AXIS
-    figure.set_size_inches(width, height)
-    draw_header(figure, prepared.header)
-    _draw_key(figure, height - header - 0.2)
+    above = _KEY + _COLUMN_NAME * headed
+    start = framed(figure, prepared.header, width, above + len(rows) * cell + _AXIS)
+    height = units_of(figure)[1]
+    _draw_key(figure, start - 0.2)
+    top = start - above
     if headed:
         for column, name in enumerate(prepared.columns):
-            figure.text((_TICKS + column * step) / width, 1 - (top - 0.1) / height, name, weight="bold", size=13)
+            figure.text((_TICKS + column * step) / width, (top + 0.1) / height, name, weight="bold", size=13)
     for row, cells in enumerate(rows):
-        bottom = height - top - (row + 1) * cell + _BELOW
+        bottom = top - (row + 1) * cell + _BELOW
         for column, (name, panel) in enumerate((one.name, one.panel) for one in cells):
             if panel is None:
                 continue

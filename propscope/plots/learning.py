@@ -12,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from propscope.plots.end_labels import EndLabel, Side, coinciding, draw_end_labels, labelled_panels
+from propscope.plots.end_labels import EndLabel, Naming, coinciding, draw_names, labelled_panels
 from propscope.plots.pages import COLUMN, columns, facts, lines
 from propscope.plots.scales import Floats, Scale, log_scale, position_ticks
-from propscope.plots.style import DPI, QUIET, Header, LineStyle, line_style
+from propscope.plots.style import DPI, QUIET, SCREEN, Header, LineStyle, Look, TextFigure, line_styles, unit
 from propscope.records import TrainingRun, TrainingSet
 from propscope.records.interval import Interval, arithmetic_interval, geometric_interval
 
@@ -91,7 +91,6 @@ class LearningPanel:
     labels: tuple[EndLabel, ...]
     constant: float
     target: float
-    side: Side = "right"
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,23 +226,33 @@ _MARKERS = 5
 _DASHES = (0, (4, 2))
 
 
-def draw_learning(prepared: Learning, figure: Figure | None = None) -> Figure:
+def draw_learning(
+    prepared: Learning, figure: Figure | None = None, *, look: Look = SCREEN, palette: Sequence[str] | None = None
+) -> Figure:
     """Draw the panels into a figure and set its size; the panels of a single activation stand side by side.
 
     Without `figure`, a new one is made.
     """
-    figure = figure or Figure(dpi=DPI)
+    figure = figure or TextFigure(dpi=DPI)
     rows = prepared.panels
     if len(rows[0]) == 1:
         rows = (tuple(row[0] for row in rows),)
-    # Dashes mark the validation data here, so initializers differ in colour and marker only.
-    styles = {name: replace(line_style(index), dash="-") for index, name in enumerate(prepared.names)}
-    for axes, panel in labelled_panels(figure, prepared.header, rows, least=_HEIGHT, above=_TITLE):
-        draw_learning_panel(axes, panel, styles)
+    styles = learning_styles(prepared, palette)
+    naming: Naming = "beside" if look.beside else "none"
+    placed = labelled_panels(figure, prepared.header, rows, least=_HEIGHT, above=_TITLE, look=look, styles=styles)
+    for axes, panel in placed:
+        draw_learning_panel(axes, panel, styles, naming=naming)
     return figure
 
 
-def draw_learning_panel(axes: Axes, panel: LearningPanel, styles: Mapping[str, LineStyle]) -> Axes:
+def learning_styles(prepared: Learning, palette: Sequence[str] | None = None) -> dict[str, LineStyle]:
+    """Return the style of each line: dashes mark the validation data, so colour and marker tell them apart."""
+    return {name: replace(style, dash="-") for name, style in line_styles(prepared.names, palette).items()}
+
+
+def draw_learning_panel(
+    axes: Axes, panel: LearningPanel, styles: Mapping[str, LineStyle], *, naming: Naming = "beside"
+) -> Axes:
     """Draw the curves of one panel into an axes, with their names beside it; `styles` maps names to styles."""
     panel.scale.apply(axes)
     axes.grid(axis="y")
@@ -252,11 +261,13 @@ def draw_learning_panel(axes: Axes, panel: LearningPanel, styles: Mapping[str, L
     for value, dash in ((panel.constant, (0, (1, 2))), (panel.target, (0, (5, 3)))):
         if not math.isnan(value):
             axes.axhline(value, color=QUIET, linewidth=1.1, linestyle=dash, zorder=1.5)
-    leaders = {label.names[0] for label in panel.labels}
+    # Curves that coincide show their markers in turn, so that each is seen.
+    together = {name: label.names for label in panel.labels for name in label.names}
     marks: Counter[int] = Counter()
     for number, curve in enumerate(panel.curves):
-        on_top = curve.name in leaders
-        _draw_curve(axes, curve, styles[curve.name], number, on_top=on_top, few=len(panel.curves) <= BANDS_AT_MOST)
+        names = together[curve.name]
+        turn = (names.index(curve.name), len(names)) if len(names) > 1 else (number, 1)
+        _draw_curve(axes, curve, styles[curve.name], turn, few=len(panel.curves) <= BANDS_AT_MOST)
         _draw_diverged(axes, panel, curve, styles[curve.name], marks)
     last = max(curve.train.center.size for curve in panel.curves) - 1
     room = 0.03 * max(last, 1)
@@ -264,22 +275,25 @@ def draw_learning_panel(axes: Axes, panel: LearningPanel, styles: Mapping[str, L
     axes.set_xticks(position_ticks(0, last))
     axes.set_xlabel("epoch")
     axes.set_ylabel(panel.measure.label)
-    axes.set_title(", ".join(filter(None, (panel.column, panel.measure.label))), pad=8)
-    draw_end_labels(axes, panel.labels, [styles[label.names[0]] for label in panel.labels], side=panel.side)
-    return axes
+    axes.set_title(", ".join(filter(None, (panel.column, panel.measure.label))), pad=8 * unit())
+    return draw_names(axes, panel.labels, styles, naming)
 
 
-def _draw_curve(axes: Axes, curve: LearningCurve, style: LineStyle, number: int, *, on_top: bool, few: bool) -> None:
-    keywords = {**style.keywords, "zorder": 3 if on_top else 2.5}
+def _draw_curve(axes: Axes, curve: LearningCurve, style: LineStyle, turn: tuple[int, int], *, few: bool) -> None:
+    keywords = style.keywords
     for band, dash in ((curve.train, "-"), (curve.validation, _DASHES)):
         if not band.seen:
             continue
         finite = np.flatnonzero(np.isfinite(band.center))
         # The line that the name belongs to has markers, and so does a line with one point, which shows nothing else.
-        step = max(1, -(-finite.size // _MARKERS))
-        marked = finite[min(number % step, finite.size - 1) :: step] if band is curve.judged and on_top else finite[:0]
-        marks = (marked if finite.size > 1 else finite).tolist()
-        axes.plot(np.arange(band.center.size), band.center, **{**keywords, "linestyle": dash, "markevery": marks})
+        number, count = turn
+        step = max(1, -(-finite.size // _MARKERS), count)
+        start = number if count == 1 else number * step // count
+        marked = finite[min(start % step, finite.size - 1) :: step] if band is curve.judged else finite[:0]
+        marks = marked if finite.size > 1 else finite
+        axes.plot(np.arange(band.center.size), band.center, zorder=3, **{**keywords, "linestyle": dash, "marker": ""})
+        # Above the lines of all curves.
+        axes.plot(marks, band.center[marks], zorder=3.2, **{**keywords, "linestyle": "none"})
     if few:
         _shade(axes, curve.judged, style)
 

@@ -11,18 +11,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from propscope.plots.end_labels import EndLabel, Side, coinciding, draw_end_labels, labelled_panels
+from propscope.plots.end_labels import EndLabel, coinciding, draw_end_labels, labelled_panels
 from propscope.plots.pages import facts
 from propscope.plots.scales import Floats, Scale, log_scale, position_ticks
-from propscope.plots.style import DPI, INK, Header, LineStyle, line_style, mark_nonfinite
+from propscope.plots.style import DPI, Header, LineStyle, TextFigure, draw_prediction, line_style, mark_nonfinite
 from propscope.records import ProfileSet, TimeCourse
 from propscope.records.numerals import number
 from propscope.records.time_course import GainFit, pooled_courses
 
 COURSES_AT_MOST = 8
 _READING = (
-    "Left: rms of the states after each step, and of the gradient of the loss with respect to them. Dashes: the fitted "
-    "line, with its factor per step (backward for the gradient). Below 1 it vanishes, above 1 it explodes. "
+    "Left: rms of the states after each step, and of the gradient of the loss with respect to them. Grey dashes: "
+    "the fitted line, with its factor per step (backward for the gradient). Below 1 it vanishes, above 1 it explodes. "
 )
 _GATES = "Right: mean value of each gate; dotted: the share that is flat, where there is one. "
 _TOP = " ▲ marks steps with NaN or Inf."
@@ -54,7 +54,6 @@ class TimePanel:
     lines: tuple[TimeLine, ...]
     scale: Scale
     labels: tuple[EndLabel, ...]
-    side: Side = "right"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +155,7 @@ _TITLE = 0.42
 
 def draw_over_time(prepared: OverTime, figure: Figure | None = None) -> Figure:
     """Draw one row of panels for each course into a figure and set its size; without `figure`, a new one is made."""
-    figure = figure or Figure(dpi=DPI)
+    figure = figure or TextFigure(dpi=DPI)
     for axes, panel in labelled_panels(figure, prepared.header, prepared.rows, least=_HEIGHT, above=_TITLE):
         draw_time_panel(axes, panel)
     return figure
@@ -170,7 +169,7 @@ def draw_time_panel(axes: Axes, panel: TimePanel) -> Axes:
     for line in panel.lines:
         axes.plot(panel.steps, line.values, **styles[line.name].keywords, zorder=3)
         if np.isfinite(line.fit).any():
-            axes.plot(panel.steps, line.fit, color=INK, linewidth=0.9, linestyle=(0, (4, 4)), zorder=4)
+            draw_prediction(axes, panel.steps, line.fit)
     mark_nonfinite(axes, sorted({step for line in panel.lines for step in line.nonfinite}))
     first, last = int(panel.steps[0]), int(panel.steps[-1])
     room = 0.03 * max(last - first, 1)
@@ -179,7 +178,7 @@ def draw_time_panel(axes: Axes, panel: TimePanel) -> Axes:
     axes.set_xlabel("step")
     axes.set_ylabel(panel.label)
     axes.set_title(panel.title, pad=8)
-    draw_end_labels(axes, panel.labels, [styles[label.names[0]] for label in panel.labels], side=panel.side)
+    draw_end_labels(axes, panel.labels, styles)
     return axes
 
 

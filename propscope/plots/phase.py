@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from propscope.plots.map_labels import Box, MapLabel, place_labels, size_of
-from propscope.plots.style import ALARM, DPI, INK, QUIET, Header, draw_header, short, wrap
+from propscope.plots.style import ALARM, DPI, INK, QUIET, Header, TextFigure, framed, short, units_of, wrap
 from propscope.records.phase import Floats, MeasuredDepth, PhaseChart, PhasePoint
 
 # A stretch of the critical line: sigma_w^2, sigma_b^2, and whether it is drawn solid.
@@ -259,14 +259,12 @@ _TICKS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 
 def draw_phase(prepared: PhasePicture, figure: Figure | None = None) -> Figure:
     """Draw the phase diagram into a figure and set its size; without `figure`, a new one is made."""
-    figure = figure or Figure(dpi=DPI)
+    figure = figure or TextFigure(dpi=DPI)
     width = _LEFT + WIDTH + _RIGHT
-    top = prepared.header.height(width)
-    height = top + _ABOVE + HEIGHT + _BELOW
-    figure.set_size_inches(width, height)
-    draw_header(figure, prepared.header)
-    axes = figure.add_axes((_LEFT / width, _BELOW / height, WIDTH / width, HEIGHT / height))
-    bar = figure.add_axes(((_LEFT + WIDTH + 0.3) / width, _BELOW / height, 0.16 / width, HEIGHT / height))
+    bottom = framed(figure, prepared.header, width, _ABOVE + HEIGHT + _BELOW) - _ABOVE - HEIGHT
+    height = units_of(figure)[1]
+    axes = figure.add_axes((_LEFT / width, bottom / height, WIDTH / width, HEIGHT / height))
+    bar = figure.add_axes(((_LEFT + WIDTH + 0.3) / width, bottom / height, 0.16 / width, HEIGHT / height))
     draw_plane(axes, bar, prepared)
     return figure
 

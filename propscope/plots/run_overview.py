@@ -13,9 +13,8 @@ from propscope.plots.run_view import (
     RunView,
     StepAxis,
     draw_alarms,
-    draw_run_header,
     draw_step_axis,
-    list_height,
+    listed,
 )
 from propscope.plots.step_curves import STEP_QUANTITIES, StepPanel, draw_step_panel, lost_note, prepare_step_panel
 from propscope.plots.step_maps import (
@@ -34,7 +33,7 @@ from propscope.plots.step_maps import (
     prepare_map,
     row_labels,
 )
-from propscope.plots.style import DPI, Header
+from propscope.plots.style import DPI, Header, TextFigure, framed, units_of
 
 ROWS = 3
 # The map that shows what an alarm is about.
@@ -80,26 +79,24 @@ def prepare_run_overview(view: RunView) -> RunOverview | None:
 
 _PANEL, _MAP, _HEIGHT = 4.9, 5.5, 2.1
 _LEFT, _RIGHT, _BETWEEN = 0.95, 0.3, 0.45
-_TITLE, _BELOW = 0.72, 0.58
+_TITLE, _BELOW = 0.92, 0.58
 _NAMES, _KEY = 28, 0.9
 
 
 def draw_run_overview(prepared: RunOverview, figure: Figure | None = None) -> Figure:
     """Draw the panels into a figure and set its size; without `figure`, a new one is made."""
-    figure = figure or Figure(dpi=DPI)
+    figure = figure or TextFigure(dpi=DPI)
     axis = prepared.axis
     labels = [row_labels(each, _HEIGHT / len(each.names), _NAMES) for each in prepared.maps]
     names = max((width_of(text) for each in labels for _, text in each), default=0.0) + 0.2
     left = _LEFT + (_PANEL + _BETWEEN if prepared.panels else -_LEFT + 0.2) + names
     width = (left + _MAP if prepared.maps else _LEFT + _PANEL) + _RIGHT
     rows = max(len(prepared.panels), len(prepared.maps))
-    top = prepared.header.height(width) + list_height(axis)
-    height = top + rows * (_TITLE + _HEIGHT) + _BELOW
-    figure.set_size_inches(width, height)
-    draw_run_header(figure, prepared.header, axis)
+    top = framed(figure, prepared.header, width, rows * (_TITLE + _HEIGHT) + _BELOW, notes=listed(axis))
+    height = units_of(figure)[1]
 
     def bottom(row: int) -> float:
-        return height - top - (row + 1) * (_TITLE + _HEIGHT)
+        return top - (row + 1) * (_TITLE + _HEIGHT)
 
     for row, panel in enumerate(prepared.panels):
         axes = figure.add_axes((_LEFT / width, bottom(row) / height, _PANEL / width, _HEIGHT / height))

@@ -9,13 +9,12 @@ from functools import cached_property
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from propscope.checks import shown
 from propscope.errors import InputError
 from propscope.plots.scales import Floats, Ints, position_ticks
-from propscope.plots.style import ALARM, INK, LINE_HEIGHT, QUIET, Header, draw_header, short
+from propscope.plots.style import ALARM, INK, QUIET, short
 from propscope.printable import shortened
 from propscope.records.monitored import MonitoredRun, Steps
 from propscope.records.numerals import counted
@@ -271,35 +270,15 @@ def label_of(name: str, characters: int) -> str:
     return shortened(name, characters).replace("$", r"\$")
 
 
-_LIST_GAP = 0.02
 STRIP = 0.27
 _CLUSTER = 0.17
 
 
-def list_height(axis: StepAxis) -> float:
-    """Return the height in inches of the list of alarms below a header."""
-    return LINE_HEIGHT * len(_listed(axis)) + _LIST_GAP if axis.marks else 0.0
-
-
-def _listed(axis: StepAxis) -> list[str]:
+def listed(axis: StepAxis) -> list[str]:
+    """Return the list of a picture's alarms, which its marks have the numbers of."""
     rows = [f"{mark.number}  {mark.text}" for mark in axis.marks if mark.number]
     more = len(axis.marks) - len(rows)
     return [*rows, f"and {counted(more, 'later alarm')}"] if more else rows
-
-
-def draw_run_header(figure: Figure, header: Header, axis: StepAxis) -> Figure:
-    """Write the header of a picture and below it the list of its alarms."""
-    return draw_alarm_list(draw_header(figure, header), header, axis)
-
-
-def draw_alarm_list(figure: Figure, header: Header, axis: StepAxis) -> Figure:
-    """Write the list of a picture's alarms below its header."""
-    width, height = figure.get_size_inches()
-    top = header.height(width) - 0.1
-    for row in _listed(axis):
-        figure.text(0.2 / width, 1 - top / height, row, va="top", color=ALARM)
-        top += LINE_HEIGHT
-    return figure
 
 
 def draw_alarms(axes: Axes, axis: StepAxis, *, numbers: bool = True) -> Axes:

@@ -9,24 +9,32 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from propscope.plots.end_labels import EndLabel, Side, coinciding, draw_end_labels, labelled_panels
+from propscope.plots.end_labels import EndLabel, coinciding, draw_end_labels, labelled_panels
 from propscope.plots.run_view import (
     STRIP,
     RunView,
     Series,
     StepAxis,
-    draw_alarm_list,
     draw_alarms,
-    draw_run_header,
     draw_sampled,
     draw_step_axis,
     held,
     label_of,
-    list_height,
+    listed,
     steps_a_cell,
 )
 from propscope.plots.scales import Floats, Ints, Scale, log_scale, signed_scale
-from propscope.plots.style import ALARM, DPI, Header, LineStyle, line_style, mark_nonfinite
+from propscope.plots.style import (
+    ALARM,
+    DPI,
+    Header,
+    LineStyle,
+    TextFigure,
+    framed,
+    line_style,
+    mark_nonfinite,
+    units_of,
+)
 
 SITES_AT_MOST = 6
 # More samples than this need no marker each, and more than that are drawn as a line with a band.
@@ -155,14 +163,12 @@ _BELOW = 0.58
 
 def draw_steps(prepared: StepCurves, figure: Figure | None = None) -> Figure:
     """Draw one panel below the other into a figure and set its size; without `figure`, a new one is made."""
-    figure = figure or Figure(dpi=DPI)
+    figure = figure or TextFigure(dpi=DPI)
     heights = [_FIRST, *(_HEIGHT for _ in prepared.panels[1:])]
     width = _LEFT + _WIDTH + _RIGHT
-    top = prepared.header.height(width) + list_height(prepared.axis) + 0.05
-    height = top + sum(heights) + len(heights) * _TITLE + _BELOW
-    figure.set_size_inches(width, height)
-    draw_run_header(figure, prepared.header, prepared.axis)
-    bottom = height - top
+    inner = sum(heights) + len(heights) * _TITLE + _BELOW
+    bottom = framed(figure, prepared.header, width, inner, notes=listed(prepared.axis))
+    height = units_of(figure)[1]
     for index, (panel, tall) in enumerate(zip(prepared.panels, heights, strict=True)):
         bottom -= _TITLE + tall
         axes = figure.add_axes((_LEFT / width, bottom / height, _WIDTH / width, tall / height))
@@ -221,7 +227,6 @@ class SitePanel:
     lines: tuple[SiteLine, ...]
     scale: Scale
     labels: tuple[EndLabel, ...]
-    side: Side = "right"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -313,15 +318,13 @@ _PANEL, _ACROSS = 2.3, 6.2
 
 def draw_site_curves(prepared: SiteCurves, figure: Figure | None = None) -> Figure:
     """Draw one panel below the other into a figure and set its size; without `figure`, a new one is made."""
-    figure = figure or Figure(dpi=DPI)
+    figure = figure or TextFigure(dpi=DPI)
     rows = [[panel] for panel in prepared.panels]
-    above = list_height(prepared.axis)
+    notes = listed(prepared.axis)
     spaced = labelled_panels(
-        figure, prepared.header, rows, least=_PANEL, above=STRIP + 0.3, across=_ACROSS, below_header=above
+        figure, prepared.header, rows, least=_PANEL, above=STRIP + 0.3, across=_ACROSS, notes=notes
     )
-    for index, (axes, panel) in enumerate(spaced):
-        if not index:
-            draw_alarm_list(figure, prepared.header, prepared.axis)
+    for axes, panel in spaced:
         draw_site_panel(axes, panel, prepared.axis)
         draw_alarms(axes, prepared.axis)
         draw_step_axis(axes, prepared.axis)
@@ -343,5 +346,5 @@ def draw_site_panel(axes: Axes, panel: SitePanel, axis: StepAxis) -> Axes:
         mark_nonfinite(axes, line.nonfinite[:1].tolist())
     axes.set_ylabel(panel.label)
     axes.set_title(panel.title, pad=18)
-    draw_end_labels(axes, panel.labels, [styles[label.names[0]] for label in panel.labels], side=panel.side)
+    draw_end_labels(axes, panel.labels, styles)
     return axes

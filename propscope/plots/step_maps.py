@@ -26,14 +26,25 @@ from propscope.plots.run_view import (
     Series,
     StepAxis,
     draw_alarms,
-    draw_run_header,
     draw_step_axis,
     label_of,
-    list_height,
+    listed,
     steps_a_cell,
 )
 from propscope.plots.scales import Floats
-from propscope.plots.style import ALARM, DPI, FAINT, LINE_HEIGHT, QUIET, Header, power_of_ten, short
+from propscope.plots.style import (
+    ALARM,
+    DPI,
+    FAINT,
+    LINE_HEIGHT,
+    QUIET,
+    Header,
+    TextFigure,
+    framed,
+    power_of_ten,
+    short,
+    units_of,
+)
 
 Kind = Literal["change", "log", "linear"]
 
@@ -386,7 +397,7 @@ def _row_height(rows: int, maps: int) -> float:
 
 def draw_step_maps(prepared: StepMaps, figure: Figure | None = None) -> Figure:
     """Draw the maps into a figure and set its size; without `figure`, a new one is made."""
-    figure = figure or Figure(dpi=DPI)
+    figure = figure or TextFigure(dpi=DPI)
     maps = prepared.maps
     rows = [_row_height(len(each.names), len(maps)) for each in maps]
     labels = [row_labels(each, row) for each, row in zip(maps, rows, strict=True)]
@@ -397,11 +408,9 @@ def draw_step_maps(prepared: StepMaps, figure: Figure | None = None) -> Figure:
     naming = "" if not thin else _MODULES if borders(thin[0].names) else _SOME.format(_apart(rows[0]))
     header = Header(prepared.header.title, prepared.header.facts, prepared.header.reading + naming)
     heights = [len(each.names) * row for each, row in zip(maps, rows, strict=True)]
-    top = header.height(width) + list_height(maps[0].axis)
-    height = top + sum(heights) + len(maps) * (_TITLE * (len(maps) > 1) + _KEY + STRIP) + _BELOW
-    figure.set_size_inches(width, height)
-    draw_run_header(figure, header, maps[0].axis)
-    bottom = height - top
+    inner = sum(heights) + len(maps) * (_TITLE * (len(maps) > 1) + _KEY + STRIP) + _BELOW
+    bottom = framed(figure, header, width, inner, notes=listed(maps[0].axis))
+    height = units_of(figure)[1]
     for at, (each, tall) in enumerate(zip(maps, heights, strict=True)):
         if len(maps) > 1:
             bottom -= _TITLE

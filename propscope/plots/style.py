@@ -1,6 +1,6 @@
-"""How every picture looks: matplotlib settings, line styles that survive grey print, short numbers, the header.
+"""How every picture looks: matplotlib settings, size presets, line styles that survive grey print, header and caption.
 
-Sizes are inches at the picture's real size. No text is smaller than 10 points.
+Lengths are in units: an inch where text has 10 points, in proportion where it has others.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, cast
 
-from matplotlib import style
+from matplotlib import rc_context, rcParams, style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from propscope.errors import unknown_name
 
 DPI = 130
 TEXT = 10.0
@@ -30,6 +33,9 @@ QUIET = "#6b6b6b"
 FAINT = "#dcdcdc"
 ALARM = "#b2182b"
 
+TEXT_AS_TEXT: Mapping[str, Any] = MappingProxyType({"svg.fonttype": "none", "pdf.fonttype": 42})
+# What grows with the text.
+_SIZES = ("font.size", "axes.labelsize", "axes.titlesize", "axes.linewidth", "xtick.labelsize", "ytick.labelsize")
 RC: Mapping[str, Any] = MappingProxyType(
     {
         "font.family": "DejaVu Sans",
@@ -62,17 +68,75 @@ RC: Mapping[str, Any] = MappingProxyType(
         "figure.constrained_layout.use": False,
         "savefig.bbox": None,
         "savefig.facecolor": "white",
-        "pdf.fonttype": 42,
+        **TEXT_AS_TEXT,
     }
 )
 
 
-def styled() -> AbstractContextManager[None]:
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A size preset: the points of its `text`, and the `width` of a figure in inches, None for what its content takes.
+
+    `titled`: with a title above the figure, and what was run below it; `explained`: with a caption, how to read it.
+    `beside`: the names of lines stand beside a panel; else below all panels.
+    """
+
+    text: float = TEXT
+    width: float | None = None
+    titled: bool = True
+    explained: bool = True
+    beside: bool = True
+
+    @property
+    def units(self) -> float | None:
+        """The width of a figure in units, None for what its content takes."""
+        return None if self.width is None else self.width * TEXT / self.text
+
+
+SCREEN = Look()
+LOOKS: Mapping[str, Look] = MappingProxyType(
+    {
+        "screen": SCREEN,
+        "paper": Look(text=8.0, width=3.4, titled=False, explained=False, beside=False),
+        "slide": Look(text=16.0, width=11.5, explained=False),
+    }
+)
+
+
+def look_of(name: str) -> Look:
+    """Return a size preset; raises `InputError` for a name that is none."""
+    if name not in LOOKS:
+        raise unknown_name("style", name, LOOKS)
+    return LOOKS[name]
+
+
+def styled(look: Look = SCREEN) -> AbstractContextManager[None]:
     """Return a context with matplotlib's defaults and `RC`, in which pictures are drawn and saved.
 
     The user's settings have no effect inside the context and are unchanged after it.
     """
-    return style.context(cast(Any, ["default", dict(RC)]))
+    sizes = {name: value * look.text / TEXT for name, value in RC.items() if name in _SIZES}
+    return style.context(cast(Any, ["default", {**RC, **sizes}]))
+
+
+def unit() -> float:
+    """Return the inches of a unit for the size of text that matplotlib is set to."""
+    return float(rcParams["font.size"]) / TEXT
+
+
+class TextFigure(Figure):
+    """A figure that is saved with its text as text in SVG and PDF, whatever matplotlib is set to."""
+
+    def savefig(self, *args: Any, **keywords: Any) -> None:
+        """Do what a figure does; its text stays text."""
+        with rc_context(cast(Any, dict(TEXT_AS_TEXT))):
+            super().savefig(*args, **keywords)
+
+
+def extent_of(axes: Axes) -> tuple[float, float]:
+    """Return the width and height of an axes in units."""
+    scale = axes.figure.dpi * unit()
+    return axes.bbox.width / scale, axes.bbox.height / scale
 
 
 # Okabe and Ito's colours without yellow, and a brown: they differ for any colour vision, and neighbours differ in
@@ -94,25 +158,31 @@ class LineStyle:
     @property
     def keywords(self) -> dict[str, Any]:
         """The keyword arguments of a matplotlib line."""
+        scale = unit()
         return {
             "color": self.colour,
             "linestyle": self.dash,
-            "linewidth": 1.6,
+            "linewidth": 1.6 * scale,
             "marker": self.marker,
-            "markersize": 5,
+            "markersize": 5 * scale,
             "markerfacecolor": self.colour if self.filled else "white",
-            "markeredgewidth": 1.2,
+            "markeredgewidth": 1.2 * scale,
         }
 
 
-def line_style(index: int) -> LineStyle:
-    """Return the style of the line with that index, from 0."""
+def line_style(index: int, palette: Sequence[str] = _COLOURS) -> LineStyle:
+    """Return the style of the line with that index, from 0, with a colour of the palette."""
     return LineStyle(
-        colour=_COLOURS[index % len(_COLOURS)],
+        colour=palette[index % len(palette)],
         dash=_DASHES[index % len(_DASHES)],
         marker=_MARKERS[index % len(_MARKERS)],
-        filled=index // len(_COLOURS) % 2 == 0,
+        filled=index // len(palette) % 2 == 0,
     )
+
+
+def line_styles(names: Sequence[str], palette: Sequence[str] | None = None) -> dict[str, LineStyle]:
+    """Return the style of each line by its name."""
+    return {name: line_style(index, palette or _COLOURS) for index, name in enumerate(names)}
 
 
 def short(value: float) -> str:
@@ -170,21 +240,46 @@ def power_of_ten(exponent: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The text above a picture: its `title`, `facts` (what was run) and `reading` (how to read it, in paragraphs)."""
+    """The texts of a picture: `title` and `facts` (what was run) above it, `reading` (how to read it) below it.
+
+    Lines of `reading` are paragraphs. Facts that have no room in the one line above begin the caption. A text that is
+    "" takes no room.
+    """
 
     title: str
     facts: str
     reading: str
 
-    def lines(self, width: float) -> tuple[list[str], list[str]]:
-        """Return the rows of the facts and of the reading, wrapped to a width in inches."""
+    def lines(self, width: float) -> tuple[str, list[str]]:
+        """Return the line of facts above a picture, and the rows of its caption, for a width in units."""
         characters = max(20, int((width - 0.4) / _PROSE))
-        reading = [row for text in self.reading.splitlines() for row in textwrap.wrap(text, characters)]
-        return textwrap.wrap(self.facts, characters), reading
+        rest, fitting = self.facts.split(" · "), list[str]()
+        while rest and len(" · ".join((*fitting, rest[0]))) <= characters:
+            fitting.append(rest.pop(0))
+        paragraphs = [" · ".join(rest), *self.reading.splitlines()]
+        return " · ".join(fitting), [row for text in paragraphs for row in textwrap.wrap(text, characters)]
 
     def height(self, width: float) -> float:
-        """Return the header's height in inches in a picture of a width in inches."""
-        return 0.62 + LINE_HEIGHT * sum(map(len, self.lines(width)))
+        """Return the units that header and caption take together in a picture of a width in units."""
+        return self.above + self.below(width)
+
+    @property
+    def above(self) -> float:
+        """The units that title and facts take above a picture."""
+        return 0.36 * bool(self.title) + LINE_HEIGHT * bool(self.facts) + 0.12
+
+    def below(self, width: float) -> float:
+        """Return the units that the caption takes below a picture of a width in units."""
+        rows = len(self.lines(width)[1])
+        return LINE_HEIGHT * rows + 0.2 if rows else 0.0
+
+    def shown(self, look: Look, *, title: str | None = None, caption: str | None = None) -> Header:
+        """Return the texts that a look shows, with another title or caption where they are given ("" for none)."""
+        return Header(
+            (self.title if look.titled else "") if title is None else title,
+            self.facts if look.titled and title != "" else "",
+            (self.reading if look.explained else "") if caption is None else caption,
+        )
 
 
 def mark_nonfinite(axes: Axes, at: Sequence[float]) -> Axes:
@@ -195,14 +290,47 @@ def mark_nonfinite(axes: Axes, at: Sequence[float]) -> Axes:
     return axes
 
 
+def draw_prediction(axes: Axes, x: ArrayLike, y: ArrayLike) -> Axes:
+    """Draw what is expected of a curve as grey dashes under it, so wide that they show beside it and do not hide it."""
+    axes.plot(x, y, color=INK, alpha=0.4, linewidth=4.4 * unit(), linestyle=(0, (1.3, 0.9)), zorder=2.3, gid="expected")
+    return axes
+
+
+def framed(figure: Figure, header: Header, width: float, high: float, *, notes: Sequence[str] = ()) -> float:
+    """Set a figure's size for content of this width and height, and write the header above and the caption below it.
+
+    All lengths are in units. Return how far the top of the content is above the bottom of the figure. `notes` are rows
+    of text, in the colour of alarms, between the content and the caption.
+    """
+    foot = header.below(width) + (LINE_HEIGHT * len(notes) + 0.1 if notes else 0.0)
+    height = header.above + high + foot
+    scale = unit()
+    figure.set_size_inches(width * scale, height * scale)
+    draw_header(figure, header)
+    top = foot - 0.05
+    for row in notes:
+        figure.text(0.2 / width, top / height, row, va="top", color=ALARM)
+        top -= LINE_HEIGHT
+    return foot + high
+
+
 def draw_header(figure: Figure, header: Header) -> Figure:
-    """Write a header at the top left of a figure; it takes `header.height(width)` inches."""
-    width, height = figure.get_size_inches()
-    facts, reading = header.lines(width)
+    """Write title and facts at the top left of a figure and the caption at its bottom left.
+
+    They take `header.above` and `header.below(width)` units.
+    """
+    width, height = units_of(figure)
+    facts, caption = header.lines(width)
     left = 0.2 / width
-    figure.text(left, 1 - 0.13 / height, header.title, va="top", size=14, weight="bold")
-    top = 0.45
-    figure.text(left, 1 - top / height, "\n".join(facts), va="top", linespacing=1.25)
-    top += LINE_HEIGHT * len(facts)
-    figure.text(left, 1 - top / height, "\n".join(reading), va="top", linespacing=1.25, color=QUIET, style="italic")
+    figure.text(left, 1 - 0.13 / height, header.title, va="top", size=14 * unit(), weight="bold")
+    figure.text(left, 1 - (0.36 * bool(header.title) + 0.09) / height, facts, va="top")
+    rows = "\n".join(caption)
+    top = header.below(width) - 0.08
+    figure.text(left, top / height, rows, va="top", linespacing=1.25, color=QUIET, style="italic")
     return figure
+
+
+def units_of(figure: Figure) -> tuple[float, float]:
+    """Return the width and height of a figure in units."""
+    width, height = figure.get_size_inches() / unit()
+    return float(width), float(height)

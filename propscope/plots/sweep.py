@@ -15,10 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
-from propscope.plots.end_labels import EndLabel, Side, coinciding, draw_end_labels, labelled_panels
+from propscope.plots.end_labels import EndLabel, coinciding, draw_end_labels, labelled_panels
 from propscope.plots.pages import axis_value, facts, lines, swept
 from propscope.plots.scales import Floats, Scale, log_scale
-from propscope.plots.style import DPI, INK, QUIET, Header, LineStyle, line_style, short
+from propscope.plots.style import DPI, QUIET, Header, LineStyle, TextFigure, draw_prediction, line_styles, short
 from propscope.records import NetworkProfile, ProfileSet, TrainingRun, TrainingSet
 from propscope.records.depth_scale import log_chi
 from propscope.records.expectations import expected_factor
@@ -52,7 +52,7 @@ _CRITICAL = (
     "towards the input, right of it they explode."
 )
 _BANDS = {True: " Band: 95% confidence interval over seeds.", False: " Band: lowest to highest seed."}
-_THEORY = " Thin dark dashes: infinite-width theory."
+_THEORY = " Grey dashes under the lines: infinite-width theory."
 _ZERO = " ▼: exactly zero."
 _NONFINITE = {True: " ▲: NaN or Inf.", False: " ▲: a seed diverged; the point is the mean of the others."}
 _CONSTANT = " Grey dots: the best constant prediction."
@@ -91,7 +91,6 @@ class SweepPanel:
     labels: tuple[EndLabel, ...]
     level: float
     origin: float = math.nan
-    side: Side = "right"
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,8 +271,8 @@ _TICKS = 8
 
 def draw_sweep(prepared: Sweep, figure: Figure | None = None) -> Figure:
     """Draw the panels side by side into a figure and set its size; without `figure`, a new one is made."""
-    figure = figure or Figure(dpi=DPI)
-    styles = {name: line_style(index) for index, name in enumerate(prepared.names)}
+    figure = figure or TextFigure(dpi=DPI)
+    styles = line_styles(prepared.names)
     for axes, panel in labelled_panels(figure, prepared.header, (prepared.panels,), least=_HEIGHT, above=_TITLE):
         draw_sweep_panel(axes, panel, styles)
     return figure
@@ -296,14 +295,14 @@ def draw_sweep_panel(axes: Axes, panel: SweepPanel, styles: Mapping[str, LineSty
     axes.set_xlabel(panel.across)
     axes.set_ylabel(panel.quantity)
     axes.set_title(panel.title, pad=8)
-    draw_end_labels(axes, panel.labels, [styles[label.names[0]] for label in panel.labels], side=panel.side)
+    draw_end_labels(axes, panel.labels, styles)
     return axes
 
 
 def _draw_line(axes: Axes, line: SweepLine, style: LineStyle, *, banded: bool) -> None:
     axes.plot(line.at, _shown(line), zorder=3, **style.keywords)
     if np.isfinite(line.expected).any():
-        axes.plot(line.at, line.expected, color=INK, linewidth=0.9, linestyle=(0, (4, 4)), zorder=4)
+        draw_prediction(axes, line.at, line.expected)
     if banded and np.isfinite(line.low).any():
         low = np.maximum(line.low, 1e-300)
         axes.fill_between(line.at, low, line.high, color=style.colour, alpha=0.15, linewidth=0, zorder=2)

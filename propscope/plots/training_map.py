@@ -24,12 +24,11 @@ from propscope.plots.run_view import (
     STRIP,
     RunView,
     StepAxis,
-    draw_alarm_list,
     draw_alarms,
     draw_sampled,
     draw_step_axis,
     label_of,
-    list_height,
+    listed,
     steps_a_cell,
 )
 from propscope.plots.scales import Floats, Ints, Scale, position_ticks, spell
@@ -38,9 +37,11 @@ from propscope.plots.style import (
     LINE_HEIGHT,
     QUIET,
     Header,
-    draw_header,
+    TextFigure,
+    framed,
     mark_nonfinite,
     power_of_ten,
+    units_of,
     wrap,
 )
 from propscope.records import HistogramsOverSteps, LogHistogram, TrainingSet
@@ -259,26 +260,23 @@ _UNSEEN = "#e9e9e9"
 
 def draw_training_map(prepared: TrainingMap, figure: Figure | None = None) -> Figure:
     """Draw a grid of panels into a figure and set its size; without `figure`, a new one is made."""
-    figure = figure or Figure(dpi=DPI)
+    figure = figure or TextFigure(dpi=DPI)
     names = ["\n".join(wrap(name, _NAME_CHARACTERS)) for name in prepared.columns]
     headings = LINE_HEIGHT * 1.1 * max(name.count("\n") + 1 for name in names) + 0.12
     over_steps = prepared.steps is not None
     beside = max(_LEFT, 0.85 + 1.13 * max(map(width_of, prepared.rows))) if over_steps else _LEFT
     across = _WIDTH if prepared.steps is None else _STEPS_WIDTH
     width = max(_LEAST_WIDTH, beside + len(names) * (across + _GAP) + 0.1)
-    header = prepared.header.height(width)
     if prepared.steps is not None:
-        header += list_height(prepared.steps)
         headings = STRIP
-    top = header + _KEY + headings
-    height = top + len(prepared.rows) * (_HEIGHT + _ROWS) + _BELOW
-    figure.set_size_inches(width, height)
-    draw_header(figure, prepared.header)
-    _draw_key(figure, height - header - 0.12)
-    if prepared.steps is not None:
-        draw_alarm_list(figure, prepared.header, prepared.steps)
+    notes = () if prepared.steps is None else listed(prepared.steps)
+    inner = _KEY + headings + len(prepared.rows) * (_HEIGHT + _ROWS) + _BELOW
+    start = framed(figure, prepared.header, width, inner, notes=notes)
+    height = units_of(figure)[1]
+    _draw_key(figure, start - 0.12)
+    top = start - _KEY - headings
     for row, name_of_row in enumerate(prepared.rows):
-        bottom = height - top - (row + 1) * _HEIGHT - row * _ROWS
+        bottom = top - (row + 1) * _HEIGHT - row * _ROWS
         for column, name in enumerate(names):
             left = beside + column * (across + _GAP)
             axes = figure.add_axes((left / width, bottom / height, across / width, _HEIGHT / height))

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from propscope.plots.scales import Floats, Scale, log_scale
-from propscope.plots.style import DPI, INK, LINE_HEIGHT, Header, draw_header, line_style, wrap
+from propscope.plots.style import DPI, INK, LINE_HEIGHT, Header, TextFigure, framed, line_style, units_of, wrap
 from propscope.printable import printable
 from propscope.records.width_check import QUANTITIES, Quantity, WidthCheck, WidthRow
 
@@ -122,7 +122,7 @@ def draw_width_check(prepared: WidthPicture, figure: Figure | None = None) -> Fi
 
     The names of the lines stand in the first column, below the sizes at the start.
     """
-    figure = figure or Figure(dpi=DPI)
+    figure = figure or TextFigure(dpi=DPI)
     columns = max(panel.column for panel in prepared.panels) + 1
     first = _LEFT + _WIDE + _LEFT
     width = first + (columns - 1) * (_WIDE + _BETWEEN) + _RIGHT
@@ -130,11 +130,9 @@ def draw_width_check(prepared: WidthPicture, figure: Figure | None = None) -> Fi
     rows = max(panel.row for panel in prepared.panels) + 1
     legend = LINE_HEIGHT * 1.25 * (sum(map(len, labels)) + 1)
     cell = max(_HIGH, (legend - _BELOW) / max(rows - 1, 1))
-    top = prepared.header.height(width)
-    height = top + _ABOVE + rows * cell + (rows - 1) * _BETWEEN + _BELOW
-    figure.set_size_inches(width, height)
-    draw_header(figure, prepared.header)
-    bottom = height - top - _ABOVE
+    inner = _ABOVE + rows * cell + (rows - 1) * _BETWEEN + _BELOW
+    bottom = framed(figure, prepared.header, width, inner) - _ABOVE
+    height = units_of(figure)[1]
     for panel in prepared.panels:
         left = _LEFT if panel.column == 0 else first + (panel.column - 1) * (_WIDE + _BETWEEN)
         low = bottom - (panel.row + 1) * cell - panel.row * _BETWEEN

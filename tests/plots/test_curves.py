@@ -131,9 +131,30 @@ def test_curves_that_coincide_share_a_label() -> None:
     ]
 
 
-def test_names_stand_where_the_signal_ends() -> None:
+def test_names_stand_on_the_right_in_the_order_in_which_the_signal_ends() -> None:
     profiles = grid(("he_normal", "xavier_normal"), seeds=1)
-    assert [panel(profiles, row).side for row in (0, 2)] == ["right", "left"]
+    forward, backward = panel(profiles, 0), panel(profiles, 2)
+    assert [[label.joined for label in found.labels] for found in (forward, backward)] == [[True] * 2, [False] * 2]
+    for found, at in ((forward, -1), (backward, 0)):
+        ends = [float(found.scale.fraction(curve.center[at])) for curve in found.curves]
+        assert [label.end for label in found.labels] == ends
+    for axes in drawn(profiles).axes:
+        assert all(text.get_position()[0] > 1 for text in axes.texts)
+        assert axes.spines["left"].get_visible()
+
+
+def test_lines_that_coincide_are_each_seen_and_named() -> None:
+    one = mlp(depth=12)
+    profiles = ProfileSet.of(replace(one, labels={**one.labels, "initializer": name}) for name in ("a", "b", "c"))
+    (label,) = panel(profiles, 0).labels
+    assert label.names == ("a", "b", "c")
+    axes = drawn(profiles).axes[0]
+    assert [text.get_text() for text in axes.texts] == label.texts
+    keys = [line for line in axes.lines if line.get_transform() == axes.transAxes and len(line.get_xdata()) == 3]
+    markers = [line for line in axes.lines if line.get_zorder() == 3.2]
+    assert [key.get_marker() for key in keys] == [line.get_marker() for line in markers]
+    at = [position for line in markers for position in line.get_xdata()]
+    assert len(at) == len(set(at)) >= 6
 
 
 def test_only_what_was_recorded_gets_a_panel() -> None:
@@ -153,11 +174,11 @@ def test_depths_in_one_picture_are_lines_of_their_own() -> None:
 
 
 def theory_lines(axes: Axes) -> list[Line2D]:
-    return [line for line in axes.lines if line.get_zorder() == 4]
+    return [line for line in axes.lines if line.get_gid() == "expected"]
 
 
 @pytest.mark.slow
-def test_the_prediction_lies_over_every_curve_and_its_band_under_few() -> None:
+def test_the_prediction_lies_under_every_curve_and_its_band_under_few() -> None:
     one = predicted(mlp(depth=5), times=2.0, log_std=0.5)
     axes = drawn(ProfileSet((one,))).axes
     for number, read in ((0, lambda s: s.forward.std), (1, lambda s: s.forward.mean), (2, lambda s: s.backward.rms)):
@@ -165,6 +186,9 @@ def test_the_prediction_lies_over_every_curve_and_its_band_under_few() -> None:
         (line,) = theory_lines(axes[number])
         assert line.get_ydata() == pytest.approx([2 * read(site) for site in one.with_role(role)])
         assert line.is_dashed()
+        (curve,) = (entry for entry in axes[number].lines if entry.get_zorder() == 3)
+        assert line.get_zorder() < curve.get_zorder()
+        assert line.get_linewidth() > 2 * curve.get_linewidth()
         edges = [entry for entry in axes[number].lines if entry.get_zorder() == 1.6]
         limits = [0.02, 1.98] if number == 1 else [math.exp(-0.98), math.exp(0.98)]
         assert [edge.get_ydata()[0] / line.get_ydata()[0] for edge in edges] == pytest.approx(limits)
@@ -180,7 +204,7 @@ def test_the_header_explains_what_theory_adds_and_only_then() -> None:
     assert "Grey band" in reading
     assert "95% of networks" in reading
     many = ProfileSet.of(predicted(mlp(name, depth=2)) for name in list(INITIALIZERS)[:7])
-    assert "Grey" not in prepared(many).header.reading
+    assert "Grey band" not in prepared(many).header.reading
     assert "dashes" in prepared(many).header.reading
     assert "theory" not in prepared(ProfileSet((mlp(depth=2),))).header.reading
 

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from propscope.plots.end_labels import EndLabel, coinciding, height_of, spread, width_of
+from propscope.plots.end_labels import EndLabel, coinciding, draw_names, height_of, spread, width_of
+from propscope.plots.style import line_styles
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.01, 0.1)), min_size=1, max_size=10))
@@ -32,9 +35,9 @@ def test_labels_that_meet_share_the_shift() -> None:
 
 def test_a_label_states_its_names_and_note() -> None:
     label = EndLabel(("xavier_normal", "lecun_normal"), "", 0.5)
-    assert " ".join(label.rows) == "xavier_normal, lecun_normal"
-    noted = EndLabel(("zeros",), "zero throughout", 0.0)
-    assert noted.rows == ["zeros: zero throughout"]
+    assert label.rows == [["xavier_normal"], ["lecun_normal"]]
+    noted = EndLabel(("zeros", "sparse"), "zero throughout", 0.0)
+    assert noted.rows == [["zeros: zero throughout"], ["sparse: zero throughout"]]
     assert height_of([label, noted]) > height_of([noted])
     assert width_of([noted]) > width_of([])
 
@@ -52,3 +55,34 @@ def test_curves_that_coincide_share_a_group_where_their_keys_agree() -> None:
         (("g",), ""),
     ]
     assert groups[0][2] is flat
+
+
+NAMES = ("he_normal", "xavier_normal", "zeros")
+LABELS = (EndLabel(NAMES[:2], "", 0.9), EndLabel(NAMES[2:], "zero throughout", 0.0, joined=False))
+
+
+def keys_of(axes: Axes) -> list[tuple[object, object]]:
+    return [(line.get_color(), line.get_marker()) for line in axes.lines if len(line.get_xdata()) == 3]
+
+
+def test_each_name_has_the_key_of_its_own_line() -> None:
+    styles = line_styles(NAMES)
+    axes = Figure().add_subplot()
+    draw_names(axes, LABELS, styles, "beside")
+    assert [text.get_text() for text in axes.texts] == ["he_normal", "xavier_normal", "zeros: zero throughout"]
+    assert keys_of(axes) == [(style.colour, style.marker) for style in styles.values()]
+    heights = [text.get_position()[1] for text in axes.texts]
+    assert heights == sorted(heights, reverse=True)
+    # A bar joins the two, a line leads to them, and none to the third.
+    assert sum(len(line.get_xdata()) == 2 for line in axes.lines) == 2
+
+
+def test_a_legend_within_the_axes_names_every_line() -> None:
+    styles = line_styles(NAMES)
+    axes = Figure().add_subplot()
+    draw_names(axes, LABELS, styles, "inside")
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == [text for label in LABELS for text in label.texts]
+    assert [line.get_marker() for line in legend.get_lines()] == [style.marker for style in styles.values()]
+    assert draw_names(Figure().add_subplot(), LABELS, styles, "none").get_legend() is None

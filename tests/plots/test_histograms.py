@@ -20,6 +20,7 @@ from propscope.plots.histograms import (
     Subject,
     cell_of,
     draw_histograms,
+    on_scale,
     prepare_histograms,
 )
 from propscope.plots.style import styled
@@ -44,9 +45,9 @@ def drawn(profiles: ProfileSet, subject: Subject = ACTIVATIONS) -> Figure:
 def test_rows_are_initializers_and_columns_evenly_chosen_layers() -> None:
     found = prepared(sixteen())
     assert found.rows == tuple(INITIALIZERS)
-    assert (found.columns, found.of, found.counts) == ((1, 4, 6, 9, 12, 15, 17, 20), 20, "layer")
+    assert (found.columns, found.of, found.counts) == ((1, 3, 4, 6, 8, 10, 11, 13, 15, 17, 18, 20), 20, "layer")
     assert len(found.cells) == 16
-    assert {len(row) for row in found.cells} == {8}
+    assert {len(row) for row in found.cells} == {12}
 
 
 def test_each_cell_is_its_tensor_on_the_shared_axis() -> None:
@@ -152,8 +153,8 @@ def test_every_case_is_drawn_in_one_axes_of_few_artists(
 def test_row_names_and_columns_are_written() -> None:
     written = [text.get_text().replace("\n", "") for text in drawn(sixteen(), WEIGHTS).axes[0].texts]
     assert set(INITIALIZERS) <= set(written)
-    assert {f"layer {layer}" for layer in (1, 4, 6, 9, 12, 15, 17, 20)} <= set(written)
-    assert any("8 of 20, evenly spread" in text for text in written)
+    assert {f"layer {layer}" for layer in (1, 3, 4, 6, 8, 10, 11, 13, 15, 17, 18, 20)} <= set(written)
+    assert any("12 of 20, evenly spread" in text for text in written)
 
 
 def test_an_arbitrary_model_counts_positions() -> None:
@@ -267,3 +268,45 @@ def test_an_axis_places_values() -> None:
     assert LINEAR.labels == ("−2", "0", "2")
     assert LOG.labels == ("10⁻⁴", "1")
     assert math.isclose(float(LOG.fraction(1e-4)), 0.25)
+
+
+@pytest.mark.parametrize("depth", [12, 13])
+def test_all_layers_are_columns_up_to_twelve_and_of_more_it_is_said_which(depth: int) -> None:
+    profiles = ProfileSet((mlp(depth=depth, width=8, batch=4),))
+    found = prepared(profiles)
+    assert len(found.columns) == 12
+    written = [text.get_text() for text in drawn(profiles).axes[0].texts]
+    assert {f"layer {position}" for position in found.columns} <= set(written)
+    assert any(f"12 of {depth}, evenly spread" in text for text in written) is (depth > 12)
+
+
+def test_a_spike_is_shown_once_more_on_a_small_axis() -> None:
+    values = 1e-6 * RNG.normal(size=50_000)
+    cell = cell_of(TensorSummary.of(values), LINEAR)
+    assert np.count_nonzero(cell.up) <= 2
+    shape, _ = np.histogram(values, np.linspace(values.min(), values.max(), cell.magnified.size + 1))
+    assert cell.magnified == pytest.approx(shape / shape.max(), abs=0.25)
+    assert np.corrcoef(cell.magnified, shape)[0, 1] > 0.97
+    for other in (RNG.normal(size=1000), np.zeros(9), np.full(9, 0.5), np.full(3, np.nan)):
+        assert not cell_of(TensorSummary.of(other), LINEAR).magnified.size
+    assert not cell_of(TensorSummary.of(values), LOG).magnified.size
+    assert not cell_of(None, LINEAR).magnified.size
+
+
+def test_small_axes_are_drawn_and_explained_where_values_vanish() -> None:
+    profiles = grid(("he_normal", "xavier_normal", "normal:std=0.01", "zeros"), seeds=1)
+    (boxes,) = (part for part in drawn(profiles).axes[0].collections if part.get_gid() == "magnified")
+    cells = [cell for row in prepared(profiles).cells for cell in row]
+    assert len(boxes.get_paths()) == sum(cell.magnified.size > 0 for cell in cells) > 5
+    assert "In a box" in prepared(profiles).header.reading
+    assert "In a box" not in prepared(grid(("he_normal",), seeds=1)).header.reading
+
+
+def test_a_logarithmic_axis_by_choice_shows_what_vanishes() -> None:
+    profiles = grid(("he_normal", "xavier_normal"), seeds=1)
+    found = prepared(profiles, on_scale(ACTIVATIONS, "log"))
+    assert found.axis.kind == "log"
+    assert np.count_nonzero(found.cells[1][-1].up) > 8
+    assert "Magnitudes" in found.header.reading
+    assert on_scale(GRADIENTS, "log") is GRADIENTS
+    assert prepared(profiles, on_scale(GRADIENTS, "linear")).axis.kind == "linear"

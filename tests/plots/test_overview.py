@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from building.records import constant, grid, mlp, model, sixteen, without_theory
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
+from propscope.diagnosis import diagnose
 from propscope.plots.overview import Overview, cell_of, draw_overview, factor_of, prepare_overview
 from propscope.plots.style import LINE_HEIGHT, styled
 from propscope.records import Expected, NetworkProfile, ProfileSet, TensorSummary
@@ -72,7 +77,8 @@ def test_the_overview_says_what_theory_adds() -> None:
     reading = prepared(ProfileSet((expecting(1.0, 1e-3), zeros))).header.reading.splitlines()
     assert "infinite-width theory" in reading[0]
     assert "95% band" in reading[0]
-    assert reading[0].endswith("✗\N{NO-BREAK SPACE}broken, unmarked healthy.")
+    assert "✗ above 2896 or below 1e−6" in reading[0]
+    assert reading[0].endswith("by all that was measured of it.")
     assert " Hatched: exactly zero." in reading[0]
     assert "Cross-hatched" not in reading[0]
     assert reading[1:] == ["No theory for zeros: the weights are equal."]
@@ -118,7 +124,8 @@ def test_only_the_directions_that_were_seen_are_shown() -> None:
 def test_a_pair_that_was_not_run_is_blank() -> None:
     profiles = grid(("he_normal",), ("relu",), seeds=1, depths=(3,)) + grid(("zeros",), ("tanh",), seeds=1, depths=(3,))
     cells = prepared(profiles).maps[0].cells
-    assert [[cell.text for cell in row] for row in cells] == [[cells[0][0].text, "–"], ["–", "✗ zero"]]
+    assert [[cell.text for cell in row] for row in cells] == [[cells[0][0].text, "–"], ["–", "zero"]]
+    assert prepared(profiles).verdicts.cells == ((diagnose(profiles[:1]).verdict, ""), ("", "broken"))
 
 
 @pytest.mark.slow
@@ -141,7 +148,12 @@ def test_every_case_is_drawn_with_its_numbers(profiles_of: Callable[[], ProfileS
     figure = drawn(profiles)
     found = prepared(profiles)
     for axes, part in zip(figure.axes, found.maps, strict=False):
-        assert [text.get_text() for text in axes.texts] == [cell.text for row in part.cells for cell in row]
+        assert [text.get_text() for text in axes.texts] == [cell.texts[0] for row in part.cells for cell in row]
+    verdicts = [text.get_text().split()[-1] for text in figure.axes[len(found.maps)].texts]
+    assert verdicts == [verdict or "–" for row in found.verdicts.cells for verdict in row]
+    titles = [axes._left_title.get_window_extent() for axes in figure.axes[: len(found.maps) + 1]]
+    for one, other in itertools.combinations(titles, 2):
+        assert Bbox.intersection(one, other) is None
     width, height = figure.get_size_inches() * figure.dpi
     for text in figure.findobj(Text):
         if text.get_text().strip() and text.get_visible():
@@ -156,3 +168,26 @@ def test_vanished_and_overflowed_cells_are_hatched() -> None:
     figure = drawn(ProfileSet((constant(0.0, initializer="zeros"), constant(math.inf, initializer="ones"))))
     hatches = {part.get_hatch(): len(part.get_paths()) for part in figure.axes[0].collections}
     assert (hatches["////"], hatches["xxxx"]) == (1, 1)
+
+
+def test_a_cell_is_marked_and_coloured_by_its_own_factor() -> None:
+    """A network that is broken backward alone has a forward cell like that of a healthy one."""
+    broken = replace(mlp("he_normal", depth=6), labels={"initializer": "broken", "activation": "relu"})
+    tiny = TensorSummary.of(np.array([1e-12, -1e-12]))
+    sites = [replace(site, backward=tiny if site.layer == 1 else site.backward) for site in broken.sites]
+    profiles = ProfileSet((mlp("he_normal", depth=6), replace(broken, sites=tuple(sites))))
+    found = prepared(profiles)
+    forward, backward = ([cell.mark for row in part.cells for cell in row] for part in found.maps)
+    assert (forward, backward) == (["", ""], ["", "✗"])
+    assert [row[0] for row in found.verdicts.cells] == ["strained", "broken"]
+    axes = drawn(profiles).axes
+    faces = [[to_hex(face) for face in one.collections[0].get_facecolors()] for one in axes[:2]]
+    assert faces[0][0] == faces[0][1]
+    assert faces[1][0] != faces[1][1]
+    assert [text.get_text() for text in axes[2].texts] == ["! strained", "✗ broken"]
+
+
+def test_marks_follow_the_limits_of_the_rules() -> None:
+    decades = (-6.1, -3.7, -3.5, 0.0, 2.0, 2.2, 3.5)
+    assert [factor_of([10.0**each]).mark for each in decades] == ["✗", "!", "", "", "", "!", "✗"]
+    assert [factor_of([each]).mark for each in (0.0, math.inf, math.nan)] == ["✗", "✗", ""]

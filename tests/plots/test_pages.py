@@ -138,9 +138,10 @@ def test_the_reading_explains_the_marks_that_are_there():
 
 
 def test_the_overview_marks_its_cells():
-    maps = prepare_overview(NETWORKS).maps
-    assert [cell.text.split()[0] for row in maps[0].cells for cell in row] == ["0.0", "!", "✗"]
-    assert math.isclose(maps[0].cells[2][0].decades, -9)
+    found = prepare_overview(NETWORKS)
+    assert [cell.mark for row in found.maps[0].cells for cell in row] == ["", "!", "✗"]
+    assert math.isclose(found.maps[0].cells[2][0].decades, -9)
+    assert found.verdicts.cells == (("healthy",), ("strained",), ("broken",))
 
 
 def test_the_curves_mark_the_names_at_their_ends():
@@ -153,5 +154,5 @@ def test_the_curves_mark_the_names_at_their_ends():
 
 
 def test_a_label_writes_its_marks_before_the_names():
-    assert EndLabel(("a", "b"), "", 0.5, ("✗", "")).rows == ["✗\N{NO-BREAK SPACE}a, b"]
-    assert EndLabel(("a", "b"), "", 0.5).rows == ["a, b"]
+    assert EndLabel(("a", "b"), "", 0.5, ("✗", "")).rows == [["✗\N{NO-BREAK SPACE}a"], ["b"]]
+    assert EndLabel(("a", "b"), "", 0.5).rows == [["a"], ["b"]]

@@ -3,8 +3,23 @@ from __future__ import annotations
 import math
 
 import pytest
+from matplotlib.figure import Figure
 
-from propscope.plots.style import Header, line_style, percent, power_of_ten, short, wrap
+from propscope.errors import InputError
+from propscope.plots.style import (
+    LOOKS,
+    SCREEN,
+    Header,
+    framed,
+    line_style,
+    look_of,
+    percent,
+    power_of_ten,
+    short,
+    styled,
+    unit,
+    wrap,
+)
 
 
 @pytest.mark.parametrize(
@@ -57,5 +72,45 @@ def test_a_header_grows_with_its_text() -> None:
 
 def test_a_reading_keeps_its_paragraphs() -> None:
     facts, reading = Header("title", "facts", "one two\nthree").lines(9.5)
-    assert (facts, reading) == (["facts"], ["one two", "three"])
+    assert (facts, reading) == ("facts", ["one two", "three"])
     assert Header("title", "facts", "one\ntwo").height(9.5) > Header("title", "facts", "one two").height(9.5)
+
+
+def test_a_header_has_two_lines_and_the_rest_is_in_the_caption() -> None:
+    facts = " · ".join(f"fact number {number}" for number in range(30))
+    header = Header("Title", facts, "reading")
+    above, caption = header.lines(8)
+    assert facts.startswith(above)
+    assert " · ".join((above, *" ".join(caption[:-1]).split(" · "))) == facts
+    assert caption[-1] == "reading"
+    assert header.above < 0.75
+    figure = Figure()
+    top = framed(figure, header, 8, 2.0, notes=["an alarm"])
+    assert figure.get_size_inches()[0] == 8
+    assert figure.get_size_inches()[1] == pytest.approx(top + header.above)
+    figure.draw_without_rendering()
+    edge = top * figure.dpi
+    boxes = [text.get_window_extent() for text in figure.texts if text.get_text()]
+    assert sum(box.y0 >= edge for box in boxes) == 2
+    assert all(box.y1 <= edge - 2 * figure.dpi or box.y0 >= edge for box in boxes)
+    assert all(box.y0 >= 0 for box in boxes)
+
+
+def test_texts_that_are_left_out_take_no_room() -> None:
+    header = Header("Title", "facts", "reading")
+    bare = header.shown(LOOKS["paper"])
+    assert bare == Header("", "", "")
+    assert bare.height(5) < 0.15
+    assert header.shown(LOOKS["slide"]) == Header("Title", "facts", "")
+    assert header.shown(SCREEN, title="Mine", caption="") == Header("Mine", "facts", "")
+    assert header.shown(SCREEN, title="") == Header("", "", "reading")
+    with pytest.raises(InputError, match='unknown style "poster"; valid are screen, paper, slide'):
+        look_of("poster")
+
+
+def test_lengths_follow_the_size_of_the_text() -> None:
+    with styled(LOOKS["slide"]):
+        assert unit() == pytest.approx(1.6)
+        assert line_style(0).keywords["linewidth"] == pytest.approx(1.6 * 1.6)
+    with styled():
+        assert unit() == 1.0

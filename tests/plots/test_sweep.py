@@ -61,7 +61,7 @@ def test_theory_and_the_interval_over_seeds_are_there() -> None:
         assert np.isfinite(line.expected).all()
         assert (line.low < line.center).all()
         assert (line.center < line.high).all()
-    assert "Thin dark dashes" in prepared(profiles).header.reading
+    assert "Grey dashes under the lines" in prepared(profiles).header.reading
     assert "95% confidence interval" in prepared(profiles).header.reading
 
 
