@@ -44,14 +44,16 @@ PARSED = {
 }
 # What is added to a command, so that it takes little time and writes over what the page wrote before.
 ADDED = {
-    "profile": "--seeds 1 --plots none --workers 1 -o new.h5 --overwrite",
-    "train": "--seeds 1 --epochs 1 --plots none --workers 1 -o new.h5 --overwrite",
+    "profile": "--seeds 1 --plots none --workers 1 --overwrite",
+    "train": "--seeds 1 --epochs 1 --plots none --workers 1 --overwrite",
     "inspect": "--overwrite",
     "phase": "--overwrite",
     "plot": "--overwrite",
     "report": "--overwrite",
     "width-check": "--seeds 2 --steps 1 --overwrite",
 }
+# Where it writes if the line does not say.
+OUTPUT = {"profile": ["-o", "new.h5"], "train": ["-o", "new.h5"]}
 # What stands in backticks behind the name of the program, and is no command.
 NO_COMMAND = {"seal 1": "the first words of a seal"}
 # What stands for a name of the reader's own.
@@ -193,7 +195,7 @@ def test_the_command_lines_of_a_page_run(page, place, capsys):
         command.make_context(name, list(words))
         if any(re.search(pattern, line) for pattern in PARSED):
             continue
-        code = main([name, *words, *shlex.split(ADDED.get(name, ""))])
+        code = main([name, *OUTPUT.get(name, ()), *words, *shlex.split(ADDED.get(name, ""))])
         said = capsys.readouterr()
         # A check, and what tries remedies, may say no by 1; 2 is a line that is wrong.
         assert code in (0, 1), f"propscope {line}: {said.err}"
