@@ -59,6 +59,9 @@ class CorrelationKernel:
         if self.activation.slopes is not None:
             return np.asarray(self.q[row] * homogeneous_decorrelation(self.activation.slopes, theta))
         weights, slope = self.weights[row], self.slope[row]
+        if not weights.any():
+            # So small that the squares of the coefficients are 0: the kernel is the slope to rounding.
+            return np.full(theta.shape, slope)
         count = 1 + int(np.flatnonzero(weights > 1e-18 * weights.sum())[-1])
         own, order = weights[:count], _ORDER[:count]
         gap, c = 2 * np.sin(theta / 2) ** 2, np.cos(theta)

@@ -175,3 +175,12 @@ def test_no_bit_depends_on_what_was_predicted_before(activation):
     moment_table(Elementwise.of(activation)).log_moments(np.linspace(-8, 8, 50))
     predicted("normal:std=3", {"bias": 0.5})
     assert [predicted(*each) for each in reversed(asked)] == first[::-1]
+
+
+def test_a_signal_whose_square_underflows_is_predicted():
+    # tanhshrink is x^3 / 3 near 0, so its mean square falls below the smallest double within a few layers.
+    found = predict(MLPSpec(20, width=8, activation="tanhshrink", initializer="xavier_normal"), batch=6)
+    states = [site.expected.forward_rms for site in found.with_role("pre-activation")]
+    assert all(math.isfinite(rms) for rms in states)
+    assert states == sorted(states, reverse=True)
+    assert states[-1] < 1e-100
