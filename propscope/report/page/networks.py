@@ -11,17 +11,18 @@ import numpy as np
 from propscope.diagnosis import diagnose
 from propscope.printable import shown
 from propscope.records.expectations import reason_without_theory, seed_band, without_theory
+from propscope.records.figures import SUMMARIES
 from propscope.records.finding import SEVERITIES, Diagnosis
 from propscope.records.gains import site_gains
 from propscope.records.histogram import LogHistogram
 from propscope.records.interval import geometric_interval
-from propscope.records.network import DIRECTIONS, Direction, Label, NetworkProfile, Site, signal_of
+from propscope.records.network import DIRECTIONS, Direction, Label, NetworkProfile, Parameter, Site, signal_of
 from propscope.records.numerals import counted
 from propscope.records.pair_summary import summarize_pairs
 from propscope.records.pooling import pooled_seeds
 from propscope.records.profile_set import ProfileSet
 from propscope.records.rows import parameter_row, profile_row, site_row
-from propscope.records.time_course import course_document
+from propscope.records.time_course import TimeCourse, course_document
 from propscope.report.documents import diagnosis_document, unpacked
 from propscope.report.findings import faults, mark_legend, network_name, site_marks, verdict_lines
 from propscope.report.inputs import input_lines
@@ -62,6 +63,8 @@ def grid_parts(networks: Sequence[ProfileSet]) -> dict[str, Any]:
         thinned.append(f"of {rest} only the verdict and the row of the grid are here; select fewer networks to see all")
     if each_has < max((len(ones[place].sites) for place in full), default=0):
         thinned.append(f"histograms are kept for {kept} of {sites} sites: those that carry a mark, others evenly")
+    if each_has < (most := max((len(ones[place].parameters) for place in full), default=0)):
+        thinned.append(f"histograms are kept for {each_has} of {most} parameters of a network, evenly")
     thinned.append(f"a histogram has {BARS} bars; bars beyond the outermost {100 * _TAIL:g}% of values are left out")
     parts: dict[str, Any] = {"networks": documents, "thinned": thinned}
     if several:
@@ -113,14 +116,17 @@ def _inside(
     return {
         "sites": {
             "columns": _rounded(_site_columns(members, one, diagnosis, marks), digits),
-            "histograms": _histograms(one.sites, evenly(len(one.sites), max(histograms, 2), marks)),
+            "histograms": _histograms(one.sites, DIRECTIONS, evenly(len(one.sites), max(histograms, 2), marks)),
         },
         "mark_legend": list(mark_legend(word for words in marks.values() for word in words)),
         "parameters": _rounded(_columns(unpacked(parameter_row(p, at)) for at, p in enumerate(one.parameters)), digits),
+        "parameter_histograms": _histograms(
+            one.parameters, SUMMARIES["parameter"], evenly(len(one.parameters), max(histograms, 2))
+        ),
         "coverage": [[note.name, note.what, note.reason] for note in one.coverage],
         "provenance": {name: row[name] for name in one.provenance.__dataclass_fields__},
         "loss_fault": [one.loss_fault, one.loss_operation],
-        "time_courses": [course_document(course) for course in one.time_courses],
+        "time_courses": [_course(course) for course in one.time_courses],
     }
 
 
@@ -197,14 +203,26 @@ def _rounded(columns: Columns, digits: int | None) -> Columns:
     return {name: [rounded(value, digits) for value in values] for name, values in columns.items()}
 
 
-def _histograms(sites: Sequence[Site], kept: Iterable[int]) -> dict[str, list[Any]]:
+def _histograms(
+    entries: Sequence[Site] | Sequence[Parameter], parts: Iterable[str], kept: Iterable[int]
+) -> dict[str, list[Any]]:
     chosen = set(kept)
     return {
-        direction: [
-            _bars(summary.histogram) if at in chosen and (summary := getattr(site, direction)) is not None else None
-            for at, site in enumerate(sites)
+        part: [
+            _bars(summary.histogram) if at in chosen and (summary := getattr(entry, part)) is not None else None
+            for at, entry in enumerate(entries)
         ]
-        for direction in DIRECTIONS
+        for part in parts
+    }
+
+
+def _course(course: TimeCourse) -> dict[str, Any]:
+    """Return a recurrent layer over time with its label and its factors a step."""
+    return course_document(course) | {
+        "label": course.label,
+        "forward_gain": course.forward_gain.gain,
+        "backward_gain": course.backward_gain.gain,
+        "step_gain": course.step_gain,
     }
 
 

@@ -77,21 +77,31 @@ function scaleOf(values, log, from, to) {
   return { place, ticks, shows: (x) => Number.isFinite(x) && (!log || x > 0) };
 }
 
+// The numbers of lines at their ends, apart where lines end alike.
+function keysAt(ends, top, bottom, x) {
+  ends.sort((a, b) => a.at - b.at);
+  const least = Math.min(11, (bottom - top) / Math.max(ends.length - 1, 1));
+  let above = -Infinity, below = bottom;
+  ends.forEach((end) => { end.at = above = Math.max(end.at, top, above + least); });
+  ends.slice().reverse().forEach((end) => { end.at = Math.min(end.at, below); below = end.at - least; });
+  return ends.map(({ at, key, color }) => { const text = svg("text", { class: "line-key", x, y: at + 4 }, key); text.style.fill = color; return text; });
+}
+
 // One figure: lines over positions, with bands, theory and a cursor that mouse, finger and arrow keys move.
-function lineChart({ title, label, log, xs, xLabel, series, readout, pick, picks = "see a site", chosen, marks = [], height = 230 }) {
+function lineChart({ title, label, log, xs, xLabel, series, readout, pick, picks = "see a site", chosen, marks = [], everyMark = false, height = 230 }) {
   const line = el("p", { class: "readout", "aria-live": "polite" });
   const points = series[0] ? series[0].y.length : 0;
   const positions = xs || [...Array(points).keys()];
   let cursor = -1, move = () => {};
   const host = responsive((width) => {
-    const left = 62, right = width - 10, top = 12, bottom = height - 34;
+    const left = 62, right = width - (series.some((each) => each.key) ? 28 : 10), top = 12, bottom = height - 34;
     const everything = series.flatMap((each) => [...each.y, ...(each.low || []), ...(each.high || []), ...(each.expected || []),
       ...(each.expectedLow || []), ...(each.expectedHigh || [])]);
     const y = scaleOf(everything, log, bottom, top);
     const first = positions[0], last = positions[points - 1];
     const x = (at) => points < 2 || last === first ? (left + right) / 2 : left + 8 + (positions[at] - first) / (last - first) * (right - left - 16);
     const parts = y.ticks.map((tick) => [svg("line", { class: "grid", x1: left, x2: right, y1: y.place(tick), y2: y.place(tick) }),
-      svg("text", { class: "tick", x: left - 5, y: y.place(tick) + 4, "text-anchor": "end" }, format(tick, 3))]);
+      svg("text", { class: "tick", x: left - 5, y: y.place(tick) + 4, "text-anchor": "end" }, format(tick, 3).replace(/\.?0+e/, "e"))]);
     const shownTicks = Math.max(2, Math.min(points, Math.floor((right - left) / 70)));
     const seen = new Set();
     for (let k = 0; k < shownTicks; k += 1) {
@@ -129,7 +139,12 @@ function lineChart({ title, label, log, xs, xLabel, series, readout, pick, picks
         else if (value === Infinity || value === -Infinity) parts.push(svg("text", { class: "bad", x: x(at), y: top + 8, "text-anchor": "middle" }, "▲"));
       });
     });
-    marks.forEach(([at, name]) => { if (y.shows(series[0].y[at])) parts.push(svg("text", { class: "bad", x: x(at), y: Math.max(y.place(series[0].y[at]) - 7, top + 4), "text-anchor": "middle" }, name)); });
+    // At a loss that is NaN an alarm stands at the top.
+    marks.forEach(([at, name]) => { const shows = y.shows(series[0].y[at]), height = shows ? Math.max(y.place(series[0].y[at]) - 7, top + 4) : top + 8; if (shows || everyMark) parts.push(svg("text", { class: "bad", x: x(at), y: height, "text-anchor": "middle" }, name)); });
+    parts.push(...keysAt(series.filter((each) => each.key).map((each) => {
+      const last = each.y.findLastIndex((value) => y.shows(value) || (log && value === 0));
+      return last >= 0 && { at: y.shows(each.y[last]) ? y.place(each.y[last]) : bottom, key: each.key, color: each.color };
+    }).filter(Boolean), top, bottom, right + 3));
     const rule = svg("line", { class: "cursor", y1: top, y2: bottom, visibility: "hidden" });
     const ring = svg("circle", { class: "ring", r: 6, visibility: "hidden" });
     const at = chosen ? chosen() : -1;
@@ -165,6 +180,16 @@ function lineChart({ title, label, log, xs, xLabel, series, readout, pick, picks
 const swatch = (cls, shape) => svg("svg", { width: 30, height: 12, viewBox: "0 0 30 12" },
   shape === "band" ? svg("rect", { class: cls, x: 0, y: 1, width: 30, height: 10 }) : svg("line", { class: cls, x1: 0, x2: 30, y1: 6, y2: 6 }));
 const keyOf = (...entries) => el("ul", { class: "key" }, entries.filter(Boolean).map(([cls, shape, name]) => el("li", null, shape === "text" ? `${cls} ` : swatch(cls, shape), name)));
+
+// Of several lines in one figure: a colour that is read on white and on black, dashes, and a number at the line's end.
+const COLORS = ["#3182ce", "#c4622d", "#2f9150", "#9a6bc9", "#a9790a", "#d1477a", "#1f94a0", "#6f7f8f"], DASHES = ["", "7 3", "2 3", "9 3 2 3"];
+const styleOf = (at) => ({ color: COLORS[at % COLORS.length], dash: DASHES[at % DASHES.length], key: String(at + 1) });
+const keyOfLines = (names) => el("ul", { class: "key" }, names.map((name, at) => {
+  const sample = svg("line", { class: "line", x1: 0, x2: 30, y1: 6, y2: 6 }), { color, dash, key } = styleOf(at);
+  sample.style.stroke = color;
+  sample.style.strokeDasharray = dash;
+  return el("li", null, svg("svg", { width: 30, height: 12 }, sample), `${key} ${name}`);
+}));
 
 function sortableTable(columns, rows, { chosen, caption } = {}) {
   let order = null, down = false;
@@ -202,6 +227,20 @@ const badge = (severity) => el("span", { class: `t-${severity}` }, `${SYMBOL[sev
 const verdictBox = (verdict, lines, ...more) => el("div", { class: `verdict is-${verdict.replace(" ", "-")}` },
   el("p", null, `${SYMBOL[verdict]} ${lines[0]}`), lines.slice(1).map((text) => el("p", null, text)), more);
 
+// A name in so many signs: its longest modules lose their ends first, so that the number of a block is kept.
+function shortened(name, most) {
+  const text = visible(name), [, stem, call] = /^([^]*?)(#\d+)?$/.exec(text), parts = stem.split(".").map((part) => [...part]);
+  const fits = (words) => words.join(".").length + (call || "").length <= most && words.join(".") + (call || "");
+  const cut = (kept, size) => kept.map((part) => part.length > size + 1 ? part.slice(0, size).join("") + "…" : part.join(""));
+  for (let first = 0; first < parts.length; first += 1) {
+    for (let size = text.length; size >= 3; size -= 1) {
+      const found = fits([...(first ? ["…"] : []), ...cut(parts.slice(first), size)]);
+      if (found) return found;
+    }
+  }
+  return [...text].slice(0, most - 1).join("") + "…";
+}
+
 // A module's path: dots part it, but not those within brackets.
 const pathOf = (name) => name ? name.split(/\.(?![^[]*\])/) : [];
 
@@ -210,8 +249,8 @@ function networkView(network, heading) {
   const head = [heading && el("h2", null, heading)];
   host.append(...head.filter(Boolean), verdictBox(network.verdict, network.lines,
     network.inputs.map((text) => el("p", null, text.startsWith("input") ? text : `input ${text}`)),
-    network.sites && known(network.first_bad) && el("p", null, "first bad site: ",
-      el("button", { class: "plain first-bad", onclick: () => choose(names.indexOf(network.first_bad), true) }, network.first_bad || "(model)"))));
+    network.sites && known(network.first_bad) && el("p", null, "first bad site: ", firstBad() < 0 ? network.first_bad
+      : el("button", { class: "plain first-bad", onclick: () => choose(firstBad(), true) }, network.first_bad || "(model)"))));
   if (network.findings.length) {
     host.append(el("details", null, el("summary", null, `All findings (${network.findings.length})`),
       network.findings.map((finding) => el("div", null, el("h3", null, badge(finding.severity), ` ${finding.kind}${finding.direction ? " " + finding.direction : ""}`),
@@ -236,7 +275,7 @@ function networkView(network, heading) {
   parents.forEach((list, at) => list.forEach((parent) => children[parent.at].push(at)));
   const severity = (at) => cell("severity", at) || "";
   const layered = all.some((at) => known(cell("layer", at)));
-  let chosen = -1, shown = "signal", figure = "rms";
+  let chosen = -1, chosenParameter = -1, shown = "signal", figure = "rms";
   const redraws = [];
   const parameters = network.parameters || {};
   const parameterPlace = new Map((parameters.name || []).map((name, at) => [name, at]));
@@ -248,9 +287,27 @@ function networkView(network, heading) {
   function choose(at, scroll) {
     if (at < 0) return;
     chosen = at;
+    chosenParameter = -1;
     showSite();
     redraws.forEach((each) => each());
-    if (scroll && detail.getBoundingClientRect().top > window.innerHeight * 0.8 || scroll && detail.getBoundingClientRect().bottom < 0) detail.scrollIntoView({ block: "start" });
+    if (scroll) reveal();
+  }
+
+  function chooseParameter(at) {
+    chosenParameter = at;
+    showParameter(at);
+    redraws.forEach((each) => each());
+    reveal();
+  }
+
+  function reveal() {
+    const box = detail.getBoundingClientRect();
+    detail.scrollTop = 0;
+    if (box.top <= window.innerHeight * 0.8 && box.bottom >= 0) return;
+    const before = window.scrollY, from = document.activeElement;
+    detail.prepend(el("button", { class: "back", onclick: () => { window.scrollTo(0, before); if (from.isConnected) from.focus({ preventScroll: true }); } }, "↑ back"));
+    detail.scrollIntoView({ block: "start" });
+    detail.focus({ preventScroll: true });
   }
 
   function bars(histogram, cls, title) {
@@ -267,37 +324,67 @@ function networkView(network, heading) {
       beyond > 0 && el("p", { class: "quiet" }, `${(100 * beyond).toPrecision(2)}% of the values lie beyond`));
   }
 
+  // What is wrong with a module shows at its sites: those of its calls and of its outputs, rnn#1 and rnn[0].
+  function firstBad() {
+    const sites = network.sites.columns.name || [], exact = sites.indexOf(network.first_bad);
+    return exact >= 0 ? exact : sites.findIndex((name) => name.split(/[#[]/)[0] === network.first_bad);
+  }
+
+  const histogramsOf = (name, at) => ((network.parameter_histograms || {})[name] || [])[at];
+  const parameterLink = (at) => el("button", { class: "plain", onclick: () => chooseParameter(at) }, parameters.name[at]);
+
+  const PAIRED = ["rms", "norm", "mean", "std", "min", "max", "zero_fraction", "count", "nan_count", "posinf_count", "neginf_count", "gain"];
+  // What was recorded of two tensors side by side, then what is of neither.
+  function figureTables(read, parts, others) {
+    const shownCell = (name) => { const given = read(name) ?? null; return el("td", { "data-column": name, "data-value": JSON.stringify(given), title: known(given) ? String(given) : "" }, format(given)); };
+    const both = PAIRED.filter((name) => parts.some((part) => /^(nan|posinf|neginf)/.test(name) ? number(read(`${part}_${name}`)) > 0 : known(read(`${part}_${name}`))));
+    const taken = new Set(["index", "name", "shape", "dtype", ...PAIRED.flatMap((name) => parts.map((part) => `${part}_${name}`))]);
+    const heading = (text) => el("th", { class: "text", scope: "row" }, text);
+    return [el("table", { class: "free" }, el("thead", null, el("tr", null, el("th", { class: "text" }, ""), parts.map((part) => el("th", null, part)))),
+      el("tbody", null, both.map((name) => el("tr", null, heading(name.replaceAll("_", " ")), parts.map((part) => shownCell(`${part}_${name}`)))))),
+    el("table", { class: "free" }, el("tbody", null, others.filter((name) => !taken.has(name) && known(read(name))).map((name) => el("tr", null, heading(figureName(name)), shownCell(name)))))];
+  }
+
+  function showParameter(at) {
+    const read = (name) => (parameters[name] || [])[at];
+    const users = all.filter((site) => (cell("parameters", site) || []).includes(parameters.name[at]));
+    detail.classList.remove("unasked");
+    detail.replaceChildren();
+    put(detail, null, [el("h3", { class: "site-name" }, parameters.name[at]),
+      el("p", { class: "quiet" }, ["parameter", `shape ${format((parameters.shape || [])[at])}`, (parameters.dtype || [])[at]].filter(known).join(", ")),
+      bars(histogramsOf("value", at), "bar-f", "values"), bars(histogramsOf("gradient", at), "bar-b", "gradient"),
+      !histogramsOf("value", at) && el("p", { class: "quiet" }, "no histogram of this parameter on this page"),
+      figureTables(read, ["value", "gradient"], Object.keys(parameters)),
+      users.length ? [el("h3", null, "Used by"), el("ul", { class: "plainlist" }, users.slice(0, 12).map((site) => el("li", null, el("button", { class: "plain", onclick: () => choose(site, true) }, label(site)))), users.length > 12 && el("li", null, `and ${users.length - 12} more`))] : null]);
+  }
+
   function showSite() {
     if (chosen < 0) {
+      detail.classList.add("unasked");
       detail.replaceChildren(el("h3", null, "A site"), el("p", { class: "quiet" }, "Click a point of a curve, a box of the graph or a row of the table: its histogram, figures and parents stand here."));
       return;
     }
     const at = chosen;
-    const value = (column) => { const given = cell(column, at); return el("td", { "data-column": column, "data-value": JSON.stringify(given), title: known(given) ? String(given) : "" }, format(given)); };
-    const both = ["rms", "mean", "std", "min", "max", "zero_fraction", "count", "nan_count", "posinf_count", "neginf_count", "gain"]
-      .filter((name) => ["forward", "backward"].some((part) => name.match(/^(nan|posinf|neginf)/) ? number(cell(`${part}_${name}`, at)) > 0 : known(cell(`${part}_${name}`, at))));
-    const taken = new Set(["index", "name", "kind", "role", "shape", "dtype", "parents", "parameters", "marks", "severity", "signal", "activation"]);
-    ["forward", "backward"].forEach((part) => both.concat("nan_count", "posinf_count", "neginf_count", "low", "high", "center", "expected_low", "expected_high").forEach((name) => taken.add(`${part}_${name}`)));
-    const others = Object.keys(columns).filter((name) => !taken.has(name) && known(cell(name, at)));
+    detail.classList.remove("unasked");
+    const taken = new Set(["kind", "role", "parents", "parameters", "marks", "severity", "signal", "activation", ...["low", "high", "center", "expected_low", "expected_high"].flatMap((name) => [`forward_${name}`, `backward_${name}`])]);
+    const others = Object.keys(columns).filter((name) => !taken.has(name));
     const link = (to, more) => el("li", null, el("button", { class: "plain", onclick: () => choose(to, true) }, label(to)), more && el("span", { class: "quiet" }, more));
     const unknown = (cell("parents", at) || []).filter(([name]) => !place.has(name));
     const own = (cell("parameters", at) || []).filter((name) => parameterPlace.has(name)).map((name) => parameterPlace.get(name));
     const marks = cell("marks", at) || [];
     detail.replaceChildren();
     put(detail, null, [el("h3", { class: "site-name" }, severity(at) && [badge(severity(at)), " "], label(at)),
-      el("p", { class: "quiet" }, [cell("kind", at), cell("role", at), `shape ${format(cell("shape", at))}`, cell("dtype", at), known(cell("activation", at)) && `enters ${cell("activation", at)}`].filter(known).join(", ")),
+      el("p", { class: "quiet" }, [cell("kind", at), cell("role", at), `shape ${format(cell("shape", at))}`, cell("dtype", at), known(cell("activation", at)) ? `enters ${cell("activation", at)}` : null].filter(known).join(", ")),
       marks.length ? el("p", null, `marks: ${marks.join(", ")}`) : null,
       bars((network.sites.histograms.forward || [])[at], "bar-f", "values, forward"), bars((network.sites.histograms.backward || [])[at], "bar-b", "gradient, backward"),
       !(network.sites.histograms.forward || [])[at] && el("p", { class: "quiet" }, "no histogram of this site on this page"),
-      el("table", { class: "free" }, el("thead", null, el("tr", null, el("th", { class: "text" }, ""), el("th", null, "forward"), el("th", null, "backward"))),
-        el("tbody", null, both.map((name) => el("tr", null, el("th", { class: "text", scope: "row" }, name.replaceAll("_", " ")), value(`forward_${name}`), value(`backward_${name}`))))),
-      el("table", { class: "free" }, el("tbody", null, others.map((name) => el("tr", null, el("th", { class: "text", scope: "row" }, figureName(name)), value(name))))),
+      figureTables((name) => cell(name, at), ["forward", "backward"], others),
       el("h3", null, "Computed from"), el("ul", { class: "plainlist" }, parents[at].map((parent) => link(parent.at, ` ${parent.operations.length ? "by " + parent.operations.join(", ") : ""}${parent.gradient ? "" : " (no gradient)"}`)),
         unknown.map(([name]) => el("li", null, name === "?" ? "something that was not seen" : name)),
         !parents[at].length && !unknown.length && el("li", null, cell("parents", at) ? "no site" : "not known")),
       children[at].length ? [el("h3", null, "Feeds"), el("ul", { class: "plainlist" }, children[at].slice(0, 12).map((to) => link(to)), children[at].length > 12 && el("li", null, `and ${children[at].length - 12} more`))] : null,
       own.length ? [el("h3", null, "Parameters"), el("table", { class: "free" }, el("thead", null, el("tr", null, ["name", "rms", "gradient norm"].map((name, i) => el("th", { class: i ? null : "text" }, name)))),
-        el("tbody", null, own.map((i) => el("tr", null, el("td", { class: "text" }, parameters.name[i], " ", el("span", { class: "quiet" }, format((parameters.shape || [])[i]))), ["value_rms", "gradient_norm"].map((name) => el("td", null, format((parameters[name] || [])[i])))))))] : null]);
+        el("tbody", null, own.map((i) => el("tr", null, el("td", { class: "text" }, parameterLink(i), " ", el("span", { class: "quiet" }, format((parameters.shape || [])[i]))), ["value_rms", "gradient_norm"].map((name) => el("td", null, format((parameters[name] || [])[i])))))))] : null]);
   }
 
   const signals = () => all.filter((at) => shown === "signal" ? cell("signal", at) : cell("role", at) !== "input" || shown === "all");
@@ -353,12 +440,41 @@ function networkView(network, heading) {
     curves,
     options.length ? [el("div", { class: "bar" }, choice("another figure", options, options[0][0], drawGeometry)), geometry,
       how("Flat: the share of pre-activations where the slope of the nonlinearity is below a fraction of its largest slope. Dead: units that are flat on every sample. Mean cosine: towards 1 the layer no longer tells inputs apart. Gain: rms over that of the site that feeds it.")] : null,
+    timeSection(),
     (columns.parents || []).some((value) => value !== null) ? graphSection() : [el("h2", null, "Network"), el("p", null, "This file does not say what feeds what, so that no graph is drawn.")],
     tableSection(), parameterSection());
   if (options.length) drawGeometry(options[0][0]);
   redraws.push(() => { curves.redraw(); if (geometry.redraw) geometry.redraw(); });
   showSite();
   host.append(el("div", { class: "columns" }, left, detail), coverageSection());
+
+  function timeSection() {
+    const courses = network.time_courses;
+    if (!courses.length) return null;
+    const host = el("div");
+    const draw = (course) => {
+      const state = course.cell || course.hidden, what = course.cell ? "cell state" : "hidden state", steps = course.steps;
+      const chart = (title, text, log, series, names) => series.some(({ y }) => y.some((x) => !Number.isNaN(x))) && lineChart({ title, label: text, log, xs: steps, xLabel: "step", height: 190, series,
+        readout: (i) => `step ${steps[i]}: ` + series.map(({ y }, k) => `${names[k]} ${format(y[i])}`).join(", ") });
+      const factor = (text, value) => known(value) && `${text} ×${format(value, 3)}`;
+      const styled = (values, k) => ({ y: values.map(number), ...styleOf(k) });
+      const gates = course.gates.filter((gate) => gate.mean.length);
+      const rows = (course.weights.length ? course.weights : course.gates).map(({ name }) => ({ gate: course.gates.find((each) => each.name === name) || { mean: [], flat: [] }, weights: course.weights.find((each) => each.name === name) || {}, name }));
+      const mean = (values) => values.length ? values.map(number).reduce((a, b) => a + b, 0) / values.length : null;
+      const table = [{ name: "gate", text: true, value: (row) => row.name }, { name: "mean", value: (row) => mean(row.gate.mean) }, { name: "flat", value: (row) => mean(row.gate.flat) },
+        { name: "W_ih gain", value: (row) => row.weights.input_gain }, { name: "W_hh gain", value: (row) => row.weights.recurrent_gain }, { name: "radius of W_hh", value: (row) => row.weights.radius }].filter((column) => rows.some((row) => known(column.value(row))));
+      const factors = [factor("values", course.forward_gain), factor("gradient, back in time,", course.backward_gain), factor("what one step passes on of it", course.step_gain)].filter(Boolean);
+      host.replaceChildren(...[el("p", { class: "quiet" }, `${course.kind}, ${course.length} steps, ${steps.length} of them held${factors.length ? `. A step: ${factors.join("; ")}` : ""}.${course.reason ? " " + course.reason : ""}`),
+        el("div", { class: "two" }, state && chart(`Values: the ${what}`, "root mean square, logarithmic axis", true, [{ y: state.forward.map(number) }], ["rms"]),
+          state && state.backward && chart(`Gradient: of the loss with respect to the ${what}`, "root mean square, logarithmic axis; it travels from the last step to the first", true, [{ y: state.backward.map(number) }], ["rms"]),
+          chart("Gates: mean", "", false, gates.map((gate, k) => styled(gate.mean, k)), gates.map((gate) => gate.name)), chart("Gates: share that is flat", "", false, gates.map((gate, k) => styled(gate.flat, k)), gates.map((gate) => gate.name))),
+        gates.length && keyOfLines(gates.map((gate) => gate.name)), rows.length && el("div", { class: "scroll free" }, el("table", null, el("thead", null, el("tr", null, table.map((column) => el("th", { class: column.text ? "text" : null }, column.name)))),
+          el("tbody", null, rows.map((row) => el("tr", null, table.map((column) => el("td", { class: column.text ? "text" : null }, format(column.value(row)))))))))].filter(Boolean));
+    };
+    draw(courses[0]);
+    return [el("h2", null, "Recurrent layers over time"), courses.length > 1 && el("div", { class: "bar" }, choice("layer", courses.map((course, at) => [String(at), course.label]), "0", (value) => draw(courses[Number(value)]))),
+      how("The state after each step of the sequence, and the gradient of the loss with respect to it. A flat curve keeps what it learned: falling, it forgets; rising, it explodes. A gate that is flat at most elements is stuck open or shut. Gain: Frobenius norm of a gate's weights over the square root of its number of rows."), host];
+  }
 
   function graphSection() {
     const paths = names.map(pathOf);
@@ -377,8 +493,8 @@ function networkView(network, heading) {
       openLevel(level);
       if (visibleCount() > FITS) { open.clear(); before.forEach((prefix) => open.add(prefix)); break; }
     }
-    const reveal = (at) => prefixes[at].forEach((prefix) => isModule(prefix) && open.add(prefix));
-    if (known(network.first_bad) && place.has(network.first_bad)) reveal(place.get(network.first_bad));
+    const openTo = (at) => prefixes[at].forEach((prefix) => isModule(prefix) && open.add(prefix));
+    if (known(network.first_bad) && firstBad() >= 0) openTo(firstBad());
     const chips = el("div", { class: "open" }), drawing = el("div", { class: "scroll graph" }), said = el("p", { class: "quiet" });
 
     function draw(focus) {
@@ -413,7 +529,6 @@ function networkView(network, heading) {
         else { const far = Math.min(24 + 7 * Math.abs(node.rank - source.rank), 62), right = Math.max(source.x, node.x) + W / 2;
           edges.push(svg("path", { class: cls, "marker-end": "url(#tip)", d: `M${source.x + W / 2},${source.y + H / 2}C${right + far},${source.y + H / 2} ${right + far},${node.y + H / 2} ${node.x + W / 2 + 1},${node.y + H / 2}` })); }
       }));
-      const tail = (text, most) => { const signs = [...visible(text)]; return signs.length > most ? "…" + signs.slice(-(most - 1)).join("") : signs.join(""); };
       const boxes = list.map((node) => {
         const module = typeof node.key === "string", at = node.first;
         const worst = ORDER.find((each) => node.sites.some((site) => severity(site) === each)) || "";
@@ -423,8 +538,8 @@ function networkView(network, heading) {
         return svg("g", { class: `node is-${status}${module ? " module" : ""}${node.sites.includes(chosen) ? " chosen" : ""}`, ...pressed(act),
           "aria-label": `${visible(name)}${module ? `, module of ${node.sites.length} sites, opens` : ""}${worst ? `, ${worst}` : ""}`, "data-first": at },
           svg("title", null, name), svg("rect", { x: node.x - W / 2, y: node.y, width: W, height: H, rx: module ? 3 : 9 }),
-          svg("text", { x: node.x, y: node.y + 15, "text-anchor": "middle" }, `${worst ? SYMBOL[worst] + " " : ""}${module ? "▸ " : ""}${tail(name, 24)}`),
-          svg("text", { class: "small", x: node.x, y: node.y + 29, "text-anchor": "middle" }, module ? `${node.sites.length} sites` : `${tail(cell("kind", at) || "", 16)}  rms ${format(cell("forward_rms", at), 3)}`));
+          svg("text", { x: node.x, y: node.y + 15, "text-anchor": "middle" }, `${worst ? SYMBOL[worst] + " " : ""}${module ? "▸ " : ""}${shortened(name, 24)}`),
+          svg("text", { class: "small", x: node.x, y: node.y + 29, "text-anchor": "middle" }, module ? `${node.sites.length} sites` : `${shortened(cell("kind", at) || "", 16)}  rms ${format(cell("forward_rms", at), 3)}`));
       });
       drawing.replaceChildren(svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "group", "aria-label": "graph of the network" },
         svg("defs", null, svg("marker", { id: "tip", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto" }, svg("path", { d: "M0,0L8,4L0,8z", fill: "context-stroke" }))), edges, boxes));
@@ -440,7 +555,7 @@ function networkView(network, heading) {
       draw();
     });
     draw();
-    redraws.push(() => { if (chosen >= 0) { reveal(chosen); draw(); const box = drawing.querySelector(".node.chosen"); if (box) { const to = box.querySelector("rect"); drawing.scrollTop = Number(to.getAttribute("y")) - drawing.clientHeight / 2; } } });
+    redraws.push(() => { if (chosen >= 0) { openTo(chosen); draw(); const box = drawing.querySelector(".node.chosen"); if (box) { const to = box.querySelector("rect"); drawing.scrollTop = Number(to.getAttribute("y")) - drawing.clientHeight / 2; } } });
     requestAnimationFrame(() => { drawing.scrollLeft = (drawing.scrollWidth - drawing.clientWidth) / 2; });
     return [el("h2", null, "Network"), el("div", { class: "bar" }, level, said),
       keyOf(["edge", "line", "value and gradient"], ["edge stopped", "line", "no gradient passes"], ["✕", "text", "broken (thick border)"], ["▲", "text", "strained (dashed border)"], ["▸", "text", "closed module, click to open"]),
@@ -474,8 +589,10 @@ function networkView(network, heading) {
     const rows = [...(parameters.name || []).keys()];
     if (!rows.length) return null;
     const wanted = [["name", "parameter", true], ["shape", "shape", true], ["value_rms", "rms"], ["value_norm", "norm"], ["gradient_norm", "gradient norm"], ["expected_gradient_norm", "theory"], ["update_ratio", "update ratio"], ["symmetric_units", "equal rows"], ["gradient_outlook", "gradient comes", true]]
-      .filter(([name]) => parameters[name]).map(([name, heading, isText]) => ({ name: heading, text: isText, title: figureName(name), value: (at) => isText ? format(parameters[name][at]) : parameters[name][at] }));
-    return el("details", null, el("summary", null, `Parameters (${rows.length})`), el("div", { class: "scroll" }, sortableTable(wanted, rows)));
+      .filter(([name]) => parameters[name]).map(([name, heading, isText]) => ({ name: heading, text: isText, title: figureName(name), value: (at) => isText ? format(parameters[name][at]) : parameters[name][at], cell: name === "name" ? parameterLink : null }));
+    const table = sortableTable(wanted, rows, { chosen: (at) => at === chosenParameter });
+    redraws.push(table.fill);
+    return el("details", { class: "parameters" }, el("summary", null, `Parameters (${rows.length})`), how("A click on a name shows its histograms, of its values and of its gradient, and all that was recorded of it. update ratio: norm of a step's change over the norm of the values. equal rows: units whose rows of weights equal another's."), el("div", { class: "scroll" }, table));
   }
 
   function coverageSection() {
@@ -518,19 +635,22 @@ function heatMap({ values, names, steps, log, alarms, cursor, pick, note }) {
       color.forEach((part, i) => { image.data[start + i] = part; });
     }));
     context.putImageData(image, 0, 0);
-    const box = el("div"), rule = svg("line", { class: "cursor", y1: top, y2: top + height });
+    const box = el("div", { class: "map" }), whole = top + height + 20, rule = svg("line", { class: "cursor", y1: top, y2: top + height });
     const every = Math.max(1, Math.ceil(13 / rowHeight));
-    const frame = svg("svg", { width, height: top + height + 20, viewBox: `0 0 ${width} ${top + height + 20}` },
+    const frame = svg("svg", { width, height: whole, viewBox: `0 0 ${width} ${whole}` },
       names.map((name, r) => r % every === 0 && svg("text", { x: left - 5, y: top + r * rowHeight + Math.min(rowHeight, 12) - 1, "text-anchor": "end" },
-        (() => { const signs = [...visible(name || "(model)")], most = Math.floor((left - 8) / 6.6); return signs.length > most ? "…" + signs.slice(-(most - 1)).join("") : signs.join(""); })(), svg("title", null, name))),
-      svg("text", { class: "tick", x: left, y: top + height + 15 }, `step ${steps[0]}`), svg("text", { class: "tick", x: width - 8, y: top + height + 15, "text-anchor": "end" }, String(steps[steps.length - 1])),
+        shortened(name || "(model)", Math.floor((left - 8) / 6.6)), svg("title", null, name))),
+      // A column is a sample, so that steps need not be evenly spread.
+      [...new Set(Array.from({ length: Math.max(2, Math.floor(room / 90)) }, (_, k, shown = Math.max(2, Math.floor(room / 90))) => Math.round(k * (steps.length - 1) / (shown - 1))))].map((c) => [
+        svg("line", { class: "grid", x1: left + (c + 0.5) * cell, x2: left + (c + 0.5) * cell, y1: top + height, y2: top + height + 4 }),
+        svg("text", { class: "tick", x: left + (c + 0.5) * cell, y: top + height + 15, "text-anchor": c === 0 ? "start" : c === steps.length - 1 ? "end" : "middle" }, (c ? "" : "step ") + String(steps[c]))]),
       alarms.map((alarm) => svg("text", { class: "bad", x: left + (alarm.at + 0.5) * cell, y: 13, "text-anchor": "middle" }, alarm.severity === "broken" ? "✕" : "▲", svg("title", null, alarm.message))), rule);
     const put2 = () => { const x = left + (cursor() + 0.5) * cell; put(rule, { x1: x, x2: x }, []); };
     put2();
     host.moveCursor = put2;
-    canvas.style.cssText = `position:absolute;left:${left}px;top:${top}px;width:${room}px;height:${height}px;image-rendering:pixelated`;
-    box.style.cssText = "position:relative";
-    frame.style.position = "relative";
+    // As shares, so that on paper it shrinks with what stands around it.
+    canvas.style.cssText = `left:${100 * left / width}%;top:${100 * top / whole}%;width:${100 * room / width}%;height:${100 * height / whole}%`;
+    box.style.maxWidth = `${width}px`;
     let row = 0;
     const read = (event) => { const place = frame.getBoundingClientRect(); return [Math.floor((event.clientX - place.left - left) / cell), Math.floor((event.clientY - place.top - top) / rowHeight)]; };
     const tell = (c, r) => { if (c >= 0 && r >= 0 && c < steps.length && r < names.length) line.textContent = visible(`step ${steps[c]}, ${names[r] || "(model)"}: ${format(values[r][c])}`); };
@@ -588,7 +708,7 @@ function runView() {
     if (!y.some((value) => !Number.isNaN(value))) return null;
     const marks = [];
     alarms.slice(0, 60).forEach((alarm) => { const i = table.number.findIndex((step) => step >= alarm.step); if (i >= 0) marks.push([i, SYMBOL[alarm.severity]]); });
-    return lineChart({ title, label, log, xs: table.number, xLabel: "step", series: [{ y }], marks, height: 190, readout: (i) => `step ${table.number[i]}: ${format(y[i])}`, picks: "set the step below", pick: steps.length ? (i) => go(nearest(table.number[i])) : null });
+    return lineChart({ title, label, log, xs: table.number, xLabel: "step", series: [{ y }], marks, everyMark: true, height: 190, readout: (i) => `step ${table.number[i]}: ${format(y[i])}`, picks: "set the step below", pick: steps.length ? (i) => go(nearest(table.number[i])) : null });
   };
   const positive = (name) => (table[name] || []).every((value) => !(number(value) <= 0));
   section.append(el("h2", null, "Every step"), how("The loss and the norm of all gradients that the optimizer stepped with. ▼: exactly zero, ▲ at the top: NaN or Inf, ✕ ▲ on a curve: an alarm. A click sets the step of the maps below."),
@@ -647,23 +767,21 @@ function gridView(pick, opened) {
 function trainingView() {
   const runs = data.trainings, section = el("section", null, el("h2", null, "How training went"));
   const groups = [...new Set(runs.map((run) => run.name))];
-  const DASHES = ["", "7 3", "2 3", "9 3 2 3"];
-  const hue = (at) => `hsl(${Math.round(at * 137.5) % 360} 65% 48%)`;
-  const style = (run) => { const at = groups.indexOf(run.name); return { color: hue(at), dash: DASHES[at % DASHES.length] }; };
+  const style = (run, k, drawn) => ({ ...styleOf(groups.indexOf(run.name)), ...(drawn.findIndex((other) => other.name === run.name) < k ? { key: "" } : {}) });
   const chart = (name, title) => {
     const drawn = runs.filter((run) => run[name].some(known));
     if (!drawn.length) return null;
     const longest = drawn.reduce((best, run) => run.epochs.length > best.epochs.length ? run : best).epochs;
-    const series = drawn.map((run) => { const at = new Map(run.epochs.map((epoch, i) => [epoch, i])); return { y: longest.map((epoch) => number(run[name][at.get(epoch)])), ...style(run) }; });
+    const series = drawn.map((run, k) => { const at = new Map(run.epochs.map((epoch, i) => [epoch, i])); return { y: longest.map((epoch) => number(run[name][at.get(epoch)])), ...style(run, k, drawn) }; });
     return lineChart({ title, label: /loss/.test(name) ? "logarithmic axis" : "", log: /loss/.test(name), xs: longest, xLabel: "epoch", series,
       readout: (i) => `epoch ${longest[i]}: ` + drawn.slice(0, 6).map((run, k) => `${run.name}${known(run.labels.seed) ? ` seed ${run.labels.seed}` : ""} ${format(series[k].y[i], 3)}`).join("; ") + (drawn.length > 6 ? `; and ${drawn.length - 6} more` : "") });
   };
   const pairs = data.trained_pairs, center = (value) => value && value.center;
-  section.append(el("ul", { class: "key" }, groups.map((name, at) => { const sample = svg("line", { class: "line", x1: 0, x2: 30, y1: 6, y2: 6 }); sample.style.stroke = hue(at); sample.style.strokeDasharray = DASHES[at % DASHES.length]; return el("li", null, svg("svg", { width: 30, height: 12 }, sample), name); })),
+  section.append(keyOfLines(groups),
     how("A line is a run, from before the first step on; runs that differ only in the seed look alike. ▲ at the top: the loss is not finite."),
-    el("div", { class: "two" }, chart("train_loss", "Training loss"), chart("validation_loss", "Validation loss"), chart("train_accuracy", "Training accuracy"), chart("validation_accuracy", "Validation accuracy")),
+    el("div", { class: "two wide" }, chart("train_loss", "Training loss"), chart("validation_loss", "Validation loss"), chart("train_accuracy", "Training accuracy"), chart("validation_accuracy", "Validation accuracy")),
     el("div", { class: "scroll" }, sortableTable([{ name: "network", text: true, value: (pair) => pair.name }, { name: "runs", value: (pair) => pair.runs }, { name: "final loss", value: (pair) => center(pair.final_loss) }, { name: "final accuracy", value: (pair) => center(pair.final_accuracy) },
-      { name: "steps to target", value: (pair) => pair.steps_to_target }, { name: "stability", text: true, value: (pair) => Object.entries(pair.stability).map(([name, n]) => `${name} ${n}`).join(", ") }], pairs)));
+      { name: "steps to target", value: (pair) => pair.steps_to_target, cell: (pair) => pair.steps_to_target === "inf" ? "never" : format(pair.steps_to_target) }, { name: "stability", text: true, value: (pair) => Object.entries(pair.stability).map(([name, n]) => `${name} ${n}`).join(", ") }], pairs)));
   return section;
 }
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from propscope.records.network import Label
 from propscope.records.training import CURVES, TrainingRun, TrainingSet
 from propscope.report.documents import training_document
 from propscope.report.findings import network_name
@@ -24,14 +26,15 @@ def training_parts(runs: TrainingSet) -> dict[str, Any]:
         parts["thinned"] = [f"of {longest} epochs {at_most} are drawn, evenly spread", *parts["thinned"]]
     among = [run.labels for run in runs]
     pairs = [row | {"name": network_name(row["labels"], among)} for row in training_document(runs)]
-    return parts | {"trainings": [_training(run, at_most) for run in runs], "trained_pairs": pairs}
+    trainings = [_training(run, at_most, among) for run in runs]
+    return parts | {"trainings": trainings, "trained_pairs": pairs}
 
 
-def _training(run: TrainingRun, at_most: int) -> dict[str, Any]:
+def _training(run: TrainingRun, at_most: int, among: Sequence[Mapping[str, Label]]) -> dict[str, Any]:
     kept = evenly(len(run.train_loss), at_most)
     return {
         "labels": dict(run.labels),
-        "name": network_name(run.labels),
+        "name": network_name(run.labels, among),
         "stability": run.stability,
         "learning_rate": run.learning_rate,
         "diverged_at": run.diverged_at,

@@ -7,7 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from building.browser import IN_CHROMIUM
-from building.records import connected_profile, grid, monitored, sampled_at, small_monitored, small_training
+from building.records import (
+    connected_profile,
+    course,
+    grid,
+    mlp,
+    model,
+    monitored,
+    sampled_at,
+    site,
+    small_monitored,
+    small_training,
+)
 
 from propscope.records import Alarm, NetworkProfile, Parent, ProfileSet, Site, TensorSummary
 from propscope.report.page import page_document, page_html
@@ -220,6 +231,119 @@ def test_the_slider_and_the_alarms_set_the_step(opened):
     assert page.locator("canvas").evaluate(
         "(canvas) => new Set(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data).size > 20"
     )
+
+
+def test_a_parameter_shows_its_histograms_and_the_numbers_of_the_file(opened):
+    profile = mlp("he_normal", "relu", depth=3, width=8, batch=8, seed=0)
+    at, parameter = next((at, each) for at, each in enumerate(profile.parameters) if each.gradient is not None)
+    used = {parameter.name.removesuffix(".weight"): (parameter.name,)}
+    profile = replace(profile, sites=tuple(replace(each, parameters=used.get(each.name, ())) for each in profile.sites))
+    page = opened(profile)
+    page.locator(".parameters > summary").click()
+    page.locator(".parameters td button", has_text=parameter.name).first.click()
+    assert page.locator(".detail .site-name").inner_text() == parameter.name
+    shown = numbers_shown(page)
+    assert shown["value_rms"] == parameter.value.rms
+    assert shown["value_norm"] == parameter.value_norm
+    assert shown["gradient_mean"] == parameter.gradient.mean
+    assert page.locator(".parameters tr.chosen").count() == 1
+    for color, part in (("bar-f", "value"), ("bar-b", "gradient")):
+        bars = page_document(profile)["networks"][0]["parameter_histograms"][part][at]
+        assert page.locator(f".detail rect.{color}").count() == sum(share > 0 for share in bars["shares"])
+    user = next(site for site in profile.sites if parameter.name in site.parameters)
+    page.locator(".detail li button", has_text=user.name).first.click()
+    assert page.locator(".detail .site-name").inner_text().endswith(user.name)
+    assert page.locator(".parameters tr.chosen").count() == 0
+    page.locator(".detail td button", has_text=parameter.name).first.click()
+    assert page.locator(".detail .site-name").inner_text() == parameter.name
+
+
+def recurrent():
+    """Two layers over time, the second one without gates, and a fault of the first layer's module."""
+    first = course()
+    return replace(model(3), time_courses=(first, replace(course(module="plain"), cell=None, gates=(), weights=())))
+
+
+def test_recurrent_layers_are_drawn_over_time(opened):
+    profile = recurrent()
+    first, second = profile.time_courses
+    page = opened(profile)
+    titles = page.locator("h3", has_text="state")
+    assert titles.all_inner_texts() == [
+        "Values: the cell state",
+        "Gradient: of the loss with respect to the cell state",
+    ]
+    page.locator(".figure", has_text="Values: the cell state").locator("svg.plot").focus()
+    page.keyboard.press("Home")
+    assert page.locator("p.readout", has_text=f"step 1: rms {first.cell.forward[0]:g}").count() == 1
+    assert page.locator(".figure", has_text="Gates: mean").locator("path.line").count() == len(first.gates)
+    assert page.locator(".figure", has_text="Gates: mean").locator(".line-key").all_text_contents() == [
+        "1",
+        "2",
+        "3",
+        "4",
+    ]
+    page.get_by_label("layer").select_option("1")
+    assert titles.first.inner_text() == "Values: the hidden state"
+    assert page.locator(".figure", has_text="Gates").count() == 0
+    assert second.label in page.get_by_label("layer").locator("option:checked").inner_text()
+
+
+def test_the_first_bad_module_opens_the_first_of_its_outputs(opened):
+    sites = (site("embed", "Embedding"), site("rnn[0]", "LSTM"), site("rnn[1][0]", "LSTM"), site("head"))
+    grows = replace(course(forward=1.9, backward=1.9), layer=1, reverse=False)
+    profile = NetworkProfile(sites, time_courses=(grows,))
+    (found,) = page_document(profile)["networks"]
+    assert found["first_bad"] == "rnn"
+    page = opened(profile)
+    page.click("button.first-bad")
+    assert page.locator(".detail .site-name").inner_text().endswith("rnn[0]")
+
+
+def test_on_a_telephone_one_comes_back_to_where_one_was(opened):
+    page = opened(resnet(), width=420)
+    page.locator("button.first-bad").focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("scrollY") > 900
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert page.evaluate("scrollY") == 0
+    assert page.evaluate("document.activeElement.className") == "plain first-bad"
+
+
+def test_an_alarm_at_a_loss_that_is_nan_is_drawn(opened):
+    page = opened(watched())
+    loss = page.locator(".figure", has_text="Loss").first
+    assert "✕" in loss.locator("svg.plot text.bad").all_text_contents()
+
+
+def test_the_lines_of_trainings_are_told_by_number(opened):
+    page = opened(small_training())
+    names = page.locator(".key").first.locator("li").all_inner_texts()
+    assert [name.strip() for name in names] == ["1 relu + he_normal", "2 relu + zeros"]
+    assert page.locator(".figure", has_text="Training loss").locator(".line-key").all_text_contents() == ["1", "2"]
+
+
+@pytest.mark.parametrize("record", ["network", "run", "trainings"])
+def test_on_paper_nothing_is_cut_off_and_the_map_shrinks_with_its_names(opened, record):
+    page = opened(RECORDS[record](), width=1000, scheme="dark")
+    page.emulate_media(media="print", color_scheme="dark")
+    # What is drawn at one width is printed at another, and no script runs in between.
+    page.evaluate("document.querySelector('main').style.width = '680px'")
+    page.evaluate("() => document.querySelectorAll('.map').forEach((map) => map.style.setProperty('width', '600px'))")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.locator("input:visible").count() == page.locator(".readout:visible").count() == 0
+    wide = "(all) => all.filter((each) => each.scrollWidth > each.clientWidth + 1).map((each) => each.className)"
+    assert page.locator(".scroll, .figure").evaluate_all(wide) == []
+    for map in page.locator(".map").all():
+        whole, frame, canvas = (
+            map.bounding_box(),
+            map.locator("svg").bounding_box(),
+            map.locator("canvas").bounding_box(),
+        )
+        assert frame["width"] == pytest.approx(whole["width"], abs=1)
+        assert canvas["x"] + canvas["width"] < frame["x"] + frame["width"]
+        assert canvas["height"] / frame["height"] > 0.6
 
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'🙂\u202e\x00\ud800"

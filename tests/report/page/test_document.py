@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from building.records import (
     connected_profile,
+    course,
     few_examples,
     grid,
     layered,
     mixed_sites,
+    mlp,
     model,
     monitored,
     network,
@@ -266,11 +268,45 @@ def test_trainings_have_their_curves_and_the_network_before_the_first_step():
     trainings = small_training()
     document = strict(page_document(trainings))
     assert document["kind"] == "trainings"
+    # What all of them share is not said of each.
+    assert {drawn["name"] for drawn in document["trainings"]} == {"relu + he_normal", "relu + zeros"}
     for run, drawn in zip(trainings, document["trainings"], strict=True):
         loss = [None if math.isnan(value) else float(f"{value:.6g}") for value in run.train_loss.tolist()]
         assert drawn["train_loss"] == [value if value is None or math.isfinite(value) else str(value) for value in loss]
         assert drawn["stability"] == run.stability
     assert len(document["trained_pairs"]) == len(trainings.groups("seed"))
+
+
+def test_each_parameter_has_the_histograms_of_its_values_and_its_gradient():
+    profile = mlp("he_normal", "relu", depth=3, width=8, batch=8, seed=0)
+    found = of_one(profile)["parameter_histograms"]
+    compared = 0
+    for part in ("value", "gradient"):
+        for parameter, bars in zip(profile.parameters, found[part], strict=True):
+            summary = getattr(parameter, part)
+            assert bars == networks._bars(None if summary is None else summary.histogram)
+            compared += bars is not None
+    assert compared > 1
+
+
+def test_of_too_many_parameters_some_keep_their_histograms(monkeypatch):
+    monkeypatch.setattr(networks, "HISTOGRAMS", 4)
+    one = connected_profile().parameters[0]
+    profile = replace(connected_profile(), parameters=tuple(replace(one, name=f"p{at}") for at in range(10)))
+    document = page_document(profile)
+    kept = [at for at, bars in enumerate(document["networks"][0]["parameter_histograms"]["value"]) if bars]
+    assert kept == [0, 3, 6, 9]
+    assert "histograms are kept for 4 of 10 parameters of a network, evenly" in document["thinned"]
+
+
+def test_recurrent_layers_have_their_factors_a_step():
+    one = course()
+    (found,) = strict(of_one(replace(model(3), time_courses=(one,)))["time_courses"])
+    assert found["label"] == one.label
+    assert found["cell"]["forward"] == list(one.cell.forward)
+    gains = (one.forward_gain.gain, one.backward_gain.gain, one.step_gain)
+    assert (found["forward_gain"], found["backward_gain"], found["step_gain"]) == pytest.approx(gains)
+    assert found["forward_gain"] == pytest.approx(0.9)
 
 
 @pytest.mark.parametrize("empty", [ProfileSet(()), TrainingSet(()), MonitoredRun(())])
