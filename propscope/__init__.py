@@ -29,7 +29,9 @@ _HOMES = {
     "Diagnosis": "propscope.records",
     "Finding": "propscope.records",
     "Remedy": "propscope.records",
+    "Comparison": "propscope.records",
     "calibrate": "propscope.remedies.calibration",
+    "compare": "propscope.comparison",
     "diagnose": "propscope.diagnosis",
     "load": "propscope.store",
     "monitor": "propscope.monitoring",
@@ -45,6 +47,7 @@ _HOMES = {
 
 __all__ = [
     "Alarm",
+    "Comparison",
     "Diagnosis",
     "Finding",
     "LogHistogram",
@@ -60,6 +63,7 @@ __all__ = [
     "TrainingSet",
     "WidthCheck",
     "calibrate",
+    "compare",
     "diagnose",
     "jacobian",
     "load",
@@ -76,6 +80,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from propscope import theory
+    from propscope.comparison import compare
     from propscope.diagnosis import diagnose
     from propscope.errors import PropscopeError
     from propscope.experiments import profile_mlp
@@ -85,6 +90,7 @@ if TYPE_CHECKING:
     from propscope.monitoring import monitor
     from propscope.records import (
         Alarm,
+        Comparison,
         Diagnosis,
         Finding,
         LogHistogram,

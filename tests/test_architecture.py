@@ -16,7 +16,7 @@ THEORY = MEASURE = NETWORKS | {"networks"}
 SPECTRA = MEASURE | {"measure", "theory"}
 EXPERIMENTS = SPECTRA | {"spectra"}
 FILES = RECORDS | {"records"}
-REPORT = FILES | {"store", "diagnosis"}
+REPORT = FILES | {"store", "comparison", "diagnosis"}
 ALLOWED = {
     "_version": set(),
     "printable": set(),
@@ -32,14 +32,15 @@ ALLOWED = {
     "monitoring": MEASURE | {"measure", "store"},
     "integrations": MEASURE | {"measure", "store", "monitoring"},
     "store": FILES,
-    "diagnosis": FILES,
-    "remedies": EXPERIMENTS | {"experiments", "diagnosis"},
+    "comparison": FILES,
+    "diagnosis": FILES | {"comparison"},
+    "remedies": EXPERIMENTS | {"experiments", "comparison", "diagnosis"},
     "report": REPORT,
     "plots": REPORT,
 }
 # The command line has no part in a trainer.
 ALLOWED["cli"] = set(ALLOWED) - {"integrations"}
-WITHOUT_TORCH = ("records", "store", "diagnosis", "report", "plots")
+WITHOUT_TORCH = ("records", "store", "comparison", "diagnosis", "report", "plots")
 # A record that is printed asks the report how it reads: the one way up, through one module, when it is printed.
 DOOR, BEHIND = "records/display.py", "report"
 
@@ -146,6 +147,6 @@ def test_one_function_reads_a_stored_spec_and_one_makes_a_network_of_it():
     assert direct == {"records/stored_spec.py"}, "a spec from a file is data: read it with records.stored_spec"
     # Comparing what two specs say, asking for the epoch or the number of classes, and adding to a spec that was just
     # written, import and open nothing.
-    asking = {"diagnosis/compare.py", "diagnosis/stage.py", "diagnosis/evidence.py"}
+    asking = {"comparison/networks.py", "diagnosis/stage.py", "diagnosis/evidence.py"}
     readers = {"remedies/rebuild.py", "experiments/profiling.py", *asking}
     assert through == readers

@@ -36,6 +36,7 @@ COMMANDS = (
     Command("train", "train", "Train deep MLPs from several initializers."),
     Command("inspect", "inspect", "Show the signal in your own model, module by module."),
     Command("check", "check", "Judge a model or a result file by the exit code, for CI."),
+    Command("compare", "compare", "Say where two models, files or trainings part first."),
     Command("show", "show", "Print the tables of a result file."),
     Command("diagnose", "diagnose", "Explain what is wrong in a result file and what to change."),
     Command("plot", "plot", "Draw the plots of a result file."),

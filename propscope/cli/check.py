@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from propscope.cli import options
+from propscope.cli.file_or_target import is_file, loaded, run_target, seeds_of
 from propscope.cli.options import RUN, Selection, option
 from propscope.errors import InputError
 
 if TYPE_CHECKING:
-    from propscope.cli.model_runs import RunRequest
     from propscope.records import ProfileSet
 
 _SEEDS = 5
-_FILE_ENDINGS = (".h5", ".hdf5", ".propscope")
 _SEVERITIES = ("broken", "strained")
 _FOR_BOTH = {"what", "fail_on", "baseline", "tolerance", "json", "init", "stage"}
 _FOR_A_FILE = {"act", "depth", "width", "seed", "step"}
@@ -39,7 +38,12 @@ def check(
     baseline: Annotated[
         Path | None, option("Result file to compare with; the check fails where the signal has moved.", _CHECK)
     ] = None,
-    tolerance: Annotated[float, option("Relative change from the baseline that never fails the check.", _CHECK)] = 0.01,
+    tolerance: Annotated[
+        float | None,
+        option(
+            "Relative change from the baseline that never fails the check. [default: 0.01; bfloat16 0.05]", _CHECK
+        ),
+    ] = None,
     json: options.Json = False,
     stage: options.JudgedStage = None,
     init: Annotated[
@@ -74,19 +78,20 @@ def check(
     from propscope.report.documents import check_document
     from propscope.report.terminal import print_json, write
 
-    of_file, judged_as = _is_file(what), options.stage_of(stage)
+    of_file, judged_as = is_file(what), options.stage_of(stage)
     _check_options(context, fail_on, of_file=of_file)
     # The initializer of a target is not one to look for in the baseline.
     chosen = selection if of_file else replace(selection, init=None)
-    recorded = None if baseline is None else _loaded(baseline, chosen)
+    recorded = None if baseline is None else loaded(baseline, chosen)
     if of_file:
-        profiles = _loaded(Path(what), chosen)
+        profiles = loaded(Path(what), chosen)
         headline = _contents(what, profiles)
     else:
         from propscope.cli.model_runs import RunRequest
 
-        request = RunRequest.of(context.params, target=what, seeds=_seeds(recorded) if seeds is None else seeds)
-        profiles, headline = _run(request)
+        count = seeds_of(recorded, _SEEDS) if seeds is None else seeds
+        request = RunRequest.of(context.params, target=what, seeds=count)
+        profiles, headline = run_target(request)
     outcome = judge(
         profiles,
         headline,
@@ -100,23 +105,12 @@ def check(
     return outcome.exit_code
 
 
-def _is_file(what: str) -> bool:
-    path = Path(what)
-    if path.suffix in _FILE_ENDINGS or (path.is_file() and path.suffix != ".py"):
-        return True
-    if ":" not in what:
-        raise InputError(
-            f'"{what}" is neither a result file nor a target',
-            hint="a result file ends in .h5; a target is package.module:callable or path/to/file.py:callable",
-        )
-    return False
-
-
 def _check_options(context: typer.Context, fail_on: str, *, of_file: bool) -> None:
     from propscope import checks
 
     checks.one_of("--fail-on", fail_on, _SEVERITIES)
-    checks.number("--tolerance", context.params["tolerance"])
+    if context.params["tolerance"] is not None:
+        checks.number("--tolerance", context.params["tolerance"])
     valid = _FOR_BOTH | _FOR_A_FILE if of_file else context.params.keys() - _FOR_A_FILE
     given, other = ("FILE", "TARGET") if of_file else ("TARGET", "FILE")
     for parameter in context.command.params:
@@ -131,23 +125,6 @@ def _check_options(context: typer.Context, fail_on: str, *, of_file: bool) -> No
             checks.count(f"--{name}", context.params[name])
 
 
-def _loaded(file: Path, selection: Selection) -> ProfileSet:
-    """Return the profiles of a file; raises `InputError` for one of training runs and for one with nothing to judge."""
-    from propscope.records import MonitoredRun, TrainingSet
-
-    profiles = selection.load(file)
-    writes = "propscope profile --output FILE and propscope inspect TARGET --output FILE write profiles"
-    if isinstance(profiles, TrainingSet):
-        raise InputError(f"{file} holds training runs, but only profiles can be checked", hint=writes)
-    if isinstance(profiles, MonitoredRun):
-        return profiles
-    if not len(profiles):
-        raise InputError(f"{file} holds no profiles", hint=writes)
-    if not any(profile.without_inputs.sites for profile in profiles):
-        raise InputError(f"no profile in {file} has a recorded site, so nothing can be judged", hint=writes)
-    return profiles
-
-
 def _contents(what: str, profiles: ProfileSet) -> str:
     from propscope.records import MonitoredRun
     from propscope.records.numerals import counted
@@ -156,27 +133,3 @@ def _contents(what: str, profiles: ProfileSet) -> str:
         return f"{what}: {counted(len(profiles.steps), 'step')}, {counted(len(profiles), 'sample')}"
     networks = len(profiles.groups("seed"))
     return f"{what}: {counted(networks, 'network')}, {counted(len(profiles), 'profile')}"
-
-
-def _seeds(baseline: ProfileSet | None) -> int:
-    """Return as many seeds as the baseline has of one network, so that each seed is compared with itself."""
-    if baseline is None:
-        return _SEEDS
-    return max(map(len, baseline.groups("seed").values()))
-
-
-def _run(request: RunRequest) -> tuple[ProfileSet, str]:
-    """Return the profiles of a target and what ran, in words; raises `InputError` when the model stops."""
-    from propscope.cli.model_runs import run_model
-
-    outcome = run_model(request)
-    if outcome.stopped is not None:
-        raise InputError(outcome.stopped, hint=outcome.hint)
-    if not any(profile.without_inputs.sites for profile in outcome.profiles):
-        from propscope.diagnosis import diagnose
-
-        raise InputError(
-            f"{diagnose(outcome.profiles).unmeasured}, so nothing can be judged",
-            hint="give the model itself, not a scripted one, and check the patterns of --include and --exclude",
-        )
-    return outcome.profiles, outcome.headline

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from propscope.diagnosis.compare import Comparison, Move, compare
+from propscope.comparison import compare_networks
 from propscope.diagnosis.diagnose import diagnose
 from propscope.errors import InputError
+from propscope.records.comparison import Comparison, Difference
 from propscope.records.finding import SEVERITIES, Diagnosis, Finding, Stage
 from propscope.records.monitored import MonitoredRun
 from propscope.records.profile_set import ProfileSet
@@ -36,9 +37,9 @@ class CheckOutcome:
         return tuple(finding for finding in self.diagnosis.findings if finding.severity in severe)
 
     @property
-    def moves(self) -> tuple[Move, ...]:
+    def moves(self) -> tuple[Difference, ...]:
         """What has moved from the baseline."""
-        return () if self.comparison is None else self.comparison.moves
+        return () if self.comparison is None else self.comparison.differences
 
     @property
     def exit_code(self) -> int:
@@ -53,13 +54,13 @@ def check(
     fail_on: str = "broken",
     baseline: ProfileSet | None = None,
     baseline_file: Path | None = None,
-    tolerance: float = 0.01,
+    tolerance: float | None = None,
     stage: Stage | None = None,
 ) -> CheckOutcome:
     """Return the outcome of a check of profiles, compared with the profiles of `baseline_file` where they are given.
 
     `stage` is that of `diagnose`. Raises `InputError` for an empty set, for a monitored run with a baseline, and as
-    `diagnose` and `compare` do.
+    `diagnose` and `compare_networks` do.
     """
     # A monitored run is one network.
     run = isinstance(profiles, MonitoredRun)
@@ -68,7 +69,9 @@ def check(
             "a monitored run cannot be compared with a baseline",
             hint="it is judged by its alarms: leave the baseline out",
         )
-    comparison = None if baseline is None else compare(profiles, baseline, tolerance=tolerance)
+    comparison = None
+    if baseline is not None:
+        comparison = compare_networks(baseline, profiles, tolerance=tolerance, same_labels=True)
     axes = () if run else tuple(name for name, values in profiles.axes.items() if name != "seed" and len(values) > 1)
     networks = 1 if run else len(profiles.groups("seed"))
     found = diagnose(profiles, stage=stage)

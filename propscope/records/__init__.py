@@ -1,5 +1,6 @@
 """Frozen records of what was measured, and what follows from them by arithmetic; numpy only, never torch."""
 
+from propscope.records.comparison import Comparison, Difference, ParameterChange
 from propscope.records.finding import Diagnosis, Finding, Remedy
 from propscope.records.graph import SiteGraph
 from propscope.records.histogram import LogHistogram
@@ -24,8 +25,10 @@ from propscope.records.width_check import WidthCheck, WidthRow
 __all__ = [
     "UNKNOWN",
     "Alarm",
+    "Comparison",
     "CoverageNote",
     "Diagnosis",
+    "Difference",
     "Expected",
     "Finding",
     "HistogramsOverSteps",
@@ -34,6 +37,7 @@ __all__ = [
     "NetworkProfile",
     "OverSteps",
     "Parameter",
+    "ParameterChange",
     "Parent",
     "ProfileSet",
     "Provenance",

@@ -23,6 +23,13 @@ def as_html(record: Any) -> str:
     return html_of(record)
 
 
+def as_document(record: Any) -> dict[str, Any]:
+    """Return what `--json` prints of a comparison."""
+    from propscope.report.documents import comparison_document
+
+    return comparison_document(record)
+
+
 def as_page(record: Any, title: str) -> str:
     """Return one self-contained HTML page of a record."""
     from propscope.report.page import page_html

@@ -7,6 +7,7 @@ from typing import Any, TextIO
 
 from propscope.diagnosis.diagnose import diagnose
 from propscope.records.calibration import Calibration
+from propscope.records.comparison import Comparison
 from propscope.records.finding import Diagnosis, Finding
 from propscope.records.monitored import MonitoredRun
 from propscope.records.network import NetworkProfile
@@ -14,6 +15,7 @@ from propscope.records.profile_set import ProfileSet
 from propscope.records.remedy_trials import RemedyTrials
 from propscope.records.training import TrainingRun, TrainingSet
 from propscope.records.width_check import WidthCheck
+from propscope.report.comparison import comparison_blocks
 from propscope.report.diagnosis import diagnosis_blocks, finding_text
 from propscope.report.elements import blocks_html
 from propscope.report.inspection import inspection
@@ -47,6 +49,7 @@ _SHOWN: dict[type, Callable[[Any], Block | Sequence[Block]]] = {
     RemedyTrials: trials_text,
     Calibration: calibration_table,
     WidthCheck: width_blocks,
+    Comparison: comparison_blocks,
 }
 
 

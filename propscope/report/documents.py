@@ -9,6 +9,7 @@ from typing import Any
 
 from propscope.diagnosis import diagnose
 from propscope.diagnosis.check import CheckOutcome
+from propscope.records.comparison import Comparison
 from propscope.records.expectations import Deviation, SecondMomentRatio, deviation, second_moment_ratios
 from propscope.records.figures import TABLES
 from propscope.records.finding import Diagnosis, Finding, Remedy
@@ -122,19 +123,38 @@ def check_document(outcome: CheckOutcome) -> dict[str, Any]:
         "findings": [finding_document(finding) for finding in outcome.diagnosis.findings],
         "baseline": None
         if comparison is None
-        else _fields(comparison, leave="moves") | {"file": str(outcome.baseline)},
-        "moved": [_fields(move) for move in outcome.moves],
+        else {name: value for name, value in comparison_document(comparison).items() if name != "differences"}
+        | {"file": str(outcome.baseline)},
+        "moved": [fields(move) for move in outcome.moves],
     }
+
+
+def comparison_document(comparison: Comparison) -> dict[str, Any]:
+    """Return the comparison as one object, with where the two part first, and every difference."""
+    nested = ("differences", "parameters", "only_first", "only_second")
+    document: dict[str, Any] = plain(
+        {
+            "same": comparison.same,
+            "exit_code": comparison.exit_code,
+            "first": {
+                direction: None if (one := comparison.first(direction)) is None else fields(one)
+                for direction in DIRECTIONS
+            },
+            **{name: value for name, value in fields(comparison).items() if name not in nested},
+            **{name: [fields(each) for each in getattr(comparison, name)] for name in nested},
+        }
+    )
+    return document
 
 
 def grid_document(networks: Iterable[ProfileSet]) -> list[dict[str, Any]]:
     """Return one object a pair, with the figures of its table row, its verdict and its findings."""
-    return [_fields(pair) | diagnosis_document(diagnosis) for pair, diagnosis in judged(networks)]
+    return [fields(pair) | diagnosis_document(diagnosis) for pair, diagnosis in judged(networks)]
 
 
 def training_document(runs: TrainingSet) -> list[dict[str, Any]]:
     """Return one object a trained pair, with the figures of its table row."""
-    return [_fields(pair) for pair in summarize_training(runs)]
+    return [fields(pair) for pair in summarize_training(runs)]
 
 
 def run_document(run: MonitoredRun) -> dict[str, Any]:
@@ -142,9 +162,9 @@ def run_document(run: MonitoredRun) -> dict[str, Any]:
     summary = summarize_run(run)
     return {
         **diagnosis_document(diagnose(run)),
-        **_fields(summary, leave="sites"),
-        "sites": [_fields(site) for site in summary.sites],
-        "alarms": [_fields(alarm) for alarm in run.alarms],
+        **fields(summary, leave="sites"),
+        "sites": [fields(site) for site in summary.sites],
+        "alarms": [fields(alarm) for alarm in run.alarms],
     }
 
 
@@ -153,7 +173,7 @@ def profile_document(profile: NetworkProfile) -> dict[str, Any]:
     ratios = second_moment_ratios(profile)
     sites = [
         unpacked(site_row(site, index))
-        | {"parents": site.parents and [_fields(parent) for parent in site.parents], "parameters": site.parameters}
+        | {"parents": site.parents and [fields(parent) for parent in site.parents], "parameters": site.parameters}
         | {f"{direction}_deviation": deviation(site, direction) for direction in DIRECTIONS}
         | {"second_moment_ratio": ratios.get(index)}
         for index, site in enumerate(profile.sites)
@@ -202,7 +222,8 @@ def _headroom(summary: TensorSummary | None) -> dict[str, Any] | None:
     }
 
 
-def _fields(record: Any, *, leave: str = "") -> dict[str, Any]:
+def fields(record: Any, *, leave: str = "") -> dict[str, Any]:
+    """Return the fields of a record by name, without the one to `leave`."""
     return {name: getattr(record, name) for name in record.__dataclass_fields__ if name != leave}
 
 
@@ -220,7 +241,7 @@ def unpacked(row: Row) -> Row:
 def plain(value: Any) -> Any:
     """Return a document of what JSON has: NaN becomes None, infinities become "inf", "-inf"."""
     if isinstance(value, (Interval, Deviation, SecondMomentRatio, DistinctRows)):
-        return plain(_fields(value))
+        return plain(fields(value))
     if isinstance(value, dict):
         return {name: plain(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):

@@ -37,13 +37,14 @@ LINES = {
     ("check", "run.h5"): "check",
     ("check", "run.h5", "--baseline", "run.h5"): "check",
     ("check", *SHAPE): "check",
+    ("compare", "run.h5", "run.h5"): "compare",
     ("inspect", *SHAPE): "inspect",
     ("inspect", *SHAPE, "--fix"): "inspect",
     ("theory", "--act", "relu"): "theory",
     ("width-check", "fading.py:wide", "--width", "2,4", "--input-shape", "4,8", "--steps", 1): "width-check",
     ("list",): "list",
 }
-UNJUDGED = ("theory", "list", "width-check")
+UNJUDGED = ("theory", "list", "width-check", "compare")
 
 
 def table(heading):

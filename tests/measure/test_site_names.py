@@ -159,7 +159,7 @@ def test_the_jacobian_has_the_same_names():
 def test_an_older_baseline_is_compared_under_the_names_of_today():
     from dataclasses import replace
 
-    from propscope.diagnosis.compare import compare
+    from propscope.comparison import compare
     from propscope.records import ProfileSet
 
     def forward(net: Net, x: Tensor) -> Tensor:
@@ -183,8 +183,8 @@ def test_an_older_baseline_is_compared_under_the_names_of_today():
         )
         for profile in new
     ]
-    found = compare(ProfileSet.of(new), ProfileSet.of(old))
-    assert not found.moves
+    found = compare(ProfileSet.of(old), ProfileSet.of(new))
+    assert not found.differences
     assert found.comparisons == compare(ProfileSet.of(new), ProfileSet.of(new)).comparisons - 1
 
 

@@ -7,11 +7,16 @@ from functools import cache
 import numpy as np
 import pytest
 
-from propscope.diagnosis.compare import compare, half_width
+from propscope.comparison import compare_networks
+from propscope.comparison.signal import half_width
 from propscope.errors import InputError
 from propscope.records import NetworkProfile, ProfileSet, Provenance, Site, TensorSummary
 
 DEPTH, WIDTH, BATCH = 10, 32, 16
+
+
+def compare(new, old, **options):
+    return compare_networks(old, new, same_labels=True, **options)
 
 
 def summary(rms, **counts):
@@ -77,21 +82,21 @@ class TestFalseAlarms:
             old, new = networks[at : at + seeds], networks[at + seeds : at + 2 * seeds]
             found = compare(seeded(*new, first=first), seeded(*old))
             assert found.comparisons == 2 * (2 * DEPTH - 1)
-            failed += bool(found.moves)
+            failed += bool(found.differences)
         assert failed / pairs <= 0.05
 
     def test_the_same_networks_never_fail(self):
         networks = draw(5, np.random.default_rng(0))
         found = compare(seeded(*networks), seeded(*networks), tolerance=0)
-        assert found.moves == ()
+        assert found.differences == ()
         assert found.method == "5 seeds, the same on both sides"
         assert found.visible == 1
 
     def test_what_kernels_and_versions_make_stays_within_the_tolerance(self):
         old = seeded(*([site("a", 1.0)] for _ in range(5)))
         near = seeded(*([site("a", 1.009)] for _ in range(5)))
-        assert not compare(near, old).moves
-        assert compare(near, old, tolerance=0.008).moves
+        assert not compare(near, old).differences
+        assert compare(near, old, tolerance=0.008).differences
         assert compare(near, old).visible == pytest.approx(1.01)
 
     def test_more_networks_widen_every_interval(self):
@@ -102,9 +107,9 @@ class TestFalseAlarms:
             for side in (new, old)
         ]
         together = compare(*many)
-        assert len(alone.moves) == 1
+        assert len(alone.differences) == 1
         assert together.comparisons == 400 * alone.comparisons
-        assert not together.moves
+        assert not together.differences
 
 
 class TestDetection:
@@ -115,14 +120,14 @@ class TestDetection:
         hits = 0
         for _ in range(10):
             old, new = draw(5, generator, width=256), draw(5, generator, scaled=4, factor=1.3, width=256)
-            moves = compare(seeded(*new, first=first), seeded(*old)).moves
+            moves = compare(seeded(*new, first=first), seeded(*old)).differences
             hits += any(move.site == "layers.4" and move.quantity == "gain" for move in moves)
         assert hits >= 8
 
     def test_on_the_same_seeds_the_layer_is_named_first_with_its_factor(self):
         old = draw(5, np.random.default_rng(2))
         new = draw(5, np.random.default_rng(2), scaled=4, factor=1.3)
-        moves = compare(seeded(*new), seeded(*old)).moves
+        moves = compare(seeded(*new), seeded(*old)).differences
         assert (moves[0].site, moves[0].direction, moves[0].quantity) == ("layers.4", "forward", "gain")
         assert moves[0].ratio == pytest.approx(1.3)
         assert (moves[1].site, moves[1].direction, moves[1].quantity) == ("layers.3", "backward", "gain")
@@ -134,7 +139,7 @@ class TestDetection:
         assert moves[0].message.startswith("x1.30, from ")
 
     def test_a_shrinking_signal_moves_too(self):
-        move = compare(wandering(0.5), wandering(1.0)).moves[0]
+        move = compare(wandering(0.5), wandering(1.0)).differences[0]
         assert move.ratio == pytest.approx(0.5)
         assert (move.before, move.after) == (pytest.approx(1.0), pytest.approx(0.5))
 
@@ -164,7 +169,7 @@ class TestIntervals:
         assert math.isnan(half_width(same[:1], same[:1], 0.01, paired=True))
 
     def test_a_move_carries_the_interval_that_decided(self):
-        move = compare(wandering(2.0, first=9), wandering(1.0)).moves[0]
+        move = compare(wandering(2.0, first=9), wandering(1.0)).differences[0]
         half = half_width(0.05 * np.linspace(-1, 1, 5), 0.05 * np.linspace(-1, 1, 5), 0.05 / 2, paired=False)
         assert (move.low, move.high) == (pytest.approx(2 * math.exp(-half)), pytest.approx(2 * math.exp(half)))
         assert move.low < move.ratio < move.high
@@ -194,22 +199,22 @@ class TestSeeds:
     def test_one_seed_is_compared_as_it_is(self):
         one = seeded([site("a"), site("b")])
         found = compare(one, one)
-        assert (found.moves, found.comparisons) == ((), 6)
+        assert (found.differences, found.comparisons) == ((), 6)
         assert found.method == "only seed 0, without an interval"
-        move = compare(seeded([site("a"), site("b", 1.02)]), one).moves[0]
+        move = compare(seeded([site("a"), site("b", 1.02)]), one).differences[0]
         assert move.message == "x1.02, from 1.00 to 1.02"
         assert math.isnan(move.low)
-        assert not compare(seeded([site("a"), site("b", 1.005)]), one).moves
+        assert not compare(seeded([site("a"), site("b", 1.005)]), one).differences
 
     @pytest.mark.parametrize(
         ("labels", "said"),
-        [({"seed": 7}, "what is checked has seed 7"), ({}, "what is checked has one profile without a seed")],
+        [({"seed": 7}, "the second has seed 7"), ({}, "the second has one profile without a seed")],
     )
     def test_one_other_seed_has_no_interval(self, labels, said):
         new = ProfileSet.of([NetworkProfile((site("a"),), labels=labels)])
         with pytest.raises(InputError, match=said) as caught:
             compare(new, wandering(1.0))
-        assert "the baseline has seeds 0, 1, 2, ..." in str(caught.value)
+        assert "the first has seeds 0, 1, 2, ..." in str(caught.value)
         assert "--seeds" in caught.value.hint
 
 
@@ -219,32 +224,32 @@ class TestSites:
     @pytest.mark.parametrize(
         ("sites", "where", "said"),
         [
-            ([site("a")], "b", "gone: only in the baseline"),
-            ([*OLD, site("c")], "c", "new: not in the baseline"),
+            ([site("a")], "b", "gone"),
+            ([*OLD, site("c")], "c", "new"),
             ([site("a"), site("b", kind="GELU", units=None)], "b", "was ReLU, is GELU"),
             ([site("a", units=16), OLD[1]], "a", "had 8 units, has 16"),
         ],
     )
     def test_a_changed_structure_has_moved(self, sites, where, said):
-        (move,) = compare(seeded(sites, sites), seeded(self.OLD, self.OLD)).moves
+        (move,) = compare(seeded(sites, sites), seeded(self.OLD, self.OLD)).differences
         assert (move.site, move.quantity, move.direction, move.message) == (where, "structure", None, said)
 
     def test_a_site_that_only_some_seeds_have_is_no_change(self):
         both, one = [site("a"), site("b")], [site("a")]
-        assert not compare(seeded(both, both, both), seeded(both, one, both)).moves
-        assert not compare(seeded(one, one, one), seeded(both, one, both)).moves
-        assert not compare(seeded(both, one, both), seeded(one, one, one)).moves
+        assert not compare(seeded(both, both, both), seeded(both, one, both)).differences
+        assert not compare(seeded(one, one, one), seeded(both, one, both)).differences
+        assert not compare(seeded(both, one, both), seeded(one, one, one)).differences
 
     def test_a_site_is_compared_in_the_seeds_that_have_it(self):
         old = seeded([site("a"), site("b")], [site("a")], [site("a"), site("b")])
         new = seeded([site("a"), site("b", 2.0)], [site("a")], [site("a"), site("b", 2.0)])
-        assert {move.site for move in compare(new, old).moves} == {"b"}
+        assert {move.site for move in compare(new, old).differences} == {"b"}
 
     @pytest.mark.parametrize("first", [0, 9], ids=["same seeds", "other seeds"])
     def test_a_site_that_one_seed_of_several_shows_has_no_interval(self, first):
         both, one = [site("a"), site("b", 3.0)], [site("a")]
         found = compare(seeded(both, one, one, first=first), seeded([site("a"), site("b")], one, one))
-        assert (found.moves, found.comparisons) == ((), 2)
+        assert (found.differences, found.comparisons) == ((), 2)
 
 
 class TestStates:
@@ -255,42 +260,42 @@ class TestStates:
     def test_one_seed_that_goes_bad_has_moved(self, value, what):
         good = [site("a"), site("b")]
         old, new = seeded(*[good] * 4), seeded(good, [site("a"), site("b", value)], good, good)
-        (move,) = compare(new, old).moves
+        (move,) = compare(new, old).differences
         assert (move.site, move.direction, move.quantity) == ("b", "forward", "state")
-        assert move.message == f"{what} in 1 of 4 seeds, in none of the baseline"
+        assert move.message == f"{what} in 1 of 4 seeds, in none before"
         # And one that is good again is what luck may do.
-        assert not compare(old, new).moves
+        assert not compare(old, new).differences
 
     @pytest.mark.parametrize("value", [NAN, ZERO])
     def test_what_is_bad_everywhere_on_both_sides_has_not_moved(self, value):
         bad = seeded(*[[site("a", value, value)]] * 3)
         found = compare(bad, bad)
-        assert (found.moves, found.comparisons) == ((), 0)
+        assert (found.differences, found.comparisons) == ((), 0)
         assert math.isnan(found.visible)
         good = seeded(*[[site("a")]] * 3)
-        assert [move.message[:9] for move in compare(good, bad).moves] == ["no longer"] * 2
+        assert [move.message[:9] for move in compare(good, bad).differences] == ["no longer"] * 2
 
     def test_a_direction_that_is_no_longer_seen_is_one_move(self):
         old, new = ([[site("a", 1.0, size), site("b", 1.0, size)]] * 3 for size in (1.0, None))
-        (move,) = compare(seeded(*new), seeded(*old)).moves
+        (move,) = compare(seeded(*new), seeded(*old)).differences
         assert (move.direction, move.message) == ("backward", "no longer seen at any of 2 sites")
         found = compare(seeded(*old), seeded(*new))
-        assert found.moves == ()
-        assert found.notes == ("the baseline has no backward signal, so it is not compared",)
+        assert found.differences == ()
+        assert found.notes == ("the first has no backward signal, so it is not compared",)
 
     def test_a_gradient_lost_at_one_site_is_a_move(self):
         old, new = ([[site("a", 1.0, size), site("b")]] * 3 for size in (1.0, None))
-        (move,) = compare(seeded(*new), seeded(*old)).moves
+        (move,) = compare(seeded(*new), seeded(*old)).differences
         assert (move.site, move.direction, move.message) == ("a", "backward", "no longer seen")
 
     def test_a_tensor_without_elements_is_not_seen(self):
         old = seeded(*[[site("a"), site("b")]] * 3)
         new = seeded(*[[site("a"), site("b", TensorSummary.empty())]] * 3)
-        assert [move.message for move in compare(new, old).moves] == ["no longer seen"]
+        assert [move.message for move in compare(new, old).differences] == ["no longer seen"]
 
     def test_sizes_at_the_end_of_float64_compare(self):
         old, new = ([[site("a", size, 1.0)]] * 2 for size in (1e-300, 1e300))
-        (move,) = compare(seeded(*new), seeded(*old)).moves
+        (move,) = compare(seeded(*new), seeded(*old)).differences
         assert (move.before, move.after, move.ratio) == (pytest.approx(1e-300), pytest.approx(1e300), math.inf)
 
 
@@ -302,17 +307,17 @@ class TestNetworks:
             )
 
         found = compare(grid(relu=1.0, tanh=3.0, gelu=1.0), grid(tanh=1.0, relu=1.0, sine=1.0))
-        assert [(move.labels, move.site) for move in found.moves] == [({"act": "tanh"}, "a")]
+        assert [(move.labels, move.site) for move in found.differences] == [({"act": "tanh"}, "a")]
         assert found.networks == 2
         assert found.notes == (
-            "1 of 3 networks not in the baseline: (act gelu)",
-            "1 of 3 networks only in the baseline: (act sine)",
+            "1 of 3 networks only in the second: (act gelu)",
+            "1 of 3 networks only in the first: (act sine)",
         )
 
     def test_one_model_under_another_name_is_the_same(self):
         old, new = seeded(*[[site("a")]] * 2, model="a.py:net"), seeded(*[[site("a")]] * 2, model="b.py:net")
-        assert compare(new, old).moves == ()
-        with pytest.raises(InputError, match=r"no network is in both: the baseline has .model a.py:net"):
+        assert compare(new, old).differences == ()
+        with pytest.raises(InputError, match=r"no network is in both: the first has .model a.py:net"):
             compare(new + seeded([site("a")], model="c.py:net"), old)
 
     def test_the_order_of_labels_does_not_matter(self):
@@ -321,21 +326,19 @@ class TestNetworks:
 
     def test_other_labels_are_another_network(self):
         old, new = seeded([site("a")], act="relu"), seeded([site("a")], act="tanh")
-        with pytest.raises(InputError, match=r"the baseline has .act relu., what is checked has .act tanh."):
+        with pytest.raises(InputError, match=r"the first has .act relu., the second has .act tanh."):
             compare(new, old)
 
     def test_other_sites_are_another_network(self):
-        with pytest.raises(
-            InputError, match=r"no site is in both: the baseline has a, what is checked has b, c, d, ..."
-        ):
+        with pytest.raises(InputError, match=r"no site is in both: the first has a, the second has b, c, d, ..."):
             compare(seeded([site(name) for name in "bcde"]), seeded([site("a")]))
 
     @pytest.mark.parametrize("empty", [ProfileSet(()), seeded(())])
     def test_nothing_cannot_be_compared(self, empty):
         one = seeded([site("a")])
-        with pytest.raises(InputError, match="the baseline holds no site"):
+        with pytest.raises(InputError, match="the first holds no site"):
             compare(one, empty)
-        with pytest.raises(InputError, match="the set holds no site"):
+        with pytest.raises(InputError, match="the second holds no site"):
             compare(empty, one)
 
     @pytest.mark.parametrize("tolerance", [-0.1, math.nan, math.inf])

@@ -1,0 +1,180 @@
+"""`matched`: which network of one set is which of another, and how their seeds are held against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from propscope.comparison.sites import SitePair, all_sites, paired_sites, weights_of
+from propscope.errors import InputError
+from propscope.records.network import DIRECTIONS, Label, NetworkProfile
+from propscope.records.profile_set import ProfileSet
+from propscope.records.stored_spec import read_spec
+
+_HINT = "profile at least two seeds on both sides, or the seeds of the first: --seeds 5"
+# Parts of a spec that describe the network; the others describe the measurement.
+_OF_THE_NETWORK = {"target", "arguments", "config", "checkpoint", "init", "network", "seed", "seeds", "device"}
+_SHOWN = 3
+
+_Key = tuple[tuple[str, Label], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One network before and after, one profile per seed; `paired`: both sides have the same seeds in the same order.
+
+    `theory`: whether two other seeds, one on each side, are held against the scatter that theory expects. `method`: how
+    the seeds are compared, in words. `labels`: those of the later profiles, without the seed. `pairs`: all sites.
+    """
+
+    before: tuple[NetworkProfile, ...]
+    after: tuple[NetworkProfile, ...]
+    paired: bool
+    method: str
+    labels: Mapping[str, Label]
+    pairs: tuple[SitePair, ...] = ()
+    theory: bool = False
+
+
+def matched(
+    before: ProfileSet, after: ProfileSet, *, same_labels: bool, alone: bool
+) -> tuple[tuple[Match, ...], tuple[str, ...]]:
+    """Return the networks that both sets have, and notes on what is not compared or was measured differently.
+
+    Networks are identified by their labels. Where each set holds only one, the label `model` is ignored, since it is
+    the name that was typed, and, unless `same_labels`, all others too. `alone`: whether a seed may be held against
+    another one, without an interval. Raises `InputError` where a set is empty, and where no network, site or seed
+    matches.
+    """
+    for given, what in ((before, "the first"), (after, "the second")):
+        if not any(profile.without_inputs.sites for profile in given):
+            raise InputError(f"{what} holds no site to compare")
+    then, now = _networks(before), _networks(after)
+    notes = []
+    if len(then) == len(now) == 1:
+        then, now = ({_unnamed(key): members for key, members in side.items()} for side in (then, now))
+        if not same_labels and then.keys() != now.keys():
+            (old, members), (new, _) = next(iter(then.items())), next(iter(now.items()))
+            notes.append(f"other labels: {_spelled({old: 0})} -> {_spelled({new: 0})}")
+            then = {new: members}
+    common = [key for key in now if key in then]
+    if not common:
+        raise InputError(
+            f"no network is in both: the first has {_spelled(then)}, the second has {_spelled(now)}",
+            hint="give two profiles of the same network, or sets with the same labels",
+        )
+    matches = tuple(_match(then[key], now[key], alone=alone) for key in common)
+    notes += [
+        f"{len(keys)} of {len(side)} networks only in the {where}: {_spelled(keys)}"
+        for side, other, where in ((now, then, "second"), (then, now, "first"))
+        if (keys := {key: side[key] for key in side if key not in other})
+    ]
+    notes += dict.fromkeys(note for match in matches for note in _measured_differently(match))
+    return matches, tuple(notes)
+
+
+def _networks(profiles: ProfileSet) -> dict[_Key, tuple[NetworkProfile, ...]]:
+    groups: dict[_Key, tuple[NetworkProfile, ...]] = {}
+    for key, members in profiles.groups("seed").items():
+        ordered = tuple(sorted(key))
+        groups[ordered] = (*groups.get(ordered, ()), *members.profiles)
+    return groups
+
+
+def _unnamed(key: _Key) -> _Key:
+    return tuple((name, value) for name, value in key if name != "model")
+
+
+def _match(before: tuple[NetworkProfile, ...], after: tuple[NetworkProfile, ...], *, alone: bool) -> Match:
+    found = _seeds(before, after, alone=alone)
+    sides = found.before, found.after
+    pairs = paired_sites(all_sites(sides[0]), all_sites(sides[1]), (weights_of(sides[0][0]), weights_of(sides[1][0])))
+    both = [pair for pair in pairs if pair.before is not None and pair.after is not None and pair.site.role != "input"]
+    most = max(len(members[0].without_inputs.sites) for members in (found.before, found.after))
+    # Where no name is in both, a few sites that fit are chance.
+    if not both or (all(pair.renamed for pair in both) and 2 * len(both) < most):
+        raise InputError(
+            f"no site is in both: the first has {_few(before)}, the second has {_few(after)}",
+            hint="give two profiles of the same model",
+        )
+    return replace(found, pairs=pairs)
+
+
+def _seeds(before: tuple[NetworkProfile, ...], after: tuple[NetworkProfile, ...], *, alone: bool) -> Match:
+    labels = {name: value for name, value in after[0].labels.items() if name != "seed"}
+    sides = [{member.labels.get("seed"): member for member in side} for side in (before, after)]
+    named = all(
+        None not in seeds and len(seeds) == len(side) for seeds, side in zip(sides, (before, after), strict=True)
+    )
+    then, now = sides
+    if named and (then.keys() <= now.keys() or now.keys() <= then.keys()):
+        common = [seed for seed in then if seed in now]
+        pairs = tuple(then[seed] for seed in common), tuple(now[seed] for seed in common)
+        method = (
+            f"{len(common)} seeds, the same on both sides"
+            if len(common) > 1
+            else f"only seed {common[0]}, without an interval"
+        )
+        return Match(*pairs, paired=True, method=method, labels=labels)
+    if len(before) == len(after) == 1:
+        old, new = before[0], after[0]
+        if None in then or None in now:
+            return Match(before, after, paired=True, method="one profile each, without an interval", labels=labels)
+        seeds = f"seed {old.labels['seed']} against seed {new.labels['seed']}"
+        if all(_has_theory(member) for member in (old, new)):
+            method = f"{seeds}, within the scatter that theory expects"
+            return Match(before, after, paired=False, method=method, labels=labels, theory=True)
+        if alone:
+            return Match(before, after, paired=True, method=f"{seeds}, without an interval", labels=labels)
+    if min(len(before), len(after)) < 2:
+        raise InputError(f"no interval can be formed: {_unequal_seeds(before, after)}", hint=_HINT)
+    method = f"{len(after)} seeds against {len(before)} other seeds"
+    return Match(before, after, paired=False, method=method, labels=labels)
+
+
+def _has_theory(profile: NetworkProfile) -> bool:
+    return any(site.expected is not None and site.expected.forward_log_std > 0 for site in profile.sites)
+
+
+def _unequal_seeds(before: tuple[NetworkProfile, ...], after: tuple[NetworkProfile, ...]) -> str:
+    def spelled(members: tuple[NetworkProfile, ...]) -> str:
+        seeds = [member.labels.get("seed") for member in members]
+        if None in seeds:
+            return "one profile without a seed" if len(seeds) == 1 else f"{len(seeds)} profiles without seeds"
+        return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {_listed({str(seed) for seed in seeds})}"
+
+    return f"the first has {spelled(before)}, the second has {spelled(after)}"
+
+
+def _measured_differently(match: Match) -> Iterator[str]:
+    """Yield each difference in how the two sides were measured, which may be the reason for a difference."""
+    old, new = match.before[0], match.after[0]
+    then, now = read_spec(old.provenance), read_spec(new.provenance)
+    # Files from another program do not say how they were measured.
+    for name in sorted(then.keys() | now.keys() if then and now else ()):
+        if name not in _OF_THE_NETWORK and then.get(name) != now.get(name):
+            yield f"measured differently: {name} {then.get(name, 'not given')} -> {now.get(name, 'not given')}"
+    versions = old.provenance.torch_version, new.provenance.torch_version
+    if all(versions) and versions[0] != versions[1]:
+        yield f"measured differently: torch {versions[0]} -> {versions[1]}"
+    for direction in DIRECTIONS:
+        seen = [
+            any(getattr(site, direction) is not None for m in side for site in m.sites)
+            for side in (match.before, match.after)
+        ]
+        if seen == [False, True]:
+            yield f"the first has no {direction} signal, so it is not compared"
+
+
+def _spelled(keys: Mapping[_Key, object]) -> str:
+    said = ["(" + (", ".join(f"{name} {value}" for name, value in key) or "no label") + ")" for key in keys]
+    return ", ".join(said[:_SHOWN]) + (", ..." if len(said) > _SHOWN else "")
+
+
+def _few(members: tuple[NetworkProfile, ...]) -> str:
+    return _listed({site.name for member in members for site in member.without_inputs.sites})
+
+
+def _listed(names: set[str]) -> str:
+    said = sorted(name or "(model)" for name in names)
+    return ", ".join(said[:_SHOWN]) + (", ..." if len(said) > _SHOWN else "")
