@@ -40,9 +40,7 @@ def check(
     ] = None,
     tolerance: Annotated[
         float | None,
-        option(
-            "Relative change from the baseline that never fails the check. [default: 0.01; bfloat16 0.05]", _CHECK
-        ),
+        option("Relative change from the baseline that never fails the check. [default: 0.01; bfloat16 0.05]", _CHECK),
     ] = None,
     json: options.Json = False,
     stage: options.JudgedStage = None,

@@ -111,7 +111,7 @@ def _run(parameters: Mapping[str, Any], target: str, at: int, seeds: int) -> tup
     from propscope.cli.model_runs import RunRequest
 
     own = {name: values[min(at, len(values) - 1)] if (values := parameters[name]) else None for name in _TWICE}
-    own["dtype"] = own["dtype"] or "float32"
+    own["dtype"] = "float32" if own["dtype"] is None else own["dtype"]
     return run_target(RunRequest.of({**parameters, **own}, target=target, seeds=seeds))
 
 

@@ -42,9 +42,10 @@ class SitePair:
 
     @property
     def renamed(self) -> str:
-        """The name in the first network, "" where both have the same."""
-        other = self.before is not None and self.after is not None and self.before.name != self.after.name
-        return self.before.name if other and self.before is not None else ""
+        """The name in the first network, "(model)" where it is empty; "" where both have the same, or one lacks it."""
+        if self.before is None or self.after is None or self.before.name == self.after.name:
+            return ""
+        return self.before.name or "(model)"
 
 
 def all_sites(members: Iterable[NetworkProfile]) -> tuple[Site, ...]:

@@ -229,8 +229,8 @@ class TestBaseline:
     def test_another_depth_has_moved_and_alike_lines_are_one(self, command, baseline):
         outcome = command("check", "nets.py:sound", *SHAPE, "--arg", "depth=9", "--baseline", baseline)
         assert outcome.code == 1
-        assert "moved: structure at 8: had 4 units, has 64" in outcome.out
-        assert "moved: structure at 9 to 18 (10 sites): new" in outcome.out
+        # The last layer is known by its width, whatever its number.
+        assert outcome.out.splitlines()[1] == "moved: structure at 8 to 17 (10 sites): new"
 
     def test_findings_and_moves_stand_together(self, command, baseline):
         outcome = command("check", "nets.py:sound", *SHAPE, "--arg", "scale=0", "--baseline", baseline)
