@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import torch
 from timing import OUTPUTS
+from torch import Tensor, nn
 
 import propscope
 from propscope.cli.example import examples_folder
@@ -72,19 +74,68 @@ def main() -> None:
         for stem, profiles, name in drawn:
             (picture,) = draw_all(profiles, Path(directory), stem=stem, only=[name])
             print(picture.replace(OUTPUTS / f"{stem}-{name}.png"))
-    monitored(OUTPUTS / "monitored-overview.png")
+    monitored("overview", "steps")
+    explained()
     phase("tanh", OUTPUTS / "theory-phase.png")
     widths("perceptron", "adam", "standard")
     widths("mup_perceptron", "mup_adam", "mup")
 
 
-def monitored(path: Path) -> None:
-    """Draw the overview of the run that examples/monitor.py makes."""
+def monitored(*names: str) -> None:
+    """Draw pictures of the run that examples/monitor.py makes."""
     with tempfile.TemporaryDirectory() as directory:
         subprocess.run([sys.executable, examples_folder() / "monitor.py"], cwd=directory, check=True, stdout=sys.stderr)
         run = propscope.load(Path(directory, "outputs", "monitored.propscope"))
-        (picture,) = draw_all(run, Path(directory), stem="monitored", only=["overview"])
-        print(picture.replace(path))
+        for picture in draw_all(run, Path(directory), stem="monitored", only=list(names)):
+            print(shutil.move(picture, OUTPUTS / picture.name))
+
+
+def explained() -> None:
+    """Draw those pictures of docs/pictures.md that no other page has."""
+    shapes = propscope.profile_mlp(
+        depth=10, activation="tanh", initializer=["normal:std=0.01", "normal:std=1", "xavier_normal"]
+    )
+    swept = propscope.profile_mlp(
+        depth="10..40:10", width=128, activation="tanh", initializer="xavier_normal", gain="0.5..2:10", seeds=3
+    )
+    torch.manual_seed(0)
+    recurrent = propscope.profile(Reader(), torch.randn(64, 100, 32))
+    trained = propscope.train_mlp(
+        depth=8, activation="relu", initializer=["he_normal", "default"], seeds=1, epochs=12, profile_every=1
+    )
+    critical = propscope.train_mlp(
+        depth=30,
+        activation="tanh",
+        initializer="normal",
+        weight_variance="0.6..2.4:7",
+        seeds=2,
+        optimizer="sgd",
+        learning_rate=1e-2,
+        epochs=15,
+    )
+    drawn = (
+        (shapes, "activations"),
+        (swept, "sweep"),
+        (propscope.ProfileSet((recurrent,)), "over-time"),
+        (trained, "activation-map"),
+        (critical, "final-loss"),
+    )
+    for profiles, name in drawn:
+        print(*draw_all(profiles, OUTPUTS, stem="docs", only=[name], overwrite=True))
+
+
+class Reader(nn.Module):
+    """Reads a sequence, and answers at its end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(32, 64, batch_first=True)
+        self.head = nn.Linear(64, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what the last state says."""
+        last: Tensor = self.head(self.lstm(x)[0][:, -1])
+        return last
 
 
 def phase(activation: str, path: Path) -> None:

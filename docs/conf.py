@@ -37,10 +37,14 @@ autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 80
 python_use_unqualified_type_names = True
 add_module_names = False
+# A block without a language is what a terminal shows.
+highlight_language = "none"
 # Dashes are those of options.
 smartquotes = False
 
 html_theme = "furo"
+html_static_path = ["site_pages/static"]
+html_css_files = ["site.css"]
 html_title = f"propscope {version}"
 html_show_sourcelink = False
 html_show_copyright = False
@@ -59,5 +63,6 @@ def setup(app):
     app.connect("source-read", contents.add_toctrees)
     app.connect("autodoc-process-docstring", reference.keep_as_typed)
     app.connect("missing-reference", reference.resolve)
+    app.connect("doctree-resolved", contents.open_pictures)
     app.connect("build-finished", contents.write_redirect)
     app.add_html_math_renderer("mathml", (mathml.inline, None), (mathml.block, None))

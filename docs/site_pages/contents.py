@@ -1,8 +1,11 @@
-"""The table of contents: the lists of links of docs/index.md, which a code host shows as they are."""
+"""The table of contents, from the lists of links of docs/index.md, and pictures that open at full size."""
 
 import re
 from pathlib import Path
 from typing import Any
+
+from docutils import nodes
+from sphinx.util.osutil import relative_uri
 
 # The generated pages are in no list of docs/index.md: a code host does not have them.
 GENERATED = {"Reference": [("Commands", "commands/index"), ("Python", "reference/index")]}
@@ -36,3 +39,14 @@ def write_redirect(app: Any, error: Exception | None) -> None:
         target = f"{app.config.root_doc}.html"
         page = f'<!doctype html><meta http-equiv="refresh" content="0; url={target}"><a href="{target}">propscope</a>\n'
         (Path(app.outdir) / "index.html").write_text(page, encoding="utf-8")
+
+
+def open_pictures(app: Any, tree: nodes.document, page: str) -> None:
+    """Let a click on a picture open it at full size: a telephone shows a page's width of it."""
+    if app.builder.format != "html":
+        return
+    for image in list(tree.findall(nodes.image)):
+        _, name = app.env.images.get(image["uri"], (None, None))
+        if name is not None and not isinstance(image.parent, nodes.reference):
+            target = relative_uri(app.builder.get_target_uri(page), f"_images/{name}")
+            image.replace_self(nodes.reference("", "", image.deepcopy(), refuri=target, internal=True))

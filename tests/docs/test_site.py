@@ -9,6 +9,7 @@ import typer
 from site_pages import commands, contents, reference
 
 from propscope.cli import COMMANDS, build
+from propscope.plots import MONITORED_PLOTS, PLOTS, TRAINING_PLOTS
 
 ROOT = Path(__file__).parents[2]
 GENERATED = ("commands", "reference")
@@ -59,6 +60,14 @@ def test_every_page_stands_once_in_the_table_of_contents():
     }
     written |= {ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")}
     assert set(pages) == written - {ROOT / "docs/index.md"}
+
+
+def test_every_picture_is_explained():
+    text = (ROOT / "docs/pictures.md").read_text()
+    headings = {name for line in re.findall(r"^### (.+)", text, re.MULTILINE) for name in line.split(", ")}
+    assert headings >= {plot.name for plot in (*PLOTS, *TRAINING_PLOTS)}
+    (rows,) = re.findall(r"^## Of a monitored run\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
+    assert set(re.findall(r"`([a-z-]+)`", rows)) == {plot.name for plot in MONITORED_PLOTS}
 
 
 def _object(dotted):
