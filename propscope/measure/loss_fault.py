@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from propscope.measure.hooks import Guard
-from propscope.measure.outputs import tensors_in
+from propscope.measure.outputs import tensors_of
 from propscope.measure.signal_graph import autograd_name, operation_name
 
 # A loss has a few operations; where it is a network of its own, its sites show more.
@@ -48,14 +48,14 @@ class LossWatch(TorchFunctionMode):
 
     def _see_value(self, name: str, given: Any, result: Tensor) -> None:
         if result.is_floating_point():
-            self._values.append((name, _spoils([tensor for _, tensor in tensors_in(given)], [result])))
+            self._values.append((name, _spoils(tensors_of(given), [result])))
 
     def follow(self, loss: Tensor, output: Any) -> None:
         """Watch the functions that the gradient passes from a loss to the model's output."""
         self._guard("", "output", "the loss", self._follow, loss, output)
 
     def _follow(self, loss: Tensor, output: Any) -> None:
-        ends = {tensor.grad_fn for _, tensor in tensors_in(output)}
+        ends = {tensor.grad_fn for tensor in tensors_of(output)}
         for function in _functions(loss.grad_fn, ends):
             function.register_hook(partial(self._see_derivative, autograd_name(function.name())))
 

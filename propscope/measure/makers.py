@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from propscope.measure.module_info import CONTAINERS, ModuleInfo
-from propscope.measure.outputs import tensors_in
+from propscope.measure.outputs import tensors_of
 from propscope.measure.parameter_names import ParameterNames
 from propscope.measure.tensor_identity import TensorIdentity
 
@@ -33,25 +33,23 @@ class _Made(NamedTuple):
 class Makers:
     """Follows one pass; every method is called under the guard."""
 
-    def __init__(self, model: nn.Module, identity: TensorIdentity, modules: Mapping[str, ModuleInfo]) -> None:
+    def __init__(self, names: ParameterNames, identity: TensorIdentity, modules: Mapping[str, ModuleInfo]) -> None:
         self.active = False
         # By the key of a site, the layer that made it, "" where several did.
         self.of_sites: dict[str, str] = {}
-        self._model = model
+        self._names = names
         self._identity = identity
         self._modules = modules
         self._made: dict[int, _Made] = {}
-        self._weights: ParameterNames | None = None
 
     def begin(self, *, active: bool) -> None:
         """Begin a pass, and forget the tensors of the one before."""
         self.active = active
         self._made.clear()
-        self._weights = None
 
     def note(self, made: tuple[str, bool], result: Any) -> None:
         """Note what an operation returned that was given what is `made` so, by `of`."""
-        for _, tensor in tensors_in(result):
+        for tensor in tensors_of(result):
             # What the pass computed and cut off is no weight.
             if made[0] or (tensor.requires_grad and tensor.is_leaf):
                 self._made[id(tensor)] = _Made(weakref.ref(tensor), *made)
@@ -67,7 +65,7 @@ class Makers:
 
     def note_module(self, key: str, output: Tensor, path: str, module: nn.Module, inputs: Any) -> None:
         """Note which layer made the output of a module: itself where it has weights, else what made its input."""
-        own = bool(self._names().own(module))
+        own = bool(self._names.own(module))
         own = own or "parametrizations" in module._modules
         layer = self.of_sites[key] = path if own else "" if module._modules else self.of(path, inputs)[0]
         self.note((layer, False), output)
@@ -82,8 +80,8 @@ class Makers:
         vectors: set[str] = set()
         values: set[str] = set()
         others = False
-        for _, tensor in tensors_in(args):
-            if names := self._names().of(tensor):
+        for tensor in tensors_of(args):
+            if names := self._names.of(tensor):
                 (weights if tensor.dim() > 1 else vectors).add(self._owner(inside, names[0]))
             elif (entry := self._identity.find(tensor)) is not None and entry.site is not None:
                 values.add(self.of_sites.get(entry.site.name, ""))
@@ -103,11 +101,6 @@ class Makers:
             path = f"{inside}.{operation}" if inside else operation
             layer = "" if not operation else f"{path}()" if path in self._modules else path
         return layer, alone
-
-    def _names(self) -> ParameterNames:
-        if self._weights is None:
-            self._weights = ParameterNames(self._model)
-        return self._weights
 
     def _owner(self, inside: str, name: str) -> str:
         """Return the layer that a parameter belongs to; one among several weights of a module counts as a layer."""

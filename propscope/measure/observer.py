@@ -27,6 +27,7 @@ from propscope.measure.input_sites import InputAccumulator, inputs_of
 from propscope.measure.makers import Makers
 from propscope.measure.module_info import ModuleInfo, axis_of_unknown, unit_axis_of
 from propscope.measure.outputs import tensors_in
+from propscope.measure.parameter_names import ParameterNames
 from propscope.measure.parameters import ParameterAccumulator
 from propscope.measure.saturation import FlatRegion, FlatRegions
 from propscope.measure.shards import Sharding, local_shard, sharding_behind, sharding_of
@@ -106,7 +107,8 @@ class Observer:
         self.returned: dict[str, str] = {}
         self.regions = FlatRegions()
         self.identity = TensorIdentity()
-        self.graph = SignalGraph(root, wanted=sink is SiteAccumulator)
+        self._names = ParameterNames(root)
+        self.graph = SignalGraph(root, self._names, wanted=sink is SiteAccumulator)
         self.stack: list[ModuleInfo] = []
         self.active = False
         # The thread whose calls are recorded. Gradients of other devices come in threads of torch's own.
@@ -125,7 +127,7 @@ class Observer:
         self._hooked_inputs: dict[int, weakref.ref[Tensor]] = {}
         self._functorch = not transforms
         self._digest = digest
-        self.makers = Makers(root, self.identity, paths)
+        self.makers = Makers(self._names, self.identity, paths)
         self._functions: dict[str, _Function] = {}
         self._calls: dict[str, int] = {}
         self._repeated: set[str] = set()
@@ -154,6 +156,7 @@ class Observer:
         if inputs:
             self.samples += inputs[0][1].shape[0] if inputs[0][1].dim() else 1
         given = [tensor for _, tensor in inputs]
+        self._names.begin()
         # What another part has returned is a site already.
         inputs = [entry for entry in inputs if self._takes_inputs and self.identity.find(entry[1]) is None]
         self.guard("", "module", "the graph", self.graph.begin, info.path, (args, kwargs), self._calls.items())
@@ -223,6 +226,7 @@ class Observer:
         self.identity.clear()
         self.makers.begin(active=False)
         self.guard("", "module", "the graph", self.graph.close)
+        self._names.begin()
 
     def part_of_checkpoint(self, mode: AbstractContextManager[Any] | None, run: Callable[..., Any]) -> _Part:
         """Return a part of a checkpoint so that its calls are known again when it runs in the backward pass.

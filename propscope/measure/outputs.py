@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from propscope.checks import fits_memory
 from propscope.errors import InputError
 
+# What arguments mostly are beside tensors, and holds none.
+_SINGLE = frozenset((bool, int, float, str, type(None), slice, torch.dtype, torch.device))
+
 
 def tensors_in(value: Any) -> Iterator[tuple[str, Tensor]]:
     """Yield (suffix, tensor) for each tensor in nested tuples, lists, mappings and dataclasses, in their order.
@@ -25,6 +28,31 @@ def tensors_in(value: Any) -> Iterator[tuple[str, Tensor]]:
         yield "", value
     else:
         yield from ((suffix, leaf) for suffix, leaf in _leaves(value, "", ()) if isinstance(leaf, Tensor))
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """Return the tensors that `tensors_in` yields, without suffixes, in a fraction of the time."""
+    found: list[Tensor] = []
+    _gather(value, found, ())
+    return found
+
+
+def _gather(value: Any, found: list[Tensor], above: tuple[int, ...]) -> None:
+    kind = type(value)
+    if isinstance(value, Tensor):
+        found.append(value)
+        return
+    if kind in _SINGLE or id(value) in above:
+        return
+    parts: Iterable[Any] | None = value if kind in (tuple, list) else value.values() if kind is dict else None
+    if parts is None:
+        parts = [part for _, part in _parts(value) or ()]
+    above = (*above, id(value))
+    for part in parts:
+        if isinstance(part, Tensor):
+            found.append(part)
+        elif type(part) not in _SINGLE:
+            _gather(part, found, above)
 
 
 def leaves_in(value: Any) -> Iterator[tuple[str, Any]]:
@@ -62,7 +90,7 @@ def as_batch(model: nn.Module, given: Any, *, name: str = "batch") -> Any:
     memory, as an expanded tensor does: a copy of it would not.
     """
     batch = _with_tensors(model, given, name)
-    tensors = [tensor for _, tensor in tensors_in(batch)]
+    tensors = tensors_of(batch)
     for tensor in tensors:
         if not (tensor.is_meta or tensor.is_nested):
             _fits(name, tensor.shape, tensor.element_size())
@@ -114,6 +142,6 @@ def describe_shapes(batch: Any) -> str:
     """Return shape and dtype of each tensor of a batch, such as 8,3,32,32 float32."""
     shapes = "; ".join(
         ",".join(map(str, tensor.shape)) + f" {str(tensor.dtype).removeprefix('torch.')}"
-        for _, tensor in tensors_in(batch)
+        for tensor in tensors_of(batch)
     )
     return shapes or "without a tensor"

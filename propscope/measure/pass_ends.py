@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from propscope.measure import calls
 from propscope.measure.hooks import Guard, Hook
 from propscope.measure.module_info import ModuleInfo, module_info
-from propscope.measure.outputs import tensors_in
+from propscope.measure.outputs import tensors_of
 from propscope.measure.shards import local_shard
 from propscope.measure.tensor_identity import version_of
 
@@ -56,7 +56,7 @@ class PassEnds:
         # A handle refers to its tensor's hooks weakly: a dead reference belongs to a graph that is gone.
         self._handles = [handle for handle in self._handles if handle.hooks_dict_ref() is not None]
         hook = Hook(self._guard, "", "parameter", "the end of a backward pass", self._see_gradient)
-        self._handles += [one.register_hook(hook) for _, one in tensors_in(output) if one.requires_grad]
+        self._handles += [one.register_hook(hook) for one in tensors_of(output) if one.requires_grad]
 
     def _see_gradient(self, gradient: Tensor) -> None:
         self.note()

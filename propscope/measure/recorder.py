@@ -62,12 +62,12 @@ from propscope.measure.wrappers import (
     is_compiled,
     is_redirected,
     parameter_names,
+    parameters_at,
     place_inside,
     require_module,
     shared_modules,
     unwrapped,
     unwrapped_modules,
-    unwrapped_parameters,
     without_shortcuts,
 )
 from propscope.records.network import CoverageNote, Label, NetworkProfile, Parameter, Site
@@ -131,7 +131,8 @@ class _Watch:
         self._started = time.perf_counter()
         try:
             self.notes = self._stack.enter_context(without_shortcuts(self.model))
-            for path, module in unwrapped_modules(self._model):
+            places = unwrapped_modules(self._model)
+            for path, module in places:
                 info = module_info(path, module, self._activations)
                 self.modules[info.path] = info
             # Where every operation is some module's own, as in nn.Sequential of layers, there is none to watch for.
@@ -141,7 +142,7 @@ class _Watch:
             self._mode = FunctionWatch(observer) if watch else None
             covered = all(class_of(info.module) in _SILENT or is_atomic(info.module) for info in self.modules.values())
             self._tracing = FunctionWatch(observer) if self._functions and not covered else None
-            for name, parameter in unwrapped_parameters(self._model) if self._takes_parameters else ():
+            for name, parameter in parameters_at(places) if self._takes_parameters else ():
                 if self._kept.keeps_parameter(name):
                     self._waiting.append((name, parameter))
             if self._waiting and is_fully_sharded(self.model):
@@ -498,7 +499,7 @@ class Recorder:
             if path in waiting and not self._observer.passes_of(path)[0]
         }
         if idle:
-            self._observer.skipped |= skipped_at_random(run, idle)
+            self._observer.skipped |= skipped_at_random(run, self._model, idle)
 
     def shardings(self) -> dict[str, Sharding | None]:
         """Return how each site of a parallel model lies on the ranks, in execution order by the observer's keys.

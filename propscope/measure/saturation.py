@@ -65,9 +65,17 @@ class FlatRegion:
 
     def is_flat(self, values: NDArray[np.floating]) -> NDArray[np.bool_]:
         """Return whether each value is flat, same shape; NaN is not."""
-        odd = np.searchsorted(self.bounds, values) % 2 == 1
-        result: NDArray[np.bool_] = (odd != self.first_flat) & ~np.isnan(values)
+        result: NDArray[np.bool_] = self.are_flat(self.intervals_of(values)) & ~np.isnan(values)
         return result
+
+    def intervals_of(self, values: NDArray[np.floating]) -> NDArray[np.intp]:
+        """Return the number of the interval between bounds that each value is in, the last one for NaN; same shape."""
+        return np.searchsorted(self.bounds, values)
+
+    def are_flat(self, intervals: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Return whether the intervals of these numbers are flat, same shape."""
+        flat: NDArray[np.bool_] = (intervals % 2 == 1) != self.first_flat
+        return flat
 
 
 def flat_region(module: nn.Module) -> FlatRegion:

@@ -24,7 +24,7 @@ from propscope.measure.functions import ELEMENTWISE
 from propscope.measure.hooks import in_backward
 from propscope.measure.memory_regions import Region, region_of, seen_in
 from propscope.measure.module_info import ModuleInfo
-from propscope.measure.outputs import tensors_in
+from propscope.measure.outputs import tensors_of
 from propscope.measure.parameter_names import ParameterNames
 from propscope.measure.tensor_identity import version_of
 from propscope.measure.undisturbed import tensors_held
@@ -158,7 +158,7 @@ class Traced(NamedTuple):
 class SignalGraph:
     """Gathers the parents of the sites of one recorder; every method is called under its guard."""
 
-    def __init__(self, model: nn.Module, *, wanted: bool) -> None:
+    def __init__(self, model: nn.Module, names: ParameterNames, *, wanted: bool) -> None:
         self.wanted = wanted
         self.taking = False
         self.nodes: list[Node] = []
@@ -167,6 +167,7 @@ class SignalGraph:
         # The shape of a trainable tensor that is no parameter, by the operation that was given it and the ids there.
         self.unregistered: dict[tuple[str, tuple[int, ...]], tuple[int, ...]] = {}
         self._model = model
+        self._names = names
         self._ways: dict[str, _Ways] = {}
         self._parameters: dict[str, dict[str, None]] = {}
         self._routes: dict[str, set[int]] = {}
@@ -199,7 +200,6 @@ class SignalGraph:
         self._marks: list[tuple[str, int]] = []
         self._places: dict[str, int] = {}
         self._marked: dict[int, str] = {}
-        self._names: ParameterNames | None = None
         self._buffers: set[int] | None = None
         self._own: dict[int, tuple[_Memory, tuple[str, ...]]] | None = None
         self._since.clear()
@@ -235,7 +235,7 @@ class SignalGraph:
             self.nodes, self.sites = [], {}
             self._first = _sequence_number()
         self._since.add(path)
-        for _, tensor in tensors_in(inputs):
+        for tensor in tensors_of(inputs):
             if self._lookup(tensor) is None and self._held(tensor) is None:
                 if len(self._since) > 1 and _function(tensor) is not None:
                     self._find(tensor)
@@ -260,7 +260,7 @@ class SignalGraph:
         if in_backward():
             return None
         # What FSDP computed to lend them is not of the model.
-        for tensor in self._parameter_names().lent(info.module):
+        for tensor in self._names.lent(info.module):
             self._known.pop(id(tensor), None)
         return self.before(args, kwargs) if is_atomic(info.module) else Call([], len(self.nodes))
 
@@ -268,11 +268,11 @@ class SignalGraph:
         """Note what a module returned; one that is opaque counts as one operation."""
         name = class_of(info.module).__name__
         if is_atomic(info.module):
-            own = self._parameter_names().own(info.module)
+            own = self._names.own(info.module)
             function = info.module if info.role == "activation" and not own else None
             self._note(name, call.given, call.given, output, tuple(chain.from_iterable(own)), function=function)
             return
-        for _, tensor in tensors_in(output):
+        for tensor in tensors_of(output):
             node = self._source(tensor)
             if info.opaque and node >= call.start and node not in self._marked and not self.nodes[node].source:
                 self._replace(tensor, node, self._united(name, node, call.start))
@@ -291,7 +291,7 @@ class SignalGraph:
             if isinstance(value, Tensor):
                 given.append(_Given(value, self._source(value), value.requires_grad, version_of(value)))
             elif isinstance(value, (tuple, list, dict)):
-                given += [self._given(tensor) for _, tensor in tensors_in(value)]
+                given += [self._given(tensor) for tensor in tensors_of(value)]
         return Call(given, len(self.nodes))
 
     def after(
@@ -315,7 +315,7 @@ class SignalGraph:
         elif name in _AS and first:
             used = first
         elif (out := kwargs.get("out")) is not None:
-            outs = {id(tensor) for _, tensor in tensors_in(out)}
+            outs = {id(tensor) for tensor in tensors_of(out)}
             used = [each for each in given if id(each.tensor) not in outs]
         bound = None
         if kind.is_elementwise and not any(isinstance(value, Tensor) for value in (*args[1:], *kwargs.values())):
@@ -346,7 +346,7 @@ class SignalGraph:
         each: bool = False,
         function: nn.Module | partial[Tensor] | None = None,
     ) -> None:
-        results = [result] if isinstance(result, Tensor) else [tensor for _, tensor in tensors_in(result)]
+        results = [result] if isinstance(result, Tensor) else tensors_of(result)
         if (own := [one.tensor for one in used if self._is_foreign(one)]) and any(map(_is_computed, results)):
             self.unregistered[name, tuple(map(id, own))] = tuple(own[0].shape)
         # Tensors made in inference mode count no versions.
@@ -517,7 +517,7 @@ class SignalGraph:
         return (
             type(tensor) is nn.Parameter
             and self.nodes[entry.node].source != "parameter"
-            and self._parameter_names().lent_as(tensor) is not None
+            and self._names.lent_as(tensor) is not None
         )
 
     def _after_writes(self, tensor: Tensor, entry: _Known) -> int:
@@ -614,12 +614,7 @@ class SignalGraph:
         """Return the names of the parameter that a tensor is or stands for, () for a buffer, None for any other."""
         if self._buffers is None:
             self._buffers = {id(buffer) for module in modules_in(self._model) for buffer in module._buffers.values()}
-        return () if id(tensor) in self._buffers else self._parameter_names().of(tensor)
-
-    def _parameter_names(self) -> ParameterNames:
-        if self._names is None:
-            self._names = ParameterNames(self._model)
-        return self._names
+        return () if id(tensor) in self._buffers else self._names.of(tensor)
 
     def _own_memories(self) -> dict[int, tuple[_Memory, tuple[str, ...]]]:
         """Return the storages of the model's parameters, with their names, of its buffers and attributes, without."""

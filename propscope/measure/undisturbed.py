@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 from propscope.measure.hooks import has_storage
-from propscope.measure.outputs import tensors_in
+from propscope.measure.outputs import tensors_of
 from propscope.measure.wrappers import is_wrapper, modules_in, parameters_in
 
 # What nn.Module keeps for itself, beside attributes of the user's.
@@ -30,7 +30,7 @@ def undisturbed(model: nn.Module, batch: Any = ()) -> Iterator[None]:
     tensors, alone or in a list, tuple or dict (caches); the batch, where the model works in place on it; the random
     states of torch, numpy and Python. Inside, `grad` is None for every parameter, and for every leaf of the batch.
     """
-    given = [tensor for _, tensor in tensors_in(batch)]
+    given = tensors_of(batch)
     modules = modules_in(model)
     parameters = parameters_in(modules)
     gradients = [(tensor, tensor.grad) for tensor in (*parameters, *(t for t in given if t.is_leaf))]

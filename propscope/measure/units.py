@@ -60,8 +60,7 @@ class CpuUnits:
     def see(self, tensor: Tensor, unit_axis: int) -> tuple[float, float]:
         """Add a tensor and return its extremes; call `mark_preactivation` next where a nonlinearity follows."""
         if kernel.can_read(tensor):
-            state = kernel.State(bins=False)
-            kernel.Plan(tensor, state, unit_axis=unit_axis, extremes=self.extremes).run(tensor)
+            kernel.see_first(tensor, 1, bins=False, unit_axis=unit_axis, extremes=self.extremes)
             self.compare(tensor, unit_axis)
         else:
             low, high = unit_extremes(tensor, unit_axis)
@@ -111,10 +110,10 @@ class CpuUnits:
             bound = region.bounds[0]
             self._alive |= ~(self._high <= bound if region.first_flat else self._low > bound)
             return
-        self._alive |= ~(region.is_flat(self._low) & region.is_flat(self._high))
+        low, high = region.intervals_of(self._low), region.intervals_of(self._high)
+        self._alive |= ~(region.are_flat(low) & region.are_flat(high)) | np.isnan(self._low)
         # Both extremes are flat, on different sides: only the samples tell whether any lies between.
-        apart = np.searchsorted(region.bounds, self._low) != np.searchsorted(region.bounds, self._high)
-        unsure = np.flatnonzero(~self._alive & apart)
+        unsure = np.flatnonzero(~self._alive & (low != high))
         if unsure.size:
             columns = unit_columns(tensor, unit_axis)[:, torch.from_numpy(unsure)].float().numpy()
             self._alive[unsure] = ~region.is_flat(columns).all(axis=0)

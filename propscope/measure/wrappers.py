@@ -32,29 +32,27 @@ _PIPELINES = ("Pipe", "_PipelineStageBase", "_PipelineSchedule")
 _CLASSES_PUT_BEFORE = ("FSDPModule", "ReplicateModule", "DDP")
 
 
-def unwrapped_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield (dotted path, module) for each module once, as `named_modules` does, without the wrappers.
+def unwrapped_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return (dotted path, module) for each module once, as `named_modules` yields them, without the wrappers.
 
     What a wrapper wraps has the wrapper's own path: the parts that wrappers add, such as `module` and `_orig_mod`, are
     not in it, while a child that its author named so keeps its name.
     """
+    found: list[tuple[str, nn.Module]] = []
     visited: set[int] = set()
 
-    def inside(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-        if id(module) in visited:
-            return
+    def inside(path: str, module: nn.Module) -> None:
         visited.add(id(module))
-        if isinstance(module, torch.jit.ScriptModule):
-            yield path, module
-            return
-        wraps = is_wrapper(module)
+        scripted = isinstance(module, torch.jit.ScriptModule)
+        wraps = not scripted and bool(module._modules) and is_wrapper(module)
         if not wraps:
-            yield path, module
-        for name, child in module._modules.items():
-            if child is not None:
-                yield from inside(path if wraps else f"{path}.{name}" if path else name, child)
+            found.append((path, module))
+        for name, child in () if scripted else module._modules.items():
+            if child is not None and id(child) not in visited:
+                inside(path if wraps else f"{path}.{name}" if path else name, child)
 
-    yield from inside("", model)
+    inside("", model)
+    return found
 
 
 def modules_in(model: nn.Module) -> list[nn.Module]:
@@ -79,8 +77,13 @@ def parameters_in(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
 
 def unwrapped_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Yield (dotted path, parameter) for each parameter once, under the paths of `unwrapped_modules`."""
+    return parameters_at(unwrapped_modules(model))
+
+
+def parameters_at(places: Iterable[tuple[str, nn.Module]]) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield (dotted path, parameter) for each parameter that modules at these paths hold themselves, once."""
     visited: set[int] = set()
-    for path, module in unwrapped_modules(model):
+    for path, module in places:
         # A scripted module keeps its parameters out of Python's reach but for this.
         own = module.named_parameters() if isinstance(module, torch.jit.ScriptModule) else module._parameters.items()
         for name, parameter in own:

@@ -75,8 +75,12 @@ def test_a_layer_that_no_run_calls_is_strained_beside_others_that_are_skipped():
 def test_a_layer_that_is_forgotten_is_strained_though_dropout_draws():
     model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Dropout(0.1), nn.Linear(WIDTH, 3))
     model[0].forgotten = nn.Linear(WIDTH, WIDTH)
+    calls = []
+    model.register_forward_pre_hook(lambda module, inputs: calls.append(module))
     diagnosis = propscope.diagnose(propscope.profile(model, batch()))
     assert (diagnosis.verdict, diagnosis.worst.first) == ("strained", "0.forgotten")
+    # Once more tells that nothing is chosen.
+    assert len(calls) == 2
 
 
 def test_it_runs_again_only_where_random_numbers_were_drawn_and_a_layer_did_not_run():
