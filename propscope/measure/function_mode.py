@@ -15,7 +15,7 @@ from propscope.measure.attention import masked_share, sampled_logits, softmax_ax
 from propscope.measure.functions import BY_FUNCTION, Operation, is_residual_sum
 from propscope.measure.hooks import in_backward
 from propscope.measure.observer import Observer
-from propscope.measure.signal_graph import is_atomic, kind_of
+from propscope.measure.signal_graph import kind_of
 from propscope.measure.sites import SiteAccumulator, Summands, measurable
 from propscope.measure.sums import total
 from propscope.records.network import Role
@@ -40,6 +40,9 @@ _MOVES = frozenset((
 ))
 # fmt: on
 _VIEW_AS = Tensor.view_as
+# Looked up once, as each call of a module asks.
+_modes, _mode_at = torch._C._len_torch_function_stack, torch._C._get_function_stack_at
+_pop_mode, _push_mode = torch._C._pop_torch_function_stack, torch._C._push_on_torch_function_stack
 
 
 class FunctionWatch(TorchFunctionMode):
@@ -62,13 +65,25 @@ class FunctionWatch(TorchFunctionMode):
         moves = _moves(func)
         if (info.opaque or moves) and not (observer.graph.taking or observer.makers.active):
             return func(*args, **kwargs)
-        traced = observer.graph.taking and not is_atomic(info.module)
+        traced = observer.graph.taking and not info.atomic
         followed = observer.makers.active and not info.opaque and not in_backward()
         if (not (traced or followed) and (info.opaque or moves)) or observer.hidden_by():
             return func(*args, **kwargs)
         run = partial(self._traced, func) if traced else func
         run = partial(self._followed, run, kind_of(func).name) if followed else run
         return run(*args, **kwargs) if info.opaque or moves else self._observed(run, func, args, kwargs)
+
+    def run_apart(self, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run what no operation of is a site or traced: torch need not ask about each, which takes as long as some."""
+        depth = _modes()
+        # Others that came meanwhile are asked first, and must not be passed over.
+        if not depth or _mode_at(depth - 1) is not self:
+            return run(*args, **kwargs)
+        _pop_mode()
+        try:
+            return run(*args, **kwargs)
+        finally:
+            _push_mode(self)
 
     def _passed_on(self, path: str, tensor: Tensor, _: Tensor) -> Any:
         """Make the view that torch makes of what a custom function returns as it is: the same signal."""

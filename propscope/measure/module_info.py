@@ -20,6 +20,8 @@ from propscope.records.network import Role
 CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 _ACTIVATIONS = (*NONLINEARITIES, nn.Threshold, nn.RReLU, nn.Hardshrink, nn.Softshrink)
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
+# Modules from here, without parts, compute from what they are given and from their parameters alone.
+_ATOMIC_HOMES = ("torch.nn.modules.", "propscope.networks.")
 _CHANNEL_FIRST = (_NormBase, nn.GroupNorm, nn.LocalResponseNorm)
 # Packages whose activation classes are elementwise functions without being torch's own.
 _ACTIVATION_HOMES = ("propscope.networks.activations", "transformers.activations")
@@ -102,7 +104,7 @@ class ModuleInfo:
     """A module of the model at its `path`, and the `role` of its output.
 
     `opaque`: the operations inside it are not sites of their own. `units`: its output has units that can be dead or
-    symmetric.
+    symmetric. `atomic`: it computes from what it is given and its own parameters, in one operation.
     """
 
     path: str
@@ -110,13 +112,15 @@ class ModuleInfo:
     role: Role
     opaque: bool
     units: bool
+    atomic: bool
 
 
 def module_info(path: str, module: nn.Module, activations: Collection[int]) -> ModuleInfo:
     """Return what is known of a module; `activations`: ids of modules that are nonlinearities whatever their class."""
     activation = id(module) in activations or is_activation(module)
     role: Role = "activation" if activation else role_of(module)
-    return ModuleInfo(path, module, role, hides_operations(module, role), has_units(module))
+    atomic = class_of(module).__module__.startswith(_ATOMIC_HOMES) and not module._modules
+    return ModuleInfo(path, module, role, hides_operations(module, role), has_units(module), atomic)
 
 
 def hides_operations(module: nn.Module, role: Role) -> bool:

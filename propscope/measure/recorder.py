@@ -52,7 +52,7 @@ from propscope.measure.shards import (
     sharding_of,
     with_inherited,
 )
-from propscope.measure.signal_graph import Call, Traced, is_atomic
+from propscope.measure.signal_graph import Call, Traced
 from propscope.measure.sites import Options, SiteAccumulator
 from propscope.measure.skipped import skipped_at_random
 from propscope.measure.token_share import with_token_shares
@@ -140,7 +140,7 @@ class _Watch:
                 info.opaque or class_of(info.module) in _SILENT for info in self.modules.values()
             )
             self._mode = FunctionWatch(observer) if watch else None
-            covered = all(class_of(info.module) in _SILENT or is_atomic(info.module) for info in self.modules.values())
+            covered = all(class_of(info.module) in _SILENT or info.atomic for info in self.modules.values())
             self._tracing = FunctionWatch(observer) if self._functions and not covered else None
             for name, parameter in parameters_at(places) if self._takes_parameters else ():
                 if self._kept.keeps_parameter(name):
@@ -290,6 +290,8 @@ class _Watch:
                 if outermost and mode is not None:
                     with mode:
                         output = run(module, *args, **kwargs)
+                elif mode is not None and info.opaque and info.atomic:
+                    output = mode.run_apart(run, module, *args, **kwargs)
                 else:
                     output = run(module, *args, **kwargs)
         except BaseException as error:

@@ -36,8 +36,6 @@ _SUMMANDS = 8
 _SUMS_AND_MOVES = frozenset(("", "add", "add_", "view", "reshape", "getitem", "to", "dropout"))
 # Where a pass takes another way each time, as through experts, so many passes are traced.
 _TRACED_AT_MOST = 32
-# Modules from here, without parts, compute from what they are given and from their parameters alone.
-_ATOMIC_HOMES = ("torch.nn.modules.", "propscope.networks.")
 # What takes only shape, type or device from its first tensor, or from all but the first.
 _LIKE = re.compile(r"new_|.*_like$")
 _AS = frozenset(("expand_as", "view_as", "reshape_as", "type_as", "to", "resize_as_"))
@@ -262,12 +260,12 @@ class SignalGraph:
         # What FSDP computed to lend them is not of the model.
         for tensor in self._names.lent(info.module):
             self._known.pop(id(tensor), None)
-        return self.before(args, kwargs) if is_atomic(info.module) else Call([], len(self.nodes))
+        return self.before(args, kwargs) if info.atomic else Call([], len(self.nodes))
 
     def leave(self, info: ModuleInfo, call: Call, output: Any) -> None:
         """Note what a module returned; one that is opaque counts as one operation."""
         name = class_of(info.module).__name__
-        if is_atomic(info.module):
+        if info.atomic:
             own = self._names.own(info.module)
             function = info.module if info.role == "activation" and not own else None
             self._note(name, call.given, call.given, output, tuple(chain.from_iterable(own)), function=function)
@@ -882,11 +880,6 @@ def _moves_between_ranks(function: Any) -> bool:
     """Return whether an autograd function is one by which torch.distributed only spreads a tensor in another way."""
     made_by = getattr(type(function), "_forward_cls", None)
     return made_by is not None and made_by.__module__.startswith("torch.distributed.tensor")
-
-
-def is_atomic(module: nn.Module) -> bool:
-    """Return whether a module computes from what it is given and its own parameters, in one operation."""
-    return class_of(module).__module__.startswith(_ATOMIC_HOMES) and not module._modules
 
 
 class Kind(NamedTuple):

@@ -102,6 +102,9 @@ class CpuUnits:
         """Mark the units that respond to any sample; `tensor` is the value that `see` was called with."""
         if self._alive is None:
             self._alive = np.zeros(self.units, bool)
+        elif self._alive.all():
+            # No sample can make a unit dead again.
+            return
         if not region.bounds.size:
             self._alive |= not region.first_flat
             return

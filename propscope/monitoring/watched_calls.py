@@ -34,7 +34,9 @@ class WatchedCalls:
         self._root, self._inside = unwrapped(model), False
         self._passes, self._before = 0, self._gradients.passes
         modules = unwrapped_modules(self._root) if self._gradients.waiting else [("", self._root)]
-        calls.watch(self, [ModuleInfo("", module, "other", opaque=False, units=False) for _, module in modules])
+        calls.watch(
+            self, [ModuleInfo("", module, "other", opaque=False, units=False, atomic=False) for _, module in modules]
+        )
 
     def unwatch(self) -> None:
         """Stop watching."""

@@ -1,12 +1,14 @@
 """Functional operations, filters, loss scales, attention and residual figures, as a recorder sees them."""
 
 import math
+from contextlib import nullcontext, suppress
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 import propscope
 from propscope.errors import InputError
@@ -344,3 +346,62 @@ def test_the_stream_is_what_the_branch_was_computed_from(passes):
         for _ in range(passes):
             model(x)
     assert recorder.profile()["add#1"].branch_share == pytest.approx(float(branch / (branch + stream)), rel=1e-6)
+
+
+class Asked(nn.Module):
+    """A layer between functions, and how many modes torch would ask about a function inside of it."""
+
+    def __init__(self, within=nullcontext, error=False):
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+        self.within, self.error = within, error
+        self.linear.register_forward_hook(self.see)
+        self.inside = []
+
+    def see(self, *_):
+        self.inside.append(torch._C._len_torch_function_stack())
+        if self.error:
+            raise RuntimeError("in the layer")
+
+    def forward(self, x):
+        with self.within():
+            with suppress(RuntimeError):
+                x = self.linear(x)
+            return torch.tanh(x)
+
+
+def test_torch_asks_nobody_about_the_functions_in_a_layer_of_its_own():
+    model, x = Asked(), torch.randn(4, 8)
+    with propscope.track(model) as recorder:
+        for _ in range(3):
+            model(x)
+    assert model.inside == [0, 0, 0]
+    assert [site.name for site in recorder.profile().sites] == ["input", "linear", "linear.tanh"]
+
+
+def test_functions_are_seen_after_a_layer_that_raised():
+    model = Asked(error=True)
+    assert names(model, torch.randn(4, 8)) == ["tanh.input", "tanh"]
+
+
+def test_a_mode_of_the_users_is_asked_about_the_functions_in_a_layer():
+    asked = []
+
+    class Mode(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            asked.append(func)
+            return func(*args, **(kwargs or {}))
+
+    model = Asked(within=Mode)
+    assert names(model, torch.randn(4, 8)) == ["linear", "linear.tanh"]
+    assert torch.nn.functional.linear in asked
+
+
+def test_two_recorders_see_the_functions_around_a_layer():
+    model, x = Asked(), torch.randn(4, 8)
+    with propscope.track(model) as first, propscope.track(model) as second:
+        model(x)
+        model(x)
+    for recorder in (first, second):
+        assert [site.name for site in recorder.profile().sites] == ["input", "linear", "linear.tanh"]
+    assert torch._C._len_torch_function_stack() == 0

@@ -505,6 +505,23 @@ def test_units_equal_in_one_batch_only_are_not_symmetric():
             assert units.symmetric == 2
 
 
+def test_a_unit_of_nan_is_alive_and_once_all_are_no_sample_is_looked_at():
+    between = FlatRegion(np.array([-1, 1.0]), True)
+    for available in (True, False):
+        with mock.patch.object(kernel, "AVAILABLE", available):
+            units = CpuUnits(3)
+            for column, dead in ((-3.0, 1), (0.0, 0)):
+                values = torch.tensor([[0.5, math.nan, column], [7.0, 7.0, 7.0]])
+                units.see(values, -1)
+                units.mark_preactivation(values, -1, between)
+                # The third unit has values on both sides of what responds, and then one there.
+                assert units.dead == dead
+            region = mock.Mock(spec=FlatRegion)
+            units.mark_preactivation(values, -1, region)
+            assert not region.mock_calls
+            assert units.dead == 0
+
+
 SHAPES = [(2, 2), (3, 15), (32, 16), (200, 256), (61, 1000), (64, 1025), (33, 17), (2, 20_000)]
 
 
