@@ -61,7 +61,7 @@ def setup(app):
         for name, text in pages.items():
             (HERE / folder / f"{name}.md").write_text(text, encoding="utf-8")
     app.connect("source-read", contents.add_toctrees)
-    app.connect("autodoc-process-docstring", reference.keep_as_typed)
+    app.connect("autodoc-process-docstring", reference.as_written)
     app.connect("missing-reference", reference.resolve)
     app.connect("doctree-resolved", contents.open_pictures)
     app.connect("build-finished", contents.write_redirect)

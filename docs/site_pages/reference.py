@@ -93,11 +93,34 @@ def _first_sentence(module: ModuleType) -> str:
     return " ".join((inspect.getdoc(module) or "").split("\n\n")[0].split())
 
 
-def keep_as_typed(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
-    """Escape what reStructuredText would read as markup: docstrings have backticks, paragraphs and lists alone."""
-    parts = "\n".join(lines).split("`")
+# Where a sentence begins that says what arguments or fields are: "`depth`: ..." or "`include`, `exclude`: ...".
+NAMED = re.compile(r"(?:^|(?<=[.;] ))(?=`\w+`(?:(?:, | and )`\w+`)*: )")
+
+
+def as_written(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """Turn a docstring into reStructuredText: what would be markup is escaped, each argument gets a line of its own.
+
+    Docstrings have backticks, paragraphs and lists alone. A paragraph that names several arguments becomes a list.
+    """
+    paragraphs = "\n".join(lines).strip().split("\n\n")
+    text = "\n\n".join(_listed(paragraph) for paragraph in paragraphs)
+    parts = text.split("`")
     parts[::2] = [re.sub(r"([*|\\]|(?<=\w)_(?!\w))", r"\\\1", part) for part in parts[::2]]
-    lines[:] = "`".join(parts).split("\n")
+    # What is no name would be read as a title and a target.
+    parts[1::2] = [f"`{part}`" if re.fullmatch(r"[\w.]+", part) else f"``{part}``" for part in parts[1::2]]
+    lines[:] = [*"".join(parts).split("\n"), ""]
+
+
+def _listed(paragraph: str) -> str:
+    flowing = " ".join(paragraph.split())
+    starts = [match.start() for match in NAMED.finditer(flowing)]
+    if len(starts) < 2 or re.match(r"[-*] ", paragraph):
+        return paragraph
+    before, items = (
+        flowing[: starts[0]].strip(),
+        [flowing[a:b] for a, b in zip(starts, [*starts[1:], None], strict=True)],
+    )
+    return "\n\n".join([before] * bool(before) + ["\n".join(f"- {item.strip()}" for item in items)])
 
 
 def resolve(app: Any, env: Any, node: Any, text: Any) -> Any:

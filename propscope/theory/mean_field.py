@@ -64,7 +64,7 @@ class MeanField:
 
         c' = 1 - sigma_w^2 R (1 - c) / q', the map of Poole et al. 2016, eq. 5, without its cancellation. q is the
         fixed point that q = 1 tends to unless given; where that is 0 or infinite, the limit: q = 1e-30 or 1e12.
-        A float, or an array of c's shape.
+        A float, or an array of c's shape. Raises `InputError` for a c outside of [-1, 1].
         """
         cosine = np.asarray(c, dtype=np.float64)
         if not ((cosine >= -1) & (cosine <= 1)).all():
@@ -84,7 +84,8 @@ class MeanField:
     def fixed_point(self, q0: float = 1.0) -> FixedPoint:
         """Return where q tends to from q0: a fixed point, a decay or a divergence; q0 itself if it is fixed.
 
-        Where every q is fixed (ReLU at 2, 0) that is q0 itself.
+        Where every q is fixed (ReLU at 2, 0) that is q0 itself. Raises `InputError` where q tends to none, which only a
+        variance map that is not monotone allows.
         """
         start = number("q0", q0)
         points = self.fixed_points()

@@ -34,8 +34,22 @@ def test_a_command_has_a_page_with_every_option_that_its_help_lists(command_page
 def test_what_markdown_reads_as_markup_stays_as_it_is_typed():
     assert commands._plain("sigma_w^2 <= [1] `a_b` *x*") == "sigma\\_w^2 \\<= \\[1\\] `a_b` \\*x\\*"
     lines = ["Return W (out, *kernel) of `a*b`, x_ and |x|."]
-    reference.keep_as_typed(None, "function", "", None, None, lines)
-    assert lines == ["Return W (out, \\*kernel) of `a*b`, x\\_ and \\|x\\|."]
+    reference.as_written(None, "function", "", None, None, lines)
+    assert lines == ["Return W (out, \\*kernel) of ``a*b``, x\\_ and \\|x\\|.", ""]
+
+
+def test_each_argument_of_a_docstring_has_a_line_of_its_own():
+    lines = [
+        "Return it.",
+        "",
+        "`depth`: layers. All of",
+        "them. `low`, `high`: ends, as `depth`: no. `x`: it.",
+        "",
+        "Raises.",
+    ]
+    reference.as_written(None, "function", "", None, None, lines)
+    listed = ["- `depth`: layers. All of them.", "- `low`, `high`: ends, as `depth`: no.", "- `x`: it."]
+    assert lines == ["Return it.", "", *listed, "", "Raises.", ""]
 
 
 def test_every_public_name_is_described_once():
