@@ -19,11 +19,7 @@ _WIDTH = 79
 def comparison_blocks(comparison: Comparison, *, width: int | None = None) -> list[Block]:
     """Return the verdict with where the two part first, how they began, and what differs, site by site."""
     room = min(width or _WIDTH, _WIDTH)
-    which = zip(("first", "second"), comparison.names, strict=True)
-    lines = [verdict(comparison), *(f"{place}: {name}" for place, name in which if name)]
-    lines += [*comparison.inputs, _how(comparison), *_renamed(comparison)]
-    lines += [f"note: {note}" for note in comparison.notes]
-    blocks: list[Block] = ["\n".join(filled(line, room) for line in lines)]
+    blocks: list[Block] = ["\n".join(filled(line, room) for line in head_lines(comparison))]
     if comparison.differences:
         blocks.append(_differences(comparison))
     if comparison.parameters and not comparison.same_weights and not comparison.same and comparison.networks == 1:
@@ -31,6 +27,14 @@ def comparison_blocks(comparison: Comparison, *, width: int | None = None) -> li
     if comparison.only_first or comparison.only_second:
         blocks.append("\n".join(filled(line, room) for line in _alarms(comparison)))
     return blocks
+
+
+def head_lines(comparison: Comparison) -> list[str]:
+    """Return the verdict, what the two are, how they began, how they were compared, and what was not."""
+    which = zip(("first", "second"), comparison.names, strict=True)
+    lines = [verdict(comparison), *(f"{place}: {name}" for place, name in which if name)]
+    lines += [*comparison.inputs, _how(comparison), *_renamed(comparison)]
+    return [*lines, *(f"note: {note}" for note in comparison.notes)]
 
 
 def verdict(comparison: Comparison) -> str:

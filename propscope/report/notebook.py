@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from propscope.diagnosis.diagnose import diagnose
 from propscope.printable import shortened, shown
+from propscope.records.comparison import Comparison
 from propscope.records.finding import Diagnosis, Finding
 from propscope.records.interval import geometric_interval
 from propscope.records.monitored import MonitoredRun
@@ -23,6 +24,7 @@ from propscope.records.run_summary import summarize_run
 from propscope.records.time_course import TimeCourse
 from propscope.records.training import TrainingRun, TrainingSet
 from propscope.records.width_check import QUANTITIES, SITE_QUANTITIES, Fit, Quantity, WidthCheck
+from propscope.report.comparison import comparison_blocks, head_lines
 from propscope.report.diagnosis import GROUPS, diagnosis_blocks, explained, fault_groups, group_explained
 from propscope.report.elements import (
     CURVE,
@@ -48,7 +50,7 @@ from propscope.report.findings import (
 )
 from propscope.report.monitored import run_blocks
 from propscope.report.page.networks import signal_columns, site_severities
-from propscope.report.page.thinning import with_extremes
+from propscope.report.page.thinning import evenly, with_extremes
 from propscope.report.profile_tables import judged_table, profile_table
 from propscope.report.remedies import trials_text
 from propscope.report.sparkline import sparkline, trend
@@ -62,7 +64,7 @@ from propscope.report.width_check import width_blocks
 _CURVES, _PARTS, _COURSES = 16, 120, 4
 # With more curves, theory's would hide them.
 _WITH_THEORY = 4
-_ALARMS = 12
+_ALARMS, _ROWS = 12, 100
 _MEASURED = {"forward": "Forward: rms of the values", "backward": "Backward: rms of the gradient"}
 
 
@@ -78,10 +80,12 @@ def _profile(profile: NetworkProfile) -> str:
         "values": [sparkline(None if site.forward is None else site.forward.histogram) for site in sites],
         "gradients": [sparkline(None if site.backward is None else site.backward.histogram) for site in sites],
     }
+    marked = (at for at, severity in enumerate(site_severities(profile.without_inputs, diagnosis)) if severity)
+    table = _thinned(_with_columns(replace(table, title=title), "site", columns), "sites", marked)
     time, courses = time_table(profile), shown(profile.time_courses)[:_COURSES]
     return together([
         box(diagnosis.verdict, lines),
-        table_html(_with_columns(replace(table, title=title), "site", columns)),
+        table_html(table),
         pictures(*_along_depth([(ProfileSet((profile,)), profile, diagnosis)])),
         "" if time is None else table_html(time),
         pictures(
@@ -141,7 +145,7 @@ def _training(run: TrainingRun) -> str:
     ended, _, labels = table.title.partition("\n")
     return together([
         box(severity_of(ended), [ended, labels]),
-        table_html(replace(table, title=""))
+        table_html(_thinned(replace(table, title=""), "epochs"))
         + pictures(_learning([run], [0]), ["solid: training data; dashes: validation data"]),
     ])  # fmt: skip
 
@@ -184,6 +188,14 @@ def _diagnosis(diagnosis: Diagnosis) -> str:
         box(diagnosis.verdict, [verdict_line(diagnosis), *said]),
         *(_finding(each) for each in faults(diagnosis)),
         folded(counted(len(notes), "note"), paragraphs(notes)),
+    ])  # fmt: skip
+
+
+def _comparison(comparison: Comparison) -> str:
+    _, *others = comparison_blocks(comparison)
+    return together([
+        box("healthy" if comparison.same else "broken", head_lines(comparison)),
+        blocks_html(others),
     ])  # fmt: skip
 
 
@@ -233,6 +245,7 @@ NOTEBOOK: dict[type, Callable[[Any], str]] = {
     Diagnosis: _diagnosis,
     RemedyTrials: _trials,
     WidthCheck: _width_check,
+    Comparison: _comparison,
 }
 
 
@@ -249,6 +262,19 @@ def _with_columns(table: Table, behind: str, columns: dict[str, list[str]]) -> T
         left=table.left | set(columns),
         narrow=None,
     )
+
+
+def _thinned(table: Table, what: str, also: Iterable[int] = ()) -> Table:
+    """Return a table of at most some 100 rows, evenly spread, and as many of those in `also`, with its title saying so.
+
+    A notebook keeps each output that it shows.
+    """
+    if len(table.rows) <= _ROWS:
+        return table
+    kept = evenly(len(table.rows), _ROWS, list(also)[:_ROWS]).tolist()
+    said = f"of {len(table.rows)} {what} {len(kept)} are here; print() shows all"
+    rows = tuple(table.rows[at] for at in kept)
+    return replace(table, title="\n".join(filter(None, [table.title, said])), rows=rows)
 
 
 def _keys(count: int) -> list[str]:

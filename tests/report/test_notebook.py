@@ -32,6 +32,7 @@ from building.records import (
 from hypothesis import given
 from PIL import Image
 
+from propscope.comparison import compare
 from propscope.diagnosis import diagnose
 from propscope.records import Alarm, MonitoredRun, NetworkProfile, ProfileSet, TrainingSet
 from propscope.records.remedy_trials import RemedyTrials, State, Trial
@@ -64,6 +65,10 @@ def watched():
     return replace(run, steps=monitored(losses).steps, alarms=(alarm,))
 
 
+def compared(first, second):
+    return replace(compare(first, second), names=("a.h5", HOSTILE))
+
+
 def trials():
     before, after = (State(diagnose(one), 1.0, 1.0) for one in (exploding(), network([1.0] * 4, [1.0] * 4)))
     remedy = next(iter(diagnose(exploding()).findings)).remedy
@@ -90,6 +95,8 @@ RECORDS = {
     "trials": trials,
     "width check": lambda: width_check(expect="mup", source="a paper"),
     "width check of nothing": width_check,
+    "comparison": lambda: compared(exploding(), network([1.0] * 4)),
+    "comparison of the same": lambda: compared(exploding(), exploding()),
 }
 every_record = pytest.mark.parametrize("record", RECORDS)
 
@@ -288,6 +295,29 @@ def test_a_diagnosis_has_a_box_for_each_finding():
 
 def test_a_remedy_that_helped_is_green():
     assert f'color:{SEVERITY["healthy"]};font-weight:bold">✓ broken -&gt; healthy' in html_of(trials())
+
+
+def test_a_comparison_says_first_whether_the_two_are_the_same():
+    found, same = compared(exploding(), network([1.0] * 4)), compared(exploding(), exploding())
+    assert f'color:{SEVERITY["broken"]};font-weight:bold">✕ different: first ' in html_of(found)
+    assert f'color:{SEVERITY["healthy"]};font-weight:bold">✓ the same: ' in html_of(same)
+    assert "<div" in html_of(same)
+    assert ">second: " in html_of(found)
+
+
+def test_of_many_sites_those_that_are_marked_and_others_evenly_are_shown():
+    rms = [1.0] * 80 + [1e4**at for at in range(4)] + [1e12] * 160
+    profile = network(rms)
+    found = html_of(profile)
+    assert found.count("<tr>") < 205
+    assert f"of {len(rms)} sites" in Elements(found).shown
+    assert ">layers.81.linear<" in found
+    assert len(found) < 150_000
+    (forward, _) = pictures(found)
+    assert stroked(forward, COLORS[0])[0].count(",") == len(rms)
+    long = trained([1.0] * 1000, seed=0)
+    assert html_of(long).count("<tr>") == 101
+    assert "of 1000 epochs 100 are here" in html_of(long)
 
 
 def test_a_width_check_colours_what_is_not_as_expected():
