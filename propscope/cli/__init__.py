@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperCommand
 
+from propscope.cli.completion import VARIABLE, command_typed
+from propscope.cli.loudness import loud_as_asked
 from propscope.cli.signature import spread
 
 if TYPE_CHECKING:
@@ -28,7 +31,7 @@ class Command:
     @property
     def run(self) -> Callable[..., Any]:
         """The function that runs the command; importing its module imports nothing heavy."""
-        return spread(getattr(import_module(f"{__name__}.{self.module}"), self.module))
+        return spread(loud_as_asked(getattr(import_module(f"{__name__}.{self.module}"), self.module), self.name))
 
 
 COMMANDS = (
@@ -73,7 +76,7 @@ def build(only: str = "") -> typer.Typer:
     app = typer.Typer(
         name="propscope",
         help="Measure how a signal travels through a deep network, forward and backward, layer by layer.",
-        add_completion=False,
+        add_completion=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -114,5 +117,5 @@ def main(arguments: list[str] | None = None) -> int:
     from propscope.cli.running import guarded
 
     arguments = sys.argv[1:] if arguments is None else arguments
-    typed = arguments[0] if arguments else ""
+    typed = command_typed() if VARIABLE in os.environ else arguments[0] if arguments else ""
     return guarded(_application(typed if typed in {command.name for command in COMMANDS} else ""), arguments)

@@ -10,6 +10,7 @@ import typer
 
 from propscope.cli import options
 from propscope.cli.file_or_target import is_file, loaded, run_target, seeds_of
+from propscope.cli.loudness import quiet
 from propscope.cli.options import RUN, Selection, option
 from propscope.errors import InputError
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 _SEEDS = 5
 _SEVERITIES = ("broken", "strained")
-_FOR_BOTH = {"what", "fail_on", "baseline", "tolerance", "json", "init", "stage"}
+_FOR_BOTH = {"what", "fail_on", "baseline", "tolerance", "json", "init", "stage", "quiet", "verbose"}
 _FOR_A_FILE = {"act", "depth", "width", "seed", "step"}
 _CHECK = "Check"
 
@@ -99,7 +100,8 @@ def check(
         tolerance=tolerance,
         stage=judged_as,
     )
-    print_json(check_document(outcome)) if json else write(check_text(outcome))
+    text = check_text(outcome)
+    print_json(check_document(outcome)) if json else write(text.splitlines()[-1] if quiet() else text)
     return outcome.exit_code
 
 

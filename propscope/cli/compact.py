@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from propscope.cli.loudness import quiet
 from propscope.printable import printable
 
 
@@ -19,4 +20,5 @@ def compact(
     """
     from propscope.store import compact as compact_file
 
-    print(f"saved as {printable(str(compact_file(file)))}")
+    path = printable(str(compact_file(file)))
+    print(path if quiet() else f"saved as {path}")

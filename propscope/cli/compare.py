@@ -11,7 +11,9 @@ import typer
 
 from propscope.cli import options
 from propscope.cli.file_or_target import is_file, loaded, run_target, seeds_of
+from propscope.cli.loudness import quiet
 from propscope.cli.options import JUDGEMENT, MODEL, RUN, Selection, option
+from propscope.cli.view import View
 from propscope.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 # What a second value is for the second model; the same value holds for both where it is given once.
 _TWICE = ("checkpoint", "init", "dtype")
 _FOR_A_FILE = {"act", "depth", "width", "seed", "step"}
-_FOR_BOTH = {"a", "b", "tolerance", "json", "init"}
+_FOR_BOTH = {"a", "b", "tolerance", "json", "init", "wide", "explain", "quiet", "verbose"}
 
 
 def compare(
@@ -43,6 +45,7 @@ def compare(
             JUDGEMENT,
         ),
     ] = None,
+    view: View,
     json: options.Json = False,
     init: Annotated[
         list[str] | None,
@@ -81,8 +84,8 @@ def compare(
     Example: propscope compare net.py:build --checkpoint before.pt --checkpoint after.pt --input-shape 8,3,32,32
     """
     from propscope.comparison import compare as find
-    from propscope.report.comparison import comparison_blocks
-    from propscope.report.terminal import print_blocks, print_json, terminal_width
+    from propscope.report.comparison import comparison_blocks, verdict
+    from propscope.report.terminal import print_json, terminal_width, write
 
     given = (a, a if b is None else b)
     files = [is_file(each) for each in given]
@@ -98,7 +101,12 @@ def compare(
         sides.append(ran[0])
         names.append(ran[1])
     found = replace(find(sides[0], sides[1], tolerance=tolerance), names=(names[0], names[1]))
-    print_json(found.to_dict()) if json else print_blocks(comparison_blocks(found, width=terminal_width()))
+    if json:
+        print_json(found.to_dict())
+    elif quiet():
+        write(verdict(found))
+    else:
+        view.print(comparison_blocks(found, width=None if view.wide else terminal_width()))
     return found.exit_code
 
 

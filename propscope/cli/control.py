@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from propscope.cli.loudness import quiet
 from propscope.printable import printable
 
 
@@ -29,4 +30,5 @@ def control(
     from propscope.store.control_file import change_run
 
     target = change_run(file, settings or [])
-    print(f"asked {printable(str(target))} for {printable(', '.join(settings or []))}")
+    if not quiet():
+        print(f"asked {printable(str(target))} for {printable(', '.join(settings or []))}")

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from propscope.cli.loudness import quiet
 from propscope.cli.options import File, Json, JudgedStage, Selection, stage_of
+from propscope.cli.view import View
 from propscope.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ def diagnose(
         bool,
         typer.Option("--trust", help="With --fix: import and open what the file names. Only for files of your own."),
     ] = False,
+    view: View,
     json: Json = False,
 ) -> None:
     """Explain what is wrong with the networks of a result file, worst first: where, why, and what to change.
@@ -38,7 +41,8 @@ def diagnose(
     from propscope.records import MonitoredRun, TrainingSet
     from propscope.report.diagnosis import diagnosis_blocks
     from propscope.report.documents import network_documents, trials_document
-    from propscope.report.terminal import print_blocks, print_json, terminal_width
+    from propscope.report.table import blocks_text
+    from propscope.report.terminal import print_json, terminal_width, write
 
     wanted = stage_of(stage)
     profiles = selection.load(file)
@@ -54,7 +58,11 @@ def diagnose(
         raise InputError("--trust is for --fix only", hint="propscope diagnose FILE imports nothing")
     diagnosis = judge(profiles, stage=wanted)
     if not json:
-        print_blocks(diagnosis_blocks(diagnosis, width=terminal_width()))
+        blocks = diagnosis_blocks(diagnosis, width=None if view.wide or quiet() else terminal_width())
+        if quiet():
+            write(blocks_text(blocks).splitlines()[0])
+        else:
+            view.print(blocks)
         if fix:
             _verify(profiles, diagnosis, trust)
         return
@@ -85,15 +93,15 @@ def _verify(profiles: ProfileSet, diagnosis: Diagnosis, trust: bool) -> None:
     from propscope.report.terminal import terminal_width, write
 
     _say_what_is_trusted(profiles, trust)
-    print(
-        "\nverified: each network was built again with a remedy, from the same seeds and input",
-        flush=True,
-    )
+    if not quiet():
+        print("\nverified: each network was built again with a remedy, from the same seeds and input", flush=True)
     among = [network.labels for network in diagnosis.networks]
     helped = count = 0
     for trials in verified(profiles, trust=trust):
-        write(f"\n{trials_text(trials, among, width=terminal_width())}")
-        sys.stdout.flush()
+        if not quiet():
+            write(f"\n{trials_text(trials, among, width=terminal_width())}")
+            sys.stdout.flush()
         count += 1
         helped += trials.trial is not None
-    print(f"\n{helped} of {count} networks improved" if count else "\nnothing to fix: all networks are healthy")
+    said = f"{helped} of {count} networks improved" if count else "nothing to fix: all networks are healthy"
+    print(said if quiet() else f"\n{said}")

@@ -7,12 +7,13 @@ import os
 import runpy
 import sys
 import traceback
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from propscope.cli.loudness import quiet
 from propscope.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -52,7 +53,9 @@ def example(
             print(f"{stem:{max(map(len, titles))}}  {title}")
         return
     path = find_example(folder, name)
-    with _setting(path, arguments or [], quick=quick):
+    with _setting(path, arguments or [], quick=quick), ExitStack() as stack:
+        if quiet():
+            stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
         try:
             runpy.run_path(str(path), run_name="__main__")
         except AssertionError as error:

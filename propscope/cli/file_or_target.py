@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from propscope.cli.loudness import timed
 from propscope.cli.options import Selection
 from propscope.errors import InputError
 
@@ -54,7 +55,8 @@ def run_target(request: RunRequest) -> tuple[ProfileSet, str]:
     """Return the profiles of a target and what ran, in words; raises `InputError` when the model stops."""
     from propscope.cli.model_runs import run_model
 
-    outcome = run_model(request)
+    with timed(f"running {request.target}"):
+        outcome = run_model(request)
     if outcome.stopped is not None:
         raise InputError(outcome.stopped, hint=outcome.hint)
     if not any(profile.without_inputs.sites for profile in outcome.profiles):

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from propscope.cli.loudness import note, quiet, timed
 from propscope.cli.options import short_name
+from propscope.cli.view import View
 from propscope.errors import InputError
 from propscope.printable import printable
 from propscope.records.numerals import counted
@@ -43,6 +45,7 @@ def run_grid(
     overwrite: bool,
     resume: Path | None,
     plots: Choice | list[str] | None,
+    view: View,
     json: bool,
 ) -> None:
     """Run the networks of a command, save, print and draw them; `stem` begins the name of a file that has none.
@@ -61,13 +64,15 @@ def run_grid(
         outline: Outline = team.ask("outline")
         with _open_run(stem, outline, team, output=output, overwrite=overwrite, resume=resume) as file:
             outcomes = team.outcomes(leave_out=set(file.finished))
-            stopped, failures = _finished(file, outcomes, outline, quiet=json)
+            with timed(f"{outline.networks - len(file.finished)} {outline.noun}s, engine {engine}"):
+                stopped, failures = _finished(file, outcomes, outline, quiet=json or quiet())
             _conclude(
                 stopped,
                 file,
                 outline,
                 unfinished=stopped is not None or bool(failures),
                 plots=plots,
+                view=view,
                 json=json,
                 started=started,
             )
@@ -111,10 +116,9 @@ def _open_run(
         named=path is not None,
     )
     if file.finished:
-        print(
+        note(
             f"going on with {printable(str(file.path))}: "
-            f"{len(file.finished)} of {outline.networks} {outline.noun}s are finished",
-            file=sys.stderr,
+            f"{len(file.finished)} of {outline.networks} {outline.noun}s are finished"
         )
     return file
 
@@ -180,6 +184,7 @@ def _conclude(
     *,
     unfinished: bool,
     plots: Choice | list[str] | None,
+    view: View,
     json: bool,
     started: float,
 ) -> None:
@@ -192,9 +197,10 @@ def _conclude(
     found, networks = len(kept), outline.networks // max(1, len(rates))
     if found:
         # Of several learning rates the file has only the best one's run; the others are in the journal.
-        path = file.save(kept, unfinished=unfinished, keep_journal=unfinished and len(rates) > 1)
+        with timed(f"saving {file.path}"):
+            path = file.save(kept, unfinished=unfinished, keep_journal=unfinished and len(rates) > 1)
         try:
-            _show(path, found, plots=plots, json=json, started=started)
+            _show(path, found, plots=plots, view=view, json=json, started=started)
         except KeyboardInterrupt:
             print(f"stopped while the pictures were drawn; the results are in {printable(str(path))}", file=sys.stderr)
             raise typer.Exit(130) from None
@@ -208,13 +214,17 @@ def _conclude(
         raise stopped
 
 
-def _show(path: Path, networks: int, *, plots: Choice | list[str] | None, json: bool, started: float) -> None:
+def _show(
+    path: Path, networks: int, *, plots: Choice | list[str] | None, view: View, json: bool, started: float
+) -> None:
     from propscope.cli.drawing import Pictures
     from propscope.cli.phase_pictures import PHASE
     from propscope.plots.table import PLOTS, TRAINING_PLOTS, chosen
     from propscope.records import TrainingSet
     from propscope.report.documents import grid_document, training_document
-    from propscope.report.terminal import print_grid, print_json, print_training
+    from propscope.report.profile_tables import judged_table
+    from propscope.report.terminal import print_json
+    from propscope.report.training_tables import training_table
     from propscope.store import memory_to_load, open_networks
 
     pairs: list[dict[str, Any]] = []
@@ -228,23 +238,26 @@ def _show(path: Path, networks: int, *, plots: Choice | list[str] | None, json: 
         if only and (needed := memory_to_load(path)) >= _DRAWN:
             only = []
             what = f"no pictures of so many {noun}s, which would take {needed / 1e9:.1f} GB of memory"
-            print(f"{what}: propscope plot with --act, --init, --depth or --width draws some", file=sys.stderr)
+            note(f"{what}: propscope plot with --act, --init, --depth or --width draws some")
         # They are drawn while the table is made.
         pictures = stack.enter_context(Pictures(path, only))
         if json:
             pairs = training_document(found) if isinstance(found, TrainingSet) else grid_document(found)
+        elif quiet():
+            print(printable(str(path)))
         else:
-            print_training(found) if isinstance(found, TrainingSet) else print_grid(*found.split(_ROWS))
+            view.print([training_table(found) if isinstance(found, TrainingSet) else judged_table(*found.split(_ROWS))])
             print()
             print_paths("file", [path])
             sys.stdout.flush()
         try:
-            written = pictures.paths()
+            with timed(f"drawing {', '.join(only) or 'nothing'}"):
+                written = pictures.paths()
         finally:
             seconds = time.perf_counter() - started
             if json:
                 print_json({"pairs": pairs, "file": str(path), "pictures": [*map(str, written)], "seconds": seconds})
-    if not json:
+    if not json and not quiet():
         print_paths("plots", written)
         print(f"{counted(networks, noun)} in {seconds:.1f} s")
 

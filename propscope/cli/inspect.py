@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from propscope.cli import options
+from propscope.cli.loudness import quiet, timed
 from propscope.cli.options import MODEL, RESULTS, RUN, VIEW, option
 from propscope.errors import InputError
 
@@ -74,6 +75,7 @@ def inspect(
     from propscope.cli.model_runs import RunRequest, remedy_trials, run_model
     from propscope.plots.table import PLOTS
     from propscope.report.documents import inspection_document, trials_document
+    from propscope.report.findings import verdict_lines
     from propscope.report.remedies import trials_text
     from propscope.report.terminal import print_json, terminal_width, write
     from propscope.store import check_output, save
@@ -87,15 +89,19 @@ def inspect(
     checks.count("--seeds", seeds)
     checks.count("--batches", batches)
     request = RunRequest.of(context.params, target=target, seeds=seeds)
-    run = run_model(request)
+    with timed(f"running {target}"):
+        run = run_model(request)
     files = [output] if output is not None and len(run.profiles) else []
     for file in files:
         save(file, run.profiles, overwrite=overwrite)
     # What is measured is saved and printed before a picture or a remedy can fail, or be interrupted.
     if run.shown is not None and not json:
         found = _diagnosis(run, judged_as)
-        _print(run, run.shown, found, sort=sort, top=top, levels=levels, precision=precision)
-        print_paths("file", files)
+        if quiet():
+            write("\n".join([verdict_lines(run.shown, found)[0], *map(str, files)]))
+        else:
+            _print(run, run.shown, found, sort=sort, top=top, levels=levels, precision=precision)
+            print_paths("file", files)
         sys.stdout.flush()
     trials: RemedyTrials | None = None
     pictures: list[Path] = []
@@ -104,9 +110,11 @@ def inspect(
             trials = remedy_trials(request, stage=judged_as)
             if not json:
                 # Remedies are tried on the first seed.
-                write(f"\nfix{', seed 0' if seeds > 1 else ''}: {trials_text(trials, width=terminal_width())}")
+                text = f"fix{', seed 0' if seeds > 1 else ''}: {trials_text(trials, width=terminal_width())}"
+                write(text if quiet() else f"\n{text}")
         if which != "none" and run.stopped is None:
-            pictures = _draw(run, which, output, target, overwrite)
+            with timed(f"drawing {plots}"):
+                pictures = _draw(run, which, output, target, overwrite)
     finally:
         seconds = time.perf_counter() - started
         if run.shown is not None and json:
@@ -121,7 +129,7 @@ def inspect(
                 "seconds": seconds,
                 **inspection_document(run.shown, _diagnosis(run, judged_as)),
             })  # fmt: skip
-    if run.shown is not None and not json:
+    if run.shown is not None and not json and not quiet():
         print_paths("plots", pictures)
         print(f"{seconds:.1f} s")
     if run.stopped is not None:
@@ -173,11 +181,11 @@ def _print(
 ) -> None:
     from propscope.report.inspection import inspection
     from propscope.report.precision import precision_table
-    from propscope.report.terminal import print_table, terminal_width, write
+    from propscope.report.terminal import print_blocks, terminal_width, write
 
     print(run.headline)
     width = terminal_width()
     write(inspection(shown, diagnosis, title=run.title, sort=sort, top=top, depth=levels, width=width))
     if precision:
         print()
-        print_table(precision_table(shown))
+        print_blocks([precision_table(shown)])

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from propscope.cli.loudness import quiet
 from propscope.cli.options import Json
+from propscope.cli.view import View
 
 if TYPE_CHECKING:
     from propscope.report.table import Table
 
 
-def list_(json: Json = False) -> None:
+def list_(*, view: View, json: Json = False) -> None:
     """List activations, initializers, inputs, data and optimizers, with their parameters, formulas and sources."""
     from propscope.experiments.training import DATA, OPTIMIZERS
     from propscope.networks import ACTIVATIONS, INITIALIZERS, INPUTS
-    from propscope.report.terminal import print_json, print_table
+    from propscope.report.terminal import print_json
 
     kinds: dict[str, tuple[Any, ...]] = {"activations": ACTIVATIONS, "initializers": INITIALIZERS, "inputs": INPUTS}
     kinds |= {"data": DATA, "optimizers": OPTIMIZERS}
     if json:
         print_json({kind: [_document(entry) for entry in entries] for kind, entries in kinds.items()})
         return
-    for kind, entries in kinds.items():
-        print_table(_table(kind, entries))
-        print()
-    print("Parameters follow colons: leaky_relu:negative_slope=0.1. A function of your own: package.module:callable.")
+    view.print(_table(kind, entries) for kind, entries in kinds.items())
+    if not quiet():
+        print("\nParameters follow colons: leaky_relu:negative_slope=0.1. Your own function: package.module:callable.")
 
 
 def _document(entry: Any) -> dict[str, Any]:

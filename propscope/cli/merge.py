@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from propscope.cli.loudness import note, quiet, timed
 from propscope.cli.options import Overwrite, warnings_as_lines
 from propscope.printable import printable
 
@@ -28,13 +28,16 @@ def merge(
     from propscope.store import merge as merge_files
 
     check_output(output, overwrite=overwrite)
-    with warnings_as_lines():
+    with warnings_as_lines(), timed(f"joining {len(files)} files"):
         left_out = merge_files(files, output, overwrite=overwrite)
     for file, (same_runs, same_profiles) in zip(files, left_out, strict=True):
         for count, noun in ((same_runs, "training run"), (same_profiles, "profile")):
             if count:
                 what = f"{counted(count, noun)} of {printable(str(file))}"
-                print(f"left out {what}: they were measured once and are in the file already", file=sys.stderr)
+                note(f"left out {what}: they were measured once and are in the file already")
+    if quiet():
+        print(printable(str(output)))
+        return
     runs, single = numbers_in(output)
     parts = [] if runs is None else [f"{runs} training runs"]
     if single or not parts:

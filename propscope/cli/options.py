@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from propscope.cli.loudness import detail, timed
 from propscope.errors import InputError
 from propscope.printable import printable
 from propscope.ranges import real_numbers, whole_numbers
@@ -78,8 +79,9 @@ class Selection:
         from propscope.store import load
 
         labels = self.labels()
-        with warnings_as_lines():
+        with warnings_as_lines(), timed(f"reading {file}"):
             found = load(file, **labels)
+        detail(f"{len(found)} entries with {labels or 'any label'}")
         return ProfileSet(tuple(found)) if isinstance(found, MonitoredRun) and labels else found
 
 
@@ -105,8 +107,6 @@ Plots = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-Wide = Annotated[bool, option("Print every column, however narrow the terminal is.", VIEW, "--wide")]
-Explain = Annotated[bool, option("Explain every column below the table.", VIEW, "--explain")]
 Resume = Annotated[
     Path | None,
     option(

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from propscope.cli.loudness import timed
 from propscope.cli.options import Overwrite, UnitsPerLayer, check_picture, short_name, unused_path
 from propscope.errors import InputError
 from propscope.printable import printable
@@ -54,7 +55,7 @@ def phase(
 
     initializers = SQUARE_DEFAULTS if init is None else split_list(init)
     chart = phase_chart(act, initializers=initializers, weight_variance=weights, bias_variance=biases, width=width)
-    with styled():
+    with timed(f"drawing {path}"), styled():
         write_figure(draw_phase(prepare_phase(chart, note=f"initializers for {width} units per layer")), path)
     print(printable(str(path)))
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from propscope.cli.loudness import timed
 from propscope.cli.options import File, Overwrite, Selection, plots_of
 from propscope.cli.phase_pictures import PHASE, draw_all_with_phase
 from propscope.plots import table
@@ -51,14 +52,15 @@ def plot(
     names = table.chosen(own, plots_of(plots, own), pairs=0)
     if not names:
         return
-    written = draw_all_with_phase(
-        profiles,
-        file.parent if output is None else output,
-        stem=target_of(file).stem,
-        formats=tuple(part.strip() for part in format.split(",")),
-        only=names,
-        sites=include,
-        overwrite=overwrite,
-    )
+    with timed(f"drawing {', '.join(names)}"):
+        written = draw_all_with_phase(
+            profiles,
+            file.parent if output is None else output,
+            stem=target_of(file).stem,
+            formats=tuple(part.strip() for part in format.split(",")),
+            only=names,
+            sites=include,
+            overwrite=overwrite,
+        )
     for path in written:
         print(printable(str(path)))

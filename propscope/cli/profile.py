@@ -6,9 +6,11 @@ from typing import Annotated, Any
 
 from propscope.cli import options
 from propscope.cli.options import INPUT, NETWORK, RUN, numbers, option, swept
+from propscope.cli.view import View
 
 
 def profile(
+    *,
     depth: options.Depths = "20",
     width: options.Widths = "256",
     act: options.Activations = "relu",
@@ -59,6 +61,7 @@ def profile(
     plots: options.Plots = None,
     overwrite: options.Overwrite = False,
     resume: options.Resume = None,
+    view: View,
     json: options.Json = False,
 ) -> None:
     """Compare initializers on deep MLPs: measure every layer, save the profiles, print a table and draw plots.
@@ -110,5 +113,6 @@ def profile(
         overwrite=overwrite,
         resume=resume,
         plots=which,
+        view=view,
         json=json,
     )

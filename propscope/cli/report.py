@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from propscope.cli.loudness import timed
 from propscope.cli.options import RESULTS, File, Overwrite, Selection, option
 from propscope.errors import InputError
 from propscope.printable import printable
@@ -36,5 +37,6 @@ def report(
     whole = target_of(file)
     path = whole.with_suffix(".html") if output is None else output
     check_output(path, overwrite=overwrite)
-    write_text(path, record.to_html(title=whole.name), overwrite=overwrite)
+    with timed(f"writing {path}"):
+        write_text(path, record.to_html(title=whole.name), overwrite=overwrite)
     print(printable(str(path)))

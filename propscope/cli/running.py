@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 from propscope.cli import COMMANDS
+from propscope.cli.completion import typer_ended
 from propscope.errors import PropscopeError, error_line
 from propscope.printable import printable
 
@@ -82,6 +83,9 @@ def _guarded(app: Callable[..., Any], arguments: list[str]) -> int:
         if isinstance(ended.__context__, BrokenPipeError):
             _drop_output()
             return 0
+        # The completion of shells ends so.
+        if typer_ended(ended):
+            return ended.code if isinstance(ended.code, int) else 0
         # A model that ends the program has passed no check, whatever code it ends with.
         return report(
             f"code of yours ended the program: {error_line(ended)}", "raise an error there, or leave the exit out"

@@ -5,15 +5,16 @@ from __future__ import annotations
 from contextlib import ExitStack
 from warnings import catch_warnings, simplefilter
 
-from propscope.cli.options import Explain, File, Json, Selection, Wide, warnings_as_lines
+from propscope.cli.loudness import detail
+from propscope.cli.options import File, Json, Selection, warnings_as_lines
+from propscope.cli.view import View
 
 
 def show(
     file: File,
     *,
     selection: Selection,
-    wide: Wide = False,
-    explain: Explain = False,
+    view: View,
     json: Json = False,
 ) -> None:
     """Print the table of a result file, one row per network, or what a monitored run shows at first sight.
@@ -32,29 +33,31 @@ def show(
         training_document,
     )
     from propscope.report.monitored import run_blocks
-    from propscope.report.profile_tables import profile_table
-    from propscope.report.terminal import print_blocks, print_grid, print_json, print_training
+    from propscope.report.profile_tables import judged_table, profile_table
+    from propscope.report.terminal import print_json
     from propscope.report.time_courses import time_table
+    from propscope.report.training_tables import training_table
     from propscope.store import load, open_networks
 
     chosen = selection.labels()
     with ExitStack() as stack:
         with warnings_as_lines():
             networks = stack.enter_context(open_networks(file, **chosen))
+        detail(f"opened {file} with {chosen or 'any label'}")
         if isinstance(networks, TrainingSet):
-            print_json(training_document(networks)) if json else print_training(networks, wide=wide, explain=explain)
+            print_json(training_document(networks)) if json else view.print([training_table(networks)])
         elif networks.monitored and not chosen:
             with catch_warnings():
                 simplefilter("ignore")  # That it is unfinished was said.
                 run = load(file)
             assert isinstance(run, MonitoredRun)
-            print_json(run_document(run)) if json else print_blocks(run_blocks(run), wide=wide, explain=explain)
+            print_json(run_document(run)) if json else view.print(run_blocks(run))
         elif len(networks) == 1 and (chosen or networks.profiles == 1):
             (profiles,) = networks
             one, found = pooled_seeds(profiles), diagnose(profiles, notes=False)
             if json:
                 print_json(diagnosis_document(found) | profile_document(one))
             else:
-                print_blocks(filter(None, (profile_table(one, found), time_table(one))), wide=wide, explain=explain)
+                view.print(filter(None, (profile_table(one, found), time_table(one))))
         else:
-            print_json(grid_document(networks)) if json else print_grid(networks, wide=wide, explain=explain)
+            print_json(grid_document(networks)) if json else view.print([judged_table(networks)])

@@ -9,9 +9,11 @@ from functools import wraps
 from inspect import Parameter
 from typing import Any, get_type_hints
 
+from propscope.cli.completion import NAMES, completing
+
 
 def spread(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function with a parameter for each field of the records that it takes.
+    """Return the function with a parameter for each field of the records that it takes; a shell completes their names.
 
     Where the function has a parameter with the name of a field, it declares the option, and the record gets its value.
     """
@@ -39,5 +41,8 @@ def spread(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(**{name: values[name] for name in given if name not in records}, **made)
 
     run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
+    for name in NAMES.keys() & parameters.keys():
+        for declared in getattr(parameters[name].annotation, "__metadata__", ()):
+            declared.autocompletion = completing(NAMES[name])
     run.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
     return run

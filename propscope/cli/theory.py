@@ -7,9 +7,11 @@ from typing import Annotated
 import typer
 
 from propscope.cli.options import Json, UnitsPerLayer
+from propscope.cli.view import View
 
 
 def theory(
+    *,
     act: Annotated[
         str, typer.Option("--act", metavar="LIST", help="Activations; see `propscope list`.", show_default=False)
     ],
@@ -29,6 +31,7 @@ def theory(
         typer.Option(metavar="LIST", help="Show the networks of these initializers instead.", show_default=False),
     ] = None,
     width: UnitsPerLayer = 256,
+    view: View,
     json: Json = False,
 ) -> None:
     """Print what mean-field theory predicts for an activation: gain, critical point, fixed points, depth scales.
@@ -36,7 +39,7 @@ def theory(
     A LIST is separated by commas.
     """
     from propscope.networks import parse_activation, split_list
-    from propscope.report.terminal import print_blocks, print_json
+    from propscope.report.terminal import print_json
     from propscope.report.theory import theory_document, theory_tables
     from propscope.theory.activation_theory import activation_theory
 
@@ -55,4 +58,4 @@ def theory(
     if json:
         print_json([theory_document(one) for one in found])
     else:
-        print_blocks(theory_tables(found))
+        view.print(theory_tables(found))

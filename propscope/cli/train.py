@@ -6,12 +6,14 @@ from typing import Annotated, Any
 
 from propscope.cli import options
 from propscope.cli.options import NETWORK, RUN, decimals, numbers, option, swept
+from propscope.cli.view import View
 
 _DATA, _TRAINING = "Data", "Training"
 _INITIALIZERS = "he_normal,xavier_normal,default,normal:std=0.01,zeros"
 
 
 def train(
+    *,
     data: Annotated[
         str,
         option(
@@ -87,6 +89,7 @@ def train(
     plots: options.Plots = None,
     overwrite: options.Overwrite = False,
     resume: options.Resume = None,
+    view: View,
     json: options.Json = False,
 ) -> None:
     """Train deep MLPs from several initializers: compare how fast and how well they learn with the signal they carry.
@@ -142,5 +145,6 @@ def train(
         overwrite=overwrite,
         resume=resume,
         plots=which,
+        view=view,
         json=json,
     )

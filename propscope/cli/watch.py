@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 
+from propscope.cli.loudness import quiet
 from propscope.errors import StoreError
 from propscope.printable import printable
 
@@ -46,7 +47,9 @@ def watch(
             added = followed.read()
             shown = _View(target)
             shown.add(added, _state(target, added))
-            if terminal:
+            if quiet():
+                _Lines(target).show(added, _RUNNING)
+            elif terminal:
                 shown.print()
             else:
                 write(texts(shown.lines(_ALL)))
@@ -197,7 +200,7 @@ class _Lines:
         from propscope.report.terminal import write
         from propscope.report.watch import sample_lines
 
-        for line in sample_lines(added.run):
+        for line in map(str, added.run.standing_alarms) if quiet() else sample_lines(added.run):
             write(line)
         sys.stdout.flush()
         if state != _RUNNING:

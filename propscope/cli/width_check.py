@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from propscope.cli import options
+from propscope.cli.loudness import quiet, timed
 from propscope.cli.options import JUDGEMENT, MODEL, RESULTS, RUN, option
+from propscope.cli.view import View
 from propscope.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ def width_check(
             show_default=False,
         ),
     ],
+    *,
     width: Annotated[
         str, option("Widths to compare, two or more, ascending; each is passed as width=.", MODEL, metavar="LIST")
     ],
@@ -58,6 +61,7 @@ def width_check(
         Path | None, option("Picture to draw: .png, .pdf or .svg. [default: none]", RESULTS, "--output", "-o")
     ] = None,
     overwrite: options.Overwrite = False,
+    view: View,
     json: options.Json = False,
 ) -> int:
     """Train a model a few steps at several widths and fit how its sizes and changes grow with the width.
@@ -67,35 +71,40 @@ def width_check(
     Example: propscope width-check net.py:build --width 32,64,128 --input-shape 64,16 --lr 0.01 --expect mup
     """
     from propscope.cli.grid_runs import print_paths
-    from propscope.report.terminal import print_blocks, print_json, terminal_width
+    from propscope.report.terminal import print_json, terminal_width, write
     from propscope.report.width_check import width_blocks, width_document
 
     given = options.numbers(width, "--width")
     if output is not None:
         options.check_picture(output, overwrite=overwrite)
-    check = _run(
-        target,
-        widths=given,
-        arguments=arg or (),
-        train=train,
-        batch=(input_shape or (), input_kind, input),
-        loss=loss,
-        optimizer=optimizer,
-        lr=lr,
-        dtype=dtype,
-        device=device,
-        steps=steps,
-        seeds=seeds,
-        expect=expect,
-        tolerance=tolerance,
-    )
+    with timed(f"training at widths {width}"):
+        check = _run(
+            target,
+            widths=given,
+            arguments=arg or (),
+            train=train,
+            batch=(input_shape or (), input_kind, input),
+            loss=loss,
+            optimizer=optimizer,
+            lr=lr,
+            dtype=dtype,
+            device=device,
+            steps=steps,
+            seeds=seeds,
+            expect=expect,
+            tolerance=tolerance,
+        )
     if json:
         print_json({**width_document(check), "picture": None if output is None else str(output)})
     else:
-        print_blocks(width_blocks(check, width=terminal_width()))
+        *tables, conclusion = width_blocks(check, width=None if view.wide else terminal_width())
+        if quiet():
+            write(str(conclusion).splitlines()[-1])
+        else:
+            view.print([*tables, conclusion])
     if output is not None:
         _draw(check, output)
-        if not json:
+        if not json and not quiet():
             print_paths("plots", [output])
     return check.exit_code
 

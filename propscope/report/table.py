@@ -89,7 +89,7 @@ class Table:
             self,
             columns=tuple(self.columns[at] for at in widths),
             rows=tuple(tuple(row.values()) for row in rows),
-            notes=(*self.notes, f"{counted(gone, 'more column')}: propscope show --wide FILE") if gone else self.notes,
+            notes=(*self.notes, f"{counted(gone, 'more column')} with --wide") if gone else self.notes,
         )
 
     def _lines(self, widths: Sequence[int]) -> str:

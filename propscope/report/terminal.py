@@ -6,17 +6,12 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, TextIO
 
 from propscope.printable import printable
-from propscope.records.pair_summary import PairName
-from propscope.records.profile_set import ProfileSet
-from propscope.records.training import TrainingSet
 from propscope.report.documents import json_text
-from propscope.report.profile_tables import judged_table
-from propscope.report.table import Block, Table
-from propscope.report.training_tables import training_table
+from propscope.report.table import Block
 
 _PLAIN = str.maketrans(dict(zip("▁▂▃▄▅▆▇█│├└─…∞", "._-=+*%#||`-~I", strict=True)))
 _COLORS = {"broken": "\x1b[31m", "! ": "\x1b[31m", "strained": "\x1b[33m", "healthy": "\x1b[32m"}
@@ -57,32 +52,21 @@ def encodable(text: str, stream: TextIO) -> str:
     return text
 
 
-def print_table(table: Table, *, wide: bool = False, explain: bool = False) -> None:
-    """Print a table to the width of the terminal, or at full width with `wide` or where stdout is no terminal.
-
-    `explain`: with all that explains its columns.
-    """
-    write(table.to_text(width=None if wide else terminal_width(), explain=explain))
-
-
 def print_blocks(blocks: Iterable[Block], *, wide: bool = False, explain: bool = False) -> None:
-    """Print tables, as `print_table` does, and paragraphs, with an empty line between them."""
+    """Print tables and paragraphs, with an empty line between them.
+
+    Tables are as wide as the terminal, or at full width with `wide` or where stdout is no terminal. `explain`: with all
+    that explains their columns.
+    """
     for index, block in enumerate(blocks):
         if index:
             write("")
-        print_table(block, wide=wide, explain=explain) if isinstance(block, Table) else write(block)
-
-
-def print_grid(
-    networks: Iterable[ProfileSet], more: Sequence[PairName] = (), *, wide: bool = False, explain: bool = False
-) -> None:
-    """Print the table of a grid as `print_table` does; `more`: pairs of the grid that get no row."""
-    print_table(judged_table(networks, more), wide=wide, explain=explain)
-
-
-def print_training(runs: TrainingSet, *, wide: bool = False, explain: bool = False) -> None:
-    """Print the table of trained pairs as `print_table` does."""
-    print_table(training_table(runs), wide=wide, explain=explain)
+        text = (
+            block
+            if isinstance(block, str)
+            else block.to_text(width=None if wide else terminal_width(), explain=explain)
+        )
+        write(text)
 
 
 def print_json(document: Any) -> None:

@@ -16,6 +16,28 @@ from propscope.cli import main
 # No result depends on how long a process takes; one that takes this many seconds will not end.
 HANGS = 900
 
+# A command line of each command that is right, where run.h5 has profiles, net.h5 a monitored run and net.py a model.
+RIGHT = {
+    "profile": ["--depth", "1", "--width", "2", "--init", "zeros", "--seeds", "1", "--batch", "2", "--plots", "none"],
+    "train": ["--depth", "1", "--width", "2", "--init", "zeros", "--seeds", "1", "--epochs", "1", "--plots", "none"],
+    "inspect": ["net.py:build", "--input-shape", "2,4"],
+    "check": ["net.py:build", "--input-shape", "2,4"],
+    "compare": ["net.py:build", "net.py:build", "--input-shape", "2,4"],
+    "show": ["run.h5"],
+    "diagnose": ["run.h5"],
+    "plot": ["run.h5", "--plots", "curves"],
+    "report": ["run.h5"],
+    "width-check": ["net.py:widening", "--width", "2,3", "--input-shape", "2,4", "--steps", "1", "--seeds", "1"],
+    "theory": ["--act", "relu"],
+    "phase": ["--act", "relu", "--init", "zeros"],
+    "list": [],
+    "merge": ["run.h5", "-o", "merged.h5"],
+    "example": [],
+    "compact": ["net.h5"],
+    "control": ["net.h5", "every=10"],
+    "watch": ["net.h5", "--once"],
+}
+
 
 def missing(text: str, words: str) -> list[str]:
     """Return the words, numbers and names that a text does not have as such; quotes of either kind are alike."""

@@ -8,31 +8,10 @@ from typing import get_type_hints
 
 import pytest
 import typer
-from building.command_line import files
+from building.command_line import RIGHT, files
 
 from propscope.cli import COMMANDS, build
 
-# A command line that is right, so that what is refused is the value that is put in its place or added.
-RIGHT = {
-    "profile": ["--depth", "1", "--width", "2", "--init", "zeros", "--seeds", "1", "--batch", "2", "--plots", "none"],
-    "train": ["--depth", "1", "--width", "2", "--init", "zeros", "--seeds", "1", "--epochs", "1", "--plots", "none"],
-    "inspect": ["net.py:build", "--input-shape", "2,4"],
-    "check": ["net.py:build", "--input-shape", "2,4"],
-    "compare": ["net.py:build", "net.py:build", "--input-shape", "2,4"],
-    "show": ["run.h5"],
-    "diagnose": ["run.h5"],
-    "plot": ["run.h5", "--plots", "curves"],
-    "report": ["run.h5"],
-    "width-check": ["net.py:widening", "--width", "2,3", "--input-shape", "2,4", "--steps", "1", "--seeds", "1"],
-    "theory": ["--act", "relu"],
-    "phase": ["--act", "relu", "--init", "zeros"],
-    "list": [],
-    "merge": ["run.h5", "-o", "merged.h5"],
-    "example": [],
-    "compact": ["net.h5"],
-    "control": ["net.h5", "every=10"],
-    "watch": ["net.h5", "--once"],
-}
 APPLICATION = typer.main.get_command(build())
 PARAMETERS = {name: command.params for name, command in APPLICATION.commands.items()}
 TYPES = {command.name: get_type_hints(command.run) for command in COMMANDS}

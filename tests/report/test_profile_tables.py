@@ -283,7 +283,7 @@ def test_at_80_columns_a_grid_shows_its_verdicts_and_factors():
     assert "…" not in text
     heads = text.splitlines()[3]
     assert heads.split()[:6] == ["initializer", "verdict", "over", "depth", "over", "depth"]
-    assert " more columns: propscope show --wide FILE" in text
+    assert " more columns with --wide" in text
     assert "broken: vanishing backward" in text
     assert len(text.splitlines()[-2]) <= 80
     # All of them, and what each means, where they are asked for.
