@@ -44,6 +44,8 @@ enum { GRAIN = 32768, MOST_PARTS = 16 };
 enum { MOST = 1 << 30, FIGURES = 9 };
 /* Zeros alternate between spare bins: adding to one bin again and again would wait for itself each time. */
 enum { SIGN = 2048, POSINF = 2040, NOT_A_NUMBER = 2047, SPECIAL = 18, BINS = 4096, SPARE = 4, CELLS = BINS + SPARE };
+/* Of the rows of a digest, see digest.py. */
+static const uint64_t ROW_FACTOR = (uint64_t)-0x3B314601E57A13ADLL;
 static const uint32_t SIGN_BIT = 1u << 31, INFINITE_BITS = 0x7f800000u, NAN_BITS = 0x7fc00000u;
 
 typedef struct {
@@ -613,6 +615,32 @@ static void together(void (*work)(void *), Rows *rows) {
     else work(rows);
 }
 
+/* Words of 32 bits, and the factors of the words of a row, of which `digest` in digest.py is made. */
+typedef struct {
+    const int32_t *words, *factors;
+    size_t count, row, members;
+    uint64_t sums[MOST_PARTS];
+} Words;
+
+EACH_CPU static int64_t mixed_sum(const int32_t *words, const int32_t *factors, size_t count) {
+    int64_t sum = 0;
+    for (size_t i = 0; i < count; i++) {
+        int32_t mixed = (int32_t)((uint32_t)words[i] * (uint32_t)factors[i]);
+        sum += mixed ^ (mixed >> 15);
+    }
+    return sum;
+}
+
+static void digest_some(void *shared) {
+    Words *all = shared;
+    size_t member = all->members > 1 ? (size_t)team.member() : 0, step = all->members > 1 ? (size_t)team.size() : 1;
+    for (size_t i = member; i * all->row < all->count; i += step) {
+        size_t at = i * all->row;
+        uint64_t sum = (uint64_t)mixed_sum(all->words + at, all->factors, MIN(all->row, all->count - at));
+        all->sums[member] += sum * ((i + 1) * ROW_FACTOR | 1);
+    }
+}
+
 /* Writes the codes and the counts of the bins that hold anything; returns their number. */
 static size_t list_occupied(const int32_t *bins, uint16_t *codes, int64_t *counts) {
     size_t found = 0;
@@ -841,6 +869,30 @@ static PyObject *py_occupied(PyObject *self, PyObject *bins) {
     return both;
 }
 
+static PyObject *py_digest(PyObject *self, PyObject *given) {
+    PyObject *address;
+    Py_buffer factors = {0};
+    Words all = {0};
+    if (!PyArg_ParseTuple(given, "Ony*", &address, &all.count, &factors)) return NULL;
+    all.words = PyLong_AsVoidPtr(address), all.factors = factors.buf;
+    all.row = (size_t)factors.len / sizeof(int32_t);
+    int fine = !PyErr_Occurred();
+    if (fine && (!all.row || all.count > SIZE_MAX / 8 || (all.count && !all.words) || (uintptr_t)all.words % sizeof(int32_t)))
+        fine = refuse("words need factors and an address that is a multiple of 4");
+    if (fine) {
+        all.members = threads_for(all.count);
+        /* The team's threads, like this one, need nothing of Python's. */
+        PyThreadState *state = all.count > GRAIN ? PyEval_SaveThread() : NULL;
+        if (all.members > 1) team.run(digest_some, &all, (unsigned)all.members, 0);
+        else digest_some(&all);
+        if (state) PyEval_RestoreThread(state);
+    }
+    PyBuffer_Release(&factors);
+    uint64_t total = 0;
+    for (size_t i = 0; i < MOST_PARTS; i++) total += all.sums[i];
+    return fine ? PyLong_FromUnsignedLongLong(total) : NULL;
+}
+
 static PyObject *py_alone(PyObject *self, PyObject *none) {
     team.run = NULL;
     Py_RETURN_NONE;
@@ -856,6 +908,9 @@ static PyMethodDef METHODS[] = {
      "all_differ(extremes): whether no two units have the same extremes, float32, shape (2, units)."},
     {"occupied", py_occupied, METH_O,
      "occupied(bins): the codes, uint16, and the counts, int64, of the bins that hold anything, as bytes."},
+    {"digest", py_digest, METH_VARARGS,
+     "digest(words, count, factors): the number that digest.py describes, of `count` int32 at an address; `factors`: of "
+     "the words of a row, int32."},
     {"alone", py_alone, METH_NOARGS, "alone(): use no other threads from now on; for the child of a fork, which has none."},
     {NULL, NULL, 0, NULL},
 };

@@ -23,8 +23,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from propscope.measure import kernel
 from propscope.measure.hooks import has_storage
 from propscope.measure.outputs import tensors_in
+from propscope.measure.wrappers import modules_in, parameters_in
 
 _ROW = 1 << 14
 # Rows at once: what lies between the operations fits a processor's cache, and takes 16 MB on another device.
@@ -33,7 +35,7 @@ _GOLDEN, _SILVER = -0x61C8864680B583EB, -0x3B314601E57A13AD
 _MASK = (1 << 64) - 1
 
 # A tensor's shape and type, and its number: 0-d where reading it would wait for a device.
-Word = tuple[str, "Tensor | int"]
+Word = tuple[torch.Size, torch.dtype, "Tensor | int"]
 
 
 class InputDigest:
@@ -47,7 +49,9 @@ class InputDigest:
     def see(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Read what the first pass is called with, and all parameters and buffers; waits for no device."""
         self._batch = _words(tensor for _, tensor in (*tensors_in(args), *tensors_in(kwargs)))
-        self._weights = _words((*self._model.parameters(), *self._model.buffers()))
+        modules = modules_in(self._model)
+        buffers = {id(one): one for module in modules for one in module._buffers.values() if one is not None}
+        self._weights = _words((*parameters_in(modules), *buffers.values()))
 
     @property
     def batch(self) -> str:
@@ -66,7 +70,7 @@ def _words(tensors: Iterable[Tensor]) -> list[Word] | None:
     for tensor in tensors:
         if not _is_plain(tensor):
             return None
-        found.append((f"{tuple(tensor.shape)} {tensor.dtype}", number_of(tensor.detach())))
+        found.append((tensor.shape, tensor.dtype, number_of(tensor.detach())))
     return found
 
 
@@ -83,20 +87,28 @@ def _text(words: list[Word] | None) -> str:
     if not words:
         return ""
     hashed = hashlib.blake2b(digest_size=8)
-    for kind, number in words:
-        hashed.update(f"{kind} {int(number) & _MASK:016x};".encode())
+    for shape, dtype, number in words:
+        hashed.update(f"{tuple(shape)} {dtype} {int(number) & _MASK:016x};".encode())
     return hashed.hexdigest()
 
 
 def number_of(tensor: Tensor) -> Tensor | int:
     """Return the number of a plain tensor, the same on every device; 0-d where reading it would wait for one."""
-    words = _as_words(tensor)
-    return _of_array(words.numpy()) if words.is_cpu else _of_tensor(words)
+    if not tensor.is_cpu:
+        return _of_tensor(_as_words(tensor))
+    size = tensor.element_size()
+    whole = size % 4 == 0 and tensor.is_contiguous() and not (tensor.is_complex() or tensor.is_neg())
+    words = tensor if whole else _as_words(tensor)
+    if kernel.can_digest(words):
+        return kernel.digest(words, _factors_of_words())
+    return _of_array(_as_words(words).numpy())
 
 
 def _as_words(tensor: Tensor) -> Tensor:
     """Return the bytes of a tensor's elements in their order as int32; zeros fill the last one."""
-    flat = tensor.resolve_conj().resolve_neg().contiguous().reshape(-1)
+    if tensor.is_conj() or tensor.is_neg():
+        tensor = tensor.resolve_conj().resolve_neg()
+    flat = tensor.contiguous().reshape(-1)
     if flat.element_size() % 4 == 0 and not flat.is_complex():
         return flat.view(torch.int32)
     octets = torch.view_as_real(flat).reshape(-1).view(torch.uint8) if flat.is_complex() else flat.view(torch.uint8)

@@ -340,6 +340,17 @@ def mean_square(tensor: Tensor) -> float:
     return math.nan if nan else math.inf
 
 
+def can_digest(tensor: Tensor) -> bool:
+    """Return whether the kernel reads the memory of a contiguous CPU tensor as words of 32 bits."""
+    # A source checkout may have a kernel that was built before.
+    return AVAILABLE and hasattr(_kernel, "digest") and tensor.data_ptr() % 4 == 0
+
+
+def digest(tensor: Tensor, factors: NDArray[np.int32]) -> int:
+    """Return the number of a tensor that `can_digest`, by the `factors` of the words of a row; see digest.py."""
+    return _kernel.digest(tensor.data_ptr(), tensor.numel() * tensor.element_size() // 4, factors)
+
+
 def all_differ(extremes: NDArray[np.float32]) -> bool:
     """Return whether no two units have the same extremes, shape (2, units)."""
     return _kernel.all_differ(extremes)

@@ -1,12 +1,15 @@
 """The digests of the batch and the weights that a recording begins with."""
 
+from unittest import mock
+
+import numpy as np
 import pytest
 import torch
 from building.device_waits import NoWaits
 from torch import nn
 
 import propscope
-from propscope.measure import digest
+from propscope.measure import digest, kernel
 from propscope.measure.digest import number_of
 
 
@@ -36,6 +39,10 @@ TENSORS = {
     "turned": torch.randn(5, 6).t(),
     "one number": torch.tensor(3.0),
     "nothing": torch.empty(0),
+    "negated": torch.randn(7, dtype=torch.complex64).conj().imag,
+    "at an odd address": torch.frombuffer(bytearray(range(41)), dtype=torch.float32, count=10, offset=1),
+    "doubles": torch.randn(40, 1000, dtype=torch.float64),
+    "every second": torch.randn(40)[::2],
 }
 
 
@@ -45,6 +52,27 @@ def test_every_device_finds_the_same_number(tensor):
         elsewhere = digest._of_tensor(digest._as_words(tensor))
     assert number_of(tensor) == int(elsewhere) & digest._MASK
     assert number_of(tensor) == number_of(tensor.clone(memory_format=torch.contiguous_format))
+    with mock.patch.object(kernel, "AVAILABLE", False):
+        assert number_of(tensor) == int(elsewhere) & digest._MASK
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_kernel_finds_the_number_with_any_number_of_threads(threads):
+    before = torch.get_num_threads()
+    words = torch.from_numpy(np.random.default_rng(0).integers(-(2**31), 2**31, 9 * (1 << 14) + 5, dtype=np.int32))
+    torch.set_num_threads(threads)
+    try:
+        found = kernel._kernel.digest(words.data_ptr(), words.numel(), digest._factors_of_words())
+    finally:
+        torch.set_num_threads(before)
+    assert found == digest._of_array(words.numpy())
+
+
+@pytest.mark.parametrize("given", [(0, 1, 4), (6, 1, 4), (8, 1, 0)])
+def test_the_kernel_refuses_what_it_cannot_read(given):
+    address, count, factors = given
+    with pytest.raises(ValueError, match="words need factors and an address that is a multiple of 4"):
+        kernel._kernel.digest(address, count, np.zeros(factors, np.int32))
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float64, torch.int64])
