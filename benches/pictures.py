@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from propscope.cli.example import examples_folder
 from propscope.networks import SQUARE_DEFAULTS
 from propscope.networks.spec import load_callable
 from propscope.plots import draw_all
+from propscope.plots.comparison import draw_comparison, prepare_comparison
 from propscope.plots.gallery import write_figure
 from propscope.plots.phase import draw_phase, prepare_phase
 from propscope.plots.style import styled
@@ -77,6 +79,7 @@ def main() -> None:
     monitored("overview", "steps")
     explained()
     phase("tanh", OUTPUTS / "theory-phase.png")
+    compared(OUTPUTS / "compare.png")
     widths("perceptron", "adam", "standard")
     widths("mup_perceptron", "mup_adam", "mup")
 
@@ -143,6 +146,22 @@ def phase(activation: str, path: Path) -> None:
     chart = phase_chart(activation, initializers=SQUARE_DEFAULTS)
     with styled():
         write_figure(draw_phase(prepare_phase(chart, note="initializers for 256 units per layer")), path)
+    print(path)
+
+
+def compared(path: Path) -> None:
+    """Draw a network of 12 layers before and after the weights of the sixth are half as large again."""
+    torch.manual_seed(0)
+    layers = [part for _ in range(11) for part in (torch.nn.Linear(64, 64), torch.nn.Tanh())]
+    model, batch = torch.nn.Sequential(*layers, torch.nn.Linear(64, 4)), torch.randn(64, 64)
+    before = propscope.profile(model, batch)
+    with torch.no_grad():
+        model.get_parameter("10.weight").mul_(1.5)
+    found = propscope.compare(before, propscope.profile(model, batch))
+    prepared = prepare_comparison(replace(found, names=("before", "after")))
+    assert prepared is not None
+    with styled():
+        write_figure(draw_comparison(prepared), path)
     print(path)
 
 

@@ -12,17 +12,17 @@ import typer
 from propscope.cli import options
 from propscope.cli.file_or_target import is_file, loaded, run_target, seeds_of
 from propscope.cli.loudness import quiet
-from propscope.cli.options import JUDGEMENT, MODEL, RUN, Selection, option
+from propscope.cli.options import JUDGEMENT, MODEL, RESULTS, RUN, Selection, option
 from propscope.cli.view import View
 from propscope.errors import InputError
 
 if TYPE_CHECKING:
-    from propscope.records import ProfileSet
+    from propscope.records import Comparison, ProfileSet
 
 # What a second value is for the second model; the same value holds for both where it is given once.
 _TWICE = ("checkpoint", "init", "dtype")
 _FOR_A_FILE = {"act", "depth", "width", "seed", "step"}
-_FOR_BOTH = {"a", "b", "tolerance", "json", "init", "wide", "explain", "quiet", "verbose"}
+_FOR_BOTH = {"a", "b", "tolerance", "output", "overwrite", "json", "init", "wide", "explain", "quiet", "verbose"}
 
 
 def compare(
@@ -45,6 +45,10 @@ def compare(
             JUDGEMENT,
         ),
     ] = None,
+    output: Annotated[
+        Path | None, option("Picture to draw: .png, .pdf or .svg. [default: none]", RESULTS, "--output", "-o")
+    ] = None,
+    overwrite: options.Overwrite = False,
     view: View,
     json: options.Json = False,
     init: Annotated[
@@ -83,6 +87,7 @@ def compare(
 
     Example: propscope compare net.py:build --checkpoint before.pt --checkpoint after.pt --input-shape 8,3,32,32
     """
+    from propscope.cli.grid_runs import print_paths
     from propscope.comparison import compare as find
     from propscope.report.comparison import comparison_blocks, verdict
     from propscope.report.terminal import print_json, terminal_width, write
@@ -90,6 +95,8 @@ def compare(
     given = (a, a if b is None else b)
     files = [is_file(each) for each in given]
     _check_options(context, files)
+    if output is not None:
+        options.check_picture(output, overwrite=overwrite)
     # The initializer of a target is not one to look for in a file.
     chosen = replace(selection, init=",".join(init) if init and all(files) else None)
     read = [loaded(Path(what), chosen) if of_file else None for what, of_file in zip(given, files, strict=True)]
@@ -102,12 +109,27 @@ def compare(
         names.append(ran[1])
     found = replace(find(sides[0], sides[1], tolerance=tolerance), names=(names[0], names[1]))
     if json:
-        print_json(found.to_dict())
+        print_json({**found.to_dict(), "picture": None if output is None else str(output)})
     elif quiet():
         write(verdict(found))
     else:
         view.print(comparison_blocks(found, width=None if view.wide else terminal_width()))
+    if output is not None:
+        _draw(found, output)
+        if not json:
+            print_paths("plots", [output])
     return found.exit_code
+
+
+def _draw(found: Comparison, path: Path) -> None:
+    from propscope.plots import styled, write_figure
+    from propscope.plots.comparison import draw_comparison, prepare_comparison
+
+    prepared = prepare_comparison(found)
+    if prepared is None:
+        raise InputError("there is no site of both to draw", hint="leave --output out")
+    with styled():
+        write_figure(draw_comparison(prepared), path)
 
 
 def _twice(values: list[Any] | None) -> bool:

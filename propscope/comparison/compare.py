@@ -10,7 +10,7 @@ import numpy as np
 from propscope.comparison.inputs import beginning, chance
 from propscope.comparison.networks import matched
 from propscope.comparison.runs import compare_runs
-from propscope.comparison.signal import FALSE_ALARMS, Series, judged, series, states, structure
+from propscope.comparison.signal import FALSE_ALARMS, Series, judged, series, sizes, states, structure
 from propscope.comparison.tolerance import tolerance_of
 from propscope.errors import InputError
 from propscope.records.comparison import Comparison, Difference
@@ -94,6 +94,7 @@ def compare_networks(
         "renamed": tuple(
             dict.fromkeys((pair.renamed, pair.site.name) for match in matches for pair in match.pairs if pair.renamed)
         ),
+        "sizes": tuple(each for match in matches for each in sizes(match)),
         "notes": (*notes, *chance(matches, began)),
         "axes": tuple(name for name, values in after.axes.items() if name != "seed" and len(values) > 1),
     }

@@ -16,7 +16,7 @@ from propscope.comparison.signal import difference, structure
 from propscope.comparison.sites import SitePair, all_sites, paired_sites, weights_of
 from propscope.comparison.tolerance import tolerance_of
 from propscope.errors import InputError
-from propscope.records.comparison import Comparison, Difference, Quantity
+from propscope.records.comparison import Comparison, Difference, Quantity, SiteSizes
 from propscope.records.monitored import Alarm, MonitoredRun, Steps
 from propscope.records.network import DIRECTIONS, Direction, Floats, NetworkProfile
 from propscope.records.numerals import counted, number
@@ -64,6 +64,7 @@ def compare_runs(before: MonitoredRun, after: MonitoredRun, tolerance: float | N
             "inputs": (*began.lines, *moved),
             "parameters": began.parameters,
             "renamed": tuple((pair.renamed, pair.site.name) for pair in pairs if pair.renamed),
+            "sizes": tuple(_last_sizes(before, after, match, both)),
             "sites": sum(pair.before is not None and pair.after is not None for pair in pairs),
         }
     losses = [run.loss[at] for run, at in zip((before.steps, after.steps), rows, strict=True)]
@@ -162,7 +163,7 @@ def _sites(
     """Yield for each site and direction the first sampled step at which its rms parts."""
     if not len(steps):
         return
-    places = [at for at, pair in enumerate(match.pairs) if pair.before is not None and pair.after is not None]
+    places = _common(match)
     for direction in DIRECTIONS:
         then, now = (
             _sizes(run, direction, [_name(match.pairs[at], side) for at in places], steps)
@@ -174,6 +175,29 @@ def _sites(
             if len(rows):
                 old, new = float(then[rows[0], column]), float(now[rows[0], column])
                 yield _parted(match, place, direction, old, new, int(steps[rows[0]]), len(rows), len(steps))
+
+
+def _last_sizes(before: MonitoredRun, after: MonitoredRun, match: Match, steps: Integers) -> Iterator[SiteSizes]:
+    """Yield the rms at each site that both have, at the last step that both have sampled."""
+    places = _common(match)
+    if not len(steps):
+        return
+    found = [
+        [
+            _sizes(run, direction, [_name(match.pairs[at], side) for at in places], steps[-1:])[0]
+            for run, side in ((before, "before"), (after, "after"))
+        ]
+        for direction in DIRECTIONS
+    ]
+    for at, place in enumerate(places):
+        forward, backward = ((float(side[0][at]), float(side[1][at])) for side in found)
+        pair = match.pairs[place]
+        yield SiteSizes(pair.site.name, forward, backward, {}, place, pair.renamed)
+
+
+def _common(match: Match) -> list[int]:
+    """Return the places of the sites that both have."""
+    return [at for at, pair in enumerate(match.pairs) if pair.before is not None and pair.after is not None]
 
 
 def _parted(

@@ -11,7 +11,7 @@ import numpy as np
 
 from propscope.comparison.networks import Match
 from propscope.comparison.sites import SitePair, rewired
-from propscope.records.comparison import Difference, Quantity
+from propscope.records.comparison import Difference, Quantity, SiteSizes
 from propscope.records.network import DIRECTIONS, Direction, Floats, Site
 from propscope.records.numerals import counted, number
 
@@ -125,6 +125,28 @@ def series(match: Match) -> Iterator[Series]:
                     yield Series(match, place, direction, quantity, *kept)
 
 
+def sizes(match: Match) -> Iterator[SiteSizes]:
+    """Yield the rms at each site that both networks have."""
+    means = []
+    for direction in DIRECTIONS:
+        places, *sides = _logs(match, direction)
+        means.append([_means(side) for side in sides])
+    for at, place in enumerate(places):
+        forward, backward = ((side[0][at], side[1][at]) for side in means)
+        pair = match.pairs[place]
+        yield SiteSizes(pair.site.name, forward, backward, match.labels, place, pair.renamed)
+
+
+def _means(logs: Floats) -> list[float]:
+    """Return the geometric mean over the seeds that have one, for each site."""
+    found = []
+    for column in logs.T:
+        known = column[~np.isnan(column)]
+        with np.errstate(invalid="ignore"):
+            found.append(_exp(float(known.mean())) if len(known) else math.nan)
+    return found
+
+
 def _by_theory(match: Match, place: int, direction: Direction, before: Floats, after: Floats) -> Iterator[Series]:
     """Yield the rms of a site of two seeds, where theory says how far they scatter.
 
@@ -208,7 +230,7 @@ def _log(site: Site, direction: Direction) -> float:
 
 
 def _exp(log: float) -> float:
-    return math.inf if log >= 700 else math.exp(log)
+    return math.inf if log >= 700 else math.exp(log)  # NaN stays NaN, and -Inf becomes 0.
 
 
 def half_width(before: Floats, after: Floats, alpha: float, *, paired: bool) -> float:

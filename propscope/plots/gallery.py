@@ -167,7 +167,8 @@ def write_figure(figure: Figure, path: Path) -> None:
     ending = path.suffix[1:]
     figure.savefig(picture, format="rgba" if ending == "png" else ending, dpi=DPI)
     if ending == "png":
-        width, height = (int(side) for side in figure.get_size_inches() * DPI)
+        # Where matplotlib finds a whole number, a product that is rounded otherwise may lie just below it.
+        width, height = (int(side + 1e-6) for side in figure.get_size_inches() * DPI)
         picture = BytesIO(png(np.frombuffer(picture.getbuffer(), np.uint8).reshape(height, width, 4)))
     with _new_beside(path, path) as temporary:
         temporary.write_bytes(picture.getbuffer())

@@ -1,6 +1,6 @@
 """Frozen records of what was measured, and what follows from them by arithmetic; numpy only, never torch."""
 
-from propscope.records.comparison import Comparison, Difference, ParameterChange
+from propscope.records.comparison import Comparison, Difference, ParameterChange, SiteSizes
 from propscope.records.finding import Diagnosis, Finding, Remedy
 from propscope.records.graph import SiteGraph
 from propscope.records.histogram import LogHistogram
@@ -44,6 +44,7 @@ __all__ = [
     "Remedy",
     "Site",
     "SiteGraph",
+    "SiteSizes",
     "Steps",
     "TensorSummary",
     "TimeCourse",

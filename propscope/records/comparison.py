@@ -58,6 +58,22 @@ class ParameterChange:
 
 
 @dataclass(frozen=True, slots=True)
+class SiteSizes:
+    """The rms at a site that both have, in the first and in the second, as geometric means over seeds.
+
+    `forward`, `backward`: NaN where it was not seen, Inf where a value is not finite, 0 where all are zero. `labels`,
+    `place` and `renamed` are as in `Difference`.
+    """
+
+    site: str
+    forward: tuple[float, float]
+    backward: tuple[float, float]
+    labels: Mapping[str, Label] | None = None
+    place: int = 0
+    renamed: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """What `propscope.compare` found between a first and a second: `differences`, network by network, gains first.
 
@@ -70,8 +86,9 @@ class Comparison:
     `same_batch`, `same_weights`: whether the first batch and the weights that it met are equal to the bit, None where
     that was not recorded; `inputs` says both in words. `parameters`: those that differ; `renamed`: the names of sites
     that were matched by their place in the graph, first and second. `only_first`, `only_second`: alarms that the other
-    training lacks. `equal_until`: the first step whose loss is not equal to the bit, None where all are. `notes`: what
-    was not compared, or was measured differently.
+    training lacks. `equal_until`: the first step whose loss is not equal to the bit, None where all are. `sizes`: the
+    rms at every site that both have, of trainings at the last step that both have sampled. `notes`: what was not
+    compared, or was measured differently. `axes`: the labels that tell the networks apart.
     """
 
     differences: tuple[Difference, ...]
@@ -91,6 +108,7 @@ class Comparison:
     only_first: tuple[Alarm, ...] = ()
     only_second: tuple[Alarm, ...] = ()
     equal_until: int | None = None
+    sizes: tuple[SiteSizes, ...] = ()
     notes: tuple[str, ...] = ()
     axes: tuple[str, ...] = ()
     names: tuple[str, str] = ("", "")

@@ -131,7 +131,7 @@ def check_document(outcome: CheckOutcome) -> dict[str, Any]:
 
 def comparison_document(comparison: Comparison) -> dict[str, Any]:
     """Return the comparison as one object, with where the two part first, and every difference."""
-    nested = ("differences", "parameters", "only_first", "only_second")
+    nested = ("differences", "parameters", "only_first", "only_second", "sizes")
     document: dict[str, Any] = plain(
         {
             "same": comparison.same,

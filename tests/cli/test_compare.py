@@ -106,6 +106,16 @@ class TestFiles:
         assert "no digest (an older file" in " ".join(said.split())
 
 
+def test_a_picture_is_drawn_and_kept(command, nets):
+    line = ("compare", "nets.py:sound", "nets.py:louder", *SHAPE, "-o", "parts.png")
+    outcome = command(*line)
+    assert outcome.code == 1
+    assert outcome.out.splitlines()[-1].endswith("parts.png")
+    assert (nets / "parts.png").read_bytes().startswith(b"\x89PNG")
+    assert command(*line).error == "parts.png exists"
+    assert command(*line, "--overwrite").code == 1
+
+
 def test_one_document_says_all(command, nets):
     outcome = command("compare", "nets.py:sound", "nets.py:louder", *SHAPE, "--json")
     assert (outcome.code, outcome.err) == (1, "")
