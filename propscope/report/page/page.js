@@ -590,9 +590,15 @@ function networkView(network, heading) {
     if (!rows.length) return null;
     const wanted = [["name", "parameter", true], ["shape", "shape", true], ["value_rms", "rms"], ["value_norm", "norm"], ["gradient_norm", "gradient norm"], ["expected_gradient_norm", "theory"], ["update_ratio", "update ratio"], ["symmetric_units", "equal rows"], ["gradient_outlook", "gradient comes", true]]
       .filter(([name]) => parameters[name]).map(([name, heading, isText]) => ({ name: heading, text: isText, title: figureName(name), value: (at) => isText ? format(parameters[name][at]) : parameters[name][at], cell: name === "name" ? parameterLink : null }));
-    const table = sortableTable(wanted, rows, { chosen: (at) => at === chosenParameter });
-    redraws.push(table.fill);
-    return el("details", { class: "parameters" }, el("summary", null, `Parameters (${rows.length})`), how("A click on a name shows its histograms, of its values and of its gradient, and all that was recorded of it. update ratio: norm of a step's change over the norm of the values. equal rows: units whose rows of weights equal another's."), el("div", { class: "scroll" }, table));
+    const inside = el("div", { class: "scroll" });
+    // Thousands of cells that are looked at rarely.
+    const fill = () => {
+      if (inside.firstChild) return;
+      const table = sortableTable(wanted, rows, { chosen: (at) => at === chosenParameter });
+      redraws.push(table.fill);
+      inside.append(table);
+    };
+    return el("details", { class: "parameters", ontoggle: fill }, el("summary", null, `Parameters (${rows.length})`), how("A click on a name shows its histograms, of its values and of its gradient, and all that was recorded of it. update ratio: norm of a step's change over the norm of the values. equal rows: units whose rows of weights equal another's."), inside);
   }
 
   function coverageSection() {
