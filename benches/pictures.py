@@ -20,7 +20,7 @@ from propscope.networks.spec import load_callable
 from propscope.plots import draw_all
 from propscope.plots.comparison import draw_comparison, prepare_comparison
 from propscope.plots.gallery import write_figure
-from propscope.plots.phase import draw_phase, prepare_phase
+from propscope.plots.phase_map import draw_phase, prepare_phase
 from propscope.plots.style import styled
 from propscope.plots.width_check import draw_width_check, prepare_width_check
 from propscope.theory.phase import phase_chart

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from propscope.plots import DPI, Header, framed, styled, write_figure
-from propscope.plots.learning import draw_learning, prepare_learning
+from propscope.plots.learning_panels import draw_learning, prepare_learning
 from propscope.records.training import TrainingSet
 
 QUICK = os.environ.get("PROPSCOPE_QUICK", "") not in ("", "0")

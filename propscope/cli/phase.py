@@ -41,7 +41,7 @@ def phase(
     The critical line and the places of initializers are marked. A LIST is separated by commas.
     """
     from propscope.plots import write_figure
-    from propscope.plots.phase import draw_phase, prepare_phase
+    from propscope.plots.phase_map import draw_phase, prepare_phase
     from propscope.plots.style import styled
 
     # These checks need no torch, so they come first.

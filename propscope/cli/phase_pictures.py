@@ -5,9 +5,7 @@ Here, since it is theory that the plots need not import: reading and drawing a f
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,13 +14,11 @@ from propscope.plots.table import Plot
 
 if TYPE_CHECKING:
     from propscope.plots.gallery import Picture
-    from propscope.records import NetworkProfile, ProfileSet, TrainingSet
+    from propscope.records import ProfileSet, TrainingSet
     from propscope.records.phase import MeasuredDepth, PhaseChart
 
-PHASE = Plot("phase", "phase.prepare_phase", "phase.draw_phase", main=True)
+PHASE = Plot("phase", "phase_map.prepare_phase", "phase_map.draw_phase", main=True)
 _VARIANCES = ("gain", "weight_variance", "bias_variance")
-# No diagram reaches further, and a file from elsewhere may hold any number.
-_LARGEST = 1e4
 # Theory's diagram is of the plain network.
 _OTHERS = ("norm", "residual", "dropout", "alpha_dropout")
 
@@ -67,56 +63,21 @@ def phase_pictures(
     """
     from propscope.plots.gallery import Picture
     from propscope.plots.pages import facts, pages, swept
+    from propscope.plots.phase_map import depths_of, prepare_phase, resolved
 
     if not set(_VARIANCES) & set(swept(profiles)):
         return
     plain = profiles.of(p for p in profiles if all(p.labels.get(n, 0) in ("none", "False", 0) for n in _OTHERS))
     for page in pages(plain, within=(), across=_VARIANCES, lines_at_most=1, columns_at_most=1):
         activation = str(page.profiles[0].labels.get("activation", ""))
-        measured = _measured(page.profiles)
+        measured = depths_of(page.profiles)
         chart = _chart(activation, measured) if len(measured) > 2 else None
         if chart is not None:
-            if _scale_free(activation):
-                measured = [p if p.bias_variance else replace(p, correlation_depth=math.nan) for p in measured]
-            from propscope.plots.phase import prepare_phase
+            measured = resolved(measured, chart)
 
             name = "-".join(filter(None, (stem, PHASE.name, page.suffix)))
             prepared = prepare_phase(chart, note=f"dots: {facts(page.profiles)}", measured=measured)
             yield Picture(PHASE, prepared, tuple(directory / f"{name}.{ending}" for ending in formats))
-
-
-def _measured(profiles: ProfileSet) -> list[MeasuredDepth]:
-    from propscope.records.depth_scale import correlation_depth
-    from propscope.records.phase import MeasuredDepth
-
-    found = []
-    for members in profiles.groups("seed").values():
-        pairs = [_variances(profile) for profile in members]
-        weight, bias = (math.fsum(each) / len(pairs) for each in zip(*pairs, strict=True))
-        if 0 < weight < _LARGEST and 0 <= bias < _LARGEST:
-            found.append(MeasuredDepth(weight, bias, correlation_depth(members)))
-    return found
-
-
-def _variances(profile: NetworkProfile) -> tuple[float, float]:
-    """Return sigma_w^2 and sigma_b^2 as the weights and biases of the hidden layers behind the first have them."""
-    hidden = [p for p in profile.parameters if p.name.startswith("layers.") and not p.name.startswith("layers.0.")]
-    weights = [p.shape[1] * p.value.rms**2 for p in hidden if p.name.endswith("linear.weight")]
-    biases = [p.value.rms**2 for p in hidden if p.name.endswith("linear.bias")]
-    if not weights or not biases:
-        return math.nan, math.nan
-    return math.fsum(weights) / len(weights), math.fsum(biases) / len(biases)
-
-
-def _scale_free(activation: str) -> bool:
-    """Return whether phi(a x) = a phi(x) for a > 0, as of ReLU.
-
-    Without biases, weights of any size then give the same cosines. These settle as a power of the depth, with no scale,
-    while the colours are the limit of small biases.
-    """
-    from propscope.theory.elementwise import Elementwise
-
-    return Elementwise.of(activation).slopes is not None
 
 
 def _chart(activation: str, measured: Sequence[MeasuredDepth]) -> PhaseChart | None:

@@ -5,21 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.transforms import Affine2D, ScaledTranslation, blended_transform_factory
 
 from propscope.plots import fast_text
 from propscope.plots.scales import Floats
-from propscope.plots.style import LINE_HEIGHT, QUIET, SCREEN, Header, LineStyle, Look, extent_of, framed, units_of, wrap
+from propscope.plots.style import (
+    LINE_HEIGHT,
+    QUIET,
+    SCREEN,
+    Header,
+    Legend,
+    LineStyle,
+    Look,
+    extent_of,
+    framed,
+    unit,
+    units_of,
+    wrap,
+)
 
 Key = TypeVar("Key")
 Panel = TypeVar("Panel", bound="LabelledPanel")
-# Where the names of a panel's lines stand: beside it, in a legend within it, or nowhere.
-Naming = Literal["beside", "inside", "none"]
 
 _LEADER = 0.22
 _KEY = 0.42
@@ -157,7 +169,7 @@ def labelled_panels(
         max([least, *(height_of(panel.labels) for panel in row if panel)]) if look.beside else least for row in rows
     ]
     width = look.units or lefts[-1] + across + beside[-1] + _GAP
-    legend = () if look.beside else _flow(styles, width - 0.2)
+    legend = _flow(styles, width - 0.2) if look.legend == "below" else []
     inner = sum(heights) + len(rows) * (above + _BELOW) + _PITCH * len(legend)
     bottom = framed(figure, header, width, inner, notes=notes)
     height = units_of(figure)[1]
@@ -190,13 +202,17 @@ def _taken(name: str) -> float:
     return _KEY + 0.2 + fast_text.width_of(name)
 
 
-def draw_names(axes: Axes, labels: Sequence[EndLabel], styles: Mapping[str, LineStyle], naming: Naming) -> Axes:
-    """Write the names of the lines of an axes beside it, or in a legend within it; each with a sample of its line."""
-    if naming == "beside":
+def draw_names(axes: Axes, labels: Sequence[EndLabel], styles: Mapping[str, LineStyle], legend: Legend) -> Axes:
+    """Write the names of the lines of an axes beside it, or in a legend within it or below it, each with its key."""
+    if legend == "beside":
         return draw_end_labels(axes, labels, styles)
-    if naming == "inside":
+    if legend != "none":
         keys = [Line2D([], [], **styles[name].keywords) for label in labels for name in label.names]
-        axes.legend(keys, [text for label in labels for text in label.texts])
+        texts = [text for label in labels for text in label.texts]
+        if legend == "inside":
+            axes.legend(keys, texts)
+        else:
+            axes.legend(keys, texts, loc="upper left", bbox_to_anchor=(0, -0.22), borderaxespad=0, ncols=2)
     return axes
 
 
@@ -205,13 +221,18 @@ def draw_end_labels(axes: Axes, labels: Sequence[EndLabel], styles: Mapping[str,
 
     A bar joins the names of curves that coincide.
     """
-    width, height = extent_of(axes)
+    height = extent_of(axes)[1]
     heights = [_height(label) / height for label in labels]
     room = max(0.0, sum(heights) - 1) / 2
     centers = spread([label.end for label in labels], heights, low=-room, high=1 + room)
 
-    def beside(units: float) -> float:
-        return 1 + units / width
+    # Beside the axes by so many units, wherever a layout puts it.
+    figure = axes.figure
+    rightwards = Affine2D().scale(unit()) + figure.dpi_scale_trans + ScaledTranslation(1, 0, axes.transAxes)  # type: ignore[arg-type]
+    place = blended_transform_factory(rightwards, axes.transAxes)
+
+    def line(points: tuple[list[float], list[float]], **keywords: Any) -> None:
+        axes.add_line(Line2D(*points, transform=place, clip_on=False, **keywords))
 
     for label, center in zip(labels, centers, strict=True):
         top = center + _PITCH * sum(map(len, label.rows)) / 2 / height
@@ -219,22 +240,12 @@ def draw_end_labels(axes: Axes, labels: Sequence[EndLabel], styles: Mapping[str,
         for name, rows in zip(label.names, label.rows, strict=True):
             middles.append(top - _PITCH * len(rows) / 2 / height)
             top -= _PITCH * len(rows) / height
-            key = ([beside(_LEADER), beside(_LEADER + _KEY / 2), beside(_LEADER + _KEY)], [middles[-1]] * 3)
-            axes.add_line(_beside(axes, key, markevery=[1], **styles[name].keywords))
-            axes.text(
-                beside(_LEADER + _KEY + 0.06),
-                middles[-1],
-                "\n".join(rows),
-                transform=axes.transAxes,
-                va="center",
-                linespacing=1.15,
-            )
-        bar = ([beside(_LEADER)] * 2, [middles[0], middles[-1]])
-        join = ([beside(0.02), beside(_LEADER)], [label.end, center])
+            key = ([_LEADER, _LEADER + _KEY / 2, _LEADER + _KEY], [middles[-1]] * 3)
+            line(key, markevery=[1], **styles[name].keywords)
+            at = (_LEADER + _KEY + 0.06, middles[-1])
+            axes.text(*at, "\n".join(rows), transform=place, va="center", linespacing=1.15)
+        bar = ([_LEADER] * 2, [middles[0], middles[-1]])
+        join = ([0.02, _LEADER], [label.end, center])
         for points in (*([bar] if len(middles) > 1 else ()), *([join] if label.joined else ())):
-            axes.add_line(_beside(axes, points, color=QUIET, linewidth=0.7))
+            line(points, color=QUIET, linewidth=0.7)
     return axes
-
-
-def _beside(axes: Axes, points: tuple[list[float], list[float]], **keywords: object) -> Line2D:
-    return Line2D(*points, transform=axes.transAxes, clip_on=False, **keywords)  # type: ignore[arg-type]

@@ -91,6 +91,11 @@ def pictures(
         )
 
 
+def escaped(profiles: Any) -> Any:
+    """Return profiles or trainings with names that matplotlib writes as they are: a dollar sign begins no formula."""
+    return shown(profiles, lambda text: printable(text).replace("$", r"\$"))
+
+
 def _subjects(
     profiles: ProfileSet | TrainingSet, plots: Sequence[Plot], sites: str | None
 ) -> Iterator[tuple[Plot, Any, str]]:
@@ -100,17 +105,14 @@ def _subjects(
         view.check()
         yield from ((plot, view, "") for plot in plots)
         return
-    # A single dollar sign would start a formula at the next one.
-    escaped: Any = shown(profiles, lambda text: printable(text).replace("$", r"\$"))
+    named = escaped(profiles)
     for plot in plots:
         within: Iterable[str] = (LINE,) if plot.columns_at_most == 1 else (LINE, COLUMN)
-        across = swept(escaped)[:1] if plot.sweeps else ()
+        across = swept(named)[:1] if plot.sweeps else ()
         if across:
-            within = escaped.axes.keys() - {COLUMN}
+            within = named.axes.keys() - {COLUMN}
         limits = {"lines_at_most": plot.lines_at_most, "columns_at_most": plot.columns_at_most}
-        yield from (
-            (plot, page.profiles, page.suffix) for page in pages(escaped, within=within, across=across, **limits)
-        )
+        yield from ((plot, page.profiles, page.suffix) for page in pages(named, within=within, across=across, **limits))
 
 
 def draw_all(

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from propscope.errors import InputError
 from propscope.plots.scales import Scale
-from propscope.plots.style import ALARM, DPI, INK, LINE_HEIGHT, Header, draw_header, short, wrap
+from propscope.plots.style import ALARM, DPI, INK, LINE_HEIGHT, Header, TextFigure, framed, short, units_of, wrap
 from propscope.records.loss_surface import LossSurface
 
 _READING = (
@@ -71,24 +71,22 @@ _TITLE_CHARACTERS = 34
 
 def draw_loss_maps(prepared: LossMaps, figure: Figure | None = None) -> Figure:
     """Draw the maps into a figure and set its size; without `figure`, a new one is made."""
-    figure = figure or Figure(dpi=DPI)
+    figure = figure or TextFigure(dpi=DPI)
     columns = min(prepared.columns, len(prepared.surfaces))
     rows = math.ceil(len(prepared.surfaces) / columns)
     width = columns * (_LEFT + _SIDE) + _KEY
-    header = prepared.header.height(width)
     above = _ABOVE + LINE_HEIGHT
-    height = header + rows * (above + _SIDE + _BELOW)
-    figure.set_size_inches(width, height)
-    draw_header(figure, prepared.header)
+    top = framed(figure, prepared.header, width, rows * (above + _SIDE + _BELOW))
+    height = units_of(figure)[1]
     for index, surface in enumerate(prepared.surfaces):
         row, column = divmod(index, columns)
         left = column * (_LEFT + _SIDE) + _LEFT
-        bottom = height - header - row * (above + _SIDE + _BELOW) - above - _SIDE
+        bottom = top - row * (above + _SIDE + _BELOW) - above - _SIDE
         axes = figure.add_axes((left / width, bottom / height, _SIDE / width, _SIDE / height))
         draw_loss_map(axes, prepared, surface)
         axes.set_xlabel("first direction")
         axes.set_ylabel("second direction")
-    middle = (height - header - above - _SIDE) / height
+    middle = (top - above - _SIDE) / height
     bar = figure.add_axes((1 - (_KEY - 0.2) / width, middle, 0.16 / width, _SIDE / height))
     figure.colorbar(figure.axes[0].collections[0], cax=bar, label="loss")
     if prepared.logarithmic:

@@ -43,6 +43,11 @@ class Quantity:
     drift: str = ""
 
     @property
+    def name(self) -> str:
+        """The name by which the quantity is chosen: forward_std, forward_mean, backward_rms or gradient_norm."""
+        return self.reads if self.tensor == "W" else f"{'forward' if self.travels == 'up' else 'backward'}_{self.reads}"
+
+    @property
     def field(self) -> Field:
         """The row of the quantity in the table of recorded quantities."""
         return _FIELDS[self.reads]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from propscope.plots.curves import Curves, prepare_curves
+from propscope.plots.curve_panels import Curves, prepare_curves
 from propscope.plots.pages import COLUMN, facts
-from propscope.plots.quantities import QUANTITIES
+from propscope.plots.quantities import QUANTITIES, Quantity
 from propscope.plots.style import Header
 from propscope.records import NetworkProfile, ProfileSet, TrainingRun, TrainingSet
 
@@ -15,7 +16,7 @@ _SHOWN = tuple(quantity for quantity in QUANTITIES if quantity.reads in ("std", 
 _MISSING = " A run that diverged has no curve after training."
 
 
-def prepare_signal_change(runs: TrainingSet) -> Curves | None:
+def prepare_signal_change(runs: TrainingSet, *, quantities: Sequence[Quantity] = _SHOWN) -> Curves | None:
     """Return the std of the activations and the rms of dL/dz, before the first step and after the last one.
 
     Return None if no run was profiled at both.
@@ -26,7 +27,7 @@ def prepare_signal_change(runs: TrainingSet) -> Curves | None:
         return None
     profiles = [_at(BEFORE, run, early) for run, early, _ in both]
     profiles += [_at(AFTER, run, late) for run, _, late in both if late is not None]
-    prepared = prepare_curves(ProfileSet.of(profiles), quantities=_SHOWN)
+    prepared = prepare_curves(ProfileSet.of(profiles), quantities=quantities)
     if prepared is None:
         return None
     missing = _MISSING if any(late is None and run.stability == "diverged" for run, _, late in both) else ""

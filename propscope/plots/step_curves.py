@@ -27,12 +27,15 @@ from propscope.plots.scales import Floats, Ints, Scale, log_scale, signed_scale
 from propscope.plots.style import (
     ALARM,
     DPI,
+    SCREEN,
     Header,
     LineStyle,
+    Look,
     TextFigure,
     framed,
     line_style,
     mark_nonfinite,
+    unit,
     units_of,
 )
 
@@ -95,9 +98,9 @@ _LOST = " Red: NaN or Inf."
 _LOST_SITES = " ▲: NaN or Inf from there on."
 
 
-def prepare_steps(view: RunView) -> StepCurves | None:
+def prepare_steps(view: RunView, *, quantities: Sequence[StepQuantity] = STEP_QUANTITIES) -> StepCurves | None:
     """Return loss, gradient norm, learning rate, clip factor and loss scale over the steps; None without a step."""
-    panels = [panel for quantity in STEP_QUANTITIES if (panel := prepare_step_panel(view, quantity)) is not None]
+    panels = [panel for quantity in quantities if (panel := prepare_step_panel(view, quantity)) is not None]
     if not panels:
         return None
     steps = steps_a_cell(view.axis.line_edges)
@@ -161,29 +164,32 @@ _TITLE = 0.4
 _BELOW = 0.58
 
 
-def draw_steps(prepared: StepCurves, figure: Figure | None = None) -> Figure:
+def draw_steps(
+    prepared: StepCurves, figure: Figure | None = None, *, look: Look = SCREEN, colour: str | None = None
+) -> Figure:
     """Draw one panel below the other into a figure and set its size; without `figure`, a new one is made."""
     figure = figure or TextFigure(dpi=DPI)
     heights = [_FIRST, *(_HEIGHT for _ in prepared.panels[1:])]
-    width = _LEFT + _WIDTH + _RIGHT
+    width = look.units or _LEFT + _WIDTH + _RIGHT
+    across = width - _LEFT - _RIGHT
     inner = sum(heights) + len(heights) * _TITLE + _BELOW
     bottom = framed(figure, prepared.header, width, inner, notes=listed(prepared.axis))
     height = units_of(figure)[1]
     for index, (panel, tall) in enumerate(zip(prepared.panels, heights, strict=True)):
         bottom -= _TITLE + tall
-        axes = figure.add_axes((_LEFT / width, bottom / height, _WIDTH / width, tall / height))
-        draw_step_panel(axes, panel, prepared.axis)
+        axes = figure.add_axes((_LEFT / width, bottom / height, across / width, tall / height))
+        draw_step_panel(axes, panel, prepared.axis, colour=colour)
         draw_alarms(axes, prepared.axis, numbers=index == 0)
         draw_step_axis(axes, prepared.axis, labelled=index + 1 == len(heights))
         draw_sampled(axes, None if index else prepared.sampled)
     return figure
 
 
-def draw_step_panel(axes: Axes, panel: StepPanel, axis: StepAxis) -> Axes:
+def draw_step_panel(axes: Axes, panel: StepPanel, axis: StepAxis, *, colour: str | None = None) -> Axes:
     """Draw a number of every step into an axes."""
     panel.scale.apply(axes)
     axes.grid(axis="y")
-    colour = line_style(0).colour
+    colour = colour or line_style(0).colour
     few = panel.isolated or len(panel.at) < 3
     axes.plot(panel.at, panel.middle, "." if few else "-", color=colour, linewidth=1.3, markersize=5, zorder=3)
     if (panel.high > panel.low).any() and not few:
@@ -192,7 +198,7 @@ def draw_step_panel(axes: Axes, panel: StepPanel, axis: StepAxis) -> Axes:
         axes.axvspan(first, last + 1, facecolor=ALARM, alpha=0.25, linewidth=0, zorder=1)
         # A single step is narrower than a pixel in a long run.
         axes.axvline(first + 0.5, color=ALARM, linewidth=1.2, alpha=0.6, zorder=1)
-    axes.set_title(panel.label, pad=10, size=10)
+    axes.set_title(panel.label, pad=10 * unit(), size=10 * unit())
     return axes
 
 

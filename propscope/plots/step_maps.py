@@ -6,7 +6,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal
 
@@ -38,8 +38,11 @@ from propscope.plots.style import (
     FAINT,
     LINE_HEIGHT,
     QUIET,
+    SCREEN,
     Header,
+    Look,
     TextFigure,
+    extent_of,
     framed,
     power_of_ten,
     short,
@@ -145,6 +148,13 @@ COSINE = MapQuantity(
     RANK.reading,
 )
 
+MAPS = {
+    "forward": FORWARD,
+    "backward": BACKWARD,
+    "updates": UPDATES,
+    **{each.quantity: each for each in (DEAD, ENTROPY, LOGITS, RANK, COSINE)},
+}
+
 # The share of a map's cells whose colours differ; the others have the colour of the nearest end.
 _NEARLY_ALL = 0.95
 _MERGED = " A column of cells covers {} steps and shows, for each row, the worst sample among them."
@@ -234,35 +244,36 @@ class StepMaps:
 
 def prepare_forward(view: RunView) -> StepMaps | None:
     """Return the size of the values at each site; None without samples."""
-    return _prepare(view, FORWARD)
+    return prepare_maps(view, FORWARD)
 
 
 def prepare_backward(view: RunView) -> StepMaps | None:
     """Return the size of the gradient at each site; None where no gradient was recorded."""
-    return _prepare(view, BACKWARD)
+    return prepare_maps(view, BACKWARD)
 
 
 def prepare_updates(view: RunView) -> StepMaps | None:
     """Return what each sampled step of the optimizer changed of each parameter; None where none was seen."""
-    return _prepare(view, UPDATES)
+    return prepare_maps(view, UPDATES)
 
 
 def prepare_dead_units(view: RunView) -> StepMaps | None:
     """Return the share of dead units at each site that has units; None where there is none."""
-    return _prepare(view, DEAD)
+    return prepare_maps(view, DEAD)
 
 
 def prepare_attention(view: RunView) -> StepMaps | None:
     """Return entropy and largest logit of each attention; None where there is none."""
-    return _prepare(view, ENTROPY, LOGITS)
+    return prepare_maps(view, ENTROPY, LOGITS)
 
 
 def prepare_geometry(view: RunView) -> StepMaps | None:
     """Return effective rank and mean cosine at each site; None where they were not recorded."""
-    return _prepare(view, RANK, COSINE)
+    return prepare_maps(view, RANK, COSINE)
 
 
-def _prepare(view: RunView, *quantities: MapQuantity) -> StepMaps | None:
+def prepare_maps(view: RunView, *quantities: MapQuantity) -> StepMaps | None:
+    """Return the maps of quantities, one below the other; None where none of them was recorded."""
     maps = [found for quantity in quantities if (found := prepare_map(view, quantity)) is not None]
     if not maps:
         return None
@@ -384,6 +395,7 @@ _ROWS_HIGH = (9.0, 6.0)
 _READABLE, _BORDERS_APART = 0.16, 0.12
 _LEAST_HEIGHT = 0.8
 _NAME_CHARACTERS = 40
+_FEW_CHARACTERS = 16
 _TITLE = 0.3
 _BELOW = 0.62
 _KEY = 0.36
@@ -395,18 +407,23 @@ def _row_height(rows: int, maps: int) -> float:
     return max(min(_ROW, _ROWS_HIGH[maps > 1] / rows), _LEAST_HEIGHT / rows)
 
 
-def draw_step_maps(prepared: StepMaps, figure: Figure | None = None) -> Figure:
+def draw_step_maps(
+    prepared: StepMaps, figure: Figure | None = None, *, look: Look = SCREEN, colours: Colormap | None = None
+) -> Figure:
     """Draw the maps into a figure and set its size; without `figure`, a new one is made."""
     figure = figure or TextFigure(dpi=DPI)
     maps = prepared.maps
     rows = [_row_height(len(each.names), len(maps)) for each in maps]
-    labels = [row_labels(each, row) for each, row in zip(maps, rows, strict=True)]
+    characters = _NAME_CHARACTERS if look.units is None else _FEW_CHARACTERS
+    labels = [row_labels(each, row, characters) for each, row in zip(maps, rows, strict=True)]
     left = 0.35 + max(width_of(text) for each in labels for _, text in each)
-    numbered = [row >= _READABLE for row in rows]
-    width = left + _WIDTH + 2 * _NUMBERS * any(numbered) + _RIGHT
+    numbered = [row >= _READABLE and look.units is None for row in rows]
+    across = _WIDTH if look.units is None else look.units - left - _RIGHT
+    width = left + across + 2 * _NUMBERS * any(numbered) + _RIGHT
     thin = [each for each, row in zip(maps, rows, strict=True) if row < _READABLE]
     naming = "" if not thin else _MODULES if borders(thin[0].names) else _SOME.format(_apart(rows[0]))
-    header = Header(prepared.header.title, prepared.header.facts, prepared.header.reading + naming)
+    reading = prepared.header.reading
+    header = replace(prepared.header, reading=reading and reading + naming)
     heights = [len(each.names) * row for each, row in zip(maps, rows, strict=True)]
     inner = sum(heights) + len(maps) * (_TITLE * (len(maps) > 1) + _KEY + STRIP) + _BELOW
     bottom = framed(figure, header, width, inner, notes=listed(maps[0].axis))
@@ -417,10 +434,17 @@ def draw_step_maps(prepared: StepMaps, figure: Figure | None = None) -> Figure:
             name = each.title.partition(": ")[2]
             figure.text(left / width, (bottom + 0.08) / height, name[:1].upper() + name[1:], weight="bold")
         bottom -= _KEY
-        draw_key(figure, each, left, bottom + _KEY / 2)
+        draw_key(
+            figure,
+            each,
+            left if look.units is None else 0.1,
+            bottom + _KEY / 2,
+            wide=min(1.6, across / 4),
+            colours=colours,
+        )
         bottom -= STRIP + tall
-        axes = figure.add_axes((left / width, bottom / height, _WIDTH / width, tall / height))
-        draw_map(axes, each, labels[at])
+        axes = figure.add_axes((left / width, bottom / height, across / width, tall / height))
+        draw_map(axes, each, labels[at], colours=colours).set_gid("map")
         draw_alarms(axes, each.axis)
         draw_step_axis(axes, each.axis, labelled=at + 1 == len(maps))
         if numbered[at]:
@@ -428,12 +452,14 @@ def draw_step_maps(prepared: StepMaps, figure: Figure | None = None) -> Figure:
     return figure
 
 
-def draw_map(axes: Axes, prepared: StepMap, labels: Sequence[tuple[int, str]]) -> Axes:
+def draw_map(
+    axes: Axes, prepared: StepMap, labels: Sequence[tuple[int, str]], *, colours: Colormap | None = None
+) -> Axes:
     """Draw the cells of one map into an axes; `labels`: the rows that are named, and their names."""
     count = len(prepared.names)
     first, last = prepared.axis.limits
     at = prepared.colours.fraction(prepared.values)
-    pixels = prepared.colours.map(np.nan_to_num(at))
+    pixels = (colours or prepared.colours.map)(np.nan_to_num(at))
     pixels[prepared.zero] = (0.0, 0.0, 0.0, 1.0)
     pixels[prepared.nonfinite] = mpl.colors.to_rgba(ALARM)
     pixels[np.isnan(prepared.values) & ~prepared.nonfinite] = 0.0
@@ -443,7 +469,7 @@ def draw_map(axes: Axes, prepared: StepMap, labels: Sequence[tuple[int, str]]) -
         )
     axes.imshow(pixels, extent=(first, last, count, 0), aspect="auto", interpolation="nearest", zorder=1)
     _hatch(axes, prepared)
-    row = axes.bbox.height / axes.figure.dpi / count
+    row = extent_of(axes)[1] / count
     edges = borders(prepared.names)
     # Lines that are close to one another would hide the rows.
     for edge in edges if len(edges) * _BORDERS_APART < count * row else ():
@@ -507,15 +533,23 @@ def _draw_numbers(axes: Axes, prepared: StepMap) -> None:
             axes.text(x, row + 0.5, text, transform=axes.get_yaxis_transform(), ha="right", va="center")
 
 
-def draw_key(figure: Figure, prepared: StepMap, left: float, middle: float, *, wide: float = 1.6) -> Figure:
+def draw_key(
+    figure: Figure,
+    prepared: StepMap,
+    left: float,
+    middle: float,
+    *,
+    wide: float = 1.6,
+    colours: Colormap | None = None,
+) -> Figure:
     """Draw the colour scale, `wide` inches, in one row that begins at `left`, `middle` inches above the bottom."""
-    width, height = figure.get_size_inches()
+    width, height = units_of(figure)
     low, high = prepared.colours.ends
     for text in (f"{prepared.key}:", low):
         figure.text(left / width, middle / height, text, va="center", color=QUIET if text == low else None)
         left += width_of(text) + 0.1
     bar = figure.add_axes((left / width, (middle - 0.08) / height, wide / width, 0.16 / height))
-    bar.imshow(np.linspace(0, 1, 128)[None], aspect="auto", cmap=prepared.colours.map, vmin=0, vmax=1)
+    bar.imshow(np.linspace(0, 1, 128)[None], aspect="auto", cmap=colours or prepared.colours.map, vmin=0, vmax=1)
     bar.set_xticks([])
     bar.set_yticks([])
     bar.spines[:].set_visible(True)

@@ -12,14 +12,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, Literal, cast
 
-from matplotlib import rc_context, rcParams, style
+from matplotlib import rcParams, style
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from propscope.errors import unknown_name
+from propscope.checks import one_of
 
 DPI = 130
 TEXT = 10.0
@@ -73,19 +74,28 @@ RC: Mapping[str, Any] = MappingProxyType(
 )
 
 
+Legend = Literal["beside", "inside", "below", "none"]
+LEGENDS: tuple[Legend, ...] = ("beside", "inside", "below", "none")
+
+
 @dataclass(frozen=True, slots=True)
 class Look:
     """A size preset: the points of its `text`, and the `width` of a figure in inches, None for what its content takes.
 
     `titled`: with a title above the figure, and what was run below it; `explained`: with a caption, how to read it.
-    `beside`: the names of lines stand beside a panel; else below all panels.
+    `legend`: where the names of lines stand, beside or inside each panel, below all panels, or nowhere.
     """
 
     text: float = TEXT
     width: float | None = None
     titled: bool = True
     explained: bool = True
-    beside: bool = True
+    legend: Legend = "beside"
+
+    @property
+    def beside(self) -> bool:
+        """Whether names and keys stand beside a panel."""
+        return self.legend == "beside"
 
     @property
     def units(self) -> float | None:
@@ -97,7 +107,7 @@ SCREEN = Look()
 LOOKS: Mapping[str, Look] = MappingProxyType(
     {
         "screen": SCREEN,
-        "paper": Look(text=8.0, width=3.4, titled=False, explained=False, beside=False),
+        "paper": Look(text=8.0, width=3.4, titled=False, explained=False, legend="below"),
         "slide": Look(text=16.0, width=11.5, explained=False),
     }
 )
@@ -105,9 +115,7 @@ LOOKS: Mapping[str, Look] = MappingProxyType(
 
 def look_of(name: str) -> Look:
     """Return a size preset; raises `InputError` for a name that is none."""
-    if name not in LOOKS:
-        raise unknown_name("style", name, LOOKS)
-    return LOOKS[name]
+    return LOOKS[one_of("style", name, LOOKS)]
 
 
 def styled(look: Look = SCREEN) -> AbstractContextManager[None]:
@@ -125,11 +133,18 @@ def unit() -> float:
 
 
 class TextFigure(Figure):
-    """A figure that is saved with its text as text in SVG and PDF, whatever matplotlib is set to."""
+    """A figure that is drawn and saved with the settings of its `look`, whatever matplotlib is set to."""
+
+    look: Look = SCREEN
+
+    def draw(self, renderer: RendererBase) -> None:
+        """Do what a figure does, with the settings of the look."""
+        with styled(self.look):
+            super().draw(renderer)
 
     def savefig(self, *args: Any, **keywords: Any) -> None:
-        """Do what a figure does; its text stays text."""
-        with rc_context(cast(Any, dict(TEXT_AS_TEXT))):
+        """Do what a figure does, with the settings of the look; text stays text in SVG and PDF."""
+        with styled(self.look):
             super().savefig(*args, **keywords)
 
 
@@ -282,6 +297,13 @@ class Header:
         )
 
 
+def wrapped_title(axes: Axes, text: str) -> str:
+    """Return a title in rows that are no wider than the axes."""
+    # The title is bold and larger than other text.
+    characters = max(10, int(extent_of(axes)[0] / (1.25 * CHARACTER)))
+    return "\n".join(row for line in text.split("\n") for row in wrap(line, characters))
+
+
 def mark_nonfinite(axes: Axes, at: Sequence[float]) -> Axes:
     """Mark positions along the x axis at which something is NaN or Inf, by triangles at the top edge."""
     if at:
@@ -292,7 +314,9 @@ def mark_nonfinite(axes: Axes, at: Sequence[float]) -> Axes:
 
 def draw_prediction(axes: Axes, x: ArrayLike, y: ArrayLike) -> Axes:
     """Draw what is expected of a curve as grey dashes under it, so wide that they show beside it and do not hide it."""
-    axes.plot(x, y, color=INK, alpha=0.4, linewidth=4.4 * unit(), linestyle=(0, (1.3, 0.9)), zorder=2.3, gid="expected")
+    axes.plot(
+        x, y, color=INK, alpha=0.35, linewidth=3.6 * unit(), linestyle=(0, (1.5, 1.0)), zorder=2.3, gid="expected"
+    )
     return axes
 
 

@@ -54,20 +54,20 @@ def _function(dotted: str) -> Callable[[Any], Any]:
 
 
 PLOTS = (
-    Plot("curves", "curves.prepare_curves", "curves.draw_curves", columns_at_most=2, main=True),
-    Plot("activations", "histograms.prepare_activations", "histograms.draw_histograms"),
-    Plot("gradients", "histograms.prepare_gradients", "histograms.draw_histograms"),
-    Plot("weights", "histograms.prepare_weights", "histograms.draw_histograms"),
-    Plot("weight-gradients", "histograms.prepare_weight_gradients", "histograms.draw_histograms"),
-    Plot("overview", "overview.prepare_overview", "overview.draw_overview", 48, 12, main=True),
+    Plot("curves", "curve_panels.prepare_curves", "curve_panels.draw_curves", columns_at_most=2, main=True),
+    Plot("activations", "histogram_grid.prepare_activations", "histogram_grid.draw_histograms"),
+    Plot("gradients", "histogram_grid.prepare_gradients", "histogram_grid.draw_histograms"),
+    Plot("weights", "histogram_grid.prepare_weights", "histogram_grid.draw_histograms"),
+    Plot("weight-gradients", "histogram_grid.prepare_weight_gradients", "histogram_grid.draw_histograms"),
+    Plot("overview", "overview_map.prepare_overview", "overview_map.draw_overview", 48, 12, main=True),
     Plot("jacobian", "jacobian.prepare_jacobian", "jacobian.draw_jacobian", columns_at_most=4),
     Plot("sweep", "sweep.prepare_sweep", "sweep.draw_sweep", main=True, sweeps=True),
     Plot("over-time", "over_time.prepare_over_time", "over_time.draw_over_time", lines_at_most=1),
 )
 
 TRAINING_PLOTS = (
-    Plot("learning", "learning.prepare_learning", "learning.draw_learning", columns_at_most=2, main=True),
-    Plot("signal", "signal_change.prepare_signal_change", "curves.draw_curves"),
+    Plot("learning", "learning_panels.prepare_learning", "learning_panels.draw_learning", columns_at_most=2, main=True),
+    Plot("signal", "signal_change.prepare_signal_change", "curve_panels.draw_curves"),
     Plot("activation-map", "training_map.prepare_training_map", "training_map.draw_training_map", 6, main=True),
     Plot("final-loss", "sweep.prepare_final_losses", "sweep.draw_sweep", main=True, sweeps=True),
 )

@@ -7,7 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from propscope.plots.fast_text import FastText, draw_texts, width_of
-from propscope.plots.histograms import (
+from propscope.plots.histogram_grid import (
     ACTIVATIONS,
     GAP,
     GRADIENTS,

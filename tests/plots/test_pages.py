@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 from building.records import geometric, network, seeds
 
-from propscope.plots.curves import prepare_curves
+from propscope.plots.curve_panels import prepare_curves
 from propscope.plots.end_labels import EndLabel
-from propscope.plots.overview import prepare_overview
+from propscope.plots.overview_map import prepare_overview
 from propscope.plots.pages import columns, facts, key_of, lines, mark_of, pages
 from propscope.records import NetworkProfile, ProfileSet, Provenance
 

@@ -4,7 +4,7 @@ import math
 
 from building.records import run, trainings
 
-from propscope.plots.curves import Curves
+from propscope.plots.curve_panels import Curves
 from propscope.plots.signal_change import prepare_signal_change
 from propscope.records import TrainingSet
 

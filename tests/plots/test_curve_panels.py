@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from propscope.plots.curves import Curves, Panel, draw_curves, prepare_curves
+from propscope.plots.curve_panels import Curves, Panel, draw_curves, prepare_curves
 from propscope.plots.style import styled
 from propscope.records import Expected, NetworkProfile, ProfileSet
 

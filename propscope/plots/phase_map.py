@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,20 +16,41 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from propscope.plots.map_labels import Box, MapLabel, place_labels, size_of
-from propscope.plots.style import ALARM, DPI, INK, QUIET, Header, TextFigure, framed, short, units_of, wrap
+from propscope.plots.style import (
+    ALARM,
+    CHARACTER,
+    DPI,
+    INK,
+    QUIET,
+    SCREEN,
+    Header,
+    Look,
+    TextFigure,
+    framed,
+    short,
+    unit,
+    units_of,
+    wrap,
+)
+from propscope.records import NetworkProfile, ProfileSet
+from propscope.records.depth_scale import correlation_depth
 from propscope.records.phase import Floats, MeasuredDepth, PhaseChart, PhasePoint
 
 # A stretch of the critical line: sigma_w^2, sigma_b^2, and whether it is drawn solid.
 Piece = tuple[Floats, Floats, bool]
 
-# The size of the map in inches.
+# The size of the map in units.
 WIDTH, HEIGHT = 6.6, 4.6
 # The ends of the colour scale in layers; correlation depths above the upper end have the same colour.
 DEPTHS = (0.3, 1000.0)
 
+# The colormap of the depths.
+COLOURS = "viridis"
 Mark = Literal["critical", "initializer", "left", "right", "bottom", "top", "none"]
 
 _CHARACTERS = 26
+# No diagram reaches further, and a file from elsewhere may hold any number.
+_LARGEST = 1e4
 # Points nearer to each other than this, in inches, share a marker and a label.
 _TOGETHER = 0.07
 # Half of the square that is kept clear around a measured dot, in inches.
@@ -48,7 +69,7 @@ _UNKNOWN = " ×: not resolved."
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """The name of a region of the map, and the centre of its text in inches."""
+    """The name of a region of the map, and the centre of its text in units."""
 
     name: str
     x: float
@@ -70,25 +91,86 @@ class PhasePicture:
     marks: tuple[Mark, ...]
     labels: tuple[MapLabel, ...]
     measured: tuple[MeasuredDepth, ...] = ()
+    size: tuple[float, float] = (WIDTH, HEIGHT)
 
 
-def prepare_phase(chart: PhaseChart, *, note: str = "", measured: Sequence[MeasuredDepth] = ()) -> PhasePicture:
-    """Return the picture of a phase chart; `note` says in the header what the points depend on."""
-    dots = [_dot(chart, point) for point in measured]
-    regions = _regions(chart, dots)
-    pieces = _pieces(chart)
-    points = _points(chart, pieces)
+@dataclass(frozen=True, slots=True)
+class _Plane:
+    """The map of a chart, `width` by `height` units."""
+
+    chart: PhaseChart
+    width: float
+    height: float
+
+    def x(self, weight: Floats | float) -> Floats:
+        low, high = self.chart.weight_limits
+        return np.asarray((np.asarray(weight) - low) / (high - low) * self.width)
+
+    def y(self, bias: Floats | float) -> Floats:
+        low, high = self.chart.bias_limits
+        return np.asarray((np.asarray(bias) - low) / (high - low) * self.height)
+
+
+def prepare_phase(
+    chart: PhaseChart,
+    *,
+    note: str = "",
+    measured: Sequence[MeasuredDepth] = (),
+    size: tuple[float, float] = (WIDTH, HEIGHT),
+) -> PhasePicture:
+    """Return the picture of a phase chart, a map of a `size` in units; `note` says what the points depend on."""
+    plane = _Plane(chart, *size)
+    dots = [_dot(plane, point) for point in measured]
+    regions = _regions(plane, dots)
+    pieces = _pieces(plane)
+    points = _points(plane, pieces)
     taken = [_box(region) for region in regions]
     labels = place_labels(
         [(rows, x, y) for _, rows, x, y in points],
-        WIDTH,
-        HEIGHT,
+        *size,
         taken=taken,
-        kept_clear=[*_beads(chart, pieces), *dots],
+        kept_clear=[*_beads(plane, pieces), *dots],
     )
     marks = tuple(mark for mark, *_ in points)
     header = _header(chart, pieces, marks, note, measured)
-    return PhasePicture(header, chart, pieces, regions, marks, labels, tuple(measured))
+    return PhasePicture(header, chart, pieces, regions, marks, labels, tuple(measured), size)
+
+
+def measured_depths(profiles: ProfileSet, chart: PhaseChart) -> list[MeasuredDepth]:
+    """Return the correlation depths of networks at the variances of their weights and biases, seeds together."""
+    return resolved(depths_of(profiles), chart)
+
+
+def depths_of(profiles: ProfileSet) -> list[MeasuredDepth]:
+    """Return the correlation depths as measured, whatever the activation is."""
+    found = []
+    for members in profiles.groups("seed").values():
+        pairs = [_variances(profile) for profile in members]
+        weight, bias = (math.fsum(each) / len(pairs) for each in zip(*pairs, strict=True))
+        if 0 < weight < _LARGEST and 0 <= bias < _LARGEST:
+            found.append(MeasuredDepth(weight, bias, correlation_depth(members)))
+    return found
+
+
+def resolved(measured: Sequence[MeasuredDepth], chart: PhaseChart) -> list[MeasuredDepth]:
+    """Return measured depths without those that have no scale, where phi(a x) = a phi(x) for a > 0, as of ReLU.
+
+    Without biases, weights of any size then give the same cosines. These settle as a power of the depth, with no scale,
+    while the colours are the limit of small biases. The critical line of such an activation is one point.
+    """
+    if chart.line_weight.size != 1:
+        return list(measured)
+    return [point if point.bias_variance else replace(point, correlation_depth=math.nan) for point in measured]
+
+
+def _variances(profile: NetworkProfile) -> tuple[float, float]:
+    """Return sigma_w^2 and sigma_b^2 as the weights and biases of the hidden layers behind the first have them."""
+    hidden = [p for p in profile.parameters if p.name.startswith("layers.") and not p.name.startswith("layers.0.")]
+    weights = [p.shape[1] * p.value.rms**2 for p in hidden if p.name.endswith("linear.weight")]
+    biases = [p.value.rms**2 for p in hidden if p.name.endswith("linear.bias")]
+    if not weights or not biases:
+        return math.nan, math.nan
+    return math.fsum(weights) / len(weights), math.fsum(biases) / len(biases)
 
 
 def _header(
@@ -114,22 +196,13 @@ def _header(
     return Header(f"Phase diagram of {chart.activation}: order and chaos", facts, "\n".join(rows))
 
 
-def _x(chart: PhaseChart, weight: Floats) -> Floats:
-    low, high = chart.weight_limits
-    return np.asarray((weight - low) / (high - low) * WIDTH)
-
-
-def _y(chart: PhaseChart, bias: Floats) -> Floats:
-    low, high = chart.bias_limits
-    return np.asarray((bias - low) / (high - low) * HEIGHT)
-
-
-def _pieces(chart: PhaseChart) -> tuple[Piece, ...]:
+def _pieces(plane: _Plane) -> tuple[Piece, ...]:
     """Return the stretches of the critical line within the map, each all solid or all dashed."""
+    chart = plane.chart
     if chart.line_weight.size < 2:
         return ()
-    x, y = _x(chart, chart.line_weight), _y(chart, chart.line_bias)
-    inside = (x >= 0) & (x <= WIDTH) & (y >= 0) & (y <= HEIGHT)
+    x, y = plane.x(chart.line_weight), plane.y(chart.line_bias)
+    inside = (x >= 0) & (x <= plane.width) & (y >= 0) & (y <= plane.height)
     # One more point at each end makes the line reach the edge of the map.
     shown = inside | np.append(inside[1:], False) | np.insert(inside[:-1], 0, False)
     pieces = []
@@ -142,11 +215,12 @@ def _pieces(chart: PhaseChart) -> tuple[Piece, ...]:
     return tuple(pieces)
 
 
-def _points(chart: PhaseChart, pieces: tuple[Piece, ...]) -> list[tuple[Mark, tuple[str, ...], float, float]]:
+def _points(plane: _Plane, pieces: tuple[Piece, ...]) -> list[tuple[Mark, tuple[str, ...], float, float]]:
     """Return the mark, the rows of text and the point (x, y) of every label."""
     groups: list[tuple[Mark, list[str], float, float]] = []
+    chart = plane.chart
     for point in dict.fromkeys((*filter(None, (chart.critical,)), *chart.initializers)):
-        mark, name, x, y = _point_of(chart, point)
+        mark, name, x, y = _point_of(plane, point)
         for other, names, left, bottom in groups:
             alike = mark == other or {mark, other} == {"critical", "initializer"}
             if alike and np.hypot(left - x, bottom - y) < _TOGETHER:
@@ -154,16 +228,21 @@ def _points(chart: PhaseChart, pieces: tuple[Piece, ...]) -> list[tuple[Mark, tu
                 break
         else:
             groups.append((mark, [name], x, y))
-    points = [(mark, tuple(wrap(", ".join(_families(names)), _CHARACTERS)), x, y) for mark, names, x, y in groups]
+    characters = _characters(plane)
+    points = [(mark, tuple(wrap(", ".join(_families(names)), characters)), x, y) for mark, names, x, y in groups]
     solid = [piece for piece in pieces if piece[2]]
     if solid:
-        weight, bias, _ = max(solid, key=lambda piece: float(np.ptp(_y(chart, piece[1]).clip(0, HEIGHT))))
-        across, upwards = _x(chart, weight), _y(chart, bias)
-        inner = np.flatnonzero((across > 0.3) & (across < WIDTH - 0.3) & (upwards < 0.85 * HEIGHT))
+        weight, bias, _ = max(solid, key=lambda piece: float(np.ptp(plane.y(piece[1]).clip(0, plane.height))))
+        across, upwards = plane.x(weight), plane.y(bias)
+        inner = np.flatnonzero((across > 0.3) & (across < plane.width - 0.3) & (upwards < 0.85 * plane.height))
         if inner.size:
             at = inner[-1]
             points.append(("none", ("critical line",), float(across[at]), float(upwards[at])))
     return points
+
+
+def _characters(plane: _Plane) -> int:
+    return min(_CHARACTERS, max(8, int(plane.width / (2 * CHARACTER))))
 
 
 def _families(names: list[str]) -> list[str]:
@@ -174,11 +253,11 @@ def _families(names: list[str]) -> list[str]:
     return list(dict.fromkeys(short_names.get(name, name) for name in unique))
 
 
-def _beads(chart: PhaseChart, pieces: tuple[Piece, ...]) -> list[Box]:
+def _beads(plane: _Plane, pieces: tuple[Piece, ...]) -> list[Box]:
     """Return small boxes along the critical line, which labels should not cover."""
     beads: dict[tuple[int, int], None] = {}
     for weight, bias, _ in pieces:
-        x, y = _x(chart, weight), _y(chart, bias)
+        x, y = plane.x(weight), plane.y(bias)
         along = np.concatenate([[0.0], np.cumsum(np.hypot(np.diff(x), np.diff(y)))])
         at = np.arange(0.0, along[-1], 0.05)
         for left, bottom in zip(np.interp(at, along, x), np.interp(at, along, y), strict=True):
@@ -186,29 +265,29 @@ def _beads(chart: PhaseChart, pieces: tuple[Piece, ...]) -> list[Box]:
     return [(0.1 * i - 0.05, 0.1 * j - 0.05, 0.1 * i + 0.05, 0.1 * j + 0.05) for i, j in beads]
 
 
-def _point_of(chart: PhaseChart, point: PhasePoint) -> tuple[Mark, str, float, float]:
-    x = float(_x(chart, np.array(point.weight_variance)))
-    y = float(_y(chart, np.array(point.bias_variance)))
-    mark: Mark = "critical" if point == chart.critical else "initializer"
-    if -1e-9 <= x <= WIDTH + 1e-9 and -1e-9 <= y <= HEIGHT + 1e-9:
+def _point_of(plane: _Plane, point: PhasePoint) -> tuple[Mark, str, float, float]:
+    x, y = float(plane.x(point.weight_variance)), float(plane.y(point.bias_variance))
+    mark: Mark = "critical" if point == plane.chart.critical else "initializer"
+    if -1e-9 <= x <= plane.width + 1e-9 and -1e-9 <= y <= plane.height + 1e-9:
         return mark, point.name, x, y
     where = f"{point.name} ({short(point.weight_variance)}, {short(point.bias_variance)})"
-    side: Mark = "right" if x > WIDTH else "left" if x < 0 else "top" if y > HEIGHT else "bottom"
-    return side, where, min(max(x, 0.0), WIDTH), min(max(y, 0.0), HEIGHT)
+    side: Mark = "right" if x > plane.width else "left" if x < 0 else "top" if y > plane.height else "bottom"
+    return side, where, min(max(x, 0.0), plane.width), min(max(y, 0.0), plane.height)
 
 
-def _regions(chart: PhaseChart, dots: Sequence[Box]) -> tuple[Region, ...]:
+def _regions(plane: _Plane, dots: Sequence[Box]) -> tuple[Region, ...]:
+    chart = plane.chart
     diverges = np.isinf(chart.q)
     masks: dict[str, NDArray[np.bool_]] = {
         "ordered": ~diverges & (chart.chi < 1),
         "chaotic": ~diverges & (chart.chi > 1),
         "variance diverges": diverges,
     }
-    found = [_region(name, mask, dots) for name, mask in masks.items()]
+    found = [_region(plane, name, mask, dots) for name, mask in masks.items()]
     return tuple(region for region in found if region is not None)
 
 
-def _region(name: str, mask: NDArray[np.bool_], dots: Sequence[Box]) -> Region | None:
+def _region(plane: _Plane, name: str, mask: NDArray[np.bool_], dots: Sequence[Box]) -> Region | None:
     """Return where a name stands: in the upper half, nearest to the middle of its region; None if there is no room.
 
     It covers as few of the dots as possible.
@@ -219,23 +298,23 @@ def _region(name: str, mask: NDArray[np.bool_], dots: Sequence[Box]) -> Region |
     row, column = (float(where.mean()) for where in np.nonzero(mask))
     wide, high = size_of((name,))
     best: tuple[tuple[int, float], Region] | None = None
-    for x in np.linspace(wide / 2 + 0.1, WIDTH - wide / 2 - 0.1, 40):
-        for y in np.linspace(HEIGHT / 2, HEIGHT - high, 16):
+    for x in np.linspace(wide / 2 + 0.1, plane.width - wide / 2 - 0.1, 40):
+        for y in np.linspace(plane.height / 2, plane.height - high, 16):
             region = Region(name, float(x), float(y))
             left, bottom, right, top = _box(region)
             part = mask[
-                int(bottom / HEIGHT * rows) : int(top / HEIGHT * rows) + 1,
-                int(left / WIDTH * columns) : int(right / WIDTH * columns) + 1,
+                int(bottom / plane.height * rows) : int(top / plane.height * rows) + 1,
+                int(left / plane.width * columns) : int(right / plane.width * columns) + 1,
             ]
             covered = sum(left < x1 and x0 < right and bottom < y1 and y0 < top for x0, y0, x1, y1 in dots)
-            far = abs(x - column / columns * WIDTH) + abs(y - row / rows * HEIGHT)
+            far = abs(x - column / columns * plane.width) + abs(y - row / rows * plane.height)
             if part.all() and (best is None or (covered, far) < best[0]):
                 best = ((covered, far), region)
     return None if best is None else best[1]
 
 
-def _dot(chart: PhaseChart, point: MeasuredDepth) -> Box:
-    x, y = float(_x(chart, np.array(point.weight_variance))), float(_y(chart, np.array(point.bias_variance)))
+def _dot(plane: _Plane, point: MeasuredDepth) -> Box:
+    x, y = float(plane.x(point.weight_variance)), float(plane.y(point.bias_variance))
     return x - _DOT, y - _DOT, x + _DOT, y + _DOT
 
 
@@ -257,31 +336,66 @@ _MARKS: dict[Mark, dict[str, Any]] = {
 _TICKS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 
 
-def draw_phase(prepared: PhasePicture, figure: Figure | None = None) -> Figure:
-    """Draw the phase diagram into a figure and set its size; without `figure`, a new one is made."""
+def room_for_map(look: Look) -> tuple[float, float]:
+    """Return the size of the map in units that a figure of a look has room for."""
+    if look.units is None:
+        return WIDTH, HEIGHT
+    width = look.units - _LEFT - (_RIGHT if look.beside else 0.15)
+    return width, (0.55 if look.beside else 0.85) * width
+
+
+def draw_phase(
+    prepared: PhasePicture, figure: Figure | None = None, *, look: Look = SCREEN, colours: str = COLOURS
+) -> Figure:
+    """Draw the phase diagram into a figure and set its size; without `figure`, a new one is made.
+
+    The colour scale stands beside the map, or above it in a narrow figure.
+    """
     figure = figure or TextFigure(dpi=DPI)
-    width = _LEFT + WIDTH + _RIGHT
-    bottom = framed(figure, prepared.header, width, _ABOVE + HEIGHT + _BELOW) - _ABOVE - HEIGHT
+    across, upwards = prepared.size
+    above = _ABOVE if look.beside else 0.75
+    width = look.units or _LEFT + across + _RIGHT
+    bottom = framed(figure, prepared.header, width, above + upwards + _BELOW) - above - upwards
     height = units_of(figure)[1]
-    axes = figure.add_axes((_LEFT / width, bottom / height, WIDTH / width, HEIGHT / height))
-    bar = figure.add_axes(((_LEFT + WIDTH + 0.3) / width, bottom / height, 0.16 / width, HEIGHT / height))
-    draw_plane(axes, bar, prepared)
+    axes = figure.add_axes((_LEFT / width, bottom / height, across / width, upwards / height))
+    box = (
+        (_LEFT + across + 0.3, bottom, 0.16, upwards) if look.beside else (_LEFT, bottom + upwards + 0.12, across, 0.13)
+    )
+    bar = figure.add_axes((box[0] / width, box[1] / height, box[2] / width, box[3] / height))
+    draw_plane(axes, prepared, colours=colours)
+    draw_depths(axes, bar, upright=look.beside)
     return figure
 
 
-def draw_plane(axes: Axes, bar: Axes, prepared: PhasePicture) -> Axes:
-    """Draw the map into `axes` and its colour scale into `bar`."""
+def draw_depths(axes: Axes, bar: Axes | None, *, upright: bool = True) -> None:
+    """Draw the colour scale of a map into `bar`, or beside the map, which gives room for it."""
+    figure = axes.get_figure()
+    assert figure is not None
+    where: dict[str, Any] = {"ax": axes} if bar is None else {"cax": bar}
+    ticks = [tick for tick in _TICKS if upright or tick in (1.0, 10.0, 100.0, 1000.0)]
+    orientation = "vertical" if upright else "horizontal"
+    scale = figure.colorbar(axes.images[0], extend="both", ticks=ticks, orientation=orientation, **where)
+    scale.ax.minorticks_off()
+    scale.set_ticklabels([f"≥ {short(tick)}" if tick == DEPTHS[1] else short(tick) for tick in ticks])
+    scale.set_label("correlation depth scale  $\\xi_c$  (layers)")
+    if not upright:
+        scale.ax.xaxis.set_ticks_position("top")
+        scale.ax.xaxis.set_label_position("top")
+
+
+def draw_plane(axes: Axes, prepared: PhasePicture, *, colours: str = COLOURS) -> Axes:
+    """Draw the map into an axes."""
     chart = prepared.chart
     extent = (*chart.weight_limits, *chart.bias_limits)
     diverges = np.isinf(chart.q)
     depth = np.ma.masked_array(np.clip(chart.correlation_depth, DEPTHS[0] / 10, 10 * DEPTHS[1]), diverges)
-    colours = colormaps["viridis"].with_extremes(bad="#e6e6e6")
-    image = axes.imshow(
+    shades = colormaps[colours].with_extremes(bad="#e6e6e6")
+    axes.imshow(
         depth,
         origin="lower",
         extent=extent,
         aspect="auto",
-        cmap=colours,
+        cmap=shades,
         norm=LogNorm(*DEPTHS),
         interpolation="nearest",
     )
@@ -296,30 +410,32 @@ def draw_plane(axes: Axes, bar: Axes, prepared: PhasePicture) -> Axes:
     outline = [patheffects.withStroke(linewidth=3, foreground="white")]
     for region in prepared.regions:
         axes.text(
-            region.x / WIDTH, region.y / HEIGHT, region.name, transform=axes.transAxes, ha="center", va="center",
-            size=13, weight="bold", path_effects=outline, zorder=4,
-        )  # fmt: skip
-    _draw_measured(axes, prepared.measured)
+            region.x / prepared.size[0],
+            region.y / prepared.size[1],
+            region.name,
+            transform=axes.transAxes,
+            ha="center",
+            va="center",
+            size=13 * unit(),
+            weight="bold",
+            path_effects=outline,
+            zorder=4,
+        )
+    _draw_measured(axes, prepared.measured, colours)
     _draw_labels(axes, prepared)
     axes.set_xlabel("weight variance  $\\sigma_w^2$ = fan_in · Var[W]")
     axes.set_ylabel("bias variance  $\\sigma_b^2$ = Var[b]")
-    figure = axes.get_figure()
-    assert figure is not None
-    scale = figure.colorbar(image, cax=bar, extend="both", ticks=list(_TICKS))
-    scale.ax.minorticks_off()
-    scale.set_ticklabels([f"≥ {short(tick)}" if tick == DEPTHS[1] else short(tick) for tick in _TICKS])
-    scale.set_label("correlation depth scale  $\\xi_c$  (layers)")
     return axes
 
 
-def _draw_measured(axes: Axes, measured: Sequence[MeasuredDepth]) -> None:
+def _draw_measured(axes: Axes, measured: Sequence[MeasuredDepth], colours: str) -> None:
     known = [point for point in measured if not math.isnan(point.correlation_depth)]
     axes.scatter(
         [point.weight_variance for point in known],
         [point.bias_variance for point in known],
         c=np.clip([point.correlation_depth for point in known], DEPTHS[0] / 10, 10 * DEPTHS[1]),
         s=70,
-        cmap="viridis",
+        cmap=colours,
         norm=LogNorm(*DEPTHS),
         edgecolors="white",
         linewidths=1.4,
@@ -332,25 +448,26 @@ def _draw_measured(axes: Axes, measured: Sequence[MeasuredDepth]) -> None:
 
 
 def _draw_labels(axes: Axes, prepared: PhasePicture) -> None:
+    width, height = prepared.size
     for mark, label in zip(prepared.marks, prepared.labels, strict=True):
         x0, y0, x1, y1 = label.leader
-        across, upwards = [x0 / WIDTH, x1 / WIDTH], [y0 / HEIGHT, y1 / HEIGHT]
+        across, upwards = [x0 / width, x1 / width], [y0 / height, y1 / height]
         axes.plot(across, upwards, color="white", linewidth=2.5, transform=axes.transAxes, zorder=4)
         axes.plot(across, upwards, color=QUIET, linewidth=1.0, transform=axes.transAxes, zorder=4.1)
         if mark != "none":
             axes.plot(
-                [x0 / WIDTH], [y0 / HEIGHT], linestyle="", transform=axes.transAxes, clip_on=False,
+                [x0 / width], [y0 / height], linestyle="", transform=axes.transAxes, clip_on=False,
                 zorder=6 if mark == "critical" else 5, **_MARKS[mark],
             )  # fmt: skip
         left, bottom, right, top = label.box
         card = Rectangle(
-            (left / WIDTH, bottom / HEIGHT), (right - left) / WIDTH, (top - bottom) / HEIGHT, transform=axes.transAxes,
+            (left / width, bottom / height), (right - left) / width, (top - bottom) / height, transform=axes.transAxes,
             facecolor="white", alpha=0.85, linewidth=0, zorder=4.4,
         )  # fmt: skip
         axes.add_patch(card)
         axes.text(
-            (left + right) / 2 / WIDTH,
-            (bottom + top) / 2 / HEIGHT,
+            (left + right) / 2 / width,
+            (bottom + top) / 2 / height,
             "\n".join(label.rows),
             transform=axes.transAxes,
             ha="center",

@@ -89,7 +89,7 @@ class Factor:
     def texts(self) -> tuple[str, ...]:
         """What is written into the cell where it has room, and what where it has less and less."""
         bare = self.text if self.state != "seen" else self.text.split()[0]
-        least = f"{self.decades:.0f}".replace("-", "−") if self.state == "seen" else ""
+        least = f"{round(self.decades):+d}".replace("-", "−").replace("+0", "0") if self.state == "seen" else ""
         return (f"{self.mark} {self.text}".strip(), f"{self.mark} {bare}".strip(), least, "")
 
 
@@ -202,16 +202,21 @@ _LEAST_WIDTH = 9.5
 _LEAST_MAP = 2.6
 # With more columns than this, maps stand one above the other.
 _BESIDE = 4
-_COLOURS = colormaps["RdBu_r"]
+COLOURS = colormaps["RdBu_r"]
 _BLANK = (1.0, 1.0, 1.0, 1.0)
 
 
 def draw_overview(
-    prepared: Overview, figure: Figure | None = None, *, look: Look = SCREEN, colours: Colormap = _COLOURS
+    prepared: Overview,
+    figure: Figure | None = None,
+    *,
+    look: Look = SCREEN,
+    colours: Colormap = COLOURS,
+    panels: Sequence[FactorMap | VerdictMap] = (),
 ) -> Figure:
-    """Draw the heat maps and the verdicts into a figure and set its size; wide maps stand one above the other.
+    """Draw the heat maps and the verdicts, or only some `panels`, into a figure and set its size.
 
-    Without `figure`, a new one is made.
+    Wide maps stand one above the other. Without `figure`, a new one is made.
     """
     figure = figure or TextFigure(dpi=DPI)
     names = [wrap(name, _NAME_CHARACTERS if look.units is None else 16) for name in prepared.rows]
@@ -222,7 +227,9 @@ def draw_overview(
     wide = 0.2 + max(*(width_of(row) for cell in cells for row in cell.texts[0].split("\n")), heading, 0.8)
     judged = 0.2 + max(heading, width_of("! strained"))
     titles = [0.1 + 1.1 * _BOLD * width_of(found.title) for found in prepared.maps]
-    widths = [max(_LEAST_MAP, *titles, wide * count)] * len(prepared.maps) + [max(1.0, judged * count)]
+    shown = panels or (*prepared.maps, prepared.verdicts)
+    mapped = max(_LEAST_MAP, *titles, wide * count)
+    widths = [mapped if isinstance(found, FactorMap) else max(1.0, judged * count) for found in shown]
     beside = count <= _BESIDE and look.units is None
     if look.units is not None:
         widths = [look.units - margin - 0.1] * len(widths)
@@ -233,17 +240,18 @@ def draw_overview(
     map_height = high * len(prepared.rows)
     width = look.units or max(_LEAST_WIDTH, margin + (sum(widths) + _GAP * len(widths) if beside else widths[0] + _GAP))
     down = 1 if beside else len(widths)
-    top = framed(figure, prepared.header, width, down * (_TITLE + map_height) + _BAR)
+    # Names that are wider than their columns stand upright.
+    above = _TITLE + (heading if heading > min(widths) / count else 0.0)
+    top = framed(figure, prepared.header, width, down * (above + map_height) + _BAR)
     height = units_of(figure)[1]
-    shown: tuple[FactorMap | VerdictMap, ...] = (*prepared.maps, prepared.verdicts)
     for index, found in enumerate(shown):
         left = margin + (sum(widths[:index]) + _GAP * index if beside else 0.0)
-        bottom = top - (1 if beside else index + 1) * (_TITLE + map_height)
+        bottom = top - (1 if beside else index + 1) * (above + map_height)
         axes = figure.add_axes((left / width, bottom / height, widths[index] / width, map_height / height))
         draw_map(axes, prepared, found, colours=colours)
         named = not beside or not index
         axes.set_yticks(range(len(names)), ["\n".join(wrapped) for wrapped in names] if named else [""] * len(names))
-    at = top - down * (_TITLE + map_height) - 0.4
+    at = top - down * (above + map_height) - 0.4
     bar = figure.add_axes((margin / width, at / height, min(4.0, width - margin - 0.4) / width, 0.16 / height))
     _draw_bar(bar, prepared.limit, colours)
     return figure
@@ -253,7 +261,7 @@ def draw_overview(
 _BOLD = 1.13
 
 
-def draw_map(axes: Axes, prepared: Overview, found: FactorMap | VerdictMap, *, colours: Colormap = _COLOURS) -> Axes:
+def draw_map(axes: Axes, prepared: Overview, found: FactorMap | VerdictMap, *, colours: Colormap = COLOURS) -> Axes:
     """Draw one map into an axes: a colour and a number in every cell as far as it has room, or the verdicts."""
     axes.set_xlim(-0.5, len(prepared.columns) - 0.5)
     axes.set_ylim(len(prepared.rows) - 0.5, -0.5)
@@ -262,7 +270,9 @@ def draw_map(axes: Axes, prepared: Overview, found: FactorMap | VerdictMap, *, c
     else:
         _draw_verdicts(axes, found)
     axes.xaxis.tick_top()
-    axes.set_xticks(range(len(prepared.columns)), prepared.columns, weight="bold")
+    room = extent_of(axes)[0] / len(prepared.columns)
+    upright = _BOLD * max(map(width_of, prepared.columns)) > room
+    axes.set_xticks(range(len(prepared.columns)), prepared.columns, weight="bold", rotation=90 if upright else 0)
     axes.set_yticks(range(len(prepared.rows)), prepared.rows)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -315,7 +325,7 @@ def _draw_verdicts(axes: Axes, found: VerdictMap) -> None:
 
 def _verdict_texts(verdict: str) -> tuple[str, str]:
     mark = MARKS.get(verdict, "–")
-    return f"{mark} {verdict}".strip(), mark
+    return f"{mark} {verdict}".strip(), mark or "✓"
 
 
 def _fitting(axes: Axes, texts: Sequence[Sequence[Sequence[str]]]) -> int:

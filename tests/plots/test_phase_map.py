@@ -10,7 +10,7 @@ from building.records import chart
 from matplotlib.collections import PathCollection
 from matplotlib.text import Text
 
-from propscope.plots.phase import HEIGHT, WIDTH, draw_phase, prepare_phase
+from propscope.plots.phase_map import HEIGHT, WIDTH, draw_phase, prepare_phase
 from propscope.plots.style import styled
 from propscope.records.phase import MeasuredDepth
 

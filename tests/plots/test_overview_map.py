@@ -15,7 +15,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from propscope.diagnosis import diagnose
-from propscope.plots.overview import Overview, cell_of, draw_overview, factor_of, prepare_overview
+from propscope.plots.overview_map import Overview, cell_of, draw_overview, factor_of, prepare_overview
 from propscope.plots.style import LINE_HEIGHT, styled
 from propscope.records import Expected, NetworkProfile, ProfileSet, TensorSummary
 from propscope.records.interval import geometric_interval

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from propscope.plots.depth_series import DepthSeries
-from propscope.plots.end_labels import EndLabel, Naming, coinciding, draw_names, labelled_panels
+from propscope.plots.end_labels import EndLabel, coinciding, draw_names, labelled_panels
 from propscope.plots.pages import COLUMN, columns, facts, key_of, lines, mark_of, reasons
 from propscope.plots.quantities import QUANTITIES, Curve, Quantity, curve_of
 from propscope.plots.scales import Floats, Ints, Scale, log_scale, position_ticks, signed_scale
@@ -21,6 +21,7 @@ from propscope.plots.style import (
     QUIET,
     SCREEN,
     Header,
+    Legend,
     LineStyle,
     Look,
     TextFigure,
@@ -28,6 +29,7 @@ from propscope.plots.style import (
     line_styles,
     short,
     unit,
+    wrapped_title,
 )
 from propscope.records import ProfileSet
 
@@ -244,14 +246,16 @@ def draw_curves(
         rows = tuple(tuple(flat[i : i + 2]) for i in range(0, len(flat), 2))
     styles = line_styles(prepared.names, palette)
     above = _TITLE + _COLUMN_NAME * any(panel.column for row in rows for panel in row if panel)
-    naming: Naming = "beside" if look.beside else "none"
+    above += _COLUMN_NAME * (not look.beside)
+    # Below all panels there is one legend.
+    legend: Legend = "none" if look.legend == "below" else look.legend
     placed = labelled_panels(figure, prepared.header, rows, styles=styles, least=_HEIGHT, above=above, look=look)
     for axes, panel in placed:
-        draw_panel(axes, panel, styles, naming=naming)
+        draw_panel(axes, panel, styles, legend=legend)
     return figure
 
 
-def draw_panel(axes: Axes, panel: Panel, styles: Mapping[str, LineStyle], *, naming: Naming = "beside") -> Axes:
+def draw_panel(axes: Axes, panel: Panel, styles: Mapping[str, LineStyle], *, legend: Legend = "beside") -> Axes:
     """Draw the curves of one panel into an axes, with their names beside it; `styles` maps names to styles."""
     quantity = panel.quantity
     panel.scale.apply(axes)
@@ -277,9 +281,11 @@ def draw_panel(axes: Axes, panel: Panel, styles: Mapping[str, LineStyle], *, nam
     axes.set_xlabel(f"{panel.axis}    {way}")
     role = "" if panel.subject != "site" else " (every site)"
     title = f"{quantity.subject}{role}, {quantity.field.label}"
-    axes.set_title("\n".join(filter(None, (panel.column, title))), pad=8 * unit())
+    title = "\n".join(filter(None, (panel.column, title)))
+    # Above names that stand beside the panel there is room.
+    axes.set_title(title if legend == "beside" else wrapped_title(axes, title), pad=8 * unit())
     axes.set_ylabel(f"${quantity.symbol}$", fontsize="large")
-    return draw_names(axes, panel.labels, styles, naming)
+    return draw_names(axes, panel.labels, styles, legend)
 
 
 def _draw_curve(axes: Axes, panel: Panel, curve: Curve, style: LineStyle, marked: slice) -> None:

@@ -453,7 +453,7 @@ class _Layout:
 def _layout(prepared: HistogramGrid, width: float | None, height: float | None) -> _Layout:
     """Return the natural layout, or the one that fills a width or a height."""
     columns, rows = len(prepared.columns), len(prepared.rows)
-    names = tuple(wrap(name, _NAME_CHARACTERS if width is None else 12) for name in prepared.rows)
+    names = tuple(wrap(name, _NAME_CHARACTERS if width is None else 14) for name in prepared.rows)
     margin = 0.35 + _BOLD * max(width_of(row) for name in names for row in name)
     step = WIDTH + GAP if width is None else max((width - margin - _RIGHT / 2) / columns, 0.1)
     gap = GAP if width is None else min(GAP, 0.14 * step)
@@ -632,7 +632,7 @@ def _draw_margins(axes: Axes, prepared: HistogramGrid, layout: _Layout) -> None:
     top = extent_of(axes)[1]
     bottom = top - _HEADINGS - layout.pitch * len(prepared.rows) + 0.02
     # Where it has no room above each column, what the positions count stands before the first of them.
-    full = _BOLD * width_of(f"{counted} {prepared.columns[-1]}") <= layout.width + layout.gap
+    full = _BOLD * width_of(f"{counted} {prepared.columns[-1]}") + 0.1 <= layout.width + layout.gap
     if not full:
         axes.text(layout.margin - 0.1, top - 0.1, counted, va="top", ha="right", weight="bold")
     ticks = _written_ticks(prepared.axis, layout)

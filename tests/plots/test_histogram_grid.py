@@ -10,7 +10,7 @@ from building.records import INITIALIZERS, constant, grid, mlp, model, sixteen
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from propscope.plots.histograms import (
+from propscope.plots.histogram_grid import (
     ACTIVATIONS,
     GRADIENTS,
     WEIGHT_GRADIENTS,

@@ -7,7 +7,7 @@ import pytest
 from building.records import run, trainings
 from matplotlib.colors import to_hex
 
-from propscope.plots.learning import LearningPanel, draw_learning, prepare_learning
+from propscope.plots.learning_panels import LearningPanel, draw_learning, prepare_learning
 from propscope.plots.style import styled
 from propscope.records import TrainingSet
 

@@ -12,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from propscope.plots.end_labels import EndLabel, Naming, coinciding, draw_names, labelled_panels
+from propscope.plots.end_labels import EndLabel, coinciding, draw_names, labelled_panels
 from propscope.plots.pages import COLUMN, columns, facts, lines
 from propscope.plots.scales import Floats, Scale, log_scale, position_ticks
-from propscope.plots.style import DPI, QUIET, SCREEN, Header, LineStyle, Look, TextFigure, line_styles, unit
+from propscope.plots.style import DPI, QUIET, SCREEN, Header, Legend, LineStyle, Look, TextFigure, line_styles, unit
 from propscope.records import TrainingRun, TrainingSet
 from propscope.records.interval import Interval, arithmetic_interval, geometric_interval
 
@@ -105,11 +105,11 @@ class Learning:
     panels: tuple[tuple[LearningPanel | None, ...], ...]
 
 
-def prepare_learning(runs: TrainingSet) -> Learning | None:
+def prepare_learning(runs: TrainingSet, *, quantities: Sequence[str] = ("loss", "accuracy")) -> Learning | None:
     """Return the curves of the loss, and of the accuracy where there is one; None if there is no run."""
     by_column = columns(runs)
     rows = []
-    for measure in MEASURES:
+    for measure in (measure for measure in MEASURES if measure.name in quantities):
         drawn = {column: _curves(measure, members, runs) for column, members in by_column.items()}
         if any(drawn.values()):
             rows.append(_row(measure, drawn, by_column))
@@ -238,10 +238,11 @@ def draw_learning(
     if len(rows[0]) == 1:
         rows = (tuple(row[0] for row in rows),)
     styles = learning_styles(prepared, palette)
-    naming: Naming = "beside" if look.beside else "none"
+    # Below all panels there is one legend.
+    legend: Legend = "none" if look.legend == "below" else look.legend
     placed = labelled_panels(figure, prepared.header, rows, least=_HEIGHT, above=_TITLE, look=look, styles=styles)
     for axes, panel in placed:
-        draw_learning_panel(axes, panel, styles, naming=naming)
+        draw_learning_panel(axes, panel, styles, legend=legend)
     return figure
 
 
@@ -251,7 +252,7 @@ def learning_styles(prepared: Learning, palette: Sequence[str] | None = None) ->
 
 
 def draw_learning_panel(
-    axes: Axes, panel: LearningPanel, styles: Mapping[str, LineStyle], *, naming: Naming = "beside"
+    axes: Axes, panel: LearningPanel, styles: Mapping[str, LineStyle], *, legend: Legend = "beside"
 ) -> Axes:
     """Draw the curves of one panel into an axes, with their names beside it; `styles` maps names to styles."""
     panel.scale.apply(axes)
@@ -276,7 +277,7 @@ def draw_learning_panel(
     axes.set_xlabel("epoch")
     axes.set_ylabel(panel.measure.label)
     axes.set_title(", ".join(filter(None, (panel.column, panel.measure.label))), pad=8 * unit())
-    return draw_names(axes, panel.labels, styles, naming)
+    return draw_names(axes, panel.labels, styles, legend)
 
 
 def _draw_curve(axes: Axes, curve: LearningCurve, style: LineStyle, turn: tuple[int, int], *, few: bool) -> None:
