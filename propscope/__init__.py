@@ -68,6 +68,7 @@ __all__ = [
     "jacobian",
     "load",
     "monitor",
+    "plots",
     "profile",
     "profile_mlp",
     "save",
@@ -79,7 +80,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from propscope import theory
+    from propscope import plots, theory
     from propscope.comparison import compare
     from propscope.diagnosis import diagnose
     from propscope.errors import PropscopeError
@@ -111,8 +112,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name == "theory":
-        return importlib.import_module("propscope.theory")
+    if name in ("plots", "theory"):
+        return importlib.import_module(f"propscope.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'propscope' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)

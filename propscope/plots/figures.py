@@ -27,7 +27,7 @@ from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, rcParams
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, is_color_like
 from matplotlib.figure import Figure
@@ -165,7 +165,7 @@ def histograms(
             )
         drawn = [] if ax is None else _given(ax, [name])
         width = extent_of(drawn[0])[0] if drawn else look.units
-        room = columns_within(width or np.inf) if columns is None else checks.count("columns", columns)
+        room = columns_within(width) if columns is None else checks.count("columns", columns)
         found = prepare_histograms(_profiles(profiles), subject=subject, columns_at_most=room)
         prepared = _recorded(found, [name], "record histograms (stats='all') and the direction that they are of")
         colour = _colour(palette)
@@ -371,7 +371,22 @@ def _drawing(ax: Drawn, style: Style | None, legend: Legend | None) -> Iterator[
         yield look
         return
     with styled(look):
+        for axes in () if ax is None else np.ravel(np.asarray(ax, dtype=object)):
+            if isinstance(axes, Axes):
+                _restyle(axes)
         yield look
+
+
+def _restyle(axes: Axes) -> None:
+    """Give what an axes had before the settings that hold now."""
+    set_to: Any = rcParams
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set(fontsize=set_to["axes.labelsize"], fontfamily=set_to["font.family"])
+        axis.label.set_color(set_to["axes.labelcolor"])
+    axes.tick_params(**{name: set_to[f"xtick.{name}"] for name in ("labelsize", "color", "labelcolor")})
+    for side, spine in axes.spines.items():
+        spine.set(linewidth=set_to["axes.linewidth"], edgecolor=set_to["axes.edgecolor"])
+        spine.set_visible(set_to[f"axes.spines.{side}"])
 
 
 def _figure(look: Look) -> Figure:
@@ -407,9 +422,9 @@ def _finished(
 ) -> Drawn:
     if title is not None and len(drawn) == 1 and not several:
         drawn[0].set_title(title)
+    for axes in drawn:
+        _keep_out_of_layout(axes, own=ax is None)
     if ax is not None:
-        for axes in drawn:
-            _keep_out_of_layout(axes)
         if caption:
             _write_below(drawn[-1], caption)
         return ax
@@ -420,11 +435,11 @@ def _finished(
     return grid
 
 
-def _keep_out_of_layout(axes: Axes) -> None:
+def _keep_out_of_layout(axes: Axes, *, own: bool) -> None:
     """Let texts that stand within the axes have no part in the layout of the figure, nor lines without a point."""
     empty = [line for line in axes.lines if not np.size(line.get_xdata())]
     within = [text for text in axes.texts if text.get_transform() in (axes.transData, axes.transAxes)]
-    for artist in (*within, *empty) if axes.axison else axes.get_children():
+    for artist in empty if own else (*empty, *within):
         artist.set_in_layout(False)
 
 

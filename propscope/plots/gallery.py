@@ -21,7 +21,7 @@ from propscope.errors import InputError, StoreError, unknown_name
 from propscope.plots import table
 from propscope.plots.pages import COLUMN, LINE, pages, swept
 from propscope.plots.run_view import RunView
-from propscope.plots.style import DPI, styled
+from propscope.plots.style import DPI, styled, text_as_text
 from propscope.plots.table import FORMATS, Plot
 from propscope.printable import printable, shown
 from propscope.records import MonitoredRun, ProfileSet, TrainingSet
@@ -163,11 +163,18 @@ def _check(formats: Sequence[str], only: Sequence[str] | None, stem: str, plots:
                 raise unknown_name(what, name, valid)
 
 
-def write_figure(figure: Figure, path: Path) -> None:
-    """Save a figure, completely or not at all, in the format that the path ends in; raises `StoreError`."""
+def write_figure(figure: Figure, path: Path | str) -> None:
+    """Save a figure, completely or not at all, in the format that the path ends in; its text stays text in SVG and PDF.
+
+    Raises `InputError` for another ending than those of `FORMATS`, and `StoreError` where the file cannot be written.
+    """
+    path = Path(path)
     picture = BytesIO()
     ending = path.suffix[1:]
-    figure.savefig(picture, format="rgba" if ending == "png" else ending, dpi=DPI)
+    if ending not in FORMATS:
+        raise InputError(f"path must end in .png, .pdf or .svg, got {checks.shown(path.name)}")
+    with text_as_text():
+        figure.savefig(picture, format="rgba" if ending == "png" else ending, dpi=DPI)
     if ending == "png":
         # Where matplotlib finds a whole number, a product that is rounded otherwise may lie just below it.
         width, height = (int(side + 1e-6) for side in figure.get_size_inches() * DPI)

@@ -417,9 +417,11 @@ _LEAST_CELL, _LEAST_COLUMN = 0.5, 0.58
 _NAMES_MARGIN = 1.5
 
 
-def columns_within(width: float) -> int:
-    """Return how many columns a grid has room for within a width in units."""
-    return min(COLUMNS_AT_MOST, max(1, int((width - _NAMES_MARGIN) / _LEAST_COLUMN)))
+def columns_within(width: float | None) -> int:
+    """Return how many columns a grid has room for within a width in units; None: the figure is as wide as the grid."""
+    return (
+        COLUMNS_AT_MOST if width is None else min(COLUMNS_AT_MOST, max(1, int((width - _NAMES_MARGIN) / _LEAST_COLUMN)))
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -514,7 +516,9 @@ def draw_histogram_grid(axes: Axes, prepared: HistogramGrid, *, colour: str | No
 def _draw_grid(axes: Axes, prepared: HistogramGrid, layout: _Layout, colour: str | None) -> Axes:
     """Draw all cells as a few collections in one axes, since 160 axes would take seconds."""
     width, height = extent_of(axes)
-    axes.set_axis_off()
+    # A layout still counts the extent of the axes, as it would not were the axis off.
+    axes.set(xticks=[], yticks=[], facecolor="none")
+    axes.spines[:].set_visible(False)
     axes.set_xlim(0, width)
     axes.set_ylim(0, height)
     placed_cells = [

@@ -127,6 +127,11 @@ def styled(look: Look = SCREEN) -> AbstractContextManager[None]:
     return style.context(cast(Any, ["default", {**RC, **sizes}]))
 
 
+def text_as_text() -> AbstractContextManager[None]:
+    """Return a context in which figures are saved as large as they are, with text that stays text."""
+    return style.context(cast(Any, {**TEXT_AS_TEXT, "savefig.bbox": None}))
+
+
 def unit() -> float:
     """Return the inches of a unit for the size of text that matplotlib is set to."""
     return float(rcParams["font.size"]) / TEXT
@@ -346,11 +351,13 @@ def draw_header(figure: Figure, header: Header) -> Figure:
     width, height = units_of(figure)
     facts, caption = header.lines(width)
     left = 0.2 / width
-    figure.text(left, 1 - 0.13 / height, header.title, va="top", size=14 * unit(), weight="bold")
-    figure.text(left, 1 - (0.36 * bool(header.title) + 0.09) / height, facts, va="top")
-    rows = "\n".join(caption)
-    top = header.below(width) - 0.08
-    figure.text(left, top / height, rows, va="top", linespacing=1.25, color=QUIET, style="italic")
+    if header.title:
+        figure.text(left, 1 - 0.13 / height, header.title, va="top", size=14 * unit(), weight="bold")
+    if facts:
+        figure.text(left, 1 - (0.36 * bool(header.title) + 0.09) / height, facts, va="top")
+    if caption:
+        top = (header.below(width) - 0.08) / height
+        figure.text(left, top, "\n".join(caption), va="top", linespacing=1.25, color=QUIET, style="italic")
     return figure
 
 

@@ -104,7 +104,7 @@ def test_texts_that_are_left_out_take_no_room() -> None:
     assert header.shown(LOOKS["slide"]) == Header("Title", "facts", "")
     assert header.shown(SCREEN, title="Mine", caption="") == Header("Mine", "facts", "")
     assert header.shown(SCREEN, title="") == Header("", "", "reading")
-    with pytest.raises(InputError, match='unknown style "poster"; valid are screen, paper, slide'):
+    with pytest.raises(InputError, match='style must be "screen", "paper" or "slide", got "poster"'):
         look_of("poster")
 
 
