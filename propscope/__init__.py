@@ -25,6 +25,7 @@ _HOMES = {
     "WidthCheck": "propscope.records",
     "LogHistogram": "propscope.records",
     "Alarm": "propscope.records",
+    "ModelCosts": "propscope.records",
     "MonitoredRun": "propscope.records",
     "Diagnosis": "propscope.records",
     "Finding": "propscope.records",
@@ -32,6 +33,7 @@ _HOMES = {
     "Comparison": "propscope.records",
     "calibrate": "propscope.remedies.calibration",
     "compare": "propscope.comparison",
+    "costs": "propscope.measure",
     "diagnose": "propscope.diagnosis",
     "load": "propscope.store",
     "monitor": "propscope.monitoring",
@@ -51,6 +53,7 @@ __all__ = [
     "Diagnosis",
     "Finding",
     "LogHistogram",
+    "ModelCosts",
     "MonitoredRun",
     "NetworkProfile",
     "Parameter",
@@ -64,6 +67,7 @@ __all__ = [
     "WidthCheck",
     "calibrate",
     "compare",
+    "costs",
     "diagnose",
     "jacobian",
     "load",
@@ -87,7 +91,7 @@ if TYPE_CHECKING:
     from propscope.experiments import profile_mlp
     from propscope.experiments.training import train_mlp
     from propscope.experiments.widths import width_check
-    from propscope.measure import profile, summary, track
+    from propscope.measure import costs, profile, summary, track
     from propscope.monitoring import monitor
     from propscope.records import (
         Alarm,
@@ -95,6 +99,7 @@ if TYPE_CHECKING:
         Diagnosis,
         Finding,
         LogHistogram,
+        ModelCosts,
         MonitoredRun,
         NetworkProfile,
         Parameter,

@@ -30,7 +30,7 @@ def check(
         str,
         typer.Argument(
             metavar="TARGET|FILE",
-            help="What returns your model: module:callable or file.py:callable; or a result file (.h5).",
+            help=f"What returns your model: {options.TARGETS}; or a result file (.h5).",
             show_default=False,
         ),
     ],
@@ -54,7 +54,7 @@ def check(
     checkpoint: options.Checkpoint = None,
     train: options.Train = True,
     input_shape: options.InputShape = None,
-    input_kind: options.InputKind = "float",
+    input_kind: options.InputKind = None,
     input: options.InputFile = None,
     batches: options.Batches = 1,
     loss: options.Loss = "cotangent",

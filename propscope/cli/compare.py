@@ -63,7 +63,7 @@ def compare(
     ] = None,
     train: options.Train = True,
     input_shape: options.InputShape = None,
-    input_kind: options.InputKind = "float",
+    input_kind: options.InputKind = None,
     input: options.InputFile = None,
     batches: options.Batches = 1,
     loss: options.Loss = "cotangent",

@@ -35,7 +35,7 @@ NAMES = {
     "device": ("cpu", "cuda", "mps"),
     "norm": ("none", "batch", "layer", "rms"),
     "scale": ("zscore", "minmax", "none"),
-    "input_kind": ("float", "tokens", "image"),
+    "input_kind": ("float", "tokens", "image", "ones"),
     "stage": ("initialized", "trained", "unknown"),
     "sort": ("gain", "backward", "flat", "dead", "nonfinite"),
     "fail_on": ("broken", "strained"),

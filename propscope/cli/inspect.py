@@ -26,9 +26,7 @@ def inspect(
     context: typer.Context,
     target: Annotated[
         str,
-        typer.Argument(
-            metavar="TARGET", help="What returns your model: module:callable or file.py:callable.", show_default=False
-        ),
+        typer.Argument(metavar="TARGET", help=f"What returns your model: {options.TARGETS}.", show_default=False),
     ],
     arg: options.Arg = None,
     config: options.Config = None,
@@ -36,7 +34,7 @@ def inspect(
     init: Annotated[str | None, option("Initializer for every layer it fits; see `propscope list`.", MODEL)] = None,
     train: options.Train = True,
     input_shape: options.InputShape = None,
-    input_kind: options.InputKind = "float",
+    input_kind: options.InputKind = None,
     input: options.InputFile = None,
     batches: options.Batches = 1,
     loss: options.Loss = "cotangent",
@@ -51,6 +49,9 @@ def inspect(
     ] = None,
     top: Annotated[int | None, option("Show only this many sites.", VIEW)] = None,
     levels: Annotated[int | None, option("Levels of modules to show. [default: as many as fit]", VIEW)] = None,
+    costs: Annotated[
+        bool, option("Show parameters, multiply-adds and memory of each module, down to --levels.", VIEW, "--costs")
+    ] = False,
     precision: Annotated[bool, option("Show which values fp16, bf16 and fp8 would lose.", VIEW, "--precision")] = False,
     fix: Annotated[bool, option("Try remedies on a copy and show the one that helps.", VIEW, "--fix")] = False,
     output: Annotated[Path | None, option("Result file to write. [default: none]", RESULTS, "--output", "-o")] = None,
@@ -74,6 +75,7 @@ def inspect(
     from propscope.cli.grid_runs import print_paths
     from propscope.cli.model_runs import RunRequest, remedy_trials, run_model
     from propscope.plots.table import PLOTS
+    from propscope.report.costs import costs_document
     from propscope.report.documents import inspection_document, trials_document
     from propscope.report.findings import verdict_lines
     from propscope.report.remedies import trials_text
@@ -90,7 +92,7 @@ def inspect(
     checks.count("--batches", batches)
     request = RunRequest.of(context.params, target=target, seeds=seeds)
     with timed(f"running {target}"):
-        run = run_model(request)
+        run = run_model(request, costs=not quiet())
     files = [output] if output is not None and len(run.profiles) else []
     for file in files:
         save(file, run.profiles, overwrite=overwrite)
@@ -100,7 +102,7 @@ def inspect(
         if quiet():
             write("\n".join([verdict_lines(run.shown, found)[0], *map(str, files)]))
         else:
-            _print(run, run.shown, found, sort=sort, top=top, levels=levels, precision=precision)
+            _print(run, run.shown, found, sort=sort, top=top, levels=levels, costs=costs, precision=precision)
             print_paths("file", files)
         sys.stdout.flush()
     trials: RemedyTrials | None = None
@@ -127,6 +129,7 @@ def inspect(
                 "stopped": run.stopped,
                 **({} if trials is None else {"fix": trials_document(trials)}),
                 "seconds": seconds,
+                "costs": None if run.costs is None else costs_document(run.costs),
                 **inspection_document(run.shown, _diagnosis(run, judged_as)),
             })  # fmt: skip
     if run.shown is not None and not json and not quiet():
@@ -177,15 +180,20 @@ def _print(
     sort: str | None,
     top: int | None,
     levels: int | None,
+    costs: bool,
     precision: bool,
 ) -> None:
+    from propscope.report.costs import costs_table
     from propscope.report.inspection import inspection
     from propscope.report.precision import precision_table
     from propscope.report.terminal import print_blocks, terminal_width, write
 
     print(run.headline)
     width = terminal_width()
-    write(inspection(shown, diagnosis, title=run.title, sort=sort, top=top, depth=levels, width=width))
+    write(inspection(shown, diagnosis, run.costs, title=run.title, sort=sort, top=top, depth=levels, width=width))
+    if costs and run.costs is not None:
+        print()
+        print_blocks([costs_table(run.costs, depth=levels, totals=False)])
     if precision:
         print()
         print_blocks([precision_table(shown)])

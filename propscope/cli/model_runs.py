@@ -24,10 +24,12 @@ from propscope.cli.targets import (
 )
 from propscope.errors import PropscopeError, error_line
 from propscope.measure import track
+from propscope.measure.cost_pass import costs_so_far
 from propscope.measure.outputs import describe_shapes
 from propscope.measure.profiler import Loss, profile_batches, stop_advice, stopped_in
 from propscope.networks.devices import named_dtype, usable_device
 from propscope.records import NetworkProfile, ProfileSet
+from propscope.records.model_costs import ModelCosts
 from propscope.records.pooling import pooled_seeds
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ class RunRequest:
     dtype: str
     device: str
     shapes: tuple[str, ...]
-    kinds: str
+    kinds: str | None
     file: Path | None
     loss: str
     seeds: int
@@ -82,8 +84,9 @@ class RunRequest:
 class ModelRun:
     """What a run measured: `profiles`, one per seed, and `shown`, the profile to show; None if nothing was measured.
 
-    `headline` says in words what ran, `input` the shapes of a batch, `title` the model's class. `stopped` is the error
-    that ended the run early, with a `hint`; None if there was none.
+    `headline` says in words what ran, `input` the shapes of a batch, `title` the model's class. `costs`: those of one
+    batch, where they were asked for. `stopped` is the error that ended the run early, with a `hint`; None if there was
+    none.
     """
 
     profiles: ProfileSet
@@ -91,6 +94,7 @@ class ModelRun:
     title: str
     input: str
     headline: str
+    costs: ModelCosts | None = None
     stopped: str | None = None
     hint: str = ""
 
@@ -101,17 +105,19 @@ class _Stopped(Exception):
         self.partial, self.hint = partial, hint
 
 
-def run_model(request: RunRequest) -> ModelRun:
+def run_model(request: RunRequest, *, costs: bool = False) -> ModelRun:
     """Build and run the model for every seed and batch; raises `InputError` for a request that is not valid.
 
+    `costs`: whether the first model runs forward once more on its first batch, to count what that costs.
     A model that raises ends the run; what was measured until then is kept.
     """
     dtype, device = named_dtype("--dtype", request.dtype), usable_device("--device", request.device)
     make_loss(request.loss, seed=0)
     profiles: list[NetworkProfile] = []
+    found: ModelCosts | None = None
     stopped: str | None = None
     hint = ""
-    title, shapes = "", ""
+    title, shapes, guessed = "", "", ""
     notes: tuple[str, ...] = ()
     # With --json nothing else may reach stdout, and models print.
     with on_import_path(request.target), redirect_stdout(sys.stderr):
@@ -121,21 +127,28 @@ def run_model(request: RunRequest) -> ModelRun:
             model, notes = built.model.train(request.train), built.notes
             title = type(model).__name__
             batch = source.batch(model, seed=seed, number=0, dtype=dtype, device=device)
-            shapes = describe_shapes(batch)
+            shapes, guessed = describe_shapes(batch), source.said(model)
             try:
                 profiles.append(_label(_profile_model(model, batch, source, request, seed), request, seed))
             except _Stopped as error:
-                stopped, hint = str(error), error.hint
+                stopped = str(error)
+                hint = (
+                    f"the input was guessed: give --input-shape, or --input FILE; {error.hint}"
+                    if guessed
+                    else error.hint
+                )
                 if error.partial is not None and error.partial.without_inputs.sites:
                     profiles.append(_label(error.partial, request, seed))
                 break
+            if costs and found is None:
+                found = costs_so_far(model, batch)
     together = ProfileSet.of(profiles)
     mode = "train" if request.train else "eval"
     many = f"{request.seeds} seeds" if request.seeds > 1 else ""
     more = f"{request.batches} batches" if request.batches > 1 else ""
-    parts = (f"{title}, input {shapes}, {mode}, loss {request.loss}", *notes, many, more)
+    parts = (f"{title}, input {shapes}{guessed}, {mode}, loss {request.loss}", *notes, many, more)
     headline = f"{request.target}: {', '.join(filter(None, parts))}"
-    return ModelRun(together, _shown(together, stopped), title, shapes, headline, stopped, hint)
+    return ModelRun(together, _shown(together, stopped), title, shapes, headline, found, stopped, hint)
 
 
 def remedy_trials(request: RunRequest, *, stage: Stage | None = None) -> RemedyTrials:

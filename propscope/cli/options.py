@@ -156,9 +156,16 @@ Engine = Annotated[str, option("joblib (processes on this machine), or dask:ADDR
 
 # The model of a target, what it is run on and with which loss
 
+TARGETS = "module:callable, file.py:callable, timm:NAME, torchvision:NAME or transformers:Class"
+
 Arg = Annotated[list[str] | None, option("Keyword argument for the callable; repeatable.", MODEL, metavar="NAME=VALUE")]
 Config = Annotated[
-    str | None, option("Configuration values for a model class of transformers.", MODEL, metavar="NAME=VALUE,...")
+    str | None,
+    option(
+        "Configuration values for a model class of transformers; tiny, or tiny,NAME=VALUE,... makes it small.",
+        MODEL,
+        metavar="NAME=VALUE,...",
+    ),
 ]
 Checkpoint = Annotated[
     Path | None, option("Weights to load: a state_dict saved by torch.save, read with weights_only=True.", MODEL)
@@ -166,12 +173,27 @@ Checkpoint = Annotated[
 Train = Annotated[bool, option("Mode of the model.", MODEL, "--train/--eval")]
 InputShape = Annotated[
     list[str] | None,
-    option("Shape of a random input, e.g. 8,3,32,32; repeat it for several inputs.", INPUT, metavar="SHAPE"),
+    option(
+        "Shape of a random input, e.g. 8,3,32,32, or of a keyword argument, input_ids=8,32; repeat it for several. "
+        "[default: what timm, torchvision, transformers or Lightning say of the model]",
+        INPUT,
+        metavar="SHAPE",
+    ),
 ]
-InputKind = Annotated[str, option("Kind of random input: float (N(0, 1)), tokens or image (smooth noise).", INPUT)]
+InputKind = Annotated[
+    str | None,
+    option(
+        "Kind of random input: float (N(0, 1)), tokens, image (smooth noise) or ones. "
+        "[default: tokens for names such as input_ids, ones for masks, else float]",
+        INPUT,
+    ),
+]
 InputFile = Annotated[
     Path | None,
-    option("Input from a .pt or .npy file: a tensor, a tuple of arguments, or a dict of keyword arguments.", INPUT),
+    option(
+        "Input from a .pt, .npy or .npz file: a tensor or array, a tuple of arguments, or a dict of keyword arguments.",
+        INPUT,
+    ),
 ]
 Batches = Annotated[int, option("Input batches per seed.", INPUT)]
 Loss = Annotated[str, option("cotangent (an N(0, 1) gradient at the output), cross-entropy, mse or sum.", INPUT)]

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from propscope import checks
@@ -23,10 +22,14 @@ from propscope.experiments.losses import LOSSES
 from propscope.measure.module_info import refuse_lazy
 from propscope.measure.outputs import tensors_in
 from propscope.networks import initialize_, seeded_generator
+from propscope.networks.example_inputs import ExampleInput, example_input
+from propscope.networks.libraries import library_model, library_of, refuse_huge, tiny_values
+from propscope.networks.random_batch import KINDS, RandomTensor, drawn, kind_of
 from propscope.networks.spec import load_callable
-from propscope.networks.tensor_files import check_structure, read_array, read_tensors, usable
+from propscope.networks.tensor_files import check_structure, read_array, read_arrays, read_tensors, usable
 
 _HOW = "a target is package.module:callable or path/to/file.py:callable, which returns a torch.nn.Module"
+_TINY = "tiny"
 _KEYS_SHOWN = 3
 
 
@@ -57,6 +60,8 @@ class Target:
         """
         with _seeded(seed):
             model, notes = self._make()
+        if library_of(self.name) and self.checkpoint is None and not {"pretrained", "weights"} & self.arguments.keys():
+            notes.append("random weights")
         if self.checkpoint is not None:
             _load_weights(model, self.checkpoint)
             # In the dtype that it runs in, where large numbers may be infinite.
@@ -77,6 +82,8 @@ class Target:
             return self.callable, []
         configured, note = self._config()
         _check_arguments(self.name, self.callable, configured, self.arguments)
+        if configured and library_of(self.name):
+            refuse_huge(self.name, lambda: self.callable(*configured, **self.arguments))
         try:
             model = self.callable(*configured, **self.arguments)
         except Exception as error:  # A user's callable may fail in any way.
@@ -122,14 +129,26 @@ def load_target(
         raise InputError(f'target must name a callable, got "{name}"', hint=_HOW)
     if home.endswith(".py") and not Path(home).is_file():
         raise InputError(f'target "{name}": there is no file {home}', hint=_HOW)
+    # A module may build its models, or draw, while it is imported.
+    with _seeded(0):
+        found = library_model(name) or _loaded(name)
+    pairs = re.split(r",(?=\s*[A-Za-z_]\w*\s*=)", config) if config is not None else []
+    return Target(name, found, _values(arguments, "--arg"), _configuration(pairs, found), checkpoint, init)
+
+
+def _loaded(name: str) -> Callable[..., Any]:
     try:
-        # A module may build its models, or draw, while it is imported.
-        with _seeded(0):
-            found = load_callable(name, "target")
+        return load_callable(name, "target")
     except InputError as error:
         raise InputError(str(error), hint=_HOW) from error
-    pairs = re.split(r",(?=\s*[A-Za-z_]\w*\s*=)", config) if config is not None else []
-    return Target(name, found, _values(arguments, "--arg"), _values(pairs, "--config"), checkpoint, init)
+
+
+def _configuration(pairs: Sequence[str], found: Callable[..., Any]) -> dict[str, Any]:
+    """Return the values of --config: pairs, after the word tiny those of a small model."""
+    kind = getattr(found, "config_class", None)
+    if not pairs or pairs[0].strip() != _TINY or kind is None:
+        return _values(pairs, "--config")
+    return {**tiny_values(kind), **_values(pairs[1:], "--config")}
 
 
 def fitting_heads(kind: type, asked: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
@@ -290,18 +309,27 @@ def _kind(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RandomInput:
-    """Random input: one positional argument of the model per shape, of the kind in the same place of `kinds`."""
+    """Random input: a `RandomTensor` for each argument; None: what the model says of itself."""
 
-    shapes: tuple[tuple[int, ...], ...]
-    kinds: tuple[str, ...]
+    arguments: Any
 
     def batch(self, model: nn.Module, *, seed: int, number: int, dtype: torch.dtype, device: torch.device) -> Any:
         """Return the arguments; raises `InputError` for tokens if the size of the model's vocabulary is not known."""
         generator = seeded_generator(seed, "inspect", str(number))
-        made = tuple(
-            _KINDS[kind](shape, model, generator, dtype) for shape, kind in zip(self.shapes, self.kinds, strict=True)
+        arguments = self.arguments if self.arguments is not None else _example(model).arguments
+        return drawn(arguments, model, generator, dtype=dtype, device=device)
+
+    def said(self, model: nn.Module) -> str:
+        """Return where the shapes are from; "" where they were typed."""
+        return f" (guessed from {_example(model).said})" if self.arguments is None else ""
+
+
+def _example(model: nn.Module) -> ExampleInput:
+    if (found := example_input(model)) is None:
+        raise InputError(
+            "the model needs an input", hint="--input-shape 8,3,32,32 draws a random one, --input FILE reads one"
         )
-        return _cast(made[0] if len(made) == 1 else made, dtype=dtype, device=device)
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -312,28 +340,49 @@ class FileInput:
 
     def batch(self, model: nn.Module, *, seed: int, number: int, dtype: torch.dtype, device: torch.device) -> Any:
         """Return the input, the same for every seed and number."""
-        return _cast(self.value, dtype=dtype, device=device)
+        return drawn(self.value, model, torch.Generator(), dtype=dtype, device=device)
+
+    def said(self, model: nn.Module) -> str:
+        """Return "": where it is from was typed."""
+        return ""
 
 
-def parse_input(shapes: Sequence[str], kinds: str, file: Path | None) -> RandomInput | FileInput:
-    """Return the input that was typed; raises `InputError` if neither or both of file and shapes are given."""
+def parse_input(shapes: Sequence[str], kinds: str | None, file: Path | None) -> RandomInput | FileInput:
+    """Return the input that was typed, or one that the model will have to say; raises `InputError`.
+
+    A shape may be that of a keyword argument, as in input_ids=4,32. `kinds`: None for what the names say.
+    """
     if file is not None:
         if shapes:
             raise InputError("--input and --input-shape are both given", hint="give one of them")
         return FileInput(_read(file))
     if not shapes:
+        if kinds is not None:
+            raise InputError("--input-kind says what to draw, which needs a shape", hint="add --input-shape 8,3,32,32")
+        return RandomInput(None)
+    names = [name.strip() if equals else "" for name, equals, _ in (text.partition("=") for text in shapes)]
+    if any(names) and (len(set(names)) < len(names) or not all(map(str.isidentifier, names))):
         raise InputError(
-            "the model needs an input", hint="--input-shape 8,3,32,32 draws a random one, --input FILE reads one"
+            "--input-shape must name all arguments, each once, or none, got "
+            + " and ".join(f'"{one}"' for one in shapes),
+            hint="for example --input-shape input_ids=4,32 --input-shape pixel_values=4,3,224,224",
         )
-    named = [kind.strip() for kind in kinds.split(",")]
+    named = [kind.strip() for kind in (kinds or "").split(",") if kinds is not None]
     for kind in named:
-        checks.one_of("--input-kind", kind, _KINDS)
-    if len(named) not in (1, len(shapes)):
+        checks.one_of("--input-kind", kind, KINDS)
+    if len(named) not in (0, 1, len(shapes)):
         raise InputError(
             f"--input-kind names {len(named)} kinds, but there are {len(shapes)} --input-shape",
             hint="name one kind for all, or one per --input-shape",
         )
-    return RandomInput(tuple(map(_shape, shapes)), tuple(named if len(named) == len(shapes) else named * len(shapes)))
+    draws = [KINDS[kind] for kind in (named if len(named) == len(shapes) else named * len(shapes))]
+    tensors = [
+        RandomTensor(_shape(text.rpartition("=")[2]), draw)
+        for text, draw in zip(shapes, draws or map(kind_of, names), strict=True)
+    ]
+    if any(names):
+        return RandomInput(dict(zip(names, tensors, strict=True)))
+    return RandomInput(tensors[0] if len(tensors) == 1 else tuple(tensors))
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -354,6 +403,10 @@ def _read(path: Path) -> Any:
     name = f"the input {path}"
     if path.suffix == ".npy":
         content: Any = torch.from_numpy(read_array(path, what="input"))
+    elif path.suffix == ".npz":
+        arrays = {key: torch.from_numpy(array) for key, array in read_arrays(path, what="input").items()}
+        # As numpy.savez names arrays that it is given without a name.
+        content = tuple(arrays.values()) if list(arrays) == [f"arr_{at}" for at in range(len(arrays))] else arrays
     else:
         content = read_tensors(path, what="input")
         check_structure(name, content)
@@ -396,50 +449,6 @@ def _usable(name: str, value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return type(value)(_usable(f"{name}[{number}]", part) for number, part in enumerate(value))
     return value
-
-
-def _cast(value: Any, *, dtype: torch.dtype, device: torch.device) -> Any:
-    """Return the input on a device, its floating tensors in a dtype."""
-    if isinstance(value, Tensor):
-        return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
-    if isinstance(value, dict):
-        return {name: _cast(part, dtype=dtype, device=device) for name, part in value.items()}
-    if isinstance(value, (tuple, list)):
-        return type(value)(_cast(part, dtype=dtype, device=device) for part in value)
-    return value
-
-
-def _float(shape: tuple[int, ...], model: nn.Module, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-    return torch.randn(shape, generator=generator).to(dtype)
-
-
-def _image(shape: tuple[int, ...], model: nn.Module, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-    """Draw smooth noise of mean 0 and variance 1, shape (batch, channels, height, width)."""
-    if len(shape) != 4:
-        raise InputError(
-            f"--input-kind image needs batch,channels,height,width, got an --input-shape of {len(shape)} numbers",
-            hint="for example --input-shape 8,3,32,32",
-        )
-    coarse = torch.randn((*shape[:2], *(-(-size // 8) + 1 for size in shape[2:])), generator=generator)
-    smooth = F.interpolate(coarse, size=shape[2:], mode="bilinear", align_corners=True)
-    values = smooth + 0.1 * torch.randn(shape, generator=generator)
-    return ((values - values.mean()) / values.std(correction=0).clamp_min(1e-6)).to(dtype)
-
-
-def _tokens(shape: tuple[int, ...], model: nn.Module, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-    size = getattr(getattr(model, "config", None), "vocab_size", None)
-    if not isinstance(size, int):
-        embeddings = (module for module in model.modules() if isinstance(module, nn.Embedding))
-        size = getattr(next(embeddings, None), "num_embeddings", None)
-    if size is None:
-        raise InputError(
-            "cannot draw tokens: the model has neither config.vocab_size nor an Embedding",
-            hint="give --input FILE, or another --input-kind",
-        )
-    return torch.randint(size, shape, generator=generator)
-
-
-_KINDS = {"float": _float, "tokens": _tokens, "image": _image}
 
 
 def make_loss(name: str, *, seed: int) -> Callable[[Any], Tensor] | None:

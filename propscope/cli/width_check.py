@@ -38,7 +38,7 @@ def width_check(
     arg: options.Arg = None,
     train: options.Train = True,
     input_shape: options.InputShape = None,
-    input_kind: options.InputKind = "float",
+    input_kind: options.InputKind = None,
     input: options.InputFile = None,
     loss: options.Loss = "cotangent",
     optimizer: Annotated[
@@ -115,7 +115,7 @@ def _run(
     widths: Sequence[int],
     arguments: Sequence[str],
     train: bool,
-    batch: tuple[Any, str, Path | None],
+    batch: tuple[Any, str | None, Path | None],
     loss: str,
     optimizer: str,
     lr: float | None,

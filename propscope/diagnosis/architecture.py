@@ -359,7 +359,8 @@ def _correlation(sites: tuple[Site, ...], index: int, inner: int, other: int | N
     The inner sum is the branch, or the stream: the size of the other summand tells which.
     """
     total, added, share = sites[index].forward, sites[inner].forward, sites[index].branch_share
-    if total is None or added is None or share is None or not 0 < share < 1 or not added.rms > 0:
+    # Beside a summand of less than a rounding of the other, nothing can be told.
+    if total is None or added is None or share is None or not 0 < 1 - share < 1 or not added.rms > 0:
         return None
     if other is not None and (beside := sites[other].forward) is not None:
         own = added.rms**2 / (added.rms**2 + beside.rms**2)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, TextIO
 
 from torch import Tensor, nn
 
 from propscope.checks import count, known_arguments, seed_number
 from propscope.errors import InputError, PropscopeError
+from propscope.measure.batches import batch_of, call_model
+from propscope.measure.cost_pass import costs_so_far
 from propscope.measure.filters import Filter, Patterns
 from propscope.measure.joint_backward import joint_backward
 from propscope.measure.module_info import refuse_lazy
@@ -73,9 +75,11 @@ def track(
 @known_arguments
 def profile(
     model: nn.Module,
-    batch: Any,
+    batch: Any = None,
     loss: Loss | None = None,
     *,
+    input_size: Any = None,
+    dtypes: Any = None,
     seed: int = 0,
     include: Patterns = None,
     exclude: Patterns = None,
@@ -87,7 +91,12 @@ def profile(
     """Run `model` forward and backward on one batch and return its profile; the model stays as it was.
 
     `batch`: a tensor, a tuple or list of positional arguments, or a mapping of keyword arguments. NumPy arrays become
-    tensors, floating ones in the dtype and on the device of the parameters. `loss`: a function of the model's output
+    tensors, floating ones in the dtype and on the device of the parameters. Without a batch one is drawn with `seed`.
+    `input_size`: its size, such as (8, 3, 32, 32); a list of sizes for several arguments, or a dict of them by keyword;
+    None: what timm, torchvision, transformers or Lightning's `example_input_array` say that fits the model. `dtypes`:
+    one for all, or one for each size: floating-point ones are drawn from N(0, 1), whole numbers are tokens of the
+    model's vocabulary, bool is a mask of True; None: tokens for keywords such as input_ids, ones for masks, numbers for
+    all else. `loss`: a function of the model's output
     that returns a scalar tensor. Without a loss, one backward pass starts from what the model returns, so that the
     backward curve shows the network and not the loss. A field `loss` of the output wins, a tensor whose mean is taken.
     Else gradients drawn from N(0, 1) with `seed` enter the first differentiable tensor, and each other one that no
@@ -110,15 +119,18 @@ def profile(
         histogram_limit=histogram_limit,
         time=True,
     )
-    return profile_batches(model, recorder, [(batch, loss, seed)], seed=seed)
+    given = batch_of(model, batch, input_size=input_size, dtypes=dtypes, seed=seed)
+    return profile_batches(model, recorder, [(given, loss, seed)], seed=seed)
 
 
 @known_arguments
 def summary(
     model: nn.Module,
-    batch: Any,
+    batch: Any = None,
     loss: Loss | None = None,
     *,
+    input_size: Any = None,
+    dtypes: Any = None,
     seed: int = 0,
     include: Patterns = None,
     exclude: Patterns = None,
@@ -127,21 +139,24 @@ def summary(
     sort: str | None = None,
     top: int | None = None,
     depth: int | None = None,
+    costs: bool = False,
     file: TextIO | None = None,
 ) -> NetworkProfile:
     """Profile `model` on one batch, print the tree of its sites and return the profile; the model stays as it was.
 
     The verdict of `diagnose` comes first. A line that starts with `!` shows something wrong and names it at its end.
+    Parameters, multiply-adds and memory are those that `costs` returns, for which the model runs forward once more.
 
-    `batch`, `loss`, `seed`, `include`, `exclude`, `stats` and `histogram_limit` are as in `profile`. `sort`: "gain",
-    "backward", "flat", "dead" or "nonfinite" lists sites, the worst first, instead of the tree; `top`: how many.
-    `depth`: a module so many levels below the model takes one line, with the range of its sites, all of which are
-    recorded. `file`: where to print, None for stdout. Raises what `profile` raises, and `InputError` for an invalid
-    sort, top or depth.
+    `batch`, `loss`, `input_size`, `dtypes`, `seed`, `include`, `exclude`, `stats` and `histogram_limit` are as in
+    `profile`. `sort`: "gain", "backward", "flat", "dead" or "nonfinite" lists sites, the worst first, instead of the
+    tree; `top`: how many. `depth`: a module so many levels below the model takes one line, with the range of its sites,
+    all of which are recorded. `costs`: whether the costs of each module stand below, as a table. `file`: where to
+    print, None for stdout. Raises what `profile` raises, and `InputError` for an invalid sort, top or depth.
     """
+    given = batch_of(model, batch, input_size=input_size, dtypes=dtypes, seed=seed)
     measured = profile(
         model,
-        batch,
+        given,
         loss,
         seed=seed,
         include=include,
@@ -149,7 +164,16 @@ def summary(
         stats=stats,
         histogram_limit=histogram_limit,
     )
-    print_inspection(measured, title=type(model).__name__, sort=sort, top=top, depth=depth, file=file)
+    print_inspection(
+        measured,
+        costs_so_far(model, given),
+        title=type(model).__name__,
+        sort=sort,
+        top=top,
+        depth=depth,
+        costs_table=costs,
+        file=file,
+    )
     return measured
 
 
@@ -222,17 +246,6 @@ def stop_advice(error: BaseException, partial: NetworkProfile | None, model: nn.
     if "same dtype" in str(error) and (like := next(model.parameters(), None)) is not None:
         return f"give the input in the dtype of the model, {str(like.dtype).removeprefix('torch.')}"
     return "change the input, or fix the model"
-
-
-def call_model(model: nn.Module, batch: Any) -> Any:
-    """Return the output of a model for a batch: a tensor, a tuple or list of arguments, or a dict of named ones."""
-    if isinstance(batch, Mapping):
-        return model(**batch)
-    if isinstance(batch, (tuple, list)):
-        return model(*batch)
-    if isinstance(batch, Tensor):
-        return model(batch)
-    raise InputError(f"batch must be a tensor, or a tuple, list or dict of arguments, got a {type(batch).__name__}")
 
 
 def _backward(recorder: Recorder, output: Any, loss: Loss | None, seed: int) -> None:

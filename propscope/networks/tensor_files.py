@@ -1,17 +1,19 @@
 """Arrays and tensors from a stranger's file: nothing in it is run, and no size that it states is trusted.
 
-`read_array` and `read_tensors` compare what a file promises with what it holds, and with the memory of the machine,
-before anything is allocated. `usable` returns a tensor with its values at hand, and refuses one that has none.
+`read_array`, `read_arrays` and `read_tensors` compare what a file promises with what it holds, and with the memory of
+the machine, before anything is allocated. `usable` returns a tensor with its values at hand, and refuses one that has
+none.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from propscope.checks import bytes_text, fits_memory, regular_file
-from propscope.errors import InputError
+from propscope.errors import InputError, error_line
 
 _ZIP, _NPY = b"PK\x03\x04", b"\x93NUMPY"
 _WIDE = {"f": np.dtype(np.float64), "c": np.dtype(np.complex128)}
@@ -41,32 +43,68 @@ def read_array(path: Path, *, what: str, kinds: str = "biufc") -> NDArray[Any]:
     if start.startswith(_ZIP[:2]):
         raise InputError(
             f"the {what} {path} cannot be read as a numpy array: it is a zip archive, as .npz and .pt files are",
-            hint="save the one array with numpy.save, or give a file of torch.save the ending .pt",
+            hint="give it the ending .npz, or that of a file of torch.save .pt",
         )
+    with path.open("rb") as file:
+        return _array(file, path.stat().st_size, f"the {what} {path}", kinds)
+
+
+def read_arrays(path: Path, *, what: str, kinds: str = "biufc") -> dict[str, NDArray[Any]]:
+    """Return the arrays of a `.npz` file by their names, each as `read_array` returns it; compressed ones too.
+
+    Raises `InputError` as `read_array` does, and for an archive that does not fit in memory when it is unpacked.
+    """
+    regular_file(what, path, hint="give the path of a .npz file")
+    name = f"the {what} {path}"
+    found: dict[str, NDArray[Any]] = {}
     try:
-        with warnings.catch_warnings(), path.open("rb") as file:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            fits_memory(name, 2 * sum(entry.file_size for entry in entries), hint="save fewer rows")
+            for entry in entries:
+                if entry.filename.endswith(".npy"):
+                    with archive.open(entry) as file:
+                        # No more than the archive promised, whatever it unpacks to.
+                        content = io.BytesIO(file.read(entry.file_size))
+                    key = entry.filename.removesuffix(".npy")
+                    found[key] = _array(content, entry.file_size, f"{key} of {name}", kinds)
+    except InputError:
+        raise
+    except Exception as error:  # A damaged archive raises whatever its bytes happen to spell.
+        raise InputError(
+            f"{name} cannot be read as an archive of numpy arrays ({error_line(error)})",
+            hint="save it again with numpy.savez",
+        ) from error
+    if not found:
+        raise InputError(f"{name} holds no arrays", hint="save them with numpy.savez(path, x=..., y=...)")
+    return found
+
+
+def _array(file: IO[bytes], size: int, name: str, kinds: str) -> NDArray[Any]:
+    """Return the array of an open `.npy` file of so many bytes; `name` begins the errors."""
+    try:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             version = np.lib.format.read_magic(file)
             # Versions 2 and 3 differ in names of fields only, which no numbers have.
             header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = header(file)
-            available = path.stat().st_size - file.tell()
+            available = size - file.tell()
             if not dtype.hasobject:
-                _check_promise(path, what, shape, dtype, available)
-            array: NDArray[Any] = np.load(path, allow_pickle=False)
+                _check_promise(name, shape, dtype, available)
+            file.seek(0)
+            array: NDArray[Any] = np.load(file, allow_pickle=False)
     except InputError:
         raise
     except Exception as error:  # A damaged header raises whatever its bytes happen to spell.
         reason = (str(error).splitlines() or [""])[0]
         raise InputError(
-            f"the {what} {path} cannot be read as a numpy array ({type(error).__name__}: {reason})",
+            f"{name} cannot be read as a numpy array ({type(error).__name__}: {reason})",
             hint="save it again with numpy.save",
         ) from error
     if array.dtype.kind not in kinds:
         numbers = "numbers" if "c" in kinds else "real numbers"
-        raise InputError(
-            f"the {what} {path} must hold {numbers}, got elements of type {array.dtype}", hint="save it as numbers"
-        )
+        raise InputError(f"{name} must hold {numbers}, got elements of type {array.dtype}", hint="save it as numbers")
     if (wide := _WIDE.get(array.dtype.kind)) is not None and array.dtype.itemsize > wide.itemsize:
         with np.errstate(over="ignore"):
             array = array.astype(wide)
@@ -74,15 +112,15 @@ def read_array(path: Path, *, what: str, kinds: str = "biufc") -> NDArray[Any]:
     return native
 
 
-def _check_promise(path: Path, what: str, shape: tuple[int, ...], dtype: np.dtype[Any], available: int) -> None:
+def _check_promise(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], available: int) -> None:
     size = math.prod(shape) * dtype.itemsize
     if min(shape, default=0) < 0 or size > available:
         raise InputError(
-            f"the {what} {path} cannot be read as a numpy array: its header promises shape {shape} of {dtype}, "
+            f"{name} cannot be read as a numpy array: its header promises shape {shape} of {dtype}, "
             f"{bytes_text(size)}, but {bytes_text(available)} follow it",
             hint="save it again with numpy.save",
         )
-    fits_memory(f"the {what} {path} of shape {shape}", 2 * size, hint="save fewer rows")
+    fits_memory(f"{name} of shape {shape}", 2 * size, hint="save fewer rows")
 
 
 def read_tensors(path: Path, *, what: str) -> Any:

@@ -37,10 +37,8 @@ def as_page(record: Any, title: str) -> str:
     return page_html(record, title=title)
 
 
-def print_inspection(
-    profile: Any, *, title: str, sort: str | None, top: int | None, depth: int | None, file: TextIO | None
-) -> None:
-    """Print the tree of a profile's sites with its verdict to `file`, None for stdout; as `propscope.summary` does."""
+def print_inspection(profile: Any, costs: Any, *, file: TextIO | None, **view: Any) -> None:
+    """Print a profile and the costs of its model to `file`, None for stdout; as `propscope.summary` does."""
     from propscope.report.display import print_inspection
 
-    print_inspection(profile, title=title, sort=sort, top=top, depth=depth, file=file)
+    print_inspection(profile, costs, file=file, **view)

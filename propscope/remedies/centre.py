@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from propscope.errors import InputError
+from propscope.measure.batches import call_model
 from propscope.measure.outputs import as_batch
-from propscope.measure.profiler import call_model
 from propscope.measure.undisturbed import undisturbed
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -9,6 +9,7 @@ from propscope.diagnosis.diagnose import diagnose
 from propscope.records.calibration import Calibration
 from propscope.records.comparison import Comparison
 from propscope.records.finding import Diagnosis, Finding
+from propscope.records.model_costs import ModelCosts
 from propscope.records.monitored import MonitoredRun
 from propscope.records.network import NetworkProfile
 from propscope.records.profile_set import ProfileSet
@@ -16,6 +17,7 @@ from propscope.records.remedy_trials import RemedyTrials
 from propscope.records.training import TrainingRun, TrainingSet
 from propscope.records.width_check import WidthCheck
 from propscope.report.comparison import comparison_blocks
+from propscope.report.costs import costs_table as table_of_costs
 from propscope.report.diagnosis import diagnosis_blocks, finding_text
 from propscope.report.elements import blocks_html
 from propscope.report.inspection import inspection
@@ -50,6 +52,7 @@ _SHOWN: dict[type, Callable[[Any], Block | Sequence[Block]]] = {
     Calibration: calibration_table,
     WidthCheck: width_blocks,
     Comparison: comparison_blocks,
+    ModelCosts: table_of_costs,
 }
 
 
@@ -70,8 +73,22 @@ def _blocks(record: Any) -> Sequence[Block]:
 
 
 def print_inspection(
-    profile: NetworkProfile, *, title: str, sort: str | None, top: int | None, depth: int | None, file: TextIO | None
+    profile: NetworkProfile,
+    costs: ModelCosts | None = None,
+    *,
+    title: str,
+    sort: str | None,
+    top: int | None,
+    depth: int | None,
+    costs_table: bool = False,
+    file: TextIO | None,
 ) -> None:
-    """Print the verdict and the tree of a profile's sites to `file` (None: stdout), as wide as its terminal."""
+    """Print the verdict and the tree of a profile's sites to `file` (None: stdout), as wide as its terminal.
+
+    `costs_table`: whether the table of costs stands below, down to the same `depth`.
+    """
     width = terminal_width(file)
-    write(inspection(profile, diagnose(profile), title=title, sort=sort, top=top, depth=depth, width=width), file)
+    found = diagnose(profile)
+    write(inspection(profile, found, costs, title=title, sort=sort, top=top, depth=depth, width=width), file)
+    if costs_table and costs is not None:
+        write("\n" + table_of_costs(costs, depth=depth, totals=False).to_text(width=width), file)

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 from propscope.printable import shown
 from propscope.records.finding import Diagnosis
+from propscope.records.model_costs import ModelCosts, ModuleCosts
 from propscope.records.network import NetworkProfile, Site
 from propscope.records.numerals import number, percent
+from propscope.report.costs import compact, cost_sentences
 from propscope.report.findings import mark_legend, note_lines, verdict_lines
 from propscope.report.inputs import input_lines
 from propscope.report.precision import precision_sentence
@@ -31,16 +33,19 @@ _STOP = "the run stopped in here"
 
 @dataclass(frozen=True, slots=True)
 class _Style:
-    """How much room a line takes: significant digits, blocks of a histogram, longest name and kind, whether a shape."""
+    """How much room a line takes: significant digits, blocks of a histogram, longest name and kind, and what else."""
 
     digits: int = 3
     blocks: int = 12
     name: int = 200
     kind: int = 40
     shape: bool = True
+    costs: bool = False
 
 
 _STYLES = (
+    _Style(costs=True),
+    _Style(digits=2, blocks=8, kind=18, costs=True),
     _Style(),
     _Style(digits=2, blocks=12, kind=18),
     _Style(digits=2, blocks=8, name=44, kind=12),
@@ -49,6 +54,8 @@ _STYLES = (
     _Style(digits=2, blocks=6, name=28, kind=0, shape=False),
     _Style(digits=2, blocks=0, name=24, kind=0, shape=False),
 )
+# What a site's name has more than the path of its module.
+_CALL = re.compile(r"\.?[#\[].*", re.DOTALL)
 _HEADS = {
     "forward_rms": ("forward", "rms"),
     "gain": ("", "gain"),
@@ -62,6 +69,7 @@ _HEADS = {
 def inspection(
     profile: NetworkProfile,
     diagnosis: Diagnosis,
+    costs: ModelCosts | None = None,
     *,
     title: str = "(model)",
     sort: str | None = None,
@@ -72,7 +80,8 @@ def inspection(
     """Return the report on a profile as text of at most `width` characters (None: as wide as it needs to be).
 
     The inputs stand on top, then the verdict, with the cause and the remedy of the worst finding. A line that starts
-    with `!` is a site that shows a fault; its last column names the fault. `sort`: a list of sites, worst first by
+    with `!` is a site that shows a fault; its last column names the fault. `costs`: those of the model that was
+    profiled, in sentences, and line by line where there is room. `sort`: a list of sites, worst first by
     gain, backward, flat, dead or nonfinite, in place of the tree. `top`: the number of sites listed (without `sort`: by
     gain). `depth`: levels of modules. Raises `InputError` for values that are not valid.
     """
@@ -82,8 +91,9 @@ def inspection(
         lines = tree_lines(profile, diagnosis, depth=depth, title=title)
     else:
         lines = sorted_lines(profile, diagnosis, sort="gain" if sort is None else sort, top=top)
-    body = _table(lines, width)
-    paragraphs = [*inputs, _headline(profile, diagnosis), body, _notes(lines), *note_lines(diagnosis), *_facts(profile)]
+    body = _table(lines, _costs_of(lines, costs), width)
+    above, below = (*inputs, _headline(profile, diagnosis)), (_notes(lines), *note_lines(diagnosis))
+    paragraphs = [*above, body, *below, *_facts(profile, costs)]
     return "\n".join(_wrapped(paragraph, width) if paragraph is not body else paragraph for paragraph in paragraphs)
 
 
@@ -94,15 +104,21 @@ def _headline(profile: NetworkProfile, diagnosis: Diagnosis) -> str:
     return "\n".join([*verdict_lines(profile, diagnosis), ""])
 
 
-def _table(lines: Sequence[TreeLine], width: int | None) -> str:
+def _costs_of(lines: Sequence[TreeLine], costs: ModelCosts | None) -> list[ModuleCosts | None]:
+    """Return the costs of the module of each line, at its first line; None for operations and later calls."""
+    left = {} if costs is None or costs.stopped else {module.name: module for module in costs.modules if module.calls}
+    return [left.pop(_CALL.sub("", line.path), None) for line in lines]
+
+
+def _table(lines: Sequence[TreeLine], costs: Sequence[ModuleCosts | None], width: int | None) -> str:
     for style in _STYLES:
-        text = _drawn(lines, style)
+        text = _drawn(lines, costs, style)
         if width is None or max(map(len, text)) <= width:
             break
     return "\n".join(line if width is None else line[:width] for line in text)
 
 
-def _drawn(lines: Sequence[TreeLine], style: _Style) -> list[str]:
+def _drawn(lines: Sequence[TreeLine], costs: Sequence[ModuleCosts | None], style: _Style) -> list[str]:
     marked = any(line.words for line in lines)
     left: dict[str, Callable[[TreeLine], str]] = {"site": lambda line: _short(line.label, style.name)}
     if style.kind:
@@ -110,6 +126,10 @@ def _drawn(lines: Sequence[TreeLine], style: _Style) -> list[str]:
     if style.shape:
         left["shape"] = lambda line: "" if line.shape is None else ",".join(map(str, line.shape))
     columns = [_column(("", head), map(read, lines), left=True) for head, read in left.items()]
+    if style.costs and any(costs):
+        columns.append(_column(("", "params"), ("" if each is None else compact(each.parameters) for each in costs)))
+        done = ("" if each is None else compact(each.multiply_adds) for each in costs)
+        columns.append(_column(("mult-", "adds"), done))
     for name, head in _HEADS.items():
         cells = [_figure(name, line.figures.get(name), style.digits) for line in lines]
         if any(cells):
@@ -167,24 +187,27 @@ def _notes(lines: Sequence[TreeLine]) -> str:
     return "\n".join([*notes, ""])
 
 
-def _facts(profile: NetworkProfile) -> list[str]:
+def _facts(profile: NetworkProfile, costs: ModelCosts | None) -> list[str]:
     sentences = (
         stream_sentence(profile),
         attention_sentence(profile),
         *time_sentences(profile),
-        _parameters(profile),
+        _parameters(profile, costs),
+        *(() if costs is None else cost_sentences(costs)),
         *_coverage(profile),
         precision_sentence(profile),
     )
     return [line for line in sentences if line]
 
 
-def _parameters(profile: NetworkProfile) -> str:
+def _parameters(profile: NetworkProfile, costs: ModelCosts | None) -> str:
     if not profile.parameters:
         return "parameters: none"
     total = sum(math.prod(parameter.shape) for parameter in profile.parameters)
     without = [parameter.name for parameter in profile.parameters if parameter.gradient is None]
     said = f"parameters: {total:,} in {len(profile.parameters)} tensors"
+    if costs is not None and costs.frozen_parameters and costs.parameters == total:
+        said += f" ({costs.trainable_parameters:,} trainable, {costs.frozen_parameters:,} frozen)"
     if len(without) == len(profile.parameters):
         return f"{said}; none got a gradient"
     zero = sum(parameter.gradient is not None and parameter.gradient.rms == 0 for parameter in profile.parameters)

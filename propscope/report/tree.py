@@ -35,7 +35,7 @@ class TreeLine:
     """One line of the tree: a site, all sites of a collapsed module, or a module that has no site.
 
     `label` includes the branches drawn before the name. `figures` by column name, those that are known. `words`: the
-    marks of what is wrong.
+    marks of what is wrong. `path`: the name of the site, or the dotted path of the module.
     """
 
     label: str
@@ -44,13 +44,15 @@ class TreeLine:
     figures: Mapping[str, Range] = field(default_factory=dict)
     histogram: LogHistogram | None = None
     words: tuple[str, ...] = ()
+    path: str = ""
 
 
 @dataclass(slots=True)
 class _Node:
-    """A module or site while the tree is built: the position of its `site`, and its `children` by name."""
+    """A module or site while the tree is built: its `path`, the position of its `site`, and its `children` by name."""
 
     label: str
+    path: str = ""
     site: int | None = None
     children: dict[str, _Node] = field(default_factory=dict)
 
@@ -154,7 +156,7 @@ class _Lines:
                 last = number == len(children) - 1
                 label = f"{lead}{'└─' if last else '├─'}{child.label}"
                 if child.children and level >= depth and keep not in set(child.sites()):
-                    lines.append(self._together(label, list(child.sites())))
+                    lines.append(self._together(label, child))
                 else:
                     lines.append(self._own(label, child))
                     add_children(child, lead + ("  " if last else "│ "), level + 1)
@@ -163,7 +165,7 @@ class _Lines:
         return tuple(lines)
 
     def _own(self, label: str, node: _Node) -> TreeLine:
-        return TreeLine(label) if node.site is None else self.site(label, node.site)
+        return TreeLine(label, path=node.path) if node.site is None else self.site(label, node.site)
 
     def site(self, label: str, index: int) -> TreeLine:
         """Return the line of one site."""
@@ -173,12 +175,14 @@ class _Lines:
         # A function's site is named after it.
         function = site.kind.islower() and site.kind != "input" and label.split("#")[0].endswith(site.kind)
         kind = "function" if function else site.kind
-        return TreeLine(label, kind, site.shape, self._figures([index]), histogram, words)
+        return TreeLine(label, kind, site.shape, self._figures([index]), histogram, words, site.name)
 
-    def _together(self, label: str, members: list[int]) -> TreeLine:
+    def _together(self, label: str, node: _Node) -> TreeLine:
+        members = list(node.sites())
         words = dict.fromkeys(word for index in members for word in self._words.get(index, ()))
         kind = counted(len(members), "site")
-        return TreeLine(label, kind, self._sites[members[-1]].shape, self._figures(members), words=tuple(words))
+        shape = self._sites[members[-1]].shape
+        return TreeLine(label, kind, shape, self._figures(members), words=tuple(words), path=node.path)
 
     def _figures(self, members: list[int]) -> dict[str, Range]:
         figures = {}
@@ -197,7 +201,7 @@ def _tree(sites: tuple[Site, ...], title: str) -> _Node:
     for index, path in enumerate(paths):
         node = root
         for part in _below_module(path, inner):
-            node = node.children.setdefault(part, _Node(part))
+            node = node.children.setdefault(part, _Node(part, f"{node.path}.{part}" if node.path else part))
         node.site = index
     for child in root.children.values():
         _join(child)
@@ -217,7 +221,7 @@ def _join(node: _Node) -> None:
     while node.site is None and len(node.children) == 1:
         (child,) = node.children.values()
         node.label += child.label if child.label[:1] in "#[" else f".{child.label}"
-        node.site, node.children = child.site, child.children
+        node.path, node.site, node.children = child.path, child.site, child.children
     for child in node.children.values():
         _join(child)
 

@@ -14,8 +14,9 @@ from torch.func import functional_call
 
 from propscope.checks import count, fits_memory, known_arguments, number, seed_number
 from propscope.errors import InputError
+from propscope.measure.batches import call_model
 from propscope.measure.outputs import as_batch
-from propscope.measure.profiler import Loss, call_model
+from propscope.measure.profiler import Loss
 from propscope.measure.undisturbed import undisturbed
 from propscope.networks import seeded_generator
 from propscope.records.loss_surface import LossSurface

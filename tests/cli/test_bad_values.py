@@ -25,6 +25,7 @@ TEXTS = ("", ",", "nan", "-1", "9" * 5000, "\x1b[31m\x07", "ünknown", "normal:s
 NAMES_OF_FILES = ("missing.npy", "fifo.npy", "directory.npy", "empty.npy", "binary.pt", "missing.pt")
 
 TARGETS = ("missing.py:build", "net.py:missing", "net.py:number", "syntax.py:build", "fifo:build", "json:dumps")
+TARGETS += ("timm:missing", "torchvision:missing")
 # Any other text is a pattern.
 PATTERN = ("(", "[")
 # What is written instead of read, and what may be a file or a name.
@@ -124,6 +125,12 @@ def test_a_wrong_value_is_refused_in_one_line(command, surroundings, name):
         ["train", "--target", "2"],
         ["inspect", "net.py:build", "--input-shape", "2,4", "--input", "binary"],
         ["inspect", "net.py:build"],
+        ["inspect", "net.py:build", "--input-kind", "tokens"],
+        ["inspect", "net.py:build", "--input-shape", "input=2,4", "--input-shape", "2,4"],
+        ["inspect", "net.py:build", "--input-shape", "input=2,4", "--input-shape", "input=2,4"],
+        ["inspect", "net.py:build", "--input-shape", "1a=2,4"],
+        ["inspect", "net.py:build", "--input-shape", "input="],
+        ["inspect", "net.py:build", "--input-shape", "2,4", "--config", "tiny"],
         ["inspect", "net.py:build", "--input-shape", "2,4", "--arg", "size"],
         ["inspect", "net.py:build", "--input-shape", "1000000000,1000000000"],
         ["check", "run.h5", "--input-shape", "2,4"],

@@ -93,6 +93,28 @@ def bare():
 def image():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 1))
 
+class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(7, 4)
+
+    def forward(self, input_ids):
+        return self.table(input_ids)
+
+class Stating(nn.Module):
+    default_cfg = {"input_size": (3, 8, 8)}
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return self.layer(x)
+
+class Misstating(Stating):
+    def forward(self, x):
+        return self.layer(x[0, 0])
+
 class Config:
     def __init__(self, width=4, kinds=None):
         if width % 2:
@@ -125,7 +147,7 @@ def run(capsys):
         arguments = [str(argument) for argument in arguments]
         if not any(option.startswith("--input") for option in arguments) and code == 0:
             arguments += ["--input-shape", "6,4"]
-        assert main(["inspect", *arguments]) == code
+        assert main(["inspect", *arguments]) == (code or 0)
         return capsys.readouterr()
 
     return call
@@ -141,7 +163,7 @@ class TestRuns:
         assert shown.err == ""
         lines = shown.out.splitlines()
         assert lines[0] == "nets.py:good: Sequential, input 6,4 float32, train, loss cotangent"
-        assert lines[1].startswith("input: 6,4 float32, rms ")
+        assert lines[1].startswith("input: 6,4 float32, ")
         assert lines[2] == "healthy: no problem found at 5 sites"
         assert [line.split()[0].lstrip("├└─") for line in lines if "Linear" in line] == ["0", "2", "4"]
         assert "parameters: 139 in 6 tensors; all have a gradient" in shown.out
@@ -210,6 +232,44 @@ class TestRuns:
         assert document(run, "nets.py:Two", "--input", "tuple.pt", "--dtype", "float64")["input"] == (
             "2,4 float64; 2,5 float64"
         )
+
+    def test_arrays_by_position_and_by_name(self, run, models):
+        np.savez(models / "both.npz", np.ones((3, 4)), np.ones((3, 5), dtype=np.float32))
+        np.savez_compressed(models / "named.npz", y=np.ones((2, 5)), x=np.ones((2, 4)))
+        assert document(run, "nets.py:Two", "--input", "both.npz")["input"] == "3,4 float32; 3,5 float32"
+        assert document(run, "nets.py:Two", "--input", "named.npz")["input"] == "2,5 float32; 2,4 float32"
+        np.savez(models / "one.npz", np.ones((5, 4)))
+        assert document(run, "nets.py:good", "--input", "one.npz")["input"] == "5,4 float32"
+
+    def test_shapes_by_name(self, run):
+        shapes = ("--input-shape", "y=6,5", "--input-shape", "x=6,4")
+        found = document(run, "nets.py:Two", *shapes)
+        assert [site["name"] for site in found["sites"][:2]] == ["input[y]", "input[x]"]
+        # Names such as ids are tokens.
+        assert document(run, "nets.py:Named", "--input-shape", "input_ids=2,5")["input"] == "2,5 int64"
+        masks = document(run, "nets.py:Named", "--input-shape", "input_ids=2,5", "--input-kind", "ones")
+        assert masks["sites"][0]["forward_min"] == masks["sites"][0]["forward_max"] == 1.0
+
+    def test_an_input_that_the_model_states(self, run):
+        shown = run("nets.py:Stating", code=None)
+        assert shown.out.startswith(
+            "nets.py:Stating: Stating, input 16,3,8,8 float32 (guessed from its default_cfg), train"
+        )
+        stopped = run("nets.py:Misstating", code=2)
+        assert stopped.err.splitlines()[-1].startswith("hint: the input was guessed: give --input-shape")
+
+    def test_costs(self, run):
+        shown = run("nets.py:good", "--costs").out
+        lines = [line.split() for line in shown.splitlines()]
+        # 6 rows through 4 x 8, 8 x 8 and 8 x 3.
+        assert "multiply-adds: 720 forward, 120 a sample, elementwise operations not counted" in shown
+        assert ["(model)", "Sequential", "6,3", "139", "720", "100%", "384", "B"] in lines
+        assert ["2", "Linear", "6,8", "72", "384", "53%", "0", "B"] in lines
+        only = run("nets.py:good", "--costs", "--levels", 1, "--seeds", 2).out
+        assert only.count("Costs of a forward pass, 6 samples") == 1
+        found = document(run, "nets.py:good", "--seeds", 2)["costs"]
+        assert (found["multiply_adds"], found["parameters"], found["samples"]) == (720, 139, 6)
+        assert [module["name"] for module in found["modules"]] == ["", "0", "1", "2", "3", "4"]
 
     def test_seeds_are_taken_together(self, run):
         one = document(run, "nets.py:good")

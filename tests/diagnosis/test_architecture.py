@@ -3,8 +3,11 @@
 import math
 
 import pytest
+import torch
 from building.records import evidence, model, scaled, site, summary, with_mean
+from torch import nn
 
+import propscope
 from propscope.diagnosis import limits
 from propscope.diagnosis.architecture import doubled_sums, missing_norms, odd_kinds
 
@@ -147,3 +150,21 @@ def test_the_size_of_the_batch_changes_nothing(rows):
     profile = sums(0.7)
     sites = tuple(replace(s, samples=rows, forward=summary(s.forward.rms, count=rows * 64)) for s in profile.sites)
     assert found(doubled_sums, replace(profile, sites=sites)) == found(doubled_sums, profile)
+
+
+def test_branches_of_less_than_a_rounding_are_judged():
+    class Faint(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.down = nn.Linear(8, 8), nn.Linear(8, 8)
+            for parameter in self.parameters():
+                parameter.data *= 1e-12
+
+        def forward(self, x):
+            y = x + self.up(x)
+            return y + self.down(x)
+
+    torch.manual_seed(0)
+    profile = propscope.profile(nn.Sequential(nn.Linear(8, 8), Faint(), nn.Linear(8, 2)), torch.randn(16, 8))
+    assert 0 < profile["1.add#1"].branch_share < 1e-20
+    assert found(doubled_sums, profile) == []

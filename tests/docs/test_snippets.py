@@ -39,6 +39,7 @@ RUN_BY = {"trainers.md": "tests/integrations"}
 PARSED = {
     r"^(watch|control) ": "follows a training that goes on; tests/cli/test_watch.py, tests/monitoring/test_control.py",
     r"^example ": "runs for minutes; tests/test_examples.py runs all of them",
+    r" (timm|torchvision):": "needs a library of models; tests/networks/test_libraries.py",
     r" dask:": "needs a cluster; tests/experiments/engine/test_cluster.py",
     r"^compact ": "needs a run that was killed; tests/cli/test_compact.py",
 }

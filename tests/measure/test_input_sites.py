@@ -219,7 +219,9 @@ def test_an_input_is_no_layer():
 def test_the_report_starts_with_the_input():
     profile = of({"x": X, "ids": IDS})
     lines = input_lines(profile)
-    assert lines[0].startswith("input[x]: 3,4 float32, rms 3.49, mean 0.500, from -5.00 to 6.00, largest feature x")
+    assert lines[0].startswith(
+        "input[x]: 3,4 float32, rms 3.49, mean 0.500, std 3.45, from -5.00 to 6.00, 8% zeros, largest feature x"
+    )
     assert lines[1] == "input[ids]: 3,4 int64, from 3 to 50000"
     assert str(profile).startswith(lines[0])
     assert "1 sites" not in str(profile).splitlines()[0]

@@ -15,7 +15,7 @@ import torch
 from propscope import checks
 from propscope.errors import InputError
 from propscope.networks import tensor_files
-from propscope.networks.tensor_files import check_structure, read_array, read_tensors, usable
+from propscope.networks.tensor_files import check_structure, read_array, read_arrays, read_tensors, usable
 
 ONES = torch.ones(4, 4)
 
@@ -187,3 +187,44 @@ class TestStructure:
         monkeypatch.setattr(tensor_files, "_MOST_ENTRIES", 98)
         with pytest.raises(InputError, match="at most 98 values in lists and dicts, got 99"):
             check_structure("x", held)
+
+
+class TestArchives:
+    def test_arrays_by_name_compressed_or_not(self, tmp_path):
+        for save in (np.savez, np.savez_compressed):
+            save(tmp_path / "x.npz", a=np.ones((2, 3), ">f4"), b=np.arange(4))
+            found = read_arrays(tmp_path / "x.npz", what="input")
+            assert {name: (array.shape, array.dtype.name) for name, array in found.items()} == {
+                "a": ((2, 3), "float32"), "b": ((4,), "int64")
+            }  # fmt: skip
+            assert found["b"].tolist() == [0, 1, 2, 3]
+
+    def test_what_unpacks_to_more_than_the_memory(self, tmp_path, monkeypatch):
+        np.savez_compressed(tmp_path / "x.npz", a=np.zeros(100_000))
+        assert (tmp_path / "x.npz").stat().st_size < 10_000
+        monkeypatch.setattr(checks, "machine_memory", lambda: 1e6)
+        tracemalloc.start()
+        assert "this machine has" in refused(read_arrays, tmp_path / "x.npz")
+        assert tracemalloc.get_traced_memory()[1] < 5e5
+        tracemalloc.stop()
+
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            (b"", "cannot be read as an archive of numpy arrays (BadZipFile"),
+            ({"note.txt": b"hello"}, "holds no arrays"),
+            ({"a.npy": header("(1000000000000, 4)")}, "its header promises"),
+            ({"a.npy": b"junk"}, "a of the input"),
+            ({"a.npy": header("(1,)", "|O") + bytes(8)}, "cannot be read as a numpy array"),
+            ({"a.npy": header("(1,)", "<U1") + bytes(4)}, "must hold numbers"),
+        ],
+    )
+    def test_what_is_no_archive_of_arrays(self, tmp_path, content, said):
+        path = tmp_path / "x.npz"
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            with zipfile.ZipFile(path, "w") as archive:
+                for name, value in content.items():
+                    archive.writestr(name, value)
+        assert said in refused(read_arrays, path)

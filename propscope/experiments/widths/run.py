@@ -19,9 +19,9 @@ from propscope.errors import InputError, PropscopeError, error_line
 from propscope.experiments.losses import Loss
 from propscope.experiments.widths.forward_pass import ForwardPass
 from propscope.experiments.widths.roles import Shapes, SiteShapes
+from propscope.measure.batches import call_model
 from propscope.measure.module_info import refuse_lazy
 from propscope.measure.outputs import as_batch, describe_shapes, tensors_in
-from propscope.measure.profiler import call_model
 from propscope.measure.undisturbed import undisturbed
 from propscope.records.width_check import Quantity
 from propscope.theory.parametrizations import Family

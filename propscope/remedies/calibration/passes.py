@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from propscope.errors import InputError
-from propscope.measure.profiler import call_model
+from propscope.measure.batches import call_model
 from propscope.measure.undisturbed import undisturbed
 from propscope.measure.wrappers import unwrapped
 from propscope.records.calibration import ScaledWeight, SkippedWeight
