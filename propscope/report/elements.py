@@ -100,10 +100,11 @@ def table_html(table: Table, *, colour: Colour = judged_colour) -> str:
 
     `colour`: the colour of a cell by its column and text, "" for the text's own.
     """
-    heads = "".join(_cell("th", name, name in table.left, "") for name in table.columns)
+    # A column without a cell is there for other records.
+    filled = [at for at in range(len(table.columns)) if not table.rows or any(row[at] for row in table.rows)]
+    heads = "".join(_cell("th", table.columns[at], table.columns[at] in table.left, "") for at in filled)
     body = "".join(
-        f"<tr>{''.join(_shown(name, cell, table, colour) for name, cell in zip(table.columns, row, strict=True))}</tr>"
-        for row in table.rows
+        f"<tr>{''.join(_shown(table.columns[at], row[at], table, colour) for at in filled)}</tr>" for row in table.rows
     )
     # Centred above a wide table, a caption is out of sight.
     left = "text-align:left;caption-side:top;white-space:pre-wrap"
@@ -146,6 +147,6 @@ def _cell(tag: str, text: str, left: bool, color: str) -> str:
     if _SPARK.fullmatch(text):
         shown = f"<samp>{shown.replace(' ', '&nbsp;')}</samp>"
     # Jupyter breaks the lines of cells, of numbers too: 1e- and 5.
-    elif re.search(r"\S[ -]\S", text) and len(text) <= _KEPT_WHOLE:
+    elif re.search(r"\S[ [/(-]", text) and len(text) <= _KEPT_WHOLE:
         shown = f"<nobr>{shown}</nobr>"
     return f'<{tag} style="{style}">{shown}</{tag}>' if style else f"<{tag}>{shown}</{tag}>"

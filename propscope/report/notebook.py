@@ -24,7 +24,7 @@ from propscope.records.run_summary import summarize_run
 from propscope.records.time_course import TimeCourse
 from propscope.records.training import TrainingRun, TrainingSet
 from propscope.records.width_check import QUANTITIES, SITE_QUANTITIES, Fit, Quantity, WidthCheck
-from propscope.report.comparison import comparison_blocks, head_lines
+from propscope.report.comparison import comparison_blocks, head_lines, of_network
 from propscope.report.diagnosis import GROUPS, diagnosis_blocks, explained, fault_groups, group_explained
 from propscope.report.elements import (
     CURVE,
@@ -196,7 +196,26 @@ def _comparison(comparison: Comparison) -> str:
     return together([
         box("healthy" if comparison.same else "broken", head_lines(comparison)),
         blocks_html(others),
+        pictures(*_both(comparison)),
     ])  # fmt: skip
+
+
+def _both(comparison: Comparison) -> tuple[list[Panel], list[str]]:
+    """Return the signals of both along the depth, of the first network that differs."""
+    labels = next((each.labels for each in comparison.differences if each.site), None)
+    sizes = [each for each in comparison.sizes if labels is None or each.labels == labels]
+    sizes = [each for each in sizes if each.labels == sizes[0].labels]
+    panels = []
+    for direction, title in _MEASURED.items():
+        sides = zip(*(getattr(each, direction) for each in sizes), strict=True)
+        curves = [
+            Curve([float(each.place) for each in sizes], side, color=COLORS[at], key=str(at + 1))
+            for at, side in enumerate(sides)
+        ]
+        if any(not math.isnan(value) for curve in curves for value in curve.y):
+            panels.append(Panel(title, "site, in execution order", tuple(curves)))
+    network = of_network(sizes[0].labels or {}, comparison.axes) if sizes else ""
+    return panels, [f"{network}1: the first, 2: the second; where only 2 is seen, both agree"] * bool(panels)
 
 
 def _trials(trials: RemedyTrials) -> str:

@@ -72,10 +72,14 @@ def image(panel: Panel, *, width: int = 430, height: int = 210) -> str:
 def svg(panel: Panel, width: int, height: int) -> str:
     """Return a panel as an SVG document of so many pixels."""
     keys = any(curve.key for curve in panel.curves)
-    left, right, top, bottom = _LEFT, width - _RIGHT - _KEY * keys, _TOP, height - _BOTTOM
-    xs = _finite(value for curve in panel.curves for value in curve.x)
-    x = _Scale(min(xs, default=0.0), max(xs, default=1.0), left + 6, right - 6)
+    left, right, top, bottom = _LEFT, width - _RIGHT, _TOP, height - _BOTTOM
     y = _value_scale(panel, bottom - 6, top + 6)
+    ends = [_keyed(panel, y, bottom, last=last) for last in (True, False)]
+    # The keys stand where the lines lie further apart: gradients that are traced back part at the first layer.
+    at_end = _spread(ends[0]) >= _spread(ends[1])
+    xs = _finite(value for curve in panel.curves for value in curve.x)
+    room = (6 + _KEY * (keys and not at_end), 6 + _KEY * (keys and at_end))
+    x = _Scale(min(xs, default=0.0), max(xs, default=1.0), left + room[0], right - room[1])
     parts = [_text(left, 14, panel.title, anchor="start", size=12)]
     for tick, text in y.ticks(panel.log):
         parts.append(f'<path d="M{left},{y.place(tick):.1f}H{right}" stroke="{QUIET}" stroke-opacity=".3"/>')
@@ -85,14 +89,11 @@ def svg(panel: Panel, width: int, height: int) -> str:
     parts.append(_text((left + right) / 2, height - 5, panel.x_label))
     for curve in panel.curves:
         parts += _bands(curve, x, y)
-    ends = []
     for curve in panel.curves:
         parts += _lines(curve, x, y, panel.log, top, bottom)
-        seen = [value for value in curve.y if y.shows(value) or (value == 0 and panel.log)]
-        if curve.key and seen:
-            ends.append((y.place(seen[-1]) if y.shows(seen[-1]) else bottom, curve))
-    for at, curve in _apart(ends, 11, top + 6, bottom):
-        parts.append(_text(right + 3, at + 4, curve.key, anchor="start", color=curve.color))
+    for at, curve in _apart(ends[0 if at_end else 1], 11, top + 6, bottom):
+        place = right - room[1] + 5 if at_end else left + 3
+        parts.append(_text(place, at + 4, curve.key, anchor="start", color=curve.color))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
         f'font-family="sans-serif" font-size="11" fill="none">{"".join(parts)}</svg>'
@@ -137,6 +138,22 @@ class _Scale:
         return [(value, _short(value)) for value in values if value <= high + 1e-9 * (high - low)]
 
 
+def _keyed(panel: Panel, y: _Scale, bottom: float, *, last: bool) -> list[tuple[float, Curve]]:
+    """Return the curves that have a key, with the height at which each ends, or begins."""
+    found = []
+    for curve in panel.curves:
+        seen = [value for value in curve.y if y.shows(value) or (value == 0 and panel.log)]
+        if curve.key and seen:
+            value = seen[-1 if last else 0]
+            found.append((y.place(value) if y.shows(value) else bottom, curve))
+    return found
+
+
+def _spread(ends: Sequence[tuple[float, Curve]]) -> float:
+    heights = [at for at, _ in ends]
+    return max(heights, default=0.0) - min(heights, default=0.0)
+
+
 def _value_scale(panel: Panel, start: float, end: float) -> _Scale:
     series = (
         each
@@ -176,11 +193,17 @@ def _lines(curve: Curve, x: _Scale, y: _Scale, log: bool, top: float, bottom: fl
         parts.append(f'<path d="{path}" stroke="{QUIET}" stroke-width="1.5" stroke-dasharray="5 4"/>')
     if path := _path(curve.x, curve.y, x, y):
         dashes = ' stroke-dasharray="5 4"' * curve.dashed
-        # The cap of a line without length is a dot.
-        parts.append(
-            f'<path d="{path}" stroke="{curve.color}" stroke-width="1.8" stroke-linecap="round" '
-            f'stroke-linejoin="round"{dashes}/>'
-        )
+        parts.append(f'<path d="{path}" stroke="{curve.color}" stroke-width="1.8" stroke-linejoin="round"{dashes}/>')
+    alone = [
+        at
+        for at in range(len(curve.y))
+        if not any(map(y.shows, (*curve.y[max(at - 1, 0) : at], *curve.y[at + 1 : at + 2])))
+    ]
+    parts += [
+        f'<circle cx="{x.place(curve.x[at]):.1f}" cy="{y.place(curve.y[at]):.1f}" r="2.5" fill="{curve.color}"/>'
+        for at in alone
+        if y.shows(curve.y[at])
+    ]
     lost = [(at, "▲", top + 8.0) for at, value in enumerate(curve.y) if math.isinf(value)]
     gone = [(at, "▼", bottom - 1.0) for at, value in enumerate(curve.y) if log and value == 0]
     parts += [_text(x.place(curve.x[at]), height, sign, color=curve.color) for at, sign, height in lost + gone]
@@ -197,9 +220,6 @@ def _path(xs: Sequence[float], ys: Sequence[float], x: _Scale, y: _Scale) -> str
         shows = y.shows(value)
         if shows:
             text += f"{'L' if drawing else 'M'}{_point(x.place(xs[at]), y.place(value))}"
-            # A point alone is a line to itself.
-            alone = not drawing and (at + 1 == len(ys) or not y.shows(ys[at + 1]))
-            text += "h0" if alone else ""
         drawing = shows
     return text
 

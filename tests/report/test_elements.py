@@ -21,6 +21,12 @@ def test_a_table_by_value():
     )
 
 
+def test_a_column_without_a_cell_is_left_out():
+    found = table_html(Table("", ("a", "b"), (("x", ""), ("y", ""))))
+    assert ">a<" in found
+    assert ">b<" not in found
+
+
 def test_no_rows_no_title_and_no_notes():
     found = table_html(Table("", ("a",), ()))
     assert "<tbody></tbody>" in found

@@ -179,7 +179,7 @@ def test_an_untrusted_notebook_keeps_all_of_it(record):
 def test_pictures_are_whole_documents_without_a_way_out(record):
     for picture in pictures(html_of(RECORDS[record]())):
         root = ElementTree.fromstring(picture)
-        assert {each.tag.partition("}")[2] for each in root.iter()} <= {"svg", "path", "text"}
+        assert {each.tag.partition("}")[2] for each in root.iter()} <= {"svg", "path", "text", "circle"}
         assert "http" not in picture.replace("http://www.w3.org/2000/svg", "")
 
 
@@ -303,6 +303,9 @@ def test_a_comparison_says_first_whether_the_two_are_the_same():
     assert f'color:{SEVERITY["healthy"]};font-weight:bold">✓ the same: ' in html_of(same)
     assert "<div" in html_of(same)
     assert ">second: " in html_of(found)
+    forward, _ = pictures(html_of(found))
+    assert len(stroked(forward, COLORS[0])) == len(stroked(forward, COLORS[1])) == 1
+    assert ">1<" in forward
 
 
 def test_of_many_sites_those_that_are_marked_and_others_evenly_are_shown():

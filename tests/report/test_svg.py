@@ -54,8 +54,9 @@ def test_powers_of_ten_are_ticks():
 def test_a_line_breaks_where_nothing_was_recorded():
     parts = lines(drawn(Curve([0, 1, 2, 3, 4], [1.0, 2.0, NAN, 3.0, NAN])))
     assert [len(part) for part in parts] == [2, 1]
-    # A line without length shows by its cap.
-    assert 'h0"' in svg(Panel("", "", (Curve([0, 1], [NAN, 1.0]),)), 400, 200)
+    # A point alone is a dot.
+    root = drawn(Curve([0, 1, 2, 3, 4, 5], [1.0, NAN, 2.0, 3.0, 0.0, 4.0]))
+    assert len(list(root.iter(f"{SVG}circle"))) == 2
 
 
 def test_what_has_no_place_stands_at_the_edge():
@@ -87,6 +88,16 @@ def test_keys_of_curves_that_end_alike_stand_apart():
     assert len(heights) == 17
     assert min(b - a for a, b in pairwise(heights)) > 8
     assert heights[-1] < 200
+
+
+@pytest.mark.parametrize("apart_at", ["start", "end"])
+def test_keys_stand_where_the_lines_are_apart(apart_at):
+    fanned = [([1.0, 1.0, 10.0**at], str(at)) for at in range(3)]
+    root = drawn(*(Curve([0, 1, 2], values[:: 1 if apart_at == "end" else -1], key=key) for values, key in fanned))
+    keys = [(float(each.get("x")), float(each.get("y"))) for each in root.iter(f"{SVG}text") if each.text in "012"]
+    keys = [each for each in keys if each[1] < 165][-3:]
+    assert all((x > 350) == (apart_at == "end") for x, _ in keys)
+    assert min(b - a for (_, a), (_, b) in pairwise(keys)) > 30
 
 
 @pytest.mark.parametrize("log", [True, False])
