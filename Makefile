@@ -71,9 +71,10 @@ benches: $(READY)
 # The site of the docs: build/site/index.html.
 docs: $(READY)
 	$(BIN)/python -m sphinx -q -W --keep-going -E -b html -c docs . build/site
+	@echo "the site of the docs: build/site/index.html"
 
 pictures: $(READY)
 	$(BIN)/python benches/pictures.py
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build docs/commands docs/reference *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
