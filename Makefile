@@ -77,4 +77,4 @@ pictures: $(READY)
 	$(BIN)/python benches/pictures.py
 
 clean:
-	rm -rf $(VENV) build docs/commands docs/reference *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build docs/commands docs/examples docs/reference *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -8,7 +8,7 @@ HERE = Path(__file__).parent
 # The files beside this one, and propscope of this checkout.
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from site_pages import commands, contents, mathml, reference
+from site_pages import contents, mathml, reference
 
 from propscope import __version__
 
@@ -55,10 +55,10 @@ copybutton_prompt_text = "$ "
 
 def setup(app):
     """Write the generated pages, and say where the table of contents comes from."""
-    for folder, pages in (("commands", commands.pages()), ("reference", reference.pages())):
+    for folder, made in contents.GENERATED.items():
         shutil.rmtree(HERE / folder, ignore_errors=True)
         (HERE / folder).mkdir()
-        for name, text in pages.items():
+        for name, text in made.pages().items():
             (HERE / folder / f"{name}.md").write_text(text, encoding="utf-8")
     app.connect("source-read", contents.add_toctrees)
     app.connect("autodoc-process-docstring", reference.as_written)

@@ -30,7 +30,7 @@ def _page(name: str, command: Any) -> str:
             groups.setdefault(getattr(parameter, "rich_help_panel", None) or kind, []).append(record)
     text = [f"# propscope {name}\n", f"```\n{usage}\n```\n", f"{_prose(command.help)}\n"]
     for heading, records in sorted(groups.items(), key=lambda group: (group[0] != "Arguments", group[0] == "Options")):
-        rows = "".join(f"| `{_row(flags)}` | {_row(_plain(help))} |\n" for flags, help in records)
+        rows = "".join(f"| `{_row(flags)}` | {_row(plain(help))} |\n" for flags, help in records)
         text.append(f"## {heading}\n\n| | what it means |\n|---|---|\n{rows}")
     return "\n".join(text)
 
@@ -38,7 +38,7 @@ def _page(name: str, command: Any) -> str:
 def _prose(help: str) -> str:
     # typer keeps a paragraph that begins with a backspace character as it is typed.
     return "\n\n".join(
-        f"```\n{part[1:].strip()}\n```" if part.startswith("\b") else _plain(part) for part in help.split("\n\n")
+        f"```\n{part[1:].strip()}\n```" if part.startswith("\b") else plain(part) for part in help.split("\n\n")
     )
 
 
@@ -46,7 +46,7 @@ def _row(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Keep what Markdown would read as markup, save for code in backticks."""
     parts = text.split("`")
     for number in range(0, len(parts), 2):

@@ -7,8 +7,13 @@ from typing import Any
 from docutils import nodes
 from sphinx.util.osutil import relative_uri
 
-# The generated pages are in no list of docs/index.md: a code host does not have them.
-GENERATED = {"Reference": [("Commands", "commands/index"), ("Python", "reference/index")]}
+from site_pages import commands, examples, reference
+
+# The folders of generated pages, which a code host does not have, and what makes each: they are in no list of
+# docs/index.md.
+GENERATED = {"commands": commands, "examples": examples, "reference": reference}
+# The heading that each gets a link below, and the link's title.
+LISTED = {"Reference": {"Commands": "commands", "Python": "reference"}, "Understand": {"Examples": "examples"}}
 LINK = re.compile(r"^- \[([^\]]*)\]\(([^)#]+)\.md\)", re.MULTILINE)
 
 
@@ -27,8 +32,8 @@ def add_toctrees(app: Any, page: str, source: list[str]) -> None:
     if page != app.config.root_doc:
         return
     text = source[0]
-    for heading, pages in GENERATED.items():
-        links = "".join(f"- [{title}]({target}.md)\n" for title, target in pages)
+    for heading, folders in LISTED.items():
+        links = "".join(f"- [{title}]({folder}/index.md)\n" for title, folder in folders.items())
         text = text.replace(f"## {heading}\n\n", f"## {heading}\n\n{links}")
     source[0] = f"{text}\n{toctrees(text)}"
 

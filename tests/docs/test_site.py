@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import typer
-from site_pages import commands, contents, reference
+from site_pages import commands, contents, examples, reference
 
 from propscope.cli import COMMANDS, build
+from propscope.cli.example import example_files, examples_folder
 from propscope.plots import MONITORED_PLOTS, PLOTS, TRAINING_PLOTS
 
 ROOT = Path(__file__).parents[2]
-GENERATED = ("commands", "reference")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_a_command_has_a_page_with_every_option_that_its_help_lists(command_page
 
 
 def test_what_markdown_reads_as_markup_stays_as_it_is_typed():
-    assert commands._plain("sigma_w^2 <= [1] `a_b` *x*") == "sigma\\_w^2 \\<= \\[1\\] `a_b` \\*x\\*"
+    assert commands.plain("sigma_w^2 <= [1] `a_b` *x*") == "sigma\\_w^2 \\<= \\[1\\] `a_b` \\*x\\*"
     lines = ["Return W (out, *kernel) of `a*b`, x_ and |x|."]
     reference.as_written(None, "function", "", None, None, lines)
     assert lines == ["Return W (out, \\*kernel) of ``a*b``, x\\_ and \\|x\\|.", ""]
@@ -69,11 +69,18 @@ def test_every_page_stands_once_in_the_table_of_contents():
     listed = [target for _, target in contents.LINK.findall((ROOT / "docs/index.md").read_text())]
     pages = [(ROOT / "docs" / f"{target}.md").resolve() for target in listed]
     assert len(pages) == len(set(pages))
-    written = {
-        path for path in (ROOT / "docs").rglob("*.md") if path.relative_to(ROOT / "docs").parts[0] not in GENERATED
-    }
-    written |= {ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")}
-    assert set(pages) == written - {ROOT / "docs/index.md"}
+    own = [path for path in (ROOT / "docs").rglob("*.md") if path.parent.name not in contents.GENERATED]
+    own += [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")]
+    assert set(pages) == set(own) - {ROOT / "docs/index.md"}
+
+
+def test_every_example_has_a_page_with_its_source():
+    pages = examples.pages()
+    assert set(pages) == {path.stem for path in example_files(examples_folder())} | {"index"}
+    for name in set(pages) - {"index"}:
+        assert f"```\npropscope example {name}\n```" in pages[name]
+        assert f"../../examples/{name}.py" in pages[name]
+        assert f"[{name}]({name}.md)" in pages["index"]
 
 
 def test_every_picture_is_explained():

@@ -13,6 +13,7 @@ import pytest
 import torch
 import typer
 from building.snippets import DOCS
+from site_pages.contents import GENERATED
 from torch import nn
 
 import propscope
@@ -23,7 +24,7 @@ from propscope.monitoring import Monitor
 ROOT = DOCS.parent
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
-    *sorted(path for path in DOCS.rglob("*.md") if path.relative_to(DOCS).parts[0] not in ("commands", "reference")),
+    *sorted(path for path in DOCS.rglob("*.md") if path.relative_to(DOCS).parts[0] not in GENERATED),
 ]
 FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 
