@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+from propscope.cli.file_or_target import loaded
 from propscope.cli.loudness import timed
 from propscope.cli.options import RESULTS, File, Overwrite, Selection, option
 from propscope.errors import InputError
@@ -18,6 +20,10 @@ def report(
         Path | None,
         option("Page to write. [default: beside the file, with the ending .html]", RESULTS, "--output", "-o"),
     ] = None,
+    against: Annotated[
+        Path | None,
+        option("Result file to compare with, in a section of the page; as `propscope compare` does.", RESULTS),
+    ] = None,
     selection: Selection,
     overwrite: Overwrite = False,
 ) -> None:
@@ -27,6 +33,8 @@ def report(
     monitored run its alarms and maps over the steps. A LIST is separated by commas; names must be written as in the
     file.
     """
+    from propscope.comparison import compare
+    from propscope.report.page import page_html
     from propscope.store import check_output, target_of, write_text
 
     if output is not None:
@@ -34,9 +42,14 @@ def report(
             raise InputError(f'--output must end in .html, got "{output!s}"')
         check_output(output, overwrite=overwrite)
     record = selection.load(file)
+    found = None
+    if against is not None:
+        # It refuses trainings.
+        found = compare(loaded(against, selection), record)  # type: ignore[arg-type]
+        found = replace(found, names=(target_of(against).name, target_of(file).name))
     whole = target_of(file)
     path = whole.with_suffix(".html") if output is None else output
     check_output(path, overwrite=overwrite)
     with timed(f"writing {path}"):
-        write_text(path, record.to_html(title=whole.name), overwrite=overwrite)
+        write_text(path, page_html(record, title=whole.name, against=found), overwrite=overwrite)
     print(printable(str(path)))

@@ -30,11 +30,11 @@ def as_document(record: Any) -> dict[str, Any]:
     return comparison_document(record)
 
 
-def as_page(record: Any, title: str) -> str:
-    """Return one self-contained HTML page of a record."""
-    from propscope.report.page import page_html
+def as_page(record: Any, title: str, against: Any) -> str:
+    """Return one self-contained HTML page of a record, with a section that compares it with another one."""
+    from propscope.report.page import compared, page_html
 
-    return page_html(record, title=title)
+    return page_html(record, title=title, against=compared(record, against))
 
 
 def print_inspection(profile: Any, costs: Any, *, file: TextIO | None, **view: Any) -> None:

@@ -130,13 +130,16 @@ class LabelledSet(Generic[Record]):
                 raise InputError(f'no {self._noun} has a label "{name}"; the labels are {", ".join(axes) or "none"}')
         return values_of(labels)
 
-    def to_html(self, *, title: str = "") -> str:
+    def to_html(self, *, title: str = "", against: Any = None) -> str:
         """Return one self-contained HTML page of the set, as `propscope report` writes it; `title` stands above it.
+
+        `against`: another set of profiles or run, which a section compares it with, as `propscope.compare(against,
+        profiles)` does.
 
         The page holds what it draws as one JSON document, and loads nothing from the network. Raises `InputError` for a
         set that holds nothing.
         """
-        return as_page(self, title)
+        return as_page(self, title, against)
 
     def __str__(self) -> str:
         return as_text(self)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pandas
     import xarray
 
+    from propscope.records.profile_set import ProfileSet
     from propscope.records.rows import TableName
 
 Role = Literal["pre-activation", "activation", "norm", "attention", "embedding", "residual", "input", "output", "other"]
@@ -408,12 +409,14 @@ class NetworkProfile:
 
         return to_xarray((self,))
 
-    def to_html(self, *, title: str = "") -> str:
+    def to_html(self, *, title: str = "", against: NetworkProfile | ProfileSet | None = None) -> str:
         """Return one self-contained HTML page of the profile, as `propscope report` writes it; `title` stands above it.
+
+        `against`: another one, which a section compares it with, as `propscope.compare(against, profile)` does.
 
         The page holds what it draws as one JSON document, and loads nothing from the network.
         """
-        return as_page(self, title)
+        return as_page(self, title, against)
 
     def __repr__(self) -> str:
         labels = "".join(f", {name} {value}" for name, value in self.labels.items())

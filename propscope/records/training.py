@@ -112,7 +112,7 @@ class TrainingRun:
 
         The page holds what it draws as one JSON document, and loads nothing from the network.
         """
-        return as_page(self, title)
+        return as_page(self, title, None)
 
     def __str__(self) -> str:
         return as_text(self)

@@ -108,7 +108,7 @@ def _differences(comparison: Comparison) -> Table:
         curve = one.step is not None and not one.site and one.direction is None
         place = (-1, one.quantity) if curve else (one.place, _name(one))
         column = "whole step" if curve else one.direction or "forward"
-        own.setdefault(place, {})[f"{column} gain" if one.quantity == "gain" else column] = _cell(one)
+        own.setdefault(place, {})[f"{column} gain" if one.quantity == "gain" else column] = difference_cell(one)
     used = {column for own in places.values() for cells in own.values() for column in cells}
     columns = [column for column in _CELLS if column in used]
     rows = tuple(
@@ -132,7 +132,8 @@ def _differences(comparison: Comparison) -> Table:
 _CELLS = ("whole step", "forward", "forward gain", "backward", "backward gain")
 
 
-def _cell(one: Difference) -> str:
+def difference_cell(one: Difference) -> str:
+    """Return a difference in a few words: the ratio, else the message, and the step."""
     when = "" if one.step is None else f" at step {one.step}"
     if not math.isnan(one.ratio):
         return f"x{number(one.ratio)}{when}"

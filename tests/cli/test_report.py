@@ -61,3 +61,16 @@ def test_a_file_that_is_no_result_is_refused(command, place):
     Path("notes.h5").write_text("notes")
     assert command("report", "notes.h5").hint
     assert not Path("notes.html").exists()
+
+
+def test_a_section_compares_it_with_another_file(command, run_file):
+    command.fine("report", run_file, "--against", run_file, "-o", "same.html", "--act", "relu", "--init", "he_normal")
+    against = data_of("same.html")["against"]
+    assert (against["same"], against["called"]) == (True, ["run.h5", "run.h5"])
+    assert against["lines"][0] == "the same: 6 sites agree, forward and backward"
+    assert [len(each["forward"]) for each in against["sites"]] == [2] * len(against["sites"])
+    assert "against" not in data_of(command.fine("report", run_file).strip())
+    outcome = command("report", run_file, "--against", "none.h5", "-o", "none.html")
+    assert outcome.error == "there is no file none.h5"
+    save("train.h5", small_training())
+    assert "must be two profiles" in command("report", "train.h5", "--against", run_file).error

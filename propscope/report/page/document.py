@@ -10,6 +10,7 @@ from typing import Any
 
 from propscope._version import __version__
 from propscope.errors import InputError
+from propscope.records.comparison import Comparison
 from propscope.records.figures import PARAMETER_FIELDS, SITE_FIELDS
 from propscope.records.labelled import LabelledSet
 from propscope.records.monitored import MonitoredRun
@@ -17,6 +18,7 @@ from propscope.records.network import NetworkProfile
 from propscope.records.profile_set import ProfileSet
 from propscope.records.training import TrainingRun, TrainingSet
 from propscope.report.documents import plain
+from propscope.report.page.against import against_part
 from propscope.report.page.networks import grid_parts
 from propscope.report.page.runs import run_parts
 from propscope.report.page.trainings import training_parts
@@ -24,8 +26,12 @@ from propscope.report.page.trainings import training_parts
 FORMAT, VERSION = "propscope-report", 1
 
 
-def page_document(record: NetworkProfile | TrainingRun | LabelledSet[Any], *, title: str = "") -> dict[str, Any]:
+def page_document(
+    record: NetworkProfile | TrainingRun | LabelledSet[Any], *, title: str = "", against: Comparison | None = None
+) -> dict[str, Any]:
     """Return what the page of a profile, of a set of profiles or trainings, or of a monitored run draws.
+
+    `against`: a comparison whose second side the record is.
 
     NaN, which stands for what is not known, is None; infinities are "inf" and "-inf". Raises `InputError` for a set
     that holds nothing.
@@ -38,6 +44,9 @@ def page_document(record: NetworkProfile | TrainingRun | LabelledSet[Any], *, ti
         "title": title,
         "kind": kind,
     }
+    if against is not None:
+        head["against"], said = against_part(against)
+        parts["thinned"] = [*parts["thinned"], *said]
     head["figures"] = {each.name: each.label for each in (*PARAMETER_FIELDS, *SITE_FIELDS)}
     document: dict[str, Any] = plain(head | parts)
     return document

@@ -12,6 +12,7 @@ from importlib.resources import files
 from typing import Any
 
 from propscope.printable import printable
+from propscope.records.comparison import Comparison
 from propscope.records.labelled import LabelledSet
 from propscope.records.network import NetworkProfile
 from propscope.records.training import TrainingRun
@@ -21,14 +22,18 @@ from propscope.report.page.document import page_document
 _ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&"}
 
 
-def page_html(record: NetworkProfile | TrainingRun | LabelledSet[Any], *, title: str = "") -> str:
+def page_html(
+    record: NetworkProfile | TrainingRun | LabelledSet[Any], *, title: str = "", against: Comparison | None = None
+) -> str:
     """Return one self-contained HTML page of a profile, a set of profiles or trainings, or a monitored run.
+
+    `against`: a comparison whose second side the record is, which gets a section.
 
     It opens from a mail attachment: style, script and data stand inside, and its Content-Security-Policy forbids the
     network. Raises `InputError` for a set that holds nothing.
     """
     title = printable(title)
-    document = page_document(record, title=title)
+    document = page_document(record, title=title, against=against)
     style, script = _part("page.css"), _part("page.js")
     parts = {
         "POLICY": f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "

@@ -791,6 +791,30 @@ function trainingView() {
   return section;
 }
 
+// What differs from another record: both signals along the depth, every site with its ratio, the weights that moved.
+function againstView() {
+  const { same, lines, called, network, sites, differences, parameters } = data.against;
+  const of = Object.entries(network).map(([name, value]) => `${name} ${value}`).join(", ");
+  const was = (row) => row.renamed ? `${row.site || "(model)"} (was ${row.renamed})` : row.site || "(model)";
+  const pair = (row, direction) => row[direction].map(number);
+  const ratio = (row, direction) => { const [a, b] = pair(row, direction); return a > 0 && Number.isFinite(a) && Number.isFinite(b) ? b / a : NaN; };
+  const charts = ["forward", "backward"].map((direction) => lineChart({
+    title: direction === "forward" ? "Forward: the values" : "Backward: the gradient of the loss", label: "root mean square, logarithmic axis",
+    log: true, xLabel: "site of both, in execution order", series: [0, 1].map((side) => ({ y: sites.map((row) => pair(row, direction)[side]), ...styleOf(side) })),
+    marks: sites.map((row, at) => [at, row.differs.includes(direction) ? "▲" : ""]).filter(([, mark]) => mark), everyMark: true,
+    readout: (at) => `${was(sites[at])}: ${pair(sites[at], direction).map((value) => format(value)).join(" -> ")}${Number.isFinite(ratio(sites[at], direction)) ? `, x${format(ratio(sites[at], direction))}` : ""}` }));
+  const column = (direction, name, value) => ({ name: `${direction} ${name}`, value });
+  const table = sortableTable([{ name: "site", text: true, value: was },
+    ...["forward", "backward"].flatMap((direction) => [column(direction, "first", (row) => row[direction][0]), column(direction, "second", (row) => row[direction][1]), column(direction, "ratio", (row) => ratio(row, direction))]),
+    { name: "difference", text: true, value: (row) => row.difference }], sites, { caption: of && `sites of ${of}` });
+  const list = (heading, rows, open) => rows.length ? el("details", open ? { open: "" } : null, el("summary", null, heading), el("table", { class: "free" }, el("tbody", null, rows.map((row) => el("tr", null, row.map((cell) => el("td", { class: "text" }, cell))))))) : null;
+  return el("section", { id: "against" }, el("h2", null, called[0] === "first" ? "Against the first" : `Against ${called[0]}`), el("div", { class: `verdict is-${same ? "healthy" : "strained"}` }, el("p", null, `${same ? SYMBOL.healthy : SYMBOL.strained} ${lines[0]}`), lines.slice(1).map((text) => el("p", null, text))),
+    how("First is the other file, second the one of this page. A difference counts if it exceeds the tolerance and lies outside the interval over the seeds. A gain is the step from the site before (backward: after): a gain alone says where a change is made, the rms how far it reaches. ▲ marks a site that differs."),
+    sites.length ? [keyOfLines(called), charts, el("div", { class: "scroll" }, table)] : null,
+    list(`${differences.length} differences`, differences, differences.length <= 10),
+    list(`${parameters.length} parameters with other values: rms of first and second`, parameters.map((row) => [row.renamed ? `${row.name} (was ${row.renamed})` : row.name, format(row.before), format(row.after)])));
+}
+
 const title = data.title || "propscope report";
 const parts = [el("h1", null, title), el("p", { class: "quiet" }, `propscope report, written by propscope ${data.propscope_version}`)];
 const view = el("div");
@@ -800,6 +824,7 @@ const standing = data.run ? data.run.alarms.filter((alarm) => alarm.superseded !
 const alarmed = Math.min(...standing.map((alarm) => alarm.step));
 const opened = data.run ? Math.max(0, data.networks.filter((network) => network.labels.step <= alarmed).length - 1)
   : Math.max(0, Math.min(...data.networks.map((network, at) => ORDER.indexOf(network.verdict) * data.networks.length + at)) % data.networks.length || 0);
+if (data.against) parts.push(againstView());
 if (data.run) parts.push(runView());
 if (data.trainings) parts.push(trainingView());
 if (data.networks.length > 1) {

@@ -66,9 +66,9 @@ def opened(chromium, tmp_path):
     """A function that opens the page of a record, and after the test shows that nothing was asked for or went wrong."""
     contexts, asked, said = [], [], []
 
-    def opens(record, *, width=1400, scheme="light", title="run.h5", script=True):
+    def opens(record, *, width=1400, scheme="light", title="run.h5", script=True, against=None):
         path = tmp_path / f"{len(contexts)}.html"
-        path.write_text(page_html(record, title=title), encoding="utf-8")
+        path.write_text(page_html(record, title=title, against=against), encoding="utf-8")
         context = chromium.new_context(
             viewport={"width": width, "height": 900}, color_scheme=scheme, java_script_enabled=script
         )
@@ -322,6 +322,33 @@ def test_the_lines_of_trainings_are_told_by_number(opened):
     names = page.locator(".key").first.locator("li").all_inner_texts()
     assert [name.strip() for name in names] == ["1 relu + he_normal", "2 relu + zeros"]
     assert page.locator(".figure", has_text="Training loss").locator(".line-key").all_text_contents() == ["1", "2"]
+
+
+@pytest.mark.parametrize("width", [1400, 420])
+def test_a_comparison_has_both_signals_and_a_ratio_for_each_site(opened, width):
+    from propscope import compare
+
+    def larger(each):
+        name = {"blocks.2.fc": "blocks.2.<b>"}.get(each.name, each.name)
+        times = 2.0 if each.name in ("blocks.3.fc", "head") else 1.0
+        return replace(each, name=name, forward=replace(each.forward, std=each.forward.std * times, mean=0.0))
+
+    first = resnet()
+    first = replace(first, sites=tuple(replace(each, forward=replace(each.forward, mean=0.0)) for each in first.sites))
+    second = replace(first, sites=tuple(map(larger, first.sites)))
+    page = opened(second, against=replace(compare(first, second), names=("a.h5", "run.h5")), width=width)
+    section = page.locator("#against")
+    assert section.locator("h2").inner_text() == "Against a.h5"
+    assert "different: first forward at blocks.3.fc" in section.locator(".verdict").inner_text()
+    assert section.locator("svg.plot").count() == 2
+    rows = {row[0]: row for row in section.locator("tbody").first.locator("tr").evaluate_all(
+        "rows => rows.map((row) => [...row.cells].map((cell) => cell.textContent))")}  # fmt: skip
+    assert (rows["blocks.3.fc"][3], rows["stem"][3]) == ("2", "1")
+    assert "forward rms x2.00" in rows["blocks.3.fc"][-1]
+    assert "blocks.2.<b> (was blocks.2.fc)" in rows
+    assert section.locator(".bad").count() == sum("forward" in row[-1] for row in rows.values())
+    if width == 420:
+        assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
 
 
 @pytest.mark.parametrize("record", ["network", "run", "trainings"])

@@ -343,3 +343,20 @@ def test_thinning_keeps_ends_peaks_and_what_is_asked_for():
     assert {0, 321, 654, 800, 999} <= set(kept.tolist())
     assert len(kept) <= 32
     assert (rounded(1.23456, 3), rounded(math.inf, 3), rounded(7, 3), rounded("a", 3)) == (1.23, math.inf, 7, "a")
+
+
+def test_a_comparison_names_each_site_and_what_is_left_out(monkeypatch):
+    from propscope import compare
+
+    first = sampled_at([0], sites=12)[0]
+    second = replace(first, sites=tuple(replace(each, name=f"other.{each.name}") for each in first.sites))
+    found = compare(first, second)
+    document = page_document(second, against=found)
+    assert document["against"]["lines"][0].startswith("the same")
+    assert [each["renamed"] for each in document["against"]["sites"]] == [each.name for each in first.sites]
+    monkeypatch.setattr("propscope.report.page.against.ROWS", 5)
+    thinned = page_document(second, against=found)
+    assert len(thinned["against"]["sites"]) == 5
+    assert "of 12 sites of the comparison 5 are here" in thinned["thinned"]
+    assert "against" not in page_document(second)
+    assert second.to_html(against=first).count("the same: 12 sites agree") >= 1
