@@ -55,6 +55,18 @@ function responsive(draw) {
   return host;
 }
 
+// What is drawn anew in the same shape keeps the keyboard where it was.
+function keepingFocus(root, draw) {
+  const path = [];
+  let node = document.activeElement;
+  if (!root.contains(node)) { draw(); return; }
+  for (; node !== root; node = node.parentNode) path.unshift([...node.parentNode.childNodes].indexOf(node));
+  draw();
+  if (root.contains(document.activeElement)) return;
+  const again = path.reduce((parent, at) => parent && parent.childNodes[at], root);
+  if (again && again.focus) again.focus({ preventScroll: true });
+}
+
 function scaleOf(values, log, from, to) {
   const usable = values.filter((x) => Number.isFinite(x) && (!log || x > 0)).map((x) => log ? Math.log10(x) : x);
   let low = Math.min(...usable), high = Math.max(...usable);
@@ -288,16 +300,20 @@ function networkView(network, heading) {
     if (at < 0) return;
     chosen = at;
     chosenParameter = -1;
-    showSite();
-    redraws.forEach((each) => each());
+    redraw(showSite);
     if (scroll) reveal();
   }
 
   function chooseParameter(at) {
     chosenParameter = at;
-    showParameter(at);
-    redraws.forEach((each) => each());
+    redraw(() => showParameter(at));
     reveal();
+  }
+
+  function redraw(show) {
+    const inside = detail.contains(document.activeElement);
+    keepingFocus(left, () => { show(); redraws.forEach((each) => each()); });
+    if (inside) detail.focus({ preventScroll: true });
   }
 
   function reveal() {
@@ -756,7 +772,7 @@ function gridView(pick, opened) {
       el("tbody", null, rows.map((row) => el("tr", null, el("th", { class: "text", scope: "row" }, row), columns.map((column) => el("td", null, networks.map((network, at) => {
         if (rowOf(network.labels) !== row || columnOf(network.labels) !== column) return null;
         const worst = network.findings.find((finding) => finding.severity !== "note");
-        const button = el("button", { class: `is-${network.verdict.replace(" ", "-")}`, "aria-pressed": String(at === chosen), title: network.lines[0], onclick: () => { chosen = at; draw(); pick(at); } },
+        const button = el("button", { class: `is-${network.verdict.replace(" ", "-")}`, "aria-pressed": String(at === chosen), title: network.lines[0], onclick: () => { chosen = at; keepingFocus(host, draw); pick(at); } },
           `${SYMBOL[network.verdict]} `, shown === "verdict" ? (worst ? `${worst.kind} ${worst.direction || ""}` : network.verdict) : format(read(at, shown), 3));
         const x = values[at];
         if (Number.isFinite(x) && (!log || x > 0)) { const [r, g, b] = colorAt(high > low ? ((log ? Math.log10(x) : x) - low) / (high - low) : 0.5); button.style.background = `rgb(${r},${g},${b})`; button.style.color = 0.3 * r + 0.59 * g + 0.11 * b > 125 ? "#000" : "#fff"; }

@@ -355,22 +355,65 @@ def test_a_comparison_has_both_signals_and_a_ratio_for_each_site(opened, width):
 def test_on_paper_nothing_is_cut_off_and_the_map_shrinks_with_its_names(opened, record):
     page = opened(RECORDS[record](), width=1000, scheme="dark")
     page.emulate_media(media="print", color_scheme="dark")
-    # What is drawn at one width is printed at another, and no script runs in between.
     page.evaluate("document.querySelector('main').style.width = '680px'")
-    page.evaluate("() => document.querySelectorAll('.map').forEach((map) => map.style.setProperty('width', '600px'))")
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.locator("input:visible").count() == page.locator(".readout:visible").count() == 0
     wide = "(all) => all.filter((each) => each.scrollWidth > each.clientWidth + 1).map((each) => each.className)"
     assert page.locator(".scroll, .figure").evaluate_all(wide) == []
     for map in page.locator(".map").all():
-        whole, frame, canvas = (
-            map.bounding_box(),
-            map.locator("svg").bounding_box(),
-            map.locator("canvas").bounding_box(),
-        )
-        assert frame["width"] == pytest.approx(whole["width"], abs=1)
-        assert canvas["x"] + canvas["width"] < frame["x"] + frame["width"]
-        assert canvas["height"] / frame["height"] > 0.6
+        drawn = shares(map)
+        # What is drawn at one width is printed at another, and no script runs in between.
+        map.evaluate("(map) => { map.style.width = '400px'; }")
+        assert map.bounding_box()["width"] == 400
+        assert shares(map) == pytest.approx(drawn, abs=0.01)
+
+
+def shares(map):
+    """Where the cells of a map begin and end, as shares of the drawing around them."""
+    whole, frame, cells = map.bounding_box(), map.locator("svg").bounding_box(), map.locator("canvas").bounding_box()
+    assert frame["width"] == pytest.approx(whole["width"], abs=1)
+    sizes = (("x", "width"), ("y", "height"))
+    return [(cells[at] + end * cells[size] - frame[at]) / frame[size] for at, size in sizes for end in (0, 1)]
+
+
+KEPT = {
+    "a curve": "svg.plot >> nth=1",
+    "a box of the graph": ".graph .node >> nth=2",
+    "a row of the table": ".sites td button >> nth=3",
+}
+
+
+@pytest.mark.parametrize("place", KEPT)
+def test_choosing_a_site_by_keyboard_keeps_the_place(opened, place):
+    page = opened(resnet())
+    page.locator(KEPT[place]).focus()
+    page.keyboard.press("End")
+    page.keyboard.press("Enter")
+    name = page.locator(".detail .site-name").inner_text()
+    assert name != "A site"
+    assert page.locator(KEPT[place]).evaluate("(element) => element === document.activeElement")
+    if place == "a curve":
+        page.keyboard.press("Home")
+        page.keyboard.press("Enter")
+        assert page.locator(".detail .site-name").inner_text() != name
+
+
+def test_choosing_a_network_by_keyboard_keeps_the_place(opened):
+    page = opened(RECORDS["grid"]())
+    page.locator(".cells button").nth(1).focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert page.locator(".cells button").nth(2).get_attribute("aria-pressed") == "true"
+
+
+def test_links_within_a_site_go_on_from_its_beginning(opened):
+    page = opened(resnet())
+    page.click("button.first-bad")
+    page.locator(".detail li button").first.focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.className") == "detail"
 
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'🙂\u202e\x00\ud800"
