@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from propscope.plots.depth_series import DepthSeries
-from propscope.plots.end_labels import EndLabel, coinciding, draw_names, labelled_panels
+from propscope.plots.end_labels import EndLabel, coinciding, draw_names, labelled_panels, markers_in_turn
 from propscope.plots.pages import COLUMN, columns, facts, key_of, lines, mark_of, reasons
 from propscope.plots.quantities import QUANTITIES, Curve, Quantity, curve_of
 from propscope.plots.scales import Floats, Ints, Scale, log_scale, position_ticks, signed_scale
@@ -263,13 +263,10 @@ def draw_panel(axes: Axes, panel: Panel, styles: Mapping[str, LineStyle], *, leg
     if panel.scale.kind != "log":
         axes.axhline(0, color="#9a9a9a", linewidth=0.8, zorder=1)
     marks: Counter[tuple[int, str]] = Counter()
-    # Curves that coincide show their markers in turn, so that each is seen.
-    together = {name: label.names for label in panel.labels for name in label.names}
-    for number, curve in enumerate(panel.curves):
-        names = together[curve.name]
-        step = max(-(-curve.positions.size // _MARKERS), len(names), 1)
-        start = number if len(names) == 1 else names.index(curve.name) * step // len(names)
-        _draw_curve(axes, panel, curve, styles[curve.name], slice(start % step, None, step))
+    names = [curve.name for curve in panel.curves]
+    for curve in panel.curves:
+        marked = markers_in_turn(panel.labels, names, curve.positions.size, _MARKERS)[curve.name]
+        _draw_curve(axes, panel, curve, styles[curve.name], marked)
         _draw_expected(axes, panel, curve, styles[curve.name])
         _draw_marks(axes, panel, curve, styles[curve.name], marks)
     positions = np.concatenate([curve.positions for curve in panel.curves])

@@ -132,6 +132,21 @@ def coinciding(curves: Iterable[tuple[str, Key, Floats]]) -> list[tuple[tuple[st
     return [(tuple(names), key, at) for names, key, at in groups]
 
 
+def markers_in_turn(labels: Sequence[EndLabel], names: Sequence[str], points: int, at_most: int) -> dict[str, slice]:
+    """Return which of its points each line marks, at most so many: lines that coincide in turn, so that each is seen.
+
+    `names`: of all lines, in order, of `points` points each.
+    """
+    together = {name: label.names for label in labels for name in label.names}
+    found = {}
+    for number, name in enumerate(names):
+        group = together[name]
+        step = max(-(-points // at_most), len(group), 1)
+        start = number if len(group) == 1 else group.index(name) * step // len(group)
+        found[name] = slice(start % step, None, step)
+    return found
+
+
 class LabelledPanel(Protocol):
     """A record that is drawn into one axes, with labels beside it."""
 

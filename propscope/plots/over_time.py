@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from propscope.plots.end_labels import EndLabel, coinciding, draw_end_labels, labelled_panels
+from propscope.plots.end_labels import EndLabel, coinciding, draw_end_labels, labelled_panels, markers_in_turn
 from propscope.plots.pages import facts
 from propscope.plots.scales import Floats, Scale, log_scale, position_ticks
 from propscope.plots.style import DPI, Header, LineStyle, TextFigure, draw_prediction, line_style, mark_nonfinite
@@ -166,8 +166,12 @@ def draw_time_panel(axes: Axes, panel: TimePanel) -> Axes:
     panel.scale.apply(axes)
     axes.grid(axis="y")
     styles = {line.name: _style(line) for line in panel.lines}
+    marked = markers_in_turn(panel.labels, list(styles), panel.steps.size, panel.steps.size)
     for line in panel.lines:
-        axes.plot(panel.steps, line.values, **styles[line.name].keywords, zorder=3)
+        keywords = styles[line.name].keywords
+        axes.plot(panel.steps, line.values, zorder=3, **{**keywords, "marker": ""})
+        shown = marked[line.name]
+        axes.plot(panel.steps[shown], line.values[shown], zorder=3.2, **{**keywords, "linestyle": "none"})
         if np.isfinite(line.fit).any():
             draw_prediction(axes, panel.steps, line.fit)
     mark_nonfinite(axes, sorted({step for line in panel.lines for step in line.nonfinite}))

@@ -198,7 +198,7 @@ _GAP = 0.45
 _TITLE = 0.78
 _BAR = 0.9
 _NAME_CHARACTERS = 28
-_LEAST_WIDTH = 9.5
+_LEAST_WIDTH = 7.5
 _LEAST_MAP = 2.6
 # With more columns than this, maps stand one above the other.
 _BESIDE = 4

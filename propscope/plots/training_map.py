@@ -265,7 +265,8 @@ def draw_training_map(prepared: TrainingMap, figure: Figure | None = None) -> Fi
     headings = LINE_HEIGHT * 1.1 * max(name.count("\n") + 1 for name in names) + 0.12
     over_steps = prepared.steps is not None
     beside = max(_LEFT, 0.85 + 1.13 * max(map(width_of, prepared.rows))) if over_steps else _LEFT
-    across = _WIDTH if prepared.steps is None else _STEPS_WIDTH
+    room = (_LEAST_WIDTH - beside - 0.1) / len(names) - _GAP
+    across = max(_WIDTH, room) if prepared.steps is None else _STEPS_WIDTH
     width = max(_LEAST_WIDTH, beside + len(names) * (across + _GAP) + 0.1)
     if prepared.steps is not None:
         headings = STRIP

@@ -13,7 +13,17 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from propscope.plots.scales import Floats, Scale, log_scale
-from propscope.plots.style import DPI, INK, LINE_HEIGHT, Header, TextFigure, framed, line_style, units_of, wrap
+from propscope.plots.style import (
+    DPI,
+    LINE_HEIGHT,
+    Header,
+    TextFigure,
+    draw_prediction,
+    framed,
+    line_style,
+    units_of,
+    wrap,
+)
 from propscope.printable import printable
 from propscope.records.width_check import QUANTITIES, Quantity, WidthCheck, WidthRow
 
@@ -27,7 +37,7 @@ _READING = (
     "what the new weights make of the first input, and what the new input adds. A learning rate that is right at one "
     "width is right at all where the changes are flat."
 )
-_GUIDES = " Dashed: the slopes of {name}, from where its layers are at the smallest width."
+_GUIDES = " Grey dashes: the slopes of {name}, from where its layers are at the smallest width."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -156,7 +166,7 @@ def draw_width_panel(
     for number, line in enumerate(panel.lines):
         axes.plot(widths, line, **line_style(number).keywords, zorder=3)
     for _, guide in panel.guides:
-        axes.plot(widths, guide, color=INK, linewidth=1.1, linestyle=(0, (4, 3)), zorder=4)
+        draw_prediction(axes, widths, guide)
     few = widths[:: -(-len(widths) // 4)]
     axes.xaxis.set_major_locator(FixedLocator(few))
     axes.xaxis.set_major_formatter(FixedFormatter([str(each) for each in few] if below else [""] * len(few)))

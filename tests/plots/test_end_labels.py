@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from propscope.plots.end_labels import EndLabel, coinciding, draw_names, height_of, spread, width_of
+from propscope.plots.end_labels import EndLabel, coinciding, draw_names, height_of, markers_in_turn, spread, width_of
 from propscope.plots.style import line_styles
 
 
@@ -86,3 +86,11 @@ def test_a_legend_within_the_axes_names_every_line() -> None:
     assert [text.get_text() for text in legend.get_texts()] == [text for label in LABELS for text in label.texts]
     assert [line.get_marker() for line in legend.get_lines()] == [style.marker for style in styles.values()]
     assert draw_names(Figure().add_subplot(), LABELS, styles, "none").get_legend() is None
+
+
+def test_lines_that_coincide_mark_points_in_turn() -> None:
+    names = ("a", "b", "c", "alone")
+    labels = (EndLabel(names[:3], "", 0.5), EndLabel(names[3:], "", 0.1))
+    marked = {name: list(range(12))[where] for name, where in markers_in_turn(labels, names, 12, 4).items()}
+    assert marked == {"a": [0, 3, 6, 9], "b": [1, 4, 7, 10], "c": [2, 5, 8, 11], "alone": [0, 3, 6, 9]}
+    assert markers_in_turn(labels[1:], names[3:], 1, 6) == {"alone": slice(0, None, 1)}

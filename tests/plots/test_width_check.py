@@ -40,7 +40,7 @@ def test_the_lines_are_geometric_means_over_seeds_with_the_expected_slopes():
     assert (len(places["size", 0].guides), len(places["size", 1].guides)) == (1, 0)
     assert "the slopes of muP" in picture.header.reading
     assert r"net\$ at widths 16, 32, 128" in picture.header.facts
-    assert "Dashed" not in prepare_width_check(check()).header.reading
+    assert "dashes" not in prepare_width_check(check()).header.reading
 
 
 def test_zeros_and_what_was_not_measured_are_left_out():
@@ -69,6 +69,9 @@ def test_every_line_is_drawn_and_no_text_leaves_the_figure():
     drawn = [axes for axes in figure.axes if axes.lines]
     assert [axes.get_title(loc="left") for axes in drawn[:3]] == ["t = 0", "t = 1", "t = 2"]
     assert all(len(axes.lines) == 9 + bool(index in (0,) or index > 2) for index, axes in enumerate(drawn))
+    guides = [line for axes in drawn for line in axes.lines if line.get_gid() == "expected"]
+    # Under the lines, which have a zorder of 3.
+    assert {line.get_zorder() for line in guides} == {2.3}
     box = figure.bbox
     texts = [*figure.texts, *(axes.yaxis.label for axes in drawn), *(axes.xaxis.label for axes in drawn)]
     for text in texts:
