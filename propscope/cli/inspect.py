@@ -186,10 +186,11 @@ def _print(
     from propscope.report.costs import costs_table
     from propscope.report.inspection import inspection
     from propscope.report.precision import precision_table
+    from propscope.report.table import filled
     from propscope.report.terminal import print_blocks, terminal_width, write
 
-    print(run.headline)
     width = terminal_width()
+    write(run.headline if width is None else filled(run.headline, width))
     write(inspection(shown, diagnosis, run.costs, title=run.title, sort=sort, top=top, depth=levels, width=width))
     if costs and run.costs is not None:
         print()

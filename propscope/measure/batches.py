@@ -13,6 +13,7 @@ from propscope.errors import InputError
 from propscope.measure.outputs import as_batch
 from propscope.networks import seeded_generator
 from propscope.networks.example_inputs import example_input
+from propscope.networks.libraries import built_model
 from propscope.networks.random_batch import drawn, sized
 
 _HOW = "give a batch, or input_size=(8, 3, 32, 32) to draw one"
@@ -44,6 +45,11 @@ def batch_of(model: nn.Module, batch: Any, *, input_size: Any = None, dtypes: An
     like = next(floating, torch.empty(0))
     generator = seeded_generator(seed_number(seed), "batch")
     return as_batch(model, drawn(arguments, model, generator, dtype=like.dtype, device=like.device))
+
+
+def model_of(model: nn.Module | str, *, seed: int) -> nn.Module:
+    """Return the model itself, or the one of a library that text such as timm:resnet18 names, drawn with `seed`."""
+    return built_model(model, seed=seed_number(seed)) if isinstance(model, str) else model
 
 
 def call_model(model: nn.Module, batch: Any) -> Any:

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from propscope.checks import known_arguments
 from propscope.errors import error_line
 from propscope.measure import calls
-from propscope.measure.batches import batch_of, call_model
+from propscope.measure.batches import batch_of, call_model, model_of
 from propscope.measure.calls import Run
 from propscope.measure.module_info import ModuleInfo, module_info, refuse_lazy
 from propscope.measure.multiply_adds import has_formula, multiply_adds, name_of
@@ -37,7 +37,7 @@ from propscope.records.model_costs import ModelCosts, ModuleCosts
 
 @known_arguments
 def costs(
-    model: nn.Module,
+    model: nn.Module | str,
     batch: Any = None,
     *,
     input_size: Any = None,
@@ -46,12 +46,13 @@ def costs(
 ) -> ModelCosts:
     """Run `model` forward on one batch and return what that costs, module by module; the model stays as it was.
 
-    `batch`, `input_size`, `dtypes` and `seed` are as in `profile`. Multiply-adds are those of matrix products,
+    `model`, `batch`, `input_size`, `dtypes` and `seed` are as in `profile`. Multiply-adds are those of matrix products,
     convolutions, attention and recurrent layers, by the shapes that ran: masked positions count, and elementwise
     operations, norms, pooling, softmax and lookups do not. A multiply-add is two floating-point operations; a backward
     pass takes about twice those of its forward pass. `uncounted` of what is returned names operations that nobody knows
     the multiply-adds of. Raises `InputError` as `profile` does; an exception of the model passes through.
     """
+    model = model_of(model, seed=seed)
     require_module(model)
     refuse_lazy(model)
     given = batch_of(model, batch, input_size=input_size, dtypes=dtypes, seed=seed)

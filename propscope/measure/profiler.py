@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from propscope.checks import count, known_arguments, seed_number
 from propscope.errors import InputError, PropscopeError
-from propscope.measure.batches import batch_of, call_model
+from propscope.measure.batches import batch_of, call_model, model_of
 from propscope.measure.cost_pass import costs_so_far
 from propscope.measure.filters import Filter, Patterns
 from propscope.measure.joint_backward import joint_backward
@@ -74,7 +74,7 @@ def track(
 
 @known_arguments
 def profile(
-    model: nn.Module,
+    model: nn.Module | str,
     batch: Any = None,
     loss: Loss | None = None,
     *,
@@ -90,25 +90,30 @@ def profile(
 ) -> NetworkProfile:
     """Run `model` forward and backward on one batch and return its profile; the model stays as it was.
 
-    `batch`: a tensor, a tuple or list of positional arguments, or a mapping of keyword arguments. NumPy arrays become
-    tensors, floating ones in the dtype and on the device of the parameters. Without a batch one is drawn with `seed`.
-    `input_size`: its size, such as (8, 3, 32, 32); a list of sizes for several arguments, or a dict of them by keyword;
-    None: what timm, torchvision, transformers or Lightning's `example_input_array` say that fits the model. `dtypes`:
-    one for all, or one for each size: floating-point ones are drawn from N(0, 1), whole numbers are tokens of the
-    model's vocabulary, bool is a mask of True; None: tokens for keywords such as input_ids, ones for masks, numbers for
-    all else. `loss`: a function of the model's output
-    that returns a scalar tensor. Without a loss, one backward pass starts from what the model returns, so that the
-    backward curve shows the network and not the loss. A field `loss` of the output wins, a tensor whose mean is taken.
-    Else gradients drawn from N(0, 1) with `seed` enter the first differentiable tensor, and each other one that no
-    other output was computed from: hidden states and caches that a model returns beside its output get none. A tensor
-    without dimensions gets 1. Where no gradient can flow, the profile holds the forward pass only, and its coverage
-    says why. The model stays in its mode, train or eval.
+    `model`: a module, or the name of one in a library, such as "timm:resnet18", "torchvision:resnet18" or
+    "transformers:BertModel", with random weights drawn with `seed`. `batch`: a tensor, a tuple or list of positional
+    arguments, or a mapping of keyword arguments. NumPy arrays become tensors, floating ones in the dtype and on the
+    device of the parameters.
+
+    Without a batch one is drawn with `seed`. `input_size`: its size, such as (8, 3, 32, 32); a list of sizes for
+    several arguments, or a dict of them by keyword; None: what timm, torchvision, transformers or Lightning's
+    `example_input_array` say that fits the model. `dtypes`: one for all, or one for each size: floating-point ones are
+    drawn from N(0, 1), whole numbers are tokens of the model's vocabulary, bool is a mask of True; None: tokens for
+    keywords such as input_ids, ones for masks, numbers for all else.
+
+    `loss`: a function of the model's output that returns a scalar tensor. Without a loss, one backward pass starts from
+    what the model returns, so that the backward curve shows the network and not the loss. A field `loss` of the output
+    wins, a tensor whose mean is taken. Else gradients drawn from N(0, 1) with `seed` enter the first differentiable
+    tensor, and each other one that no other output was computed from: hidden states and caches that a model returns
+    beside its output get none. A tensor without dimensions gets 1. Where no gradient can flow, the profile holds the
+    forward pass only, and its coverage says why. The model stays in its mode, train or eval.
     `include`, `exclude`, `kinds`, `depth`, `stats` and `histogram_limit` are as in `track`.
 
     Raises `InputError` for an invalid model, batch or loss, and for a batch without elements. An exception of the model
     passes through; its attribute `partial_profile` holds the profile so far, whose coverage says where the run stopped,
     and a note of the exception names the place and the input.
     """
+    model = model_of(model, seed=seed)
     recorder = track(
         model,
         include=include,
@@ -125,7 +130,7 @@ def profile(
 
 @known_arguments
 def summary(
-    model: nn.Module,
+    model: nn.Module | str,
     batch: Any = None,
     loss: Loss | None = None,
     *,
@@ -147,12 +152,13 @@ def summary(
     The verdict of `diagnose` comes first. A line that starts with `!` shows something wrong and names it at its end.
     Parameters, multiply-adds and memory are those that `costs` returns, for which the model runs forward once more.
 
-    `batch`, `loss`, `input_size`, `dtypes`, `seed`, `include`, `exclude`, `stats` and `histogram_limit` are as in
-    `profile`. `sort`: "gain", "backward", "flat", "dead" or "nonfinite" lists sites, the worst first, instead of the
+    `model`, `batch`, `loss`, `input_size`, `dtypes`, `seed`, `include`, `exclude`, `stats` and `histogram_limit` are as
+    in `profile`. `sort`: "gain", "backward", "flat", "dead" or "nonfinite" lists sites, the worst first, instead of the
     tree; `top`: how many. `depth`: a module so many levels below the model takes one line, with the range of its sites,
     all of which are recorded. `costs`: whether the costs of each module stand below, as a table. `file`: where to
     print, None for stdout. Raises what `profile` raises, and `InputError` for an invalid sort, top or depth.
     """
+    model = model_of(model, seed=seed)
     given = batch_of(model, batch, input_size=input_size, dtypes=dtypes, seed=seed)
     measured = profile(
         model,

@@ -72,6 +72,25 @@ def library_model(target: str) -> Make | None:
     )
 
 
+def built_model(target: str, *, seed: int) -> nn.Module:
+    """Return the model that `library:name` names, with the weights that the library draws after `torch.manual_seed`.
+
+    A class of transformers gets its default configuration. Raises `InputError` for other targets, and for a model that
+    would not fit in memory.
+    """
+    if (make := library_model(target)) is None:
+        raise InputError(
+            f'model must be a torch.nn.Module or the name of one in a library, got "{target}"',
+            hint="for example timm:resnet18, torchvision:resnet18 or transformers:BertModel",
+        )
+    kind = getattr(make, "config_class", None)
+    given = () if kind is None else (kind(),)
+    refuse_huge(target, lambda: make(*given))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return make(*given)
+
+
 # timm
 
 

@@ -280,9 +280,30 @@ def test_a_model_that_runs_once_is_profiled_all_the_same(capsys, monkeypatch):
         costs(Fickle(), torch.randn(3, 4))
 
 
+def test_wrappers_of_several_devices_are_run_without_gradients_and_compiled_models_eagerly():
+    layer = nn.Linear(4, 4)
+    found = costs(nn.Sequential(nn.DataParallel(layer), nn.ReLU()), torch.randn(3, 4))
+    assert [(m.name, m.multiply_adds, m.kept_bytes) for m in found.modules] == [
+        ("", 48, None),
+        ("0", 48, None),
+        ("1", 0, None),
+    ]
+    compiled = torch.compile(nn.Sequential(layer, nn.ReLU()), backend="eager")
+    found = costs(compiled, torch.randn(3, 4))
+    assert [(m.name, m.multiply_adds, m.kept_bytes) for m in found.modules] == [
+        ("", 48, 48),
+        ("0", 48, 0),
+        ("1", 0, 48),
+    ]
+
+
 def test_wrong_use():
-    with pytest.raises(InputError, match="model must be a"):
+    with pytest.raises(
+        InputError, match=r'model must be a torch\.nn\.Module or the name of one in a library, got "model"'
+    ):
         costs("model", X)
+    with pytest.raises(InputError, match="model must be a"):
+        costs(3, X)
     with pytest.raises(InputError, match="the model needs a batch"):
         costs(nn.Linear(4, 4))
     with pytest.raises(InputError, match="lazy"):

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+import propscope
 from propscope.errors import InputError, MissingDependencyError
 from propscope.networks import libraries
-from propscope.networks.libraries import library_model, refuse_huge, tiny_values
+from propscope.networks.libraries import built_model, library_model, refuse_huge, tiny_values
 
 TIMM = """
 from torch import nn
@@ -82,6 +83,21 @@ def test_timm(installed):
     with pytest.raises(InputError) as raised:
         library_model("timm:qqqqqq")
     assert raised.value.hint == "for example timm:resnet18"
+
+
+def test_python_takes_names_too(installed):
+    installed("timm", __init__=TIMM)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    one, two, other = (built_model("timm:tiny_net", seed=seed)[0].weight for seed in (0, 0, 1))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(0)
+    assert torch.equal(one, nn.Conv2d(3, 4, 3).weight)
+    # The shapes of timm's own default_cfg: 16 images of 3 x 3 through 3 x 4 x 9 and 4 x 4.
+    assert propscope.costs("timm:tiny_net").multiply_adds == 16 * (108 + 16)
+    assert len(propscope.profile("timm:tiny_net").without_inputs.sites) == 3
 
 
 def test_torchvision_gets_no_weights(installed):
