@@ -81,9 +81,66 @@ def unknown_name(what: str, name: str, choices: Iterable[str], *, also: str = ""
     words what else is valid (", and a file that ends in .npy").
     """
     valid = list(choices)
-    near = difflib.get_close_matches(name.lower().replace("-", "_"), valid, n=1, cutoff=0.5)
-    guess = f'did you mean "{near[0]}"? ' if near else ""
+    near = " or ".join(f'"{each}"' for each in _meant(name, valid))
+    guess = f"did you mean {near}? " if near else ""
     return InputError(f'unknown {what} "{name}"; valid are {", ".join(valid)}{also}', hint=f"{guess}{hint}".strip())
+
+
+# What the field calls things that the tables have under another name, or of which they have several.
+_HE, _XAVIER = ("he_normal", "he_uniform"), ("xavier_normal", "xavier_uniform")
+_FIELD = {
+    "he": _HE,
+    "kaiming": _HE,
+    "msra": _HE,
+    "delving": _HE,
+    "glorot": _XAVIER,
+    "xavier": _XAVIER,
+    "lecun": ("lecun_normal", "lecun_uniform"),
+    "randn": ("normal",),
+    "random_normal": ("normal",),
+    "random_uniform": ("uniform",),
+    "truncated": ("trunc_normal",),
+    "ortho": ("orthogonal",),
+    "eoc": ("critical",),
+    "edge_of_chaos": ("critical",),
+    "none": ("identity",),
+    "leaky": ("leaky_relu",),
+    "lrelu": ("leaky_relu",),
+    "rectifier": ("relu",),
+    "siren": ("sin",),
+    "htanh": ("hardtanh",),
+    "hard_tanh": ("hardtanh",),
+    "hard_sigmoid": ("hardsigmoid",),
+    "hard_swish": ("hardswish",),
+    "log_sigmoid": ("logsigmoid",),
+    "fmnist": ("fashion_mnist",),
+    "two_moons": ("moons",),
+    "regression": ("linear", "one_hidden"),
+    "nesterov": ("momentum",),
+    "histogram": ("activations", "gradients", "histograms"),
+    "loss": ("learning", "final-loss", "steps"),
+    "grad": ("gradients", "backward"),
+    "std": ("forward_std",),
+    "mean": ("forward_mean",),
+    "rms": ("forward_rms", "backward_rms"),
+    "activation_std": ("forward_std",),
+    "activation_rms": ("forward_rms",),
+    "gradient_rms": ("backward_rms",),
+    "grad_rms": ("backward_rms",),
+    "gradient_std": ("backward_std",),
+    "saturated": ("flat_fraction",),
+    "dead": ("dead_fraction", "dead-units"),
+}
+
+
+def _meant(name: str, valid: Sequence[str]) -> list[str]:
+    """Return the valid names that an unknown one may mean: in the field's words, as a part of them, or by a slip."""
+    typed = name.split(":")[0].strip().lower().replace("-", "_")
+    if field := [each for each in _FIELD.get(typed, ()) if each in valid]:
+        return field
+    if parts := [each for each in valid if typed in each.replace("-", "_").split("_")]:
+        return parts[:3]
+    return difflib.get_close_matches(typed, valid, n=1, cutoff=0.5)
 
 
 def unknown_site(name: object, sites: Sequence[str]) -> UnknownSiteError:

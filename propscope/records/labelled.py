@@ -9,6 +9,7 @@ from propscope.checks import shown
 from propscope.errors import InputError
 from propscope.records.display import as_html, as_page, as_text
 from propscope.records.network import Label
+from propscope.records.spec_labels import spec_label
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -153,11 +154,13 @@ class LabelledSet(Generic[Record]):
 
 
 def values_of(labels: Mapping[str, Any]) -> Wanted:
-    """Return the values asked for of each label: one value stands for a tuple of one."""
-    return {
-        name: tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
-        for name, value in labels.items()
-    }
+    """Return the values asked for of each label: one value stands for a tuple of one, a spec for its label, too."""
+    wanted: dict[str, tuple[Label, ...]] = {}
+    for name, value in labels.items():
+        values = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
+        meant = (spec_label(name, each) if isinstance(each, str) else each for each in values)
+        wanted[name] = tuple(dict.fromkeys(each for pair in zip(values, meant, strict=True) for each in pair))
+    return wanted
 
 
 def axes_of(records: Iterable[Labelled]) -> Mapping[str, tuple[Label, ...]]:

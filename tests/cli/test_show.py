@@ -243,3 +243,13 @@ def test_an_empty_file_of_ours(command, place):
     assert command.fine("show", "none.h5").startswith("0 pairs, 0 seeds")
     assert command("show", "none.h5", "--json").document == []
     assert json.loads(command.fine("show", "none.h5", "--json")) == []
+
+
+def test_a_network_is_found_by_the_initializer_as_typed(command, place):
+    line = ("--depth", 2, "--width", 4, "--batch", 4, "--seeds", 1, "--plots", "none")
+    command.fine("profile", *line, "--init", "normal:std=0.01,he_normal", "-o", "run.h5")
+    alone = command.fine("show", "run.h5", "--init", "normal")
+    for typed in ("normal:std=0.01", "normal:std=1e-2", "gaussian"):
+        assert command.fine("show", "run.h5", "--init", typed) == alone
+    assert command.fine("show", "run.h5", "--init", "normal:std=0.01,kaiming_normal") == command.fine("show", "run.h5")
+    assert "normal:std=0.02" in command("show", "run.h5", "--init", "normal:std=0.02").error

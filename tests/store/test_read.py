@@ -77,7 +77,7 @@ def test_a_label_may_be_called_path(tmp_path: Path) -> None:
     ("labels", "message"),
     [
         ({"initialiser": "zeros"}, 'has a label "initialiser"; the labels are activation, depth, initializer, seed, w'),
-        ({"initializer": "zero"}, "has initializer zero; there are initializer he_normal, zeros"),
+        ({"initializer": "zer"}, "has initializer zer; there are initializer he_normal, zeros"),
         (
             {"initializer": "zeros", "seed": 7},
             "has initializer zeros; seed 7; there are initializer he_normal, zeros; s",
