@@ -73,9 +73,9 @@ def check(
     its remedy. "Model", "Input and loss" and "Run" hold options for a TARGET, "Selection" options for a FILE.
     """
     from propscope.diagnosis.check import check as judge
-    from propscope.report.check import check_text
+    from propscope.report.check import check_text, conclusion
     from propscope.report.documents import check_document
-    from propscope.report.terminal import print_json, write
+    from propscope.report.terminal import print_json, terminal_width, write
 
     of_file, judged_as = is_file(what), options.stage_of(stage)
     _check_options(context, fail_on, of_file=of_file)
@@ -100,8 +100,10 @@ def check(
         tolerance=tolerance,
         stage=judged_as,
     )
-    text = check_text(outcome)
-    print_json(check_document(outcome)) if json else write(text.splitlines()[-1] if quiet() else text)
+    if json:
+        print_json(check_document(outcome))
+    else:
+        write(conclusion(outcome) if quiet() else check_text(outcome, width=terminal_width()))
     return outcome.exit_code
 
 

@@ -94,7 +94,7 @@ def _verify(profiles: ProfileSet, diagnosis: Diagnosis, trust: bool) -> None:
 
     _say_what_is_trusted(profiles, trust)
     if not quiet():
-        print("\nverified: each network was built again with a remedy, from the same seeds and input", flush=True)
+        print("\nverified: each network was built again with a remedy, same seeds and input", flush=True)
     among = [network.labels for network in diagnosis.networks]
     helped = count = 0
     for trials in verified(profiles, trust=trust):

@@ -48,9 +48,14 @@ def example(
     """
     folder = examples_folder()
     if name is None:
+        from propscope.report.table import filled
+        from propscope.report.terminal import terminal_width
+
         titles = {path.stem: title for path in example_files(folder) if (title := title_of(path))}
+        longest = max(map(len, titles))
         for stem, title in titles.items():
-            print(f"{stem:{max(map(len, titles))}}  {title}")
+            line = f"{stem:{longest}}  {title}"
+            print(line if (width := terminal_width()) is None else filled(line, width, indent=longest + 2))
         return
     path = find_example(folder, name)
     with _setting(path, arguments or [], quick=quick), ExitStack() as stack:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from propscope.cli.loudness import quiet
 from propscope.cli.options import Json
 from propscope.cli.view import View
 
 if TYPE_CHECKING:
     from propscope.report.table import Table
+
+
+_SPELLING = "Parameters follow colons: leaky_relu:negative_slope=0.1. A function of your own: package.module:callable."
 
 
 def list_(*, view: View, json: Json = False) -> None:
@@ -23,9 +25,7 @@ def list_(*, view: View, json: Json = False) -> None:
     if json:
         print_json({kind: [_document(entry) for entry in entries] for kind, entries in kinds.items()})
         return
-    view.print(_table(kind, entries) for kind, entries in kinds.items())
-    if not quiet():
-        print("\nParameters follow colons: leaky_relu:negative_slope=0.1. Your own function: package.module:callable.")
+    view.print([*(_table(kind, entries) for kind, entries in kinds.items()), _SPELLING])
 
 
 def _document(entry: Any) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def _table(kind: str, entries: tuple[Any, ...]) -> Table:
     names = tuple(documents[0])
     rows = tuple(tuple(_cell(document[name]) for name in names) for document in documents)
     headings = tuple(name.replace("_", " ") for name in names)
-    return Table(kind, headings, rows, left=frozenset(headings))
+    return Table(kind, headings, rows, left=frozenset(headings), spare=("recommended for", "aliases", "source"))
 
 
 def _cell(value: Any) -> str:

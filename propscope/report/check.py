@@ -11,13 +11,18 @@ from propscope.records.finding import Finding
 from propscope.records.numerals import counted, number
 from propscope.report.comparison import difference_rows, of_network
 from propscope.report.findings import message, remedy
+from propscope.report.table import filled
 
 _SHOWN = 20
 
 
-def check_text(outcome: CheckOutcome) -> str:
-    """Return the findings, worst first, what moved from the baseline, and the conclusion, a line each."""
-    return "\n".join(printable(line) for line in (*_lines(outcome), _conclusion(outcome)))
+def check_text(outcome: CheckOutcome, *, width: int | None = None) -> str:
+    """Return the findings, worst first, what moved from the baseline, and the conclusion.
+
+    Each is a line, or a paragraph of lines of at most `width` characters.
+    """
+    lines = (printable(line) for line in (*_lines(outcome), conclusion(outcome)))
+    return "\n".join(line if width is None else filled(line, width, indent=4) for line in lines)
 
 
 def _lines(outcome: CheckOutcome) -> Iterator[str]:
@@ -46,7 +51,8 @@ def _first(lines: Sequence[str], each: int) -> Iterator[str]:
         yield f"and {len(lines) // each - _SHOWN} more; --json lists all"
 
 
-def _conclusion(outcome: CheckOutcome) -> str:
+def conclusion(outcome: CheckOutcome) -> str:
+    """Return whether the check passed, and why."""
     reasons = []
     if outcome.failing:
         severities = '"broken"' if outcome.fail_on == "broken" else '"strained" or "broken"'

@@ -128,7 +128,7 @@ def _verdicts(title: str, ranked: Iterable[Diagnosis], among: Sequence[Mapping[s
         )
         expects = (network.expects.get("adam", ""), network.expects.get("sgd", ""))
         rows.append((network_name(network.labels, among), network.verdict, *expects, *cells))
-    return Table(title, columns, tuple(rows), frozenset(columns[:6]))
+    return Table(title, columns, tuple(rows), frozenset(columns[:6]), spare=("confidence", "sgd", "adam"))
 
 
 def fault_groups(networks: Iterable[Diagnosis]) -> list[list[Diagnosis]]:

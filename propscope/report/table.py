@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby, pairwise, takewhile
+from operator import itemgetter
 
 from propscope.printable import printable, shortened
 from propscope.records.numerals import counted
@@ -22,6 +23,7 @@ class Table:
     `left`: the columns aligned left. `legend`: paragraphs that explain the columns; `brief`: the same in two lines of
     at most 80 characters. `spare`: the columns that a narrow place goes without, the first one first. `dotted`: the
     column of names of modules, which a narrow place shortens. `narrow`: the table for a place that is narrower.
+    `headings`: the line above each run of rows that have the same one; empty, or one a row.
     """
 
     title: str
@@ -34,17 +36,19 @@ class Table:
     spare: tuple[str, ...] = ()
     dotted: str = ""
     narrow: Table | None = None
+    headings: tuple[str, ...] = ()
 
     def to_text(self, *, width: int | None = None, explain: bool = False) -> str:
         """Return the table as plain text of at most `width` characters (None: as wide as its cells need).
 
-        `explain`: whether the whole legend stands below it. A table too wide without its spare columns wraps its cells.
+        `explain`: whether the whole legend stands below it. A table that is too wide goes without its spare columns;
+        then its first columns become headings, and at last it stands in parts, one below the other. No cell is cut.
         """
         if self.narrow is not None and width is not None and self.width > width:
             return self.narrow.to_text(width=width, explain=explain)
         table = self if width is None else self._narrowed(width)
-        widths = table._widths()
-        body = table._wrapped(width) if width is not None and _total(widths) > width else table._lines(widths)
+        parts = [table] if width is None or table.width <= width else table._parts(width)
+        body = "\n".join(part._body() for part in parts)
         paragraphs = [*table.notes, *(table.legend if explain or not table.brief else ())]
         lines = [line for each in paragraphs for line in textwrap.wrap(each, min(width or _LINE, _LINE)) or [""]]
         lines += () if explain else table.brief
@@ -56,7 +60,7 @@ class Table:
     @property
     def width(self) -> int:
         """How many characters wide the rows are when nothing is left out."""
-        return _total(self._widths())
+        return _total(self._widths()) + bool(self.headings)
 
     def _widths(self) -> list[int]:
         heads = [max(map(cells, printable(name, lines=True).split("\n"))) for name in self.columns]
@@ -67,32 +71,87 @@ class Table:
         ]
 
     def _narrowed(self, width: int) -> Table:
-        """Return the table without the spare columns for which `width` has no room, then with shortened names."""
+        """Return the table as it fits into `width`: without spare columns, its first ones as headings, names shortened.
+
+        Headings are tried where leaving out all spare columns is not enough.
+        """
+        table, found = self, self._without_spare(width)
+        while found.width > width and (grouped := table._grouped()) is not None:
+            table, found = grouped, grouped._without_spare(width)
+        return found._shortened(width)
+
+    def _without_spare(self, width: int) -> Table:
         widths = dict(enumerate(self._widths()))
+        room = width - bool(self.headings)
         gone = 0
         # From the right: a label of the user's may have the name of a figure.
         last = {name: at for at, name in enumerate(self.columns)}
         for name in self.spare:
-            if _total(widths.values()) > width and name in last:
+            if _total(widths.values()) > room and name in last:
                 del widths[last[name]]
                 gone += 1
-        rows = [{at: row[at] for at in widths} for row in self.rows]
-        over = _total(widths.values()) - width
-        if over > 0 and self.dotted:
-            at = self.columns.index(self.dotted)
-            short = {row[at]: shortened(row[at], max(widths[at] - over, _LEAST_NAME)) for row in rows}
-            # Names that would read the same are wrapped as they are.
-            if len(set(short.values())) == len(short):
-                for row in rows:
-                    row[at] = short[row[at]]
-        return replace(
-            self,
-            columns=tuple(self.columns[at] for at in widths),
-            rows=tuple(tuple(row.values()) for row in rows),
-            notes=(*self.notes, f"{counted(gone, 'more column')} with --wide") if gone else self.notes,
-        )
+        found = self._of(tuple(widths))
+        return replace(found, notes=(*self.notes, f"{counted(gone, 'more column')} with --wide")) if gone else found
 
-    def _lines(self, widths: Sequence[int]) -> str:
+    def _grouped(self) -> Table | None:
+        """Return the table with its first column as headings over the rows; None where these would be many."""
+        if len(self.columns) < 3 or not {*self.columns[:2]} <= self.left or self.columns[0] == self.dotted:
+            return None
+        runs = 1 + sum(one[0] != other[0] for one, other in pairwise(self.rows))
+        if 2 * runs > len(self.rows):
+            return None
+        above = self.headings or ("",) * len(self.rows)
+        own = (f"{self.columns[0]} {row[0]}" for row in self.rows)
+        headings = tuple(", ".join(filter(None, pair)) for pair in zip(above, own, strict=True))
+        return replace(self._of(tuple(range(1, len(self.columns)))), headings=headings)
+
+    def _shortened(self, width: int) -> Table:
+        over = self.width - width
+        if over <= 0 or not self.dotted:
+            return self
+        at = self.columns.index(self.dotted)
+        room = max(self._widths()[at] - over, _LEAST_NAME)
+        short = {row[at]: shortened(row[at], room) for row in self.rows}
+        # Names that would read the same stay as they are.
+        if len(set(short.values())) < len(short):
+            return self
+        return replace(self, rows=tuple((*row[:at], short[row[at]], *row[at + 1 :]) for row in self.rows))
+
+    def _of(self, places: Sequence[int]) -> Table:
+        """Return the table of the columns at these places."""
+        columns = tuple(self.columns[at] for at in places)
+        return replace(self, columns=columns, rows=tuple(tuple(row[at] for at in places) for row in self.rows))
+
+    def _parts(self, width: int) -> list[Table]:
+        """Return the table in parts of at most `width`, one below the other, each with the first columns again."""
+        widths = self._widths()
+        leading = [at for at, _ in enumerate(takewhile(self.left.__contains__, self.columns))]
+        keys = leading if leading and _total([widths[at] for at in leading]) <= width // 2 else [0]
+        parts: list[list[int]] = [[]]
+        for at in range(len(self.columns)):
+            if at in keys:
+                continue
+            if parts[-1] and _total([widths[each] for each in (*keys, *parts[-1], at)]) > width:
+                parts.append([])
+            parts[-1].append(at)
+        return [self._of((*keys, *part))._folded(width) for part in parts]
+
+    def _folded(self, width: int) -> Table:
+        """Return the table with the long cells of its last column over several rows, in whole words."""
+        widths = self._widths()
+        if _total(widths) <= width or not self.rows:
+            return self
+        room = max(width - _total(widths[:-1]) - 2, _LEAST_NAME)
+        rows: list[tuple[str, ...]] = []
+        headings: list[str] = []
+        for row, heading in zip(self.rows, self.headings or ("",) * len(self.rows), strict=True):
+            lines = textwrap.wrap(row[-1], room, break_long_words=False, break_on_hyphens=False) or [""]
+            rows += [(*(row[:-1] if at == 0 else ("",) * (len(row) - 1)), line) for at, line in enumerate(lines)]
+            headings += [heading] * len(lines)
+        return replace(self, rows=tuple(rows), headings=tuple(headings) if self.headings else ())
+
+    def _body(self) -> str:
+        widths = self._widths()
         heads = [printable(column, lines=True).split("\n") for column in self.columns]
         tall = max(map(len, heads), default=0)
         lines = [
@@ -103,25 +162,13 @@ class Table:
         printed = [
             "  ".join(_padded(cell, *pad) for cell, pad in zip(line, pads, strict=True)).rstrip() for line in lines
         ]
+        body = printed[tall:]
+        if self.headings:
+            runs = groupby(zip(self.headings, body, strict=True), key=itemgetter(0))
+            body = [line for heading, rows in runs for line in (printable(heading), *(f" {row}" for _, row in rows))]
+            printed = [f" {line}" for line in printed]
         rule = "─" * (_total(widths) - 1)
-        return "\n".join(["", *(f" {line}".rstrip() for line in [*printed[:tall], rule, *printed[tall:]])]).rstrip()
-
-    def _wrapped(self, width: int | None) -> str:
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table as RichTable
-        from rich.text import Text
-
-        rendered = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-        # As text: a string would be searched for markup and for names of emoji between colons.
-        for column in self.columns:
-            rendered.add_column(Text(column), justify="left" if column in self.left else "right")
-        for row in self.rows:
-            rendered.add_row(*(Text(printable(cell)) for cell in row))
-        buffer = io.StringIO()
-        # In a notebook a console shows what it is given, whatever the file.
-        Console(file=buffer, width=width, color_system=None, force_jupyter=False).print(rendered)
-        return "\n".join(line.rstrip() for line in buffer.getvalue().rstrip().splitlines())
+        return "\n".join(["", *(f" {line}".rstrip() for line in [*printed[:tall], rule, *body])]).rstrip()
 
 
 def _total(widths: Collection[int]) -> int:

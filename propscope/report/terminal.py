@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from propscope.printable import printable
 from propscope.report.documents import json_text
-from propscope.report.table import Block
+from propscope.report.table import Block, filled
 
 _PLAIN = str.maketrans(dict(zip("▁▂▃▄▅▆▇█│├└─…∞", "._-=+*%#||`-~I", strict=True)))
 _COLORS = {"broken": "\x1b[31m", "! ": "\x1b[31m", "strained": "\x1b[33m", "healthy": "\x1b[32m"}
@@ -34,11 +34,11 @@ def write(text: str, stream: TextIO | None = None) -> None:
     """Write text and a line feed to `stream` (None: stdout), in ASCII where its encoding lacks a character.
 
     Control characters other than line feeds are written as escapes. On a terminal verdicts are coloured, and lines that
-    start with `!` are red, unless NO_COLOR is set in the environment.
+    start with `!` are red, unless NO_COLOR is set in the environment or TERM is dumb.
     """
     stream = sys.stdout if stream is None else stream
     text = encodable(printable(text, lines=True), stream)
-    if stream.isatty() and not os.environ.get("NO_COLOR"):
+    if stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
         text = _COLORED.sub(lambda found: f"{_COLORS[found[1] or found[2]]}{found[0]}{_NO_COLOR}", text)
     stream.write(text + "\n")
 
@@ -61,12 +61,13 @@ def print_blocks(blocks: Iterable[Block], *, wide: bool = False, explain: bool =
     for index, block in enumerate(blocks):
         if index:
             write("")
-        text = (
-            block
-            if isinstance(block, str)
-            else block.to_text(width=None if wide else terminal_width(), explain=explain)
-        )
-        write(text)
+        width = None if wide else terminal_width()
+        write(_filled(block, width) if isinstance(block, str) else block.to_text(width=width, explain=explain))
+
+
+def _filled(text: str, width: int | None) -> str:
+    lines = text.split("\n")
+    return text if width is None else "\n".join(line if len(line) <= width else filled(line, width) for line in lines)
 
 
 def print_json(document: Any) -> None:

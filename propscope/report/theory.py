@@ -10,16 +10,24 @@ from propscope.records.numerals import number
 from propscope.records.theory import ActivationTheory, NetworkTheory
 from propscope.report.table import Block, Table
 
-_GAIN_NOTES = (
+_GAIN_LEGEND = (
     "gain: weights of variance gain^2 / fan_in keep E[z^2] at 1. torch's: nn.init.calculate_gain, another convention.",
     "critical: sigma_w^2 = fan_in Var[W] and sigma_b^2 = Var[b] with chi_1 = 1 at a fixed point q of the variance.",
 )
-_FIXED_POINT_NOTES = (
+_POINT_LEGEND = (
     "q*: a variance of the pre-activations that a layer keeps; <- marks the one where an input of mean square 1 ends.",
     "chi_1: the squared gradient's factor per layer at q*; below 1 it vanishes (ordered), above 1 explodes (chaotic).",
     "chi_par: factor of a small change of q per layer; below 1 q* is stable.",
     "xi_q, xi_c: layers over which q, and the correlation of two inputs, come closer to their limit by a factor e.",
     "trainable: 6 xi_c layers, the depth to which plain networks were found to train (Schoenholz et al. 2017).",
+)
+_GAIN_BRIEF = (
+    "gain: weights of variance gain^2 / fan_in keep E[z^2] at 1; critical: chi_1 = 1",
+    "at a fixed point q of the variance. Every column: propscope theory --explain",
+)
+_POINT_BRIEF = (
+    "q*: variance that a layer keeps, <- the one reached; chi_1: the squared",
+    "gradient's factor per layer. Every column: propscope theory --explain",
 )
 
 
@@ -80,7 +88,9 @@ def _gains(found: Sequence[ActivationTheory]) -> Table:
         )  # fmt: skip
         rows.append((one.activation, number(one.gain, 8), number(one.torch_gain, 8), *critical))
     columns = ("activation", "gain", "torch's", "critical sigma_w^2", "sigma_b^2", "q", "")
-    return Table("activations", columns, tuple(rows), left=frozenset({"activation", ""}), notes=_GAIN_NOTES)
+    return Table(
+        "activations", columns, tuple(rows), left=frozenset({"activation", ""}), legend=_GAIN_LEGEND, brief=_GAIN_BRIEF
+    )
 
 
 def _fixed_points(found: Sequence[ActivationTheory]) -> Table:
@@ -105,4 +115,4 @@ def _fixed_points(found: Sequence[ActivationTheory]) -> Table:
     columns = ("activation", "network", "sigma_w^2", "sigma_b^2", "q*", "", "stability", "chi_1", "chi_par", "phase",
                "xi_q", "xi_c", "trainable")  # fmt: skip
     left_aligned = frozenset({"activation", "network", "", "stability", "phase"})
-    return Table("fixed points", columns, tuple(rows), left=left_aligned, notes=_FIXED_POINT_NOTES)
+    return Table("fixed points", columns, tuple(rows), left=left_aligned, legend=_POINT_LEGEND, brief=_POINT_BRIEF)

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 from building.command_line import Command
-from building.records import grid
+from building.records import grid, monitored, sampled_at
 
 from propscope.experiments import profile_mlp
 from propscope.plots import PLOTS
-from propscope.store import save
+from propscope.records import Alarm
+from propscope.store import MonitoredFile, save
 
 
 @pytest.fixture
@@ -30,6 +31,17 @@ def command(capsys, place, monkeypatch):
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", None)).startswith(f"{place}{os.sep}"):
             del sys.modules[name]
+
+
+@pytest.fixture
+def monitored_file(place):
+    """net.h5, a monitored run that was stopped before its end, with one alarm."""
+    alarm = Alarm(2, 2, "loss spike", value=9.0, baseline=2.0, message="the loss rose to 9. Look at the data")
+    file = MonitoredFile(place / "net.h5")
+    file.add(monitored([3.0, 2.5, 2.0], alarms=(alarm,)) + sampled_at([0, 2], sites=3))
+    # What writes it is gone.
+    del file
+    return Path("net.h5")
 
 
 @pytest.fixture(scope="session")

@@ -72,8 +72,11 @@ def test_the_tables(command):
     assert "without biases" in out
     # sqrt(2 / 1.04), a convention that agrees with the gain.
     assert out.count("1.3867505") == 2
+    assert "\ngain: " in out
+    assert "Every column: propscope theory --explain" in out
+    explained = command.fine("theory", "--act", "relu", "--explain")
     for meaning in ("gain:", "critical:", "q*:", "chi_1:", "chi_par:", "xi_q, xi_c:", "trainable:"):
-        assert f"\n{meaning}" in out
+        assert f"\n{meaning}" in explained
     assert max(map(len, command.fine("theory", "--act", "tanh").splitlines())) < 150
 
 

@@ -1,6 +1,7 @@
 """Table: its text, and how numbers are written."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -37,11 +38,48 @@ def test_cells_and_titles_are_text_not_markup(cell):
     assert text.count(cell) == 3
 
 
-def test_a_narrow_terminal_wraps_cells_and_loses_nothing():
-    text = TABLE.to_text(width=14)
-    assert max(map(len, text.splitlines()[1:-2])) <= 14
+GRID = Table(
+    "a grid",
+    ("act", "init", "verdict", "signal", "gradient"),
+    tuple(
+        (act, init, "broken: vanishing", f"{number}.5", f"{number}.25")
+        for number, (act, init) in enumerate((act, init) for act in ("relu", "tanh") for init in ("he", "zeros"))
+    ),
+    left=frozenset({"act", "init", "verdict"}),
+    spare=("gradient",),
+)
+
+
+def test_a_narrow_table_goes_without_spare_columns_first():
+    text = GRID.to_text(width=40)
+    assert "gradient" not in text
+    assert " relu  he     broken: vanishing     0.5" in text.splitlines()
+    assert "1 more column with --wide" in text
+
+
+def test_then_its_first_column_becomes_headings():
+    lines = GRID.to_text(width=36).splitlines()
+    assert [line for line in lines if line.startswith(" act")] == [" act relu", " act tanh"]
+    assert lines[lines.index(" act tanh") + 1] == "  he     broken: vanishing     2.5"
+    assert max(map(len, lines)) <= 36
+
+
+def test_at_last_it_stands_in_parts_and_long_cells_take_several_rows():
+    remarks = tuple((*row[:4], "a remark of many words, " * 3 + "end") for row in GRID.rows)
+    table = replace(GRID, columns=(*GRID.columns[:4], "remark"), rows=remarks, spare=(), left=GRID.left | {"remark"})
+    text = table.to_text(width=30)
+    assert max(map(len, text.splitlines())) <= 30
+    assert text.count("signal") == 1
+    assert text.count("broken: vanishing") == 4
+    for word in ("2.5", "a remark", "end", "verdict"):
+        assert word in text
+    assert "…" not in text
+
+
+def test_nothing_is_lost_where_nothing_fits():
+    text = TABLE.to_text(width=5)
     assert "22" in text
-    assert "long" in text
+    assert "long name" in text
 
 
 def test_a_long_title_is_not_broken():
