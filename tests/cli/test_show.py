@@ -35,7 +35,7 @@ def test_the_table_is_that_of_python(command, run_file):
 def test_one_pair_layer_by_layer(command, run_file):
     out = command.fine("show", run_file, "--init", "he_normal", "--act", "relu")
     lines = out.splitlines()
-    assert lines[0].startswith("input: 8,8 float32, mean ")
+    assert lines[0].startswith("input: 8,8 float32, rms ")
     assert lines[1] == "healthy: no problem found at 6 sites"
     assert lines[2].startswith("expect: Adam trains it")
     assert lines[3] == "judged as an initialization"
