@@ -36,7 +36,7 @@ def beginning(matches: Sequence[Match]) -> Beginning:
         return Beginning(same_batch, _same(pairs, "weights_digest"), (line,), ())
     batch, weights = _same(pairs, "batch_digest"), _same(pairs, "weights_digest")
     changed = tuple(_changed(matches))
-    count = len({parameter.name for _, new in pairs for parameter in new.parameters})
+    count = len({each.name for _, new in pairs for each in new.parameters} | {each.name for each in changed})
     lines = (_batch_line(pairs, batch), *_weight_lines(pairs, weights, changed, count))
     return Beginning(batch, weights, lines, changed)
 
@@ -58,7 +58,9 @@ def chance(matches: Sequence[Match], began: Beginning) -> Iterator[str]:
 def _alike(one: Parameter, other: Parameter) -> bool:
     """Return whether two draws of n numbers have the same std, within 4 standard errors 1 / sqrt(2 n) of both."""
     count = min(one.value.count, other.value.count)
-    return abs(math.log(one.value.std / other.value.std)) <= 4 * math.sqrt(1 / max(count, 1))
+    return one.shape == other.shape and abs(math.log(one.value.std / other.value.std)) <= 4 * math.sqrt(
+        1 / max(count, 1)
+    )
 
 
 def _same(pairs: Sequence[tuple[NetworkProfile, NetworkProfile]], what: str) -> bool | None:
@@ -115,7 +117,7 @@ def _weight_lines(
         said = _which(changed, count) if changed else "their moments are equal"
         yield f"weights: not known to be the same: {_not_stored(pairs, 'weights_digest')}; {said}"
     else:
-        unseen = "differ by less than their moments show, in their order, or in buffers"
+        unseen = "differ in less than their moments show: the order of values, buffers, or what is shared"
         yield f"weights: {_which(changed, count) if changed else unseen}"
 
 
@@ -136,7 +138,10 @@ def _changed(matches: Sequence[Match]) -> Iterator[ParameterChange]:
             gone = [(name, "") for name in then if name not in sources.values()]
             for was, name in [*((sources[name], name) for name in now), *gone]:
                 before, after = then.get(was), now.get(name)
-                if (was, name) in said or (before is not None and after is not None and _equal(before, after)):
+                # What one side alone lists of equal weights is a filter's doing.
+                alone = before is None or after is None
+                same = alone and bool(old.weights_digest) and old.weights_digest == new.weights_digest
+                if (was, name) in said or same or (before and after and _equal(before, after)):
                     continue
                 said.add((was, name))
                 renamed = was if before is not None and name and was != name else ""
@@ -151,8 +156,10 @@ def _names(match: Match) -> dict[str, str]:
     found: dict[str, str] = {}
     for pair in match.pairs:
         own = pair.after.parameters if pair.after is not None else ()
-        other = pair.before.parameters if pair.before is not None else ()
-        found |= dict(zip(own, other if len(own) == len(other) else [""] * len(own), strict=True))
+        if pair.before is None:
+            found |= dict.fromkeys(own, "")
+        elif len(own) == len(pair.before.parameters):
+            found |= dict(zip(own, pair.before.parameters, strict=True))
     return found
 
 

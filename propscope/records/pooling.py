@@ -33,7 +33,7 @@ def pooled(profiles: ProfileSet) -> NetworkProfile:
     that some networks lack is pooled over the others. The label `networks`, their number, replaces the label `seed`.
     The provenance is that of the first network, without a seed and with summed counts; a digest is what all of them
     have, or empty. Raises `InputError` for
-    networks whose sites differ, and for an empty set.
+    networks whose sites or parameters differ, and for an empty set.
     """
     members = profiles.profiles
     if not members:
@@ -41,7 +41,9 @@ def pooled(profiles: ProfileSet) -> NetworkProfile:
     if len(members) == 1:
         return members[0]
     if any(_names(member) != _names(members[0]) for member in members):
-        raise InputError("profiles with different sites cannot be pooled", hint="select one kind of network first")
+        raise InputError(
+            "profiles with different sites or parameters cannot be pooled", hint="select one kind of network first"
+        )
     first = members[0]
     origin = _pooled([member.provenance for member in members], PROVENANCE_FIELDS)
     return replace(
@@ -57,7 +59,7 @@ def pooled(profiles: ProfileSet) -> NetworkProfile:
 
 
 def pooled_seeds(profiles: ProfileSet) -> NetworkProfile:
-    """Return what `pooled` makes of the seeds of one network that have the sites of the first seed.
+    """Return what `pooled` makes of the seeds of one network that have the sites and parameters of the first seed.
 
     A seed may run other sites, as a mixture of experts does. Such a seed is left out, and the coverage names it.
     """
@@ -66,7 +68,7 @@ def pooled_seeds(profiles: ProfileSet) -> NetworkProfile:
     first = profiles[0]
     alike: list[NetworkProfile] = []
     notes: list[CoverageNote] = []
-    reason = f"left out: the sites differ from those of seed {first.labels.get('seed', 0)}"
+    reason = f"left out: the sites or parameters differ from those of seed {first.labels.get('seed', 0)}"
     for position, member in enumerate(profiles):
         if _names(member) == _names(first):
             alike.append(member)
@@ -82,8 +84,8 @@ def _shared(digests: Iterable[str]) -> str:
     return found.pop() if len(found) == 1 else ""
 
 
-def _names(profile: NetworkProfile) -> list[str]:
-    return [site.name for site in profile.sites]
+def _names(profile: NetworkProfile) -> tuple[list[str], list[str]]:
+    return [site.name for site in profile.sites], [parameter.name for parameter in profile.parameters]
 
 
 def _site(sites: Sequence[Site]) -> Site:

@@ -123,7 +123,11 @@ def check_document(outcome: CheckOutcome) -> dict[str, Any]:
         "findings": [finding_document(finding) for finding in outcome.diagnosis.findings],
         "baseline": None
         if comparison is None
-        else {name: value for name, value in comparison_document(comparison).items() if name != "differences"}
+        else {
+            name: value
+            for name, value in comparison_document(comparison).items()
+            if name not in ("differences", "sizes")
+        }
         | {"file": str(outcome.baseline)},
         "moved": [fields(move) for move in outcome.moves],
     }

@@ -224,12 +224,34 @@ def test_what_moved_in_a_training_is_named():
     assert "weights: 4 of 8 parameters differ (fc1.weight, fc1.bias, head.weight, ...)" in found.inputs
 
 
+def test_a_filter_on_one_side_changes_no_weight():
+    found = propscope.compare(seen(net()), seen(net(), include="^fc1"))
+    assert (found.same_weights, found.parameters) == (True, ())
+
+
+def test_weights_that_are_shared_on_one_side_differ_in_that_alone():
+    tied = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16))
+    tied[2].weight = tied[0].weight
+    untied = copy.deepcopy(tied)
+    untied[2].weight = nn.Parameter(tied[0].weight.detach().clone())
+    found = propscope.compare(seen(tied), seen(untied))
+    assert (found.same, found.same_weights) == (True, False)
+    assert [(each.name, math.isnan(each.before)) for each in found.parameters] == [("2.weight", True)]
+
+
+def test_a_wider_layer_is_no_chance():
+    wide = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
+    found = propscope.compare(seen(nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))), seen(wide))
+    assert found.first("forward").message == "had 16 units, has 32"
+    assert not any("two seeds" in note for note in found.notes)
+
+
 def test_a_buffer_that_moved_is_said():
     models = [nn.Sequential(nn.Linear(16, 4), nn.BatchNorm1d(4)).eval() for _ in range(2)]
     models[1].load_state_dict(models[0].state_dict())
     models[1][1].running_mean += 1
     found = propscope.compare(*map(seen, models))
-    assert "or in buffers" in found.inputs[1]
+    assert "less than their moments show" in found.inputs[1]
     assert found.first("forward").site == "1"
 
 

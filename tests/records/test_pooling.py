@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from building.records import layered, plain, with_gradient
+from building.records import layered, plain, small_profile, with_gradient
 
 from propscope.errors import InputError
 from propscope.records import Expected, ProfileSet, TensorSummary
@@ -153,3 +153,12 @@ def test_the_mean_of_numbers_near_the_end_of_float64_is_one():
     networks = (layered([1.0], activations=False, figures={"jacobian_square_variance": each}) for each in largest)
     (site,) = pooled(ProfileSet(tuple(networks))).sites
     assert site.jacobian_square_variance == pytest.approx(1.6e308)
+
+
+def test_networks_with_other_parameters_are_not_pooled():
+    first = small_profile()
+    other = dataclasses.replace(first, parameters=())
+    with pytest.raises(InputError, match="different sites or parameters"):
+        pooled(ProfileSet.of([first, other]))
+    (note,) = pooled_seeds(ProfileSet.of([first, other])).coverage[len(first.coverage) :]
+    assert note.reason.startswith("left out")
