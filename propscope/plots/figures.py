@@ -68,7 +68,15 @@ from propscope.plots.quantities import QUANTITIES
 from propscope.plots.run_view import RunView, draw_alarms, draw_step_axis
 from propscope.plots.signal_change import prepare_signal_change
 from propscope.plots.step_curves import STEP_QUANTITIES, draw_step_panel, draw_steps, prepare_steps
-from propscope.plots.step_maps import MAPS, draw_map, draw_step_maps, prepare_map, prepare_maps, row_labels
+from propscope.plots.step_maps import (
+    MAPS,
+    draw_colours,
+    draw_map,
+    draw_step_maps,
+    prepare_map,
+    prepare_maps,
+    row_labels,
+)
 from propscope.plots.style import (
     DPI,
     LEGENDS,
@@ -82,6 +90,7 @@ from propscope.plots.style import (
     styled,
     unit,
     wrap,
+    wrapped_title,
 )
 from propscope.records import MonitoredRun, NetworkProfile, ProfileSet, TrainingRun, TrainingSet
 from propscope.records.phase import PhaseChart
@@ -350,11 +359,13 @@ def heatmap(
         maps = [found for name in chosen if (found := prepare_map(view, MAPS[name])) is not None]
         drawn = _given(ax, [found.title for found in _recorded(maps, chosen, hint)])
         for axes, each in zip(drawn, maps, strict=True):
-            names = row_labels(each, extent_of(axes)[1] / len(each.names))
+            width, height = extent_of(axes)
+            names = row_labels(each, height / len(each.names), min(40, max(12, int(4 * width))))
             draw_map(axes, each, names, colours=_colormap(palette))
             draw_alarms(axes, each.axis, numbers=False)
             draw_step_axis(axes, each.axis)
-            axes.set_title(each.title)
+            draw_colours(axes, each, colours=_colormap(palette))
+            axes.set_title(wrapped_title(axes, each.title))
         return _finished(drawn, ax, title, caption)
 
 

@@ -13,8 +13,9 @@ from typing import Literal
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PatchCollection
-from matplotlib.colors import Colormap, LinearSegmentedColormap
+from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -46,6 +47,7 @@ from propscope.plots.style import (
     framed,
     power_of_ten,
     short,
+    unit,
     units_of,
 )
 
@@ -391,6 +393,8 @@ _WIDTH = 6.4
 _ROW = 0.19
 # The height that the rows of one map get at most, alone in its picture and with another one.
 _ROWS_HIGH = (9.0, 6.0)
+# In a figure of a given width.
+_ROWS_HIGH_WITHIN = 3.0
 # The least height of a row that is named, and the least mean distance of the lines between modules, in inches.
 _READABLE, _BORDERS_APART = 0.16, 0.12
 _LEAST_HEIGHT = 0.8
@@ -403,8 +407,8 @@ _NUMBERS = 0.7
 _RIGHT = 0.25
 
 
-def _row_height(rows: int, maps: int) -> float:
-    return max(min(_ROW, _ROWS_HIGH[maps > 1] / rows), _LEAST_HEIGHT / rows)
+def _row_height(rows: int, most: float) -> float:
+    return max(min(_ROW, most / rows), _LEAST_HEIGHT / rows)
 
 
 def draw_step_maps(
@@ -413,7 +417,8 @@ def draw_step_maps(
     """Draw the maps into a figure and set its size; without `figure`, a new one is made."""
     figure = figure or TextFigure(dpi=DPI)
     maps = prepared.maps
-    rows = [_row_height(len(each.names), len(maps)) for each in maps]
+    most = _ROWS_HIGH[len(maps) > 1] if look.units is None else _ROWS_HIGH_WITHIN
+    rows = [_row_height(len(each.names), most) for each in maps]
     characters = _NAME_CHARACTERS if look.units is None else _FEW_CHARACTERS
     labels = [row_labels(each, row, characters) for each, row in zip(maps, rows, strict=True)]
     left = 0.35 + max(width_of(text) for each in labels for _, text in each)
@@ -425,27 +430,26 @@ def draw_step_maps(
     reading = prepared.header.reading
     header = replace(prepared.header, reading=reading and reading + naming)
     heights = [len(each.names) * row for each, row in zip(maps, rows, strict=True)]
-    inner = sum(heights) + len(maps) * (_TITLE * (len(maps) > 1) + _KEY + STRIP) + _BELOW
-    bottom = framed(figure, header, width, inner, notes=listed(maps[0].axis))
+    key = _KEY if look.beside else _KEY + LINE_HEIGHT
+    inner = sum(heights) + len(maps) * (_TITLE * (len(maps) > 1) + key + STRIP) + _BELOW
+    bottom = framed(figure, header, width, inner, notes=listed(maps[0].axis) if look.explained else ())
     height = units_of(figure)[1]
     for at, (each, tall) in enumerate(zip(maps, heights, strict=True)):
         if len(maps) > 1:
             bottom -= _TITLE
             name = each.title.partition(": ")[2]
             figure.text(left / width, (bottom + 0.08) / height, name[:1].upper() + name[1:], weight="bold")
-        bottom -= _KEY
-        draw_key(
-            figure,
-            each,
-            left if look.units is None else 0.1,
-            bottom + _KEY / 2,
-            wide=min(1.6, across / 4),
-            colours=colours,
-        )
+        bottom -= key
+        wide = min(1.6, across / 4)
+        if look.beside:
+            draw_key(figure, each, left if look.units is None else 0.1, bottom + key / 2, wide=wide, colours=colours)
+        else:
+            figure.text(0.1 / width, (bottom + key - 0.1) / height, each.key, va="center")
+            draw_key(figure, each, left - 0.3, bottom + _KEY / 2, wide=wide, colours=colours, named=False)
         bottom -= STRIP + tall
         axes = figure.add_axes((left / width, bottom / height, across / width, tall / height))
         draw_map(axes, each, labels[at], colours=colours).set_gid("map")
-        draw_alarms(axes, each.axis)
+        draw_alarms(axes, each.axis, numbers=look.explained)
         draw_step_axis(axes, each.axis, labelled=at + 1 == len(maps))
         if numbered[at]:
             _draw_numbers(axes, each)
@@ -541,11 +545,15 @@ def draw_key(
     *,
     wide: float = 1.6,
     colours: Colormap | None = None,
+    named: bool = True,
 ) -> Figure:
-    """Draw the colour scale, `wide` inches, in one row that begins at `left`, `middle` inches above the bottom."""
+    """Draw the colour scale, `wide` units, in one row that begins at `left`, `middle` units above the bottom.
+
+    `named`: with what the colours stand for.
+    """
     width, height = units_of(figure)
     low, high = prepared.colours.ends
-    for text in (f"{prepared.key}:", low):
+    for text in (*([f"{prepared.key}:"] if named else ()), low):
         figure.text(left / width, middle / height, text, va="center", color=QUIET if text == low else None)
         left += width_of(text) + 0.1
     bar = figure.add_axes((left / width, (middle - 0.08) / height, wide / width, 0.16 / height))
@@ -556,6 +564,17 @@ def draw_key(
     bar.spines[:].set_color("#b5b5b5")
     figure.text((left + wide + 0.1) / width, middle / height, high, va="center", color=QUIET)
     return figure
+
+
+def draw_colours(axes: Axes, prepared: StepMap, *, colours: Colormap | None = None) -> None:
+    """Draw the colour scale of a map beside its axes, which give room for it."""
+    figure = axes.get_figure()
+    assert figure is not None
+    shades = ScalarMappable(Normalize(0, 1), colours or prepared.colours.map)
+    bar = figure.colorbar(shades, ax=axes, ticks=[0, 1])
+    bar.set_ticklabels(prepared.colours.ends)
+    # Between the texts of both ends there is room for it.
+    bar.set_label(prepared.key, labelpad=-72 * unit() * max(map(width_of, prepared.colours.ends)))
 
 
 def row_labels(prepared: StepMap, row_height: float, characters: int = _NAME_CHARACTERS) -> list[tuple[int, str]]:

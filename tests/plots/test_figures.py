@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from propscope import plots
 from propscope.errors import InputError
 from propscope.plots.gallery import NothingToDrawError, draw_all
 from propscope.plots.step_maps import MAPS
-from propscope.records import MonitoredRun, NetworkProfile, ProfileSet
+from propscope.records import Alarm, MonitoredRun, NetworkProfile, ProfileSet
 
 PROFILES = grid(("he_normal", "xavier_normal", "zeros"), depths=(6,), seeds=2, width=8, batch=4)
 RUNS = trainings()
@@ -267,6 +268,11 @@ def test_a_heatmap_shows_each_quantity_and_the_sites_wanted() -> None:
         assert plots.heatmap(RUN, quantity=name).images
     assert [label.get_text() for label in plots.heatmap(RUN, sites="fc.[12]").get_yticklabels()] == ["fc.1", "fc.2"]
     assert set(recorded) < set(MAPS)
+    figure, axes = plt.subplots()
+    plots.heatmap(RUN, axes)
+    (bar,) = figure.axes[1:]
+    assert [label.get_text() for label in bar.get_yticklabels()] == ["1/10", "x10"]
+    assert bar.get_ylabel() == "rms over that of the first sample"
     with pytest.raises(NothingToDrawError, match="attention_entropy was not recorded"):
         plots.heatmap(RUN, quantity="attention_entropy")
 
@@ -322,3 +328,14 @@ def test_pyplot_knows_a_new_figure_where_it_is_in_use(monkeypatch: pytest.Monkey
     assert figure.number in plt.get_fignums()
     monkeypatch.delitem(__import__("sys").modules, "matplotlib.pyplot")
     assert not hasattr(plots.curves(PROFILES).figure, "number")
+
+
+def test_a_heatmap_for_a_paper_has_neither_a_list_of_alarms_nor_numbers_of_rows() -> None:
+    alarms = (Alarm(1, 1, "loss spike"), Alarm(2, 2, "dead units", "fc.1"))
+    alarmed = replace(RUN, alarms=alarms)
+    for style, listed in (("screen", True), ("paper", False), ("slide", False)):
+        written = words(plots.heatmap(alarmed, style=style).figure)
+        assert ("spike" in written) is listed
+    assert "first" in words(plots.heatmap(alarmed).figure)
+    tall = sampled_at([0, 2], sites=200)
+    assert plots.heatmap(tall, style="paper").figure.get_size_inches()[1] < 4
