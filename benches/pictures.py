@@ -78,6 +78,7 @@ def main() -> None:
             print(picture.replace(OUTPUTS / f"{stem}-{name}.png"))
     monitored("overview", "steps")
     explained()
+    examples("densities", "lstm", "moons", "symmetry", "ten_layers", "twenty_layers", "weights")
     phase("tanh", OUTPUTS / "theory-phase.png")
     compared(OUTPUTS / "compare.png")
     widths("perceptron", "adam", "standard")
@@ -91,6 +92,16 @@ def monitored(*names: str) -> None:
         run = propscope.load(Path(directory, "outputs", "monitored.propscope"))
         for picture in draw_all(run, Path(directory), stem="monitored", only=list(names)):
             print(shutil.move(picture, OUTPUTS / picture.name))
+
+
+def examples(*names: str) -> None:
+    """Draw the pictures of these examples."""
+    with tempfile.TemporaryDirectory() as directory:
+        for name in names:
+            line = sys.executable, examples_folder() / f"{name}.py"
+            subprocess.run(line, cwd=directory, check=True, stdout=sys.stderr)
+        for picture in Path(directory, "outputs").glob("*.png"):
+            print(shutil.move(picture, OUTPUTS / f"docs-{picture.name}"))
 
 
 def explained() -> None:

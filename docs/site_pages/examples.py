@@ -28,7 +28,7 @@ def _page(path: Path) -> str:
     below = tree.body[0].end_lineno + 1
     pictures = "".join(
         f"![What {path.stem} draws](../../outputs/{picture.name})\n\n"
-        for picture in sorted(OUTPUTS.glob(f"example-{path.stem.replace('_', '-')}*.png"))
+        for picture in sorted(OUTPUTS.glob(f"docs-example-{path.stem.replace('_', '-')}*.png"))
     )
     return (
         f"# {path.stem}\n\n{plain(ast.get_docstring(tree))}\n\n```\npropscope example {path.stem}\n```\n\n{pictures}"

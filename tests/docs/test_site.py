@@ -52,6 +52,7 @@ def test_each_argument_of_a_docstring_has_a_line_of_its_own():
     assert lines == ["Return it.", "", *listed, "", "Raises.", ""]
 
 
+@pytest.mark.slow
 def test_every_public_name_is_described_once():
     pages = reference.pages()
     described = re.findall(r"^\.\. auto(?:function|class|exception|data):: (\S+)", "\n".join(pages.values()), re.M)
@@ -81,6 +82,9 @@ def test_every_example_has_a_page_with_its_source():
         assert f"```\npropscope example {name}\n```" in pages[name]
         assert f"../../examples/{name}.py" in pages[name]
         assert f"[{name}]({name}.md)" in pages["index"]
+    shown = re.findall(r"\(\.\./\.\./outputs/(docs-example-.*?)\)", "\n".join(pages.values()))
+    assert sorted(shown) == sorted(path.name for path in (ROOT / "outputs").glob("docs-example-*.png"))
+    assert shown
 
 
 def test_every_picture_is_explained():
