@@ -1,9 +1,12 @@
 """What every command prints at 80 columns: no line is longer, and no cell is cut or leaves its row."""
 
+import io
 import re
 
 import pytest
 from building.command_line import RIGHT
+
+from propscope.cli import main
 
 MODEL = (
     "import torch\n"
@@ -93,3 +96,12 @@ def test_what_is_left_out_can_be_asked_for(command, name):
     out = command.fine(name, "--help")
     assert "--wide" in out
     assert "--explain" in out
+
+
+@pytest.mark.parametrize("line", [("show", "run.h5"), ("list",), ("theory", "--act", "tanh")], ids=" ".join)
+def test_a_terminal_without_utf8(surroundings, monkeypatch, line):
+    written = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", written)
+    assert main(list(line)) == 0
+    written.flush()
+    assert written.buffer.getvalue().isascii()

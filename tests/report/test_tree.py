@@ -337,6 +337,7 @@ class TestTerminal:
 
     def test_red_on_a_terminal_alone(self, monkeypatch):
         monkeypatch.delenv("NO_COLOR", raising=False)
+        monkeypatch.setenv("TERM", "xterm")
         plain, terminal = Stream(), Stream(terminal=True)
         for stream in (plain, terminal):
             write("! a\nb", stream)
@@ -344,6 +345,14 @@ class TestTerminal:
         assert terminal.getvalue() == "\x1b[31m! a\x1b[0m\nb\n"
         assert terminal_width(plain) is None
         assert terminal_width(terminal) > 0
+
+    @pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
+    def test_no_colour_where_it_is_unwanted(self, monkeypatch, name, value):
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv(name, value)
+        stream = Stream(terminal=True)
+        write("! a\nhealthy", stream)
+        assert stream.getvalue() == "! a\nhealthy\n"
 
 
 def test_figures_name_what_a_site_has():
