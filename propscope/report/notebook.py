@@ -194,7 +194,7 @@ def _diagnosis(diagnosis: Diagnosis) -> str:
 def _comparison(comparison: Comparison) -> str:
     _, *others = comparison_blocks(comparison)
     return together([
-        box("healthy" if comparison.same else "broken", head_lines(comparison)),
+        box("healthy" if comparison.same else "strained", head_lines(comparison)),
         blocks_html(others),
         pictures(*_both(comparison)),
     ])  # fmt: skip

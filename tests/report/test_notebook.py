@@ -299,7 +299,7 @@ def test_a_remedy_that_helped_is_green():
 
 def test_a_comparison_says_first_whether_the_two_are_the_same():
     found, same = compared(exploding(), network([1.0] * 4)), compared(exploding(), exploding())
-    assert f'color:{SEVERITY["broken"]};font-weight:bold">✕ different: first ' in html_of(found)
+    assert f'color:{SEVERITY["strained"]};font-weight:bold">▲ different: first ' in html_of(found)
     assert f'color:{SEVERITY["healthy"]};font-weight:bold">✓ the same: ' in html_of(same)
     assert "<div" in html_of(same)
     assert ">second: " in html_of(found)

@@ -9,6 +9,7 @@ const visible = (text) => String(text).replace(
   /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff]/gu,
   (sign) => "\\u" + sign.codePointAt(0).toString(16).padStart(4, "0"));
 const number = (value) => value === "inf" ? Infinity : value === "-inf" ? -Infinity : typeof value === "number" ? value : NaN;
+const counted = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
 const known = (value) => value !== null && value !== undefined && value !== "" && !(Array.isArray(value) && !value.length);
 
 function format(value, digits = 4) {
@@ -146,7 +147,11 @@ function lineChart({ title, label, log, xs, xLabel, series, readout, pick, picks
       const drawn = path(each.y);
       if (drawn) { if (each.color) drawn.style.stroke = each.color; if (each.dash) drawn.style.strokeDasharray = each.dash; parts.push(drawn); }
       each.y.forEach((value, at) => {
-        if (y.shows(value) && points <= 160 && series.length < 3) parts.push(svg("circle", { class: "dot", cx: x(at), cy: y.place(value), r: points > 60 ? 1.6 : 2.6 }));
+        if (y.shows(value) && points <= 160 && series.length < 3) {
+          const dot = svg("circle", { class: "dot", cx: x(at), cy: y.place(value), r: points > 60 ? 1.6 : 2.6 });
+          if (each.color) dot.style.fill = each.color;
+          parts.push(dot);
+        }
         else if (value === 0 && log) parts.push(svg("text", { class: "bad", x: x(at), y: bottom - 1, "text-anchor": "middle" }, "▼"));
         else if (value === Infinity || value === -Infinity) parts.push(svg("text", { class: "bad", x: x(at), y: top + 8, "text-anchor": "middle" }, "▲"));
       });
@@ -827,14 +832,14 @@ function againstView() {
   return el("section", { id: "against" }, el("h2", null, called[0] === "first" ? "Against the first" : `Against ${called[0]}`), el("div", { class: `verdict is-${same ? "healthy" : "strained"}` }, el("p", null, `${same ? SYMBOL.healthy : SYMBOL.strained} ${lines[0]}`), lines.slice(1).map((text) => el("p", null, text))),
     how("First is the other file, second the one of this page. A difference counts if it exceeds the tolerance and lies outside the interval over the seeds. A gain is the step from the site before (backward: after): a gain alone says where a change is made, the rms how far it reaches. ▲ marks a site that differs."),
     sites.length ? [keyOfLines(called), charts, el("div", { class: "scroll" }, table)] : null,
-    list(`${differences.length} differences`, differences, differences.length <= 10),
-    list(`${parameters.length} parameters with other values: rms of first and second`, parameters.map((row) => [row.renamed ? `${row.name} (was ${row.renamed})` : row.name, format(row.before), format(row.after)])));
+    list(counted(differences.length, "difference"), differences, differences.length <= 10),
+    list(`${counted(parameters.length, "parameter")} with other values: rms of first and second`, parameters.map((row) => [row.renamed ? `${row.name} (was ${row.renamed})` : row.name, format(row.before), format(row.after)])));
 }
 
 const title = data.title || "propscope report";
 const parts = [el("h1", null, title), el("p", { class: "quiet" }, `propscope report, written by propscope ${data.propscope_version}`)];
 const view = el("div");
-const show = (at) => view.replaceChildren(networkView(data.networks[at], data.networks.length > 1 ? data.networks[at].name : ""));
+const show = (at) => view.replaceChildren(networkView(data.networks[at], data.networks.length > 1 ? data.networks[at].name : data.against ? data.against.called[1] : ""));
 // Of a run, the sample that shows the first alarm; of a grid, the first network of the worst verdict.
 const standing = data.run ? data.run.alarms.filter((alarm) => alarm.superseded !== 1) : [];
 const alarmed = Math.min(...standing.map((alarm) => alarm.step));
