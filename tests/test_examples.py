@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -87,3 +88,15 @@ def test_without_the_files_it_says_where_they_are(tmp_path, monkeypatch, capsys)
 def test_each_title_is_one_line():
     titles = [title_of(path) for path in example_files(examples_folder())]
     assert all(title.endswith(".") and len(title) < 118 for title in titles)
+
+
+def test_the_table_of_the_five_documents_names_examples_and_leaves_nothing_open():
+    text = (Path(__file__).parents[1] / "docs" / "classic-experiments.md").read_text(encoding="utf-8")
+    table = text.partition("## The five documents")[2].partition("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in table.splitlines() if line.startswith("| ")][1:]
+    documents = [row[0].strip() for row in rows if row[0].strip()]
+    assert [name[0] for name in documents] == list("12345")
+    assert all(item.strip() and where.strip() for _, item, where in rows)
+    assert "partly" not in table
+    named = {name for _, _, where in rows for name in re.findall(r"`(\w+)`", where)} - {"diagnose"}
+    assert named <= set(NAMES)

@@ -4,6 +4,7 @@ from propscope.records.comparison import Comparison, Difference, ParameterChange
 from propscope.records.finding import Diagnosis, Finding, Remedy
 from propscope.records.graph import SiteGraph
 from propscope.records.histogram import LogHistogram
+from propscope.records.loss_surface import LossSurface
 from propscope.records.model_costs import ModelCosts, ModuleCosts
 from propscope.records.monitored import Alarm, MonitoredRun, Steps
 from propscope.records.network import (
@@ -34,6 +35,7 @@ __all__ = [
     "Finding",
     "HistogramsOverSteps",
     "LogHistogram",
+    "LossSurface",
     "ModelCosts",
     "ModuleCosts",
     "MonitoredRun",
