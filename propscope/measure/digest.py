@@ -101,7 +101,8 @@ def number_of(tensor: Tensor) -> Tensor | int:
     words = tensor if whole else _as_words(tensor)
     if kernel.can_digest(words):
         return kernel.digest(words, _factors_of_words())
-    return _of_array(_as_words(words).numpy())
+    # Tensor.numpy() would forbid the model to resize its buffer from then on.
+    return _of_array(np.from_dlpack(_as_words(words)).view(np.int32))
 
 
 def _as_words(tensor: Tensor) -> Tensor:

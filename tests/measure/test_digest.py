@@ -185,3 +185,10 @@ def test_seeds_together_have_the_digest_that_they_share():
     profiles = [propscope.profile(two(seed), batch()) for seed in range(2)]
     together = pooled(ProfileSet.of(profiles))
     assert (together.batch_digest, together.weights_digest) == (profiles[0].batch_digest, "")
+
+
+def test_a_buffer_that_was_read_without_the_kernel_may_still_be_resized(monkeypatch):
+    monkeypatch.setattr("propscope.measure.digest.kernel.can_digest", lambda words: False)
+    buffer = torch.ones(1)
+    number_of(buffer)
+    assert buffer.resize_(3).shape == (3,)
