@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from propscope.checks import known_arguments
 from propscope.comparison.inputs import beginning, chance
 from propscope.comparison.networks import matched
 from propscope.comparison.runs import compare_runs
@@ -21,6 +22,7 @@ from propscope.records.profile_set import ProfileSet
 _WHAT = "a and b must be two profiles, sets of profiles or monitored runs"
 
 
+@known_arguments
 def compare(
     a: NetworkProfile | ProfileSet, b: NetworkProfile | ProfileSet, *, tolerance: float | None = None
 ) -> Comparison:

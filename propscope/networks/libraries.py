@@ -9,7 +9,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -208,13 +208,18 @@ def tiny_values(kind: type) -> dict[str, Any]:
 
     A configuration made of several, as of text and images, gets small ones in each.
     """
-    own = kind().to_dict()
+    usual = kind()
+    own = usual.to_dict()
     # The widths of stages, each in a list of its own, depend on each other.
     staged = any(isinstance(own.get(name), (list, tuple)) for name in _STAGES)
     sizes = {} if staged else {name: value for name, value in _TINY.items() if type(own.get(name)) is int}
-    parts: Mapping[str, type] = getattr(kind, "sub_configs", {})
-    # A part that may be of any class stays as it is.
-    return {**sizes, **{name: tiny_values(part) for name, part in parts.items() if part.__name__ != "AutoConfig"}}
+    inside = {}
+    for name in getattr(kind, "sub_configs", {}):
+        part = getattr(usual, name, None)
+        if part is not None and (values := tiny_values(type(part))):
+            # Where the part may be of any class, its name says of which one.
+            inside[name] = {"model_type": part.model_type, **values}
+    return {**sizes, **inside}
 
 
 def refuse_huge(target: str, make: Callable[[], nn.Module]) -> None:

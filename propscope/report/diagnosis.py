@@ -63,10 +63,10 @@ def finding_text(finding: Finding) -> str:
 
 def explanation(finding: Finding, *, width: int = WIDTH) -> list[str]:
     """Return what was seen, the place, the cause, the change, the effects and the confidence, each a paragraph."""
-    return [paragraph(name, text, width) for name, text in explained(finding).items()]
+    return [paragraph(name, text, width) for name, text in parts_of(finding).items()]
 
 
-def explained(finding: Finding) -> dict[str, str]:
+def parts_of(finding: Finding) -> dict[str, str]:
     """Return the same by its heading: "seen", "where", "why", "change", "explains", "confidence", as far as known."""
     parts = {
         "seen": "; ".join(filter(None, [with_layer_numbers(finding.message, finding), numbers(finding)])),
@@ -152,7 +152,7 @@ def group_explained(
     shown = max(members, key=_size)
     worst = faults(shown)[0]
     head = [f"{shown.verdict}: {fault(worst)}: {_listed(members, among)}"]
-    parts = list(explained(worst).items())
+    parts = list(parts_of(worst).items())
     if len(members) > 1:
         head.append(f"the worst of these is {network_name(shown.labels, among)}:")
         parts += [("" if count else "change", text) for count, text in enumerate(_changes(members, worst))]

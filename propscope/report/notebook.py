@@ -25,7 +25,7 @@ from propscope.records.time_course import TimeCourse
 from propscope.records.training import TrainingRun, TrainingSet
 from propscope.records.width_check import QUANTITIES, SITE_QUANTITIES, Fit, Quantity, WidthCheck
 from propscope.report.comparison import comparison_blocks, head_lines, of_network
-from propscope.report.diagnosis import GROUPS, diagnosis_blocks, explained, fault_groups, group_explained
+from propscope.report.diagnosis import GROUPS, diagnosis_blocks, fault_groups, group_explained, parts_of
 from propscope.report.elements import (
     CURVE,
     blocks_html,
@@ -168,7 +168,7 @@ def _finding(finding: Finding) -> str:
     if finding.severity == "note":
         return together(paragraphs([note(finding, numbered=True)]))
     return together(
-        [box(finding.severity, [f"{finding.severity}: {fault(finding)}"], definitions(explained(finding).items()))]
+        [box(finding.severity, [f"{finding.severity}: {fault(finding)}"], definitions(parts_of(finding).items()))]
     )
 
 
