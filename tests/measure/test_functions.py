@@ -3,6 +3,7 @@
 import math
 from contextlib import nullcontext, suppress
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from torch.overrides import TorchFunctionMode
 
 import propscope
 from propscope.errors import InputError
+from propscope.measure import kernel
 from propscope.measure.attention import projected, sampled_logits, softmax_figures
+from propscope.measure.function_mode import _mean_square as mean_square
 from propscope.measure.functions import BY_FUNCTION, OPERATIONS, Operation, index
 
 
@@ -127,6 +130,17 @@ def test_the_share_of_many_equal_numbers():
         square = float(model.linear(x).double().square().mean())
     site = propscope.profile(model, x)["add"]
     assert site.branch_share == pytest.approx(0.01 / (0.01 + square), rel=2.0**-21)
+
+
+def test_the_mean_square_of_what_the_kernel_does_not_read():
+    values = torch.randn(5, 30)
+    expected = values.square().mean(1)
+    # Inside a transform of torch.func a tensor has no memory of its own.
+    torch.testing.assert_close(torch.func.vmap(mean_square)(values).float(), expected)
+    # Its square leaves the range of float32.
+    assert float(mean_square(values.double() * 1e100)) == pytest.approx(float(expected.mean()) * 1e200, rel=1e-6)
+    with mock.patch.object(kernel, "AVAILABLE", False):
+        assert float(mean_square(values)) == pytest.approx(float(expected.mean()), rel=1e-6)
 
 
 def test_sums_of_other_kinds_are_no_residuals():
