@@ -3,6 +3,7 @@
 What would take minutes, another program or another machine is parsed alone; the tables below give the reason.
 """
 
+import itertools
 import math
 import re
 import shlex
@@ -82,6 +83,20 @@ def lines_of(page):
     found = [match[1] or "" for line in typed if (match := re.match(r"(?:\$ )?propscope(?: (.*))?$", line))]
     found += [" ".join(spoken.split()) for spoken in re.findall(r"`propscope ([^`]+)`", FENCED.sub("", text))]
     return [line for line in found if "..." not in line and line not in NO_COMMAND]
+
+
+def shown_after(page, command):
+    """The lines of a command in each block of a page that has no others, with the block behind it, which it prints."""
+    found = []
+    for (language, body), (_, shown) in itertools.pairwise(blocks(page)):
+        lines = body.replace("\\\n", " ").splitlines()
+        if language == "" and all(line.startswith(f"propscope {command} ") for line in lines):
+            found.append(([line.removeprefix("propscope ") for line in lines], shown))
+    return [(lines, shown) for lines, shown in found if "propscope" not in shown.partition("\n")[0]]
+
+
+def without_numbers(line):
+    return re.sub(r"-?\d[\d.]*(e-?\d+)?", "#", line.rstrip())
 
 
 def words_of(line):
@@ -202,6 +217,18 @@ def test_the_command_lines_of_a_page_run(page, place, capsys):
         # A check, and what tries remedies, may say no by 1; 2 is a line that is wrong.
         assert code in (0, 1), f"propscope {line}: {said.err}"
         assert "Traceback" not in said.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if shown_after(page, "inspect")], ids=ids)
+def test_what_inspect_prints_is_what_a_page_shows(page, place, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    for lines, shown in shown_after(page, "inspect"):
+        for line in lines:
+            assert main(shlex.split(line)) == 0
+        # The last digits are the processor's.
+        said, expected = (set(map(without_numbers, text.splitlines())) for text in (capsys.readouterr().out, shown))
+        assert expected - {"", "..."} <= said
 
 
 @pytest.mark.parametrize("page", RUN_BY)
