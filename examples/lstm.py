@@ -9,6 +9,7 @@ name what it saw in the first step.
 from statistics import mean
 
 import torch
+from matplotlib.ticker import MaxNLocator
 from setting import QUICK, SEEDS, picture
 from torch import nn
 
@@ -113,6 +114,7 @@ with picture("lstm", header, columns=2, width=4.2) as panels:
     panels[1].set_ylabel("forget gate")
     panels[1].set_ylim(0, 1)
     for axes in panels:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("step")
         axes.grid(axis="y")
     panels[0].legend()

@@ -10,6 +10,7 @@ import math
 from statistics import mean
 
 import torch
+from matplotlib.ticker import MaxNLocator
 from setting import QUICK, SEEDS, picture
 from torch import nn
 
@@ -77,10 +78,16 @@ print(Table(title, headings, tuple(rows), left={"output layer"}).to_text())
 print(f"\nequal probabilities have a loss of ln(10) = {math.log(10):.3f}")
 
 header = Header("The output layer", "digits, 3 layers of 64 ReLU units, He", "Loss on held-out rows, mean over seeds.")
-with picture("output-layer", header, width=5.2, height=3.4) as (axes,):
+with picture("output-layer", header, left=1.0, width=5.2, height=3.4) as (axes,):
     for index, (name, found) in enumerate(runs.items()):
         curve = [mean(column) for column in zip(*(losses for losses, _, _ in found), strict=True)]
         axes.semilogy(range(EPOCHS + 1), curve, label=name, **line_style(index).keywords)
+    ticks = [0.1, 0.2, 0.5, 1, 2, 5]
+    axes.set_yticks(ticks, map(str, ticks))
+    axes.set_ylim(0.08, 6)
+    axes.minorticks_off()
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(axis="y")
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss")
     axes.legend()
