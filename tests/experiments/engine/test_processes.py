@@ -13,7 +13,7 @@ import pytest
 from building.command_line import HANGS
 from building.works import attempts
 
-from propscope.errors import InputError, PropscopeError
+from propscope.errors import InputError, MissingDependencyError, PropscopeError
 from propscope.experiments import engine
 from propscope.experiments.engine import Failure, Recipe, processes
 from propscope.experiments.engine.processes import DIED, Processes, cores
@@ -162,6 +162,12 @@ def test_after_an_interrupt_nothing_is_left_running(tmp_path):
 def test_what_a_worker_cannot_import_is_said():
     with Processes(Recipe("no_such_module:Work")) as team, pytest.raises(PropscopeError, match="no_such_module"):
         team.ask("extent")
+
+
+def test_a_package_that_a_worker_lacks_is_named_with_the_line_that_installs_it():
+    with Processes(squares(1)) as team, pytest.raises(MissingDependencyError, match="needs mlxtend") as caught:
+        team.ask("missing")
+    assert caught.value.hint == "pip install 'propscope[data]'"
 
 
 def test_a_folder_for_temporary_files_whose_name_is_too_long(tmp_path, monkeypatch):
