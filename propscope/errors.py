@@ -81,9 +81,14 @@ def unknown_name(what: str, name: str, choices: Iterable[str], *, also: str = ""
     words what else is valid (", and a file that ends in .npy").
     """
     valid = list(choices)
+    guess = guessed(name, valid)
+    return InputError(f'unknown {what} "{name}"; valid are {", ".join(valid)}{also}', hint=f"{guess} {hint}".strip())
+
+
+def guessed(name: str, valid: Sequence[str]) -> str:
+    """Return the question for what an unknown name means of the valid ones; "" where none is near."""
     near = " or ".join(f'"{each}"' for each in _meant(name, valid))
-    guess = f"did you mean {near}? " if near else ""
-    return InputError(f'unknown {what} "{name}"; valid are {", ".join(valid)}{also}', hint=f"{guess}{hint}".strip())
+    return f"did you mean {near}?" if near else ""
 
 
 # What the field calls things that the tables have under another name, or of which they have several.

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from propscope.checks import file_path
-from propscope.errors import InputError, StoreError
+from propscope.errors import InputError, StoreError, guessed
 from propscope.records.figures import MONITORED_TABLES, SUMMARIES
 from propscope.records.figures import TABLES as FIELDS
 from propscope.records.labelled import GroupKey, values_of
@@ -321,7 +321,10 @@ def _no_match(
         if not values:
             carried = ", ".join(sorted({name for entry in entries for name in entry})) or "none"
             return InputError(f'no {table} in {tables.path} has a label "{name}"; the labels are {carried}')
-    return InputError(f"no {table} in {tables.path} has {_listed(wanted)}; there are {_listed(there)}")
+    texts = ((each, [str(value) for value in there[name]]) for name, values in wanted.items() for each in values)
+    near = (guessed(typed, valid) for typed, valid in texts if isinstance(typed, str) and typed not in valid)
+    hint = next(filter(None, near), "")
+    return InputError(f"no {table} in {tables.path} has {_listed(wanted)}; there are {_listed(there)}", hint=hint)
 
 
 def _distance(one: int, other: int) -> int:

@@ -253,3 +253,5 @@ def test_a_network_is_found_by_the_initializer_as_typed(command, place):
         assert command.fine("show", "run.h5", "--init", typed) == alone
     assert command.fine("show", "run.h5", "--init", "normal:std=0.01,kaiming_normal") == command.fine("show", "run.h5")
     assert "normal:std=0.02" in command("show", "run.h5", "--init", "normal:std=0.02").error
+    assert command("show", "run.h5", "--init", "he").hint == 'did you mean "he_normal"?'
+    assert "--help" in command("show", "run.h5", "--init", "qqqq").hint
