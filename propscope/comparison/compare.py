@@ -28,8 +28,8 @@ def compare(
 ) -> Comparison:
     """Return where the signal of `b` parts from that of `a`: two profiles, two sets of them, or two monitored runs.
 
-    Networks of sets are matched by their labels other than the seed; where both sides hold one network, it is matched
-    whatever its labels. Sites are matched by name, and where names are no help by their place in the graph, which
+    Networks of sets are matched by their labels other than the seed, without those that have one value in each set, as
+    all have where both hold one network. Sites are matched by name, and where names are no help by their place in the graph, which
     `Comparison.renamed` lists. At each site the rms, and the rms divided by that of the site before (backward: after),
     are compared in logarithms. A difference counts if it exceeds the share `tolerance` and lies outside the interval
     over the seeds, all intervals of a call together being wrong in 5% of the calls on equal networks: Welch's for other

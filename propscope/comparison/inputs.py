@@ -37,7 +37,7 @@ def beginning(matches: Sequence[Match]) -> Beginning:
     batch, weights = _same(pairs, "batch_digest"), _same(pairs, "weights_digest")
     changed = tuple(_changed(matches))
     count = len({each.name for _, new in pairs for each in new.parameters} | {each.name for each in changed})
-    lines = (_batch_line(pairs, batch), *_weight_lines(pairs, weights, changed, count))
+    lines = (_batch_line(pairs, batch), *_weight_lines(matches, pairs, weights, changed, count))
     return Beginning(batch, weights, lines, changed)
 
 
@@ -100,6 +100,7 @@ def _not_stored(pairs: Sequence[tuple[NetworkProfile, NetworkProfile]], what: st
 
 
 def _weight_lines(
+    matches: Sequence[Match],
     pairs: Sequence[tuple[NetworkProfile, NetworkProfile]],
     same: bool | None,
     changed: Sequence[ParameterChange],
@@ -110,9 +111,11 @@ def _weight_lines(
         if changed:
             yield f"weights after the recorded steps: {_which(changed, count)}"
         return
-    if len({one.provenance.dtype for pair in pairs for one in pair}) > 1:
-        types = " -> ".join(one.provenance.dtype for one in pairs[0])
-        yield f"weights: of another type, {types}; {_which(changed, count) if changed else 'alike within its rounding'}"
+    if retyped := _retyped(matches):
+        where = "" if len(retyped) == count else f" in {len(retyped)} of {count} ({_few(list(retyped))})"
+        types = ", ".join(dict.fromkeys(retyped.values()))
+        said = _which(changed, count) if changed else "alike within its rounding"
+        yield f"weights: of another type{where}, {types}; {said}"
     elif same is None:
         said = _which(changed, count) if changed else "their moments are equal"
         yield f"weights: not known to be the same: {_not_stored(pairs, 'weights_digest')}; {said}"
@@ -122,8 +125,26 @@ def _weight_lines(
 
 
 def _which(changed: Sequence[ParameterChange], count: int) -> str:
-    names = ", ".join(each.name for each in changed[:3]) + (", ..." if len(changed) > 3 else "")
-    return f"{len(changed)} of {counted(count, 'parameter')} {'differs' if len(changed) == 1 else 'differ'} ({names})"
+    differ = "differs" if len(changed) == 1 else "differ"
+    return f"{len(changed)} of {counted(count, 'parameter')} {differ} ({_few([each.name for each in changed])})"
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _retyped(matches: Sequence[Match]) -> dict[str, str]:
+    """Return the parameters that have another type now, by name: "float32 -> bfloat16"."""
+    found: dict[str, str] = {}
+    for match in matches:
+        names = _names(match)
+        for old, new in zip(match.before, match.after, strict=False):
+            then = {one.name: one.dtype for one in old.parameters}
+            for one in new.parameters:
+                was = then.get(names.get(one.name, one.name), one.dtype)
+                if was != one.dtype:
+                    found[one.name] = f"{was} -> {one.dtype}"
+    return found
 
 
 def _changed(matches: Sequence[Match]) -> Iterator[ParameterChange]:

@@ -17,6 +17,7 @@ _OF_THE_NETWORK = {"target", "arguments", "config", "checkpoint", "init", "netwo
 _SHOWN = 3
 
 _Key = tuple[tuple[str, Label], ...]
+_Members = tuple[NetworkProfile, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +43,9 @@ def matched(
     """Return the networks that both sets have, and notes on what is not compared or was measured differently.
 
     Networks are identified by their labels. Where each set holds only one, the label `model` is ignored, since it is
-    the name that was typed, and, unless `same_labels`, all others too. `alone`: whether a seed may be held against
-    another one, without an interval. Raises `InputError` where a set is empty, and where no network, site or seed
-    matches.
+    the name that was typed; unless `same_labels`, so is each label that has one value in each set, and another one.
+    `alone`: whether a seed may be held against another one, without an interval. Raises `InputError` where a set is
+    empty, and where no network, site or seed matches.
     """
     for given, what in ((before, "the first"), (after, "the second")):
         if not any(profile.without_inputs.sites for profile in given):
@@ -52,11 +53,11 @@ def matched(
     then, now = _networks(before), _networks(after)
     notes = []
     if len(then) == len(now) == 1:
-        then, now = ({_unnamed(key): members for key, members in side.items()} for side in (then, now))
-        if not same_labels and then.keys() != now.keys():
-            (old, members), (new, _) = next(iter(then.items())), next(iter(now.items()))
-            notes.append(f"other labels: {_spelled({old: 0})} -> {_spelled({new: 0})}")
-            then = {new: members}
+        then, now = (_without(side, {"model"}) for side in (then, now))
+    if not same_labels and (others := _others(then, now)):
+        old, new = (tuple(part for part in next(iter(side)) if part[0] in others) for side in (then, now))
+        notes.append(f"other labels: {_spelled({old: 0})} -> {_spelled({new: 0})}")
+        then, now = (_without(side, others) for side in (then, now))
     common = [key for key in now if key in then]
     if not common:
         raise InputError(
@@ -73,16 +74,23 @@ def matched(
     return matches, tuple(notes)
 
 
-def _networks(profiles: ProfileSet) -> dict[_Key, tuple[NetworkProfile, ...]]:
-    groups: dict[_Key, tuple[NetworkProfile, ...]] = {}
+def _networks(profiles: ProfileSet) -> dict[_Key, _Members]:
+    groups: dict[_Key, _Members] = {}
     for key, members in profiles.groups("seed").items():
         ordered = tuple(sorted(key))
         groups[ordered] = (*groups.get(ordered, ()), *members.profiles)
     return groups
 
 
-def _unnamed(key: _Key) -> _Key:
-    return tuple((name, value) for name, value in key if name != "model")
+def _without(networks: Mapping[_Key, _Members], names: set[str]) -> dict[_Key, _Members]:
+    return {tuple(part for part in key if part[0] not in names): members for key, members in networks.items()}
+
+
+def _others(then: Mapping[_Key, _Members], now: Mapping[_Key, _Members]) -> set[str]:
+    """Return the labels that have one value in each set, or in one of them none, and not the same one in both."""
+    names = {name for side in (then, now) for key in side for name, _ in key}
+    values = {name: [{dict(key).get(name) for key in side} for side in (then, now)] for name in names}
+    return {name for name, (old, new) in values.items() if len(old) == len(new) == 1 and old != new}
 
 
 def _match(before: tuple[NetworkProfile, ...], after: tuple[NetworkProfile, ...], *, alone: bool) -> Match:
@@ -157,6 +165,14 @@ def _measured_differently(match: Match) -> Iterator[str]:
     versions = old.provenance.torch_version, new.provenance.torch_version
     if all(versions) and versions[0] != versions[1]:
         yield f"measured differently: torch {versions[0]} -> {versions[1]}"
+    both = [pair for pair in match.pairs if pair.before and pair.after and pair.site.role != "input"]
+    places: dict[tuple[str, str], list[str]] = {}
+    for pair in both:
+        if pair.before and pair.after and pair.before.dtype != pair.after.dtype:
+            places.setdefault((pair.before.dtype, pair.after.dtype), []).append(pair.site.name or "(model)")
+    for change, names in places.items():
+        where = "every site" if len(names) == len(both) else f"{len(names)} of {len(both)} sites, first at {names[0]}"
+        yield f"another type: {' -> '.join(change)} at {where}"
     for direction in DIRECTIONS:
         seen = [
             any(getattr(site, direction) is not None for m in side for site in m.sites)

@@ -99,6 +99,11 @@ class TestFiles:
         assert outcome.code == 1
         assert outcome.out.startswith("different: first at step 1: loss x0.889, from 0.900 to 0.800")
 
+    def test_the_trainings_of_a_grid_are_refused_by_what_they_are(self, command, place):
+        save("train.h5", load(DATA / "schema-7-training.h5"))
+        for pair in (("train.h5", "train.h5"), ("train.h5", "no.h5")):
+            assert "train.h5 holds the trainings of a grid, which have no sites" in command("compare", *pair).error
+
     @pytest.mark.parametrize("version", range(1, 7))
     def test_an_older_file_is_read_and_said_to_hold_no_digest(self, command, place, version):
         save("old.h5", load(DATA / f"schema-{version}.h5")[0])

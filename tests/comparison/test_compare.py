@@ -185,6 +185,27 @@ def test_a_model_with_autocast_has_the_tolerance_of_its_sites():
     assert found.tolerance_of == "bfloat16"
 
 
+def test_a_layer_of_another_type_is_said_with_its_weights():
+    class Mixed(nn.Module):
+        def __init__(self, dtype):
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b, self.c = nn.Linear(16, 16), nn.Linear(16, 16, dtype=dtype), nn.Linear(16, 4)
+            self.b.weight.data.copy_(torch.eye(16))
+            self.b.bias.data.zero_()
+
+        def forward(self, x):
+            return self.c(self.b(self.a(x).to(self.b.weight.dtype)).to(x.dtype))
+
+    found = propscope.compare(seen(Mixed(torch.float32)), seen(Mixed(torch.float16)))
+    assert found.same
+    assert "another type: float32 -> float16 at 1 of 3 sites, first at b" in found.notes
+    assert "weights: of another type in 2 of 6 (b.weight, b.bias), float32 -> float16" in found.inputs[1]
+    whole = propscope.compare(seen(net()), seen(net().double(), X.double()))
+    assert "another type: float32 -> float64 at every site" in whole.notes
+    assert whole.inputs[1] == "weights: of another type, float32 -> float64; alike within its rounding"
+
+
 def test_a_tolerance_that_is_given_counts():
     model = changed(lambda model: model.fc1.weight.mul_(1.5))
     assert propscope.compare(seen(net()), seen(model), tolerance=1.0).same

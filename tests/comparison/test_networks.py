@@ -324,6 +324,27 @@ class TestNetworks:
         old, new = seeded(*[[site("a")]] * 2, act="relu", depth=1), seeded(*[[site("a")]] * 2, depth=1, act="relu")
         assert compare(new, old).networks == 1
 
+    def test_grids_that_differ_in_labels_with_one_value_each_are_matched_by_the_others(self):
+        def grid(size, depths=(1, 2), **labels):
+            return ProfileSet.of(
+                one for depth in depths for one in seeded(*[[site("a", size * depth)]] * 2, depth=depth, **labels)
+            )
+
+        found = compare_networks(grid(1.0, act="relu", norm="batch"), grid(3.0, act="tanh"))
+        assert [(one.labels["depth"], one.ratio) for one in found.differences] == [(1, pytest.approx(3.0))] + [
+            (2, pytest.approx(3.0))
+        ]
+        assert found.notes == ("other labels: (act relu, norm batch) -> (act tanh)",)
+        alike = compare_networks(grid(1.0, act="relu"), grid(1.0, (2, 3), act="tanh"))
+        assert (alike.same, alike.networks) == (True, 1)
+        assert alike.notes[1:] == (
+            "1 of 2 networks only in the second: (depth 3)",
+            "1 of 2 networks only in the first: (depth 1)",
+        )
+        two = grid(1.0, act="tanh") + grid(1.0, act="gelu")
+        with pytest.raises(InputError, match="no network is in both: the first has .act relu, depth 1"):
+            compare_networks(grid(1.0, act="relu"), two)
+
     def test_other_labels_are_another_network(self):
         old, new = seeded([site("a")], act="relu"), seeded([site("a")], act="tanh")
         with pytest.raises(InputError, match=r"the first has .act relu., the second has .act tanh."):
