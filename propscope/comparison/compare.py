@@ -28,14 +28,14 @@ def compare(
 ) -> Comparison:
     """Return where the signal of `b` parts from that of `a`: two profiles, two sets of them, or two monitored runs.
 
-    Networks of sets are matched by their labels other than the seed, without those that have one value in each set, as
-    all have where both hold one network. Sites are matched by name, and where names are no help by their place in the graph, which
-    `Comparison.renamed` lists. At each site the rms, and the rms divided by that of the site before (backward: after),
-    are compared in logarithms. A difference counts if it exceeds the share `tolerance` and lies outside the interval
-    over the seeds, all intervals of a call together being wrong in 5% of the calls on equal networks: Welch's for other
-    seeds, also Student's of the differences for the same seeds, none for one profile on each side. Two MLPs of one seed
-    each are held against the scatter that theory expects. `tolerance`: None for 0.01, for float16 0.02, for bfloat16
-    0.05.
+    Networks of sets are matched by their labels other than the seed, without those that have one value in each set,
+    as all have where both hold one network. Sites are matched by name, and where names are no help by their place in
+    the graph, which `Comparison.renamed` lists. At each site the rms, and the rms divided by that of the site before
+    (backward: after), are compared in logarithms. A difference counts if it exceeds the share `tolerance` and lies
+    outside the interval over the seeds, all intervals of a call together being wrong in 5% of the calls on equal
+    networks: Welch's for other seeds, also Student's of the differences for the same seeds, none for one profile on
+    each side. Two MLPs of one seed each are held against the scatter that theory expects. `tolerance`: None for 0.01,
+    for float16 0.02, for bfloat16 0.05.
 
     A site also differs if only one side has it, if its kind, width or parents differ, if NaN, Inf or zeros appear in
     any seed or disappear in all, or if its signal is not seen any more. Of monitored runs every step is compared, the

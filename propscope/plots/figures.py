@@ -99,10 +99,12 @@ T = TypeVar("T")
 Profiles = NetworkProfile | ProfileSet
 Drawn = Any
 Style = Literal["screen", "paper", "slide"]
+_AXES_HINT = "plt.subplots() makes a figure and axes"
 # So many samples of a monitored run are drawn as lines or rows.
 SAMPLES_AT_MOST = 6
 
 
+@checks.known_arguments
 def curves(
     profiles: Profiles | TrainingRun | TrainingSet,
     ax: Drawn = None,
@@ -121,7 +123,7 @@ def curves(
     a monitored run, up to 6 samples are lines. Dashes under a line are the prediction of infinite-width theory.
     """
     named = {each.name: each for each in QUANTITIES}
-    with _drawing(ax, style, legend) as look:
+    with _drawing(ax, style, legend, title, caption) as look:
         chosen = _chosen(quantity, named)
         prepared = _curves_of(profiles, chosen, named)
         panels = [panel for row in prepared.panels for panel in row if panel is not None]
@@ -146,6 +148,7 @@ def _curves_of(profiles: object, chosen: Sequence[str], named: Mapping[str, Any]
     return _recorded(prepare_curves(_profiles(profiles), quantities=quantities), chosen, hint)
 
 
+@checks.known_arguments
 def histograms(
     profiles: Profiles,
     ax: Drawn = None,
@@ -165,7 +168,7 @@ def histograms(
     is room for; the text below the grid says how many of how many. A shape that would be a spike on a linear axis
     stands in a box on an axis of its own too. Numbers are left out where they have no room.
     """
-    with _drawing(ax, style, None) as look:
+    with _drawing(ax, style, None, title, caption) as look:
         (name,) = _chosen(quantity, SUBJECTS, one=True)
         subject = SUBJECTS[name]
         if scale is not None:
@@ -186,6 +189,7 @@ def histograms(
         return _finished(drawn, ax, title, caption)
 
 
+@checks.known_arguments
 def overview(
     profiles: Profiles,
     ax: Drawn = None,
@@ -201,7 +205,7 @@ def overview(
     `quantity`: forward, backward, verdict, several of them, or "all". A cell has the colour and the mark of its own
     factor, in decades: ! and ✗ where such a factor alone makes a network strained or broken.
     """
-    with _drawing(ax, style, None) as look:
+    with _drawing(ax, style, None, title, caption) as look:
         chosen = _chosen(quantity, ("forward", "backward", "verdict"))
         hint = "record the direction (forward, backward)"
         prepared = _recorded(prepare_overview(_profiles(profiles)), chosen, hint)
@@ -220,6 +224,7 @@ def overview(
         return _finished(drawn, ax, title, caption)
 
 
+@checks.known_arguments
 def phase(
     chart: PhaseChart,
     ax: Drawn = None,
@@ -236,7 +241,7 @@ def phase(
     correlation depth. `profiles`: networks whose measured depths are drawn as dots over it, each at the variances of
     its weights and biases.
     """
-    with _drawing(ax, style, None) as look:
+    with _drawing(ax, style, None, title, caption) as look:
         if not isinstance(chart, PhaseChart):
             raise InputError(
                 f"chart must be a phase chart, got {checks.shown(chart)}",
@@ -258,6 +263,7 @@ def phase(
         return _finished(drawn, ax, title, caption)
 
 
+@checks.known_arguments
 def learning(
     runs: TrainingRun | TrainingSet | MonitoredRun,
     ax: Drawn = None,
@@ -276,7 +282,7 @@ def learning(
     """
     if isinstance(runs, MonitoredRun):
         return _steps(runs, ax, quantity, style, title, caption, palette)
-    with _drawing(ax, style, legend) as look:
+    with _drawing(ax, style, legend, title, caption) as look:
         chosen = _chosen(quantity, [measure.name for measure in MEASURES])
         hint = "a regression has no accuracy; take quantity='loss'"
         prepared = _recorded(prepare_learning(_trainings(runs), quantities=chosen), chosen, hint)
@@ -302,7 +308,7 @@ def _steps(
     caption: str | None,
     palette: str | Sequence[str] | None,
 ) -> Drawn:
-    with _drawing(ax, style, None) as look:
+    with _drawing(ax, style, None, title, caption) as look:
         named = {each.name: each for each in STEP_QUANTITIES}
         chosen = _chosen(quantity, named)
         found = prepare_steps(RunView(run), quantities=[named[name] for name in chosen])
@@ -322,6 +328,7 @@ def _steps(
         return _finished(drawn, ax, title, caption)
 
 
+@checks.known_arguments
 def heatmap(
     run: MonitoredRun,
     ax: Drawn = None,
@@ -339,7 +346,7 @@ def heatmap(
     several of them, or "all". `sites`: a regular expression for the sites that are shown. Circles mark what alarms
     name.
     """
-    with _drawing(ax, style, None) as look:
+    with _drawing(ax, style, None, title, caption) as look:
         if not isinstance(run, MonitoredRun):
             raise InputError(
                 f"run must be a monitored run, got {checks.shown(run)}",
@@ -370,8 +377,13 @@ def heatmap(
 
 
 @contextmanager
-def _drawing(ax: Drawn, style: Style | None, legend: Legend | None) -> Iterator[Look]:
+def _drawing(
+    ax: Drawn, style: Style | None, legend: Legend | None, title: str | None, caption: str | None
+) -> Iterator[Look]:
     """Set matplotlib for a style, as long as something is drawn; a figure of the user's keeps its own settings."""
+    for name, text in (("title", title), ("caption", caption)):
+        if text is not None and not isinstance(text, str):
+            raise InputError(f"{name} must be a text, got {checks.shown(text)}", hint='"" stands for none')
     look = SCREEN if style is None else look_of(style)
     if legend is not None:
         checks.one_of("legend", legend, LEGENDS)
@@ -414,8 +426,10 @@ def _given(ax: Drawn, names: Sequence[str]) -> list[Axes]:
         if not isinstance(each, Axes):
             raise InputError(
                 f"ax must be axes of matplotlib, got {checks.shown(each)}",
-                hint="plt.subplots() makes a figure and axes",
+                hint=_AXES_HINT,
             )
+        if each.figure is None:
+            raise InputError("ax must be axes of a figure, got axes that were removed from theirs", hint=_AXES_HINT)
     if len(given) != len(names):
         raise InputError(
             f"ax must be {len(names)} axes, for {', '.join(names)}, got {len(given)}",
@@ -480,6 +494,8 @@ def _profiles(given: object) -> ProfileSet:
             f"profiles must be a profile or a set of profiles, got {checks.shown(given)}",
             hint="propscope.profile_mlp, profile, track and load give them",
         )
+    if not len(given):
+        raise NothingToDrawError("nothing to draw: there is no profile", hint="draw profiles or a run with samples")
     named: ProfileSet = escaped(given)
     return named
 
@@ -492,6 +508,8 @@ def _trainings(given: object) -> TrainingSet:
             f"runs must be trainings or a monitored run, got {checks.shown(given)}",
             hint="propscope.train_mlp and load give them",
         )
+    if not len(given):
+        raise NothingToDrawError("nothing to draw: there is no training", hint="propscope.train_mlp gives some")
     named: TrainingSet = escaped(given)
     return named
 
@@ -523,7 +541,7 @@ def _line_colours(palette: str | Sequence[str] | None, lines: int) -> list[Any] 
         # A qualitative map has few colours; the light end of others does not show on white.
         at = np.linspace(0.0, 0.85, max(lines, 2))
         return list(own) if 0 < len(own) <= 20 else [tuple(each) for each in colormaps[palette](at)]
-    colours = [palette] if isinstance(palette, str) else list(palette)
+    colours = list(palette) if isinstance(palette, Sequence) and not isinstance(palette, str) else [palette]
     for colour in colours or [""]:
         if not is_color_like(colour):
             raise InputError(
@@ -541,7 +559,7 @@ def _colour(palette: str | Sequence[str] | None) -> str | None:
 def _colormap(palette: str | Colormap | None) -> Colormap | None:
     if palette is None or isinstance(palette, Colormap):
         return palette
-    if palette not in colormaps:
+    if not isinstance(palette, str) or palette not in colormaps:
         raise InputError(
             f"palette must name a colormap of matplotlib, got {checks.shown(palette)}", hint='for example "viridis"'
         )

@@ -21,10 +21,10 @@ from matplotlib.figure import Figure
 
 import propscope
 from propscope import plots
-from propscope.errors import InputError
+from propscope.errors import InputError, UnknownArgumentError
 from propscope.plots.gallery import NothingToDrawError, draw_all
 from propscope.plots.step_maps import MAPS
-from propscope.records import Alarm, MonitoredRun, NetworkProfile, ProfileSet
+from propscope.records import Alarm, MonitoredRun, NetworkProfile, ProfileSet, TrainingSet
 
 PROFILES = grid(("he_normal", "xavier_normal", "zeros"), depths=(6,), seeds=2, width=8, batch=4)
 RUNS = trainings()
@@ -304,13 +304,34 @@ def test_a_heatmap_shows_each_quantity_and_the_sites_wanted() -> None:
         (lambda: plots.learning(PROFILES), "runs must be trainings or a monitored run, got"),
         (lambda: plots.heatmap(PROFILES), "run must be a monitored run, got"),
         (lambda: plots.phase("tanh"), 'chart must be a phase chart, got "tanh"'),
-        (lambda: plots.curves(ProfileSet(())), "nothing to draw: forward_std was not recorded"),
+        (lambda: plots.curves(ProfileSet(())), "nothing to draw: there is no profile"),
+        (lambda: plots.histograms(monitored([1.0])), "nothing to draw: there is no profile"),
+        (lambda: plots.learning(TrainingSet(())), "nothing to draw: there is no training"),
         (lambda: plots.write_figure(Figure(), "figure.bmp"), 'path must end in .png, .pdf or .svg, got "figure.bmp"'),
     ],
 )
 def test_what_cannot_be_drawn_is_said(draw: Callable[[], Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         draw()
+
+
+@pytest.mark.parametrize("name", ONE)
+def test_what_is_no_text_no_colour_no_argument_and_no_axes_of_a_figure_is_said(name: str) -> None:
+    draw = ONE[name]
+    for wrong in ({"title": 3}, {"caption": 3}, {"palette": 3}):
+        (argument,) = wrong
+        with pytest.raises(InputError, match=rf"^{argument} must .*, got 3"):
+            draw(**wrong)
+    with pytest.raises(UnknownArgumentError, match='has no argument "captions"'):
+        draw(captions="")
+    axes = plt.subplots()[1]
+    axes.remove()
+    with pytest.raises(InputError, match="ax must be axes of a figure, got axes that were removed"):
+        draw(axes)
+
+
+def test_the_functions_are_listed() -> None:
+    assert {"curves", "heatmap", "histograms", "learning", "overview", "phase"} <= set(dir(plots))
 
 
 def test_a_figure_of_the_users_is_written_with_its_text(tmp_path: Path) -> None:
