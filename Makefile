@@ -70,7 +70,7 @@ benches: $(READY)
 
 # The site of the docs: build/site/index.html.
 docs: $(READY)
-	$(BIN)/python -m sphinx -q -W --keep-going -E -b html -c docs . build/site
+	$(BIN)/python -X faulthandler -m sphinx -q -W --keep-going -E -b html -c docs . build/site
 	@echo "the site of the docs: build/site/index.html"
 
 pictures: $(READY)
