@@ -116,7 +116,7 @@ def compare(
         view.print(comparison_blocks(found, width=None if view.wide else terminal_width()))
     if output is not None:
         _draw(found, output)
-        if not json:
+        if not json and not quiet():
             print_paths("plots", [output])
     return found.exit_code
 
@@ -168,7 +168,7 @@ def _check_options(context: typer.Context, files: list[bool]) -> None:
             continue
         wrong = not any(files) if parameter.name in _FOR_A_FILE else all(files)
         if wrong:
-            kind, other = ("TARGET", "FILE") if all(files) is False else ("FILE", "TARGET")
+            kind, other = ("FILE", "TARGET") if all(files) else ("TARGET", "FILE")
             raise InputError(
                 f"{parameter.opts[0]} is for a {other}, but A and B are both a {kind}",
                 hint="leave it out; propscope compare --help lists the options for each",

@@ -35,7 +35,7 @@ def diagnose(
 
     A monitored run is judged by the alarms of its training, the first one first.
 
-    A LIST is separated by commas; names must be written as in the file.
+    A LIST is separated by commas.
     """
     from propscope.diagnosis import diagnose as judge
     from propscope.records import MonitoredRun, TrainingSet

@@ -51,10 +51,7 @@ class Selection:
     ] = None
 
     def labels(self) -> dict[str, list[str | int]]:
-        """Return the labels that are asked for; raises `InputError`.
-
-        Names must be written as in the file: resolving aliases would load torch.
-        """
+        """Return the labels that are asked for; raises `InputError`."""
         labels: dict[str, list[str | int]] = {}
         for name, text in (("activation", self.act), ("initializer", self.init)):
             if text is not None:

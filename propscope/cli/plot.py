@@ -42,7 +42,7 @@ def plot(
 ) -> None:
     """Draw the plots of a result file: curves, histograms and overview, how training went, or a monitored run.
 
-    A LIST is separated by commas; names must be written as in the file.
+    A LIST is separated by commas.
     """
     from propscope.store import target_of
 

@@ -30,8 +30,7 @@ def report(
     """Write a result file as one HTML page that opens in any browser, also from a mail, without the network.
 
     It shows the verdict and what to change, the signal along the depth, the network as a graph, every site, and of a
-    monitored run its alarms and maps over the steps. A LIST is separated by commas; names must be written as in the
-    file.
+    monitored run its alarms and maps over the steps. A LIST is separated by commas.
     """
     from propscope.comparison import compare
     from propscope.report.page import page_html

@@ -20,7 +20,7 @@ def show(
     """Print the table of a result file, one row per network, or what a monitored run shows at first sight.
 
     When the options select a single network, it is shown layer by layer, its seeds pooled. A LIST is separated by
-    commas; names must be written as in the file.
+    commas.
     """
     from propscope.diagnosis import diagnose
     from propscope.records import MonitoredRun, TrainingSet

@@ -27,6 +27,7 @@ from propscope.networks.libraries import library_model, library_of, refuse_huge,
 from propscope.networks.random_batch import KINDS, RandomTensor, drawn, kind_of
 from propscope.networks.spec import load_callable
 from propscope.networks.tensor_files import check_structure, read_array, read_arrays, read_tensors, usable
+from propscope.records.numerals import listed
 
 _HOW = "a target is package.module:callable or path/to/file.py:callable, which returns a torch.nn.Module"
 _TINY = "tiny"
@@ -270,7 +271,9 @@ def _load_weights(model: nn.Module, path: Path) -> None:
         ],
     }
     if any(problems.values()):
-        said = "; ".join(f"{len(names)} {what} ({_few(names)})" for what, names in problems.items() if names)
+        said = "; ".join(
+            f"{len(names)} {what} ({listed(names, _KEYS_SHOWN)})" for what, names in problems.items() if names
+        )
         raise InputError(
             f"checkpoint {path} does not fit the model: {said}",
             hint="set --arg or --config as for the model that was saved",
@@ -292,11 +295,7 @@ def _nonfinite(model: nn.Module) -> str:
         if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
             names.append(name)
             nan, infinite = nan + int(value.isnan().sum()), infinite + int(value.isinf().sum())
-    return f", which has {nan} NaN and {infinite} infinite values in {_few(names)}" if names else ""
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:_KEYS_SHOWN]) + (", ..." if len(names) > _KEYS_SHOWN else "")
+    return f", which has {nan} NaN and {infinite} infinite values in {listed(names, _KEYS_SHOWN)}" if names else ""
 
 
 def _kind(value: Any) -> str:

@@ -68,27 +68,23 @@ def compare_networks(
     entries: list[list[Series]] = [list(series(match)) for match in matches]
     count = sum(map(len, entries))
     found: list[Difference] = []
-    halves: list[float] = []
+    thresholds: list[float] = []
     for match, own in zip(matches, entries, strict=True):
         found += [*structure(match), *states(match)]
         verdicts = [judged(each, FALSE_ALARMS / count, math.log1p(share)) for each in own]
-        halves += [half for _, half in verdicts]
+        thresholds += [threshold for _, threshold in verdicts]
         moved = [each for each, _ in verdicts if each is not None]
         found += sorted(moved, key=lambda each: each.quantity == "rms")
     methods = dict.fromkeys(match.method for match in matches)
     began = beginning(matches)
     facts: dict[str, Any] = {
         "networks": len(matches),
-        "sites": sum(
-            pair.before is not None and pair.after is not None and pair.site.role != "input"
-            for match in matches
-            for pair in match.pairs
-        ),
+        "sites": sum(match.common_sites for match in matches),
         "comparisons": count,
         "method": "; ".join(methods),
         "tolerance": share,
         "tolerance_of": of_type,
-        "visible": math.exp(min(float(np.median(halves)), 700.0)) if halves else math.nan,
+        "visible": math.exp(min(float(np.median(thresholds)), 700.0)) if thresholds else math.nan,
         "same_batch": began.same_batch,
         "same_weights": began.same_weights,
         "inputs": began.lines,

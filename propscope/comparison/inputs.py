@@ -11,7 +11,7 @@ import numpy as np
 from propscope.comparison.networks import Match
 from propscope.records.comparison import ParameterChange
 from propscope.records.network import NetworkProfile, Parameter
-from propscope.records.numerals import counted
+from propscope.records.numerals import counted, listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def _weight_lines(
             yield f"weights after the recorded steps: {_which(changed, count)}"
         return
     if retyped := _retyped(matches):
-        where = "" if len(retyped) == count else f" in {len(retyped)} of {count} ({_few(list(retyped))})"
+        where = "" if len(retyped) == count else f" in {len(retyped)} of {count} ({listed(list(retyped), 3)})"
         types = ", ".join(dict.fromkeys(retyped.values()))
         said = _which(changed, count) if changed else "alike within its rounding"
         yield f"weights: of another type{where}, {types}; {said}"
@@ -126,11 +126,7 @@ def _weight_lines(
 
 def _which(changed: Sequence[ParameterChange], count: int) -> str:
     differ = "differs" if len(changed) == 1 else "differ"
-    return f"{len(changed)} of {counted(count, 'parameter')} {differ} ({_few([each.name for each in changed])})"
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return f"{len(changed)} of {counted(count, 'parameter')} {differ} ({listed([each.name for each in changed], 3)})"
 
 
 def _retyped(matches: Sequence[Match]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from propscope.comparison.sites import SitePair, all_sites, paired_sites, weights_of
 from propscope.errors import InputError
 from propscope.records.network import DIRECTIONS, Label, NetworkProfile
+from propscope.records.numerals import listed
 from propscope.records.profile_set import ProfileSet
 from propscope.records.stored_spec import read_spec
 
@@ -35,6 +36,16 @@ class Match:
     labels: Mapping[str, Label]
     pairs: tuple[SitePair, ...] = ()
     theory: bool = False
+
+    @property
+    def common(self) -> list[int]:
+        """The places of the pairs that both networks have."""
+        return [place for place, pair in enumerate(self.pairs) if pair.in_both]
+
+    @property
+    def common_sites(self) -> int:
+        """The number of sites that both networks have, inputs not counted."""
+        return sum(self.pairs[place].site.role != "input" for place in self.common)
 
 
 def matched(
@@ -97,7 +108,7 @@ def _match(before: tuple[NetworkProfile, ...], after: tuple[NetworkProfile, ...]
     found = _seeds(before, after, alone=alone)
     sides = found.before, found.after
     pairs = paired_sites(all_sites(sides[0]), all_sites(sides[1]), (weights_of(sides[0][0]), weights_of(sides[1][0])))
-    both = [pair for pair in pairs if pair.before is not None and pair.after is not None and pair.site.role != "input"]
+    both = [pair for pair in pairs if pair.in_both and pair.site.role != "input"]
     most = max(len(members[0].without_inputs.sites) for members in (found.before, found.after))
     # Where no name is in both, a few sites that fit are chance.
     if not both or (all(pair.renamed for pair in both) and 2 * len(both) < most):
@@ -149,7 +160,7 @@ def _unequal_seeds(before: tuple[NetworkProfile, ...], after: tuple[NetworkProfi
         seeds = [member.labels.get("seed") for member in members]
         if None in seeds:
             return "one profile without a seed" if len(seeds) == 1 else f"{len(seeds)} profiles without seeds"
-        return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {_listed({str(seed) for seed in seeds})}"
+        return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {listed(sorted(set(map(str, seeds))), _SHOWN)}"
 
     return f"the first has {spelled(before)}, the second has {spelled(after)}"
 
@@ -183,14 +194,11 @@ def _measured_differently(match: Match) -> Iterator[str]:
 
 
 def _spelled(keys: Mapping[_Key, object]) -> str:
-    said = ["(" + (", ".join(f"{name} {value}" for name, value in key) or "no label") + ")" for key in keys]
-    return ", ".join(said[:_SHOWN]) + (", ..." if len(said) > _SHOWN else "")
+    return listed(
+        ["(" + (", ".join(f"{name} {value}" for name, value in key) or "no label") + ")" for key in keys], _SHOWN
+    )
 
 
 def _few(members: tuple[NetworkProfile, ...]) -> str:
-    return _listed({site.name for member in members for site in member.without_inputs.sites})
-
-
-def _listed(names: set[str]) -> str:
-    said = sorted(name or "(model)" for name in names)
-    return ", ".join(said[:_SHOWN]) + (", ..." if len(said) > _SHOWN else "")
+    names = {site.name or "(model)" for member in members for site in member.without_inputs.sites}
+    return listed(sorted(names), _SHOWN)

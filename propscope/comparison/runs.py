@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from propscope.comparison.inputs import beginning
 from propscope.comparison.networks import Match
 from propscope.comparison.signal import difference, structure
-from propscope.comparison.sites import SitePair, all_sites, paired_sites, weights_of
+from propscope.comparison.sites import all_sites, paired_sites, weights_of
 from propscope.comparison.tolerance import tolerance_of
 from propscope.errors import InputError
 from propscope.records.comparison import Comparison, Difference, Quantity, SiteSizes
 from propscope.records.monitored import Alarm, MonitoredRun, Steps
 from propscope.records.network import DIRECTIONS, Direction, Floats, NetworkProfile
-from propscope.records.numerals import counted, number
+from propscope.records.numerals import counted, listed, number
 from propscope.records.over_steps import Integers
 
 _CURVES: dict[Quantity, str] = {
@@ -65,7 +65,7 @@ def compare_runs(before: MonitoredRun, after: MonitoredRun, tolerance: float | N
             "parameters": began.parameters,
             "renamed": tuple((pair.renamed, pair.site.name) for pair in pairs if pair.renamed),
             "sizes": tuple(_last_sizes(before, after, match, both)),
-            "sites": sum(pair.before is not None and pair.after is not None for pair in pairs),
+            "sites": match.common_sites,
         }
     losses = [run.loss[at] for run, at in zip((before.steps, after.steps), rows, strict=True)]
     unequal = np.flatnonzero(~((losses[0] == losses[1]) | (np.isnan(losses[0]) & np.isnan(losses[1]))))
@@ -163,12 +163,9 @@ def _sites(
     """Yield for each site and direction the first sampled step at which its rms parts."""
     if not len(steps):
         return
-    places = _common(match)
+    places = match.common
     for direction in DIRECTIONS:
-        then, now = (
-            _sizes(run, direction, [_name(match.pairs[at], side) for at in places], steps)
-            for run, side in ((before, "before"), (after, "after"))
-        )
+        then, now = _both_sizes(before, after, match, direction, steps)
         part = _part(then, now, tolerance)
         for column, place in enumerate(places):
             rows = np.flatnonzero(part[:, column])
@@ -179,25 +176,13 @@ def _sites(
 
 def _last_sizes(before: MonitoredRun, after: MonitoredRun, match: Match, steps: Integers) -> Iterator[SiteSizes]:
     """Yield the rms at each site that both have, at the last step that both have sampled."""
-    places = _common(match)
     if not len(steps):
         return
-    found = [
-        [
-            _sizes(run, direction, [_name(match.pairs[at], side) for at in places], steps[-1:])[0]
-            for run, side in ((before, "before"), (after, "after"))
-        ]
-        for direction in DIRECTIONS
-    ]
-    for at, place in enumerate(places):
-        forward, backward = ((float(side[0][at]), float(side[1][at])) for side in found)
+    found = [_both_sizes(before, after, match, direction, steps[-1:]) for direction in DIRECTIONS]
+    for at, place in enumerate(match.common):
+        forward, backward = ((float(then[0, at]), float(now[0, at])) for then, now in found)
         pair = match.pairs[place]
         yield SiteSizes(pair.site.name, forward, backward, {}, place, pair.renamed)
-
-
-def _common(match: Match) -> list[int]:
-    """Return the places of the sites that both have."""
-    return [at for at, pair in enumerate(match.pairs) if pair.before is not None and pair.after is not None]
 
 
 def _parted(
@@ -215,9 +200,12 @@ def _parted(
     return replace(found, step=step)
 
 
-def _name(pair: SitePair, side: str) -> str:
-    site = getattr(pair, side)
-    return "" if site is None else site.name
+def _both_sizes(
+    before: MonitoredRun, after: MonitoredRun, match: Match, direction: Direction, steps: Integers
+) -> tuple[Floats, Floats]:
+    """Return the rms of the sites that both have at these steps, in the first and in the second run, as `_sizes`."""
+    then, now = zip(*(match.pairs[place].names for place in match.common), strict=True) if match.common else ((), ())
+    return _sizes(before, direction, then, steps), _sizes(after, direction, now, steps)
 
 
 def _sizes(run: MonitoredRun, direction: Direction, names: Sequence[str], steps: Integers) -> Floats:
@@ -256,8 +244,8 @@ def _weights(before: MonitoredRun, after: MonitoredRun, steps: Integers) -> Iter
         yield f"weights: norms equal at all {counted(len(steps), 'sample')} of both"
         return
     which = [name for name, differs in zip(names, part[first[0]].tolist(), strict=True) if differs]
-    said = ", ".join(which[:3]) + (", ..." if len(which) > 3 else "")
-    yield f"weights: norms first unequal at step {steps[first[0]]}, {len(which)} of {len(names)} parameters ({said})"
+    said = f"{len(which)} of {len(names)} parameters ({listed(which, 3)})"
+    yield f"weights: norms first unequal at step {steps[first[0]]}, {said}"
 
 
 def _lacking(run: MonitoredRun, other: MonitoredRun) -> tuple[Alarm, ...]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from propscope.comparison.networks import Match
-from propscope.comparison.sites import SitePair, rewired
+from propscope.comparison.sites import rewired
 from propscope.records.comparison import Difference, Quantity, SiteSizes
 from propscope.records.network import DIRECTIONS, Direction, Floats, Site
 from propscope.records.numerals import counted, number
@@ -203,21 +203,13 @@ def _logs(match: Match, direction: Direction) -> tuple[list[int], Floats, Floats
 
     Inf if not finite, -Inf for zero, NaN if not seen.
     """
-    places = [at for at, pair in enumerate(match.pairs) if pair.before is not None and pair.after is not None]
+    places = match.common
     sides = []
-    for members, name_of in ((match.before, _name_before), (match.after, _name_after)):
-        names = [name_of(match.pairs[at]) for at in places]
+    for side, members in enumerate((match.before, match.after)):
+        names = [match.pairs[place].names[side] for place in places]
         seen = [{site.name: _log(site, direction) for site in member.sites} for member in members]
         sides.append(np.array([[logs.get(name, math.nan) for name in names] for logs in seen]).reshape(-1, len(names)))
     return places, sides[0], sides[1]
-
-
-def _name_before(pair: SitePair) -> str:
-    return "" if pair.before is None else pair.before.name
-
-
-def _name_after(pair: SitePair) -> str:
-    return "" if pair.after is None else pair.after.name
 
 
 def _log(site: Site, direction: Direction) -> float:

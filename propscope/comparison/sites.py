@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from propscope.records.graph import UNKNOWN
 from propscope.records.network import Floats, NetworkProfile, Site
 
-# What a pair is worth: its kind and width, its weights, its name, the kinds that it was computed from.
+# The score of a pair: for its kind and width, its weights, its name, the kinds that it was computed from.
 _ALIKE, _OTHER_WIDTH, _OTHER_KIND = 1.0, 0.5, 0.25
 _WEIGHTS, _NAME, _PLACE = 2.0, 0.5, 0.25
 # Larger alignments take seconds; names alone count there.
@@ -36,6 +36,16 @@ class SitePair:
     after: Site | None
 
     @property
+    def in_both(self) -> bool:
+        """Whether both networks have it."""
+        return self.before is not None and self.after is not None
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Its name in the first and in the second network, "" where one lacks it."""
+        return (self.before.name if self.before else "", self.after.name if self.after else "")
+
+    @property
     def site(self) -> Site:
         """The site as the second network has it, else as the first one does."""
         return self.after or self.before  # type: ignore[return-value]
@@ -49,9 +59,9 @@ class SitePair:
 
 
 def all_sites(members: Iterable[NetworkProfile]) -> tuple[Site, ...]:
-    """Return the sites of all seeds, in the order of the first: which experts of a mixture run may depend on the seed.
+    """Return the sites of all seeds, inputs included, in the order of the first seed.
 
-    Inputs are left out.
+    Which sites there are may depend on the seed, as the experts of a mixture that run do.
     """
     found: dict[str, Site] = {}
     for member in members:
@@ -148,21 +158,21 @@ def _between(kinds: tuple[list[_Kind], list[_Kind]], known: dict[int, int]) -> d
 
 
 def _aligned(kinds: tuple[list[_Kind], list[_Kind]], old: Sequence[int], new: Sequence[int]) -> dict[int, int]:
-    """Return the pairs, in order on both sides, that are worth most together.
+    """Return the pairs, in order on both sides, with the largest sum of scores.
 
-    Needleman and Wunsch 1970, without costs of gaps.
+    This is the alignment of Needleman and Wunsch 1970, without a penalty for gaps.
     """
     if not old or not new:
         return {}
-    worth = _worth([kinds[0][at] for at in old], [kinds[1][at] for at in new])
+    scores = _scores([kinds[0][at] for at in old], [kinds[1][at] for at in new])
     best = np.zeros((len(old) + 1, len(new) + 1))
-    for row, values in enumerate(worth, 1):
+    for row, values in enumerate(scores, 1):
         taken = np.where(values > 0, best[row - 1, :-1] + values, 0.0)
         best[row, 1:] = np.maximum.accumulate(np.maximum(best[row - 1, 1:], taken))
     found: dict[int, int] = {}
     row, column = len(old), len(new)
     while row and column:
-        # The last of several that are worth the same.
+        # The last of several with the same score.
         if best[row, column] == best[row, column - 1]:
             column -= 1
         elif best[row, column] == best[row - 1, column]:
@@ -173,8 +183,8 @@ def _aligned(kinds: tuple[list[_Kind], list[_Kind]], old: Sequence[int], new: Se
     return found
 
 
-def _worth(old: Sequence[_Kind], new: Sequence[_Kind]) -> Floats:
-    """Return what each pair is worth, shape (len(old), len(new)); 0 for one that is none."""
+def _scores(old: Sequence[_Kind], new: Sequence[_Kind]) -> Floats:
+    """Return the score of each pair, shape (len(old), len(new)); 0 for sites that are no pair."""
 
     def equal(*parts: int) -> NDArray[np.bool_]:
         known: dict[object, int] = {}
@@ -188,8 +198,8 @@ def _worth(old: Sequence[_Kind], new: Sequence[_Kind]) -> Floats:
     alike, name = equal(0, 1), equal(2)
     otherwise = np.where(name, np.where(equal(0), _OTHER_WIDTH, _OTHER_KIND), 0.0)
     known = np.array([[each[4] is not None] for each in old])
-    worth: Floats = np.where(alike, _ALIKE + _PLACE * equal(3) + _WEIGHTS * (equal(4) & known), otherwise)
-    return np.where(worth > 0, worth + _NAME * name, 0.0)
+    scores: Floats = np.where(alike, _ALIKE + _PLACE * equal(3) + _WEIGHTS * (equal(4) & known), otherwise)
+    return np.where(scores > 0, scores + _NAME * name, 0.0)
 
 
 def _in_order(before: Sequence[Site], after: Sequence[Site], found: dict[int, int]) -> tuple[SitePair, ...]:
@@ -214,7 +224,7 @@ def rewired(pairs: Sequence[SitePair]) -> dict[str, tuple[tuple[str, ...], tuple
 
     Only where both networks have all of them: what a site that was put in feeds is no change of its own.
     """
-    names = {pair.before.name: pair.after.name for pair in pairs if pair.before is not None and pair.after is not None}
+    names = dict(pair.names for pair in pairs if pair.in_both)
     today = set(names.values())
     found = {}
     for pair in pairs:

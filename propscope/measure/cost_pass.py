@@ -21,7 +21,7 @@ from propscope.measure.batches import batch_of, call_model, model_of
 from propscope.measure.calls import Run
 from propscope.measure.module_info import ModuleInfo, module_info, refuse_lazy
 from propscope.measure.multiply_adds import has_formula, multiply_adds, name_of
-from propscope.measure.outputs import tensors_in
+from propscope.measure.outputs import tensors_of
 from propscope.measure.undisturbed import tensors_held, undisturbed
 from propscope.measure.wrappers import (
     class_of,
@@ -49,8 +49,8 @@ def costs(
     `model`, `batch`, `input_size`, `dtypes` and `seed` are as in `profile`. Multiply-adds are those of matrix products,
     convolutions, attention and recurrent layers, by the shapes that ran: masked positions count, and elementwise
     operations, norms, pooling, softmax and lookups do not. A multiply-add is two floating-point operations; a backward
-    pass takes about twice those of its forward pass. `uncounted` of what is returned names operations that nobody knows
-    the multiply-adds of. Raises `InputError` as `profile` does; an exception of the model passes through.
+    pass takes about twice those of its forward pass. Operations whose multiply-adds are not known are listed in
+    `uncounted`. Raises `InputError` as `profile` does; an exception of the model passes through.
     """
     model = model_of(model, seed=seed)
     require_module(model)
@@ -136,7 +136,7 @@ class _Counter:
         # What is saved for the backward pass, by its memory, and the modules that ran.
         self._saved: dict[int, tuple[StorageWeakRef, int, set[str]]] = {}
         self._kept: Counter[str] = Counter()
-        held = [*tensors_held(model), *(tensor for _, tensor in tensors_in(batch))]
+        held = [*tensors_held(model), *tensors_of(batch)]
         self._others = {id_ for tensor in held if (id_ := _memory(tensor)) is not None}
 
     @contextmanager
@@ -160,12 +160,12 @@ class _Counter:
             output = run(module, *args, **kwargs)
         finally:
             self._running.pop()
-        tensors = [tensor for _, tensor in tensors_in(output)]
+        tensors = tensors_of(output)
         size = sum(map(_bytes, tensors))
         self._output_bytes[info.path] += size
         if tensors:
             self._shapes.setdefault(info.path, tuple(tensors[0].shape))
-        given = {_memory(tensor) for _, tensor in tensors_in((args, kwargs))}
+        given = set(map(_memory, tensors_of((args, kwargs))))
         # The innermost: no other module ran in it, and what it returns is not what it was given.
         if self._last_called == info.path and not any(_memory(tensor) in given for tensor in tensors):
             self._layer_bytes += size
@@ -203,7 +203,7 @@ class _Counter:
         return ModelCosts(
             tuple(self._of(path, by_path[path]) for path in [*ran, *idle]),
             samples=_samples(self._batch),
-            input_bytes=sum(_bytes(tensor) for _, tensor in tensors_in(self._batch)),
+            input_bytes=sum(map(_bytes, tensors_of(self._batch))),
             weight_bytes=sum(map(_bytes, self._model.parameters())),
             layer_bytes=self._layer_bytes,
             uncounted=tuple(self._uncounted.items()),

@@ -25,7 +25,7 @@ from torch.nn.parameter import is_lazy
 
 from propscope.measure import kernel
 from propscope.measure.hooks import has_storage
-from propscope.measure.outputs import tensors_in
+from propscope.measure.outputs import tensors_of
 from propscope.measure.wrappers import modules_in, parameters_in
 
 _ROW = 1 << 14
@@ -35,7 +35,7 @@ _GOLDEN, _SILVER = -0x61C8864680B583EB, -0x3B314601E57A13AD
 _MASK = (1 << 64) - 1
 
 # A tensor's shape and type, and its number: 0-d where reading it would wait for a device.
-Word = tuple[torch.Size, torch.dtype, "Tensor | int"]
+Numbered = tuple[torch.Size, torch.dtype, "Tensor | int"]
 
 
 class InputDigest:
@@ -43,15 +43,15 @@ class InputDigest:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._batch: list[Word] | None = None
-        self._weights: list[Word] | None = None
+        self._batch: list[Numbered] | None = None
+        self._weights: list[Numbered] | None = None
 
     def see(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Read what the first pass is called with, and all parameters and buffers; waits for no device."""
-        self._batch = _words(tensor for _, tensor in (*tensors_in(args), *tensors_in(kwargs)))
+        self._batch = _numbered(tensors_of((args, kwargs)))
         modules = modules_in(self._model)
         buffers = {id(one): one for module in modules for one in module._buffers.values() if one is not None}
-        self._weights = _words((*parameters_in(modules), *buffers.values()))
+        self._weights = _numbered((*parameters_in(modules), *buffers.values()))
 
     @property
     def batch(self) -> str:
@@ -64,8 +64,8 @@ class InputDigest:
         return _text(self._weights)
 
 
-def _words(tensors: Iterable[Tensor]) -> list[Word] | None:
-    """Return the words of tensors; None where one of them cannot be read as it is."""
+def _numbered(tensors: Iterable[Tensor]) -> list[Numbered] | None:
+    """Return the tensors with their numbers; None where one of them cannot be read as it is."""
     found = []
     for tensor in tensors:
         if not _is_plain(tensor):
@@ -83,11 +83,11 @@ def _held(tensor: Tensor) -> bool:
     return not tensor.is_nested and has_storage(tensor)
 
 
-def _text(words: list[Word] | None) -> str:
-    if not words:
+def _text(tensors: list[Numbered] | None) -> str:
+    if not tensors:
         return ""
     hashed = hashlib.blake2b(digest_size=8)
-    for shape, dtype, number in words:
+    for shape, dtype, number in tensors:
         hashed.update(f"{tuple(shape)} {dtype} {int(number) & _MASK:016x};".encode())
     return hashed.hexdigest()
 

@@ -74,7 +74,10 @@ class FunctionWatch(TorchFunctionMode):
         return run(*args, **kwargs) if info.opaque or moves else self._observed(run, func, args, kwargs)
 
     def run_apart(self, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Run what no operation of is a site or traced: torch need not ask about each, which takes as long as some."""
+        """Run a function none of whose operations is a site or traced, without this mode.
+
+        Torch asks a mode about each operation, which takes as long as a small operation does.
+        """
         depth = _modes()
         # Others that came meanwhile are asked first, and must not be passed over.
         if not depth or _mode_at(depth - 1) is not self:

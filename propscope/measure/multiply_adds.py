@@ -2,7 +2,7 @@
 
 The formulas of `torch.utils.flop_counter` come first: matrix products, convolutions and fused attention. Those that it
 lacks stand here. What does no product of matrices counts as nothing: elementwise operations, norms, pooling, softmax,
-lookups. What does one by a formula that nobody knows here is named instead, so that it is never 0 in silence.
+lookups. An operation that multiplies by a formula not known here is named instead, so that it is never 0 in silence.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def has_formula(operation: Any) -> bool:
 
 
 def multiply_adds(operation: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> int | None:
-    """Return the multiply-adds of an operation that returned `out`; None where it has some and nobody knows how many.
+    """Return the multiply-adds of an operation that returned `out`; None where their number is not known.
 
     Operations without a product of matrices have 0.
     """

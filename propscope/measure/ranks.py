@@ -16,6 +16,7 @@ import torch.distributed as dist
 from propscope.checks import shown
 from propscope.errors import InputError, PropscopeError
 from propscope.measure.parts import Part, Vector, ended, pieces, vector
+from propscope.records.numerals import listed
 
 # What must be the same on all ranks for a part to be put together: numbers and texts.
 Layout = tuple[Any, ...]
@@ -268,8 +269,7 @@ def _common(everywhere: Sequence[Any]) -> tuple[dict[str, list[Any]], dict[str, 
 
 
 def _said(ranks: Sequence[int]) -> str:
-    some = ", ".join(map(str, ranks[:_SHOWN])) + ", ..." * (len(ranks) > _SHOWN)
-    return f"{'rank' if len(ranks) == 1 else 'ranks'} {some}"
+    return f"{'rank' if len(ranks) == 1 else 'ranks'} {listed(list(map(str, ranks)), _SHOWN)}"
 
 
 def _by_rank(values: Sequence[Any]) -> str:

@@ -220,7 +220,7 @@ def _features(config: Any) -> RandomTensor:
 
 def _boxes(config: Any) -> RandomTensor | None:
     text = _text(config)
-    return text and RandomTensor((*text.shape, 4), partial(_box))
+    return text and RandomTensor((*text.shape, 4), _box)
 
 
 def _box(shape: tuple[int, ...], model: nn.Module, generator: torch.Generator) -> Tensor:

@@ -111,8 +111,7 @@ class InputSpec(ChosenSource):
 def default_features(spec: str | InputSpec, width: int) -> int | None:
     """Return the `features` to ask `make_input` for by default: `width` for a source with any number of features.
 
-    None for sources with a number of their own: mixed, images and files. Raises `InputError` as `make_input`
-    does.
+    None for sources with a number of their own: mixed, images and files. Raises `InputError` as `make_input` does.
     """
     source = parse_input(spec).source
     return width if source.features is None and not source.exact else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,15 +70,12 @@ class ComparedSignals:
 
 def prepare_comparison(comparison: Comparison) -> ComparedSignals | None:
     """Return the picture of the first network that differs, else of the first one; None where no site is in both."""
-    labels = next((one.labels for one in comparison.differences if one.site), None)
-    if labels is None:
-        labels = comparison.sizes[0].labels if comparison.sizes else None
-    sizes = [each for each in comparison.sizes if each.labels == labels]
+    sizes = comparison.drawn
     panels = [_panel(comparison, sizes, direction) for direction in DIRECTIONS]
     shown = tuple(panel for panel in panels if panel is not None)
     if not shown:
         return None
-    among = ", ".join(f"{name} {(labels or {})[name]}" for name in comparison.axes if name in (labels or {}))
+    among = ", ".join(f"{name} {value}" for name, value in comparison.distinct(sizes[0].labels).items())
     called = tuple(
         wrap(printable(name or which), 60)[0] for name, which in zip(comparison.names, ("first", "second"), strict=True)
     )
@@ -89,7 +87,7 @@ def prepare_comparison(comparison: Comparison) -> ComparedSignals | None:
     return ComparedSignals(header, names, (called[0], called[1]), comparison.tolerance, shown)
 
 
-def _panel(comparison: Comparison, sizes: list[SiteSizes], direction: Direction) -> ComparedPanel | None:
+def _panel(comparison: Comparison, sizes: Sequence[SiteSizes], direction: Direction) -> ComparedPanel | None:
     first, second = np.array([getattr(each, direction) for each in sizes], dtype=np.float64).reshape(-1, 2).T
     if not (np.isfinite(first) | np.isfinite(second)).any():
         return None

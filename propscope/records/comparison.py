@@ -41,6 +41,11 @@ class Difference:
     renamed: str = ""
     step: int | None = None
 
+    @property
+    def of_whole_step(self) -> bool:
+        """Whether it is one of a step of a training, such as its loss, and of no site."""
+        return self.quantity not in _OF_SITES
+
 
 @dataclass(frozen=True, slots=True)
 class ParameterChange:
@@ -77,11 +82,11 @@ class SiteSizes:
 class Comparison:
     """What `propscope.compare` found between a first and a second: `differences`, network by network, gains first.
 
-    `names`: what the two are called, "" where they have no name. `networks`, `sites`, `steps`: how many were held
-    against each other; `comparisons`: the number of intervals, which share one rate of false alarms. `method`: how the
-    seeds were compared, in words.
-    `tolerance`: the relative difference that is none, and `tolerance_of`, what it follows from. `visible`: the factor
-    of change that half of the comparisons would have detected; NaN without any.
+    `names`: what the two are called, "" where they have no name. `networks`, `sites` (without inputs), `steps`: how
+    many were held against each other; `comparisons`: the number of intervals, which share one rate of false alarms.
+    `method`: how the seeds were compared, in words. `tolerance`: the relative difference that is none, and
+    `tolerance_of`, what it follows from. `visible`: the factor of change that half of the comparisons would have
+    detected; NaN without any.
 
     `same_batch`, `same_weights`: whether the first batch and the weights that it met are equal to the bit, None where
     that was not recorded; `inputs` says both in words. `parameters`: those that differ; `renamed`: the names of sites
@@ -119,6 +124,17 @@ class Comparison:
         return not (self.differences or self.only_first or self.only_second)
 
     @property
+    def drawn(self) -> tuple[SiteSizes, ...]:
+        """The sizes of the network that pictures show: the first one that differs, else the first one."""
+        labels = next((each.labels for each in self.differences if not each.of_whole_step), None)
+        among = [each for each in self.sizes if labels is None or each.labels == labels]
+        return tuple(each for each in among if each.labels == among[0].labels)
+
+    def distinct(self, labels: Mapping[str, Label] | None) -> dict[str, Label]:
+        """Return those of a network's labels that tell it from the others, by `axes`."""
+        return {name: labels[name] for name in self.axes if labels is not None and name in labels}
+
+    @property
     def exit_code(self) -> int:
         """0 for the same, 1 for a difference."""
         return 0 if self.same else 1
@@ -129,7 +145,7 @@ class Comparison:
         Of several networks that of the first one which differs, of a training that of the first step. A site that only
         one side has counts in both directions. None where nothing differs.
         """
-        found = [each for each in self.differences if each.direction in (direction, None) and each.quantity in _SITES]
+        found = [each for each in self.differences if each.direction in (direction, None) and not each.of_whole_step]
         if not found:
             return None
         among = [each for each in found if each.labels == found[0].labels]
@@ -151,4 +167,4 @@ class Comparison:
         return f"Comparison({found})"
 
 
-_SITES = ("rms", "gain", "state", "structure")
+_OF_SITES = ("rms", "gain", "state", "structure")

@@ -75,9 +75,9 @@ class ModelCosts:
 
     def __getitem__(self, name: str) -> ModuleCosts:
         """Return the module of that path, "" for the model; raises KeyError."""
-        return next((module for module in self.modules if module.name == name), None) or self._missing(name)
-
-    def _missing(self, name: str) -> ModuleCosts:
+        for module in self.modules:
+            if module.name == name:
+                return module
         raise KeyError(name)
 
     def __str__(self) -> str:

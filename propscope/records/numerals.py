@@ -1,8 +1,9 @@
-"""How messages and tables write numbers: significant digits, percentages and numbers of things."""
+"""How messages and tables write numbers and lists: significant digits, percentages, numbers of things, names."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 
 def number(value: float | int | None, digits: int = 3) -> str:
@@ -22,6 +23,11 @@ def number(value: float | int | None, digits: int = 3) -> str:
 def counted(count: int, noun: str) -> str:
     """Return a number of things in words, such as 1 profile or 2 profiles."""
     return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """Return the first `most` names with commas between them; dots stand for the others."""
+    return ", ".join([*names[:most], *["..."] * (len(names) > most)])
 
 
 def percent(share: float | None) -> str:

@@ -32,8 +32,7 @@ def pooled(profiles: ProfileSet) -> NetworkProfile:
     and batches add up. An expected log_std stays that of one network: it is the root of the mean square. A quantity
     that some networks lack is pooled over the others. The label `networks`, their number, replaces the label `seed`.
     The provenance is that of the first network, without a seed and with summed counts; a digest is what all of them
-    have, or empty. Raises `InputError` for
-    networks whose sites or parameters differ, and for an empty set.
+    have, or empty. Raises `InputError` for networks whose sites or parameters differ, and for an empty set.
     """
     members = profiles.profiles
     if not members:

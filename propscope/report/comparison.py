@@ -9,7 +9,7 @@ from typing import Any
 from propscope.records.comparison import Comparison, Difference
 from propscope.records.monitored import Alarm
 from propscope.records.network import DIRECTIONS, Label
-from propscope.records.numerals import counted, number
+from propscope.records.numerals import counted, listed, number
 from propscope.report.table import Block, Table, filled
 
 _SHOWN = 20
@@ -53,7 +53,7 @@ def verdict(comparison: Comparison) -> str:
             for direction, one in zip(DIRECTIONS, ends, strict=True)
             if one is not None
         ]
-    curves = [one for one in comparison.differences if one.step is not None and not one.site and one.direction is None]
+    curves = [one for one in comparison.differences if one.of_whole_step]
     if curves:
         first = min(curves, key=lambda one: one.step or 0)
         said.insert(0, f"first at step {first.step}: {first.quantity} {first.message}")
@@ -89,7 +89,7 @@ def _how(comparison: Comparison) -> str:
 
 def _renamed(comparison: Comparison) -> Iterator[str]:
     if pairs := comparison.renamed:
-        said = ", ".join(f"{old} -> {new}" for old, new in pairs[:5]) + (", ..." if len(pairs) > 5 else "")
+        said = listed([f"{old} -> {new}" for old, new in pairs], 5)
         yield f"matched by place in the graph, as their names differ ({len(pairs)}): {said}"
 
 
@@ -105,9 +105,8 @@ def _differences(comparison: Comparison) -> Table:
     places: dict[str, dict[tuple[int, str], dict[str, str]]] = {}
     for one in comparison.differences:
         own = places.setdefault(of_network(one.labels or {}, comparison.axes), {})
-        curve = one.step is not None and not one.site and one.direction is None
-        place = (-1, one.quantity) if curve else (one.place, _name(one))
-        column = "whole step" if curve else one.direction or "forward"
+        place = (-1, one.quantity) if one.of_whole_step else (one.place, _name(one))
+        column = "whole step" if one.of_whole_step else one.direction or "forward"
         own.setdefault(place, {})[f"{column} gain" if one.quantity == "gain" else column] = difference_cell(one)
     used = {column for own in places.values() for cells in own.values() for column in cells}
     columns = [column for column in _CELLS if column in used]
@@ -157,7 +156,7 @@ def difference_rows(differences: Sequence[Difference], axes: Sequence[str]) -> I
         alike.setdefault((one.direction, one.quantity, one.message, one.step, network), []).append(one)
     for (direction, quantity, said, step, network), same in alike.items():
         signal = "" if direction is None else f"{direction} "
-        places = f" at {_name(same[0])}" if same[0].site or same[0].direction or quantity == "structure" else ""
+        places = "" if same[0].of_whole_step else f" at {_name(same[0])}"
         if len(same) > 1:
             places += f" to {_name(same[-1])} ({len(same)} sites)"
         when = "" if step is None else f", from step {step} on"

@@ -14,7 +14,7 @@ from typing import get_args
 from propscope.diagnosis.rules import RULES
 from propscope.records.finding import Diagnosis, Expected, Finding, Kind, Optimizer
 from propscope.records.network import Label, NetworkProfile
-from propscope.records.numerals import counted, number, percent
+from propscope.records.numerals import counted, listed, number, percent
 
 _LISTED = 3
 _EFFECTS = 2
@@ -253,4 +253,4 @@ def _together(findings: Iterable[Finding]) -> Iterator[str]:
         if finding.sites:
             alike.append(f"{'from' if len(finding.sites) > 1 else 'at'} {finding.first or '(model)'}")
     for said, found in places.items():
-        yield " ".join([said, ", ".join(found[:_LISTED])]).strip() + ", ..." * (len(found) > _LISTED)
+        yield f"{said} {listed(found, _LISTED)}".strip()

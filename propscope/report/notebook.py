@@ -202,9 +202,7 @@ def _comparison(comparison: Comparison) -> str:
 
 def _both(comparison: Comparison) -> tuple[list[Panel], list[str]]:
     """Return the signals of both along the depth, of the first network that differs."""
-    labels = next((each.labels for each in comparison.differences if each.site), None)
-    sizes = [each for each in comparison.sizes if labels is None or each.labels == labels]
-    sizes = [each for each in sizes if each.labels == sizes[0].labels]
+    sizes = comparison.drawn
     panels = []
     for direction, title in _MEASURED.items():
         sides = zip(*(getattr(each, direction) for each in sizes), strict=True)

@@ -47,6 +47,11 @@ class TestTargets:
         assert outcome.out.startswith("different: first forward at 2: gain x")
         assert command("compare", "nets.py:sound", "nets.py:louder", *SHAPE, "--tolerance", 9).code == 0
 
+    def test_a_quiet_command_draws_and_prints_the_verdict_alone(self, command, nets):
+        out = command.fine("compare", "nets.py:sound", "nets.py:sound", *SHAPE, "-q", "-o", "both.png")
+        assert out == "the same: 5 sites agree, forward and backward\n"
+        assert (nets / "both.png").exists()
+
     def test_two_checkpoints_of_one_target(self, command, nets):
         torch.manual_seed(0)
         model = torch.nn.Sequential(

@@ -17,6 +17,7 @@ from propscope.measure.filters import Filter, Patterns
 from propscope.measure.outputs import as_batch, tensors_in
 from propscope.measure.wrappers import without_shortcuts
 from propscope.records.calibration import Calibration, SkippedWeight
+from propscope.records.numerals import listed
 from propscope.remedies.calibration.backup import WeightBackup, restore_all
 from propscope.remedies.calibration.parts import survey
 from propscope.remedies.calibration.passes import CalibrationRun, Goal, PartProgress
@@ -152,5 +153,5 @@ def _targets(target: float | Mapping[str, float]) -> tuple[tuple[re.Pattern[str]
 def _refuse_unused(goal: Goal, names: list[str]) -> None:
     for pattern, _ in goal.targets:
         if not any(pattern.search(name) for name in names):
-            shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
-            raise InputError(f'target has "{pattern.pattern}", which is in the name of no layer; there are {shown}')
+            there = listed(names, 6)
+            raise InputError(f'target has "{pattern.pattern}", which is in the name of no layer; there are {there}')

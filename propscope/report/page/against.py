@@ -24,20 +24,18 @@ def against_part(comparison: Comparison) -> tuple[dict[str, Any], list[str]]:
 
     Of several networks the first that differs is drawn.
     """
-    labels = next((one.labels for one in comparison.differences if one.site), None)
-    if labels is None and comparison.sizes:
-        labels = comparison.sizes[0].labels
-    sizes = [each for each in comparison.sizes if each.labels == labels]
+    sizes = comparison.drawn
+    labels = sizes[0].labels if sizes else None
     said: dict[int, list[Difference]] = {}
     for one in comparison.differences:
-        if one.labels == labels and (one.site or one.direction or one.step is None):
+        if one.labels == labels and not one.of_whole_step:
             said.setdefault(one.place, []).append(one)
     rows = list(difference_rows(comparison.differences, comparison.axes))
     document = {
         "same": comparison.same,
         "lines": head_lines(comparison),
         "called": [name or which for name, which in zip(comparison.names, ("first", "second"), strict=True)],
-        "network": {name: (labels or {})[name] for name in comparison.axes if name in (labels or {})},
+        "network": comparison.distinct(labels),
         "sites": [fields(each, leave="labels") | _said(said.get(each.place, [])) for each in sizes[:ROWS]],
         "differences": [list(row) for row in rows[:ROWS]],
         "parameters": [fields(each) for each in comparison.parameters[:ROWS]],
