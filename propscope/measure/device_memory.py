@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from propscope.measure.sums import widest
 from propscope.records.histogram import BIN_COUNT, NAN, NEGINF, POSINF, ZERO
 
 _SIGN = BIN_COUNT // 2
@@ -93,6 +94,32 @@ def cell(cells: Tensor, at: int, dtype: torch.dtype, count: int = 1) -> Tensor:
     """
     apart = 8 // dtype.itemsize
     return cells.view(dtype)[..., at * apart : (at + count) * apart : apart]
+
+
+class Numbers:
+    """Floating-point numbers on a device, at most `most` of them."""
+
+    __slots__ = ("_cells", "_count", "_dtype", "most")
+
+    def __init__(self, memory: DeviceMemory, most: int, device: torch.device) -> None:
+        self.most = most
+        self._cells = memory.take(most, device)
+        self._dtype = widest(self._cells.memory)
+        self._count = 0
+
+    def keep(self, numbers: Tensor) -> None:
+        """Keep numbers, shape (n,), in place of what was kept before."""
+        self._count = len(numbers)
+        self.kept().copy_(numbers)
+
+    def kept(self) -> Tensor:
+        """Return what is kept, to be written to."""
+        self._cells.note_written()
+        return cell(self._cells.memory, 0, self._dtype, self._count)
+
+    def read(self) -> Tensor:
+        """Return a copy on the CPU, as `Cells.read` does."""
+        return cell(self._cells.read(), 0, self._dtype, self._count)
 
 
 class Constants:

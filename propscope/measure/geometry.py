@@ -10,7 +10,6 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from propscope.measure import kernel
-from propscope.measure.device_memory import DeviceMemory, cell
 from propscope.measure.parts import Part, both_ends, common, vector
 from propscope.measure.rank_places import Places
 from propscope.measure.shards import Sharding
@@ -201,29 +200,6 @@ def gram(tensor: Tensor, unit_axis: int) -> Tensor | None:
     values = rows.numpy()
     with np.errstate(all="ignore"):
         return torch.from_numpy(values @ values.T)
-
-
-class DeviceGram:
-    """The inner products of one batch's rows on a device."""
-
-    __slots__ = ("_cells", "_dtype", "_rows")
-
-    def __init__(self, memory: DeviceMemory, device: torch.device) -> None:
-        self._cells = memory.take(GEOMETRY_ROWS**2, device)
-        self._dtype = widest(self._cells.memory)
-        self._rows = 0
-
-    def keep(self, products: Tensor) -> None:
-        """Keep what `gram` returned, in place of what was kept before."""
-        self._rows = len(products)
-        cell(self._cells.memory, 0, self._dtype, self._rows**2).copy_(products.flatten())
-        self._cells.note_written()
-
-    def read(self) -> NDArray[np.floating]:
-        """Return what was kept, shape (rows, rows); waits for the device."""
-        products = cell(self._cells.read(), 0, self._dtype, self._rows**2)
-        found: NDArray[np.floating] = products.reshape(self._rows, self._rows).numpy()
-        return found
 
 
 def geometries(grams: Sequence[ArrayLike | None]) -> list[tuple[float | None, float | None]]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from propscope.measure.device_memory import Numbers
 from propscope.measure.outputs import tensors_in
 from propscope.measure.parts import Part, added_alike, joint, vector
 from propscope.measure.rank_places import Places
@@ -46,7 +47,7 @@ class InputAccumulator(SiteAccumulator):
         super().__init__(tensor, **keywords)
         self.is_integer = not (tensor.is_floating_point() or tensor.is_complex())
         self.has_geometry &= not self.is_integer
-        self._squares: Tensor | None = None
+        self._squares: Tensor | Numbers | None = None
 
     def see_forward(self, value: Tensor) -> None:
         """Add a value."""
@@ -58,14 +59,26 @@ class InputAccumulator(SiteAccumulator):
             squares = _squares(measurable(value.detach()), self.unit_axis % value.dim())
             before = self._squares
             # A length that changes from batch to batch is no number of features: they start anew.
-            self._squares = squares if before is None or before.shape != squares.shape else before + squares
+            if self._options.may_sync(squares):
+                if isinstance(before, Tensor) and before.shape == squares.shape:
+                    squares = before + squares
+                self._squares = squares
+                return
+            if not isinstance(before, Numbers) or before.most < len(squares):
+                # Twice as many, since what was taken of the memory is not given back.
+                self._squares = before = Numbers(self._options.memory, 2 * len(squares), squares.device)
+            if len(before.kept()) == len(squares):
+                before.kept().add_(squares)
+            else:
+                before.keep(squares)
 
     def measured(self) -> dict[str, Any]:
         """Return what was gathered, as `SiteAccumulator.measured` does; waits for the device."""
         return super().measured() | {"feature_spread": _spread(self._own_squares())}
 
     def _own_squares(self) -> list[float]:
-        squares: list[float] = [] if self._squares is None else self._squares.tolist()
+        held = self._squares.read() if isinstance(self._squares, Numbers) else self._squares
+        squares: list[float] = [] if held is None else held.tolist()
         return squares
 
     def _merged(self, places: Places, sharding: Sharding | None, *, bins: bool) -> Part[dict[str, Any]]:

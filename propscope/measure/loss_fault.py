@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -72,10 +72,20 @@ class LossWatch(TorchFunctionMode):
         return found or LossFault()
 
     def _fault(self, loss: Tensor) -> LossFault:
-        if not loss.detach().isfinite().all():
-            return LossFault(next((name for name, spoilt in self._values if spoilt), ""), "value")
-        found = next((name for name, spoilt in self._derivatives if spoilt), "")
+        seen = [spoilt for _, spoilt in (*self._values, *self._derivatives)]
+        # One wait for all.
+        flags = [one.to(loss.device) for one in (loss.detach().isfinite().all(), *seen)]
+        is_finite, *spoilt = torch.stack(flags).tolist()
+        values, derivatives = spoilt[: len(self._values)], spoilt[len(self._values) :]
+        if not is_finite:
+            return LossFault(_first(self._values, values), "value")
+        found = _first(self._derivatives, derivatives)
         return LossFault(found, "derivative") if found else LossFault()
+
+
+def _first(named: Sequence[tuple[str, Tensor]], spoilt: Sequence[bool]) -> str:
+    """Return the name of the first one that is spoilt, "" for none."""
+    return next((name for (name, _), bad in zip(named, spoilt, strict=True) if bad), "")
 
 
 def _functions(start: Any, ends: set[Any]) -> Iterator[Any]:

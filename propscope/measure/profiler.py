@@ -192,8 +192,13 @@ def profile_batches(
     the same buffers and random states. Summaries merge exactly. A unit is dead (symmetric) if it is so in every batch.
     Mean cosine and effective rank are means over the batches. Raises what `profile` raises.
     """
-    for batch, loss, gradient_seed in batches:
+    number = 0
+    for number, (batch, loss, gradient_seed) in enumerate(batches):
+        # It reads what is on a device, and the geometry of one batch alone is read with all else.
+        if number:
+            recorder.end_batch()
         _run(model, recorder, batch, loss, gradient_seed, seed)
+    if number:
         recorder.end_batch()
     return recorder.profile(seed=seed)
 

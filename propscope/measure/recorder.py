@@ -97,7 +97,7 @@ class _Watch:
     ) -> None:
         self.observer = observer
         self._unscale = unscale
-        self.over_time = TimeWatch(observer) if time else None
+        self.over_time = TimeWatch(observer, options) if time else None
         self.modules = modules
         self.parameters: dict[str, ParameterAccumulator] = {}
         self.notes: tuple[CoverageNote, ...] = ()
@@ -537,6 +537,9 @@ class Recorder:
         first = next((p for p in self._model.parameters() if not is_lazy(p)), None)
         observer = self._observer
         watch = self._watch
+        # What is computed on a device comes before the first value is read back from it.
+        if watch.over_time is not None:
+            observer.guard("", "module", "states over time", watch.over_time.finish)
         for name, accumulator in watch.parameters.items():
             observer.guard(name, "parameter", "its value", accumulator.see_value)
         parameters = {
@@ -544,8 +547,6 @@ class Recorder:
             for name, accumulator in watch.parameters.items()
             if (recorded := observer.guard(name, "parameter", "its value", accumulator.record)) is not None
         }
-        if watch.over_time is not None:
-            observer.guard("", "module", "states over time", watch.over_time.finish)
         shardings = self.shardings()
         order = list(shardings)
         places = {key: place for place, key in enumerate(order)}

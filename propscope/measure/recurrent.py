@@ -25,9 +25,12 @@ from torch.utils.hooks import RemovableHandle
 
 from propscope.checks import bytes_text
 from propscope.measure import calls
+from propscope.measure.device_memory import Numbers
 from propscope.measure.hooks import Guard, Hook, NotRecordableError, in_backward
 from propscope.measure.module_info import ModuleInfo
 from propscope.measure.observer import Observer
+from propscope.measure.sites import Options
+from propscope.measure.sums import widest
 from propscope.measure.tensor_identity import version_of
 from propscope.measure.unrolled import GATES, Lane, Unrolled, gate_courses, gate_values
 from propscope.measure.wrappers import class_of
@@ -44,6 +47,8 @@ NOT_ASKED = "its states over time were not measured: `track(time=True)` runs it 
 # Calls of one fused module in one pass that are run again; a loop over single steps is followed by its sites.
 _CALLS = 8
 _LOOP = 3
+# Calls of a cell in one pass whose gates are seen, beside the last one.
+_MOST_CALLS = 64
 # What the unrolled run may take beside the user's own.
 _LIMIT = 2 << 30
 _WIDEST = 1024
@@ -122,6 +127,7 @@ class _Loop:
     stride: int = 1
     gates: dict[int, list[Tensor]] = field(default_factory=dict)
     last: tuple[Tensor, ...] = ()
+    kept: Numbers | None = None
 
     def see(self, entered: tuple[Tensor, ...]) -> None:
         """Note what enters the next call."""
@@ -130,14 +136,28 @@ class _Loop:
         # Every call of a multiple of `stride`: at least 16, at most 64 of them, however many are to come.
         if (self.calls - 1) % self.stride == 0:
             self.note()
-            if len(self.gates) == 64:
+            if len(self.gates) == _MOST_CALLS:
                 self.stride *= 2
                 self.gates = {call: held for call, held in self.gates.items() if (call - 1) % self.stride == 0}
 
-    def numbers(self, call: int) -> list[float]:
-        """Return what `gate_values` gave at a call; waits for the device."""
-        found: list[float] = torch.stack(self.gates[call]).tolist()
-        return found
+    def keep(self, options: Options) -> None:
+        """Compute the gates of the last call, and put those of all calls where one wait serves all."""
+        self.note()
+        values = [value for held in self.gates.values() for value in held]
+        if not values or options.may_sync(values[0]):
+            return
+        if self.kept is None:
+            self.kept = Numbers(
+                options.memory, (_MOST_CALLS + 1) * len(next(iter(self.gates.values()))), values[0].device
+            )
+        self.kept.keep(torch.stack(values))
+
+    def numbers(self) -> dict[int, list[float]]:
+        """Return what `gate_values` gave at each call; waits for the device."""
+        if self.kept is None:
+            return {call: torch.stack(values).tolist() for call, values in self.gates.items()}
+        left = iter(self.kept.read().tolist())
+        return {call: [next(left) for _ in values] for call, values in self.gates.items()}
 
     def note(self) -> None:
         """Compute the gates of the last call."""
@@ -153,10 +173,11 @@ class _Loop:
 class TimeWatch:
     """Watches recurrent modules beside the recorder, and runs the fused ones once more when it closes."""
 
-    def __init__(self, observer: Observer) -> None:
+    def __init__(self, observer: Observer, options: Options) -> None:
         self.courses: dict[str, list[TimeCourse]] = {}
         self.loops: dict[str, _Loop] = {}
         self._observer = observer
+        self._options = options
         self._fused: dict[str, list[_Fused]] = {}
         self._counts: dict[str, tuple[int, int, int]] = {}
         self._handed: dict[str, weakref.ref[Tensor]] = {}
@@ -184,7 +205,8 @@ class TimeWatch:
             return
         loop = self.loops.get(path)
         if loop is None or loop.seen != self._observer.batches:
-            loop = self.loops[path] = _Loop(_cell_lane(module), self._observer.batches)
+            kept = None if loop is None else loop.kept
+            loop = self.loops[path] = _Loop(_cell_lane(module), self._observer.batches, kept=kept)
         made = output if isinstance(output, tuple) else (output,)
         x, *states = (tensor.detach() if tensor.dim() > 1 else tensor.detach().unsqueeze(0) for tensor in (x, *states))
         states = states or [torch.zeros_like(each.detach()).reshape(len(x), -1) for each in made]
@@ -266,7 +288,7 @@ class TimeWatch:
                     self.courses[path] += found or _unseen(name, call.module, call.weights, reason)
             self._drop(path)
         for path, loop in self.loops.items():
-            guard(path, "module", "its gates", loop.note)
+            guard(path, "module", "its gates", loop.keep, self._options)
 
     def forget(self) -> None:
         """Forget what the modules were called with."""
@@ -429,11 +451,15 @@ class _Second:
     def courses(self, name: str, module: nn.RNNBase) -> list[TimeCourse]:
         ours, unrolled = self._unrolled(self._dtype)
         theirs = self._fused()
-        self._compare(ours, theirs)
+        # One wait for all.
+        parts = [torch.stack([_apart(a, b) for a, b in zip(ours, theirs, strict=True)]), *unrolled.numbers()]
+        apart, *numbers = (part.tolist() for part in torch.cat(parts).cpu().split([len(part) for part in parts]))
+        self._compare(ours, theirs, apart)
+        weights = gate_weights(unrolled.lanes, radius=True)
         reason = "" if self._arrived else "no gradient arrived at its outputs"
         found = []
         for at, lane in enumerate(unrolled.lanes):
-            hidden, cell, gates = unrolled.courses(at)
+            hidden, cell, gates = unrolled.courses(at, numbers[at])
             found.append(
                 TimeCourse(
                     name,
@@ -445,7 +471,7 @@ class _Second:
                     hidden=hidden,
                     cell=cell,
                     gates=gates,
-                    weights=gate_weights(lane, radius=True),
+                    weights=weights[at],
                     reason=reason,
                 )
             )
@@ -506,8 +532,8 @@ class _Second:
         made = self._call.outputs
         return [version_of(tensor) for tensor in made] == self._call.versions[-len(made) :]
 
-    def _compare(self, ours: list[list[Tensor]], theirs: list[list[Tensor]]) -> None:
-        """Raise `NotRecordableError` where the unrolled run is another than the fused one.
+    def _compare(self, ours: list[list[Tensor]], theirs: list[list[Tensor]], apart: list[float]) -> None:
+        """Raise `NotRecordableError` where the unrolled run is another than the fused one; `apart`: by `_apart`.
 
         Each of the steps errs by a few eps, and a sum over n weights by sqrt(n) eps. Where a network amplifies its
         errors over time, no limit for two runs follows from eps: then both are held against the unrolled run in
@@ -515,7 +541,6 @@ class _Second:
         """
         depth = len(self._sizes) * self._module.num_layers
         allowed = 8 * torch.finfo(self._dtype).eps * (depth + math.sqrt(self._weights[0].shape[1]))
-        apart = [_apart(a, b) for a, b in zip(ours, theirs, strict=True)]
         if max(apart) <= allowed:
             return
         exact = self._unrolled(torch.float64)[0] if self._x.device.type != "mps" else ours
@@ -527,30 +552,43 @@ class _Second:
                 )
 
 
-def _apart(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
-    """Return the L2 distance of two groups of tensors over the norm of the second, of their finite elements."""
-    distance = norm = 0.0
+def _apart(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
+    """Return the L2 distance of two groups of tensors over the norm of the second, of their finite elements, 0-d."""
+    distances, norms = [], []
     for a, b in zip(ours, theirs, strict=True):
-        a, b = a.detach().double().cpu(), b.detach().double().cpu()
+        a, b = (one.detach().to(widest(one)) for one in (a, b))
         finite = torch.isfinite(a) & torch.isfinite(b)
         a, b = torch.where(finite, a, 0.0), torch.where(finite, b, 0.0)
-        distance = math.hypot(distance, float(torch.linalg.vector_norm(a - b)))
-        norm = math.hypot(norm, float(torch.linalg.vector_norm(b)))
-    return distance / norm if norm else distance
+        distances.append(torch.linalg.vector_norm(a - b))
+        norms.append(torch.linalg.vector_norm(b))
+    distance, norm = (torch.linalg.vector_norm(torch.stack(one)) for one in (distances, norms))
+    return torch.where(norm > 0, distance / norm, distance)
 
 
-def gate_weights(lane: Lane, *, radius: bool) -> tuple[GateWeights, ...]:
-    """Return what the rows of W_ih and W_hh of each gate do; `radius`: whether to compute the spectral radius.
+def gate_weights(lanes: Sequence[Lane], *, radius: bool) -> list[tuple[GateWeights, ...]]:
+    """Return for each lane what the rows of W_ih and W_hh of each gate do; `radius`: whether to compute that of W_hh.
 
-    It is computed for the part that the state passes through last, the tanh of an LSTM or GRU, up to 1024 units.
+    The spectral radius is computed for the part that the state passes through last, the tanh of an LSTM or GRU, up to
+    1024 units. Waits for the device once.
     """
-    names = GATES[lane.mode]
-    own, entering = lane.recurrent.detach().double().cpu(), lane.input.detach().double().cpu()
+    held = [(lane.input, lane.recurrent, *([] if lane.projection is None else [lane.projection])) for lane in lanes]
+    flat = torch.cat([matrix.detach().flatten() for matrices in held for matrix in matrices]).cpu().double()
+    left = iter(flat.split([matrix.numel() for matrices in held for matrix in matrices]))
+    return [
+        _gate_weights(lane.mode, *(next(left).view(matrix.shape) for matrix in matrices), radius=radius)
+        for lane, matrices in zip(lanes, held, strict=True)
+    ]
+
+
+def _gate_weights(
+    mode: str, entering: Tensor, own: Tensor, projection: Tensor | None = None, *, radius: bool
+) -> tuple[GateWeights, ...]:
+    names = GATES[mode]
     found = []
     for name, of_x, of_h in zip(names, entering.chunk(len(names)), own.chunk(len(names)), strict=True):
         size: float | None = None
         if radius and name in "hgn" and max(of_h.shape) <= _WIDEST and bool(torch.isfinite(of_h).all()):
-            square = of_h if lane.projection is None else lane.projection.detach().double().cpu() @ of_h
+            square = of_h if projection is None else projection @ of_h
             size = float(torch.linalg.eigvals(square).abs().max())
         found.append(GateWeights(name, _gain(of_x), _gain(of_h), size))
     return tuple(found)
@@ -561,18 +599,19 @@ def _gain(matrix: Tensor) -> float:
     return found if math.isfinite(found) else math.inf
 
 
-def _unseen(name: str, module: nn.RNNBase, weights: Sequence[Tensor], reason: str) -> list[TimeCourse]:
+def _unseen(name: str, module: nn.RNNBase, flat: Sequence[Tensor], reason: str) -> list[TimeCourse]:
     directions = 2 if module.bidirectional else 1
+    lanes = _lanes(module, flat)
     return [
         TimeCourse(
             name,
             class_of(module).__name__,
             layer=at // directions + 1,
             reverse=lane.reverse,
-            weights=gate_weights(lane, radius=False),
+            weights=weights,
             reason=reason,
         )
-        for at, lane in enumerate(_lanes(module, weights))
+        for at, (lane, weights) in enumerate(zip(lanes, gate_weights(lanes, radius=False), strict=True))
     ]
 
 
@@ -717,11 +756,15 @@ def _loop_course(path: str, module: nn.Module, states: list[list[Site]], loop: _
     gated_steps = sorted(step for step in loop.gates if step <= length) if loop is not None else []
     steps = tuple(gated_steps[at - 1] for at in sampled_steps(len(gated_steps))) or sampled_steps(length)
     hidden, *others = (_state_course([held[step - 1] for step in steps]) for held in states)
-    weights: tuple[GateWeights, ...] = ()
+    lanes: list[Lane] = []
     if isinstance(module, nn.RNNCellBase):
-        weights = gate_weights(_cell_lane(module), radius=loop is not None)
-    elif is_fused(module) and len(lanes := _lanes(module, _flat(module))) == 1:
-        weights = gate_weights(lanes[0], radius=loop is not None)
+        lanes = [_cell_lane(module)]
+    elif is_fused(module):
+        lanes = _lanes(module, _flat(module))
+    weights: tuple[GateWeights, ...] = ()
+    if len(lanes) == 1:
+        (weights,) = gate_weights(lanes, radius=loop is not None)
+    numbers = {} if loop is None else loop.numbers()
     return TimeCourse(
         path,
         class_of(module).__name__,
@@ -729,7 +772,7 @@ def _loop_course(path: str, module: nn.Module, states: list[list[Site]], loop: _
         steps=steps,
         hidden=hidden,
         cell=others[0] if len(others) == 1 else None,
-        gates=gate_courses(loop.lane.mode, [loop.numbers(step) for step in steps]) if loop is not None else (),
+        gates=() if loop is None else gate_courses(loop.lane.mode, [numbers[step] for step in steps]),
         weights=weights,
         reason="no gradient arrived at its outputs" if hidden.backward is None else "",
     )

@@ -14,8 +14,8 @@ from torch import Tensor
 from propscope.measure.attention import SoftmaxFigures
 from propscope.measure.cpu_accumulator import CpuAccumulator
 from propscope.measure.device_accumulator import DeviceAccumulator
-from propscope.measure.device_memory import DeviceMemory
-from propscope.measure.geometry import DeviceGram, gathered_gram, geometries, gram, is_safe, rows_of_rank
+from propscope.measure.device_memory import DeviceMemory, Numbers
+from propscope.measure.geometry import GEOMETRY_ROWS, gathered_gram, geometries, gram, is_safe, rows_of_rank
 from propscope.measure.hooks import require_storage
 from propscope.measure.parts import Part, added, joint, largest, summarized
 from propscope.measure.rank_places import Places
@@ -136,7 +136,7 @@ class SiteAccumulator:
         self._backward: CpuAccumulator | DeviceAccumulator | None = None
         self._units: CpuUnits | DeviceUnits | None = None
         self._region: FlatRegion | None = None
-        self._gram: Tensor | DeviceGram | NDArray[np.float32] | None = None
+        self._gram: Tensor | Numbers | NDArray[np.float32] | None = None
         self._rows: Tensor | None = None
         # The passes so far, and the first one with values that are not finite, as far as it is known by now.
         self._passes = 0
@@ -144,11 +144,11 @@ class SiteAccumulator:
         self._geometry: list[Geometry] = []
         self._samples = 0
         self._samples_before = 0
-        self._attention: SoftmaxFigures | None = None
+        self._attention: SoftmaxFigures | Numbers | None = None
         self._attended = 0
         self._axis: int | None = None
         self._varies = False
-        self._branch: tuple[Tensor | float, Tensor | float] | None = None
+        self._branch: tuple[Tensor | float, Tensor | float] | Numbers | None = None
         self._stream: int | None = None
 
     def see_forward(self, value: Tensor) -> None:
@@ -213,14 +213,18 @@ class SiteAccumulator:
     def see_attention(self, seen: SoftmaxFigures, *, axis: int | None = None) -> None:
         """Add what the softmax of one call shows; `axis`: that of the site along which it sums to 1."""
         self._axis = axis
-        if (before := self._attention) is not None:
-            seen = SoftmaxFigures(
-                before.entropy + seen.entropy,
-                torch.maximum(before.largest, seen.largest),
-                before.square_spread + seen.square_spread,
-                before.masked + seen.masked,
-            )
-        self._attention, self._attended = seen, self._attended + 1
+        before, self._attended = self._attention, self._attended + 1
+        if isinstance(before, SoftmaxFigures):
+            seen = _together(before, seen)
+        elif before is not None:
+            kept = before.kept()
+            kept.copy_(torch.stack(_together(SoftmaxFigures(*kept), seen)))
+            return
+        if self._options.may_sync(seen.largest):
+            self._attention = seen
+        else:
+            self._attention = Numbers(self._options.memory, len(seen), seen.largest.device)
+            self._attention.keep(torch.stack(seen))
 
     def see_summands(self, summands: Summands) -> None:
         """Add what one residual sum adds up; which operand is the stream is kept once the graph has told it."""
@@ -229,9 +233,17 @@ class SiteAccumulator:
         stream, branch = summands.first, summands.second
         if (summands.earlier if self._stream is None else self._stream) == 1:
             stream, branch = branch, stream
-        if self._branch is not None:
-            branch, stream = self._branch[0] + branch, self._branch[1] + stream
-        self._branch = (branch, stream)
+        if not isinstance(self._branch, Numbers):
+            if self._branch is not None:
+                branch, stream = self._branch[0] + branch, self._branch[1] + stream
+            on_device = [one for one in (branch, stream) if isinstance(one, Tensor) and not self._options.may_sync(one)]
+            if not on_device:
+                self._branch = (branch, stream)
+                return
+            self._branch = Numbers(self._options.memory, 2, on_device[0].device)
+            self._branch.keep(torch.zeros_like(on_device[0]).expand(2))
+        for kept, more in zip(self._branch.kept(), (branch, stream), strict=True):
+            kept.add_(more)
 
     def _units_of(self, value: Tensor) -> CpuUnits | DeviceUnits | None:
         count = value.shape[self.unit_axis]
@@ -256,9 +268,9 @@ class SiteAccumulator:
         if products is None or self._options.may_sync(value):
             self._gram = self._gram if products is None else products
             return
-        if not isinstance(self._gram, DeviceGram):
-            self._gram = DeviceGram(self._options.memory, value.device)
-        self._gram.keep(products)
+        if not isinstance(self._gram, Numbers):
+            self._gram = Numbers(self._options.memory, GEOMETRY_ROWS**2, value.device)
+        self._gram.keep(products.flatten())
 
     def end_pass(self) -> None:
         """Note that a backward pass ended, so that the first one with values that are not finite is known."""
@@ -290,8 +302,10 @@ class SiteAccumulator:
     @property
     def products(self) -> NDArray[np.floating] | None:
         """The inner products of the last batch's samples, see `geometry.gram`; waits for the device."""
-        if isinstance(self._gram, DeviceGram):
-            return self._gram.read()
+        if isinstance(self._gram, Numbers):
+            products = self._gram.read()
+            found: NDArray[np.floating] = products.reshape(math.isqrt(len(products)), -1).numpy()
+            return found
         return self._gram.numpy() if isinstance(self._gram, Tensor) else self._gram
 
     def measured(self) -> dict[str, Any]:
@@ -307,25 +321,26 @@ class SiteAccumulator:
             "products": self.products,
         }
         if attention is not None:
-            entropy, square_spread, masked = self._attention_means(attention)
+            entropy, largest_logit, square_spread, masked = self._attention_means(attention)
             found |= {
                 "attention_entropy": entropy,
-                "largest_logit": float(attention.largest),
+                "largest_logit": largest_logit,
                 "logit_spread": _root(square_spread),
                 "masked_rows": masked,
             }
         return found
 
-    def _attention_means(self, seen: SoftmaxFigures) -> tuple[float, float, float]:
-        sums = (float(seen.entropy), float(seen.square_spread), float(seen.masked))
-        entropy, square_spread, masked = (one / self._attended for one in sums)
-        return entropy, square_spread, masked
+    def _attention_means(self, seen: SoftmaxFigures | Numbers) -> tuple[float, float, float, float]:
+        """Return the figures of a call in the mean, and of all calls the largest logit."""
+        entropy, top, square_spread, masked = map(float, seen.read() if isinstance(seen, Numbers) else seen)
+        return entropy / self._attended, top, square_spread / self._attended, masked / self._attended
 
     def _squares_of_summands(self) -> tuple[float, float]:
         """Return the mean squares of the branch and of the stream, NaN where there is no sum."""
         if self._branch is None:
             return math.nan, math.nan
-        return float(self._branch[0]), float(self._branch[1])
+        branch, stream = self._branch.read() if isinstance(self._branch, Numbers) else self._branch
+        return float(branch), float(stream)
 
     def share(self, places: Places, sharding: Sharding | None, *, bins: bool) -> Share:
         """Return what this rank brings of the site, from which come "all", "alike" and "origin".
@@ -343,11 +358,11 @@ class SiteAccumulator:
         brings = places.brings_value(sharding)
         weight = float(self._samples) if brings else 0.0
         attention = self._attention if brings else None
-        entropy, square_spread, masked = (0.0,) * 3 if attention is None else self._attention_means(attention)
+        nothing = 0.0, -math.inf, 0.0, 0.0
+        entropy, top, square_spread, masked = nothing if attention is None else self._attention_means(attention)
         branch, stream = self._squares_of_summands()
         weighted = [0.0 if math.isnan(one) else one * weight for one in (branch, stream)]
         attended = weight if attention is not None else 0.0
-        top = -math.inf if attention is None else float(attention.largest)
         counted = float(places.brings_samples(sharding))
         counts = counted * self._samples, counted * (self.shape[0] if self.shape else 0)
         means = [attended * one for one in (entropy, square_spread, masked)]
@@ -434,6 +449,13 @@ class SiteAccumulator:
             **found,
             **more,
         )
+
+
+def _together(one: SoftmaxFigures, other: SoftmaxFigures) -> SoftmaxFigures:
+    """Return the sums of the figures of two calls, and the largest logit of both."""
+    largest = torch.maximum(one.largest, other.largest)
+    sums = SoftmaxFigures(*(a + b for a, b in zip(one, other, strict=True)))
+    return sums._replace(largest=largest)
 
 
 def _share(branch: float, stream: float) -> float | None:

@@ -116,6 +116,10 @@ class _Seen:
     gradients: dict[int, list[Tensor]] = field(default_factory=dict)
     passed: dict[int, list[Tensor]] = field(default_factory=dict)
 
+    @property
+    def all(self) -> tuple[dict[int, list[Tensor]], ...]:
+        return self.states, self.gates, self.gradients, self.passed
+
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
@@ -304,11 +308,21 @@ class Unrolled:
                 seen.passed[step] = [rms / own for rms, own in zip(passed, seen.gradients[step], strict=True)]
         return of_x, h, c, of_weights
 
-    def courses(self, at: int) -> tuple[StateCourse, StateCourse | None, tuple[GateCourse, ...]]:
-        """Return the courses of h, of c and of the gates of one lane; waits for the device."""
-        seen = self.seen[at]
-        forward = self._numbers(seen.states)
-        backward, passed = self._numbers(seen.gradients), self._numbers(seen.passed)
+    def numbers(self) -> list[Tensor]:
+        """Return what `courses` makes the courses of, shape (numbers,) of each lane; they stay on the device."""
+        return [
+            torch.stack([value for held in seen.all for step in self.steps for value in held.get(step, ())])
+            for seen in self.seen
+        ]
+
+    def courses(
+        self, at: int, numbers: Sequence[float]
+    ) -> tuple[StateCourse, StateCourse | None, tuple[GateCourse, ...]]:
+        """Return the courses of h, of c and of the gates of one lane; `numbers`: its own of what `numbers` returned."""
+        left = iter(numbers)
+        forward, gates, backward, passed = (
+            [[next(left) for _ in held[step]] for step in self.steps if step in held] for held in self.seen[at].all
+        )
         states = [
             StateCourse(
                 tuple(_finite(step[part]) for step in forward),
@@ -317,16 +331,7 @@ class Unrolled:
             )
             for part in range(len(forward[0]))
         ]
-        gates = gate_courses(self.lanes[at].mode, self._numbers(seen.gates))
-        return states[0], states[1] if len(states) > 1 else None, gates
-
-    def _numbers(self, held: dict[int, list[Tensor]]) -> list[list[float]]:
-        if not held:
-            return []
-        gathered = torch.stack([value for step in self.steps for value in held[step]])
-        width = len(held[self.steps[0]])
-        found: list[list[float]] = gathered.reshape(-1, width).tolist()
-        return found
+        return states[0], states[1] if len(states) > 1 else None, gate_courses(self.lanes[at].mode, gates)
 
 
 def _rms(tensor: Tensor) -> Tensor:

@@ -1,17 +1,23 @@
 """What the device path asks of an accelerator, counted on the CPU: launches, reads, temporaries, waits."""
 
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import replace
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from building.device_calls import DeviceCalls
+from building.device_reads import DeviceReads
 from torch import nn
 
-from propscope.measure import Options, Recorder
+import propscope
+from propscope.measure import Options, Recorder, kernel
 from propscope.measure.device_accumulator import DeviceAccumulator
 from propscope.measure.device_memory import DeviceMemory
 from propscope.measure.geometry import gram
+from propscope.measure.input_sites import InputAccumulator
 from propscope.measure.saturation import FlatRegion
 from propscope.measure.units import DeviceUnits
 
@@ -149,6 +155,96 @@ def test_all_sites_and_parameters_are_read_back_at_once():
     assert [parameter.symmetric_units for parameter in profile.parameters] == [0, None] * 4
     assert profile["0"].mean_cosine is not None
     assert profile["0"].dead_units == 0
+
+
+class Mixed(nn.Module):
+    """Attention, residual sums, an LSTM, and the steps of a cell."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = nn.ModuleList(block() for _ in range(2))
+        self.lstm = nn.LSTM(32, 16, num_layers=2, batch_first=True)
+        self.cell = nn.LSTMCell(16, 16)
+
+    def forward(self, x):
+        for each in self.blocks:
+            x = each(x)
+            x = x + x.softmax(-1)
+        x, _ = self.lstm(x)
+        h, c = self.cell(x[:, 0])
+        for step in range(1, x.shape[1]):
+            h, c = self.cell(x[:, step], (h, c))
+        return h
+
+
+@contextmanager
+def on_device():
+    """The path that an accelerator takes, for all that is on the CPU."""
+    with (
+        mock.patch.object(kernel, "AVAILABLE", False),
+        mock.patch.object(Options, "may_sync", return_value=False),
+    ):
+        yield
+
+
+def mean_square(output):
+    return output.square().mean()
+
+
+def test_what_a_whole_profile_reads_back():
+    model, x = Mixed(), tensor(6, 11, 32)
+    with on_device(), DeviceReads([*model.parameters(), x]) as device:
+        propscope.profile(model, x, mean_square)
+    readers = Counter(read.partition(" < ")[0] for read in device.reads)
+    # Beside all figures: whether the loss is finite, whether the batch was changed, and of the LSTM whether its second
+    # run is the first one. Of each recurrent module, its weights, whose eigenvalues are computed on the CPU.
+    assert readers == {"copy": 1, "_fault": 1, "_same": 1, "courses": 1, "gate_weights": 2}
+
+
+def test_figures_that_are_put_together_from_several_passes():
+    def passes():
+        model = Mixed()
+        with Recorder(model, time=True) as recorder:
+            for number in range(3):
+                mean_square(model(tensor(6, 11, 32) + number)).backward()
+        return recorder.profile()
+
+    with on_device():
+        found = passes()
+    expected = passes()
+    figures = "attention_entropy", "largest_logit", "logit_spread", "masked_rows", "branch_share", "feature_spread"
+    for figure in figures:
+        ours, theirs = (
+            {site.name: value for site in one.sites if (value := getattr(site, figure)) is not None}
+            for one in (found, expected)
+        )
+        assert theirs, figure
+        assert ours == pytest.approx(theirs, rel=1e-5), figure
+    # Of the LSTM's two layers and of the cell.
+    assert len(found.time_courses) == 3
+    for one, other in zip(found.time_courses, expected.time_courses, strict=True):
+        assert one.gates
+        for gate, right in zip(one.gates, other.gates, strict=True):
+            assert gate == replace(right, mean=pytest.approx(right.mean), flat=pytest.approx(right.flat))
+
+
+def test_features_whose_number_changes_take_no_more_memory():
+    def seen(options):
+        """Return what is seen of inputs of some widths, the widest one first."""
+        found = InputAccumulator(
+            tensor(5, 60), name="", kind="input", role="input", unit_axis=-1, has_units=False, options=options
+        )
+        used = set()
+        for width in (60, 30, 60, 60, 7, 7):
+            found.see_forward(tensor(5, width))
+            used |= {piece.used for piece in options.memory._pieces.values()}
+        return found.measured()["feature_spread"], used
+
+    with on_device():
+        spread, used = seen(Options())
+    assert len(used) == 1
+    assert spread == pytest.approx(seen(Options())[0])
 
 
 @pytest.mark.parametrize("sign", [1, -1])
