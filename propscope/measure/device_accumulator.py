@@ -22,7 +22,7 @@ from propscope.measure.units import CpuUnits, DeviceUnits
 from propscope.records.histogram import LogHistogram
 from propscope.records.summary import TensorSummary
 
-# So many tensors have a row each, until they are put into one.
+# So many tensors, or parts of one, have a row each, until they are put into one.
 _ROWS, _CELLS = 32, 10
 # The cells of a row. The first two are sum and 2-norm of the finite elements; of a tensor of the widest dtype, its mean
 # and deviation. The last are the numbers of elements that reach each of `Constants.thresholds`. Where `fused` wrote a
@@ -35,6 +35,9 @@ _COLUMNS = 9
 _DTYPES = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
 # So many truth values can be added up in a byte.
 _BYTE = 255
+# So many elements are worked on at once, which bounds the temporaries: 20 MB of truth values, or 16 MB of finite values
+# and the 32 MB that torch takes inside a sum in float64.
+_PART = 1 << 22
 
 
 class DeviceAccumulator:
@@ -47,7 +50,7 @@ class DeviceAccumulator:
         self._bins = BinCounts.SIZE if histogram else 0
         self._memory = memory or DeviceMemory()
         self._cells: Cells | None = None
-        # The elements of each tensor in the rows, and the dtype of all of them, None where `fused` wrote them.
+        # The elements of each row, and the dtype of the tensors, None where `fused` wrote them.
         self._sizes: list[int] = []
         self._dtype: torch.dtype | None = None
         # The elements of what was folded into the last row.
@@ -73,12 +76,12 @@ class DeviceAccumulator:
         stride = stride_for(count, self._limit, tensor.shape[-1] if tensor.dim() else 1)
         with torch.no_grad():
             if not self._add_fused(flat, stride):
-                row = self._row(flat, flat.dtype)
-                constants = self._memory.constants(row.device)
-                _see(flat, row, constants.thresholds(flat.dtype))
+                constants = self._memory.constants(flat.device)
+                for part in flat.split(_PART):
+                    _see(part, self._row(part, part.dtype), constants.thresholds(part.dtype))
+                    self._sizes.append(len(part))
                 if self._bins:
                     BinCounts(self._own_bins, constants).count(_sampled(flat, stride))
-        self._sizes.append(count)
         self.count += count
         self._cells_on(flat.device).note_written()
 
@@ -92,7 +95,9 @@ class DeviceAccumulator:
         except Exception:
             # Triton compiles in the user's environment, which may lack what it needs; torch's own operations do not.
             self._memory.is_unfused = True
-        return not self._memory.is_unfused
+            return False
+        self._sizes.append(len(flat))
+        return True
 
     def _row(self, flat: Tensor, dtype: torch.dtype | None) -> Tensor:
         """Return the next row, of zeros, for a tensor whose rows are those of a dtype."""
@@ -166,7 +171,7 @@ class DeviceAccumulator:
         self.count += other.count
 
     def _read(self) -> tuple[list[tuple[int, list[float]]], LogHistogram]:
-        """Return the elements and the `_finished` row of each tensor, what was folded first, and the histogram."""
+        """Return elements and `_finished` row of each part of a tensor, what was folded first, and the histogram."""
         if self._cells is None:
             return [], LogHistogram.empty()
         cells = self._cells.read()
@@ -209,6 +214,7 @@ def _see(flat: Tensor, row: Tensor, thresholds: Tensor) -> None:
     # their copy in eight bytes each.
     reached = torch.ge(flat, thresholds).view(torch.uint8)
     some = reached.view(_THRESHOLDS, -1, _divisor(len(flat))).sum(-1, dtype=torch.uint8)
+    del reached
     torch.sum(some, (1,), dtype=torch.int64, out=cell(row, _AT_LEAST, torch.int64, _THRESHOLDS))
     if flat.dtype is wide:
         cell(row, 0, wide, 4).copy_(_centred(flat, torch.isfinite(flat)))

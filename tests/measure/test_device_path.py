@@ -13,7 +13,7 @@ from building.device_reads import DeviceReads
 from torch import nn
 
 import propscope
-from propscope.measure import Options, Recorder, kernel
+from propscope.measure import Options, Recorder, device_accumulator, kernel
 from propscope.measure.device_accumulator import DeviceAccumulator
 from propscope.measure.device_memory import DeviceMemory
 from propscope.measure.geometry import gram
@@ -53,6 +53,22 @@ def test_what_a_tensor_costs(dtype, histogram):
     assert calls.wide_copies(value) == []
     # Those of torch's own: a sum in float64 is the sum of a copy in float64.
     assert calls.conversions(value) == ["sum", "linalg_vector_norm"]
+
+
+@pytest.mark.parametrize("dtype", [*HALF_AND_SINGLE, torch.float64], ids=str)
+def test_a_large_tensor_is_seen_in_parts_that_bound_the_temporaries(dtype):
+    value = tensor(13, 523, dtype=dtype)
+    value[3, :4] = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0])
+    expected, seen = DeviceAccumulator(limit=8), DeviceAccumulator(limit=8)
+    with mock.patch.object(device_accumulator, "_PART", 190):
+        # 36 parts, of which not all have a row.
+        calls = counted(lambda: seen.add(value))
+    for _ in range(2):
+        expected.add(value)
+    # 5 bytes for each element of a part, or 8 in float64; 33 rows of 9 numbers are merged in float64.
+    assert max(call.allocated for call in calls.calls) <= 33 * 9 * 8
+    found, right = seen.summary(), expected.summary()
+    assert found == replace(right, **{name: pytest.approx(getattr(right, name)) for name in ("mean", "std")})
 
 
 @pytest.mark.parametrize("shape", [(4, 8, 6, 10), (30, 64), (7,)])
