@@ -45,6 +45,10 @@ def _glyph(character: str) -> tuple[Path, float]:
     return Path(outline.vertices, outline.codes), float(advance)
 
 
+# Bold letters are wider by this factor.
+BOLD = 1.13
+
+
 def width_of(row: str) -> float:
     """Return the width of a row of text in units."""
     return sum(_glyph(character)[1] for character in row) * TEXT / 72

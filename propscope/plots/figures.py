@@ -129,7 +129,7 @@ def curves(
         panels = [panel for row in prepared.panels for panel in row if panel is not None]
         colours = _line_colours(palette, len(prepared.names))
         if ax is None:
-            shown = replace(prepared, header=prepared.header.shown(look, **_texts(title, caption, len(panels))))
+            shown = _headed(prepared, look, title, caption, len(panels))
             drawn = draw_curves(shown, _figure(look), look=look, palette=colours).axes
         else:
             drawn = _given(ax, [_called(panel.quantity.name, panel.column) for panel in panels])
@@ -172,9 +172,8 @@ def histograms(
         (name,) = _chosen(quantity, SUBJECTS, one=True)
         subject = SUBJECTS[name]
         if scale is not None:
-            subject = on_scale(
-                subject, "log" if checks.one_of("scale", scale, ("linear", "log")) == "log" else "linear"
-            )
+            checks.one_of("scale", scale, ("linear", "log"))
+            subject = on_scale(subject, scale)
         drawn = [] if ax is None else _given(ax, [name])
         width = extent_of(drawn[0])[0] if drawn else look.units
         room = columns_within(width) if columns is None else checks.count("columns", columns)
@@ -182,7 +181,7 @@ def histograms(
         prepared = _recorded(found, [name], "record histograms (stats='all') and the direction that they are of")
         colour = _colour(palette)
         if ax is None:
-            shown = replace(prepared, header=prepared.header.shown(look, **_texts(title, caption, 1)))
+            shown = _headed(prepared, look, title, caption, 1)
             drawn = draw_histograms(shown, _figure(look), look=look, colour=colour).axes
         else:
             draw_histogram_grid(drawn[0], prepared, colour=colour)
@@ -214,7 +213,7 @@ def overview(
         panels = _recorded([by_name[name] for name in chosen if name in by_name], chosen, hint)
         colours = _colormap(palette) or FACTOR_COLOURS
         if ax is None:
-            shown = replace(prepared, header=prepared.header.shown(look, **_texts(title, caption, len(panels))))
+            shown = _headed(prepared, look, title, caption, len(panels))
             figure = draw_overview(shown, _figure(look), look=look, colours=colours, panels=panels)
             drawn = figure.axes[: len(panels)]
         else:
@@ -252,7 +251,7 @@ def phase(
         colours = DEPTH_COLOURS if own is None else own.name
         if ax is None:
             prepared = prepare_phase(chart, measured=measured, size=room_for_map(look))
-            shown = replace(prepared, header=prepared.header.shown(look, **_texts(title, caption, 2)))
+            shown = _headed(prepared, look, title, caption, 2)
             drawn = draw_phase(shown, _figure(look), look=look, colours=colours).axes[:1]
             return _finished(drawn, ax, title, caption, several=True)
         drawn = _given(ax, ["the map"])
@@ -289,7 +288,7 @@ def learning(
         panels = [panel for row in prepared.panels for panel in row if panel is not None]
         colours = _line_colours(palette, len(prepared.names))
         if ax is None:
-            shown = replace(prepared, header=prepared.header.shown(look, **_texts(title, caption, len(panels))))
+            shown = _headed(prepared, look, title, caption, len(panels))
             drawn = draw_learning(shown, _figure(look), look=look, palette=colours).axes
         else:
             drawn = _given(ax, [_called(panel.measure.name, panel.column) for panel in panels])
@@ -315,9 +314,7 @@ def _steps(
         prepared = _recorded(found, chosen, "monitor(optimizer=...) sees the learning rate, step(loss) the loss")
         colour = _colour(palette)
         if ax is None:
-            shown = replace(
-                prepared, header=prepared.header.shown(look, **_texts(title, caption, len(prepared.panels)))
-            )
+            shown = _headed(prepared, look, title, caption, len(prepared.panels))
             drawn = draw_steps(shown, _figure(look), look=look, colour=colour).axes
         else:
             drawn = _given(ax, [panel.label for panel in prepared.panels])
@@ -358,8 +355,7 @@ def heatmap(
         hint = "look again when the run has samples; monitor(...) says what else it records"
         if ax is None:
             prepared = _recorded(prepare_maps(view, *(MAPS[name] for name in chosen)), chosen, hint)
-            count = len(prepared.maps)
-            shown = replace(prepared, header=prepared.header.shown(look, **_texts(title, caption, count)))
+            shown = _headed(prepared, look, title, caption, len(prepared.maps))
             figure = draw_step_maps(shown, _figure(look), look=look, colours=_colormap(palette))
             drawn = [axes for axes in figure.axes if axes.get_gid() == "map"]
             return _finished(drawn, ax, title, caption)
@@ -474,9 +470,12 @@ def _write_below(axes: Axes, caption: str) -> None:
     axes.annotate("\n".join(wrap(caption, characters)), (0, 0), offset, "axes fraction", "offset points", va="top")
 
 
-def _texts(title: str | None, caption: str | None, panels: int) -> dict[str, str | None]:
-    """Return the texts of the figure itself: a title that is for its only panel is none of them."""
-    return {"title": title if panels > 1 or title == "" else None, "caption": caption}
+def _headed(prepared: T, look: Look, title: str | None, caption: str | None, panels: int) -> T:
+    """Return a picture with the texts of the figure itself: a title that is for its only panel is none of them."""
+    picture: Any = prepared
+    own = title if panels > 1 or title == "" else None
+    headed: T = replace(picture, header=picture.header.shown(look, title=own, caption=caption))
+    return headed
 
 
 def _called(name: str, column: str) -> str:

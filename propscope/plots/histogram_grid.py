@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from propscope.plots.depth_series import DepthSeries, evenly, merged_at, positions_of, site_series, weight_series
-from propscope.plots.fast_text import FastText, draw_texts, width_of
+from propscope.plots.fast_text import BOLD, FastText, draw_texts, width_of
 from propscope.plots.pages import facts, lines
 from propscope.plots.scales import Floats, exponents, log_window
 from propscope.plots.style import (
@@ -410,8 +410,6 @@ _HEADINGS = 0.3
 _TICKS = 0.35
 _LEAST_WIDTH = 9.5
 _ZERO_BAR = 0.05
-# Bold letters are wider by this factor.
-_BOLD = 1.13
 # The least width of a cell, and of its column, in units.
 _LEAST_CELL, _LEAST_COLUMN = 0.5, 0.58
 _NAMES_MARGIN = 1.5
@@ -456,7 +454,7 @@ def _layout(prepared: HistogramGrid, width: float | None, height: float | None) 
     """Return the natural layout, or the one that fills a width or a height."""
     columns, rows = len(prepared.columns), len(prepared.rows)
     names = tuple(wrap(name, _NAME_CHARACTERS if width is None else 14) for name in prepared.rows)
-    margin = 0.35 + _BOLD * max(width_of(row) for name in names for row in name)
+    margin = 0.35 + BOLD * max(width_of(row) for name in names for row in name)
     step = WIDTH + GAP if width is None else max((width - margin - _RIGHT / 2) / columns, 0.1)
     gap = GAP if width is None else min(GAP, 0.14 * step)
     texts = [row for cells in prepared.cells for cell in cells for row in cell.rows]
@@ -636,7 +634,7 @@ def _draw_margins(axes: Axes, prepared: HistogramGrid, layout: _Layout) -> None:
     top = extent_of(axes)[1]
     bottom = top - _HEADINGS - layout.pitch * len(prepared.rows) + 0.02
     # Where it has no room above each column, what the positions count stands before the first of them.
-    full = _BOLD * width_of(f"{counted} {prepared.columns[-1]}") + 0.1 <= layout.width + layout.gap
+    full = BOLD * width_of(f"{counted} {prepared.columns[-1]}") + 0.1 <= layout.width + layout.gap
     if not full:
         axes.text(layout.margin - 0.1, top - 0.1, counted, va="top", ha="right", weight="bold")
     ticks = _written_ticks(prepared.axis, layout)

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from propscope.diagnosis import diagnose
 from propscope.diagnosis.limits import EXPLODED, SLOWED, VANISHED
-from propscope.plots.fast_text import width_of
+from propscope.plots.fast_text import BOLD, width_of
 from propscope.plots.pages import COLUMN, MARKS, columns, facts, lines, reasons
 from propscope.plots.style import (
     ALARM,
@@ -223,10 +223,10 @@ def draw_overview(
     margin = 0.3 + max(width_of(row) for wrapped in names for row in wrapped)
     cells = [cell for found in prepared.maps for row in found.cells for cell in row]
     count = len(prepared.columns)
-    heading = max(map(width_of, prepared.columns)) * _BOLD
+    heading = max(map(width_of, prepared.columns)) * BOLD
     wide = 0.2 + max(*(width_of(row) for cell in cells for row in cell.texts[0].split("\n")), heading, 0.8)
     judged = 0.2 + max(heading, width_of("! strained"))
-    titles = [0.1 + 1.1 * _BOLD * width_of(found.title) for found in prepared.maps]
+    titles = [0.1 + 1.1 * BOLD * width_of(found.title) for found in prepared.maps]
     shown = panels or (*prepared.maps, prepared.verdicts)
     mapped = max(_LEAST_MAP, *titles, wide * count)
     widths = [mapped if isinstance(found, FactorMap) else max(1.0, judged * count) for found in shown]
@@ -257,10 +257,6 @@ def draw_overview(
     return figure
 
 
-# Bold letters are wider by this factor.
-_BOLD = 1.13
-
-
 def draw_map(axes: Axes, prepared: Overview, found: FactorMap | VerdictMap, *, colours: Colormap = COLOURS) -> Axes:
     """Draw one map into an axes: a colour and a number in every cell as far as it has room, or the verdicts."""
     axes.set_xlim(-0.5, len(prepared.columns) - 0.5)
@@ -271,7 +267,7 @@ def draw_map(axes: Axes, prepared: Overview, found: FactorMap | VerdictMap, *, c
         _draw_verdicts(axes, found)
     axes.xaxis.tick_top()
     room = extent_of(axes)[0] / len(prepared.columns)
-    upright = _BOLD * max(map(width_of, prepared.columns)) > room
+    upright = BOLD * max(map(width_of, prepared.columns)) > room
     axes.set_xticks(range(len(prepared.columns)), prepared.columns, weight="bold", rotation=90 if upright else 0)
     axes.set_yticks(range(len(prepared.rows)), prepared.rows)
     axes.tick_params(length=0)

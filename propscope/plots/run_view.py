@@ -262,7 +262,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise InputError(f"--include must be a regular expression, got {shown(pattern)}: {error}") from error
+        raise InputError(f"sites (--include) must be a regular expression, got {shown(pattern)}: {error}") from error
 
 
 def label_of(name: str, characters: int) -> str:

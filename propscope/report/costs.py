@@ -8,6 +8,7 @@ from typing import Any
 from propscope.checks import bytes_text
 from propscope.records.model_costs import ModelCosts, ModuleCosts
 from propscope.records.numerals import percent
+from propscope.report.documents import fields
 from propscope.report.table import Table
 from propscope.report.tree import LINES_AT_MOST
 
@@ -116,16 +117,18 @@ def _row(module: ModuleCosts, costs: ModelCosts, levels: dict[str, int]) -> dict
         # A model of hundreds of layers inside each other would leave no room for names.
         "module": " " * min(levels[module.name], 12) + own if own else "(model)",
         "kind": f"{module.kind} x{module.calls}" if module.calls > 1 else module.kind,
-        "output": "not called"
-        if not module.calls
-        else "-"
-        if module.shape is None
-        else ",".join(map(str, module.shape)),
+        "output": _output(module),
         "params": f"{module.parameters:,}",
         "mult-adds": compact(module.multiply_adds) if module.calls else "-",
         "share": percent(share) if module.calls else "-",
         "kept": "-" if module.kept_bytes is None or not module.calls else _size(module.kept_bytes),
     }
+
+
+def _output(module: ModuleCosts) -> str:
+    if not module.calls:
+        return "not called"
+    return "-" if module.shape is None else ",".join(map(str, module.shape))
 
 
 def costs_document(costs: ModelCosts) -> dict[str, Any]:
@@ -142,5 +145,5 @@ def costs_document(costs: ModelCosts) -> dict[str, Any]:
         "kept_bytes": costs.kept_bytes,
         "uncounted": [{"operation": name, "calls": calls} for name, calls in costs.uncounted],
         "stopped": costs.stopped or None,
-        "modules": [{name: getattr(module, name) for name in module.__dataclass_fields__} for module in costs.modules],
+        "modules": [fields(module) for module in costs.modules],
     }

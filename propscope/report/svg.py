@@ -81,10 +81,10 @@ def svg(panel: Panel, width: int, height: int) -> str:
     room = (6 + _KEY * (keys and not at_end), 6 + _KEY * (keys and at_end))
     x = _Scale(min(xs, default=0.0), max(xs, default=1.0), left + room[0], right - room[1])
     parts = [_text(left, 14, panel.title, anchor="start", size=12)]
-    for tick, text in y.ticks(panel.log):
+    for tick, text in y.ticks():
         parts.append(f'<path d="M{left},{y.place(tick):.1f}H{right}" stroke="{QUIET}" stroke-opacity=".3"/>')
         parts.append(_text(left - 5, y.place(tick) + 4, text, anchor="end"))
-    for tick, text in panel.ticks or x.ticks(log=False, whole=True):
+    for tick, text in panel.ticks or x.ticks(whole=True):
         parts.append(_text(x.place(tick), bottom + 14, text))
     parts.append(_text((left + right) / 2, height - 5, panel.x_label))
     for curve in panel.curves:
@@ -115,9 +115,9 @@ class _Scale:
         # A picture has an edge, whatever a file holds.
         return self._start + min(max(share, -0.02), 1.02) * (self._end - self._start)
 
-    def ticks(self, log: bool, whole: bool = False) -> list[tuple[float, str]]:
+    def ticks(self, *, whole: bool = False) -> list[tuple[float, str]]:
         low, high = self._low, self._high
-        if log:
+        if self._log:
             first, last = math.ceil(low), math.floor(high)
             step = max(1, math.ceil((last - first + 1) / 5))
             found = [at for at in range(first, last + 1) if at % step == 0]

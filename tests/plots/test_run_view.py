@@ -97,7 +97,7 @@ def test_sites_are_chosen_by_a_pattern_and_parameters_by_their_module() -> None:
     with pytest.raises(InputError, match='no site matches "x"') as caught:
         RunView(run, "x").check()
     assert "fc.0, fc.1, fc.2" in caught.value.hint
-    with pytest.raises(InputError, match="--include must be a regular expression"):
+    with pytest.raises(InputError, match=r"sites \(--include\) must be a regular expression"):
         RunView(run, "(")
 
 
