@@ -65,7 +65,9 @@ def coverage_notes(
             yield CoverageNote(sites[key].name, "output", _of_summand(summand))
     for name, count in observer.unrecorded.most_common():
         if count:
-            yield CoverageNote(name, "operation", f"called {count} times between modules, not recorded")
+            yield CoverageNote(
+                name, "operation", f"called {'once' if count == 1 else f'{count} times'} between modules, not recorded"
+            )
     yield from _unregistered(observer)
     for name, parameter in parameters.items():
         if parts and (sharding := parameter.sharding) is not None:

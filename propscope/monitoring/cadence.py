@@ -125,6 +125,13 @@ class Cadence:
         """The cost as a share of the time of the run."""
         return self.cost / self.elapsed if self.elapsed else 0.0
 
+    @property
+    def free_for(self) -> float | None:
+        """The seconds for which a run may cost more than its budget, None where it does not, or no more."""
+        if self.budget is None or self.share <= self.budget or self.budget * self.elapsed >= _FREE:
+            return None
+        return _FREE / self.budget
+
     def state(self) -> dict[str, Any]:
         """Return what a resumed run goes on from."""
         return {

@@ -270,9 +270,11 @@ class RunLog:
             self.cadence.elapsed += taken
             raised = len(self.alarms) + len(self._untold)
             alarms = f", {counted(raised, 'alarm')}" if self._judges else ""
+            free = self.cadence.free_for
+            short = "" if free is None else f"; a run of less than {free:.0f} s may go over its budget"
             _print(
                 f"propscope: {counted(self.cadence.samples, 'sample')}{alarms}; the monitor took "
-                f"{self.cadence.cost:.1f} s of {self.cadence.elapsed:.1f} s ({self.cadence.share:.1%})"
+                f"{self.cadence.cost:.1f} s of {self.cadence.elapsed:.1f} s ({self.cadence.share:.1%}{short})"
             )
         try:
             self.tell()

@@ -275,8 +275,8 @@ _CRITICAL = (
     SpecParameter("bias_variance", "auto", low=0.0, high=LARGEST),
     SpecParameter("first_weight_variance", "auto", low=0.0, high=LARGEST, above=True),
 )
-_COPIES = "it gives every weight the same value, so the units of a layer are copies of one another"
-_NOT_RANDOM = "its weights are not random: a layer passes its input on as it is"
+_COPIES = "every weight has the same value, so the units of a layer are copies of one another"
+_NOT_RANDOM = "the weights are not random: a layer passes its input on as it is"
 _FANS: Shape = "two or more dimensions"
 
 # fmt: off

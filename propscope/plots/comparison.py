@@ -22,7 +22,6 @@ from propscope.plots.style import (
     line_style,
     mark_nonfinite,
     units_of,
-    wrap,
 )
 from propscope.printable import printable, shortened
 from propscope.records.comparison import Comparison, SiteSizes
@@ -31,6 +30,7 @@ from propscope.records.network import DIRECTIONS, Direction
 NAMES_AT_MOST = 24
 _FAR = 2.0
 _NAME = 22
+_CALLED = 48
 _TITLES: dict[Direction, str] = {"forward": "forward: rms of the values", "backward": "backward: rms of the gradient"}
 _READING = (
     "Above, the rms at each site that both have, on a logarithmic axis; the second lies over the first, so that one "
@@ -76,15 +76,23 @@ def prepare_comparison(comparison: Comparison) -> ComparedSignals | None:
     if not shown:
         return None
     among = ", ".join(f"{name} {value}" for name, value in comparison.distinct(sizes[0].labels).items())
-    called = tuple(
-        wrap(printable(name or which), 60)[0] for name, which in zip(comparison.names, ("first", "second"), strict=True)
-    )
     what = "the same" if comparison.same else "different"
     share = f"tolerance {100 * comparison.tolerance:.3g}% ({comparison.tolerance_of})"
     facts = " · ".join(filter(None, (what, among, share)))
     header = Header("Where two signals part", printable(facts).replace("$", r"\$"), _READING)
     names = tuple(printable(shortened(each.site or "(model)", _NAME)).replace("$", r"\$") for each in sizes)
-    return ComparedSignals(header, names, (called[0], called[1]), comparison.tolerance, shown)
+    return ComparedSignals(header, names, _called(comparison), comparison.tolerance, shown)
+
+
+def _called(comparison: Comparison) -> tuple[str, str]:
+    """Return what the two are called: which is which, and the parts of its name that the other one's lacks."""
+    first, second = (printable(name).split(", ") for name in comparison.names)
+
+    def called(which: str, own: list[str], other: list[str]) -> str:
+        told = ", ".join(part for part in own if part and part not in other)
+        return f"{which}: {shortened(told, _CALLED)}" if told else which
+
+    return called("first", first, second), called("second", second, first)
 
 
 def _panel(comparison: Comparison, sizes: Sequence[SiteSizes], direction: Direction) -> ComparedPanel | None:

@@ -233,11 +233,16 @@ _MARKERS = 6
 
 
 def draw_curves(
-    prepared: Curves, figure: Figure | None = None, *, look: Look = SCREEN, palette: Sequence[str] | None = None
+    prepared: Curves,
+    figure: Figure | None = None,
+    *,
+    look: Look = SCREEN,
+    palette: Sequence[str] | None = None,
+    titled: bool = True,
 ) -> Figure:
     """Draw the panels into a figure and set its size; the panels of a single activation stand two by two.
 
-    Without `figure`, a new one is made.
+    Without `figure`, a new one is made. `titled`: with room for the titles of panels.
     """
     figure = figure or TextFigure(dpi=DPI)
     rows = prepared.panels
@@ -246,7 +251,7 @@ def draw_curves(
         rows = tuple(tuple(flat[i : i + 2]) for i in range(0, len(flat), 2))
     styles = line_styles(prepared.names, palette)
     above = _TITLE + _COLUMN_NAME * any(panel.column for row in rows for panel in row if panel)
-    above += _COLUMN_NAME * (not look.beside)
+    above = (above + _COLUMN_NAME * (not look.beside)) * titled
     # Below all panels there is one legend.
     legend: Legend = "none" if look.legend == "below" else look.legend
     placed = labelled_panels(figure, prepared.header, rows, styles=styles, least=_HEIGHT, above=above, look=look)

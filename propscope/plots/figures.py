@@ -130,7 +130,8 @@ def curves(
         colours = _line_colours(palette, len(prepared.names))
         if ax is None:
             shown = _headed(prepared, look, title, caption, len(panels))
-            drawn = draw_curves(shown, _figure(look), look=look, palette=colours).axes
+            titled = title != "" or len(panels) > 1
+            drawn = draw_curves(shown, _figure(look), look=look, palette=colours, titled=titled).axes
         else:
             drawn = _given(ax, [_called(panel.quantity.name, panel.column) for panel in panels])
             lines = line_styles(prepared.names, colours)
@@ -289,7 +290,8 @@ def learning(
         colours = _line_colours(palette, len(prepared.names))
         if ax is None:
             shown = _headed(prepared, look, title, caption, len(panels))
-            drawn = draw_learning(shown, _figure(look), look=look, palette=colours).axes
+            titled = title != "" or len(panels) > 1
+            drawn = draw_learning(shown, _figure(look), look=look, palette=colours, titled=titled).axes
         else:
             drawn = _given(ax, [_called(panel.measure.name, panel.column) for panel in panels])
             lines = learning_styles(prepared, colours)

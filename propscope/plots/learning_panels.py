@@ -227,11 +227,16 @@ _DASHES = (0, (4, 2))
 
 
 def draw_learning(
-    prepared: Learning, figure: Figure | None = None, *, look: Look = SCREEN, palette: Sequence[str] | None = None
+    prepared: Learning,
+    figure: Figure | None = None,
+    *,
+    look: Look = SCREEN,
+    palette: Sequence[str] | None = None,
+    titled: bool = True,
 ) -> Figure:
     """Draw the panels into a figure and set its size; the panels of a single activation stand side by side.
 
-    Without `figure`, a new one is made.
+    Without `figure`, a new one is made. `titled`: with room for the titles of panels.
     """
     figure = figure or TextFigure(dpi=DPI)
     rows = prepared.panels
@@ -240,7 +245,9 @@ def draw_learning(
     styles = learning_styles(prepared, palette)
     # Below all panels there is one legend.
     legend: Legend = "none" if look.legend == "below" else look.legend
-    placed = labelled_panels(figure, prepared.header, rows, least=_HEIGHT, above=_TITLE, look=look, styles=styles)
+    placed = labelled_panels(
+        figure, prepared.header, rows, least=_HEIGHT, above=_TITLE * titled, look=look, styles=styles
+    )
     for axes, panel in placed:
         draw_learning_panel(axes, panel, styles, legend=legend)
     return figure

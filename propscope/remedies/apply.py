@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import keyword
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -27,6 +28,7 @@ from propscope.remedies.standardize import standardized, standardizing_lines
 # Once one fault is gone, the factors of the others are measured again: at most so many rounds.
 ROUNDS = 3
 _THEN = "; then "
+_NUMBER = re.compile(r"(?<=\[)\d+(?=\])")
 _LEARNED = "the network is trained, and other weights would throw away what it has learned"
 
 
@@ -235,12 +237,36 @@ def _with_factors(remedy: Remedy, more: Mapping[str, float]) -> Remedy:
 def _lines(model: nn.Module, remedy: Remedy, batch: Any) -> tuple[str, ...]:
     if remedy.action in ("scale", "standardize"):
         standardizing = standardizing_lines(remedy.inputs, batch) if remedy.inputs else ()
-        return *standardizing, *(
-            f"{weight_expression(model, name)}.data.mul_({number(factor)})" for name, factor in remedy.factors.items()
-        )
+        return *standardizing, *scaling_lines(model, remedy.factors)
     if remedy.action == "calibrate":
         return ("propscope.calibrate(model, batch)",)
     return ("from propscope.remedies import centre", "centre(model, batch)")
+
+
+def scaling_lines(model: nn.Module, factors: Mapping[str, float]) -> list[str]:
+    """Return the lines that multiply weights by factors; a loop stands for layers with the same factor."""
+    lines = [f"{weight_expression(model, name)}.data.mul_({number(factor)})" for name, factor in factors.items()]
+    # The loop runs over the number that leaves the fewest lines: of the block, or of the layer in it.
+    most = max((len(_NUMBER.findall(line)) for line in lines), default=0)
+    return min((_loops(lines, at) for at in range(most)), key=len, default=lines)
+
+
+def _loops(lines: Sequence[str], at: int) -> list[str]:
+    """Return the lines with one loop for each three or more that differ in their `at`-th number in brackets alone."""
+    alike: dict[tuple[str, str], list[int]] = {}
+    for line in lines:
+        found = list(_NUMBER.finditer(line))[at : at + 1]
+        head, tail = (line[: found[0].start()], line[found[0].end() :]) if found else (line, "")
+        alike.setdefault((head, tail), []).extend(int(one[0]) for one in found)
+    return [row for (head, tail), numbers in alike.items() for row in _looped(head, tail, numbers)]
+
+
+def _looped(head: str, tail: str, numbers: list[int]) -> list[str]:
+    if len(numbers) < 3:
+        return [f"{head}{each}{tail}" for each in numbers] or [head]
+    run = range(numbers[0], numbers[-1] + (1 if numbers[1] > numbers[0] else -1), numbers[1] - numbers[0])
+    among = run if list(run) == numbers else tuple(numbers)
+    return [f"for i in {among}: {head}i{tail}"]
 
 
 def weight_expression(model: nn.Module, name: str) -> str:

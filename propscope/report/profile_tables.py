@@ -66,10 +66,19 @@ _SITE_THEORY = (
     " of this width, in standard deviations; -2 to 2 is usual."
 )
 # Columns that are shown only where a row has something in them.
-_RARE = ("equal", "non-\nfinite", "marks")
+_RARE = ("layer", "equal", "non-\nfinite", "marks")
 _THEORY = ("forward\n/ theory", "backward\n/ theory")
 # What a narrow terminal goes without, the first one first.
-_GRID_SPARE = ("std\nfirst", "std\nlast", *_THEORY, "cosine", "forward\na layer", "backward\na layer", "dead")
+_GRID_SPARE = (
+    "std\nfirst",
+    "std\nlast",
+    *_THEORY,
+    "cosine",
+    "forward\na layer",
+    "backward\na layer",
+    "non-\nfinite",
+    "dead",
+)
 _SITE_SPARE = (
     "E[h²]/E[z²]\n(theory)", "forward\nmean", "forward\nstd", *_THEORY, "role", "equal", "rank", "cosine", "kind",
     "layer", "dead",

@@ -367,6 +367,14 @@ def test_a_monitor_that_is_forgotten_is_closed(capsys):
     assert "propscope: 1 sample, 0 alarms; the monitor took" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("budget", "said"), [(1e-3, True), (None, False)])
+def test_a_short_run_says_that_it_may_go_over_its_budget(capsys, budget, said):
+    run = training()
+    with propscope.monitor(run.model, run.optimizer, budget=budget) as monitor, monitor.step(0):
+        run.update()
+    assert ("%; a run of less than 2000 s may go over its budget)" in capsys.readouterr().err) == said
+
+
 def break_the_gradient(run, monitor):
     with monitor.step(1) as one:
         loss = run.loss()

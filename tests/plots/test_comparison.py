@@ -36,6 +36,23 @@ def test_the_lines_are_the_rms_of_both_and_what_differs_is_ringed():
     assert prepared.header.facts == "different · tolerance 1% (float32)"
 
 
+@pytest.mark.parametrize(
+    ("names", "called"),
+    [
+        (
+            ("a.py:net: Net, train, weights old.pt", "a.py:net: Net, train, weights new.pt"),
+            ("first: weights old.pt", "second: weights new.pt"),
+        ),
+        (("a.py:net: Net, train", "a.py:net: Net, eval, seed 3"), ("first: train", "second: eval, seed 3")),
+        (("run.h5", "run.h5"), ("first", "second")),
+        (("", ""), ("first", "second")),
+    ],
+)
+def test_the_legend_says_which_is_which_by_what_only_one_is_called(names, called):
+    prepared = prepare_comparison(replace(compare(network(1.0), network(2.0)), names=names))
+    assert prepared.called == called
+
+
 def test_a_ratio_that_is_far_from_one_has_a_logarithmic_axis():
     near, far = (prepare_comparison(compare(network(1.0, 2.0), network(1.0, by))) for by in (2.2, 200.0))
     assert near.panels[0].ratios is None

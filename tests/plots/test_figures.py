@@ -222,6 +222,14 @@ def test_titles_and_captions_are_those_given() -> None:
     assert "Below it." in [text.get_text() for text in own.texts]
 
 
+@pytest.mark.parametrize("name", ["curves", "learning"])
+def test_a_paper_figure_without_a_title_has_no_empty_band_at_its_top(name: str) -> None:
+    axes = ONE[name](style="paper", title="")
+    figure = axes.figure
+    top = axes.get_tightbbox(figure.canvas.get_renderer()).y1
+    assert 0 <= figure.bbox.y1 - top < 0.15 * figure.dpi
+
+
 def test_a_palette_colours_lines_shapes_and_maps() -> None:
     colours = ["#ff0000", "#00ff00", "#0000ff"]
     lines = [line for line in plots.curves(PROFILES, palette=colours).lines if line.get_zorder() == 3]

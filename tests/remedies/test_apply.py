@@ -15,7 +15,7 @@ from propscope.errors import InputError
 from propscope.measure import profile
 from propscope.records import Remedy
 from propscope.remedies import apply_remedy, centre, try_remedies
-from propscope.remedies.apply import module_expression
+from propscope.remedies.apply import module_expression, scaling_lines
 from propscope.report.remedies import trials_text
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
@@ -270,6 +270,28 @@ def test_places_as_python_writes_them():
     ):
         assert module_expression(model, name) == text
         assert eval(text, {"model": model}) is model.get_submodule(name)
+
+
+def test_many_layers_with_the_same_factor_are_one_loop():
+    torch.manual_seed(0)
+    net = nn.Module()
+    net.body = nn.Sequential(*(layer for _ in range(6) for layer in (nn.Linear(4, 4), nn.Tanh())))
+    net.blocks = nn.ModuleList(nn.Sequential(nn.Linear(4, 4)) for _ in range(5))
+    blocks = {f"blocks.{at}.0": 3.0 for at in (0, 1, 3, 4)}
+    scaled = {**{f"body.{at}": 2.0 for at in (10, 8, 6, 4)}, "body.2": 0.5, **blocks, "body.0.bias": 0.0}
+    before = {name: value.clone() for name, value in net.named_parameters()}
+    lines = scaling_lines(net, scaled)
+    assert lines == [
+        "for i in range(10, 3, -2): model.body[i].weight.data.mul_(2.00)",
+        "model.body[2].weight.data.mul_(0.500)",
+        "for i in (0, 1, 3, 4): model.blocks[i][0].weight.data.mul_(3.00)",
+        "model.body[0].bias.data.mul_(0)",
+    ]
+    exec("\n".join(lines), {"model": net})
+    factors = {name if name.endswith("bias") else f"{name}.weight": factor for name, factor in scaled.items()}
+    for name, value in net.named_parameters():
+        assert torch.equal(value, before[name] * factors.get(name, 1.0)), name
+    assert scaling_lines(net, {}) == []
 
 
 def killed(act=nn.ReLU):

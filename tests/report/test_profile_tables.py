@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from dataclasses import replace
 
 import pytest
 from building.records import layered, signal
@@ -11,7 +12,7 @@ from propscope.records.expectations import theory_note
 from propscope.records.finding import Diagnosis, Finding
 from propscope.records.pair_summary import PairName
 from propscope.report import profile_tables
-from propscope.report.profile_tables import profile_table
+from propscope.report.profile_tables import judged_table, profile_table
 
 
 def grid_table(profiles, *args, **options):
@@ -188,6 +189,15 @@ def test_columns_of_what_is_rare_are_there_where_anything_is_in_them():
     assert "equal" in profile_table(pair("he_normal", 0)).columns
 
 
+def test_a_network_that_overflows_leaves_the_grid_in_one_piece_of_80_columns():
+    healthy = pair("he_normal", 0)
+    networks = [replace(layered([1.0, math.inf]), labels={**healthy.labels, "initializer": "ones"}), healthy]
+    text = judged_table(ProfileSet.of([each]) for each in networks).to_text(width=80)
+    assert "broken: non-finite forward" in text
+    assert text.count("initializer") == 1
+    assert "dead" in text
+
+
 def predicted(seed=0, scale=1.0):
     expected = [
         Expected(forward_rms=2.0, forward_log_std=0.1, backward_rms=1.0, backward_log_std=0.5),
@@ -253,7 +263,8 @@ def test_a_network_without_pairs_has_no_ratio_of_them():
 def test_the_model_itself_has_a_name_and_no_layer():
     site = Site("", "Net", "output", (1, 1), forward=TensorSummary.of([1.0, math.nan, math.inf]))
     row = cells(profile_table(NetworkProfile((site,))))
-    assert (row["layer"], row["site"], row["nonfinite"], row["forward rms"]) == ("", "(model)", "2", "1.00")
+    assert (row["site"], row["nonfinite"], row["forward rms"]) == ("(model)", "2", "1.00")
+    assert "layer" not in row
     assert profile_table(NetworkProfile((site,))).title == "1 sites, 0 parameters"
 
 

@@ -51,7 +51,7 @@ def test_initializers_stand_where_they_fill_or_have_a_reason():
     assert places["normal:std=0.1"] == pytest.approx((1, 0))
     assert places["critical:bias_variance=0.05"] == pytest.approx((1.7609546396, 0.05))
     assert found.without_point == (
-        ("zeros", "it gives every weight the same value, so the units of a layer are copies of one another"),
+        ("zeros", "every weight has the same value, so the units of a layer are copies of one another"),
     )
 
 

@@ -98,8 +98,8 @@ def test_beyond_the_numbers_there_are():
 @pytest.mark.parametrize(
     ("spec", "options", "message"),
     [
-        (MLPSpec(2, initializer="zeros"), {}, 'initializer "zeros": it gives every weight the same value'),
-        (MLPSpec(2, initializer="identity"), {}, 'initializer "identity": its weights are not random'),
+        (MLPSpec(2, initializer="zeros"), {}, 'initializer "zeros": every weight has the same value'),
+        (MLPSpec(2, initializer="identity"), {}, 'initializer "identity": the weights are not random'),
         (MLPSpec(2, alpha_dropout=0.1), {}, "alpha_dropout"),
         (MLPSpec(2), {"batch": 0}, "batch must .* got 0"),
         (MLPSpec(2), {"input_mean_square": -1.0}, "input_mean_square must .* got -1"),
@@ -130,7 +130,7 @@ def test_no_critical_point():
 
 def test_a_measurement_says_why_it_has_no_prediction():
     zeros, he = profile_mlp(2, 8, initializer="zeros,he_normal", seeds=1, batch=4)
-    assert reason_without_theory(zeros).startswith("it gives every weight the same value")
+    assert reason_without_theory(zeros).startswith("every weight has the same value")
     assert all(site.expected is None for site in zeros.sites)
     assert reason_without_theory(he) == ""
 
