@@ -381,7 +381,8 @@ def _badness(quantity: MapQuantity, values: Floats, nonfinite: Bools) -> Floats:
             logs = np.log(np.where(values >= 0, np.maximum(values, 1e-300), np.nan))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
-            bad = np.abs(logs - np.nanmedian(logs, axis=0))
+            finite = np.where(np.isfinite(logs), logs, np.nan)
+            bad = np.where(np.isposinf(logs), np.inf, np.abs(finite - np.nanmedian(finite, axis=0)))
     else:
         bad = values if quantity.worst == "high" else -values
     return np.where(nonfinite, np.inf, bad)

@@ -136,7 +136,7 @@ def test_fix_says_what_it_withdraws(command, place):
     assert "\n  as Python  propscope.calibrate(model, batch)\n" in out
     found = command(*arguments, "--json").document["fix"]
     assert [(trial["helped"], trial["chosen"]) for trial in found["trials"]] == [(False, False), (True, True)]
-    assert found["trials"][0]["lines"][0].startswith("model[78].weight.data.mul_(")
+    assert found["trials"][0]["lines"][0].startswith("for i in range(78, 1, -2): model[i].weight.data.mul_(")
 
 
 def test_fix_centres_a_sigmoid_net(command):

@@ -51,6 +51,19 @@ def test_a_first_value_of_zero_is_not_what_the_others_are_held_against() -> None
     assert found.zero.tolist() == [[True, False, False]]
 
 
+@pytest.mark.parametrize(
+    "quantity",
+    [{"update": lambda step, _: math.inf if step else 1.0}, {"rms": lambda step, _: math.inf if step else 1.0}],
+)
+def test_a_run_that_is_infinite_at_most_samples_is_drawn(quantity) -> None:
+    run = sampled_at(range(5), sites=1, **quantity)
+    name = "updates" if "update" in quantity else "forward"
+    found = one(run, name)
+    assert found.values[0, 0] == 1.0
+    with styled():
+        draw_step_maps(picture(run, name)).canvas.draw()
+
+
 def test_what_a_row_showed_first_and_last_stands_beside_it() -> None:
     run = sampled_at([0, 1], sites=1, rms=lambda step, _: [0.25, 75.0][step])
     with styled():
