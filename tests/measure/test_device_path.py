@@ -13,7 +13,7 @@ from building.device_reads import DeviceReads
 from torch import nn
 
 import propscope
-from propscope.measure import Options, Recorder, device_accumulator, kernel
+from propscope.measure import Options, Recorder, device_accumulator, input_sites, kernel, sites
 from propscope.measure.device_accumulator import DeviceAccumulator
 from propscope.measure.device_memory import DeviceMemory
 from propscope.measure.geometry import gram
@@ -216,6 +216,63 @@ def test_what_a_whole_profile_reads_back():
     # Beside all figures: whether the loss is finite, whether the batch was changed, and of the LSTM whether its second
     # run is the first one. Of each recurrent module, its weights, whose eigenvalues are computed on the CPU.
     assert readers == {"copy": 1, "_fault": 1, "_same": 1, "courses": 1, "gate_weights": 2}
+
+
+@pytest.mark.parametrize(("make", "shape"), [(net, (50, 64)), (block, (6, 11, 32)), (Mixed, (6, 5, 32))])
+def test_a_later_step_is_the_same_whatever_the_values_are(make, shape):
+    model, x = make(), tensor(*shape)
+    with on_device(), Recorder(model, options=Options()), DeviceReads([*model.parameters(), x]) as device:
+
+        def on_the_device(work):
+            # On the CPU numpy computes it.
+            def run(*given):
+                made = work(*given)
+                device.put([made])
+                return made
+
+            return run
+
+        def step():
+            device.calls.clear()
+            model.zero_grad(set_to_none=True)
+            mean_square(model(x)).backward()
+            return list(device.calls)
+
+        with (
+            mock.patch.object(sites, "gram", on_the_device(gram)),
+            mock.patch.object(input_sites, "_squares", on_the_device(input_sites._squares)),
+        ):
+            # The first ones trace the graph, make what is compared with, and take memory.
+            step(), step()
+            device.reads.clear()
+            device.copies.clear()
+            usual = step()
+            x[0], x[1], x[2, 1:3] = 0.0, 7.0, float("nan")
+            unusual = step()
+            x[:] = float("inf")
+            assert usual == unusual == step()
+    assert device.reads == device.copies == []
+
+
+@pytest.mark.parametrize(
+    ("work", "reads", "copies"),
+    [
+        (lambda t: t + torch.tensor(3.0), 0, 0),
+        (lambda t: t + torch.tensor([3.0]), 0, 1),
+        (lambda t: t.copy_(torch.tensor(3.0)), 0, 1),
+        (lambda t: t + torch.ones(3), 0, 0),
+        (lambda t: t + torch.from_numpy(np.ones(3)), 0, 1),
+        (lambda t: (t + 1).sum().item(), 1, 0),
+        (lambda t: t.to("cpu").tolist(), 1, 0),
+        (lambda t: torch.zeros(3).copy_(t).cpu().sum().item(), 1, 0),
+        (lambda t: t[t > 0], 1, 0),
+    ],
+)
+def test_what_passes_between_cpu_and_device_is_seen(work, reads, copies):
+    value = torch.ones(3)
+    with DeviceReads([value]) as device:
+        work(value)
+    assert (len(device.reads), len(device.copies)) == (reads, copies)
 
 
 def test_figures_that_are_put_together_from_several_passes():
