@@ -14,7 +14,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from propscope.measure.device_memory import BinCounts, Cells, DeviceMemory, cell
+from propscope.measure.device_memory import PART, BinCounts, Cells, DeviceMemory, cell
 from propscope.measure.moments import NO_MOMENTS, Moments, summary_of
 from propscope.measure.sampling import flatten, stride_for
 from propscope.measure.sums import total, widest
@@ -35,9 +35,6 @@ _COLUMNS = 9
 _DTYPES = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
 # So many truth values can be added up in a byte.
 _BYTE = 255
-# So many elements are worked on at once, which bounds the temporaries: 20 MB of truth values, or 16 MB of finite values
-# and the 32 MB that torch takes inside a sum in float64.
-_PART = 1 << 22
 
 
 class DeviceAccumulator:
@@ -77,7 +74,7 @@ class DeviceAccumulator:
         with torch.no_grad():
             if not self._add_fused(flat, stride):
                 constants = self._memory.constants(flat.device)
-                for part in flat.split(_PART):
+                for part in flat.split(PART):
                     _see(part, self._row(part, part.dtype), constants.thresholds(part.dtype))
                     self._sizes.append(len(part))
                 if self._bins:

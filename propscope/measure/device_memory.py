@@ -21,6 +21,9 @@ _SIGN = BIN_COUNT // 2
 _BINS = np.concatenate([np.arange(NEGINF, _SIGN, -1), [ZERO], np.arange(1, POSINF + 1), [NAN]])
 # 8 MB a piece.
 _PIECE = 1 << 20
+# So many elements of a tensor are worked on at once, which bounds the temporaries: 20 MB of truth values; 16 MB of
+# finite values, and 32 MB that torch takes inside a sum in float64; or 64 MB of bits of units and their products.
+PART = 1 << 22
 
 
 class DeviceMemory:

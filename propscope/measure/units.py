@@ -17,7 +17,7 @@ from torch import Tensor
 
 from propscope.measure import kernel
 from propscope.measure.arena import zeros
-from propscope.measure.device_memory import Cells, DeviceMemory
+from propscope.measure.device_memory import PART, Cells, DeviceMemory
 from propscope.measure.parts import Part, both_ends, common, marks_of_classes, vector
 from propscope.measure.rank_places import Places
 from propscope.measure.saturation import FlatRegion
@@ -187,10 +187,10 @@ class DeviceUnits:
         if self._weights is None or len(self._weights) != len(columns):
             self._weights = _weights_of(columns)
         hashes, _ = self._split(self._cells_on(tensor.device).memory)
-        if self._seen:
-            torch.add(hash_columns(columns.float(), self._weights), hashes, alpha=31, out=hashes)
-        else:
-            hash_columns(columns.float(), self._weights, out=hashes)
+        rows, factor = max(PART // self.units, 1), 31
+        for part, weights in zip(columns.split(rows), self._weights.split(rows), strict=True):
+            torch.add(hash_columns(part.float(), weights), hashes, alpha=factor, out=hashes)
+            factor = 1
         self._seen = True
 
     def mark_preactivation(self, tensor: Tensor, unit_axis: int, region: FlatRegion) -> None:
@@ -298,10 +298,10 @@ def _classes(*keys: NDArray[Any]) -> NDArray[np.int64]:
     return found
 
 
-def hash_columns(columns: Tensor, weights: Tensor, out: Tensor | None = None) -> Tensor:
+def hash_columns(columns: Tensor, weights: Tensor) -> Tensor:
     """Return an int64 hash of each column's float32 bits, shape (units,); sums of products, so exact in any order."""
     # Adding 0 turns -0 into 0.
-    return torch.sum((columns + 0.0).contiguous().view(torch.int32) * weights, (0,), out=out)
+    return torch.sum((columns + 0.0).contiguous().view(torch.int32) * weights, (0,))
 
 
 def _weights_of(columns: Tensor) -> Tensor:

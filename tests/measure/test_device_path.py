@@ -13,7 +13,7 @@ from building.device_reads import DeviceReads
 from torch import nn
 
 import propscope
-from propscope.measure import Options, Recorder, device_accumulator, input_sites, kernel, sites
+from propscope.measure import Options, Recorder, device_accumulator, input_sites, kernel, sites, units
 from propscope.measure.device_accumulator import DeviceAccumulator
 from propscope.measure.device_memory import DeviceMemory
 from propscope.measure.geometry import gram
@@ -60,7 +60,7 @@ def test_a_large_tensor_is_seen_in_parts_that_bound_the_temporaries(dtype):
     value = tensor(13, 523, dtype=dtype)
     value[3, :4] = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0])
     expected, seen = DeviceAccumulator(limit=8), DeviceAccumulator(limit=8)
-    with mock.patch.object(device_accumulator, "_PART", 190):
+    with mock.patch.object(device_accumulator, "PART", 190):
         # 36 parts, of which not all have a row.
         calls = counted(lambda: seen.add(value))
     for _ in range(2):
@@ -103,16 +103,37 @@ def test_nothing_is_kept_of_a_tensor_and_memory_does_not_grow_with_the_passes():
 
 @pytest.mark.parametrize("dtype", HALF_AND_SINGLE, ids=str)
 def test_what_units_cost(dtype):
-    value, units = tensor(512, 512, dtype=dtype), DeviceUnits(512)
-    calls = counted(lambda: units.see(value, -1))
+    value, seen = tensor(512, 512, dtype=dtype), DeviceUnits(512)
+    calls = counted(lambda: seen.see(value, -1))
     assert len(calls.calls) <= 5
     assert calls.wide_copies(value) == calls.conversions(value) == []
 
 
+@pytest.mark.parametrize("dtype", [*HALF_AND_SINGLE, torch.float64], ids=str)
+@pytest.mark.parametrize("axis", [1, -1])
+def test_units_of_a_large_tensor_are_told_apart_in_parts(dtype, axis):
+    value = tensor(40, 7, 7, dtype=dtype)
+    value.movedim(axis, 0)[3] = value.movedim(axis, 0)[5]
+    whole, parts = DeviceUnits(7), DeviceUnits(7)
+    with mock.patch.object(units, "PART", 70):
+        calls = counted(lambda: parts.see(value, axis))
+    for _ in range(2):
+        whole.see(value, axis)
+    assert (parts.classes == whole.classes).all()
+    assert parts.symmetric == 2
+    # The products of a part in 64 bits; a tensor whose units are not last is put in that order as a whole.
+    assert max(call.allocated for call in calls.calls if call.name != "clone") <= 8 * 70
+    # A unit that differs in the last part only is another one.
+    value.movedim(axis, 0)[3][-1, -1] += 1
+    with mock.patch.object(units, "PART", 70):
+        parts.see(value, axis)
+    assert parts.symmetric == 0
+
+
 @pytest.mark.parametrize(("region", "launches", "temporaries"), [(RELU, 3, 1), (TANH, 5, 2)])
 def test_what_dead_units_cost(region, launches, temporaries):
-    value, units = tensor(512, 512), DeviceUnits(512)
-    calls = counted(lambda: units.mark_preactivation(value, -1, region))
+    value, seen = tensor(512, 512), DeviceUnits(512)
+    calls = counted(lambda: seen.mark_preactivation(value, -1, region))
     assert len(calls.calls) == launches
     assert sum(call.allocated for call in calls.calls) <= temporaries * value.numel() + 512
 
