@@ -135,7 +135,7 @@ def coinciding(curves: Iterable[tuple[str, Key, Floats]]) -> list[tuple[tuple[st
 def markers_in_turn(labels: Sequence[EndLabel], names: Sequence[str], points: int, at_most: int) -> dict[str, slice]:
     """Return which of its points each line marks, at most so many: lines that coincide in turn, so that each is seen.
 
-    `names`: of all lines, in order, of `points` points each.
+    `names`: of all lines, in order, of `points` points each. A line whose turn comes behind the last point marks that.
     """
     together = {name: label.names for label in labels for name in label.names}
     found = {}
@@ -143,7 +143,7 @@ def markers_in_turn(labels: Sequence[EndLabel], names: Sequence[str], points: in
         group = together[name]
         step = max(-(-points // at_most), len(group), 1)
         start = number if len(group) == 1 else group.index(name) * step // len(group)
-        found[name] = slice(start % step, None, step)
+        found[name] = slice(min(start % step, max(points - 1, 0)), None, step)
     return found
 
 

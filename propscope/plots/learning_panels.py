@@ -11,8 +11,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
+from numpy.typing import NDArray
 
-from propscope.plots.end_labels import EndLabel, coinciding, draw_names, labelled_panels
+from propscope.plots.end_labels import EndLabel, coinciding, draw_names, labelled_panels, markers_in_turn
 from propscope.plots.pages import COLUMN, columns, facts, lines
 from propscope.plots.scales import Floats, Scale, log_scale, position_ticks
 from propscope.plots.style import DPI, QUIET, SCREEN, Header, Legend, LineStyle, Look, TextFigure, line_styles, unit
@@ -269,13 +270,12 @@ def draw_learning_panel(
     for value, dash in ((panel.constant, (0, (1, 2))), (panel.target, (0, (5, 3)))):
         if not math.isnan(value):
             axes.axhline(value, color=QUIET, linewidth=1.1, linestyle=dash, zorder=1.5)
-    # Curves that coincide show their markers in turn, so that each is seen.
-    together = {name: label.names for label in panel.labels for name in label.names}
     marks: Counter[int] = Counter()
-    for number, curve in enumerate(panel.curves):
-        names = together[curve.name]
-        turn = (names.index(curve.name), len(names)) if len(names) > 1 else (number, 1)
-        _draw_curve(axes, curve, styles[curve.name], turn, few=len(panel.curves) <= BANDS_AT_MOST)
+    names = [curve.name for curve in panel.curves]
+    for curve in panel.curves:
+        finite = np.flatnonzero(np.isfinite(curve.judged.center))
+        marked = finite[markers_in_turn(panel.labels, names, finite.size, _MARKERS)[curve.name]]
+        _draw_curve(axes, curve, styles[curve.name], marked, few=len(panel.curves) <= BANDS_AT_MOST)
         _draw_diverged(axes, panel, curve, styles[curve.name], marks)
     last = max(curve.train.center.size for curve in panel.curves) - 1
     room = 0.03 * max(last, 1)
@@ -287,18 +287,14 @@ def draw_learning_panel(
     return draw_names(axes, panel.labels, styles, legend)
 
 
-def _draw_curve(axes: Axes, curve: LearningCurve, style: LineStyle, turn: tuple[int, int], *, few: bool) -> None:
+def _draw_curve(axes: Axes, curve: LearningCurve, style: LineStyle, marked: NDArray[np.intp], *, few: bool) -> None:
     keywords = style.keywords
     for band, dash in ((curve.train, "-"), (curve.validation, _DASHES)):
         if not band.seen:
             continue
         finite = np.flatnonzero(np.isfinite(band.center))
         # The line that the name belongs to has markers, and so does a line with one point, which shows nothing else.
-        number, count = turn
-        step = max(1, -(-finite.size // _MARKERS), count)
-        start = number if count == 1 else number * step // count
-        marked = finite[min(start % step, finite.size - 1) :: step] if band is curve.judged else finite[:0]
-        marks = marked if finite.size > 1 else finite
+        marks = marked if band is curve.judged else finite if finite.size == 1 else finite[:0]
         axes.plot(np.arange(band.center.size), band.center, zorder=3, **{**keywords, "linestyle": dash, "marker": ""})
         # Above the lines of all curves.
         axes.plot(marks, band.center[marks], zorder=3.2, **{**keywords, "linestyle": "none"})

@@ -94,3 +94,9 @@ def test_lines_that_coincide_mark_points_in_turn() -> None:
     marked = {name: list(range(12))[where] for name, where in markers_in_turn(labels, names, 12, 4).items()}
     assert marked == {"a": [0, 3, 6, 9], "b": [1, 4, 7, 10], "c": [2, 5, 8, 11], "alone": [0, 3, 6, 9]}
     assert markers_in_turn(labels[1:], names[3:], 1, 6) == {"alone": slice(0, None, 1)}
+
+
+def test_each_of_many_lines_that_coincide_at_few_points_marks_one() -> None:
+    names = tuple("abcdef")
+    marked = markers_in_turn([EndLabel(names, "", 0.5)], names, 2, 4)
+    assert all(list(range(2))[where] for where in marked.values())
