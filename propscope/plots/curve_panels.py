@@ -18,6 +18,7 @@ from propscope.plots.quantities import QUANTITIES, Curve, Quantity, curve_of
 from propscope.plots.scales import Floats, Ints, Scale, log_scale, position_ticks, signed_scale
 from propscope.plots.style import (
     DPI,
+    PREDICTION,
     QUIET,
     SCREEN,
     Header,
@@ -228,6 +229,8 @@ def _where(what: str, counts: Ints, curve: Curve) -> str:
 _HEIGHT = 2.5
 _TITLE = 0.42
 _COLUMN_NAME = 0.2
+# What the dashes under a line are called in a legend.
+THEORY = "infinite-width theory"
 # More markers than this on a line would hide its dashes.
 _MARKERS = 6
 
@@ -250,6 +253,8 @@ def draw_curves(
         flat = [row[0] for row in rows]
         rows = tuple(tuple(flat[i : i + 2]) for i in range(0, len(flat), 2))
     styles = line_styles(prepared.names, palette)
+    if any(panel is not None and _has_theory(panel) for row in rows for panel in row):
+        styles[THEORY] = PREDICTION
     above = _TITLE + _COLUMN_NAME * any(panel.column for row in rows for panel in row if panel)
     above = (above + _COLUMN_NAME * (not look.beside)) * titled
     # Below all panels there is one legend.
@@ -287,7 +292,11 @@ def draw_panel(axes: Axes, panel: Panel, styles: Mapping[str, LineStyle], *, leg
     # Above names that stand beside the panel there is room.
     axes.set_title(title if legend == "beside" else wrapped_title(axes, title), pad=8 * unit())
     axes.set_ylabel(f"${quantity.symbol}$", fontsize="large")
-    return draw_names(axes, panel.labels, styles, legend)
+    return draw_names(axes, panel.labels, {**styles, THEORY: PREDICTION}, legend, (THEORY,) * _has_theory(panel))
+
+
+def _has_theory(panel: Panel) -> bool:
+    return any(panel.quantity.drawable(curve.expected).any() for curve in panel.curves)
 
 
 def _draw_curve(axes: Axes, panel: Panel, curve: Curve, style: LineStyle, marked: slice) -> None:

@@ -217,13 +217,23 @@ def _taken(name: str) -> float:
     return _KEY + 0.2 + fast_text.width_of(name)
 
 
-def draw_names(axes: Axes, labels: Sequence[EndLabel], styles: Mapping[str, LineStyle], legend: Legend) -> Axes:
-    """Write the names of the lines of an axes beside it, or in a legend within it or below it, each with its key."""
+def draw_names(
+    axes: Axes,
+    labels: Sequence[EndLabel],
+    styles: Mapping[str, LineStyle],
+    legend: Legend,
+    unlabelled: Sequence[str] = (),
+) -> Axes:
+    """Write the names of the lines of an axes beside it, or in a legend within it or below it, each with its key.
+
+    `unlabelled`: names that stand in a legend alone.
+    """
     if legend == "beside":
         return draw_end_labels(axes, labels, styles)
     if legend != "none":
-        keys = [Line2D([], [], **styles[name].keywords) for label in labels for name in label.names]
-        texts = [text for label in labels for text in label.texts]
+        named = [(name, text) for label in labels for name, text in zip(label.names, label.texts, strict=True)]
+        named += [(name, name) for name in unlabelled]
+        keys, texts = [Line2D([], [], **styles[name].keywords) for name, _ in named], [text for _, text in named]
         if legend == "inside":
             axes.legend(keys, texts)
         else:

@@ -168,12 +168,13 @@ _MARKERS = ("o", "s", "^", "D", "v", "X", "P")
 
 @dataclass(frozen=True, slots=True)
 class LineStyle:
-    """How a line differs from the others: its `colour`, `dash` and `marker`, and whether the marker is `filled`."""
+    """How a line differs from the others: its `colour`, `dash`, `marker`, whether that is `filled`, and its `width`."""
 
     colour: str
     dash: Any
     marker: str
     filled: bool
+    width: float = 1.6
 
     @property
     def keywords(self) -> dict[str, Any]:
@@ -182,12 +183,16 @@ class LineStyle:
         return {
             "color": self.colour,
             "linestyle": self.dash,
-            "linewidth": 1.6 * scale,
+            "linewidth": self.width * scale,
             "marker": self.marker,
             "markersize": 5 * scale,
             "markerfacecolor": self.colour if self.filled else "white",
             "markeredgewidth": 1.2 * scale,
         }
+
+
+# Grey dashes, so wide that they show beside a curve that they lie under and do not hide it.
+PREDICTION = LineStyle(f"{INK}59", (0, (1.5, 1.0)), "", filled=True, width=3.6)
 
 
 def line_style(index: int, palette: Sequence[str] = _COLOURS) -> LineStyle:
@@ -318,10 +323,8 @@ def mark_nonfinite(axes: Axes, at: Sequence[float]) -> Axes:
 
 
 def draw_prediction(axes: Axes, x: ArrayLike, y: ArrayLike) -> Axes:
-    """Draw what is expected of a curve as grey dashes under it, so wide that they show beside it and do not hide it."""
-    axes.plot(
-        x, y, color=INK, alpha=0.35, linewidth=3.6 * unit(), linestyle=(0, (1.5, 1.0)), zorder=2.3, gid="expected"
-    )
+    """Draw what is expected of a curve as grey dashes under it."""
+    axes.plot(x, y, zorder=2.3, gid="expected", **PREDICTION.keywords)
     return axes
 
 

@@ -257,6 +257,16 @@ def test_names_stand_where_they_are_wanted(legend: str) -> None:
         assert (axes.get_legend() is not None) is (legend == "inside" or (legend == "below" and axes is given))
 
 
+@pytest.mark.parametrize("legend", ["beside", "inside", "below", "none"])
+def test_a_legend_names_the_dashes_of_theory_where_there_are_some(legend: str) -> None:
+    for initializer, known in (("he_normal", True), ("zeros", False)):
+        profiles = propscope.profile_mlp(3, 8, activation="relu", initializer=initializer, batch=8)
+        own = plots.curves(profiles, legend=legend, caption="")
+        given = plots.curves(profiles, plt.subplots()[1], legend=legend)
+        for axes in (own, given):
+            assert ("theory" in words(axes.figure)) is (known and legend in ("inside", "below"))
+
+
 def test_histograms_have_as_many_columns_as_are_wanted_or_fit() -> None:
     deep = ProfileSet((mlp(depth=14, width=8, batch=4),))
     for how, columns in (({}, 12), ({"columns": 3}, 3), ({"columns": 20}, 14), ({"style": "paper"}, 4)):
