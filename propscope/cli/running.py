@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ WRONG_USE = 2
 STOPPED = 130
 TERMINATED = 143
 _LONGEST = 1500
+_NO_SPACE = "free some space, or write to another disk"
 
 
 def guarded(app: Callable[..., Any], arguments: list[str]) -> int:
@@ -94,9 +96,8 @@ def _guarded(app: Callable[..., Any], arguments: list[str]) -> int:
         if error.filename is None:
             _drop_output()
         where = f" {error.filename}" if error.filename else ""
-        return report(
-            f"cannot read or write{where}: {error.strerror or error}", "free some space, or write to another disk"
-        )
+        hint = "give it a shorter name" if error.errno == errno.ENAMETOOLONG else _NO_SPACE
+        return report(f"cannot read or write{where}: {error.strerror or error}", hint)
     except Exception as error:
         from propscope.cli.wrong_use import said_of
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from propscope.comparison.sites import SitePair, all_sites, paired_sites, weights_of
 from propscope.errors import InputError
+from propscope.printable import shortened
 from propscope.records.network import DIRECTIONS, Label, NetworkProfile
 from propscope.records.numerals import listed
 from propscope.records.profile_set import ProfileSet
@@ -16,6 +17,7 @@ _HINT = "profile at least two seeds on both sides, or the seeds of the first: --
 # Parts of a spec that describe the network; the others describe the measurement.
 _OF_THE_NETWORK = {"target", "arguments", "config", "checkpoint", "init", "network", "seed", "seeds", "device"}
 _SHOWN = 3
+_LONGEST = 60
 
 _Key = tuple[tuple[str, Label], ...]
 _Members = tuple[NetworkProfile, ...]
@@ -200,5 +202,5 @@ def _spelled(keys: Mapping[_Key, object]) -> str:
 
 
 def _few(members: tuple[NetworkProfile, ...]) -> str:
-    names = {site.name or "(model)" for member in members for site in member.without_inputs.sites}
-    return listed(sorted(names), _SHOWN)
+    names = {site.name for member in members for site in member.without_inputs.sites}
+    return listed(sorted(shortened(name, _LONGEST) or "(model)" for name in names), _SHOWN)

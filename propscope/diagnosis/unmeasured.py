@@ -9,7 +9,7 @@ from propscope.diagnosis import limits
 from propscope.diagnosis.evidence import Evidence, change_interval
 from propscope.records.finding import Finding, Remedy
 from propscope.records.network import DIRECTIONS, NetworkProfile
-from propscope.records.numerals import number
+from propscope.records.numerals import counted, number
 
 # How the coverage's reasons end.
 _UNRECORDED = "not recorded"
@@ -80,7 +80,8 @@ def _insufficient(evidence: Evidence, layers: int) -> Iterator[Finding]:
     samples = max((site.samples for site in sites), default=0)
     if 0 < samples < limits.SAMPLES:
         yield _unknown(
-            f"{samples} samples were seen: dead units and collapse are only judged from {limits.SAMPLES} on",
+            f"{counted(samples, 'sample')} {'was' if samples == 1 else 'were'} seen: dead units and collapse are only "
+            f"judged from {limits.SAMPLES} on",
             "a unit that is off on a few samples may be on for others",
             f"profile a batch of {limits.SAMPLES} or more",
             samples=float(samples),

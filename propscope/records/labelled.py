@@ -9,6 +9,7 @@ from propscope.checks import shown
 from propscope.errors import InputError
 from propscope.records.display import as_html, as_page, as_text
 from propscope.records.network import Label
+from propscope.records.numerals import counted
 from propscope.records.spec_labels import spec_label
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ class LabelledSet(Generic[Record]):
 
     def __repr__(self) -> str:
         axes = ", ".join(f"{name} {len(values)}" for name, values in self.axes.items())
-        return f"{type(self).__name__}({len(self)} {self._noun}s{axes and ': '}{axes})"
+        return f"{type(self).__name__}({counted(len(self), self._noun)}{axes and ': '}{axes})"
 
 
 def values_of(labels: Mapping[str, Any]) -> Wanted:

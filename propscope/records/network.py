@@ -14,6 +14,7 @@ from propscope.errors import unknown_site
 from propscope.records.display import as_html, as_page, as_text
 from propscope.records.graph import UNKNOWN as UNKNOWN
 from propscope.records.graph import Node, SiteGraph
+from propscope.records.numerals import counted
 from propscope.records.summary import TensorSummary
 from propscope.records.time_course import TimeCourse
 
@@ -420,7 +421,8 @@ class NetworkProfile:
 
     def __repr__(self) -> str:
         labels = "".join(f", {name} {value}" for name, value in self.labels.items())
-        return f"NetworkProfile({len(self.sites)} sites, {len(self.parameters)} parameters{labels})"
+        counts = f"{counted(len(self.sites), 'site')}, {counted(len(self.parameters), 'parameter')}"
+        return f"NetworkProfile({counts}{labels})"
 
     def __str__(self) -> str:
         return as_text(self)

@@ -40,9 +40,9 @@ def head_lines(comparison: Comparison) -> list[str]:
 def verdict(comparison: Comparison) -> str:
     """Return in one sentence whether the two are the same, else where they part first, forward and backward."""
     if comparison.same:
-        what = "sites agree, forward and backward"
+        sites = f"{counted(comparison.sites, 'site')} agree{'s' * (comparison.sites == 1)}"
         counts = f"{counted(comparison.steps, 'step')}, " if comparison.steps else ""
-        return f"the same: {counts}{comparison.sites} {what}"
+        return f"the same: {counts}{sites}, forward and backward"
     ends = [comparison.first(direction) for direction in DIRECTIONS]
     said = [_place(one) for one in ends if one is not None]
     if ends[0] is not None and ends[0] == ends[1]:

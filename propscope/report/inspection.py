@@ -13,7 +13,7 @@ from propscope.printable import shown
 from propscope.records.finding import Diagnosis
 from propscope.records.model_costs import ModelCosts, ModuleCosts
 from propscope.records.network import NetworkProfile, Site
-from propscope.records.numerals import number, percent
+from propscope.records.numerals import counted, number, percent
 from propscope.report.costs import compact, cost_sentences
 from propscope.report.findings import mark_legend, note_lines, verdict_lines
 from propscope.report.inputs import input_lines
@@ -205,7 +205,7 @@ def _parameters(profile: NetworkProfile, costs: ModelCosts | None) -> str:
         return "parameters: none"
     total = sum(math.prod(parameter.shape) for parameter in profile.parameters)
     without = [parameter.name for parameter in profile.parameters if parameter.gradient is None]
-    said = f"parameters: {total:,} in {len(profile.parameters)} tensors"
+    said = f"parameters: {total:,} in {counted(len(profile.parameters), 'tensor')}"
     if costs is not None and costs.frozen_parameters and costs.parameters == total:
         said += f" ({costs.trainable_parameters:,} trainable, {costs.frozen_parameters:,} frozen)"
     if len(without) == len(profile.parameters):

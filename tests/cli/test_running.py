@@ -207,6 +207,12 @@ def test_a_reader_that_leaves_early_sees_no_traceback(run_file, line):
         assert running_command.wait(timeout=HANGS) == 0
 
 
+def test_a_name_that_is_too_long_for_a_disk_is_called_so(command):
+    outcome = command("profile", "--depth", 1, "-o", "x" * 300 + ".h5")
+    assert outcome.code == 2
+    assert outcome.hint == "give it a shorter name"
+
+
 @pytest.mark.slow
 def test_a_full_disk_behind_stdout_is_one_line(run_file):
     with open("/dev/full", "w") as full:

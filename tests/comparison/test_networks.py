@@ -352,6 +352,11 @@ class TestNetworks:
         with pytest.raises(InputError, match=r"no site is in both: the first has a, the second has b, c, d, ..."):
             compare(seeded([site(name) for name in "bcde"]), seeded([site("a")]))
 
+    def test_long_names_of_sites_are_cut_in_an_error(self):
+        with pytest.raises(InputError, match="the second has b") as caught:
+            compare(seeded([site("b" * 10_000)]), seeded([site("a", kind="Conv2d")]))
+        assert len(str(caught.value)) < 200
+
     @pytest.mark.parametrize("empty", [ProfileSet(()), seeded(())])
     def test_nothing_cannot_be_compared(self, empty):
         one = seeded([site("a")])

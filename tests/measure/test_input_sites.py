@@ -224,7 +224,7 @@ def test_the_report_starts_with_the_input():
     )
     assert lines[1] == "input[ids]: 3,4 int64, from 3 to 50000"
     assert str(profile).startswith(lines[0])
-    assert "1 sites" not in str(profile).splitlines()[0]
+    assert "1 site," not in str(profile).splitlines()[0]
 
 
 def test_many_inputs_are_cut_short():

@@ -126,13 +126,13 @@ def test_a_profile_without_sites_has_no_names_to_offer():
 def test_each_record_is_one_short_line_in_a_list():
     profile = with_gradient(layered([1.0] * 50, [2.0] * 50, initializer="he_normal", seed=3), [NAN, 1.0])
     lines = {
-        repr(profile): ("100 sites", "1 parameters", "he_normal", "seed 3"),
+        repr(profile): ("100 sites", "1 parameter,", "he_normal", "seed 3"),
         repr(ProfileSet((profile,) * 9)): ("9 profiles", "initializer 1", "seed 1"),
         repr(profile.sites[2]): ("'layers.1.linear'", "Linear", "pre-activation", "(2, 2)", "forward rms 1", "rms 2"),
         repr(profile.parameters[0]): ("'layers.0.linear.weight'", "value rms 2.5", "gradient rms 1"),
         repr(profile.parameters[0].gradient): ("2 elements", "mean 1", "1 not finite"),
         repr(trained([3.0, 2.0, 1.0], seed=4)): ("2 epochs", "final loss 1", "seed 4"),
-        repr(TrainingSet((trained([2.0, 1.0], seed=4),))): ("1 runs", "seed 1"),
+        repr(TrainingSet((trained([2.0, 1.0], seed=4),))): ("(1 run:", "seed 1"),
         repr(diagnose(profile)): ("Diagnosis(", "findings"),
     }
     for line, parts in lines.items():
@@ -173,7 +173,7 @@ def test_it_prints_as_a_table():
     profile = layered([1.0, 2.0], seed=3)
     first, second, *_ = str(profile).splitlines()
     assert first.startswith("not measured: no gradient was seen")
-    assert second == "seed 3: 4 sites, 1 parameters"
+    assert second == "seed 3: 4 sites, 1 parameter"
     assert profile._repr_html_().count("<tr>") == 5
 
 

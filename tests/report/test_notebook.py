@@ -196,7 +196,7 @@ def test_the_verdict_stands_first_in_its_colour_and_the_inputs_below_it():
     found = html_of(exploding())
     assert f'<div style="color:{SEVERITY["broken"]};font-weight:bold">✕ broken: exploding forward' in found
     shown = Elements(html_of(connected_profile())).shown
-    assert shown.index("cause: ") < shown.index("layers.0: 7,1 float32") < shown.index(" sites, ")
+    assert shown.index("cause: ") < shown.index("layers.0: 7,1 float32") < shown.index(" site, ")
 
 
 def test_every_site_has_its_sparklines():

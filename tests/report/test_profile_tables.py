@@ -134,7 +134,7 @@ def test_no_pairs():
 
 def test_rows_of_a_network():
     table = profile_table(pair("he_normal", 3))
-    assert table.title == "initializer he_normal, activation relu, depth 2, seed 3: 4 sites, 1 parameters"
+    assert table.title == "initializer he_normal, activation relu, depth 2, seed 3: 4 sites, 1 parameter"
     assert cells(table) == {
         "layer": "1",
         "site": "layers.0.linear",
@@ -265,7 +265,7 @@ def test_the_model_itself_has_a_name_and_no_layer():
     row = cells(profile_table(NetworkProfile((site,))))
     assert (row["site"], row["nonfinite"], row["forward rms"]) == ("(model)", "2", "1.00")
     assert "layer" not in row
-    assert profile_table(NetworkProfile((site,))).title == "1 sites, 0 parameters"
+    assert profile_table(NetworkProfile((site,))).title == "1 site, 0 parameters"
 
 
 def test_gains_of_branches_stand_beside_the_sites_that_they_belong_to():

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
-from multiprocessing import context, forkserver, popen_forkserver, queues, reduction, spawn, util
+from multiprocessing import context, forkserver, popen_forkserver, queues, reduction, resource_tracker, spawn, util
 from typing import Any
 
 from propscope.checks import count
@@ -50,6 +50,8 @@ if hasattr(os, "register_at_fork"):
 def start(origin: str = NETWORKS) -> None:
     """Begin to import what the workers need in the process that they are forked from; returns at once."""
     _fill_standard_streams()
+    # What it starts itself on the first call, it starts with interrupts let through, and leaves them so.
+    resource_tracker.ensure_running()
     # An interrupt is for the process that hands out the networks, which then ends the others.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

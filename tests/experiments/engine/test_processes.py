@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker, util
 
 import pytest
 from building.command_line import HANGS
@@ -258,3 +258,26 @@ def test_no_worker_outlives_a_process_that_is_killed_nor_prints_on_its_stdout(tm
     assert len(attempts(tmp_path)[0]) < 99
     with running.stdout as stdout:
         assert stdout.read() == b""
+
+
+def test_what_workers_are_forked_from_starts_with_interrupts_held_back(monkeypatch):
+    blocked = []
+    start = util.spawnv_passfds
+
+    def starting(*arguments):
+        blocked.append(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        return start(*arguments)
+
+    # As in a new process, which has no tracker of resources yet: its start lets interrupts through.
+    tracker = resource_tracker.ResourceTracker()
+    monkeypatch.setattr(resource_tracker, "ensure_running", tracker.ensure_running)
+    monkeypatch.setitem(processes._SERVERS, processes.PICTURES, server := forkserver.ForkServer())
+    monkeypatch.setattr(util, "spawnv_passfds", starting)
+    try:
+        processes.start(processes.PICTURES)
+    finally:
+        server._stop()
+        tracker._stop()
+    # The first is the tracker.
+    assert blocked[1:] == [True]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
