@@ -38,7 +38,7 @@ def compare(
     for float16 0.02, for bfloat16 0.05.
 
     A site also differs if only one side has it, if its kind, width or parents differ, if NaN, Inf or zeros appear in
-    any seed or disappear in all, or if its signal is not seen any more. Of monitored runs every step is compared, the
+    any seed or disappear in all, or if one side alone sees its signal. Of monitored runs every step is compared, the
     sites at the steps that both have sampled, and the alarms.
 
     Raises `InputError` where nothing can be compared: no network, site or step in common, a profile and a run, or two

@@ -80,12 +80,14 @@ def _named(names: Sequence[str]) -> str:
 
 
 def states(match: Match) -> Iterator[Difference]:
-    """Yield the sites where NaN, Inf or zeros have appeared or disappeared, or whose signal is no longer seen."""
+    """Yield the sites where NaN, Inf or zeros have appeared or disappeared, or whose signal one side alone has."""
     for direction in DIRECTIONS:
         places, before, after = _logs(match, direction)
-        pairs = enumerate(zip(before.T, after.T, strict=True))
-        lost = [at for at, (old, new) in pairs if np.isnan(new).all() and not np.isnan(old).any()]
-        if lost and not np.isnan(before).all() and np.isnan(after).all():
+        lost = np.flatnonzero(np.isnan(after).all(axis=0) & ~np.isnan(before).any(axis=0)).tolist()
+        # Of a direction that the first lacks everywhere, a note says so.
+        known = not np.isnan(before).all()
+        found = np.flatnonzero(known & np.isnan(before).all(axis=0) & ~np.isnan(after).any(axis=0)).tolist()
+        if lost and known and np.isnan(after).all():
             message = f"no longer seen at any of {counted(len(lost), 'site')}"
             yield difference(match, places[lost[0]], direction, "state", message)
             continue
@@ -93,6 +95,8 @@ def states(match: Match) -> Iterator[Difference]:
             old, new = before[:, at], after[:, at]
             if at in lost:
                 yield difference(match, place, direction, "state", "no longer seen")
+            if at in found:
+                yield difference(match, place, direction, "state", "seen, and not before")
             for value, what in _STATES:
                 was, now = int((old == value).sum()), int((new == value).sum())
                 several = len(new) > 1 or len(old) > 1

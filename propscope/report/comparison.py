@@ -40,9 +40,11 @@ def head_lines(comparison: Comparison) -> list[str]:
 def verdict(comparison: Comparison) -> str:
     """Return in one sentence whether the two are the same, else where they part first, forward and backward."""
     if comparison.same:
-        sites = f"{counted(comparison.sites, 'site')} agree{'s' * (comparison.sites == 1)}"
-        counts = f"{counted(comparison.steps, 'step')}, " if comparison.steps else ""
-        return f"the same: {counts}{sites}, forward and backward"
+        steps = [counted(comparison.steps, "step")] if comparison.steps else []
+        sites = [counted(comparison.sites, "site")] if comparison.sites else []
+        agree = "agrees" if comparison.steps + comparison.sites == 1 else "agree"
+        signals = " and ".join(_compared(comparison))
+        return f"the same: {', '.join([*steps, *sites])} {agree}{', ' * bool(signals)}{signals}"
     ends = [comparison.first(direction) for direction in DIRECTIONS]
     said = [_place(one) for one in ends if one is not None]
     if ends[0] is not None and ends[0] == ends[1]:
@@ -60,6 +62,13 @@ def verdict(comparison: Comparison) -> str:
     alarms = len(comparison.only_first) + len(comparison.only_second)
     said += [f"{counted(alarms, 'alarm')} of one alone"] if alarms else []
     return f"different: {'; '.join(said)}"
+
+
+def _compared(comparison: Comparison) -> Iterator[str]:
+    """Yield the directions whose signal both have at any site."""
+    for direction in DIRECTIONS:
+        if any(not any(map(math.isnan, getattr(each, direction))) for each in comparison.sizes):
+            yield direction
 
 
 def _of(comparison: Comparison, difference: Difference) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from building.records import DATA
+from building.records import DATA, monitored
 from torch import nn
 
 import propscope
@@ -145,6 +145,28 @@ def test_nan_in_one_is_a_state():
     assert (first.site, first.quantity, first.message) == ("fc1", "state", "now NaN or Inf")
     back = propscope.compare(seen(changed(lambda model: model.fc1.weight.fill_(math.nan))), seen(net()))
     assert back.first("forward").message == "no longer NaN or Inf"
+
+
+def test_a_gradient_that_one_side_alone_has_is_a_state():
+    class Cut(nn.Module):
+        def __init__(self, cut):
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b, self.c, self.cut = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 4), cut
+
+        def forward(self, x):
+            h = self.b(self.a(x))
+            return self.c(h.detach() if self.cut else h)
+
+    whole, cut = seen(Cut(False)), seen(Cut(True))
+    for pair, message in (((whole, cut), "no longer seen"), ((cut, whole), "seen, and not before")):
+        found = propscope.compare(*pair)
+        assert found.first("forward") is None
+        assert [(one.site, one.direction, one.message) for one in found.differences] == [
+            ("a", "backward", message),
+            ("b", "backward", message),
+        ]
+        assert found.first("backward").site == "b"
 
 
 def test_another_batch_and_another_size_are_said():
@@ -374,6 +396,17 @@ class TestRefused:
 
 
 class TestReading:
+    def test_only_the_signals_that_both_have_are_said_to_agree(self):
+        model = net()
+        with propscope.track(model) as recorder:
+            model(X)
+        forward = recorder.profile()
+        first = str(propscope.compare(forward, forward)).splitlines()[0]
+        assert first == "the same: 7 sites agree, forward"
+        assert str(propscope.compare(forward, seen(net()))).splitlines()[0] == first
+        steps = monitored([3.0, 2.0])
+        assert str(propscope.compare(steps, steps)).splitlines()[0] == "the same: 2 steps agree"
+
     def test_every_line_fits_80_columns(self, monkeypatch):
         monkeypatch.setenv("COLUMNS", "80")
         model = net(depth=24)
