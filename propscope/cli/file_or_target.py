@@ -36,7 +36,7 @@ def loaded(file: Path, selection: Selection) -> ProfileSet:
     profiles = selection.load(file)
     writes = "propscope profile --output FILE and propscope inspect TARGET --output FILE write profiles"
     if isinstance(profiles, TrainingSet):
-        raise InputError(f"{file} holds training runs of a grid, which have no sites", hint=writes)
+        raise InputError(f"{file} holds training runs of a grid, not profiles", hint=writes)
     if isinstance(profiles, MonitoredRun):
         return profiles
     if not len(profiles):

@@ -107,7 +107,7 @@ class TestFiles:
     def test_the_trainings_of_a_grid_are_refused_by_what_they_are(self, command, place):
         save("train.h5", load(DATA / "schema-7-training.h5"))
         for pair in (("train.h5", "train.h5"), ("train.h5", "no.h5")):
-            assert "train.h5 holds training runs of a grid, which have no sites" in command("compare", *pair).error
+            assert "train.h5 holds training runs of a grid, not profiles" in command("compare", *pair).error
 
     @pytest.mark.parametrize("version", range(1, 7))
     def test_an_older_file_is_read_and_said_to_hold_no_digest(self, command, place, version):
