@@ -260,8 +260,9 @@ def flat_parameters(model: nn.Module) -> list[Any]:
     """Return the flat parameters of FSDP1, each of which holds those of several modules."""
     handles = (vars(module).get("_handle") for module in modules_in(model) if _is_fsdp1(module))
     found = [handle.flat_param for handle in handles if handle is not None]
-    # What a model holds that was taken out of its wrapper.
-    found += [flat for module in modules_in(model) if (flat := module._parameters.get("_flat_param")) is not None]
+    # What a model holds that was taken out of its wrapper. The parameters of a scripted module have no `get`.
+    held = (module._parameters for module in modules_in(model))
+    found += [own["_flat_param"] for own in held if "_flat_param" in own]
     return list({id(flat): flat for flat in found}.values())
 
 

@@ -224,3 +224,9 @@ def test_an_operation_is_missed_only_where_no_site_shows_its_result():
         model(X), model(X)
     found = notes(recorder.profile(), "operation")
     assert found == {name: reason.replace("once", "2 times") for name, reason in expected.items()}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+def test_of_a_scripted_model_one_thing_is_said():
+    profile = propscope.profile(torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.Tanh())), X)
+    assert [note.reason for note in profile.coverage] == ["TorchScript calls no hooks: nothing inside was recorded"]
