@@ -19,6 +19,7 @@ def model():
 
 
 CALLS = {
+    "costs": lambda seed: propscope.costs(model(), X, seed=seed),
     "calibrate": lambda seed: propscope.calibrate(model(), X, seed=seed),
     "jacobian": lambda seed: propscope.jacobian(model(), X, seed=seed),
     "profile": lambda seed: propscope.profile(model(), X, seed=seed),

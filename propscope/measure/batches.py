@@ -26,6 +26,7 @@ def batch_of(model: nn.Module, batch: Any, *, input_size: Any = None, dtypes: An
     `propscope.networks.random_batch.sized` reads them; without these, one that fits what timm, torchvision,
     transformers or Lightning's `example_input_array` say of the model. Raises `InputError` where nothing says so.
     """
+    seed = seed_number(seed)
     if batch is not None:
         if input_size is not None or dtypes is not None:
             name = "input_size" if input_size is not None else "dtypes"
@@ -43,7 +44,7 @@ def batch_of(model: nn.Module, batch: Any, *, input_size: Any = None, dtypes: An
         raise InputError("the model needs a batch, and says nothing of one that fits", hint=_HOW)
     floating = (parameter for parameter in model.parameters() if parameter.is_floating_point())
     like = next(floating, torch.empty(0))
-    generator = seeded_generator(seed_number(seed), "batch")
+    generator = seeded_generator(seed, "batch")
     return as_batch(model, drawn(arguments, model, generator, dtype=like.dtype, device=like.device))
 
 

@@ -336,9 +336,8 @@ def _signal(network: Network, direction: Direction, at: int, count: int) -> Curv
     x = [float(one.sites[place].layer or 0) if layered else float(place) for place in places]
     expected = [getattr(one.sites[place].expected, f"{direction}_rms", math.nan) for place in places]
     theory = count <= _WITH_THEORY and not all(map(math.isnan, expected))
-    severities = (
-        [site_severities(one, diagnosis)[place] for place in places] if faults(diagnosis) else [""] * len(places)
-    )
+    of_sites = site_severities(one, diagnosis)
+    severities = [of_sites[place] for place in places]
     marks = [
         (here, severity)
         for here, (before, severity) in enumerate(zip(["", *severities], severities, strict=False))

@@ -129,8 +129,8 @@ def sorted_lines(
     gains = site_gains(profile)
     # A norm hides a layer's odd scale from the gains between signal sites, so what was found comes first.
     direction = {"gain": "forward", "backward": "backward"}.get(sort)
-    sizes = (f for f in faults(diagnosis) if f.kind in _OF_SIZE and f.direction == direction)
-    found = {index for finding in sizes for index in site_marks(profile, Diagnosis((finding,)))}
+    sizes = tuple(f for f in faults(diagnosis) if f.kind in _OF_SIZE and f.direction == direction)
+    found = site_marks(profile, Diagnosis(sizes))
     ranked = [(index in found, SORTS[sort](site, gains[index]), index) for index, site in enumerate(profile.sites)]
     ranked.sort(key=lambda entry: (-entry[0], -entry[1]))
     lines = _Lines(profile, diagnosis)

@@ -283,7 +283,10 @@ def test_parameter_bytes(more):
         ({"bias_variance": math.inf}, "bias_variance must .* got inf"),
         ({"bias_variance": 0.1, "bias": 0.1}, "bias and bias_variance cannot both"),
         ({"weight_variance": 1.0, "gain": 2.0}, "gain and weight_variance cannot both"),
-        ({"weight_variance": 1.0, "initializer": "zeros"}, 'weight_variance cannot be set .* "zeros": it gives every'),
+        (
+            {"weight_variance": 1.0, "initializer": "zeros"},
+            'weight_variance cannot be set .* "zeros": every weight has',
+        ),
         ({"weight_variance": 1.0, "initializer": "identity"}, 'weight_variance cannot be set .* "identity"'),
         ({"weight_variance": 1.0, "initializer": "critical"}, 'weight_variance cannot be set .* "critical"'),
         ({"weight_variance": 1.0, "initializer": "normal:std=0"}, "weight_variance cannot be set"),
