@@ -194,7 +194,8 @@ def _columns(rows: Iterable[Mapping[str, Any]]) -> Columns:
 
 
 def _is_known(value: Any) -> bool:
-    return value not in (None, "", [], ()) and value == value
+    # A number of numpy's is not to be held against an empty list.
+    return bool(value) if isinstance(value, (str, list, tuple)) else value is not None and value == value
 
 
 def _rounded(columns: Columns, digits: int | None) -> Columns:

@@ -80,7 +80,12 @@ function scaleOf(values, log, from, to) {
   if (log) {
     const step = Math.max(1, Math.ceil((high - low) / 5));
     for (let at = Math.ceil(low); at <= high; at += 1) if (((at % step) + step) % step === 0) ticks.push(10 ** at);
-    if (ticks.length < 2) { ticks.length = 0; for (const part of [0.1, 0.5, 0.9]) ticks.push(Number((10 ** (low + part * (high - low))).toPrecision(2))); }
+    if (ticks.length < 2) {
+      ticks.length = 0;
+      for (let at = Math.floor(low); at <= high; at += 1) {
+        for (const each of [1, 2, 5].map((digit) => Number(`${digit}e${at}`))) if (Math.log10(each) >= low && Math.log10(each) <= high) ticks.push(each);
+      }
+    }
   } else {
     const raw = (high - low) / 4, size = 10 ** Math.floor(Math.log10(raw));
     const step = [1, 2, 5, 10].map((each) => each * size).find((each) => each >= raw);

@@ -164,6 +164,15 @@ def test_every_site_opens_from_the_curve_the_graph_and_the_table(opened):
     assert page.locator(".sites tr.chosen").count() == 1
 
 
+@pytest.mark.parametrize("first, last", [(0.06, 0.6), (3.0, 3.1), (0.9, 1.3)])
+def test_a_logarithmic_axis_of_less_than_two_decades_has_round_numbers(opened, first, last):
+    sites = [site(str(at), rms=rms) for at, rms in enumerate(np.geomspace(first, last, 6))]
+    page = opened(model(sites))
+    drawn = page.locator("svg:has(path.line), svg:has(polyline)").first.locator("text.tick[text-anchor=end]")
+    ticks = drawn.all_text_contents()
+    assert ticks and all(tick.strip("0.")[:1] in "125" and len(tick.strip("0.")) == 1 for tick in ticks), ticks
+
+
 def test_modules_open_and_close(opened):
     page = opened(resnet())
     page.get_by_label("modules").select_option("0")
