@@ -170,7 +170,8 @@ def test_a_logarithmic_axis_of_less_than_two_decades_has_round_numbers(opened, f
     page = opened(model(sites))
     drawn = page.locator("svg:has(path.line), svg:has(polyline)").first.locator("text.tick[text-anchor=end]")
     ticks = drawn.all_text_contents()
-    assert ticks and all(tick.strip("0.")[:1] in "125" and len(tick.strip("0.")) == 1 for tick in ticks), ticks
+    assert ticks
+    assert {tick.strip("0.") for tick in ticks} <= {"1", "2", "5"}
 
 
 def test_modules_open_and_close(opened):
