@@ -257,11 +257,9 @@ def draw_curves(
         styles[THEORY] = PREDICTION
     above = _TITLE + _COLUMN_NAME * any(panel.column for row in rows for panel in row if panel)
     above = (above + _COLUMN_NAME * (not look.beside)) * titled
-    # Below all panels there is one legend.
-    legend: Legend = "none" if look.legend == "below" else look.legend
     placed = labelled_panels(figure, prepared.header, rows, styles=styles, least=_HEIGHT, above=above, look=look)
     for axes, panel in placed:
-        draw_panel(axes, panel, styles, legend=legend)
+        draw_panel(axes, panel, styles, legend=look.panel_legend)
     return figure
 
 

@@ -244,13 +244,11 @@ def draw_learning(
     if len(rows[0]) == 1:
         rows = (tuple(row[0] for row in rows),)
     styles = learning_styles(prepared, palette)
-    # Below all panels there is one legend.
-    legend: Legend = "none" if look.legend == "below" else look.legend
     placed = labelled_panels(
         figure, prepared.header, rows, least=_HEIGHT, above=_TITLE * titled, look=look, styles=styles
     )
     for axes, panel in placed:
-        draw_learning_panel(axes, panel, styles, legend=legend)
+        draw_learning_panel(axes, panel, styles, legend=look.panel_legend)
     return figure
 
 

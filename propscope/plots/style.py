@@ -98,6 +98,11 @@ class Look:
         return self.legend == "beside"
 
     @property
+    def panel_legend(self) -> Legend:
+        """Where the names stand in a figure of one's own, whose panels share a single legend below all of them."""
+        return "none" if self.legend == "below" else self.legend
+
+    @property
     def units(self) -> float | None:
         """The width of a figure in units, None for what its content takes."""
         return None if self.width is None else self.width * TEXT / self.text
